@@ -1,0 +1,228 @@
+"""Read YAML into the config models, with errors that name the file, the key and the nearest spelling."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from vixml.config.run import RunConfig
+from vixml.config.workflow import WorkflowConfig
+from vixml.config.world import NAME, World
+from vixml.errors import VixmlError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuse a key given twice, which plain YAML would resolve silently in favour of the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_scalar(node).replace("_", ""))
+
+
+# YAML 1.1 reads 1e-3 as text; people write learning rates that way.
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", __import__("re").compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        VixmlError: missing, malformed (line named), a key given twice, or not a mapping.
+    """
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8") as stream:
+            data = yaml.load(stream, _UniqueKeys)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError as error:
+        raise VixmlError("a configuration file is missing", where=path, hint="check config_dir") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise VixmlError("not valid YAML", where=f"{path}{line}", found=getattr(error, "problem", error)) from error
+    if not isinstance(data, dict):
+        raise VixmlError("not a mapping of keys to values", where=path, found=type(data).__name__)
+    return data
+
+
+def validate(model: type[M], data: Any, where: object) -> M:
+    """Validate ``data``; the first problem becomes one clear error.
+
+    Raises:
+        VixmlError: an unknown key (with the nearest spelling), a wrong type or value.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        key = ".".join(location)
+        if first["type"] == "extra_forbidden":
+            known = sorted(_fields_at(model, location[:-1]))
+            raise unknown_key(location[-1], known, f"{where}: {key}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        found = first.get("input")
+        raise VixmlError(
+            f"a configuration value is not accepted: {message}",
+            where=f"{where}: {key}" if key else where,
+            found=repr(found)[:200] if first["type"] != "value_error" else None,
+            hint="docs/config.md explains every key",
+        ) from error
+
+
+def unknown_key(key: str, known: list[str], where: object) -> VixmlError:
+    """Return the error for a key nobody knows, with the nearest spelling."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "one of: " + ", ".join(known)
+    return VixmlError(f"unknown key {key!r}", where=where, hint=hint)
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
+    """Return the keys that ``model`` accepts at ``location`` (through lists, dictionaries and optional parts)."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            current = current.model_fields[part].annotation if part in current.model_fields else None
+        else:
+            # A list index or dictionary key: look into the element type.
+            pass
+        current = _element(current)
+    return set(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else set()
+
+
+def _element(annotation: Any) -> Any:
+    while True:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return annotation
+        arguments = [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]
+        if not arguments:
+            return annotation
+        annotation = arguments[-1]
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``over`` laid on top: mappings merge, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def load_world(config_dir: Path | str) -> World:
+    """Read ``datasets.yaml`` and ``models.yaml`` and check that every reference resolves."""
+    config_dir = Path(config_dir)
+    data: dict[str, Any] = {"sources": {}}
+    for name in ("datasets.yaml", "models.yaml"):
+        part = read_yaml(config_dir / name)
+        data["sources"] = data["sources"] | (part.pop("sources", None) or {})
+        data |= part
+    world = validate(World, data, config_dir / "{datasets,models}.yaml")
+    wanted = [(f"datasets.{d}", s) for d, entry in world.datasets.items() for s in entry.sources]
+    for kind, models in (("text_models", world.text_models), ("vision_models", world.vision_models)):
+        for m, entry in models.items():
+            wanted += [
+                (f"{kind}.{m}", s) for s in (entry.weights, getattr(entry, "tokenizer", None)) if s is not None
+            ]
+    for where, source in wanted:
+        if source not in world.sources:
+            raise unknown_key(source, sorted(world.sources), f"{config_dir}: {where}")
+    return world
+
+
+def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
+    """Read every family in ``runs/``: ``{(dataset, run): RunConfig}``.
+
+    A family file has ``dataset``, ``base`` (keys shared by its runs) and ``runs``; a run may ``inherit`` from one
+    other run of the file, which itself inherits from nothing but ``base``.
+    """
+    folder = Path(config_dir) / "runs"
+    found: dict[tuple[str, str], RunConfig] = {}
+    origin: dict[tuple[str, str], Path] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        family = read_yaml(path)
+        for key in family:
+            if key not in {"dataset", "about", "base", "runs"}:
+                raise unknown_key(key, ["dataset", "about", "base", "runs"], f"{path}: {key}")
+        dataset, runs = family.get("dataset"), family.get("runs") or {}
+        if not isinstance(dataset, str):
+            raise VixmlError("a family of runs names no dataset", where=f"{path}: dataset")
+        for name, own in runs.items():
+            if not NAME.match(name):
+                raise VixmlError("a run's name may hold letters, digits, dots and hyphens", where=path, found=name)
+            if (dataset, name) in found:
+                raise VixmlError(
+                    "a run is defined twice", where=f"{path}: runs.{name}", found=f"also in {origin[dataset, name]}"
+                )
+            found[dataset, name] = _resolve(path, family.get("base") or {}, runs, name, dict(own or {}))
+            origin[dataset, name] = path
+    return found
+
+
+def _resolve(
+    path: Path, base: dict[str, Any], runs: dict[str, Any], name: str, own: dict[str, Any]
+) -> RunConfig:
+    where = f"{path}: runs.{name}"
+    parent = own.pop("inherit", None)
+    data = base
+    if parent is not None:
+        if parent not in runs:
+            raise unknown_key(parent, sorted(runs), f"{where}.inherit")
+        inherited = dict(runs[parent] or {})
+        if "inherit" in inherited:
+            raise VixmlError(
+                "inheritance goes one level deep", where=f"{where}.inherit", found=f"{parent} inherits itself"
+            )
+        data = merge(data, inherited)
+    return validate(RunConfig, merge(data, own), where)
+
+
+def get_run(config_dir: Path | str, dataset: str, run: str) -> RunConfig:
+    """Return one run's resolved config.
+
+    Raises:
+        VixmlError: no such run (with the nearest name).
+    """
+    runs = load_runs(config_dir)
+    if (dataset, run) not in runs:
+        known = sorted(r for d, r in runs if d == dataset) or sorted({d for d, _ in runs})
+        raise unknown_key(run, known, f"{config_dir}/runs: dataset {dataset}")
+    return runs[dataset, run]
+
+
+def load_workflow(data: dict[str, Any], where: object = "config/config.yaml") -> WorkflowConfig:
+    """Validate the merged workflow configuration and every name in it."""
+    config = validate(WorkflowConfig, data, where)
+    runs, world = load_runs(config.config_dir), load_world(config.config_dir)
+    for index, target in enumerate(config.targets):
+        if target.dataset not in world.datasets:
+            raise unknown_key(target.dataset, sorted(world.datasets), f"{where}: targets.{index}.dataset")
+        for run in target.runs:
+            if (target.dataset, run) not in runs:
+                known = sorted(r for d, r in runs if d == target.dataset)
+                raise unknown_key(run, known, f"{where}: targets.{index}.runs")
+            encoder = runs[target.dataset, run].encoder.model
+            if encoder not in world.text_models:
+                raise unknown_key(encoder, sorted(world.text_models), f"{config.config_dir}/runs: {run}: encoder.model")
+            vision = runs[target.dataset, run].images.vision
+            if vision not in world.vision_models:
+                raise unknown_key(vision, sorted(world.vision_models), f"{config.config_dir}/runs: {run}: images.vision")
+    return config

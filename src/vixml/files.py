@@ -1,0 +1,156 @@
+"""Write files so that they are either whole or absent, and name their contents by hash.
+
+Every output of the project passes through here: it is written under a temporary name in the same folder, flushed to
+the disk, and renamed. A killed process leaves at most a ``.tmp-*`` file, never half a result.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vixml.errors import VixmlError
+
+CHUNK = 1 << 20
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success flush it and rename it to ``path``, else remove it.
+
+    Raises:
+        VixmlError: the disk is full (the old file, if any, is untouched).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".tmp-{path.name}-", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; results are meant to be read by others (a shared cluster folder).
+        os.chmod(temporary, 0o666 & ~_umask())
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise disk_full(path) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def disk_full(path: Path | str) -> VixmlError:
+    """Explain a full disk; nothing already written is lost."""
+    return VixmlError(
+        "no space left on the disk",
+        where=path,
+        hint="free some space and run the same command again; finished stages are kept, training resumes from its "
+        "last checkpoint",
+    )
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 ``text`` to ``path`` atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write ``value`` as indented JSON, keys in the order given; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        VixmlError: the file is missing or is not JSON (the line is named).
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise VixmlError(
+            "a file that this stage reads is missing",
+            where=path,
+            hint="run the stage that writes it: snakemake builds it by itself",
+        ) from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise VixmlError(
+            "not a JSON file",
+            where=f"{path}:{error.lineno}",
+            found=error.msg,
+            hint="delete it and run snakemake again; it is generated",
+        ) from error
+
+
+def save_array(path: Path | str, array: np.ndarray) -> None:
+    """Write ``array`` as ``.npy`` atomically (the header carries shape and dtype; no pickles)."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def load_array(path: Path | str, *, mmap: bool = True) -> np.ndarray:
+    """Read a ``.npy`` file, memory-mapped read-only by default.
+
+    Raises:
+        VixmlError: missing, truncated, or an object array (those are pickles, which run code when read).
+    """
+    path = Path(path)
+    try:
+        # An empty file cannot be mapped, so empty arrays are read instead.
+        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise VixmlError("an array is missing", where=path, hint="run the stage that writes it") from error
+    except (ValueError, EOFError) as error:
+        if mmap and "empty" in str(error):
+            return load_array(path, mmap=False)
+        raise VixmlError(
+            "not a whole .npy file",
+            where=path,
+            found=str(error),
+            expected="a NumPy array of numbers",
+            hint="delete its folder and run snakemake again",
+        ) from error
+    return array
+
+
+def sha256_file(path: Path | str) -> str:
+    """Return the hex SHA-256 of a file, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        _feed(digest, stream)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Return the hex SHA-256 of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _feed(digest: Any, stream: BinaryIO) -> None:
+    while chunk := stream.read(CHUNK):
+        digest.update(chunk)
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value

@@ -1,0 +1,163 @@
+"""Rows of different lengths in two flat arrays: the one shape in which lists travel between stages.
+
+Token ids, label matrices (CSR) and item-to-image lists are all this: ``values[offsets[i]:offsets[i + 1]]`` is row i.
+On disk a :class:`Ragged` is a folder of ``values.npy``, ``offsets.npy`` and ``header.json`` (docs/formats.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vixml.errors import VixmlError
+from vixml.files import load_array, read_json, save_array, write_json
+
+FORMAT = "vixml-ragged-1"
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Hold ``n_rows`` lists of integers.
+
+    Attributes:
+        values: (n_values,) int32, all rows one after the other.
+        offsets: (n_rows + 1,) int64, where each row starts; ``offsets[0] == 0``.
+        n_cols: every value lies in [0, n_cols): vocabulary size, number of labels or of images.
+        header: what else the file says of itself (tokenizer, revision, length, ...).
+
+    Example:
+        >>> r = Ragged.from_rows([[3, 1], [], [2]], n_cols=4)
+        >>> len(r), r.row(0).tolist(), r.lengths.tolist(), r.take([2, 0]).values.tolist()
+        (3, [3, 1], [2, 0, 1], [2, 3, 1])
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+    n_cols: int
+    header: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> np.ndarray:
+        """Return row ``index``: (length,) int32."""
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return the length of each row: (n_rows,) int64."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Ragged:
+        """Return the rows named, in that order (a copy; cost grows with what is taken, not with what is held)."""
+        rows = np.asarray(rows, dtype=np.int64)
+        starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        # Position of each value in the source: its row's start plus its place in the row.
+        place = np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
+        return Ragged(np.asarray(self.values[place], dtype=np.int32), offsets, self.n_cols, self.header)
+
+    def counts(self) -> np.ndarray:
+        """Return how often each value occurs: (n_cols,) int64 (label frequencies, for a label matrix)."""
+        return np.bincount(self.values, minlength=self.n_cols).astype(np.int64)
+
+    def row_ids(self) -> np.ndarray:
+        """Return for each value the row it lies in: (n_values,) int64."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+
+    def transpose(self) -> Ragged:
+        """Return the lists the other way round: for each value the rows that hold it, in ascending order."""
+        order = np.argsort(self.values, kind="stable")
+        offsets = np.zeros(self.n_cols + 1, dtype=np.int64)
+        np.cumsum(self.counts(), out=offsets[1:])
+        return Ragged(self.row_ids()[order].astype(np.int32), offsets, len(self))
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Sequence[int]], n_cols: int, **header: Any) -> Ragged:
+        """Build from an iterable of integer sequences; checks the range."""
+        arrays = [np.asarray(row, dtype=np.int64).reshape(-1) for row in rows]
+        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+        np.cumsum([len(array) for array in arrays], out=offsets[1:])
+        values = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int64)
+        result = cls(values.astype(np.int32), offsets, int(n_cols), header)
+        result.check("<memory>")
+        return result
+
+    def check(self, where: Path | str) -> None:
+        """Verify the invariants.
+
+        Raises:
+            VixmlError: offsets that do not ascend or do not end at the number of values, or a value out of range
+                (the row is named).
+        """
+        offsets, values = self.offsets, self.values
+        if (
+            len(offsets) < 1
+            or offsets[0] != 0
+            or offsets[-1] != len(values)
+            or (len(offsets) > 1 and np.diff(offsets).min() < 0)
+        ):
+            raise VixmlError(
+                "offsets do not describe the values",
+                where=where,
+                found=f"{len(offsets)} offsets for {len(values)} values",
+                expected="ascending, from 0 to the number of values",
+                hint="rebuild the file; it was altered or cut short",
+            )
+        bad = np.flatnonzero((values < 0) | (values >= self.n_cols)) if len(values) else values
+        if len(bad):
+            row = int(np.searchsorted(offsets, bad[0], side="right") - 1)
+            raise VixmlError(
+                "an id is out of range",
+                where=f"{where}, row {row}",
+                found=int(values[bad[0]]),
+                expected=f"0 to {self.n_cols - 1}",
+                hint="the file belongs to another label set or vocabulary, or is damaged: rebuild it",
+            )
+
+    def save(self, folder: Path | str) -> None:
+        """Write the folder ``values.npy``, ``offsets.npy``, ``header.json`` (the header last)."""
+        folder = Path(folder)
+        self.check(folder)
+        save_array(folder / "values.npy", self.values.astype(np.int32, copy=False))
+        save_array(folder / "offsets.npy", self.offsets.astype(np.int64, copy=False))
+        write_json(
+            folder / "header.json",
+            {"format": FORMAT, "n_rows": len(self), "n_values": len(self.values), "n_cols": self.n_cols, **self.header},
+        )
+
+    @classmethod
+    def load(cls, folder: Path | str, *, mmap: bool = True) -> Ragged:
+        """Read and check a folder written by :meth:`save`; arrays stay on disk (memory-mapped) by default."""
+        folder = Path(folder)
+        header = read_json(folder / "header.json")
+        if header.get("format") != FORMAT:
+            raise VixmlError(
+                "not a ragged array of this version",
+                where=folder / "header.json",
+                found=header.get("format"),
+                expected=FORMAT,
+                hint="rebuild it with this version of vixml",
+            )
+        extra = {k: v for k, v in header.items() if k not in {"format", "n_rows", "n_values", "n_cols"}}
+        result = cls(
+            load_array(folder / "values.npy", mmap=mmap),
+            load_array(folder / "offsets.npy", mmap=False),
+            int(header["n_cols"]),
+            extra,
+        )
+        if len(result) != header["n_rows"] or len(result.values) != header["n_values"]:
+            raise VixmlError(
+                "a ragged array does not have the size its header states",
+                where=folder,
+                found=f"{len(result)} rows, {len(result.values)} values",
+                expected=f"{header['n_rows']} rows, {header['n_values']} values",
+                hint="rebuild it; it was altered or cut short",
+            )
+        result.check(folder)
+        return result
