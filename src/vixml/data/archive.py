@@ -1,0 +1,166 @@
+"""Read archives that came from the internet: in memory, with size limits, never unpacked.
+
+A wheel is a zip file. Its member names are only ever keys of a dictionary; no name becomes a path on the disk, so a
+name such as ``../../x`` can do nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from vixml.config.world import Source
+from vixml.errors import VixmlError
+
+MEMBER_LIMIT = 64 << 20
+NESTED = "!"
+
+
+class Archive:
+    """A zip file opened for reading.
+
+    Args:
+        file: path of the zip, or its bytes (an archive inside another).
+        name: what errors call it; the path by default.
+
+    Raises:
+        VixmlError: missing, or not a zip.
+    """
+
+    def __init__(self, file: Path | str | bytes, name: str | None = None) -> None:
+        self.name = name or (str(file) if not isinstance(file, bytes) else "<memory>")
+        stream: Path | IO[bytes] = io.BytesIO(file) if isinstance(file, bytes) else Path(file)
+        try:
+            self._zip = zipfile.ZipFile(stream)
+        except FileNotFoundError as error:
+            raise VixmlError(
+                "an archive is missing", where=self.name, hint="fetch it: vixml download --source NAME"
+            ) from error
+        except (zipfile.BadZipFile, ValueError, OSError) as error:
+            raise VixmlError(
+                "not a readable zip archive",
+                where=self.name,
+                found=str(error),
+                hint="delete it and fetch it again: vixml download --source NAME",
+            ) from error
+        self._members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
+
+    def __contains__(self, member: str) -> bool:
+        return member in self._members
+
+    def names(self, prefix: str = "", suffix: str = "") -> list[str]:
+        """Return the member names that start with ``prefix`` and end with ``suffix``, sorted."""
+        return sorted(name for name in self._members if name.startswith(prefix) and name.endswith(suffix))
+
+    def read(self, member: str, limit: int = MEMBER_LIMIT) -> bytes:
+        """Return the bytes of one member.
+
+        Args:
+            member: its name inside the archive.
+            limit: refuse to hold more than this many bytes, whatever the archive declares (zip bombs).
+
+        Raises:
+            VixmlError: no such member, larger than ``limit``, or damaged.
+        """
+        where = f"{self.name}: {member}"
+        info = self._members.get(member)
+        if info is None:
+            raise VixmlError(
+                "the archive has no such member",
+                where=where,
+                hint="the source is of another version than config/ describes: check its version and sha256",
+            )
+        if info.file_size > limit:
+            raise _too_large(where, f"{info.file_size} bytes declared", limit)
+        try:
+            with self._zip.open(info) as stream:
+                # One byte more than allowed: the declared size is only a claim.
+                data = stream.read(limit + 1)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
+            raise VixmlError(
+                "a member of the archive cannot be read",
+                where=where,
+                found=str(error),
+                hint="the archive is damaged: delete it and fetch it again",
+            ) from error
+        if len(data) > limit:
+            raise _too_large(where, f"more than {limit} bytes", limit)
+        return data
+
+    def nested(self, member: str, limit: int = MEMBER_LIMIT) -> Archive:
+        """Open a zip that lies inside this one, in memory."""
+        return Archive(self.read(member, limit), f"{self.name}{NESTED}{member}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._zip.close()
+
+
+class SourceReader:
+    """Read references ``source:member`` (``source:outer.zip!member`` for a zip in a zip), keeping archives open.
+
+    Args:
+        raw_dir: folder of the fetched files.
+        sources: the registry's sources by name.
+
+    Example:
+        >>> SourceReader("raw", {}).split("justmyresource-mdi:icons.zip!abacus.svg")
+        ('justmyresource-mdi', 'icons.zip', 'abacus.svg')
+    """
+
+    def __init__(self, raw_dir: Path | str, sources: Mapping[str, Source]) -> None:
+        self.raw_dir, self.sources = Path(raw_dir), sources
+        self._open: dict[tuple[str, str | None], Archive] = {}
+
+    def archive(self, source: str, nested: str | None = None) -> Archive:
+        """Return the archive of a source, or a zip inside it.
+
+        Raises:
+            VixmlError: a source that the registry does not know, a missing or damaged file.
+        """
+        if (source, nested) not in self._open:
+            if source not in self.sources:
+                raise VixmlError(
+                    "an image comes from an unknown source",
+                    where=source,
+                    expected="one of: " + ", ".join(sorted(self.sources)),
+                    hint="the corpus was built with another registry: build it again",
+                )
+            self._open[source, nested] = (
+                Archive(self.raw_dir / self.sources[source].filename)
+                if nested is None
+                else self.archive(source).nested(nested)
+            )
+        return self._open[source, nested]
+
+    @staticmethod
+    def split(reference: str) -> tuple[str, str | None, str]:
+        """Return (source, nested archive or None, member).
+
+        Raises:
+            VixmlError: not of the form ``source:member``.
+        """
+        source, colon, member = reference.partition(":")
+        if not colon or not source or not member:
+            raise VixmlError("not an image reference", found=repr(reference), expected="source:member")
+        outer, mark, inner = member.partition(NESTED)
+        return (source, outer, inner) if mark else (source, None, member)
+
+    def read(self, reference: str, limit: int = MEMBER_LIMIT) -> bytes:
+        """Return the bytes a reference names."""
+        source, nested, member = self.split(reference)
+        return self.archive(source, nested).read(member, limit)
+
+
+def _too_large(where: str, found: str, limit: int) -> VixmlError:
+    return VixmlError(
+        "a member of the archive is larger than allowed",
+        where=where,
+        found=found,
+        expected=f"at most {limit} bytes",
+        hint="the archive is not the one that config/ describes, or is malicious: delete it",
+    )

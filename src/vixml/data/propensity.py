@@ -1,0 +1,25 @@
+"""Inverse propensities: how much a true label counts that is seldom observed (Jain et al., KDD 2016)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def inverse_propensity(counts: np.ndarray, n_train: int, a: float, b: float) -> np.ndarray:
+    """Return ``1 + C (N_l + B)^-A`` with ``C = (log N - 1)(B + 1)^A``.
+
+    Args:
+        counts: (n_labels,) how many *training* queries have each label, ``N_l``.
+        n_train: number of training queries, ``N``.
+        a: ``A``, 0.6 for the Amazon data sets.
+        b: ``B``, 2.6 for the Amazon data sets.
+
+    Returns:
+        (n_labels,) float64, at least 1.
+
+    Example:
+        >>> inverse_propensity(np.array([0, 10, 1000]), 10_000, 0.6, 2.6).round(3).tolist()
+        [10.983, 4.871, 1.28]
+    """
+    c = (np.log(n_train) - 1) * (b + 1) ** a
+    return 1 + c * np.power(np.asarray(counts, dtype=np.float64) + b, -a)
