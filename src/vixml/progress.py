@@ -1,6 +1,7 @@
 """Show how far a long stage is: a bar on a terminal, a plain line every ten seconds elsewhere (a job's log file).
 
-``VIXML_PROGRESS=0`` silences both. Nothing here reaches a result.
+``VIXML_PROGRESS=0`` silences both; ``VIXML_PLAIN=1`` asks for lines on a terminal too, where several jobs share it.
+Nothing here reaches a result.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 LINE_SECONDS = 10.0
+NOTE_SECONDS = 0.5
 
 
 def track(items: Iterable[T], *, total: int, text: str) -> Iterator[T]:
@@ -30,45 +32,84 @@ def track(items: Iterable[T], *, total: int, text: str) -> Iterator[T]:
             advance(1)
 
 
+class Quiet:
+    """Show nothing; the interface of the others."""
+
+    def __call__(self, n: int, note: Callable[[], str] | None = None) -> None:
+        """Record that ``n`` more items are done; ``note`` is asked for a few words only when something is shown."""
+
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+
+
+class Lines(Quiet):
+    """Print ``text: done/total`` at most every ten seconds; nothing for what is over sooner."""
+
+    def __init__(self, text: str, total: int, done: int = 0) -> None:
+        self.text, self.total, self.done, self.first = text, total, done, done
+        self.started = self.shown = time.monotonic()
+
+    def __call__(self, n: int, note: Callable[[], str] | None = None) -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self.shown < LINE_SECONDS:
+            return
+        self.shown = now
+        fresh = self.done - self.first
+        left = (now - self.started) * (self.total - self.done) / fresh if fresh else 0.0
+        words = f", {note()}" if note is not None else ""
+        self.say(f"{self.text}: {self.done}/{self.total}{words}, about {left:.0f} s left")
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class Drawn(Quiet):
+    """Draw a bar on the terminal."""
+
+    def __init__(self, shown: Any, task: Any) -> None:
+        self.shown, self.task, self.noted = shown, task, 0.0
+
+    def __call__(self, n: int, note: Callable[[], str] | None = None) -> None:
+        now = time.monotonic()
+        if note is not None and now - self.noted > NOTE_SECONDS:
+            self.noted = now
+            self.shown.update(self.task, advance=n, note=note())
+        else:
+            self.shown.advance(self.task, n)
+
+    def say(self, line: str) -> None:
+        self.shown.console.print(line, highlight=False, markup=False)
+
+
 @contextmanager
-def bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
+def bar(text: str, total: int, done: int = 0) -> Iterator[Quiet]:
     """Yield a function that is told how many more items are done.
 
     Args:
         text: what is being done.
         total: number of items.
+        done: how many a former, interrupted try had done already.
 
     Example:
         >>> with bar("counting", 3) as advance:
         ...     advance(3)
     """
     if os.environ.get("VIXML_PROGRESS") == "0":
-        yield lambda n: None
-    elif sys.stderr.isatty():
+        yield Quiet()
+    elif sys.stderr.isatty() and os.environ.get("VIXML_PLAIN") != "1":
         # rich is imported only where it is seen.
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True)) as shown:
-            task = shown.add_task(text, total=total)
-            yield lambda n: shown.advance(task, n)
+            yield Drawn(shown, shown.add_task(text, total=total, completed=done, note=""))
     else:
-        yield _Lines(text, total).advance
-
-
-class _Lines:
-    """Print ``text: done/total`` at most every ten seconds; nothing for what is over sooner."""
-
-    def __init__(self, text: str, total: int) -> None:
-        self.text, self.total, self.done = text, total, 0
-        self.started = self.shown = time.monotonic()
-
-    def advance(self, n: int) -> None:
-        self.done += n
-        now = time.monotonic()
-        if now - self.shown < LINE_SECONDS:
-            return
-        self.shown = now
-        left = (now - self.started) * (self.total - self.done) / self.done if self.done else 0.0
-        print(f"{self.text}: {self.done}/{self.total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+        yield Lines(text, total, done)

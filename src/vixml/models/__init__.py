@@ -1,0 +1,1 @@
+"""The networks: weights made ready, packed backbone, early fusion, prototype network, Siamese model."""

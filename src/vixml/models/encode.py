@@ -1,0 +1,92 @@
+"""Encode all items of a split: packed, in inference mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vixml.models.packing import pack
+from vixml.models.siamese import Siamese
+from vixml.ragged import Ragged
+
+TOKENS_PER_BATCH = 8192
+
+
+def token_budget_slices(lengths: np.ndarray, budget: int) -> Iterator[slice]:
+    """Yield consecutive slices of at most ``budget`` tokens each (one item at least).
+
+    Args:
+        lengths: (n,) tokens of each item.
+        budget: tokens a slice may hold.
+    """
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(lengths):
+        done = ends[start - 1] if start else 0
+        stop = max(int(np.searchsorted(ends, done + budget, side="right")), start + 1)
+        yield slice(start, stop)
+        start = stop
+
+
+@torch.no_grad()
+def encode_items(
+    model: Siamese,
+    tokens: Ragged,
+    images: Ragged | None,
+    gather: Callable[[np.ndarray], np.ndarray] | None,
+    autocast: Callable[[], object],
+    advance: Callable[[int], object] | None = None,
+) -> Tensor:
+    """Encode every item, without dropout.
+
+    Args:
+        model: the Siamese model; its mode is restored afterwards.
+        tokens: (n rows) text tokens.
+        images: (n rows) bank rows, or None.
+        gather: image rows -> (n_images, image_dim) vectors; needed with images.
+        autocast: makes a fresh precision context.
+        advance: told the number of items done, for a progress bar.
+
+    Returns:
+        (n, dim) float32 on the CPU, not normalised.
+    """
+    was_training = model.training
+    model.eval()
+    lengths = tokens.lengths + (images.lengths if images is not None else 0)
+    out = torch.empty(len(tokens), model.backbone.dim)
+    for part in token_budget_slices(lengths, TOKENS_PER_BATCH):
+        rows = np.arange(part.start, part.stop)
+        packed = pack(tokens.take(rows), images.take(rows) if images is not None else None)
+        vectors = gather(packed.image_rows) if len(packed.image_rows) else None
+        with autocast():
+            out[part] = model.encode(packed, vectors).float().cpu()
+        if advance is not None:
+            advance(len(rows))
+    model.train(was_training)
+    return out
+
+
+@torch.no_grad()
+def all_prototypes(model: Siamese, label_u: Tensor, chunk: int = 8192) -> Tensor:
+    """Return prototypes of every label, without dropout.
+
+    Args:
+        model: the Siamese model.
+        label_u: (n_labels, dim) float32 text vectors, not normalised.
+        chunk: labels at a time.
+
+    Returns:
+        (n_labels, dim) float32 unit rows on the CPU.
+    """
+    was_training = model.training
+    model.eval()
+    device = model.cluster.device
+    out = torch.empty_like(label_u)
+    for start in range(0, len(label_u), chunk):
+        labels = torch.arange(start, min(start + chunk, len(label_u)), device=device)
+        out[start : start + chunk] = model.prototype(label_u[start : start + chunk].to(device), labels).cpu()
+    model.train(was_training)
+    return out

@@ -1,0 +1,63 @@
+"""The stage ``build-index``: encode every query and label of a run into unit vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from vixml.config.run import RunConfig
+from vixml.files import save_array
+from vixml.models.encode import all_prototypes, encode_items
+from vixml.progress import bar
+from vixml.provenance import stage
+from vixml.training.inputs import RunInputs, open_inputs
+from vixml.training.model_file import build_model, load_model
+from vixml.training.optimizer import autocast, choose_precision
+
+
+def build_index(
+    dataset: str,
+    run: str,
+    seed: int,
+    config: RunConfig,
+    inputs: RunInputs,
+    trained: Path,
+    out: Path,
+    device: torch.device,
+) -> None:
+    """Write ``train.npy``, ``test.npy``, ``label_u.npy`` and, with a prototype network, ``label_z.npy``.
+
+    Args:
+        dataset: for the record.
+        run: for the record.
+        seed: of the run (shuffled-image control, weights without pretraining).
+        config: the resolved run.
+        inputs: where the inputs lie.
+        trained: the run's model folder.
+        out: folder to publish.
+        device: where to encode.
+    """
+    facts: dict[str, Any] = {}
+    resolved = {"dataset": dataset, "run": run, "seed": seed, **config.model_dump()}
+    named = {**inputs.named(), "trained": trained}
+    with stage(out, "build-index", config=resolved, inputs=named, facts=facts) as work:
+        precision = choose_precision(config.training.precision, device)
+        data = open_inputs(inputs, config, seed)
+        model = build_model(config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed)
+        load_model(trained, model)
+        model = model.to(device).eval()
+        total = sum(data.corpus.n(split) for split in ("train", "test", "label"))
+        with bar(f"encode {run} seed {seed}", total) as advance:
+            for split in ("train", "test", "label"):
+                u = encode_items(
+                    model, data.tokens[split], data.images[split], data.gather,
+                    lambda: autocast(precision, device), advance,
+                )  # fmt: skip
+                unit = F.normalize(u, dim=1)
+                save_array(work / ("label_u.npy" if split == "label" else f"{split}.npy"), unit.numpy())
+                if split == "label" and model.prototypes is not None:
+                    save_array(work / "label_z.npy", all_prototypes(model, u).numpy())
+        facts |= {"precision": precision, "device": str(device)}

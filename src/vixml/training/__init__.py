@@ -1,0 +1,1 @@
+"""The recipe: batches, clustering, losses, optimizer, checkpoints and the loop."""

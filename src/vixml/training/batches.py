@@ -1,0 +1,216 @@
+"""Which queries and labels meet in a batch: a pure function of seed, epoch and position.
+
+Nothing here keeps state, so the same batches come out with any number of workers and after any interruption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vixml.models.packing import Packed, pack
+from vixml.ragged import Ragged
+
+# Separate streams of random numbers; the value is part of the result, so these numbers never change.
+ORDER, POSITIVE, DRAW, CLUSTER, INIT = range(5)
+
+
+def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
+    """Return the random numbers that belong to ``(seed, purpose, index...)`` and to nothing else."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, purpose, *index])))
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What training reads.
+
+    Attributes:
+        query_tokens: (n_train rows) text tokens.
+        label_tokens: (n_labels rows) text tokens.
+        query_images: bank rows of each query, or None.
+        label_images: bank rows of each label, or None.
+        truth: (n_train rows) label ids of each query, ascending.
+        rows: (n,) int64, the training queries in use (validation rows are left out).
+        weights: (n_labels,) float64, chance of drawing a label relative to the query's other labels.
+    """
+
+    query_tokens: Ragged
+    label_tokens: Ragged
+    query_images: Ragged | None
+    label_images: Ragged | None
+    truth: Ragged
+    rows: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch; ``n`` queries, ``m`` distinct labels.
+
+    Attributes:
+        queries: (n,) int64 rows of train.
+        labels: (m,) int64 label ids, ascending.
+        packed: queries first, then labels, as one stream.
+        pairs: (n_pairs, 2) int64, every (query, label) of the batch that is in the truth, as places in the batch.
+        drawn_label: (n,) int64, each query's drawn positive, a place in ``labels``.
+        drawn_query: (m,) int64, each label's drawn positive, a place in ``queries``.
+    """
+
+    queries: np.ndarray
+    labels: np.ndarray
+    packed: Packed | None
+    pairs: np.ndarray
+    drawn_label: np.ndarray
+    drawn_query: np.ndarray
+
+
+def query_order(rows: np.ndarray, groups: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
+    """Return the epoch's order of training queries.
+
+    Args:
+        rows: (n,) int64 training rows.
+        groups: (n,) int64 group of each of them (NGAME: groups in random order, whole), or None for a plain shuffle.
+        seed: of the run.
+        epoch: from 0.
+
+    Returns:
+        (n,) int64, a permutation of ``rows``.
+    """
+    rng = generator(seed, ORDER, epoch)
+    shuffled = rng.permutation(len(rows))
+    if groups is None:
+        return rows[shuffled]
+    rank = rng.permutation(int(groups.max()) + 1)
+    return rows[shuffled[np.argsort(rank[groups[shuffled]], kind="stable")]]
+
+
+def draw_positives(truth: Ragged, rows: np.ndarray, weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Draw one label for every training query, with probability proportional to the labels' weights.
+
+    Args:
+        truth: label ids of each query.
+        rows: (n,) int64 queries that must have a label.
+        weights: (n_labels,) float64, positive.
+        seed: of the run.
+        epoch: from 0.
+
+    Returns:
+        (len(truth),) int64 label ids; -1 for queries not in ``rows``.
+    """
+    share = np.concatenate([[0.0], np.cumsum(weights[truth.values])])
+    low, high = share[truth.offsets[rows]], share[truth.offsets[rows + 1]]
+    # One number per query of the data set, so that a query's draw does not depend on which others are in use.
+    uniform = generator(seed, POSITIVE, epoch).random(len(truth))[rows]
+    place = np.searchsorted(share, low + uniform * (high - low), side="right") - 1
+    place = np.clip(place, truth.offsets[rows], truth.offsets[rows + 1] - 1)
+    drawn = np.full(len(truth), -1, dtype=np.int64)
+    drawn[rows] = truth.values[place]
+    return drawn
+
+
+class EpochBatches(Dataset):
+    """The batches of one epoch, by index; the last one may be smaller.
+
+    Args:
+        data: the training set.
+        order: (n,) int64, the epoch's queries in order.
+        positives: (n_train,) int64, the label drawn for each query.
+        batch_size: queries a batch.
+        seed: of the run.
+        epoch: from 0.
+        with_text: False leaves ``packed`` out (training on stored vectors).
+    """
+
+    def __init__(
+        self,
+        data: TrainingSet,
+        order: np.ndarray,
+        positives: np.ndarray,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        with_text: bool = True,
+    ) -> None:
+        self.data, self.order, self.positives = data, order, positives
+        self.batch_size, self.seed, self.epoch, self.with_text = batch_size, seed, epoch, with_text
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        data = self.data
+        queries = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        labels = np.unique(self.positives[queries])
+        truth = data.truth.take(queries)
+        # Positives among the batch's labels: binary search of each query's labels in the ascending list.
+        place = np.searchsorted(labels, truth.values)
+        found = labels[np.minimum(place, len(labels) - 1)] == truth.values
+        pairs = np.stack([truth.row_ids()[found], place[found]], axis=1)
+        rng = generator(self.seed, DRAW, self.epoch, index)
+        packed = None
+        if self.with_text:
+            packed = pack(
+                concatenate(data.query_tokens.take(queries), data.label_tokens.take(labels)),
+                None
+                if data.query_images is None or data.label_images is None
+                else concatenate(data.query_images.take(queries), data.label_images.take(labels)),
+            )
+        return Batch(
+            queries,
+            labels.astype(np.int64),
+            packed,
+            pairs,
+            draw_per_group(pairs[:, 0], pairs[:, 1], len(queries), rng),
+            draw_per_group(pairs[:, 1], pairs[:, 0], len(labels), rng),
+        )
+
+
+def draw_per_group(groups: np.ndarray, members: np.ndarray, n_groups: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw one member of each group uniformly.
+
+    Args:
+        groups: (n,) int64 group of each pair.
+        members: (n,) int64 member of each pair.
+        n_groups: every group in [0, n_groups) must occur.
+        rng: used once.
+
+    Returns:
+        (n_groups,) int64.
+    """
+    order = np.argsort(groups, kind="stable")
+    counts = np.bincount(groups, minlength=n_groups)
+    starts = np.cumsum(counts) - counts
+    pick = np.minimum((rng.random(n_groups) * counts).astype(np.int64), counts - 1)
+    return members[order[starts + pick]]
+
+
+def concatenate(first: Ragged, second: Ragged) -> Ragged:
+    """Return the rows of ``first``, then those of ``second``."""
+    return Ragged(
+        np.concatenate([first.values, second.values]),
+        np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+        max(first.n_cols, second.n_cols),
+    )
+
+
+def iterate(batches: EpochBatches, start: int, workers: int) -> Iterator[Batch]:
+    """Yield the batches from ``start`` on, assembled by ``workers`` processes (0: this one), always in order."""
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+        collate_fn=_unchanged,
+        prefetch_factor=4 if workers else None,
+        # Its own generator: the default would draw from the global one, and dropout would differ after a resume.
+        generator=torch.Generator(),
+    )
+    yield from loader
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch

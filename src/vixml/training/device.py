@@ -1,0 +1,28 @@
+"""Where a stage computes, and with how many threads."""
+
+from __future__ import annotations
+
+import torch
+
+from vixml.errors import VixmlError
+
+
+def choose_device(wanted: str, threads: int) -> torch.device:
+    """Resolve ``auto``, ``cpu`` or ``cuda`` and set the number of processor threads.
+
+    Raises:
+        VixmlError: an unknown name, or ``cuda`` without a GPU.
+    """
+    # Over-subscribed threads are many times slower than too few; the workflow gives each job its own number.
+    torch.set_num_threads(threads)
+    if wanted not in {"auto", "cpu", "cuda"}:
+        raise VixmlError("unknown device", where="--device", found=wanted, expected="auto, cpu or cuda")
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise VixmlError(
+            "no GPU is visible to PyTorch",
+            where="--device cuda",
+            found=f"torch {torch.__version__}",
+            hint="use --device cpu, or install a CUDA build of torch on a machine with a GPU",
+        )
+    return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")

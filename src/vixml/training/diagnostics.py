@@ -1,0 +1,133 @@
+"""What tells early whether a run learns: similarity of vectors, norms, and P@1 on held-out training queries.
+
+The loss has a collapsed state: with all similarities equal it is ``3 * 0.1 + 0.1 * 0.2 = 0.32`` and its gradient through
+the normalisation vanishes (METHOD section 8). Test data is never looked at here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vixml.config.run import Loss
+from vixml.ragged import Ragged
+
+COSINE_COLLAPSED = 0.99
+
+
+def mean_cosine(unit: Tensor) -> float:
+    """Return the mean cosine over distinct pairs of rows: (n, dim) float32 unit rows.
+
+    Uses ``|sum of rows|^2 = n + sum over pairs``, so it costs one pass.
+    """
+    n = len(unit)
+    if n < 2:
+        return float("nan")
+    return float((unit.double().sum(0).square().sum() - n) / (n * (n - 1)))
+
+
+def precision_at_1(queries: Tensor, labels: Tensor, truth: Ragged) -> float:
+    """Return P@1 in percent by label search.
+
+    Args:
+        queries: (n, dim) float32 unit rows.
+        labels: (n_labels, dim) float32 unit rows.
+        truth: (n rows) label ids.
+    """
+    best = (queries @ labels.T).argmax(dim=1)
+    return hits(best, truth)
+
+
+def knn_precision_at_1(
+    queries: Tensor, train: Tensor, train_truth: Ragged, truth: Ragged, neighbours: int = 20, temperature: float = 0.05
+) -> float:
+    """Return P@1 in percent when neighbouring training queries vote for their labels."""
+    scores, rows = (queries @ train.T).topk(min(neighbours, len(train)), dim=1)
+    weights = torch.softmax(scores / temperature, dim=1)
+    best = torch.empty(len(queries), dtype=torch.int64)
+    for i in range(len(queries)):
+        voters = train_truth.take(rows[i].numpy())
+        votes = torch.zeros(train_truth.n_cols)
+        votes.index_add_(0, torch.from_numpy(voters.values).long(), weights[i][torch.from_numpy(voters.row_ids())])
+        best[i] = votes.argmax()
+    return hits(best, truth)
+
+
+def hits(best: Tensor, truth: Ragged) -> float:
+    """Return the share of rows, in percent, whose best label is true."""
+    if not len(truth):
+        return float("nan")
+    rows = truth.row_ids()
+    hit = torch.zeros(len(truth), dtype=torch.bool)
+    hit[torch.from_numpy(rows[best.numpy()[rows] == truth.values])] = True
+    return 100.0 * float(hit.float().mean())
+
+
+def collapsed_loss(config: Loss, with_prototypes: bool) -> float:
+    """Return the loss at which all similarities are equal: 0.32 with the paper's constants."""
+    if not with_prototypes:
+        return config.margin_min
+    return 3 * config.margin_min + config.regulariser * 2 * config.regulariser_margin
+
+
+def is_collapsed(loss: float, cosine_queries: float, cosine_prototypes: float, config: Loss, prime: bool) -> bool:
+    """Return whether the run sits in the collapsed state: its loss, and nearly parallel vectors."""
+    near = abs(loss - collapsed_loss(config, prime)) < 0.02
+    parallel = cosine_queries > COSINE_COLLAPSED and (not prime or cosine_prototypes > COSINE_COLLAPSED)
+    return near and parallel
+
+
+def prototype_inputs(model: torch.nn.Module, u: Tensor) -> dict[str, float]:
+    """Return the mean norms of the three tokens that enter the prototype network.
+
+    Args:
+        model: a Siamese model with prototypes.
+        u: (n_labels, dim) float32 text vectors, not normalised.
+    """
+    free = model.prototypes.free.weight[model.cluster]
+    known = model.centroid[model.has_centroid]
+    return {
+        "norm_u": float(u.norm(dim=1).mean()),
+        "norm_free": float(free.norm(dim=1).mean()),
+        "norm_centroid": float(known.norm(dim=1).mean()) if len(known) else 0.0,
+    }
+
+
+def evaluate(
+    model: torch.nn.Module,
+    label_u: Tensor,
+    label_z: Tensor | None,
+    validation: Tensor,
+    validation_truth: Ragged,
+    train: Tensor,
+    train_truth: Ragged,
+) -> dict[str, float]:
+    """Return the epoch's diagnostics.
+
+    Args:
+        model: the Siamese model.
+        label_u: (n_labels, dim) float32 text vectors, not normalised.
+        label_z: (n_labels, dim) float32 prototypes, or None.
+        validation: (n_val, dim) float32 unit rows, held-out training queries (may be empty).
+        validation_truth: their labels.
+        train: (n_train, dim) float32 unit rows of the training queries in use, as stored during the epoch.
+        train_truth: their labels.
+
+    Returns:
+        Mean cosines, norms, and P@1 by text vector, prototype, centroid and nearest neighbours (if there are held-out
+        queries).
+    """
+    unit_u = F.normalize(label_u, dim=1)
+    report = {"cosine_queries": mean_cosine(train), "cosine_u": mean_cosine(unit_u)}
+    if label_z is not None:
+        report["cosine_prototypes"] = mean_cosine(label_z)
+        report |= prototype_inputs(model, label_u)
+    if len(validation):
+        report["P@1/u"] = precision_at_1(validation, unit_u, validation_truth)
+        if label_z is not None:
+            report["P@1/z"] = precision_at_1(validation, label_z, validation_truth)
+            centroid = F.normalize(torch.where(model.has_centroid[:, None], model.centroid, unit_u), dim=1)
+            report["P@1/centroid"] = precision_at_1(validation, centroid, validation_truth)
+        report["P@1/knn"] = knn_precision_at_1(validation, train, train_truth, validation_truth)
+    return {key: round(value, 5) for key, value in report.items()}

@@ -1,0 +1,48 @@
+"""A run's model: built from its seed, written and read as one safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from vixml.config.run import RunConfig
+from vixml.errors import VixmlError
+from vixml.files import write_bytes
+from vixml.models.siamese import Siamese
+from vixml.training.batches import INIT, generator
+
+
+def build_model(config: RunConfig, model_dir: Path, n_labels: int, image_dim: int | None, seed: int) -> Siamese:
+    """Return the run's model; parts without pretrained weights are drawn from the seed."""
+    torch.manual_seed(int(generator(seed, INIT, 0).integers(2**31)))
+    return Siamese(config, model_dir, n_labels, image_dim)
+
+
+def save_model(folder: Path, model: Siamese) -> None:
+    """Write ``model.safetensors``: every tensor of the model, so that the folder needs no other."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.state_dict().items())}
+    write_bytes(folder / "model.safetensors", save(tensors))
+
+
+def load_model(folder: Path, model: Siamese) -> None:
+    """Read the tensors of :func:`save_model` into ``model``.
+
+    Raises:
+        VixmlError: the folder holds another model.
+    """
+    tensors = load_file(folder / "model.safetensors")
+    own = model.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
+        expected = tuple(own[name].shape) if name in own else "no such tensor"
+        if found != expected:
+            raise VixmlError(
+                "the trained weights belong to another model",
+                where=f"{folder / 'model.safetensors'}: {name}",
+                found=found,
+                expected=expected,
+                hint="train the run again, or pass the folder of this run",
+            )
+    model.load_state_dict(tensors)

@@ -1,0 +1,73 @@
+"""AdamW groups, the schedule and mixed precision (METHOD section 4)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+from vixml.config.run import Optimizer as OptimizerConfig
+from vixml.models.siamese import Siamese
+
+
+def parameter_groups(model: Siamese, config: OptimizerConfig) -> list[dict]:
+    """Return AdamW's groups: language model or new parts, with or without weight decay.
+
+    Biases, norms and free vectors are not decayed. Parameters without a gradient (a frozen encoder) are left out.
+    """
+    norms = {
+        f"{name}.{part}" if name else part
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for part, _ in module.named_parameters(recurse=False)
+    }
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_new = not name.startswith("backbone.")
+        plain = name.endswith("bias") or name in norms or name == "prototypes.free.weight"
+        groups.setdefault((is_new, plain), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.lr_new if is_new else config.lr,
+            "weight_decay": 0.0 if plain else config.weight_decay,
+        }
+        for (is_new, plain), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def make_optimizer(model: Siamese, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Return AdamW over :func:`parameter_groups`, in its fused form (one pass over the parameters)."""
+    return torch.optim.AdamW(parameter_groups(model, config), eps=config.eps, fused=True)
+
+
+def learning_rate_factor(step: int, warmup: int, total: int) -> float:
+    """Return the schedule's factor for step ``step`` (from 0): linear warm-up, then linear decay to zero.
+
+    Example:
+        >>> [learning_rate_factor(s, 2, 6) for s in range(7)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """Resolve ``auto``: fp16 on a GPU (the paper's encoders), bf16 on processors built for it, else fp32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "fp16"
+    # Without AVX-512 BF16 or AMX, bf16 is emulated and slower than fp32.
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """Return the autocast context of a precision; parameters and optimizer stay in float32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])

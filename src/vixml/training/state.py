@@ -1,0 +1,65 @@
+"""Checkpoints: everything a killed run needs to end with the same bytes as one that was never interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vixml.errors import VixmlError
+from vixml.files import atomic_path
+
+FORMAT = "vixml-checkpoint-1"
+NAME = "state.pt"
+
+
+def save_checkpoint(folder: Path | str, identity: str, state: dict[str, Any]) -> None:
+    """Write the running state atomically.
+
+    Args:
+        folder: the run's checkpoint folder.
+        identity: digest of the resolved config and the inputs; a checkpoint of anything else is not resumed.
+        state: tensors, numbers, strings, lists and dictionaries of them.
+    """
+    payload = {
+        "format": FORMAT,
+        "identity": identity,
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        **state,
+    }
+    with atomic_path(Path(folder) / NAME) as temporary:
+        torch.save(payload, temporary)
+
+
+def load_checkpoint(folder: Path | str, identity: str) -> dict[str, Any] | None:
+    """Read the running state and restore the random numbers.
+
+    Returns:
+        The state, or None if there is none or it belongs to another config or other inputs (then training starts
+        afresh: the old checkpoint could not lead to this run's result).
+
+    Raises:
+        VixmlError: the file is damaged.
+    """
+    path = Path(folder) / NAME
+    if not path.exists():
+        return None
+    try:
+        # weights_only: a checkpoint is read as data, it cannot run code.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        known = state["format"] == FORMAT
+    except Exception as error:
+        raise VixmlError(
+            "a checkpoint cannot be read",
+            where=path,
+            found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            hint=f"delete {Path(folder)} and run again; training then starts from the beginning",
+        ) from error
+    if not known or state["identity"] != identity:
+        return None
+    torch.set_rng_state(state["torch_rng"])
+    if torch.cuda.is_available() and state["cuda_rng"]:
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return state

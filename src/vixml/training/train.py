@@ -1,0 +1,134 @@
+"""The stage ``train``: a run's configuration and inputs in, a model folder out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vixml.config.run import RunConfig
+from vixml.config.world import Propensity
+from vixml.data.propensity import inverse_propensity
+from vixml.files import save_array, sha256_json, write_json, write_text
+from vixml.progress import bar
+from vixml.provenance import describe_input, stage
+from vixml.training.batches import TrainingSet
+from vixml.training.inputs import RunInputs, open_inputs
+from vixml.training.loop import Trainer
+from vixml.training.model_file import build_model, save_model
+from vixml.training.optimizer import choose_precision
+from vixml.training.progress import TrainingView
+
+SCHEMA_VERSION = 1
+VALIDATION_SEED = 20251117  # one held-out set for all runs and seeds, so that tuning compares like with like
+
+
+def validation_rows(n_train: int, share: float) -> np.ndarray:
+    """Return the rows of train held out: (n,) int64, ascending; the same for every run of a data set."""
+    rng = np.random.default_rng(VALIDATION_SEED)
+    return np.sort(rng.permutation(n_train)[: round(share * n_train)]).astype(np.int64)
+
+
+def run_identity(config: RunConfig, seed: int, inputs: RunInputs, precision: str) -> str:
+    """Return the digest that a checkpoint must share to be resumed."""
+    described = {name: describe_input(path)["sha256"] for name, path in inputs.named().items()}
+    return sha256_json(
+        {
+            "config": config.model_dump(exclude={"row", "inference"}),
+            "seed": seed,
+            "inputs": described,
+            "precision": precision,
+        }
+    )
+
+
+def train(
+    dataset: str,
+    run: str,
+    seed: int,
+    config: RunConfig,
+    propensity: Propensity,
+    inputs: RunInputs,
+    out: Path,
+    device: torch.device,
+) -> None:
+    """Train one run and publish its model; resumes from ``checkpoint/`` beside ``out`` if a former try was cut short.
+
+    Args:
+        dataset: for the record.
+        run: for the record.
+        seed: of everything random.
+        config: the resolved run.
+        propensity: constants of the data set, for drawing positives.
+        inputs: where the inputs lie.
+        out: folder to publish.
+        device: where to train.
+    """
+    facts: dict[str, Any] = {}
+    resolved = {"dataset": dataset, "run": run, "seed": seed, **config.model_dump()}
+    with stage(out, "train", config=resolved, inputs=inputs.named(), facts=facts) as work:
+        precision = choose_precision(config.training.precision, device)
+        data = open_inputs(inputs, config, seed)
+        held = validation_rows(data.corpus.n("train"), config.training.validation)
+        rows = np.setdiff1d(np.arange(data.corpus.n("train")), held)
+        truth = data.corpus.labels("train")
+        rows = rows[truth.lengths[rows] > 0]
+        weights = np.ones(truth.n_cols)
+        if config.training.positives == "inverse-propensity":
+            weights = inverse_propensity(truth.counts(), len(truth), propensity.a, propensity.b)
+        training_set = TrainingSet(
+            data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth, rows, weights
+        )
+        model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, seed).to(device)
+        checkpoint = out.parent / "checkpoint"
+        name, epochs = f"{run} seed {seed}", config.training.epochs
+        with bar(name, len(rows) * epochs) as advance:
+            view = TrainingView(advance, name, epochs)
+            trainer = Trainer(
+                config, model, training_set, held, data.gather, precision, seed, checkpoint,
+                run_identity(config, seed, inputs, precision), view.epoch, view.step, view.warn,
+            )  # fmt: skip
+            trainer.fit()
+        last = trainer.history[-1] if trainer.history else {}
+        facts |= {"precision": precision, "device": str(device), "last_epoch": last}
+        save_model(work, model)
+        save_array(work / "validation_rows.npy", held)
+        write_text(work / "log.jsonl", "".join(json.dumps(line) + "\n" for line in trainer.history))
+        write_json(
+            work / "training.json",
+            {
+                "schema_version": SCHEMA_VERSION,
+                "dataset": dataset,
+                "run": run,
+                "seed": seed,
+                "epochs": config.training.epochs,
+                "steps": trainer.total_steps,
+                "seconds": round(trainer.seconds, 3),
+                "hours": trainer.seconds / 3600,
+                "samples_per_second": last.get("samples_per_second"),
+                "device": _device_name(device),
+                "threads": torch.get_num_threads(),
+                "precision": precision,
+                "n_train": len(rows),
+                "n_validation": len(held),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+                "last_epoch": last,
+            },
+        )
+    # The checkpoint has done its work once the model stands.
+    for leftover in sorted(checkpoint.glob("*")):
+        leftover.unlink()
+    if checkpoint.exists():
+        checkpoint.rmdir()
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    from vixml.provenance import machine
+
+    return machine()["processor"]
