@@ -1,1 +1,88 @@
-"""The command line: one verb a stage, one stage a rule."""
+"""The command line: one verb a stage, one stage a rule.
+
+No science stands here: a verb reads its options, calls its stage and reports. Heavy libraries (torch, transformers,
+pandas, matplotlib) are imported inside the verbs, so that ``vixml --help`` is instant.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import typer
+
+from vixml import __version__
+from vixml.cli import config, data, images, models, reproduce  # evaluate: soon
+from vixml.errors import VixmlError
+from vixml.files import disk_full
+
+ROOMS = (data, images, models, reproduce, config)
+
+app = typer.Typer(
+    name="vixml",
+    help="Reproduce ViXML, one stage a verb. Snakemake calls these verbs; each can be run by hand as well.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+for _room in ROOMS:
+    _room.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit status.
+
+    Bad input (:class:`VixmlError`, a full disk) is printed as one block without a stack trace and gives status 2; an
+    interrupt gives 130. A defect of our own keeps its stack trace.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+    """
+    # As an exception, a termination lets the stage remove its unfinished folder.
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="vixml")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except VixmlError as error:
+        return _refuse(error)
+    except BrokenPipeError:
+        # The reader of our output (`vixml summary | head`) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _refuse(disk_full(error.filename or "the folder of the results"))
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _refuse(error: VixmlError) -> int:
+    print(f"\nerror: {error}", file=sys.stderr)
+    return 2
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 
 # YAML 1.1 reads 1e-3 as text; people write learning rates that way.
 _UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", __import__("re").compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)$"), list("-+0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)$"), list("-+0123456789")
 )
 
 
@@ -51,7 +52,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     try:
         with open(path, encoding="utf-8") as stream:
-            data = yaml.load(stream, _UniqueKeys)  # noqa: S506 - a SafeLoader
+            data = yaml.load(stream, _UniqueKeys)
     except FileNotFoundError as error:
         raise VixmlError("a configuration file is missing", where=path, hint="check config_dir") from error
     except yaml.YAMLError as error:
@@ -64,7 +65,9 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def validate(model: type[M], data: Any, where: object) -> M:
-    """Validate ``data``; the first problem becomes one clear error.
+    """Validate ``data``; the first problem becomes one clear error, an unknown key before any other.
+
+    A misspelt required key is both missing and unknown: the unknown one says more.
 
     Raises:
         VixmlError: an unknown key (with the nearest spelling), a wrong type or value.
@@ -72,7 +75,8 @@ def validate(model: type[M], data: Any, where: object) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        problems = error.errors()
+        first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
         location = [str(part) for part in first["loc"]]
         key = ".".join(location)
         if first["type"] == "extra_forbidden":
@@ -139,9 +143,7 @@ def load_world(config_dir: Path | str) -> World:
     wanted = [(f"datasets.{d}", s) for d, entry in world.datasets.items() for s in entry.sources]
     for kind, models in (("text_models", world.text_models), ("vision_models", world.vision_models)):
         for m, entry in models.items():
-            wanted += [
-                (f"{kind}.{m}", s) for s in (entry.weights, getattr(entry, "tokenizer", None)) if s is not None
-            ]
+            wanted += [(f"{kind}.{m}", s) for s in (entry.weights, getattr(entry, "tokenizer", None)) if s is not None]
     for where, source in wanted:
         if source not in world.sources:
             raise unknown_key(source, sorted(world.sources), f"{config_dir}: {where}")
@@ -177,9 +179,7 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     return found
 
 
-def _resolve(
-    path: Path, base: dict[str, Any], runs: dict[str, Any], name: str, own: dict[str, Any]
-) -> RunConfig:
+def _resolve(path: Path, base: dict[str, Any], runs: dict[str, Any], name: str, own: dict[str, Any]) -> RunConfig:
     where = f"{path}: runs.{name}"
     parent = own.pop("inherit", None)
     data = base
@@ -212,6 +212,11 @@ def load_workflow(data: dict[str, Any], where: object = "config/config.yaml") ->
     """Validate the merged workflow configuration and every name in it."""
     config = validate(WorkflowConfig, data, where)
     runs, world = load_runs(config.config_dir), load_world(config.config_dir)
+    for kind, names in (("tables", config.tables), ("figures", config.figures)):
+        for name in names:
+            if not (Path(config.config_dir) / kind / f"{name}.yaml").exists():
+                known = sorted(path.stem for path in (Path(config.config_dir) / kind).glob("*.yaml"))
+                raise unknown_key(name, known, f"{where}: {kind}")
     for index, target in enumerate(config.targets):
         if target.dataset not in world.datasets:
             raise unknown_key(target.dataset, sorted(world.datasets), f"{where}: targets.{index}.dataset")
@@ -224,5 +229,7 @@ def load_workflow(data: dict[str, Any], where: object = "config/config.yaml") ->
                 raise unknown_key(encoder, sorted(world.text_models), f"{config.config_dir}/runs: {run}: encoder.model")
             vision = runs[target.dataset, run].images.vision
             if vision not in world.vision_models:
-                raise unknown_key(vision, sorted(world.vision_models), f"{config.config_dir}/runs: {run}: images.vision")
+                raise unknown_key(
+                    vision, sorted(world.vision_models), f"{config.config_dir}/runs: {run}: images.vision"
+                )
     return config

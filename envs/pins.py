@@ -1,0 +1,142 @@
+"""Keep every environment file in step with requirements.lock, the one place where versions are pinned.
+
+    python envs/pins.py lock     # make a fresh environment from pyproject.toml and write its versions to the lock
+    python envs/pins.py write    # write environment.yml and envs/cpu.yaml from the lock
+    python envs/pins.py check    # fail if one of them is out of date
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+import venv
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "requirements.lock"
+# torch is held where the numbers in results/reference were made; everything else follows from pyproject.toml.
+HELD = ["torch==2.13.0"]
+
+LOCK_HEADER = """\
+# What was tested, to the last package: `make install` uses it. Written by `make lock`, not by hand.
+# torch: whether this is the build for processors or the one for GPUs depends on the index that pip is configured to use
+# (PyTorch's install page says how); both work, so its own GPU libraries are not listed here.
+"""
+
+ENVIRONMENT = """\
+# Everything, the tools of developers included: conda env create -f environment.yml
+# Written by `make lock` from requirements.lock, not by hand.
+name: vixml
+channels: [conda-forge]
+dependencies:
+  - python=3.11
+  - pip
+  - pip:
+"""
+
+CPU = """\
+# The environment of every rule, for `snakemake --use-conda`; envs/cpu.post-deploy.sh adds vixml itself.
+# It needs no GPU. Where pip is configured for PyTorch's GPU builds, the same file serves GPUs.
+# Written by `make lock` from requirements.lock, not by hand.
+channels: [conda-forge]
+dependencies:
+  - python=3.11
+  - pip
+  - pip:
+"""
+
+
+def pins() -> dict[str, str]:
+    """Return ``{normalised name: line}`` of the lock."""
+    lines = [line.strip() for line in LOCK.read_text().splitlines()]
+    return {normal(line.split("==")[0]): line for line in lines if line and not line.startswith("#")}
+
+
+def normal(name: str) -> str:
+    """Return a distribution's name as the index compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def needed(wanted: list[str]) -> set[str]:
+    """Return the names of ``wanted`` requirements and of all that they require in turn (from the installed metadata)."""
+    from packaging.requirements import Requirement
+
+    reached: set[tuple[str, str]] = set()
+    waiting = [Requirement(text) for text in wanted]
+    while waiting:
+        requirement = waiting.pop()
+        for extra in {"", *requirement.extras}:
+            key = (normal(requirement.name), extra)
+            if key in reached:
+                continue
+            reached.add(key)
+            try:
+                below = [Requirement(text) for text in requires(requirement.name) or ()]
+            except PackageNotFoundError:
+                continue
+            waiting += [r for r in below if r.marker is None or r.marker.evaluate({"extra": extra})]
+    return {name for name, _ in reached}
+
+
+def files() -> dict[Path, str]:
+    """Return what the environment files must hold."""
+    locked = pins()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    # post-deploy installs vixml without a network, so the build needs its backend in the environment.
+    runtime = needed(project["project"]["dependencies"]) | {"setuptools"}
+    every = list(locked.values())
+    some = [line for name, line in locked.items() if name in runtime]
+    return {
+        ROOT / "environment.yml": ENVIRONMENT + _listed(every),
+        ROOT / "envs" / "cpu.yaml": CPU + _listed(some),
+    }
+
+
+def _listed(lines: list[str]) -> str:
+    return "".join(f"      - {line}\n" for line in lines)
+
+
+def lock() -> None:
+    """Install pyproject's ranges into a fresh environment and pin what pip chose."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = str(Path(folder) / "bin" / "python")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", f"{ROOT}[dev]", *HELD], check=True)
+        frozen = subprocess.run(
+            [python, "-m", "pip", "freeze", "--all", "--exclude", "pip", "--exclude", "vixml"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    LOCK.write_text(LOCK_HEADER + "".join(f"{line}\n" for line in _portable(frozen.splitlines())))
+
+
+def _portable(lines: list[str]) -> list[str]:
+    # torch's GPU libraries come with its GPU build, which pins them itself; its build tag depends on the index.
+    gpu = re.compile(r"^(nvidia-|cuda-|triton==)", re.IGNORECASE)
+    return [re.sub(r"^(torch==[0-9.]+)\+.*$", r"\1", line) for line in lines if not gpu.match(line)]
+
+
+def main(action: str) -> int:
+    """Do what the module's first lines say."""
+    if action == "lock":
+        lock()
+    stale = [path for path, text in files().items() if not path.exists() or path.read_text() != text]
+    if action == "check":
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is out of date: run `make lock`, or `python envs/pins.py write`")
+        return int(bool(stale))
+    for path in stale:
+        path.write_text(files()[path])
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in {"lock", "write", "check"}:
+        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1]))

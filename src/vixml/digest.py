@@ -1,0 +1,196 @@
+"""Name the behaviour of a stage's code, so that the workflow reruns what an edit changed and nothing else.
+
+The digest of a stage covers its entry module and every ``vixml`` module reachable from there through imports (those
+inside functions too), with the data files that lie in the packages among them (templates). It hashes syntax trees, not
+text: comments, docstrings and layout do not count, and neither does the wording of an error. Nothing is imported and each
+module is parsed once a process, so that asking for every stage takes a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from vixml.errors import VixmlError
+
+ROOT = Path(__file__).resolve().parent
+
+# Verb of the command line -> the module whose stage function it calls. The one place where this is written.
+STAGES = {
+    "download": "vixml.data.download",
+    "build-corpus": "vixml.data.corpus_stage",
+    "tokenize": "vixml.data.tokens",
+    "render-images": "vixml.images.render",
+    "embed-images": "vixml.images.bank",
+    "prepare-model": "vixml.models.prepare",
+    "train": "vixml.training.train",
+    "build-index": "vixml.retrieval.encode",
+    "predict": "vixml.retrieval.predict",
+    "score": "vixml.evaluation.score",
+    "make-tables": "vixml.reproduce.tables",
+    "make-figures": "vixml.reproduce.figures",
+    "make-report": "vixml.reproduce.report",
+}
+
+# Modules whose effect shows in a stage's params already, or never reaches a result.
+LEFT_OUT = (
+    "vixml.config",
+    "vixml.errors",
+    "vixml.progress",
+    "vixml.training.progress",
+    "vixml.provenance",
+    "vixml.cli",
+    "vixml.digest",
+)
+
+
+def stage_digest(verb: str) -> str:
+    """Return 16 hex digits that change exactly when the behaviour of a stage's code may have changed.
+
+    Args:
+        verb: the stage's verb on the command line, a key of :data:`STAGES`.
+
+    Raises:
+        VixmlError: no such stage, or a module that is not valid Python.
+    """
+    if verb not in STAGES:
+        raise VixmlError("no such stage", found=verb, expected="one of " + ", ".join(STAGES))
+    return module_digest(STAGES[verb])
+
+
+@cache
+def module_digest(entry: str, root: Path = ROOT) -> str:
+    """Return the digest of ``entry`` and all it imports inside the package at ``root``.
+
+    Raises:
+        VixmlError: ``entry`` is no module of the package.
+    """
+    if _file_of(entry, root) is None:
+        raise VixmlError("no such module", where=root, found=entry, hint="correct STAGES in src/vixml/digest.py")
+    digest = hashlib.sha256()
+    for name in modules_of(entry, root):
+        digest.update(f"{name} {_parsed(name, root)[0]}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def modules_of(entry: str, root: Path = ROOT) -> list[str]:
+    """Return the modules that ``entry`` reaches through imports, itself included, sorted."""
+    reached, waiting = set(), [entry]
+    while waiting:
+        name = waiting.pop()
+        if name in reached or _left_out(name, root) or _file_of(name, root) is None:
+            continue
+        reached.add(name)
+        waiting += _parsed(name, root)[1]
+    return sorted(reached)
+
+
+def _left_out(name: str, root: Path) -> bool:
+    # The package's own __init__ holds the version and a docstring; the version stands in every manifest.
+    package = root.name
+    names = [package + full.removeprefix("vixml") for full in LEFT_OUT]
+    return name == package or any(name == other or name.startswith(other + ".") for other in names)
+
+
+@cache
+def _file_of(name: str, root: Path) -> Path | None:
+    package, _, rest = name.partition(".")
+    if package != root.name:
+        return None
+    base = root.joinpath(*rest.split(".")) if rest else root
+    for path in (base / "__init__.py", base.with_suffix(".py")):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def _parsed(name: str, root: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the hash of one module's own tree, and the names that it imports (some may be no modules)."""
+    path = _file_of(name, root)
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise VixmlError("not valid Python", where=f"{path}:{error.lineno}", found=error.msg) from error
+    parts: list[str] = []
+    _write(tree, parts)
+    imported = tuple(sorted(set(_imports(tree, name, path.name == "__init__.py"))))
+    digest = hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass"))
+    if path.name == "__init__.py":
+        for file in _data_files(path.parent):
+            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest(), imported
+
+
+def _data_files(package: Path) -> list[Path]:
+    return sorted(p for p in package.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"})
+
+
+def _imports(tree: ast.AST, name: str, is_package: bool) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _with_parents(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                # In a module, one dot is the folder that it lies in; in an __init__, that is the module itself.
+                own = name.split(".")
+                keep = len(own) - node.level + (1 if is_package else 0)
+                base = ".".join(own[:keep] + ([base] if base else []))
+            yield from _with_parents(base)
+            for alias in node.names:
+                yield f"{base}.{alias.name}"
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        yield ".".join(parts[:end])
+
+
+def _write(node: object, parts: list[str]) -> None:
+    """Append a text that names a syntax tree, the same under every Python version: empty fields are left out."""
+    if isinstance(node, ast.AST):
+        parts.append(type(node).__name__)
+        parts.append("(")
+        if not _is_refusal(node):
+            for field in node._fields:
+                value = getattr(node, field, None)
+                if value is None or value == [] or field in {"kind", "type_comment"}:
+                    # `None` as a constant is spelt out: it must differ from other constants, not be left out.
+                    if field == "value" and isinstance(node, ast.Constant):
+                        parts.append("value=None,")
+                    continue
+                parts.append(field)
+                parts.append("=")
+                _write(value, parts)
+                parts.append(",")
+        parts.append(")")
+    elif isinstance(node, list):
+        parts.append("[")
+        for item in node:
+            if not _is_text_statement(item):
+                _write(item, parts)
+                parts.append(",")
+        parts.append("]")
+    else:
+        parts.append(repr(node))
+
+
+def _is_text_statement(node: object) -> bool:
+    # A docstring, wherever it stands: of a module, class, function or attribute.
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_refusal(node: ast.AST) -> bool:
+    # `raise VixmlError(...)` counts as raising; what the error says reaches no result.
+    return (
+        isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and isinstance(node.exc.func, ast.Name)
+        and node.exc.func.id == "VixmlError"
+    )
