@@ -1,0 +1,82 @@
+"""Verbs ``render-images`` and ``embed-images``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CONFIG_DIR = typer.Option(help="Folder of datasets.yaml and models.yaml.")
+RAW = typer.Option(help="Folder of downloaded files (`vixml download`).")
+OUT = typer.Option(help="Folder to publish; it is complete when it holds manifest.json.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's verbs to the command line."""
+    app.command("render-images")(render_images)
+    app.command("embed-images")(embed_images)
+
+
+def render_images(
+    dataset: Annotated[str, typer.Option(help="Entry of datasets.yaml: gives the size of the drawings.")],
+    corpus: Annotated[Path, typer.Option(help="Corpus whose images.parquet lists the pictures.")],
+    raw: Annotated[Path, RAW],
+    out: Annotated[Path, OUT],
+    threads: Annotated[int, typer.Option(min=1, help="Drawings made at once.")] = 1,
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    """Draw the pictures of a corpus (svg to PNG) into one image store.
+
+    Every picture becomes a square PNG on white, `currentColor` black. A drawing that is broken, or that refers to
+    anything outside itself, is left out and counted in manifest.json; look for `n_missing` there.
+
+    Example:
+
+        vixml render-images --dataset picto --corpus results/data/picto/corpus --raw results/raw
+        --out results/data/picto/images --threads 2
+    """
+    from vixml.config.load import load_world, unknown_key
+    from vixml.errors import VixmlError
+    from vixml.images.render import render_images as run
+
+    world = load_world(config_dir)
+    if dataset not in world.datasets:
+        raise unknown_key(dataset, sorted(world.datasets), f"{config_dir / 'datasets.yaml'}: datasets")
+    entry = world.datasets[dataset]
+    if entry.image_size is None:
+        raise VixmlError(
+            "a dataset whose pictures are not drawn",
+            where=f"{config_dir / 'datasets.yaml'}: datasets.{dataset}.image_size",
+            found="nothing",
+            expected="the side of its drawings in pixels",
+            hint="only datasets of svg pictures are rendered",
+        )
+    run(corpus, raw, world.sources, entry.image_size, entry.shards, out, threads)
+
+
+def embed_images(
+    vision: Annotated[str, typer.Option(help="Vision encoder, an entry of models.yaml.")],
+    store: Annotated[Path, typer.Option(help="Image store (`vixml render-images`).")],
+    raw: Annotated[Path, RAW],
+    out: Annotated[Path, OUT],
+    threads: Annotated[int, typer.Option(min=1, help="Batches pooled at once; the vectors do not depend on it.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or fp16; auto takes what the hardware has.")
+    ] = "auto",
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    """Pool every picture of a store into one vector with a frozen vision encoder.
+
+    Writes vectors.npy, float16, one row a picture. Training reads only these vectors, so this runs once for a dataset.
+
+    Example:
+
+        vixml embed-images --vision efficientnet-lite0 --store results/data/picto/images --raw results/raw
+        --out results/data/picto/bank/efficientnet-lite0 --threads 2
+    """
+    from vixml.config.load import load_world
+    from vixml.images.pool import embed_images as run
+
+    run(store, load_world(config_dir), vision, raw, out, device=device, precision=precision, threads=threads)

