@@ -104,16 +104,23 @@ def _fetch_wheel(name: str, source: Source, work: Path, target: Path) -> Path:
         return fetched
     if "No space left on device" in done.stderr:
         raise disk_full(work.parent)
-    others = sorted(path.name for path in work.iterdir())
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    others = ", ".join(sorted(path.name for path in work.iterdir())) or "nothing"
     raise VixmlError(
         f"cannot fetch {source.name} {source.version} from the Python package index",
         where=f"source {name}",
-        found=f"other files: {', '.join(others)}" if done.returncode == 0 else (lines[-1] if lines else "pip failed"),
+        found=f"pip fetched {others}" if done.returncode == 0 else _cause(done.stderr),
         expected=source.filename,
         hint="check the network (pip's own settings apply: index, proxy), or place the file by hand at "
         f"{target} (sha256 {source.sha256}) and run the same command again",
     )
+
+
+def _cause(stderr: str) -> str:
+    """Return the line of pip's messages that says why; its last line often names only the consequence."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    if any("connection broken by" in line for line in lines):
+        return f"no connection to the index ({lines[-1]})"
+    return lines[-1] if lines else "pip failed without a message"
 
 
 _FETCHERS: dict[str, Callable[[str, Source, Path, Path], Path]] = {"wheel": _fetch_wheel}

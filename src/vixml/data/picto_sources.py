@@ -95,10 +95,9 @@ def read_lucide(reader: SourceReader) -> list[Pictogram]:
 def read_phosphor(reader: SourceReader) -> list[Pictogram]:
     """Read Phosphor: ``metadata.json`` is a list of ``name`` and ``tags``; regular, fill and duotone drawings."""
     archive, member = reader.archive(PHOSPHOR), "py_phosphor_icons/search/metadata.json"
-    entries = _json(archive, member, list)
     found = []
-    for index, entry in enumerate(entries):
-        name = entry.get("name")
+    for index, entry in enumerate(_json(archive, member, list)):
+        name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str):
             raise _unexpected(archive, member, f"[{index}].name", name, "a string")
         folder = "py_phosphor_icons/svgs/flat"
@@ -115,14 +114,16 @@ def read_font_awesome(reader: SourceReader) -> list[Pictogram]:
     archive, root = reader.archive(FONT_AWESOME), "fontawesomefree/static/fontawesomefree"
     member = f"{root}/metadata/icons.json"
     found = []
-    for name, entry in sorted(_json(archive, member).items()):
+    for name, entry in sorted(_mapping(_json(archive, member), archive, member, "the whole file").items()):
         free = _strings(entry.get("free"), archive, member, f"{name}.free")
         styles = [
             (style, f"{root}/svgs/{style}/{name}.svg") for style in ("solid", "regular", "brands") if style in free
         ]
-        terms = _strings((entry.get("search") or {}).get("terms"), archive, member, f"{name}.search.terms")
+        search = entry.get("search")
+        terms = search.get("terms") if isinstance(search, dict) else None
+        tags = _strings(terms, archive, member, f"{name}.search.terms")
         drawings = _drawings(archive, FONT_AWESOME, "fontawesome", name, styles)
-        found.append(Pictogram("fontawesome", words(name), terms, drawings))
+        found.append(Pictogram("fontawesome", words(name), tags, drawings))
     return found
 
 
@@ -146,7 +147,7 @@ def read_openmoji(reader: SourceReader) -> list[Pictogram]:
         picture = members.get(_plain("-".join(f"{ord(c):04X}" for c in emoji)))
         stem = picture.removeprefix(folder).removesuffix(".svg") if picture else None
         drawings = [Drawing(f"openmoji/color/{stem}", f"{OPENMOJI}:{picture}")] if picture else []
-        tags = _strings(list(entry.get("aliases") or ()), names, member, f"{name}.aliases")
+        tags = _strings(entry.get("aliases"), names, member, f"{name}.aliases")
         found.append(Pictogram("openmoji", words(name), tags, drawings))
     return found
 
@@ -204,7 +205,7 @@ def _mapping(value: Any, archive: Archive, member: str, key: str) -> dict[str, A
 
 def _strings(value: Any, archive: Archive, member: str, key: str) -> list[str]:
     # Font Awesome writes a few terms as bare numbers.
-    if not isinstance(value, list) or not all(isinstance(item, str | int | float) for item in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str | int | float) for item in value):
         raise _unexpected(archive, member, key, value, "a list of strings")
     return [str(item) for item in value]
 

@@ -45,7 +45,11 @@ def tokenize_corpus(
         "pad_id": pad_id(model_dir, tokenizer),
     }
     facts: dict[str, Any] = {}
-    inputs = {"corpus": corpus_dir, "tokenizer": model_dir / "tokenizer.json"}
+    inputs = {
+        "corpus": corpus_dir,
+        "tokenizer": model_dir / "tokenizer.json",
+        "tokenizer_config": model_dir / "tokenizer_config.json",
+    }
     with stage(out, "tokenize", config={"model": model, "max_len": max_len}, inputs=inputs, facts=facts) as work:
         corpus = Corpus.load(corpus_dir)
         for split in SPLITS:
