@@ -1,0 +1,196 @@
+"""Compute P, nDCG, PSP, PSnDCG, R, hit, MAP and MRR at k as the Extreme Classification Repository defines them.
+
+Definitions are those of its reference implementation (xclib, ``xc_metrics.py``), which the published numbers come from;
+where the repository's page differs (its PSP formula has no normaliser), the implementation counts.
+With ``rel_j`` = 1 where the j-th label of a query's ranking is true, ``n`` its number of true labels, ``w`` the inverse
+propensity, ``d_j = 1 / log2(j + 1)`` and means over *all* queries:
+
+====== ==============================================================================================
+P      mean of ``sum_{j<=k} rel_j / k``
+nDCG   mean of ``sum_{j<=k} rel_j d_j / sum_{j<=min(k, n)} d_j``
+PSP    ``sum_{queries} sum_{j<=k} w_j rel_j``, divided by the best value that any ranking could reach
+PSnDCG likewise of ``sum_{j<=k} w_j rel_j d_j / sum_{j<=min(k, n)} d_j``
+R      mean of ``sum_{j<=k} rel_j / n``
+hit    mean of "any ``rel_j``, j <= k"
+MAP    mean of ``sum_{j<=k} rel_j P@j / min(k, n)``
+MRR    mean of ``1 / (rank of the first true label)``, 0 if it is beyond k
+====== ==============================================================================================
+
+A query without true labels scores 0 everywhere, counts in every mean and is reported, as in xclib. Where fewer than k
+labels are predicted, those that lack count as wrong. MAP and MRR follow their textbook definitions: the official ViXML
+script divides MAP by the hits found within k, so that one lucky hit scores 1, and gives a query without any hit the
+full reciprocal rank of 1; the paper prints neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vixml.errors import VixmlError
+from vixml.evaluation.hits import Hits, hits_in_chunks
+from vixml.ragged import Ragged
+
+KS = (1, 3, 5)
+DEEP_KS = (1, 3, 5, 10, 50, 100)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics and what they were counted on.
+
+    Attributes:
+        metrics: ``"P@1"`` -> percent, 0 to 100.
+        n_queries: queries, all of which count in every mean.
+        n_queries_without_positives: of these, queries without a true label.
+        n_queries_short: of these, queries with fewer labels than the largest k, after filtering.
+        n_filtered_predictions: predictions that the filter took out.
+        n_filtered_positives: true pairs that stand in the filter: no prediction can reach them.
+    """
+
+    metrics: dict[str, float]
+    n_queries: int
+    n_queries_without_positives: int
+    n_queries_short: int
+    n_filtered_predictions: int
+    n_filtered_positives: int
+
+
+def evaluate(
+    predictions: np.ndarray,
+    truth: Ragged,
+    inverse_propensity: np.ndarray,
+    *,
+    filter: Ragged | None = None,
+    ks: Sequence[int] = KS,
+    deep_ks: Sequence[int] = DEEP_KS,
+    memory_mb: int = 256,
+) -> Evaluation:
+    """Score a ranking.
+
+    Args:
+        predictions: (n_queries, K) int32 label ids, best first, -1 for none. No label twice in a row.
+        truth: n_queries rows over labels.
+        inverse_propensity: (n_labels,) float64 above 0, from *train* counts.
+        filter: pairs that are never scored (see :func:`vixml.evaluation.hits.hits_in_chunks`).
+        ks: where P, nDCG, PSP and PSnDCG are taken.
+        deep_ks: where R, hit, MAP and MRR are taken.
+        memory_mb: bound for temporary tables; results agree to the last few of 15 digits whatever it is.
+
+    Raises:
+        VixmlError: no queries, no true label at all, a k below 1, propensities of another size or not above 0, or
+            what :func:`hits_in_chunks` refuses.
+
+    Example:
+        >>> truth = Ragged.from_rows([[0, 2], [1]], n_cols=3)
+        >>> found = evaluate(np.array([[2, 1], [0, 1]]), truth, np.ones(3), ks=(1, 2), deep_ks=(2,)).metrics
+        >>> {name: round(value, 2) for name, value in found.items()}
+        {'P@1': 50.0, 'P@2': 50.0, 'nDCG@1': 50.0, 'nDCG@2': 62.2, 'PSP@1': 50.0, 'PSP@2': 66.67, 'PSnDCG@1': 50.0, \
+'PSnDCG@2': 62.2, 'R@2': 75.0, 'hit@2': 100.0, 'MAP@2': 50.0, 'MRR@2': 75.0}
+    """
+    weights = np.asarray(inverse_propensity, dtype=np.float64)
+    _check(truth, weights, [*ks, *deep_ks])
+    sums = _Sums(sorted(set(ks)), sorted(set(deep_ks)), weights)
+    for chunk in hits_in_chunks(predictions, truth, filter, memory_mb):
+        sums.add(chunk)
+    return Evaluation(sums.percentages(len(truth)), len(truth), *sums.counts)
+
+
+class _Sums:
+    """Add up, chunk by chunk, what the means are made of."""
+
+    def __init__(self, ks: list[int], deep_ks: list[int], weights: np.ndarray) -> None:
+        self.ks, self.deep_ks, self.weights = ks, deep_ks, weights
+        self.depth = max([*ks, *deep_ks])
+        self.discount = 1 / np.log2(np.arange(2, self.depth + 2))
+        # ideal[n - 1]: the DCG of n true labels ranked first.
+        self.ideal = np.cumsum(self.discount)
+        self.total: dict[tuple[str, int], Any] = {}
+        self.counts = [0, 0, 0, 0]
+
+    def _put(self, name: str, k: int, values: np.ndarray) -> None:
+        self.total[name, k] = self.total.get((name, k), 0.0) + values.sum()
+
+    def add(self, chunk: Hits) -> None:
+        n = chunk.truth.lengths
+        width = min(self.depth, chunk.labels.shape[1])
+        short = (chunk.labels >= 0).sum(axis=1) < self.depth
+        for place, value in enumerate(((n == 0).sum(), short.sum(), chunk.n_removed, chunk.n_filtered_true)):
+            self.counts[place] += int(value)
+        # Columns that were not predicted count as wrong.
+        hits = np.zeros((len(n), self.depth), dtype=np.float64)
+        hits[:, :width] = chunk.hits[:, :width]
+        self._add_shallow(chunk, hits[:, : max(self.ks, default=0)], n)
+        self._add_deep(hits, n)
+
+    def _add_shallow(self, chunk: Hits, hits: np.ndarray, n: np.ndarray) -> None:
+        depth = hits.shape[1]
+        weighted = hits.copy()
+        width = min(depth, chunk.labels.shape[1])
+        # Where the label is -1 the hit is 0, so the weight looked up there (the last label's) does not matter.
+        weighted[:, :width] *= self.weights[chunk.labels[:, :width]]
+        best = _best_weights(chunk.truth, self.weights, depth)
+        discount = self.discount[:depth]
+        for k in self.ks:
+            self._put("P", k, hits[:, :k] / k)
+            self._put("PSP", k, weighted[:, :k])
+            self._put("PSP best", k, best[:, :k])
+            # A query without true labels has no hits: any divisor gives its 0.
+            ideal = self.ideal[np.clip(n, 1, k) - 1]
+            for name, gains in (("nDCG", hits), ("PSnDCG", weighted), ("PSnDCG best", best)):
+                self._put(name, k, gains[:, :k] @ discount[:k] / ideal)
+
+    def _add_deep(self, hits: np.ndarray, n: np.ndarray) -> None:
+        found = np.cumsum(hits, axis=1)
+        rank = np.arange(1, hits.shape[1] + 1)
+        precision_at_hits = np.cumsum(hits * found / rank, axis=1)
+        first = np.where(found[:, -1] > 0, np.argmax(hits, axis=1) + 1, np.inf)
+        for k in self.deep_ks:
+            self._put("R", k, found[:, k - 1] / np.maximum(n, 1))
+            self._put("hit", k, found[:, k - 1] > 0)
+            self._put("MAP", k, precision_at_hits[:, k - 1] / np.clip(n, 1, k))
+            self._put("MRR", k, np.where(first <= k, 1 / first, 0.0))
+
+    def percentages(self, n_queries: int) -> dict[str, float]:
+        result = {}
+        for names, ks in ((("P", "nDCG", "PSP", "PSnDCG"), self.ks), (("R", "hit", "MAP", "MRR"), self.deep_ks)):
+            for name in names:
+                for k in ks:
+                    divisor = self.total.get((f"{name} best", k), n_queries)
+                    # Sums in another order can pass their best value by a last digit.
+                    result[f"{name}@{k}"] = min(100.0, float(100 * self.total[name, k] / divisor))
+        return result
+
+
+def _best_weights(truth: Ragged, weights: np.ndarray, depth: int) -> np.ndarray:
+    """Return each query's true labels' weights, largest first, 0 where there are fewer: (c, depth) float64."""
+    rows, values = truth.row_ids(), weights[truth.values]
+    order = np.lexsort((-values, rows))
+    place = np.arange(len(values)) - np.repeat(truth.offsets[:-1], truth.lengths)
+    kept = place < depth
+    best = np.zeros((len(truth), depth))
+    best[rows[kept], place[kept]] = values[order][kept]
+    return best
+
+
+def _check(truth: Ragged, weights: np.ndarray, ks: Sequence[int]) -> None:
+    if not len(truth.values):
+        raise VixmlError(
+            "there is nothing to score",
+            where="true labels",
+            found=f"{len(truth)} queries, none with a true label",
+            hint="choose a split that has labels",
+        )
+    if min(ks) < 1:
+        raise VixmlError("metrics are taken at k of 1 or more", found=min(ks), hint="correct the list of k")
+    if weights.shape != (truth.n_cols,) or not (weights > 0).all() or not np.isfinite(weights).all():
+        raise VixmlError(
+            "inverse propensities do not fit the labels",
+            where="inverse propensities",
+            found=f"shape {weights.shape}, smallest {weights.min(initial=np.inf):.4g}",
+            expected=f"({truth.n_cols},), finite and above 0",
+            hint="make them from the training labels of the same corpus; fewer than 3 training queries give none",
+        )
