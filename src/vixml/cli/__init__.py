@@ -16,11 +16,11 @@ from types import FrameType
 import typer
 
 from vixml import __version__
-from vixml.cli import config, data, images, models, reproduce  # evaluate: soon
+from vixml.cli import config, data, evaluate, images, models, reproduce
 from vixml.errors import VixmlError
 from vixml.files import disk_full
 
-ROOMS = (data, images, models, reproduce, config)
+ROOMS = (data, images, models, evaluate, reproduce, config)
 
 app = typer.Typer(
     name="vixml",

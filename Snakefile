@@ -1,0 +1,74 @@
+# ViXML as one workflow: from published files to tables, figures and a report.
+#
+#   snakemake --cores all                     everything that config/config.yaml asks for (profiles/default is picked up)
+#   snakemake --cores all --configfile config/picto.yaml paper_tables
+#   snakemake -n                              what would be done, and why
+#   snakemake --list                          the targets and rules below, each with a sentence
+#
+# No logic here: paths and functions are in rules/common.smk, science is in src/vixml, one verb a rule.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/models.smk"
+include: "rules/images.smk"
+include: "rules/train.smk"
+include: "rules/index.smk"
+include: "rules/evaluate.smk"
+include: "rules/reproduce.smk"
+
+
+rule paper_tables:
+    """Tables, figures and the report, with everything they need. The default target."""
+    default_target: True
+    input:
+        TABLES,
+        FIGURES,
+        REPORT,
+        target_scores(),
+    localrule: True
+
+
+rule data:
+    """Every corpus and its tokens."""
+    input:
+        target_data(),
+    localrule: True
+
+
+rule images:
+    """Every picture and its vector."""
+    input:
+        target_images(),
+    localrule: True
+
+
+rule train:
+    """Every run of the configuration, trained."""
+    input:
+        target_models(),
+    localrule: True
+
+
+rule all:
+    """All of the above."""
+    input:
+        rules.paper_tables.input,
+        rules.data.input,
+        rules.images.input,
+        rules.train.input,
+    localrule: True
+
+
+onsuccess:
+    show_results()
+
+
+onerror:
+    print(WHEN_IT_FAILS, file=sys.stderr)

@@ -1,0 +1,317 @@
+# Shared by all rules: the validated configuration, where things lie, and what makes a job run again.
+#
+# REQUIRED INPUTS: config (the merged YAML of Snakemake), config/{datasets,models}.yaml, config/runs/*.yaml.
+# OUTPUTS: none; constants and functions for the other files.
+#
+# A job runs again when its inputs, its part of the configuration (`settings`) or the behaviour of its code (`code`)
+# changed. Raw files and files of the repository are `ancient`: a clone or a checkout gives them new times, so what they
+# hold stands in `settings` instead. Snakemake itself exports OMP_NUM_THREADS and its like as the job's threads.
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from vixml.config.load import load_runs, load_workflow, load_world, read_yaml
+from vixml.digest import stage_digest
+from vixml.errors import VixmlError
+from vixml.files import sha256_file, sha256_json
+
+try:
+    WORKFLOW = load_workflow(config, "the workflow's configuration (config/config.yaml, --configfile, --config)")
+    RUNS, WORLD = load_runs(WORKFLOW.config_dir), load_world(WORKFLOW.config_dir)
+except VixmlError as error:
+    raise WorkflowError(str(error)) from None
+
+# `.venv/bin/snakemake` without activating the environment: the jobs find the command beside it.
+if shutil.which("vixml") is None:
+    os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+wildcard_constraints:
+    dataset=r"[A-Za-z0-9][A-Za-z0-9.\-]*",
+    run=r"[A-Za-z0-9][A-Za-z0-9.\-]*",
+    seed=r"\d+",
+    split="test|validation",
+    model=r"[A-Za-z0-9][A-Za-z0-9.\-]*",
+    max_len=r"\d+",
+    vision=r"[A-Za-z0-9][A-Za-z0-9.\-]*",
+    filename=r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.whl",
+
+
+# Where things lie. A stage's folder is complete exactly when it holds its manifest, so manifests are what rules name.
+RESULTS = WORKFLOW.results
+CONFIG_DIR = WORKFLOW.config_dir
+RAW_DIR = f"{RESULTS}/raw"
+RAW = f"{RAW_DIR}/{{filename}}"
+MODEL = f"{RESULTS}/models/{{model}}/manifest.json"
+CORPUS = f"{RESULTS}/data/{{dataset}}/corpus/manifest.json"
+TOKENS = f"{RESULTS}/data/{{dataset}}/tokens/{{model}}-{{max_len}}/manifest.json"
+IMAGES = f"{RESULTS}/data/{{dataset}}/images/manifest.json"
+BANK = f"{RESULTS}/data/{{dataset}}/bank/{{vision}}/manifest.json"
+TRAINED = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/model/manifest.json"
+INDEX = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/index/manifest.json"
+PREDICTIONS = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/predictions/manifest.json"
+SCORE = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/score/manifest.json"
+TABLES = f"{RESULTS}/tables/manifest.json"
+FIGURES = f"{RESULTS}/figures/manifest.json"
+REPORT = f"{RESULTS}/report.html"
+LOGS = f"{RESULTS}/logs"
+BENCHMARKS = f"{RESULTS}/benchmarks"
+ENVIRONMENT = "../envs/cpu.yaml"
+
+DEVICE = WORKFLOW.device
+THREADS = WORKFLOW.threads
+SOURCE_OF = {source.filename: name for name, source in WORLD.sources.items()}
+
+WHEN_IT_FAILS = """
+Stopped. The message above names what went wrong; the log of each job is below results/logs. What was finished is kept:
+run the same command again to go on. A training goes on from its last checkpoint.
+If it says that the folder is locked though nothing runs: snakemake --unlock
+"""
+
+
+# What makes a job run again.
+
+
+def settings(value):
+    """Return a part of the configuration as text, the same whatever the order of its keys."""
+    return json.dumps(value, sort_keys=True)
+
+
+def code(verb):
+    """Return the digest of the code behind a verb, asked for only when a job of that verb is looked at."""
+    return lambda wildcards: stage_digest(verb)
+
+
+def sha256_of(names):
+    """Return the declared hashes of raw files: what stands for their content, whatever their times."""
+    return {name: WORLD.sources[name].sha256 for name in names}
+
+
+def dataset_settings(wildcards):
+    """Return what of a dataset's entry shapes its corpus."""
+    entry = WORLD.datasets[wildcards.dataset]
+    shape = entry.model_dump(mode="json", exclude={"title", "facts", "stand_in", "propensity", "image_size", "shards"})
+    return settings(shape | {"sha256": sha256_of(entry.sources)})
+
+
+def drawing_settings(wildcards):
+    """Return what of a dataset's entry shapes its drawings."""
+    entry = WORLD.datasets[wildcards.dataset]
+    return settings({"image_size": entry.image_size, "shards": entry.shards, "sha256": sha256_of(entry.sources)})
+
+
+def text_model_settings(wildcards):
+    """Return what of a language model's entry shapes its folder."""
+    entry = WORLD.text_models[wildcards.model]
+    shape = entry.model_dump(mode="json", exclude={"title", "parameters", "licence", "exact"})
+    return settings(shape | {"sha256": sha256_of(sources_of_model(entry))})
+
+
+def vision_model_settings(wildcards):
+    """Return what of a vision model's entry shapes its vectors; the batch size does not."""
+    entry = WORLD.vision_models[wildcards.vision]
+    shape = entry.model_dump(mode="json", exclude={"title", "licence", "stand_in", "batch_size"})
+    return settings(shape | {"sha256": sha256_of([entry.weights])})
+
+
+def training_settings(wildcards):
+    """Return what of a run its training obeys."""
+    run, entry = run_of(wildcards), WORLD.datasets[wildcards.dataset]
+    # Neither how labels are searched nor how often a checkpoint is kept changes the trained weights.
+    left_out = {"row": True, "inference": True, "training": {"checkpoint_minutes", "workers"}}
+    shape = run.model_dump(mode="json", exclude=left_out | ({} if run.uses_images else {"images": True}))
+    return settings(shape | {"propensity": entry.propensity.model_dump(mode="json")})
+
+
+def inference_settings(wildcards):
+    """Return what of a run its predictions obey, beside the vectors that they are made from."""
+    run = run_of(wildcards)
+    shape = {"inference": run.inference.model_dump(mode="json")}
+    if bank_of_prediction(wildcards):
+        shape["images"] = run.images.model_dump(mode="json")
+    return settings(shape)
+
+
+def scoring_settings(wildcards):
+    """Return what of a dataset's entry its scores obey."""
+    return settings(
+        WORLD.datasets[wildcards.dataset].model_dump(mode="json", include={"propensity", "filter_required"})
+    )
+
+
+def content(paths):
+    """Return a digest of files of the repository: of YAML what it says, not how it is laid out."""
+    said = {path: read_yaml(path) if path.endswith(".yaml") else sha256_file(path) for path in paths}
+    return sha256_json(said)[:16]
+
+
+def reported_files(kind, names):
+    """Return the files that tables (`tables`) or figures (`figures`) are laid out from."""
+    folder = Path(CONFIG_DIR)
+    files = [
+        folder / "datasets.yaml",
+        folder / "models.yaml",
+        *folder.glob("runs/*.yaml"),
+        *folder.glob("reported/*.csv"),
+    ]
+    files += [folder / kind / f"{name}.yaml" for name in names]
+    return sorted(path.as_posix() for path in files)
+
+
+# Inputs that depend on the run.
+
+
+def run_of(wildcards):
+    """Return a run's resolved configuration."""
+    if (wildcards.dataset, wildcards.run) not in RUNS:
+        raise WorkflowError(f"no run {wildcards.run} of {wildcards.dataset} in {CONFIG_DIR}/runs")
+    return RUNS[wildcards.dataset, wildcards.run]
+
+
+def raw(names):
+    """Return the raw files of some sources."""
+    return [RAW.format(filename=WORLD.sources[name].filename) for name in names]
+
+
+def raw_of_dataset(wildcards):
+    """Return the raw files that a dataset is built from."""
+    return raw(WORLD.datasets[wildcards.dataset].sources)
+
+
+def sources_of_model(entry):
+    """Return the sources of a language model: weights and tokenizer, once if they are one file."""
+    return sorted({source for source in (entry.weights, entry.tokenizer) if source})
+
+
+def raw_of_text_model(wildcards):
+    """Return the raw files that a language model is made from."""
+    return raw(sources_of_model(WORLD.text_models[wildcards.model]))
+
+
+def raw_of_vision_model(wildcards):
+    """Return the raw file of a vision model's weights."""
+    return raw([WORLD.vision_models[wildcards.vision].weights])
+
+
+def model_of_run(wildcards):
+    """Return the language model that a run encodes with."""
+    return MODEL.format(model=run_of(wildcards).encoder.model)
+
+
+def tokens_of_run(wildcards):
+    """Return the tokens that a run reads."""
+    encoder = run_of(wildcards).encoder
+    return TOKENS.format(dataset=wildcards.dataset, model=encoder.model, max_len=encoder.max_len)
+
+
+def bank_of_training(wildcards):
+    """Return the image vectors that a run trains and encodes with, if any."""
+    run = run_of(wildcards)
+    return BANK.format(dataset=wildcards.dataset, vision=run.images.vision) if run.uses_images else []
+
+
+def bank_of_prediction(wildcards):
+    """Return the image vectors that a run votes with beside its own vectors, if any."""
+    run = run_of(wildcards)
+    voting = run.needs_encoder and run.inference.image_weight > 0
+    return BANK.format(dataset=wildcards.dataset, vision=run.images.vision) if voting else []
+
+
+def index_of_run(wildcards):
+    """Return a run's vectors, if it predicts from vectors."""
+    return INDEX.format(**wildcards) if run_of(wildcards).needs_encoder else []
+
+
+def model_of_validation(wildcards):
+    """Return the trained model, which holds the rows of the validation split, where those are predicted."""
+    return TRAINED.format(**wildcards) if wildcards.split == "validation" else []
+
+
+def option(name, key):
+    """Return `--name FOLDER` for an input that not every run has, else nothing."""
+    return lambda wildcards, input: f"--{name} {Path(str(input[key])).parent}" if input.get(key) else ""
+
+
+def options(name, key):
+    """Return `--name FOLDER` for each of several inputs."""
+    return lambda wildcards, input: " ".join(f"--{name} {Path(path).parent}" for path in input.get(key))
+
+
+def longest_first(wildcards):
+    """Return a job's priority: the more epochs, the earlier; images make an epoch about half as long again."""
+    run = run_of(wildcards)
+    share = 0.1 if run.encoder.train == "frozen" else 1.0
+    return round(10 * run.training.epochs * share * (1.5 if run.uses_images else 1.0))
+
+
+def gpus(wildcards):
+    """Return how many GPUs a heavy job asks for: one where there is one, or where the configuration insists."""
+    return int(DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None))
+
+
+# Targets.
+
+
+def target_wildcards():
+    """Return dataset, run, seed and split of everything to be scored."""
+    return [
+        {"dataset": target.dataset, "run": run, "seed": seed, "split": target.split}
+        for target in WORKFLOW.targets
+        for run in target.runs
+        for seed in target.seeds
+    ]
+
+
+def target_scores(split=None):
+    """Return every score of the configuration, or those of one split."""
+    return [SCORE.format(**wildcards) for wildcards in target_wildcards() if split in (None, wildcards["split"])]
+
+
+def target_runs():
+    """Return dataset, run, seed and resolved configuration of everything that needs an encoder."""
+    found = [(w["dataset"], w["run"], w["seed"], RUNS[w["dataset"], w["run"]]) for w in target_wildcards()]
+    return [entry for entry in found if entry[3].needs_encoder]
+
+
+def target_data():
+    """Return every corpus and all tokens of the configuration."""
+    found = [CORPUS.format(dataset=target.dataset) for target in WORKFLOW.targets]
+    for dataset, _, _, run in target_runs():
+        found.append(TOKENS.format(dataset=dataset, model=run.encoder.model, max_len=run.encoder.max_len))
+    return list(dict.fromkeys(found))
+
+
+def target_images():
+    """Return all image vectors of the configuration."""
+    found = [BANK.format(dataset=d, vision=run.images.vision) for d, _, _, run in target_runs() if run.needs_bank]
+    return list(dict.fromkeys(found))
+
+
+def target_models():
+    """Return every trained model of the configuration."""
+    return list(dict.fromkeys(TRAINED.format(dataset=d, run=run, seed=seed) for d, run, seed, _ in target_runs()))
+
+
+def gallery_dataset():
+    """Return the dataset whose queries the report shows: the first with runs that read images, else none."""
+    return next((dataset for dataset, _, _, run in target_runs() if run.needs_bank), None)
+
+
+def command_of_all():
+    """Return what a reader types to make the results again."""
+    if WORKFLOW.name == "demo":
+        return "make demo"
+    return f"snakemake --cores all --configfile config/{WORKFLOW.name}.yaml paper_tables"
+
+
+def show_results():
+    """Print where the results lie, if there are any yet."""
+    if Path(REPORT).exists():
+        print(f"\nReport:   {REPORT}  (one file, opens in any browser)")
+        print(f"Tables:   {RESULTS}/tables/  (Markdown and CSV)")
+        print(f"Figures:  {RESULTS}/figures/")
+        print(f"Numbers:  vixml summary --results {RESULTS}")

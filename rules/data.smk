@@ -1,0 +1,86 @@
+# Published files to token ids: fetch_source, build_corpus, tokenize_corpus.
+#
+# REQUIRED INPUTS: config/datasets.yaml and config/models.yaml (what to fetch, with its SHA-256); a network for
+#   fetch_source only, and only for files that are not in results/raw yet.
+# OUTPUTS: results/raw/{filename}; results/data/{dataset}/corpus; results/data/{dataset}/tokens/{model}-{max_len}.
+
+
+rule fetch_source:
+    """Fetch one published file and check its SHA-256; a file placed by hand is taken as it is and checked later."""
+    output:
+        RAW,
+    log:
+        f"{LOGS}/fetch_source/{{filename}}.log",
+    benchmark:
+        f"{BENCHMARKS}/fetch_source/{{filename}}.tsv"
+    retries: 1
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        # No digest of the code here: what a file must be is its hash, so no edit can ask for a second download.
+        source=lambda wildcards: SOURCE_OF[wildcards.filename],
+        sha256=lambda wildcards: WORLD.sources[SOURCE_OF[wildcards.filename]].sha256,
+        config_dir=CONFIG_DIR,
+    shell:
+        """
+        vixml download --source {params.source} --raw $(dirname {output}) \
+            --config-dir {params.config_dir} 2>&1 | tee {log}
+        """
+
+
+rule build_corpus:
+    """Turn a dataset's files into texts, label matrices and image lists."""
+    input:
+        ancient(raw_of_dataset),
+    output:
+        CORPUS,
+    log:
+        f"{LOGS}/build_corpus/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/build_corpus/{{dataset}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=dataset_settings,
+        code=code("build-corpus"),
+        raw=RAW_DIR,
+        config_dir=CONFIG_DIR,
+    shell:
+        """
+        vixml build-corpus --dataset {wildcards.dataset} --raw {params.raw} --out $(dirname {output}) \
+            --config-dir {params.config_dir} 2>&1 | tee {log}
+        """
+
+
+rule tokenize_corpus:
+    """Turn every text of a corpus into token ids, once."""
+    input:
+        corpus=CORPUS,
+        model=MODEL,
+    output:
+        TOKENS,
+    log:
+        f"{LOGS}/tokenize_corpus/{{dataset}}/{{model}}-{{max_len}}.log",
+    benchmark:
+        f"{BENCHMARKS}/tokenize_corpus/{{dataset}}/{{model}}-{{max_len}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS.images
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        code=code("tokenize"),
+    shell:
+        """
+        vixml tokenize --corpus $(dirname {input.corpus}) --model-dir $(dirname {input.model}) \
+            --model {wildcards.model} --max-len {wildcards.max_len} --out $(dirname {output}) 2>&1 | tee {log}
+        """

@@ -1,0 +1,40 @@
+# Vectors of a trained run: build_index.
+#
+# REQUIRED INPUTS: what train_model reads, and results/runs/{dataset}/{run}/seed{seed}/model.
+# OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/index.
+
+
+rule build_index:
+    """Encode every query and label of a run into unit vectors."""
+    input:
+        corpus=CORPUS,
+        tokens=tokens_of_run,
+        bank=bank_of_training,
+        model=model_of_run,
+        trained=TRAINED,
+    output:
+        INDEX,
+    log:
+        f"{LOGS}/build_index/{{dataset}}/{{run}}/seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/build_index/{{dataset}}/{{run}}/seed{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS.train
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=gpus,
+        device=DEVICE,
+    params:
+        # What it obeys of the run is part of the training's settings: a change has made `trained` anew.
+        code=code("build-index"),
+        bank=option("bank", "bank"),
+        config_dir=CONFIG_DIR,
+    shell:
+        """
+        vixml build-index --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
+            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
+            --model-dir $(dirname {input.model}) --trained $(dirname {input.trained}) --out $(dirname {output}) \
+            --threads {threads} --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
+        """

@@ -1,0 +1,32 @@
+# Published weights to a model folder: prepare_model.
+#
+# REQUIRED INPUTS: results/raw/{filename} (weights and tokenizer of config/models.yaml).
+# OUTPUTS: results/models/{model}, a folder that AutoModel and AutoTokenizer read.
+
+
+rule prepare_model:
+    """Make a language model's folder from published files, checked tensor by tensor."""
+    input:
+        ancient(raw_of_text_model),
+    output:
+        MODEL,
+    log:
+        f"{LOGS}/prepare_model/{{model}}.log",
+    benchmark:
+        f"{BENCHMARKS}/prepare_model/{{model}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=text_model_settings,
+        code=code("prepare-model"),
+        raw=RAW_DIR,
+        config_dir=CONFIG_DIR,
+    shell:
+        """
+        vixml prepare-model --model {wildcards.model} --raw {params.raw} --out $(dirname {output}) \
+            --config-dir {params.config_dir} 2>&1 | tee {log}
+        """

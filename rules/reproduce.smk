@@ -1,0 +1,107 @@
+# Numbers to pages: make_tables, make_figures, make_report.
+#
+# REQUIRED INPUTS: results/runs/{dataset}/{run}/seed{seed}/test/score of every target; config/reported (published
+#   numbers), config/tables and config/figures (layout). Only test scores are printed; validation scores are for tuning.
+# OUTPUTS: results/tables; results/figures; results/report and its copy results/report.html.
+
+
+rule make_tables:
+    """Write each table: published values, ours beside them, a verdict for each cell."""
+    input:
+        layout=ancient(reported_files("tables", WORKFLOW.tables)),
+        scores=target_scores("test"),
+    output:
+        manifest=TABLES,
+    log:
+        f"{LOGS}/make_tables.log",
+    benchmark:
+        f"{BENCHMARKS}/make_tables.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        layout=content(reported_files("tables", WORKFLOW.tables)),
+        tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
+        code=code("make-tables"),
+        scores=options("score", "scores"),
+        config_dir=lambda wildcards: CONFIG_DIR,
+    shell:
+        """
+        vixml make-tables {params.scores} {params.tables} --out $(dirname {output.manifest}) \
+            --config-dir {params.config_dir} 2>&1 | tee {log}
+        """
+
+
+rule make_figures:
+    """Draw each figure as PNG and SVG, with its points as CSV."""
+    input:
+        layout=ancient(reported_files("figures", WORKFLOW.figures)),
+        scores=target_scores("test"),
+    output:
+        manifest=FIGURES,
+    log:
+        f"{LOGS}/make_figures.log",
+    benchmark:
+        f"{BENCHMARKS}/make_figures.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        layout=content(reported_files("figures", WORKFLOW.figures)),
+        figures=" ".join(f"--figures {name}" for name in WORKFLOW.figures),
+        code=code("make-figures"),
+        scores=options("score", "scores"),
+        config_dir=lambda wildcards: CONFIG_DIR,
+    shell:
+        """
+        vixml make-figures {params.scores} {params.figures} --out $(dirname {output.manifest}) \
+            --config-dir {params.config_dir} 2>&1 | tee {log}
+        """
+
+
+rule make_report:
+    """Put numbers, figures, training curves and a gallery into one page that needs no network."""
+    input:
+        layout=ancient(reported_files("tables", WORKFLOW.tables)),
+        scores=target_scores("test"),
+        figures=FIGURES,
+        corpus=CORPUS.format(dataset=gallery_dataset()) if gallery_dataset() else [],
+        images=IMAGES.format(dataset=gallery_dataset()) if gallery_dataset() else [],
+    output:
+        manifest=f"{RESULTS}/report/manifest.json",
+        page=report(REPORT, caption="../docs/captions/report.rst", category="Report"),
+    log:
+        f"{LOGS}/make_report.log",
+    benchmark:
+        f"{BENCHMARKS}/make_report.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        layout=content(reported_files("tables", WORKFLOW.tables)),
+        tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
+        code=code("make-report"),
+        scores=options("score", "scores"),
+        figures=option("figures-dir", "figures"),
+        corpus=option("corpus", "corpus"),
+        images=option("images", "images"),
+        name=WORKFLOW.name,
+        description=WORKFLOW.description,
+        command=command_of_all(),
+        config_dir=lambda wildcards: CONFIG_DIR,
+    shell:
+        """
+        vixml make-report {params.scores} {params.tables} {params.figures} {params.corpus} {params.images} \
+            --name {params.name:q} --description {params.description:q} --command {params.command:q} \
+            --out $(dirname {output.manifest}) --config-dir {params.config_dir} 2>&1 | tee {log}
+        cp $(dirname {output.manifest})/report.html {output.page}
+        """

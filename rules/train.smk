@@ -1,0 +1,42 @@
+# Training: train_model.
+#
+# REQUIRED INPUTS: results/data/{dataset}/corpus and tokens; results/models/{model}; for runs with images
+#   results/data/{dataset}/bank/{vision}.
+# OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/model. A run of 0 epochs passes here too: its "trained" model is the
+#   published checkpoint. results/runs/{dataset}/{run}/seed{seed}/checkpoint exists while a training is unfinished.
+
+
+rule train_model:
+    """Train one run with one seed; interrupted, it goes on from its checkpoint."""
+    input:
+        corpus=CORPUS,
+        tokens=tokens_of_run,
+        bank=bank_of_training,
+        model=model_of_run,
+    output:
+        TRAINED,
+    log:
+        f"{LOGS}/train_model/{{dataset}}/{{run}}/seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train_model/{{dataset}}/{{run}}/seed{{seed}}.tsv"
+    priority: longest_first
+    conda:
+        ENVIRONMENT
+    threads: THREADS.train
+    resources:
+        mem_mb=8000,
+        runtime=2880,
+        gpu=gpus,
+        device=DEVICE,
+    params:
+        settings=training_settings,
+        code=code("train"),
+        bank=option("bank", "bank"),
+        config_dir=CONFIG_DIR,
+    shell:
+        """
+        vixml train --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
+            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
+            --model-dir $(dirname {input.model}) --out $(dirname {output}) \
+            --threads {threads} --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
+        """
