@@ -97,7 +97,9 @@ class Backbone(nn.Module):
                 expected="model.safetensors",
                 hint="run vixml prepare-model; snakemake does so by itself",
             )
-        self.network = AutoModel.from_pretrained(model_dir, attn_implementation=PACKED, dtype=torch.float32, **extra)
+        self.network = AutoModel.from_pretrained(
+            model_dir, config=config, attn_implementation=PACKED, dtype=torch.float32, **extra
+        )
         self.dim = self.network.config.hidden_size
         self.max_positions = self.network.config.max_position_embeddings
 

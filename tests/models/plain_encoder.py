@@ -1,0 +1,44 @@
+"""The encoder restated plainly: a padded batch through transformers' own model, every place filled by a loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from vixml.ragged import Ragged
+
+
+def load(folder: Path) -> nn.Module:
+    """Return transformers' standard model with its standard attention, dropout off."""
+    model = AutoModel.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    model.pooler = None  # belongs to next-sentence prediction; decoders have none
+    return model.eval()
+
+
+def encode(
+    network: nn.Module,
+    tokens: Ragged,
+    images: Ragged | None = None,
+    projection: nn.Linear | None = None,
+    bank: Tensor | None = None,
+) -> Tensor:
+    """Return the mean over attended places of ``V ⊕ E``: (n, dim), not normalised."""
+    items = []
+    for i in range(len(tokens)):
+        places = [projection(bank[int(image)]) for image in images.row(i)] if images is not None else []
+        places += [network.get_input_embeddings().weight[int(token)] for token in tokens.row(i)]
+        items.append(places)
+    longest = max(len(places) for places in items)
+    # Padded places hold noise: whatever attends to them would be seen.
+    inputs = [[*places, *torch.randn(longest - len(places), len(places[0]))] for places in items]
+    mask = [[1] * len(places) + [0] * (longest - len(places)) for places in items]
+    positions = [list(range(len(places))) + [0] * (longest - len(places)) for places in items]
+    hidden = network(
+        inputs_embeds=torch.stack([torch.stack(row) for row in inputs]),
+        attention_mask=torch.tensor(mask),
+        position_ids=torch.tensor(positions),
+    ).last_hidden_state
+    return torch.stack([hidden[i, : len(places)].mean(dim=0) for i, places in enumerate(items)])

@@ -1,0 +1,181 @@
+"""Packed encoding equals a padded batch through transformers' own model: vectors and gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import plain_encoder
+import pytest
+import torch
+from tiny_models import POSITIONS, VOCABULARY, random_lists, write_bert, write_decoder
+
+from vixml.config.run import RunConfig
+from vixml.errors import VixmlError
+from vixml.models.backbone import Backbone
+from vixml.models.packing import pack
+from vixml.models.siamese import Siamese
+
+N_IMAGES, IMAGE_DIM = 7, 11
+# (text lengths, image counts): batch of one, one-token texts, no text at all, equal lengths, longer than the positions.
+BATCHES = {
+    "mixed": ([3, 9, 1, 5, 5, 2, 20], [0, 1, 0, 3, 2, 3, 1]),
+    "batch-of-one": ([6], [2]),
+    "one-token": ([1, 1, 1], [0, 0, 0]),
+    "one-token-alone": ([1], [0]),
+    "images-alone": ([0, 4, 0], [1, 0, 3]),
+    "more-tokens-than-positions": ([10] * 12, [k % 4 for k in range(12)]),
+}
+
+
+def make_config(**changes):
+    return RunConfig.model_validate({"prototype": {"heads": 4, "feedforward": 16, "free_vectors": 4}, **changes})
+
+
+def make_model(folder, seed=0, image_dim=IMAGE_DIM, **changes):
+    torch.manual_seed(seed)
+    return Siamese(make_config(**changes), folder, n_labels=6, image_dim=image_dim)
+
+
+def make_batch(name, seed=0):
+    texts, counts = BATCHES[name]
+    rng = np.random.default_rng(seed)
+    tokens, images = random_lists(rng, texts, VOCABULARY), random_lists(rng, counts, N_IMAGES, low=0)
+    bank = torch.from_numpy(rng.standard_normal((N_IMAGES, IMAGE_DIM)).astype(np.float32))
+    return tokens, images, bank
+
+
+def encode(model, tokens, images=None, bank=None):
+    packed = pack(tokens, images)
+    return model.encode(packed, bank[packed.image_rows] if bank is not None else None)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_equals_the_padded_model(tiny_bert, name):
+    model, plain = make_model(tiny_bert).eval(), plain_encoder.load(tiny_bert)
+    tokens, images, bank = make_batch(name)
+    ours = encode(model, tokens, images, bank)
+    expected = plain_encoder.encode(plain, tokens, images, model.projection, bank)
+    assert ours.shape == (len(tokens), 32) and ours.dtype == torch.float32
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mixed", "one-token", "more-tokens-than-positions"])
+def test_gradients_equal_those_of_the_padded_model(tiny_bert, name):
+    model, plain = make_model(tiny_bert).eval(), plain_encoder.load(tiny_bert)
+    tokens, images, bank = make_batch(name)
+    weight = torch.randn(len(tokens), 32)
+    (encode(model, tokens, images, bank) * weight).sum().backward()
+    projection = torch.nn.Linear(IMAGE_DIM, 32)
+    projection.load_state_dict(model.projection.state_dict())
+    (plain_encoder.encode(plain, tokens, images, projection, bank) * weight).sum().backward()
+    expected = dict(plain.named_parameters())
+    compared = 0
+    for parameter_name, parameter in model.backbone.network.named_parameters():
+        if expected[parameter_name].grad is None and parameter.grad is None:
+            continue
+        # A token that stands alone reaches neither query nor key: no gradient here, zeros there.
+        ours = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(
+            ours, expected[parameter_name].grad, atol=2e-5, rtol=1e-4, msg=lambda m, p=parameter_name: p + m
+        )
+        compared += 1
+    assert compared > 30
+    if projection.weight.grad is not None:
+        torch.testing.assert_close(model.projection.weight.grad, projection.weight.grad, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(model.projection.bias.grad, projection.bias.grad, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_causal_decoders_equal_the_padded_model(tmp_path, family):
+    folder = write_decoder(tmp_path, family)
+    backbone, plain = Backbone(folder).eval(), plain_encoder.load(folder)
+    tokens = random_lists(np.random.default_rng(3), [1, 7, 3, 7, 12, 2, 1, 30], VOCABULARY)
+    packed = pack(tokens)
+    weight = torch.randn(len(tokens), 32)
+    stream = backbone.embed_tokens(torch.from_numpy(packed.token_ids))[torch.from_numpy(packed.gather)]
+    ours = backbone(stream, torch.from_numpy(packed.positions), packed.blocks.tolist())[packed.restore]
+    expected = plain_encoder.encode(plain, tokens)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    (ours * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for (name, a), (_, b) in zip(backbone.network.named_parameters(), plain.named_parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=2e-5, rtol=1e-4, msg=lambda m, p=name: p + m)
+
+
+def test_items_without_images_have_their_text_vector(tiny_bert):
+    model = make_model(tiny_bert).eval()
+    tokens, images, bank = make_batch("mixed")
+    fused, text = encode(model, tokens, images, bank), encode(model, tokens)
+    without = images.lengths == 0
+    torch.testing.assert_close(fused[without], text[without], atol=1e-6, rtol=1e-6)
+    assert (fused[~without] - text[~without]).abs().amax(dim=1).min() > 1e-3
+
+
+def test_a_vector_does_not_depend_on_the_batch(tiny_bert):
+    model = make_model(tiny_bert).eval()
+    tokens, images, bank = make_batch("mixed")
+    together = encode(model, tokens, images, bank)
+    for i in range(len(tokens)):
+        alone = encode(model, tokens.take([i]), images.take([i]), bank)
+        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
+    order = np.random.default_rng(1).permutation(len(tokens))
+    shuffled = encode(model, tokens.take(order), images.take(order), bank)
+    torch.testing.assert_close(shuffled, together[order], atol=1e-5, rtol=1e-5)
+
+
+def test_the_order_of_images_counts(tiny_bert):
+    """Images have positions of their own."""
+    model = make_model(tiny_bert).eval()
+    tokens, images, bank = make_batch("batch-of-one")
+    images.values[:] = [1, 2]
+    first = encode(model, tokens, images, bank)
+    images.values[:] = [2, 1]
+    assert (encode(model, tokens, images, bank) - first).abs().max() > 1e-4
+
+
+def test_dropout_follows_the_mode_and_the_config(tiny_bert):
+    tokens, images, bank = make_batch("mixed")
+    model = make_model(tiny_bert).train()
+    assert not torch.equal(encode(model, tokens, images, bank), encode(model, tokens, images, bank))
+    model.eval()
+    reference = encode(model, tokens, images, bank)
+    assert torch.equal(encode(model, tokens, images, bank), reference)
+    without = make_model(tiny_bert, encoder={"dropout": 0.0}).train()
+    torch.testing.assert_close(encode(without, tokens, images, bank), reference, atol=1e-6, rtol=1e-6)
+
+
+def test_attention_dropout_is_applied(tmp_path):
+    folder = write_bert(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+    tokens, images, bank = make_batch("mixed")
+    model = make_model(folder).train()
+    assert not torch.equal(encode(model, tokens, images, bank), encode(model, tokens, images, bank))
+
+
+def test_a_frozen_encoder_stays_deterministic_and_has_no_gradients(tiny_bert):
+    model = make_model(tiny_bert, encoder={"train": "frozen"}).train()
+    tokens, images, bank = make_batch("mixed")
+    vectors = encode(model, tokens, images, bank)
+    assert torch.equal(vectors, encode(model, tokens, images, bank))
+    vectors.sum().backward()
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert model.projection.weight.grad.abs().sum() > 0
+
+
+def test_refuses_texts_beyond_the_positions(tiny_bert):
+    with pytest.raises(VixmlError, match="longer than the language model's positions") as caught:
+        make_model(tiny_bert, encoder={"max_len": POSITIONS - 2})
+    assert caught.value.found == POSITIONS + 1
+    make_model(tiny_bert, encoder={"max_len": POSITIONS - 3})
+    make_model(tiny_bert, encoder={"max_len": POSITIONS}, image_dim=None)
+
+
+def test_refuses_images_for_a_text_model(tiny_bert):
+    tokens, images, bank = make_batch("mixed")
+    with pytest.raises(ValueError, match="text only"):
+        encode(make_model(tiny_bert, image_dim=None), tokens, images, bank)
+
+
+def test_refuses_a_folder_without_weights(tmp_path):
+    write_bert(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(VixmlError, match="holds no weights"):
+        Backbone(tmp_path)

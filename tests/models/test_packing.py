@@ -1,0 +1,65 @@
+"""Packing: every token and image in its place, no padding anywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vixml.models.packing import pack
+from vixml.ragged import Ragged
+
+
+def contents(packed):
+    """Return each sequence in the caller's order, as the list of (kind, id, position) that the stream holds."""
+    rows = [("text", int(t)) for t in packed.token_ids] + [("image", int(i)) for i in packed.image_rows]
+    stream = [(*rows[g], int(p)) for g, p in zip(packed.gather, packed.positions, strict=True)]
+    sequences = []
+    for start, count, length in packed.blocks.tolist():
+        sequences += [stream[start + k * length : start + (k + 1) * length] for k in range(count)]
+    assert sum(len(s) for s in sequences) == len(stream)
+    return [sequences[k] for k in packed.restore]
+
+
+items = st.lists(
+    st.tuples(st.lists(st.integers(0, 8), max_size=6), st.lists(st.integers(0, 4), max_size=3)).filter(
+        lambda item: item[0] or item[1]
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(items)
+def test_images_stand_first_then_text_and_positions_count_on(batch):
+    packed = pack(Ragged.from_rows([t for t, _ in batch], 9), Ragged.from_rows([i for _, i in batch], 5))
+    expected = []
+    for text, images in batch:
+        places = [("image", i) for i in images] + [("text", t) for t in text]
+        expected.append([(*place, position) for position, place in enumerate(places)])
+    assert contents(packed) == expected
+    assert len(packed) == len(batch)
+    lengths = packed.blocks[:, 2].tolist()
+    assert lengths == sorted(set(lengths)), "one block a length, shortest first"
+    assert len(packed.gather) == sum(len(t) + len(i) for t, i in batch), "nothing is padded"
+
+
+def test_text_only():
+    packed = pack(Ragged.from_rows([[4, 5], [6]], 9))
+    assert contents(packed) == [[("text", 4, 0), ("text", 5, 1)], [("text", 6, 0)]]
+    assert len(packed.image_rows) == 0
+
+
+def test_equal_lengths_keep_the_callers_order():
+    packed = pack(Ragged.from_rows([[1, 2], [3], [4, 5], [6]], 9))
+    assert packed.token_ids.tolist() == [3, 6, 1, 2, 4, 5]
+    np.testing.assert_array_equal(packed.restore, [2, 0, 3, 1])
+
+
+def test_refuses_what_cannot_be_encoded():
+    with pytest.raises(ValueError, match="sequence 1 is empty"):
+        pack(Ragged.from_rows([[1], []], 9), Ragged.from_rows([[0], []], 5))
+    with pytest.raises(ValueError, match="2 texts but 1 image lists"):
+        pack(Ragged.from_rows([[1], [2]], 9), Ragged.from_rows([[0]], 5))
