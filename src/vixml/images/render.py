@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -102,12 +103,20 @@ def draw_all(svgs: Iterable[bytes], size: int, processes: int) -> Iterator[tuple
     # spawn: a fork of a process that already runs threads (progress bar, arrow) may hang.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         waiting: deque[Future] = deque()
-        for portion in portions:
-            waiting.append(pool.submit(draw_portion, portion, size))
-            if len(waiting) > 2 * processes:
+        try:
+            for portion in portions:
+                waiting.append(pool.submit(draw_portion, portion, size))
+                if len(waiting) > 2 * processes:
+                    yield from waiting.popleft().result()
+            while waiting:
                 yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise VixmlError(
+                "a process that draws pictures died",
+                where="render-images",
+                found=str(error),
+                hint="out of memory? run again with --threads 1; the picture at fault then shows in the crash report",
+            ) from error
 
 
 def draw_portion(svgs: list[bytes], size: int) -> list[tuple[bytes | None, str | None]]:

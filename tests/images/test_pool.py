@@ -1,0 +1,138 @@
+"""The stage embed-images: vectors in order, whatever the batches and threads; bad pictures are named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from images_helpers import encoded, png
+from PIL import Image
+
+from vixml.config.load import load_world
+from vixml.errors import VixmlError
+from vixml.files import sha256_file
+from vixml.images import pool as pool_module
+from vixml.images.bank import ImageBank
+from vixml.images.decode import decode_square
+from vixml.images.pool import embed_images, pool
+from vixml.images.store import write_store
+from vixml.provenance import read_manifest, stage
+
+PICTURES = [(i, f"key-{i}", png(i)) for i in range(13)]
+
+
+def pooled(encoder, batch_size: int, threads: int = 1) -> np.ndarray:
+    ids, vectors = zip(*pool(PICTURES, encoder, batch_size, threads), strict=True)
+    assert np.concatenate(ids).tolist() == list(range(13))
+    return np.concatenate(vectors)
+
+
+def test_vectors_do_not_depend_on_threads(encoder):
+    alone = pooled(encoder, 3, threads=1)
+    for threads in (2, 5):
+        assert pooled(encoder, 3, threads).tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 12, 13, 64])  # 4 and 12 leave a last batch of one
+def test_vectors_do_not_depend_on_the_batch(encoder, batch_size):
+    expected = encoder.encode(torch.from_numpy(np.stack([encoder.preprocess(p) for _, _, p in PICTURES])))
+    np.testing.assert_allclose(pooled(encoder, batch_size), expected.numpy(), atol=2e-3, rtol=2e-3)
+
+
+class Fixed:
+    """An encoder that returns given vectors: a stand-in for a network that misbehaves."""
+
+    name, dim, image_size = "fixed", 3, 8
+
+    def __init__(self, vectors: dict[int, list[float]] | None = None) -> None:
+        self.vectors = vectors or {}
+
+    def preprocess(self, data: bytes) -> np.ndarray:
+        return np.full((8, 8, 3), int(data), dtype=np.uint8)
+
+    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([self.vectors.get(int(p[0, 0, 0]), [float(p[0, 0, 0])] * 3) for p in batch])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e6])
+def test_a_vector_that_is_not_finite_names_its_picture(bad):
+    items = [(i, f"key-{i}", str(i).encode()) for i in range(5)]
+    with pytest.raises(VixmlError, match="not finite") as caught:
+        list(pool(items, Fixed({3: [0, bad, 0]}), 2, 2, "here"))
+    assert "here, image 3 (key-3)" in str(caught.value)
+
+
+def test_a_wrong_shape_is_noticed():
+    with pytest.raises(VixmlError, match="another shape"):
+        list(pool([(0, "k", b"0")], Fixed({0: [1.0, 2.0]}), 2))
+
+
+def test_a_damaged_picture_is_named(encoder):
+    for data in (b"not a picture", png(1)[:200], b""):
+        with pytest.raises(VixmlError, match="cannot be decoded") as caught:
+            list(pool([*PICTURES[:2], (2, "bad", data)], encoder, 2, 2))
+        assert "image 2 (bad)" in str(caught.value)
+
+
+def test_few_pictures_wait_at_any_time():
+    taken = []
+
+    def endless():
+        for i in range(10_000):
+            taken.append(i)
+            yield i, "k", b"1"
+
+    batches = pool(endless(), Fixed(), 2, 2)
+    next(batches)
+    assert len(taken) <= 2 * (2 * 2 + 1)
+    batches.close()
+
+
+def make_store(folder):
+    items = [(i, k, None if i in (0, 7) else p) for i, k, p in PICTURES]
+    with stage(folder, "render-images", config={}, inputs={}) as work:
+        write_store(work, items, len(items), 2)
+    return folder
+
+
+def test_the_stage_writes_a_bank(tmp_path, encoder, monkeypatch):
+    world = load_world("config")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / world.sources[world.vision_models["efficientnet-lite0"].weights].filename).write_bytes(b"wheel")
+    monkeypatch.setattr(pool_module, "load_vision", lambda *_: encoder)
+    store, hashes = make_store(tmp_path / "images"), []
+    for threads in (1, 3):
+        out = tmp_path / f"bank{threads}"
+        embed_images(store, world, "efficientnet-lite0", raw, out, device="cpu", precision="fp32", threads=threads)
+        hashes.append(sha256_file(out / "vectors.npy"))
+    assert hashes[0] == hashes[1]
+    bank = ImageBank.open(tmp_path / "bank1")
+    assert (len(bank), bank.dim, bank.vision, bank.missing.tolist()) == (13, 1280, "efficientnet-lite0", [0, 7])
+    assert not bank.vectors[[0, 7]].any()
+    expected = encoder.encode(torch.tensor(decode_square(png(12), 32))[None])
+    np.testing.assert_allclose(bank.vectors[12], expected[0].numpy(), atol=2e-3, rtol=2e-3)
+    manifest = read_manifest(tmp_path / "bank1")
+    assert manifest["facts"]["n_missing"] == 2 and manifest["config"]["precision"] == "fp32"
+    assert set(manifest["inputs"]) == {"images", "weights"}
+
+
+def test_decoding_fits_and_centres_and_puts_white_below():
+    wide = encoded(Image.new("RGB", (40, 20), "red"))
+    pixels = decode_square(wide, 16)
+    assert pixels.shape == (16, 16, 3) and (pixels[4:12] == [255, 0, 0]).all() and (pixels[:4] == 255).all()
+    clear = encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
+    assert (decode_square(clear, 8) == 255).all()
+    grey = encoded(Image.new("L", (8, 8), 7))
+    assert (decode_square(grey, 8) == 7).all()
+    palette = encoded(Image.new("P", (8, 8), 0), transparency=0)
+    assert (decode_square(palette, 8) == 255).all()
+
+
+def test_a_decompression_bomb_is_refused(monkeypatch):
+    bomb = encoded(Image.new("1", (9000, 9000)))
+    with pytest.raises(ValueError, match="pixels"):
+        decode_square(bomb, 8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="pixels"):
+        decode_square(bomb, 8)
