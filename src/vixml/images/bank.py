@@ -97,7 +97,7 @@ class ImageBank:
                 expected=f"{len(self)}, as the bank holds",
                 hint="build corpus, images and bank of one dataset again; snakemake keeps them in step",
             )
-        kept = _select(item_images, ~np.isin(item_images.values, self.missing))
+        kept = _select(item_images, ~self._is_missing(item_images.values))
         place = np.arange(len(kept.values)) - np.repeat(kept.offsets[:-1], kept.lengths)
         kept = _select(kept, place < per_item)
         if shuffle_seed is None or len(kept) < 2:
@@ -129,7 +129,7 @@ class ImageBank:
                 expected=f"0 to {len(self) - 1}",
                 hint="the ids belong to another dataset's bank",
             )
-        if len(self.missing) and (absent := np.isin(ids, self.missing)).any():
+        if (absent := self._is_missing(ids)).any():
             raise VixmlError(
                 "this picture is missing, it has no vector",
                 where=f"{self.folder}, row {int(ids[absent][0])}",
@@ -146,6 +146,13 @@ class ImageBank:
                 hint=REBUILD,
             )
         return gathered.astype(dtype, copy=False)
+
+    def _is_missing(self, ids: np.ndarray) -> np.ndarray:
+        """Return (n,) bool. Runs for every batch, so its cost grows with the ids asked for, not with all missing."""
+        if not len(self.missing):
+            return np.zeros(len(ids), dtype=bool)
+        place = np.minimum(np.searchsorted(self.missing, ids), len(self.missing) - 1)
+        return self.missing[place] == ids
 
 
 def _select(ragged: Ragged, keep: np.ndarray) -> Ragged:

