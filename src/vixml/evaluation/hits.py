@@ -39,7 +39,7 @@ class Hits:
 
 
 def hits_in_chunks(
-    predictions: np.ndarray, truth: Ragged, filter: Ragged | None = None, memory_mb: int = 256
+    predictions: np.ndarray, truth: Ragged, filter: Ragged | None = None, memory_mb: float = 256
 ) -> Iterator[Hits]:
     """Yield the queries in chunks, in order.
 

@@ -67,7 +67,7 @@ def evaluate(
     filter: Ragged | None = None,
     ks: Sequence[int] = KS,
     deep_ks: Sequence[int] = DEEP_KS,
-    memory_mb: int = 256,
+    memory_mb: float = 256,
 ) -> Evaluation:
     """Score a ranking.
 

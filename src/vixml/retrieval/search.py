@@ -30,7 +30,7 @@ def search(
     k: int,
     *,
     filter: Ragged | None = None,
-    memory_mb: int = 512,
+    memory_mb: float = 512,
     device: str | torch.device = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each query's k labels of largest inner product.
@@ -90,9 +90,9 @@ def search(
     return ids, scores
 
 
-def block_sizes(n: int, m: int, dim: int, proposed: int, memory_mb: int) -> tuple[int, int]:
+def block_sizes(n: int, m: int, dim: int, proposed: int, memory_mb: float) -> tuple[int, int]:
     """Return how many queries and labels a block holds, so that its tables stay within ``memory_mb``."""
-    budget = memory_mb * 2**20
+    budget = int(memory_mb * 2**20)
     # A quarter for the labels' vectors (float32 and the float64 of a second search), half for the table of products.
     l_step = max(1, min(m, budget // 4 // (12 * dim), 1 << 16))
     # A row: its products and topk's copy, the proposals of two blocks (value and id), its vector.
@@ -121,7 +121,7 @@ def _propose(
 
 
 def _decide(
-    block: Tensor, labels: np.ndarray, near: Tensor, found: Tensor, width: int, memory_mb: int
+    block: Tensor, labels: np.ndarray, near: Tensor, found: Tensor, width: int, memory_mb: float
 ) -> tuple[Tensor, Tensor]:
     """Order the proposals by their float64 product: (c, width) int64 and float32."""
     best = torch.empty(len(block), width, dtype=torch.int64, device=block.device)

@@ -1,0 +1,117 @@
+"""Say where a score comes from: rare or frequent labels, queries and labels with or without a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vixml.evaluation.hits import hits_in_chunks
+from vixml.ragged import Ragged
+
+N_GROUPS = 10
+KS = (1, 5)
+
+
+def frequency_deciles(train_counts: np.ndarray) -> np.ndarray:
+    """Sort labels into ten groups, rarest first, that each hold about a tenth of the training *pairs*.
+
+    Groups of equal volume, not of equal numbers of labels: half of all labels together may be a few per cent of what
+    there is to find. Labels of one frequency stay together, so a group may be empty where one frequency is more than a
+    tenth of all pairs.
+
+    Args:
+        train_counts: (n_labels,) how many training queries have each label.
+
+    Returns:
+        (n_labels,) int64 group, 0 for the rarest.
+
+    Example:
+        >>> frequency_deciles(np.array([1, 18, 1, 0])).tolist()
+        [0, 5, 0, 0]
+    """
+    volume = np.bincount(train_counts, weights=train_counts)
+    # A frequency belongs where the middle of its pairs lies.
+    middle = np.cumsum(volume) - volume / 2
+    group = np.minimum(N_GROUPS * middle / max(volume.sum(), 1), N_GROUPS - 1).astype(np.int64)
+    return group[train_counts]
+
+
+def break_down(
+    predictions: np.ndarray,
+    truth: Ragged,
+    train_counts: np.ndarray,
+    query_has_image: np.ndarray,
+    label_has_image: np.ndarray,
+    *,
+    filter: Ragged | None = None,
+    ks: Sequence[int] = KS,
+) -> dict[str, Any]:
+    """Split P@k by label frequency and by pictures.
+
+    Contributions are in percent and add up to P@k: a contribution is the share of all ``n_queries * k`` places that a
+    true label *of that group* fills. For queries with and without a picture P@1 is a mean within each side.
+
+    Args:
+        predictions: (n_queries, K) int32 label ids, best first, -1 for none.
+        truth: n_queries rows over labels.
+        train_counts: (n_labels,) training frequency of each label.
+        query_has_image: (n_queries,) bool.
+        label_has_image: (n_labels,) bool.
+        filter: pairs that are never scored.
+        ks: where contributions are taken.
+
+    Returns:
+        ``by_frequency`` (a list of ten groups, rarest labels first), ``by_label_image`` and ``by_query_image``
+        (``with``, ``without``).
+    """
+    decile = frequency_deciles(train_counts)
+    pictured = label_has_image.astype(np.int64)
+    by_decile = {k: np.zeros(N_GROUPS) for k in ks}
+    by_picture = {k: np.zeros(2) for k in ks}
+    right = np.zeros(2)
+    for chunk in hits_in_chunks(predictions, truth, filter):
+        for k in ks:
+            found = chunk.labels[:, :k][chunk.hits[:, :k]]
+            by_decile[k] += np.bincount(decile[found], minlength=N_GROUPS)
+            by_picture[k] += np.bincount(pictured[found], minlength=2)
+        right += np.bincount(query_has_image[chunk.rows].astype(np.int64), weights=chunk.hits[:, 0], minlength=2)
+    queries = np.bincount(query_has_image.astype(np.int64), minlength=2)
+    pairs = np.bincount(decile[truth.values], minlength=N_GROUPS)
+
+    def contributions(of: dict[int, np.ndarray], group: int) -> dict[str, float]:
+        return {f"P@{k}": float(100 * of[k][group] / (len(truth) * k)) for k in ks}
+
+    by_frequency = []
+    for group in range(N_GROUPS):
+        inside = train_counts[decile == group]
+        by_frequency.append(
+            {
+                "n_labels": len(inside),
+                "train_count": [int(inside.min()), int(inside.max())] if len(inside) else None,
+                "n_true_pairs": int(pairs[group]),
+                "contribution": contributions(by_decile, group),
+            }
+        )
+    sides = (("with", 1), ("without", 0))
+    true_pairs = np.bincount(pictured[truth.values], minlength=2)
+    return {
+        "by_frequency": by_frequency,
+        "by_label_image": {
+            name: {
+                "n_labels": int((pictured == side).sum()),
+                "n_true_pairs": int(true_pairs[side]),
+                "contribution": contributions(by_picture, side),
+            }
+            for name, side in sides
+        },
+        "by_query_image": {
+            # A side without queries has no precision, which is not the same as a precision of 0.
+            name: {
+                "n_queries": int(queries[side]),
+                "P@1": float(100 * right[side] / queries[side]) if queries[side] else None,
+            }
+            for name, side in sides
+        },
+    }

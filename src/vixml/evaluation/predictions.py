@@ -1,0 +1,108 @@
+"""Read a predictions folder and refuse what would be scored wrongly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vixml.errors import VixmlError
+from vixml.files import load_array
+
+REPAIR = "delete the folder and run the predict stage again"
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Rankings of the queries of one split.
+
+    Attributes:
+        labels: (n_queries, K) int32, best first, -1 at the end where there are fewer; memory-mapped.
+        rows: (n_queries,) int64 rows of train for a validation split, None for test.
+    """
+
+    labels: np.ndarray
+    rows: np.ndarray | None
+
+
+def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predictions:
+    """Read ``labels.npy``, ``scores.npy`` and, for validation, ``rows.npy``, and check every row.
+
+    Args:
+        folder: written by ``predict``.
+        n_queries: items of the split that the queries come from: of test all are queries, of train those in
+            ``rows.npy``.
+        n_labels: labels of the corpus.
+
+    Raises:
+        VixmlError: wrong type or number of rows, a label out of range or twice in a row, a label after -1, a score that
+            is NaN or larger than the one before it. The first such query is named.
+    """
+    folder = Path(folder)
+    labels, scores = load_array(folder / "labels.npy"), load_array(folder / "scores.npy")
+    rows = _load_rows(folder / "rows.npy", n_queries)
+    expected = n_queries if rows is None else len(rows)
+    if labels.ndim != 2 or labels.dtype != np.int32 or len(labels) != expected:
+        raise VixmlError(
+            "predictions do not fit the corpus",
+            where=folder / "labels.npy",
+            found=f"shape {labels.shape}, {labels.dtype}",
+            expected=f"({expected}, K) int32, a row a query",
+            hint=REPAIR,
+        )
+    if scores.shape != labels.shape or scores.dtype != np.float32:
+        raise VixmlError(
+            "scores do not fit the predicted labels",
+            where=folder / "scores.npy",
+            found=f"shape {scores.shape}, {scores.dtype}",
+            expected=f"{labels.shape} float32",
+            hint=REPAIR,
+        )
+    for start in range(0, len(labels), CHUNK):
+        _check_rows(folder, start, np.asarray(labels[start : start + CHUNK]), scores[start : start + CHUNK], n_labels)
+    return Predictions(labels, rows)
+
+
+def _load_rows(path: Path, n_train: int) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    rows = load_array(path, mmap=False)
+    if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
+        raise VixmlError(
+            "held-out rows do not fit the corpus",
+            where=path,
+            found=f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}",
+            expected=f"(n,) int64 from 0 to {n_train - 1}",
+            hint=REPAIR,
+        )
+    return rows
+
+
+def _check_rows(folder: Path, start: int, labels: np.ndarray, scores: np.ndarray, n_labels: int) -> None:
+    outside = (labels < -1) | (labels >= n_labels)
+    _refuse(outside, "a predicted label does not exist", folder / "labels.npy", start, labels, f"0 to {n_labels - 1}")
+    gap = np.zeros(labels.shape, dtype=bool)
+    gap[:, 1:] = (labels[:, :-1] < 0) & (labels[:, 1:] >= 0)
+    _refuse(gap, "a predicted label stands after the end of its row", folder / "labels.npy", start, labels, "-1 last")
+    order = np.sort(labels, axis=1)
+    twice = np.zeros(labels.shape, dtype=bool)
+    twice[:, 1:] = (order[:, 1:] == order[:, :-1]) & (order[:, 1:] >= 0)
+    _refuse(twice, "a label is predicted twice for a query", folder / "labels.npy", start, order, "each label once")
+    _refuse(np.isnan(scores), "a score is not a number", folder / "scores.npy", start, scores, "finite scores")
+    rising = np.zeros(labels.shape, dtype=bool)
+    rising[:, 1:] = scores[:, 1:] > scores[:, :-1]
+    _refuse(rising, "scores rise along a row", folder / "scores.npy", start, scores, "best first")
+
+
+def _refuse(wrong: np.ndarray, what: str, path: Path, start: int, values: np.ndarray, expected: str) -> None:
+    if wrong.any():
+        row, place = np.argwhere(wrong)[0]
+        raise VixmlError(
+            what,
+            where=f"{path}, row {start + row}, place {place + 1}",
+            found=values[row, place].item(),
+            expected=expected,
+            hint=REPAIR,
+        )

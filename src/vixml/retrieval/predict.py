@@ -1,0 +1,206 @@
+"""The stage ``predict``: vectors in, the top labels of every query out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vixml.config.run import RunConfig
+from vixml.data.corpus import Corpus
+from vixml.errors import VixmlError
+from vixml.files import load_array, save_array
+from vixml.images.bank import ImageBank
+from vixml.provenance import stage
+from vixml.ragged import Ragged
+from vixml.retrieval.search import search
+from vixml.retrieval.vote import knn_vote, popularity, with_images
+
+Split = Literal["test", "validation"]
+
+
+@dataclass(frozen=True)
+class PredictInputs:
+    """Where the inputs of a prediction lie.
+
+    Attributes:
+        corpus: results/data/{dataset}/corpus.
+        index: the run's index; None for popularity.
+        bank: results/data/{dataset}/bank/{vision}; needed with ``inference.image_weight`` only.
+        trained: the run's model folder, whose ``validation_rows.npy`` names the held-out queries; needed for split
+            ``validation`` only.
+    """
+
+    corpus: Path
+    index: Path | None = None
+    bank: Path | None = None
+    trained: Path | None = None
+
+    def named(self, config: RunConfig, split: Split) -> dict[str, Path]:
+        """Return the inputs that this prediction reads, by name.
+
+        Raises:
+            VixmlError: one that it needs was not given.
+        """
+        inference = config.inference
+        wanted = {
+            "corpus": ("--corpus", True),
+            "index": ("--index", inference.method != "popularity"),
+            "bank": ("--bank", inference.image_weight > 0),
+            "trained": ("--trained", split == "validation"),
+        }
+        for name, (option, needed) in wanted.items():
+            if needed and getattr(self, name) is None:
+                raise VixmlError(
+                    f"this prediction needs the folder {name}",
+                    where=option,
+                    found="nothing",
+                    expected=f"a folder, for inference.method {inference.method}, split {split}",
+                    hint="snakemake passes it by itself; by hand, see `vixml predict --help`",
+                )
+        return {name: getattr(self, name) for name, (_, needed) in wanted.items() if needed}
+
+
+def predict(
+    dataset: str,
+    run: str,
+    seed: int,
+    config: RunConfig,
+    split: Split,
+    inputs: PredictInputs,
+    out: Path,
+    device: str | torch.device = "cpu",
+    memory_mb: float = 512,
+) -> None:
+    """Write ``labels.npy`` and ``scores.npy`` (docs/formats.md) and, for validation, ``rows.npy``.
+
+    Queries of split ``validation`` are the training queries that the run held out; then the others alone vote. On test
+    all training queries vote. Pairs of the corpus's filter are never predicted, so that ``top_k`` others remain.
+
+    Args:
+        dataset, run, seed: for the record; the seed also shuffles images for the control.
+        config: the resolved run.
+        split: which queries.
+        inputs: where the inputs lie.
+        out: folder to publish.
+        device: where to search.
+        memory_mb: bound for temporary tables.
+
+    Raises:
+        VixmlError: an input that is needed and missing, or that belongs to another corpus; a run without held-out
+            queries on split ``validation``.
+    """
+    facts: dict[str, Any] = {"device": str(device)}
+    # Only what a prediction obeys: everything else about the run already shows in the hashes of its inputs.
+    obeyed = {"inference": config.inference.model_dump()}
+    if config.inference.image_weight > 0:
+        obeyed["images"] = config.images.model_dump()
+    resolved = {"dataset": dataset, "run": run, "seed": seed, "split": split, **obeyed}
+    with stage(out, "predict", config=resolved, inputs=inputs.named(config, split), facts=facts) as work:
+        corpus = Corpus.load(inputs.corpus)
+        rows = None if split == "test" else _held_out(inputs.trained, corpus.n("train"))
+        labels, scores = _rank(config, seed, corpus, inputs, rows, device, memory_mb)
+        facts |= {"n_queries": len(labels), "n_empty": int((labels < 0).all(axis=1).sum())}
+        save_array(work / "labels.npy", labels)
+        save_array(work / "scores.npy", scores)
+        if rows is not None:
+            save_array(work / "rows.npy", rows)
+
+
+def _rank(
+    config: RunConfig,
+    seed: int,
+    corpus: Corpus,
+    inputs: PredictInputs,
+    rows: np.ndarray | None,
+    device: str | torch.device,
+    memory_mb: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and scores of the test queries, or of the held-out ``rows`` of train."""
+    how, train_labels = config.inference, corpus.labels("train")
+    source = "test" if rows is None else "train"
+    filter = corpus.filter(source)
+    # Held-out queries may not vote, or each would elect its own labels.
+    voters = None if rows is None else np.setdiff1d(np.arange(corpus.n("train")), rows)
+    if rows is not None and filter is not None:
+        filter = filter.take(rows)
+    votes = train_labels if voters is None else train_labels.take(voters)
+    if how.method == "popularity":
+        return popularity(votes, corpus.n("test") if rows is None else len(rows), how.top_k, filter=filter)
+
+    queries = _vectors(inputs.index / f"{source}.npy", corpus.n(source))
+    if how.method == "label-search":
+        path = inputs.index / f"label_{how.labels_as}.npy"
+        if how.labels_as == "z" and not path.exists():
+            raise VixmlError(
+                "this run has no prototypes to search",
+                where=path,
+                found="missing",
+                expected="label_z.npy, which only a method with a prototype network leaves",
+                hint="set inference.labels_as of the run to u",
+            )
+        labels = _vectors(path, corpus.n_labels)
+        queries = queries if rows is None else queries[rows]
+        return search(queries, labels, how.top_k, filter=filter, memory_mb=memory_mb, device=device)
+
+    train = queries if source == "train" else _vectors(inputs.index / "train.npy", corpus.n("train"))
+    if how.image_weight > 0:
+        bank, images = ImageBank.open(inputs.bank), config.images
+
+        def append(text: np.ndarray, split: str) -> np.ndarray:
+            # As in training: shuffled within a split, by the run's seed.
+            own: Ragged = bank.lists(corpus.images(split), images.per_item, seed if images.shuffle else None)
+            return with_images(text, bank, own, how.image_weight, memory_mb)
+
+        train = append(train, "train")
+        queries = train if source == "train" else append(queries, "test")
+    return knn_vote(
+        queries if rows is None else queries[rows],
+        train if voters is None else train[voters],
+        votes,
+        how.neighbours,
+        how.temperature,
+        how.top_k,
+        filter=filter,
+        memory_mb=memory_mb,
+        device=device,
+    )
+
+
+def _held_out(trained: Path, n_train: int) -> np.ndarray:
+    path = trained / "validation_rows.npy"
+    rows = load_array(path, mmap=False)
+    if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
+        raise VixmlError(
+            "held-out rows do not fit the corpus",
+            where=path,
+            found=f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}",
+            expected=f"(n,) int64 from 0 to {n_train - 1}",
+            hint="train the run again on this corpus",
+        )
+    if not len(rows):
+        raise VixmlError(
+            "this run held out no queries",
+            where=path,
+            found="0 rows",
+            expected="a validation split",
+            hint="set training.validation of the run above 0, or predict split test",
+        )
+    return rows
+
+
+def _vectors(path: Path, n: int) -> np.ndarray:
+    """Open vectors of an index: (n, dim) float32, memory-mapped."""
+    vectors = load_array(path)
+    if vectors.ndim != 2 or len(vectors) != n or vectors.dtype != np.float32:
+        raise VixmlError(
+            "an index does not belong to this corpus",
+            where=path,
+            found=f"shape {vectors.shape}, {vectors.dtype}",
+            expected=f"({n}, dim) float32",
+            hint="build the index again from this corpus",
+        )
+    return vectors

@@ -1,0 +1,199 @@
+"""Predict without a label encoder: training queries vote for their labels, or the most frequent labels win."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vixml.errors import VixmlError
+from vixml.images.bank import ImageBank
+from vixml.ragged import Ragged
+from vixml.retrieval.search import search
+
+# Bytes for each vote (a neighbour's label) while votes are summed: key, order, weight, sum.
+BYTES_PER_VOTE = 64
+
+
+def knn_vote(
+    queries: np.ndarray,
+    voters: np.ndarray,
+    voter_labels: Ragged,
+    neighbours: int,
+    temperature: float,
+    top_k: int,
+    *,
+    filter: Ragged | None = None,
+    memory_mb: float = 512,
+    device: str | torch.device = "cpu",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let each query's nearest training queries vote for their labels.
+
+    The score of label l is ``sum_i softmax(s / temperature)_i [l is a label of neighbour i]`` over the neighbours' inner
+    products s, so it lies in [0, 1].
+
+    Args:
+        queries: (n, d) float32.
+        voters: (v, d) float32, training queries.
+        voter_labels: v rows over labels.
+        neighbours: how many vote, at most.
+        temperature: above 0; small values leave the vote to the nearest.
+        top_k: labels kept of each query.
+        filter: n rows over labels, pairs left out.
+        memory_mb: bound for temporary tables; the result does not depend on it.
+        device: where to search.
+
+    Returns:
+        ``(labels, scores)``: (n, top_k) int32, best first, ties by smaller id, -1 where nobody votes for more; (n, top_k)
+        float32, -inf there.
+
+    Raises:
+        VixmlError: voters and their labels differ in number, or what :func:`search` refuses.
+
+    Example:
+        >>> voters, labels = np.eye(2, dtype=np.float32), Ragged.from_rows([[0, 1], [1]], n_cols=3)
+        >>> ids, scores = knn_vote(np.float32([[1, 0]]), voters, labels, 2, 1.0, 3)
+        >>> ids.tolist(), scores.round(3).tolist()
+        ([[1, 0, -1]], [[1.0, 0.7310000061988831, -inf]])
+    """
+    if len(voters) != len(voter_labels):
+        raise VixmlError(
+            "vectors and labels of the voters do not belong together",
+            where="k-nearest-neighbour voting",
+            found=f"{len(voters)} vectors, {len(voter_labels)} rows of labels",
+            expected="one row of labels a vector",
+            hint="build the index again from this corpus",
+        )
+    nearest, scores = search(queries, voters, neighbours, memory_mb=memory_mb, device=device)
+    ids = np.full((len(queries), top_k), -1, dtype=np.int32)
+    votes = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
+    a_row = neighbours * max(1.0, float(voter_labels.lengths.mean()) if len(voters) else 1.0) + top_k
+    step = max(1, int(memory_mb * 2**20 / (BYTES_PER_VOTE * a_row)))
+    for start in range(0, len(queries), step):
+        part = slice(start, min(start + step, len(queries)))
+        there = nearest[part] >= 0
+        elected = voter_labels.take(nearest[part][there])
+        rows = np.repeat(np.nonzero(there)[0], elected.lengths)
+        weights = _softmax(scores[part].astype(np.float64) / temperature)
+        weight = np.repeat(weights[there], elected.lengths)
+        banned = None if filter is None else filter.take(np.arange(part.start, part.stop))
+        ids[part], votes[part] = _rank(rows, elected, weight, len(there), top_k, banned)
+    return ids, votes
+
+
+def popularity(
+    train_labels: Ragged, n_queries: int, top_k: int, *, filter: Ragged | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict the most frequent training labels for everyone: the yardstick that looks at no query.
+
+    Args:
+        train_labels: training queries over labels.
+        n_queries: rows wanted.
+        top_k: labels kept of each query.
+        filter: n_queries rows over labels, pairs left out; the next frequent labels move up.
+
+    Returns:
+        ``(labels, scores)`` as :func:`knn_vote`; a score is the share of training queries that have the label. Labels
+        that no training query has are not predicted.
+
+    Example:
+        >>> popularity(Ragged.from_rows([[2], [0, 2], [1]], n_cols=4), 1, 4)[0].tolist()
+        [[2, 0, 1, -1]]
+    """
+    counts = train_labels.counts()
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].astype(np.int32)
+    share = (counts[order] / max(len(train_labels), 1)).astype(np.float32)
+    ids = np.full((n_queries, top_k), -1, dtype=np.int32)
+    scores = np.full((n_queries, top_k), -np.inf, dtype=np.float32)
+    ids[:, : len(order)] = order[:top_k]
+    scores[:, : len(order)] = share[:top_k]
+    # Only the few queries that have a filter differ from the rest.
+    for row in np.flatnonzero(filter.lengths) if filter is not None else ():
+        kept = np.flatnonzero(~np.isin(order, filter.row(row)))[:top_k]
+        ids[row], scores[row] = -1, -np.inf
+        ids[row, : len(kept)], scores[row, : len(kept)] = order[kept], share[kept]
+    return ids, scores
+
+
+def with_images(text: np.ndarray, bank: ImageBank, lists: Ragged, weight: float, memory_mb: float = 256) -> np.ndarray:
+    """Append to each text vector the mean of the item's raw image vectors.
+
+    The row is ``[sqrt(1 - w) text, sqrt(w) mean]``, both parts of unit length, so that the inner product of two rows is
+    the weighted mean of their two cosines. An item without pictures has zeros there: it neither gains nor loses by
+    pictures, and its row is shorter.
+
+    Args:
+        text: (n, d) float32 text vectors.
+        bank: vectors of all images.
+        lists: n rows over images (:meth:`ImageBank.lists`).
+        weight: ``w``, from 0 up to, but not including, 1.
+        memory_mb: bound for the image vectors read at a time.
+
+    Returns:
+        (n, d + bank.dim) float32.
+
+    Raises:
+        VixmlError: another number of lists than of text vectors.
+    """
+    if len(text) != len(lists):
+        raise VixmlError(
+            "text vectors and image lists do not belong together",
+            where="images of the queries",
+            found=f"{len(text)} vectors, {len(lists)} lists",
+            expected="one list a vector",
+            hint="build the index again from this corpus",
+        )
+    out = np.zeros((len(text), text.shape[1] + bank.dim), dtype=np.float32)
+    images = out[:, text.shape[1] :]
+    step = max(1, int(memory_mb * 2**20 / (16 * bank.dim * max(1.0, float(lists.lengths.mean() if len(lists) else 1)))))
+    for start in range(0, len(text), step):
+        part = slice(start, min(start + step, len(text)))
+        out[part, : text.shape[1]] = np.sqrt(1 - weight) * _unit(np.asarray(text[part], dtype=np.float32))
+        own = lists.take(np.arange(part.start, part.stop))
+        some = np.flatnonzero(own.lengths)
+        if len(some):
+            # The mean's length is lost in what follows, so the sum does.
+            total = np.add.reduceat(_unit(bank.gather(own)), own.offsets[some], axis=0)
+            images[part][some] = np.sqrt(weight) * _unit(total)
+    return out
+
+
+def _rank(
+    rows: np.ndarray, elected: Ragged, weight: np.ndarray, n_rows: int, top_k: int, banned: Ragged | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum votes (row, label, weight), given by row and then by rank of the neighbour, and keep the top_k of each row."""
+    keys = rows * elected.n_cols + elected.values
+    if banned is not None:
+        kept = ~np.isin(keys, banned.row_ids() * banned.n_cols + banned.values)
+        keys, weight = keys[kept], weight[kept]
+    ids = np.full((n_rows, top_k), -1, dtype=np.int32)
+    scores = np.full((n_rows, top_k), -np.inf, dtype=np.float32)
+    if not len(keys):
+        return ids, scores
+    # A stable sort adds a label's votes from the nearest neighbour on, whatever the chunk.
+    order = np.argsort(keys, kind="stable")
+    keys, weight = keys[order], weight[order]
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    row, label = np.divmod(keys[first], elected.n_cols)
+    # Ranked as published, in float32: what looks tied is tied, and goes to the smaller id.
+    total = np.add.reduceat(weight, first).astype(np.float32)
+    order = np.lexsort((label, -total, row))
+    row, label, total = row[order], label[order], total[order]
+    starts = np.searchsorted(row, np.arange(n_rows))
+    place = np.arange(len(row)) - starts[row]
+    kept = place < top_k
+    ids[row[kept], place[kept]] = label[kept]
+    scores[row[kept], place[kept]] = total[kept]
+    return ids, scores
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    """Return the softmax of each row; -inf (no such neighbour) weighs nothing."""
+    shifted = scores - scores.max(axis=1, keepdims=True, initial=-np.finfo(np.float64).max)
+    weights = np.exp(shifted)
+    return weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Return rows of length 1; a row of zeros stays."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)

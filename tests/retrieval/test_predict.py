@@ -1,0 +1,166 @@
+"""The stage ``predict`` on a small corpus: each method, both splits, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vixml.config.run import RunConfig
+from vixml.data.corpus import CorpusData, Items
+from vixml.errors import VixmlError
+from vixml.files import save_array, write_json
+from vixml.images.bank import FORMAT, ImageBank
+from vixml.provenance import stage
+from vixml.ragged import Ragged
+from vixml.retrieval.predict import PredictInputs, predict
+from vixml.retrieval.search import search
+from vixml.retrieval.vote import knn_vote, popularity, with_images
+
+N_TRAIN, N_TEST, N_LABELS, N_IMAGES, DIM = 30, 12, 20, 15, 6
+HELD = np.array([3, 4, 17, 29], dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return a folder with corpus, index, bank and model, as their stages would leave them."""
+    root = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(0)
+    sizes = {"train": N_TRAIN, "test": N_TEST, "label": N_LABELS}
+    data = CorpusData(
+        items={split: Items.of([f"{split} {i}" for i in range(n)]) for split, n in sizes.items()},
+        labels={
+            split: Ragged.from_rows([np.flatnonzero(rng.random(N_LABELS) < 0.2) for _ in range(sizes[split])], N_LABELS)
+            for split in ("train", "test")
+        },
+        image_keys=[str(i) for i in range(N_IMAGES)],
+        image_sources=["nowhere"] * N_IMAGES,
+        images={
+            split: Ragged.from_rows([rng.choice(N_IMAGES, rng.integers(0, 4)) for _ in range(n)], N_IMAGES)
+            for split, n in sizes.items()
+        },
+        filters={
+            split: Ragged.from_rows([np.flatnonzero(rng.random(N_LABELS) < 0.1) for _ in range(sizes[split])], N_LABELS)
+            for split in ("train", "test")
+        },
+    )
+    with stage(root / "corpus", "build-corpus", config={}, inputs={}) as work:
+        data.write(work)
+    with stage(root / "index", "build-index", config={}, inputs={}) as work:
+        for name, n in (("train", N_TRAIN), ("test", N_TEST), ("label_u", N_LABELS), ("label_z", N_LABELS)):
+            vectors = rng.standard_normal((n, DIM)).astype(np.float32)
+            save_array(work / f"{name}.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    with stage(root / "bank", "embed-images", config={}, inputs={}) as work:
+        save_array(work / "vectors.npy", rng.standard_normal((N_IMAGES, 4)).astype(np.float16))
+        write_json(work / "bank.json", {"format": FORMAT, "n_images": N_IMAGES, "dim": 4, "vision": "x", "missing": []})
+    with stage(root / "model", "train", config={}, inputs={}) as work:
+        save_array(work / "validation_rows.npy", HELD)
+    return root, data
+
+
+def predicted(run, tmp_path: Path, split="test", seed=0, images=None, **inference):
+    root, _ = run
+    config = RunConfig(inference={"top_k": 8, **inference}, images=images or {})
+    inputs = PredictInputs(root / "corpus", root / "index", root / "bank", root / "model")
+    predict("tiny", "one", seed, config, split, inputs, tmp_path / "out")
+    found = {path.stem: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
+    return found, json.loads((tmp_path / "out" / "manifest.json").read_text())
+
+
+def vectors(run, name: str) -> np.ndarray:
+    return np.load(run[0] / "index" / f"{name}.npy")
+
+
+@pytest.mark.parametrize("labels_as", ["u", "z"])
+def test_label_search_on_test(run, tmp_path, labels_as):
+    found, manifest = predicted(run, tmp_path, labels_as=labels_as)
+    ids, scores = search(vectors(run, "test"), vectors(run, f"label_{labels_as}"), 8, filter=run[1].filters["test"])
+    assert set(found) == {"labels", "scores"}
+    assert np.array_equal(found["labels"], ids) and np.array_equal(found["scores"], scores)
+    assert manifest["config"]["inference"]["labels_as"] == labels_as
+    assert (manifest["config"]["split"], manifest["config"]["run"]) == ("test", "one")
+    assert set(manifest["inputs"]) == {"corpus", "index"}
+
+
+def test_label_search_on_validation_reads_held_out_rows_of_train(run, tmp_path):
+    found, manifest = predicted(run, tmp_path, split="validation")
+    filter = run[1].filters["train"].take(HELD)
+    ids, _ = search(vectors(run, "train")[HELD], vectors(run, "label_z"), 8, filter=filter)
+    assert np.array_equal(found["rows"], HELD)
+    assert np.array_equal(found["labels"], ids)
+    assert set(manifest["inputs"]) == {"corpus", "index", "trained"}
+
+
+def test_held_out_queries_do_not_vote_on_validation_and_do_on_test(run, tmp_path):
+    labels, others = run[1].labels["train"], np.setdiff1d(np.arange(N_TRAIN), HELD)
+    train = vectors(run, "train")
+    found, _ = predicted(run, tmp_path, split="validation", method="knn", neighbours=3)
+    expected = knn_vote(
+        train[HELD], train[others], labels.take(others), 3, 0.05, 8, filter=run[1].filters["train"].take(HELD)
+    )
+    assert np.array_equal(found["labels"], expected[0])
+    found, _ = predicted(run, tmp_path, method="knn", neighbours=3)
+    expected = knn_vote(vectors(run, "test"), train, labels, 3, 0.05, 8, filter=run[1].filters["test"])
+    assert np.array_equal(found["labels"], expected[0]) and np.array_equal(found["scores"], expected[1])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_images_join_the_vote_and_can_be_shuffled_as_in_training(run, tmp_path, shuffle):
+    images = {"per_item": 2, "shuffle": shuffle}
+    found, manifest = predicted(run, tmp_path, seed=5, images=images, method="knn", image_weight=0.7)
+    bank = ImageBank.open(run[0] / "bank")
+    queries, voters = (
+        with_images(vectors(run, split), bank, bank.lists(run[1].images[split], 2, 5 if shuffle else None), 0.7)
+        for split in ("test", "train")
+    )
+    expected = knn_vote(queries, voters, run[1].labels["train"], 50, 0.05, 8, filter=run[1].filters["test"])
+    assert np.array_equal(found["labels"], expected[0])
+    assert manifest["config"]["images"]["shuffle"] is shuffle
+    assert set(manifest["inputs"]) == {"corpus", "index", "bank"}
+
+
+def test_popularity_reads_no_vectors(run, tmp_path):
+    labels, others = run[1].labels["train"], np.setdiff1d(np.arange(N_TRAIN), HELD)
+    found, manifest = predicted(run, tmp_path, method="popularity")
+    assert np.array_equal(found["labels"], popularity(labels, N_TEST, 8, filter=run[1].filters["test"])[0])
+    assert set(manifest["inputs"]) == {"corpus"}
+    found, _ = predicted(run, tmp_path, method="popularity", split="validation")
+    own = run[1].filters["train"].take(HELD)
+    assert np.array_equal(found["labels"], popularity(labels.take(others), len(HELD), 8, filter=own)[0])
+
+
+def test_more_places_than_labels_are_padded(run, tmp_path):
+    found, _ = predicted(run, tmp_path, top_k=N_LABELS + 5)
+    assert found["labels"].shape == (N_TEST, N_LABELS + 5)
+    assert (found["labels"][:, -5:] == -1).all()
+
+
+def test_what_is_missing_or_foreign_is_named(run, tmp_path):
+    root, _ = run
+    label_search, knn = RunConfig(), RunConfig(inference={"method": "knn", "image_weight": 0.5})
+
+    def attempt(config, split="test", **folders):
+        predict("tiny", "one", 0, config, split, PredictInputs(root / "corpus", **folders), tmp_path / "out")
+
+    with pytest.raises(VixmlError, match="needs the folder index") as error:
+        attempt(label_search)
+    assert error.value.where == "--index"
+    with pytest.raises(VixmlError, match="needs the folder bank"):
+        attempt(knn, index=root / "index")
+    with pytest.raises(VixmlError, match="needs the folder trained"):
+        attempt(label_search, "validation", index=root / "index")
+    with stage(tmp_path / "bare", "build-index", config={}, inputs={}) as work:
+        save_array(work / "test.npy", np.zeros((N_TEST, DIM), dtype=np.float32))
+    with pytest.raises(VixmlError, match="no prototypes") as error:
+        attempt(label_search, index=tmp_path / "bare")
+    assert "labels_as" in error.value.hint
+    with stage(tmp_path / "index", "build-index", config={}, inputs={}) as work:
+        save_array(work / "test.npy", np.zeros((N_TEST + 1, DIM), dtype=np.float32))
+    with pytest.raises(VixmlError, match="index does not belong"):
+        attempt(label_search, index=tmp_path / "index")
+    for rows, what in ((np.array([N_TRAIN]), "do not fit"), (np.array([], dtype=np.int64), "held out no queries")):
+        with stage(tmp_path / "model", "train", config={}, inputs={}) as work:
+            save_array(work / "validation_rows.npy", rows)
+        with pytest.raises(VixmlError, match=what):
+            attempt(label_search, "validation", index=root / "index", trained=tmp_path / "model")
+    assert not (tmp_path / "out").exists()
