@@ -33,6 +33,8 @@ rule paper_tables:
         REPORT,
         target_scores(),
     localrule: True
+    message:
+        "Tables, figures and report are up to date"
 
 
 rule data:
@@ -40,6 +42,8 @@ rule data:
     input:
         target_data(),
     localrule: True
+    message:
+        "Corpora and tokens are up to date"
 
 
 rule images:
@@ -47,6 +51,8 @@ rule images:
     input:
         target_images(),
     localrule: True
+    message:
+        "Image vectors are up to date"
 
 
 rule train:
@@ -54,6 +60,8 @@ rule train:
     input:
         target_models(),
     localrule: True
+    message:
+        "Models are up to date"
 
 
 rule all:
@@ -64,6 +72,8 @@ rule all:
         rules.images.input,
         rules.train.input,
     localrule: True
+    message:
+        "Everything is up to date"
 
 
 onsuccess:

@@ -25,6 +25,8 @@ rule fetch_source:
         source=lambda wildcards: SOURCE_OF[wildcards.filename],
         sha256=lambda wildcards: WORLD.sources[SOURCE_OF[wildcards.filename]].sha256,
         config_dir=CONFIG_DIR,
+    message:
+        "Fetch {wildcards.filename}"
     shell:
         """
         vixml download --source {params.source} --raw $(dirname {output}) \
@@ -53,6 +55,8 @@ rule build_corpus:
         code=code("build-corpus"),
         raw=RAW_DIR,
         config_dir=CONFIG_DIR,
+    message:
+        "Build the corpus of {wildcards.dataset}"
     shell:
         """
         vixml build-corpus --dataset {wildcards.dataset} --raw {params.raw} --out $(dirname {output}) \
@@ -79,6 +83,8 @@ rule tokenize_corpus:
         runtime=120,
     params:
         code=code("tokenize"),
+    message:
+        "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens a text"
     shell:
         """
         vixml tokenize --corpus $(dirname {input.corpus}) --model-dir $(dirname {input.model}) \

@@ -33,6 +33,8 @@ rule predict_labels:
         bank=option("bank", "bank"),
         trained=option("trained", "trained"),
         config_dir=CONFIG_DIR,
+    message:
+        "Predict labels of {wildcards.dataset}, {wildcards.split}, with {wildcards.run}, seed {wildcards.seed}"
     shell:
         """
         vixml predict --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
@@ -63,6 +65,8 @@ rule score_run:
         settings=scoring_settings,
         code=code("score"),
         config_dir=CONFIG_DIR,
+    message:
+        "Score {wildcards.run} on {wildcards.dataset}, {wildcards.split}, seed {wildcards.seed}"
     shell:
         """
         vixml score --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \

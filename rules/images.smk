@@ -28,6 +28,8 @@ rule render_images:
         code=code("render-images"),
         raw=RAW_DIR,
         config_dir=CONFIG_DIR,
+    message:
+        "Draw the pictures of {wildcards.dataset}"
     shell:
         """
         vixml render-images --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) --raw {params.raw} \
@@ -60,6 +62,8 @@ rule embed_images:
         code=code("embed-images"),
         raw=RAW_DIR,
         config_dir=CONFIG_DIR,
+    message:
+        "Embed the pictures of {wildcards.dataset} with {wildcards.vision}"
     shell:
         """
         vixml embed-images --vision {wildcards.vision} --store $(dirname {input.images}) --raw {params.raw} \

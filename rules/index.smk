@@ -31,6 +31,8 @@ rule build_index:
         code=code("build-index"),
         bank=option("bank", "bank"),
         config_dir=CONFIG_DIR,
+    message:
+        "Encode queries and labels of {wildcards.dataset} with {wildcards.run}, seed {wildcards.seed}"
     shell:
         """
         vixml build-index --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \

@@ -25,6 +25,8 @@ rule prepare_model:
         code=code("prepare-model"),
         raw=RAW_DIR,
         config_dir=CONFIG_DIR,
+    message:
+        "Prepare the language model {wildcards.model}"
     shell:
         """
         vixml prepare-model --model {wildcards.model} --raw {params.raw} --out $(dirname {output}) \

@@ -28,6 +28,8 @@ rule make_tables:
         code=code("make-tables"),
         scores=options("score", "scores"),
         config_dir=lambda wildcards: CONFIG_DIR,
+    message:
+        "Write the tables"
     shell:
         """
         vixml make-tables {params.scores} {params.tables} --out $(dirname {output.manifest}) \
@@ -58,6 +60,8 @@ rule make_figures:
         code=code("make-figures"),
         scores=options("score", "scores"),
         config_dir=lambda wildcards: CONFIG_DIR,
+    message:
+        "Draw the figures"
     shell:
         """
         vixml make-figures {params.scores} {params.figures} --out $(dirname {output.manifest}) \
@@ -98,10 +102,12 @@ rule make_report:
         description=WORKFLOW.description,
         command=command_of_all(),
         config_dir=lambda wildcards: CONFIG_DIR,
+    message:
+        "Write the report"
     shell:
         """
         vixml make-report {params.scores} {params.tables} {params.figures} {params.corpus} {params.images} \
-            --name {params.name:q} --description {params.description:q} --command {params.command:q} \
+            --name={params.name:q} --description={params.description:q} --command={params.command:q} \
             --out $(dirname {output.manifest}) --config-dir {params.config_dir} 2>&1 | tee {log}
         cp $(dirname {output.manifest})/report.html {output.page}
         """

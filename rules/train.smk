@@ -33,6 +33,8 @@ rule train_model:
         code=code("train"),
         bank=option("bank", "bank"),
         config_dir=CONFIG_DIR,
+    message:
+        "Train {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         """
         vixml train --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \

@@ -24,7 +24,7 @@ STAGES = {
     "build-corpus": "vixml.data.corpus_stage",
     "tokenize": "vixml.data.tokens",
     "render-images": "vixml.images.render",
-    "embed-images": "vixml.images.bank",
+    "embed-images": "vixml.images.pool",
     "prepare-model": "vixml.models.prepare",
     "train": "vixml.training.train",
     "build-index": "vixml.retrieval.encode",

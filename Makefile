@@ -1,0 +1,61 @@
+# make            this list
+# make demo       everything: install, download, train, and open results/report.html at the end
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: help install demo test check bench lock clean
+
+# The versions in requirements.lock were tested with Python 3.11; `make PYTHON=/path/to/python` takes another.
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+VENV := .venv
+ACTIVATE := source $(VENV)/bin/activate
+# Named by what was installed, so that neither a second call nor a fresh checkout installs again.
+STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## make .venv with the versions of requirements.lock (about a minute, once)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "error: Python 3.11 or newer is needed"; \
+	  echo "  found:    $(PYTHON): $$($(PYTHON) --version 2>&1 || true)"; \
+	  echo "  what now: install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing into $(VENV), once ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: install  ## the whole reproduction on the embedded data set: download, train, tables, report
+	@echo
+	@echo "ViXML on PICTO, the embedded data set: nine runs from download to report, on this machine, without a GPU."
+	@echo "It downloads 235 MB, needs 4 GB of memory and 3 GB of disk, and takes under an hour on two cores; most of that is"
+	@echo "training. Stop it at any time: the same command goes on where it was."
+	@echo
+	@$(ACTIVATE) && snakemake paper_tables --cores all --quiet host reason
+	@echo
+	@$(ACTIVATE) && vixml summary
+
+test: install  ## the tests (about three minutes on two cores)
+	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m "not slow"
+
+check: install  ## what a change must pass beside the tests: style, lint, generated files, slow tests
+	@$(ACTIVATE) && ruff check .
+	@$(ACTIVATE) && ruff format --check .
+	@$(ACTIVATE) && snakefmt --check Snakefile rules
+	@$(ACTIVATE) && snakemake --lint
+	@$(ACTIVATE) && vixml document-config --check
+	@$(ACTIVATE) && python envs/pins.py check
+	@$(ACTIVATE) && { OMP_NUM_THREADS=1 python -m pytest -m slow || [ $$? = 5 ]; }
+
+bench: install  ## time what is worth timing; the numbers are printed, never asserted
+	@$(ACTIVATE) && for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 python "$$script"; done
+
+lock: install  ## pin the newest versions that pyproject.toml allows, and write every environment file from them
+	@$(ACTIVATE) && python envs/pins.py lock
+
+clean:  ## remove all results but downloads (results/raw) and evidence (results/reference)
+	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name raw ! -name reference -exec rm -rf {} +; fi
