@@ -1,0 +1,131 @@
+"""Verbs ``make-tables``, ``make-figures``, ``make-report`` and ``summary``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SCORE = typer.Option(
+    help="A score folder to read, results/runs/DATASET/RUN/seedN/test/score; once for each. What is not named is not "
+    "read, and its rows say 'not run'."
+)
+CONFIG_DIR = typer.Option(help="Folder of tables/, figures/, reported/, runs/, datasets.yaml and models.yaml.")
+OUT = typer.Option(help="Folder to publish; it is complete when it holds manifest.json.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's verbs to the command line."""
+    app.command("make-tables")(make_tables)
+    app.command("make-figures")(make_figures)
+    app.command("make-report")(make_report)
+    app.command("summary")(summary)
+
+
+def make_tables(
+    tables: Annotated[list[str], typer.Option(help="A table, by its file in config/tables; once for each.")],
+    out: Annotated[Path, OUT],
+    score: Annotated[list[Path] | None, SCORE] = None,
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    """Write tables in the paper's shape: published values, ours beside them, and a verdict for each cell.
+
+    Published values and ours never share a column. A row without results says "not run"; data or weights that are not
+    the paper's are marked `stand-in`, whatever their values. summary.json counts the verdicts.
+
+    Example:
+
+        vixml make-tables --tables table1 --tables table3
+        --score results/runs/picto/text-minilm-l3/seed0/test/score --out results/tables
+    """
+    from vixml.reproduce.tables import make_tables as run
+
+    run(score or [], config_dir, tables, out)
+
+
+def make_figures(
+    figures: Annotated[list[str], typer.Option(help="A figure, by its file in config/figures; once for each.")],
+    out: Annotated[Path, OUT],
+    score: Annotated[list[Path] | None, SCORE] = None,
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    """Draw figures as PNG and SVG, with their points as CSV.
+
+    Only measured hours get a place on the hour axis; published values whose hours were never tabulated stand in a panel
+    without one.
+
+    Example:
+
+        vixml make-figures --figures figure2 --score results/runs/picto/text-minilm-l3/seed0/test/score
+        --out results/figures
+    """
+    from vixml.reproduce.figures import make_figures as run
+
+    run(score or [], config_dir, figures, out)
+
+
+def make_report(
+    tables: Annotated[list[str], typer.Option(help="A table to show; once for each.")],
+    out: Annotated[Path, OUT],
+    score: Annotated[list[Path] | None, SCORE] = None,
+    figures_dir: Annotated[Path | None, typer.Option(help="Folder of `vixml make-figures`.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Corpus of the gallery's queries.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Image store of the gallery's pictures.")] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="A run whose labels the gallery shows; once for each.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the workflow's configuration.")] = "demo",
+    description: Annotated[str, typer.Option(help="One sentence on it.")] = "",
+    command: Annotated[str, typer.Option(help="What a reader types to make it all again.")] = "make demo",
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    """Write report.html: numbers, figures, training curves, a gallery and each run's evidence in one file.
+
+    The file needs no network and nothing beside it.
+
+    Example:
+
+        vixml make-report --tables table1 --tables table3 --figures-dir results/figures
+        --corpus results/data/picto/corpus --images results/data/picto/images
+        --score results/runs/picto/text-minilm-l3/seed0/test/score
+        --score results/runs/picto/vixml-minilm-l3/seed0/test/score --out results/report
+    """
+    from vixml.reproduce.report import ReportOptions
+    from vixml.reproduce.report import make_report as run
+
+    compared = tuple(compare) if compare else ("text-minilm-l3", "vixml-minilm-l3")
+    options = ReportOptions(name, description, command, figures_dir, corpus, images, compared)
+    run(score or [], config_dir, tables, options, out)
+
+
+def summary(
+    results: Annotated[
+        Path, typer.Option(help="Folder of results: every finished test score below it is read.")
+    ] = Path("results"),
+    score: Annotated[list[Path] | None, SCORE] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Read the numbers from this file (--write-reference) and not from results.")
+    ] = None,
+    tables: Annotated[list[str] | None, typer.Option(help="Tables whose measured rows are shown.")] = None,
+    write_reference: Annotated[
+        Path | None, typer.Option(help="Keep the numbers in this file, with their origin.")
+    ] = None,
+    readme: Annotated[
+        Path | None, typer.Option(help="Write the table between the markers results:begin and results:end.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Change nothing; fail if --readme is out of date.")] = False,
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    """Print the main numbers and where tables, figures and report lie; or put them into a page.
+
+    Example:
+
+        vixml summary --results results
+
+        vixml summary --reference results/reference/picto-summary.json --readme README.md --check
+    """
+    from vixml.reproduce.summary import summary as run
+
+    tables = tables or ["table1", "table3"]
+    run(results, score, reference, tables, config_dir, write_reference=write_reference, readme=readme, check=check)

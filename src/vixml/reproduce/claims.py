@@ -1,0 +1,203 @@
+"""Published numbers: every cell that the paper printed, and the training run behind it.
+
+Read from ``config/reported`` (its README says where they come from). A :class:`Claim` never holds a number of ours.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vixml.errors import VixmlError
+
+PAPER = "arXiv:2511.13189v1"
+
+# The columns that together say which cell of which table a row of reported_results.csv is.
+IDENTITY = (
+    "source",
+    "paper_table",
+    "dataset",
+    "method",
+    "backbone",
+    "params",
+    "modality",
+    "base_method",
+    "vision_encoder",
+    "n_images",
+    "inference",
+    "trained_by_paper",
+    "uses_inference_enh_E",
+    "uses_metadata_M",
+    "metric",
+    "k",
+)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One of the paper's 71 training runs (`training_runs.csv`)."""
+
+    run: str
+    dataset: str
+    modality: str
+    backbone: str
+    n_images: int
+    epochs: int
+    max_len: int
+    used_in: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published cell.
+
+    Attributes:
+        source: who printed it, e.g. ``arXiv:2511.13189v1``.
+        table: e.g. ``Table 1``.
+        dataset: as printed.
+        row: the columns of ``reported_results.csv`` that describe the row (method, backbone, params, ...).
+        metric: with its cut-off, e.g. ``P@1``.
+        printed: the value as printed, e.g. ``"70.30"``.
+        run: the paper's training run behind it (an entry of ``training_runs.csv``), if any.
+        note: what had to be inferred.
+    """
+
+    source: str
+    table: str
+    dataset: str
+    row: dict[str, str]
+    metric: str
+    printed: str
+    run: str | None
+    note: str
+
+    @property
+    def value(self) -> float:
+        """Return the printed value as a number."""
+        return float(self.printed)
+
+    @property
+    def decimals(self) -> int:
+        """Return how many decimals were printed; half of the last one is the tolerance of `matches`."""
+        return len(self.printed.partition(".")[2])
+
+    @property
+    def quoted(self) -> bool:
+        """Return whether the paper quotes this number from other authors."""
+        return self.row["trained_by_paper"] == "cited"
+
+    def selected_by(self, selector: dict[str, str]) -> bool:
+        """Return whether every column named in ``selector`` has that value here."""
+        return all(self.row[column] == value for column, value in selector.items())
+
+
+def read_csv(path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, row) of a CSV file with a header.
+
+    Raises:
+        VixmlError: missing file, or a line with more or fewer fields than the header.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise VixmlError("a file of published numbers is missing", where=path, hint="check --config-dir")
+    with open(path, encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        for row in reader:
+            if None in row or None in row.values():
+                raise VixmlError(
+                    "a line does not have the header's number of fields",
+                    where=f"{path}:{reader.line_num}",
+                    expected=f"{len(reader.fieldnames or [])} fields",
+                    hint="quote a field that holds a comma",
+                )
+            yield reader.line_num, row
+
+
+def load_training_runs(config_dir: Path | str) -> dict[str, TrainingRun]:
+    """Return the paper's training runs by id.
+
+    Raises:
+        VixmlError: an id given twice, or a count that is no number.
+    """
+    path = Path(config_dir) / "reported" / "training_runs.csv"
+    runs: dict[str, TrainingRun] = {}
+    for line, row in read_csv(path):
+        if row["run"] in runs:
+            raise VixmlError("a training run is listed twice", where=f"{path}:{line}", found=row["run"])
+        try:
+            counts = {key: int(row[key] or 0) for key in ("n_images", "epochs", "max_len")}
+        except ValueError as error:
+            raise VixmlError("not a whole number", where=f"{path}:{line}", found=str(error)) from error
+        runs[row["run"]] = TrainingRun(
+            row["run"],
+            row["dataset"],
+            row["modality"],
+            row["backbone"],
+            used_in=tuple(row["used_in"].split()),
+            **counts,
+        )
+    return runs
+
+
+def load_claims(config_dir: Path | str) -> list[Claim]:
+    """Return every published cell, in file order.
+
+    Raises:
+        VixmlError: the same cell twice, a metric outside 0 to 100, or a training run that nobody lists for that table.
+    """
+    path = Path(config_dir) / "reported" / "reported_results.csv"
+    runs = load_training_runs(config_dir)
+    claims: list[Claim] = []
+    seen: dict[tuple[str, ...], int] = {}
+    for line, row in read_csv(path):
+        where = f"{path}:{line}"
+        key = tuple(row[column] for column in IDENTITY)
+        if key in seen:
+            raise VixmlError(
+                "a published cell is given twice",
+                where=where,
+                found=f"the same cell as line {seen[key]}",
+                hint="delete one; a second source needs its own `source`",
+            )
+        seen[key] = line
+        _check_value(row["value"], where)
+        if row["run"]:
+            _check_run(row, runs, where)
+        claims.append(
+            Claim(
+                source=row["source"],
+                table=row["paper_table"],
+                dataset=row["dataset"],
+                row={c: row[c] for c in IDENTITY if c not in {"source", "paper_table", "dataset", "metric", "k"}},
+                metric=f"{row['metric']}@{row['k']}",
+                printed=row["value"],
+                run=row["run"] or None,
+                note=row["note"],
+            )
+        )
+    return claims
+
+
+def _check_value(printed: str, where: str) -> None:
+    if not re.fullmatch(r"\d+(\.\d+)?", printed) or not 0 <= float(printed) <= 100:
+        raise VixmlError(
+            "a published metric is not a percentage",
+            where=f"{where}, column value",
+            found=printed or "nothing",
+            expected="a number from 0 to 100, as printed",
+        )
+
+
+def _check_run(row: dict[str, str], runs: dict[str, TrainingRun], where: str) -> None:
+    run = runs.get(row["run"])
+    table = "T" + row["paper_table"].removeprefix("Table ")
+    if run is None or table not in run.used_in or run.dataset != row["dataset"]:
+        raise VixmlError(
+            "a published cell names a training run that does not stand behind it",
+            where=f"{where}, column run",
+            found=row["run"],
+            expected=f"a run of training_runs.csv with dataset {row['dataset']} and {table} in used_in",
+        )

@@ -1,0 +1,176 @@
+"""Print tables: numbers as text, Markdown for people, CSV for programs, and the count of verdicts as JSON values."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from vixml.reproduce.grid import Cell, Line, Section, Table
+from vixml.reproduce.verdicts import MEANING, STATES, Aggregate
+
+NOT_RUN = "not run"
+
+
+def mean_sd(value: Aggregate | None, decimals: int = 2) -> str:
+    """Print ours: mean, sample standard deviation, number of seeds.
+
+    Example:
+        >>> from vixml.reproduce.verdicts import aggregate
+        >>> mean_sd(aggregate([49.0, 51.0])), mean_sd(aggregate([50.0])), mean_sd(None)
+        ('50.00 ± 1.41 (2)', '50.00 (1)', 'not run')
+    """
+    if value is None:
+        return NOT_RUN
+    sd = "" if value.sd is None else f" ± {value.sd:.{decimals}f}"
+    return f"{value.mean:.{decimals}f}{sd} ({value.n})"
+
+
+def duration(hours: float | None) -> str:
+    """Print hours in the unit that reads best.
+
+    Example:
+        >>> duration(0.005), duration(0.07), duration(0.5), duration(4.25), duration(None)
+        ('18 s', '4.2 min', '30 min', '4.2 h', '–')
+    """
+    if hours is None:
+        return "–"
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s"
+    value, unit = (hours * 60, "min") if hours < 1 else (hours, "h")
+    return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+
+
+def paper(cell: Cell) -> str:
+    """Print the published value exactly as it was printed."""
+    return cell.claim.printed if cell.claim else ""
+
+
+def verdict(line: Line) -> str:
+    """Print a row's verdicts: one state if all cells share it, else each with its metric."""
+    states = [cell.verdict.state for cell in line.cells]
+    if len(set(states)) == 1:
+        return states[0]
+    return ", ".join(f"{cell.metric} {cell.verdict.state}" for cell in line.cells)
+
+
+def whys(line: Line) -> list[str]:
+    """Return the reasons of a row's verdicts, each once."""
+    return list(dict.fromkeys(part for cell in line.cells for part in cell.verdict.why.split("; ") if part))
+
+
+def shared_whys(section: Section) -> list[str]:
+    """Return the reasons that every row of a section gives: printed once above it instead of in each row."""
+    first, *others = [whys(line) for line in section.lines]
+    return [why for why in first if all(why in other for other in others)]
+
+
+def note(line: Line, without: Sequence[str] = ()) -> str:
+    """Print a row's note and its reasons, less those printed elsewhere."""
+    return "; ".join(filter(None, (line.note, *(why for why in whys(line) if why not in without))))
+
+
+def by_metric(line: Line, metrics: Sequence[str]) -> list[Cell | None]:
+    """Return a row's cells in the table's column order; None where the paper left a blank."""
+    cells = {cell.metric: cell for cell in line.cells}
+    return [cells.get(metric) for metric in metrics]
+
+
+def to_csv(table: Table) -> str:
+    """Return the table as CSV: a line a row, for each metric the published value and ours in separate columns."""
+    spec, stream = table.spec, io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    per_metric = ("paper", "ours", "sd", "low", "high", "verdict")
+    writer.writerow(
+        ["table", "dataset", "block", "row", "params", "paper_run", "run", "seeds", "n", "hours"]
+        + [f"{metric} {part}" for metric in spec.metrics for part in per_metric]
+        + ["note"]
+    )
+    for section in table.sections:
+        for line in section.lines:
+            row = [spec.id, section.dataset, line.block, line.label, line.params, line.paper_run or "", line.run or ""]
+            row += [" ".join(map(str, line.seeds)), len(line.seeds), _number(line.hours.mean if line.hours else None)]
+            for cell in by_metric(line, spec.metrics):
+                row += _csv_cell(cell)
+            writer.writerow([*row, note(line)])
+    return stream.getvalue()
+
+
+def _csv_cell(cell: Cell | None) -> list[str]:
+    if cell is None:
+        return [""] * 6
+    ours = cell.ours
+    if ours is None:
+        return [paper(cell), NOT_RUN, "", "", "", cell.verdict.state]
+    numbers = [_number(value) for value in (ours.mean, ours.sd, ours.low, ours.high)]
+    return [paper(cell), *numbers, cell.verdict.state]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def to_markdown(table: Table) -> str:
+    """Return the table as Markdown, a section a dataset, as the paper groups it."""
+    spec = table.spec
+    out = [
+        f"# {spec.paper_table}: {spec.title}",
+        "",
+        spec.note,
+        "",
+        "`paper`: as printed in "
+        + spec.source
+        + ". `ours`: measured here, mean ± sample standard deviation over seeds "
+        "(number of seeds), in percent. The two never share a column.",
+    ]
+    for section in table.sections:
+        out += ["", f"## {section.title}", "", *_markdown_section(section, spec.metrics, spec.row_title)]
+    out += ["", "## Verdicts", "", "| verdict | published cells | measured here | meaning |", "|---|---:|---:|---|"]
+    published, measured = table.states(True), table.states(False)
+    out += [f"| {state} | {published[state]} | {measured[state]} | {MEANING[state]} |" for state in STATES]
+    return "\n".join(out) + "\n"
+
+
+def _markdown_section(section: Section, metrics: Sequence[str], row_title: str) -> list[str]:
+    if section.published:
+        head = [row_title, "params", *(f"paper {m}" for m in metrics), *(f"ours {m}" for m in metrics)]
+        align = ["---", "---:"] + ["---:"] * 2 * len(metrics)
+    else:
+        head = ["run", *(f"ours {m}" for m in metrics), "training"]
+        align = ["---"] + ["---:"] * (len(metrics) + 1)
+    shared = shared_whys(section)
+    out = [f"Every row is {', '.join(shared)}.", ""] if shared else []
+    out += [_pipe([*head, "verdict", "note"]), "|" + "|".join([*align, "---", "---"]) + "|"]
+    for line in section.lines:
+        cells = by_metric(line, metrics)
+        ours = [mean_sd(cell.ours) if cell else "–" for cell in cells]
+        if section.published:
+            row = [line.label, line.params, *(paper(cell) if cell else "–" for cell in cells), *ours]
+        else:
+            row = [line.label, *ours, duration(line.hours.mean if line.hours else None)]
+        out.append(_pipe([*row, verdict(line), note(line, shared)]))
+    return out
+
+
+def _pipe(fields: Sequence[str]) -> str:
+    return "| " + " | ".join(field.replace("|", "\\|") for field in fields) + " |"
+
+
+def states_summary(tables: Sequence[Table]) -> dict[str, Any]:
+    """Return the content of ``summary.json``: how many cells are in which state, per table and in all."""
+    total = {state: sum(t.states(True)[state] + t.states(False)[state] for t in tables) for state in STATES}
+    return {
+        "schema_version": 1,
+        "tables": {
+            table.spec.id: {
+                "title": f"{table.spec.paper_table}: {table.spec.title}",
+                "published_cells": len(table.cells(True)),
+                "published": table.states(True),
+                "measured_cells": len(table.cells(False)),
+                "measured": table.states(False),
+            }
+            for table in tables
+        },
+        "states": total,
+    }

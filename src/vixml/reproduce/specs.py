@@ -1,0 +1,150 @@
+"""The shape of each table and figure, read from ``config/tables`` and ``config/figures``: layout is data, not code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from vixml.config.load import read_yaml, validate
+from vixml.config.run import Strict
+from vixml.errors import VixmlError
+from vixml.reproduce.claims import IDENTITY, PAPER
+
+
+class Row(Strict):
+    """A row of the paper, on every dataset for which the paper printed it."""
+
+    label: str = Field(description="As printed.")
+    claim: dict[str, str] = Field(description="Columns of reported_results.csv that single out the row's cells.")
+    run: str | None = Field(None, description="Our run that repeats it; `null` if there is none.")
+    seed: int | None = Field(None, description="One seed of that run, for tables with a row a seed.")
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> Row:
+        unknown = sorted(set(self.claim) - set(IDENTITY))
+        if unknown:
+            raise ValueError(f"claim names no column of reported_results.csv: {', '.join(unknown)}")
+        return self
+
+
+class Block(Strict):
+    """Rows under one heading."""
+
+    title: str = ""
+    rows: list[Row]
+
+
+class MeasuredRow(Strict):
+    """A row that the paper does not have: a run of ours."""
+
+    label: str
+    run: str
+    note: str = ""
+
+
+class MeasuredBlock(Strict):
+    """Rows measured here on a dataset of ours, in the shape of the paper's rows."""
+
+    dataset: str = Field(description="Entry of config/datasets.yaml.")
+    title: str
+    rows: list[MeasuredRow]
+
+
+class TableSpec(Strict):
+    """One table: columns (dataset x metric), and rows in blocks."""
+
+    id: str
+    layout: Literal["grid"] = Field("grid", description="How it is laid out; `grid`: a section a dataset.")
+    paper_table: str = Field(description="`paper_table` of its cells, e.g. `Table 1`.")
+    source: str = PAPER
+    title: str
+    note: str = ""
+    row_title: str = Field("backbone", description="Heading of the rows' labels.")
+    datasets: list[str]
+    metrics: list[str]
+    blocks: list[Block]
+    measured: list[MeasuredBlock] = Field([])
+
+
+class FigureLine(Strict):
+    """A horizontal line: a published number."""
+
+    label: str
+    claim: dict[str, str]
+
+
+class FigureMark(Strict):
+    """A published P@1 that stands in the figure without its hours."""
+
+    label: str
+    architecture: Literal["encoder", "decoder"]
+    backbone: str
+
+
+class MeasuredMark(Strict):
+    """A run of ours in the figure."""
+
+    label: str
+    run: str
+    modality: Literal["text", "text+image"]
+    architecture: Literal["encoder", "decoder"] = "encoder"
+
+
+class FigureSpec(Strict):
+    """A metric against training time."""
+
+    id: str
+    paper_figure: str
+    title: str
+    metric: str = "P@1"
+    dataset: str = Field(description="The paper's dataset.")
+    source: str = PAPER
+    text_table: str = Field(description="Where the text-only values were printed.")
+    image_table: str = Field(description="Where the values with images were printed.")
+    marks: list[FigureMark]
+    lines: list[FigureLine] = Field([])
+    measured_dataset: str
+    measured_title: str = Field(description="Over the panel of what was measured here; says so if it is a stand-in.")
+    measured: list[MeasuredMark] = Field(description="Trained runs, drawn at their measured hours.")
+    untrained: list[MeasuredMark] = Field([], description="Runs without training, drawn as level lines.")
+
+
+S = TypeVar("S", bound=Strict)
+
+
+def load_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec]:
+    """Read the tables named, in that order.
+
+    Raises:
+        VixmlError: an unknown table, a key nobody knows, an id that is not the file's name.
+    """
+    return [_load(TableSpec, config_dir, "tables", name) for name in names]
+
+
+def load_figures(config_dir: Path | str, names: Sequence[str]) -> list[FigureSpec]:
+    """Read the figures named, in that order."""
+    return [_load(FigureSpec, config_dir, "figures", name) for name in names]
+
+
+def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:
+    """Return the file of a table (`tables`) or figure (`figures`)."""
+    return Path(config_dir) / kind / f"{name}.yaml"
+
+
+def _load(model: type[S], config_dir: Path | str, kind: str, name: str) -> S:
+    path = spec_path(config_dir, kind, name)
+    if not path.exists():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise VixmlError(
+            f"no such {kind.rstrip('s')}",
+            where=path,
+            found=name,
+            hint="one of: " + ", ".join(known) if known else "check --config-dir",
+        )
+    spec = validate(model, read_yaml(path), path)
+    if spec.id != name:
+        raise VixmlError("the id is not the file's name", where=f"{path}: id", found=spec.id, expected=name)
+    return spec

@@ -1,0 +1,53 @@
+"""The stage ``make-tables``: each table as CSV and Markdown, and the count of verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vixml.files import write_json, write_text
+from vixml.provenance import stage
+from vixml.reproduce.grid import Sources, build_tables
+from vixml.reproduce.render import states_summary, to_csv, to_markdown
+from vixml.reproduce.results import load
+from vixml.reproduce.specs import load_tables, spec_path
+
+
+def make_tables(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], out: Path) -> None:
+    """Write ``{table}.csv``, ``{table}.md`` for each table and ``summary.json``.
+
+    Args:
+        scores: score folders, exactly those that belong in the tables; rows without one say "not run".
+        config_dir: folder of tables/, reported/ and the registry.
+        tables: names of files of config/tables.
+        out: folder to publish.
+    """
+    inputs = named_scores(scores) | config_files(config_dir)
+    inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
+    specs = load_tables(config_dir, tables)
+    with stage(out, "make-tables", config={"tables": list(tables)}, inputs=inputs) as work:
+        built = build_tables(specs, Sources.load(config_dir, load(scores)))
+        for table in built:
+            write_text(work / f"{table.spec.id}.csv", to_csv(table))
+            write_text(work / f"{table.spec.id}.md", to_markdown(table))
+        write_json(work / "summary.json", states_summary(built))
+
+
+def named_scores(scores: Sequence[Path]) -> dict[str, Path]:
+    """Return score folders and the training record beside each, named for a manifest."""
+    named: dict[str, Path] = {}
+    for folder in map(Path, scores):
+        key = "/".join(folder.absolute().parts[-5:-1])
+        named[f"score/{key}"] = folder
+        training = folder.parent.parent / "model" / "training.json"
+        if training.exists():
+            named[f"training/{key}"] = training
+    return named
+
+
+def config_files(config_dir: Path) -> Mapping[str, Path]:
+    """Return the files of published numbers and of the registry, named for a manifest."""
+    config_dir = Path(config_dir)
+    files = [*sorted((config_dir / "reported").glob("*.csv")), config_dir / "datasets.yaml", config_dir / "models.yaml"]
+    files += sorted((config_dir / "runs").glob("*.yaml"))
+    return {f"config/{path.relative_to(config_dir).as_posix()}": path for path in files}

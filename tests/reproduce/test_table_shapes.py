@@ -1,0 +1,90 @@
+"""Shapes of tables are data: what does not fit is refused, and another table needs no code."""
+
+from __future__ import annotations
+
+import pytest
+from result_files import register_real, write_real
+
+from vixml.errors import VixmlError
+from vixml.reproduce.grid import Sources, build_table
+from vixml.reproduce.render import to_markdown
+from vixml.reproduce.results import load
+from vixml.reproduce.specs import load_tables
+
+
+def build(config_dir, folders=(), name="table1"):
+    return build_table(load_tables(config_dir, [name])[0], Sources.load(config_dir, load(folders)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{label: BERT, claim: {backbone: BERT}, run: text-bert}", "", "no place"),
+        ("LF-AmazonTitles-1.3M, ", "", "no place"),
+        ('"PSP@1", ', "", "no place"),
+        ("claim: {backbone: BERT}", "claim: {backbone: ALBERT}", "selects no published cell"),
+        ("claim: {backbone: BERT}", "claim: {backbone: MiniLM-L3}", "already has a place"),
+        ("claim: {backbone: BERT}", "claim: {bakbone: BERT}", "bakbone"),
+        ("metrics:", "metrix:", "metrics"),
+        ("id: table1", "id: table2", "not the file's name"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(config_dir, old, new, message):
+    path = config_dir / "tables" / "table1.yaml"
+    text = path.read_text()
+    assert old in text
+    text = text.replace(f"      - {old}\n", "") if not new and old.startswith("{") else text.replace(old, new, 1)
+    path.write_text(text)
+    with pytest.raises(VixmlError, match=message):
+        build(config_dir)
+
+
+def test_an_unknown_table_names_the_known_ones(config_dir):
+    with pytest.raises(VixmlError, match="no such table") as caught:
+        load_tables(config_dir, ["table99"])
+    assert "table1" in caught.value.hint
+
+
+SEEDS = """
+id: table12
+paper_table: Table 12
+title: Seeds
+row_title: seed
+datasets: [LF-AmazonTitles-131K]
+metrics: ["P@1", "P@5", "PSP@1", "R@100"]
+blocks:
+  - rows:
+""" + "".join(
+    f"      - {{label: '{s}', claim: {{method: 'dual-decoder learning, seed {s}'}}, run: text-minilm-l3, seed: {s}}}\n"
+    for s in range(1, 6)
+)
+CITED = """
+id: table7
+paper_table: Table 7
+title: Related work
+row_title: method
+datasets: [LF-AmazonTitles-131K, MM-AmazonTitles-300K, LF-AmazonTitles-1.3M, LF-Amazon-131K]
+metrics: ["P@1", "P@5", "PSP@1"]
+blocks:
+  - rows:
+""" + "".join(
+    f"      - {{label: {m}, claim: {{method: {m}}}}}\n"
+    for m in ("DEXML", "UniDEC", "PRIME", "Renee", "DEXA", "OAK", "MOGIC", "MUFIN", "PINA", "ViXML (Ours)")
+)
+
+
+def test_a_table_with_a_row_a_seed_needs_no_code(config_dir, results):
+    (config_dir / "tables" / "table12.yaml").write_text(SEEDS)
+    register_real(config_dir)
+    table = build(config_dir, write_real(results, seeds=(1, 2)), "table12")
+    assert [(line.seeds, line.cells[0].ours is None) for line in table.sections[0].lines] == [
+        ((1,), False), ((2,), False), ((), True), ((), True), ((), True),
+    ]  # fmt: skip
+
+
+def test_a_table_with_blanks_and_quoted_rows_needs_no_code(config_dir):
+    (config_dir / "tables" / "table7.yaml").write_text(CITED)
+    table = build(config_dir, name="table7")
+    assert len(table.cells(True)) == 73
+    assert table.sections[0].title == "LF-AmazonTitles-131K"
+    assert "| DEXML |  | 42.52 | 20.64 | – |" in to_markdown(table)
