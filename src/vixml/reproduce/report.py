@@ -1,0 +1,176 @@
+"""The stage ``make-report``: one HTML file with everything a reader needs, and nothing that has to be fetched."""
+
+from __future__ import annotations
+
+import base64
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vixml.errors import VixmlError
+from vixml.files import write_text
+from vixml.provenance import stage
+from vixml.reproduce import render
+from vixml.reproduce.curves import curves
+from vixml.reproduce.evidence import evidence
+from vixml.reproduce.gallery import gallery
+from vixml.reproduce.grid import Sources, build_tables
+from vixml.reproduce.results import load
+from vixml.reproduce.specs import load_figures, load_tables, spec_path
+from vixml.reproduce.summary import number, origin_sentence, summarise
+from vixml.reproduce.tables import config_files, named_scores
+from vixml.reproduce.verdicts import GREEN, MEANING, STATES
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the report shows besides tables.
+
+    Attributes:
+        name: of the workflow's configuration.
+        description: one sentence on it.
+        command: what makes everything again.
+        figures: folder of ``make-figures``, or None.
+        corpus: corpus of the gallery, or None for no gallery.
+        images: its image store.
+        compare: runs of the gallery.
+    """
+
+    name: str = "demo"
+    description: str = ""
+    command: str = "make demo"
+    figures: Path | None = None
+    corpus: Path | None = None
+    images: Path | None = None
+    compare: tuple[str, ...] = ("text-minilm-l3", "vixml-minilm-l3")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, with its points as a table for those who cannot see it."""
+
+    name: str
+    title: str
+    uri: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def make_report(
+    scores: Sequence[Path], config_dir: Path, tables: Sequence[str], options: ReportOptions, out: Path
+) -> None:
+    """Write ``report.html``.
+
+    Args:
+        scores: score folders, exactly those that belong in the report.
+        config_dir: folder of tables/, reported/ and the registry.
+        tables: names of files of config/tables.
+        options: what else it shows.
+        out: folder to publish.
+
+    Raises:
+        VixmlError: a corpus without its image store or the other way round.
+    """
+    if (options.corpus is None) != (options.images is None):
+        raise VixmlError(
+            "the gallery needs both a corpus and an image store", hint="pass --corpus and --images, or neither"
+        )
+    inputs = named_scores(scores) | config_files(config_dir) | _folders(scores, options)
+    inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
+    config = {
+        "name": options.name,
+        "description": options.description,
+        "command": options.command,
+        "tables": list(tables),
+        "compare": list(options.compare),
+    }
+    with stage(out, "make-report", config=config, inputs=inputs) as work:
+        write_text(work / "report.html", page(context(scores, config_dir, tables, options)))
+
+
+def _folders(scores: Sequence[Path], options: ReportOptions) -> dict[str, Path]:
+    named = {"figures": options.figures, "corpus": options.corpus, "images": options.images}
+    found = {name: path for name, path in named.items() if path is not None}
+    for folder in map(Path, scores):
+        dataset, run, seed = folder.absolute().parts[-5:-2]
+        log, predictions = folder.parent.parent / "model" / "log.jsonl", folder.parent / "predictions"
+        if log.exists():
+            found[f"log/{dataset}/{run}/{seed}"] = log
+        if options.corpus is not None and run in options.compare and predictions.exists():
+            found[f"predictions/{dataset}/{run}/{seed}"] = predictions
+    return found
+
+
+def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], options: ReportOptions) -> dict[str, Any]:
+    """Return everything the template prints."""
+    results = load(scores)
+    sources = Sources.load(config_dir, results)
+    built = build_tables(load_tables(config_dir, tables), sources)
+    found = summarise(built, results)
+    shown = None
+    if options.corpus is not None and options.images is not None:
+        shown = gallery(options.corpus, options.images, options.compare, results)
+    states = render.states_summary(built)
+    drawn = [curves(results.by_run[key]) for key in sorted(results.by_run)]
+    return {
+        "options": options,
+        "tables": built,
+        "states": states,
+        "n_published": sum(len(table.cells(True)) for table in built),
+        "n_green": sum(states["states"][state] for state in GREEN),
+        "state_names": STATES,
+        "meaning": MEANING,
+        "metrics": found["metrics"],
+        "blocks": [(block, list(rows)) for block, rows in groupby(found["rows"], key=lambda row: row["block"])],
+        "origin": origin_sentence(found),
+        "stand_ins": sorted(
+            {sources.registry.title(r["dataset"]) for r in found["rows"] if r["verdict"] == "stand-in"}
+        ),
+        "figures": _figures(options.figures, config_dir),
+        "curves": [one for one in drawn if one is not None],
+        "gallery": shown,
+        "evidence": evidence(results),
+    }
+
+
+def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
+    if folder is None:
+        return []
+    names = sorted(path.stem for path in Path(folder).glob("*.svg"))
+    if not names:
+        raise VixmlError("a folder of figures holds none", where=folder, hint="run `vixml make-figures` first")
+    drawings = []
+    for spec in load_figures(config_dir, names):
+        svg = base64.b64encode((folder / f"{spec.id}.svg").read_bytes()).decode("ascii")
+        rows = list(csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines()))
+        title = f"{spec.paper_figure}: {spec.title}"
+        drawings.append(Drawing(spec.id, title, f"data:image/svg+xml;base64,{svg}", rows[0], rows[1:]))
+    return drawings
+
+
+def page(values: dict[str, Any]) -> str:
+    """Fill the template; a name it uses and nobody gives is an error."""
+    environment = Environment(
+        loader=PackageLoader("vixml", "reproduce/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "duration": render.duration,
+        "mean_sd": render.mean_sd,
+        "paper": render.paper,
+        "verdict": render.verdict,
+        "note": render.note,
+        "shared_whys": render.shared_whys,
+        "by_metric": render.by_metric,
+    }
+    environment.globals["number"] = number
+    return environment.get_template("report.html.j2").render(values)
