@@ -85,7 +85,7 @@ def prototype_inputs(model: torch.nn.Module, u: Tensor) -> dict[str, float]:
         model: a Siamese model with prototypes.
         u: (n_labels, dim) float32 text vectors, not normalised.
     """
-    free = model.prototypes.free.weight[model.cluster]
+    free = model.prototypes.free.weight.detach()[model.cluster]
     known = model.centroid[model.has_centroid]
     return {
         "norm_u": float(u.norm(dim=1).mean()),
@@ -127,7 +127,8 @@ def evaluate(
         report["P@1/u"] = precision_at_1(validation, unit_u, validation_truth)
         if label_z is not None:
             report["P@1/z"] = precision_at_1(validation, label_z, validation_truth)
-            centroid = F.normalize(torch.where(model.has_centroid[:, None], model.centroid, unit_u), dim=1)
+            known = model.has_centroid.cpu()[:, None]  # vectors of all labels are kept off the GPU
+            centroid = F.normalize(torch.where(known, model.centroid.cpu(), unit_u), dim=1)
             report["P@1/centroid"] = precision_at_1(validation, centroid, validation_truth)
         report["P@1/knn"] = knn_precision_at_1(validation, train, train_truth, validation_truth)
     return {key: round(value, 5) for key, value in report.items()}

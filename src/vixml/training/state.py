@@ -49,15 +49,15 @@ def load_checkpoint(folder: Path | str, identity: str) -> dict[str, Any] | None:
     try:
         # weights_only: a checkpoint is read as data, it cannot run code.
         state = torch.load(path, map_location="cpu", weights_only=True)
-        known = state["format"] == FORMAT
+        known = state["format"] == FORMAT and state["identity"] == identity
     except Exception as error:
         raise VixmlError(
             "a checkpoint cannot be read",
             where=path,
-            found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            found=f"{type(error).__name__}: {error}".splitlines()[0][:120],
             hint=f"delete {Path(folder)} and run again; training then starts from the beginning",
         ) from error
-    if not known or state["identity"] != identity:
+    if not known:
         return None
     torch.set_rng_state(state["torch_rng"])
     if torch.cuda.is_available() and state["cuda_rng"]:

@@ -1,0 +1,140 @@
+"""A planted data set in the documented formats, and trainers over it.
+
+A label is a word and a kind of picture together; its text is the word alone. A query holds the word, a noise word and
+one to three pictures of the kind. So text alone finds two equally good labels and can only get half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tiny_models import VOCABULARY
+
+from vixml.config.run import RunConfig
+from vixml.data.corpus import CorpusData, Items
+from vixml.files import save_array, write_json
+from vixml.images.bank import FORMAT
+from vixml.provenance import stage
+from vixml.ragged import Ragged
+from vixml.training.batches import TrainingSet
+from vixml.training.inputs import RunInputs, open_inputs
+from vixml.training.loop import Trainer
+from vixml.training.model_file import build_model, save_model
+
+WORDS, KINDS, IMAGE_DIM = 5, 2, 12
+START, END, FIRST_WORD, FIRST_NOISE, NOISE_WORDS = 1, 2, 10, 30, 20
+PER_LABEL = {"train": 16, "test": 8}
+
+BASE: dict[str, Any] = {
+    "encoder": {"max_len": 8},
+    "prototype": {"heads": 4, "feedforward": 32, "free_vectors": 4},
+    "mining": None,
+    "optimizer": {"lr": 2e-3, "lr_new": 2e-3, "warmup_steps": 5},
+    "training": {"epochs": 3, "batch_size": 32, "precision": "fp32", "validation": 0.1, "checkpoint_minutes": 1e6},
+}
+
+
+def make_config(**changes: Any) -> RunConfig:
+    """Return the tests' run with sections changed key by key."""
+    merged = dict(BASE)
+    for key, value in changes.items():
+        merged[key] = {**(BASE.get(key) or {}), **value} if isinstance(value, dict) else value
+    return RunConfig.model_validate(merged)
+
+
+def publish(out: Path, verb: str, write: Callable[[Path], object]) -> Path:
+    """Publish a folder as a stage does, with a manifest."""
+    with stage(out, verb, config={}, inputs={}) as work:
+        write(work)
+    return out
+
+
+def write_task(root: Path, model_dir: Path, seed: int = 0) -> RunInputs:
+    """Write corpus, tokens and bank; return where they lie."""
+    rng = np.random.default_rng(seed)
+    pairs = [(word, kind) for word in range(WORDS) for kind in range(KINDS)]
+    kinds: list[int] = []  # of each image
+    texts: dict[str, list[list[int]]] = {"label": [[START, FIRST_WORD + word, END] for word, _ in pairs]}
+    images = {"label": [_draw_images(rng, kinds, kind) for _, kind in pairs]}
+    labels = {}
+    for split, count in PER_LABEL.items():
+        truth = rng.permutation(np.repeat(np.arange(len(pairs)), count))
+        texts[split] = [
+            [START, FIRST_WORD + pairs[label][0], int(rng.integers(FIRST_NOISE, FIRST_NOISE + NOISE_WORDS)), END]
+            for label in truth
+        ]
+        images[split] = [_draw_images(rng, kinds, pairs[label][1]) for label in truth]
+        labels[split] = Ragged.from_rows([[label] for label in truth], len(pairs))
+    corpus = CorpusData(
+        items={
+            split: Items([f"{split}{i}" for i in range(len(rows))], [" ".join(map(str, row)) for row in rows])
+            for split, rows in texts.items()
+        },
+        labels=labels,
+        image_keys=[f"image{i}" for i in range(len(kinds))],
+        image_sources=["planted:none"] * len(kinds),
+        images={split: Ragged.from_rows(rows, len(kinds)) for split, rows in images.items()},
+    )
+    centres = rng.standard_normal((KINDS, IMAGE_DIM))
+    vectors = centres[kinds] + 0.3 * rng.standard_normal((len(kinds), IMAGE_DIM))
+    return RunInputs(
+        corpus=publish(root / "corpus", "build-corpus", corpus.write),
+        tokens=publish(root / "tokens", "tokenize", lambda folder: _write_tokens(folder, texts)),
+        bank=publish(root / "bank", "embed-images", lambda folder: _write_bank(folder, vectors)),
+        model_dir=model_dir,
+    )
+
+
+def _draw_images(rng: np.random.Generator, kinds: list[int], kind: int) -> list[int]:
+    """Add one to three new images of a kind; return their ids."""
+    count = int(rng.integers(1, 4))
+    kinds += [kind] * count
+    return list(range(len(kinds) - count, len(kinds)))
+
+
+def _write_tokens(folder: Path, texts: dict[str, list[list[int]]]) -> None:
+    for split, rows in texts.items():
+        Ragged.from_rows(rows, VOCABULARY).save(folder / split)
+
+
+def _write_bank(folder: Path, vectors: np.ndarray) -> None:
+    save_array(folder / "vectors.npy", vectors.astype(np.float16))
+    header = {"format": FORMAT, "n_images": len(vectors), "dim": IMAGE_DIM, "vision": "planted", "missing": []}
+    write_json(folder / "bank.json", header)
+
+
+def make_trainer(
+    inputs: RunInputs,
+    config: RunConfig,
+    folder: Path,
+    *,
+    seed: int = 0,
+    rows: int | None = None,
+    identity: str = "one identity",
+    progress: Callable[..., None] = lambda n, loss: None,
+    log: Callable[[dict[str, Any]], None] = lambda report: None,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> Trainer:
+    """Return a trainer as the stage builds one, on the first ``rows`` queries; the 16 after them are held out."""
+    data = open_inputs(inputs, config, seed)
+    truth = data.corpus.labels("train")
+    n = len(truth) - 16 if rows is None else rows
+    training_set = TrainingSet(
+        data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth,
+        np.arange(n), np.ones(truth.n_cols),
+    )  # fmt: skip
+    model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, seed)
+    return Trainer(
+        config, model, training_set, np.arange(n, min(n + 16, len(truth))), data.gather, config.training.precision,
+        seed, folder / "checkpoint", identity, log, progress, warn,
+    )  # fmt: skip
+
+
+def weights_of(trainer: Trainer, folder: Path) -> bytes:
+    """Train to the end and return the bytes of ``model.safetensors``."""
+    trainer.fit()
+    save_model(folder, trainer.model)
+    return (folder / "model.safetensors").read_bytes()

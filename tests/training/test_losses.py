@@ -1,0 +1,147 @@
+"""Every loss against its double loop: values and gradients, float64."""
+
+from __future__ import annotations
+
+import naive_losses
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from vixml.config.run import Loss
+from vixml.training.diagnostics import collapsed_loss
+from vixml.training.losses import mine, regulariser, total_loss, triplet_loss
+
+PAPER = Loss()
+NGAME = Loss(margin_min=0.3, margin_max=0.3)
+
+
+def random_batch(seed, n, m, density=0.3, dim=3):
+    """Return unit vectors and a truth in which every row and every column has a positive (then m, n may shrink)."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random((n, m)) < density
+    truth[np.arange(n), rng.integers(0, m, n)] = True
+    truth[rng.integers(0, n, m), np.arange(m)] = True
+    drawn_label = [int(rng.choice(np.flatnonzero(row))) for row in truth]
+    drawn_query = [int(rng.choice(np.flatnonzero(column))) for column in truth.T]
+    vectors = [F.normalize(torch.from_numpy(rng.standard_normal((k, dim))), dim=1) for k in (n, m, m)]
+    return vectors, truth, drawn_label, drawn_query
+
+
+def compare(vectors, truth, drawn_label, drawn_query, config):
+    """Check total, terms and gradients; return the terms."""
+    leaves = [v.clone().requires_grad_() for v in vectors]
+    arguments = [*leaves, *([None] if len(leaves) == 2 else [])]
+    is_positive = torch.from_numpy(truth)
+    ours, terms = total_loss(*arguments, is_positive, torch.tensor(drawn_label), torch.tensor(drawn_query), config)
+    expected, expected_terms = naive_losses.total(*arguments, truth.tolist(), drawn_label, drawn_query, config)
+    assert terms.keys() == expected_terms.keys()
+    for name, value in terms.items():
+        torch.testing.assert_close(value, expected_terms[name], atol=1e-12, rtol=1e-10, msg=lambda m, t=name: t + m)
+    torch.testing.assert_close(ours, expected, atol=1e-12, rtol=1e-10)
+    gradients = torch.autograd.grad(ours, leaves)
+    for a, b in zip(gradients, torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
+        assert torch.isfinite(a).all()
+    return terms
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 6),
+    m=st.integers(1, 9),
+    density=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+    config=st.sampled_from([PAPER, NGAME, Loss(negatives=3), Loss(margin_min=0.0, temperature=0.03, regulariser=0.7)]),
+    prime=st.booleans(),
+)
+def test_any_batch_equals_the_double_loop(seed, n, m, density, config, prime):
+    vectors, truth, *drawn = random_batch(seed, n, m, density)
+    compare(vectors if prime else vectors[:2], truth, *drawn, config)
+
+
+def test_more_negatives_than_ten():
+    vectors, truth, *drawn = random_batch(5, 9, 26, 0.1)
+    terms = compare(vectors, truth, *drawn, PAPER)
+    assert all(value > 0 for value in terms.values()), "every term is at work in this case"
+
+
+@pytest.mark.parametrize("config", [PAPER, NGAME])
+def test_a_batch_of_one_has_no_negatives(config):
+    vectors, truth, *drawn = random_batch(0, 1, 1)
+    terms = compare(vectors, truth, *drawn, config)
+    assert terms["q_u"] == terms["q_z"] == terms["u_q"] == 0
+    leaves = [v.clone().requires_grad_() for v in vectors[:2]]
+    loss, _ = total_loss(*leaves, None, torch.from_numpy(truth), *map(torch.tensor, drawn), config)
+    for gradient in torch.autograd.grad(loss, leaves):
+        assert torch.count_nonzero(gradient) == 0
+
+
+def test_every_pair_positive_is_no_loss():
+    vectors, truth, *drawn = random_batch(1, 4, 5, 1.0)
+    terms = compare(vectors, truth, *drawn, PAPER)
+    assert terms["q_u"] == terms["q_z"] == terms["u_q"] == 0
+
+
+def test_no_violating_negative_is_no_loss():
+    axes = torch.eye(4, dtype=torch.float64)
+    truth, drawn = np.eye(4, dtype=bool), [0, 1, 2, 3]
+    terms = compare([axes, axes, axes], truth, drawn, drawn, PAPER)
+    assert terms["q_u"] == terms["q_z"] == terms["u_q"] == 0
+    # z does not yet improve on u: positives fall short by the margin, negatives exceed it by the margin.
+    torch.testing.assert_close(terms["reg"], torch.tensor(0.2, dtype=torch.float64))
+
+
+def test_fixed_margin_is_ngame():
+    """One positive at 0.9, negatives at 0.8 and 0.5: by hand, hinges 0.2 and none."""
+    scores = torch.tensor([[0.9, 0.8, 0.5]], dtype=torch.float64)
+    positive = torch.tensor([[True, False, False]])
+    triplets = mine(scores, positive, torch.tensor([0]), 10)
+    torch.testing.assert_close(triplet_loss(triplets, NGAME), torch.tensor(0.2, dtype=torch.float64))
+    # The dynamic margin is 0.1 for the first (its gap), where the hinge just vanishes, and 0.3 for the second.
+    assert triplet_loss(triplets, PAPER) < 1e-15
+
+
+def test_the_margin_has_no_gradient():
+    """A violating negative above its positive has margin ``s_n - s_p``: with a gradient the slope would be two."""
+    scores = torch.tensor([[0.5, 0.7]], dtype=torch.float64, requires_grad=True)
+    loss = triplet_loss(mine(scores, torch.tensor([[True, False]]), torch.tensor([0]), 10), PAPER)
+    torch.testing.assert_close(loss, torch.tensor(0.4, dtype=torch.float64))
+    torch.testing.assert_close(torch.autograd.grad(loss, scores)[0], torch.tensor([[-1.0, 1.0]], dtype=torch.float64))
+
+
+def test_mining_takes_the_hardest_and_marks_what_is_not_there():
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.7], [0.3, 0.2, 0.1, 0.0]])
+    positive = torch.tensor([[False, True, False, False], [True, True, True, False]])
+    triplets = mine(scores, positive, torch.tensor([1, 0]), 2)
+    assert triplets.columns[0].tolist() == [3, 2] and triplets.valid.tolist() == [[True, True], [True, False]]
+    assert triplets.columns[1, 0] == 3
+    torch.testing.assert_close(triplets.positive, torch.tensor([0.9, 0.3]))
+
+
+def test_no_gradient_flows_into_the_yardstick():
+    """Otherwise the cheapest way to a better prototype would be a worse text vector."""
+    u = torch.tensor([[0.5, 0.7]], requires_grad=True)
+    z = torch.tensor([[0.4, 0.6]], requires_grad=True)
+    triplets = mine(u, torch.tensor([[True, False]]), torch.tensor([0]), 10)
+    value = regulariser(triplets, z[:, 0], z.gather(1, triplets.columns), 0.1)
+    gradient_u, gradient_z = torch.autograd.grad(value, [u, z], allow_unused=True)
+    assert gradient_u is None or not gradient_u.any()
+    torch.testing.assert_close(gradient_z, torch.tensor([[-1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("prime", [True, False])
+def test_the_collapsed_state(prime):
+    """All similarities equal: 3 x 0.1 + 0.1 x 0.2 = 0.32 with the paper's constants."""
+    _, truth, *drawn = random_batch(2, 6, 8, 0.2)
+    truth[:, 0] = [True, False, False, False, False, False]
+    vectors = [torch.ones(k, 4) / 2 for k in (6, 8, 8)]
+    drawn = [[int(np.flatnonzero(row)[0]) for row in truth], [int(np.flatnonzero(row)[0]) for row in truth.T]]
+    loss, _ = total_loss(
+        vectors[0], vectors[1], vectors[2] if prime else None, torch.from_numpy(truth), *map(torch.tensor, drawn), PAPER
+    )
+    expected = 0.32 if prime else 0.1
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+    assert collapsed_loss(PAPER, prime) == pytest.approx(expected)

@@ -1,0 +1,252 @@
+"""A killed run, taken up again, ends with the same bytes as one that was never interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import planted
+import pytest
+import torch
+
+from vixml.config.world import Propensity
+from vixml.errors import VixmlError
+from vixml.provenance import read_manifest
+from vixml.training.model_file import load_model
+from vixml.training.state import NAME, load_checkpoint, save_checkpoint
+from vixml.training.train import run_identity, train
+
+ROWS, BATCH, EPOCHS = 23, 5, 3  # five steps an epoch, the last of three queries; the second and third mined
+CPU = torch.device("cpu")
+ALWAYS = {"checkpoint_minutes": 1e-9}
+
+
+class Killed(Exception):
+    pass
+
+
+def config(precision="fp32", **training):
+    return planted.make_config(
+        mining={"start": 1, "update": 1, "size": 4, "double_at": [2]},
+        training={"epochs": EPOCHS, "batch_size": BATCH, "precision": precision, **training},
+    )
+
+
+def kill_at(count):
+    """Return a callback that raises when it is called for the ``count``-th time (from 0)."""
+    calls = iter(range(10**6))
+
+    def callback(*_):
+        if next(calls) == count:
+            raise Killed
+
+    return callback
+
+
+def without_times(history):
+    return [{k: v for k, v in line.items() if k not in {"seconds", "samples_per_second"}} for line in history]
+
+
+@pytest.fixture(scope="module")
+def whole(task, tmp_path_factory):
+    """Return bytes and history of a run that was never interrupted, by precision."""
+
+    @cache
+    def run(precision):
+        folder = tmp_path_factory.mktemp("whole")
+        trainer = planted.make_trainer(task, config(precision), folder, rows=ROWS)
+        return planted.weights_of(trainer, folder), without_times(trainer.history)
+
+    return run
+
+
+# Before the first checkpoint, inside an epoch, at its first and last step, in mined epochs, at the very end.
+@pytest.mark.parametrize(
+    ("precision", "steps"), [*(("fp32", k) for k in (0, 1, 4, 5, 8, 12, 14)), ("bf16", 3), ("bf16", 11)]
+)
+def test_killed_at_a_step(whole, task, tmp_path, precision, steps):
+    settings = config(precision, **ALWAYS)
+    with pytest.raises(Killed):
+        planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=kill_at(steps)).fit()
+    assert (tmp_path / "checkpoint" / NAME).exists() == (steps > 0)
+    taken = []
+    trainer = planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=lambda n, loss: taken.append(n))
+    torch.rand(3)  # whatever else drew random numbers before
+    assert (planted.weights_of(trainer, tmp_path), without_times(trainer.history)) == whole(precision)
+    assert len(taken) == 15 - steps, "steps done before the kill are not done again"
+
+
+def test_killed_again_and_again(whole, task, tmp_path):
+    settings = config(**ALWAYS)
+    for steps in (3, 2, 6):
+        with pytest.raises(Killed):
+            planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=kill_at(steps)).fit()
+    assert planted.weights_of(planted.make_trainer(task, settings, tmp_path, rows=ROWS), tmp_path) == whole("fp32")[0]
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_killed_after_an_epochs_last_step_before_its_checkpoint(whole, task, tmp_path, epochs):
+    """Steps, sums and vectors of the whole epoch stand in the step's checkpoint; its end is done again."""
+    settings = config(**ALWAYS)
+    with pytest.raises(Killed):
+        planted.make_trainer(task, settings, tmp_path, rows=ROWS, log=kill_at(epochs)).fit()
+    trainer = planted.make_trainer(task, settings, tmp_path, rows=ROWS)
+    assert (planted.weights_of(trainer, tmp_path), without_times(trainer.history)) == whole("fp32")
+
+
+def test_only_the_ends_of_epochs_saved(whole, task, tmp_path):
+    settings = config()
+    with pytest.raises(Killed):
+        planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=kill_at(8)).fit()
+    taken = []
+    trainer = planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=lambda n, loss: taken.append(n))
+    assert planted.weights_of(trainer, tmp_path) == whole("fp32")[0]
+    assert len(taken) == 10
+
+
+def test_a_finished_run_trains_no_further(task, tmp_path):
+    first = planted.weights_of(planted.make_trainer(task, config(), tmp_path, rows=ROWS), tmp_path)
+    again = planted.make_trainer(task, config(), tmp_path, rows=ROWS, progress=kill_at(0))
+    assert planted.weights_of(again, tmp_path) == first
+
+
+def test_frozen_encoder_with_stored_vectors(task, tmp_path):
+    settings = planted.make_config(
+        modality="text", encoder={"train": "frozen"}, training={"epochs": 2, "batch_size": BATCH, **ALWAYS}
+    )
+    trainer = planted.make_trainer(task, settings, tmp_path / "a", rows=ROWS)
+    expected = planted.weights_of(trainer, tmp_path / "a")
+    assert trainer.stored_only
+    with pytest.raises(Killed):
+        planted.make_trainer(task, settings, tmp_path / "b", rows=ROWS, progress=kill_at(7)).fit()
+    assert planted.weights_of(planted.make_trainer(task, settings, tmp_path / "b", rows=ROWS), tmp_path) == expected
+
+
+def test_a_checkpoint_of_something_else_is_not_resumed(task, tmp_path):
+    settings = config(**ALWAYS)
+    with pytest.raises(Killed):
+        planted.make_trainer(task, settings, tmp_path, rows=ROWS, identity="another", progress=kill_at(7)).fit()
+    taken = []
+    trainer = planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=lambda n, loss: taken.append(n))
+    fresh = planted.weights_of(planted.make_trainer(task, settings, tmp_path / "x", rows=ROWS), tmp_path / "x")
+    assert planted.weights_of(trainer, tmp_path) == fresh
+    assert len(taken) == 15
+
+
+def test_identity_names_config_seed_inputs_and_precision(task):
+    base = run_identity(config(), 0, task, "fp32")
+    others = [
+        run_identity(config(batch_size=10), 0, task, "fp32"),
+        run_identity(planted.make_config(mining=None), 0, task, "fp32"),
+        run_identity(config(), 1, task, "fp32"),
+        run_identity(config(), 0, task, "bf16"),
+        run_identity(config(), 0, type(task)(task.corpus, task.bank, task.bank, task.model_dir), "fp32"),
+    ]
+    assert len({base, *others}) == len(others) + 1
+    same = config().model_copy(update={"row": planted.make_config(row={"label": "another name"}).row})
+    assert run_identity(same, 0, task, "fp32") == base, "a row's name trains nothing"
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "other"])
+def test_a_damaged_checkpoint_is_one_clear_error(task, tmp_path, damage):
+    settings = config(**ALWAYS)
+    with pytest.raises(Killed):
+        planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=kill_at(3)).fit()
+    path = tmp_path / "checkpoint" / NAME
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: len(data) // 2], "noise": b"no checkpoint", "empty": b"", "other": b"PK"}[damage])
+    with pytest.raises(VixmlError, match="checkpoint cannot be read") as caught:
+        planted.make_trainer(task, settings, tmp_path, rows=ROWS).fit()
+    assert caught.value.where == path and "delete" in caught.value.hint
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    (tmp_path / NAME).write_bytes(pickle.dumps({"format": Evil()}, protocol=2))
+    with pytest.raises(VixmlError, match="cannot be read"):
+        load_checkpoint(tmp_path, "x")
+    torch.save({"format": Evil()}, tmp_path / NAME)
+    with pytest.raises(VixmlError, match="cannot be read"):
+        load_checkpoint(tmp_path, "x")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_random_numbers_go_on_where_they_stood(tmp_path):
+    save_checkpoint(tmp_path, "x", {"a": 1})
+    expected = torch.rand(3)
+    assert load_checkpoint(tmp_path, "another") is None
+    assert load_checkpoint(tmp_path / "nowhere", "x") is None
+    assert load_checkpoint(tmp_path, "x")["a"] == 1
+    assert torch.equal(torch.rand(3), expected)
+
+
+CHILD = """
+import json, os, signal, sys
+import torch
+from pathlib import Path
+from vixml.config.run import RunConfig
+from vixml.config.world import Propensity
+from vixml.training import state
+from vixml.training.inputs import RunInputs
+from vixml.training.train import train
+
+torch.set_num_threads(1)
+config, inputs, out, saves = json.loads(sys.argv[1])
+done = iter(range(10**6))
+torch_save = torch.save
+
+def save_then_die(payload, path):
+    torch_save(payload, path)
+    if next(done) == saves:  # half of a checkpoint lies on the disk at this moment
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save = save_then_die
+train("planted", "run", 3, RunConfig.model_validate(config), Propensity(),
+      RunInputs(*(Path(p) for p in inputs)), Path(out), torch.device("cpu"))
+"""
+
+
+def test_kill_9_while_a_checkpoint_is_written(task, tmp_path):
+    settings = config(**ALWAYS | {"batch_size": 40})
+    inputs = [task.corpus, task.tokens, task.bank, task.model_dir]
+    out = tmp_path / "killed" / "model"
+    arguments = json.dumps([settings.model_dump(), [str(p) for p in inputs], str(out), 7])
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"VIXML_PROGRESS": "0"},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not out.exists() and (out.parent / "checkpoint" / NAME).exists()
+    for folder in (out, tmp_path / "whole" / "model"):
+        train("planted", "run", 3, settings, Propensity(), task, folder, CPU)
+        assert not (folder.parent / "checkpoint").exists(), "the checkpoint has done its work"
+    whole = tmp_path / "whole" / "model"
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (out / "validation_rows.npy").read_bytes() == (whole / "validation_rows.npy").read_bytes()
+    assert read_manifest(out)["config"] == read_manifest(whole)["config"]
+
+
+def test_a_published_model_is_read_back(task, tmp_path):
+    trainer = planted.make_trainer(task, config(), tmp_path, rows=ROWS)
+    planted.weights_of(trainer, tmp_path)
+    other = planted.make_trainer(task, config(), tmp_path / "other", seed=9, rows=ROWS).model
+    load_model(tmp_path, other)
+    for (name, a), (_, b) in zip(trainer.model.state_dict().items(), other.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    text = planted.make_trainer(task, planted.make_config(modality="text"), tmp_path / "text", rows=ROWS).model
+    with pytest.raises(VixmlError, match="belong to another model") as caught:
+        load_model(tmp_path, text)
+    assert "projection" in str(caught.value.where)
