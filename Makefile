@@ -56,6 +56,8 @@ bench: install  ## time what is worth timing; the numbers are printed, never ass
 
 lock: install  ## pin the newest versions that pyproject.toml allows, and write every environment file from them
 	@$(ACTIVATE) && python envs/pins.py lock
+	@$(MAKE) --no-print-directory install
+	@$(ACTIVATE) && python envs/pins.py write
 
 clean:  ## remove all results but downloads (results/raw) and evidence (results/reference)
 	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name raw ! -name reference -exec rm -rf {} +; fi

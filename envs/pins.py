@@ -1,8 +1,8 @@
 """Keep every environment file in step with requirements.lock, the one place where versions are pinned.
 
-    python envs/pins.py lock     # make a fresh environment from pyproject.toml and write its versions to the lock
-    python envs/pins.py write    # write environment.yml and envs/cpu.yaml from the lock
-    python envs/pins.py check    # fail if one of them is out of date
+python envs/pins.py lock     # make a fresh environment from pyproject.toml and write its versions to the lock
+python envs/pins.py write    # write environment.yml and envs/cpu.yaml from the lock, once that is installed
+python envs/pins.py check    # fail if one of them is out of date
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ def main(action: str) -> int:
     """Do what the module's first lines say."""
     if action == "lock":
         lock()
+        return 0
     stale = [path for path, text in files().items() if not path.exists() or path.read_text() != text]
     if action == "check":
         for path in stale:

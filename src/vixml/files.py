@@ -104,7 +104,7 @@ def read_json(path: Path | str) -> Any:
 def save_array(path: Path | str, array: np.ndarray) -> None:
     """Write ``array`` as ``.npy`` atomically (the header carries shape and dtype; no pickles)."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+        np.lib.format.write_array(stream, np.asarray(array, order="C"), allow_pickle=False)
 
 
 def load_array(path: Path | str, *, mmap: bool = True) -> np.ndarray:

@@ -106,9 +106,7 @@ def _publish(work: Path, out: Path) -> None:
 def describe_outputs(folder: Path) -> dict[str, dict[str, Any]]:
     """Return ``{relative path: {sha256, bytes}}`` for every file below ``folder``, sorted."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    return {
-        p.relative_to(folder).as_posix(): {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in files
-    }
+    return {p.relative_to(folder).as_posix(): {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in files}
 
 
 def describe_input(path: Path | str) -> dict[str, Any]:

@@ -151,11 +151,11 @@ class Ragged:
             int(header["n_cols"]),
             extra,
         )
-        if len(result) != header["n_rows"] or len(result.values) != header["n_values"]:
+        if len(result.offsets) != header["n_rows"] + 1 or len(result.values) != header["n_values"]:
             raise VixmlError(
                 "a ragged array does not have the size its header states",
                 where=folder,
-                found=f"{len(result)} rows, {len(result.values)} values",
+                found=f"{len(result.offsets) - 1} rows, {len(result.values)} values",
                 expected=f"{header['n_rows']} rows, {header['n_values']} values",
                 hint="rebuild it; it was altered or cut short",
             )

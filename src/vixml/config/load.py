@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -106,20 +107,11 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
         if isinstance(current, type) and issubclass(current, BaseModel):
             current = current.model_fields[part].annotation if part in current.model_fields else None
         else:
-            # A list index or dictionary key: look into the element type.
-            pass
-        current = _element(current)
+            # A list's index or a dictionary's key: look into the element type.
+            current = (get_args(current) or (None,))[-1]
+        if get_origin(current) in (Union, UnionType):
+            current = next(option for option in get_args(current) if option is not type(None))
     return set(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else set()
-
-
-def _element(annotation: Any) -> Any:
-    while True:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            return annotation
-        arguments = [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]
-        if not arguments:
-            return annotation
-        annotation = arguments[-1]
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -44,14 +44,15 @@ class Images(Strict):
 
 
 class Prototype(Strict):
-    """PRIME's label prototype network (METHOD: label prototype network; PRIME section 3)."""
+    """PRIME's label prototype network (PRIME, section 3)."""
 
     heads: int = Field(8, ge=1, description="Attention heads of the one transformer layer.")
     feedforward: int = Field(1024, ge=1, description="Width of its feed-forward part.")
     dropout: Fraction = Field(0.1, description="Its dropout.")
     free_vectors: int = Field(65536, ge=1, description="Learnable vectors, shared by balanced clusters of labels.")
     init: Literal["xavier", "label-mean"] = Field(
-        "xavier", description="Free vectors start at random (encoder script) or at their cluster's mean (decoder script)."
+        "xavier",
+        description="Free vectors start at random (encoder script) or at their cluster's mean (decoder script).",
     )
 
 
@@ -62,7 +63,9 @@ class Loss(Strict):
     margin_min: float = Field(0.1, ge=0, description="Lower clamp of the margin |s_p - s_n|.")
     margin_max: float = Field(0.3, ge=0, description="Upper clamp; equal clamps give a fixed margin (NGAME).")
     temperature: Positive = Field(0.1, description="Softmax weights over violating negatives.")
-    regulariser: float = Field(0.1, ge=0, description="Weight of R, which asks the prototype to improve on the text vector.")
+    regulariser: float = Field(
+        0.1, ge=0, description="Weight of R, which asks the prototype to improve on the text vector."
+    )
     regulariser_margin: float = Field(0.1, ge=0, description="Margin inside R.")
 
     @model_validator(mode="after")
@@ -73,7 +76,7 @@ class Loss(Strict):
 
 
 class Mining(Strict):
-    """NGAME batches: groups of similar queries, concatenated at random (METHOD section 3)."""
+    """NGAME batches: groups of similar queries, concatenated at random."""
 
     start: int = Field(10, ge=0, description="First epoch (from 0) with mined batches; random batches before.")
     update: int = Field(5, ge=1, description="Epochs between two clusterings.")
@@ -85,10 +88,18 @@ class Optimizer(Strict):
     """AdamW with linear decay."""
 
     lr: Positive = Field(5e-4, description="Peak learning rate of the language model.")
-    lr_new: Positive = Field(5e-4, description="Peak learning rate of image projection, free vectors, prototype network.")
+    lr_new: Positive = Field(
+        5e-4, description="Peak learning rate of image projection, free vectors, prototype network."
+    )
     weight_decay: float = Field(0.01, ge=0, description="Not applied to biases, LayerNorm and free vectors.")
     eps: Positive = Field(1e-6, description="AdamW epsilon.")
     warmup_steps: int = Field(100, ge=0, description="Steps of linear warm-up.")
+    warmup_steps_new: int | None = Field(
+        None,
+        ge=0,
+        description="Steps of warm-up of the new parts, if they shall be ahead of the language model: an untrained "
+        "prototype network pulls all queries to one place (docs/deviations.md, D4). `null`: as `warmup_steps`.",
+    )
     clip_norm: Positive | None = Field(None, description="Clip the gradient's global norm; `null` does not clip.")
 
 
@@ -106,9 +117,12 @@ class Training(Strict):
         "The choice is written in the manifest.",
     )
     validation: Fraction = Field(
-        0.0, description="Share of *train* queries held out for diagnostics and tuning. Test data never selects anything."
+        0.0,
+        description="Share of *train* queries held out for diagnostics and tuning. Test data never selects anything.",
     )
-    checkpoint_minutes: Positive = Field(10.0, description="Minutes between checkpoints, besides one at each epoch's end.")
+    checkpoint_minutes: Positive = Field(
+        10.0, description="Minutes between checkpoints, besides one at each epoch's end."
+    )
     workers: int = Field(0, ge=0, description="Processes that assemble batches; results do not depend on it.")
 
 

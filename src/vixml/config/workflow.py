@@ -15,7 +15,9 @@ class Target(Strict):
     dataset: str = Field(description="Entry of config/datasets.yaml.")
     runs: list[str] = Field(description="Runs of that dataset, from config/runs/.")
     seeds: list[int] = Field([0], description="Seeds; three or more give intervals.")
-    split: Literal["test", "validation"] = Field("test", description="Where it is scored; `validation` for tuning only.")
+    split: Literal["test", "validation"] = Field(
+        "test", description="Where it is scored; `validation` for tuning only."
+    )
 
 
 class Threads(Strict):

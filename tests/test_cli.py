@@ -1,0 +1,123 @@
+"""The command line: instant help, one clear block for bad input, honest exit statuses."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vixml import cli
+from vixml.digest import STAGES
+from vixml.errors import VixmlError
+
+HEAVY = ["torch", "pandas", "matplotlib", "transformers", "pyarrow", "snakemake"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "vixml", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_help_names_every_verb():
+    done = run("--help")
+    assert done.returncode == 0
+    for verb in [*STAGES, "summary", "document-config"]:
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("verb", [*STAGES, "summary", "document-config"])
+def test_a_verb_explains_itself(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Example:" in shown and f"vixml {verb}" in shown
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from vixml.cli import main; main(['--help']); main(['train', '--help'])\n"
+        f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "HEAVY []" in done.stdout
+
+
+def test_version():
+    done = run("--version")
+    assert done.returncode == 0 and done.stdout.strip() == __import__("vixml").__version__
+
+
+def test_bad_input_is_one_block_and_status_2(tmp_path):
+    done = run("download", "--source", "no-such", "--raw", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("\nerror: unknown key 'no-such'")
+    assert "where:" in done.stderr and "what now:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_option_is_status_2():
+    assert run("train", "--no-such-option").returncode == 2
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Return a function that runs a verb which raises."""
+
+    def go(error: BaseException) -> int:
+        def raising(**_):
+            raise error
+
+        monkeypatch.setattr(cli, "app", lambda **_: raising())
+        return cli.main([])
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield go
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_refusals_and_full_disks_are_explained(failing, capsys):
+    assert failing(VixmlError("bad", where="here")) == 2
+    assert failing(OSError(errno.ENOSPC, "No space left on device", "results/x")) == 2
+    shown = capsys.readouterr().err
+    assert "error: bad" in shown and "no space left" in shown and "results/x" in shown
+
+
+def test_an_interrupt_is_130(failing, capsys):
+    assert failing(KeyboardInterrupt()) == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_defects_keep_their_stack_trace(failing):
+    with pytest.raises(ZeroDivisionError):
+        failing(ZeroDivisionError())
+    with pytest.raises(PermissionError):
+        failing(PermissionError(errno.EACCES, "Permission denied"))
+
+
+def test_a_termination_cleans_up(tmp_path):
+    code = (
+        "import sys, time; from vixml import cli; from vixml.provenance import stage\n"
+        "def work(**_):\n"
+        f"    with stage({str(tmp_path / 'out')!r}, 'verb', config={{}}, inputs={{}}):\n"
+        "        print('ready', flush=True); time.sleep(60)\n"
+        "cli.app = work\n"
+        "sys.exit(cli.main([]))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline().strip() == "ready"
+    process.terminate()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vixml", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    time.sleep(0.1)
+    shown = process.stderr.read().decode()
+    process.wait(timeout=60)
+    assert "Traceback" not in shown

@@ -1,0 +1,166 @@
+"""Behaviour has a digest; words about it have none."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vixml.digest import LEFT_OUT, ROOT, STAGES, module_digest, modules_of, stage_digest
+from vixml.errors import VixmlError
+
+ENTRY = '''"""The entry."""
+
+from vixml.helper import number
+from .sibling import other
+
+LIMIT = 3
+"""What it is for."""
+
+
+def stage(value):
+    """Do it."""
+    from vixml.late import late  # heavy
+
+    if value > LIMIT:
+        raise VixmlError("too large", found=value)
+    return number(value) + other(value) + late(value)
+'''
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package of five modules, one of which nobody imports."""
+    root = tmp_path / "vixml"
+    for name, text in {
+        "__init__": '__version__ = "1"\n',
+        "entry": ENTRY,
+        "helper": "def number(value):\n    return value + 1\n",
+        "sibling": "import vixml.errors\n\ndef other(value):\n    return None\n",
+        "late": "def late(value):\n    return value\n",
+        "errors": "class VixmlError(Exception):\n    pass\n",
+        "alone": "X = 1\n",
+    }.items():
+        root.mkdir(exist_ok=True)
+        (root / f"{name}.py").write_text(text)
+    return root
+
+
+def digest(root: Path) -> str:
+    # A copy has its own path, so that nothing is remembered from before an edit.
+    copy = root.parent / f"copy{time.perf_counter_ns()}" / "vixml"
+    shutil.copytree(root, copy)
+    return module_digest("vixml.entry", copy)
+
+
+def test_imports_are_followed_also_inside_functions(package):
+    assert modules_of("vixml.entry", package) == ["vixml.entry", "vixml.helper", "vixml.late", "vixml.sibling"]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("entry", "  # heavy", "  # imported late: it is heavy"),
+        ("entry", '"""Do it."""', '"""Do it well.\n\n    At length.\n    """'),
+        ("entry", '"""What it is for."""\n', ""),
+        ("entry", '"too large", found=value', '"too large", found=value, hint="smaller"'),
+        ("entry", "number(value) + other(value)", "(number( value ) +\n        other(value))"),
+        ("errors", "pass", "x = 1"),
+        ("alone", "X = 1", "X = 2"),
+        ("__init__", '"1"', '"2"'),
+    ],
+)
+def test_words_layout_and_unused_code_do_not_count(package, name, old, new):
+    before = digest(package)
+    path = package / f"{name}.py"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert digest(package) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("entry", "LIMIT = 3", "LIMIT = 4"),
+        ("entry", "value > LIMIT", "value >= LIMIT"),
+        ("entry", 'raise VixmlError("too large", found=value)', "return 0"),
+        ("helper", "value + 1", "value - 1"),
+        ("late", "return value", "return -value"),
+        ("sibling", "return None", "return 0"),
+        ("sibling", "return None", "return False"),
+        ("sibling", "return None", "return"),
+    ],
+)
+def test_behaviour_counts_wherever_it_is(package, name, old, new):
+    before = digest(package)
+    path = package / f"{name}.py"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert digest(package) != before
+
+
+def test_data_files_of_a_package_count(package):
+    (package / "pages").mkdir()
+    (package / "pages" / "__init__.py").write_text("")
+    (package / "pages" / "templates").mkdir()
+    template = package / "pages" / "templates" / "page.html"
+    template.write_text("a")
+    (package / "entry.py").write_text("import vixml.pages\n")
+    before = digest(package)
+    template.write_text("b")
+    assert digest(package) != before
+
+
+def test_a_broken_module_is_named(package):
+    (package / "helper.py").write_text("def number(:\n")
+    with pytest.raises(VixmlError) as caught:
+        digest(package)
+    assert "helper.py:1" in str(caught.value.where)
+
+
+def test_an_unknown_stage_is_refused():
+    with pytest.raises(VixmlError):
+        stage_digest("bake")
+    with pytest.raises(VixmlError):
+        module_digest("vixml.nowhere")
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_every_stage_has_an_entry_that_its_verb_imports(verb):
+    module = STAGES[verb]
+    assert module in modules_of(module)
+    imports = re.findall(r"from (vixml\.[a-z_.]+) import", "".join(p.read_text() for p in (ROOT / "cli").glob("*.py")))
+    assert module in imports, f"no verb calls {module}"
+
+
+def test_training_does_not_depend_on_what_comes_after_it():
+    reached = modules_of(STAGES["train"])
+    later = [m for m in reached if m.startswith(("vixml.retrieval", "vixml.evaluation", "vixml.reproduce", *LEFT_OUT))]
+    assert not later
+    assert {"vixml.training.losses", "vixml.images.bank", "vixml.data.corpus"} <= set(reached)
+
+
+def test_rooms_import_only_from_rooms_before_them():
+    rooms = ["config", "data", "images", "models", "training", "retrieval", "evaluation", "reproduce", "cli"]
+    everywhere = {"errors", "files", "ragged", "provenance", "progress", "digest", "__init__", "__main__"}
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0]
+        if path.stem in everywhere or room not in rooms:
+            continue
+        for other in re.findall(r"(?:from|import) vixml\.([a-z_]+)", path.read_text()):
+            if other in rooms:
+                assert rooms.index(other) <= rooms.index(room), f"{path} imports from {other}"
+
+
+def test_all_digests_come_quickly():
+    code = (
+        "import time; from vixml.digest import STAGES, stage_digest; start = time.process_time()\n"
+        "[stage_digest(verb) for verb in STAGES]; print(time.process_time() - start)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 1.0, "benchmarked at 0.15 s; the workflow asks at every start"

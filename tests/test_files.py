@@ -1,0 +1,118 @@
+"""Files are whole or absent; damaged ones are refused with their name."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+
+from vixml import files
+from vixml.errors import VixmlError
+
+
+def test_a_file_appears_whole_and_leaves_nothing_behind(tmp_path):
+    files.write_text(tmp_path / "deep" / "a.txt", "héllo")
+    assert (tmp_path / "deep" / "a.txt").read_text(encoding="utf-8") == "héllo"
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.txt"]
+
+
+def test_a_failure_keeps_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    files.write_text(path, "old")
+    with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_explained_and_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    files.write_text(path, "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(VixmlError) as caught:
+        files.write_text(path, "new")
+    assert "no space left" in str(caught.value) and "resumes" in caught.value.hint
+    assert path.read_text() == "old"
+
+
+def test_other_failures_of_the_disk_are_not_disguised(tmp_path, monkeypatch):
+    def broken(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        files.write_text(tmp_path / "a.txt", "new")
+
+
+def test_files_are_for_everyone(tmp_path):
+    before = os.umask(0o022)
+    try:
+        files.write_text(tmp_path / "a.txt", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_json_keeps_order_and_refuses_nan(tmp_path):
+    files.write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "b": 1,\n  "a": "é"\n}\n'
+    assert files.read_json(tmp_path / "a.json") == {"b": 1, "a": "é"}
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "b.json", float("nan"))
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_bad_json_names_its_line(tmp_path):
+    (tmp_path / "a.json").write_text('{\n  "a": 1,\n}\n')
+    with pytest.raises(VixmlError) as caught:
+        files.read_json(tmp_path / "a.json")
+    assert str(caught.value.where).endswith("a.json:3")
+    with pytest.raises(VixmlError, match="missing"):
+        files.read_json(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (0,), (0, 4), ()])
+def test_arrays_come_back(tmp_path, shape):
+    array = np.arange(np.prod(shape, dtype=int), dtype=np.float16).reshape(shape)
+    files.save_array(tmp_path / "a.npy", array)
+    found = files.load_array(tmp_path / "a.npy")
+    assert found.dtype == array.dtype and found.shape == array.shape and np.array_equal(found, array)
+
+
+def test_a_mapped_array_cannot_be_written(tmp_path):
+    files.save_array(tmp_path / "a.npy", np.zeros(4))
+    with pytest.raises(ValueError, match="read-only"):
+        files.load_array(tmp_path / "a.npy")[0] = 1
+
+
+def test_pickles_are_never_read(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{"x": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(VixmlError, match="not a whole"):
+        files.load_array(tmp_path / "a.npy")
+
+
+def test_a_cut_array_is_refused(tmp_path):
+    files.save_array(tmp_path / "a.npy", np.arange(1000))
+    data = (tmp_path / "a.npy").read_bytes()
+    for length in (0, 5, 80, len(data) - 1):
+        (tmp_path / "a.npy").write_bytes(data[:length])
+        with pytest.raises(VixmlError) as caught:
+            files.load_array(tmp_path / "a.npy")
+        assert caught.value.where == tmp_path / "a.npy"
+
+
+def test_hashes(tmp_path):
+    data = b"x" * (files.CHUNK + 1)
+    (tmp_path / "a").write_bytes(data)
+    assert files.sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    assert files.sha256_json({"a": 1, "b": 2}) == files.sha256_json(json.loads('{"b": 2, "a": 1}'))
+    assert files.sha256_json([1]) != files.sha256_json(["1"])

@@ -1,0 +1,145 @@
+"""The whole DAG, really run on a miniature; then what makes which job run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import tiny_world
+
+PAGES = {"make_tables": 1, "make_figures": 1, "make_report": 1, "paper_tables": 1}
+
+
+def test_every_stage_leaves_a_manifest_a_log_and_a_benchmark(finished):
+    results = finished.root / "results"
+    stages = sorted(json.loads(path.read_text())["stage"] for path in results.rglob("manifest.json"))
+    assert set(stages) == {
+        "build-corpus", "tokenize", "prepare-model", "render-images", "embed-images", "train", "build-index", "predict",
+        "score", "make-tables", "make-figures", "make-report",
+    }  # fmt: skip
+    assert stages.count("train") == stages.count("build-index") == 2, "popularity needs neither"
+    assert stages.count("score") == len(tiny_world.RUNS["runs"])
+    logs = {path.relative_to(results / "logs").with_suffix("") for path in (results / "logs").rglob("*.log")}
+    timed = {
+        path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
+    }
+    assert logs == timed and len(logs) == len(stages)
+    assert not list(results.rglob(".tmp-*")) and not list(results.rglob("checkpoint"))
+
+
+def test_pages_show_the_runs(finished):
+    results = finished.root / "results"
+    page = (results / "report.html").read_text()
+    assert page == (results / "report" / "report.html").read_text()
+    assert "PICTO in miniature" in page
+    assert "MiniLM-L3 ViXML" in (results / "tables" / "table3.md").read_text()
+    assert (results / "figures" / "figure2.svg").exists()
+
+
+def test_jobs_use_the_threads_they_were_given(finished):
+    manifest = finished.root / "results/runs/picto/vixml-minilm-l3/seed0/model/manifest.json"
+    assert json.loads(manifest.read_text())["machine"]["threads"] == 1
+
+
+def test_a_log_holds_what_was_shown(finished):
+    log = finished.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log"
+    assert "vixml-minilm-l3" in log.read_text()
+
+
+def test_a_second_run_does_nothing(copy):
+    started = time.perf_counter()
+    assert copy.planned() == {}
+    assert copy.planned("all") == {}
+    assert time.perf_counter() - started < 60
+
+
+def test_new_times_of_files_change_nothing(copy):
+    later = time.time() + 100
+    for path in copy.root.rglob("*"):
+        # What git or a download would give a new time: everything that the workflow did not make itself.
+        inside = path.relative_to(copy.root).parts
+        if path.is_file() and inside[0] != ".snakemake" and (inside[0] != "results" or inside[1] == "raw"):
+            os.utime(path, (later, later))
+    assert copy.planned() == {}
+
+
+def test_comments_docstrings_and_layout_change_nothing(copy):
+    for path in (copy.root / "src").rglob("*.py"):
+        path.write_text(path.read_text().replace('"""', '"""New words: ', 1) + "\n\n# A remark.\n")
+    for path in (copy.root / "config").rglob("*.yaml"):
+        path.write_text("# A remark.\n" + path.read_text())
+    assert copy.planned() == {}
+
+
+def test_a_metric_that_behaves_differently_is_scored_again_and_nothing_is_trained(copy):
+    path = copy.root / "src/vixml/evaluation/metrics.py"
+    path.write_text(path.read_text() + "\n\ndef another() -> int:\n    return 1\n")
+    assert copy.planned() == {"score_run": 3} | PAGES
+
+
+def test_a_loss_that_behaves_differently_is_trained_again(copy):
+    path = copy.root / "src/vixml/training/losses.py"
+    path.write_text(path.read_text() + "\n\ndef another() -> int:\n    return 1\n")
+    planned = copy.planned()
+    assert planned["train_model"] == planned["build_index"] == 2
+    assert not {"build_corpus", "tokenize_corpus", "render_images", "embed_images", "prepare_model"} & set(planned)
+
+
+def test_a_key_of_a_run_reaches_only_what_obeys_it(copy):
+    copy.edit("config/runs/picto.yaml", "neighbours: 5", "neighbours: 6")
+    assert copy.planned() == {"predict_labels": 1, "score_run": 1} | PAGES
+    copy.edit("config/runs/picto.yaml", "free_vectors: 8", "free_vectors: 9")
+    assert copy.planned()["train_model"] == 2
+
+
+def test_a_row_of_a_table_is_only_printed_again(copy):
+    copy.edit("config/tables/table3.yaml", "label: MiniLM-L3 ViXML,", "label: ViXML,")
+    assert copy.planned() == {"make_tables": 1, "make_report": 1, "paper_tables": 1}
+
+
+def test_a_title_is_no_reason_to_build_a_corpus(copy):
+    copy.edit("config/datasets.yaml", "PICTO in miniature", "Little PICTO")
+    assert copy.planned() == PAGES
+
+
+def test_another_source_file_is_built_from(copy):
+    raw = copy.root / "results/raw/tablerpy-1.0-py3-none-any.whl"
+    before = raw.read_bytes()
+    try:
+        raw.write_bytes(before + b" ")
+        # Altered, but declared as before: the times of raw files do not count, their declared hash does.
+        assert copy.planned() == {}
+        declared = hashlib.sha256(before).hexdigest()
+        copy.edit("config/datasets.yaml", declared, hashlib.sha256(before + b" ").hexdigest())
+        planned = copy.planned()
+        assert planned["build_corpus"] == planned["render_images"] == 1
+        assert "prepare_model" not in planned
+    finally:
+        raw.write_bytes(before)
+
+
+def test_a_stage_by_hand_gives_the_same_files(copy, tmp_path):
+    made = copy.root / "results/data/picto/corpus"
+    copy.run(
+        "vixml", "build-corpus", "--dataset", "picto", "--raw", "results/raw", "--out", str(tmp_path / "corpus")
+    )  # fmt: skip
+    ours, theirs = (json.loads((folder / "manifest.json").read_text()) for folder in (tmp_path / "corpus", made))
+    assert ours["outputs_sha256"] == theirs["outputs_sha256"]
+
+
+def test_bad_input_stops_with_a_clear_message(copy):
+    raw = Path("results/raw/tiny_eyes-1.0-py3-none-any.whl")
+    content = (copy.root / raw).read_bytes()
+    try:
+        (copy.root / raw).write_bytes(content[:1000])
+        shown = copy.run(
+            "vixml", "embed-images", "--vision", "efficientnet-lite0", "--store", "results/data/picto/images",
+            "--raw", "results/raw", "--out", "results/nothing", check=False,
+        )  # fmt: skip
+        assert "error:" in shown and "where:" in shown and "Traceback" not in shown
+        assert not (copy.root / "results/nothing").exists()
+    finally:
+        (copy.root / raw).write_bytes(content)

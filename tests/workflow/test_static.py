@@ -1,0 +1,143 @@
+"""What a reader of the workflow may rely on, without running it: form, contracts, every configuration plans."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vixml.config.load import load_workflow
+from vixml.digest import STAGES
+
+ROOT = Path(__file__).resolve().parents[2]
+RULE_FILES = sorted((ROOT / "rules").glob("*.smk"))
+RULES = [
+    pytest.param(path, text, id=re.match(r"rule (\w+)", text)[1])
+    for path in RULE_FILES
+    for text in re.split(r"^(?=rule )", path.read_text(), flags=re.MULTILINE)[1:]
+]
+WORKFLOWS = sorted(path for path in (ROOT / "config").glob("*.yaml") if "targets" in yaml.safe_load(path.read_text()))
+WILDCARDS = {"dataset", "run", "seed", "split", "model", "max_len", "vision", "filename"}
+
+
+def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_snakefmt_has_nothing_to_say():
+    done = run("snakefmt", "--check", "Snakefile", "rules")
+    assert done.returncode == 0, done.stderr
+
+
+def test_lint_has_nothing_to_say():
+    done = run("snakemake", "--lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_every_configuration_plans(path, tmp_path):
+    overlay = [] if path.name == "config.yaml" else ["--configfile", f"config/{path.name}"]
+    # Another folder of results: what lies in ours must not matter.
+    done = run("snakemake", "-n", "all", *overlay, "--config", f"results={tmp_path}", "--directory", str(ROOT))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^train_model +\d+$", done.stdout + done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_configuration_is_called_as_the_report_calls_it(path):
+    merged = yaml.safe_load((ROOT / "config/config.yaml").read_text()) | yaml.safe_load(path.read_text())
+    config = load_workflow(merged, path)
+    assert config.name == ("demo" if path.name == "config.yaml" else path.stem)
+
+
+@pytest.mark.parametrize("path", RULE_FILES, ids=lambda path: path.name)
+def test_a_file_of_rules_opens_with_its_contract(path):
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert re.search(r"^# REQUIRED INPUTS: ", header, re.MULTILINE)
+    assert re.search(r"^# OUTPUTS: ", header, re.MULTILINE)
+    for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE):
+        assert name in header.splitlines()[0], f"the first line of {path.name} does not name {name}"
+
+
+@pytest.mark.parametrize(("path", "text"), RULES)
+def test_a_rule_says_everything(path, text):
+    name = re.match(r"rule (\w+)", text)[1]
+    assert re.match(r"rule \w+:\n    \"\"\"[A-Z].*\.\"\"\"\n", text), "no sentence on what it does"
+    for directive in ("output", "log", "benchmark", "conda", "threads", "resources", "params", "message"):
+        assert re.search(rf"^    {directive}:", text, re.MULTILINE), f"no {directive}"
+    assert "mem_mb=" in text and "runtime=" in text
+    assert re.fullmatch(r"[a-z]+_[a-z]+", name), "rules are verb_noun"
+    assert set(re.findall(r"wildcards\.(\w+)", text)) <= WILDCARDS
+
+
+@pytest.mark.parametrize(("path", "text"), RULES)
+def test_a_rule_calls_one_verb_and_depends_on_its_code(path, text):
+    verbs = re.findall(r"^\s+vixml ([a-z-]+)", text, re.MULTILINE)
+    assert len(verbs) == 1 and verbs[0] in STAGES
+    # A download is named by its hash; no edit of code asks for it again.
+    assert f'code=code("{verbs[0]}")' in text or verbs[0] == "download"
+    assert "2>&1 | tee {log}" in text
+
+
+def test_the_verbs_take_the_options_that_rules_pass():
+    for parameters in RULES:
+        _, text = parameters.values
+        verb = re.search(r"vixml ([a-z-]+)", text)[1]
+        known = _options(verb)
+        shell = text.split("shell:")[1]
+        used = set(re.findall(r"(--[a-z-]+)", shell)) | {f"--{o}" for o in re.findall(r'options?\("([a-z-]+)"', text)}
+        used |= set(re.findall(r'f"(--[a-z]+) ', text))
+        assert used <= known, f"{verb} does not know {used - known}"
+
+
+def _options(verb: str) -> set[str]:
+    import typer.main
+
+    from vixml.cli import app
+
+    command = typer.main.get_command(app).commands[verb]
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def test_a_misspelt_key_is_refused_in_one_message(tmp_path):
+    done = run("snakemake", "-n", "--config", "tabels=[table1]")
+    shown = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "unknown key 'tabels'" in shown and "did you mean 'tables'?" in shown
+    assert "Traceback" not in shown
+
+
+def test_a_misspelt_run_is_refused_with_the_nearest_name(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({"targets": [{"dataset": "picto", "runs": ["text-minilm-13"]}]}))
+    done = run("snakemake", "-n", "--configfile", str(overlay))
+    assert done.returncode != 0
+    assert "did you mean 'text-minilm-l3'?" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("profile", ["default", "gpu", "slurm"])
+def test_every_entry_of_a_profile_is_explained(profile):
+    text = (ROOT / "profiles" / profile / "config.yaml").read_text()
+    entries = yaml.safe_load(text)
+    assert entries["rerun-triggers"] == ["mtime", "params", "input", "code"]
+    blocks = [block for block in text.split("\n\n") if block.strip()]
+    for block in blocks:
+        assert block.lstrip().startswith("#") or re.search(r"^ *#", block, re.MULTILINE), f"no comment: {block}"
+
+
+def test_every_environment_carries_the_pins_of_the_lock():
+    done = run(sys.executable, "envs/pins.py", "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_make_lists_its_targets():
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    shown = run("make").stdout
+    for target in ("install", "demo", "test", "check", "clean"):
+        assert f"make {target}" in shown
