@@ -113,22 +113,23 @@ def make_trainer(
     *,
     seed: int = 0,
     rows: int | None = None,
+    held: int = 16,
     identity: str = "one identity",
     progress: Callable[..., None] = lambda n, loss: None,
     log: Callable[[dict[str, Any]], None] = lambda report: None,
     warn: Callable[[str], None] = lambda sentence: None,
 ) -> Trainer:
-    """Return a trainer as the stage builds one, on the first ``rows`` queries; the 16 after them are held out."""
+    """Return a trainer as the stage builds one: the first ``rows`` queries, the ``held`` after them for diagnostics."""
     data = open_inputs(inputs, config, seed)
     truth = data.corpus.labels("train")
-    n = len(truth) - 16 if rows is None else rows
+    n = len(truth) - held if rows is None else rows
     training_set = TrainingSet(
         data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth,
         np.arange(n), np.ones(truth.n_cols),
     )  # fmt: skip
     model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, seed)
     return Trainer(
-        config, model, training_set, np.arange(n, min(n + 16, len(truth))), data.gather, config.training.precision,
+        config, model, training_set, np.arange(n, n + held), data.gather, config.training.precision,
         seed, folder / "checkpoint", identity, log, progress, warn,
     )  # fmt: skip
 

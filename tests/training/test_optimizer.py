@@ -1,0 +1,119 @@
+"""Optimizer groups, schedule and precision."""
+
+from __future__ import annotations
+
+import contextlib
+
+import planted
+import pytest
+import torch
+
+from vixml.config.run import Optimizer
+from vixml.errors import VixmlError
+from vixml.training.device import choose_device
+from vixml.training.optimizer import autocast, choose_precision, learning_rate_factor, make_optimizer, parameter_groups
+
+SETTINGS = Optimizer(lr=0.1, lr_new=0.2, weight_decay=0.3)
+
+
+def named_groups(model):
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [
+        ({names[id(p)] for p in g["params"]}, g["lr"], g["weight_decay"]) for g in parameter_groups(model, SETTINGS)
+    ]
+
+
+@pytest.fixture
+def model(task, tmp_path):
+    return planted.make_trainer(task, planted.make_config(), tmp_path).model
+
+
+def test_every_parameter_once_with_its_rate_and_decay(model):
+    groups = named_groups(model)
+    assert sorted(name for names, _, _ in groups for name in names) == sorted(n for n, _ in model.named_parameters())
+    for names, lr, decay in groups:
+        for name in names:
+            assert lr == (0.1 if name.startswith("backbone.") else 0.2), name
+            plain = name.endswith("bias") or "LayerNorm" in name or "norm" in name or name == "prototypes.free.weight"
+            assert decay == (0.0 if plain else 0.3), name
+
+
+def test_a_frozen_encoder_is_left_out(task, tmp_path):
+    model = planted.make_trainer(task, planted.make_config(encoder={"train": "frozen"}), tmp_path).model
+    names = set().union(*(names for names, _, _ in named_groups(model)))
+    assert names and not any(name.startswith("backbone.") for name in names)
+    assert {"projection.weight", "projection.bias", "prototypes.free.weight"} <= names
+
+
+def test_adamw_has_the_configured_epsilon(model):
+    optimizer = make_optimizer(model, Optimizer(eps=1e-5))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {group["eps"] for group in optimizer.param_groups} == {1e-5}
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0, 10), (1, 10), (4, 10), (10, 10), (20, 10)])
+def test_schedule_is_linear_up_then_linear_down(warmup, total):
+    factors = [learning_rate_factor(step, warmup, total) for step in range(total)]
+    assert all(0 < f <= 1 for f in factors)
+    for step, factor in enumerate(factors):
+        expected = (step + 1) / warmup if step < warmup else (total - step) / (total - warmup)
+        assert factor == pytest.approx(expected)
+    if warmup <= total:
+        assert learning_rate_factor(total, warmup, total) == 0
+
+
+def test_the_loop_follows_the_schedule_and_clips(task, tmp_path):
+    config = planted.make_config(
+        modality="text",
+        optimizer={"lr": 1e-3, "lr_new": 3e-3, "warmup_steps": 3, "clip_norm": 1e-3},
+        training={"epochs": 2, "batch_size": 8},
+    )
+    seen = []
+
+    def look(n, loss):
+        squares = [p.grad.square().sum() for p in trainer.model.parameters() if p.grad is not None]
+        rates = {group["lr"] for group in trainer.optimizer.param_groups}
+        seen.append((rates, float(torch.stack(squares).sum().sqrt())))
+
+    trainer = planted.make_trainer(task, config, tmp_path, rows=30, progress=look)
+    trainer.fit()
+    assert trainer.total_steps == len(seen) == 8
+    for step, (rates, norm) in enumerate(seen):
+        factor = learning_rate_factor(step, 3, 8)
+        assert sorted(rates) == pytest.approx([1e-3 * factor, 3e-3 * factor])
+        assert norm <= 1e-3 * 1.001
+    assert trainer.history[-1]["lr"] == pytest.approx(1e-3 * learning_rate_factor(7, 3, 8))
+
+
+def test_precision(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for wanted in ("fp32", "bf16", "fp16"):
+        assert choose_precision(wanted, cpu) == choose_precision(wanted, cuda) == wanted
+    assert choose_precision("auto", cuda) == "fp16"
+    for avx, amx, expected in ((False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        assert choose_precision("auto", cpu) == expected
+
+
+def test_autocast_contexts():
+    cpu = torch.device("cpu")
+    assert isinstance(autocast("fp32", cpu), contextlib.nullcontext)
+    a = torch.ones(2, 2)
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        with autocast(precision, cpu):
+            assert (a @ a).dtype == dtype
+    assert (a @ a).dtype == torch.float32
+
+
+def test_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto", 1).type == "cpu"
+    assert torch.get_num_threads() == 1
+    with pytest.raises(VixmlError, match="no GPU"):
+        choose_device("cuda", 1)
+    with pytest.raises(VixmlError, match="unknown device"):
+        choose_device("tpu", 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto", 1).type == "cuda"
+    assert choose_device("cpu", 1).type == "cpu"
