@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ def test_slices_cover_everything_within_the_budget(lengths, budget):
     assert [i for part in slices for i in range(part.start, part.stop)] == list(range(len(lengths)))
     for part in slices:
         assert sum(lengths[part]) <= budget or part.stop - part.start == 1
-    for a, b in zip(slices, slices[1:], strict=False):
+    for a, b in itertools.pairwise(slices):
         assert sum(lengths[a]) + lengths[b.start] > budget, "a slice holds all that fits"
 
 

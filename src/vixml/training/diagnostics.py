@@ -6,11 +6,14 @@ the normalisation vanishes (METHOD section 8). Test data is never looked at here
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vixml.config.run import Loss
+from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 
 COSINE_COLLAPSED = 0.99
@@ -76,6 +79,29 @@ def is_collapsed(loss: float, cosine_queries: float, cosine_prototypes: float, c
     near = abs(loss - collapsed_loss(config, prime)) < 0.02
     parallel = cosine_queries > COSINE_COLLAPSED and (not prime or cosine_prototypes > COSINE_COLLAPSED)
     return near and parallel
+
+
+def require_finite(loss: float, vectors: Tensor, epoch: int) -> None:
+    """Stop a diverged run: nothing after it can be a result.
+
+    The loss alone does not tell: a comparison with NaN is false, so no negative violates and the loss is zero.
+
+    Args:
+        loss: the epoch's mean.
+        vectors: (n, dim) float32 query vectors as stored during the epoch.
+        epoch: from 0.
+
+    Raises:
+        VixmlError: NaN or infinity in either.
+    """
+    broken = int((~torch.isfinite(vectors.sum(dim=1))).sum())
+    if broken or not math.isfinite(loss):
+        raise VixmlError(
+            "the run has diverged",
+            where=f"epoch {epoch}",
+            found=f"mean loss {loss}, {broken} of {len(vectors)} query vectors with NaN or infinity",
+            hint="lower optimizer.lr and optimizer.lr_new, lengthen the warm-up, or set optimizer.clip_norm",
+        )
 
 
 def prototype_inputs(model: torch.nn.Module, u: Tensor) -> dict[str, float]:

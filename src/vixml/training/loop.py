@@ -223,6 +223,7 @@ class Trainer:
     def _finish_epoch(self) -> None:
         n = len(self.data.rows)
         means = {name: round(float(total) / n, 6) for name, total in self.sums.items()}
+        diagnostics.require_finite(means["loss"], self.stored[torch.from_numpy(self.data.rows)], self.epoch)
         report = {
             "epoch": self.epoch,
             "steps": self.step_in_epoch,

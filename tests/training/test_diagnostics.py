@@ -1,0 +1,180 @@
+"""Diagnostics against naive loops; the collapsed state is told, a diverged run stops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import planted
+import pytest
+import tiny_models
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from vixml.config.run import Loss
+from vixml.errors import VixmlError
+from vixml.ragged import Ragged
+from vixml.training.diagnostics import hits, is_collapsed, knn_precision_at_1, mean_cosine, precision_at_1
+from vixml.training.inputs import RunInputs
+from vixml.training.progress import TrainingView
+
+
+def unit(n, dim, seed):
+    return F.normalize(torch.randn(n, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def random_truth(n, n_labels, seed):
+    rng = np.random.default_rng(seed)
+    rows = [np.sort(rng.choice(n_labels, rng.integers(0, min(4, n_labels) + 1), replace=False)) for _ in range(n)]
+    return Ragged.from_rows(rows, n_labels)
+
+
+@given(st.integers(2, 12), st.integers(0, 99))
+def test_mean_cosine_is_that_of_all_pairs(n, seed):
+    x = unit(n, 4, seed)
+    pairs = [float(x[i] @ x[j]) for i in range(n) for j in range(n) if i != j]
+    assert mean_cosine(x) == pytest.approx(np.mean(pairs), abs=1e-6)
+
+
+def test_mean_cosine_of_extremes():
+    assert mean_cosine(torch.ones(5, 4) / 2) == pytest.approx(1)
+    assert mean_cosine(torch.eye(4)) == pytest.approx(0)
+    assert math.isnan(mean_cosine(unit(1, 4, 0)))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10), st.integers(1, 8), st.integers(0, 99))
+def test_precision_at_1(n, n_labels, seed):
+    queries, labels, truth = unit(n, 3, seed), unit(n_labels, 3, seed + 1), random_truth(n, n_labels, seed)
+    right = 0
+    for i in range(n):
+        scores = [float(queries[i] @ label) for label in labels]
+        right += scores.index(max(scores)) in truth.row(i)
+    assert precision_at_1(queries, labels, truth) == pytest.approx(100 * right / n)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(1, 12), st.integers(1, 15), st.integers(0, 99))
+def test_knn_precision_at_1(n, n_train, neighbours, seed):
+    queries, train = unit(n, 3, seed), unit(n_train, 3, seed + 1)
+    truth, train_truth = random_truth(n, 9, seed), random_truth(n_train, 9, seed + 2)
+    right = 0
+    for i in range(n):
+        nearest = sorted(range(n_train), key=lambda j: -float(queries[i] @ train[j]))[:neighbours]
+        share = [math.exp(float(queries[i] @ train[j]) / 0.5) for j in nearest]
+        votes = [sum(s for s, j in zip(share, nearest, strict=True) if m in train_truth.row(j)) for m in range(9)]
+        right += votes.index(max(votes)) in truth.row(i)
+    assert knn_precision_at_1(queries, train, train_truth, truth, neighbours, 0.5) == pytest.approx(100 * right / n)
+
+
+def test_hits():
+    truth = Ragged.from_rows([[0, 2], [1], [], [2]], 3)
+    assert hits(torch.tensor([2, 0, 0, 2]), truth) == 50
+    assert math.isnan(hits(torch.zeros(0, dtype=torch.int64), Ragged.from_rows([], 3)))
+
+
+def test_what_counts_as_collapsed():
+    paper = Loss()
+    assert is_collapsed(0.32, 0.995, 0.995, paper, prime=True)
+    assert is_collapsed(0.33, 0.995, 0.995, paper, prime=True)
+    assert not is_collapsed(0.36, 0.995, 0.995, paper, prime=True), "the loss is elsewhere"
+    assert not is_collapsed(0.32, 0.9, 0.995, paper, prime=True), "queries differ"
+    assert not is_collapsed(0.32, 0.995, 0.9, paper, prime=True), "prototypes differ"
+    assert is_collapsed(0.1, 0.995, 0.0, paper, prime=False)
+
+
+@pytest.fixture
+def constant_task(task, tmp_path):
+    """The planted task with a language model that says the same of everything."""
+    folder = tiny_models.write_bert(tmp_path / "constant", dropout=0.0)
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "LayerNorm.weight" in name:
+            tensor.zero_()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return RunInputs(task.corpus, task.tokens, task.bank, folder)
+
+
+def test_a_collapsed_run_is_told(constant_task, tmp_path):
+    config = planted.make_config(
+        modality="text",
+        encoder={"train": "frozen"},
+        prototype={"init": "label-mean", "dropout": 0.0},
+        optimizer={"lr": 1e-9, "lr_new": 1e-9},
+        training={"epochs": 1},
+    )
+    told = []
+    trainer = planted.make_trainer(constant_task, config, tmp_path / "run", warn=told.append)
+    trainer.fit()
+    assert trainer.history[0]["loss"] == pytest.approx(0.32, abs=1e-3)
+    assert len(told) == 1 and "collapsed" in told[0] and "0.32" in told[0]
+
+
+def test_a_learning_run_is_left_alone(task, tmp_path):
+    told = []
+    planted.make_trainer(task, planted.make_config(), tmp_path, warn=told.append).fit()
+    assert told == []
+
+
+def test_a_diverged_run_is_one_clear_error(task, tmp_path):
+    trainer = planted.make_trainer(task, planted.make_config(), tmp_path)
+    with torch.no_grad():
+        trainer.model.projection.weight.fill_(float("nan"))
+    with pytest.raises(VixmlError, match="diverged") as caught:
+        trainer.fit()
+    assert "epoch 0" in str(caught.value.where)
+
+
+def test_an_epochs_report(task, tmp_path):
+    reports = []
+    trainer = planted.make_trainer(task, planted.make_config(training={"epochs": 2}), tmp_path, log=reports.append)
+    trainer.fit()
+    assert reports == trainer.history and [r["epoch"] for r in reports] == [0, 1]
+    for report in reports:
+        total = report["loss/q_u"] + report["loss/q_z"] + report["loss/u_q"] + 0.1 * report["loss/reg"]
+        assert report["loss"] == pytest.approx(total, abs=1e-5)
+        assert {"P@1/u", "P@1/z", "P@1/centroid", "P@1/knn", "norm_u", "norm_free", "norm_centroid"} <= report.keys()
+        assert {"cosine_queries", "cosine_u", "cosine_prototypes", "samples_per_second", "seconds"} <= report.keys()
+
+
+def test_centroids_are_the_means_of_what_was_stored(task, tmp_path):
+    trainer = planted.make_trainer(task, planted.make_config(training={"epochs": 1}), tmp_path)
+    trainer.fit()
+    for label in range(trainer.data.truth.n_cols):
+        holders = [i for i in trainer.data.rows if label in trainer.data.truth.row(i)]
+        expected = torch.stack([trainer.stored[i] for i in holders]).mean(dim=0)
+        torch.testing.assert_close(trainer.model.centroid[label], expected)
+    assert trainer.model.has_centroid.all()
+
+
+def test_labels_without_queries_have_no_centroid(task, tmp_path):
+    trainer = planted.make_trainer(task, planted.make_config(training={"epochs": 0}), tmp_path, rows=3)
+    trainer.fit()
+    used = {int(label) for i in range(3) for label in trainer.data.truth.row(i)}
+    assert trainer.model.has_centroid.nonzero()[:, 0].tolist() == sorted(used)
+
+
+def test_view_counts_and_asks_for_the_loss_only_when_shown():
+    class Bar:
+        counted, said, notes = 0, [], []
+
+        def __call__(self, n, note):
+            self.counted += n
+            self.notes.append(note)
+
+        def say(self, line):
+            self.said.append(line)
+
+    bar = Bar()
+    view = TrainingView(bar, "run seed 0", 3)
+    view.step(4, torch.tensor(0.25))
+    assert bar.counted == 4 and bar.notes[0]().startswith("loss 0.250, ")
+    view.epoch({"epoch": 0, "loss": 0.5, "samples_per_second": 12.0, "P@1/u": 40.0, "P@1/z": 50.0})
+    assert (
+        bar.said[0] == "run seed 0: epoch 1/3, loss 0.5000, 12 samples/s, validation P@1 u 40.0, validation P@1 z 50.0"
+    )
+    view.warn("look")
+    assert bar.said[1] == "WARNING run seed 0: look"

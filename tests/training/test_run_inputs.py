@@ -1,0 +1,130 @@
+"""What a run opens, and the stage `train` from folders to a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import planted
+import pytest
+import torch
+
+from vixml.config.world import Propensity
+from vixml.errors import VixmlError
+from vixml.files import load_array, read_json
+from vixml.provenance import read_manifest
+from vixml.ragged import Ragged
+from vixml.training.inputs import RunInputs, open_inputs
+from vixml.training.model_file import build_model, load_model
+from vixml.training.train import train, validation_rows
+
+CPU = torch.device("cpu")
+
+
+def test_images_are_cut_and_shuffled_for_every_split(task):
+    own = open_inputs(task, planted.make_config(images={"per_item": 2}), seed=0)
+    assert max(own.images["train"].lengths) == 2 and own.image_dim == planted.IMAGE_DIM
+    mixed = open_inputs(task, planted.make_config(images={"per_item": 2, "shuffle": True}), seed=0)
+    for split, lists in own.images.items():
+        before = sorted(tuple(lists.row(i)) for i in range(len(lists)))
+        after = [tuple(mixed.images[split].row(i)) for i in range(len(lists))]
+        assert sorted(after) == before, "the same lists"
+        assert all(tuple(lists.row(i)) != after[i] for i in range(len(lists))), "and none stays where it was"
+
+
+def test_text_reads_no_bank(task):
+    data = open_inputs(
+        RunInputs(task.corpus, task.tokens, None, task.model_dir), planted.make_config(modality="text"), 0
+    )
+    assert data.gather is None and data.image_dim is None and set(data.images.values()) == {None}
+
+
+def test_images_without_a_bank_are_an_error(task):
+    with pytest.raises(VixmlError, match="needs an image bank"):
+        open_inputs(RunInputs(task.corpus, task.tokens, None, task.model_dir), planted.make_config(), 0)
+
+
+def test_tokens_of_another_corpus_are_an_error(task, tmp_path):
+    for split in ("train", "test", "label"):
+        tokens = Ragged.load(task.tokens / split)
+        rows = np.arange(len(tokens) - (split == "test"))
+        tokens.take(rows).save(tmp_path / split)
+    with pytest.raises(VixmlError, match="another corpus") as caught:
+        open_inputs(RunInputs(task.corpus, tmp_path, task.bank, task.model_dir), planted.make_config(), 0)
+    assert caught.value.where == tmp_path / "test"
+
+
+def test_tokens_cut_longer_than_the_run_asks_are_an_error(task):
+    with pytest.raises(VixmlError, match="cut at another length"):
+        open_inputs(task, planted.make_config(encoder={"max_len": 3}), 0)
+
+
+def test_validation_rows_are_a_share_of_train_and_the_same_for_every_run():
+    rows = validation_rows(200, 0.1)
+    assert len(rows) == 20 and (np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < 200
+    np.testing.assert_array_equal(rows, validation_rows(200, 0.1))
+    assert len(validation_rows(200, 0.0)) == 0
+    assert set(rows) <= set(validation_rows(200, 0.3)), "a larger share holds a smaller one"
+
+
+@pytest.fixture(scope="module")
+def trained(task, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "model"
+    train("planted", "run", 0, planted.make_config(), Propensity(), task, out, CPU)
+    return out
+
+
+def test_the_folder_of_a_trained_run(trained, task):
+    assert {p.name for p in trained.iterdir()} == {
+        "manifest.json", "model.safetensors", "training.json", "log.jsonl", "validation_rows.npy",
+    }  # fmt: skip
+    assert [p.name for p in trained.parent.iterdir()] == ["model"], "the checkpoint is gone"
+    record = read_json(trained / "training.json")
+    n_held = len(load_array(trained / "validation_rows.npy"))
+    assert record["n_train"] + n_held == len(open_inputs(task, planted.make_config(), 0).tokens["train"])
+    assert record["steps"] == 3 * -(-record["n_train"] // 32) and record["precision"] == "fp32"
+    assert record["parameters"] == record["trained_parameters"] > 0
+    lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2] and lines[-1] == record["last_epoch"]
+    manifest = read_manifest(trained)
+    assert set(manifest["inputs"]) == {"corpus", "tokens", "bank", "model_dir"}
+    assert manifest["config"]["seed"] == 0 and manifest["config"]["training"]["epochs"] == 3
+
+
+def test_held_out_queries_reach_no_step(task, tmp_path, trained):
+    """Labels of held-out queries changed: the same bytes come out, so nothing of them was learnt."""
+    corpus = tmp_path / "corpus"
+    held = load_array(trained / "validation_rows.npy")
+
+    def write(folder: Path):
+        import shutil
+
+        shutil.copytree(task.corpus, folder, dirs_exist_ok=True)
+        labels = Ragged.load(folder / "train_labels", mmap=False)
+        labels.values[held] = (labels.values[held] + 1) % labels.n_cols  # one label each
+        labels.save(folder / "train_labels")
+
+    planted.publish(corpus, "build-corpus", write)
+    inputs = RunInputs(corpus, task.tokens, task.bank, task.model_dir)
+    config = planted.make_config(training={"positives": "uniform"})
+    for name, given in (("a", task), ("b", inputs)):
+        train("planted", "run", 0, config, Propensity(), given, tmp_path / name / "model", CPU)
+    a, b = (tmp_path / name / "model" / "model.safetensors" for name in "ab")
+    assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"training": {"epochs": 0}}, {"method": "none", "training": {"epochs": 0}}],
+    ids=["untrained", "no-prototypes"],
+)
+def test_no_epochs_keep_the_checkpoints_encoder(task, tmp_path, changes):
+    config = planted.make_config(**changes)
+    train("planted", "run", 0, config, Propensity(), task, tmp_path / "model", CPU)
+    assert (tmp_path / "model" / "log.jsonl").read_text() == ""
+    model = build_model(config, task.model_dir, planted.WORDS * planted.KINDS, planted.IMAGE_DIM, 0)
+    before = {name: p.clone() for name, p in model.backbone.named_parameters()}
+    load_model(tmp_path / "model", model)
+    for name, parameter in model.backbone.named_parameters():
+        assert torch.equal(parameter, before[name]), name
