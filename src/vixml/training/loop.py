@@ -31,7 +31,7 @@ from vixml.training.batches import (
 )
 from vixml.training.clustering import balanced_groups, group_means
 from vixml.training.losses import total_loss
-from vixml.training.optimizer import autocast, learning_rate_factor, make_optimizer
+from vixml.training.optimizer import autocast, make_optimizer, set_learning_rates
 from vixml.training.state import load_checkpoint, save_checkpoint
 
 Gather = Callable[[np.ndarray], np.ndarray]
@@ -180,9 +180,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         step = self.epoch * self.steps_per_epoch + self.step_in_epoch
-        factor = learning_rate_factor(step, self.config.optimizer.warmup_steps, self.total_steps)
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
+        set_learning_rates(self.optimizer, self.peaks, step, self.total_steps)
         with autocast(self.precision, self.device):
             u_queries, u_labels = self._vectors(batch)
         # Scores, margins and norms in float32: half precision would round margins of 0.1.

@@ -34,6 +34,7 @@ def parameter_groups(model: Siamese, config: OptimizerConfig) -> list[dict]:
             "params": parameters,
             "lr": config.lr_new if is_new else config.lr,
             "weight_decay": 0.0 if plain else config.weight_decay,
+            "warmup": config.warmup_steps if config.warmup_steps_new is None or not is_new else config.warmup_steps_new,
         }
         for (is_new, plain), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
@@ -54,6 +55,12 @@ def learning_rate_factor(step: int, warmup: int, total: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, peaks: list[float], step: int, total: int) -> None:
+    """Set every group's learning rate for step ``step`` of ``total``; a pure function, so there is no state to keep."""
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak * learning_rate_factor(step, group["warmup"], total)
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
