@@ -5,6 +5,8 @@ Works on (n, m) float64 scores and plain Python lists; gradients come from autog
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,8 @@ def triplet(scores: Tensor, truth: list[list[bool]], drawn: list[int], config: L
             if hinge.item() > 0:
                 violating.append((scores[i, j], hinge))
         if violating:
-            share = [torch.exp(score / config.temperature) for score, _ in violating]
+            # Weights, like the margin, are numbers (docs/deviations.md D3).
+            share = [math.exp(score.item() / config.temperature) for score, _ in violating]
             for part, (_, hinge) in zip(share, violating, strict=True):
                 total = total + part / sum(share) * hinge
     return total / scores.shape[0]

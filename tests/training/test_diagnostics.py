@@ -150,6 +150,23 @@ def test_centroids_are_the_means_of_what_was_stored(task, tmp_path):
     assert trainer.model.has_centroid.all()
 
 
+def test_stored_vectors_are_those_of_the_last_step(task, tmp_path):
+    """With one batch an epoch: an epoch stores what the weights of the former epoch give."""
+    config = planted.make_config(
+        encoder={"dropout": 0.0}, optimizer={"warmup_steps": 0}, training={"epochs": 2, "batch_size": 64}
+    )
+    between = []
+
+    def encode_all(report):
+        vectors = trainer._encode_split(trainer.data.query_tokens, trainer.data.query_images)
+        between.append(F.normalize(vectors, dim=1)[:40])
+
+    trainer = planted.make_trainer(task, config, tmp_path, rows=40, log=encode_all)
+    trainer.fit()
+    torch.testing.assert_close(trainer.stored[:40], between[0], atol=1e-5, rtol=1e-5)
+    assert (trainer.stored[:40] - between[1]).abs().max() > 1e-3
+
+
 def test_labels_without_queries_have_no_centroid(task, tmp_path):
     trainer = planted.make_trainer(task, planted.make_config(training={"epochs": 0}), tmp_path, rows=3)
     trainer.fit()

@@ -112,6 +112,16 @@ def test_the_margin_has_no_gradient():
     torch.testing.assert_close(torch.autograd.grad(loss, scores)[0], torch.tensor([[-1.0, 1.0]], dtype=torch.float64))
 
 
+def test_the_weights_have_no_gradient():
+    """Deviation D3: two violating negatives share one unit of gradient by their softmax."""
+    scores = torch.tensor([[0.5, 0.7, 0.6]], dtype=torch.float64, requires_grad=True)
+    loss = triplet_loss(mine(scores, torch.tensor([[True, False, False]]), torch.tensor([0]), 10), PAPER)
+    share = torch.softmax(torch.tensor([7.0, 6.0], dtype=torch.float64), dim=0)
+    torch.testing.assert_close(loss, share[0] * 0.4 + share[1] * 0.2)
+    expected = torch.tensor([[-1.0, share[0], share[1]]], dtype=torch.float64)
+    torch.testing.assert_close(torch.autograd.grad(loss, scores)[0], expected)
+
+
 def test_mining_takes_the_hardest_and_marks_what_is_not_there():
     scores = torch.tensor([[0.1, 0.9, 0.5, 0.7], [0.3, 0.2, 0.1, 0.0]])
     positive = torch.tensor([[False, True, False, False], [True, True, True, False]])

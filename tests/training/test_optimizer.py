@@ -85,6 +85,29 @@ def test_the_loop_follows_the_schedule_and_clips(task, tmp_path):
     assert trainer.history[-1]["lr"] == pytest.approx(1e-3 * learning_rate_factor(7, 3, 8))
 
 
+def test_new_parts_may_warm_up_sooner(task, tmp_path):
+    config = planted.make_config(
+        modality="text",
+        optimizer={"lr": 1e-3, "lr_new": 3e-3, "warmup_steps": 6, "warmup_steps_new": 2},
+        training={"epochs": 2, "batch_size": 8},
+    )
+    seen = []
+
+    def look(n, loss):
+        rates = {}
+        for group in trainer.optimizer.param_groups:
+            for parameter in group["params"]:
+                rates[names[id(parameter)].split(".")[0]] = group["lr"]
+        seen.append(rates)
+
+    trainer = planted.make_trainer(task, config, tmp_path, rows=30, progress=look)
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    trainer.fit()
+    for step, rates in enumerate(seen):
+        assert rates["backbone"] == pytest.approx(1e-3 * learning_rate_factor(step, 6, 8))
+        assert rates["prototypes"] == pytest.approx(3e-3 * learning_rate_factor(step, 2, 8))
+
+
 def test_precision(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     for wanted in ("fp32", "bf16", "fp16"):
