@@ -99,6 +99,16 @@ def test_pure_function_of_seed_epoch_and_index(data):
         assert flat(other[0]) != backwards[0]
 
 
+def test_draws_inside_a_batch_are_those_of_its_epoch_and_place(data):
+    """The same queries and positives in another epoch, or at another place, draw anew."""
+    order = query_order(data.rows, None, 0, 0)
+    positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
+    twice = np.concatenate([order, order])
+    batches = {epoch: EpochBatches(data, twice, positives, len(order), 0, epoch) for epoch in (0, 1)}
+    draws = [batches[epoch][index].drawn_label.tolist() for epoch in (0, 1) for index in (0, 1)]
+    assert len({tuple(drawn) for drawn in draws}) == 4
+
+
 def test_workers_change_nothing(data):
     batches = epoch_batches(data)
     alone = [flat(batch) for batch in iterate(batches, 0, workers=0)]

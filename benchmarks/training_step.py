@@ -1,0 +1,254 @@
+"""Time a training step: the straightforward way against ours, on the same batches in the same run.
+
+Straightforward: transformers' own BERT on float32 batches padded to their longest text, images as masked places in
+front, one encoding for each query's drawn label however often it occurs, AdamW as torch makes it by default. Ours:
+`vixml.training.loop.Trainer`. Both assemble their batches from the same token lists inside the time measured, and use
+the same loss and prototype network. They take turns round by round, so that a busy machine slows all alike; what
+counts is the ratio within a round.
+
+    python benchmarks/training_step.py --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel
+
+from vixml.config.run import RunConfig
+from vixml.files import write_json
+from vixml.models.prototype import PrototypeNetwork
+from vixml.models.siamese import Siamese
+from vixml.provenance import git_state, machine, versions
+from vixml.ragged import Ragged
+from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, query_order
+from vixml.training.device import choose_device
+from vixml.training.inputs import RunInputs, open_inputs
+from vixml.training.loop import Gather, Trainer
+from vixml.training.losses import total_loss
+from vixml.training.model_file import build_model
+from vixml.training.optimizer import choose_precision, make_optimizer
+
+RESULT = Path("benchmarks/results/training_step.json")
+
+
+class Straightforward(nn.Module):
+    """The same model written the way one would first: padded, float32, labels as often as they are drawn."""
+
+    def __init__(self, model_dir: Path, like: Siamese, data: TrainingSet, gather: Gather | None, config: RunConfig):
+        super().__init__()
+        self.network = AutoModel.from_pretrained(model_dir, dtype=torch.float32, add_pooling_layer=False)
+        p, free = config.prototype, like.prototypes.free
+        self.projection = nn.Linear(like.projection.in_features, like.backbone.dim) if like.projection else None
+        self.prototypes = PrototypeNetwork(free.embedding_dim, free.num_embeddings, p.heads, p.feedforward, p.dropout)
+        self.prototypes.load_state_dict(like.prototypes.state_dict())
+        if self.projection is not None:
+            self.projection.load_state_dict(like.projection.state_dict())
+        self.cluster, self.centroid = like.cluster.clone(), like.centroid.clone()
+        self.data, self.gather, self.config = data, gather, config
+        for module in self.network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = config.encoder.dropout if config.encoder.dropout is not None else module.p
+        self.to(next(like.parameters()).device)
+        self.optimizer = torch.optim.AdamW(self.parameters(), lr=config.optimizer.lr)
+
+    def encode(self, tokens: Ragged, images: Ragged | None) -> Tensor:
+        """Return (n, dim) vectors of padded sequences, not normalised."""
+        device = self.centroid.device
+        n, longest = len(tokens), int(tokens.lengths.max())
+        ids, mask = torch.zeros(n, longest, dtype=torch.int64), torch.zeros(n, longest, dtype=torch.int64)
+        for i in range(n):
+            row = tokens.row(i)
+            ids[i, : len(row)], mask[i, : len(row)] = torch.from_numpy(row.astype(np.int64)), 1
+        inputs = self.network.get_input_embeddings()(ids.to(device))
+        if images is not None:
+            most = int(images.lengths.max())
+            vectors = torch.zeros(n, most, self.projection.in_features)
+            there = torch.zeros(n, most, dtype=torch.int64)
+            for i in range(n):
+                row = images.row(i)
+                if len(row):
+                    vectors[i, : len(row)], there[i, : len(row)] = torch.from_numpy(self.gather(row)), 1
+            inputs = torch.cat([self.projection(vectors.to(device)), inputs], dim=1)
+            mask = torch.cat([there, mask], dim=1)
+        mask = mask.to(device)
+        hidden = self.network(
+            inputs_embeds=inputs, attention_mask=mask, position_ids=(mask.cumsum(dim=1) - 1).clamp_min(0)
+        ).last_hidden_state
+        return (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+    def step(self, queries: np.ndarray, positives: np.ndarray) -> Tensor:
+        """Take one optimizer step on ``queries`` and the label drawn for each; return the loss."""
+        data, device = self.data, self.centroid.device
+        has_images = data.query_images is not None
+        u_queries = self.encode(
+            data.query_tokens.take(queries), data.query_images.take(queries) if has_images else None
+        )
+        u_labels = self.encode(
+            data.label_tokens.take(positives), data.label_images.take(positives) if has_images else None
+        )
+        labels = torch.from_numpy(positives).to(device)
+        z = self.prototypes(u_labels, self.cluster[labels], self.centroid[labels])
+        truths = [set(data.truth.row(query).tolist()) for query in queries]
+        is_positive = torch.tensor([[label in truth for label in positives.tolist()] for truth in truths]).to(device)
+        drawn = torch.arange(len(queries), device=device)
+        loss, _ = total_loss(
+            F.normalize(u_queries, dim=1), F.normalize(u_labels, dim=1), z, is_positive, drawn, drawn, self.config.loss
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def make_trainer(config: RunConfig, inputs: RunInputs, precision: str, device: torch.device) -> Trainer:
+    """Return a trainer ready to step: as in `Trainer.fit`, without the first pass over all items."""
+    data = open_inputs(inputs, config, seed=0)
+    truth = data.corpus.labels("train")
+    rows = np.flatnonzero(truth.lengths > 0)
+    training_set = TrainingSet(
+        data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth, rows,
+        np.ones(truth.n_cols),
+    )  # fmt: skip
+    model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, 0).to(device)
+    model.cluster.copy_(torch.arange(truth.n_cols) % model.prototypes.free.num_embeddings)
+    generator = torch.Generator().manual_seed(0)
+    model.centroid.copy_(F.normalize(torch.randn(model.centroid.shape, generator=generator), dim=1))
+    model.has_centroid.fill_(True)
+    trainer = Trainer(
+        config, model, training_set, rows[:0], data.gather, precision, 0, Path(tempfile.gettempdir()) / "unused", "",
+        lambda report: None, lambda n, loss: None, print,
+    )  # fmt: skip
+    trainer.optimizer = make_optimizer(model, config.optimizer)
+    trainer.peaks = [group["lr"] for group in trainer.optimizer.param_groups]
+    trainer.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    trainer.stored = torch.zeros(len(truth), model.backbone.dim)
+    model.train()
+    return trainer
+
+
+def same_vectors(plain: Straightforward, trainer: Trainer, batch: Any) -> float:
+    """Return the largest difference between the two ways' query vectors, so that like is compared with like."""
+    plain.eval(), trainer.model.eval()
+    with torch.no_grad():
+        ours, _ = trainer._vectors(batch)
+        images = plain.data.query_images
+        theirs = plain.encode(
+            plain.data.query_tokens.take(batch.queries), None if images is None else images.take(batch.queries)
+        )
+    plain.train(), trainer.model.train()
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def compare(config: RunConfig, inputs: RunInputs, device: torch.device, steps: int, rounds: int) -> dict[str, Any]:
+    """Return speeds and ratios of one modality."""
+    precision = choose_precision("auto", device)
+    trainers = {f"ours, {p}": make_trainer(config, inputs, p, device) for p in dict.fromkeys(("fp32", precision))}
+    first = next(iter(trainers.values()))
+    plain = Straightforward(inputs.model_dir, first.model, first.data, first.gather, config)
+    data, size = first.data, config.training.batch_size
+    runs: dict[str, list[float]] = {name: [] for name in ("straightforward", *trainers)}
+    difference = math.nan
+    for turn in range(-1, rounds):  # round -1 warms up
+        order = query_order(data.rows, None, 0, turn + 1)
+        positives = draw_positives(data.truth, data.rows, data.weights, 0, turn + 1)
+        batches = EpochBatches(data, order, positives, size, 0, turn + 1)
+        if turn < 0:
+            difference = same_vectors(plain, first, batches[0])
+
+        def plain_steps(order: np.ndarray = order, positives: np.ndarray = positives) -> None:
+            for i in range(steps):
+                queries = order[i * size : (i + 1) * size]
+                plain.step(queries, positives[queries])
+
+        def our_steps(trainer: Trainer, batches: EpochBatches = batches) -> None:
+            for i in range(steps):
+                trainer._step(batches[i])
+
+        ways: dict[str, Callable[[], None]] = {"straightforward": plain_steps}
+        ways |= {name: lambda t=trainer: our_steps(t) for name, trainer in trainers.items()}
+        for name in (list(ways), list(reversed(ways)))[turn % 2]:
+            speed = steps * size / _seconds(ways[name], device)
+            if turn >= 0:
+                runs[name].append(speed)
+                print(f"  round {turn + 1}: {name:<16} {speed:8.1f} samples/s", flush=True)
+    return {
+        "relative_difference_of_vectors": difference,
+        "samples_per_second": {name: _spread(speeds) for name, speeds in runs.items()},
+        "ratio_to_straightforward": {
+            name: _spread([a / b for a, b in zip(runs[name], runs["straightforward"], strict=True)])
+            for name in trainers
+        },
+    }
+
+
+def _seconds(run: Callable[[], None], device: torch.device) -> float:
+    clock = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - clock
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": len(values)}
+
+
+def main() -> None:
+    """Time both modalities, print a table and write the result with the machine's name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, default=Path("results/data/picto/corpus"))
+    parser.add_argument("--tokens", type=Path, default=Path("results/data/picto/tokens/minilm-l3-32"))
+    parser.add_argument("--bank", type=Path, default=Path("results/data/picto/bank/efficientnet-lite0"))
+    parser.add_argument("--model-dir", type=Path, default=Path("results/models/minilm-l3"))
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--device", default="cpu")
+    for name, value in (("threads", 1), ("batch-size", 256), ("steps", 8), ("rounds", 5)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    chosen = parser.parse_args()
+    device = choose_device(chosen.device, chosen.threads)
+    cases = {}
+    for case, modality in (("text", "text"), ("images", "text+image")):
+        print(case, flush=True)
+        config = RunConfig.model_validate(
+            {
+                "modality": modality,
+                "encoder": {"dropout": 0.0},
+                "prototype": {"free_vectors": 2048},
+                "mining": None,
+                "optimizer": {"lr": 2e-4, "lr_new": 2e-3, "warmup_steps": 0},
+                "training": {"batch_size": chosen.batch_size, "epochs": 1},
+            }
+        )
+        bank = chosen.bank if config.uses_images else None
+        inputs = RunInputs(chosen.corpus, chosen.tokens, bank, chosen.model_dir)
+        cases[case] = compare(config, inputs, device, chosen.steps, chosen.rounds)
+    settings = {"batch_size": chosen.batch_size, "steps_per_round": chosen.steps, "device": device.type}
+    write_json(
+        chosen.out,
+        {"benchmark": "training_step", **settings, "machine": machine(), "versions": versions(), "source": git_state()}
+        | {"cases": cases},
+    )
+    print(f"\n{'':<10}{'':<18}{'samples/s':>10}{'min':>9}{'max':>9}{'ratio':>8}{'min':>7}{'max':>7}")
+    for case, result in cases.items():
+        for name, speed in result["samples_per_second"].items():
+            ratio = result["ratio_to_straightforward"].get(name, {"median": 1.0, "min": 1.0, "max": 1.0})
+            numbers = "".join(f"{speed[k]:{w}.1f}" for k, w in (("median", 10), ("min", 9), ("max", 9)))
+            numbers += "".join(f"{ratio[k]:{w}.2f}" for k, w in (("median", 8), ("min", 7), ("max", 7)))
+            print(f"{case:<10}{name:<18}{numbers}")
+    print(f"\nwritten to {chosen.out}")
+
+
+if __name__ == "__main__":
+    main()
