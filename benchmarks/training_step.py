@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from vixml.config.run import RunConfig
+from vixml.errors import VixmlError
 from vixml.files import write_json
 from vixml.models.prototype import PrototypeNetwork
 from vixml.models.siamese import Siamese
@@ -233,7 +235,10 @@ def main() -> None:
         )
         bank = chosen.bank if config.uses_images else None
         inputs = RunInputs(chosen.corpus, chosen.tokens, bank, chosen.model_dir)
-        cases[case] = compare(config, inputs, device, chosen.steps, chosen.rounds)
+        try:
+            cases[case] = compare(config, inputs, device, chosen.steps, chosen.rounds)
+        except VixmlError as error:
+            sys.exit(f"{error}\nbenchmarks/README.md says how to build the inputs")
     settings = {"batch_size": chosen.batch_size, "steps_per_round": chosen.steps, "device": device.type}
     write_json(
         chosen.out,
