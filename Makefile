@@ -51,7 +51,8 @@ check: install  ## what a change must pass beside the tests: style, lint, genera
 	@$(ACTIVATE) && python envs/pins.py check
 	@$(ACTIVATE) && { OMP_NUM_THREADS=1 python -m pytest -m slow || [ $$? = 5 ]; }
 
-bench: install  ## time what is worth timing; the numbers are printed, never asserted
+bench: install  ## time what is worth timing, on a machine that does nothing else (benchmarks/README.md)
+	@$(ACTIVATE) && snakemake data images --cores all --quiet host reason
 	@$(ACTIVATE) && for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 python "$$script"; done
 
 lock: install  ## pin the newest versions that pyproject.toml allows, and write every environment file from them

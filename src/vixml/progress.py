@@ -38,6 +38,9 @@ class Quiet:
     def __call__(self, n: int, note: Callable[[], str] | None = None) -> None:
         """Record that ``n`` more items are done; ``note`` is asked for a few words only when something is shown."""
 
+    def skip(self, n: int) -> None:
+        """Record that ``n`` items were done by a former, interrupted try: they say nothing of the speed."""
+
     def say(self, line: str) -> None:
         """Print a line of its own."""
 
@@ -45,8 +48,8 @@ class Quiet:
 class Lines(Quiet):
     """Print ``text: done/total`` at most every ten seconds; nothing for what is over sooner."""
 
-    def __init__(self, text: str, total: int, done: int = 0) -> None:
-        self.text, self.total, self.done, self.first = text, total, done, done
+    def __init__(self, text: str, total: int) -> None:
+        self.text, self.total, self.done, self.first = text, total, 0, 0
         self.started = self.shown = time.monotonic()
 
     def __call__(self, n: int, note: Callable[[], str] | None = None) -> None:
@@ -59,6 +62,9 @@ class Lines(Quiet):
         left = (now - self.started) * (self.total - self.done) / fresh if fresh else 0.0
         words = f", {note()}" if note is not None else ""
         self.say(f"{self.text}: {self.done}/{self.total}{words}, about {left:.0f} s left")
+
+    def skip(self, n: int) -> None:
+        self.done, self.first = self.done + n, self.first + n
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -78,18 +84,20 @@ class Drawn(Quiet):
         else:
             self.shown.advance(self.task, n)
 
+    def skip(self, n: int) -> None:
+        self.shown.advance(self.task, n)
+
     def say(self, line: str) -> None:
         self.shown.console.print(line, highlight=False, markup=False)
 
 
 @contextmanager
-def bar(text: str, total: int, done: int = 0) -> Iterator[Quiet]:
+def bar(text: str, total: int) -> Iterator[Quiet]:
     """Yield a function that is told how many more items are done.
 
     Args:
         text: what is being done.
         total: number of items.
-        done: how many a former, interrupted try had done already.
 
     Example:
         >>> with bar("counting", 3) as advance:
@@ -110,6 +118,6 @@ def bar(text: str, total: int, done: int = 0) -> Iterator[Quiet]:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(stderr=True)) as shown:
-            yield Drawn(shown, shown.add_task(text, total=total, completed=done, note=""))
+            yield Drawn(shown, shown.add_task(text, total=total, note=""))
     else:
-        yield Lines(text, total, done)
+        yield Lines(text, total)

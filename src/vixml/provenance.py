@@ -55,7 +55,8 @@ def stage(
     started, clock = datetime.now(UTC), time.perf_counter()
     facts = {} if facts is None else facts
     described = {key: describe_input(path) for key, path in inputs.items()}
-    work = Path(tempfile.mkdtemp(prefix=f".tmp-{out.name}-", dir=out.parent))
+    _sweep(out)
+    work = Path(tempfile.mkdtemp(prefix=f"{_prefix(out)}{os.getpid()}-", dir=out.parent))
     try:
         yield work
         outputs = describe_outputs(work)
@@ -86,6 +87,28 @@ def stage(
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _prefix(out: Path) -> str:
+    return f".tmp-{out.name}-{platform.node()}-"
+
+
+def _sweep(out: Path) -> None:
+    """Remove the work folders of this stage's former tries on this machine that were killed before they could."""
+    for left in out.parent.glob(f"{_prefix(out)}*"):
+        pid = left.name.removeprefix(_prefix(out)).split("-", 1)[0]
+        if pid.isdecimal() and not _alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 asks, it does nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _publish(work: Path, out: Path) -> None:

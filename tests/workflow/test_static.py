@@ -141,3 +141,13 @@ def test_make_lists_its_targets():
     shown = run("make").stdout
     for target in ("install", "demo", "test", "check", "clean"):
         assert f"make {target}" in shown
+
+
+def test_no_file_names_a_place_of_one_machine():
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout.split("\0")
+    for name in filter(None, listed):
+        path = ROOT / name
+        if path.suffix in {".png", ".npy", ".parquet", ".html"} or not path.is_file():
+            continue
+        found = re.search(r"(?<![\w.{}~-])/(?:home|root|Users|work|opt)/\w+", path.read_text(encoding="utf-8"))
+        assert not found, f"{name} names {found[0]}"

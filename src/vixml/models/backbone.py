@@ -52,12 +52,13 @@ def packed_attention(
     """
     causal = bool(getattr(module, "is_causal", False))
     grouped = query.shape[1] != key.shape[1]
+    # Split, not slice: the gradient of a split is one concatenation, that of slices a sum of zero-filled streams.
+    sizes = [count * length for _, count, length in blocks]
     pieces = []
-    for start, count, length in blocks:
-        q, k, v = (
-            x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
-            for x in (query, key, value)
-        )
+    for (_, count, length), *parts in zip(
+        blocks, *(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True
+    ):
+        q, k, v = (part.unflatten(1, (count, length)).transpose(0, 1) for part in parts)
         if length == 1:
             # One token attends to itself alone with weight 1, whatever the scores.
             out = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1) if grouped else v
@@ -121,5 +122,9 @@ class Backbone(nn.Module):
         hidden = self.network(
             inputs_embeds=stream.unsqueeze(0), position_ids=positions.unsqueeze(0), blocks=blocks
         ).last_hidden_state[0]
-        means = [hidden[s : s + c * n].unflatten(0, (c, n)).mean(dim=1, dtype=torch.float32) for s, c, n in blocks]
+        parts = hidden.split([count * length for _, count, length in blocks])
+        means = [
+            part.unflatten(0, (count, length)).mean(dim=1, dtype=torch.float32)
+            for part, (_, count, length) in zip(parts, blocks, strict=True)
+        ]
         return torch.cat(means)

@@ -12,7 +12,7 @@ from vixml.models.packing import pack
 from vixml.models.siamese import Siamese
 from vixml.ragged import Ragged
 
-TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = 4096
 
 
 def token_budget_slices(lengths: np.ndarray, budget: int) -> Iterator[slice]:

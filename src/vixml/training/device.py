@@ -19,7 +19,7 @@ def choose_device(wanted: str, threads: int) -> torch.device:
     torch.set_num_threads(threads)
     # Packed batches have a new shape each, for which oneDNN compiles and keeps kernels: 1,024 of them would fill a GiB.
     # Read at its first operation, so this is early enough.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     if wanted not in {"auto", "cpu", "cuda"}:
         raise VixmlError("unknown device", where="--device", found=wanted, expected="auto, cpu or cuda")
     has_gpu = torch.cuda.is_available()

@@ -53,6 +53,7 @@ class Trainer:
         log: told a dictionary for each finished epoch.
         progress: told ``(queries, loss)`` after each step; the loss stays on its device unless it is shown.
         warn: told a sentence.
+        resumed: told ``(queries done, epoch)`` when the run goes on from a checkpoint.
     """
 
     def __init__(
@@ -69,11 +70,12 @@ class Trainer:
         log: Callable[[dict[str, Any]], None],
         progress: Callable[[int, Tensor], None],
         warn: Callable[[str], None],
+        resumed: Callable[[int, int], None] = lambda done, epoch: None,
     ) -> None:
         self.config, self.model, self.data, self.validation_rows = config, model, data, validation_rows
         self.gather, self.precision, self.seed = gather, precision, seed
         self.checkpoint_dir, self.identity = checkpoint_dir, identity
-        self.log, self.progress, self.warn = log, progress, warn
+        self.log, self.progress, self.warn, self.resumed = log, progress, warn, resumed
         self.device = next(model.parameters()).device
         self.prime = model.prototypes is not None
         self.steps_per_epoch = math.ceil(len(data.rows) / config.training.batch_size)
@@ -144,11 +146,13 @@ class Trainer:
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         resumed = load_checkpoint(self.checkpoint_dir, self.identity)
-        if resumed is None:
+        if resumed is not None:
+            self._restore(resumed)
+            in_epoch = min(self.step_in_epoch * self.config.training.batch_size, len(self.data.rows))
+            self.resumed(self.epoch * len(self.data.rows) + in_epoch, self.epoch)
+        elif self.prime or self.config.training.epochs:
             torch.manual_seed(int(generator(self.seed, INIT, 1).integers(2**31)))
             self.initialise()
-        else:
-            self._restore(resumed)
         saved = time.monotonic()
         while self.epoch < self.config.training.epochs:
             if self.step_in_epoch == 0:

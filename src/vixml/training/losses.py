@@ -5,7 +5,7 @@ the hardest non-positives ``n``:
 
     margin = clamp(|s_p - s_n|, margin_min, margin_max)      (no gradient)
     hinge  = max(0, s_n - s_p + margin)
-    weight = softmax(s_n / temperature) over the negatives with hinge > 0
+    weight = softmax(s_n / temperature) over the negatives with hinge > 0      (no gradient, docs/deviations.md D3)
     loss   = mean over rows of  sum over negatives of  weight * hinge
 
 The total is ``L(q,u) + L(q,z) + L(u,q) + regulariser * R``: text vectors ``u``, prototypes ``z``.
@@ -69,7 +69,7 @@ def triplet_loss(triplets: Triplets, config: Loss) -> Tensor:
     hinge = negatives - positive + margin
     violating = triplets.valid & (hinge > 0)
     # Softmax over violating negatives only; -inf rows would give NaN, so rows without any are masked afterwards.
-    logits = (negatives / config.temperature).masked_fill(~violating, -1e4)
+    logits = (negatives.detach() / config.temperature).masked_fill(~violating, -1e4)
     weight = torch.softmax(logits, dim=1) * violating
     per_row = (weight * hinge.clamp_min(0).masked_fill(~violating, 0)).sum(dim=1)
     return per_row.sum() / max(len(per_row), 1)

@@ -29,6 +29,11 @@ class TrainingView:
         speed = self.seen / max(time.monotonic() - self.started, 1e-9)
         self.advance(n, lambda: f"loss {float(loss):.3f}, {speed:.0f} samples/s")
 
+    def resume(self, n: int, epoch: int) -> None:
+        """Say where an interrupted run goes on: after ``n`` queries, in ``epoch``."""
+        self.advance.skip(n)
+        self.advance.say(f"{self.name}: goes on in epoch {epoch + 1}/{self.epochs}, from its checkpoint")
+
     def epoch(self, report: dict[str, Any]) -> None:
         """Print the epoch's loss and, where queries are held out, its P@1 by text vector and prototype."""
         words = [f"{self.name}: epoch {report['epoch'] + 1}/{self.epochs}", f"loss {report['loss']:.4f}"]

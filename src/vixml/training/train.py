@@ -35,14 +35,11 @@ def validation_rows(n_train: int, share: float) -> np.ndarray:
 def run_identity(config: RunConfig, seed: int, inputs: RunInputs, precision: str) -> str:
     """Return the digest that a checkpoint must share to be resumed."""
     described = {name: describe_input(path)["sha256"] for name, path in inputs.named().items()}
-    return sha256_json(
-        {
-            "config": config.model_dump(exclude={"row", "inference"}),
-            "seed": seed,
-            "inputs": described,
-            "precision": precision,
-        }
+    # What leads to the same bytes by another way (workers, how often it is saved) does not part a run from its past.
+    settings = config.model_dump(
+        exclude={"row": True, "inference": True, "training": {"workers", "checkpoint_minutes"}}
     )
+    return sha256_json({"config": settings, "seed": seed, "inputs": described, "precision": precision})
 
 
 def train(
@@ -89,7 +86,7 @@ def train(
             view = TrainingView(advance, name, epochs)
             trainer = Trainer(
                 config, model, training_set, held, data.gather, precision, seed, checkpoint,
-                run_identity(config, seed, inputs, precision), view.epoch, view.step, view.warn,
+                run_identity(config, seed, inputs, precision), view.epoch, view.step, view.warn, view.resume,
             )  # fmt: skip
             trainer.fit()
         last = trainer.history[-1] if trainer.history else {}
