@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import re
 import subprocess
 import zipfile
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -141,6 +144,42 @@ def clone(source: Path, target: Path) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).write_bytes((source / name).read_bytes())
     return target
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of the repository and how commands run in it."""
+
+    root: Path
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run a command on the copy's own code; return what it printed."""
+        paths = os.pathsep.join(filter(None, [str(self.root / "src"), os.environ.get("PYTHONPATH")]))
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        assert not check or done.returncode == 0, done.stdout
+        return done.stdout
+
+    def planned(self, *options: str) -> dict[str, int]:
+        """Return how often each rule would run."""
+        shown = self.run("snakemake", "-n", *options)
+        if "Nothing to be done" in shown:
+            return {}
+        table = shown.split("Job stats:")[1].split("total")[0]
+        return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace a text that must be there."""
+        text = (self.root / path).read_text()
+        assert old in text, f"{path} does not hold {old!r}"
+        (self.root / path).write_text(text.replace(old, new))
 
 
 def _packs() -> dict[str, dict[str, str | bytes]]:
