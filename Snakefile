@@ -28,9 +28,7 @@ rule paper_tables:
     """Tables, figures and the report, with everything they need. The default target."""
     default_target: True
     input:
-        TABLES,
-        FIGURES,
-        REPORT,
+        target_pages(),
         target_scores(),
     localrule: True
     message:
@@ -64,6 +62,15 @@ rule train:
         "Models are up to date"
 
 
+rule tuning_table:
+    """Runs compared on queries held out of train: how settings are chosen, never on test."""
+    input:
+        TUNING,
+    localrule: True
+    message:
+        "The table of tuning is up to date"
+
+
 rule all:
     """All of the above."""
     input:
@@ -71,6 +78,7 @@ rule all:
         rules.data.input,
         rules.images.input,
         rules.train.input,
+        target_tuning(),
     localrule: True
     message:
         "Everything is up to date"

@@ -58,6 +58,7 @@ SCORE = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/score/manife
 TABLES = f"{RESULTS}/tables/manifest.json"
 FIGURES = f"{RESULTS}/figures/manifest.json"
 REPORT = f"{RESULTS}/report.html"
+TUNING = f"{RESULTS}/tuning/manifest.json"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 ENVIRONMENT = "../envs/cpu.yaml"
@@ -271,6 +272,29 @@ def target_scores(split=None):
     return [SCORE.format(**wildcards) for wildcards in target_wildcards() if split in (None, wildcards["split"])]
 
 
+def target_pages():
+    """Return tables, figures and report, each if the configuration asks for it."""
+    wanted = {TABLES: WORKFLOW.tables, FIGURES: WORKFLOW.figures, REPORT: WORKFLOW.tables}
+    return [page for page, names in wanted.items() if names]
+
+
+def target_tuning():
+    """Return the table of tuning, if anything is scored on held-out queries."""
+    return [TUNING] if target_scores("validation") else []
+
+
+def scores_of_tuning(wildcards):
+    """Return every validation score of the configuration."""
+    if not target_scores("validation"):
+        raise WorkflowError("no target has `split: validation`; try --configfile config/picto-tuning.yaml")
+    return target_scores("validation")
+
+
+def models_of_tuning(wildcards):
+    """Return the trained models behind the validation scores: their settings and diagnostics are printed too."""
+    return [TRAINED.format(**target) for target in target_wildcards() if target["split"] == "validation"]
+
+
 def target_runs():
     """Return dataset, run, seed and resolved configuration of everything that needs an encoder."""
     found = [(w["dataset"], w["run"], w["seed"], RUNS[w["dataset"], w["run"]]) for w in target_wildcards()]
@@ -310,6 +334,8 @@ def command_of_all():
 
 def show_results():
     """Print where the results lie, if there are any yet."""
+    if target_tuning() and Path(TUNING).exists():
+        print(f"\nTuning:   {Path(TUNING).parent}/tuning.md")
     if Path(REPORT).exists():
         print(f"\nReport:   {REPORT}  (one file, opens in any browser)")
         print(f"Tables:   {RESULTS}/tables/  (Markdown and CSV)")

@@ -1,8 +1,9 @@
-# Numbers to pages: make_tables, make_figures, make_report.
+# Numbers to pages: make_tables, make_figures, make_report, make_tuning.
 #
 # REQUIRED INPUTS: results/runs/{dataset}/{run}/seed{seed}/test/score of every target; config/reported (published
-#   numbers), config/tables and config/figures (layout). Only test scores are printed; validation scores are for tuning.
-# OUTPUTS: results/tables; results/figures; results/report and its copy results/report.html.
+#   numbers), config/tables and config/figures (layout). For make_tuning, of targets with `split: validation`,
+#   .../seed{seed}/validation/score and .../model. Tables, figures and report read test scores only, tuning never.
+# OUTPUTS: results/tables; results/figures; results/report and its copy results/report.html; results/tuning.
 
 
 rule make_tables:
@@ -74,7 +75,7 @@ rule make_report:
     input:
         layout=ancient(reported_files("tables", WORKFLOW.tables)),
         scores=target_scores("test"),
-        figures=FIGURES,
+        figures=FIGURES if WORKFLOW.figures else [],
         corpus=CORPUS.format(dataset=gallery_dataset()) if gallery_dataset() else [],
         images=IMAGES.format(dataset=gallery_dataset()) if gallery_dataset() else [],
     output:
@@ -110,4 +111,32 @@ rule make_report:
             --name={params.name:q} --description={params.description:q} --command={params.command:q} \
             --out $(dirname {output.manifest}) --config-dir {params.config_dir} 2>&1 | tee {log}
         cp $(dirname {output.manifest})/report.html {output.page}
+        """
+
+
+rule make_tuning:
+    """Compare runs on held-out train queries, for choosing their settings."""
+    input:
+        scores=scores_of_tuning,
+        models=models_of_tuning,
+    output:
+        manifest=TUNING,
+    log:
+        f"{LOGS}/make_tuning.log",
+    benchmark:
+        f"{BENCHMARKS}/make_tuning.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code("make-tuning"),
+        scores=options("score", "scores"),
+    message:
+        "Write the table of tuning"
+    shell:
+        """
+        vixml make-tuning {params.scores} --out $(dirname {output.manifest}) 2>&1 | tee {log}
         """

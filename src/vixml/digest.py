@@ -33,6 +33,7 @@ STAGES = {
     "make-tables": "vixml.reproduce.tables",
     "make-figures": "vixml.reproduce.figures",
     "make-report": "vixml.reproduce.report",
+    "make-tuning": "vixml.reproduce.tuning",
 }
 
 # Modules whose effect shows in a stage's params already, or never reaches a result.

@@ -1,4 +1,4 @@
-"""Verbs ``make-tables``, ``make-figures``, ``make-report`` and ``summary``."""
+"""Verbs ``make-tables``, ``make-figures``, ``make-report``, ``make-tuning`` and ``summary``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command("make-tables")(make_tables)
     app.command("make-figures")(make_figures)
     app.command("make-report")(make_report)
+    app.command("make-tuning")(make_tuning)
     app.command("summary")(summary)
 
 
@@ -97,6 +98,27 @@ def make_report(
     compared = tuple(compare) if compare else ("text-minilm-l3", "vixml-minilm-l3")
     options = ReportOptions(name, description, command, figures_dir, corpus, images, compared)
     run(score or [], config_dir, tables, options, out)
+
+
+def make_tuning(
+    score: Annotated[
+        list[Path],
+        typer.Option(help="A score folder to read, results/runs/DATASET/RUN/seedN/validation/score; once for each."),
+    ],
+    out: Annotated[Path, OUT],
+) -> None:
+    """Write tuning.csv and tuning.md: runs side by side on held-out train queries, for choosing settings.
+
+    A test score is refused: test data never selects anything.
+
+    Example:
+
+        vixml make-tuning --score results/runs/picto/tune-text-lr2e-4/seed0/validation/score
+        --score results/runs/picto/tune-text-lr5e-4/seed0/validation/score --out results/tuning
+    """
+    from vixml.reproduce.tuning import make_tuning as run
+
+    run(score, out)
 
 
 def summary(

@@ -86,7 +86,7 @@ def load(folders: Iterable[Path | str], split: str = "test") -> Results:
             raise VixmlError(
                 f"a score of the {result.split} split, where {split} is wanted",
                 where=result.folder,
-                hint="tables read test scores; validation scores are for tuning only",
+                hint="tables read test scores only, and tuning reads validation scores only: test selects nothing",
             )
         key = (result.dataset, result.run, result.seed)
         if key in seen:
