@@ -1,4 +1,4 @@
-"""PRIME's label prototype network: what represents a label beside its text (METHOD: prototype network)."""
+"""PRIME's label prototype network: what represents a label beside its text (arXiv:2410.20401)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What tells early whether a run learns: similarity of vectors, norms, and P@1 on held-out training queries.
 
 The loss has a collapsed state: with all similarities equal it is ``3 * 0.1 + 0.1 * 0.2 = 0.32`` and its gradient through
-the normalisation vanishes (METHOD section 8). Test data is never looked at here.
+the normalisation vanishes. Test data is never looked at here.
 """
 
 from __future__ import annotations

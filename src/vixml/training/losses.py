@@ -1,4 +1,4 @@
-"""Triplet loss with online hard negatives, dynamic margin and PRIME's regulariser (METHOD: PRIME on top).
+"""Triplet loss with online hard negatives, dynamic margin and PRIME's regulariser (PRIME, arXiv:2410.20401).
 
 For a matrix of scores ``S`` between rows (anchors) and columns (candidates), each row draws one positive ``p`` and takes
 the hardest non-positives ``n``:

@@ -1,4 +1,4 @@
-"""AdamW groups, the schedule and mixed precision (METHOD section 4)."""
+"""AdamW groups, the schedule and mixed precision (paper, appendix A)."""
 
 from __future__ import annotations
 
