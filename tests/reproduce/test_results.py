@@ -158,4 +158,4 @@ def test_manifest_of_another_version(results):
 
 def test_all_of_picto_is_read(results):
     found = load(write_picto(results))
-    assert len(found.by_run) == 11 and len(found.all()) == 4 + 7 * 3
+    assert len(found.by_run) == 12 and len(found.all()) == 4 + 8 * 3
