@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, write_text
-from vixml.provenance import MANIFEST, describe_input, git_state, read_manifest, stage, versions
+from vixml.provenance import MANIFEST, describe_input, git_state, read_manifest, require_space, stage, versions
 
 
 def make(out, text="x", inputs=None, **config):
@@ -71,6 +77,44 @@ def test_publishing_again_replaces_folders(tmp_path):
 def test_a_full_disk_is_explained(tmp_path):
     with pytest.raises(VixmlError, match="no space left"), stage(tmp_path / "one", "verb", config={}, inputs={}):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# /dev/full answers a write as a full disk does; NumPy and torch then lose the system's reason.
+WRITERS = {
+    "text": lambda stream: stream.write(b"x" * 100_000),
+    "numpy": lambda stream: np.ones(100_000).tofile(stream),
+    "parquet": lambda stream: pq.write_table(pa.table({"x": np.arange(100_000)}), stream),
+    "torch": lambda stream: torch.save({"weights": torch.zeros(100_000)}, stream),
+    "torch by path": lambda stream: torch.save({"weights": torch.zeros(100_000)}, stream.name),
+}
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full here")
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_whatever_meets_a_full_disk_says_so_and_keeps_what_was_there(tmp_path, write):
+    before = make(tmp_path / "one", "old")
+    with (
+        pytest.raises(VixmlError, match="no space left") as caught,
+        stage(tmp_path / "one", "verb", config={}, inputs={}),
+        open("/dev/full", "wb", buffering=0) as stream,
+    ):
+        write(stream)
+    assert caught.value.where == tmp_path / "one"
+    assert read_manifest(tmp_path / "one") == before and [p.name for p in tmp_path.iterdir()] == ["one"]
+
+
+def test_other_failures_are_not_taken_for_a_full_disk(tmp_path):
+    for failure in (OSError(errno.EIO, "Input/output error"), RuntimeError("shapes differ")):
+        with pytest.raises(type(failure), match=failure.args[-1]), stage(tmp_path / "a", "v", config={}, inputs={}):
+            raise failure
+
+
+def test_space_is_asked_for_before_a_memory_map_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("vixml.provenance.shutil.disk_usage", lambda path: SimpleNamespace(free=5_000_000))
+    require_space(tmp_path / "not" / "there" / "yet", 5_000_000)
+    with pytest.raises(VixmlError, match="no space left") as caught:
+        require_space(tmp_path / "out", 7_000_000)
+    assert (caught.value.found, caught.value.expected) == ("5 MB free", "7 MB")
 
 
 def test_unfinished_and_missing_inputs_are_refused(tmp_path):

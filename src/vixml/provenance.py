@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import platform
@@ -23,6 +24,8 @@ from vixml.files import disk_full, read_json, sha256_file, sha256_json, write_js
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+# NumPy ("... requested and ... written") and torch's writer, by path and by stream.
+_CUT_SHORT = ("requested and", "unexpected pos", "iostream error", "PytorchStreamWriter failed")
 PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers", "tokenizers", "pydantic", "snakemake")
 
 
@@ -81,12 +84,42 @@ def stage(
             },
         )
         _publish(work, out)
-    except OSError as error:
-        if error.errno == 28:  # ENOSPC
+    except (OSError, RuntimeError) as error:
+        if _no_space(error):
             raise disk_full(out) from error
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _no_space(error: OSError | RuntimeError) -> bool:
+    """Return whether a failed write met a full disk or quota; NumPy and torch say only that a write was cut short."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in str(error) for words in _CUT_SHORT)
+
+
+def require_space(out: Path | str, n_bytes: int) -> None:
+    """Check before a stage that its disk holds ``n_bytes`` more.
+
+    For files written through a memory map: where the disk ends, the system kills the process without a word.
+
+    Raises:
+        VixmlError: less is free.
+    """
+    place = Path(out).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < n_bytes:
+        full = disk_full(out)
+        raise VixmlError(
+            full.what,
+            where=out,
+            found=f"{free / 1e6:,.0f} MB free",
+            expected=f"{n_bytes / 1e6:,.0f} MB",
+            hint=full.hint,
+        )
 
 
 def _prefix(out: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,6 +93,15 @@ def test_from_corpus_to_bank(app, place):
     assert bank.vectors[0].any() and (bank.vectors[0] != bank.vectors[2]).any()
     with pytest.raises(VixmlError, match="wrong vector length"):
         run(app, *embed, "--vision", "wide", "--out", place / "other")
+
+
+def test_a_disk_too_small_for_the_vectors_is_noticed_before_anything_is_written(app, place, monkeypatch):
+    common = ("--raw", place / "raw", "--config-dir", place)
+    run(app, "render-images", "--dataset", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
+    monkeypatch.setattr("vixml.provenance.shutil.disk_usage", lambda path: SimpleNamespace(free=2 * 3 * 1280 - 1))
+    with pytest.raises(VixmlError, match="no space left"):
+        run(app, "embed-images", "--store", place / "images", "--vision", "net", "--out", place / "bank", *common)
+    assert not (place / "bank").exists()
 
 
 def test_wrong_names_are_explained(app, place):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from vixml.config.world import Propensity
 from vixml.errors import VixmlError
-from vixml.files import load_array, read_json
+from vixml.files import load_array, read_json, save_array
 from vixml.provenance import read_manifest
 from vixml.ragged import Ragged
 from vixml.training.inputs import RunInputs, open_inputs
@@ -68,6 +69,21 @@ def test_validation_rows_are_a_share_of_train_and_the_same_for_every_run():
     assert set(rows) <= set(validation_rows(200, 0.3)), "a larger share holds a smaller one"
 
 
+def test_a_vector_that_is_no_number_stops_the_training_and_leaves_nothing(task, tmp_path):
+    def write(folder: Path):
+        shutil.copytree(task.bank, folder, dirs_exist_ok=True)
+        vectors = np.load(folder / "vectors.npy")
+        vectors[7, 3] = np.nan
+        save_array(folder / "vectors.npy", vectors)
+
+    bank = planted.publish(tmp_path / "bank", "embed-images", write)
+    inputs = RunInputs(task.corpus, task.tokens, bank, task.model_dir)
+    with pytest.raises(VixmlError, match="not finite") as caught:
+        train("planted", "run", 0, planted.make_config(), Propensity(), inputs, tmp_path / "run" / "model", CPU)
+    assert caught.value.where == f"{bank / 'vectors.npy'}, row 7"
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def trained(task, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "model"
@@ -98,8 +114,6 @@ def test_held_out_queries_reach_no_step(task, tmp_path, trained):
     held = load_array(trained / "validation_rows.npy")
 
     def write(folder: Path):
-        import shutil
-
         shutil.copytree(task.corpus, folder, dirs_exist_ok=True)
         labels = Ragged.load(folder / "train_labels", mmap=False)
         labels.values[held] = (labels.values[held] + 1) % labels.n_cols  # one label each

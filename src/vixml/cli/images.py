@@ -76,7 +76,15 @@ def embed_images(
         vixml embed-images --vision efficientnet-lite0 --store results/data/picto/images --raw results/raw
         --out results/data/picto/bank/efficientnet-lite0 --threads 2
     """
-    from vixml.config.load import load_world
-    from vixml.images.pool import embed_images as run
+    from vixml.config.load import load_world, unknown_key
 
-    run(store, load_world(config_dir), vision, raw, out, device=device, precision=precision, threads=threads)
+    world = load_world(config_dir)
+    if vision not in world.vision_models:
+        raise unknown_key(vision, sorted(world.vision_models), f"{config_dir / 'models.yaml'}: vision_models")
+    from vixml.images.pool import embed_images as run
+    from vixml.images.store import ImageStore
+    from vixml.provenance import require_space
+
+    # vectors.npy, float16, is written through a memory map.
+    require_space(out, 2 * len(ImageStore.open(store)) * world.vision_models[vision].dim)
+    run(store, world, vision, raw, out, device=device, precision=precision, threads=threads)
