@@ -5,7 +5,7 @@
 #   snakemake -n                              what would be done, and why
 #   snakemake --list                          the targets and rules below, each with a sentence
 #
-# No logic here: paths and functions are in rules/common.smk, science is in src/vixml, one verb a rule.
+# No logic here: rules/common.smk and rules/targets.smk hold paths and functions, src/vixml the science, one verb a rule.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -15,6 +15,7 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/targets.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/images.smk"

@@ -1,0 +1,90 @@
+# What the configuration asks for: the files behind each target rule of the Snakefile, and what is said at the end.
+#
+# REQUIRED INPUTS: constants and functions of rules/common.smk (WORKFLOW, RUNS, the places of files).
+# OUTPUTS: none; functions for the Snakefile and rules/reproduce.smk.
+
+
+def target_wildcards():
+    """Return dataset, run, seed and split of everything to be scored."""
+    return [
+        {"dataset": target.dataset, "run": run, "seed": seed, "split": target.split}
+        for target in WORKFLOW.targets
+        for run in target.runs
+        for seed in target.seeds
+    ]
+
+
+def target_scores(split=None):
+    """Return every score of the configuration, or those of one split."""
+    return [SCORE.format(**wildcards) for wildcards in target_wildcards() if split in (None, wildcards["split"])]
+
+
+def target_pages():
+    """Return tables, figures and report, each if the configuration asks for it."""
+    wanted = {TABLES: WORKFLOW.tables, FIGURES: WORKFLOW.figures, REPORT: WORKFLOW.tables}
+    return [page for page, names in wanted.items() if names]
+
+
+def target_tuning():
+    """Return the table of tuning, if anything is scored on held-out queries."""
+    return [TUNING] if target_scores("validation") else []
+
+
+def scores_of_tuning(wildcards):
+    """Return every validation score of the configuration."""
+    if not target_scores("validation"):
+        raise WorkflowError("no target has `split: validation`; try --configfile config/picto-tuning.yaml")
+    return target_scores("validation")
+
+
+def models_of_tuning(wildcards):
+    """Return the trained models behind the validation scores: their settings and diagnostics are printed too."""
+    return [TRAINED.format(**target) for target in target_wildcards() if target["split"] == "validation"]
+
+
+def target_runs():
+    """Return dataset, run, seed and resolved configuration of everything that needs an encoder."""
+    found = [(w["dataset"], w["run"], w["seed"], RUNS[w["dataset"], w["run"]]) for w in target_wildcards()]
+    return [entry for entry in found if entry[3].needs_encoder]
+
+
+def target_data():
+    """Return every corpus and all tokens of the configuration."""
+    found = [CORPUS.format(dataset=target.dataset) for target in WORKFLOW.targets]
+    for dataset, _, _, run in target_runs():
+        found.append(TOKENS.format(dataset=dataset, model=run.encoder.model, max_len=run.encoder.max_len))
+    return list(dict.fromkeys(found))
+
+
+def target_images():
+    """Return all image vectors of the configuration."""
+    found = [BANK.format(dataset=d, vision=run.images.vision) for d, _, _, run in target_runs() if run.needs_bank]
+    return list(dict.fromkeys(found))
+
+
+def target_models():
+    """Return every trained model of the configuration."""
+    return list(dict.fromkeys(TRAINED.format(dataset=d, run=run, seed=seed) for d, run, seed, _ in target_runs()))
+
+
+def gallery_dataset():
+    """Return the dataset whose queries the report shows: the first with runs that read images, else none."""
+    return next((dataset for dataset, _, _, run in target_runs() if run.needs_bank), None)
+
+
+def command_of_all():
+    """Return what a reader types to make the results again."""
+    if WORKFLOW.name == "demo":
+        return "make demo"
+    return f"snakemake --cores all --configfile config/{WORKFLOW.name}.yaml paper_tables"
+
+
+def show_results():
+    """Print where the results lie, if there are any yet."""
+    if target_tuning() and Path(TUNING).exists():
+        print(f"\nTuning:   {Path(TUNING).parent}/tuning.md")
+    if Path(REPORT).exists():
+        print(f"\nReport:   {REPORT}  (one file, opens in any browser)")
+        print(f"Tables:   {RESULTS}/tables/  (Markdown and CSV)")
+        print(f"Figures:  {RESULTS}/figures/")
+        print(f"Numbers:  vixml summary --results {RESULTS}")
