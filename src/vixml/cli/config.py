@@ -19,7 +19,8 @@ def document_config(
 ) -> None:
     """Write docs/config.md and config/schemas/ from the config models.
 
-    Run it after a change of the models in src/vixml/config; a test fails until then.
+    Run it after a change of the models in src/vixml/config; a test fails until
+    then.
 
     Example:
 

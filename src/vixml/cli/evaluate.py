@@ -45,16 +45,19 @@ def predict(
     device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Rank labels for every query: search, nearest-neighbour voting or popularity, as the run says.
+    r"""Rank labels for every query: search, nearest-neighbour voting or popularity, as the run says.
 
-    The search is exact. Writes labels.npy (the top labels, best first, -1 where there are no more) and scores.npy. Pairs
-    of the dataset's reciprocal-pair filter are left out, and others take their place.
+    Reads the corpus and, but for popularity, the run's index. The search is
+    exact. Writes labels.npy (the top labels, best first, -1 where there are no
+    more) and scores.npy. Pairs of the dataset's reciprocal-pair filter are left
+    out, and others take their place.
 
     Example:
 
-        vixml predict --dataset picto --run text-minilm-l3 --seed 0 --corpus results/data/picto/corpus
-        --index results/runs/picto/text-minilm-l3/seed0/index
-        --out results/runs/picto/text-minilm-l3/seed0/test/predictions
+        vixml predict --dataset picto --run text-minilm-l3 --seed 0 \
+            --corpus results/data/picto/corpus \
+            --index results/runs/picto/text-minilm-l3/seed0/index \
+            --out results/runs/picto/text-minilm-l3/seed0/test/predictions
     """
     from vixml.config.load import get_run
 
@@ -79,16 +82,19 @@ def score(
     deep_ks: Annotated[str, typer.Option(help="k of R, hit, MAP and MRR.")] = "1,3,5,10,50,100",
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Score predictions: P, nDCG, PSP, PSnDCG, R, hit, MAP and MRR at k, in percent.
+    r"""Score predictions: P, nDCG, PSP, PSnDCG, R, hit, MAP and MRR at k, in percent.
 
-    Writes scores.json. Beside the metrics it says what they were counted on (queries, filtered pairs) and where P@1 and
-    P@5 come from: rare or frequent labels, with or without a picture.
+    Reads predictions and the true labels of the corpus. Writes scores.json.
+    Beside the metrics it says what they were counted on (queries, filtered pairs)
+    and where P@1 and P@5 come from: rare or frequent labels, with or without a
+    picture.
 
     Example:
 
-        vixml score --dataset picto --run text-minilm-l3 --seed 0 --corpus results/data/picto/corpus
-        --predictions results/runs/picto/text-minilm-l3/seed0/test/predictions
-        --out results/runs/picto/text-minilm-l3/seed0/test/score
+        vixml score --dataset picto --run popularity --seed 0 \
+            --corpus results/data/picto/corpus \
+            --predictions results/runs/picto/popularity/seed0/test/predictions \
+            --out results/runs/picto/popularity/seed0/test/score
     """
     from vixml.config.load import load_world, unknown_key
     from vixml.evaluation.score import score as go

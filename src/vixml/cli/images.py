@@ -26,16 +26,19 @@ def render_images(
     threads: Annotated[int, typer.Option(min=1, help="Drawings made at once.")] = 1,
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Draw the pictures of a corpus (svg to PNG) into one image store.
+    r"""Draw the pictures of a corpus (svg to PNG) into one image store.
 
-    Every picture becomes a square PNG on white, `currentColor` black. A drawing that is broken, or that refers to
-    anything outside itself, is left out and counted in manifest.json; look for `n_missing` there.
+    Reads images.parquet of the corpus and the downloaded files that it names.
+    Every picture becomes a square PNG on white, `currentColor` black. A drawing
+    that is broken, or that refers to anything outside itself, is left out and
+    counted in manifest.json; look for `n_missing` there.
 
     Example:
 
-        vixml render-images --dataset picto --corpus results/data/picto/corpus --raw results/raw
-        --out results/data/picto/images --threads 2
+        vixml render-images --dataset picto --corpus results/data/picto/corpus \
+            --raw results/raw --out results/data/picto/images --threads 2
     """
+    from vixml.cli.data import verify_raw
     from vixml.config.load import load_world, unknown_key
     from vixml.errors import VixmlError
     from vixml.images.render import render_images as run
@@ -52,6 +55,7 @@ def render_images(
             expected="the side of its drawings in pixels",
             hint="only datasets of svg pictures are rendered",
         )
+    verify_raw(world, entry.sources, raw)
     run(corpus, raw, world.sources, entry.image_size, entry.shards, out, threads)
 
 
@@ -67,20 +71,25 @@ def embed_images(
     ] = "auto",
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Pool every picture of a store into one vector with a frozen vision encoder.
+    r"""Pool every picture of a store into one vector with a frozen vision encoder.
 
-    Writes vectors.npy, float16, one row a picture. Training reads only these vectors, so this runs once for a dataset.
+    Reads the store and the encoder's weights among the downloaded files. Writes
+    vectors.npy, float16, one row a picture, and bank.json. Training reads only
+    these vectors, so this runs once for a dataset.
 
     Example:
 
-        vixml embed-images --vision efficientnet-lite0 --store results/data/picto/images --raw results/raw
-        --out results/data/picto/bank/efficientnet-lite0 --threads 2
+        vixml embed-images --vision efficientnet-lite0 \
+            --store results/data/picto/images --raw results/raw \
+            --out results/data/picto/bank/efficientnet-lite0 --threads 2
     """
+    from vixml.cli.data import verify_raw
     from vixml.config.load import load_world, unknown_key
 
     world = load_world(config_dir)
     if vision not in world.vision_models:
         raise unknown_key(vision, sorted(world.vision_models), f"{config_dir / 'models.yaml'}: vision_models")
+    verify_raw(world, [world.vision_models[vision].weights], raw)
     from vixml.images.pool import embed_images as run
     from vixml.images.store import ImageStore
     from vixml.provenance import require_space

@@ -39,21 +39,27 @@ def prepare_model(
     out: Annotated[Path, OUT],
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Make a folder that AutoModel and AutoTokenizer read, from downloaded files.
+    r"""Make a folder that AutoModel and AutoTokenizer read, from downloaded files.
 
-    Weights are checked tensor by tensor against the architecture. Nothing inside the downloaded files is run.
+    Reads the weights and the tokenizer that models.yaml names, each checked
+    against its SHA-256. Weights are checked tensor by tensor against the
+    architecture. Nothing inside the downloaded files is run.
 
     Example:
 
-        vixml prepare-model --model minilm-l3 --raw results/raw --out results/models/minilm-l3
+        vixml prepare-model --model minilm-l3 --raw results/raw \
+            --out results/models/minilm-l3
     """
+    from vixml.cli.data import verify_raw
     from vixml.config.load import load_world, unknown_key
     from vixml.models.prepare import prepare_model as run
 
     world = load_world(config_dir)
     if model not in world.text_models:
         raise unknown_key(model, sorted(world.text_models), f"{config_dir / 'models.yaml'}: text_models")
-    run(model, world.text_models[model], world.sources, raw, out)
+    entry = world.text_models[model]
+    verify_raw(world, [entry.weights, entry.tokenizer], raw)
+    run(model, entry, world.sources, raw, out)
 
 
 def train(
@@ -69,17 +75,23 @@ def train(
     device: Annotated[str, DEVICE] = "auto",
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Train one run: the encoder, the image projection, the prototype network and the free vectors.
+    r"""Train one run: the encoder, the image projection, the prototype network and the free vectors.
 
-    Shows loss, samples per second and time left; log.jsonl in the model folder keeps every loss term and the
-    diagnostics of each epoch. Interrupted at any point, the same command goes on from checkpoint/ beside the model and
-    ends with the same bytes as an uninterrupted run. The last epoch is the result: test data selects nothing.
+    Reads corpus, tokens, language model and, with images, the image bank. Shows
+    loss, samples per second and time left. Writes model.safetensors,
+    training.json and log.jsonl, which keeps every loss term and the diagnostics
+    of each epoch. Interrupted at any point, the same command goes on from
+    checkpoint/ beside the model and ends with the same bytes as an uninterrupted
+    run. The last epoch is the result: test data selects nothing.
 
     Example:
 
-        vixml train --dataset picto --run vixml-minilm-l3 --seed 0 --corpus results/data/picto/corpus
-        --tokens results/data/picto/tokens/minilm-l3-32 --bank results/data/picto/bank/efficientnet-lite0
-        --model-dir results/models/minilm-l3 --out results/runs/picto/vixml-minilm-l3/seed0/model
+        vixml train --dataset picto --run vixml-minilm-l3 --seed 0 \
+            --corpus results/data/picto/corpus \
+            --tokens results/data/picto/tokens/minilm-l3-32 \
+            --bank results/data/picto/bank/efficientnet-lite0 \
+            --model-dir results/models/minilm-l3 \
+            --out results/runs/picto/vixml-minilm-l3/seed0/model
     """
     config, inputs, where = _open(config_dir, dataset, run, corpus, tokens, bank, model_dir, threads, device)
     from vixml.config.load import load_world
@@ -102,15 +114,20 @@ def build_index(
     device: Annotated[str, DEVICE] = "auto",
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Encode every query and label of a trained run: what search and voting read.
+    r"""Encode every query and label of a trained run: what search and voting read.
 
-    Writes unit vectors: train.npy, test.npy, label_u.npy (text vectors) and label_z.npy (prototypes).
+    Reads what `vixml train` read, and the model that it wrote. Writes unit
+    vectors: train.npy, test.npy, label_u.npy (text vectors) and label_z.npy
+    (prototypes).
 
     Example:
 
-        vixml build-index --dataset picto --run text-minilm-l3 --seed 0 --corpus results/data/picto/corpus
-        --tokens results/data/picto/tokens/minilm-l3-32 --model-dir results/models/minilm-l3
-        --trained results/runs/picto/text-minilm-l3/seed0/model --out results/runs/picto/text-minilm-l3/seed0/index
+        vixml build-index --dataset picto --run text-minilm-l3 --seed 0 \
+            --corpus results/data/picto/corpus \
+            --tokens results/data/picto/tokens/minilm-l3-32 \
+            --model-dir results/models/minilm-l3 \
+            --trained results/runs/picto/text-minilm-l3/seed0/model \
+            --out results/runs/picto/text-minilm-l3/seed0/index
     """
     config, inputs, where = _open(config_dir, dataset, run, corpus, tokens, bank, model_dir, threads, device)
     from vixml.retrieval.encode import build_index as go

@@ -30,15 +30,19 @@ def make_tables(
     score: Annotated[list[Path] | None, SCORE] = None,
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Write tables in the paper's shape: published values, ours beside them, and a verdict for each cell.
+    r"""Write tables in the paper's shape: published values, ours beside them, and a verdict for each cell.
 
-    Published values and ours never share a column. A row without results says "not run"; data or weights that are not
-    the paper's are marked `stand-in`, whatever their values. summary.json counts the verdicts.
+    Reads score folders, the tables' shapes (config/tables) and the published
+    numbers (config/reported). Writes each table as CSV and Markdown. Published
+    values and ours never share a column. A row without results says "not run";
+    data or weights that are not the paper's are marked `stand-in`, whatever their
+    values. summary.json counts the verdicts.
 
     Example:
 
-        vixml make-tables --tables table1 --tables table3
-        --score results/runs/picto/text-minilm-l3/seed0/test/score --out results/tables
+        vixml make-tables --tables table1 --tables table3 \
+            --score results/runs/picto/text-minilm-l3/seed0/test/score \
+            --out results/tables
     """
     from vixml.reproduce.tables import make_tables as run
 
@@ -51,15 +55,17 @@ def make_figures(
     score: Annotated[list[Path] | None, SCORE] = None,
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Draw figures as PNG and SVG, with their points as CSV.
+    r"""Draw figures as PNG and SVG, with their points as CSV.
 
-    Only measured hours get a place on the hour axis; published values whose hours were never tabulated stand in a panel
-    without one.
+    Reads score folders, the training times beside them, and the published
+    numbers. Only measured hours get a place on the hour axis; published values
+    whose hours were never tabulated stand in a panel without one.
 
     Example:
 
-        vixml make-figures --figures figure2 --score results/runs/picto/text-minilm-l3/seed0/test/score
-        --out results/figures
+        vixml make-figures --figures figure2 \
+            --score results/runs/picto/text-minilm-l3/seed0/test/score \
+            --out results/figures
     """
     from vixml.reproduce.figures import make_figures as run
 
@@ -81,16 +87,19 @@ def make_report(
     command: Annotated[str, typer.Option(help="What a reader types to make it all again.")] = "make demo",
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Write report.html: numbers, figures, training curves, a gallery and each run's evidence in one file.
+    r"""Write report.html: numbers, figures, training curves, a gallery and each run's evidence in one file.
 
-    The file needs no network and nothing beside it.
+    Reads score folders with the trainings beside them, the figures, and corpus
+    and pictures for the gallery. The file needs no network and nothing beside it.
 
     Example:
 
-        vixml make-report --tables table1 --tables table3 --figures-dir results/figures
-        --corpus results/data/picto/corpus --images results/data/picto/images
-        --score results/runs/picto/text-minilm-l3/seed0/test/score
-        --score results/runs/picto/vixml-minilm-l3/seed0/test/score --out results/report
+        vixml make-report --tables table1 --tables table3 \
+            --figures-dir results/figures --corpus results/data/picto/corpus \
+            --images results/data/picto/images \
+            --score results/runs/picto/text-minilm-l3/seed0/test/score \
+            --score results/runs/picto/vixml-minilm-l3/seed0/test/score \
+            --out results/report
     """
     from vixml.reproduce.report import ReportOptions
     from vixml.reproduce.report import make_report as run
@@ -107,14 +116,17 @@ def make_tuning(
     ],
     out: Annotated[Path, OUT],
 ) -> None:
-    """Write tuning.csv and tuning.md: runs side by side on held-out train queries, for choosing settings.
+    r"""Write tuning.csv and tuning.md: runs side by side on held-out train queries, for choosing settings.
 
-    A test score is refused: test data never selects anything.
+    Reads validation scores and the model folders beside them. A test score is
+    refused: test data never selects anything.
 
     Example:
 
-        vixml make-tuning --score results/runs/picto/tune-text-lr2e-4/seed0/validation/score
-        --score results/runs/picto/tune-text-lr5e-4/seed0/validation/score --out results/tuning
+        vixml make-tuning \
+            --score results/runs/picto/tune-text-lr2e-4/seed0/validation/score \
+            --score results/runs/picto/tune-text-lr5e-4/seed0/validation/score \
+            --out results/tuning
     """
     from vixml.reproduce.tuning import make_tuning as run
 
@@ -139,13 +151,14 @@ def summary(
     check: Annotated[bool, typer.Option(help="Change nothing; fail if --readme is out of date.")] = False,
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Print the main numbers and where tables, figures and report lie; or put them into a page.
+    r"""Print the main numbers and where tables, figures and report lie; or put them into a page.
 
     Example:
 
         vixml summary --results results
 
-        vixml summary --reference results/reference/picto-summary.json --readme README.md --check
+        vixml summary --reference results/reference/picto-summary.json \
+            --readme README.md --check
     """
     from vixml.reproduce.summary import summary as run
 
