@@ -19,7 +19,7 @@ def inverse_propensity(counts: np.ndarray, n_train: int, a: float, b: float) -> 
 
     Example:
         >>> inverse_propensity(np.array([0, 10, 1000]), 10_000, 0.6, 2.6).round(3).tolist()
-        [10.983, 4.871, 1.28]
+        [10.981, 4.872, 1.28]
     """
     c = (np.log(n_train) - 1) * (b + 1) ** a
     return 1 + c * np.power(np.asarray(counts, dtype=np.float64) + b, -a)
