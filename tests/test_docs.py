@@ -1,0 +1,60 @@
+"""Pages agree with the repository: links lead somewhere, modules and files exist, numbers are those of the registry."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vixml.config.load import load_workflow, load_world, read_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md", ROOT / "config/reported/README.md"]
+)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_named_files_exist(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    # Files of this repository, named from its root, in running text as well as in code.
+    named = re.findall(r"(?<![\w/.-])((?:src|rules|config|docs|tests|benchmarks|envs|profiles)/[\w./-]*\w)", text)
+    # Written by a program when somebody runs it.
+    made = ("benchmarks/results", "docs/captions")
+    missing += [name for name in named if not (ROOT / name).exists() and not name.startswith(made)]
+    assert not missing
+
+
+def test_the_page_on_design_names_every_module_once_and_no_other():
+    rows = re.findall(r"^\| `(\w+)` \| (`.*?`) \|", (ROOT / "docs/design.md").read_text(), re.MULTILINE)
+    described = {room: re.findall(r"`(\w+)`", files) for room, files in rows}
+    there = {
+        folder.parent.name: sorted(path.stem for path in folder.parent.glob("*.py") if not path.stem.startswith("__"))
+        for folder in (ROOT / "src/vixml").glob("*/__init__.py")
+    }
+    assert {room: sorted(files) for room, files in described.items()} == there
+
+
+def test_the_first_page_counts_as_the_registry_does():
+    world = load_world(ROOT / "config")
+    picto = world.datasets["picto"]
+    assert f"{picto.expect.n_train + picto.expect.n_test:,} pictograms" in README
+    models = [*world.text_models.values(), *world.vision_models.values()]
+    used = {*picto.sources, *(m.weights for m in models), *(getattr(m, "tokenizer", None) for m in models)} - {None}
+    megabytes = round(sum(world.sources[name].bytes for name in used) / 1e6)
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"{megabytes} MB" in README and f"{megabytes} MB" in makefile
+    demo = load_workflow(read_yaml(ROOT / "config/config.yaml"))
+    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    assert f"{words[sum(len(target.runs) * len(target.seeds) for target in demo.targets)]} runs" in makefile
+
+
+def test_each_departure_that_code_cites_is_written_down():
+    known = set(re.findall(r"^\| (D\d+) \|", (ROOT / "docs/deviations.md").read_text(), re.MULTILINE))
+    files = [p for part in ("src", "config", "tests") for p in (ROOT / part).rglob("*") if p.suffix in {".py", ".yaml"}]
+    cited = {found for path in files for found in re.findall(r"\bD\d+\b", path.read_text(encoding="utf-8"))}
+    assert cited <= known
