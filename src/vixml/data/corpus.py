@@ -101,7 +101,7 @@ class Corpus:
 
         Args:
             folder: the corpus.
-            filter_required: whether the dataset defines reciprocal pairs that must not be scored.
+            filter_required: whether the dataset defines reciprocal pairs that must not be scored (deviation D8).
 
         Raises:
             VixmlError: a file missing or malformed, a required filter missing, parts of different sizes.

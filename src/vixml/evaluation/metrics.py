@@ -19,7 +19,7 @@ MRR    mean of ``1 / (rank of the first true label)``, 0 if it is beyond k
 A query without true labels scores 0 everywhere, counts in every mean and is reported, as in xclib. Where fewer than k
 labels are predicted, those that lack count as wrong. MAP and MRR follow their textbook definitions: the official ViXML
 script divides MAP by the hits found within k, so that one lucky hit scores 1, and gives a query without any hit the
-full reciprocal rank of 1; the paper prints neither.
+full reciprocal rank of 1; the paper prints neither (docs/deviations.md D9).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A batch is one stream of tokens, sequences ordered by length. Sequences of equal length are neighbours, so attention
 sees them as one dense block per length: no mask, no padding, and a vector that cannot depend on what else is in the
-batch. Images of an item stand before its text (``V ⊕ E``, paper equation 3); an absent image takes no place at all.
+batch (docs/deviations.md D6). Images of an item stand before its text (``V ⊕ E``, paper equation 3); an absent image takes
+no place at all (D5).
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ class Siamese(nn.Module):
             labels: (n,) int64 label ids.
 
         Returns:
-            (n, dim) float32, unit rows. A label without training queries has its own text vector for a centroid.
+            (n, dim) float32, unit rows. A label without training queries has its own text vector for a centroid
+            (docs/deviations.md D7).
         """
         if self.prototypes is None:
             raise ValueError("this run has no prototype network")

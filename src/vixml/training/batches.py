@@ -144,6 +144,7 @@ class EpochBatches(Dataset):
     def __getitem__(self, index: int) -> Batch:
         data = self.data
         queries = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        # Each label once, however many queries drew it (docs/deviations.md D1).
         labels = np.unique(self.positives[queries])
         truth = data.truth.take(queries)
         # Positives among the batch's labels: binary search of each query's labels in the ascending list.

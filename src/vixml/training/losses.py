@@ -79,7 +79,7 @@ def regulariser(u: Triplets, z_positive: Tensor, z_negatives: Tensor, margin: fl
     """Return ``R``: prototypes should score positives higher, and hard negatives lower, than text vectors do.
 
     The text vector's scores are the yardstick, so no gradient flows into them: otherwise the cheapest way to a better
-    prototype would be a worse text vector.
+    prototype would be a worse text vector (docs/deviations.md D2).
 
     Args:
         u: triplets mined on the text vectors' scores.

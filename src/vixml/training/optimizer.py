@@ -64,7 +64,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, peaks: list[float], ste
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """Resolve ``auto``: fp16 on a GPU (the paper's encoders), bf16 on processors built for it, else fp32."""
+    """Resolve ``auto``: fp16 on a GPU (the paper's encoders), bf16 on processors built for it, else fp32 (D10)."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
