@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 import tiny_world
 
+SPLITS = ("train", "test", "label")
 PAGES = {"make_tables": 1, "make_figures": 1, "make_report": 1, "paper_tables": 1}
 
 
@@ -37,6 +39,30 @@ def test_pages_show_the_runs(finished):
     assert "PICTO in miniature" in page
     assert "MiniLM-L3 ViXML" in (results / "tables" / "table3.md").read_text()
     assert (results / "figures" / "figure2.svg").exists()
+
+
+def test_the_formats_page_names_every_file_and_every_key(finished):
+    page = (finished.root / "docs/formats.md").read_text()
+    results = finished.root / "results"
+    known = set(re.findall(r"`([^`]+)`", page)) | {"manifest.json"}
+    files = [
+        path for path in results.rglob("*") if path.is_file() and path.suffix in {".json", ".jsonl", ".npy", ".parquet"}
+    ]
+    files = [
+        path for path in files if not {"raw", "models", "logs", "benchmarks"} & set(path.relative_to(results).parts)
+    ]
+    assert {re.sub(r"shard-\d+", "shard-00000", path.name) for path in files} - {
+        f"{s}.parquet" for s in SPLITS
+    } <= known
+    for path in files:
+        if path.name in {"scores.json", "training.json", "bank.json", "store.json", "header.json", "log.jsonl"}:
+            for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+                keys = set(json.loads(line))
+                assert keys <= known, f"docs/formats.md lacks {keys - known} of {path.name}"
+    score = json.loads(next(results.rglob("scores.json")).read_text())
+    for part in score["breakdown"].values():
+        for group in part if isinstance(part, list) else part.values():
+            assert set(group) <= known
 
 
 def test_jobs_use_the_threads_they_were_given(finished):
@@ -93,6 +119,21 @@ def test_a_key_of_a_run_reaches_only_what_obeys_it(copy):
     assert copy.planned() == {"predict_labels": 1, "score_run": 1} | PAGES
     copy.edit("config/runs/picto.yaml", "free_vectors: 8", "free_vectors: 9")
     assert copy.planned()["train_model"] == 2
+
+
+def test_runs_are_compared_on_held_out_queries(copy):
+    overlay = copy.root / "config" / "tuning.yaml"
+    target = {"dataset": "picto", "runs": ["vixml-minilm-l3"], "split": "validation"}
+    overlay.write_text(json.dumps({"name": "tuning", "targets": [target], "tables": [], "figures": []}))
+    options = ("tuning_table", "--cores", "1", "--configfile", "config/tuning.yaml")
+    try:
+        assert copy.planned(*options) == {"predict_labels": 1, "score_run": 1, "make_tuning": 1, "tuning_table": 1}
+        copy.run("snakemake", *options)
+        made = (copy.root / "results/tuning/tuning.md").read_text()
+        assert "held-out train queries of picto; test was not read" in made and "| vixml-minilm-l3 |" in made
+        assert copy.planned(*options) == {} and copy.planned() == {}
+    finally:
+        overlay.unlink()
 
 
 def test_a_row_of_a_table_is_only_printed_again(copy):
