@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from vixml import __version__
 from vixml.config.load import load_workflow, load_world, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,3 +62,11 @@ def test_each_departure_is_written_down_and_cited_where_it_happens():
         for first, last in re.findall(r"\bD(\d+)(?:-D?(\d+))?\b", path.read_text(encoding="utf-8")):
             cited |= {str(number) for number in range(int(first), int(last or first) + 1)}
     assert cited == known
+
+
+def test_the_version_is_one():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = read_yaml(ROOT / "CITATION.cff")
+    assert project["version"] == citation["version"] == __version__
+    assert project["license"] == citation["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
