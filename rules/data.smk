@@ -82,11 +82,14 @@ rule tokenize_corpus:
         mem_mb=4000,
         runtime=120,
     params:
+        settings=lambda wildcards: settings(WORLD.text_models[wildcards.model].model_dump(include={"attention", "eos"})),
         code=code("tokenize"),
+        config_dir=CONFIG_DIR,
     message:
         "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens a text"
     shell:
         """
         vixml tokenize --corpus $(dirname {input.corpus}) --model-dir $(dirname {input.model}) \
-            --model {wildcards.model} --max-len {wildcards.max_len} --out $(dirname {output}) 2>&1 | tee {log}
+            --model {wildcards.model} --max-len {wildcards.max_len} --out $(dirname {output}) \
+            --config-dir {params.config_dir} 2>&1 | tee {log}
         """

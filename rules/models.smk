@@ -1,6 +1,7 @@
 # Published weights to a model folder: prepare_model.
 #
-# REQUIRED INPUTS: results/raw/{filename} (weights and tokenizer of config/models.yaml).
+# REQUIRED INPUTS: results/raw/{filename} (weights and tokenizer of config/models.yaml); for models of the hub a network,
+#   or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
 # OUTPUTS: results/models/{model}, a folder that AutoModel and AutoTokenizer read.
 
 
@@ -19,7 +20,7 @@ rule prepare_model:
     threads: 1
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=240,  # a checkpoint of 15 GB is fetched here
     params:
         settings=text_model_settings,
         code=code("prepare-model"),

@@ -6,7 +6,7 @@ import picto_wheels
 import pytest
 import typer
 import yaml
-from test_tokens import make_tokenizer
+from test_tokens import make_decoder_tokenizer, make_tokenizer
 from typer.testing import CliRunner
 
 from vixml.cli import data
@@ -29,7 +29,10 @@ def config_dir(picto, tmp_path):
         "datasets": {"picto": picto_wheels.dataset().model_dump()},
     }
     (tmp_path / "datasets.yaml").write_text(yaml.safe_dump(registry, allow_unicode=True))
-    (tmp_path / "models.yaml").write_text("text_models: {}\nvision_models: {}\n")
+    tiny = dict(title="Tiny", checkpoint="none", kind="hub", hidden_size=8, parameters="1", licence="none")
+    causal = tiny | {"attention": "causal", "eos": "<end>"}
+    models = {"sources": {}, "text_models": {"tiny": tiny, "tiny-decoder": causal}, "vision_models": {}}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
     return tmp_path
 
 
@@ -50,10 +53,21 @@ def test_the_three_verbs_in_order(app, picto, config_dir, tmp_path):
     assert read_json(built / "counts.json") == read_json(corpus / "counts.json")
     folder = make_tokenizer(tmp_path / "model")
     arguments = ["--corpus", built, "--model-dir", folder, "--model", "tiny", "--max-len", 9]
-    run(app, "tokenize", *arguments, "--out", tmp_path / "tokens")
+    run(app, "tokenize", *arguments, "--config-dir", config_dir, "--out", tmp_path / "tokens")
     tokenize_corpus(built, folder, 9, tmp_path / "direct", model="tiny")
     one, two = (read_json(tmp_path / name / "manifest.json")["outputs_sha256"] for name in ("tokens", "direct"))
     assert one == two
+
+
+def test_a_decoders_entry_decides_how_it_is_tokenized(app, picto, config_dir, tmp_path):
+    folder = make_decoder_tokenizer(tmp_path / "model", bos=True)
+    arguments = ["--corpus", picto[0], "--model-dir", folder, "--max-len", 5, "--config-dir", config_dir]
+    run(app, "tokenize", *arguments, "--model", "tiny-decoder", "--out", tmp_path / "tokens")
+    tokenize_corpus(picto[0], folder, 5, tmp_path / "direct", model="tiny-decoder", attention="causal", eos="<end>")
+    one, two = (read_json(tmp_path / name / "manifest.json")["outputs_sha256"] for name in ("tokens", "direct"))
+    assert one == two
+    with pytest.raises(VixmlError, match="did you mean 'tiny-decoder'"):
+        run(app, "tokenize", *arguments, "--model", "tiny-decodr", "--out", tmp_path / "tokens")
 
 
 def test_unknown_names_get_the_nearest(app, picto, config_dir, tmp_path):

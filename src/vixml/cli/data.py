@@ -88,16 +88,18 @@ def build_corpus(
 def tokenize(
     corpus: Annotated[Path, typer.Option(help="Corpus (`vixml build-corpus`).")],
     model_dir: Annotated[Path, typer.Option(help="Text model (`vixml prepare-model`); only its tokenizer is read.")],
-    model: Annotated[str, typer.Option(help="Its name in models.yaml, written into the files.")],
+    model: Annotated[str, typer.Option(help="Its entry of models.yaml; the name is written into the files.")],
     max_len: Annotated[int, typer.Option(min=1, help="Tokens kept of each text, special tokens included.")],
     out: Annotated[Path, OUT],
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
     r"""Turn every text of a corpus into token ids, once, without padding.
 
-    Reads the texts of train, test and label, and the model's tokenizer. Writes
-    train/, test/ and label/ (lists of different lengths, docs/formats.md).
-    manifest.json says how many texts are as long as --max-len allows and were
-    probably cut.
+    Reads the texts of train, test and label, and the model's tokenizer; of
+    models.yaml, whether the model is an encoder (special tokens around each text)
+    or a decoder (bare texts, pieces of a prompt). Writes train/, test/ and label/
+    (lists of different lengths, docs/formats.md). manifest.json says how many
+    texts are as long as --max-len allows and were probably cut.
 
     Example:
 
@@ -105,6 +107,11 @@ def tokenize(
             --model-dir results/models/minilm-l3 --model minilm-l3 --max-len 32 \
             --out results/data/picto/tokens/minilm-l3-32
     """
+    from vixml.config.load import load_world, unknown_key
     from vixml.data.tokens import tokenize_corpus
 
-    tokenize_corpus(corpus, model_dir, max_len, out, model=model)
+    world = load_world(config_dir)
+    if model not in world.text_models:
+        raise unknown_key(model, sorted(world.text_models), f"{config_dir / 'models.yaml'}: text_models")
+    entry = world.text_models[model]
+    tokenize_corpus(corpus, model_dir, max_len, out, model=model, attention=entry.attention, eos=entry.eos)

@@ -39,10 +39,12 @@ def prepare_model(
     out: Annotated[Path, OUT],
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    r"""Make a folder that AutoModel and AutoTokenizer read, from downloaded files.
+    r"""Make a folder that AutoModel and AutoTokenizer read, from downloaded files or the model hub.
 
     Reads the weights and the tokenizer that models.yaml names, each checked
-    against its SHA-256. Weights are checked tensor by tensor against the
+    against its SHA-256. A model of the hub is fetched, unless its files were
+    placed by hand in hub/ORGANISATION--NAME below the raw folder; manifest.json
+    keeps the revision. Weights are checked tensor by tensor against the
     architecture. Nothing inside the downloaded files is run.
 
     Example:
@@ -147,8 +149,16 @@ def _open(
     device: str,
 ) -> tuple[RunConfig, RunInputs, torch.device]:
     from vixml.config.load import get_run
+    from vixml.errors import VixmlError
 
     config = get_run(config_dir, dataset, run)  # before the seconds that torch takes to import
+    if config.reuse is not None:
+        raise VixmlError(
+            "this run has no model of its own",
+            where=f"--run {run}",
+            found=f"it reuses that of {config.reuse}",
+            hint=f"pass --run {config.reuse}; `vixml predict --run {run}` reads what it leaves",
+        )
     from vixml.training.device import choose_device
     from vixml.training.inputs import RunInputs
 

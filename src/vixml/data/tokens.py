@@ -1,9 +1,13 @@
-"""The stage `tokenize`: every text of a corpus to token ids, once, without padding."""
+"""The stage `tokenize`: every text of a corpus to token ids, once, without padding.
+
+An encoder's texts have their special tokens around them. A decoder's are bare: its first token stands before the whole
+prompt, of which the text is one piece, and its last token is a piece of its own.
+"""
 
 from __future__ import annotations
 
 import json
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +25,43 @@ BATCH = 8192
 
 
 def tokenize_corpus(
-    corpus_dir: Path | str, model_dir: Path | str, max_len: int, out: Path | str, *, model: str | None = None
+    corpus_dir: Path | str,
+    model_dir: Path | str,
+    max_len: int,
+    out: Path | str,
+    *,
+    model: str | None = None,
+    attention: str = "bidirectional",
+    eos: str | None = None,
 ) -> None:
     """Tokenize the three splits of a corpus.
 
     Args:
         corpus_dir: folder of `build-corpus`.
         model_dir: folder of `prepare-model`; only its tokenizer files are read.
-        max_len: tokens kept of each text, special tokens included.
+        max_len: tokens kept of each text, special tokens included (a decoder's texts have none).
         out: folder to publish: ``{split}/`` (Ragged over the vocabulary; the header names the tokenizer).
         model: the text model's name; the folder's name by default.
+        attention: ``bidirectional`` (special tokens around each text) or ``causal`` (bare texts).
+        eos: the token that ends a prompt; None takes the tokenizer's own.
 
     Raises:
-        VixmlError: no readable tokenizer, ``max_len`` too small for its special tokens, or a malformed corpus.
+        VixmlError: no readable tokenizer, ``max_len`` too small for its special tokens, an unknown ``eos``, or a malformed
+            corpus.
     """
     corpus_dir, model_dir = Path(corpus_dir), Path(model_dir)
     model = model or model_dir.name
-    tokenizer = load_tokenizer(model_dir, max_len)
+    bare = attention == "causal"
+    tokenizer = load_tokenizer(model_dir, max_len, bare=bare)
+    special = 0 if bare else tokenizer.num_special_tokens_to_add(is_pair=False)
     header = {
         "tokenizer": model,
         "tokenizer_sha256": sha256_file(model_dir / "tokenizer.json"),
         "max_len": max_len,
         "pad_id": pad_id(model_dir, tokenizer),
+        "special": "bare" if bare else "around",
+        "bos_ids": bos_ids(load_tokenizer(model_dir)) if bare else [],
+        "eos_id": eos_id(model_dir, tokenizer, eos),
     }
     facts: dict[str, Any] = {}
     inputs = {
@@ -50,25 +69,29 @@ def tokenize_corpus(
         "tokenizer": model_dir / "tokenizer.json",
         "tokenizer_config": model_dir / "tokenizer_config.json",
     }
-    with stage(out, "tokenize", config={"model": model, "max_len": max_len}, inputs=inputs, facts=facts) as work:
+    config = {"model": model, "max_len": max_len, "attention": attention, "eos": eos}
+    with stage(out, "tokenize", config=config, inputs=inputs, facts=facts) as work:
         corpus = Corpus.load(corpus_dir)
         for split in SPLITS:
-            tokens = encode(tokenizer, corpus.texts(split), header, f"tokenizing {split}")
+            tokens = encode(tokenizer, corpus.texts(split), header, f"tokenizing {split}", bare=bare)
             lengths = tokens.lengths
             facts[split] = {
                 "tokens": len(tokens.values),
                 "longest": int(lengths.max(initial=0)),
                 # A text as long as allowed was probably cut: worth a look at max_len.
                 "at_max_len": int((lengths == max_len).sum()),
+                # A bare text may have no token at all: what surrounds it in the prompt is then all there is.
+                "empty": int((lengths == special).sum()),
             }
             tokens.save(work / split)
 
 
-def load_tokenizer(model_dir: Path | str, max_len: int) -> Tokenizer:
-    """Return a folder's tokenizer: truncating at ``max_len``, never padding.
+def load_tokenizer(model_dir: Path | str, max_len: int | None = None, *, bare: bool = False) -> Tokenizer:
+    """Return a folder's tokenizer: truncating at ``max_len`` (None: not at all), never padding.
 
     Raises:
-        VixmlError: missing or malformed ``tokenizer.json``, or no room for text beside the special tokens.
+        VixmlError: missing or malformed ``tokenizer.json``, or no room for text beside the special tokens (``bare``: there
+            are none).
     """
     path = Path(model_dir) / "tokenizer.json"
     if not path.is_file():
@@ -79,7 +102,11 @@ def load_tokenizer(model_dir: Path | str, max_len: int) -> Tokenizer:
         raise VixmlError(
             "not a readable tokenizer", where=path, found=str(error), hint="make it again: vixml prepare-model"
         ) from error
-    special = tokenizer.num_special_tokens_to_add(is_pair=False)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if max_len is None:
+        return tokenizer
+    special = 0 if bare else tokenizer.num_special_tokens_to_add(is_pair=False)
     if max_len <= special:
         raise VixmlError(
             "max_len leaves no room for text",
@@ -87,19 +114,32 @@ def load_tokenizer(model_dir: Path | str, max_len: int) -> Tokenizer:
             found=max_len,
             expected=f"more than the {special} special tokens that this tokenizer adds",
         )
-    tokenizer.no_padding()
     tokenizer.enable_truncation(max_length=max_len)
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], header: dict[str, Any], text: str) -> Ragged:
-    """Return the token ids of ``texts``, special tokens included: (n_texts rows over the vocabulary)."""
+def tokenize_pieces(model_dir: Path | str, pieces: list[str]) -> list[list[int]]:
+    """Return the token ids of a prompt's words, each piece by itself: no special tokens, nothing cut.
+
+    Args:
+        model_dir: folder of `prepare-model`; only ``tokenizer.json`` is read.
+        pieces: the words, e.g. ``["This product text", "and its image"]``.
+
+    Raises:
+        VixmlError: no readable tokenizer.
+    """
+    tokenizer = load_tokenizer(model_dir)
+    return [tokenizer.encode(piece, add_special_tokens=False).ids for piece in pieces]
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], header: dict[str, Any], text: str, *, bare: bool = False) -> Ragged:
+    """Return the token ids of ``texts``, special tokens included unless ``bare``: (n_texts rows over the vocabulary)."""
     values: list[np.ndarray] = []
     offsets = np.zeros(len(texts) + 1, dtype=np.int64)
     with bar(text, len(texts)) as advance:
         for start in range(0, len(texts), BATCH):
             batch = texts[start : start + BATCH]
-            rows = [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=True)]
+            rows = [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=not bare)]
             offsets[start + 1 : start + 1 + len(rows)] = [len(row) for row in rows]
             values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
             advance(len(batch))
@@ -118,9 +158,56 @@ def pad_id(model_dir: Path | str, tokenizer: Tokenizer) -> int:
     Raises:
         VixmlError: the tokenizer's settings name neither, or one that is not in its vocabulary.
     """
+    number = _named_token(model_dir, tokenizer, ("pad_token", "eos_token"), "the padding token")
+    if number is None:
+        raise VixmlError(
+            "the tokenizer names no padding token",
+            where=Path(model_dir) / "tokenizer_config.json",
+            expected="pad_token or eos_token",
+        )
+    return number
+
+
+def bos_ids(tokenizer: Tokenizer) -> list[int]:
+    """Return the ids that a tokenizer puts in front of a text: one of Llama's and Gemma's, none of Qwen's and SmolLM2's.
+
+    What ``tokenizer.json`` does decides, not whether the settings name a ``bos_token``: SmolLM2's name one that its
+    tokenizer never adds.
+
+    Args:
+        tokenizer: one that cuts nothing.
+    """
+    probe = tokenizer.encode("a", add_special_tokens=True)
+    return [i for i, _ in takewhile(lambda pair: pair[1], zip(probe.ids, probe.special_tokens_mask, strict=True))]
+
+
+def eos_id(model_dir: Path | str, tokenizer: Tokenizer, eos: str | None = None) -> int | None:
+    """Return the id that ends a prompt: of ``eos`` if given, else the tokenizer's ``eos_token``, else its ``sep_token``.
+
+    None if there is none of the three; a prompt with ``{eos}`` is then impossible.
+
+    Raises:
+        VixmlError: a token that is not in the vocabulary.
+    """
+    if eos is None:
+        return _named_token(model_dir, tokenizer, ("eos_token", "sep_token"), "the end token")
+    number = tokenizer.token_to_id(eos)
+    if number is None:
+        raise VixmlError(
+            "the end token is not in the vocabulary",
+            where="config/models.yaml: eos",
+            found=json.dumps(eos),
+            expected=f"a token of {Path(model_dir) / 'tokenizer.json'}",
+            hint="correct it, or leave it out to take the tokenizer's own",
+        )
+    return number
+
+
+def _named_token(model_dir: Path | str, tokenizer: Tokenizer, keys: tuple[str, ...], what: str) -> int | None:
+    """Return the id of the first of some tokens that a tokenizer's settings name; None if they name none."""
     path = Path(model_dir) / "tokenizer_config.json"
     settings = read_json(path)
-    for key in ("pad_token", "eos_token"):
+    for key in keys:
         token = settings.get(key) if isinstance(settings, dict) else None
         # Older files write a token as an object.
         token = token.get("content") if isinstance(token, dict) else token
@@ -128,10 +215,10 @@ def pad_id(model_dir: Path | str, tokenizer: Tokenizer) -> int:
             number = tokenizer.token_to_id(token)
             if number is None:
                 raise VixmlError(
-                    "the padding token is not in the vocabulary",
+                    f"{what} is not in the vocabulary",
                     where=f"{path}: {key}",
                     found=json.dumps(token),
                     hint="the tokenizer's files do not belong together: vixml prepare-model",
                 )
             return number
-    raise VixmlError("the tokenizer names no padding token", where=path, expected="pad_token or eos_token")
+    return None

