@@ -131,6 +131,59 @@ def test_inheritance_is_one_level_deep_and_must_resolve(config_dir):
     assert "'alpha'" in refused(load_runs, config_dir).hint
 
 
+AUGMENTED = {"reuse": "a", "inference": {"method": "retrieval-augmented", "top_k": 50}, "row": {"label": "A+"}}
+
+
+def test_a_run_may_reuse_a_trained_model_with_inference_and_row_of_its_own(config_dir):
+    own = {
+        "inference": {"labels_as": "u", "top_k": 20},
+        "row": {"label": "A", "note": "Small."},
+        "encoder": {"layers": 2},
+    }
+    runs = {"p": {"training": {"epochs": 3}}, "a": {"inherit": "p"} | own, "b": AUGMENTED}
+    write(config_dir, {"base": {"encoder": {"max_len": 16}}, "runs": runs})
+    a, b = get_run(config_dir, "picto", "a"), get_run(config_dir, "picto", "b")
+    # Settings are those of the reused run, its inference included, where the reusing run says nothing else.
+    assert (b.reuse, b.encoder.max_len, b.encoder.layers, b.training.epochs) == ("a", 16, 2, 3)
+    assert (b.inference.method, b.inference.labels_as, b.inference.top_k) == ("retrieval-augmented", "u", 50)
+    assert (b.row.label, b.row.note) == ("A+", "")
+    left_out = {"reuse", "inference", "row"}
+    assert a.reuse is None and a.model_dump(exclude=left_out) == b.model_dump(exclude=left_out)
+    assert a.inference.top_k == 20
+
+
+@pytest.mark.parametrize(
+    ("runs", "where", "says"),
+    [
+        ({"b": AUGMENTED | {"training": {"epochs": 3}}}, "b.training", "cannot set 'training'"),
+        ({"b": AUGMENTED | {"inherit": "a"}}, "b.inherit", "either reuses a model or inherits"),
+        ({"b": AUGMENTED, "c": {"reuse": "b"}}, "c.reuse", "none of its own"),
+        ({"b": {"reuse": "b"}}, "b.reuse", "none of its own"),
+        ({"b": {"reuse": "alpha"}}, "b.reuse", "unknown key 'alpha'"),
+        ({"b": AUGMENTED, "c": {"inherit": "b"}}, "c.inherit", "cannot inherit from one that reuses"),
+        ({"b": {"reuse": "no"}}, "b.reuse", "popularity reads no model"),
+        ({"b": {"reuse": "a", "inference": {"method": "popularity"}}}, "b.reuse", "popularity reads no model"),
+        ({"b": {"reuse": "a", "inference": {"methd": "knn"}}}, "b: inference.methd", "unknown key 'methd'"),
+        ({"b": {"reuse": "u"}, "u": {"method": "NGAME", "inference": {"labels_as": "z"}}}, "u", "no prototypes"),
+        ({"b": {"reuse": "a", "inference": {"image_weight": 0.5}}}, "b", "image_weight"),
+    ],
+)
+def test_a_reuse_that_makes_no_sense_is_refused(config_dir, runs, where, says):
+    popularity = {"method": "none", "training": {"epochs": 0}, "inference": {"method": "popularity"}}
+    write(config_dir, {"runs": {"a": {"modality": "text"}, "no": popularity} | runs})
+    error = refused(load_runs, config_dir)
+    assert says in error.what and f"runs.{where}" in str(error.where)
+
+
+def test_a_reused_run_is_spelt_right_and_named_run_by_run(config_dir):
+    write(config_dir, {"runs": {"vixml-minilm-l3": None, "b": {"reuse": "vixml-minilm-13"}}})
+    assert "'vixml-minilm-l3'" in refused(load_runs, config_dir).hint
+    write(config_dir, {"base": {"reuse": "a"}, "runs": {"a": None, "b": None}})
+    assert "base.reuse" in refused(load_runs, config_dir).where
+    write(config_dir, {"runs": {"a": {"reuse": None}}})
+    assert get_run(config_dir, "picto", "a").reuse is None
+
+
 def test_families_are_checked(config_dir):
     write(config_dir, {"rnus": {}})
     assert "'runs'" in refused(load_runs, config_dir).hint

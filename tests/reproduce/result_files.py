@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image
 
+from vixml.config.load import read_yaml
 from vixml.data.corpus import CorpusData, Items
 from vixml.files import save_array, sha256_json, write_json, write_text
 from vixml.images.store import write_store
@@ -72,6 +74,7 @@ def write_result(
     minutes: float | None = None,
     split: str = "test",
     n_queries: int = 30,
+    trained_as: str | None = None,
 ) -> Path:
     """Write the folders of one run and seed; return its score folder."""
     base = results / "runs" / dataset / run / f"seed{seed}"
@@ -99,8 +102,8 @@ def write_result(
     write_json(
         score / "scores.json",
         {
-            "schema_version": 1, "dataset": dataset, "run": run, "seed": seed, "split": split, "metrics": metrics,
-            "n_queries": n_queries,
+            "schema_version": 1, "dataset": dataset, "run": run, "seed": seed, "split": split, "trained_as": trained_as or run,
+            "metrics": metrics, "n_queries": n_queries,
         },
     )  # fmt: skip
     write_manifest(score, "score", config)
@@ -162,11 +165,16 @@ def write_predictions(score: Path, n_test: int = 30, n_labels: int = 8, shift: i
 
 
 def copy_config(folder: Path) -> None:
-    """Copy the project's config with every PICTO run in it, so that a test may change it."""
+    """Copy the project's config with every PICTO run in it, so that a test may change it.
+
+    The paper's datasets and runs are left out: a test that needs one calls :func:`register_real`.
+    """
     for part in ("reported", "tables", "figures"):
         shutil.copytree(REPO / "config" / part, folder / part)
-    for name in ("datasets.yaml", "models.yaml"):
-        shutil.copyfile(REPO / "config" / name, folder / name)
+    shutil.copyfile(REPO / "config" / "models.yaml", folder / "models.yaml")
+    world = read_yaml(REPO / "config" / "datasets.yaml")
+    world["datasets"] = {name: entry for name, entry in world["datasets"].items() if entry["builder"] == "picto"}
+    (folder / "datasets.yaml").write_text(yaml.safe_dump(world, sort_keys=False), encoding="utf-8")
     (folder / "runs").mkdir()
     runs = "".join(
         f"  {run}: {{modality: {'text+image' if 'vixml' in run else 'text'}}}\n" for run in PICTO if run != "popularity"

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 
 import pytest
-from result_files import METRICS, register_real, write_picto, write_real, write_result
+from result_files import METRICS, REPO, register_real, write_picto, write_real, write_result
 
 from vixml.errors import VixmlError
 from vixml.reproduce.claims import PAPER, load_claims
@@ -184,6 +184,15 @@ def test_a_runnable_row_predicts_its_cost(config_dir):
     row = by_key(build(config_dir))["LF-AmazonTitles-131K", "dual-encoder learning", "MiniLM-L3"]
     assert row["P@1 verdict"] == "not-run"
     assert row["note"].startswith("predicted: at most 5.9e+17 FLOP, 1.6 h")
+
+
+def test_every_published_row_can_be_run_and_predicts_its_cost():
+    for name in NAMES:
+        table = build(REPO / "config", name=name)
+        assert table.states(True)["not-run"] == 84
+        assert all(
+            r["note"].startswith("predicted: ") for r in rows(table) if r["P@1 verdict"] == "not-run" and r["P@1 paper"]
+        )
 
 
 def test_two_runs_give_the_same_bytes(config_dir, results, tmp_path):

@@ -145,8 +145,9 @@ def load_world(config_dir: Path | str) -> World:
 def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     """Read every family in ``runs/``: ``{(dataset, run): RunConfig}``.
 
-    A family file has ``dataset``, ``base`` (keys shared by its runs) and ``runs``; a run may ``inherit`` from one
-    other run of the file, which itself inherits from nothing but ``base``.
+    A family file has ``dataset``, ``base`` (keys shared by its runs) and ``runs``. A run may ``inherit`` from one
+    other run of the file, which itself inherits from nothing but ``base``; or ``reuse`` the trained model of one, with
+    that run's configuration and an ``inference`` (laid on that run's) and a ``row`` of its own.
     """
     folder = Path(config_dir) / "runs"
     found: dict[tuple[str, str], RunConfig] = {}
@@ -159,6 +160,10 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
         dataset, runs = family.get("dataset"), family.get("runs") or {}
         if not isinstance(dataset, str):
             raise VixmlError("a family of runs names no dataset", where=f"{path}: dataset")
+        if "reuse" in (family.get("base") or {}):
+            raise VixmlError(
+                "not every run can reuse one model", where=f"{path}: base.reuse", hint="name it in each run"
+            )
         for name, own in runs.items():
             if not NAME.match(name):
                 raise VixmlError("a run's name may hold letters, digits, dots and hyphens", where=path, found=name)
@@ -173,6 +178,8 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
 
 def _resolve(path: Path, base: dict[str, Any], runs: dict[str, Any], name: str, own: dict[str, Any]) -> RunConfig:
     where = f"{path}: runs.{name}"
+    if own.get("reuse") is not None:
+        return _resolve_reuse(path, base, runs, name, own)
     parent = own.pop("inherit", None)
     data = base
     if parent is not None:
@@ -183,8 +190,57 @@ def _resolve(path: Path, base: dict[str, Any], runs: dict[str, Any], name: str, 
             raise VixmlError(
                 "inheritance goes one level deep", where=f"{where}.inherit", found=f"{parent} inherits itself"
             )
+        if inherited.get("reuse") is not None:
+            raise VixmlError(
+                "a run cannot inherit from one that reuses a model",
+                where=f"{where}.inherit",
+                found=f"{parent} reuses {inherited['reuse']}",
+                hint=f"write `reuse: {inherited['reuse']}` here too",
+            )
         data = merge(data, inherited)
     return validate(RunConfig, merge(data, own), where)
+
+
+def _resolve_reuse(path: Path, base: dict[str, Any], runs: dict[str, Any], name: str, own: dict[str, Any]) -> RunConfig:
+    """Return the config of a run that reuses another's model: that run's, with own `inference` and `row`."""
+    where, reused = f"{path}: runs.{name}", own["reuse"]
+    if "inherit" in own:
+        raise VixmlError(
+            "a run either reuses a model or inherits settings",
+            where=f"{where}.inherit",
+            found=f"inherit {own['inherit']}, reuse {reused}",
+            hint="the configuration of the reused run is taken as it is: remove `inherit`",
+        )
+    for key in own:
+        if key not in {"reuse", "inference", "row"}:
+            raise VixmlError(
+                f"a run that reuses a model cannot set {key!r}",
+                where=f"{where}.{key}",
+                expected="reuse, inference and row only: all else is as the model was trained",
+                hint=f"set it in runs.{reused}, or train a model of its own: `inherit` in place of `reuse`",
+            )
+    if reused not in runs:
+        raise unknown_key(str(reused), sorted(runs), f"{where}.reuse")
+    source = dict(runs[reused] or {})
+    if source.get("reuse") is not None:
+        raise VixmlError(
+            "a run that reuses a model has none of its own",
+            where=f"{where}.reuse",
+            found=f"{reused} reuses {source['reuse']}",
+            hint="name the run whose model is trained" + ("" if reused == name else f": {source['reuse']}"),
+        )
+    resolved = _resolve(path, base, runs, reused, source)
+    changed = {key: own[key] for key in ("inference", "row") if key in own}
+    config = validate(RunConfig, merge(resolved.model_dump(exclude={"row"}), changed) | {"reuse": reused}, where)
+    for run, one in ((reused, resolved), (name, config)):
+        if not one.needs_encoder:
+            raise VixmlError(
+                "popularity reads no model, so there is none to reuse",
+                where=f"{where}.reuse",
+                found=f"{run} has inference.method {one.inference.method}",
+                hint="reuse a run with an encoder, for inference that reads its vectors",
+            )
+    return config
 
 
 def get_run(config_dir: Path | str, dataset: str, run: str) -> RunConfig:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from vixml.config.template import has_field, parse_template
 
 
 class Strict(BaseModel):
@@ -16,27 +18,95 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+Method = Literal["PRIME", "NGAME", "DEXA", "none"]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Lora(Strict):
+    """Low-rank adapters on every linear projection of attention and MLP (paper, appendix A); all else stays frozen."""
+
+    r: int = Field(256, ge=1, description="Rank.")
+    alpha: Positive = Field(256, description="Scale.")
+    dropout: Fraction = Field(0.0, description="Dropout in front of the adapters.")
+    rank_stabilised: bool = Field(True, description="Scale by `alpha / sqrt(r)` (rsLoRA), else by `alpha / r`.")
 
 
 class Encoder(Strict):
     """The language model that maps queries and labels to vectors (paper section 3.1)."""
 
     model: str = Field("minilm-l3", description="Entry of config/models.yaml.")
-    max_len: int = Field(32, ge=3, description="Text tokens kept, special tokens included; images are not counted.")
-    train: Literal["full", "frozen"] = Field(
-        "full", description="`frozen` trains only what sits on top (prototype network, free vectors, image projection)."
+    layers: int | None = Field(
+        None,
+        ge=1,
+        description="Keep only the first layers, and the final norm; `null` keeps all (docs/deviations.md D15).",
     )
+    max_len: int = Field(
+        32,
+        ge=3,
+        description="Text tokens kept, an encoder's special tokens included; images and prompt are not counted.",
+    )
+    template: str = Field(
+        "{images}{text}",
+        description="The prompt: words with `{text}`, `{images}` and `{eos}` in their places, e.g. `This product text "
+        "{text} and its image {images}{eos}` (paper equation 4; encoders have none, equation 3). Each piece of words is "
+        "tokenized alone, without special tokens and without the blanks at its ends.",
+    )
+    label_template: str | None = Field(
+        None, description="The labels' own prompt, for embedders taken off the shelf; `null`: as `template`."
+    )
+    train: Literal["full", "lora", "frozen"] = Field(
+        "full",
+        description="`lora` trains adapters; `frozen` trains only what sits on top (prototype network, free vectors, "
+        "image projection).",
+    )
+    lora: Lora = Lora()
     dropout: Fraction | None = Field(None, description="Dropout inside the encoder; `null` keeps the checkpoint's own.")
-    pooling: Literal["mean"] = Field("mean", description="Sentence vector: mean over all attended tokens.")
+    pooling: Literal["mean", "last"] = Field(
+        "mean", description="Sentence vector: mean over all tokens, prompt and images included, or the last token."
+    )
+    centre: bool = Field(
+        False,
+        description="Subtract the mean vector: of the batch in training, a stored one at inference. For language models "
+        "whose vectors are nearly parallel (docs/deviations.md D16).",
+    )
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="How frozen weights are held in memory; what is trained is always float32. `bfloat16` is for runs in "
+        "half precision: where `training.precision` comes out as fp32, so do the weights.",
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory.")
+    kernels: Literal["plain", "liger"] = Field(
+        "plain", description="`liger`: fused norm, rotary embedding and MLP kernels of liger-kernel; needs a GPU."
+    )
+
+    @field_validator("template", "label_template")
+    @classmethod
+    def _template(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_template(value)
+        return value
+
+
+class LateFusion(Strict):
+    """How late fusion joins a text vector and image vectors: one layer of self-attention (MUFIN)."""
+
+    heads: int = Field(1, ge=1, description="Attention heads.")
+    feedforward: int = Field(1024, ge=1, description="Width of the feed-forward part.")
+    dropout: Fraction = Field(0.1, description="Dropout.")
 
 
 class Images(Strict):
-    """Image tokens in front of the text, `V ⊕ E` (paper equation 3)."""
+    """Images of the items: where they enter, and how many."""
 
     vision: str = Field("efficientnet-lite0", description="Frozen vision encoder, an entry of config/models.yaml.")
     per_item: int = Field(3, ge=1, le=16, description="Images used of each item, at most.")
+    fusion: Literal["early", "late"] = Field(
+        "early",
+        description="`early`: image tokens inside the language model (ViXML, paper equations 3 and 4). `late`: text and "
+        "images encoded apart, then fused by self-attention (MUFIN).",
+    )
+    late: LateFusion = LateFusion()
     shuffle: bool = Field(
         False,
         description="Control: give every item another item's images, in every split. The gain of images must vanish.",
@@ -44,15 +114,20 @@ class Images(Strict):
 
 
 class Prototype(Strict):
-    """PRIME's label prototype network (PRIME, section 3)."""
+    """PRIME's label prototype network (PRIME, section 3); of DEXA only the free vectors are used."""
 
     heads: int = Field(8, ge=1, description="Attention heads of the one transformer layer.")
     feedforward: int = Field(1024, ge=1, description="Width of its feed-forward part.")
     dropout: Fraction = Field(0.1, description="Its dropout.")
     free_vectors: int = Field(65536, ge=1, description="Learnable vectors, shared by balanced clusters of labels.")
-    init: Literal["xavier", "label-mean"] = Field(
+    init: Literal["xavier", "label-mean", "zeros"] = Field(
         "xavier",
-        description="Free vectors start at random (encoder script) or at their cluster's mean (decoder script).",
+        description="Free vectors start at random (encoder script), at their cluster's mean (decoder script) or at zero.",
+    )
+    unit_text: bool = Field(
+        False,
+        description="Normalise the text vector before it enters. A decoder's raw vectors are up to 40 times longer than "
+        "free vectors and centroids, and drown them (docs/deviations.md D17).",
     )
 
 
@@ -129,14 +204,28 @@ class Training(Strict):
 class Inference(Strict):
     """How a trained (or untrained) encoder ranks labels."""
 
-    method: Literal["label-search", "knn", "popularity"] = Field(
+    method: Literal["label-search", "retrieval-augmented", "knn", "popularity"] = Field(
         "label-search",
-        description="`label-search`: maximum inner product over label vectors. `knn`: neighbouring training queries vote "
-        "for their labels. `popularity`: the most frequent training labels, for everyone.",
+        description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: labels and "
+        "training queries are both retrieved, and the latter vote for their labels (paper section 4.5). `knn`: only "
+        "neighbouring training queries vote. `popularity`: the most frequent training labels, for everyone.",
     )
     labels_as: Literal["z", "u"] = Field("z", description="Label vectors: prototypes `z`, or plain text vectors `u`.")
+    label_weight: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="`retrieval-augmented`: weight of retrieved labels; training queries have the rest.",
+    )
+    retrieved_labels: int = Field(100, ge=1, description="`retrieval-augmented`: labels retrieved.")
+    retrieved_queries: int = Field(100, ge=1, description="`retrieval-augmented`: training queries retrieved.")
+    search: Literal["separate", "joint"] = Field(
+        "separate",
+        description="`retrieval-augmented`: two searches (the paper's), or one among labels and training queries "
+        "together that keeps `retrieved_labels` of both (RAE-XMC; its `label_weight` is 0.5).",
+    )
     neighbours: int = Field(50, ge=1, description="`knn`: training queries that vote.")
-    temperature: Positive = Field(0.05, description="`knn`: softmax temperature of the votes.")
+    temperature: Positive = Field(0.05, description="`knn` and `retrieval-augmented`: softmax temperature.")
     image_weight: Fraction = Field(
         0.0,
         description="`knn`: share of the squared norm given to the mean of the raw image vectors, beside the text vector.",
@@ -154,8 +243,15 @@ class Row(Strict):
 class RunConfig(Strict):
     """One run. The defaults are the paper's encoder recipe with images (Table 3)."""
 
-    method: Literal["PRIME", "none"] = Field(
-        "PRIME", description="Base method; `none` for yardsticks without a prototype network."
+    reuse: str | None = Field(
+        None,
+        description="Take the trained model of another run of this data set, whose configuration this run shares: only "
+        "`inference` and `row` may differ, and nothing is trained or encoded again.",
+    )
+    method: Method = Field(
+        "PRIME",
+        description="Base method (paper, Table 5). `NGAME`: text vectors alone. `DEXA`: text vector plus one free vector "
+        "of the label's cluster. `none`: for yardsticks, nothing is trained.",
     )
     modality: Literal["text", "text+image"] = Field("text+image", description="What the encoder reads.")
     encoder: Encoder = Encoder()
@@ -174,12 +270,37 @@ class RunConfig(Strict):
             raise ValueError("method 'none' has nothing to train: set training.epochs to 0")
         if self.inference.image_weight and self.inference.method != "knn":
             raise ValueError("inference.image_weight is for inference.method 'knn' only")
+        if self.searches_labels and self.inference.labels_as == "z" and not self.has_prototypes:
+            raise ValueError(f"method {self.method!r} has no prototypes to search: set inference.labels_as to 'u'")
+        if self.encoder.label_template is not None and self.training.epochs:
+            raise ValueError("encoder.label_template is for embedders off the shelf: set training.epochs to 0")
+        if self.uses_images and self.images.fusion == "early":
+            for name in ("template", "label_template"):
+                value = getattr(self.encoder, name)
+                if value is not None and not has_field(value, "images"):
+                    raise ValueError(f"encoder.{name} has no {{images}}, but the run reads images: {value!r}")
         return self
+
+    def at_precision(self, precision: str) -> RunConfig:
+        """Return this configuration with frozen weights as wide as what is computed with them."""
+        if precision != "fp32" or self.encoder.weights == "float32":
+            return self
+        return self.model_copy(update={"encoder": self.encoder.model_copy(update={"weights": "float32"})})
 
     @property
     def uses_images(self) -> bool:
         """Return whether the encoder reads images."""
         return self.modality == "text+image"
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Return whether labels have vectors ``z`` beside their text vectors ``u``."""
+        return self.method in ("PRIME", "DEXA")
+
+    @property
+    def searches_labels(self) -> bool:
+        """Return whether inference reads label vectors."""
+        return self.inference.method in ("label-search", "retrieval-augmented")
 
     @property
     def needs_encoder(self) -> bool:

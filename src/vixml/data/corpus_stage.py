@@ -44,10 +44,10 @@ def build_corpus(
     """
     if dataset.builder not in BUILDERS:
         raise VixmlError(
-            "this kind of dataset is not built by this command",
+            f"this version builds {' and '.join(sorted(BUILDERS))} only",
             where=f"config/datasets.yaml: datasets.{dataset_id}.builder",
             found=dataset.builder,
-            expected=" or ".join(sorted(BUILDERS)),
+            hint="the reader of the Extreme Classification Repository's archives comes with a later version",
         )
     raw_dir = Path(raw_dir)
     used = {name: sources[name] for name in dataset.sources}

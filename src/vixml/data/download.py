@@ -1,4 +1,8 @@
-"""The stage `download`: fetch a source as published, verify it, and put it in place whole."""
+"""The stage `download`: fetch a source as published, verify it, and put it in place whole.
+
+A source of kind `place` is put there by hand instead. Its hash may be unknown to the registry: the first one seen is
+written into the receipt, and holds from then on.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from pathlib import Path
 
 from vixml.config.world import Source
 from vixml.errors import VixmlError
-from vixml.files import disk_full, sha256_file, write_json
+from vixml.files import disk_full, read_json, sha256_file, write_json
 
 # Free space asked for before a download, beyond the file itself: pip keeps a second copy while it works.
 _SPARE = 1 << 20
@@ -32,8 +36,8 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
         ``raw_dir / source.filename``; beside it stands the receipt ``<filename>.json``.
 
     Raises:
-        VixmlError: no network, not published any more, other bytes than the registry names, or a full disk. Nothing
-            bad is left in place.
+        VixmlError: no network, not published any more, other bytes than the registry names, a full disk, or a file
+            that must be placed by hand and is not there. Nothing bad is left in place.
     """
     raw_dir = Path(raw_dir)
     raw_dir.mkdir(parents=True, exist_ok=True)
@@ -44,6 +48,8 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
         if not _receipt(target).exists():
             _write_receipt(target, name, source, "found in place")
         return target
+    if source.kind == "place":
+        raise _not_placed(name, source, target)
     if shutil.disk_usage(raw_dir).free < 2 * source.bytes + _SPARE:
         raise disk_full(raw_dir)
     work = Path(tempfile.mkdtemp(prefix=f".tmp-{source.filename}-", dir=raw_dir))
@@ -76,13 +82,18 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
         VixmlError: missing, truncated or altered.
     """
     if not path.is_file():
+        if source.kind == "place":
+            raise _not_placed(name, source, path)
         raise VixmlError("a raw file is missing", where=path, hint=f"fetch it: vixml download --source {name}")
+    declared = source.sha256 or _recorded(path)
     size = path.stat().st_size
     # Size first: it tells a cut download from an altered one, and costs nothing.
-    if size != source.bytes:
+    if source.bytes is not None and size != source.bytes:
         found, expected = f"{size} bytes", f"{source.bytes} bytes"
+    elif declared is not None:
+        found, expected = f"sha256 {sha256_file(path)}", f"sha256 {declared}"
     else:
-        found, expected = f"sha256 {sha256_file(path)}", f"sha256 {source.sha256}"
+        return
     if found != expected:
         raise VixmlError(
             "a downloaded file is not the published one" if fresh else "a raw file was altered or cut short",
@@ -91,8 +102,21 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
             expected=expected,
             hint="it was removed; try again, and if it happens again the publisher or a proxy has changed the file"
             if fresh
-            else f"delete it and fetch it again: vixml download --source {name}",
+            else f"delete it and fetch it again: vixml download --source {name}"
+            if source.kind != "place"
+            else f"place the published file again; if it changed on purpose, delete {_receipt(path).name} beside it",
         )
+
+
+def _not_placed(name: str, source: Source, target: Path) -> VixmlError:
+    """Return the error for a file that somebody has to fetch by hand."""
+    where = f"Google Drive id {source.google_drive}" if source.google_drive else source.name
+    return VixmlError(
+        "a raw file must be placed by hand",
+        where=f"source {name}",
+        found=f"no file {target}",
+        hint=f"fetch {source.name} yourself ({where}), place it at {target} and run the same command again",
+    )
 
 
 def _fetch_wheel(name: str, source: Source, work: Path, target: Path) -> Path:
@@ -130,6 +154,13 @@ def _receipt(target: Path) -> Path:
     return target.with_name(target.name + ".json")
 
 
+def _recorded(target: Path) -> str | None:
+    """Return the hash that a file's receipt records, if there is one."""
+    return read_json(_receipt(target)).get("sha256") if _receipt(target).exists() else None
+
+
 def _write_receipt(target: Path, name: str, source: Source, how: str) -> None:
     receipt = {"source": name, **source.model_dump(mode="json"), "how": how}
+    if source.sha256 is None:
+        receipt |= {"sha256": sha256_file(target), "bytes": target.stat().st_size}
     write_json(_receipt(target), receipt | {"verified_at": datetime.now(UTC).isoformat(timespec="seconds")})

@@ -72,10 +72,11 @@ def load_vision(
 
         return EfficientNetLite0.from_wheel(name, entry, weights_path(world, entry, raw_dir), device, dtype)
     raise VixmlError(
-        "this kind of vision model cannot be opened yet",
+        "this version opens no vision model of this kind",
         where=f"config/models.yaml: vision_models.{name}.kind",
         found=entry.kind,
         expected="wheel-efficientnet-lite0",
+        hint="vision models of the model hub come with a later version",
     )
 
 

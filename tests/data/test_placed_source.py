@@ -1,0 +1,72 @@
+"""Sources that a person places: the error says how, the file's own hash holds from the first time it is seen."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from vixml.config.world import Dataset, Source
+from vixml.data.corpus_stage import build_corpus
+from vixml.data.download import fetch_source, verify_file
+from vixml.errors import VixmlError
+from vixml.files import read_json, sha256_file
+
+SHAPE = {"name": "Texts", "version": "-", "filename": "texts.raw.zip", "licence": "not stated", "used_for": "texts"}
+
+
+@pytest.fixture
+def source():
+    return Source(kind="place", google_drive="id-on-the-drive", **SHAPE)
+
+
+def test_a_file_that_is_not_there_says_where_it_comes_from_and_where_it_goes(tmp_path, source):
+    for ask in (
+        lambda: fetch_source("texts", source, tmp_path),
+        lambda: verify_file(tmp_path / "texts.raw.zip", "texts", source),
+    ):
+        with pytest.raises(VixmlError, match="placed by hand") as caught:
+            ask()
+        assert "Google Drive id id-on-the-drive" in caught.value.hint
+        assert str(tmp_path / "texts.raw.zip") in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_placed_file_is_taken_and_its_hash_recorded(tmp_path, source):
+    path = tmp_path / "texts.raw.zip"
+    path.write_bytes(b"texts")
+    verify_file(path, "texts", source)
+    assert fetch_source("texts", source, tmp_path) == path
+    receipt = read_json(tmp_path / "texts.raw.zip.json")
+    assert (receipt["sha256"], receipt["bytes"], receipt["how"]) == (sha256_file(path), 5, "found in place")
+
+
+def test_another_file_later_is_an_error_until_the_receipt_goes(tmp_path, source):
+    path = tmp_path / "texts.raw.zip"
+    path.write_bytes(b"texts")
+    fetch_source("texts", source, tmp_path)
+    path.write_bytes(b"other")
+    with pytest.raises(VixmlError, match="altered") as caught:
+        verify_file(path, "texts", source)
+    assert "texts.raw.zip.json" in caught.value.hint
+    (tmp_path / "texts.raw.zip.json").unlink()
+    fetch_source("texts", source, tmp_path)
+
+
+def test_a_declared_hash_is_checked_here_too(tmp_path):
+    path = tmp_path / "texts.raw.zip"
+    path.write_bytes(b"texts")
+    with pytest.raises(VixmlError, match="altered"):
+        fetch_source("texts", Source(kind="place", sha256="0" * 64, **SHAPE), tmp_path)
+
+
+@pytest.mark.parametrize("given", [{}, {"sha256": "0" * 64}, {"sha256": "0" * 64, "bytes": 1, "google_drive": "x"}])
+def test_what_is_fetched_declares_hash_and_size_and_no_drive(given):
+    with pytest.raises(ValidationError, match="kind 'place'"):
+        Source(**SHAPE, **given)
+
+
+def test_a_dataset_of_the_repository_is_not_built_yet(tmp_path):
+    dataset = Dataset(title="D", builder="xc-repository", sources=["texts"])
+    with pytest.raises(VixmlError, match="this version builds picto only") as caught:
+        build_corpus("d", dataset, {}, tmp_path, tmp_path / "out")
+    assert "later version" in caught.value.hint and not (tmp_path / "out").exists()
