@@ -38,7 +38,7 @@ wildcard_constraints:
     model=r"[A-Za-z0-9][A-Za-z0-9.\-]*",
     max_len=r"\d+",
     vision=r"[A-Za-z0-9][A-Za-z0-9.\-]*",
-    filename=r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.whl",
+    filename=r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.(whl|zip)",
 
 
 # Where things lie. A stage's folder is complete exactly when it holds its manifest, so manifests are what rules name.
@@ -108,7 +108,7 @@ def drawing_settings(wildcards):
 def text_model_settings(wildcards):
     """Return what of a language model's entry shapes its folder."""
     entry = WORLD.text_models[wildcards.model]
-    shape = entry.model_dump(mode="json", exclude={"title", "parameters", "licence", "exact"})
+    shape = entry.model_dump(mode="json", exclude={"title", "parameters", "licence", "exact", "attention", "eos"})
     return settings(shape | {"sha256": sha256_of(sources_of_model(entry))})
 
 
@@ -116,7 +116,7 @@ def vision_model_settings(wildcards):
     """Return what of a vision model's entry shapes its vectors; the batch size does not."""
     entry = WORLD.vision_models[wildcards.vision]
     shape = entry.model_dump(mode="json", exclude={"title", "licence", "stand_in", "batch_size"})
-    return settings(shape | {"sha256": sha256_of([entry.weights])})
+    return settings(shape | {"sha256": sha256_of(sources_of_vision_model(entry))})
 
 
 def training_settings(wildcards):
@@ -173,6 +173,18 @@ def run_of(wildcards):
     return RUNS[wildcards.dataset, wildcards.run]
 
 
+def trained_as(dataset, run):
+    """Return the run whose trained model a run uses: its own, or the one that it reuses."""
+    return RUNS[dataset, run].reuse or run
+
+
+def of_model(place, wildcards):
+    """Return where a run's model (TRAINED) or its vectors (INDEX) lie: with the run that was trained."""
+    run_of(wildcards)  # a run that nobody defined is named
+    run = trained_as(wildcards.dataset, wildcards.run)
+    return place.format(dataset=wildcards.dataset, run=run, seed=wildcards.seed)
+
+
 def raw(names):
     """Return the raw files of some sources."""
     return [RAW.format(filename=WORLD.sources[name].filename) for name in names]
@@ -184,7 +196,7 @@ def raw_of_dataset(wildcards):
 
 
 def sources_of_model(entry):
-    """Return the sources of a language model: weights and tokenizer, once if they are one file."""
+    """Return the sources of a language model: weights and tokenizer, once if they are one file; none for the hub's."""
     return sorted({source for source in (entry.weights, entry.tokenizer) if source})
 
 
@@ -193,9 +205,14 @@ def raw_of_text_model(wildcards):
     return raw(sources_of_model(WORLD.text_models[wildcards.model]))
 
 
+def sources_of_vision_model(entry):
+    """Return the sources of a vision model's weights: none for one from the model hub."""
+    return [entry.weights] if entry.weights else []
+
+
 def raw_of_vision_model(wildcards):
-    """Return the raw file of a vision model's weights."""
-    return raw([WORLD.vision_models[wildcards.vision].weights])
+    """Return the raw file of a vision model's weights, if it has one."""
+    return raw(sources_of_vision_model(WORLD.vision_models[wildcards.vision]))
 
 
 def model_of_run(wildcards):
@@ -223,13 +240,13 @@ def bank_of_prediction(wildcards):
 
 
 def index_of_run(wildcards):
-    """Return a run's vectors, if it predicts from vectors."""
-    return INDEX.format(**wildcards) if run_of(wildcards).needs_encoder else []
+    """Return the vectors that a run predicts from, if any: its own, or those of the run that it reuses."""
+    return of_model(INDEX, wildcards) if run_of(wildcards).needs_encoder else []
 
 
 def model_of_validation(wildcards):
     """Return the trained model, which holds the rows of the validation split, where those are predicted."""
-    return TRAINED.format(**wildcards) if wildcards.split == "validation" else []
+    return of_model(TRAINED, wildcards) if wildcards.split == "validation" else []
 
 
 def option(name, key):

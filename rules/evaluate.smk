@@ -2,6 +2,7 @@
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus; results/runs/{dataset}/{run}/seed{seed}/index (not for popularity);
 #   results/data/{dataset}/bank/{vision} for runs that vote with image vectors; .../seed{seed}/model for validation.
+#   Index and model of a run that reuses another's lie with that run.
 # OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/{split}/predictions and .../score.
 
 

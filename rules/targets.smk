@@ -39,7 +39,8 @@ def scores_of_tuning(wildcards):
 
 def models_of_tuning(wildcards):
     """Return the trained models behind the validation scores: their settings and diagnostics are printed too."""
-    return [TRAINED.format(**target) for target in target_wildcards() if target["split"] == "validation"]
+    scored = [w for w in target_wildcards() if w["split"] == "validation"]
+    return list(dict.fromkeys(TRAINED.format(**w | {"run": trained_as(w["dataset"], w["run"])}) for w in scored))
 
 
 def target_runs():
@@ -63,8 +64,9 @@ def target_images():
 
 
 def target_models():
-    """Return every trained model of the configuration."""
-    return list(dict.fromkeys(TRAINED.format(dataset=d, run=run, seed=seed) for d, run, seed, _ in target_runs()))
+    """Return every trained model of the configuration, once where several runs use it."""
+    found = [TRAINED.format(dataset=d, run=trained_as(d, run), seed=seed) for d, run, seed, _ in target_runs()]
+    return list(dict.fromkeys(found))
 
 
 def gallery_dataset():

@@ -104,6 +104,14 @@ def test_scores_and_where_they_come_from(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("says", "trained_as"), [({}, "one"), ({"trained_as": "two"}, "two")])
+def test_a_score_says_whose_model_was_used(tmp_path, says, trained_as):
+    predictions = predictions_at(tmp_path / "p", RANKED, **says)
+    score(corpus_at(tmp_path / "corpus"), predictions, ENTRY, "tiny", "one", 0, "test", tmp_path / "score", **KS)
+    found = json.loads((tmp_path / "score" / "scores.json").read_text())
+    assert (found["run"], found["trained_as"]) == ("one", trained_as)
+
+
 def test_validation_scores_the_held_out_rows_of_train(tmp_path):
     predictions = predictions_at(tmp_path / "p", [[3, 0, 1], [1, 2, 0]], rows=[3, 1])
     corpus = corpus_at(tmp_path / "corpus")

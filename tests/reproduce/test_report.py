@@ -7,14 +7,22 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from result_files import METRICS, copy_config, write_corpus, write_picto, write_predictions, write_result
+from result_files import (
+    METRICS,
+    copy_config,
+    write_corpus,
+    write_manifest,
+    write_picto,
+    write_predictions,
+    write_result,
+)  # fmt: skip
 
 from vixml.errors import VixmlError
 from vixml.files import save_array
 from vixml.reproduce.curves import curves, line_chart, read_log, ticks
 from vixml.reproduce.figures import make_figures
 from vixml.reproduce.gallery import gallery, sample
-from vixml.reproduce.report import ReportOptions, make_report
+from vixml.reproduce.report import ReportOptions, context, make_report
 from vixml.reproduce.results import load
 
 COMPARE = ("text-minilm-l3", "vixml-minilm-l3")
@@ -168,6 +176,28 @@ def test_predictions_of_another_corpus(results):
     save_array(score.parent / "predictions" / "labels.npy", np.full((30, 5), 99, dtype=np.int32))
     with pytest.raises(VixmlError, match="do not belong"):
         gallery(corpus, images, COMPARE, load([score]))
+
+
+def test_a_reused_model_is_drawn_once_and_named_in_the_evidence(results, config_dir):
+    folders = [write_result(results, "picto", "vixml-minilm-l3", s, METRICS, minutes=4.0) for s in (0, 1)]
+    folders.append(write_result(results, "picto", "a--augmented", 0, METRICS, trained_as="vixml-minilm-l3"))
+    predictions = folders[2].parent / "predictions"
+    predictions.mkdir()
+    own = {"dataset": "picto", "run": "a--augmented", "seed": 0, "inference": {"method": "retrieval-augmented"}}
+    write_manifest(predictions, "predict", own)
+    found = context(folders, config_dir, ["table1"], ReportOptions())
+    assert [one.run for one in found["curves"]] == ["vixml-minilm-l3"]
+    assert found["curves"][0] == curves(load(folders[:2]).all())
+    reused = found["evidence"][0]
+    assert [record.stage for record in reused.stages] == ["train", "predict", "score"]
+    shown = json.loads(reused.config)
+    assert shown["run"] == "a--augmented" and shown["inference"] == own["inference"] and "training" in shown
+    assert reused.training[0].startswith("seed 0, model of vixml-minilm-l3: ")
+    # Scored alone, it still shows how its model was trained.
+    assert context(folders[2:], config_dir, ["table1"], ReportOptions())["curves"][0].run == "vixml-minilm-l3"
+    make_report(folders[2:], config_dir, ["table1"], ReportOptions(), results / "report")
+    inputs = json.loads((results / "report" / "manifest.json").read_text())["inputs"]
+    assert {"log/picto/vixml-minilm-l3/seed0", "training/picto/a--augmented/seed0/test"} <= set(inputs)
 
 
 def test_curves_skip_what_is_not_a_number(results):

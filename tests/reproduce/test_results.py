@@ -53,6 +53,29 @@ def test_untrained_runs_have_no_hours(results):
     assert load([score]).all()[0].hours is None
 
 
+def test_a_reusing_run_has_the_training_of_the_run_it_reuses(results, monkeypatch):
+    write_result(results, "picto", "long", 0, METRICS, minutes=30.0)
+    own = write_result(results, "picto", "short", 0, METRICS, minutes=3.0)
+    score = write_result(results, "picto", "short--augmented", 0, METRICS | {"P@1": 60.0}, trained_as="short")
+    [result] = load([score]).all()
+    assert (result.run, result.trained_as, result.reuses) == ("short--augmented", "short", True)
+    assert result.hours == pytest.approx(0.05) and result.training["run"] == "short"
+    assert result.trained_folder == load([own]).all()[0].seed_folder
+    # Named from inside its own folder, it is found as well.
+    monkeypatch.chdir(score.parent.parent)
+    [result] = load(["test/score"]).all()
+    assert result.hours == pytest.approx(0.05)
+
+
+def test_a_score_from_before_models_were_reused_is_of_its_own_model(results):
+    score = write_result(results, "picto", "text-minilm-l3", 0, METRICS, minutes=3.0)
+    value = json.loads((score / "scores.json").read_text())
+    del value["trained_as"]
+    (score / "scores.json").write_text(json.dumps(value))
+    [result] = load([score]).all()
+    assert result.trained_as == "text-minilm-l3" and not result.reuses and result.hours == pytest.approx(0.05)
+
+
 def test_seeds_are_ordered_and_summarised(results):
     folders = [write_result(results, "picto", "r", s, METRICS | {"P@1": 50.0 + s}, minutes=6.0 + s) for s in (2, 0, 1)]
     found = load(folders)

@@ -119,6 +119,18 @@ def test_a_run_without_training_has_scores_and_no_diagnostics(results, tmp_path)
     assert (tmp_path / "out" / "tuning.md").read_text().endswith("| – | – | – | – | – |\n")
 
 
+def test_a_reusing_run_stands_beside_the_run_it_reuses_with_the_same_training(results, tmp_path):
+    own = tuned(results, GRID[0])
+    metrics = METRICS | {"P@1": 60.0}
+    reusing = write_result(
+        results, "picto", f"{GRID[0]}--augmented", 0, metrics, split="validation", n_queries=679, trained_as=GRID[0]
+    )
+    make_tuning([own, reusing], tmp_path / "out")
+    first, second = rows(tmp_path / "out")
+    assert (first["run"], second["run"], second["P@1"]) == (GRID[0], f"{GRID[0]}--augmented", "60.0000")
+    assert all(first[key] == second[key] for key in ("lr", "epochs", "P@1/z", "minutes"))
+
+
 def test_a_test_score_is_refused(results, tmp_path):
     score = tuned(results, GRID[0], split="test")
     with pytest.raises(VixmlError, match="a score of the test split, where validation is wanted") as caught:

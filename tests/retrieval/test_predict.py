@@ -13,12 +13,14 @@ from vixml.files import save_array, write_json
 from vixml.images.bank import FORMAT, ImageBank
 from vixml.provenance import stage
 from vixml.ragged import Ragged
+from vixml.retrieval.augmented import retrieval_augmented
 from vixml.retrieval.predict import PredictInputs, predict
 from vixml.retrieval.search import search
 from vixml.retrieval.vote import knn_vote, popularity, with_images
 
 N_TRAIN, N_TEST, N_LABELS, N_IMAGES, DIM = 30, 12, 20, 15, 6
 HELD = np.array([3, 4, 17, 29], dtype=np.int64)
+ONE = {"dataset": "tiny", "run": "one", "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +48,23 @@ def run(tmp_path_factory):
     )
     with stage(root / "corpus", "build-corpus", config={}, inputs={}) as work:
         data.write(work)
-    with stage(root / "index", "build-index", config={}, inputs={}) as work:
+    with stage(root / "index", "build-index", config=ONE, inputs={}) as work:
         for name, n in (("train", N_TRAIN), ("test", N_TEST), ("label_u", N_LABELS), ("label_z", N_LABELS)):
             vectors = rng.standard_normal((n, DIM)).astype(np.float32)
             save_array(work / f"{name}.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     with stage(root / "bank", "embed-images", config={}, inputs={}) as work:
         save_array(work / "vectors.npy", rng.standard_normal((N_IMAGES, 4)).astype(np.float16))
         write_json(work / "bank.json", {"format": FORMAT, "n_images": N_IMAGES, "dim": 4, "vision": "x", "missing": []})
-    with stage(root / "model", "train", config={}, inputs={}) as work:
+    with stage(root / "model", "train", config=ONE, inputs={}) as work:
         save_array(work / "validation_rows.npy", HELD)
     return root, data
 
 
-def predicted(run, tmp_path: Path, split="test", seed=0, images=None, **inference):
+def predicted(run, tmp_path: Path, split="test", images=None, name="one", reuse=None, **inference):
     root, _ = run
-    config = RunConfig(inference={"top_k": 8, **inference}, images=images or {})
+    config = RunConfig(inference={"top_k": 8, **inference}, images=images or {}, reuse=reuse)
     inputs = PredictInputs(root / "corpus", root / "index", root / "bank", root / "model")
-    predict("tiny", "one", seed, config, split, inputs, tmp_path / "out")
+    predict("tiny", name, 5, config, split, inputs, tmp_path / "out")
     found = {path.stem: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
     return found, json.loads((tmp_path / "out" / "manifest.json").read_text())
 
@@ -104,10 +106,44 @@ def test_held_out_queries_do_not_vote_on_validation_and_do_on_test(run, tmp_path
     assert np.array_equal(found["labels"], expected[0]) and np.array_equal(found["scores"], expected[1])
 
 
+@pytest.mark.parametrize(("labels_as", "search_as", "split"), [
+    ("z", "separate", "test"), ("u", "joint", "test"), ("z", "separate", "validation"),
+])  # fmt: skip
+def test_retrieval_augmented(run, tmp_path, labels_as, search_as, split):
+    how = {"label_weight": 0.7, "retrieved_labels": 6, "retrieved_queries": 4, "temperature": 0.2}
+    found, manifest = predicted(
+        run, tmp_path, split=split, method="retrieval-augmented", labels_as=labels_as, search=search_as, **how
+    )
+    train, labels, filter = vectors(run, "train"), run[1].labels["train"], run[1].filters["test"]
+    queries = vectors(run, "test")
+    if split == "validation":  # held-out queries ask, and the others alone vote
+        others = np.setdiff1d(np.arange(N_TRAIN), HELD)
+        queries, filter = train[HELD], run[1].filters["train"].take(HELD)
+        train, labels = train[others], labels.take(others)
+    expected = retrieval_augmented(
+        queries, vectors(run, f"label_{labels_as}"), train, labels, 8, joint=search_as == "joint", filter=filter, **how
+    )
+    assert np.array_equal(found["labels"], expected[0]) and np.array_equal(found["scores"], expected[1])
+    assert manifest["config"]["inference"]["search"] == search_as
+    assert set(manifest["inputs"]) == {"corpus", "index", *(["trained"] if split == "validation" else [])}
+
+
+def test_a_run_may_reuse_the_index_of_another_that_it_names(run, tmp_path):
+    found, manifest = predicted(run, tmp_path, name="two", reuse="one")
+    expected, _ = predicted(run, tmp_path / "own")
+    assert np.array_equal(found["labels"], expected["labels"])
+    assert (manifest["config"]["run"], manifest["config"]["trained_as"]) == ("two", "one")
+    predicted(run, tmp_path / "held", name="two", reuse="one", split="validation")
+    for name, reuse in (("two", None), ("two", "three"), ("one", "two")):
+        with pytest.raises(VixmlError, match="belongs to another run") as error:
+            predicted(run, tmp_path / "no", name=name, reuse=reuse)
+        assert "--index" in error.value.where and f"run {reuse or name} " in error.value.expected
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_images_join_the_vote_and_can_be_shuffled_as_in_training(run, tmp_path, shuffle):
     images = {"per_item": 2, "shuffle": shuffle}
-    found, manifest = predicted(run, tmp_path, seed=5, images=images, method="knn", image_weight=0.7)
+    found, manifest = predicted(run, tmp_path, images=images, method="knn", image_weight=0.7)
     bank = ImageBank.open(run[0] / "bank")
     queries, voters = (
         with_images(vectors(run, split), bank, bank.lists(run[1].images[split], 2, 5 if shuffle else None), 0.7)
@@ -140,7 +176,7 @@ def test_what_is_missing_or_foreign_is_named(run, tmp_path):
     label_search, knn = RunConfig(), RunConfig(inference={"method": "knn", "image_weight": 0.5})
 
     def attempt(config, split="test", **folders):
-        predict("tiny", "one", 0, config, split, PredictInputs(root / "corpus", **folders), tmp_path / "out")
+        predict("tiny", "one", 5, config, split, PredictInputs(root / "corpus", **folders), tmp_path / "out")
 
     with pytest.raises(VixmlError, match="needs the folder index") as error:
         attempt(label_search)
@@ -149,17 +185,17 @@ def test_what_is_missing_or_foreign_is_named(run, tmp_path):
         attempt(knn, index=root / "index")
     with pytest.raises(VixmlError, match="needs the folder trained"):
         attempt(label_search, "validation", index=root / "index")
-    with stage(tmp_path / "bare", "build-index", config={}, inputs={}) as work:
+    with stage(tmp_path / "bare", "build-index", config=ONE, inputs={}) as work:
         save_array(work / "test.npy", np.zeros((N_TEST, DIM), dtype=np.float32))
     with pytest.raises(VixmlError, match="no prototypes") as error:
         attempt(label_search, index=tmp_path / "bare")
     assert "labels_as" in error.value.hint
-    with stage(tmp_path / "index", "build-index", config={}, inputs={}) as work:
+    with stage(tmp_path / "index", "build-index", config=ONE, inputs={}) as work:
         save_array(work / "test.npy", np.zeros((N_TEST + 1, DIM), dtype=np.float32))
     with pytest.raises(VixmlError, match="index does not belong"):
         attempt(label_search, index=tmp_path / "index")
     for rows, what in ((np.array([N_TRAIN]), "do not fit"), (np.array([], dtype=np.int64), "held out no queries")):
-        with stage(tmp_path / "model", "train", config={}, inputs={}) as work:
+        with stage(tmp_path / "model", "train", config=ONE, inputs={}) as work:
             save_array(work / "validation_rows.npy", rows)
         with pytest.raises(VixmlError, match=what):
             attempt(label_search, "validation", index=root / "index", trained=tmp_path / "model")

@@ -22,7 +22,9 @@ def test_every_stage_leaves_a_manifest_a_log_and_a_benchmark(finished):
         "build-corpus", "tokenize", "prepare-model", "render-images", "embed-images", "train", "build-index", "predict",
         "score", "make-tables", "make-figures", "make-report",
     }  # fmt: skip
-    assert stages.count("train") == stages.count("build-index") == 2, "popularity needs neither"
+    assert stages.count("train") == stages.count("build-index") == 2, (
+        "popularity needs neither, nor does a reused model"
+    )
     assert stages.count("score") == len(tiny_world.RUNS["runs"])
     logs = {path.relative_to(results / "logs").with_suffix("") for path in (results / "logs").rglob("*.log")}
     timed = {
@@ -103,7 +105,7 @@ def test_comments_docstrings_and_layout_change_nothing(copy):
 def test_a_metric_that_behaves_differently_is_scored_again_and_nothing_is_trained(copy):
     path = copy.root / "src/vixml/evaluation/metrics.py"
     path.write_text(path.read_text() + "\n\ndef another() -> int:\n    return 1\n")
-    assert copy.planned() == {"score_run": 3} | PAGES
+    assert copy.planned() == {"score_run": 4} | PAGES
 
 
 def test_a_loss_that_behaves_differently_is_trained_again(copy):
@@ -119,6 +121,42 @@ def test_a_key_of_a_run_reaches_only_what_obeys_it(copy):
     assert copy.planned() == {"predict_labels": 1, "score_run": 1} | PAGES
     copy.edit("config/runs/picto.yaml", "free_vectors: 8", "free_vectors: 9")
     assert copy.planned()["train_model"] == 2
+
+
+def test_two_runs_with_one_model_are_trained_and_encoded_once(copy):
+    overlay = copy.root / "config" / "again.yaml"
+    runs = ["vixml-minilm-l3", "vixml-minilm-l3--augmented"]
+    try:
+        for split in ("test", "validation"):
+            target = {"dataset": "picto", "runs": runs, "seeds": [1], "split": split}
+            # The reusing run alone asks for the same training.
+            for asked in (runs, runs[1:]):
+                overlay.write_text(json.dumps({"targets": [target | {"runs": asked}], "tables": [], "figures": []}))
+                planned = copy.planned("all", "--configfile", "config/again.yaml")
+                assert planned["train_model"] == planned["build_index"] == 1
+                assert planned["predict_labels"] == planned["score_run"] == len(asked)
+    finally:
+        overlay.unlink()
+
+
+def test_a_reusing_run_says_whose_model_it_used(finished):
+    runs = finished.root / "results/runs/picto"
+    assert [path.name for path in sorted((runs / "vixml-minilm-l3--augmented/seed0").iterdir())] == ["test"]
+    for run in ("vixml-minilm-l3", "vixml-minilm-l3--augmented"):
+        score = json.loads((runs / run / "seed0/test/score/scores.json").read_text())
+        assert (score["run"], score["trained_as"]) == (run, "vixml-minilm-l3")
+    page = (finished.root / "results/report.html").read_text()
+    assert "seed 0, model of vixml-minilm-l3:" in page
+    shown = finished.run("vixml", "train", "--dataset", "picto", "--run", "vixml-minilm-l3--augmented",
+        "--corpus", "results/data/picto/corpus", "--tokens", "results/data/picto/tokens/minilm-l3-16",
+        "--model-dir", "results/models/minilm-l3", "--out", "results/nothing", check=False,
+    )  # fmt: skip
+    assert "no model of its own" in shown and "--run vixml-minilm-l3;" in shown
+
+
+def test_the_inference_of_a_reusing_run_is_its_own(copy):
+    copy.edit("config/runs/picto.yaml", "retrieved_queries: 10", "retrieved_queries: 9")
+    assert copy.planned() == {"predict_labels": 1, "score_run": 1} | PAGES
 
 
 def test_runs_are_compared_on_held_out_queries(copy):

@@ -42,6 +42,7 @@ RUNS = {
     "about": "The miniature's runs: one of each kind.",
     "base": {
         "encoder": {"model": "minilm-l3", "max_len": 16},
+        "images": {"per_item": 2},
         "prototype": {"heads": 4, "feedforward": 32, "free_vectors": 8},
         "mining": {"start": 1, "update": 1, "size": 4, "double_at": []},
         "optimizer": {"lr": 1e-3, "lr_new": 2e-3, "warmup_steps": 2},
@@ -61,6 +62,10 @@ RUNS = {
             "inference": {"method": "knn", "neighbours": 5, "image_weight": 0.5},
         },
         "vixml-minilm-l3": {"modality": "text+image"},
+        "vixml-minilm-l3--augmented": {
+            "reuse": "vixml-minilm-l3",
+            "inference": {"method": "retrieval-augmented", "retrieved_labels": 10, "retrieved_queries": 10},
+        },
     },
 }
 

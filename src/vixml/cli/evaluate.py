@@ -30,13 +30,21 @@ def predict(
     out: Annotated[Path, OUT],
     seed: Annotated[int, SEED] = 0,
     split: Annotated[Split, SPLIT] = "test",
-    index: Annotated[Path | None, typer.Option(help="`vixml build-index` wrote it; popularity needs none.")] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            help="`vixml build-index` wrote it, for this run or for the run that it reuses; popularity needs none."
+        ),
+    ] = None,
     bank: Annotated[
         Path | None, typer.Option(help="`vixml embed-images` wrote it; needed with inference.image_weight only.")
     ] = None,
     trained: Annotated[
         Path | None,
-        typer.Option(help="The run's model folder, which names the held-out queries; needed for validation only."),
+        typer.Option(
+            help="The model folder of this run, or of the run that it reuses, which names the held-out queries; needed "
+            "for validation only."
+        ),
     ] = None,
     memory_mb: Annotated[
         int, typer.Option(min=16, help="Bound for temporary tables in MiB; the result does not depend on it.")
@@ -45,12 +53,14 @@ def predict(
     device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    r"""Rank labels for every query: search, nearest-neighbour voting or popularity, as the run says.
+    r"""Rank labels for every query: search, retrieval-augmented inference, voting or popularity, as the run says.
 
-    Reads the corpus and, but for popularity, the run's index. The search is
-    exact. Writes labels.npy (the top labels, best first, -1 where there are no
-    more) and scores.npy. Pairs of the dataset's reciprocal-pair filter are left
-    out, and others take their place.
+    Reads the corpus and, but for popularity, the run's index; a run with `reuse`
+    has none and takes the --index of the run that it names. The search is exact.
+    Retrieval-augmented inference searches labels and training queries, and adds
+    the votes of the latter for their labels. Writes labels.npy (the top labels,
+    best first, -1 where there are no more) and scores.npy. Pairs of the dataset's
+    reciprocal-pair filter are left out, and others take their place.
 
     Example:
 

@@ -50,7 +50,8 @@ def score(
         VixmlError: predictions of another run or split, damaged predictions, fewer columns than the largest k, a
             required filter that is missing.
     """
-    _check_origin(predictions_dir, {"dataset": dataset, "run": run, "seed": seed, "split": split})
+    identity = {"dataset": dataset, "run": run, "seed": seed, "split": split}
+    origin = _check_origin(predictions_dir, identity)
     # Titles, sources and notes of the entry do not change a score; what does, stands here.
     config = {
         "dataset": dataset,
@@ -84,6 +85,8 @@ def score(
                 "run": run,
                 "seed": seed,
                 "split": split,
+                # Predictions made before runs could reuse a model do not say; those runs used their own.
+                "trained_as": origin.get("trained_as", run),
                 **asdict(found),
                 "ks": list(ks),
                 "deep_ks": list(deep_ks),
@@ -94,7 +97,8 @@ def score(
         )
 
 
-def _check_origin(predictions_dir: Path, expected: dict[str, object]) -> None:
+def _check_origin(predictions_dir: Path, expected: dict[str, object]) -> dict[str, object]:
+    """Return the config that the predictions obeyed."""
     config = read_manifest(predictions_dir)["config"]
     found = {key: config.get(key) for key in expected}
     if found != expected:
@@ -114,6 +118,7 @@ def _check_origin(predictions_dir: Path, expected: dict[str, object]) -> None:
             expected="rows of train that were held out, for split validation and no other",
             hint="predict again for this split",
         )
+    return config
 
 
 def _check_depth(predictions: Predictions, folder: Path, depth: int) -> None:

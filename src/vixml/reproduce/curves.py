@@ -57,15 +57,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(results: Sequence[Result]) -> RunCurves | None:
-    """Return the charts of one run's seeds, or None if none of them left a log.
+    """Return the charts of one trained model's seeds, or None if none of them left a log.
 
     The loss is drawn for every seed; its terms and the validation diagnostics for the first.
     """
-    logs = [(result.seed, result.seed_folder / "model" / "log.jsonl") for result in results]
+    logs = [(result.seed, result.trained_folder / "model" / "log.jsonl") for result in results]
     read = [(seed, lines) for seed, path in logs if path.exists() and (lines := read_log(path))]
     if not read:
         return None
-    run, (first, lines) = results[0].run, read[0]
+    run, (first, lines) = results[0].trained_as, read[0]
     groups = [
         ("training loss", [_series(f"seed {seed}", log, "loss") for seed, log in read]),
         (f"terms of the loss, seed {first}", _named(lines, "loss_")),

@@ -11,7 +11,8 @@ from typing import Any
 from vixml.provenance import MANIFEST, read_manifest
 from vixml.reproduce.results import Result, Results
 
-STAGES = ("model", "index", "{split}/predictions", "{split}/score")
+TRAINED, PREDICTIONS = ("model", "index"), "{split}/predictions"
+STAGES = (*TRAINED, PREDICTIONS, "{split}/score")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class RunEvidence:
-    """One run: how it was set up, and its stages."""
+    """One run: how it was set up, and its stages; model and index may be those of a run that it reuses."""
 
     dataset: str
     run: str
@@ -47,23 +48,32 @@ def evidence(results: Results) -> list[RunEvidence]:
 
 
 def _run(dataset: str, run: str, results: Sequence[Result]) -> RunEvidence:
-    records, first = [], None
-    for result in results:
-        for stage in STAGES:
-            folder = result.seed_folder / stage.format(split=result.split)
-            if (folder / MANIFEST).exists():
-                manifest = read_manifest(folder)
-                first = first or manifest
-                records.append(_record(result.seed, manifest))
+    manifests = [(result, stage, manifest) for result in results for stage, manifest in _manifests(result)]
+    config = manifests[0][2]["config"]
+    for result, stage, manifest in manifests:
+        if result is results[0] and result.reuses and stage == PREDICTIONS:
+            # The model's, and on top of it what this run does otherwise.
+            config = config | manifest["config"]
     versions = results[0].manifest["versions"]
     return RunEvidence(
         dataset,
         run,
-        json.dumps((first or results[0].manifest)["config"], indent=2, ensure_ascii=False),
+        json.dumps(config, indent=2, ensure_ascii=False),
         ", ".join(f"{package} {version}" for package, version in versions.items()),
         tuple(_training(result) for result in results if result.training),
-        tuple(records),
+        tuple(_record(result.seed, manifest) for result, _, manifest in manifests),
     )
+
+
+def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:
+    """Return the manifests of the stages that led to a score, those that are there."""
+    found = []
+    for stage in STAGES:
+        base = result.trained_folder if stage in TRAINED else result.seed_folder
+        folder = base / stage.format(split=result.split)
+        if (folder / MANIFEST).exists():
+            found.append((stage, read_manifest(folder)))
+    return found
 
 
 def _record(seed: int, manifest: dict[str, Any]) -> StageRecord:
@@ -92,4 +102,5 @@ def _training(result: Result) -> str:
     values = [
         f"{key.replace('_', ' ')} {result.training[key]}" for key in shown if result.training.get(key) is not None
     ]
-    return f"seed {result.seed}: " + ", ".join(values)
+    whose = f", model of {result.trained_as}" if result.reuses else ""
+    return f"seed {result.seed}{whose}: " + ", ".join(values)

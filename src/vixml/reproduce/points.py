@@ -94,7 +94,7 @@ def _measured(spec: FigureSpec, mark: MeasuredMark, results: Results, *, trained
     if trained and None in hours:
         raise VixmlError(
             "a run is to be drawn at its training time, but it has none",
-            where=runs[hours.index(None)].seed_folder / "model" / "training.json",
+            where=runs[hours.index(None)].trained_folder / "model" / "training.json",
             expected="steps and seconds above 0",
             hint=f"train it, or list it under `untrained` in config/figures/{spec.id}.yaml",
         )

@@ -16,11 +16,11 @@ from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import stage
 from vixml.reproduce import render
-from vixml.reproduce.curves import curves
+from vixml.reproduce.curves import RunCurves, curves
 from vixml.reproduce.evidence import evidence
 from vixml.reproduce.gallery import gallery
 from vixml.reproduce.grid import Sources, build_tables
-from vixml.reproduce.results import load
+from vixml.reproduce.results import Result, Results, load
 from vixml.reproduce.specs import load_figures, load_tables, spec_path
 from vixml.reproduce.summary import number, origin_sentence, summarise
 from vixml.reproduce.tables import config_files, named_scores
@@ -96,13 +96,13 @@ def make_report(
 def _folders(scores: Sequence[Path], options: ReportOptions) -> dict[str, Path]:
     named = {"figures": options.figures, "corpus": options.corpus, "images": options.images}
     found = {name: path for name, path in named.items() if path is not None}
-    for folder in map(Path, scores):
-        dataset, run, seed = folder.absolute().parts[-5:-2]
-        log, predictions = folder.parent.parent / "model" / "log.jsonl", folder.parent / "predictions"
+    for result in load(scores).all():
+        dataset, seed = result.dataset, f"seed{result.seed}"
+        log, predictions = result.trained_folder / "model" / "log.jsonl", result.folder.parent / "predictions"
         if log.exists():
-            found[f"log/{dataset}/{run}/{seed}"] = log
-        if options.corpus is not None and run in options.compare and predictions.exists():
-            found[f"predictions/{dataset}/{run}/{seed}"] = predictions
+            found[f"log/{dataset}/{result.trained_as}/{seed}"] = log
+        if options.corpus is not None and result.run in options.compare and predictions.exists():
+            found[f"predictions/{dataset}/{result.run}/{seed}"] = predictions
     return found
 
 
@@ -116,7 +116,6 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
     if options.corpus is not None and options.images is not None:
         shown = gallery(options.corpus, options.images, options.compare, results)
     states = render.states_summary(built)
-    drawn = [curves(results.by_run[key]) for key in sorted(results.by_run)]
     return {
         "options": options,
         "tables": built,
@@ -132,10 +131,21 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
             {sources.registry.title(r["dataset"]) for r in found["rows"] if r["verdict"] == "stand-in"}
         ),
         "figures": _figures(options.figures, config_dir),
-        "curves": [one for one in drawn if one is not None],
+        "curves": _curves(results),
         "gallery": shown,
         "evidence": evidence(results),
     }
+
+
+def _curves(results: Results) -> list[RunCurves]:
+    """Return the curves of each model once, however many runs use it: from the run's own seeds, if it was scored."""
+    models: dict[tuple[str, str], Sequence[Result]] = {}
+    for (dataset, run), found in results.by_run.items():
+        key = (dataset, found[0].trained_as)
+        if run == key[1] or key not in models:
+            models[key] = found
+    drawn = [curves(models[key]) for key in sorted(models)]
+    return [one for one in drawn if one is not None]
 
 
 def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,9 @@ class Result:
 
     Attributes:
         metrics: name -> percent.
-        hours: measured training time without set-up; None for what was never trained.
-        training: the rest of ``model/training.json`` (device, precision, steps, ...), or empty.
+        trained_as: the run whose trained model was used: itself, or the one that it reuses.
+        hours: measured training time of that model without set-up; None for what was never trained.
+        training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
         manifest: of the score folder: commit, versions, machine, time.
         folder: ``.../{dataset}/{run}/seed{seed}/{split}/score``.
     """
@@ -35,6 +37,7 @@ class Result:
     split: str
     metrics: dict[str, float]
     n_queries: int
+    trained_as: str
     hours: float | None
     training: dict[str, Any]
     manifest: dict[str, Any]
@@ -44,6 +47,16 @@ class Result:
     def seed_folder(self) -> Path:
         """Return ``.../{dataset}/{run}/seed{seed}``."""
         return self.folder.parent.parent
+
+    @property
+    def reuses(self) -> bool:
+        """Return whether the model is another run's."""
+        return self.trained_as != self.run
+
+    @property
+    def trained_folder(self) -> Path:
+        """Return the seed folder that holds the model and the index used: ``.../{dataset}/{trained_as}/seed{seed}``."""
+        return _trained_folder(self.folder, self.trained_as)
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,9 @@ def _same_corpus(result: Result, first: dict[str, Result]) -> None:
 
 
 def read_one(folder: Path | str) -> Result:
-    """Read one score folder, its manifest and, if the run was trained, ``model/training.json``.
+    """Read one score folder, its manifest and, if a model was trained, its ``training.json``.
+
+    A score written before runs could reuse a model has no ``trained_as``: its run had a model of its own.
 
     Raises:
         VixmlError: missing files, another schema version, a metric that is no percentage, or a folder whose name and
@@ -150,7 +165,8 @@ def read_one(folder: Path | str) -> Result:
             expected="/".join(lies),
             hint="score folders are not to be moved or renamed; score the run again",
         )
-    training_path = folder.parent.parent / "model" / "training.json"
+    trained_as = str(scores.get("trained_as", says[1]))
+    training_path = _trained_folder(folder, trained_as) / "model" / "training.json"
     training = _read_training(training_path)
     return Result(
         dataset=says[0],
@@ -159,11 +175,18 @@ def read_one(folder: Path | str) -> Result:
         split=says[3],
         metrics={name: float(value) for name, value in scores["metrics"].items()},
         n_queries=int(scores["n_queries"]),
+        trained_as=trained_as,
         hours=_hours(training, training_path),
         training=training,
         manifest=manifest,
         folder=folder,
     )
+
+
+def _trained_folder(folder: Path, trained_as: str) -> Path:
+    # Not `parent`: of a relative path there may be too few.
+    seed = folder.absolute().parent.parent.name
+    return Path(os.path.normpath(folder / "../../../.." / trained_as / seed))
 
 
 def _check_version(value: dict[str, Any], path: Path) -> None:

@@ -34,12 +34,12 @@ def make_tables(scores: Sequence[Path], config_dir: Path, tables: Sequence[str],
 
 
 def named_scores(scores: Sequence[Path]) -> dict[str, Path]:
-    """Return score folders and the training record beside each, named for a manifest."""
+    """Return score folders and the training record behind each, named for a manifest."""
     named: dict[str, Path] = {}
-    for folder in map(Path, scores):
-        key = "/".join(folder.absolute().parts[-5:-1])
-        named[f"score/{key}"] = folder
-        training = folder.parent.parent / "model" / "training.json"
+    for result in load(scores).all():
+        key = f"{result.dataset}/{result.run}/seed{result.seed}/{result.split}"
+        named[f"score/{key}"] = result.folder
+        training = result.trained_folder / "model" / "training.json"
         if training.exists():
             named[f"training/{key}"] = training
     return named

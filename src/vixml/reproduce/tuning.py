@@ -39,7 +39,7 @@ class TunedRun:
     """One run of the grid.
 
     Attributes:
-        config: as resolved when it was trained.
+        config: as resolved when its model was trained; of a run that reuses one, that run's.
         results: its validation scores, seeds ascending.
         metrics: name -> percent over seeds.
         diagnostics: key of :data:`DIAGNOSTICS` -> percent over seeds; None for a run without training.
@@ -92,8 +92,8 @@ def _tuned(dataset: str, run: str, results: tuple[Result, ...]) -> TunedRun:
         if config != configs[0]:
             raise VixmlError(
                 "two seeds of one run were trained with unlike settings",
-                where=result.seed_folder / "model" / MANIFEST,
-                expected=f"the config in {results[0].seed_folder / 'model' / MANIFEST}",
+                where=result.trained_folder / "model" / MANIFEST,
+                expected=f"the config in {results[0].trained_folder / 'model' / MANIFEST}",
                 hint="one of them is older; snakemake trains it again",
             )
     hours = [result.hours for result in results]
@@ -112,15 +112,15 @@ def _tuned(dataset: str, run: str, results: tuple[Result, ...]) -> TunedRun:
 
 
 def _trained_config(result: Result) -> RunConfig:
-    path = result.seed_folder / "model" / MANIFEST
+    path = result.trained_folder / "model" / MANIFEST
     config = dict(read_manifest(path.parent)["config"])
     found = [config.pop(key, None) for key in IDENTITY]
-    if found != [result.dataset, result.run, result.seed]:
+    if found != [result.dataset, result.trained_as, result.seed]:
         raise VixmlError(
             "a model folder holds another run",
             where=path,
             found=" ".join(map(str, found)),
-            expected=f"{result.dataset} {result.run} {result.seed}",
+            expected=f"{result.dataset} {result.trained_as} {result.seed}",
             hint="result folders are not to be moved or renamed; train the run again",
         )
     return validate(RunConfig, config | {"row": {}}, path)
@@ -131,7 +131,7 @@ def _diagnostic(result: Result, key: str) -> float:
     if not isinstance(last.get(key), int | float):
         raise VixmlError(
             f"a training did not measure {key} on held-out queries",
-            where=f"{result.seed_folder / 'model' / 'training.json'}: last_epoch",
+            where=f"{result.trained_folder / 'model' / 'training.json'}: last_epoch",
             found=", ".join(last) or "nothing",
             hint="train the run again, with training.validation above 0",
         )
@@ -142,7 +142,7 @@ def _inputs(runs: Sequence[TunedRun]) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for result in (result for run in runs for result in run.results):
         key = f"{result.dataset}/{result.run}/seed{result.seed}"
-        named |= {f"score/{key}": result.folder, f"model/{key}": result.seed_folder / "model"}
+        named |= {f"score/{key}": result.folder, f"model/{key}": result.trained_folder / "model"}
     return named
 
 

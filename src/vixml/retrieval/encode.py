@@ -45,8 +45,11 @@ def build_index(
     named = {**inputs.named(), "trained": trained}
     with stage(out, "build-index", config=resolved, inputs=named, facts=facts) as work:
         precision = choose_precision(config.training.precision, device)
+        config = config.at_precision(precision)
         data = open_inputs(inputs, config, seed)
-        model = build_model(config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed)
+        model = build_model(
+            config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["train"]
+        )
         load_model(trained, model)
         model = model.to(device).eval()
         total = sum(data.corpus.n(split) for split in ("train", "test", "label"))
@@ -54,7 +57,7 @@ def build_index(
             for split in ("train", "test", "label"):
                 u = encode_items(
                     model, data.tokens[split], data.images[split], data.gather,
-                    lambda: autocast(precision, device), advance,
+                    lambda: autocast(precision, device), advance, data.prompts[split],
                 )  # fmt: skip
                 unit = F.normalize(u, dim=1)
                 save_array(work / ("label_u.npy" if split == "label" else f"{split}.npy"), unit.numpy())

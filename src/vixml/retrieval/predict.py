@@ -14,8 +14,9 @@ from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import load_array, save_array
 from vixml.images.bank import ImageBank
-from vixml.provenance import stage
+from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
+from vixml.retrieval.augmented import retrieval_augmented
 from vixml.retrieval.search import search
 from vixml.retrieval.vote import knn_vote, popularity, with_images
 
@@ -28,10 +29,10 @@ class PredictInputs:
 
     Attributes:
         corpus: results/data/{dataset}/corpus.
-        index: the run's index; None for popularity.
+        index: the run's index, or that of the run whose model it reuses; None for popularity.
         bank: results/data/{dataset}/bank/{vision}; needed with ``inference.image_weight`` only.
-        trained: the run's model folder, whose ``validation_rows.npy`` names the held-out queries; needed for split
-            ``validation`` only.
+        trained: the model folder beside that index, whose ``validation_rows.npy`` names the held-out queries; needed
+            for split ``validation`` only.
     """
 
     corpus: Path
@@ -90,16 +91,21 @@ def predict(
         memory_mb: bound for temporary tables.
 
     Raises:
-        VixmlError: an input that is needed and missing, or that belongs to another corpus; a run without held-out
-            queries on split ``validation``.
+        VixmlError: an input that is needed and missing, or that belongs to another corpus, run or seed; a run without
+            held-out queries on split ``validation``.
     """
     facts: dict[str, Any] = {"device": str(device)}
     # Only what a prediction obeys: everything else about the run already shows in the hashes of its inputs.
     obeyed = {"inference": config.inference.model_dump()}
     if config.inference.image_weight > 0:
         obeyed["images"] = config.images.model_dump()
-    resolved = {"dataset": dataset, "run": run, "seed": seed, "split": split, **obeyed}
-    with stage(out, "predict", config=resolved, inputs=inputs.named(config, split), facts=facts) as work:
+    trained_as = config.reuse or run
+    resolved = {"dataset": dataset, "run": run, "seed": seed, "split": split, "trained_as": trained_as, **obeyed}
+    named = inputs.named(config, split)
+    for name in ("index", "trained"):
+        if name in named:
+            _check_run(named[name], {"dataset": dataset, "run": trained_as, "seed": seed}, f"--{name}")
+    with stage(out, "predict", config=resolved, inputs=named, facts=facts) as work:
         corpus = Corpus.load(inputs.corpus)
         rows = None if split == "test" else _held_out(inputs.trained, corpus.n("train"))
         labels, scores = _rank(config, seed, corpus, inputs, rows, device, memory_mb)
@@ -133,16 +139,7 @@ def _rank(
 
     queries = _vectors(inputs.index / f"{source}.npy", corpus.n(source))
     if how.method == "label-search":
-        path = inputs.index / f"label_{how.labels_as}.npy"
-        if how.labels_as == "z" and not path.exists():
-            raise VixmlError(
-                "this run has no prototypes to search",
-                where=path,
-                found="missing",
-                expected="label_z.npy, which only a method with a prototype network leaves",
-                hint="set inference.labels_as of the run to u",
-            )
-        labels = _vectors(path, corpus.n_labels)
+        labels = _label_vectors(inputs.index, how.labels_as, corpus.n_labels)
         queries = queries if rows is None else queries[rows]
         return search(queries, labels, how.top_k, filter=filter, memory_mb=memory_mb, device=device)
 
@@ -157,9 +154,27 @@ def _rank(
 
         train = append(train, "train")
         queries = train if source == "train" else append(queries, "test")
+    queries = queries if rows is None else queries[rows]
+    train = train if voters is None else train[voters]
+    if how.method == "retrieval-augmented":
+        return retrieval_augmented(
+            queries,
+            _label_vectors(inputs.index, how.labels_as, corpus.n_labels),
+            train,
+            votes,
+            how.top_k,
+            label_weight=how.label_weight,
+            retrieved_labels=how.retrieved_labels,
+            retrieved_queries=how.retrieved_queries,
+            joint=how.search == "joint",
+            temperature=how.temperature,
+            filter=filter,
+            memory_mb=memory_mb,
+            device=device,
+        )
     return knn_vote(
-        queries if rows is None else queries[rows],
-        train if voters is None else train[voters],
+        queries,
+        train,
         votes,
         how.neighbours,
         how.temperature,
@@ -168,6 +183,19 @@ def _rank(
         memory_mb=memory_mb,
         device=device,
     )
+
+
+def _check_run(folder: Path, expected: dict[str, Any], option: str) -> None:
+    config = read_manifest(folder)["config"]
+    found = {key: config.get(key) for key in expected}
+    if found != expected:
+        raise VixmlError(
+            "this folder belongs to another run",
+            where=f"{option} {folder}",
+            found=" ".join(f"{key} {value}" for key, value in found.items()),
+            expected=" ".join(f"{key} {value}" for key, value in expected.items()),
+            hint="a run with `reuse` reads the index and the model of the run that it names; every other run its own",
+        )
 
 
 def _held_out(trained: Path, n_train: int) -> np.ndarray:
@@ -190,6 +218,20 @@ def _held_out(trained: Path, n_train: int) -> np.ndarray:
             hint="set training.validation of the run above 0, or predict split test",
         )
     return rows
+
+
+def _label_vectors(index: Path, labels_as: str, n_labels: int) -> np.ndarray:
+    """Open the label vectors that inference asks for: (n_labels, dim) float32, memory-mapped."""
+    path = index / f"label_{labels_as}.npy"
+    if labels_as == "z" and not path.exists():
+        raise VixmlError(
+            "this run has no prototypes to search",
+            where=path,
+            found="missing",
+            expected="label_z.npy, which only a method with a prototype network leaves",
+            hint="set inference.labels_as of the run to u",
+        )
+    return _vectors(path, n_labels)
 
 
 def _vectors(path: Path, n: int) -> np.ndarray:

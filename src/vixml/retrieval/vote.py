@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -12,6 +15,40 @@ from vixml.retrieval.search import search
 
 # Bytes for each vote (a neighbour's label) while votes are summed: key, order, weight, sum.
 BYTES_PER_VOTE = 64
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Votes for labels, by query and then by rank of who cast them.
+
+    Attributes:
+        rows: (n_votes,) int64, the query.
+        labels: (n_votes,) int32, for whom.
+        weights: (n_votes,) float64.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def cast(cls, nearest: np.ndarray, weights: np.ndarray, voter_labels: Ragged) -> Votes:
+        """Let the neighbours of each query vote for all of their labels.
+
+        Args:
+            nearest: (n, k) rows of ``voter_labels``, best first, -1 for none.
+            weights: (n, k) float64, of each neighbour's every vote.
+            voter_labels: voters over labels.
+        """
+        there = nearest >= 0
+        elected = voter_labels.take(nearest[there])
+        rows = np.repeat(np.nonzero(there)[0], elected.lengths)
+        return cls(rows, elected.values, np.repeat(weights[there], elected.lengths))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Votes]) -> Votes:
+        """Return the votes of all parts (one or more), those of the first in front."""
+        return cls(*(np.concatenate([getattr(part, of) for part in parts]) for of in ("rows", "labels", "weights")))
 
 
 def knn_vote(
@@ -55,29 +92,103 @@ def knn_vote(
         >>> ids.tolist(), scores.round(3).tolist()
         ([[1, 0, -1]], [[1.0, 0.7310000061988831, -inf]])
     """
+    check_voters(voters, voter_labels, "k-nearest-neighbour voting")
+    nearest, scores = search(queries, voters, neighbours, memory_mb=memory_mb, device=device)
+    ids = np.full((len(queries), top_k), -1, dtype=np.int32)
+    votes = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
+    for part in vote_chunks(len(queries), neighbours, voter_labels, top_k, memory_mb):
+        weights = softmax(scores[part].astype(np.float64) / temperature)
+        cast = Votes.cast(nearest[part], weights, voter_labels)
+        banned = None if filter is None else filter.take(np.arange(part.start, part.stop))
+        ids[part], votes[part] = rank_votes(cast, len(weights), voter_labels.n_cols, top_k, banned)
+    return ids, votes
+
+
+def check_voters(voters: np.ndarray, voter_labels: Ragged, where: str) -> None:
+    """Check that each voter has one row of labels.
+
+    Raises:
+        VixmlError: another number of vectors than of rows.
+    """
     if len(voters) != len(voter_labels):
         raise VixmlError(
             "vectors and labels of the voters do not belong together",
-            where="k-nearest-neighbour voting",
+            where=where,
             found=f"{len(voters)} vectors, {len(voter_labels)} rows of labels",
             expected="one row of labels a vector",
             hint="build the index again from this corpus",
         )
-    nearest, scores = search(queries, voters, neighbours, memory_mb=memory_mb, device=device)
-    ids = np.full((len(queries), top_k), -1, dtype=np.int32)
-    votes = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
-    a_row = neighbours * max(1.0, float(voter_labels.lengths.mean()) if len(voters) else 1.0) + top_k
+
+
+def vote_chunks(
+    n_queries: int, neighbours: int, voter_labels: Ragged, others: int, memory_mb: float
+) -> Iterator[slice]:
+    """Yield runs of queries whose votes fit in ``memory_mb``.
+
+    Args:
+        n_queries: rows in all.
+        neighbours: voters of a query.
+        voter_labels: voters over labels; each votes for as many as a voter has on average.
+        others: further entries of a query's row, e.g. places of the result.
+        memory_mb: the bound.
+    """
+    a_row = neighbours * max(1.0, float(voter_labels.lengths.mean()) if len(voter_labels) else 1.0) + others
     step = max(1, int(memory_mb * 2**20 / (BYTES_PER_VOTE * a_row)))
-    for start in range(0, len(queries), step):
-        part = slice(start, min(start + step, len(queries)))
-        there = nearest[part] >= 0
-        elected = voter_labels.take(nearest[part][there])
-        rows = np.repeat(np.nonzero(there)[0], elected.lengths)
-        weights = _softmax(scores[part].astype(np.float64) / temperature)
-        weight = np.repeat(weights[there], elected.lengths)
-        banned = None if filter is None else filter.take(np.arange(part.start, part.stop))
-        ids[part], votes[part] = _rank(rows, elected, weight, len(there), top_k, banned)
-    return ids, votes
+    for start in range(0, n_queries, step):
+        yield slice(start, min(start + step, n_queries))
+
+
+def rank_votes(
+    votes: Votes, n_rows: int, n_labels: int, top_k: int, banned: Ragged | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum the votes of each query and label, in their order, and keep the ``top_k`` labels of each query.
+
+    Args:
+        votes: of queries 0 to ``n_rows - 1``.
+        n_rows: queries.
+        n_labels: labels; every vote is for one below it.
+        top_k: labels kept.
+        banned: n_rows rows over labels, pairs left out.
+
+    Returns:
+        ``(labels, scores)``: (n_rows, top_k) int32, best first, ties by smaller id, -1 where there are no more; float32,
+        -inf there.
+    """
+    keys, weight = votes.rows * n_labels + votes.labels, votes.weights
+    if banned is not None:
+        kept = ~np.isin(keys, banned.row_ids() * banned.n_cols + banned.values)
+        keys, weight = keys[kept], weight[kept]
+    ids = np.full((n_rows, top_k), -1, dtype=np.int32)
+    scores = np.full((n_rows, top_k), -np.inf, dtype=np.float32)
+    if not len(keys):
+        return ids, scores
+    # A stable sort adds a label's votes from the nearest neighbour on, whatever the chunk.
+    order = np.argsort(keys, kind="stable")
+    keys, weight = keys[order], weight[order]
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    row, label = np.divmod(keys[first], n_labels)
+    # Ranked as published, in float32: what looks tied is tied, and goes to the smaller id.
+    total = np.add.reduceat(weight, first).astype(np.float32)
+    order = np.lexsort((label, -total, row))
+    row, label, total = row[order], label[order], total[order]
+    starts = np.searchsorted(row, np.arange(n_rows))
+    place = np.arange(len(row)) - starts[row]
+    kept = place < top_k
+    ids[row[kept], place[kept]] = label[kept]
+    scores[row[kept], place[kept]] = total[kept]
+    return ids, scores
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Return the softmax of each row; -inf (no such neighbour) weighs nothing.
+
+    Example:
+        >>> softmax(np.array([[0.0, 0.0, -np.inf], [-np.inf] * 3])).tolist()
+        [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    """
+    shifted = scores - scores.max(axis=1, keepdims=True, initial=-np.finfo(np.float64).max)
+    weights = np.exp(shifted)
+    return weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
 
 def popularity(
@@ -155,42 +266,6 @@ def with_images(text: np.ndarray, bank: ImageBank, lists: Ragged, weight: float,
             total = np.add.reduceat(_unit(bank.gather(own)), own.offsets[some], axis=0)
             images[part][some] = np.sqrt(weight) * _unit(total)
     return out
-
-
-def _rank(
-    rows: np.ndarray, elected: Ragged, weight: np.ndarray, n_rows: int, top_k: int, banned: Ragged | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum votes (row, label, weight), given by row and then by rank of the neighbour, and keep the top_k of each row."""
-    keys = rows * elected.n_cols + elected.values
-    if banned is not None:
-        kept = ~np.isin(keys, banned.row_ids() * banned.n_cols + banned.values)
-        keys, weight = keys[kept], weight[kept]
-    ids = np.full((n_rows, top_k), -1, dtype=np.int32)
-    scores = np.full((n_rows, top_k), -np.inf, dtype=np.float32)
-    if not len(keys):
-        return ids, scores
-    # A stable sort adds a label's votes from the nearest neighbour on, whatever the chunk.
-    order = np.argsort(keys, kind="stable")
-    keys, weight = keys[order], weight[order]
-    first = np.flatnonzero(np.diff(keys, prepend=-1))
-    row, label = np.divmod(keys[first], elected.n_cols)
-    # Ranked as published, in float32: what looks tied is tied, and goes to the smaller id.
-    total = np.add.reduceat(weight, first).astype(np.float32)
-    order = np.lexsort((label, -total, row))
-    row, label, total = row[order], label[order], total[order]
-    starts = np.searchsorted(row, np.arange(n_rows))
-    place = np.arange(len(row)) - starts[row]
-    kept = place < top_k
-    ids[row[kept], place[kept]] = label[kept]
-    scores[row[kept], place[kept]] = total[kept]
-    return ids, scores
-
-
-def _softmax(scores: np.ndarray) -> np.ndarray:
-    """Return the softmax of each row; -inf (no such neighbour) weighs nothing."""
-    shifted = scores - scores.max(axis=1, keepdims=True, initial=-np.finfo(np.float64).max)
-    weights = np.exp(shifted)
-    return weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
