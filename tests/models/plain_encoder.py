@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,12 +25,20 @@ def encode(
     images: Ragged | None = None,
     projection: nn.Linear | None = None,
     bank: Tensor | None = None,
+    pieces: Sequence[str | Sequence[int]] = ("images", "text"),
+    pooling: str = "mean",
 ) -> Tensor:
-    """Return the mean over attended places of ``V ⊕ E``: (n, dim), not normalised."""
+    """Return the mean over attended places, or the last of them, of the pieces in order: (n, dim), not normalised."""
+    embed = network.get_input_embeddings()  # Gemma scales what it looks up
     items = []
     for i in range(len(tokens)):
-        places = [projection(bank[int(image)]) for image in images.row(i)] if images is not None else []
-        places += [network.get_input_embeddings().weight[int(token)] for token in tokens.row(i)]
+        places: list[Tensor] = []
+        for piece in pieces:
+            if piece == "images":
+                places += [projection(bank[int(image)]) for image in images.row(i)] if images is not None else []
+            else:
+                ids = tokens.row(i) if piece == "text" else piece
+                places += [embed(torch.tensor(int(token))) for token in ids]
         items.append(places)
     longest = max(len(places) for places in items)
     # Padded places hold noise: whatever attends to them would be seen.
@@ -41,4 +50,6 @@ def encode(
         attention_mask=torch.tensor(mask),
         position_ids=torch.tensor(positions),
     ).last_hidden_state
+    if pooling == "last":
+        return torch.stack([hidden[i, len(places) - 1] for i, places in enumerate(items)])
     return torch.stack([hidden[i, : len(places)].mean(dim=0) for i, places in enumerate(items)])

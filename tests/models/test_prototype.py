@@ -100,6 +100,6 @@ def test_free_vectors_are_no_more_than_labels(tiny_bert):
 
 
 def test_a_run_without_prototypes_says_so(tiny_bert):
-    config = RunConfig.model_validate({"method": "none", "training": {"epochs": 0}})
-    with pytest.raises(ValueError, match="no prototype network"):
+    config = RunConfig.model_validate({"method": "none", "training": {"epochs": 0}, "inference": {"labels_as": "u"}})
+    with pytest.raises(ValueError, match="this run has no prototypes"):
         Siamese(config, tiny_bert, n_labels=5, image_dim=None).prototype(torch.randn(1, 32), torch.tensor([0]))

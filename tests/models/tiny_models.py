@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModel, BertConfig, BertModel, LlamaConfig, Qwen2Config
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 from vixml.ragged import Ragged
 
@@ -30,10 +30,15 @@ def write_bert(folder: Path, *, seed: int = 0, dropout: float = 0.1, **changes) 
     return _write(BertModel(BertConfig(**settings | changes), add_pooling_layer=False), folder)
 
 
+DECODERS = ("qwen2", "qwen3", "llama", "gemma3_text")
+
+
 def write_decoder(folder: Path, family: str, seed: int = 0) -> Path:
-    """Write a causal decoder with grouped-query heads: ``qwen2`` or ``llama``."""
+    """Write a causal decoder with grouped-query heads, one of :data:`DECODERS`."""
     torch.manual_seed(seed)
-    config = {"qwen2": Qwen2Config, "llama": LlamaConfig}[family](
+    config = AutoConfig.for_model(
+        family,
+        head_dim=8,
         vocab_size=VOCABULARY,
         hidden_size=32,
         num_hidden_layers=2,
@@ -42,6 +47,21 @@ def write_decoder(folder: Path, family: str, seed: int = 0) -> Path:
         intermediate_size=64,
         max_position_embeddings=POSITIONS,
         pad_token_id=0,
+    )
+    return _write(AutoModel.from_config(config), folder)
+
+
+def write_distilbert(folder: Path, seed: int = 0) -> Path:
+    """Write a DistilBERT of two layers of width 32."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        "distilbert",
+        vocab_size=VOCABULARY,
+        dim=32,
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=64,
+        max_position_embeddings=POSITIONS,
     )
     return _write(AutoModel.from_config(config), folder)
 

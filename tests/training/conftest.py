@@ -31,6 +31,14 @@ def tiny_bert(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def decoder_task(tmp_path_factory):
+    """The same data set for a random decoder."""
+    folder = tmp_path_factory.mktemp("models") / "decoder"
+    planted.publish(folder, "prepare-model", lambda out: tiny_models.write_decoder(out, "llama"))
+    return planted.write_task(tmp_path_factory.mktemp("decoder-planted"), folder, causal=True)
+
+
+@pytest.fixture(scope="session")
 def task(tmp_path_factory, tiny_bert):
     """A data set whose labels only word and image together tell apart."""
     return planted.write_task(tmp_path_factory.mktemp("planted"), tiny_bert)

@@ -62,13 +62,16 @@ def total(
     drawn_label: list[int],
     drawn_query: list[int],
     config: Loss,
+    method: str = "PRIME",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return ``L(q,u) + L(q,z) + L(u,q) + 0.1 R`` and its terms; ``L(q,u)`` alone without prototypes."""
+    """Return ``L(q,u) + L(q,z) + L(u,q) + 0.1 R`` and its terms; of NGAME ``L(q,u)`` alone, of DEXA ``L(q,z)``."""
+    if method != "PRIME":
+        name, labels = {"NGAME": ("q_u", texts), "DEXA": ("q_z", prototypes)}[method]
+        term = triplet(_scores(queries, labels), truth, drawn_label, config)
+        return term, {name: term}
     turned = [list(column) for column in zip(*truth, strict=True)]
     u = _scores(queries, texts)
     terms = {"q_u": triplet(u, truth, drawn_label, config), "u_q": triplet(u.T, turned, drawn_query, config)}
-    if prototypes is None:
-        return terms["q_u"], terms
     z = _scores(queries, prototypes)
     terms["q_z"] = triplet(z, truth, drawn_label, config)
     terms["reg"] = regulariser(u, z, truth, drawn_label, config)

@@ -52,8 +52,8 @@ def publish(out: Path, verb: str, write: Callable[[Path], object]) -> Path:
     return out
 
 
-def write_task(root: Path, model_dir: Path, seed: int = 0) -> RunInputs:
-    """Write corpus, tokens and bank; return where they lie."""
+def write_task(root: Path, model_dir: Path, seed: int = 0, causal: bool = False) -> RunInputs:
+    """Write corpus, tokens (bare for a decoder) and bank; return where they lie."""
     rng = np.random.default_rng(seed)
     pairs = [(word, kind) for word in range(WORDS) for kind in range(KINDS)]
     kinds: list[int] = []  # of each image
@@ -82,7 +82,7 @@ def write_task(root: Path, model_dir: Path, seed: int = 0) -> RunInputs:
     vectors = centres[kinds] + 0.3 * rng.standard_normal((len(kinds), IMAGE_DIM))
     return RunInputs(
         corpus=publish(root / "corpus", "build-corpus", corpus.write),
-        tokens=publish(root / "tokens", "tokenize", lambda folder: _write_tokens(folder, texts)),
+        tokens=publish(root / "tokens", "tokenize", lambda folder: _write_tokens(folder, texts, causal)),
         bank=publish(root / "bank", "embed-images", lambda folder: _write_bank(folder, vectors)),
         model_dir=model_dir,
     )
@@ -95,14 +95,23 @@ def _draw_images(rng: np.random.Generator, kinds: list[int], kind: int) -> list[
     return list(range(len(kinds) - count, len(kinds)))
 
 
-def _write_tokens(folder: Path, texts: dict[str, list[list[int]]]) -> None:
+def _write_tokens(folder: Path, texts: dict[str, list[list[int]]], causal: bool) -> None:
+    header = {"special": "bare", "bos_ids": [START], "eos_id": END} if causal else {"special": "around", "eos_id": END}
     for split, rows in texts.items():
-        Ragged.from_rows(rows, VOCABULARY).save(folder / split)
+        kept = [row[1:-1] for row in rows] if causal else rows
+        lists = Ragged.from_rows(kept, VOCABULARY)
+        Ragged(lists.values, lists.offsets, lists.n_cols, header).save(folder / split)
 
 
 def _write_bank(folder: Path, vectors: np.ndarray) -> None:
     save_array(folder / "vectors.npy", vectors.astype(np.float16))
-    header = {"format": FORMAT, "n_images": len(vectors), "dim": IMAGE_DIM, "vision": "planted", "missing": []}
+    header = {
+        "format": FORMAT,
+        "n_images": len(vectors),
+        "dim": IMAGE_DIM,
+        "vision": "efficientnet-lite0",
+        "missing": [],
+    }
     write_json(folder / "bank.json", header)
 
 
@@ -125,9 +134,9 @@ def make_trainer(
     n = len(truth) - held if rows is None else rows
     training_set = TrainingSet(
         data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth,
-        np.arange(n), np.ones(truth.n_cols),
+        np.arange(n), np.ones(truth.n_cols), data.prompts["train"],
     )  # fmt: skip
-    model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, seed)
+    model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"])
     return Trainer(
         config, model, training_set, np.arange(n, n + held), data.gather, config.training.precision,
         seed, folder / "checkpoint", identity, log, progress, warn,

@@ -52,7 +52,7 @@ def flat(batch):
     """Return every number of a batch, to compare two of them."""
     packed = [] if batch.packed is None else [getattr(batch.packed, name) for name in vars(batch.packed)]
     own = [batch.queries, batch.labels, batch.pairs, batch.drawn_label, batch.drawn_query]
-    return [array.tolist() for array in own + packed]
+    return [value.tolist() if isinstance(value, np.ndarray) else value for value in own + packed]
 
 
 def test_every_query_once_an_epoch(data):

@@ -83,7 +83,8 @@ def test_what_counts_as_collapsed():
     assert not is_collapsed(0.36, 0.995, 0.995, paper, prime=True), "the loss is elsewhere"
     assert not is_collapsed(0.32, 0.9, 0.995, paper, prime=True), "queries differ"
     assert not is_collapsed(0.32, 0.995, 0.9, paper, prime=True), "prototypes differ"
-    assert is_collapsed(0.1, 0.995, 0.0, paper, prime=False)
+    assert is_collapsed(0.1, 0.995, 0.995, paper, prime=False)
+    assert not is_collapsed(0.32, 0.995, 0.995, paper, prime=False), "another method, another loss"
 
 
 @pytest.fixture

@@ -16,12 +16,11 @@ CHANCE = 100 / (planted.WORDS * planted.KINDS)
 
 
 def learn(task, folder, seed=0, **changes):
-    """Train a few dozen steps; return P@1 on the *test* split by text vector ``u`` and by prototype ``z``."""
+    """Train a few dozen steps; return P@1 on the *test* split by text vector ``u`` and, if there are, prototype ``z``."""
     config = planted.make_config(
-        encoder={"dropout": 0.0},
         optimizer={"lr": 5e-3, "lr_new": 5e-3},
         training={"epochs": 12, "batch_size": 32},
-        **changes,
+        **{"encoder": {"dropout": 0.0}, **changes},
     )
     trainer = planted.make_trainer(task, config, folder, seed=seed)
     trainer.fit()
@@ -30,15 +29,16 @@ def learn(task, folder, seed=0, **changes):
 
     def encode(split):
         return encode_items(
-            trainer.model, data.tokens[split], data.images[split], data.gather, lambda: autocast("fp32", trainer.device)
-        )
+            trainer.model, data.tokens[split], data.images[split], data.gather,
+            lambda: autocast("fp32", trainer.device), prompt=data.prompts[split],
+        )  # fmt: skip
 
     queries, labels = F.normalize(encode("test"), dim=1), encode("label")
     truth = data.corpus.labels("test")
-    return {
-        "u": precision_at_1(queries, F.normalize(labels, dim=1), truth),
-        "z": precision_at_1(queries, all_prototypes(trainer.model, labels), truth),
-    }
+    scores = {"u": precision_at_1(queries, F.normalize(labels, dim=1), truth)}
+    if config.has_prototypes:
+        scores["z"] = precision_at_1(queries, all_prototypes(trainer.model, labels), truth)
+    return scores
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +60,33 @@ def test_image_and_text_beat_text_beats_chance(found, vector):
 @pytest.mark.parametrize("vector", ["u", "z"])
 def test_shuffled_images_lose_the_gain(found, vector):
     assert found["shuffled"][vector] < 65
+
+
+DECODER = {
+    "dropout": 0.0,
+    "train": "lora",
+    "lora": {"r": 8, "alpha": 8},
+    "template": "{text}{images}{eos}",
+    "centre": True,
+}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_a_decoder_with_adapters_learns_it_too(decoder_task, tmp_path, pooling):
+    fused = learn(decoder_task, tmp_path / "fused", encoder={**DECODER, "pooling": pooling})
+    assert fused["u"] > 90 and fused["z"] > 90
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "NGAME", "loss": {"margin_min": 0.3, "margin_max": 0.3}, "inference": {"labels_as": "u"}},
+        {"method": "DEXA", "loss": {"margin_min": 0.3, "margin_max": 0.3}, "prototype": {"init": "zeros"}},
+        {"images": {"fusion": "late", "late": {"dropout": 0.0}}},
+    ],
+    ids=["NGAME", "DEXA", "late fusion"],
+)
+def test_every_method_and_fusion_learns_it(task, tmp_path, changes):
+    found = learn(task, tmp_path, **changes)
+    assert all(score > 90 for score in found.values()), found
+    assert set(found) == ({"u"} if changes.get("method") == "NGAME" else {"u", "z"})

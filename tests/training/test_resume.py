@@ -128,6 +128,28 @@ def test_frozen_encoder_with_stored_vectors(task, tmp_path):
     assert planted.weights_of(planted.make_trainer(task, settings, tmp_path / "b", rows=ROWS), tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("which", "changes"),
+    [
+        ("task", {"method": "DEXA", "prototype": {"init": "zeros"}}),
+        ("task", {"method": "NGAME", "inference": {"labels_as": "u"}}),
+        ("task", {"images": {"fusion": "late"}}),
+        ("decoder_task", {"encoder": {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.1}, "centre": True,
+                                      "template": "{text}{images}{eos}", "gradient_checkpointing": True}}),
+        ("decoder_task", {"modality": "text", "encoder": {"train": "frozen", "centre": True, "template": "{text}{eos}"}}),
+    ],
+    ids=["DEXA", "NGAME", "late fusion", "adapters", "frozen decoder"],
+)  # fmt: skip
+def test_every_kind_of_run_resumes_to_the_same_bytes(request, tmp_path, which, changes):
+    given = request.getfixturevalue(which)
+    settings = planted.make_config(**changes, training={"epochs": 2, "batch_size": BATCH, **ALWAYS})
+    expected = planted.weights_of(planted.make_trainer(given, settings, tmp_path / "a", rows=ROWS), tmp_path / "a")
+    for steps in (2, 4):
+        with pytest.raises(Killed):
+            planted.make_trainer(given, settings, tmp_path / "b", rows=ROWS, progress=kill_at(steps)).fit()
+    assert planted.weights_of(planted.make_trainer(given, settings, tmp_path / "b", rows=ROWS), tmp_path) == expected
+
+
 def test_a_checkpoint_of_something_else_is_not_resumed(task, tmp_path):
     settings = config(**ALWAYS)
     with pytest.raises(Killed):

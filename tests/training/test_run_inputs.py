@@ -130,7 +130,7 @@ def test_held_out_queries_reach_no_step(task, tmp_path, trained):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"training": {"epochs": 0}}, {"method": "none", "training": {"epochs": 0}}],
+    [{"training": {"epochs": 0}}, {"method": "none", "training": {"epochs": 0}, "inference": {"labels_as": "u"}}],
     ids=["untrained", "no-prototypes"],
 )
 def test_no_epochs_keep_the_checkpoints_encoder(task, tmp_path, changes):

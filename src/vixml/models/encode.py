@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vixml.models.packing import pack
+from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
 from vixml.ragged import Ragged
 
@@ -39,6 +40,7 @@ def encode_items(
     gather: Callable[[np.ndarray], np.ndarray] | None,
     autocast: Callable[[], object],
     advance: Callable[[int], object] | None = None,
+    prompt: Prompt | None = None,
 ) -> Tensor:
     """Encode every item, without dropout.
 
@@ -49,17 +51,19 @@ def encode_items(
         gather: image rows -> (n_images, image_dim) vectors; needed with images.
         autocast: makes a fresh precision context.
         advance: told the number of items done, for a progress bar.
+        prompt: how sequences are laid out.
 
     Returns:
         (n, dim) float32 on the CPU, not normalised.
     """
     was_training = model.training
     model.eval()
-    lengths = tokens.lengths + (images.lengths if images is not None else 0)
+    words = len(prompt.words) - len(prompt.leading) if prompt is not None else 0
+    lengths = tokens.lengths + words + (images.lengths if images is not None else 0)
     out = torch.empty(len(tokens), model.backbone.dim)
     for part in token_budget_slices(lengths, TOKENS_PER_BATCH):
         rows = np.arange(part.start, part.stop)
-        packed = pack(tokens.take(rows), images.take(rows) if images is not None else None)
+        packed = pack(tokens.take(rows), images.take(rows) if images is not None else None, prompt)
         vectors = gather(packed.image_rows) if len(packed.image_rows) else None
         with autocast():
             out[part] = model.encode(packed, vectors).float().cpu()

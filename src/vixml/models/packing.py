@@ -1,9 +1,10 @@
-"""Lay sequences of text and image tokens end to end, so that nothing is ever computed on padding.
+"""Lay sequences of words, text and image tokens end to end, so that nothing is ever computed on padding.
 
 A batch is one stream of tokens, sequences ordered by length. Sequences of equal length are neighbours, so attention
 sees them as one dense block per length: no mask, no padding, and a vector that cannot depend on what else is in the
-batch (docs/deviations.md D6). Images of an item stand before its text (``V ⊕ E``, paper equation 3); an absent image takes
-no place at all (D5).
+batch (docs/deviations.md D6). A prompt says where text, images and words stand; an absent image takes no place at all
+(D5). In a decoder the words in front of every sequence see only one another, so they stand once at the head of the
+stream, and every sequence looks back at them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vixml.models.prompt import IMAGES, PLAIN, TEXT, Prompt
 from vixml.ragged import Ragged
 
 
@@ -20,18 +22,22 @@ class Packed:
     """One stream of ``n_tokens`` places holding ``n`` sequences.
 
     Attributes:
-        token_ids: (n_text,) int64, text tokens in stream order.
-        image_rows: (n_images,) int64, rows of the image bank in stream order.
-        gather: (n_tokens,) int64, for each place the row of ``[text tokens; images]`` that stands there.
-        positions: (n_tokens,) int64, the token's place in its own sequence, images counted.
-        blocks: (n_blocks, 3) int64 rows ``(first place, sequences, length)``: sequences of one length.
+        token_ids: (n_ids,) int64, ids to embed: text tokens in stream order, then the prompt's words once.
+        image_rows: (n_images,) int64, rows of the image bank: in stream order, or in the caller's for late fusion.
+        image_items: (n_images,) int64, for late fusion the item of each image, in the caller's order; else None.
+        gather: (n_tokens,) int64, for each place the row of ``[ids; images]`` that stands there.
+        positions: (n_tokens,) int64, the token's place in its own sequence, words and images counted.
+        prefix: places at the head of the stream that belong to every sequence.
+        blocks: (n_blocks, 3) int64 rows ``(first place, sequences, length)``: sequences of one length, without prefix.
         restore: (n,) int64, where sequence i of the caller's order went in the stream's order.
     """
 
     token_ids: np.ndarray
     image_rows: np.ndarray
+    image_items: np.ndarray | None
     gather: np.ndarray
     positions: np.ndarray
+    prefix: int
     blocks: np.ndarray
     restore: np.ndarray
 
@@ -39,18 +45,19 @@ class Packed:
         return len(self.restore)
 
 
-def pack(tokens: Ragged, images: Ragged | None = None) -> Packed:
+def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = None) -> Packed:
     """Pack ``n`` sequences.
 
     Args:
-        tokens: text tokens of each sequence, special tokens included.
+        tokens: text tokens of each sequence.
         images: bank rows of each sequence, or None for text only.
+        prompt: how a sequence is laid out; None puts images before text, without words.
 
     Returns:
         The stream. Sequences of equal length keep the caller's order.
 
     Raises:
-        ValueError: a sequence with neither text nor image, or two lists of different length.
+        ValueError: a sequence with nothing in it, or two lists of different length.
 
     Example:
         >>> p = pack(Ragged.from_rows([[5, 6, 7], [8]], 10), Ragged.from_rows([[], [2]], 3))
@@ -58,26 +65,58 @@ def pack(tokens: Ragged, images: Ragged | None = None) -> Packed:
         ([8, 5, 6, 7], [2], [0, 1, 0, 1, 2], [[0, 1, 2], [2, 1, 3]])
         >>> p.gather.tolist()  # place 0 is image 0, which stands after the four text tokens
         [4, 0, 1, 2, 3]
+        >>> p = pack(Ragged.from_rows([[5], [6, 7]], 10), None, Prompt(((1, 2), "text", (3,)), causal=True))
+        >>> p.prefix, p.positions.tolist(), p.blocks.tolist()  # words 1 and 2 stand once, at the head
+        (2, [0, 1, 2, 3, 2, 3, 4], [[2, 1, 2], [4, 1, 3]])
+        >>> p.token_ids[p.gather].tolist()
+        [1, 2, 5, 3, 6, 7, 3]
     """
+    prompt = prompt or PLAIN
     n = len(tokens)
     if images is not None and len(images) != n:
         raise ValueError(f"{n} texts but {len(images)} image lists")
-    n_image = images.lengths if images is not None else np.zeros(n, dtype=np.int64)
-    lengths = tokens.lengths + n_image
+    inside = images if images is not None and not prompt.late else None
+    own = {TEXT: tokens.lengths, IMAGES: inside.lengths if inside is not None else np.zeros(n, dtype=np.int64)}
+    shared = len(prompt.leading)
+    lengths = sum(own[piece] if isinstance(piece, str) else len(piece) for piece in prompt.pieces) + np.zeros(
+        n, dtype=np.int64
+    )
     if n and lengths.min() < 1:
         raise ValueError(f"sequence {int(lengths.argmin())} is empty")
+    if n and lengths.min() <= shared:
+        shared = 0  # a sequence of nothing but leading words has no place of its own beside a shared prefix
     order = np.argsort(lengths, kind="stable")
     restore = np.empty(n, dtype=np.int64)
     restore[order] = np.arange(n)
-    tokens = tokens.take(order)
-    rows = images.take(order).values if images is not None else np.zeros(0, dtype=np.int32)
-    n_image, lengths = n_image[order], lengths[order]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    positions = np.arange(starts[-1], dtype=np.int64) - np.repeat(starts[:-1], lengths)
-    is_image = positions < np.repeat(n_image, lengths)
+    text = tokens.take(order)
+    pictures = inside.take(order) if inside is not None else None
+    rows = pictures.values if pictures is not None else np.zeros(0, dtype=np.int32)
+    lengths = lengths[order] - shared
+    starts = shared + np.concatenate([[0], np.cumsum(lengths)])
     gather = np.empty(starts[-1], dtype=np.int64)
-    gather[~is_image] = np.arange(len(tokens.values))
-    gather[is_image] = len(tokens.values) + np.arange(len(rows))
+    first_word = len(text.values)
+    gather[:shared] = first_word + np.arange(shared)
+    # Piece by piece, `place` walks along every sequence at once.
+    place, word = starts[:-1] - shared, first_word
+    for piece in prompt.pieces:
+        if not isinstance(piece, str):
+            skip = shared if word == first_word and piece is prompt.pieces[0] else 0
+            for offset in range(skip, len(piece)):
+                gather[place + offset] = word + offset
+            place, word = place + len(piece), word + len(piece)
+            continue
+        part = text if piece == TEXT else pictures
+        if part is not None:
+            base = 0 if piece == TEXT else first_word + len(prompt.words)
+            inner = np.arange(len(part.values)) - np.repeat(part.offsets[:-1], part.lengths)
+            gather[np.repeat(place, part.lengths) + inner] = base + np.arange(len(part.values))
+            place = place + part.lengths
+    positions = np.arange(starts[-1], dtype=np.int64)
+    positions[shared:] -= np.repeat(starts[:-1] - shared, lengths)
     distinct, first, count = np.unique(lengths, return_index=True, return_counts=True)
     blocks = np.stack([starts[first], count, distinct], axis=1).astype(np.int64)
-    return Packed(tokens.values.astype(np.int64), rows.astype(np.int64), gather, positions, blocks, restore)
+    ids = np.concatenate([text.values, np.asarray(prompt.words, dtype=np.int64)]).astype(np.int64)
+    items = None
+    if images is not None and prompt.late:
+        rows, items = images.values, images.row_ids()
+    return Packed(ids, rows.astype(np.int64), items, gather, positions, shared, blocks, restore)

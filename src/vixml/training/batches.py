@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vixml.models.packing import Packed, pack
+from vixml.models.prompt import PLAIN, Prompt
 from vixml.ragged import Ragged
 
 # Separate streams of random numbers; the value is part of the result, so these numbers never change.
@@ -36,6 +37,7 @@ class TrainingSet:
         truth: (n_train rows) label ids of each query, ascending.
         rows: (n,) int64, the training queries in use (validation rows are left out).
         weights: (n_labels,) float64, chance of drawing a label relative to the query's other labels.
+        prompt: how sequences are laid out.
     """
 
     query_tokens: Ragged
@@ -45,6 +47,7 @@ class TrainingSet:
     truth: Ragged
     rows: np.ndarray
     weights: np.ndarray
+    prompt: Prompt = PLAIN
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,7 @@ class EpochBatches(Dataset):
                 None
                 if data.query_images is None or data.label_images is None
                 else concatenate(data.query_images.take(queries), data.label_images.take(labels)),
+                data.prompt,
             )
         return Batch(
             queries,

@@ -67,9 +67,9 @@ def hits(best: Tensor, truth: Ragged) -> float:
     return 100.0 * float(hit.float().mean())
 
 
-def collapsed_loss(config: Loss, with_prototypes: bool) -> float:
-    """Return the loss at which all similarities are equal: 0.32 with the paper's constants."""
-    if not with_prototypes:
+def collapsed_loss(config: Loss, prime: bool) -> float:
+    """Return the loss at which all similarities are equal: 0.32 with the paper's constants, 0.3 for NGAME and DEXA."""
+    if not prime:
         return config.margin_min
     return 3 * config.margin_min + config.regulariser * 2 * config.regulariser_margin
 
@@ -77,7 +77,7 @@ def collapsed_loss(config: Loss, with_prototypes: bool) -> float:
 def is_collapsed(loss: float, cosine_queries: float, cosine_prototypes: float, config: Loss, prime: bool) -> bool:
     """Return whether the run sits in the collapsed state: its loss, and nearly parallel vectors."""
     near = abs(loss - collapsed_loss(config, prime)) < 0.02
-    parallel = cosine_queries > COSINE_COLLAPSED and (not prime or cosine_prototypes > COSINE_COLLAPSED)
+    parallel = cosine_queries > COSINE_COLLAPSED and cosine_prototypes > COSINE_COLLAPSED
     return near and parallel
 
 
@@ -148,11 +148,12 @@ def evaluate(
     report = {"cosine_queries": mean_cosine(train), "cosine_u": mean_cosine(unit_u)}
     if label_z is not None:
         report["cosine_prototypes"] = mean_cosine(label_z)
-        report |= prototype_inputs(model, label_u)
+        report |= prototype_inputs(model, label_u) if model.has_centroids else {}
     if len(validation):
         report["P@1/u"] = precision_at_1(validation, unit_u, validation_truth)
         if label_z is not None:
             report["P@1/z"] = precision_at_1(validation, label_z, validation_truth)
+        if label_z is not None and model.has_centroids:
             known = model.has_centroid.cpu()[:, None]  # vectors of all labels are kept off the GPU
             centroid = F.normalize(torch.where(known, model.centroid.cpu(), unit_u), dim=1)
             report["P@1/centroid"] = precision_at_1(validation, centroid, validation_truth)

@@ -10,8 +10,10 @@ import numpy as np
 
 from vixml.config.run import RunConfig
 from vixml.data.corpus import Corpus
+from vixml.data.tokens import tokenize_pieces
 from vixml.errors import VixmlError
 from vixml.images.bank import ImageBank
+from vixml.models.prompt import Prompt, make_prompt
 from vixml.ragged import Ragged
 
 
@@ -38,20 +40,22 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class RunData:
-    """A run's inputs, opened: tokens, image lists and a reader of image vectors for each split."""
+    """A run's inputs, opened: tokens, image lists and prompts of each split, and a reader of image vectors."""
 
     corpus: Corpus
     tokens: Mapping[str, Ragged]
     images: Mapping[str, Ragged | None]
     gather: Callable[[np.ndarray], np.ndarray] | None
     image_dim: int | None
+    prompts: Mapping[str, Prompt]
 
 
 def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
     """Open what a run reads; images are cut at ``images.per_item`` and, for the control, shuffled between items.
 
     Raises:
-        VixmlError: the run reads images but no bank was given, or splits do not match the corpus.
+        VixmlError: the run reads images but no bank was given, the bank is another vision encoder's or holds fewer images
+            an item than wanted, or splits do not match the corpus.
     """
     corpus = Corpus.load(inputs.corpus)
     splits = ("train", "test", "label")
@@ -74,15 +78,53 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
             expected=f"encoder.max_len = {config.encoder.max_len}",
             hint="tokenize with that --max-len",
         )
+    prompts = _prompts(config, inputs.model_dir, tokens)
     if not config.uses_images:
-        return RunData(corpus, tokens, dict.fromkeys(splits), None, None)
+        return RunData(corpus, tokens, dict.fromkeys(splits), None, None, prompts)
     if inputs.bank is None:
         raise VixmlError(
             "a run with images needs an image bank", where="--bank", hint="pass the folder of embed-images"
         )
     bank = ImageBank.open(inputs.bank)
+    if bank.vision != config.images.vision:
+        raise VixmlError(
+            "the image bank was made by another vision encoder than the run asks for",
+            where=inputs.bank,
+            found=f"{bank.vision}, vectors of length {bank.dim}",
+            expected=f"images.vision = {config.images.vision}",
+            hint="pass that encoder's bank: vixml embed-images --vision NAME",
+        )
+    most = max(int(corpus.images(split).lengths.max(initial=0)) for split in splits)
+    if config.images.per_item > most:
+        raise VixmlError(
+            "more images an item are wanted than there are",
+            where="images.per_item",
+            found=config.images.per_item,
+            expected=f"at most {most}, the longest list of images in {inputs.corpus}",
+            hint="lower images.per_item, or build the corpus with more images an item",
+        )
     images = {
         split: bank.lists(corpus.images(split), config.images.per_item, seed if config.images.shuffle else None)
         for split in splits
     }
-    return RunData(corpus, tokens, images, bank.gather, bank.dim)
+    return RunData(corpus, tokens, images, bank.gather, bank.dim, prompts)
+
+
+def _prompts(config: RunConfig, model_dir: Path, tokens: Mapping[str, Ragged]) -> dict[str, Prompt]:
+    """Return the prompt of each split: the labels' own where an embedder off the shelf has one."""
+    encoder, header = config.encoder, tokens["train"].header
+    found = {}
+    for split in tokens:
+        label = split == "label" and encoder.label_template is not None
+        try:
+            found[split] = make_prompt(
+                encoder.label_template if label else encoder.template,
+                lambda words: tokenize_pieces(model_dir, words) if words else [],
+                causal=header.get("special") == "bare",
+                bos=header.get("bos_ids", ()),
+                eos=header.get("eos_id"),
+                late=config.uses_images and config.images.fusion == "late",
+            )
+        except ValueError as error:
+            raise VixmlError(str(error), where="encoder.label_template" if label else "encoder.template") from error
+    return found

@@ -77,7 +77,7 @@ class Trainer:
         self.checkpoint_dir, self.identity = checkpoint_dir, identity
         self.log, self.progress, self.warn, self.resumed = log, progress, warn, resumed
         self.device = next(model.parameters()).device
-        self.prime = model.prototypes is not None
+        self.prime, self.has_z = model.has_centroids, model.prototypes is not None
         self.steps_per_epoch = math.ceil(len(data.rows) / config.training.batch_size)
         self.total_steps = self.steps_per_epoch * config.training.epochs
         # A frozen text encoder gives the same vector each time: encode once, train on the stored vectors.
@@ -95,22 +95,38 @@ class Trainer:
     def initialise(self) -> None:
         """Encode everything once: first centroids, label clusters for the free vectors, stored vectors."""
         queries = self._encode_split(self.data.query_tokens, self.data.query_images)
-        self.stored = F.normalize(queries, dim=1)
         labels = self._encode_split(self.data.label_tokens, self.data.label_images)
+        if self.model.centred:
+            # As in a batch: as many queries as labels, about. The stored centre is zero until here.
+            used = queries[torch.from_numpy(self.data.rows)]
+            centre = (used.mean(dim=0) + labels.mean(dim=0)) / 2
+            self.model.centre.copy_(centre)
+            queries, labels = queries - centre, labels - centre
+        self.stored = F.normalize(queries, dim=1)
         if self.stored_only:
             self.label_u, self.query_u = labels, queries
-        if self.prime:
+        if self.has_z:
             unit = F.normalize(labels, dim=1)
             n_free = self.model.prototypes.free.num_embeddings
             clusters = balanced_groups(unit, n_free, int(generator(self.seed, CLUSTER).integers(2**31)))
             self.model.cluster.copy_(torch.from_numpy(clusters))
-            if self.config.prototype.init == "label-mean":
-                with torch.no_grad():
+            with torch.no_grad():
+                if self.config.prototype.init == "label-mean":
                     self.model.prototypes.free.weight.copy_(group_means(unit, clusters, n_free))
+                elif self.config.prototype.init == "zeros":
+                    self.model.prototypes.free.weight.zero_()
+        if self.prime:
             self.refresh_centroids()
 
     def _encode_split(self, tokens: Ragged, images: Ragged | None) -> Tensor:
-        return encode_items(self.model, tokens, images, self.gather, lambda: autocast(self.precision, self.device))
+        return encode_items(
+            self.model,
+            tokens,
+            images,
+            self.gather,
+            lambda: autocast(self.precision, self.device),
+            prompt=self.data.prompt,
+        )
 
     def refresh_centroids(self) -> None:
         """Set each label's centroid to the mean of its training queries' stored vectors (no moving average)."""
@@ -167,6 +183,7 @@ class Trainer:
                     self.seconds += time.perf_counter() - clock
                     self._save()
                     saved, clock = time.monotonic(), time.perf_counter()
+            self.model.refresh_centre()
             if self.prime:
                 self.refresh_centroids()
             self.seconds += time.perf_counter() - clock
@@ -191,12 +208,14 @@ class Trainer:
         queries, texts = F.normalize(u_queries.float(), dim=1), F.normalize(u_labels.float(), dim=1)
         labels = torch.from_numpy(batch.labels).to(self.device)
         with autocast(self.precision, self.device):
-            prototypes = self.model.prototype(u_labels, labels) if self.prime else None
+            prototypes = self.model.prototype(u_labels, labels) if self.has_z else None
         n, m = len(batch.queries), len(batch.labels)
         is_positive = torch.zeros(n, m, dtype=torch.bool)
         is_positive[batch.pairs[:, 0], batch.pairs[:, 1]] = True
         drawn = (torch.from_numpy(x).to(self.device) for x in (batch.drawn_label, batch.drawn_query))
-        loss, terms = total_loss(queries, texts, prototypes, is_positive.to(self.device), *drawn, self.config.loss)
+        loss, terms = total_loss(
+            queries, texts, prototypes, is_positive.to(self.device), *drawn, self.config.loss, self.config.method
+        )
         self.optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:
             self.scaler.scale(loss).backward()
@@ -236,7 +255,11 @@ class Trainer:
             **self.diagnose(),
         }
         if diagnostics.is_collapsed(
-            means["loss"], report["cosine_queries"], report.get("cosine_prototypes", 1.0), self.config.loss, self.prime
+            means["loss"],
+            report["cosine_queries"],
+            report.get("cosine_prototypes", report["cosine_u"]),
+            self.config.loss,
+            self.prime,
         ):
             self.warn(
                 f"epoch {self.epoch}: the run has collapsed: loss {means['loss']:.3f} is that of equal similarities and "
@@ -251,7 +274,7 @@ class Trainer:
         label_u = (
             self.label_u if self.stored_only else self._encode_split(self.data.label_tokens, self.data.label_images)
         )
-        label_z = all_prototypes(self.model, label_u) if self.prime else None
+        label_z = all_prototypes(self.model, label_u) if self.has_z else None
         held = self.validation_rows
         if self.stored_only:
             validation = F.normalize(self.query_u[torch.from_numpy(held)], dim=1)
@@ -268,7 +291,7 @@ class Trainer:
 
     def _save(self) -> None:
         state = {
-            "model": self.model.state_dict(),
+            "model": self.model.learned_state(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "stored": self.stored,
@@ -284,7 +307,7 @@ class Trainer:
         save_checkpoint(self.checkpoint_dir, self.identity, state)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        self.model.load_learned_state(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.stored, self.sums, self.seconds = state["stored"], state["sums"], state["seconds"]

@@ -8,7 +8,8 @@ the hardest non-positives ``n``:
     weight = softmax(s_n / temperature) over the negatives with hinge > 0      (no gradient, docs/deviations.md D3)
     loss   = mean over rows of  sum over negatives of  weight * hinge
 
-The total is ``L(q,u) + L(q,z) + L(u,q) + regulariser * R``: text vectors ``u``, prototypes ``z``.
+The total is ``L(q,u) + L(q,z) + L(u,q) + regulariser * R`` in PRIME (text vectors ``u``, prototypes ``z``), ``L(q,u)`` in
+NGAME and ``L(q,z)`` in DEXA.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vixml.config.run import Loss
+from vixml.config.run import Loss, Method
 
 
 @dataclass(frozen=True)
@@ -107,32 +108,34 @@ def total_loss(
     drawn_label: Tensor,
     drawn_query: Tensor,
     config: Loss,
+    method: Method = "PRIME",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of a batch and its terms.
 
     Args:
         queries: (n, dim) float32 unit rows.
         texts: (m, dim) float32 unit rows, text vectors ``u`` of the batch's distinct labels.
-        prototypes: (m, dim) float32 unit rows ``z``, or None for methods without a prototype network.
+        prototypes: (m, dim) float32 unit rows ``z``, or None for NGAME.
         is_positive: (n, m) bool.
         drawn_label: (n,) int64, the positive label drawn for each query.
         drawn_query: (m,) int64, the positive query drawn for each label.
         config: margins, temperature, weights.
+        method: whose loss.
 
     Returns:
-        The total (a scalar) and its terms by name: ``q_u``, ``q_z``, ``u_q``, ``reg`` (unweighted).
+        The total (a scalar) and its terms by name: ``q_u``, ``q_z``, ``u_q``, ``reg`` (unweighted), as far as the method
+        has them.
     """
+    if method in ("NGAME", "DEXA"):
+        name, labels = ("q_u", texts) if method == "NGAME" else ("q_z", prototypes)
+        term = triplet_loss(mine(queries @ labels.T, is_positive, drawn_label, config.negatives), config)
+        return term, {name: term}
     scores_u = queries @ texts.T
     by_query = mine(scores_u, is_positive, drawn_label, config.negatives)
     by_label = mine(scores_u.T, is_positive.T, drawn_query, config.negatives)
     terms = {"q_u": triplet_loss(by_query, config), "u_q": triplet_loss(by_label, config)}
-    total = terms["q_u"]
-    if prototypes is not None:
-        scores_z = queries @ prototypes.T
-        terms["q_z"] = triplet_loss(mine(scores_z, is_positive, drawn_label, config.negatives), config)
-        z_positive = scores_z.gather(1, drawn_label[:, None])[:, 0]
-        terms["reg"] = regulariser(
-            by_query, z_positive, scores_z.gather(1, by_query.columns), config.regulariser_margin
-        )
-        total = total + terms["q_z"] + terms["u_q"] + config.regulariser * terms["reg"]
-    return total, terms
+    scores_z = queries @ prototypes.T
+    terms["q_z"] = triplet_loss(mine(scores_z, is_positive, drawn_label, config.negatives), config)
+    z_positive = scores_z.gather(1, drawn_label[:, None])[:, 0]
+    terms["reg"] = regulariser(by_query, z_positive, scores_z.gather(1, by_query.columns), config.regulariser_margin)
+    return terms["q_u"] + terms["q_z"] + terms["u_q"] + config.regulariser * terms["reg"], terms

@@ -10,19 +10,22 @@ from safetensors.torch import load_file, save
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import write_bytes
+from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
 from vixml.training.batches import INIT, generator
 
 
-def build_model(config: RunConfig, model_dir: Path, n_labels: int, image_dim: int | None, seed: int) -> Siamese:
+def build_model(
+    config: RunConfig, model_dir: Path, n_labels: int, image_dim: int | None, seed: int, prompt: Prompt | None = None
+) -> Siamese:
     """Return the run's model; parts without pretrained weights are drawn from the seed."""
     torch.manual_seed(int(generator(seed, INIT, 0).integers(2**31)))
-    return Siamese(config, model_dir, n_labels, image_dim)
+    return Siamese(config, model_dir, n_labels, image_dim, prompt)
 
 
 def save_model(folder: Path, model: Siamese) -> None:
-    """Write ``model.safetensors``: every tensor of the model, so that the folder needs no other."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.state_dict().items())}
+    """Write ``model.safetensors``: every tensor that the language model's own folder does not hold."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.learned_state().items())}
     write_bytes(folder / "model.safetensors", save(tensors))
 
 
@@ -33,7 +36,7 @@ def load_model(folder: Path, model: Siamese) -> None:
         VixmlError: the folder holds another model.
     """
     tensors = load_file(folder / "model.safetensors")
-    own = model.state_dict()
+    own = model.learned_state()
     for name in sorted(own.keys() | tensors.keys()):
         found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
         expected = tuple(own[name].shape) if name in own else "no such tensor"
@@ -45,4 +48,4 @@ def load_model(folder: Path, model: Siamese) -> None:
                 expected=expected,
                 hint="train the run again, or pass the folder of this run",
             )
-    model.load_state_dict(tensors)
+    model.load_learned_state(tensors)

@@ -14,20 +14,15 @@ from vixml.models.siamese import Siamese
 def parameter_groups(model: Siamese, config: OptimizerConfig) -> list[dict]:
     """Return AdamW's groups: language model or new parts, with or without weight decay.
 
-    Biases, norms and free vectors are not decayed. Parameters without a gradient (a frozen encoder) are left out.
+    Biases, norms (all that is one-dimensional) and free vectors are not decayed. Parameters without a gradient (a frozen
+    encoder, all but the adapters) are left out.
     """
-    norms = {
-        f"{name}.{part}" if name else part
-        for name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm)
-        for part, _ in module.named_parameters(recurse=False)
-    }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_new = not name.startswith("backbone.")
-        plain = name.endswith("bias") or name in norms or name == "prototypes.free.weight"
+        plain = parameter.ndim < 2 or name == "prototypes.free.weight"
         groups.setdefault((is_new, plain), []).append(parameter)
     return [
         {

@@ -68,6 +68,7 @@ def train(
     resolved = {"dataset": dataset, "run": run, "seed": seed, **config.model_dump()}
     with stage(out, "train", config=resolved, inputs=inputs.named(), facts=facts) as work:
         precision = choose_precision(config.training.precision, device)
+        config = config.at_precision(precision)
         data = open_inputs(inputs, config, seed)
         held = validation_rows(data.corpus.n("train"), config.training.validation)
         rows = np.setdiff1d(np.arange(data.corpus.n("train")), held)
@@ -77,9 +78,12 @@ def train(
         if config.training.positives == "inverse-propensity":
             weights = inverse_propensity(truth.counts(), len(truth), propensity.a, propensity.b)
         training_set = TrainingSet(
-            data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth, rows, weights
+            data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth, rows, weights,
+            data.prompts["train"],
+        )  # fmt: skip
+        model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"]).to(
+            device
         )
-        model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, seed).to(device)
         checkpoint = out.parent / "checkpoint"
         name, epochs = f"{run} seed {seed}", config.training.epochs
         with bar(name, len(rows) * epochs) as advance:

@@ -1,0 +1,115 @@
+"""Attention over packed sequences, registered as one of transformers' attention kernels.
+
+Sequences of one length are a dense block, so nothing is padded and only a decoder's direction needs a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+
+PACKED = "vixml_packed"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    blocks: Sequence[tuple[int, int, int]],
+    prefix: int = 0,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each packed sequence.
+
+    Args:
+        module: the attention layer; its ``is_causal`` decides the direction.
+        query: (1, heads, n_tokens, head_dim); key and value may have fewer heads (grouped queries).
+        key: (1, kv_heads, n_tokens, head_dim).
+        value: (1, kv_heads, n_tokens, head_dim).
+        attention_mask: ignored, there is nothing to mask.
+        blocks: ``(first place, sequences, length)`` of each group of equally long sequences.
+        prefix: places at the head of the stream that every sequence looks back at (causal only).
+        dropout: probability of dropping an attention weight.
+        scaling: factor on the scores; None means ``head_dim ** -0.5``.
+
+    Returns:
+        (1, n_tokens, heads, head_dim), and None for the weights.
+    """
+    causal = is_causal(module)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # Split, not slice: the gradient of a split is one concatenation, that of slices a sum of zero-filled streams.
+    sizes = [prefix] * bool(prefix) + [count * length for _, count, length in blocks]
+    streams = [x[0].split(sizes, dim=1) for x in (query, key, value)]
+    pieces = []
+    if prefix:
+        q, k, v = (parts[0].unsqueeze(0) for parts in streams)
+        head_k, head_v = k, v
+        pieces.append(attend(q, k, v, causal=True, scale=scale, dropout=dropout).transpose(1, 2).flatten(0, 1))
+        streams = [parts[1:] for parts in streams]
+    for (_, count, length), *parts in zip(blocks, *streams, strict=True):
+        q, k, v = (part.unflatten(1, (count, length)).transpose(0, 1) for part in parts)
+        if prefix:
+            # Each sequence sees the whole prefix, and of itself what stands before.
+            k = torch.cat([head_k.expand(count, -1, -1, -1), k], dim=2)
+            v = torch.cat([head_v.expand(count, -1, -1, -1), v], dim=2)
+        if k.shape[2] == 1:
+            # One token attends to itself alone with weight 1, whatever the scores.
+            out = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+        else:
+            out = attend(q, k, v, causal=causal, scale=scale, dropout=dropout)
+        pieces.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(pieces).unsqueeze(0), None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropout: float = 0.0) -> Tensor:
+    """Attend densely.
+
+    PyTorch's fused kernel everywhere but where a processor has to differentiate: there its backward pass takes 2 to 12
+    times as long as plain matrix products on short sequences (benchmarks/attention.py).
+
+    Args:
+        q: (n, heads, length, head_dim).
+        k: (n, kv_heads, places, head_dim), ``places >= length``: the last ``length`` places are those of the queries.
+        v: likewise.
+        causal: whether a query sees only the places up to its own.
+        scale: factor on the scores.
+        dropout: probability of dropping a weight.
+
+    Returns:
+        (n, heads, length, head_dim).
+    """
+    (n, heads, length, dim), kv_heads, places = q.shape, k.shape[1], k.shape[2]
+    mask = None
+    if causal and length > 1:
+        mask = torch.ones(length, places, dtype=torch.bool, device=q.device).tril(places - length)
+    if q.device.type != "cpu" or not torch.is_grad_enabled():
+        square = mask is not None and length == places
+        return F.scaled_dot_product_attention(
+            q, k, v, None if square else mask, dropout, is_causal=square, scale=scale, enable_gqa=heads != kv_heads
+        )
+    # Heads that share a key are rows of one product.
+    rows = (q * scale).reshape(n, kv_heads, -1, dim)
+    scores = (rows @ k.transpose(-1, -2)).view(n, kv_heads, -1, length, places).float()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = F.dropout(torch.softmax(scores, dim=-1), dropout).to(v.dtype)
+    return (weights.view(n, kv_heads, -1, places) @ v).view(n, heads, length, dim)
+
+
+def is_causal(module: nn.Module) -> bool:
+    """Return whether an attention layer looks back only."""
+    return bool(getattr(module, "is_causal", False))
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, lambda *_, **__: None)

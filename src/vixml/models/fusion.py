@@ -1,0 +1,47 @@
+"""Late fusion: a text vector and image vectors, each encoded alone, then joined by self-attention (MUFIN; docs/deviations.md D20)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vixml.config.run import LateFusion as Settings
+
+
+class LateFusion(nn.Module):
+    """One post-norm transformer layer over ``[text; image 1; image 2; ...]`` of an item, mean-pooled.
+
+    Args:
+        dim: length of the vectors.
+        settings: heads, width, dropout.
+    """
+
+    def __init__(self, dim: int, settings: Settings) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(
+            dim, settings.heads, settings.feedforward, settings.dropout, activation="gelu", batch_first=True
+        )
+
+    def forward(self, text: Tensor, images: Tensor, items: Tensor) -> Tensor:
+        """Fuse every item's vectors.
+
+        Items with equally many images are one block, so that an absent image is nowhere and nothing is masked.
+
+        Args:
+            text: (n, dim) text vectors, not normalised.
+            images: (n_images, dim) projected image vectors, item by item.
+            items: (n_images,) int64, the item of each image, ascending.
+
+        Returns:
+            (n, dim) float32, not normalised.
+        """
+        counts = torch.bincount(items, minlength=len(text))
+        starts = counts.cumsum(0) - counts
+        order, out = [], []
+        for count in counts.unique().tolist():
+            rows = (counts == count).nonzero().flatten()
+            places = starts[rows, None] + torch.arange(count, device=rows.device)
+            tokens = torch.cat([text[rows, None], images[places]], dim=1)
+            out.append(self.layer(tokens).mean(dim=1, dtype=torch.float32))
+            order.append(rows)
+        return torch.cat(out)[torch.cat(order).argsort()]
