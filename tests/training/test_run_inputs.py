@@ -46,6 +46,48 @@ def test_images_without_a_bank_are_an_error(task):
         open_inputs(RunInputs(task.corpus, task.tokens, None, task.model_dir), planted.make_config(), 0)
 
 
+def test_more_images_than_there_are_is_an_error(task):
+    with pytest.raises(VixmlError, match="more images an item") as caught:
+        open_inputs(task, planted.make_config(images={"per_item": 4}), 0)
+    assert caught.value.found == 4 and "at most 3" in caught.value.expected
+
+
+def test_a_bank_of_another_vision_encoder_is_an_error(task):
+    with pytest.raises(VixmlError, match="another vision encoder") as caught:
+        open_inputs(task, planted.make_config(images={"vision": "siglip2"}), 0)
+    assert f"vectors of length {planted.IMAGE_DIM}" in caught.value.found
+
+
+def test_a_bank_of_another_dimension_does_not_fit_a_trained_model(task, tmp_path):
+    config = planted.make_config(training={"epochs": 0})
+    train("planted", "run", 0, config, Propensity(), task, tmp_path / "model", CPU)
+    wider = build_model(config, task.model_dir, planted.WORDS * planted.KINDS, planted.IMAGE_DIM + 1, 0)
+    with pytest.raises(VixmlError, match="belong to another model") as caught:
+        load_model(tmp_path / "model", wider)
+    assert "projection.weight" in str(caught.value.where) and caught.value.found == (32, planted.IMAGE_DIM)
+
+
+def test_prompts_follow_the_template_and_the_tokens(decoder_task):
+    config = planted.make_config(encoder={"template": "{text}{images}{eos}"})
+    prompt = open_inputs(decoder_task, config, 0).prompts["train"]
+    assert prompt.pieces == ((planted.START,), "text", "images", (planted.END,)) and prompt.causal and not prompt.late
+    late = planted.make_config(encoder={"template": "{text}{eos}"}, images={"fusion": "late"})
+    assert open_inputs(decoder_task, late, 0).prompts["label"].late
+
+
+def test_labels_may_have_a_prompt_of_their_own(decoder_task):
+    config = planted.make_config(
+        modality="text",
+        method="none",
+        encoder={"template": "{text}{eos}", "label_template": "{text}"},
+        training={"epochs": 0},
+        inference={"labels_as": "u"},
+    )
+    prompts = open_inputs(decoder_task, config, 0).prompts
+    assert prompts["test"].pieces == ((planted.START,), "text", (planted.END,))
+    assert prompts["label"].pieces == ((planted.START,), "text")
+
+
 def test_tokens_of_another_corpus_are_an_error(task, tmp_path):
     for split in ("train", "test", "label"):
         tokens = Ragged.load(task.tokens / split)

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from vixml.config.run import Encoder
 from vixml.errors import VixmlError
 from vixml.models.adapters import add_adapters, use_fused_kernels
+from vixml.models.architecture import without_pooler
 from vixml.models.attention import PACKED, is_causal
 
 transformers_logging.disable_progress_bar()  # a stage draws its own
@@ -50,12 +51,12 @@ class Backbone(nn.Module):
                 hint="run vixml prepare-model; snakemake does so by itself",
             )
         config = _settings(AutoConfig.from_pretrained(model_dir), encoder, model_dir)
-        # BERT's pooler belongs to next-sentence prediction; mean pooling leaves it without a gradient.
-        extra = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta"} else {}
         held = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
         level = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # layers that are left out are no surprise
-        network = AutoModel.from_pretrained(model_dir, config=config, attn_implementation=PACKED, dtype=held, **extra)
+        network = AutoModel.from_pretrained(
+            model_dir, config=config, attn_implementation=PACKED, dtype=held, **without_pooler(config)
+        )
         transformers_logging.set_verbosity(level)
         self.dim = network.config.hidden_size
         self.max_positions = _longest(network.config)

@@ -227,11 +227,12 @@ def _check_shapes(
     import torch
     from transformers import AutoConfig, AutoModel
 
+    from vixml.models.architecture import without_pooler
+
     try:
         settings = AutoConfig.for_model(**{k: v for k, v in config.items() if k != "transformers_version"})
-        extra = {"add_pooling_layer": False} if settings.model_type in {"bert", "roberta"} else {}
         with torch.device("meta"):
-            model = AutoModel.from_config(settings, **extra)
+            model = AutoModel.from_config(settings, **without_pooler(settings))
     except (ValueError, TypeError, KeyError) as error:
         raise _unknown_architecture(folder, config, error) from error
     shapes = {key: value["shape"] for header in headers.values() for key, value in header.items()}

@@ -150,9 +150,11 @@ def _save(work: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], wh
     from safetensors.torch import save
     from transformers import AutoConfig, AutoModel
 
+    from vixml.models.architecture import without_pooler
+
     settings = AutoConfig.for_model(**{k: v for k, v in config.items() if k != "transformers_version"})
     with torch.device("meta"):
-        model = AutoModel.from_config(settings, **_without_pooler(settings))
+        model = AutoModel.from_config(settings, **without_pooler(settings))
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
     extra = ("pooler.", "embeddings.position_ids")  # in many exports, unused by a mean-pooled encoder
     tensors = {name: array for name, array in tensors.items() if not name.startswith(extra)}
@@ -170,10 +172,6 @@ def _save(work: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], wh
     write_json(work / "config.json", settings.to_diff_dict())
     arrays = {n: torch.from_numpy(np.array(a, dtype=np.float32, order="C")) for n, a in sorted(tensors.items())}
     write_bytes(work / "model.safetensors", save(arrays, metadata={"format": "pt"}))
-
-
-def _without_pooler(settings: Any) -> dict[str, bool]:
-    return {"add_pooling_layer": False} if settings.model_type in {"bert", "roberta"} else {}
 
 
 def _copy_tokenizer(archive: Archive, folder: str, work: Path) -> None:
