@@ -142,12 +142,16 @@ def summary(
         Path | None, typer.Option(help="Read the numbers from this file (--write-reference) and not from results.")
     ] = None,
     tables: Annotated[list[str] | None, typer.Option(help="Tables whose measured rows are shown.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Show the rows of this file of config/summaries instead, e.g. methods.")
+    ] = None,
     write_reference: Annotated[
         Path | None, typer.Option(help="Keep the numbers in this file, with their origin.")
     ] = None,
     readme: Annotated[
-        Path | None, typer.Option(help="Write the table between the markers results:begin and results:end.")
+        Path | None, typer.Option(help="Write the table into this page, between the markers PLACE:begin and PLACE:end.")
     ] = None,
+    place: Annotated[str, typer.Option(help="Which markers of --readme.")] = "results",
     check: Annotated[bool, typer.Option(help="Change nothing; fail if --readme is out of date.")] = False,
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
@@ -163,4 +167,7 @@ def summary(
     from vixml.reproduce.summary import summary as run
 
     tables = tables or ["table1", "table3"]
-    run(results, score, reference, tables, config_dir, write_reference=write_reference, readme=readme, check=check)
+    run(
+        results, score, reference, tables, config_dir, layout=layout, write_reference=write_reference, readme=readme,
+        place=place, check=check,
+    )  # fmt: skip

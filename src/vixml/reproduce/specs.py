@@ -124,6 +124,11 @@ def load_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec]
     return [_load(TableSpec, config_dir, "tables", name) for name in names]
 
 
+def load_summary(config_dir: Path | str, name: str) -> TableSpec:
+    """Read the layout of a page's table, with rows of ours only (`config/summaries`)."""
+    return _load(TableSpec, config_dir, "summaries", name)
+
+
 def load_figures(config_dir: Path | str, names: Sequence[str]) -> list[FigureSpec]:
     """Read the figures named, in that order."""
     return [_load(FigureSpec, config_dir, "figures", name) for name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from vixml.files import read_json, write_json, write_text
 from vixml.reproduce.grid import Sources, Table, build_tables
 from vixml.reproduce.render import NOT_RUN, duration
 from vixml.reproduce.results import Results, find, load
-from vixml.reproduce.specs import load_tables
+from vixml.reproduce.specs import load_summary, load_tables
+from vixml.reproduce.verdicts import MIN_SEEDS, t_quantile
 
 SCHEMA_VERSION = 1
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+PLACE = "results"  # the default place of a page's table
 
 
 def summarise(tables: Sequence[Table], results: Results) -> dict[str, Any]:
@@ -114,16 +116,26 @@ def number(row: dict[str, Any], metric: str) -> str:
     return f"{value['mean']:.2f}" + ("" if value["sd"] is None else f" ± {value['sd']:.2f}")
 
 
+def interval(row: dict[str, Any], metric: str) -> str:
+    """Print the 95 % t interval of a mean over seeds; a dash below three seeds."""
+    value = row["metrics"].get(metric)
+    if value is None or value["sd"] is None or row["n"] < MIN_SEEDS:
+        return "–"
+    half = t_quantile(row["n"] - 1) * value["sd"] / math.sqrt(row["n"])
+    return f"{value['mean'] - half:.1f} to {value['mean'] + half:.1f}"
+
+
 def readme_table(summary: dict[str, Any]) -> str:
-    """Return the measured rows as Markdown, with n, sd and their origin below."""
+    """Return the measured rows as Markdown, with n, sd, the first metric's 95 % interval, and their origin below."""
     metrics = summary["metrics"]
     out, block = [], None
     for row in summary["rows"]:
         if row["block"] != block:
             block = row["block"]
-            head = [block, *metrics, "training", "seeds"]
-            out += ["", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(metrics) + 2)]
-        cells = [row["label"], *(number(row, m) for m in metrics), duration(row["hours"]), str(row["n"])]
+            head = [block, *metrics, f"95 % of {metrics[0]}", "training", "seeds"]
+            out += ["", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(metrics) + 3)]
+        cells = [row["label"], *(number(row, m) for m in metrics), interval(row, metrics[0])]
+        cells += [duration(row["hours"]), str(row["n"])]
         out.append("| " + " | ".join(cells) + " |")
     return "\n".join([*out[1:], "", origin_sentence(summary)]) + "\n"
 
@@ -143,21 +155,22 @@ def origin_sentence(summary: dict[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def fill_readme(text: str, table: str, where: object) -> str:
-    """Return ``text`` with what stands between the markers replaced by ``table``.
+def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str:
+    """Return ``text`` with what stands between the markers of ``place`` replaced by ``table``.
 
     Raises:
         VixmlError: a marker that is missing, or stands more than once.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+    begin, end = (f"<!-- {place}:{side} -->" for side in ("begin", "end"))
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise VixmlError(
             "no place for the results table",
             where=where,
-            expected=f"one line {BEGIN} and below it one line {END}",
+            expected=f"one line {begin} and below it one line {end}",
             hint="add both lines where the table is to stand",
         )
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}"
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
 
 
 def print_summary(summary: dict[str, Any], results_dir: Path | None = None) -> None:
@@ -197,8 +210,10 @@ def summary(
     tables: Sequence[str],
     config_dir: Path,
     *,
+    layout: str | None = None,
     write_reference: Path | None = None,
     readme: Path | None = None,
+    place: str = PLACE,
     check: bool = False,
 ) -> None:
     """Do what the verb ``summary`` offers.
@@ -212,12 +227,13 @@ def summary(
         results = load(scores or find(results_dir))
         if not results:
             raise VixmlError("no finished scores", where=results_dir, hint="run the workflow first: make demo")
-        found = summarise(build_tables(load_tables(config_dir, tables), Sources.load(config_dir, results)), results)
+        shapes = [load_summary(config_dir, layout)] if layout else load_tables(config_dir, tables)
+        found = summarise(build_tables(shapes, Sources.load(config_dir, results)), results)
     if write_reference is not None and not check:
         write_json(write_reference, found)
     if readme is not None:
         text = readme.read_text(encoding="utf-8")
-        wanted = fill_readme(text, readme_table(found), readme)
+        wanted = fill_readme(text, readme_table(found), readme, place)
         if check and wanted != text:
             raise VixmlError(
                 "the results table of a page is out of date",
