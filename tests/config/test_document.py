@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMA_OF = {
     "runs": "runs",
     "tables": "tables",
+    "summaries": "tables",
     "figures": "figures",
     "datasets.yaml": "datasets",
     "models.yaml": "models",

@@ -35,7 +35,10 @@ def test_reference_and_results_give_the_same_table(config_dir, results, referenc
     summary(results, None, None, TABLES, config_dir, readme=readme)
     first = readme.read_text()
     summary(tmp_path / "none", None, reference, TABLES, config_dir, readme=readme, check=True)
-    assert "| MiniLM-L3 | 49.97 ± 0.50 | 35.00 ± 0.00 | 30.00 ± 0.00 | 80.00 ± 0.00 | 48.7 to 51.2 | 3.1 min | 3 |" in first
+    assert (
+        "| MiniLM-L3 | 49.97 ± 0.50 | 35.00 ± 0.00 | 30.00 ± 0.00 | 80.00 ± 0.00 | 48.7 to 51.2 | 3.1 min | 3 |"
+        in first
+    )
     assert "Stand-in data" in first and "commit c0ffee000000" in first and "30 test queries" in first
     assert first.startswith("# Title\n") and first.endswith(f"{END}\n\nafter\n")
 

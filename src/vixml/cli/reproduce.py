@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vixml.cli import plan
+
 SCORE = typer.Option(
     help="A score folder to read, results/runs/DATASET/RUN/seedN/test/score; once for each. What is not named is not "
     "read, and its rows say 'not run'."
@@ -22,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("make-report")(make_report)
     app.command("make-tuning")(make_tuning)
     app.command("summary")(summary)
+    plan.register(app)
 
 
 def make_tables(

@@ -1,0 +1,100 @@
+"""Times that are known, beside what the model of costs predicts for them (docs/cost.md). No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vixml.config.load import load_runs, load_world
+from vixml.config.run import RunConfig
+from vixml.errors import VixmlError
+from vixml.files import read_json
+from vixml.reproduce.assumptions import HARDWARE, VISION
+from vixml.reproduce.claims import read_csv
+from vixml.reproduce.cost import train_cost
+from vixml.reproduce.job import Job
+from vixml.reproduce.summary import load_reference
+
+# Times that the paper states (config/reported/other_facts.csv) -> our run.
+STATED = {
+    "ViXML DistilBERT (PRIME), LF-AmazonTitles-1.3M, without image embedding": ("LF-AmazonTitles-1.3M", "vixml-distilbert"),
+    "ViXML Qwen2.5-3B-Instruct, LF-AmazonTitles-1.3M": ("LF-AmazonTitles-1.3M", "vixml-qwen2.5-3b"),
+    "x axis TT (hours)": ("LF-AmazonTitles-131K", "vixml-qwen2.5-7b"),  # the longest run that it draws
+    "BERT text-only, length 32": ("LF-AmazonTitles-131K", "text-bert"),
+    "BERT ViXML": ("LF-AmazonTitles-131K", "vixml-bert"),
+    "Qwen2.5-3B-I text-only": ("LF-AmazonTitles-131K", "text-qwen2.5-3b"),
+    "Qwen2.5-3B-I ViXML": ("LF-AmazonTitles-131K", "vixml-qwen2.5-3b"),
+}  # fmt: skip
+BENCHMARK = Path("benchmarks/results/training_step-2threads.json")
+REFERENCE = Path("results/reference/picto-summary.json")
+
+
+def sustained_here(config_dir: Path | str, benchmark: Path, way: str = "ours, bf16") -> dict[str, float]:
+    """Return the operations a second and thread that the benchmark of a training step sustained, by case.
+
+    Samples a second times the operations that this model counts for a sample, of the benchmark's own configuration.
+    """
+    world, measured = load_world(config_dir), read_json(benchmark)
+    found = {}
+    for case, modality in (("text", "text"), ("images", "text+image")):
+        config = RunConfig.model_validate(
+            {
+                "modality": modality,
+                "prototype": {"free_vectors": 2048},
+                "mining": None,
+                "training": {"batch_size": measured["batch_size"], "epochs": 1},
+            }
+        )
+        job = Job.of(world, "picto", config)
+        speed = measured["cases"][case]["samples_per_second"][way]["median"]
+        found[case] = speed * job.step_flop / job.trained_queries / measured["machine"]["threads"]
+    return found
+
+
+def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, str, float]]:
+    """Return (what, where, known, predicted, predicted / known) of every time that is known.
+
+    The paper's training times are compared with the whole stage; ours leave out set-up and diagnostics, and so does their
+    prediction. A latency is compared with one forward pass.
+    """
+    world, runs, gpu = load_world(config_dir), load_runs(config_dir), HARDWARE["gpu"]
+
+    def job(dataset: str, run: str) -> Job:
+        return Job.of(world, dataset, runs[dataset, run])
+
+    found = []
+    for _, line in read_csv(Path(config_dir) / "reported" / "other_facts.csv"):
+        topic, item, value = line["topic"], line["item"], line["value"]
+        if (topic, line["unit"]) in {("training time", "h"), ("Figure 2", "h")}:
+            dataset, run = _stated(item)
+            published = float(value.split()[-1])
+            predicted = train_cost(job(dataset, run), gpu).hours
+            where = "paper, end of Figure 2's axis" if topic == "Figure 2" else "paper"
+            found.append((f"{run}, {dataset}", where, published, predicted, "h"))
+        elif topic == "latency per query":
+            dataset, run = _stated(item)
+            one = job(dataset, run)
+            speed = gpu.decoder if one.causal else gpu.encoder
+            found.append((f"a query, {run}", "paper", float(value), one.encode(one.query) / speed * 1e3, "ms"))
+        elif topic == "latency per image":
+            found.append(
+                ("a picture, siglip2", "paper", float(value), VISION["siglip2"].flop / gpu.encoder * 1e3, "ms")
+            )
+    for line in load_reference(reference)["rows"]:
+        if line["hours"]:
+            predicted = job(line["dataset"], line["run"]).step_flop / HARDWARE["cpu"].encoder / 60
+            found.append((f"{line['run']}, {line['dataset']}", "here, one core", line["hours"] * 60, predicted, "min"))
+    return [
+        (what, where, f"{value:.3g} {unit}", f"{predicted:.3g} {unit}", predicted / value)
+        for what, where, value, predicted, unit in found
+    ]
+
+
+def _stated(item: str) -> tuple[str, str]:
+    if item not in STATED:
+        raise VixmlError(
+            "a published time that no run stands for",
+            where="config/reported/other_facts.csv",
+            found=item,
+            hint="name its run in STATED of src/vixml/reproduce/known_times.py",
+        )
+    return STATED[item]
