@@ -189,7 +189,8 @@ def register_real(config_dir: Path, stand_in: bool = False, vision_stand_in: boo
     """Register the paper's dataset, with and without its own vision encoder."""
     path = config_dir / "datasets.yaml"
     entry = (
-        f"  LF-AmazonTitles-131K: {{title: LF-AmazonTitles-131K, builder: picto, stand_in: {str(stand_in).lower()}}}\n"
+        f"  LF-AmazonTitles-131K: {{title: LF-AmazonTitles-131K, builder: picto, stand_in: {str(stand_in).lower()},"
+        " expect: {n_train: 294805, n_test: 134835, n_labels: 131073}}\n"
     )
     path.write_text(path.read_text().rstrip("\n") + "\n" + entry)
     (config_dir / "runs" / "real.yaml").write_text(

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vixml.errors import VixmlError
+from vixml.reproduce.assumptions import HARDWARE
 from vixml.reproduce.claims import Claim, TrainingRun, load_claims, load_training_runs
-from vixml.reproduce.cost import load_train_sizes, predict
+from vixml.reproduce.cost import load_train_sizes, predict, predict_run
 from vixml.reproduce.registry import Registry
 from vixml.reproduce.results import Result, Results, hours_over_seeds, metric_over_seeds
 from vixml.reproduce.specs import MeasuredBlock, Row, TableSpec
@@ -185,7 +186,6 @@ def _published_cell(
 ) -> Cell:
     registry = sources.registry
     ours = metric_over_seeds(results, metric)
-    run = sources.runs.get(claim.run) if claim.run else None
     verdict = judge(
         ours,
         claim.value,
@@ -193,9 +193,20 @@ def _published_cell(
         stand_in=registry.stand_in(dataset, row.run) if row.run else None,
         blocked=registry.blocked(dataset, row.run),
         not_comparable="the paper quotes this number from others" if claim.quoted else None,
-        cost=str(predict(run, claim.row["params"], sources.sizes)) if run else "",
+        cost=_cost(claim, row, dataset, sources),
     )
     return Cell(metric, claim, ours, verdict)
+
+
+def _cost(claim: Claim, row: Row, dataset: str, sources: Sources) -> str:
+    """Return what a row would cost: of our run if there is one, else of the paper's as its table describes it."""
+    registry = sources.registry
+    entry = registry.world.datasets.get(dataset)
+    config = registry.runs.get((dataset, row.run)) if row.run else None
+    if entry is not None and entry.expect is not None and config is not None and config.needs_encoder:
+        return str(predict_run(registry.world, dataset, config, HARDWARE["gpu"]))
+    run = sources.runs.get(claim.run) if claim.run else None
+    return str(predict(run, claim.row["params"], sources.sizes)) if run else ""
 
 
 def _measured_section(spec: TableSpec, block: MeasuredBlock, sources: Sources) -> Section:

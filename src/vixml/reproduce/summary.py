@@ -181,7 +181,8 @@ def print_summary(summary: dict[str, Any], results_dir: Path | None = None) -> N
 
     console = Console(highlight=False)
     block, table = None, None
-    for row in summary["rows"]:
+    run = [row for row in summary["rows"] if row["n"]]
+    for row in run:
         if row["block"] != block:
             if table is not None:
                 console.print(table)
@@ -190,12 +191,13 @@ def print_summary(summary: dict[str, Any], results_dir: Path | None = None) -> N
             table.add_column("run", min_width=18, overflow="fold")
             for metric in [*summary["metrics"], "time", "n"]:
                 table.add_column(metric, justify="right", no_wrap=True)
-        style = "" if row["n"] else "dim"
         # Without blanks around ±, four metrics fit on a terminal of 80 columns.
         cells = [number(row, metric).replace(" ± ", "±") for metric in summary["metrics"]]
-        table.add_row(row["label"], *cells, duration(row["hours"]), str(row["n"]), style=style)
+        table.add_row(row["label"], *cells, duration(row["hours"]), str(row["n"]))
     if table is not None:
         console.print(table)
+    if left := len(summary["rows"]) - len(run):
+        console.print(f"{left} more rows of these tables were not run by this configuration.")
     console.print(origin_sentence(summary))
     if results_dir is not None:
         for name, path in (("tables", "tables"), ("figures", "figures"), ("report", "report.html")):
