@@ -45,6 +45,8 @@ def add_adapters(network: nn.Module, lora: Lora) -> PeftModel:
 def use_fused_kernels(network: nn.Module) -> None:
     """Replace norms, rotary embedding and MLP by liger-kernel's fused ones, where it knows the architecture.
 
+    Call it before adapters are added: its MLP then calls the adapted projections.
+
     Raises:
         VixmlError: liger-kernel is not installed (it needs a GPU).
     """
@@ -57,4 +59,5 @@ def use_fused_kernels(network: nn.Module) -> None:
             found="liger",
             hint="pip install liger-kernel on a machine with a GPU, or set encoder.kernels to plain: same results, slower",
         ) from error
-    _apply_liger_kernel_to_instance(model=network)
+    # Its fused losses belong to a model with a head: by default they would replace the forward pass of this one.
+    _apply_liger_kernel_to_instance(model=network, cross_entropy=False, fused_linear_cross_entropy=False)
