@@ -71,6 +71,13 @@ def note(line: Line, without: Sequence[str] = ()) -> str:
     return "; ".join(filter(None, (line.note, *(why for why in whys(line) if why not in without))))
 
 
+def delta(cell: Cell) -> str:
+    """Print ours less the paper's; a dash where one of them is missing."""
+    if cell.ours is None or cell.claim is None:
+        return "–"
+    return f"{cell.ours.mean - cell.claim.value:+.{cell.claim.decimals}f}"
+
+
 def by_metric(line: Line, metrics: Sequence[str]) -> list[Cell | None]:
     """Return a row's cells in the table's column order; None where the paper left a blank."""
     cells = {cell.metric: cell for cell in line.cells}
@@ -81,7 +88,7 @@ def to_csv(table: Table) -> str:
     """Return the table as CSV: a line a row, for each metric the published value and ours in separate columns."""
     spec, stream = table.spec, io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    per_metric = ("paper", "ours", "sd", "low", "high", "verdict")
+    per_metric = ("paper", "ours", "sd", "low", "high", "delta", "verdict")
     writer.writerow(
         ["table", "dataset", "block", "row", "params", "paper_run", "run", "seeds", "n", "hours"]
         + [f"{metric} {part}" for metric in spec.metrics for part in per_metric]
@@ -99,12 +106,12 @@ def to_csv(table: Table) -> str:
 
 def _csv_cell(cell: Cell | None) -> list[str]:
     if cell is None:
-        return [""] * 6
+        return [""] * 7
     ours = cell.ours
     if ours is None:
-        return [paper(cell), NOT_RUN, "", "", "", cell.verdict.state]
+        return [paper(cell), NOT_RUN, "", "", "", "", cell.verdict.state]
     numbers = [_number(value) for value in (ours.mean, ours.sd, ours.low, ours.high)]
-    return [paper(cell), *numbers, cell.verdict.state]
+    return [paper(cell), *numbers, delta(cell) if cell.claim else "", cell.verdict.state]
 
 
 def _number(value: float | None) -> str:
@@ -135,7 +142,8 @@ def to_markdown(table: Table) -> str:
 def _markdown_section(section: Section, metrics: Sequence[str], row_title: str) -> list[str]:
     if section.published:
         head = [row_title, "params", *(f"paper {m}" for m in metrics), *(f"ours {m}" for m in metrics)]
-        align = ["---", "---:"] + ["---:"] * 2 * len(metrics)
+        head += [f"Δ {m}" for m in metrics]
+        align = ["---", "---:"] + ["---:"] * 3 * len(metrics)
     else:
         head = ["run", *(f"ours {m}" for m in metrics), "training"]
         align = ["---"] + ["---:"] * (len(metrics) + 1)
@@ -147,6 +155,7 @@ def _markdown_section(section: Section, metrics: Sequence[str], row_title: str) 
         ours = [mean_sd(cell.ours) if cell else "–" for cell in cells]
         if section.published:
             row = [line.label, line.params, *(paper(cell) if cell else "–" for cell in cells), *ours]
+            row += [delta(cell) if cell else "–" for cell in cells]
         else:
             row = [line.label, *ours, duration(line.hours.mean if line.hours else None)]
         out.append(_pipe([*row, verdict(line), note(line, shared)]))

@@ -1,4 +1,4 @@
-"""The stage ``make-tables``: each table as CSV and Markdown, and the count of verdicts."""
+"""The stage ``make-tables``: each table as CSV, Markdown and LaTeX, and the count of verdicts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from vixml.files import write_json, write_text
 from vixml.provenance import stage
 from vixml.reproduce.grid import Sources, build_tables
+from vixml.reproduce.latex import to_latex
 from vixml.reproduce.render import states_summary, to_csv, to_markdown
 from vixml.reproduce.results import load
 from vixml.reproduce.specs import load_tables, spec_path
 
 
 def make_tables(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], out: Path) -> None:
-    """Write ``{table}.csv``, ``{table}.md`` for each table and ``summary.json``.
+    """Write ``{table}.csv``, ``{table}.md`` and ``{table}.tex`` for each table, and ``summary.json``.
 
     Args:
         scores: score folders, exactly those that belong in the tables; rows without one say "not run".
@@ -30,6 +31,7 @@ def make_tables(scores: Sequence[Path], config_dir: Path, tables: Sequence[str],
         for table in built:
             write_text(work / f"{table.spec.id}.csv", to_csv(table))
             write_text(work / f"{table.spec.id}.md", to_markdown(table))
+            write_text(work / f"{table.spec.id}.tex", to_latex(table))
         write_json(work / "summary.json", states_summary(built))
 
 
