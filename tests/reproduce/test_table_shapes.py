@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from result_files import register_real, write_real
+from result_files import METRICS, register_real, write_real, write_result
 
 from vixml.errors import VixmlError
 from vixml.reproduce.grid import Sources, build_table
-from vixml.reproduce.render import to_markdown
+from vixml.reproduce.render import mean_sd, to_markdown
 from vixml.reproduce.results import load
 from vixml.reproduce.specs import load_tables
 
@@ -80,6 +80,23 @@ def test_a_table_with_a_row_a_seed_needs_no_code(config_dir, results):
     assert [(line.seeds, line.cells[0].ours is None) for line in table.sections[0].lines] == [
         ((1,), False), ((2,), False), ((), True), ((), True), ((), True),
     ]  # fmt: skip
+
+
+def test_a_measured_row_may_be_one_seed_or_all(config_dir, results):
+    (config_dir / "tables" / "table12.yaml").write_text(
+        SEEDS
+        + "measured:\n  - dataset: picto\n    title: PICTO\n    rows:\n"
+        + "".join(f"      - {{label: s{s}, run: text-minilm-l3, seed: {s}}}\n" for s in (0, 1, 3))
+        + "      - {label: all, run: text-minilm-l3}\n"
+    )
+    values = {0: 44.0, 1: 46.0, 2: 45.0}
+    folders = [
+        write_result(results, "picto", "text-minilm-l3", seed, dict.fromkeys(METRICS, value))
+        for seed, value in values.items()
+    ]
+    lines = build(config_dir, folders, "table12").sections[-1].lines
+    assert [(line.label, line.seeds) for line in lines] == [("s0", (0,)), ("s1", (1,)), ("s3", ()), ("all", (0, 1, 2))]
+    assert [mean_sd(line.cells[0].ours) for line in lines] == ["44.00 (1)", "46.00 (1)", "not run", "45.00 ± 1.00 (3)"]
 
 
 def test_a_table_with_blanks_and_quoted_rows_needs_no_code(config_dir):

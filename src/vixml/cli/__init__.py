@@ -16,11 +16,11 @@ from types import FrameType
 import typer
 
 from vixml import __version__
-from vixml.cli import config, data, evaluate, images, models, reproduce
+from vixml.cli import check, config, data, evaluate, images, models, reproduce
 from vixml.errors import VixmlError
 from vixml.files import disk_full
 
-ROOMS = (data, images, models, evaluate, reproduce, config)
+ROOMS = (data, images, models, evaluate, reproduce, check, config)
 
 app = typer.Typer(
     name="vixml",

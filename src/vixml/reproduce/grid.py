@@ -212,7 +212,7 @@ def _cost(claim: Claim, row: Row, dataset: str, sources: Sources) -> str:
 def _measured_section(spec: TableSpec, block: MeasuredBlock, sources: Sources) -> Section:
     lines = []
     for row in block.rows:
-        results = sources.results.of(block.dataset, row.run)
+        results = sources.results.of(block.dataset, row.run, row.seed)
         reason = sources.registry.stand_in(block.dataset, row.run)
         cells = []
         for metric in spec.metrics:

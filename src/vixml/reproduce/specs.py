@@ -42,6 +42,7 @@ class MeasuredRow(Strict):
 
     label: str
     run: str
+    seed: int | None = Field(None, description="One seed of that run; `null`: the mean of all.")
     note: str = ""
 
 
