@@ -27,12 +27,22 @@ def document_config(
         vixml document-config --check
     """
     from vixml.config.document import Section, document, sections
+    from vixml.reproduce.overview import OverviewSpec
     from vixml.reproduce.specs import FigureSpec, TableSpec
 
     parts = sections()
+    kinds = [FigureSpec.model_json_schema(), OverviewSpec.model_json_schema()]
+    # A file of config/figures is of either kind, so both parts of the page share one schema.
+    figure = {
+        "$defs": {name: value for kind in kinds for name, value in kind["$defs"].items()},
+        "anyOf": [{key: value for key, value in kind.items() if key != "$defs"} for kind in kinds],
+    }
     parts += [
         Section.of("tables", "Shape of a table", "`config/tables/*.yaml`. Numbers never stand there.", TableSpec),
-        Section.of("figures", "Shape of a figure", "`config/figures/*.yaml`.", FigureSpec),
+        Section("figures", "Shape of a figure", "`config/figures/*.yaml`, without `kind`.", figure, kinds[0]),
+        Section(
+            "figures", "The overview of the method", "`config/figures/*.yaml`, `kind: overview`.", figure, kinds[1]
+        ),
     ]
     changed = document(root, parts, check=check)
     print("\n".join(map(str, changed)) if changed else "nothing to change")

@@ -1,4 +1,7 @@
-"""The stage ``make-figures``: a metric against training time, as PNG, SVG and CSV with the same bytes every time."""
+"""The stage ``make-figures``: each figure as PNG, SVG and CSV with the same bytes every time.
+
+Drawn here: a metric against training time. The overview of the method is drawn in :mod:`vixml.reproduce.schematic`.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from vixml.files import write_text
 from vixml.provenance import stage
+from vixml.reproduce import overview, schematic
 from vixml.reproduce.claims import load_claims
 from vixml.reproduce.layout import spread
+from vixml.reproduce.overview import OverviewSpec, load_drawings
 from vixml.reproduce.points import Point, points, to_csv
+from vixml.reproduce.registry import Registry
 from vixml.reproduce.results import load
-from vixml.reproduce.specs import FigureSpec, load_figures, spec_path
+from vixml.reproduce.specs import FigureSpec, spec_path
 from vixml.reproduce.tables import config_files, named_scores
 
 # The paper's red, blue and orange in shades that colour-blind readers tell apart. In grey print red and blue are alike,
@@ -55,7 +61,7 @@ TICKS = [c * 10.0**e for e in range(-4, 4) for c in (1, 2, 5)]
 
 
 def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str], out: Path) -> None:
-    """Write ``{figure}.png``, ``{figure}.svg`` and ``{figure}.csv`` for each figure.
+    """Write ``{figure}.png``, ``{figure}.svg`` and ``{figure}.csv`` (its points, or the tokens drawn) for each figure.
 
     Args:
         scores: score folders, exactly those that belong in the figures.
@@ -65,10 +71,17 @@ def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str
     """
     inputs = named_scores(scores) | config_files(config_dir)
     inputs |= {f"figure/{name}": spec_path(config_dir, "figures", name) for name in figures}
-    specs = load_figures(config_dir, figures)
+    specs = load_drawings(config_dir, figures)
     with stage(out, "make-figures", config={"figures": list(figures)}, inputs=inputs) as work:
         claims, results = load_claims(config_dir), load(scores)
         for spec in specs:
+            if isinstance(spec, OverviewSpec):
+                shown = overview.overview(spec, Registry.load(config_dir))
+                write_text(work / f"{spec.id}.csv", overview.to_csv(shown))
+                with plt.rc_context(STYLE):
+                    drawing = schematic.draw(shown, COLOURS)
+                save(drawing, work / spec.id)
+                continue
             found = points(spec, claims, results)
             write_text(work / f"{spec.id}.csv", to_csv(spec, found))
             save(draw(spec, found), work / spec.id)

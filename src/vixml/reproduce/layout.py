@@ -28,3 +28,19 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
         for rank, index in enumerate(members):
             placed[index] = middle + gap * (rank - (len(members) - 1) / 2)
     return placed
+
+
+def wrapped(words: str, letters: int) -> str:
+    """Return words broken into lines of about ``letters``, none of them empty and no word broken.
+
+    Example:
+        >>> wrapped("This product text", 12)
+        'This product\\ntext'
+    """
+    lines: list[str] = []
+    for word in words.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= letters:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines)

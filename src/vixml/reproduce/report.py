@@ -20,8 +20,9 @@ from vixml.reproduce.curves import RunCurves, curves
 from vixml.reproduce.evidence import evidence
 from vixml.reproduce.gallery import gallery
 from vixml.reproduce.grid import Sources, build_tables
+from vixml.reproduce.overview import load_drawings
 from vixml.reproduce.results import Result, Results, load
-from vixml.reproduce.specs import load_figures, load_tables, spec_path
+from vixml.reproduce.specs import FigureSpec, load_tables, spec_path
 from vixml.reproduce.summary import number, origin_sentence, summarise
 from vixml.reproduce.tables import config_files, named_scores
 from vixml.reproduce.verdicts import GREEN, MEANING, STATES
@@ -50,12 +51,18 @@ class ReportOptions:
     compare: tuple[str, ...] = ("text-minilm-l3", "vixml-minilm-l3")
 
 
+HOURS = "Published values have no place on the hour axis, because the paper tabulated no hours."
+LAID_OUT = "Laid out from the configuration of the runs that it names."
+
+
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, with its points as a table for those who cannot see it."""
+    """A figure, with its points (of the overview: its tokens) as a table for those who cannot see it."""
 
     name: str
     title: str
+    parts: str
+    note: str
     uri: str
     header: list[str]
     rows: list[list[str]]
@@ -155,11 +162,12 @@ def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
     if not names:
         raise VixmlError("a folder of figures holds none", where=folder, hint="run `vixml make-figures` first")
     drawings = []
-    for spec in load_figures(config_dir, names):
+    for spec in load_drawings(config_dir, names):
         svg = base64.b64encode((folder / f"{spec.id}.svg").read_bytes()).decode("ascii")
         rows = list(csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines()))
         title = f"{spec.paper_figure}: {spec.title}"
-        drawings.append(Drawing(spec.id, title, f"data:image/svg+xml;base64,{svg}", rows[0], rows[1:]))
+        parts, note = ("point", HOURS) if isinstance(spec, FigureSpec) else ("token", LAID_OUT)
+        drawings.append(Drawing(spec.id, title, parts, note, f"data:image/svg+xml;base64,{svg}", rows[0], rows[1:]))
     return drawings
 
 

@@ -1,0 +1,67 @@
+"""Verbs ``check`` and ``doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RESULTS = typer.Option(help="Folder of all results.")
+CONFIG_DIR = typer.Option(help="Folder of datasets.yaml, models.yaml and runs/.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's verbs to the command line."""
+    app.command("check")(check)
+    app.command("doctor")(doctor)
+
+
+def check(
+    results: Annotated[Path, RESULTS] = Path("results"),
+    dataset: Annotated[str | None, typer.Option(help="Look at this dataset only.")] = None,
+    run: Annotated[str | None, typer.Option(help="Look at this run only, and at what it is made from.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Take files above 4 MB by their size, not their hash.")
+    ] = False,
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    r"""Check finished results in stages: data, tokens, images, model, index, predictions, scores.
+
+    Prints a line a stage: counts and hashes, then tokens, image coverage and norms,
+    then recall against exact search, then scores computed again. The first stage
+    that fails is the last looked at: what comes after it is made from it. Changes
+    nothing. The exit status is 1 if a stage failed.
+
+    Example:
+
+        vixml check --results results
+        vixml check --dataset picto --run vixml-minilm-l3 --quick
+    """
+    from vixml.reproduce.check import inspect, last_line, line, open_results
+
+    reports = []
+    for report in inspect(open_results(results, config_dir, dataset, run, quick=quick)):
+        reports.append(report)
+        print(line(report), flush=True)
+    print(last_line(reports))
+    if reports[-1].failed:
+        raise typer.Exit(1)
+
+
+def doctor(
+    results: Annotated[Path, RESULTS] = Path("results"),
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    r"""Print one block on this machine, installation and results, to paste into a report of a problem.
+
+    It holds no secrets, and the home folder is written ~. It never fails: what
+    cannot be told says why.
+
+    Example:
+
+        vixml doctor
+    """
+    from vixml.reproduce.doctor import block
+
+    print(block(results, config_dir))

@@ -1,0 +1,292 @@
+"""One block that says where something goes wrong: machine, installation, configuration, results.
+
+It is pasted into public reports: no environment variable, host or user name stands in it, and the home folder is written
+``~``. Every line is made apart from the others, so that a broken part is told and not fatal.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from vixml import __version__
+from vixml.config.load import load_workflow, read_yaml
+from vixml.errors import VixmlError
+from vixml.provenance import PACKAGES, git_state, machine
+
+TOOLS = ("conda", "dvc", "sinfo", "make", "git")
+# Where the finished stages lie, by what the workflow calls them.
+FINISHED = {
+    "corpus": "data/*/corpus",
+    "tokens": "data/*/tokens/*",
+    "images": "data/*/images",
+    "bank": "data/*/bank/*",
+    "language model": "models/*",
+    "model": "runs/*/*/seed*/model",
+    "index": "runs/*/*/seed*/index",
+    "predictions": "runs/*/*/seed*/*/predictions",
+    "score": "runs/*/*/seed*/*/score",
+    "tables": "tables",
+    "figures": "figures",
+    "report": "report",
+}
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def block(results: Path, config_dir: Path) -> str:
+    """Return the block, between fences that keep its layout wherever it is pasted.
+
+    Args:
+        results: folder of all results, there or not.
+        config_dir: folder of the workflow's configurations.
+    """
+    lines: dict[str, Callable[[], str]] = {
+        "vixml": vixml,
+        "python": python,
+        "system": platform.platform,
+        "processor": processor,
+        "memory": memory,
+        "disk": lambda: disk(results),
+        "gpu": gpu,
+        "torch": torch_build,
+        "packages": packages,
+        "snakemake": snakemake,
+        "tools": tools,
+        "config": lambda: configurations(config_dir),
+        "results": lambda: finished(results),
+        "checkpoints": lambda: checkpoints(results),
+        "lock": lambda: lock(Path.cwd()),
+    }
+    told = [f"{name + ':':<12} {_told(line)}" for name, line in lines.items()]
+    return _without_home("\n".join(["```", *told, "```"]))
+
+
+def _told(line: Callable[[], str]) -> str:
+    """Return what a line says, or why it cannot be told. More rows of it are set under its first."""
+    try:
+        text = line()
+    except VixmlError as error:
+        text = f"cannot be told: {_first(error)}"
+    except Exception as error:  # a broken installation raises anything, and is what this page is for
+        text = f"cannot be told: {type(error).__name__}: {error}".splitlines()[0]
+    return text.replace("\n", "\n" + " " * 13)
+
+
+def _first(error: VixmlError) -> str:
+    return error.what + (f" ({error.where})" if error.where is not None else "")
+
+
+def _without_home(text: str) -> str:
+    home = os.path.expanduser("~").rstrip("/")
+    return re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text) if home else text
+
+
+def vixml() -> str:
+    """Return version and commit."""
+    state = git_state()
+    if state["commit"] is None:
+        return f"{__version__}, commit unknown: not a git checkout, or no git"
+    return f"{__version__}, commit {state['commit'][:12]}{' with changes' if state['modified'] else ''}"
+
+
+def python() -> str:
+    """Return version and place of the interpreter."""
+    return f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}"
+
+
+def processor() -> str:
+    """Return the model of the processor and the cores that may be used."""
+    found = machine()
+    return f"{found['processor']}, {found['cores']} cores usable of {os.cpu_count()}"
+
+
+def memory() -> str:
+    """Return main memory, and the limit of a container if there is one."""
+    text = Path("/proc/meminfo").read_text(encoding="utf-8")
+    kib = {key: int(value) for key, value in re.findall(r"^(\w+): +(\d+) kB", text, re.MULTILINE)}
+    said = f"{_gigabytes(1024 * kib['MemTotal'])}, {_gigabytes(1024 * kib['MemAvailable'])} available"
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (value := limit.read_text().strip()).isdecimal():
+        said += f", at most {_gigabytes(int(value))} here"
+    return said
+
+
+def disk(results: Path) -> str:
+    """Return what is free where results go."""
+    place = results.absolute()
+    while not place.exists():
+        place = place.parent
+    usage = shutil.disk_usage(place)
+    return f"{_gigabytes(usage.free)} free of {_gigabytes(usage.total)}, for {results}"
+
+
+def gpu() -> str:
+    """Return each GPU with its memory and driver, as the driver's own tool names them."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "none: nvidia-smi is not on PATH"
+    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    done = subprocess.run([tool, *query], capture_output=True, text=True, timeout=30)
+    if done.returncode:
+        return f"nvidia-smi failed: {(done.stdout + done.stderr).strip().splitlines()[0]}"
+    # Equal cards are told once.
+    counted = Counter(line.strip() for line in done.stdout.splitlines() if line.strip())
+    return "\n".join(f"{n} x {card}" for card, n in counted.items()) or "none"
+
+
+def torch_build() -> str:
+    """Return the build of torch, and whether it can compute on a GPU."""
+    import torch
+
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for processors"
+    said = f"{torch.__version__}, built {built}, {torch.get_num_threads()} threads"
+    if not torch.cuda.is_available():
+        return f"{said}; CUDA: not available"
+    try:
+        torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).sum().item()
+    except Exception as error:  # a driver that is too old, a card that is taken
+        return f"{said}; CUDA: fails ({str(error).splitlines()[0]})"
+    return f"{said}; CUDA: works"
+
+
+def packages() -> str:
+    """Return the main packages, and mark those that differ from requirements.lock."""
+    locked = _locked()
+    found = []
+    for name in _main_packages():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} MISSING")
+            continue
+        pinned = locked.get(_normal(name))
+        # torch's build stands behind a plus sign and depends on the machine.
+        differs = pinned is not None and version.split("+")[0] != pinned
+        found.append(f"{name} {version}" + (f" (LOCK {pinned})" if differs else ""))
+    note = "" if locked else "\nrequirements.lock was not found: nothing to compare with"
+    return ", ".join(found) + note
+
+
+def _main_packages() -> list[str]:
+    """Return what vixml requires: as its source says, else as it was installed, else what manifests name."""
+    project = REPOSITORY / "pyproject.toml"
+    if project.is_file():
+        wanted = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        try:
+            wanted = importlib.metadata.requires("vixml") or []
+        except importlib.metadata.PackageNotFoundError:
+            return list(PACKAGES)
+    return [re.match(r"[\w.-]+", line)[0] for line in wanted if "extra ==" not in line]
+
+
+def _locked() -> dict[str, str]:
+    for folder in (Path.cwd(), REPOSITORY):
+        path = folder / "requirements.lock"
+        if path.is_file():
+            pins = re.findall(r"^([\w.-]+)==(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            return {_normal(name): version for name, version in pins}
+    return {}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def snakemake() -> str:
+    """Return the version of Snakemake, and where its command lies."""
+    found = shutil.which("snakemake")
+    beside = Path(sys.executable).with_name("snakemake")
+    place = found or (f"{beside}, not on PATH" if beside.exists() else "the command was not found")
+    return f"{importlib.metadata.version('snakemake')}, {place}"
+
+
+def tools() -> str:
+    """Return which tools beside Python are there."""
+    return ", ".join(f"{name} {'yes' if shutil.which(name) else 'no'}" for name in TOOLS)
+
+
+def configurations(config_dir: Path) -> str:
+    """Return for each file of the workflow whether it can be read, with the first line of what is wrong."""
+    base_path = config_dir / "config.yaml"
+    base, said = read_yaml(base_path), {}
+    for path in sorted(config_dir.glob("*.yaml")):
+        try:
+            own = read_yaml(path)
+            if "targets" not in own:
+                continue  # datasets.yaml and models.yaml, which every other one reads
+            load_workflow(base | own | {"config_dir": str(config_dir)}, path)
+            said[path.name] = "ok"
+        except VixmlError as error:
+            said[path.name] = _first(error)
+    wrong = [f"{name}: {text}" for name, text in said.items() if text != "ok"]
+    fine = [name for name, text in said.items() if text == "ok"]
+    return "\n".join([*([f"ok: {', '.join(fine)}"] if fine else []), *wrong])
+
+
+def finished(results: Path) -> str:
+    """Return how many folders of each stage are finished, and how many were begun only."""
+    if not results.is_dir():
+        return f"{results} does not exist"
+    parts = []
+    for name, pattern in FINISHED.items():
+        folders = [path for path in results.glob(pattern) if path.is_dir()]
+        done = sum((path / "manifest.json").exists() for path in folders)
+        if folders:
+            begun = len(folders) - done
+            parts.append(f"{done} {name}" + (f" ({begun} unfinished)" if begun else ""))
+    return ", ".join(parts) or "nothing finished yet"
+
+
+def checkpoints(results: Path) -> str:
+    """Return the checkpoints that lie around: trainings that run now, or that go on when they are started again."""
+    said = []
+    for path in sorted(results.glob("runs/*/*/seed*/checkpoint/state.pt")):
+        stat = path.stat()
+        minutes = max(0, round((time.time() - stat.st_mtime) / 60))
+        run = "/".join(path.parts[-5:-2])
+        said.append(f"{run}: {_gigabytes(stat.st_size)}, written {minutes} minutes ago")
+    return "\n".join(said) or "none"
+
+
+def lock(folder: Path) -> str:
+    """Return whether Snakemake holds the folder locked, who does, and how to clear a lock that nobody holds."""
+    if not any((folder / ".snakemake" / "locks").glob("*.lock")):
+        return "none"
+    holders = _snakemakes_in(folder)
+    if holders is None:
+        return "locked; if no snakemake runs here, clear it: snakemake --unlock"
+    if holders:
+        return f"held by a running snakemake (process {', '.join(map(str, holders))})"
+    return "STALE, no snakemake runs here: clear it with `snakemake --unlock`"
+
+
+def _snakemakes_in(folder: Path) -> list[int] | None:
+    """Return the processes of Snakemake that were started in ``folder``; None where that cannot be told."""
+    if not Path("/proc/self/cwd").exists():
+        return None
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            if process.joinpath("cwd").resolve() == folder.resolve() and any(
+                Path(os.fsdecode(word)).name == "snakemake" for word in command[:3]
+            ):
+                found.append(int(process.name))
+        except OSError:
+            continue  # it has ended, or belongs to somebody else
+    return sorted(found)
+
+
+def _gigabytes(n: float) -> str:
+    return f"{n / 1e9:.1f} GB"

@@ -1,0 +1,111 @@
+"""A small tree of results that is in order from data to scores: real stages where they are quick, true formats elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from vixml.config.load import load_world
+from vixml.config.run import RunConfig
+from vixml.data.corpus import SPLITS, CorpusData, Items
+from vixml.evaluation.score import score
+from vixml.files import read_json, save_array, sha256_json, write_json
+from vixml.images.bank import FORMAT
+from vixml.images.store import write_store
+from vixml.provenance import MANIFEST, describe_outputs, stage
+from vixml.ragged import Ragged
+from vixml.retrieval.predict import PredictInputs, predict
+
+SIZES = {"train": 30, "test": 12, "label": 20}
+N_IMAGES, DIM, WORDS = 15, 6, 50
+COUNTS = {"n_train": 30, "n_test": 12, "n_labels": 20, "n_images": N_IMAGES}
+MISSING = [4]
+# run -> its inference, and the run whose model it uses.
+RUNS = {
+    "searching": ({"method": "label-search", "labels_as": "z"}, None),
+    "searching--augmented": (
+        {"method": "retrieval-augmented", "retrieved_labels": 9, "retrieved_queries": 5},
+        "searching",
+    ),
+}
+
+
+def write_tree(results: Path, config_dir: Path) -> None:
+    """Write every stage of two runs; the second reuses the first one's model."""
+    rng = np.random.default_rng(0)
+    data = results / "data" / "picto"
+    with stage(data / "corpus", "build-corpus", config={}, inputs={}) as work:
+        _corpus(rng).write(work)
+    model = results / "models" / "tiny"
+    with stage(model, "prepare-model", config={"model": "tiny"}, inputs={}) as work:
+        write_json(work / "tokenizer.json", {})
+    tokens = {"corpus": data / "corpus", "tokenizer": model / "tokenizer.json"}
+    with stage(data / "tokens" / "tiny-8", "tokenize", config={"model": "tiny", "max_len": 8}, inputs=tokens) as work:
+        for split in SPLITS:
+            rows = [rng.integers(0, WORDS, rng.integers(1, 9)) for _ in range(SIZES[split])]
+            Ragged.from_rows(rows, WORDS, max_len=8).save(work / split)
+    with stage(data / "images", "render-images", config={}, inputs={"corpus": data / "corpus"}) as work:
+        write_store(work, [(i, str(i), None if i in MISSING else b"png") for i in range(N_IMAGES)], N_IMAGES, 2)
+    with stage(data / "bank" / "eyes", "embed-images", config={}, inputs={"images": data / "images"}) as work:
+        vectors = rng.standard_normal((N_IMAGES, 4)).astype(np.float16)
+        vectors[MISSING] = 0
+        save_array(work / "vectors.npy", vectors)
+        header = {"format": FORMAT, "n_images": N_IMAGES, "dim": 4, "vision": "eyes", "missing": MISSING}
+        write_json(work / "bank.json", header)
+    seed = results / "runs" / "picto" / "searching" / "seed0"
+    identity = {"dataset": "picto", "run": "searching", "seed": 0}
+    with stage(seed / "model", "train", config=identity, inputs={"corpus": data / "corpus", "model": model}) as work:
+        weights = {"a": rng.standard_normal((3, 4)).astype(np.float32), "b": np.arange(5)}
+        save_file(weights | {"c": np.ones(7, dtype=np.float16)}, work / "model.safetensors")
+        write_json(work / "training.json", {"schema_version": 1, **identity, "last_epoch": {"loss": 0.1}})
+        save_array(work / "validation_rows.npy", np.array([3, 4, 17, 29], dtype=np.int64))
+    made_from = {"corpus": data / "corpus", "trained": seed / "model"}
+    with stage(seed / "index", "build-index", config=identity, inputs=made_from) as work:
+        for name, split in (("train", "train"), ("test", "test"), ("label_u", "label"), ("label_z", "label")):
+            vectors = rng.standard_normal((SIZES[split], DIM)).astype(np.float32)
+            save_array(work / f"{name}.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    entry = load_world(config_dir).datasets["picto"]
+    inputs = PredictInputs(data / "corpus", seed / "index", None, seed / "model")
+    for run, (inference, reuse) in RUNS.items():
+        config = RunConfig(inference={"top_k": 10, **inference}, reuse=reuse)
+        for split in ("test", "validation"):
+            out = results / "runs" / "picto" / run / "seed0" / split
+            predict("picto", run, 0, config, split, inputs, out / "predictions")
+            where = (data / "corpus", out / "predictions", entry, "picto", run, 0, split, out / "score")
+            score(*where, ks=(1, 5), deep_ks=(1, 10))
+
+
+def _corpus(rng: np.random.Generator) -> CorpusData:
+    n_labels = SIZES["label"]
+
+    def pairs(split: str, share: float) -> Ragged:
+        return Ragged.from_rows([np.flatnonzero(rng.random(n_labels) < share) for _ in range(SIZES[split])], n_labels)
+
+    images = {
+        split: Ragged.from_rows([rng.choice(N_IMAGES, rng.integers(0, 3), replace=False) for _ in range(n)], N_IMAGES)
+        for split, n in SIZES.items()
+    }
+    return CorpusData(
+        items={split: Items.of([f"{split} {i}" for i in range(n)]) for split, n in SIZES.items()},
+        labels={split: pairs(split, 0.2) for split in ("train", "test")},
+        image_keys=[str(i) for i in range(N_IMAGES)],
+        image_sources=["nowhere"] * N_IMAGES,
+        images=images,
+        filters={split: pairs(split, 0.1) for split in ("train", "test")},
+    )
+
+
+def seal(folder: Path) -> None:
+    """Make a folder's manifest fit its altered files, as if its stage had written them so."""
+    path = folder / MANIFEST
+    outputs = describe_outputs(folder)
+    write_json(path, read_json(path) | {"outputs": outputs, "outputs_sha256": sha256_json(outputs)})
+
+
+def change_array(path: Path, at: object, value: object) -> None:
+    """Write one value of an array."""
+    array = np.load(path)
+    array[at] = value
+    save_array(path, array)

@@ -1,0 +1,323 @@
+"""Checking in stages: what is in order passes, and each corruption names its stage, though what follows is wrong as well."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from checked_tree import COUNTS, change_array, seal, write_tree
+from result_files import copy_config
+from safetensors.numpy import load_file, save_file
+
+from vixml.cli import main
+from vixml.config.load import read_yaml
+from vixml.errors import VixmlError
+from vixml.files import read_json, write_json
+from vixml.provenance import MANIFEST
+from vixml.reproduce.check import STAGES, inspect, last_line, line, open_results
+from vixml.reproduce.sealed import Failed, NotThere, Ok, Sealed, attempt
+
+DATA = "data/picto"
+SEED = "runs/picto/searching/seed0"
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory) -> Path:
+    """Write the tree and its configuration once."""
+    root = tmp_path_factory.mktemp("checked")
+    copy_config(root / "config")
+    path = root / "config" / "datasets.yaml"
+    world = read_yaml(path)
+    world["datasets"]["picto"]["expect"] = COUNTS
+    path.write_text(yaml.safe_dump(world))
+    write_tree(root / "results", root / "config")
+    return root
+
+
+@pytest.fixture
+def tree(pristine, tmp_path) -> Path:
+    """Return a copy that a test may spoil: the folders `config` and `results`."""
+    return Path(shutil.copytree(pristine, tmp_path / "tree"))
+
+
+def look(tree: Path, **options) -> list:
+    return list(inspect(open_results(tree / "results", tree / "config", **options)))
+
+
+def test_what_is_in_order_passes_every_stage(pristine):
+    reports = look(pristine)
+    assert [report.stage for report in reports] == list(STAGES)
+    assert not [str(failure) for report in reports for failure in report.failed]
+    assert {r.stage: r.n_folders for r in reports} == {
+        "data": 1, "tokens": 1, "images": 2, "model": 2, "index": 1, "predictions": 4, "scores": 4,
+    }  # fmt: skip
+    shown = {report.stage: line(report) for report in reports}
+    assert "picto: 30 train, 12 test, 20 labels, 15 images, as registered" in shown["data"]
+    assert "tiny-8: 62 texts" in shown["tokens"]
+    assert "% of test" in shown["images"] and "1 of 15 missing" in shown["images"]
+    assert "norms of 15 of 15 vectors" in shown["images"]
+    assert "recall@10 = 1 against exact search (2 times)" in shown["predictions"]
+    assert "16 metrics computed again (4 times)" in shown["scores"]
+    assert all("\n" not in text for text in shown.values())
+    assert last_line(reports) == "every stage that is there is in order"
+
+
+# Each spoils one thing, and makes the manifest of its folder fit where the files alone would not be noticed.
+
+
+def raw_altered(results: Path) -> None:
+    file = results / "raw" / "icon_mcp-0.1.0-py3-none-any.whl"
+    file.parent.mkdir()
+    file.write_bytes(b"short")
+
+
+def counted_wrongly(results: Path) -> None:
+    path = results / DATA / "corpus" / "counts.json"
+    write_json(path, read_json(path) | {"n_test": 13})
+    seal(path.parent)
+
+
+def not_as_registered(results: Path) -> None:
+    path = results.parent / "config" / "datasets.yaml"
+    path.write_text(path.read_text().replace("n_train: 30", "n_train: 31"))
+
+
+def replaced(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:
+    """Alter bytes of a file whose size and sense stay."""
+
+    def spoil(results: Path) -> None:
+        data = (results / name).read_bytes()
+        assert old in data and len(old) == len(new)
+        (results / name).write_bytes(data.replace(old, new, 1))
+
+    return spoil
+
+
+def written(name: str, text: str, seal_it: bool = False) -> Callable[[Path], None]:
+    def spoil(results: Path) -> None:
+        (results / name).write_text(text)
+        if seal_it:
+            seal((results / name).parent)
+
+    return spoil
+
+
+def removed(name: str) -> Callable[[Path], None]:
+    return lambda results: (results / name).unlink()
+
+
+def value(name: str, at: object, number: float, folder: str | None = None) -> Callable[[Path], None]:
+    def spoil(results: Path) -> None:
+        change_array(results / name, at, number)
+        seal(results / folder if folder else (results / name).parent)
+
+    return spoil
+
+
+def keys(name: str, **changed: object) -> Callable[[Path], None]:
+    def spoil(results: Path) -> None:
+        write_json(results / name, read_json(results / name) | changed)
+        seal((results / name).parent)
+
+    return spoil
+
+
+def rebuilt(folder: str) -> Callable[[Path], None]:
+    """Let a stage have run again with another result, in order in itself."""
+
+    def spoil(results: Path) -> None:
+        manifest = read_json(results / folder / MANIFEST)
+        (results / folder / "note.txt").write_text("a file more")
+        write_json(results / folder / MANIFEST, manifest)
+        seal(results / folder)
+
+    return spoil
+
+
+def a_row_less(results: Path) -> None:
+    folder = results / DATA / "tokens" / "tiny-8" / "test"
+    offsets = np.load(folder / "offsets.npy")
+    np.save(folder / "values.npy", np.load(folder / "values.npy")[: offsets[-2]])
+    np.save(folder / "offsets.npy", offsets[:-1])
+    header = read_json(folder / "header.json")
+    write_json(folder / "header.json", header | {"n_rows": len(offsets) - 2, "n_values": int(offsets[-2])})
+    seal(folder.parent)
+
+
+def not_finite(kind: str, number: int) -> Callable[[Path], None]:
+    def spoil(results: Path) -> None:
+        file = results / SEED / "model" / "model.safetensors"
+        tensors = load_file(file)
+        tensors[kind].reshape(-1)[number] = np.inf
+        save_file(tensors, file)
+        seal(file.parent)
+
+    return spoil
+
+
+def a_bfloat16_that_is_not_a_number(results: Path) -> None:
+    import torch
+    from safetensors.torch import save_file as save
+
+    file = results / SEED / "model" / "model.safetensors"
+    save({"x": torch.tensor([1.0, -3e38, float("nan")], dtype=torch.bfloat16)}, file)
+    seal(file.parent)
+
+
+def another_label_ranked(results: Path) -> None:
+    folder = results / SEED / "test" / "predictions"
+    labels = np.load(folder / "labels.npy")
+    # The last is exchanged for the worst of all, whose score would show it: both are put there.
+    vectors, queries = (np.load(results / SEED / "index" / f"{name}.npy") for name in ("label_z", "test"))
+    worst = int(np.argmin(vectors @ queries[5]))
+    labels[5, -1] = worst
+    scores = np.load(folder / "scores.npy")
+    scores[5, -1] = vectors[worst] @ queries[5]
+    np.save(folder / "labels.npy", labels)
+    np.save(folder / "scores.npy", scores)
+    seal(folder)
+
+
+def moved(results: Path) -> None:
+    (results / SEED).rename((results / SEED).with_name("seed1"))
+
+
+def another_score(results: Path) -> None:
+    path = results / SEED / "test" / "score" / "scores.json"
+    scores = read_json(path)
+    scores["metrics"]["P@5"] += 0.01
+    write_json(path, scores)
+    seal(path.parent)
+
+
+BANK, INDEX, PREDICTED = f"{DATA}/bank/eyes", f"{SEED}/index", f"{SEED}/test/predictions"
+
+CORRUPTIONS = [
+    ("data", "altered or cut short", raw_altered),
+    ("data", "does not hold what it counts", counted_wrongly),
+    ("data", "does not count what the registry says", not_as_registered),
+    ("data", "not the one that its stage wrote", replaced(f"{DATA}/corpus/train.parquet", b"train 0", b"trail 0")),
+    ("data", "not a JSON file", written(f"{DATA}/corpus/manifest.json", "{")),
+    ("data", "a manifest lacks a part", written(f"{DATA}/corpus/manifest.json", '{"schema_version": 1}')),
+    ("data", "filter|missing", removed(f"{DATA}/corpus/filter_test/values.npy")),
+    ("tokens", "not those of the corpus", a_row_less),
+    ("tokens", "out of range", value(f"{DATA}/tokens/tiny-8/label/values.npy", 3, 50, f"{DATA}/tokens/tiny-8")),
+    ("tokens", "made from another corpus .* stale", rebuilt(f"{DATA}/corpus")),
+    ("images", "store is not that of the corpus", keys(f"{DATA}/images/store.json", n_images=16)),
+    ("images", "vector has a wrong norm", value(f"{BANK}/vectors.npy", (7, 2), np.nan)),
+    ("images", "vector has a wrong norm", value(f"{BANK}/vectors.npy", 7, 0)),
+    ("images", "vector has a wrong norm", value(f"{BANK}/vectors.npy", 4, 1)),
+    ("images", "made from another images", rebuilt(f"{DATA}/images")),
+    ("model", "weight is not finite", not_finite("a", 5)),
+    ("model", "weight is not finite", not_finite("c", 6)),
+    ("model", "weight is not finite", a_bfloat16_that_is_not_a_number),
+    ("model", "record of something else", keys(f"{SEED}/model/training.json", seed=3)),
+    ("model", "result of something else", moved),
+    ("model", "is missing", removed("models/tiny/tokenizer.json")),
+    ("index", "not of length 1", value(f"{INDEX}/label_z.npy", (19, 0), 2.0)),
+    ("index", "not of length 1", value(f"{INDEX}/train.npy", (0, 0), np.nan)),
+    ("index", "its stage did not write", written(f"{INDEX}/label_w.npy", "left over")),
+    ("index", "made from another trained", rebuilt(f"{SEED}/model")),
+    ("predictions", "not that of an exact search", another_label_ranked),
+    ("predictions", "not the inner products", value(f"{PREDICTED}/scores.npy", (0, 0), 1.5)),
+    ("predictions", "predicted twice", value(f"{PREDICTED}/labels.npy", (2, slice(0, 2)), 1)),
+    ("predictions", "label does not exist", value(f"{PREDICTED}/labels.npy", (2, 0), 20)),
+    ("predictions", "made from another index", rebuilt(INDEX)),
+    ("scores", "P@5 is not that of the predictions", another_score),
+    ("scores", "something else than its folder", keys(f"{SEED}/validation/score/scores.json", split="test")),
+    ("scores", "not a JSON file", written(f"{SEED}/test/score/scores.json", "{", seal_it=True)),
+    ("scores", "does not hold what it should", written(f"{SEED}/test/score/scores.json", "[]", seal_it=True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "what", "spoil"), CORRUPTIONS)
+def test_a_corruption_names_its_stage(tree, stage, what, spoil):
+    spoil(tree / "results")
+    reports = look(tree)
+    assert [r.stage for r in reports if r.failed] == [stage] == [reports[-1].stage]
+    assert reports[-1].failed[0].file is not None
+    shown = line(reports[-1])
+    assert shown.startswith(f"{stage:<12} FAILED")
+    assert re.search(what, shown), shown
+    assert last_line(reports).startswith(f"the stage {stage} failed")
+
+
+def test_quick_takes_large_files_by_their_size(tree, monkeypatch):
+    replaced(f"{DATA}/corpus/train.parquet", b"train 0", b"trail 0")(tree / "results")
+    assert look(tree, quick=True)[-1].stage == "data", "a small file is always hashed"
+    monkeypatch.setattr("vixml.reproduce.sealed.BIG", 100)
+    assert look(tree, quick=True)[-1].stage == "scores"
+    (tree / "results" / DATA / "corpus" / "train.parquet").write_bytes(b"")
+    assert look(tree, quick=True)[-1].stage == "data"
+
+
+def test_a_run_is_looked_at_with_the_run_whose_model_it_uses(tree):
+    reports = {r.stage: r for r in look(tree, dataset="picto", run="searching--augmented")}
+    assert (reports["index"].n_folders, reports["scores"].n_folders) == (1, 2)
+    assert "retrieval-augmented: rankings whole (2 times)" in line(reports["predictions"])
+
+
+def test_results_of_another_place_are_compared_with_what_lies_here(tree, monkeypatch):
+    """The manifests name the folders that the stages read; here they lie elsewhere, and are found."""
+    monkeypatch.chdir(tree)
+    reports = list(inspect(open_results(Path("results"), Path("config"))))
+    assert not any(report.failed or report.not_there for report in reports if report.stage != "data")
+    folder = Sealed(tree / "results" / INDEX, tree / "results")
+    assert folder.locate("/elsewhere/data/results/data/picto/corpus") == tree / "results" / DATA / "corpus"
+    assert folder.locate("/elsewhere/results/data/other/corpus") is None
+
+
+def test_what_is_gone_or_unfinished_is_said_and_no_failure(tree):
+    (tree / "results" / INDEX / MANIFEST).unlink()
+    reports = {r.stage: r for r in look(tree)}
+    assert "1 unfinished" in line(reports["index"])
+    assert line(reports["index"]).split()[1:3] == ["not", "there"]
+    assert "not compared: index of" in line(reports["predictions"])
+    shutil.rmtree(tree / "results" / "models")
+    assert "model of" in line({r.stage: r for r in look(tree)}["model"])
+
+
+def test_nothing_to_check_is_refused(tree, tmp_path):
+    with pytest.raises(VixmlError, match="nothing to check"):
+        open_results(tmp_path / "none", tree / "config")
+    with pytest.raises(VixmlError, match="unknown key 'serching'") as error:
+        look(tree, run="serching")
+    assert "searching" in error.value.hint
+    with pytest.raises(VixmlError, match="unknown key 'other'"):
+        look(tree, dataset="other")
+
+
+def test_the_verb_prints_a_line_a_stage_and_says_by_its_status_what_it_found(tree, capsys):
+    options = ["--results", str(tree / "results"), "--config-dir", str(tree / "config")]
+    assert main(["check", *options]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [text.split()[0] for text in shown[:-1]] == list(STAGES)
+    before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
+    value(f"{INDEX}/label_z.npy", (19, 0), 2.0)(tree / "results")
+    assert main(["check", *options, "--run", "searching"]) == 1
+    shown = capsys.readouterr().out
+    assert "index        FAILED" in shown and "not looked at: predictions, scores" in shown
+    assert "label_z.npy, row 19" in shown and "expected:" in shown
+    assert main(["check", *options, "--run", "serching"]) == 2
+    changed = [p for p, time in before.items() if p.stat().st_mtime_ns != time]
+    assert {p.relative_to(tree / "results" / INDEX).name for p in changed} <= {"", "label_z.npy", MANIFEST}
+
+
+def test_a_check_answers_even_where_its_files_are_no_files():
+    def refuse():
+        raise VixmlError("bad", where="here", found=1, expected=2)
+
+    assert attempt(refuse) == Failed("bad", 1, 2, "here")
+    assert attempt(lambda: Path("/nowhere/at/all").read_bytes()) == Failed(
+        "a file cannot be read", "No such file or directory", "a readable file", "/nowhere/at/all"
+    )
+    assert attempt(lambda: Ok(json.loads("[]")["a"])).what == "a file does not hold what it should"
+    assert attempt(lambda: NotThere("it")) == NotThere("it")
+    with pytest.raises(ZeroDivisionError):
+        attempt(lambda: 1 / 0)
