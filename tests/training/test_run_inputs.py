@@ -172,14 +172,25 @@ def test_held_out_queries_reach_no_step(task, tmp_path, trained):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"training": {"epochs": 0}}, {"method": "none", "training": {"epochs": 0}, "inference": {"labels_as": "u"}}],
-    ids=["untrained", "no-prototypes"],
+    [
+        {"training": {"epochs": 0}},
+        {"method": "none", "training": {"epochs": 0}, "inference": {"labels_as": "u"}},
+        {
+            "method": "none",
+            "modality": "text",
+            "encoder": {"train": "frozen"},
+            "training": {"epochs": 0},
+            "inference": {"labels_as": "u"},
+        },
+    ],
+    ids=["untrained", "no-prototypes", "nothing-to-learn"],
 )
 def test_no_epochs_keep_the_checkpoints_encoder(task, tmp_path, changes):
     config = planted.make_config(**changes)
     train("planted", "run", 0, config, Propensity(), task, tmp_path / "model", CPU)
     assert (tmp_path / "model" / "log.jsonl").read_text() == ""
-    model = build_model(config, task.model_dir, planted.WORDS * planted.KINDS, planted.IMAGE_DIM, 0)
+    image_dim = planted.IMAGE_DIM if config.uses_images else None
+    model = build_model(config, task.model_dir, planted.WORDS * planted.KINDS, image_dim, 0)
     before = {name: p.clone() for name, p in model.backbone.named_parameters()}
     load_model(tmp_path / "model", model)
     for name, parameter in model.backbone.named_parameters():

@@ -37,7 +37,9 @@ def parameter_groups(model: Siamese, config: OptimizerConfig) -> list[dict]:
 
 def make_optimizer(model: Siamese, config: OptimizerConfig) -> torch.optim.AdamW:
     """Return AdamW over :func:`parameter_groups`, in its fused form (one pass over the parameters)."""
-    return torch.optim.AdamW(parameter_groups(model, config), eps=config.eps, fused=True)
+    # A frozen encoder with nothing on top has nothing to learn; torch wants a group all the same.
+    groups = parameter_groups(model, config) or [{"params": [], "lr": config.lr, "warmup": 0}]
+    return torch.optim.AdamW(groups, eps=config.eps, fused=True)
 
 
 def learning_rate_factor(step: int, warmup: int, total: int) -> float:
