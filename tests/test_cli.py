@@ -28,18 +28,18 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_verb():
     done = run("--help")
     assert done.returncode == 0
-    for verb in [*STAGES, "summary", "document-config"]:
+    for verb in [*STAGES, "summary", "document-config", "plan", "check", "doctor"]:
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", [*STAGES, "summary", "document-config"])
+@pytest.mark.parametrize("verb", [*STAGES, "summary", "document-config", "plan", "check", "doctor"])
 def test_a_verb_explains_itself(verb, capsys):
     assert cli.main([verb, "--help"]) == 0
     shown = capsys.readouterr().out
     assert "Example:" in shown and f"vixml {verb}" in shown
 
 
-@pytest.mark.parametrize("verb", [*STAGES, "summary", "document-config"])
+@pytest.mark.parametrize("verb", [*STAGES, "summary", "document-config", "plan", "check", "doctor"])
 def test_an_example_can_be_copied_from_a_terminal_and_parses(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)

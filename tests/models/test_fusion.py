@@ -23,6 +23,9 @@ DIM = 8
 def test_late_fusion_equals_a_loop_over_items(counts):
     torch.manual_seed(0)
     fusion = LateFusion(DIM, Settings(heads=2, feedforward=16)).eval()
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))  # a new layer's branches are zero
     text, images = torch.randn(len(counts), DIM), torch.randn(sum(counts), DIM)
     items = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     ours = fusion(text, images, items)
@@ -33,14 +36,21 @@ def test_late_fusion_equals_a_loop_over_items(counts):
 
 
 def attend(layer, x):
-    """Restate one post-norm layer with two heads over the rows of ``x``; return the mean."""
-    q, k, v = (x @ layer.self_attn.in_proj_weight.T + layer.self_attn.in_proj_bias).split(DIM, dim=1)
+    """Restate one pre-norm layer with two heads over the rows of ``x``; return the mean."""
+    q, k, v = (layer.norm1(x) @ layer.self_attn.in_proj_weight.T + layer.self_attn.in_proj_bias).split(DIM, dim=1)
     heads = []
     for h in range(2):
         part = slice(h * DIM // 2, (h + 1) * DIM // 2)
         heads.append(torch.softmax(q[:, part] @ k[:, part].T / (DIM // 2) ** 0.5, dim=1) @ v[:, part])
-    x = layer.norm1(x + layer.self_attn.out_proj(torch.cat(heads, dim=1)))
-    return layer.norm2(x + layer.linear2(F.gelu(layer.linear1(x)))).mean(dim=0)
+    x = x + layer.self_attn.out_proj(torch.cat(heads, dim=1))
+    return (x + layer.linear2(F.gelu(layer.linear1(layer.norm2(x))))).mean(dim=0)
+
+
+def test_a_new_layer_gives_the_mean_of_text_and_images():
+    fusion = LateFusion(DIM, Settings(heads=2, feedforward=16)).eval()
+    text, images = torch.randn(2, DIM), torch.randn(2, DIM)
+    ours = fusion(text, images, torch.tensor([1, 1]))
+    torch.testing.assert_close(ours, torch.stack([text[0], torch.cat([text[1:], images]).mean(dim=0)]))
 
 
 def make(folder, **changes):
@@ -83,6 +93,10 @@ def test_a_late_model_encodes_text_and_images_apart(tiny_bert):
 
 def test_late_fusion_trains_all_its_parts(tiny_bert):
     model = make(tiny_bert, images={"fusion": "late"}).train()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("late."):
+                parameter.add_(0.1 * torch.randn_like(parameter))
     encode(model, *batch()).square().sum().backward()
     for name, parameter in model.named_parameters():
         if name.startswith(("late.", "projection.")):

@@ -9,7 +9,10 @@ from vixml.config.run import LateFusion as Settings
 
 
 class LateFusion(nn.Module):
-    """One post-norm transformer layer over ``[text; image 1; image 2; ...]`` of an item, mean-pooled.
+    """One pre-norm transformer layer over ``[text; image 1; image 2; ...]`` of an item, mean-pooled.
+
+    Both of its branches start at zero, so that training starts from the mean of text and image vectors. With a post-norm
+    layer at random, every item looks alike at first, and PICTO's trainings fell into the collapsed state and stayed.
 
     Args:
         dim: length of the vectors.
@@ -19,8 +22,17 @@ class LateFusion(nn.Module):
     def __init__(self, dim: int, settings: Settings) -> None:
         super().__init__()
         self.layer = nn.TransformerEncoderLayer(
-            dim, settings.heads, settings.feedforward, settings.dropout, activation="gelu", batch_first=True
+            dim,
+            settings.heads,
+            settings.feedforward,
+            settings.dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
         )
+        nn.init.zeros_(self.layer.self_attn.out_proj.weight)
+        nn.init.zeros_(self.layer.linear2.weight)
+        nn.init.zeros_(self.layer.linear2.bias)
 
     def forward(self, text: Tensor, images: Tensor, items: Tensor) -> Tensor:
         """Fuse every item's vectors.
