@@ -76,6 +76,10 @@ def encode(model, tokens, images, bank):
 def test_a_late_model_encodes_text_and_images_apart(tiny_bert):
     model = make(tiny_bert, images={"fusion": "late", "late": {"heads": 2, "feedforward": 16}}).eval()
     tokens, images, bank = batch()
+    start = F.normalize(encode(model, tokens, images, bank), dim=1)
+    torch.testing.assert_close(start, F.normalize(encode(model, tokens, images.take([0] * 4), bank), dim=1))
+    with torch.no_grad():  # from here on images count
+        torch.nn.init.normal_(model.projection.weight, std=0.1)
     ours = encode(model, tokens, images, bank)
     alone = make(tiny_bert).eval()
     alone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("late.")})
@@ -95,7 +99,7 @@ def test_late_fusion_trains_all_its_parts(tiny_bert):
     model = make(tiny_bert, images={"fusion": "late"}).train()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith("late."):
+            if name.startswith(("late.", "projection.")):
                 parameter.add_(0.1 * torch.randn_like(parameter))
     encode(model, *batch()).square().sum().backward()
     for name, parameter in model.named_parameters():

@@ -11,8 +11,9 @@ from vixml.config.run import LateFusion as Settings
 class LateFusion(nn.Module):
     """One pre-norm transformer layer over ``[text; image 1; image 2; ...]`` of an item, mean-pooled.
 
-    Both of its branches start at zero, so that training starts from the mean of text and image vectors. With a post-norm
-    layer at random, every item looks alike at first, and PICTO's trainings fell into the collapsed state and stayed.
+    Both of its branches start at zero, and so does the projection of the images (vixml.models.siamese): training starts
+    from the text vector. From a layer or a projection at random all items look alike at first, and PICTO's trainings fell
+    into the collapsed state and stayed there.
 
     Args:
         dim: length of the vectors.

@@ -50,6 +50,10 @@ class Siamese(nn.Module):
         dim = self.backbone.dim
         self.projection = nn.Linear(image_dim, dim) if image_dim else None
         self.late = LateFusion(dim, config.images.late) if image_dim and prompt.late else None
+        if self.late is not None:
+            # Raw image vectors have one large part in common: at random, all items with images would look alike (D20).
+            nn.init.zeros_(self.projection.weight)
+            nn.init.zeros_(self.projection.bias)
         p, n_free = config.prototype, min(config.prototype.free_vectors, n_labels)
         self.prototypes: PrototypeNetwork | AuxiliaryVectors | None = None
         self.has_centroids = config.method == "PRIME"
