@@ -46,6 +46,31 @@ def test_images_without_a_bank_are_an_error(task):
         open_inputs(RunInputs(task.corpus, task.tokens, None, task.model_dir), planted.make_config(), 0)
 
 
+@pytest.mark.parametrize("method", ["none", "PRIME"])
+def test_an_untrained_run_is_centred_too(decoder_task, tmp_path, method):
+    """A yardstick must be measured as the trained run beside it is."""
+    config = planted.make_config(
+        method=method,
+        modality="text",
+        encoder={"train": "frozen", "centre": True, "template": "{text}{eos}"},
+        training={"epochs": 0},
+        inference={"labels_as": "u"},
+    )
+    train("planted", "run", 0, config, Propensity(), decoder_task, tmp_path / "model", CPU)
+    prompt = open_inputs(decoder_task, config, 0).prompts["train"]
+    model = build_model(config, decoder_task.model_dir, planted.WORDS * planted.KINDS, None, 0, prompt)
+    load_model(tmp_path / "model", model)
+    assert model.centre.norm() > 0.1
+
+
+def test_an_untrained_dexa_has_its_clusters(task, tmp_path):
+    config = planted.make_config(method="DEXA", prototype={"init": "zeros"}, training={"epochs": 0})
+    train("planted", "run", 0, config, Propensity(), task, tmp_path / "model", CPU)
+    model = build_model(config, task.model_dir, planted.WORDS * planted.KINDS, planted.IMAGE_DIM, 0)
+    load_model(tmp_path / "model", model)
+    assert len(model.cluster.unique()) > 1 and not model.prototypes.free.weight.any()
+
+
 def test_more_images_than_there_are_is_an_error(task):
     with pytest.raises(VixmlError, match="more images an item") as caught:
         open_inputs(task, planted.make_config(images={"per_item": 4}), 0)

@@ -166,7 +166,7 @@ class Trainer:
             self._restore(resumed)
             in_epoch = min(self.step_in_epoch * self.config.training.batch_size, len(self.data.rows))
             self.resumed(self.epoch * len(self.data.rows) + in_epoch, self.epoch)
-        elif self.prime or self.config.training.epochs:
+        elif self.has_z or self.model.centred or self.config.training.epochs:
             torch.manual_seed(int(generator(self.seed, INIT, 1).integers(2**31)))
             self.initialise()
         saved = time.monotonic()
