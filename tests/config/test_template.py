@@ -44,3 +44,9 @@ def test_the_labels_own_template_is_for_untrained_embedders():
 
 def test_has_field():
     assert has_field("{text}{images}", "images") and not has_field("{text}", "images")
+
+
+def test_frozen_bfloat16_weights_are_not_computed_with_in_fp16():
+    half = {"encoder": {"train": "lora", "weights": "bfloat16"}, "training": {"precision": "fp16"}}
+    with pytest.raises(ValidationError, match="set training.precision to bf16"):
+        RunConfig.model_validate(half)

@@ -113,6 +113,7 @@ def test_precision(monkeypatch):
     for wanted in ("fp32", "bf16", "fp16"):
         assert choose_precision(wanted, cpu) == choose_precision(wanted, cuda) == wanted
     assert choose_precision("auto", cuda) == "fp16"
+    assert choose_precision("auto", cuda, "bfloat16") == "bf16", "fp16 autocast refuses bf16 weights"
     for avx, amx, expected in ((False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)

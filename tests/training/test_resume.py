@@ -161,18 +161,21 @@ def test_a_checkpoint_of_something_else_is_not_resumed(task, tmp_path):
     assert len(taken) == 15
 
 
-def test_identity_names_config_seed_inputs_and_precision(task):
-    base = run_identity(config(), 0, task, "fp32")
+def test_identity_names_all_that_leads_to_the_weights(task, monkeypatch):
+    base = run_identity(config(), 0, task, "fp32", Propensity())
     others = [
-        run_identity(config(batch_size=10), 0, task, "fp32"),
-        run_identity(planted.make_config(mining=None), 0, task, "fp32"),
-        run_identity(config(), 1, task, "fp32"),
-        run_identity(config(), 0, task, "bf16"),
-        run_identity(config(), 0, type(task)(task.corpus, task.bank, task.bank, task.model_dir), "fp32"),
+        run_identity(config(batch_size=10), 0, task, "fp32", Propensity()),
+        run_identity(planted.make_config(mining=None), 0, task, "fp32", Propensity()),
+        run_identity(config(), 1, task, "fp32", Propensity()),
+        run_identity(config(), 0, task, "bf16", Propensity()),
+        run_identity(config(), 0, task, "fp32", Propensity(a=0.1)),
+        run_identity(config(), 0, type(task)(task.corpus, task.bank, task.bank, task.model_dir), "fp32", Propensity()),
     ]
     assert len({base, *others}) == len(others) + 1
     same = config().model_copy(update={"row": planted.make_config(row={"label": "another name"}).row})
-    assert run_identity(same, 0, task, "fp32") == base, "a row's name trains nothing"
+    assert run_identity(same, 0, task, "fp32", Propensity()) == base, "a row's name trains nothing"
+    monkeypatch.setattr("vixml.training.train.stage_digest", lambda verb: f"another {verb}")
+    assert run_identity(config(), 0, task, "fp32", Propensity()) != base, "old weights are not trained on by new code"
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "other"])

@@ -272,6 +272,10 @@ class RunConfig(Strict):
             raise ValueError("inference.image_weight is for inference.method 'knn' only")
         if self.searches_labels and self.inference.labels_as == "z" and not self.has_prototypes:
             raise ValueError(f"method {self.method!r} has no prototypes to search: set inference.labels_as to 'u'")
+        if self.training.precision == "fp16" and self.encoder.weights == "bfloat16" and self.encoder.train != "full":
+            raise ValueError(
+                "frozen weights in bfloat16 cannot be computed with in fp16: set training.precision to bf16"
+            )
         if self.encoder.label_template is not None and self.training.epochs:
             raise ValueError("encoder.label_template is for embedders off the shelf: set training.epochs to 0")
         if self.uses_images and self.images.fusion == "early":

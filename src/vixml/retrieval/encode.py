@@ -44,7 +44,7 @@ def build_index(
     resolved = {"dataset": dataset, "run": run, "seed": seed, **config.model_dump()}
     named = {**inputs.named(), "trained": trained}
     with stage(out, "build-index", config=resolved, inputs=named, facts=facts) as work:
-        precision = choose_precision(config.training.precision, device)
+        precision = choose_precision(config.training.precision, device, config.encoder.weights)
         config = config.at_precision(precision)
         data = open_inputs(inputs, config, seed)
         model = build_model(

@@ -60,12 +60,13 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, peaks: list[float], ste
         group["lr"] = peak * learning_rate_factor(step, group["warmup"], total)
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """Resolve ``auto``: fp16 on a GPU (the paper's encoders), bf16 on processors built for it, else fp32 (D10)."""
+def choose_precision(wanted: str, device: torch.device, weights: str = "float32") -> str:
+    """Resolve ``auto``: on a GPU fp16 (the paper's encoders), or bf16 beside frozen weights in it (its decoders); on
+    processors built for bf16 that; else fp32 (D10)."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "fp16"
+        return "bf16" if weights == "bfloat16" else "fp16"
     # Without AVX-512 BF16 or AMX, bf16 is emulated and slower than fp32.
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 

@@ -12,6 +12,7 @@ import torch
 from vixml.config.run import RunConfig
 from vixml.config.world import Propensity
 from vixml.data.propensity import inverse_propensity
+from vixml.digest import stage_digest
 from vixml.files import save_array, sha256_json, write_json, write_text
 from vixml.progress import bar
 from vixml.provenance import describe_input, stage
@@ -32,14 +33,24 @@ def validation_rows(n_train: int, share: float) -> np.ndarray:
     return np.sort(rng.permutation(n_train)[: round(share * n_train)]).astype(np.int64)
 
 
-def run_identity(config: RunConfig, seed: int, inputs: RunInputs, precision: str) -> str:
+def run_identity(config: RunConfig, seed: int, inputs: RunInputs, precision: str, propensity: Propensity) -> str:
     """Return the digest that a checkpoint must share to be resumed."""
     described = {name: describe_input(path)["sha256"] for name, path in inputs.named().items()}
     # What leads to the same bytes by another way (workers, how often it is saved) does not part a run from its past.
     settings = config.model_dump(
         exclude={"row": True, "inference": True, "training": {"workers", "checkpoint_minutes"}}
     )
-    return sha256_json({"config": settings, "seed": seed, "inputs": described, "precision": precision})
+    # The propensities shape what is drawn, and the code what is learned: another of either leads elsewhere.
+    return sha256_json(
+        {
+            "config": settings,
+            "seed": seed,
+            "inputs": described,
+            "precision": precision,
+            "propensity": propensity.model_dump(),
+            "code": stage_digest("train"),
+        }
+    )
 
 
 def train(
@@ -67,7 +78,7 @@ def train(
     facts: dict[str, Any] = {}
     resolved = {"dataset": dataset, "run": run, "seed": seed, **config.model_dump()}
     with stage(out, "train", config=resolved, inputs=inputs.named(), facts=facts) as work:
-        precision = choose_precision(config.training.precision, device)
+        precision = choose_precision(config.training.precision, device, config.encoder.weights)
         config = config.at_precision(precision)
         data = open_inputs(inputs, config, seed)
         held = validation_rows(data.corpus.n("train"), config.training.validation)
@@ -90,7 +101,7 @@ def train(
             view = TrainingView(advance, name, epochs)
             trainer = Trainer(
                 config, model, training_set, held, data.gather, precision, seed, checkpoint,
-                run_identity(config, seed, inputs, precision), view.epoch, view.step, view.warn, view.resume,
+                run_identity(config, seed, inputs, precision, propensity), view.epoch, view.step, view.warn, view.resume,
             )  # fmt: skip
             trainer.fit()
         last = trainer.history[-1] if trainer.history else {}
