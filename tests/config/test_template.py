@@ -48,5 +48,5 @@ def test_has_field():
 
 def test_frozen_bfloat16_weights_are_not_computed_with_in_fp16():
     half = {"encoder": {"train": "lora", "weights": "bfloat16"}, "training": {"precision": "fp16"}}
-    with pytest.raises(ValidationError, match="set training.precision to bf16"):
+    with pytest.raises(ValidationError, match=r"set training\.precision to bf16"):
         RunConfig.model_validate(half)
