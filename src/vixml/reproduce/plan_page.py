@@ -10,14 +10,13 @@ from typing import Any
 
 from vixml.config.load import load_world
 from vixml.errors import VixmlError
-from vixml.files import write_text
 from vixml.reproduce.assumptions import Hardware, Kind
 from vixml.reproduce.cost import count
 from vixml.reproduce.known_times import BENCHMARK, REFERENCE, known, sustained_here
 from vixml.reproduce.plan import BASE, Choice, Group, Plan, choose_hardware, hours, make_plan, read_workflow
 from vixml.reproduce.render import duration
 from vixml.reproduce.shapes import shape_of
-from vixml.reproduce.summary import fill_readme
+from vixml.reproduce.summary import update_page
 
 SCHEMA_VERSION = 1
 
@@ -205,17 +204,8 @@ def plan(
             "no table of this configuration to choose from", where=overlay or base, found="no planned runs"
         )
     if write is not None:
-        text = wanted = write.read_text(encoding="utf-8")
-        for place, content in pages(found, workflow.config_dir, benchmark, reference).items():
-            wanted = fill_readme(wanted, content, write, place)
-        if check and wanted != text:
-            raise VixmlError(
-                "a page of predicted costs is out of date",
-                where=write,
-                hint="write it again with the same command without --check",
-            )
-        if not check:
-            write_text(write, wanted)
+        contents = pages(found, workflow.config_dir, benchmark, reference)
+        update_page(write, contents, "a page of predicted costs", check)
     if json_out:
         print(json.dumps(as_json(found, choices), indent=2))
     else:

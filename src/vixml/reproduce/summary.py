@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,29 @@ def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str
     return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
 
 
+def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
+    """Put each content between the markers of its place in a page; with ``check``, only say whether it stands there.
+
+    Args:
+        page: the page.
+        contents: place -> what is to stand there.
+        what: of which the page is out of date, if it is.
+        check: change nothing.
+
+    Raises:
+        VixmlError: a marker is missing; with ``check``, a page that is out of date.
+    """
+    text = wanted = page.read_text(encoding="utf-8")
+    for place, content in contents.items():
+        wanted = fill_readme(wanted, content, page, place)
+    if check and wanted != text:
+        raise VixmlError(
+            f"{what} is out of date", where=page, hint="write it again with the same command without --check"
+        )
+    if not check:
+        write_text(page, wanted)
+
+
 def print_summary(summary: dict[str, Any], results_dir: Path | None = None) -> None:
     """Print the main numbers to the terminal, and where tables, figures and report lie."""
     from rich.box import SIMPLE_HEAD
@@ -234,14 +257,5 @@ def summary(
     if write_reference is not None and not check:
         write_json(write_reference, found)
     if readme is not None:
-        text = readme.read_text(encoding="utf-8")
-        wanted = fill_readme(text, readme_table(found), readme, place)
-        if check and wanted != text:
-            raise VixmlError(
-                "the results table of a page is out of date",
-                where=readme,
-                hint="write it again with the same command without --check",
-            )
-        if not check:
-            write_text(readme, wanted)
+        update_page(readme, {place: readme_table(found)}, "the results table of a page", check)
     print_summary(found, None if reference is not None else results_dir)

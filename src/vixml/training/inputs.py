@@ -113,12 +113,11 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
 def _prompts(config: RunConfig, model_dir: Path, tokens: Mapping[str, Ragged]) -> dict[str, Prompt]:
     """Return the prompt of each split: the labels' own where an embedder off the shelf has one."""
     encoder, header = config.encoder, tokens["train"].header
-    found = {}
-    for split in tokens:
-        label = split == "label" and encoder.label_template is not None
+
+    def prompt(key: str) -> Prompt:
         try:
-            found[split] = make_prompt(
-                encoder.label_template if label else encoder.template,
+            return make_prompt(
+                getattr(encoder, key),
                 lambda words: tokenize_pieces(model_dir, words) if words else [],
                 causal=header.get("special") == "bare",
                 bos=header.get("bos_ids", ()),
@@ -126,5 +125,9 @@ def _prompts(config: RunConfig, model_dir: Path, tokens: Mapping[str, Ragged]) -
                 late=config.uses_images and config.images.fusion == "late",
             )
         except ValueError as error:
-            raise VixmlError(str(error), where="encoder.label_template" if label else "encoder.template") from error
-    return found
+            raise VixmlError(str(error), where=f"encoder.{key}") from error
+
+    # One tokenizer is read for all splits: it takes longer than anything else here.
+    query = prompt("template")
+    label = query if encoder.label_template is None else prompt("label_template")
+    return {split: label if split == "label" else query for split in tokens}
