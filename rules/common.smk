@@ -108,7 +108,9 @@ def drawing_settings(wildcards):
 def text_model_settings(wildcards):
     """Return what of a language model's entry shapes its folder."""
     entry = WORLD.text_models[wildcards.model]
-    shape = entry.model_dump(mode="json", exclude={"title", "parameters", "licence", "exact", "attention", "eos"})
+    said = {"title", "parameters", "licence", "exact", "attention", "eos", "hidden_size"}
+    # A model of the hub brings its own configuration; its entry's serves the plan of costs.
+    shape = entry.model_dump(mode="json", exclude=said | ({"architecture"} if entry.kind == "hub" else set()))
     return settings(shape | {"sha256": sha256_of(sources_of_model(entry))})
 
 

@@ -48,7 +48,6 @@ def test_equals_the_models_own_tokenizer(picto, tmp_path):
             "tokenizer": "tiny",
             "tokenizer_sha256": sha256_file(folder / "tokenizer.json"),
             "max_len": 9,
-            "pad_id": 0,
             "special": "around",
             "bos_ids": [],
             "eos_id": None,
@@ -87,7 +86,7 @@ def test_a_decoders_texts_are_bare(picto, tmp_path, bos):
         assert [tokens.row(i).tolist() for i in range(len(tokens))] == [row[:5] for row in expected]
         assert tokens.lengths.max() == 5 and not {0, 1, 2} & set(tokens.values.tolist())
         assert tokens.header["special"] == "bare" and tokens.header["bos_ids"] == ([0] if bos else [])
-        assert tokens.header["eos_id"] == 1 and tokens.header["pad_id"] == 1
+        assert tokens.header["eos_id"] == 1
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
@@ -150,22 +149,12 @@ def test_batches_do_not_show(picto, tmp_path, monkeypatch):
     assert one["outputs_sha256"] == two["outputs_sha256"]
 
 
-def test_a_decoders_tokenizer_pads_with_its_end_token(picto, tmp_path):
-    folder = make_tokenizer(tmp_path / "model", pad_token=None, eos_token={"content": "[SEP]"})
-    tokenize_corpus(picto[0], folder, 9, tmp_path / "tokens")
-    assert Ragged.load(tmp_path / "tokens" / "test").header["pad_id"] == 3
-
-
 def test_bad_tokenizers(picto, tmp_path):
     with pytest.raises(VixmlError, match="tokenizer is missing") as caught:
         tokenize_corpus(picto[0], tmp_path, 9, tmp_path / "tokens")
     assert "prepare-model" in caught.value.hint
     with pytest.raises(VixmlError, match="no room for text") as caught:
         tokenize_corpus(picto[0], make_tokenizer(tmp_path / "a"), 2, tmp_path / "tokens")
-    with pytest.raises(VixmlError, match="names no padding token"):
-        tokenize_corpus(picto[0], make_tokenizer(tmp_path / "b", pad_token=None), 9, tmp_path / "tokens")
-    with pytest.raises(VixmlError, match="not in the vocabulary"):
-        tokenize_corpus(picto[0], make_tokenizer(tmp_path / "c", pad_token="<pad>"), 9, tmp_path / "tokens")
     (tmp_path / "a" / "tokenizer.json").write_text("{}")
     with pytest.raises(VixmlError, match="not a readable tokenizer"):
         tokenize_corpus(picto[0], tmp_path / "a", 9, tmp_path / "tokens")

@@ -97,6 +97,7 @@ def _draw_images(rng: np.random.Generator, kinds: list[int], kind: int) -> list[
 
 def _write_tokens(folder: Path, texts: dict[str, list[list[int]]], causal: bool) -> None:
     header = {"special": "bare", "bos_ids": [START], "eos_id": END} if causal else {"special": "around", "eos_id": END}
+    header["max_len"] = BASE["encoder"]["max_len"]
     for split, rows in texts.items():
         kept = [row[1:-1] for row in rows] if causal else rows
         lists = Ragged.from_rows(kept, VOCABULARY)

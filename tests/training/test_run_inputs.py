@@ -128,6 +128,34 @@ def test_tokens_cut_longer_than_the_run_asks_are_an_error(task):
         open_inputs(task, planted.make_config(encoder={"max_len": 3}), 0)
 
 
+def test_tokens_of_another_tokenizer_are_an_error(task, tmp_path):
+    shutil.copytree(task.model_dir, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    with pytest.raises(VixmlError, match="another tokenizer") as caught:
+        open_inputs(RunInputs(task.corpus, task.tokens, task.bank, tmp_path / "model"), planted.make_config(), 0)
+    assert caught.value.where == task.tokens
+
+
+def test_an_item_with_nothing_in_it_is_named(decoder_task, tmp_path):
+    shutil.copytree(decoder_task.tokens, tmp_path / "tokens")
+    tokens = Ragged.load(tmp_path / "tokens" / "label")
+    rows = [tokens.row(i).tolist() for i in range(len(tokens))]
+    rows[3] = []
+    shutil.rmtree(tmp_path / "tokens" / "label")
+    emptied = Ragged.from_rows(rows, tokens.n_cols)
+    # Without a first token of the tokenizer's, the template's words are all that stands beside a text.
+    header = tokens.header | {"bos_ids": []}
+    Ragged(emptied.values, emptied.offsets, emptied.n_cols, header).save(tmp_path / "tokens" / "label")
+    train_tokens = Ragged.load(tmp_path / "tokens" / "train")
+    shutil.rmtree(tmp_path / "tokens" / "train")
+    Ragged(train_tokens.values, train_tokens.offsets, train_tokens.n_cols, header).save(tmp_path / "tokens" / "train")
+    inputs = RunInputs(decoder_task.corpus, tmp_path / "tokens", None, decoder_task.model_dir)
+    with pytest.raises(VixmlError, match="nothing that could be encoded") as caught:
+        open_inputs(inputs, planted.make_config(modality="text", encoder={"template": "{text}"}), 0)
+    assert str(caught.value.where).endswith("label, row 3")
+    open_inputs(inputs, planted.make_config(modality="text", encoder={"template": "{text}{eos}"}), 0)
+
+
 def test_validation_rows_are_a_share_of_train_and_the_same_for_every_run():
     rows = validation_rows(200, 0.1)
     assert len(rows) == 20 and (np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < 200

@@ -156,7 +156,9 @@ class Mining(Strict):
     start: int = Field(10, ge=0, description="First epoch (from 0) with mined batches; random batches before.")
     update: int = Field(5, ge=1, description="Epochs between two clusterings.")
     size: int = Field(16, ge=1, description="Queries per group at the start.")
-    double_at: list[int] = Field([20, 40, 60, 80, 100, 120], description="Epochs at which the group size doubles.")
+    double_at: list[int] = Field(
+        [20, 40, 60, 80, 100, 120], description="Epochs from which the group size doubles; seen at the next clustering."
+    )
 
 
 class Optimizer(Strict):

@@ -58,7 +58,6 @@ def tokenize_corpus(
         "tokenizer": model,
         "tokenizer_sha256": sha256_file(model_dir / "tokenizer.json"),
         "max_len": max_len,
-        "pad_id": pad_id(model_dir, tokenizer),
         "special": "bare" if bare else "around",
         "bos_ids": bos_ids(load_tokenizer(model_dir)) if bare else [],
         "eos_id": eos_id(model_dir, tokenizer, eos),
@@ -148,24 +147,6 @@ def encode(tokenizer: Tokenizer, texts: list[str], header: dict[str, Any], text:
     # Ids may have gaps (added tokens beyond the vocabulary), so the bound is the largest id, not the size.
     n_cols = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     return Ragged(flat, offsets, n_cols, header)
-
-
-def pad_id(model_dir: Path | str, tokenizer: Tokenizer) -> int:
-    """Return the id that fills a batch: the tokenizer's own padding token, else its end-of-text token.
-
-    Padded places are masked, so the choice touches no result; the id must only exist.
-
-    Raises:
-        VixmlError: the tokenizer's settings name neither, or one that is not in its vocabulary.
-    """
-    number = _named_token(model_dir, tokenizer, ("pad_token", "eos_token"), "the padding token")
-    if number is None:
-        raise VixmlError(
-            "the tokenizer names no padding token",
-            where=Path(model_dir) / "tokenizer_config.json",
-            expected="pad_token or eos_token",
-        )
-    return number
 
 
 def bos_ids(tokenizer: Tokenizer) -> list[int]:

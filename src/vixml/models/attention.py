@@ -94,9 +94,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropo
         mask = torch.ones(length, places, dtype=torch.bool, device=q.device).tril(places - length)
     if q.device.type != "cpu" or not torch.is_grad_enabled():
         square = mask is not None and length == places
-        return F.scaled_dot_product_attention(
-            q, k, v, None if square else mask, dropout, is_causal=square, scale=scale, enable_gqa=heads != kv_heads
-        )
+        mask = None if square else mask
+        if mask is not None and q.device.type != "cpu":
+            # No fused kernel of a GPU takes both a mask and shared keys; copies of the keys are cheaper than going without.
+            k, v = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k, v))
+        grouped = k.shape[1] != heads
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=square, scale=scale, enable_gqa=grouped)
     # Heads that share a key are rows of one product. Scores in float32, as in the fused kernel: rounded to half precision
     # they would be off by a few hundredths.
     with torch.autocast("cpu", enabled=False):

@@ -77,6 +77,7 @@ def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, An
     _check_index(folder, headers)
     config, names = _text_part(read_json(folder / CONFIG), headers, folder)
     facts["unused_tensors"] = _check_shapes(config, names, headers, folder)
+    tokenizer = _tokenizer_files(folder)  # before anything is moved out of a download: what lacks a file stays whole
 
     write_json(work / CONFIG, config)
     kept = {name: part for name, header in headers.items() if (part := {k: names[k] for k in header if k in names})}
@@ -89,7 +90,7 @@ def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, An
         sizes = [_extent(headers[name][key]) for name, part in kept.items() for key in part]
         index = {new: name for name, part in kept.items() for new in part.values()}
         write_json(work / INDEX, {"metadata": {"total_size": sum(sizes)}, "weight_map": index})
-    for name in _tokenizer_files(folder):
+    for name in tokenizer:
         _hand_over(folder / name, work / name, copy=placed)
     if not placed:
         shutil.rmtree(folder, ignore_errors=True)

@@ -22,12 +22,12 @@ COSINE_COLLAPSED = 0.99
 def mean_cosine(unit: Tensor) -> float:
     """Return the mean cosine over distinct pairs of rows: (n, dim) float32 unit rows.
 
-    Uses ``|sum of rows|^2 = n + sum over pairs``, so it costs one pass.
+    Uses ``|sum of rows|^2 = n + sum over pairs``, so it costs one pass. One row has no pair: the answer is 0.
     """
     n = len(unit)
     if n < 2:
-        return float("nan")
-    return float((unit.double().sum(0).square().sum() - n) / (n * (n - 1)))
+        return 0.0
+    return float((unit.sum(0, dtype=torch.float64).square().sum() - n) / (n * (n - 1)))
 
 
 def precision_at_1(queries: Tensor, labels: Tensor, truth: Ragged) -> float:

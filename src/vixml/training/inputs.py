@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from vixml.config.run import RunConfig
 from vixml.data.corpus import Corpus
 from vixml.data.tokens import tokenize_pieces
 from vixml.errors import VixmlError
+from vixml.files import sha256_file
 from vixml.images.bank import ImageBank
 from vixml.models.prompt import Prompt, make_prompt
 from vixml.ragged import Ragged
@@ -69,18 +71,12 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
                 expected=f"{corpus.n(split)} rows",
                 hint="tokenize again; snakemake does so by itself",
             )
-    longest = max(int(tokens[split].lengths.max(initial=0)) for split in splits)
-    if longest > config.encoder.max_len:
-        raise VixmlError(
-            "tokens were cut at another length than the run asks for",
-            where=inputs.tokens,
-            found=f"a text of {longest} tokens",
-            expected=f"encoder.max_len = {config.encoder.max_len}",
-            hint="tokenize with that --max-len",
-        )
+    _check_tokens(tokens["train"].header, inputs, config)
     prompts = _prompts(config, inputs.model_dir, tokens)
     if not config.uses_images:
-        return RunData(corpus, tokens, dict.fromkeys(splits), None, None, prompts)
+        found = RunData(corpus, tokens, dict.fromkeys(splits), None, None, prompts)
+        _check_no_empty(found, inputs)
+        return found
     if inputs.bank is None:
         raise VixmlError(
             "a run with images needs an image bank", where="--bank", hint="pass the folder of embed-images"
@@ -107,7 +103,48 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
         split: bank.lists(corpus.images(split), config.images.per_item, seed if config.images.shuffle else None)
         for split in splits
     }
-    return RunData(corpus, tokens, images, bank.gather, bank.dim, prompts)
+    found = RunData(corpus, tokens, images, bank.gather, bank.dim, prompts)
+    _check_no_empty(found, inputs)
+    return found
+
+
+def _check_tokens(header: Mapping[str, Any], inputs: RunInputs, config: RunConfig) -> None:
+    """Refuse tokens of another tokenizer than the language model's, or cut at another length than the run asks for."""
+    made_with, tokenizer = header.get("tokenizer_sha256"), inputs.model_dir / "tokenizer.json"
+    # A folder without a tokenizer belongs to tokens that were not made from text.
+    own = sha256_file(tokenizer) if tokenizer.exists() else None
+    if made_with != own:
+        raise VixmlError(
+            "tokens were made by another tokenizer than the language model's",
+            where=inputs.tokens,
+            found=f"{header.get('tokenizer')}, tokenizer.json with sha256 {str(made_with)[:12]}",
+            expected=f"{str(own)[:12]}, that of {inputs.model_dir}",
+            hint="tokenize with --model-dir of the run's language model; snakemake does so by itself",
+        )
+    if header.get("max_len") != config.encoder.max_len:
+        raise VixmlError(
+            "tokens were cut at another length than the run asks for",
+            where=inputs.tokens,
+            found=f"max_len {header.get('max_len')}",
+            expected=f"encoder.max_len = {config.encoder.max_len}",
+            hint="tokenize with that --max-len",
+        )
+
+
+def _check_no_empty(data: RunData, inputs: RunInputs) -> None:
+    """Refuse an item of which nothing enters the encoder: no text, no words of a template, no image."""
+    for split, tokens in data.tokens.items():
+        prompt, images = data.prompts[split], data.images[split]
+        inside = images.lengths if images is not None and not prompt.late else 0
+        empty = np.flatnonzero(tokens.lengths + inside + len(prompt.words) < 1)
+        if len(empty):
+            raise VixmlError(
+                "an item has nothing that could be encoded: its text has no token, and no words of the template stand by it",
+                where=f"{inputs.tokens / split}, row {empty[0]}",
+                found=f"{len(empty)} such rows, text {data.corpus.texts(split)[empty[0]]!r}",
+                expected="a token an item, at least",
+                hint="give it a text, or a template with words or {eos}: encoder.template",
+            )
 
 
 def _prompts(config: RunConfig, model_dir: Path, tokens: Mapping[str, Ragged]) -> dict[str, Prompt]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
-from vixml.files import write_bytes
+from vixml.files import atomic_path
 from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
 from vixml.training.batches import INIT, generator
@@ -26,7 +28,14 @@ def build_model(
 def save_model(folder: Path, model: Siamese) -> None:
     """Write ``model.safetensors``: every tensor that the language model's own folder does not hold."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.learned_state().items())}
-    write_bytes(folder / "model.safetensors", save(tensors))
+    path = folder / "model.safetensors"
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:
+            # It has no errno of its own, and a full disk is told by that.
+            number = errno.ENOSPC if f"os error {errno.ENOSPC}" in str(error) else errno.EIO
+            raise OSError(number, str(error), str(path)) from error
 
 
 def load_model(folder: Path, model: Siamese) -> None:
