@@ -39,23 +39,36 @@ def test_shuffling_gives_every_item_another_items_list(rows, seed):
     owned = Ragged.from_rows([[i] for i in range(len(rows))], N if len(rows) <= N else len(rows))
     vectors = np.zeros((owned.n_cols, 2), dtype=np.float16)
     own = ImageBank(vectors, np.zeros(0, np.int64), "demo", Path("bank"))
-    shuffled = own.lists(owned, 3, shuffle_seed=seed).values
+    shuffled = own.lists(owned, 3, control="shuffled", seed=seed).values
     assert sorted(shuffled) == list(range(len(rows)))
     assert len(rows) < 2 or (shuffled != np.arange(len(rows))).all()
-    again = own.lists(owned, 3, shuffle_seed=seed).values
+    again = own.lists(owned, 3, control="shuffled", seed=seed).values
     assert shuffled.tolist() == again.tolist()
 
 
 def test_shuffling_moves_whole_lists_and_depends_on_the_seed():
     rows = Ragged.from_rows([[i % N, (i + 1) % N][: i % 3] for i in range(50)], N)
     plain = bank().lists(rows, 2)
-    one, two = bank().lists(rows, 2, shuffle_seed=1), bank().lists(rows, 2, shuffle_seed=2)
+    one, two = bank().lists(rows, 2, control="shuffled", seed=1), bank().lists(rows, 2, control="shuffled", seed=2)
 
     def contents(lists: Ragged) -> list[list[int]]:
         return [lists.row(i).tolist() for i in range(len(lists))]
 
     assert sorted(contents(plain)) == sorted(contents(one)) == sorted(contents(two))
     assert contents(one) != contents(two)
+
+
+def test_a_constant_control_tells_items_and_splits_nothing():
+    rows = Ragged.from_rows([[1, 2, 3], [], [4]], N)
+    others = Ragged.from_rows([[6]] * 7, N)
+    same = bank([0, 5]).lists(rows, 2, control="constant", seed=3)
+    assert same.lengths.tolist() == [2, 2, 2] and len(set(same.values.tolist())) == 2
+    assert not {0, 5} & set(same.values.tolist()), "pictures that are not there are not drawn"
+    again = bank([0, 5]).lists(others, 2, control="constant", seed=3)
+    assert again.row(6).tolist() == same.row(0).tolist(), "of whatever split"
+    none = bank().lists(Ragged.from_rows([[], []], N), 2, control="constant")
+    assert none.lengths.tolist() == [0, 0], "labels without pictures stay without"
+    same.check("test")
 
 
 def test_lists_over_another_number_of_pictures_are_refused():

@@ -140,18 +140,18 @@ def test_a_run_may_reuse_the_index_of_another_that_it_names(run, tmp_path):
         assert "--index" in error.value.where and f"run {reuse or name} " in error.value.expected
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_images_join_the_vote_and_can_be_shuffled_as_in_training(run, tmp_path, shuffle):
-    images = {"per_item": 2, "shuffle": shuffle}
+@pytest.mark.parametrize("control", ["none", "shuffled"])
+def test_images_join_the_vote_and_can_be_shuffled_as_in_training(run, tmp_path, control):
+    images = {"per_item": 2, "control": control}
     found, manifest = predicted(run, tmp_path, images=images, method="knn", image_weight=0.7)
     bank = ImageBank.open(run[0] / "bank")
     queries, voters = (
-        with_images(vectors(run, split), bank, bank.lists(run[1].images[split], 2, 5 if shuffle else None), 0.7)
+        with_images(vectors(run, split), bank, bank.lists(run[1].images[split], 2, control, 5), 0.7)
         for split in ("test", "train")
     )
     expected = knn_vote(queries, voters, run[1].labels["train"], 50, 0.05, 8, filter=run[1].filters["test"])
     assert np.array_equal(found["labels"], expected[0])
-    assert manifest["config"]["images"]["shuffle"] is shuffle
+    assert manifest["config"]["images"]["control"] == control
     assert set(manifest["inputs"]) == {"corpus", "index", "bank"}
 
 

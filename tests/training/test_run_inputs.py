@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 def test_images_are_cut_and_shuffled_for_every_split(task):
     own = open_inputs(task, planted.make_config(images={"per_item": 2}), seed=0)
     assert max(own.images["train"].lengths) == 2 and own.image_dim == planted.IMAGE_DIM
-    mixed = open_inputs(task, planted.make_config(images={"per_item": 2, "shuffle": True}), seed=0)
+    mixed = open_inputs(task, planted.make_config(images={"per_item": 2, "control": "shuffled"}), seed=0)
     for split, lists in own.images.items():
         before = sorted(tuple(lists.row(i)) for i in range(len(lists)))
         after = [tuple(mixed.images[split].row(i)) for i in range(len(lists))]

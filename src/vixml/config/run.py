@@ -107,9 +107,11 @@ class Images(Strict):
         "images encoded apart, then fused by self-attention (MUFIN).",
     )
     late: LateFusion = LateFusion()
-    shuffle: bool = Field(
-        False,
-        description="Control: give every item another item's images, in every split. The gain of images must vanish.",
+    control: Literal["none", "shuffled", "constant"] = Field(
+        "none",
+        description="Controls that hold nothing of an item, in every split; the gain of images must vanish. `shuffled`: "
+        "another item's images. `constant`: the same `per_item` images for all, which tells what places for images add by "
+        "themselves.",
     )
 
 

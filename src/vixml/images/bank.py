@@ -74,17 +74,19 @@ class ImageBank:
         """Return the length of a vector."""
         return self.vectors.shape[1]
 
-    def lists(self, item_images: Ragged, per_item: int, shuffle_seed: int | None = None) -> Ragged:
+    def lists(self, item_images: Ragged, per_item: int, control: str = "none", seed: int = 0) -> Ragged:
         """Return the images that each item gets: missing ones dropped, then at most ``per_item``, order kept.
 
-        With ``shuffle_seed``, whole lists then change hands (the control in which every item sees another's pictures):
-        the items stand in one random circle and each takes its neighbour's list, so none keeps its own, while the
-        number of lists, their lengths and their contents stay as they were.
+        Control ``shuffled``: whole lists then change hands. The items stand in one random circle and each takes its
+        neighbour's list, so none keeps its own, while the number of lists, their lengths and their contents stay as they
+        were. Control ``constant``: every item has the same ``per_item`` images, drawn from the whole bank; where no item
+        has any, none gets one.
 
         Args:
             item_images: (n_items) lists of image ids, in order of preference.
             per_item: how many at most.
-            shuffle_seed: ``None`` gives everyone their own.
+            control: ``none`` gives everyone their own.
+            seed: of the control's draw; the same images are drawn whatever the items.
 
         Raises:
             VixmlError: the lists speak of another number of pictures than the bank holds.
@@ -100,9 +102,15 @@ class ImageBank:
         kept = _select(item_images, ~self._is_missing(item_images.values))
         place = np.arange(len(kept.values)) - np.repeat(kept.offsets[:-1], kept.lengths)
         kept = _select(kept, place < per_item)
-        if shuffle_seed is None or len(kept) < 2:
+        if control == "constant" and len(kept.values):
+            held = np.flatnonzero(~self._is_missing(np.arange(len(self))))
+            same = np.random.default_rng(seed).choice(held, min(per_item, len(held)), replace=False)
+            return Ragged(
+                np.tile(same, len(kept)).astype(kept.values.dtype), len(same) * np.arange(len(kept) + 1), kept.n_cols
+            )
+        if control != "shuffled" or len(kept) < 2:
             return kept
-        circle = np.random.default_rng(shuffle_seed).permutation(len(kept))
+        circle = np.random.default_rng(seed).permutation(len(kept))
         donor = np.empty(len(kept), dtype=np.int64)
         donor[circle] = np.roll(circle, 1)
         return kept.take(donor)

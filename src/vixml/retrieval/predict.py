@@ -82,7 +82,7 @@ def predict(
     all training queries vote. Pairs of the corpus's filter are never predicted, so that ``top_k`` others remain.
 
     Args:
-        dataset, run, seed: for the record; the seed also shuffles images for the control.
+        dataset, run, seed: for the record; the seed also draws the images of a control.
         config: the resolved run.
         split: which queries.
         inputs: where the inputs lie.
@@ -148,8 +148,8 @@ def _rank(
         bank, images = ImageBank.open(inputs.bank), config.images
 
         def append(text: np.ndarray, split: str) -> np.ndarray:
-            # As in training: shuffled within a split, by the run's seed.
-            own: Ragged = bank.lists(corpus.images(split), images.per_item, seed if images.shuffle else None)
+            # As in training: a control is drawn by the run's seed.
+            own: Ragged = bank.lists(corpus.images(split), images.per_item, images.control, seed)
             return with_images(text, bank, own, how.image_weight, memory_mb)
 
         train = append(train, "train")

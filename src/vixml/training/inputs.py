@@ -53,7 +53,7 @@ class RunData:
 
 
 def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
-    """Open what a run reads; images are cut at ``images.per_item`` and, for the control, shuffled between items.
+    """Open what a run reads; images are cut at ``images.per_item`` and, for a control, replaced.
 
     Raises:
         VixmlError: the run reads images but no bank was given, the bank is another vision encoder's or holds fewer images
@@ -100,7 +100,7 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
             hint="lower images.per_item, or build the corpus with more images an item",
         )
     images = {
-        split: bank.lists(corpus.images(split), config.images.per_item, seed if config.images.shuffle else None)
+        split: bank.lists(corpus.images(split), config.images.per_item, config.images.control, seed)
         for split in splits
     }
     found = RunData(corpus, tokens, images, bank.gather, bank.dim, prompts)
