@@ -15,6 +15,7 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/resources.smk"
 include: "rules/targets.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"

@@ -259,15 +259,3 @@ def option(name, key):
 def options(name, key):
     """Return `--name FOLDER` for each of several inputs."""
     return lambda wildcards, input: " ".join(f"--{name} {Path(path).parent}" for path in input.get(key))
-
-
-def longest_first(wildcards):
-    """Return a job's priority: the more epochs, the earlier; images make an epoch about half as long again."""
-    run = run_of(wildcards)
-    share = 0.1 if run.encoder.train == "frozen" else 1.0
-    return round(10 * run.training.epochs * share * (1.5 if run.uses_images else 1.0))
-
-
-def gpus(wildcards):
-    """Return how many GPUs a heavy job asks for: one where there is one, or where the configuration insists."""
-    return int(DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None))

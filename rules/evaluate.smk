@@ -23,8 +23,8 @@ rule predict_labels:
         ENVIRONMENT
     threads: THREADS.search
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=memory("predict"),
+        runtime=minutes("predict"),
         gpu=gpus,
         device=DEVICE,
     params:

@@ -22,8 +22,8 @@ rule build_index:
         ENVIRONMENT
     threads: THREADS.train
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=memory("index"),
+        runtime=minutes("index"),
         gpu=gpus,
         device=DEVICE,
     params:

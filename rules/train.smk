@@ -25,8 +25,8 @@ rule train_model:
         ENVIRONMENT
     threads: THREADS.train
     resources:
-        mem_mb=8000,
-        runtime=2880,
+        mem_mb=memory("train"),
+        runtime=minutes("train"),
         gpu=gpus,
         device=DEVICE,
     params:
