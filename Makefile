@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help install demo test check bench lock clean
+.PHONY: help install demo test check bench lock record adopt clean
 
 # The versions in requirements.lock were tested with Python 3.11; `make PYTHON=/path/to/python` takes another.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
@@ -62,6 +62,15 @@ lock: install  ## pin the newest versions that pyproject.toml allows, and write 
 	@$(ACTIVATE) && python envs/pins.py lock
 	@$(MAKE) --no-print-directory install
 	@$(ACTIVATE) && python envs/pins.py write
+
+record:  ## tell DVC what Snakemake made, so that `dvc status` is clean and `dvc push` shares it (docs/dvc.md)
+	@$(ACTIVATE) && dvc commit --force --quiet && dvc status
+
+adopt:  ## after `dvc pull` in a fresh clone: take what was pulled as made, so that nothing is made again
+	@$(ACTIVATE) && if [ -n "$$(dvc status --quiet || echo changed)" ]; then \
+	  echo "error: results and dvc.lock differ"; echo "  what now: dvc status says where; dvc pull, or dvc repro"; exit 1; fi
+	@$(ACTIVATE) && configfile=$$(sed -n 's/^configfile: //p' params.yaml) && \
+	  snakemake data images paper_tables --touch --cores 1 --quiet all --configfile "$$configfile"
 
 clean:  ## remove all results but downloads (results/raw) and evidence (results/reference)
 	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name raw ! -name reference -exec rm -rf {} +; fi

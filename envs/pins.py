@@ -1,6 +1,7 @@
 """Keep every environment file in step with requirements.lock, the one place where versions are pinned.
 
 python envs/pins.py lock     # make a fresh environment from pyproject.toml and write its versions to the lock
+python envs/pins.py extend   # after `pip install` of a new dependency: pin it and what it brings, leave all else as it is
 python envs/pins.py write    # write environment.yml and envs/cpu.yaml from the lock, once that is installed
 python envs/pins.py check    # fail if one of them is out of date
 """
@@ -20,6 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 # torch is held where the numbers in results/reference were made; everything else follows from pyproject.toml.
 HELD = ["torch==2.13.0"]
+
+# What works on a workflow from outside; no job needs it.
+TOOLS = ("dvc",)
+GPU_ONLY = re.compile(r"^(nvidia-|cuda-|triton)", re.IGNORECASE)
 
 LOCK_HEADER = """\
 # What was tested, to the last package: `make install` uses it. Written by `make lock`, not by hand.
@@ -87,7 +92,8 @@ def files() -> dict[Path, str]:
     locked = pins()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     # post-deploy installs vixml without a network, so the build needs its backend in the environment.
-    runtime = needed(project["project"]["dependencies"]) | {"setuptools"}
+    jobs = [text for text in project["project"]["dependencies"] if not text.startswith(TOOLS)]
+    runtime = needed(jobs) | {"setuptools"}
     every = list(locked.values())
     some = [line for name, line in locked.items() if name in runtime]
     return {
@@ -115,10 +121,25 @@ def lock() -> None:
     LOCK.write_text(LOCK_HEADER + "".join(f"{line}\n" for line in _portable(frozen.splitlines())))
 
 
+def extend() -> None:
+    """Pin what pyproject.toml needs and the lock lacks, as installed; no other pin moves."""
+    from importlib.metadata import version
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    locked = pins()
+    for name in sorted(needed(wanted) - locked.keys()):
+        try:
+            locked[name] = _portable([f"{name}=={version(name)}"])[0] if not GPU_ONLY.match(name) else ""
+        except PackageNotFoundError:
+            continue  # asked for by a marker or an extra of another platform
+    lines = sorted(line for line in locked.values() if line)
+    LOCK.write_text(LOCK_HEADER + "".join(f"{line}\n" for line in sorted(lines, key=str.lower)))
+
+
 def _portable(lines: list[str]) -> list[str]:
     # torch's GPU libraries come with its GPU build, which pins them itself; its build tag depends on the index.
-    gpu = re.compile(r"^(nvidia-|cuda-|triton==)", re.IGNORECASE)
-    return [re.sub(r"^(torch==[0-9.]+)\+.*$", r"\1", line) for line in lines if not gpu.match(line)]
+    return [re.sub(r"^(torch==[0-9.]+)\+.*$", r"\1", line) for line in lines if not GPU_ONLY.match(line)]
 
 
 def main(action: str) -> int:
@@ -126,6 +147,9 @@ def main(action: str) -> int:
     if action == "lock":
         lock()
         return 0
+    if action == "extend":
+        extend()
+        action = "write"
     stale = [path for path, text in files().items() if not path.exists() or path.read_text() != text]
     if action == "check":
         for path in stale:
@@ -138,6 +162,6 @@ def main(action: str) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in {"lock", "write", "check"}:
+    if len(sys.argv) != 2 or sys.argv[1] not in {"lock", "extend", "write", "check"}:
         sys.exit(__doc__)
     sys.exit(main(sys.argv[1]))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vixml.files import write_json, write_text
 from vixml.provenance import stage
-from vixml.reproduce.grid import Sources, build_tables
+from vixml.reproduce.grid import Sources, Table, build_tables
 from vixml.reproduce.latex import to_latex
 from vixml.reproduce.render import states_summary, to_csv, to_markdown
-from vixml.reproduce.results import load
+from vixml.reproduce.results import Results, load
 from vixml.reproduce.specs import load_tables, spec_path
 
 
 def make_tables(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], out: Path) -> None:
-    """Write ``{table}.csv``, ``{table}.md`` and ``{table}.tex`` for each table, and ``summary.json``.
+    """Write ``{table}.csv``, ``{table}.md`` and ``{table}.tex`` for each table, ``summary.json`` and ``metrics.json``.
 
     Args:
         scores: score folders, exactly those that belong in the tables; rows without one say "not run".
@@ -27,12 +29,31 @@ def make_tables(scores: Sequence[Path], config_dir: Path, tables: Sequence[str],
     inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
     specs = load_tables(config_dir, tables)
     with stage(out, "make-tables", config={"tables": list(tables)}, inputs=inputs) as work:
-        built = build_tables(specs, Sources.load(config_dir, load(scores)))
+        results = load(scores)
+        built = build_tables(specs, Sources.load(config_dir, results))
         for table in built:
             write_text(work / f"{table.spec.id}.csv", to_csv(table))
             write_text(work / f"{table.spec.id}.md", to_markdown(table))
             write_text(work / f"{table.spec.id}.tex", to_latex(table))
         write_json(work / "summary.json", states_summary(built))
+        write_json(work / "metrics.json", metrics(results, built))
+
+
+def metrics(results: Results, tables: Sequence[Table]) -> dict[str, Any]:
+    """Return ``{dataset: {run: {metric: mean over seeds, seeds: n}}}`` of every run read: what `dvc metrics diff` compares.
+
+    In percent; of the metrics that any of the tables shows.
+    """
+    shown = dict.fromkeys(metric for table in tables for metric in table.spec.metrics)
+    found: dict[str, Any] = {}
+    for (dataset, run), seeds in results.by_run.items():
+        means = {
+            name: round(math.fsum(result.metrics[name] for result in seeds) / len(seeds), 4)
+            for name in shown
+            if all(name in result.metrics for result in seeds)
+        }
+        found.setdefault(dataset, {})[run] = means | {"seeds": len(seeds)}
+    return found
 
 
 def named_scores(scores: Sequence[Path]) -> dict[str, Path]:
