@@ -1,7 +1,7 @@
 """Keep every environment file in step with requirements.lock, the one place where versions are pinned.
 
 python envs/pins.py lock     # make a fresh environment from pyproject.toml and write its versions to the lock
-python envs/pins.py extend   # after `pip install` of a new dependency: pin it and what it brings, leave all else as it is
+python envs/pins.py extend   # after `pip install` of a new dependency: pin it and what it brings, as installed
 python envs/pins.py write    # write environment.yml and envs/cpu.yaml from the lock, once that is installed
 python envs/pins.py check    # fail if one of them is out of date
 """
@@ -122,13 +122,13 @@ def lock() -> None:
 
 
 def extend() -> None:
-    """Pin what pyproject.toml needs and the lock lacks, as installed; no other pin moves."""
+    """Pin what pyproject.toml needs as it is installed: what the lock lacks, and what pip had to move for it."""
     from importlib.metadata import version
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     locked = pins()
-    for name in sorted(needed(wanted) - locked.keys()):
+    for name in sorted(needed(wanted) | locked.keys()):
         try:
             locked[name] = _portable([f"{name}=={version(name)}"])[0] if not GPU_ONLY.match(name) else ""
         except PackageNotFoundError:
