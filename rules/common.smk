@@ -71,6 +71,7 @@ WHEN_IT_FAILS = """
 Stopped. The message above names what went wrong; the log of each job is below results/logs. What was finished is kept:
 run the same command again to go on. A training goes on from its last checkpoint.
 If it says that the folder is locked though nothing runs: snakemake --unlock
+On a cluster: docs/hpc.md says what SLURM's messages ask for.
 """
 
 

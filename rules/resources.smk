@@ -4,6 +4,10 @@
 # OUTPUTS: none; functions for the rules that train, encode and search.
 from vixml.reproduce.needs import needs
 
+# One job at a time on this machine's GPU, unless a profile or `--resources gpu=N` says how many there are.
+if "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", 1)
+
 
 def longest_first(wildcards):
     """Return a job's priority: the more epochs, the earlier; images make an epoch about half as long again."""
