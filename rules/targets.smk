@@ -74,11 +74,17 @@ def gallery_dataset():
     return next((dataset for dataset, _, _, run in target_runs() if run.needs_bank), None)
 
 
+def configfile_of_all():
+    """Return the option that names this configuration, empty for the default one."""
+    return "" if WORKFLOW.name == "demo" else f"--configfile config/{WORKFLOW.name}.yaml"
+
+
 def command_of_all():
     """Return what a reader types to make the results again."""
     if WORKFLOW.name == "demo":
         return "make demo"
-    return f"snakemake --cores all --configfile config/{WORKFLOW.name}.yaml paper_tables"
+    # Snakemake takes every word after --configfile for another file, so what is asked for stands before it.
+    return f"snakemake --cores all paper_tables {configfile_of_all()}"
 
 
 def show_results():
