@@ -73,7 +73,7 @@ rule make_figures:
 rule make_report:
     """Put numbers, figures, training curves and a gallery into one page that needs no network."""
     input:
-        layout=ancient(reported_files("tables", WORKFLOW.tables)),
+        layout=ancient(reported_files("tables", WORKFLOW.tables) + configuration_of_paper()),
         scores=target_scores("test"),
         figures=FIGURES if WORKFLOW.figures else [],
         corpus=CORPUS.format(dataset=gallery_dataset()) if gallery_dataset() else [],
@@ -92,7 +92,7 @@ rule make_report:
         mem_mb=2000,
         runtime=10,
     params:
-        layout=content(reported_files("tables", WORKFLOW.tables)),
+        layout=content(reported_files("tables", WORKFLOW.tables) + configuration_of_paper()),
         tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
         code=code("make-report"),
         scores=options("score", "scores"),
@@ -102,6 +102,7 @@ rule make_report:
         name=WORKFLOW.name,
         description=WORKFLOW.description,
         command=command_of_all(),
+        configfile=configfile_of_all(),
         config_dir=lambda wildcards: CONFIG_DIR,
     message:
         "Write the report"
@@ -109,7 +110,7 @@ rule make_report:
         """
         vixml make-report {params.scores} {params.tables} {params.figures} {params.corpus} {params.images} \
             --name={params.name:q} --description={params.description:q} --command={params.command:q} \
-            --out $(dirname {output.manifest}) --config-dir {params.config_dir} 2>&1 | tee {log}
+            --configfile={params.configfile:q} --out $(dirname {output.manifest}) --config-dir {params.config_dir} 2>&1 | tee {log}
         cp $(dirname {output.manifest})/report.html {output.page}
         """
 

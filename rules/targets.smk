@@ -75,8 +75,8 @@ def gallery_dataset():
 
 
 def configfile_of_all():
-    """Return the option that names this configuration, empty for the default one."""
-    return "" if WORKFLOW.name == "demo" else f"--configfile config/{WORKFLOW.name}.yaml"
+    """Return the file of this configuration, empty for the default one."""
+    return "" if WORKFLOW.name == "demo" else f"config/{WORKFLOW.name}.yaml"
 
 
 def command_of_all():
@@ -84,7 +84,7 @@ def command_of_all():
     if WORKFLOW.name == "demo":
         return "make demo"
     # Snakemake takes every word after --configfile for another file, so what is asked for stands before it.
-    return f"snakemake --cores all paper_tables {configfile_of_all()}"
+    return f"snakemake --cores all paper_tables --configfile {configfile_of_all()}"
 
 
 def show_results():
