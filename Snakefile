@@ -14,6 +14,10 @@ min_version("9.27")
 configfile: "config/config.yaml"
 
 
+# What `snakemake --report` opens with.
+report: "docs/captions/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/targets.smk"
 include: "rules/data.smk"

@@ -12,6 +12,7 @@ rule make_tables:
         layout=ancient(reported_files("tables", WORKFLOW.tables)),
         scores=target_scores("test"),
     output:
+        *marked_tables(),
         manifest=TABLES,
     log:
         f"{LOGS}/make_tables.log",
@@ -44,6 +45,7 @@ rule make_figures:
         layout=ancient(reported_files("figures", WORKFLOW.figures)),
         scores=target_scores("test"),
     output:
+        *marked_figures(),
         manifest=FIGURES,
     log:
         f"{LOGS}/make_figures.log",
@@ -80,7 +82,12 @@ rule make_report:
         images=IMAGES.format(dataset=gallery_dataset()) if gallery_dataset() else [],
     output:
         manifest=f"{RESULTS}/report/manifest.json",
-        page=report(REPORT, caption="../docs/captions/report.rst", category="Report"),
+        page=report(
+            REPORT,
+            caption="../docs/captions/report.rst",
+            category="Report",
+            labels={"what": "Everything on one page"},
+        ),
     log:
         f"{LOGS}/make_report.log",
     benchmark:
@@ -121,6 +128,12 @@ rule make_tuning:
         scores=scores_of_tuning,
         models=models_of_tuning,
     output:
+        report(
+            f"{RESULTS}/tuning/tuning.csv",
+            caption="../docs/captions/tuning.rst",
+            category="Tuning",
+            labels={"what": "Runs compared on held-out queries"},
+        ),
         manifest=TUNING,
     log:
         f"{LOGS}/make_tuning.log",
