@@ -1,7 +1,7 @@
 # ViXML as one workflow: from published files to tables, figures and a report.
 #
 #   snakemake --cores all                     everything that config/config.yaml asks for (profiles/default is picked up)
-#   snakemake --cores all --configfile config/picto.yaml paper_tables
+#   snakemake --cores all paper_tables --configfile config/picto.yaml
 #   snakemake -n                              what would be done, and why
 #   snakemake --list                          the targets and rules below, each with a sentence
 #
@@ -12,6 +12,10 @@ min_version("9.27")
 
 
 configfile: "config/config.yaml"
+
+
+# What `snakemake --report` opens with.
+report: "docs/captions/workflow.rst"
 
 
 include: "rules/common.smk"

@@ -166,6 +166,11 @@ def reported_files(kind, names):
     return sorted(path.as_posix() for path in files)
 
 
+def configuration_of_paper():
+    """Return the file that asks for the paper's runs, which the report names in commands; none where it is missing."""
+    return [path.as_posix() for path in Path(CONFIG_DIR).glob("paper.yaml")]
+
+
 # Inputs that depend on the run.
 
 

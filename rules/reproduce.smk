@@ -12,6 +12,7 @@ rule make_tables:
         layout=ancient(reported_files("tables", WORKFLOW.tables)),
         scores=target_scores("test"),
     output:
+        *marked_tables(),
         manifest=TABLES,
     log:
         f"{LOGS}/make_tables.log",
@@ -44,6 +45,7 @@ rule make_figures:
         layout=ancient(reported_files("figures", WORKFLOW.figures)),
         scores=target_scores("test"),
     output:
+        *marked_figures(),
         manifest=FIGURES,
     log:
         f"{LOGS}/make_figures.log",
@@ -73,14 +75,19 @@ rule make_figures:
 rule make_report:
     """Put numbers, figures, training curves and a gallery into one page that needs no network."""
     input:
-        layout=ancient(reported_files("tables", WORKFLOW.tables)),
+        layout=ancient(reported_files("tables", WORKFLOW.tables) + configuration_of_paper()),
         scores=target_scores("test"),
         figures=FIGURES if WORKFLOW.figures else [],
         corpus=CORPUS.format(dataset=gallery_dataset()) if gallery_dataset() else [],
         images=IMAGES.format(dataset=gallery_dataset()) if gallery_dataset() else [],
     output:
         manifest=f"{RESULTS}/report/manifest.json",
-        page=report(REPORT, caption="../docs/captions/report.rst", category="Report"),
+        page=report(
+            REPORT,
+            caption="../docs/captions/report.rst",
+            category="Report",
+            labels={"what": "Everything on one page"},
+        ),
     log:
         f"{LOGS}/make_report.log",
     benchmark:
@@ -92,7 +99,7 @@ rule make_report:
         mem_mb=2000,
         runtime=10,
     params:
-        layout=content(reported_files("tables", WORKFLOW.tables)),
+        layout=content(reported_files("tables", WORKFLOW.tables) + configuration_of_paper()),
         tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
         code=code("make-report"),
         scores=options("score", "scores"),
@@ -102,6 +109,7 @@ rule make_report:
         name=WORKFLOW.name,
         description=WORKFLOW.description,
         command=command_of_all(),
+        configfile=configfile_of_all(),
         config_dir=lambda wildcards: CONFIG_DIR,
     message:
         "Write the report"
@@ -109,7 +117,7 @@ rule make_report:
         """
         vixml make-report {params.scores} {params.tables} {params.figures} {params.corpus} {params.images} \
             --name={params.name:q} --description={params.description:q} --command={params.command:q} \
-            --out $(dirname {output.manifest}) --config-dir {params.config_dir} 2>&1 | tee {log}
+            --configfile={params.configfile:q} --out $(dirname {output.manifest}) --config-dir {params.config_dir} 2>&1 | tee {log}
         cp $(dirname {output.manifest})/report.html {output.page}
         """
 
@@ -120,6 +128,12 @@ rule make_tuning:
         scores=scores_of_tuning,
         models=models_of_tuning,
     output:
+        report(
+            f"{RESULTS}/tuning/tuning.csv",
+            caption="../docs/captions/tuning.rst",
+            category="Tuning",
+            labels={"what": "Runs compared on held-out queries"},
+        ),
         manifest=TUNING,
     log:
         f"{LOGS}/make_tuning.log",

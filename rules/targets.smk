@@ -74,11 +74,42 @@ def gallery_dataset():
     return next((dataset for dataset, _, _, run in target_runs() if run.needs_bank), None)
 
 
+def configfile_of_all():
+    """Return the file of this configuration, empty for the default one."""
+    file = f"{CONFIG_DIR}/{WORKFLOW.name}.yaml"
+    return file if Path(file).exists() else ""
+
+
 def command_of_all():
     """Return what a reader types to make the results again."""
     if WORKFLOW.name == "demo":
         return "make demo"
-    return f"snakemake --cores all --configfile config/{WORKFLOW.name}.yaml paper_tables"
+    # Snakemake takes every word after --configfile for another file, so what is asked for stands before it.
+    file = configfile_of_all()
+    return "snakemake --cores all paper_tables" + (f" --configfile {file}" if file else "")
+
+
+def marked_tables():
+    """Return each table as CSV, marked for `snakemake --report`."""
+    found = []
+    for name in WORKFLOW.tables:
+        said = read_yaml(f"{CONFIG_DIR}/tables/{name}.yaml")
+        # One label: of two, Snakemake's page makes switches, also for pairs that are not there.
+        labels = {"table": f"{said['paper_table']}: {said['title']}"}
+        caption = "../docs/captions/tables.rst"
+        found.append(report(f"{RESULTS}/tables/{name}.csv", caption=caption, category="Tables", labels=labels))
+    return found
+
+
+def marked_figures():
+    """Return each figure as SVG, marked for `snakemake --report`."""
+    found = []
+    for name in WORKFLOW.figures:
+        said = read_yaml(f"{CONFIG_DIR}/figures/{name}.yaml")
+        labels = {"figure": f"{said['paper_figure']}: {said['title']}"}
+        caption = f"../docs/captions/{name}.rst"
+        found.append(report(f"{RESULTS}/figures/{name}.svg", caption=caption, category="Figures", labels=labels))
+    return found
 
 
 def show_results():

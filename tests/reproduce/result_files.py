@@ -91,7 +91,7 @@ def write_result(
             },
         )  # fmt: skip
         lines = [
-            {"epoch": e, "step": 18 * (e + 1), "loss": 0.3 - 0.05 * e + 0.001 * seed, "loss_q_u": 0.1, "loss_q_z": 0.08,
+            {"epoch": e, "step": 18 * (e + 1), "loss": 0.3 - 0.05 * e + 0.001 * seed, "loss/q_u": 0.1, "loss/q_z": 0.08,
              "cosine_queries": 0.2, "P@1/u": 20.0 + 5 * e, "P@1/z": 30.0 + 5 * e}
             for e in range(4)
         ]  # fmt: skip

@@ -55,6 +55,22 @@ def test_a_configuration_is_called_as_the_report_calls_it(path):
     assert config.name == ("demo" if path.name == "config.yaml" else path.stem)
 
 
+def test_no_written_command_names_a_target_after_its_configuration():
+    # Snakemake takes every word after --configfile for another file, and stops at the first that is none.
+    pages = [
+        ROOT / "README.md",
+        ROOT / "Snakefile",
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("config/**/*.yaml"),
+        *RULE_FILES,
+    ]
+    for page in pages:
+        wrong = re.search(
+            r"--configfile [\w/{}.-]+[ #\\\n]+(?:paper_tables|tuning_table|all|results/\S+)\b", page.read_text()
+        )
+        assert not wrong, f"{page.relative_to(ROOT)}: {wrong[0]}"
+
+
 @pytest.mark.parametrize("path", RULE_FILES, ids=lambda path: path.name)
 def test_a_file_of_rules_opens_with_its_contract(path):
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))

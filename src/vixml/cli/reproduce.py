@@ -85,12 +85,18 @@ def make_report(
     compare: Annotated[
         list[str] | None, typer.Option(help="A run whose labels the gallery shows; once for each.")
     ] = None,
+    side_by_side: Annotated[
+        list[str] | None, typer.Option(help="A run to draw in the breakdowns; once for each.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the workflow's configuration.")] = "demo",
     description: Annotated[str, typer.Option(help="One sentence on it.")] = "",
     command: Annotated[str, typer.Option(help="What a reader types to make it all again.")] = "make demo",
+    configfile: Annotated[
+        str, typer.Option(help="File of the workflow's configuration, for commands; empty for the default one.")
+    ] = "",
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    r"""Write report.html: numbers, figures, training curves, a gallery and each run's evidence in one file.
+    r"""Write report.html: numbers, figures, breakdowns, curves, a gallery and each run's evidence in one file.
 
     Reads score folders with the trainings beside them, the figures, and corpus
     and pictures for the gallery. The file needs no network and nothing beside it.
@@ -107,8 +113,11 @@ def make_report(
     from vixml.reproduce.report import ReportOptions
     from vixml.reproduce.report import make_report as run
 
-    compared = tuple(compare) if compare else ("text-minilm-l3", "vixml-minilm-l3")
-    options = ReportOptions(name, description, command, figures_dir, corpus, images, compared)
+    chosen = {"compare": compare, "side_by_side": side_by_side}
+    options = ReportOptions(
+        name, description, command, figures_dir, corpus, images, configfile=configfile,
+        **{key: tuple(runs) for key, runs in chosen.items() if runs},
+    )  # fmt: skip
     run(score or [], config_dir, tables, options, out)
 
 

@@ -68,7 +68,7 @@ def curves(results: Sequence[Result]) -> RunCurves | None:
     run, (first, lines) = results[0].trained_as, read[0]
     groups = [
         ("training loss", [_series(f"seed {seed}", log, "loss") for seed, log in read]),
-        (f"terms of the loss, seed {first}", _named(lines, "loss_")),
+        (f"terms of the loss, seed {first}", _named(lines, "loss/")),
         (f"validation P@1 (%), seed {first}", _named(lines, "P@1/")),
         (f"mean cosine between items, seed {first}", _named(lines, "cosine_")),
     ]

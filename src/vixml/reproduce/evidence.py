@@ -1,4 +1,4 @@
-"""What each number rests on: the resolved config and the manifests of every stage of a run, seed by seed."""
+"""What each number rests on: values seed by seed, the resolved config, the manifests of every stage, and one command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vixml.provenance import MANIFEST, read_manifest
+from vixml.reproduce.commands import Commands
 from vixml.reproduce.results import Result, Results
+from vixml.reproduce.verdicts import Aggregate, aggregate
 
 TRAINED, PREDICTIONS = ("model", "index"), "{split}/predictions"
 STAGES = (*TRAINED, PREDICTIONS, "{split}/score")
@@ -31,23 +33,75 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
-class RunEvidence:
-    """One run: how it was set up, and its stages; model and index may be those of a run that it reuses."""
+class MetricRecord:
+    """One metric: its value with each seed, in percent, and their summary."""
 
+    metric: str
+    values: tuple[float, ...]
+    summary: Aggregate
+
+
+@dataclass(frozen=True)
+class RunEvidence:
+    """One run, told once however many cells rest on it; model and index may be those of a run that it reuses.
+
+    Attributes:
+        key: its anchor in the page.
+        seeds: of the results, ascending.
+        metrics: those that a table shows.
+        more_metrics: the others.
+        command: what makes exactly these scores again.
+        config: resolved, as JSON.
+        versions: of the packages that the scores depend on.
+        training: a sentence a seed on how long the training took, where there was one.
+        inputs: (path, SHA-256) of everything that its stages read, each once.
+        stages: its finished stages, seed by seed.
+    """
+
+    key: str
     dataset: str
     run: str
+    seeds: tuple[int, ...]
+    metrics: tuple[MetricRecord, ...]
+    more_metrics: tuple[MetricRecord, ...]
+    command: str
     config: str
     versions: str
     training: tuple[str, ...]
+    inputs: tuple[tuple[str, str], ...]
     stages: tuple[StageRecord, ...]
 
+    @property
+    def last(self) -> StageRecord:
+        """Return the stage that wrote the first seed's score."""
+        return next(record for record in reversed(self.stages) if record.seed == self.seeds[0])
 
-def evidence(results: Results) -> list[RunEvidence]:
-    """Return the evidence of every run, in order."""
-    return [_run(dataset, run, results.by_run[dataset, run]) for dataset, run in sorted(results.by_run)]
+
+def run_key(dataset: str, run: str) -> str:
+    """Return the anchor of a run's evidence.
+
+    Example:
+        >>> run_key("picto", "vixml-minilm-l3--shuffled")
+        'run-picto-vixml-minilm-l3--shuffled'
+    """
+    return f"run-{dataset}-{run}"
 
 
-def _run(dataset: str, run: str, results: Sequence[Result]) -> RunEvidence:
+def evidence(results: Results, commands: Commands, metrics: Sequence[str] = ()) -> dict[str, RunEvidence]:
+    """Return the evidence of every run by its anchor, in order.
+
+    Args:
+        results: what was measured.
+        commands: how each is made again.
+        metrics: those that the tables show; the others stand apart.
+    """
+    runs = [
+        _run(dataset, run, results.by_run[dataset, run], commands, metrics) for dataset, run in sorted(results.by_run)
+    ]
+    return {run.key: run for run in runs}
+
+
+def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, metrics: Sequence[str]) -> RunEvidence:
     manifests = [(result, stage, manifest) for result in results for stage, manifest in _manifests(result)]
     config = manifests[0][2]["config"]
     for result, stage, manifest in manifests:
@@ -55,14 +109,29 @@ def _run(dataset: str, run: str, results: Sequence[Result]) -> RunEvidence:
             # The model's, and on top of it what this run does otherwise.
             config = config | manifest["config"]
     versions = results[0].manifest["versions"]
+    inputs = {one["path"]: one["sha256"] for _, _, manifest in manifests for one in manifest["inputs"].values()}
+    # A metric that some seeds lack has no summary over them; tables refuse it, here it is left out.
+    measured = [name for name in results[0].metrics if all(name in result.metrics for result in results)]
+    shown = [name for name in metrics if name in measured]
     return RunEvidence(
+        run_key(dataset, run),
         dataset,
         run,
+        tuple(result.seed for result in results),
+        tuple(_metric(name, results) for name in shown),
+        tuple(_metric(name, results) for name in measured if name not in shown),
+        commands.measured([result.folder for result in results]),
         json.dumps(config, indent=2, ensure_ascii=False),
         ", ".join(f"{package} {version}" for package, version in versions.items()),
         tuple(_training(result) for result in results if result.training),
+        tuple(sorted(inputs.items())),
         tuple(_record(result.seed, manifest) for result, _, manifest in manifests),
     )
+
+
+def _metric(name: str, results: Sequence[Result]) -> MetricRecord:
+    values = tuple(result.metrics[name] for result in results)
+    return MetricRecord(name, values, aggregate(values))
 
 
 def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:

@@ -16,14 +16,17 @@ from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import stage
 from vixml.reproduce import render
+from vixml.reproduce.breakdowns import breakdowns
+from vixml.reproduce.commands import PAPER, Commands
 from vixml.reproduce.curves import RunCurves, curves
-from vixml.reproduce.evidence import evidence
+from vixml.reproduce.evidence import evidence, run_key
 from vixml.reproduce.gallery import gallery
-from vixml.reproduce.grid import Sources, build_tables
+from vixml.reproduce.grid import Line, Sources, build_tables
 from vixml.reproduce.overview import load_drawings
+from vixml.reproduce.printed import printed_rows, row_key
 from vixml.reproduce.results import Result, Results, load
 from vixml.reproduce.specs import FigureSpec, load_tables, spec_path
-from vixml.reproduce.summary import number, origin_sentence, summarise
+from vixml.reproduce.summary import interval, number, origin_sentence, summarise
 from vixml.reproduce.tables import config_files, named_scores
 from vixml.reproduce.verdicts import GREEN, MEANING, STATES
 
@@ -40,6 +43,8 @@ class ReportOptions:
         corpus: corpus of the gallery, or None for no gallery.
         images: its image store.
         compare: runs of the gallery.
+        side_by_side: runs of the breakdowns.
+        configfile: file of the workflow's configuration, empty for the default one.
     """
 
     name: str = "demo"
@@ -49,8 +54,11 @@ class ReportOptions:
     corpus: Path | None = None
     images: Path | None = None
     compare: tuple[str, ...] = ("text-minilm-l3", "vixml-minilm-l3")
+    side_by_side: tuple[str, ...] = ("text-minilm-l3", "vixml-minilm-l3", "vixml-minilm-l3--shuffled")
+    configfile: str = ""
 
 
+MAIN = ("table1", "table3")  # text alone, and with images: what `vixml summary` prints
 HOURS = "Published values have no place on the hour axis, because the paper tabulated no hours."
 LAID_OUT = "Laid out from the configuration of the runs that it names."
 
@@ -87,7 +95,7 @@ def make_report(
         raise VixmlError(
             "the gallery needs both a corpus and an image store", hint="pass --corpus and --images, or neither"
         )
-    inputs = named_scores(scores) | config_files(config_dir) | _folders(scores, options)
+    inputs = named_scores(scores) | config_files(config_dir) | _folders(scores, config_dir, options)
     inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
     config = {
         "name": options.name,
@@ -95,14 +103,17 @@ def make_report(
         "command": options.command,
         "tables": list(tables),
         "compare": list(options.compare),
+        "side_by_side": list(options.side_by_side),
+        "configfile": options.configfile,
     }
     with stage(out, "make-report", config=config, inputs=inputs) as work:
         write_text(work / "report.html", page(context(scores, config_dir, tables, options)))
 
 
-def _folders(scores: Sequence[Path], options: ReportOptions) -> dict[str, Path]:
+def _folders(scores: Sequence[Path], config_dir: Path, options: ReportOptions) -> dict[str, Path]:
     named = {"figures": options.figures, "corpus": options.corpus, "images": options.images}
     found = {name: path for name, path in named.items() if path is not None}
+    found |= {f"config/{path.name}": path for path in [config_dir / PAPER] if path.exists()}
     for result in load(scores).all():
         dataset, seed = result.dataset, f"seed{result.seed}"
         log, predictions = result.trained_folder / "model" / "log.jsonl", result.folder.parent / "predictions"
@@ -119,10 +130,12 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
     sources = Sources.load(config_dir, results)
     built = build_tables(load_tables(config_dir, tables), sources)
     found = summarise(built, results)
+    main = summarise([table for table in built if table.spec.id in MAIN] or built, results)
     shown = None
     if options.corpus is not None and options.images is not None:
         shown = gallery(options.corpus, options.images, options.compare, results)
     states = render.states_summary(built)
+    commands = Commands.load(config_dir, options.configfile)
     return {
         "options": options,
         "tables": built,
@@ -131,8 +144,8 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
         "n_green": sum(states["states"][state] for state in GREEN),
         "state_names": STATES,
         "meaning": MEANING,
-        "metrics": found["metrics"],
-        "blocks": [(block, list(rows)) for block, rows in groupby(found["rows"], key=lambda row: row["block"])],
+        "metrics": main["metrics"],
+        "blocks": [(block, list(rows)) for block, rows in groupby(main["rows"], key=lambda row: row["block"])],
         "origin": origin_sentence(found),
         "stand_ins": sorted(
             {sources.registry.title(r["dataset"]) for r in found["rows"] if r["verdict"] == "stand-in"}
@@ -140,7 +153,9 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
         "figures": _figures(options.figures, config_dir),
         "curves": _curves(results),
         "gallery": shown,
-        "evidence": evidence(results),
+        "breakdowns": breakdowns(results, options.side_by_side),
+        "evidence": evidence(results, commands, found["metrics"]),
+        "printed": printed_rows(built, sources, commands),
     }
 
 
@@ -171,6 +186,11 @@ def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
     return drawings
 
 
+def in_blocks(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
+    """Return a section's lines under the headings that they stand under, in order."""
+    return [(title, list(found)) for title, found in groupby(lines, key=lambda line: line.block)]
+
+
 def page(values: dict[str, Any]) -> str:
     """Fill the template; a name it uses and nobody gives is an error."""
     environment = Environment(
@@ -189,6 +209,7 @@ def page(values: dict[str, Any]) -> str:
         "note": render.note,
         "shared_whys": render.shared_whys,
         "by_metric": render.by_metric,
+        "in_blocks": in_blocks,
     }
-    environment.globals["number"] = number
+    environment.globals |= {"number": number, "interval": interval, "run_key": run_key, "row_key": row_key}
     return environment.get_template("report.html.j2").render(values)
