@@ -52,6 +52,7 @@ check: install  ## what a change must pass beside the tests: style, lint, genera
 	@$(ACTIVATE) && vixml summary --reference results/reference/picto-summary.json --readme README.md --check
 	@$(ACTIVATE) && vixml summary --reference results/reference/picto-methods-summary.json --readme README.md \
 	  --place methods --check
+	@$(ACTIVATE) && vixml reproduction --check
 	@$(ACTIVATE) && { OMP_NUM_THREADS=1 python -m pytest -m slow || [ $$? = 5 ]; }
 
 bench: install  ## time what is worth timing, on a machine that does nothing else (benchmarks/README.md)

@@ -55,6 +55,7 @@ TRAINED = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/model/manifest.json"
 INDEX = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/index/manifest.json"
 PREDICTIONS = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/predictions/manifest.json"
 SCORE = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/score/manifest.json"
+LATENCY = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/latency/manifest.json"
 TABLES = f"{RESULTS}/tables/manifest.json"
 FIGURES = f"{RESULTS}/figures/manifest.json"
 REPORT = f"{RESULTS}/report.html"
@@ -109,7 +110,7 @@ def drawing_settings(wildcards):
 def text_model_settings(wildcards):
     """Return what of a language model's entry shapes its folder."""
     entry = WORLD.text_models[wildcards.model]
-    said = {"title", "parameters", "licence", "exact", "attention", "eos", "hidden_size"}
+    said = {"title", "parameters", "licence", "exact", "attention", "eos", "hidden_size", "n_parameters"}
     # A model of the hub brings its own configuration; its entry's serves the plan of costs.
     shape = entry.model_dump(mode="json", exclude=said | ({"architecture"} if entry.kind == "hub" else set()))
     return settings(shape | {"sha256": sha256_of(sources_of_model(entry))})

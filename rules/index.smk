@@ -1,7 +1,7 @@
 # Vectors of a trained run: build_index.
 #
 # REQUIRED INPUTS: what train_model reads, and results/runs/{dataset}/{run}/seed{seed}/model.
-# OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/index.
+# OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/index; .../latency, for the runs of `latencies`.
 
 
 rule build_index:
@@ -39,4 +39,43 @@ rule build_index:
             --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
             --model-dir $(dirname {input.model}) --trained $(dirname {input.trained}) --out $(dirname {output}) \
             --threads {threads} --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
+        """
+
+
+rule measure_latency:
+    """Time what a query takes of a trained run, with nothing else running."""
+    input:
+        # Looked at for being there: a timing is not made again because something beside it was.
+        corpus=ancient(CORPUS),
+        tokens=ancient(tokens_of_run),
+        bank=ancient(bank_of_training),
+        model=ancient(model_of_run),
+        trained=ancient(TRAINED),
+        index=ancient(INDEX),
+    output:
+        LATENCY,
+    log:
+        f"{LOGS}/measure_latency/{{dataset}}/{{run}}/seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/measure_latency/{{dataset}}/{{run}}/seed{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores
+    resources:
+        mem_mb=memory("index"),
+        runtime=60,
+        gpu=gpus,
+        device=DEVICE,
+    params:
+        code=code("measure-latency"),
+        bank=option("bank", "bank"),
+        config_dir=CONFIG_DIR,
+    message:
+        "Time a query of {wildcards.dataset} with {wildcards.run}"
+    shell:
+        """
+        vixml measure-latency --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
+            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
+            --model-dir $(dirname {input.model}) --trained $(dirname {input.trained}) --index $(dirname {input.index}) \
+            --out $(dirname {output}) --threads 1 --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
         """

@@ -11,6 +11,8 @@ rule make_tables:
     input:
         layout=ancient(reported_files("tables", WORKFLOW.tables)),
         scores=target_scores("test"),
+        corpora=target_corpora(),
+        latencies=target_latencies(),
     output:
         *marked_tables(),
         manifest=TABLES,
@@ -29,12 +31,14 @@ rule make_tables:
         tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
         code=code("make-tables"),
         scores=options("score", "scores"),
+        corpora=options("measured-corpus", "corpora"),
+        latencies=options("latency", "latencies"),
         config_dir=lambda wildcards: CONFIG_DIR,
     message:
         "Write the tables"
     shell:
         """
-        vixml make-tables {params.scores} {params.tables} --out $(dirname {output.manifest}) \
+        vixml make-tables {params.scores} {params.corpora} {params.latencies} {params.tables} --out $(dirname {output.manifest}) \
             --config-dir {params.config_dir} 2>&1 | tee {log}
         """
 
@@ -80,6 +84,8 @@ rule make_report:
         figures=FIGURES if WORKFLOW.figures else [],
         corpus=CORPUS.format(dataset=gallery_dataset()) if gallery_dataset() else [],
         images=IMAGES.format(dataset=gallery_dataset()) if gallery_dataset() else [],
+        corpora=target_corpora(),
+        latencies=target_latencies(),
     output:
         manifest=f"{RESULTS}/report/manifest.json",
         page=report(
@@ -106,6 +112,8 @@ rule make_report:
         figures=option("figures-dir", "figures"),
         corpus=option("corpus", "corpus"),
         images=option("images", "images"),
+        corpora=options("measured-corpus", "corpora"),
+        latencies=options("latency", "latencies"),
         name=WORKFLOW.name,
         description=WORKFLOW.description,
         command=command_of_all(),
@@ -116,7 +124,7 @@ rule make_report:
     shell:
         """
         vixml make-report {params.scores} {params.tables} {params.figures} {params.corpus} {params.images} \
-            --name={params.name:q} --description={params.description:q} --command={params.command:q} \
+            {params.corpora} {params.latencies} --name={params.name:q} --description={params.description:q} --command={params.command:q} \
             --configfile={params.configfile:q} --out $(dirname {output.manifest}) --config-dir {params.config_dir} 2>&1 | tee {log}
         cp $(dirname {output.manifest})/report.html {output.page}
         """

@@ -2,21 +2,42 @@
 #
 # REQUIRED INPUTS: constants and functions of rules/common.smk (WORKFLOW, RUNS, the places of files).
 # OUTPUTS: none; functions for the Snakefile and rules/reproduce.smk.
+from vixml.reproduce.plan import named_runs
 
 
 def target_wildcards():
     """Return dataset, run, seed and split of everything to be scored."""
+    shown = runs_shown() if WORKFLOW.only_shown else None
     return [
         {"dataset": target.dataset, "run": run, "seed": seed, "split": target.split}
         for target in WORKFLOW.targets
         for run in target.runs
         for seed in target.seeds
+        if shown is None or (target.dataset, run) in shown
     ]
+
+
+def runs_shown():
+    """Return dataset and run of every row of the tables asked for."""
+    shapes = [read_yaml(f"{CONFIG_DIR}/tables/{name}.yaml") for name in WORKFLOW.tables]
+    return {(dataset, run) for shape in shapes for dataset, run, _ in named_runs(shape)}
 
 
 def target_scores(split=None):
     """Return every score of the configuration, or those of one split."""
     return [SCORE.format(**wildcards) for wildcards in target_wildcards() if split in (None, wildcards["split"])]
+
+
+def target_latencies():
+    """Return the timings of the configuration: of the first target's dataset, with its first seed."""
+    first = WORKFLOW.targets[0]
+    seeds = {w["run"]: w["seed"] for w in reversed(target_wildcards()) if w["dataset"] == first.dataset}
+    return [LATENCY.format(dataset=first.dataset, run=run, seed=seeds.get(run, 0)) for run in WORKFLOW.latencies]
+
+
+def target_corpora():
+    """Return the corpora of the configuration's datasets, to be counted."""
+    return list(dict.fromkeys(CORPUS.format(dataset=target.dataset) for target in WORKFLOW.targets))
 
 
 def target_pages():

@@ -29,6 +29,7 @@ STAGES = {
     "train": "vixml.training.train",
     "build-index": "vixml.retrieval.encode",
     "predict": "vixml.retrieval.predict",
+    "measure-latency": "vixml.retrieval.latency",
     "score": "vixml.evaluation.score",
     "make-tables": "vixml.reproduce.tables",
     "make-figures": "vixml.reproduce.figures",

@@ -15,7 +15,9 @@ from vixml.reproduce.render import by_metric, delta
 from vixml.reproduce.results import load
 from vixml.reproduce.specs import load_tables
 
-EVERY = sorted(path.stem for path in (REPO / "config" / "tables").glob("*.yaml"))
+EVERY = [
+    spec.id for spec in load_tables(REPO / "config", sorted(p.stem for p in (REPO / "config/tables").glob("*.yaml")))
+]
 COMMANDS = {
     "begin", "end", "toprule", "midrule", "bottomrule", "cmidrule", "multicolumn", "textit", "pm", "Delta",
     "textless", "textgreater", "textbar", "textbackslash", "textasciitilde", "textasciicircum",

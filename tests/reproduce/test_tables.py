@@ -197,7 +197,7 @@ def test_two_runs_give_the_same_bytes(config_dir, results, tmp_path):
     folders = write_picto(results)
     make_tables(folders, config_dir, NAMES, tmp_path / "a")
     make_tables(list(reversed(folders)), config_dir, NAMES, tmp_path / "b")
-    names = ["summary.json", *(f"{name}.{kind}" for name in NAMES for kind in ("csv", "md", "tex"))]
+    names = ["metrics.json", "summary.json", *(f"{name}.{kind}" for name in NAMES for kind in ("csv", "md", "tex"))]
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted([*names, "manifest.json"])
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

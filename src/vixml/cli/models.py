@@ -1,4 +1,4 @@
-"""Verbs ``prepare-model``, ``train`` and ``build-index``."""
+"""Verbs ``prepare-model``, ``train``, ``build-index`` and ``measure-latency``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command("prepare-model")(prepare_model)
     app.command("train")(train)
     app.command("build-index")(build_index)
+    app.command("measure-latency")(measure_latency)
 
 
 def prepare_model(
@@ -135,6 +136,44 @@ def build_index(
     from vixml.retrieval.encode import build_index as go
 
     go(dataset, run, seed, config, inputs, trained, out, where)
+
+
+def measure_latency(
+    dataset: Annotated[str, DATASET],
+    run: Annotated[str, RUN],
+    corpus: Annotated[Path, CORPUS],
+    tokens: Annotated[Path, TOKENS],
+    model_dir: Annotated[Path, MODEL_DIR],
+    trained: Annotated[Path, typer.Option(help="The run's model folder; `vixml train` wrote it.")],
+    index: Annotated[Path, typer.Option(help="Its vectors; `vixml build-index` wrote them.")],
+    out: Annotated[Path, OUT],
+    seed: Annotated[int, SEED] = 0,
+    bank: Annotated[Path | None, BANK] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Queries of a batch.")] = 256,
+    threads: Annotated[int, THREADS] = 1,
+    device: Annotated[str, DEVICE] = "auto",
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    r"""Measure what a query takes of a trained run: tokenise, encode (alone, in a batch), search.
+
+    Milliseconds a query, median and quartiles, after a warm-up; on a machine that
+    does nothing else. Writes latency.json. `vixml make-tables --latency` shows it
+    beside the paper's (appendix G).
+
+    Example:
+
+        vixml measure-latency --dataset picto --run text-minilm-l3 --seed 0 \
+            --corpus results/data/picto/corpus \
+            --tokens results/data/picto/tokens/minilm-l3-32 \
+            --model-dir results/models/minilm-l3 \
+            --trained results/runs/picto/text-minilm-l3/seed0/model \
+            --index results/runs/picto/text-minilm-l3/seed0/index \
+            --out results/runs/picto/text-minilm-l3/seed0/latency
+    """
+    config, inputs, where = _open(config_dir, dataset, run, corpus, tokens, bank, model_dir, threads, device)
+    from vixml.retrieval.latency import measure_latency as go
+
+    go(dataset, run, seed, config, inputs, trained, index, out, where, batch_size)
 
 
 def _open(

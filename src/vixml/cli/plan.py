@@ -1,4 +1,4 @@
-"""Verb ``plan``."""
+"""Verbs ``plan`` and ``reproduction``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,32 @@ import typer
 
 
 def register(app: typer.Typer) -> None:
-    """Add this verb to the command line."""
+    """Add these verbs to the command line."""
     app.command("plan")(plan)
+    app.command("reproduction")(reproduction)
+
+
+def reproduction(
+    write: Annotated[Path, typer.Option(help="The page.")] = Path("docs/reproduction.md"),
+    check: Annotated[bool, typer.Option(help="Change nothing; fail if the page is out of date.")] = False,
+    config_dir: Annotated[
+        Path, typer.Option(help="Folder of tables/, reported/, runs/, datasets.yaml and models.yaml.")
+    ] = Path("config"),
+) -> None:
+    """Write the tables of docs/reproduction.md: what of the paper is here, what PICTO shows, what the rest would take.
+
+    Reads committed files only: the tables' shapes, the published numbers, the
+    registry and results/reference. Run it after any of them changed.
+
+    Example:
+
+        vixml reproduction
+
+        vixml reproduction --check
+    """
+    from vixml.reproduce.reproduction import reproduction as run
+
+    run(config_dir, write, check)
 
 
 def plan(

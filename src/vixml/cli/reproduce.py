@@ -14,6 +14,10 @@ SCORE = typer.Option(
     "read, and its rows say 'not run'."
 )
 CONFIG_DIR = typer.Option(help="Folder of tables/, figures/, reported/, runs/, datasets.yaml and models.yaml.")
+MEASURED_CORPUS = typer.Option(
+    help="A corpus to count for the table of data sets, results/data/DATASET/corpus; once for each."
+)
+LATENCY = typer.Option(help="A folder of `vixml measure-latency`; once for each.")
 OUT = typer.Option(help="Folder to publish; it is complete when it holds manifest.json.")
 
 
@@ -31,6 +35,8 @@ def make_tables(
     tables: Annotated[list[str], typer.Option(help="A table, by its file in config/tables; once for each.")],
     out: Annotated[Path, OUT],
     score: Annotated[list[Path] | None, SCORE] = None,
+    measured_corpus: Annotated[list[Path] | None, MEASURED_CORPUS] = None,
+    latency: Annotated[list[Path] | None, LATENCY] = None,
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
     r"""Write tables in the paper's shape: published values, ours beside them, and a verdict for each cell.
@@ -49,7 +55,7 @@ def make_tables(
     """
     from vixml.reproduce.tables import make_tables as run
 
-    run(score or [], config_dir, tables, out)
+    run(score or [], config_dir, tables, out, measured_corpus or (), latency or ())
 
 
 def make_figures(
@@ -94,6 +100,8 @@ def make_report(
     configfile: Annotated[
         str, typer.Option(help="File of the workflow's configuration, for commands; empty for the default one.")
     ] = "",
+    measured_corpus: Annotated[list[Path] | None, MEASURED_CORPUS] = None,
+    latency: Annotated[list[Path] | None, LATENCY] = None,
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
     r"""Write report.html: numbers, figures, breakdowns, curves, a gallery and each run's evidence in one file.
@@ -112,10 +120,12 @@ def make_report(
     """
     from vixml.reproduce.report import ReportOptions
     from vixml.reproduce.report import make_report as run
+    from vixml.reproduce.tables import measured
 
     chosen = {"compare": compare, "side_by_side": side_by_side}
     options = ReportOptions(
         name, description, command, figures_dir, corpus, images, configfile=configfile,
+        measured=measured(measured_corpus or (), latency or ()),
         **{key: tuple(runs) for key, runs in chosen.items() if runs},
     )  # fmt: skip
     run(score or [], config_dir, tables, options, out)

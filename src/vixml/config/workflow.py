@@ -38,5 +38,12 @@ class WorkflowConfig(Strict):
     targets: list[Target] = Field(description="What is trained and scored.")
     tables: list[str] = Field(["table1", "table3"], description="Tables to write, files of config/tables/.")
     figures: list[str] = Field(["figure2"], description="Figures to draw.")
+    only_shown: bool = Field(
+        False, description="Leave out runs that none of `tables` shows: `--config 'tables=[table3]' only_shown=True`."
+    )
+    latencies: list[str] = Field(
+        [],
+        description="Trained runs of the first target's dataset whose milliseconds a query are measured, with their first seed.",
+    )
     threads: Threads = Threads()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the heavy stages run.")

@@ -108,6 +108,11 @@ class TextModel(Strict):
     architecture: dict[str, Any] = Field({}, description="Configuration of the network, where the source has none.")
     hidden_size: int = Field(gt=0, description="Length of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
+    n_parameters: int | None = Field(
+        None,
+        ge=1,
+        description="Counted: of the architecture, with a pooler where there is one and an untied output matrix.",
+    )
     licence: str = Field(description="Of the weights.")
     exact: bool = Field(
         True, description="False for quantised or otherwise altered weights: said wherever numbers stand."

@@ -167,9 +167,9 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
     keys = list(dict.fromkeys((t.dataset, run, seed) for t in workflow.targets for run in t.runs for seed in t.seeds))
     parts: dict[str, Cost] = {}
     runs: dict[RunKey, tuple[str, ...]] = {}
-    most = _most_pictures(keys, configs)
+    most = most_pictures(keys, configs)
     for key in keys:
-        found = dict(_parts(world, configs, key, most, hardware))
+        found = dict(parts_of_run(world, configs, key, most, hardware))
         parts |= found
         runs[key] = tuple(found)
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in keys))
@@ -181,7 +181,7 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
     return Plan(workflow.name, hardware, parts, runs, tuple(targets), tuple(tables), tuple(bounds))
 
 
-def _parts(
+def parts_of_run(
     world: World, configs: dict[tuple[str, str], RunConfig], key: RunKey, most: dict[str, int], hardware: Hardware
 ) -> Iterator[tuple[str, Cost]]:
     """Yield the parts that a run needs, those of the run whose model it reuses among them."""
@@ -202,7 +202,7 @@ def _parts(
     yield f"predict/{dataset}/{run}/seed{seed}", predict_cost(job, hardware)
 
 
-def _most_pictures(keys: Sequence[RunKey], configs: dict[tuple[str, str], RunConfig]) -> dict[str, int]:
+def most_pictures(keys: Sequence[RunKey], configs: dict[tuple[str, str], RunConfig]) -> dict[str, int]:
     """Return how many pictures of an item any planned run of a dataset reads."""
     most: dict[str, int] = {}
     for dataset, run, _ in keys:
@@ -216,7 +216,7 @@ def _table(spec: TableSpec, keys: Sequence[RunKey], configs: dict[tuple[str, str
     """Return a table's planned runs: of a row without a seed, all of them, as the table averages what it finds."""
     found: dict[RunKey, None] = {}
     absent = set()
-    for dataset, run, seed in dict.fromkeys(_named(spec.model_dump(), [])):
+    for dataset, run, seed in dict.fromkeys(named_runs(spec.model_dump())):
         own = [key for key in keys if key[:2] == (dataset, run) and seed in (None, key[2])]
         found |= dict.fromkeys(own)
         if not own and (dataset, run) in configs:
@@ -224,7 +224,7 @@ def _table(spec: TableSpec, keys: Sequence[RunKey], configs: dict[tuple[str, str
     return Group(spec.paper_table, tuple(found), len(found) + len(absent))
 
 
-def _named(node: Any, datasets: Sequence[str]) -> Iterator[tuple[str, str, int | None]]:
+def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, str, int | None]]:
     """Yield (dataset, run, seed) of every row of a table's shape, wherever it stands."""
     if isinstance(node, dict):
         if isinstance(node.get("dataset"), str):
@@ -236,10 +236,10 @@ def _named(node: Any, datasets: Sequence[str]) -> Iterator[tuple[str, str, int |
                 yield dataset, node["run"], node.get("seed")
         for key, value in node.items():
             if key != "claim":
-                yield from _named(value, datasets)
+                yield from named_runs(value, datasets)
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from _named(value, datasets)
+            yield from named_runs(value, datasets)
 
 
 def _natural(name: str) -> list[Any]:

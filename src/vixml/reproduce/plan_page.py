@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,10 @@ def as_json(plan: Plan, choices: Sequence[Choice]) -> dict[str, Any]:
     }
 
 
-def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose columns but the first stand to the right."""
-    lines = ["| " + " | ".join(titles) + " |", "|---|" + "---:|" * (len(titles) - 1)]
+def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int] = ()) -> str:
+    """Return a table whose columns but the first, and those of ``words``, stand to the right."""
+    sides = ["---" if column == 0 or column in words else "---:" for column in range(len(titles))]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(sides) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)]) + "\n"
 
 

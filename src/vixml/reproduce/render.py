@@ -7,7 +7,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from vixml.reproduce.facts import FactTable
 from vixml.reproduce.grid import Cell, Line, Section, Table
+from vixml.reproduce.not_run import Missing
 from vixml.reproduce.verdicts import MEANING, STATES, Aggregate
 
 NOT_RUN = "not run"
@@ -166,8 +168,11 @@ def _pipe(fields: Sequence[str]) -> str:
     return "| " + " | ".join(field.replace("|", "\\|") for field in fields) + " |"
 
 
-def states_summary(tables: Sequence[Table]) -> dict[str, Any]:
-    """Return the content of ``summary.json``: how many cells are in which state, per table and in all."""
+def states_summary(tables: Sequence[Table | FactTable], missing: Missing | None = None) -> dict[str, Any]:
+    """Return the content of ``summary.json``: how many cells are in which state, per table and in all.
+
+    With ``missing``, the predicted GPU hours of what was not run, too: per table, and in all (what tables share counts once).
+    """
     total = {state: sum(t.states(True)[state] + t.states(False)[state] for t in tables) for state in STATES}
     return {
         "schema_version": 1,
@@ -179,7 +184,8 @@ def states_summary(tables: Sequence[Table]) -> dict[str, Any]:
                 "measured_cells": len(table.cells(False)),
                 "measured": table.states(False),
             }
+            | ({} if missing is None else {"gpu_hours_not_run": round(missing.by_table[table.spec.id], 3)})
             for table in tables
         },
         "states": total,
-    }
+    } | ({} if missing is None else {"gpu_hours_not_run": round(missing.total, 3)})

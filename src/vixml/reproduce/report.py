@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import stage
+from vixml.reproduce import facts as fact_words
 from vixml.reproduce import render
 from vixml.reproduce.breakdowns import breakdowns
 from vixml.reproduce.commands import PAPER, Commands
 from vixml.reproduce.curves import RunCurves, curves
 from vixml.reproduce.evidence import evidence, run_key
+from vixml.reproduce.facts import FactTable
+from vixml.reproduce.facts_build import Measured, build_any_tables
 from vixml.reproduce.gallery import gallery
-from vixml.reproduce.grid import Line, Sources, build_tables
+from vixml.reproduce.grid import Line, Sources, Table
+from vixml.reproduce.not_run import missing_hours
 from vixml.reproduce.overview import load_drawings
 from vixml.reproduce.printed import printed_rows, row_key
 from vixml.reproduce.results import Result, Results, load
-from vixml.reproduce.specs import FigureSpec, load_tables, spec_path
+from vixml.reproduce.specs import FigureSpec, load_any_tables, spec_path
 from vixml.reproduce.summary import interval, number, origin_sentence, summarise
-from vixml.reproduce.tables import config_files, named_scores
+from vixml.reproduce.tables import config_files, named_measured, named_scores
 from vixml.reproduce.verdicts import GREEN, MEANING, STATES
 
 
@@ -45,6 +49,7 @@ class ReportOptions:
         compare: runs of the gallery.
         side_by_side: runs of the breakdowns.
         configfile: file of the workflow's configuration, empty for the default one.
+        measured: what tables of facts are measured from.
     """
 
     name: str = "demo"
@@ -56,6 +61,7 @@ class ReportOptions:
     compare: tuple[str, ...] = ("text-minilm-l3", "vixml-minilm-l3")
     side_by_side: tuple[str, ...] = ("text-minilm-l3", "vixml-minilm-l3", "vixml-minilm-l3--shuffled")
     configfile: str = ""
+    measured: Measured = field(default_factory=Measured)
 
 
 MAIN = ("table1", "table3")  # text alone, and with images: what `vixml summary` prints
@@ -106,6 +112,7 @@ def make_report(
         "side_by_side": list(options.side_by_side),
         "configfile": options.configfile,
     }
+    inputs |= named_measured(options.measured)
     with stage(out, "make-report", config=config, inputs=inputs) as work:
         write_text(work / "report.html", page(context(scores, config_dir, tables, options)))
 
@@ -128,20 +135,26 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
     """Return everything the template prints."""
     results = load(scores)
     sources = Sources.load(config_dir, results)
-    built = build_tables(load_tables(config_dir, tables), sources)
+    specs = load_any_tables(config_dir, tables)
+    every = build_any_tables(specs, sources, config_dir, options.measured)
+    built = [table for table in every if isinstance(table, Table)]
+    facts = [table for table in every if isinstance(table, FactTable)]
     found = summarise(built, results)
     main = summarise([table for table in built if table.spec.id in MAIN] or built, results)
     shown = None
     if options.corpus is not None and options.images is not None:
         shown = gallery(options.corpus, options.images, options.compare, results)
-    states = render.states_summary(built)
+    states = render.states_summary(every, missing_hours(specs, sources))
+    # A setting equal to a printed one is no number that was reproduced: only scores count as confirmed.
+    scores_states = render.states_summary(built)["states"]
     commands = Commands.load(config_dir, options.configfile)
     return {
         "options": options,
         "tables": built,
+        "facts": facts,
         "states": states,
         "n_published": sum(len(table.cells(True)) for table in built),
-        "n_green": sum(states["states"][state] for state in GREEN),
+        "n_green": sum(scores_states[state] for state in GREEN),
         "state_names": STATES,
         "meaning": MEANING,
         "metrics": main["metrics"],
@@ -210,6 +223,10 @@ def page(values: dict[str, Any]) -> str:
         "shared_whys": render.shared_whys,
         "by_metric": render.by_metric,
         "in_blocks": in_blocks,
+        "fact_verdict": fact_words.verdict,
+        "fact_note": fact_words.note,
+        "fact_shared_whys": fact_words.shared_whys,
+        "fact_cells": fact_words.by_column,
     }
     environment.globals |= {"number": number, "interval": interval, "run_key": run_key, "row_key": row_key}
     return environment.get_template("report.html.j2").render(values)

@@ -70,6 +70,35 @@ class TableSpec(Strict):
     measured: list[MeasuredBlock] = Field([])
 
 
+class ClaimRow(Strict):
+    """A sentence of the paper with a number in it, and how ours is computed."""
+
+    item: str = Field(description="`item` of other_facts.csv.")
+    topic: str = Field(description="`topic` of other_facts.csv.")
+    how: Literal["hours", "more-hours", "sd", "gain", "none"] = Field(
+        description="`hours` of a run; `more-hours`: the first run's above the second's, in percent; `sd` of a metric over "
+        "seeds; `gain`: a run's metric less a published value; `none`: nothing of ours answers it."
+    )
+    dataset: str | None = None
+    runs: list[str] = Field([], description="Runs of ours, as `how` takes them.")
+    metric: str = "P@1"
+    claim: dict[str, str] = Field({}, description="`gain`: columns that single out the published value beside it.")
+    why: str = Field("", description="What has to be said of it; for `none`, why.")
+
+
+class FactsSpec(Strict):
+    """One table of facts; its rows follow from the published files and the registry."""
+
+    id: str
+    layout: Literal["facts"] = Field(description="Not scores: `facts`.")
+    facts: Literal["datasets", "backbones", "latencies", "claims"] = Field(description="Which.")
+    paper_table: str = Field(description="Where the paper has it, e.g. `Table 8`.")
+    title: str
+    note: str = ""
+    row_title: str = Field("dataset", description="Heading of the rows' labels.")
+    claims: list[ClaimRow] = Field([], description="Of `claims`: the sentences.")
+
+
 class FigureLine(Strict):
     """A horizontal line: a published number."""
 
@@ -117,12 +146,22 @@ S = TypeVar("S", bound=Strict)
 
 
 def load_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec]:
-    """Read the tables named, in that order.
+    """Read the tables of scores among those named, in that order.
 
     Raises:
         VixmlError: an unknown table, a key nobody knows, an id that is not the file's name.
     """
-    return [_load(TableSpec, config_dir, "tables", name) for name in names]
+    return [spec for spec in load_any_tables(config_dir, names) if isinstance(spec, TableSpec)]
+
+
+def load_any_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec | FactsSpec]:
+    """Read the tables named, of scores or of facts, in that order."""
+    found: list[TableSpec | FactsSpec] = []
+    for name in names:
+        path = spec_path(config_dir, "tables", name)
+        of_facts = path.exists() and read_yaml(path).get("layout") == "facts"
+        found.append(_load(FactsSpec if of_facts else TableSpec, config_dir, "tables", name))
+    return found
 
 
 def load_summary(config_dir: Path | str, name: str) -> TableSpec:

@@ -9,14 +9,27 @@ from typing import Any
 
 from vixml.files import write_json, write_text
 from vixml.provenance import stage
-from vixml.reproduce.grid import Sources, Table, build_tables
-from vixml.reproduce.latex import to_latex
-from vixml.reproduce.render import states_summary, to_csv, to_markdown
+from vixml.reproduce import facts_print, latex, render
+from vixml.reproduce.facts import FactTable
+from vixml.reproduce.facts_build import Measured, build_any_tables
+from vixml.reproduce.grid import Sources, Table
+from vixml.reproduce.not_run import missing_hours
+from vixml.reproduce.render import states_summary
 from vixml.reproduce.results import Results, load
-from vixml.reproduce.specs import load_tables, spec_path
+from vixml.reproduce.specs import load_any_tables, spec_path
+
+SCORES = {"csv": render.to_csv, "md": render.to_markdown, "tex": latex.to_latex}
+FACTS = {"csv": facts_print.to_csv, "md": facts_print.to_markdown, "tex": facts_print.to_latex}
 
 
-def make_tables(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], out: Path) -> None:
+def make_tables(
+    scores: Sequence[Path],
+    config_dir: Path,
+    tables: Sequence[str],
+    out: Path,
+    corpora: Sequence[Path] = (),
+    latencies: Sequence[Path] = (),
+) -> None:
     """Write ``{table}.csv``, ``{table}.md`` and ``{table}.tex`` for each table, ``summary.json`` and ``metrics.json``.
 
     Args:
@@ -24,19 +37,38 @@ def make_tables(scores: Sequence[Path], config_dir: Path, tables: Sequence[str],
         config_dir: folder of tables/, reported/ and the registry.
         tables: names of files of config/tables.
         out: folder to publish.
+        corpora: folders ``.../{dataset}/corpus``, counted for the table of data sets.
+        latencies: folders of ``measure-latency``.
     """
-    inputs = named_scores(scores) | config_files(config_dir)
+    found = measured(corpora, latencies)
+    inputs = named_scores(scores) | config_files(config_dir) | named_measured(found)
     inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
-    specs = load_tables(config_dir, tables)
+    specs = load_any_tables(config_dir, tables)
     with stage(out, "make-tables", config={"tables": list(tables)}, inputs=inputs) as work:
         results = load(scores)
-        built = build_tables(specs, Sources.load(config_dir, results))
+        sources = Sources.load(config_dir, results)
+        built = build_any_tables(specs, sources, config_dir, found)
         for table in built:
-            write_text(work / f"{table.spec.id}.csv", to_csv(table))
-            write_text(work / f"{table.spec.id}.md", to_markdown(table))
-            write_text(work / f"{table.spec.id}.tex", to_latex(table))
-        write_json(work / "summary.json", states_summary(built))
-        write_json(work / "metrics.json", metrics(results, built))
+            printers = FACTS if isinstance(table, FactTable) else SCORES
+            for ending, printer in printers.items():
+                write_text(work / f"{table.spec.id}.{ending}", printer(table))
+        write_json(work / "summary.json", states_summary(built, missing_hours(specs, sources)))
+        scored = [table for table in built if isinstance(table, Table)]
+        write_json(work / "metrics.json", metrics(results, scored))
+
+
+def measured(corpora: Sequence[Path], latencies: Sequence[Path]) -> Measured:
+    """Return what facts are measured from; a corpus folder names its dataset."""
+    return Measured({Path(folder).absolute().parent.name: Path(folder) for folder in corpora}, tuple(latencies))
+
+
+def named_measured(found: Measured) -> dict[str, Path]:
+    """Return the folders that facts are measured from, named for a manifest."""
+    named = {f"corpus/{dataset}": folder for dataset, folder in found.corpora.items()}
+    for folder in found.latencies:
+        dataset, run, seed = Path(folder).absolute().parts[-4:-1]
+        named[f"latency/{dataset}/{run}/{seed}"] = Path(folder)
+    return named
 
 
 def metrics(results: Results, tables: Sequence[Table]) -> dict[str, Any]:
