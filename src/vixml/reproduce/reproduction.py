@@ -115,10 +115,7 @@ def _shape(references: tuple[Path, ...]) -> str:
             rows.append([one.says, one.place, "–", "–", "–", f"not run: `{missing}`"])
             continue
         gap, half = _difference(ahead, behind)
-        if half is None:
-            word = f"too few seeds ({ahead['n']} and {behind['n']})"
-        else:
-            word = _word(gap, half, one.control)
+        word = f"too few seeds ({ahead['n']} and {behind['n']})" if half is None else _word(gap, half, one.control)
         interval = "–" if half is None else f"{gap - half:+.1f} to {gap + half:+.1f}"
         rows.append([one.says, one.place, _value(ahead), _value(behind), f"{gap:+.1f} ({interval})", word])
     heads = ["the paper says", "where", "P@1 of the first", "of the second", "difference (95 %)", "on PICTO"]
