@@ -19,6 +19,7 @@ report: "docs/captions/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/lock.smk"
 include: "rules/resources.smk"
 include: "rules/targets.smk"
 include: "rules/data.smk"

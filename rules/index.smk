@@ -1,4 +1,4 @@
-# Vectors of a trained run: build_index.
+# Vectors of a trained run, and what a query takes of it: build_index, measure_latency.
 #
 # REQUIRED INPUTS: what train_model reads, and results/runs/{dataset}/{run}/seed{seed}/model.
 # OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/index; .../latency, for the runs of `latencies`.
@@ -60,7 +60,7 @@ rule measure_latency:
         f"{BENCHMARKS}/measure_latency/{{dataset}}/{{run}}/seed{{seed}}.tsv"
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: all_cores
     resources:
         mem_mb=memory("index"),
         runtime=60,

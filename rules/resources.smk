@@ -35,3 +35,9 @@ def needs_of(wildcards, stage, attempt):
     """Return what a stage of a run asks for; on a cluster's login node, which has no GPU, that of a GPU job."""
     on_gpu = bool(gpus(wildcards)) or DEVICE == "cuda"
     return needs(WORLD, wildcards.dataset, run_of(wildcards), stage, gpu=on_gpu, attempt=attempt)
+
+
+def all_cores(wildcards):
+    """Return every core of this machine, so that nothing runs beside a job; 1 where a batch system has them."""
+    cores = workflow.global_resources["_cores"].value
+    return cores if isinstance(cores, int) else 1

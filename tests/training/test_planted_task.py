@@ -47,7 +47,7 @@ def found(task, tmp_path_factory):
     return {
         "fused": learn(task, folder / "fused"),
         "text": learn(task, folder / "text", modality="text"),
-        "shuffled": learn(task, folder / "shuffled", images={"shuffle": True}),
+        "shuffled": learn(task, folder / "shuffled", images={"control": "shuffled"}),
     }
 
 

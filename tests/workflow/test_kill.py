@@ -37,7 +37,8 @@ def test_kill_9_of_everything_while_training(finished, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (copy.root / MODEL).exists(), "half a model would pass for a whole one"
-    assert "locked" in copy.run(*command, check=False)
+    shown = copy.run(*command, check=False)
+    assert "locked by a run that was killed" in shown and "what now: snakemake --unlock" in shown
     copy.run("snakemake", "--unlock")
     copy.run(*command)
     training = json.loads((copy.root / MODEL).with_name("training.json").read_text())

@@ -26,19 +26,18 @@ def document_config(
 
         vixml document-config --check
     """
-    from vixml.config.document import Section, document, sections
+    from vixml.config.document import Section, document, either, sections
     from vixml.reproduce.overview import OverviewSpec
-    from vixml.reproduce.specs import FigureSpec, TableSpec
+    from vixml.reproduce.specs import FactsSpec, FigureSpec, TableSpec
 
     parts = sections()
+    # A file of config/tables or config/figures is of either of two kinds, so both parts of the page share one schema.
+    shapes = [TableSpec.model_json_schema(), FactsSpec.model_json_schema()]
     kinds = [FigureSpec.model_json_schema(), OverviewSpec.model_json_schema()]
-    # A file of config/figures is of either kind, so both parts of the page share one schema.
-    figure = {
-        "$defs": {name: value for kind in kinds for name, value in kind["$defs"].items()},
-        "anyOf": [{key: value for key, value in kind.items() if key != "$defs"} for kind in kinds],
-    }
+    table, figure = either(*shapes), either(*kinds)
     parts += [
-        Section.of("tables", "Shape of a table", "`config/tables/*.yaml`. Numbers never stand there.", TableSpec),
+        Section("tables", "Shape of a table", "`config/tables/*.yaml`. Numbers never stand there.", table, shapes[0]),
+        Section("tables", "Shape of a table of facts", "`config/tables/*.yaml`, `layout: facts`.", table, shapes[1]),
         Section("figures", "Shape of a figure", "`config/figures/*.yaml`, without `kind`.", figure, kinds[0]),
         Section(
             "figures", "The overview of the method", "`config/figures/*.yaml`, `kind: overview`.", figure, kinds[1]

@@ -48,6 +48,14 @@ class Section:
         return cls(name, title, about, schema, schema)
 
 
+def either(*schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of a file that is of one of several kinds."""
+    return {
+        "$defs": {name: value for schema in schemas for name, value in schema.get("$defs", {}).items()},
+        "anyOf": [{key: value for key, value in schema.items() if key != "$defs"} for schema in schemas],
+    }
+
+
 def sections() -> list[Section]:
     """Return the files that the config room knows."""
     run, world = RunConfig.model_json_schema(), World.model_json_schema()
