@@ -55,7 +55,7 @@ def needs(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: b
         >>> from vixml.config.load import load_runs, load_world
         >>> world, runs = load_world("config"), load_runs("config")
         >>> needs(world, "picto", runs["picto", "text-minilm-l3"], "train", gpu=False)
-        Needs(mem_mb=5000, minutes=60)
+        Needs(mem_mb=6000, minutes=60)
     """
     hardware = HARDWARE["gpu" if gpu else "cpu"]
     try:
