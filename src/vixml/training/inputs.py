@@ -100,8 +100,7 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
             hint="lower images.per_item, or build the corpus with more images an item",
         )
     images = {
-        split: bank.lists(corpus.images(split), config.images.per_item, config.images.control, seed)
-        for split in splits
+        split: bank.lists(corpus.images(split), config.images.per_item, config.images.control, seed) for split in splits
     }
     found = RunData(corpus, tokens, images, bank.gather, bank.dim, prompts)
     _check_no_empty(found, inputs)
