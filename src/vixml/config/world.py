@@ -56,6 +56,10 @@ class Propensity(Strict):
     b: float = Field(2.6, description="B.")
 
 
+# Statistics of train in Table 8 that a corpus is checked against.
+AVERAGES = ("avg_labels_per_query", "avg_queries_per_label")
+
+
 class Counts(Strict):
     """What the finished corpus must count, exactly; a mismatch stops the workflow."""
 
@@ -71,13 +75,19 @@ class Dataset(Strict):
     title: str = Field(description="As printed in tables.")
     builder: Literal["picto", "xc-repository"] = Field(
         description="Which code turns the sources into a corpus; `xc-repository`: a raw archive of the Extreme "
-        "Classification Repository (not read yet)."
+        "Classification Repository, one source."
     )
     sources: list[str] = Field([], description="Entries of `sources`.")
     stand_in: bool = Field(
         False, description="True for data that is not the paper's: its rows can never confirm a claim."
     )
-    text: str = Field("title", description="Which fields make the text.")
+    text: str = Field(
+        "title", description="Which fields make the text, e.g. `title + content`: joined by one blank, in that order."
+    )
+    image_urls: str | None = Field(
+        None,
+        description="`xc-repository`: the field of a record with the addresses of its images, where the archive has them.",
+    )
     propensity: Propensity = Propensity()
     filter_required: bool = Field(
         False, description="Whether reciprocal-pair filters must exist; a missing one is then an error."
@@ -87,7 +97,30 @@ class Dataset(Strict):
     image_size: int | None = Field(None, ge=16, description="Side in pixels at which pictograms are drawn.")
     shards: int = Field(1, ge=1, description="Files in the image store.")
     expect: Counts | None = Field(None, description="Counts the corpus must have.")
-    facts: dict[str, Any] = Field({}, description="Published statistics (Table 8) and notes.")
+    facts: dict[str, Any] = Field(
+        {},
+        description="Published statistics (Table 8) and notes. `avg_labels_per_query` and `avg_queries_per_label`, of train, "
+        "are verified.",
+    )
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """Return the names of the fields that make the text."""
+        return tuple(part.strip() for part in self.text.split("+"))
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """Return the published averages that a finished corpus must have."""
+        return {key: float(self.facts[key]) for key in AVERAGES if key in self.facts}
+
+    @model_validator(mode="after")
+    def _one_archive(self) -> Dataset:
+        if self.builder == "xc-repository":
+            if len(self.sources) != 1:
+                raise ValueError(f"a dataset of the repository has one source, its archive; found {len(self.sources)}")
+            if not all(self.text_fields):
+                raise ValueError(f"`text` names fields, joined by +; found {self.text!r}")
+        return self
 
 
 class TextModel(Strict):
