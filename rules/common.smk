@@ -98,7 +98,9 @@ def dataset_settings(wildcards):
     """Return what of a dataset's entry shapes its corpus."""
     entry = WORLD.datasets[wildcards.dataset]
     shape = entry.model_dump(mode="json", exclude={"title", "facts", "stand_in", "propensity", "image_size", "shards"})
-    return settings(shape | {"sha256": sha256_of(entry.sources)})
+    return settings(
+        shape | {"sha256": sha256_of(entry.sources)} | ({"averages": entry.averages} if entry.averages else {})
+    )
 
 
 def drawing_settings(wildcards):

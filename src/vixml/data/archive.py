@@ -1,4 +1,4 @@
-"""Read archives that came from the internet: in memory, with size limits, never unpacked.
+"""Read archives that came from the internet: in memory or as a stream, with size limits, never unpacked.
 
 A wheel is a zip file. Its member names are only ever keys of a dictionary; no name becomes a path on the disk, so a
 name such as ``../../x`` can do nothing.
@@ -10,7 +10,8 @@ import io
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from vixml.config.world import Source
@@ -91,6 +92,49 @@ class Archive:
             raise _too_large(where, f"more than {limit} bytes", limit)
         return data
 
+    def only(self, filename: str) -> Member | None:
+        """Return the member of that file name, whatever folder it lies in; None if there is none.
+
+        Raises:
+            VixmlError: several members have it, or the archive names a place outside the folder it would be unpacked in.
+        """
+        for name in self._members:
+            path = PurePosixPath(name.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+                raise VixmlError(
+                    "an archive holds a file that would be written outside its folder",
+                    where=self.name,
+                    found=repr(name),
+                    expected="names inside the archive's own folder",
+                    hint="nothing was written; the archive is not the published one, or is malicious: delete it",
+                )
+        found = sorted(name for name in self._members if PurePosixPath(name).name == filename)
+        if len(found) > 1:
+            raise VixmlError(
+                "an archive holds a file twice",
+                where=self.name,
+                found=", ".join(found),
+                expected=f"one {filename}",
+                hint="the archive is not the one that config/ describes: fetch it again",
+            )
+        return Member(self, found[0]) if found else None
+
+    def open(self, member: str) -> IO[bytes]:
+        """Return a stream of one member's bytes.
+
+        Raises:
+            VixmlError: encrypted, or packed in a way that Python cannot unpack.
+        """
+        try:
+            return self._zip.open(self._members[member])
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+            raise VixmlError(
+                "a member of the archive cannot be read",
+                where=f"{self.name}: {member}",
+                found=str(error),
+                hint="the archive is damaged: delete it and fetch it again",
+            ) from error
+
     def nested(self, member: str, limit: int = MEMBER_LIMIT) -> Archive:
         """Open a zip that lies inside this one, in memory."""
         return Archive(self.read(member, limit), f"{self.name}{NESTED}{member}")
@@ -98,6 +142,21 @@ class Archive:
     def close(self) -> None:
         """Close the file."""
         self._zip.close()
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of an archive, to be read as a stream; its text names archive and member, for messages."""
+
+    archive: Archive
+    name: str
+
+    def open(self) -> IO[bytes]:
+        """Return a stream of its bytes."""
+        return self.archive.open(self.name)
+
+    def __str__(self) -> str:
+        return f"{self.archive.name}: {self.name}"
 
 
 class SourceReader:

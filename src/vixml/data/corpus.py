@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,22 +57,8 @@ class CorpusData:
 
     def counts(self) -> dict[str, Any]:
         """Return what the corpus counts: the content of counts.json."""
-        frequency = self.labels["train"].counts()
-        pictured = self.images["label"].lengths
-        counts: dict[str, Any] = {
-            "n_train": len(self.items["train"].ids),
-            "n_test": len(self.items["test"].ids),
-            "n_labels": len(self.items["label"].ids),
-            "n_images": len(self.image_keys),
-        }
-        for split in QUERY_SPLITS:
-            counts[f"n_{split}_pairs"] = len(self.labels[split].values)
-            counts[f"labels_per_{split}_query"] = _mean(self.labels[split].lengths)
-            counts[f"images_per_{split}_query"] = _mean(self.images[split].lengths)
-        counts["median_label_frequency"] = float(np.median(frequency)) if len(frequency) else 0.0
-        counts["labels_with_image"] = _mean(pictured > 0)
-        counts["images_per_pictured_label"] = _mean(pictured[pictured > 0])
-        return counts | self.facts
+        rows = {split: len(items.ids) for split, items in self.items.items()}
+        return count(rows, self.labels, self.images, len(self.image_keys)) | self.facts
 
     def write(self, folder: Path | str) -> None:
         """Write the folder of docs/formats.md; the same corpus gives the same bytes."""
@@ -187,6 +173,57 @@ class Corpus:
                 hint=_REBUILD,
             )
         return matrix
+
+
+def count(
+    rows: Mapping[str, int], labels: Mapping[str, Ragged], images: Mapping[str, Ragged], n_images: int
+) -> dict[str, Any]:
+    """Return what a corpus counts: the content of counts.json, but for what its builder adds.
+
+    Args:
+        rows: split -> number of items.
+        labels: split -> label matrix, for train and test.
+        images: split -> image lists.
+        n_images: pictures in all.
+    """
+    frequency, pictured = labels["train"].counts(), images["label"].lengths
+    counts: dict[str, Any] = {"n_train": rows["train"], "n_test": rows["test"], "n_labels": rows["label"]}
+    counts["n_images"] = n_images
+    for split in QUERY_SPLITS:
+        counts[f"n_{split}_pairs"] = len(labels[split].values)
+        counts[f"labels_per_{split}_query"] = _mean(labels[split].lengths)
+        counts[f"images_per_{split}_query"] = _mean(images[split].lengths)
+    counts["median_label_frequency"] = float(np.median(frequency)) if len(frequency) else 0.0
+    counts["labels_with_image"] = _mean(pictured > 0)
+    counts["images_per_pictured_label"] = _mean(pictured[pictured > 0])
+    return counts
+
+
+def verify_averages(counts: Mapping[str, Any], published: Mapping[str, float], where: object) -> None:
+    """Check a corpus's averages against published ones, within half a unit of their second decimal.
+
+    Args:
+        counts: of the corpus.
+        published: ``avg_labels_per_query`` and ``avg_queries_per_label`` of train, as far as they are known (Table 8).
+        where: what to name.
+
+    Raises:
+        VixmlError: an average differs; all that differ are listed.
+    """
+    pairs = counts["n_train_pairs"]
+    found = {
+        "avg_labels_per_query": pairs / max(counts["n_train"], 1),
+        "avg_queries_per_label": pairs / max(counts["n_labels"], 1),
+    }
+    wrong = [key for key, value in published.items() if abs(found[key] - value) > 0.005 + 1e-9]
+    if wrong:
+        raise VixmlError(
+            "the corpus does not have the averages that are published for it",
+            where=where,
+            found=", ".join(f"{key} = {found[key]:.4f}" for key in wrong),
+            expected=", ".join(f"{key} = {published[key]:.2f}" for key in wrong),
+            hint="the archive holds other pairs than the published dataset: compare its size and origin with the registry",
+        )
 
 
 def verify_counts(found: dict[str, Any], expect: Counts | None, where: object) -> None:

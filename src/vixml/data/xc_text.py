@@ -8,47 +8,72 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zipfile
 import zlib
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from vixml.data.archive import Member
 from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.ragged import Ragged
 
+# A file on the disk, or one inside an archive.
+File = Path | str | Member
+# The longest line read: far above any honest one, far below what a packed bomb unfolds to.
+LINE_LIMIT = 64 << 20
 _HINT = "the file is damaged or of another format: fetch it again"
 
 
-def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
+def read_lines(file: File) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without its end) of a UTF-8 text file; ``.gz`` files are unpacked on the way.
 
     Raises:
-        VixmlError: missing, not UTF-8 (older files are Latin-1: guessing would garble the text), or a broken gzip file.
+        VixmlError: missing, not UTF-8 (older files are Latin-1: guessing would garble the text), a broken or cut gzip
+            file, or a line longer than :data:`LINE_LIMIT`.
     """
-    path = Path(path)
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
-            for number, line in enumerate(stream, start=1):
+        with _open(file) as stream:
+            while line := stream.readline(LINE_LIMIT):
+                number += 1
+                if len(line) == LINE_LIMIT:
+                    raise malformed(file, number, "", "a line of text", found=f"more than {LINE_LIMIT} bytes")
                 yield number, line.decode("utf-8").rstrip("\r\n")
     except FileNotFoundError as error:
-        raise VixmlError("a text file is missing", where=path, hint="fetch it, or check the path") from error
+        raise VixmlError("a text file is missing", where=file, hint="fetch it, or check the path") from error
     except UnicodeDecodeError as error:
         raise VixmlError(
             "a line is not UTF-8",
-            where=f"{path}:{number}",
+            where=f"{file}:{number}",
             found=f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}",
             expected="UTF-8 text",
             hint="convert it, e.g. iconv -f latin1 -t utf-8, and record the new sha256",
         ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise VixmlError("not a whole gzip file", where=f"{path}:{number + 1}", found=str(error), hint=_HINT) from error
+        raise VixmlError("not a whole gzip file", where=f"{file}:{number + 1}", found=str(error), hint=_HINT) from error
+    except zipfile.BadZipFile as error:
+        raise VixmlError(
+            "a file inside an archive is damaged", where=f"{file}:{number + 1}", found=str(error), hint=_HINT
+        ) from error
 
 
-def read_sparse(path: Path | str) -> Ragged:
+@contextmanager
+def _open(file: File) -> Iterator[IO[bytes]]:
+    with ExitStack() as stack:
+        stream = stack.enter_context(file.open() if isinstance(file, Member) else open(Path(file), "rb"))  # noqa: SIM115
+        if str(file).endswith(".gz"):
+            # Unbuffered beyond its own 8 kB: where the file is cut, the lines before are still given.
+            stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
+        yield stream
+
+
+def read_sparse(file: File) -> Ragged:
     """Read a sparse matrix: a header ``rows cols``, then ``column:value ...`` for each row.
 
     Returns:
@@ -57,18 +82,26 @@ def read_sparse(path: Path | str) -> Ragged:
     Raises:
         VixmlError: a malformed header or entry, a column out of range or twice in a row, another number of rows.
     """
-    lines = read_lines(path)
-    n_rows, n_cols = _header(path, next(lines, (1, "")))
-    rows: list[list[int]] = []
-    for number, line in lines:
-        if len(rows) == n_rows:
-            if line.strip():
-                raise _rows(path, number, "more rows", n_rows)
-            continue
-        rows.append(_row(path, number, line, n_cols))
-    if len(rows) < n_rows:
-        raise _rows(path, len(rows) + 2, f"{len(rows)} rows, then the end of the file", n_rows)
+    rows = iter_sparse(file)
+    _, n_cols = next(rows)
     return Ragged.from_rows(rows, n_cols)
+
+
+def iter_sparse(file: File) -> Iterator[Sequence[int]]:
+    """Yield ``(rows, cols)`` of a sparse matrix, then the columns of each row, ascending; as :func:`read_sparse`."""
+    lines = read_lines(file)
+    n_rows, n_cols = _header(file, next(lines, (1, "")))
+    yield n_rows, n_cols
+    seen = 0
+    for number, line in lines:
+        if seen == n_rows:
+            if line.strip():
+                raise _rows(file, number, "more rows", n_rows)
+            continue
+        seen += 1
+        yield _row(file, number, line, n_cols)
+    if seen < n_rows:
+        raise _rows(file, seen + 2, f"{seen} rows, then the end of the file", n_rows)
 
 
 def write_sparse(path: Path | str, matrix: Ragged) -> None:
@@ -77,93 +110,78 @@ def write_sparse(path: Path | str, matrix: Ragged) -> None:
     write_text(path, "\n".join([f"{len(matrix)} {matrix.n_cols}", *rows]) + "\n")
 
 
-def read_pairs(path: Path | str, n_rows: int, n_cols: int) -> Ragged:
-    """Read filter pairs, ``row column`` a line, as lists of columns for each row, ascending.
+def read_pairs(file: File, n_rows: int, n_cols: int) -> Ragged:
+    """Read filter pairs, ``row column`` a line, as lists of columns for each row, ascending; a pair counts once.
 
     Raises:
         VixmlError: a malformed line, or a row or column out of range.
     """
-    rows: list[set[int]] = [set() for _ in range(n_rows)]
-    for number, line in read_lines(path):
+    found = array("q")
+    for number, line in read_lines(file):
         parts = line.split()
         if not parts:
             continue
         if len(parts) != 2 or not all(_is_id(part) for part in parts):
-            raise _malformed(path, number, line, "row column")
+            raise malformed(file, number, line, "row column")
         row, column = int(parts[0]), int(parts[1])
-        _in_range(path, number, "row", row, n_rows)
-        _in_range(path, number, "column", column, n_cols)
-        rows[row].add(column)
-    return Ragged.from_rows([sorted(row) for row in rows], n_cols)
+        in_range(file, number, "row", row, n_rows)
+        in_range(file, number, "column", column, n_cols)
+        found.append(row * n_cols + column)
+    rows, columns = np.divmod(np.unique(np.frombuffer(found, dtype=np.int64)), max(n_cols, 1))
+    offsets = np.zeros(n_rows + 1, dtype=np.int64)
+    np.cumsum(np.bincount(rows, minlength=n_rows), out=offsets[1:])
+    return Ragged(columns.astype(np.int32), offsets, n_cols)
 
 
-def read_jsonl(path: Path | str, *required: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(file: File, *required: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) of a file with one JSON object a line; blank lines are skipped.
 
     Args:
-        path: the file, plain or ``.gz``.
+        file: plain or ``.gz``.
         required: keys that every object must have.
 
     Raises:
         VixmlError: a line that is not a JSON object, or lacks a key.
     """
-    for number, line in read_lines(path):
+    for number, line in read_lines(file):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise _malformed(path, number, line, "one JSON object a line", found=str(error)) from error
+            raise malformed(file, number, line, "one JSON object a line", found=str(error)) from error
         if not isinstance(value, dict):
-            raise _malformed(path, number, line, "one JSON object a line")
+            raise malformed(file, number, line, "one JSON object a line")
         for key in required:
             if key not in value:
                 found = "keys " + ", ".join(map(str, value))
-                raise _malformed(path, number, line, f"the key {key!r}", found=found)
+                raise malformed(file, number, line, f"the key {key!r}", found=found)
         yield number, value
 
 
-def read_targets(path: Path | str, n_labels: int, key: str = "target_ind") -> Ragged:
-    """Read the label lists of a JSON lines file, ascending in each row.
-
-    Raises:
-        VixmlError: a list that is malformed, has a label out of range, or twice.
-    """
-    rows = []
-    for number, value in read_jsonl(path, key):
-        labels = value[key]
-        # bool is an int in Python, but true is not a label.
-        if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-            raise _malformed(path, number, str(labels), f"{key}: a list of label ids")
-        for label in labels:
-            _in_range(path, number, "label", label, n_labels)
-        rows.append(_ascending(path, number, labels))
-    return Ragged.from_rows(rows, n_labels)
-
-
-def _header(path: Path | str, first: tuple[int, str]) -> tuple[int, int]:
+def _header(file: File, first: tuple[int, str]) -> tuple[int, int]:
     parts = first[1].split()
     if len(parts) != 2 or not all(_is_id(part) for part in parts):
-        raise _malformed(path, 1, first[1], "a header: rows cols")
+        raise malformed(file, 1, first[1], "a header: rows cols")
     return int(parts[0]), int(parts[1])
 
 
-def _row(path: Path | str, number: int, line: str, n_cols: int) -> list[int]:
+def _row(file: File, number: int, line: str, n_cols: int) -> list[int]:
     columns = []
     for entry in line.split():
         column, colon, value = entry.partition(":")
         if not colon or not _is_id(column) or not _is_number(value):
-            raise _malformed(path, number, entry, "column:value")
-        _in_range(path, number, "column", int(column), n_cols)
+            raise malformed(file, number, entry, "column:value")
+        in_range(file, number, "column", int(column), n_cols)
         columns.append(int(column))
-    return _ascending(path, number, columns)
+    return _ascending(file, number, columns)
 
 
-def _ascending(path: Path | str, number: int, columns: list[int]) -> list[int]:
+def _ascending(file: File, number: int, columns: list[int]) -> list[int]:
     ordered = sorted(columns)
     twice = np.flatnonzero(np.diff(ordered) == 0) if len(ordered) > 1 else []
     if len(twice):
-        raise _malformed(path, number, str(ordered[twice[0]]), "every column once in a row")
+        raise malformed(file, number, str(ordered[twice[0]]), "every column once in a row")
     return ordered
 
 
@@ -179,31 +197,33 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _in_range(path: Path | str, number: int, what: str, value: int, n: int) -> None:
+def in_range(file: File, number: int, what: str, value: int, n: int) -> None:
+    """Refuse an id outside [0, n), naming file and line."""
     if not 0 <= value < n:
         raise VixmlError(
             f"a {what} id is out of range",
-            where=f"{path}:{number}",
+            where=f"{file}:{number}",
             found=value,
             expected=f"0 to {n - 1}",
             hint="the file belongs to another data set, or counts from 1",
         )
 
 
-def _malformed(path: Path | str, number: int, text: str, expected: str, found: str | None = None) -> VixmlError:
+def malformed(file: File, number: int, text: str, expected: str, found: str | None = None) -> VixmlError:
+    """Return the error for a line that is not what it should be."""
     return VixmlError(
         "a line is malformed",
-        where=f"{path}:{number}",
+        where=f"{file}:{number}",
         found=found if found is not None else repr(text if len(text) <= 80 else text[:80] + "..."),
         expected=expected,
         hint=_HINT,
     )
 
 
-def _rows(path: Path | str, number: int, found: str, n_rows: int) -> VixmlError:
+def _rows(file: File, number: int, found: str, n_rows: int) -> VixmlError:
     return VixmlError(
         "the file does not have the rows its header states",
-        where=f"{path}:{number}",
+        where=f"{file}:{number}",
         found=found,
         expected=f"{n_rows} rows",
         hint=_HINT,

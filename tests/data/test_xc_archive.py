@@ -1,0 +1,224 @@
+"""From a raw archive of the repository to a corpus: what is read, which rules are counted, what is refused and where."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import xc_archives
+from xc_archives import LABELS, TEST, TRAIN, lines, members
+
+from vixml.config.world import Dataset
+from vixml.data.corpus import Corpus
+from vixml.data.corpus_stage import build_corpus
+from vixml.errors import VixmlError
+from vixml.files import read_json
+
+EXPECT = {"n_train": 3, "n_test": 1, "n_labels": 3}
+
+
+def dataset(**over):
+    fields = {"title": "D", "builder": "xc-repository", "sources": ["texts"], "filter_required": True}
+    return Dataset.model_validate(fields | over)
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build the corpus of an archive's files; returns it with its counts."""
+
+    def run(files=None, **over):
+        xc_archives.write(tmp_path / "D.raw.zip", members() if files is None else files)
+        out = tmp_path / "corpus"
+        build_corpus("D", dataset(**over), {"texts": xc_archives.source()}, tmp_path, out)
+        return Corpus.load(out, filter_required=True), read_json(out / "counts.json")
+
+    return run
+
+
+def rows_of(matrix):
+    return [matrix.row(i).tolist() for i in range(len(matrix))]
+
+
+def test_an_archive_becomes_a_corpus(build, tmp_path):
+    facts = {"avg_labels_per_query": 1.00, "avg_queries_per_label": 1.00}
+    corpus, counts = build(expect=EXPECT, facts=facts)
+    assert corpus.texts("train") == ["Rod", "Fondue set", "Fish hooks"]
+    assert corpus.texts("label") == ["Fish hooks", "Käse, 芝士, сыр", "Net"]
+    # The same product may be a query and a label.
+    assert corpus.ids("train") == ["A", "B", "L0"] and corpus.ids("label") == ["L0", "L1", "L2"]
+    assert rows_of(corpus.labels("train")) == [[0, 2], [1], []] and rows_of(corpus.labels("test")) == [[0, 1, 2]]
+    assert rows_of(corpus.filter("train")) == [[], [], [0]] and rows_of(corpus.filter("test")) == [[1]]
+    assert counts["n_filter_train_pairs"] == counts["n_filter_test_pairs"] == 1
+    assert counts["rules"] == {
+        "label": {}, "train": {"texts_with_line_breaks": 1, "without_labels": 1}, "test": {},
+    }  # fmt: skip
+    assert corpus.n_images == 0 and not (tmp_path / "corpus" / "image_urls.parquet").exists()
+    manifest = read_json(tmp_path / "corpus" / "manifest.json")
+    assert manifest["facts"] == counts and manifest["config"]["averages"] == facts
+
+
+def test_one_archive_two_datasets(build):
+    corpus, counts = build(text="title + content")
+    assert corpus.texts("label") == ["Fish hooks Sharp.", "Käse, 芝士, сыр Alt.", "Net"]
+    assert corpus.texts("test") == ["Line"] and counts["rules"]["test"] == {"without_content": 1}
+    assert build(text="title")[0].texts("test") == ["Line"]
+
+
+def test_the_same_archive_gives_the_same_bytes(build, tmp_path):
+    build()
+    first = read_json(tmp_path / "corpus" / "manifest.json")["outputs_sha256"]
+    build()
+    assert read_json(tmp_path / "corpus" / "manifest.json")["outputs_sha256"] == first
+
+
+def test_odd_records_are_kept_by_counted_rules(build):
+    odd = [
+        {"uid": "A", "title": " a\r\nb  c ", "target_ind": [1, 1, 0]},
+        {"uid": "A", "title": "again", "target_ind": [0]},
+        {"title": None, "target_ind": [2]},
+        {"uid": 7, "title": "", "target_ind": []},
+        '{"uid": "E", "title": "half \\ud83d emoji", "target_ind": [0]}',
+        {"uid": "F", "title": "a\u2028b", "target_ind": [0], "more": {"keys": "are let be"}},
+    ]
+    corpus, counts = build(members(train=odd, filters=xc_archives.FILTERS | {"filter_labels_train.txt": "5 0\n"}))
+    assert corpus.ids("train") == ["A", "A#1", "#2", "7", "E", "F"]
+    assert corpus.texts("train") == ["a b  c", "again", "", "", "half \ufffd emoji", "a b"]
+    assert rows_of(corpus.labels("train")) == [[0, 1], [0], [2], [], [0], [0]]
+    assert counts["rules"]["train"] == {
+        "ids_missing": 1, "ids_repeated": 1, "labels_repeated": 1, "texts_empty": 2, "texts_with_broken_characters": 1,
+        "texts_with_line_breaks": 2, "without_labels": 1, "without_title": 1,
+    }  # fmt: skip
+
+
+def test_blank_lines_are_no_records(build):
+    corpus, _ = build(members(train=["", json.dumps(TRAIN[0]), "  ", *TRAIN[1:]]))
+    assert corpus.n("train") == 3
+
+
+def test_labels_may_stand_in_sparse_files(build):
+    def bare(records):
+        return [{k: v for k, v in record.items() if not k.startswith("target")} for record in records]
+
+    def run(train="3 3\n2:1 0:1\n1:1\n\n"):
+        files = members(train=bare(TRAIN), test=bare(TEST))
+        return build(files | {"D/trn_X_Y.txt": train.encode(), "D/tst_X_Y.txt": b"1 3\n0:1 1:1 2:1\n"})
+
+    assert rows_of(run()[0].labels("train")) == [[0, 2], [1], []]
+    for bad, says in (
+        ("3 4\n\n\n\n", "another list"),
+        ("2 3\n\n\n", "different lengths"),
+        ("4 3\n\n\n\n\n", "different"),
+    ):
+        with pytest.raises(VixmlError, match=says):
+            run(bad)
+    with pytest.raises(VixmlError, match="malformed") as caught:
+        build(members(train=bare(TRAIN)))
+    assert "trn_X_Y.txt" in caught.value.expected
+
+
+def test_addresses_of_images_are_listed_for_whoever_fetches_them(build, tmp_path):
+    train = [{**TRAIN[0], "img": ["https://x/1", "https://x/2"]}, {**TRAIN[1], "img": "https://x/0"}, TRAIN[2]]
+    label = [{**LABELS[0], "img": ["https://x/0", "https://x/0"]}, *LABELS[1:]]
+    corpus, counts = build(members(train=train, label=label), image_urls="img")
+    assert rows_of(corpus.images("train")) == [[1, 2], [0], []] and rows_of(corpus.images("label"))[0] == [0]
+    assert corpus.image_keys() == corpus.image_sources() == ["https://x/0", "https://x/1", "https://x/2"]
+    table = pq.read_table(tmp_path / "corpus" / "image_urls.parquet").to_pylist()
+    assert [tuple(row.values()) for row in table] == [
+        ("label", 0, 0, "https://x/0", 0), ("train", 0, 0, "https://x/1", 1), ("train", 0, 1, "https://x/2", 2),
+        ("train", 1, 0, "https://x/0", 0),
+    ]  # fmt: skip
+    assert counts["rules"]["train"]["without_images"] == 1 and counts["n_images"] == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "where", "says"),
+    [
+        (members(train=[TRAIN[0], {**TRAIN[1], "target_ind": [3]}]), "trn.json.gz:2", "0 to 2"),
+        (members(train=[TRAIN[0], {**TRAIN[1], "target_ind": [-1]}]), "trn.json.gz:2", "0 to 2"),
+        (members(test=[{**TEST[0], "target_ind": [True]}]), "tst.json.gz:1", "a list of label ids"),
+        (members(test=[{**TEST[0], "target_ind": "0"}]), "tst.json.gz:1", "a list of label ids"),
+        (members(test=[{**TEST[0], "target_rel": [1.0]}]), "tst.json.gz:1", "3 positive numbers"),
+        (members(test=[{**TEST[0], "target_rel": [1.0, 0.0, 1.0]}]), "tst.json.gz:1", "3 positive numbers"),
+        (members(train=[TRAIN[0], {"uid": "B", "title": "t"}]), "trn.json.gz:2", "'target_ind'"),
+        (members(train=[{**TRAIN[0], "title": ["Rod"]}]), "trn.json.gz:1: title", "a string"),
+        (members(train=[{**TRAIN[0], "uid": 0.5}]), "trn.json.gz:1", "0.5"),
+        (members(train=['{"uid": "A",']), "trn.json.gz:1", "one JSON object a line"),
+        (members(train=b"plain text"), "trn.json.gz:1", "not a whole gzip"),
+        (members(train=lines(TRAIN * 5000)[:-4000]), "trn.json.gz:", "not a whole gzip"),
+        (members(label=[]), "lbl.json.gz", "no record"),
+        (members(label=[{"uid": "L", "name": "n"}]), "lbl.json.gz", "1 records without 'title'"),
+        (members(filters={**xc_archives.FILTERS, "filter_labels_test.txt": "0 3\n"}), "filter_labels_test.txt:1", "0 to 2"),
+        (members(filters={**xc_archives.FILTERS, "filter_labels_test.txt": "1 0\n"}), "filter_labels_test.txt:1", "0 to 0"),
+        (members(filters={**xc_archives.FILTERS, "filter_labels_test.txt": "0\n"}), "filter_labels_test.txt:1", "row column"),
+        (members(filters={**xc_archives.FILTERS, "filter_labels_test.txt": ""}), "filter_labels_test.txt", "empty"),
+        (members(filters={"filter_labels_train.txt": "2 0\n"}), "D.raw.zip", "filter_labels_test.txt"),
+        (members(filters={**xc_archives.FILTERS, "filter_labels_test.txt": "x"} | {"filter_labels_text.txt": ""}),
+         "filter_labels_test.txt:1", "row column"),
+        ({"D/readme.txt": b""}, "D.raw.zip", "no lbl.json.gz"),
+        ({**members(), "E/trn.json.gz": lines(TRAIN)}, "D.raw.zip", "twice"),
+        ({**members(), "../../evil.txt": b""}, "D.raw.zip", "outside its folder"),
+        ({**members(), "/etc/evil.txt": b""}, "D.raw.zip", "outside its folder"),
+        ({**members(), "..\\evil.txt": b""}, "D.raw.zip", "outside its folder"),
+        ({**members(), "C:\\evil.txt": b""}, "D.raw.zip", "outside its folder"),
+    ],
+)  # fmt: skip
+def test_bad_archives_are_named_with_file_and_line_and_leave_nothing(build, tmp_path, files, where, says):
+    with pytest.raises(VixmlError) as caught:
+        build(files)
+    assert where in str(caught.value.where) and says in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["D.raw.zip"]
+
+
+def test_a_cut_gzip_names_the_line_it_was_cut_in(build):
+    whole = 20_000
+    packed = lines({**TRAIN[0], "uid": str(i)} for i in range(whole))
+    with pytest.raises(VixmlError, match="not a whole gzip") as caught:
+        build(members(train=packed[: len(packed) // 2]))
+    assert 0.3 * whole < int(caught.value.where.rsplit(":", 1)[1]) < 0.7 * whole
+
+
+def test_a_damaged_byte_is_noticed(build, tmp_path):
+    path = xc_archives.write(tmp_path / "D.raw.zip", members(train=[{**TRAIN[0], "uid": str(i)} for i in range(5000)]))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(VixmlError) as caught:
+        build_corpus("D", dataset(), {"texts": xc_archives.source()}, tmp_path, tmp_path / "corpus")
+    assert "trn.json.gz" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("over", "found", "expected"),
+    [
+        ({"expect": EXPECT | {"n_train": 4}}, "n_train = 3", "n_train = 4"),
+        ({"expect": EXPECT | {"n_labels": 2}}, "n_labels = 3", "n_labels = 2"),
+        ({"facts": {"avg_labels_per_query": 1.01}}, "avg_labels_per_query = 1.0000", "= 1.01"),
+        ({"facts": {"avg_queries_per_label": 2.29}}, "avg_queries_per_label = 1.0000", "= 2.29"),
+    ],
+)
+def test_another_dataset_than_table_8_describes_stops(build, tmp_path, over, found, expected):
+    with pytest.raises(VixmlError) as caught:
+        build(**over)
+    assert found in caught.value.found and expected in caught.value.expected
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_what_does_not_need_a_filter_goes_without(tmp_path):
+    xc_archives.write(tmp_path / "D.raw.zip", members(filters={}))
+    build_corpus(
+        "D", dataset(filter_required=False), {"texts": xc_archives.source()}, tmp_path, tmp_path / "corpus"
+    )  # fmt: skip
+    assert Corpus.load(tmp_path / "corpus").filter("test") is None
+    assert "n_filter_test_pairs" not in read_json(tmp_path / "corpus" / "counts.json")
+
+
+def test_texts_of_a_writer_are_those_of_one_piece(build):
+    """Row groups and flushes of the writers leave no seam."""
+    n = 70_000
+    train = [{"uid": str(i), "title": f"t{i}", "target_ind": [i % 3, (i + 1) % 3]} for i in range(n)]
+    corpus, _ = build(members(train=train))
+    assert corpus.texts("train") == [f"t{i}" for i in range(n)]
+    expected = np.sort(np.stack([np.arange(n) % 3, (np.arange(n) + 1) % 3], 1), 1).ravel()
+    assert np.array_equal(corpus.labels("train").values, expected)
