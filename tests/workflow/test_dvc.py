@@ -74,7 +74,7 @@ def test_a_change_is_made_once_compared_and_shared(recorded, tmp_path):
     clone = Copy(tmp_path / "clone")
     clone.run("dvc", "pull", "--quiet")
     assert "up to date" in clone.run("dvc", "status")
-    assert clone.planned()["train_model"] == 2, "Snakemake cannot know yet that what was pulled is what it would make"
+    # What was pulled has times in no order, so Snakemake may or may not want to make it again: that is what adopt is for.
     adopt = (clone.root / "Makefile").read_text().split("\nadopt:")[1]
     assert "snakemake data images paper_tables --touch" in adopt
     clone.run("snakemake", "data", "images", "paper_tables", "--touch", "--cores", "1")
