@@ -17,10 +17,19 @@ def target_wildcards():
     ]
 
 
+def table_shapes():
+    """Return what config/tables says of each table asked for."""
+    return [read_yaml(f"{CONFIG_DIR}/tables/{name}.yaml") for name in WORKFLOW.tables]
+
+
+def facts_shown():
+    """Return the kinds of facts (datasets, latencies, ...) that the tables asked for show."""
+    return {shape.get("facts") for shape in table_shapes()}
+
+
 def runs_shown():
     """Return dataset and run of every row of the tables asked for."""
-    shapes = [read_yaml(f"{CONFIG_DIR}/tables/{name}.yaml") for name in WORKFLOW.tables]
-    return {(dataset, run) for shape in shapes for dataset, run, _ in named_runs(shape)}
+    return {(dataset, run) for shape in table_shapes() for dataset, run, _ in named_runs(shape)}
 
 
 def target_scores(split=None):
@@ -30,6 +39,8 @@ def target_scores(split=None):
 
 def target_latencies():
     """Return the timings of the configuration: of the first target's dataset, with its first seed."""
+    if WORKFLOW.only_shown and "latencies" not in facts_shown():
+        return []
     first = WORKFLOW.targets[0]
     seeds = {w["run"]: w["seed"] for w in reversed(target_wildcards()) if w["dataset"] == first.dataset}
     return [LATENCY.format(dataset=first.dataset, run=run, seed=seeds.get(run, 0)) for run in WORKFLOW.latencies]
@@ -37,6 +48,8 @@ def target_latencies():
 
 def target_corpora():
     """Return the corpora of the configuration's datasets, to be counted."""
+    if WORKFLOW.only_shown and "datasets" not in facts_shown():
+        return []
     return list(dict.fromkeys(CORPUS.format(dataset=target.dataset) for target in WORKFLOW.targets))
 
 

@@ -55,12 +55,13 @@ def test_what_runs_share_is_counted_once():
 
 
 def test_a_budget_takes_the_cheapest_table_next():
-    order = [(c.group.name, c.alone.hours, c.added.hours, c.hours, c.fits) for c in toy().choose(17)]
+    order = [(c.group.name, c.alone.hours, c.added.hours, c.hours, c.fits, c.fits_alone) for c in toy().choose(17)]
+    # Tables 0 and 1 share a training of 10 hours: the second of them costs its search alone.
     assert order == [
-        ("Table 3", 1, 1, 1, True),
-        ("Table 2", 5, 5, 6, True),
-        ("Table 0", 11, 11, 17, True),
-        ("Table 1", 11, 1, 18, False),
+        ("Table 3", 1, 1, 1, True, True),
+        ("Table 2", 5, 5, 6, True, True),
+        ("Table 0", 11, 11, 17, True, True),
+        ("Table 1", 11, 1, 18, False, True),
     ]
     assert sum(c.fits for c in toy().choose(0.5)) == 0
     assert all(c.fits for c in toy().choose(18))
@@ -118,6 +119,18 @@ def test_it_prints_within_80_columns(at_home, capsys):
         shown = capsys.readouterr().out
         assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
         assert ("Within 500h:" in shown) == ("--budget" in options)
+
+
+def test_a_budget_says_what_fits_together_and_what_fits_instead(at_home, capsys):
+    assert cli.main(["plan", "--config", "config/paper.yaml", "--budget", "24h"]) == 0
+    said = " ".join(capsys.readouterr().out.split()).split("Within 24h:")[1].split(". Hours")[0]
+    together, instead = (re.findall(r"Table \d+", part) for part in said.split("Each alone"))
+    plan = paper()
+    runs = {group.name: group.runs for group in plan.tables}
+    assert {*together, *instead} == {name for name in runs if plan.cost(runs[name]).hours <= 24}
+    bought = [key for name in together for key in runs[name]]
+    assert plan.cost(bought).hours <= 24
+    assert all(plan.cost([*bought, *runs[name]]).hours > 24 for name in runs if name not in together)
 
 
 def test_json_is_for_programs(at_home, capsys):

@@ -6,11 +6,16 @@ import json
 
 import pytest
 import typer
-from result_files import write_picto, write_result
+from result_files import register_real, write_picto, write_real, write_result
 from typer.testing import CliRunner
 
 from vixml.cli.reproduce import register
 from vixml.errors import VixmlError
+from vixml.reproduce.grid import Sources
+from vixml.reproduce.not_run import missing_cost
+from vixml.reproduce.render import duration
+from vixml.reproduce.results import load
+from vixml.reproduce.specs import load_tables
 from vixml.reproduce.summary import fill_readme, load_reference, readme_table, summary
 
 TABLES = ("table1", "table3")
@@ -80,6 +85,18 @@ def test_terminal_table_fits_80_columns(config_dir, results, capsys, monkeypatch
     assert all(
         len(line) <= 80 for line in printed.splitlines() if not line.startswith(("tables:", "figures:", "report:"))
     )
+
+
+def test_published_cells_and_what_the_rest_would_take_are_one_sentence(config_dir, results, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    register_real(config_dir)
+    summary(results, write_picto(results) + write_real(results), None, TABLES, config_dir)
+    said = " ".join(capsys.readouterr().out.split())
+    # Four cells of Table 1 were run; of Table 3, the one row that has a run here is left.
+    assert "Of 168 published cells of Table 1, Table 3: 4 matches, 4 not-run, 160 blocked; those not run" in said
+    sources = Sources.load(config_dir, load([]))
+    left = missing_cost(load_tables(config_dir, ["table3"]), sources, config_dir).total.hours
+    assert f"would take {duration(left)} of one H100, as predicted." in said
 
 
 def test_nothing_to_summarise(config_dir, results):

@@ -63,6 +63,14 @@ class Cost:
         return self.flop_train + self.flop_encode + self.flop_search + self.flop_host
 
 
+@dataclass(frozen=True)
+class Missing:
+    """What was not run would cost: by table, and for all tables together (what they share counts once)."""
+
+    by_table: dict[str, Cost]
+    total: Cost
+
+
 def train_cost(job: Job, hardware: Hardware) -> Cost:
     """Return the cost of the stage ``train``: steps, and the passes and clusterings around them."""
     speed = hardware.decoder if job.causal else hardware.encoder

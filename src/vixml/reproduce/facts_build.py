@@ -14,10 +14,9 @@ from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json
 from vixml.reproduce.claims import read_csv
-from vixml.reproduce.fact_claims import claims_table
+from vixml.reproduce.fact_claims import STATED, claims_table
 from vixml.reproduce.facts import Fact, FactLine, FactSection, FactTable, compare, decimals_of, number
 from vixml.reproduce.grid import Sources, Table, build_table
-from vixml.reproduce.known_times import STATED
 from vixml.reproduce.specs import FactsSpec, TableSpec
 from vixml.reproduce.verdicts import Verdict
 

@@ -11,19 +11,10 @@ from vixml.files import read_json
 from vixml.reproduce.assumptions import HARDWARE, VISION
 from vixml.reproduce.claims import read_csv
 from vixml.reproduce.cost import train_cost
+from vixml.reproduce.fact_claims import STATED
 from vixml.reproduce.job import Job
 from vixml.reproduce.summary import load_reference
 
-# Times that the paper states (config/reported/other_facts.csv) -> our run.
-STATED = {
-    "ViXML DistilBERT (PRIME), LF-AmazonTitles-1.3M, without image embedding": ("LF-AmazonTitles-1.3M", "vixml-distilbert"),
-    "ViXML Qwen2.5-3B-Instruct, LF-AmazonTitles-1.3M": ("LF-AmazonTitles-1.3M", "vixml-qwen2.5-3b"),
-    "x axis TT (hours)": ("LF-AmazonTitles-131K", "vixml-qwen2.5-7b"),  # the longest run that it draws
-    "BERT text-only, length 32": ("LF-AmazonTitles-131K", "text-bert"),
-    "BERT ViXML": ("LF-AmazonTitles-131K", "vixml-bert"),
-    "Qwen2.5-3B-I text-only": ("LF-AmazonTitles-131K", "text-qwen2.5-3b"),
-    "Qwen2.5-3B-I ViXML": ("LF-AmazonTitles-131K", "vixml-qwen2.5-3b"),
-}  # fmt: skip
 BENCHMARK = Path("benchmarks/results/training_step-2threads.json")
 REFERENCE = Path("results/reference/picto-summary.json")
 
@@ -95,6 +86,6 @@ def _stated(item: str) -> tuple[str, str]:
             "a published time that no run stands for",
             where="config/reported/other_facts.csv",
             found=item,
-            hint="name its run in STATED of src/vixml/reproduce/known_times.py",
+            hint="name its run in STATED of src/vixml/reproduce/fact_claims.py",
         )
     return STATED[item]

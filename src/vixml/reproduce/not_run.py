@@ -2,49 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from vixml.reproduce.assumptions import HARDWARE
-from vixml.reproduce.cost import Cost
+from vixml.reproduce.claims import read_csv
+from vixml.reproduce.cost import Cost, Missing
+from vixml.reproduce.fact_claims import SEEDS_OF_SD, STATED
 from vixml.reproduce.grid import Sources
-from vixml.reproduce.plan import most_pictures, named_runs, parts_of_run
-from vixml.reproduce.specs import FactsSpec, TableSpec
+from vixml.reproduce.plan import RunKey, named_runs, parts_of_run
+from vixml.reproduce.specs import FactsSpec, TableSpec, load_any_tables
+
+Row = tuple[str, str, int | None]  # dataset, run, seed; None: any
 
 
-@dataclass(frozen=True)
-class Missing:
-    """Hours of one H100 that a table lacks, by table, and of all tables together."""
+def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources, config_dir: Path | str) -> Missing:
+    """Predict the cost of the published rows without a result, as `vixml plan` predicts a table.
 
-    by_table: dict[str, float]
-    total: float
+    A row takes its own seed, else every seed that a table names of its run, else seed 0. What a finished run has left
+    (the model that another run searches with, a dataset's pictures) is there already and costs nothing. A row that no run
+    here repeats has no predicted cost, nor has a dataset whose size is not known.
 
-
-def missing_hours(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> Missing:
-    """Predict the GPU hours of the published rows without a result, one seed a row (or the row's own).
-
-    A row that no run here repeats has no predicted hours, nor has a dataset whose size is not known.
+    Args:
+        specs: the tables asked about.
+        sources: the registry, and the results that are there.
+        config_dir: folder of tables/ and reported/.
     """
     registry = sources.registry
-    parts: dict[str, Cost] = {}
+    seeds = _seeds_named(config_dir)
+
+    def parts(key: RunKey) -> dict[str, Cost]:
+        entry = registry.world.datasets.get(key[0])
+        if entry is None or entry.expect is None or key[:2] not in registry.runs:
+            return {}
+        return dict(parts_of_run(registry.world, registry.runs, key, HARDWARE["gpu"]))
+
+    there = {part for result in sources.results.all() for part in parts((result.dataset, result.run, result.seed))}
+    cost: dict[str, Cost] = {}
     by_table: dict[str, set[str]] = {}
     for spec in specs:
         own = by_table.setdefault(spec.id, set())
-        if not isinstance(spec, TableSpec):
-            continue
-        published = {"datasets": spec.datasets, "blocks": [block.model_dump() for block in spec.blocks]}
-        for dataset, run, seed in dict.fromkeys(named_runs(published)):
-            entry = registry.world.datasets.get(dataset)
-            known = entry is not None and entry.expect is not None and (dataset, run) in registry.runs
-            if not known or sources.results.of(dataset, run, seed):
+        for dataset, run, seed in dict.fromkeys(published_rows(spec, config_dir)):
+            if sources.results.of(dataset, run, seed):
                 continue
-            key = (dataset, run, seed or 0)
-            most = most_pictures([key], registry.runs)
-            found = dict(parts_of_run(registry.world, registry.runs, key, most, HARDWARE["gpu"]))
-            parts |= found
+            wanted = seeds.get((dataset, run), [0]) if seed is None else [seed]
+            found = {name: part for s in wanted for name, part in parts((dataset, run, s)).items() if name not in there}
+            cost |= found
             own.update(found)
 
-    def hours(names: Iterable[str]) -> float:
-        return sum((parts[name] for name in sorted(names)), Cost()).hours
+    def add(names: Iterable[str]) -> Cost:
+        return sum((cost[name] for name in sorted(names)), Cost())
 
-    return Missing({table: hours(names) for table, names in by_table.items()}, hours(parts))
+    return Missing({table: add(names) for table, names in by_table.items()}, add(cost))
+
+
+def published_rows(spec: TableSpec | FactsSpec, config_dir: Path | str) -> Iterator[Row]:
+    """Yield the runs behind a table's published rows; for facts, those that they are computed or timed from."""
+    if isinstance(spec, TableSpec):
+        yield from named_runs({"datasets": spec.datasets, "blocks": [block.model_dump() for block in spec.blocks]})
+    elif spec.facts == "claims":
+        for row in spec.claims:
+            seeds = range(SEEDS_OF_SD) if row.how == "sd" else (None,)
+            yield from ((row.dataset or "", run, seed) for run in row.runs for seed in seeds)
+    elif spec.facts == "latencies":
+        for _, row in read_csv(Path(config_dir) / "reported" / "other_facts.csv"):
+            if row["topic"].startswith("latency") and row["item"] in STATED:
+                yield *STATED[row["item"]], None
+
+
+def _seeds_named(config_dir: Path | str) -> dict[tuple[str, str], list[int]]:
+    """Return the seeds that any table names of a run: what a configuration that makes every table trains."""
+    names = sorted(path.stem for path in (Path(config_dir) / "tables").glob("*.yaml"))
+    found: dict[tuple[str, str], set[int]] = {}
+    for spec in load_any_tables(config_dir, names):
+        for dataset, run, seed in published_rows(spec, config_dir):
+            if seed is not None:
+                found.setdefault((dataset, run), set()).add(seed)
+    return {key: sorted(seeds) for key, seeds in found.items()}

@@ -60,6 +60,7 @@ class Choice:
         added: what it costs beside the tables before it.
         hours: of all tables up to here.
         fits: whether these are within the budget.
+        fits_alone: whether the table by itself is.
     """
 
     group: Group
@@ -67,6 +68,7 @@ class Choice:
     added: Cost
     hours: float
     fits: bool
+    fits_alone: bool
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ class Plan:
             added = sum((self.parts[p] for p in self.parts_of(group.runs) if p not in have), Cost())
             taken += group.runs
             before = before + added
-            found.append(Choice(group, self.cost(group.runs), added, before.hours, before.hours <= budget))
+            alone = self.cost(group.runs)
+            fits = (before.hours <= budget, alone.hours <= budget)
+            found.append(Choice(group, alone, added, before.hours, *fits))
         return found
 
 
@@ -167,9 +171,8 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
     keys = list(dict.fromkeys((t.dataset, run, seed) for t in workflow.targets for run in t.runs for seed in t.seeds))
     parts: dict[str, Cost] = {}
     runs: dict[RunKey, tuple[str, ...]] = {}
-    most = most_pictures(keys, configs)
     for key in keys:
-        found = dict(parts_of_run(world, configs, key, most, hardware))
+        found = dict(parts_of_run(world, configs, key, hardware))
         parts |= found
         runs[key] = tuple(found)
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in keys))
@@ -182,7 +185,7 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
 
 
 def parts_of_run(
-    world: World, configs: dict[tuple[str, str], RunConfig], key: RunKey, most: dict[str, int], hardware: Hardware
+    world: World, configs: dict[tuple[str, str], RunConfig], key: RunKey, hardware: Hardware
 ) -> Iterator[tuple[str, Cost]]:
     """Yield the parts that a run needs, those of the run whose model it reuses among them."""
     dataset, run, seed = key
@@ -194,22 +197,20 @@ def parts_of_run(
         yield f"model/{model}", model_cost(world, model)
         yield f"tokens/{dataset}/{model}-{length}", tokens_cost(job)
         if config.needs_bank:
-            vision = config.images.vision
-            yield f"pictures/{dataset}", pictures_cost(world, dataset, most[dataset])
-            yield f"bank/{dataset}/{vision}", bank_cost(world, dataset, vision, most[dataset], hardware)
+            vision, most = config.images.vision, most_pictures(dataset, configs)
+            yield f"pictures/{dataset}", pictures_cost(world, dataset, most)
+            yield f"bank/{dataset}/{vision}", bank_cost(world, dataset, vision, most, hardware)
         yield f"train/{dataset}/{trained}/seed{seed}", train_cost(own, hardware)
         yield f"index/{dataset}/{trained}/seed{seed}", index_cost(own, hardware)
     yield f"predict/{dataset}/{run}/seed{seed}", predict_cost(job, hardware)
 
 
-def most_pictures(keys: Sequence[RunKey], configs: dict[tuple[str, str], RunConfig]) -> dict[str, int]:
-    """Return how many pictures of an item any planned run of a dataset reads."""
-    most: dict[str, int] = {}
-    for dataset, run, _ in keys:
-        config = configs[dataset, run]
-        if config.needs_bank:
-            most[dataset] = max(most.get(dataset, 0), config.images.per_item)
-    return most
+def most_pictures(dataset: str, configs: dict[tuple[str, str], RunConfig]) -> int:
+    """Return how many pictures of an item any configured run of a dataset reads.
+
+    Of all of them, not of the planned ones: the pictures are shared, so what they cost must not depend on who asks.
+    """
+    return max((c.images.per_item for (name, _), c in configs.items() if name == dataset and c.needs_bank), default=0)
 
 
 def _table(spec: TableSpec, keys: Sequence[RunKey], configs: dict[tuple[str, str], RunConfig]) -> Group:
@@ -231,9 +232,9 @@ def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, s
             datasets = [node["dataset"]]
         elif node.get("datasets"):
             datasets = node["datasets"]
-        if isinstance(node.get("run"), str):
-            for dataset in datasets:
-                yield dataset, node["run"], node.get("seed")
+        for run in [node.get("run"), *(node.get("runs") or [])]:
+            if isinstance(run, str):
+                yield from ((dataset, run, node.get("seed")) for dataset in datasets)
         for key, value in node.items():
             if key != "claim":
                 yield from named_runs(value, datasets)

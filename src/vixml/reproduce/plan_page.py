@@ -86,7 +86,7 @@ def choice_row(choice: Choice) -> list[str]:
         duration(choice.alone.hours),
         duration(choice.added.hours),
         duration(choice.hours),
-        "yes" if choice.fits else "no",
+        "yes" if choice.fits else "alone" if choice.fits_alone else "no",
     ]
 
 
@@ -112,7 +112,9 @@ def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
     if choices:
         draw(CHOICES, [choice_row(choice) for choice in choices])
         chosen = [choice.group.name for choice in choices if choice.fits]
-        console.print(f"Within {budget}: {', '.join(chosen) if chosen else 'no table'}.\n")
+        alone = [choice.group.name for choice in choices if choice.fits_alone and not choice.fits]
+        said = f"Within {budget}: {', '.join(chosen) if chosen else 'no table'}."
+        console.print(said + (f" Each alone, instead: {', '.join(alone)}.\n" if alone else "\n"))
     else:
         draw(head(plan, "dataset"), [*(row(plan, group) for group in plan.targets), total(plan)])
         if plan.tables:
@@ -137,7 +139,8 @@ def as_json(plan: Plan, choices: Sequence[Choice]) -> dict[str, Any]:
         "targets": [group(one) for one in plan.targets],
         "tables": [group(one) for one in plan.tables],
         "budget": [
-            {"table": c.group.name, "alone": c.alone.hours, "adds": c.added.hours, "hours": c.hours, "fits": c.fits}
+            {"table": c.group.name, "alone": c.alone.hours, "adds": c.added.hours, "hours": c.hours}
+            | {"fits": c.fits, "fits_alone": c.fits_alone}
             for c in choices
         ],
         "parts": {name: asdict(cost) for name, cost in plan.parts.items()},

@@ -7,9 +7,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from vixml.reproduce.cost import Missing
 from vixml.reproduce.facts import FactTable
 from vixml.reproduce.grid import Cell, Line, Section, Table
-from vixml.reproduce.not_run import Missing
 from vixml.reproduce.verdicts import MEANING, STATES, Aggregate
 
 NOT_RUN = "not run"
@@ -184,8 +184,8 @@ def states_summary(tables: Sequence[Table | FactTable], missing: Missing | None 
                 "measured_cells": len(table.cells(False)),
                 "measured": table.states(False),
             }
-            | ({} if missing is None else {"gpu_hours_not_run": round(missing.by_table[table.spec.id], 3)})
+            | ({} if missing is None else {"gpu_hours_not_run": round(missing.by_table[table.spec.id].hours, 3)})
             for table in tables
         },
         "states": total,
-    } | ({} if missing is None else {"gpu_hours_not_run": round(missing.total, 3)})
+    } | ({} if missing is None else {"gpu_hours_not_run": round(missing.total.hours, 3)})

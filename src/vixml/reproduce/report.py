@@ -25,7 +25,7 @@ from vixml.reproduce.facts import FactTable
 from vixml.reproduce.facts_build import Measured, build_any_tables
 from vixml.reproduce.gallery import gallery
 from vixml.reproduce.grid import Line, Sources, Table
-from vixml.reproduce.not_run import missing_hours
+from vixml.reproduce.not_run import missing_cost
 from vixml.reproduce.overview import load_drawings
 from vixml.reproduce.printed import printed_rows, row_key
 from vixml.reproduce.results import Result, Results, load
@@ -144,7 +144,7 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
     shown = None
     if options.corpus is not None and options.images is not None:
         shown = gallery(options.corpus, options.images, options.compare, results)
-    states = render.states_summary(every, missing_hours(specs, sources))
+    states = render.states_summary(every, missing_cost(specs, sources, config_dir))
     # A setting equal to a printed one is no number that was reproduced: only scores count as confirmed.
     scores_states = render.states_summary(built)["states"]
     commands = Commands.load(config_dir, options.configfile)

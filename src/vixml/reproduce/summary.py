@@ -9,11 +9,13 @@ from typing import Any
 
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json, write_text
+from vixml.reproduce.cost import Missing
 from vixml.reproduce.grid import Sources, Table, build_tables
+from vixml.reproduce.not_run import missing_cost
 from vixml.reproduce.render import NOT_RUN, duration
 from vixml.reproduce.results import Results, find, load
 from vixml.reproduce.specs import load_summary, load_tables
-from vixml.reproduce.verdicts import MIN_SEEDS, t_quantile
+from vixml.reproduce.verdicts import MIN_SEEDS, STATES, t_quantile
 
 SCHEMA_VERSION = 1
 PLACE = "results"  # the default place of a page's table
@@ -196,8 +198,17 @@ def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool)
         write_text(page, wanted)
 
 
-def print_summary(summary: dict[str, Any], results_dir: Path | None = None) -> None:
-    """Print the main numbers to the terminal, and where tables, figures and report lie."""
+def published_sentence(tables: Sequence[Table], missing: Missing) -> str:
+    """Return one sentence on the tables' published cells: how many are in which state, and what the rest would take."""
+    counts = {state: sum(table.states(True)[state] for table in tables) for state in STATES}
+    total, names = sum(counts.values()), ", ".join(table.spec.paper_table for table in tables)
+    said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+    hours = f"; those not run would take {duration(missing.total.hours)} of one H100, as predicted"
+    return f"Of {total:,} published cells of {names}: {said}{hours if counts['not-run'] else ''}."
+
+
+def print_summary(summary: dict[str, Any], results_dir: Path | None = None, published: str = "") -> None:
+    """Print the main numbers to the terminal, ``published`` below them, and where tables, figures and report lie."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -222,6 +233,8 @@ def print_summary(summary: dict[str, Any], results_dir: Path | None = None) -> N
     if left := len(summary["rows"]) - len(run):
         console.print(f"{left} more rows of these tables were not run by this configuration.")
     console.print(origin_sentence(summary))
+    if published:
+        console.print(published)
     if results_dir is not None:
         for name, path in (("tables", "tables"), ("figures", "figures"), ("report", "report.html")):
             place = Path(results_dir) / path
@@ -246,6 +259,7 @@ def summary(
     Raises:
         VixmlError: nothing to summarise; with ``check``, a page that is out of date.
     """
+    published = ""
     if reference is not None:
         found = load_reference(reference)
     else:
@@ -253,9 +267,13 @@ def summary(
         if not results:
             raise VixmlError("no finished scores", where=results_dir, hint="run the workflow first: make demo")
         shapes = [load_summary(config_dir, layout)] if layout else load_tables(config_dir, tables)
-        found = summarise(build_tables(shapes, Sources.load(config_dir, results)), results)
+        sources = Sources.load(config_dir, results)
+        built = build_tables(shapes, sources)
+        found = summarise(built, results)
+        if any(table.cells(published=True) for table in built):
+            published = published_sentence(built, missing_cost(shapes, sources, config_dir))
     if write_reference is not None and not check:
         write_json(write_reference, found)
     if readme is not None:
         update_page(readme, {place: readme_table(found)}, "the results table of a page", check)
-    print_summary(found, None if reference is not None else results_dir)
+    print_summary(found, None if reference is not None else results_dir, published)

@@ -13,7 +13,7 @@ from vixml.reproduce import facts_print, latex, render
 from vixml.reproduce.facts import FactTable
 from vixml.reproduce.facts_build import Measured, build_any_tables
 from vixml.reproduce.grid import Sources, Table
-from vixml.reproduce.not_run import missing_hours
+from vixml.reproduce.not_run import missing_cost
 from vixml.reproduce.render import states_summary
 from vixml.reproduce.results import Results, load
 from vixml.reproduce.specs import load_any_tables, spec_path
@@ -52,7 +52,7 @@ def make_tables(
             printers = FACTS if isinstance(table, FactTable) else SCORES
             for ending, printer in printers.items():
                 write_text(work / f"{table.spec.id}.{ending}", printer(table))
-        write_json(work / "summary.json", states_summary(built, missing_hours(specs, sources)))
+        write_json(work / "summary.json", states_summary(built, missing_cost(specs, sources, config_dir)))
         scored = [table for table in built if isinstance(table, Table)]
         write_json(work / "metrics.json", metrics(results, scored))
 
