@@ -15,6 +15,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from vixml.config.load import load_runs, load_workflow, load_world, read_yaml
+from vixml.data.catalogue import folder_of
+from vixml.data.catalogue_tables import tables_in
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, sha256_json
@@ -106,7 +108,8 @@ def dataset_settings(wildcards):
 def drawing_settings(wildcards):
     """Return what of a dataset's entry shapes its drawings."""
     entry = WORLD.datasets[wildcards.dataset]
-    return settings({"image_size": entry.image_size, "shards": entry.shards, "sha256": sha256_of(entry.sources)})
+    shape = {"image_size": entry.image_size, "shards": entry.shards, "sha256": sha256_of(entry.sources)}
+    return settings(shape | ({"folder": entry.catalogue.folder} if entry.catalogue else {}))
 
 
 def text_model_settings(wildcards):
@@ -204,6 +207,12 @@ def raw(names):
 def raw_of_dataset(wildcards):
     """Return the raw files that a dataset is built from."""
     return raw(WORLD.datasets[wildcards.dataset].sources)
+
+
+def tables_of_dataset(wildcards):
+    """Return the tables of a user's own dataset, as far as they are there; build-corpus says what is missing."""
+    entry = WORLD.datasets[wildcards.dataset].catalogue
+    return [str(path) for path in tables_in(folder_of(entry, RAW_DIR)).values()] if entry else []
 
 
 def sources_of_model(entry):

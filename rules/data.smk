@@ -1,7 +1,7 @@
 # Published files to token ids: fetch_source, build_corpus, tokenize_corpus.
 #
 # REQUIRED INPUTS: config/datasets.yaml and config/models.yaml (what to fetch, with its SHA-256); a network for
-#   fetch_source only, and only for files that are not in results/raw yet.
+#   fetch_source only, and only for files that are not in results/raw yet; of a user's own dataset, its tables.
 # OUTPUTS: results/raw/{filename}; results/data/{dataset}/corpus; results/data/{dataset}/tokens/{model}-{max_len}.
 
 
@@ -37,7 +37,8 @@ rule fetch_source:
 rule build_corpus:
     """Turn a dataset's files into texts, label matrices and image lists."""
     input:
-        ancient(raw_of_dataset),
+        raw=ancient(raw_of_dataset),
+        tables=tables_of_dataset,
     output:
         CORPUS,
     log:

@@ -130,6 +130,8 @@ def test_addresses_of_images_are_listed_for_whoever_fetches_them(build, tmp_path
         ("train", 1, 0, "https://x/0", 0),
     ]  # fmt: skip
     assert counts["rules"]["train"]["without_images"] == 1 and counts["n_images"] == 3
+    with pytest.raises(VixmlError, match="no record names an image"):
+        build(members(train=train, label=label), image_urls="image")
 
 
 @pytest.mark.parametrize(

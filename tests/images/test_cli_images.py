@@ -108,7 +108,7 @@ def test_wrong_names_are_explained(app, place):
     common = ("--raw", place / "raw", "--config-dir", place, "--out", place / "x")
     with pytest.raises(VixmlError, match="did you mean 'tiny'"):
         run(app, "render-images", "--dataset", "tinny", "--corpus", place / "corpus", *common)
-    with pytest.raises(VixmlError, match="not drawn"):
+    with pytest.raises(VixmlError, match="neither drawn nor prepared"):
         run(app, "render-images", "--dataset", "photos", "--corpus", place / "corpus", *common)
     with pytest.raises(VixmlError, match="did you mean 'net'"):
         run(app, "embed-images", "--vision", "nett", "--store", place / "images", *common)

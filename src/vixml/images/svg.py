@@ -25,6 +25,11 @@ class Undrawable(Exception):
     """Say why an svg has no picture; the caller counts the reason."""
 
 
+def is_svg(data: bytes) -> bool:
+    """Return whether a file is text that begins as XML does; no bitmap format does."""
+    return data[:256].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
+
+
 def draw(svg: bytes, size: int) -> bytes:
     """Return the drawing as PNG: ``size`` x ``size`` pixels, white background, ``currentColor`` black, shape kept.
 

@@ -1,0 +1,252 @@
+"""A user's own tables: every format gives the same corpus; what is wrong is named with file and line."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from vixml.config.world import Dataset
+from vixml.data.catalogue import required_tables
+from vixml.data.corpus import Corpus
+from vixml.data.corpus_stage import build_corpus
+from vixml.errors import VixmlError
+from vixml.files import read_json
+from vixml.images.render import render_images
+from vixml.images.store import ImageStore
+
+LABEL = [
+    {"id": "fish", "title": "Things for fishing", "pictures": ["p/hook.png"]},
+    {"id": "sea", "title": "Море", "pictures": []},
+    {"id": "7", "title": "Rare", "pictures": []},
+]
+TRAIN = [
+    {"id": "rod", "title": "Rod, long", "labels": ["fish"], "pictures": ["p/rod.png", "p/hook.png"]},
+    {"id": "net", "title": "A\nnet", "labels": ["sea", "fish"], "pictures": []},
+]
+TEST = [{"id": "boat", "title": "Boat", "labels": ["sea"], "pictures": ["p/boat.png"]}]
+
+
+def write(folder, name, records, kind="jsonl"):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
+    elif kind == "csv":
+        with open(path, "w", encoding="utf-8-sig", newline="") as stream:
+            writer = csv.DictWriter(stream, list(records[0]))
+            writer.writeheader()
+            for record in records:
+                writer.writerow({k: ";".join(v) if isinstance(v, list) else v for k, v in record.items()})
+    else:
+        pq.write_table(pa.Table.from_pylist(records), path)
+    return path
+
+
+def dataset(folder="shop", split=False, **over):
+    catalogue = {"folder": str(folder)} | over
+    own = {"split_seed": 0, "test_fraction": 0.25} if split else {}
+    return Dataset(title="Shop", builder="catalogue", catalogue=catalogue, image_size=16, **own)
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build the corpus of tables; returns it with its counts."""
+
+    def run(tables, kind="jsonl", entry=None):
+        for path in (tmp_path / "shop").glob("*.*"):
+            path.unlink()
+        for name, records in tables.items():
+            write(tmp_path / "shop", name, records, kind)
+        build_corpus("shop", entry or dataset(images="pictures"), {}, tmp_path, tmp_path / "corpus")
+        return Corpus.load(tmp_path / "corpus"), read_json(tmp_path / "corpus" / "counts.json")
+
+    return run
+
+
+def rows_of(matrix):
+    return [matrix.row(i).tolist() for i in range(len(matrix))]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_every_format_gives_the_same_corpus(build, kind):
+    corpus, counts = build({"label": LABEL, "train": TRAIN, "test": TEST}, kind)
+    assert corpus.texts("train") == ["Rod, long", "A net"] and corpus.ids("label") == ["fish", "sea", "7"]
+    assert corpus.texts("label")[1] == "Море"
+    assert rows_of(corpus.labels("train")) == [[0], [0, 1]] and rows_of(corpus.labels("test")) == [[1]]
+    assert corpus.image_keys() == ["p/hook.png", "p/rod.png", "p/boat.png"]
+    assert rows_of(corpus.images("train")) == [[1, 0], []] and rows_of(corpus.images("label")) == [[0], [], []]
+    assert corpus.image_sources()[0] == "catalogue:p/hook.png"
+    assert counts["rules"]["train"] == {"texts_with_line_breaks": 1}
+
+
+def test_labels_by_name_with_texts(build):
+    train = [{**TRAIN[0], "labels": ["Things for fishing"]}, {**TRAIN[1], "labels": ["Море"]}]
+    tables = {"label": LABEL, "train": train, "test": [{**TEST[0], "labels": []}]}
+    corpus, counts = build(tables, entry=dataset(labels_by="name"))
+    assert rows_of(corpus.labels("train")) == [[0], [1]] and counts["rules"]["test"] == {"without_labels": 1}
+
+
+@pytest.mark.parametrize("by", ["id", "name"])
+def test_without_a_table_the_labels_are_those_of_train(build, by):
+    test = [{**TEST[0], "labels": ["sea", "sea", "unseen"]}]
+    corpus, counts = build({"train": TRAIN, "test": test}, entry=dataset(labels_by=by))
+    assert corpus.texts("label") == corpus.ids("label") == ["fish", "sea"]
+    assert rows_of(corpus.labels("test")) == [[1]]
+    assert counts["rules"]["test"] == {"labels_not_in_train": 1, "labels_repeated": 1}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_one_table_is_split_by_the_seed(build, kind):
+    items = [{"id": f"i{n}", "title": f"t{n}", "labels": [str(n % 3)]} for n in range(100)]
+    corpus, counts = build({"items": items}, kind, dataset(split=True))
+    assert (counts["n_train"], counts["n_test"], counts["n_labels"]) == (75, 25, 3)
+    train, test = corpus.ids("train"), corpus.ids("test")
+    assert sorted(train + test) == sorted(f"i{n}" for n in range(100)) and corpus.texts("test")[0] == f"t{test[0][1:]}"
+    # The split follows from the ids, not from their order.
+    assert set(build({"items": items[::-1]}, kind, dataset(split=True))[0].ids("test")) == set(test)
+
+
+def test_numbers_are_ids_too(build):
+    train = [{"id": 5, "title": "a", "labels": [7]}, {"id": 5, "title": "b", "labels": 7}]
+    corpus, counts = build({"label": LABEL, "train": train, "test": TEST}, entry=dataset())
+    assert corpus.ids("train") == ["5", "5#1"] and rows_of(corpus.labels("train")) == [[2], [2]]
+    assert counts["rules"]["train"] == {"ids_repeated": 1}
+
+
+def test_local_pictures_reach_the_store(build, tmp_path):
+    build({"label": LABEL, "train": TRAIN, "test": TEST})
+    folder = tmp_path / "shop" / "p"
+    folder.mkdir()
+    Image.new("RGB", (32, 32), "red").save(folder / "hook.png")
+    (folder / "rod.png").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><path d="M0 0h2v2z"/></svg>'
+    )
+    for processes in (1, 2):
+        out = tmp_path / f"images{processes}"
+        render_images(tmp_path / "corpus", tmp_path, {}, 16, 1, out, processes, tmp_path / "shop")
+        store = ImageStore.open(out)
+        assert store.missing == {2} and [image for image, _, _ in store] == [0, 1]
+        facts = read_json(out / "manifest.json")["facts"]
+        assert facts["missing_reasons"] == {"no such file": 1} and len(facts["sha256_of_pictures"]) == 64
+    (folder / "boat.png").symlink_to("/etc/hostname")
+    with pytest.raises(VixmlError, match="outside the folder"):
+        render_images(tmp_path / "corpus", tmp_path, {}, 16, 1, tmp_path / "x", 1, tmp_path / "shop")
+
+
+def test_urls_are_left_to_whoever_fetches_them(build, tmp_path):
+    train = [{**TRAIN[0], "pictures": ["https://x/b", "http://x/a"]}, {**TRAIN[1], "pictures": ["https://x/b"]}]
+    build({"train": train, "test": [{**TEST[0], "pictures": []}]})
+    table = pq.read_table(tmp_path / "corpus" / "image_urls.parquet").to_pylist()
+    assert [(row["split"], row["item"], row["place"], row["url"], row["image"]) for row in table] == [
+        ("train", 0, 0, "https://x/b", 0), ("train", 0, 1, "http://x/a", 1), ("train", 1, 0, "https://x/b", 0),
+    ]  # fmt: skip
+    with pytest.raises(VixmlError, match="addresses on the web"):
+        render_images(tmp_path / "corpus", tmp_path, {}, 16, 1, tmp_path / "x", 1, tmp_path / "shop")
+
+
+def bad(**over):
+    return {"label": LABEL, "train": [TRAIN[0], {**TRAIN[1], **over}], "test": TEST}
+
+
+@pytest.mark.parametrize(
+    ("tables", "where", "says"),
+    [
+        (bad(labels=["fsih"]), "train.jsonl:2", "'fsih'"),
+        (bad(labels=[{"id": "fish"}]), "train.jsonl:2: labels", "texts or whole numbers"),
+        (bad(labels=[True]), "train.jsonl:2: labels", "True"),
+        (bad(title=3), "train.jsonl:2: title", "a string"),
+        (bad(pictures=["../p.png"]), "train.jsonl:2: pictures", "neither inside"),
+        (bad(pictures=["/etc/passwd"]), "train.jsonl:2: pictures", "neither inside"),
+        (bad(pictures=["file:///etc/passwd"]), "train.jsonl:2: pictures", "neither inside"),
+        (bad(pictures=["https://x/a"]), "train.jsonl:2: pictures", "by path and by URL"),
+        ({"label": LABEL, "train": [{"id": "a", "title": "t"}], "test": TEST}, "train.jsonl:1", "no column of labels"),
+        (
+            {"label": LABEL, "train": [{"id": "a", "labels": []}], "test": TEST},
+            "train.jsonl",
+            "1 records without 'title'",
+        ),
+        ({"label": [*LABEL, LABEL[0]], "train": TRAIN, "test": TEST}, "label.jsonl:4", "as in row 0"),
+        ({"label": [{"title": "no id"}], "train": TRAIN, "test": TEST}, "label.jsonl:1", "no id"),
+        ({"label": [], "train": TRAIN, "test": TEST}, "label.jsonl", "empty"),
+        ({"train": TRAIN, "test": []}, "test.jsonl", "no item"),
+        ({"train": [{**TRAIN[0], "labels": []}], "test": TEST}, "train.jsonl", "no query of train has a label"),
+        ({"train": TRAIN}, "shop", "either the tables train and test"),
+        ({"train": TRAIN, "test": TEST, "items": TRAIN}, "shop", "either the tables train and test"),
+        ({"items": TRAIN}, "datasets.yaml", "split_seed"),
+    ],
+)
+def test_bad_tables_are_named_with_file_and_line(build, tmp_path, tables, where, says):
+    with pytest.raises(VixmlError) as caught:
+        build(tables)
+    assert where in str(caught.value.where) and says in str(caught.value)
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "says"),
+    [
+        (b"", ":1", "header"),
+        (b"id,title,title\n", ":1", "header"),
+        (b"id,title,labels\na,b\n", ":2", "2 cells"),
+        (b'id,title,labels\na,"b\nc",fish\nd,e,f,g\n', ":4", "4 cells"),
+        (b'id,title,labels\na,"b,fish\n', ":2", "unexpected end"),
+        ("id,title,labels\na,café,fish\n".encode("latin-1"), "train.csv", "0xe9"),
+    ],
+)
+def test_bad_csv(tmp_path, build, text, where, says):
+    write(tmp_path / "shop", "test", TEST)
+    (tmp_path / "shop" / "train.csv").write_bytes(text)
+    with pytest.raises(VixmlError) as caught:
+        build_corpus("shop", dataset(), {}, tmp_path, tmp_path / "corpus")
+    assert where in str(caught.value.where) and says in str(caught.value)
+
+
+def test_a_misspelt_column_of_pictures_is_no_reason_to_go_without(build):
+    with pytest.raises(VixmlError, match="no table has the column of pictures") as caught:
+        build({"train": TRAIN, "test": TEST}, entry=dataset(images="picture"))
+    assert "'picture'" in caught.value.expected
+
+
+def test_other_faults_of_a_folder(tmp_path):
+    with pytest.raises(VixmlError, match="folder of a catalogue is missing") as caught:
+        build_corpus("shop", dataset(), {}, tmp_path, tmp_path / "corpus")
+    assert "docs/adding-a-dataset.md" in caught.value.hint
+    for kind in ("jsonl", "csv"):
+        write(tmp_path / "shop", "train", TRAIN, kind)
+    with pytest.raises(VixmlError, match="two formats"):
+        required_tables(dataset(), tmp_path)
+    (tmp_path / "shop" / "train.csv").unlink()
+    (tmp_path / "shop" / "test.parquet").write_bytes(b"PAR1" + bytes(100))
+    with pytest.raises(VixmlError, match="not a readable parquet"):
+        build_corpus("shop", dataset(), {}, tmp_path, tmp_path / "corpus")
+
+
+def test_an_absolute_folder_is_taken_as_it_is(tmp_path):
+    for name, records in {"label": LABEL, "train": TRAIN, "test": TEST}.items():
+        write(tmp_path / "mine", name, records)
+    build_corpus("shop", dataset(tmp_path / "mine"), {}, tmp_path / "raw", tmp_path / "corpus")
+    manifest = read_json(tmp_path / "corpus" / "manifest.json")
+    assert set(manifest["inputs"]) == {"label", "train", "test"}
+    assert np.array_equal(Corpus.load(tmp_path / "corpus").labels("train").values, [0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"builder": "catalogue"},
+        {"builder": "picto", "catalogue": {"folder": "x"}},
+        {"builder": "catalogue", "catalogue": {"folder": "x"}, "filter_required": True},
+        {"builder": "catalogue", "catalogue": {"folder": "x"}, "text": "title +"},
+        {"builder": "xc-repository", "sources": []},
+    ],
+)
+def test_an_entry_fits_its_builder(over):
+    with pytest.raises(ValidationError):
+        Dataset.model_validate({"title": "S"} | over)

@@ -1,0 +1,80 @@
+"""Preparing photographs and sprites: what comes out, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from images_helpers import encoded, pixels
+from PIL import Image
+
+from vixml.images.bitmap import MAX_PIXELS, prepare
+from vixml.images.svg import Undrawable, is_svg
+
+
+def test_a_picture_fits_the_square_and_keeps_its_shape():
+    made = pixels(prepare(encoded(Image.new("RGB", (400, 100), (200, 0, 0))), 64))
+    assert made.shape == (64, 64, 3)
+    red = (made == (200, 0, 0)).all(-1)
+    assert red[24:40].all() and red.sum() == 16 * 64 and (made[~red] == 255).all()
+
+
+def test_a_small_picture_is_not_enlarged():
+    made = pixels(prepare(encoded(Image.new("RGB", (8, 8), "black")), 16))
+    assert (made[4:12, 4:12] == 0).all() and (made == 0).all(-1).sum() == 64
+
+
+def test_what_is_transparent_is_white():
+    sprite = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    sprite.putpixel((3, 3), (0, 0, 255, 255))
+    palette = sprite.convert("P", palette=Image.Palette.ADAPTIVE)
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    for picture in (sprite, sprite.convert("LA").convert("RGBA")):
+        made = pixels(prepare(encoded(picture), 16))
+        assert (made[0, 0] == 255).all() and not (made[3, 3] == 255).all()
+    made = pixels(prepare(encoded(palette, transparency=palette.info["transparency"]), 16))
+    assert (made[0, 0] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP", "PNG"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_every_format(kind, mode):
+    written = io.BytesIO()
+    Image.new(mode, (20, 20), 0).save(written, kind)
+    assert not is_svg(written.getvalue())
+    assert pixels(prepare(written.getvalue(), 20)).max() <= 8
+
+
+def test_the_same_picture_gives_the_same_bytes():
+    picture = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 70, 3), dtype=np.uint8)))
+    assert prepare(picture, 48) == prepare(picture, 48)
+
+
+def bomb() -> bytes:
+    """Return a small file that says it has more pixels than allowed."""
+    data = bytearray(encoded(Image.new("L", (1, 1))))
+    side = int(MAX_PIXELS**0.5) + 1
+    data[16:24] = side.to_bytes(4) * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not a picture"),
+        (b"plain text", "not a picture"),
+        (encoded(Image.effect_noise((90, 90), 50))[:2000], "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not a picture"),
+        (bomb(), "too large"),
+    ],
+)
+def test_what_is_no_picture_has_a_reason_that_is_the_same_every_time(data, reason):
+    found = []
+    for _ in range(2):
+        with pytest.raises(Undrawable, match=reason) as caught:
+            prepare(data, 16)
+        found.append(str(caught.value))
+    assert found[0] == found[1]
