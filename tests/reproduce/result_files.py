@@ -176,8 +176,12 @@ def copy_config(folder: Path) -> None:
     world["datasets"] = {name: entry for name, entry in world["datasets"].items() if entry["builder"] == "picto"}
     (folder / "datasets.yaml").write_text(yaml.safe_dump(world, sort_keys=False), encoding="utf-8")
     (folder / "runs").mkdir()
+    shapes = [read_yaml(path) for path in sorted((folder / "tables").glob("*.yaml"))]
+    shown = [row["run"] for shape in shapes for block in shape.get("measured", []) for row in block["rows"]]
     runs = "".join(
-        f"  {run}: {{modality: {'text+image' if 'vixml' in run else 'text'}}}\n" for run in PICTO if run != "popularity"
+        f"  {run}: {{modality: {'text+image' if 'vixml' in run else 'text'}}}\n"
+        for run in dict.fromkeys([*PICTO, *shown])
+        if run != "popularity"
     )
     popularity = (
         "  popularity: {method: none, modality: text, training: {epochs: 0}, inference: {method: popularity}}\n"

@@ -66,6 +66,14 @@ def test_bad_files_are_refused_with_their_line(config_dir, name, change, message
     assert ":" in str(caught.value.where)
 
 
+def test_a_claim_for_a_run_that_does_not_exist_names_both_files(config_dir):
+    edit(config_dir, "reported_results.csv", lambda ls: [ls[0], ls[1].replace("run01", "run99"), *ls[2:]])
+    with pytest.raises(VixmlError) as caught:
+        load_claims(config_dir)
+    said = str(caught.value)
+    assert "reported_results.csv:2, column run" in said and "training_runs.csv" in said and "run99" in said
+
+
 def test_missing_file(config_dir):
     (config_dir / "reported" / "training_runs.csv").unlink()
     with pytest.raises(VixmlError, match="is missing"):

@@ -19,6 +19,7 @@ from vixml.reproduce.facts_print import to_csv, to_latex, to_markdown
 from vixml.reproduce.grid import Sources
 from vixml.reproduce.results import Results
 from vixml.reproduce.specs import FactsSpec, load_any_tables
+from vixml.reproduce.tables import measured as gather
 
 CONFIG = REPO / "config"
 NAMES = ("table8", "table9", "latencies", "claims")
@@ -140,6 +141,28 @@ def test_latencies_stand_beside_the_papers_or_in_rows_of_their_own(tmp_path):
     assert found["MiniLM-L3"]["search verdict"] == "stand-in" and len(found) == 6
     with pytest.raises(VixmlError, match="not a latency of this version"):
         build("latencies", measured=Measured(latencies=(latency(tmp_path / "old", version=0),)))
+
+
+def test_two_measurements_of_one_cell_are_both_named(tmp_path):
+    one, two = latency(tmp_path / "one"), latency(tmp_path / "two")
+    with pytest.raises(VixmlError, match="two latencies of one run") as caught:
+        build("latencies", measured=Measured(latencies=(one, two)))
+    assert str(one / "latency.json") in str(caught.value) and str(two / "latency.json") in str(caught.value)
+    folders = [tmp_path / name / "picto" / "corpus" for name in ("here", "there")]
+    with pytest.raises(VixmlError, match="two corpora of picto") as caught:
+        gather(folders, [])
+    assert all(str(folder) in str(caught.value) for folder in folders)
+
+
+@pytest.mark.parametrize("change", [{"low": 0.0}, {"median": float("nan")}, {"high": 0.1}])
+def test_a_latency_that_is_no_time_is_refused_with_its_file(tmp_path, change):
+    folder = latency(tmp_path / "one")
+    found = json.loads((folder / "latency.json").read_text())
+    found["milliseconds"]["search"] |= change
+    (folder / "latency.json").write_text(json.dumps(found))
+    with pytest.raises(VixmlError, match="no time") as caught:
+        build("latencies", measured=Measured(latencies=(folder,)))
+    assert f"{folder / 'latency.json'}: milliseconds.search" in str(caught.value)
 
 
 @pytest.mark.parametrize("change", ["drop", "add"])

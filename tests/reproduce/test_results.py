@@ -101,8 +101,9 @@ def test_a_metric_that_is_no_percentage(results, value):
 def test_another_schema_version(results, version):
     score = write_result(results, "picto", "popularity", 0, METRICS)
     change(score, schema_version=version)
-    with pytest.raises(VixmlError, match="schema version"):
+    with pytest.raises(VixmlError, match="schema version") as caught:
         load([score])
+    assert str(score / "scores.json") in str(caught.value)
 
 
 def test_another_schema_version_of_the_training_record(results):
@@ -120,10 +121,13 @@ def test_training_without_time(results):
         load([score])
 
 
-def test_the_same_cell_twice(results):
+def test_two_results_for_one_cell_are_both_named(results, tmp_path):
     score = write_result(results, "picto", "popularity", 0, METRICS)
-    with pytest.raises(VixmlError, match="two results"):
-        load([score, score])
+    other = write_result(tmp_path / "elsewhere", "picto", "popularity", 0, METRICS)
+    for again in (score, other):
+        with pytest.raises(VixmlError, match="two results") as caught:
+            load([score, again])
+        assert {str(score / "scores.json"), str(again / "scores.json")} <= set(str(caught.value).split())
 
 
 def test_a_folder_that_was_renamed(results):

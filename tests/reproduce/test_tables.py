@@ -230,6 +230,15 @@ def test_a_failing_table_leaves_the_folder_alone(config_dir, results, tmp_path):
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".tmp")] == []
 
 
+def test_a_row_of_a_run_that_does_not_exist_says_so(config_dir):
+    """Misspelt, it would else be "not run" for ever."""
+    path = config_dir / "tables" / "table1.yaml"
+    path.write_text(path.read_text().replace("run: text-minilm-l3--slow,", "run: text-minilm-l3--slwo,"))
+    row = by_key(build(config_dir))["picto", "measured here", "MiniLM-L3, lr 2e-4"]
+    assert (row["P@1 ours"], row["P@1 verdict"]) == ("not run", "blocked")
+    assert "no run text-minilm-l3--slwo of picto in config/runs" in row["note"]
+
+
 def test_numbers_as_printed():
     assert mean_sd(None) == "not run"
     assert mean_sd(aggregate([49.9])) == "49.90 (1)"

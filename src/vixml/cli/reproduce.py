@@ -42,10 +42,11 @@ def make_tables(
     r"""Write tables in the paper's shape: published values, ours beside them, and a verdict for each cell.
 
     Reads score folders, the tables' shapes (config/tables) and the published
-    numbers (config/reported). Writes each table as CSV and Markdown. Published
-    values and ours never share a column. A row without results says "not run";
-    data or weights that are not the paper's are marked `stand-in`, whatever their
-    values. summary.json counts the verdicts.
+    numbers (config/reported). Writes each table as CSV, Markdown and LaTeX.
+    Published values and ours never share a column. A row without results says
+    "not run"; data or weights that are not the paper's are marked `stand-in`,
+    whatever their values. summary.json counts the verdicts, with the GPU hours
+    that what was not run would take; metrics.json holds each run's means.
 
     Example:
 
@@ -178,6 +179,9 @@ def summary(
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:
     r"""Print the main numbers and where tables, figures and report lie; or put them into a page.
+
+    Of the tables' published cells it says how many were run, and what the others
+    would take. What is read from a reference file has no published cells.
 
     Example:
 

@@ -39,7 +39,9 @@ class WorkflowConfig(Strict):
     tables: list[str] = Field(["table1", "table3"], description="Tables to write, files of config/tables/.")
     figures: list[str] = Field(["figure2"], description="Figures to draw.")
     only_shown: bool = Field(
-        False, description="Leave out runs that none of `tables` shows: `--config 'tables=[table3]' only_shown=True`."
+        False,
+        description="Do what `tables` need and nothing else, `--config 'tables=[table3]' only_shown=True`: leave out runs that none "
+        "of them shows, timings without the table of latencies, other data sets.",
     )
     latencies: list[str] = Field(
         [],

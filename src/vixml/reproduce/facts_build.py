@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -217,7 +218,7 @@ def _same(printed: str, ours: str | None, missing: str = "") -> Verdict:
 
 
 def _latencies(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measured) -> FactTable:
-    found_of = {(found["dataset"], found["run"]): found for found in map(_read_latency, measured.latencies)}
+    found_of = _latencies_of_runs(measured.latencies)
     batched = next(iter(LATENCIES))
     registry = sources.registry
     lines, beside = [], set()
@@ -255,13 +256,36 @@ def _latencies(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Me
     return FactTable(spec, tuple(LATENCIES), tuple(sections))
 
 
-def _read_latency(folder: Path) -> dict[str, Any]:
-    path = Path(folder) / "latency.json"
+def _latencies_of_runs(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Any]]:
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    read: dict[tuple[str, str], Path] = {}
+    for folder in folders:
+        path = Path(folder) / "latency.json"
+        timed = _read_latency(path)
+        key = (timed["dataset"], timed["run"])
+        if key in found:
+            raise VixmlError(
+                "two latencies of one run", where=path, found=f"also {read[key]}", hint="name each run's once"
+            )
+        found[key], read[key] = timed, path
+    return found
+
+
+def _read_latency(path: Path) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict) or found.get("schema_version") != 1:
         raise VixmlError(
             "not a latency of this version", where=path, expected="schema_version 1", hint="measure it again"
         )
+    for step, times in found["milliseconds"].items():
+        if not 0 < times["low"] <= times["median"] <= times["high"] < math.inf:
+            raise VixmlError(
+                "a latency is no time",
+                where=f"{path}: milliseconds.{step}",
+                found=times,
+                expected="0 < low <= median <= high",
+                hint="measure it again",
+            )
     return found
 
 

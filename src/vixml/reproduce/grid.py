@@ -213,11 +213,11 @@ def _measured_section(spec: TableSpec, block: MeasuredBlock, sources: Sources) -
     lines = []
     for row in block.rows:
         results = sources.results.of(block.dataset, row.run, row.seed)
-        reason = sources.registry.stand_in(block.dataset, row.run)
+        reason, blocked = (ask(block.dataset, row.run) for ask in (sources.registry.stand_in, sources.registry.blocked))
         cells = []
         for metric in spec.metrics:
             ours = metric_over_seeds(results, metric)
-            cells.append(Cell(metric, None, ours, judge(ours, None, stand_in=reason)))
+            cells.append(Cell(metric, None, ours, judge(ours, None, stand_in=reason, blocked=blocked)))
         lines.append(_line("measured here", row.label, row.run, results, tuple(cells), note=row.note))
     return Section(block.dataset, block.title, False, tuple(lines))
 

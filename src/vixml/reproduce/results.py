@@ -105,8 +105,8 @@ def load(folders: Iterable[Path | str], split: str = "test") -> Results:
         if key in seen:
             raise VixmlError(
                 "two results for one run and seed",
-                where=result.folder,
-                found=f"also in {seen[key].folder}",
+                where=result.folder / "scores.json",
+                found=f"also in {seen[key].folder / 'scores.json'}",
                 hint="name each score folder once",
             )
         seen[key] = result

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vixml.errors import VixmlError
 from vixml.files import write_json, write_text
 from vixml.provenance import stage
 from vixml.reproduce import facts_print, latex, render
@@ -58,8 +59,23 @@ def make_tables(
 
 
 def measured(corpora: Sequence[Path], latencies: Sequence[Path]) -> Measured:
-    """Return what facts are measured from; a corpus folder names its dataset."""
-    return Measured({Path(folder).absolute().parent.name: Path(folder) for folder in corpora}, tuple(latencies))
+    """Return what facts are measured from; a corpus folder names its dataset.
+
+    Raises:
+        VixmlError: two corpora of one dataset.
+    """
+    found: dict[str, Path] = {}
+    for folder in map(Path, corpora):
+        dataset = folder.absolute().parent.name
+        if dataset in found:
+            raise VixmlError(
+                f"two corpora of {dataset}",
+                where=folder,
+                found=f"also {found[dataset]}",
+                hint="name each dataset's once",
+            )
+        found[dataset] = folder
+    return Measured(found, tuple(latencies))
 
 
 def named_measured(found: Measured) -> dict[str, Path]:
