@@ -27,7 +27,7 @@ from vixml.reproduce.summary import load_reference, update_page
 REFERENCES = (Path("results/reference/picto-summary.json"), Path("results/reference/picto-methods-summary.json"))
 DEVIATIONS = Path("docs/deviations.md")
 # Parts of config/reported/inventory.csv that are no table of the paper -> `paper_table` of the table that shows them.
-IN_THE_TEXT = {"Text latency": "Appendix G", "Text time": "Text"}
+IN_THE_TEXT = {"Text latency": "Appendix G", "Text time": "Text", "Text PRIME": "Appendix A text"}
 
 
 def pages(
