@@ -123,7 +123,7 @@ def make_trainer(config: RunConfig, inputs: RunInputs, precision: str, device: t
         data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth, rows,
         np.ones(truth.n_cols),
     )  # fmt: skip
-    model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, 0).to(device)
+    model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, 0, words=data.words()).to(device)
     model.cluster.copy_(torch.arange(truth.n_cols) % model.prototypes.free.num_embeddings)
     generator = torch.Generator().manual_seed(0)
     model.centroid.copy_(F.normalize(torch.randn(model.centroid.shape, generator=generator), dim=1))

@@ -43,8 +43,8 @@ def make_batch(name, seed=0):
     return tokens, images, bank
 
 
-def encode(model, tokens, images=None, bank=None):
-    packed = pack(tokens, images)
+def encode(model, tokens, images=None, bank=None, multiple=1):
+    packed = pack(tokens, images, multiple=multiple)
     return model.encode(packed, bank[packed.image_rows] if bank is not None else None)
 
 
@@ -82,6 +82,47 @@ def test_gradients_equal_those_of_the_padded_model(tiny_bert, name):
     if projection.weight.grad is not None:
         torch.testing.assert_close(model.projection.weight.grad, projection.weight.grad, atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(model.projection.bias.grad, projection.bias.grad, atol=2e-5, rtol=1e-4)
+
+
+def gradients(model):
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("multiple", [2, 7, 128])
+def test_filling_the_stream_up_changes_nothing(tiny_bert, name, multiple):
+    tokens, images, bank = make_batch(name)
+    weight = torch.randn(len(tokens), 32)
+    plain, filled = make_model(tiny_bert).eval(), make_model(tiny_bert).eval()
+    assert len(pack(tokens, images, multiple=multiple).gather) % multiple == 0
+    expected, ours = encode(plain, tokens, images, bank), encode(filled, tokens, images, bank, multiple)
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
+    (expected * weight).sum().backward()
+    (ours * weight).sum().backward()
+    for parameter, gradient in gradients(plain).items():
+        torch.testing.assert_close(filled.get_parameter(parameter).grad, gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_keeping_the_words_that_occur_changes_nothing(tiny_bert, name):
+    tokens, images, bank = make_batch(name)
+    weight = torch.randn(len(tokens), 32)
+    whole, kept = make_model(tiny_bert).eval(), make_model(tiny_bert).eval()
+    words = np.unique(np.append(tokens.values, VOCABULARY - 1)).astype(np.int64)
+    kept.backbone.keep_words(words)
+    table = kept.backbone.network.get_input_embeddings().weight
+    assert table.shape == (len(words), 32) and kept.backbone.left_out == 32 * (VOCABULARY - len(words))
+    expected, ours = encode(whole, tokens, images, bank), encode(kept, tokens, images, bank)
+    assert torch.equal(ours, expected)
+    (expected * weight).sum().backward()
+    (ours * weight).sum().backward()
+    all_rows = whole.backbone.network.get_input_embeddings().weight.grad
+    if len(tokens.values):
+        assert torch.equal(table.grad, all_rows[torch.from_numpy(words)])
+    unused = np.setdiff1d(np.arange(VOCABULARY), words)
+    assert not all_rows[torch.from_numpy(unused)].any(), "what was dropped had no gradient"
+    with pytest.raises(IndexError):
+        kept.backbone.embed_tokens(torch.from_numpy(unused[:1]))
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])

@@ -53,7 +53,7 @@ def test_encodes_without_dropout_in_the_callers_order(model, monkeypatch):
     assert model.training, "the mode is given back"
     assert not whole.requires_grad and sum(told) == 20
     torch.testing.assert_close(whole, expected, atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr(encode_module, "TOKENS_PER_BATCH", 12)
+    monkeypatch.setitem(encode_module.TOKENS_PER_BATCH, "cpu", 12)
     cut = encode_items(model, tokens, images, lambda rows: bank[rows], fp32)
     torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-5)
 

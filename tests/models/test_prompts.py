@@ -121,6 +121,17 @@ def test_leading_words_are_computed_once(folders):
     assert pack(tokens, None, make_prompt(TABLE_6["T1+E+EOS"], tokenize, causal=False, eos=EOS)).prefix == 0
 
 
+@pytest.mark.parametrize("template", [TABLE_6["T1+E+EOS"], TABLE_6["I1+V+T2+E+EOS"]])
+def test_filling_the_stream_up_changes_nothing(folders, template):
+    """Also behind words that stand once for all sequences."""
+    prompt = make_prompt(template, tokenize, causal=True, eos=EOS)
+    tokens, _, _ = make_batch(COUNTS["none"])
+    model = make_model(folders["llama"], prompt, image_dim=None).eval()
+    filled = pack(tokens, None, prompt, multiple=64)
+    assert filled.prefix == len(prompt.leading) > 0 and len(filled.gather) % 64 == 0
+    torch.testing.assert_close(model.encode(filled), model.encode(pack(tokens, None, prompt)), atol=1e-5, rtol=1e-5)
+
+
 def test_an_item_without_text_has_a_vector_too(folders):
     prompt = make_prompt("This product text {text}", tokenize, causal=True)
     tokens = Ragged.from_rows([[], [5, 6]], VOCABULARY)

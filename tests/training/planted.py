@@ -137,7 +137,9 @@ def make_trainer(
         data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth,
         np.arange(n), np.ones(truth.n_cols), data.prompts["train"],
     )  # fmt: skip
-    model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"])
+    model = build_model(
+        config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.words()
+    )
     return Trainer(
         config, model, training_set, np.arange(n, n + held), data.gather, config.training.precision,
         seed, folder / "checkpoint", identity, log, progress, warn,

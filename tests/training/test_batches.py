@@ -10,7 +10,7 @@ import planted
 import pytest
 from tiny_models import VOCABULARY, random_lists
 
-from vixml.models.packing import pack
+from vixml.models.packing import MULTIPLE, pack
 from vixml.ragged import Ragged
 from vixml.training.batches import (
     EpochBatches,
@@ -83,7 +83,7 @@ def test_the_stream_holds_queries_then_labels(data):
     batch = epoch_batches(data)[1]
     texts = [data.query_tokens.row(q) for q in batch.queries] + [data.label_tokens.row(m) for m in batch.labels]
     images = [data.query_images.row(q) for q in batch.queries] + [data.label_images.row(m) for m in batch.labels]
-    expected = pack(Ragged.from_rows(texts, VOCABULARY), Ragged.from_rows(images, IMAGES))
+    expected = pack(Ragged.from_rows(texts, VOCABULARY), Ragged.from_rows(images, IMAGES), multiple=MULTIPLE)
     for name in vars(expected):
         np.testing.assert_array_equal(getattr(batch.packed, name), getattr(expected, name), err_msg=name)
     assert epoch_batches(data, with_text=False)[1].packed is None

@@ -19,7 +19,7 @@ from vixml.config.world import Propensity
 from vixml.errors import VixmlError
 from vixml.provenance import read_manifest
 from vixml.training.model_file import load_model
-from vixml.training.state import NAME, load_checkpoint, save_checkpoint
+from vixml.training.state import NAME, SaveClock, load_checkpoint, save_checkpoint
 from vixml.training.train import run_identity, train
 
 ROWS, BATCH, EPOCHS = 23, 5, 3  # five steps an epoch, the last of three queries; the second and third mined
@@ -110,9 +110,37 @@ def test_only_the_ends_of_epochs_saved(whole, task, tmp_path):
     assert len(taken) == 10
 
 
+def test_saving_takes_a_hundredth_of_the_time():
+    """A clock of our own: epochs of 60 s, a checkpoint that takes 2 s."""
+    time = [0.0]
+    clock, saved = SaveClock(minutes=1e6, now=lambda: time[0]), []
+
+    def save():
+        time[0] += 2
+        saved.append(time[0])
+
+    for _ in range(100):
+        time[0] += 60
+        if clock.due(epoch_ended=True):
+            clock.run(save)
+    assert len(saved) > 10 and saved[0] == 62, "the first epoch's end is saved"
+    assert 2 * (len(saved) - 1) <= 0.01 * (time[0] - saved[0]), "one hundredth, from then on"
+    assert not clock.due(epoch_ended=False)
+
+
+def test_a_checkpoint_is_due_after_its_minutes():
+    time = [0.0]
+    clock = SaveClock(minutes=10, now=lambda: time[0])
+    time[0] = 599
+    assert not clock.due(epoch_ended=False)
+    time[0] = 601
+    assert clock.due(epoch_ended=False) and clock.due(epoch_ended=True)
+
+
 def test_a_finished_run_trains_no_further(task, tmp_path):
-    first = planted.weights_of(planted.make_trainer(task, config(), tmp_path, rows=ROWS), tmp_path)
-    again = planted.make_trainer(task, config(), tmp_path, rows=ROWS, progress=kill_at(0))
+    settings = config(**ALWAYS)
+    first = planted.weights_of(planted.make_trainer(task, settings, tmp_path, rows=ROWS), tmp_path)
+    again = planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=kill_at(0))
     assert planted.weights_of(again, tmp_path) == first
 
 

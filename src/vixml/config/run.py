@@ -200,7 +200,9 @@ class Training(Strict):
         description="Share of *train* queries held out for diagnostics and tuning. Test data never selects anything.",
     )
     checkpoint_minutes: Positive = Field(
-        10.0, description="Minutes between checkpoints, besides one at each epoch's end."
+        10.0,
+        description="Minutes between checkpoints inside an epoch; there is one at an epoch's end as well, unless saving would "
+        "then take more than a hundredth of the time.",
     )
     workers: int = Field(0, ge=0, description="Processes that assemble batches; results do not depend on it.")
 

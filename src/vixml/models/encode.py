@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vixml.models.packing import pack
+from vixml.models.packing import MULTIPLE, pack
 from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
 from vixml.ragged import Ragged
 
-TOKENS_PER_BATCH = 4096
+# Enough to fill the device; more only takes memory.
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}
 
 
 def token_budget_slices(lengths: np.ndarray, budget: int) -> Iterator[slice]:
@@ -42,7 +43,8 @@ def encode_items(
     advance: Callable[[int], object] | None = None,
     prompt: Prompt | None = None,
 ) -> Tensor:
-    """Encode every item, without dropout.
+    """Encode every item, without dropout, in order of length: a batch then holds sequences of one or two lengths, and
+    attention runs once for each.
 
     Args:
         model: the Siamese model; its mode is restored afterwards.
@@ -60,13 +62,15 @@ def encode_items(
     model.eval()
     words = len(prompt.words) - len(prompt.leading) if prompt is not None else 0
     lengths = tokens.lengths + words + (images.lengths if images is not None else 0)
+    order = np.argsort(lengths, kind="stable")
+    budget = TOKENS_PER_BATCH["cpu" if next(model.parameters()).device.type == "cpu" else "cuda"]
     out = torch.empty(len(tokens), model.backbone.dim)
-    for part in token_budget_slices(lengths, TOKENS_PER_BATCH):
-        rows = np.arange(part.start, part.stop)
-        packed = pack(tokens.take(rows), images.take(rows) if images is not None else None, prompt)
+    for part in token_budget_slices(lengths[order], budget):
+        rows = order[part]
+        packed = pack(tokens.take(rows), images.take(rows) if images is not None else None, prompt, MULTIPLE)
         vectors = gather(packed.image_rows) if len(packed.image_rows) else None
         with autocast():
-            out[part] = model.encode(packed, vectors).float().cpu()
+            out[torch.from_numpy(rows)] = model.encode(packed, vectors).float().cpu()
         if advance is not None:
             advance(len(rows))
     model.train(was_training)

@@ -29,7 +29,8 @@ class Packed:
         positions: (n_tokens,) int64, the token's place in its own sequence, words and images counted.
         prefix: places at the head of the stream that belong to every sequence.
         blocks: (n_blocks, 3) int64 rows ``(first place, sequences, length)``: sequences of one length, without prefix.
-        restore: (n,) int64, where sequence i of the caller's order went in the stream's order.
+        restore: (n,) int64, where sequence i of the caller's order went in the stream's order. Sequences that only fill
+            the stream up stand last, and nobody asks for them.
     """
 
     token_ids: np.ndarray
@@ -45,13 +46,20 @@ class Packed:
         return len(self.restore)
 
 
-def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = None) -> Packed:
+# Streams are filled up to a multiple of this. oneDNN compiles a kernel for every new shape: with a new number of tokens
+# each step that took longer than the products themselves (benchmarks/README.md), and a GPU's tiles want multiples of 8.
+MULTIPLE = 128
+
+
+def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = None, multiple: int = 1) -> Packed:
     """Pack ``n`` sequences.
 
     Args:
         tokens: text tokens of each sequence.
         images: bank rows of each sequence, or None for text only.
         prompt: how a sequence is laid out; None puts images before text, without words.
+        multiple: the stream is filled up to a multiple of so many places, with sequences of one place that ``restore``
+            does not name.
 
     Returns:
         The stream. Sequences of equal length keep the caller's order.
@@ -93,7 +101,8 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
     rows = pictures.values if pictures is not None else np.zeros(0, dtype=np.int32)
     lengths = lengths[order] - shared
     starts = shared + np.concatenate([[0], np.cumsum(lengths)])
-    gather = np.empty(starts[-1], dtype=np.int64)
+    filling = -int(starts[-1]) % multiple
+    gather = np.zeros(starts[-1] + filling, dtype=np.int64)
     first_word = len(text.values)
     gather[:shared] = first_word + np.arange(shared)
     # Piece by piece, `place` walks along every sequence at once.
@@ -111,10 +120,13 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
             inner = np.arange(len(part.values)) - np.repeat(part.offsets[:-1], part.lengths)
             gather[np.repeat(place, part.lengths) + inner] = base + np.arange(len(part.values))
             place = place + part.lengths
-    positions = np.arange(starts[-1], dtype=np.int64)
-    positions[shared:] -= np.repeat(starts[:-1] - shared, lengths)
+    positions = np.arange(len(gather), dtype=np.int64)
+    positions[shared : starts[-1]] -= np.repeat(starts[:-1] - shared, lengths)
+    positions[starts[-1] :] = shared
     distinct, first, count = np.unique(lengths, return_index=True, return_counts=True)
     blocks = np.stack([starts[first], count, distinct], axis=1).astype(np.int64)
+    if filling:
+        blocks = np.concatenate([blocks, [[starts[-1], filling, 1]]])
     ids = np.concatenate([text.values, np.asarray(prompt.words, dtype=np.int64)]).astype(np.int64)
     items = None
     if images is not None and prompt.late:

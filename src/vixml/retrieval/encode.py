@@ -48,8 +48,9 @@ def build_index(
         config = config.at_precision(precision)
         data = open_inputs(inputs, config, seed)
         model = build_model(
-            config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["train"]
-        )
+            config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["train"],
+            data.words(),
+        )  # fmt: skip
         load_model(trained, model)
         model = model.to(device).eval()
         total = sum(data.corpus.n(split) for split in ("train", "test", "label"))

@@ -68,8 +68,9 @@ def measure_latency(
         config = config.at_precision(precision)
         data = open_inputs(inputs, config, seed)
         model = build_model(
-            config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["test"]
-        )
+            config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["test"],
+            data.words(),
+        )  # fmt: skip
         load_model(trained, model)
         model = model.to(device).eval()
 

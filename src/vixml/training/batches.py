@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vixml.models.packing import Packed, pack
+from vixml.models.packing import MULTIPLE, Packed, pack
 from vixml.models.prompt import PLAIN, Prompt
 from vixml.ragged import Ragged
 
@@ -163,6 +163,7 @@ class EpochBatches(Dataset):
                 if data.query_images is None or data.label_images is None
                 else concatenate(data.query_images.take(queries), data.label_images.take(labels)),
                 data.prompt,
+                MULTIPLE,
             )
         return Batch(
             queries,

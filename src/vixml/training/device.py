@@ -17,9 +17,10 @@ def choose_device(wanted: str, threads: int) -> torch.device:
     """
     # Over-subscribed threads are many times slower than too few; the workflow gives each job its own number.
     torch.set_num_threads(threads)
-    # Packed batches have a new shape each, for which oneDNN compiles and keeps kernels: 1,024 of them would fill a GiB.
-    # Read at its first operation, so this is early enough.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    # oneDNN compiles and keeps a kernel for each shape. Streams come in few lengths (vixml.models.packing.MULTIPLE), but
+    # attention's products have many; 1,024 kernels, its default, would fill a GiB. Read at its first operation, so this is
+    # early enough.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     if wanted not in {"auto", "cpu", "cuda"}:
         raise VixmlError("unknown device", where="--device", found=wanted, expected="auto, cpu or cuda")
     has_gpu = torch.cuda.is_available()

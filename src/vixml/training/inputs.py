@@ -51,6 +51,15 @@ class RunData:
     image_dim: int | None
     prompts: Mapping[str, Prompt]
 
+    def words(self) -> np.ndarray:
+        """Return every token that a text or a template has: (n,) int64, ascending."""
+        prompted = [word for prompt in self.prompts.values() for word in prompt.words]
+        seen = np.zeros(max(*(tokens.n_cols for tokens in self.tokens.values()), *prompted, 0) + 1, dtype=bool)
+        seen[prompted] = True
+        for tokens in self.tokens.values():
+            seen[tokens.values] = True
+        return np.flatnonzero(seen)
+
 
 def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
     """Open what a run reads; images are cut at ``images.per_item`` and, for a control, replaced.

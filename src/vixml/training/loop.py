@@ -32,7 +32,7 @@ from vixml.training.batches import (
 from vixml.training.clustering import balanced_groups, group_means
 from vixml.training.losses import total_loss
 from vixml.training.optimizer import autocast, make_optimizer, set_learning_rates
-from vixml.training.state import load_checkpoint, save_checkpoint
+from vixml.training.state import SaveClock, load_checkpoint, save_checkpoint
 
 Gather = Callable[[np.ndarray], np.ndarray]
 
@@ -169,7 +169,7 @@ class Trainer:
         elif self.has_z or self.model.centred or self.config.training.epochs:
             torch.manual_seed(int(generator(self.seed, INIT, 1).integers(2**31)))
             self.initialise()
-        saved = time.monotonic()
+        saving = SaveClock(self.config.training.checkpoint_minutes)
         while self.epoch < self.config.training.epochs:
             if self.step_in_epoch == 0:
                 self.update_groups(self.epoch)
@@ -179,18 +179,18 @@ class Trainer:
             for batch in iterate(self._batches(), self.step_in_epoch, self.config.training.workers):
                 self._step(batch)
                 self.step_in_epoch += 1
-                if time.monotonic() - saved > 60 * self.config.training.checkpoint_minutes:
+                if saving.due(epoch_ended=False):
                     self.seconds += time.perf_counter() - clock
-                    self._save()
-                    saved, clock = time.monotonic(), time.perf_counter()
+                    saving.run(self._save)
+                    clock = time.perf_counter()
             self.model.refresh_centre()
             if self.prime:
                 self.refresh_centroids()
             self.seconds += time.perf_counter() - clock
             self._finish_epoch()
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
-            self._save()
-            saved = time.monotonic()
+            if saving.due(epoch_ended=True):
+                saving.run(self._save)
 
     def _batches(self) -> EpochBatches:
         data, epoch = self.data, self.epoch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,13 +17,34 @@ from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
 from vixml.training.batches import INIT, generator
 
+AGAIN = "train the run again, or pass the folder of this run"
+
 
 def build_model(
-    config: RunConfig, model_dir: Path, n_labels: int, image_dim: int | None, seed: int, prompt: Prompt | None = None
+    config: RunConfig,
+    model_dir: Path,
+    n_labels: int,
+    image_dim: int | None,
+    seed: int,
+    prompt: Prompt | None = None,
+    words: np.ndarray | None = None,
 ) -> Siamese:
-    """Return the run's model; parts without pretrained weights are drawn from the seed."""
+    """Return the run's model; parts without pretrained weights are drawn from the seed.
+
+    Args:
+        config: the run.
+        model_dir: weights of the language model.
+        n_labels: number of labels.
+        image_dim: length of an image vector, or None.
+        seed: of the run.
+        prompt: how sequences are laid out.
+        words: (n,) int64, the tokens that occur; where the whole language model trains, embeddings of others are dropped.
+    """
     torch.manual_seed(int(generator(seed, INIT, 0).integers(2**31)))
-    return Siamese(config, model_dir, n_labels, image_dim, prompt)
+    model = Siamese(config, model_dir, n_labels, image_dim, prompt)
+    if words is not None and config.encoder.train == "full":
+        model.backbone.keep_words(words)
+    return model
 
 
 def save_model(folder: Path, model: Siamese) -> None:
@@ -55,6 +77,15 @@ def load_model(folder: Path, model: Siamese) -> None:
                 where=f"{folder / 'model.safetensors'}: {name}",
                 found=found,
                 expected=expected,
-                hint="train the run again, or pass the folder of this run",
+                hint=AGAIN,
             )
+    words = "backbone.row_of"
+    if words in own and not torch.equal(own[words].cpu(), tensors[words]):
+        raise VixmlError(
+            "the model was trained on a corpus with other words",
+            where=folder / "model.safetensors",
+            found=f"embeddings of {int((tensors[words] >= 0).sum())} tokens",
+            expected="those that the texts of this corpus have",
+            hint=AGAIN,
+        )
     model.load_learned_state(tensors)

@@ -92,9 +92,10 @@ def train(
             data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth, rows, weights,
             data.prompts["train"],
         )  # fmt: skip
-        model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"]).to(
-            device
+        model = build_model(
+            config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.words()
         )
+        model = model.to(device)
         checkpoint = out.parent / "checkpoint"
         name, epochs = f"{run} seed {seed}", config.training.epochs
         with bar(name, len(rows) * epochs) as advance:
@@ -126,7 +127,7 @@ def train(
                 "precision": precision,
                 "n_train": len(rows),
                 "n_validation": len(held),
-                "parameters": sum(p.numel() for p in model.parameters()),
+                "parameters": sum(p.numel() for p in model.parameters()) + model.backbone.left_out,
                 "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
                 "last_epoch": last,
             },
