@@ -41,6 +41,7 @@ from vixml.training.loop import Gather, Trainer
 from vixml.training.losses import total_loss
 from vixml.training.model_file import build_model
 from vixml.training.optimizer import choose_precision, make_optimizer
+from vixml.training.stored import Stored
 
 RESULT = Path("benchmarks/results/training_step.json")
 
@@ -135,7 +136,7 @@ def make_trainer(config: RunConfig, inputs: RunInputs, precision: str, device: t
     trainer.optimizer = make_optimizer(model, config.optimizer)
     trainer.peaks = [group["lr"] for group in trainer.optimizer.param_groups]
     trainer.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    trainer.stored = torch.zeros(len(truth), model.backbone.dim)
+    trainer.stored = Stored(torch.zeros(len(truth), model.backbone.dim))
     model.train()
     return trainer
 
@@ -144,7 +145,7 @@ def same_vectors(plain: Straightforward, trainer: Trainer, batch: Any) -> float:
     """Return the largest difference between the two ways' query vectors, so that like is compared with like."""
     plain.eval(), trainer.model.eval()
     with torch.no_grad():
-        ours, _ = trainer._vectors(batch)
+        ours = trainer.model.encode(batch.parts[0].packed, batch.parts[0].images)[: len(batch.queries)]
         images = plain.data.query_images
         theirs = plain.encode(
             plain.data.query_tokens.take(batch.queries), None if images is None else images.take(batch.queries)
@@ -165,7 +166,7 @@ def compare(config: RunConfig, inputs: RunInputs, device: torch.device, steps: i
     for turn in range(-1, rounds):  # round -1 warms up
         order = query_order(data.rows, None, 0, turn + 1)
         positives = draw_positives(data.truth, data.rows, data.weights, 0, turn + 1)
-        batches = EpochBatches(data, order, positives, size, 0, turn + 1)
+        batches = EpochBatches(data, order, positives, size, 0, turn + 1, first.gather)
         if turn < 0:
             difference = same_vectors(plain, first, batches[0])
 

@@ -6,6 +6,9 @@
 #   published checkpoint. A run that reuses another's model has none of its own.
 #   results/runs/{dataset}/{run}/seed{seed}/checkpoint exists while a training is unfinished.
 
+PROCESSES = WORKFLOW.processes_per_training
+LAUNCH = "vixml" if PROCESSES == 1 else f"torchrun --standalone --nproc-per-node {PROCESSES} -m vixml"
+
 
 rule train_model:
     """Train one run with one seed; interrupted, it goes on from its checkpoint."""
@@ -25,10 +28,11 @@ rule train_model:
         ENVIRONMENT
     threads: THREADS.train
     resources:
-        mem_mb=memory("train"),
+        mem_mb=lambda wildcards, attempt: PROCESSES * memory("train")(wildcards, attempt),
         runtime=minutes("train"),
-        gpu=gpus,
+        gpu=lambda wildcards: PROCESSES * gpus(wildcards),
         device=DEVICE,
+        launch=LAUNCH,
     params:
         settings=training_settings,
         code=code("train"),
@@ -38,7 +42,7 @@ rule train_model:
         "Train {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         """
-        vixml train --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
+        {resources.launch} train --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
             --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
             --model-dir $(dirname {input.model}) --out $(dirname {output}) \
             --threads {threads} --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}

@@ -22,6 +22,7 @@ from vixml.training.batches import (
     iterate,
     query_order,
 )
+from vixml.training.team import Team
 
 N, LABELS, IMAGES = 47, 19, 12
 
@@ -42,15 +43,21 @@ def data():
     )
 
 
+def vectors_of(rows):
+    """Stand for the bank: (n,) rows -> (n, 2) float16."""
+    return np.repeat(rows[:, None], 2, axis=1).astype(np.float16)
+
+
 def epoch_batches(data, seed=0, epoch=0, size=8, groups=None, **changes):
     order = query_order(data.rows, groups, seed, epoch)
     positives = draw_positives(data.truth, data.rows, data.weights, seed, epoch)
+    changes.setdefault("gather", vectors_of)
     return EpochBatches(data, order, positives, size, seed, epoch, **changes)
 
 
 def flat(batch):
     """Return every number of a batch, to compare two of them."""
-    packed = [] if batch.packed is None else [getattr(batch.packed, name) for name in vars(batch.packed)]
+    packed = [getattr(part.packed, name) for part in batch.parts for name in vars(part.packed)]
     own = [batch.queries, batch.labels, batch.pairs, batch.drawn_label, batch.drawn_query]
     return [value.tolist() if isinstance(value, np.ndarray) else value for value in own + packed]
 
@@ -85,8 +92,29 @@ def test_the_stream_holds_queries_then_labels(data):
     images = [data.query_images.row(q) for q in batch.queries] + [data.label_images.row(m) for m in batch.labels]
     expected = pack(Ragged.from_rows(texts, VOCABULARY), Ragged.from_rows(images, IMAGES), multiple=MULTIPLE)
     for name in vars(expected):
-        np.testing.assert_array_equal(getattr(batch.packed, name), getattr(expected, name), err_msg=name)
-    assert epoch_batches(data, with_text=False)[1].packed is None
+        np.testing.assert_array_equal(getattr(batch.parts[0].packed, name), getattr(expected, name), err_msg=name)
+    assert epoch_batches(data, with_text=False)[1].parts == ()
+
+
+@pytest.mark.parametrize(("processes", "at_once"), [(1, 5), (1, 1), (2, None), (3, 2), (40, None)])
+def test_parts_of_all_processes_hold_each_item_once_in_order(data, processes, at_once):
+    whole = epoch_batches(data)[1]
+    teams = [Team(rank, processes) for rank in range(processes)]
+    batches = [epoch_batches(data, items_at_once=at_once, team=team)[1] for team in teams]
+    parts = [part for batch in batches for part in batch.parts]
+    lengths = [len(part.packed) for part in parts]
+    assert [part.first for part in parts] == np.cumsum([0, *lengths])[:-1].tolist()
+    assert sum(lengths) == len(whole.queries) + len(whole.labels) and max(lengths) <= (at_once or 100)
+    for batch in batches:
+        np.testing.assert_array_equal(batch.pairs, whole.pairs)
+        np.testing.assert_array_equal(batch.drawn_query, whole.drawn_query)
+    items = np.concatenate([part.packed.restore * 0 + part.first for part in parts])
+    assert (np.diff(items) >= 0).all()
+    rows = np.sort(np.concatenate([part.packed.image_rows for part in parts]))
+    np.testing.assert_array_equal(rows, np.sort(whole.parts[0].packed.image_rows))
+    for part in parts:
+        if part.images is not None:
+            np.testing.assert_array_equal(part.images[:, 0].numpy(), part.packed.image_rows)
 
 
 def test_pure_function_of_seed_epoch_and_index(data):
@@ -104,7 +132,7 @@ def test_draws_inside_a_batch_are_those_of_its_epoch_and_place(data):
     order = query_order(data.rows, None, 0, 0)
     positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
     twice = np.concatenate([order, order])
-    batches = {epoch: EpochBatches(data, twice, positives, len(order), 0, epoch) for epoch in (0, 1)}
+    batches = {epoch: EpochBatches(data, twice, positives, len(order), 0, epoch, vectors_of) for epoch in (0, 1)}
     draws = [batches[epoch][index].drawn_label.tolist() for epoch in (0, 1) for index in (0, 1)]
     assert len({tuple(drawn) for drawn in draws}) == 4
 

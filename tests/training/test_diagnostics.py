@@ -146,7 +146,7 @@ def test_centroids_are_the_means_of_what_was_stored(task, tmp_path):
     trainer.fit()
     for label in range(trainer.data.truth.n_cols):
         holders = [i for i in trainer.data.rows if label in trainer.data.truth.row(i)]
-        expected = torch.stack([trainer.stored[i] for i in holders]).mean(dim=0)
+        expected = torch.stack([trainer.stored.read()[i] for i in holders]).mean(dim=0)
         torch.testing.assert_close(trainer.model.centroid[label], expected)
     assert trainer.model.has_centroid.all()
 
@@ -164,8 +164,8 @@ def test_stored_vectors_are_those_of_the_last_step(task, tmp_path):
 
     trainer = planted.make_trainer(task, config, tmp_path, rows=40, log=encode_all)
     trainer.fit()
-    torch.testing.assert_close(trainer.stored[:40], between[0], atol=1e-5, rtol=1e-5)
-    assert (trainer.stored[:40] - between[1]).abs().max() > 1e-3
+    torch.testing.assert_close(trainer.stored.read()[:40], between[0], atol=1e-5, rtol=1e-5)
+    assert (trainer.stored.read()[:40] - between[1]).abs().max() > 1e-3
 
 
 def test_labels_without_queries_have_no_centroid(task, tmp_path):

@@ -95,6 +95,10 @@ def train(
             --bank results/data/picto/bank/efficientnet-lite0 \
             --model-dir results/models/minilm-l3 \
             --out results/runs/picto/vixml-minilm-l3/seed0/model
+
+    Several processes, each with a GPU if there are any, share every batch:
+
+        torchrun --standalone --nproc-per-node 4 -m vixml train ...
     """
     config, inputs, where = _open(config_dir, dataset, run, corpus, tokens, bank, model_dir, threads, device)
     from vixml.config.load import load_world

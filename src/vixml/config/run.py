@@ -205,6 +205,12 @@ class Training(Strict):
         "then take more than a hundredth of the time.",
     )
     workers: int = Field(0, ge=0, description="Processes that assemble batches; results do not depend on it.")
+    items_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="Queries and labels that go through the encoder together. A batch of more is encoded in parts, twice, so "
+        "that it fits a smaller GPU with the same gradient; `null`: all of a batch at once.",
+    )
 
 
 class Inference(Strict):

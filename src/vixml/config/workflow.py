@@ -49,3 +49,9 @@ class WorkflowConfig(Strict):
     )
     threads: Threads = Threads()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the heavy stages run.")
+    processes_per_training: int = Field(
+        1,
+        ge=1,
+        description="Processes that train a run together, each with a GPU where there are any (torchrun). They share each "
+        "batch, so the result is that of one process up to rounding.",
+    )

@@ -70,7 +70,7 @@ def encode_items(
         packed = pack(tokens.take(rows), images.take(rows) if images is not None else None, prompt, MULTIPLE)
         vectors = gather(packed.image_rows) if len(packed.image_rows) else None
         with autocast():
-            out[torch.from_numpy(rows)] = model.encode(packed, vectors).float().cpu()
+            out[torch.from_numpy(rows)] = model.centred_vectors(model.encode(packed, vectors)).float().cpu()
         if advance is not None:
             advance(len(rows))
     model.train(was_training)

@@ -43,7 +43,8 @@ class LateFusion(nn.Module):
         Args:
             text: (n, dim) text vectors, not normalised.
             images: (n_images, dim) projected image vectors, item by item.
-            items: (n_images,) int64, the item of each image, ascending.
+            items: (n_images,) int64, the item of each image, ascending; on the CPU, where what goes together is decided
+                without waiting for a GPU.
 
         Returns:
             (n, dim) float32, not normalised.
@@ -53,8 +54,8 @@ class LateFusion(nn.Module):
         order, out = [], []
         for count in counts.unique().tolist():
             rows = (counts == count).nonzero().flatten()
-            places = starts[rows, None] + torch.arange(count, device=rows.device)
-            tokens = torch.cat([text[rows, None], images[places]], dim=1)
+            places = (starts[rows, None] + torch.arange(count)).to(text.device, non_blocking=True)
+            tokens = torch.cat([text[rows.to(text.device, non_blocking=True), None], images[places]], dim=1)
             out.append(self.layer(tokens).mean(dim=1, dtype=torch.float32))
             order.append(rows)
-        return torch.cat(out)[torch.cat(order).argsort()]
+        return torch.cat(out)[torch.cat(order).argsort().to(text.device, non_blocking=True)]

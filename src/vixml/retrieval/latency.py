@@ -77,7 +77,7 @@ def measure_latency(
         def encode(rows: np.ndarray) -> None:
             packed, vectors = _batch(data, rows)
             with torch.no_grad(), autocast(precision, device):
-                F.normalize(model.encode(packed, vectors).float(), dim=1)
+                F.normalize(model.centred_vectors(model.encode(packed, vectors)).float(), dim=1)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 

@@ -5,8 +5,8 @@ Nothing here keeps state, so the same batches come out with any number of worker
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from vixml.models.packing import MULTIPLE, Packed, pack
 from vixml.models.prompt import PLAIN, Prompt
 from vixml.ragged import Ragged
+from vixml.training.team import ALONE, Team
 
 # Separate streams of random numbers; the value is part of the result, so these numbers never change.
-ORDER, POSITIVE, DRAW, CLUSTER, INIT = range(5)
+ORDER, POSITIVE, DRAW, CLUSTER, INIT, DROPOUT = range(6)
 
 
 def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
@@ -51,13 +52,32 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Items of a batch that go through the encoder together.
+
+    Attributes:
+        first: place of the first item among the batch's items, queries then labels.
+        packed: the items as one stream.
+        images: (n_images, image_dim) float16 vectors of ``packed.image_rows``, or None.
+    """
+
+    first: int
+    packed: Packed
+    images: torch.Tensor | None
+
+    def pin_memory(self) -> Part:
+        """Move the vectors where a GPU fetches them without the processor's help."""
+        return self if self.images is None else replace(self, images=self.images.pin_memory())
+
+
+@dataclass(frozen=True)
 class Batch:
     """One training batch; ``n`` queries, ``m`` distinct labels.
 
     Attributes:
         queries: (n,) int64 rows of train.
         labels: (m,) int64 label ids, ascending.
-        packed: queries first, then labels, as one stream.
+        parts: this process's share of the items, queries first, then labels; none in training on stored vectors.
         pairs: (n_pairs, 2) int64, every (query, label) of the batch that is in the truth, as places in the batch.
         drawn_label: (n,) int64, each query's drawn positive, a place in ``labels``.
         drawn_query: (m,) int64, each label's drawn positive, a place in ``queries``.
@@ -65,10 +85,14 @@ class Batch:
 
     queries: np.ndarray
     labels: np.ndarray
-    packed: Packed | None
+    parts: tuple[Part, ...]
     pairs: np.ndarray
     drawn_label: np.ndarray
     drawn_query: np.ndarray
+
+    def pin_memory(self) -> Batch:
+        """Return the batch with its image vectors in pinned memory; a DataLoader calls this in a thread of its own."""
+        return replace(self, parts=tuple(part.pin_memory() for part in self.parts))
 
 
 def query_order(rows: np.ndarray, groups: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
@@ -125,7 +149,10 @@ class EpochBatches(Dataset):
         batch_size: queries a batch.
         seed: of the run.
         epoch: from 0.
-        with_text: False leaves ``packed`` out (training on stored vectors).
+        gather: image rows -> (n_images, image_dim) float16 vectors; needed with images.
+        items_at_once: items of a part at most; None makes one part of all.
+        team: the processes that share each batch.
+        with_text: False leaves the parts out (training on stored vectors).
     """
 
     def __init__(
@@ -136,10 +163,14 @@ class EpochBatches(Dataset):
         batch_size: int,
         seed: int,
         epoch: int,
+        gather: Callable[[np.ndarray], np.ndarray] | None = None,
+        items_at_once: int | None = None,
+        team: Team = ALONE,
         with_text: bool = True,
     ) -> None:
         self.data, self.order, self.positives = data, order, positives
         self.batch_size, self.seed, self.epoch, self.with_text = batch_size, seed, epoch, with_text
+        self.gather, self.items_at_once, self.team = gather, items_at_once, team
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
@@ -155,24 +186,30 @@ class EpochBatches(Dataset):
         found = labels[np.minimum(place, len(labels) - 1)] == truth.values
         pairs = np.stack([truth.row_ids()[found], place[found]], axis=1)
         rng = generator(self.seed, DRAW, self.epoch, index)
-        packed = None
-        if self.with_text:
-            packed = pack(
-                concatenate(data.query_tokens.take(queries), data.label_tokens.take(labels)),
-                None
-                if data.query_images is None or data.label_images is None
-                else concatenate(data.query_images.take(queries), data.label_images.take(labels)),
-                data.prompt,
-                MULTIPLE,
-            )
         return Batch(
             queries,
             labels.astype(np.int64),
-            packed,
+            tuple(self._parts(queries, labels)) if self.with_text else (),
             pairs,
             draw_per_group(pairs[:, 0], pairs[:, 1], len(queries), rng),
             draw_per_group(pairs[:, 1], pairs[:, 0], len(labels), rng),
         )
+
+    def _parts(self, queries: np.ndarray, labels: np.ndarray) -> Iterator[Part]:
+        data = self.data
+        own = self.team.share(len(queries) + len(labels))
+        size = self.items_at_once or max(own.stop - own.start, 1)
+        for first in range(own.start, own.stop, size):
+            items = slice(first, min(first + size, own.stop))
+            of_queries = queries[items]
+            of_labels = labels[max(items.start - len(queries), 0) : max(items.stop - len(queries), 0)]
+            images = None
+            if data.query_images is not None and data.label_images is not None:
+                images = concatenate(data.query_images.take(of_queries), data.label_images.take(of_labels))
+            tokens = concatenate(data.query_tokens.take(of_queries), data.label_tokens.take(of_labels))
+            packed = pack(tokens, images, data.prompt, MULTIPLE)
+            vectors = torch.from_numpy(self.gather(packed.image_rows)) if len(packed.image_rows) else None
+            yield Part(first, packed, vectors)
 
 
 def draw_per_group(groups: np.ndarray, members: np.ndarray, n_groups: int, rng: np.random.Generator) -> np.ndarray:
@@ -203,14 +240,22 @@ def concatenate(first: Ragged, second: Ragged) -> Ragged:
     )
 
 
-def iterate(batches: EpochBatches, start: int, workers: int) -> Iterator[Batch]:
-    """Yield the batches from ``start`` on, assembled by ``workers`` processes (0: this one), always in order."""
+def iterate(batches: EpochBatches, start: int, workers: int, pin: bool = False) -> Iterator[Batch]:
+    """Yield the batches from ``start`` on, assembled by ``workers`` processes (0: this one), always in order.
+
+    Args:
+        batches: of the epoch.
+        start: index of the first.
+        workers: processes.
+        pin: whether a GPU will fetch their image vectors.
+    """
     loader = DataLoader(
         batches,
         batch_size=None,
         sampler=range(start, len(batches)),
         num_workers=workers,
         collate_fn=_unchanged,
+        pin_memory=pin,
         prefetch_factor=4 if workers else None,
         # Its own generator: the default would draw from the global one, and dropout would differ after a resume.
         generator=torch.Generator(),

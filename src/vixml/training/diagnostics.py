@@ -7,6 +7,7 @@ the normalisation vanishes. Test data is never looked at here.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +80,18 @@ def is_collapsed(loss: float, cosine_queries: float, cosine_prototypes: float, c
     near = abs(loss - collapsed_loss(config, prime)) < 0.02
     parallel = cosine_queries > COSINE_COLLAPSED and cosine_prototypes > COSINE_COLLAPSED
     return near and parallel
+
+
+def collapse_warning(report: dict[str, Any], config: Loss, prime: bool) -> str | None:
+    """Return a sentence for the user if the epoch of ``report`` ended in the collapsed state."""
+    loss, cosine = report["loss"], report["cosine_queries"]
+    if not is_collapsed(loss, cosine, report.get("cosine_prototypes", report["cosine_u"]), config, prime):
+        return None
+    return (
+        f"epoch {report['epoch']}: the run has collapsed: loss {loss:.3f} is that of equal similarities and "
+        f"the mean cosine of queries is {cosine:.3f}. Lower the learning rates, lengthen the "
+        "warm-up, or see docs/deviations.md."
+    )
 
 
 def require_finite(loss: float, vectors: Tensor, epoch: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
     images = {
         split: bank.lists(corpus.images(split), config.images.per_item, config.images.control, seed) for split in splits
     }
-    found = RunData(corpus, tokens, images, bank.gather, bank.dim, prompts)
+    gather = partial(bank.gather, dtype=np.float16)
+    found = RunData(corpus, tokens, images, gather, bank.dim, prompts)
     _check_no_empty(found, inputs)
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vixml.ragged import Ragged
 from vixml.training import diagnostics
 from vixml.training.batches import (
     CLUSTER,
+    DROPOUT,
     INIT,
     Batch,
     EpochBatches,
@@ -29,10 +31,14 @@ from vixml.training.batches import (
     iterate,
     query_order,
 )
-from vixml.training.clustering import balanced_groups, group_means
+from vixml.training.clustering import balanced_groups
+from vixml.training.encoded import EncodedBatch
+from vixml.training.label_vectors import label_means, set_free_vectors
 from vixml.training.losses import total_loss
 from vixml.training.optimizer import autocast, make_optimizer, set_learning_rates
 from vixml.training.state import SaveClock, load_checkpoint, save_checkpoint
+from vixml.training.stored import Stored
+from vixml.training.team import ALONE, Team
 
 Gather = Callable[[np.ndarray], np.ndarray]
 
@@ -45,7 +51,7 @@ class Trainer:
         model: already on its device.
         data: what training reads.
         validation_rows: (n_val,) int64 rows of train held out, for diagnostics.
-        gather: image rows -> vectors, or None for text only.
+        gather: image rows -> (n_images, image_dim) vectors, or None for text only.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         seed: of the run.
         checkpoint_dir: where the running state goes.
@@ -54,6 +60,7 @@ class Trainer:
         progress: told ``(queries, loss)`` after each step; the loss stays on its device unless it is shown.
         warn: told a sentence.
         resumed: told ``(queries done, epoch)`` when the run goes on from a checkpoint.
+        team: the processes that train it together; the first one saves.
     """
 
     def __init__(
@@ -71,18 +78,19 @@ class Trainer:
         progress: Callable[[int, Tensor], None],
         warn: Callable[[str], None],
         resumed: Callable[[int, int], None] = lambda done, epoch: None,
+        team: Team = ALONE,
     ) -> None:
         self.config, self.model, self.data, self.validation_rows = config, model, data, validation_rows
         self.gather, self.precision, self.seed = gather, precision, seed
         self.checkpoint_dir, self.identity = checkpoint_dir, identity
-        self.log, self.progress, self.warn, self.resumed = log, progress, warn, resumed
+        self.log, self.progress, self.warn, self.resumed, self.team = log, progress, warn, resumed, team
         self.device = next(model.parameters()).device
         self.prime, self.has_z = model.has_centroids, model.prototypes is not None
         self.steps_per_epoch = math.ceil(len(data.rows) / config.training.batch_size)
         self.total_steps = self.steps_per_epoch * config.training.epochs
         # A frozen text encoder gives the same vector each time: encode once, train on the stored vectors.
         self.stored_only = model.frozen and model.projection is None
-        self.stored: Tensor = torch.zeros(0)  # (n_train, dim) unit query vectors as last seen
+        self.stored = Stored(torch.zeros(0))  # (n_train, dim) unit query vectors as last seen
         self.label_u: Tensor | None = None  # (n_labels, dim) text vectors of a frozen encoder
         self.groups: np.ndarray | None = None
         self.seconds = 0.0
@@ -102,45 +110,33 @@ class Trainer:
             centre = (used.mean(dim=0) + labels.mean(dim=0)) / 2
             self.model.centre.copy_(centre)
             queries, labels = queries - centre, labels - centre
-        self.stored = F.normalize(queries, dim=1)
+        self.stored = Stored(F.normalize(queries, dim=1))
         if self.stored_only:
             self.label_u, self.query_u = labels, queries
         if self.has_z:
-            unit = F.normalize(labels, dim=1)
-            n_free = self.model.prototypes.free.num_embeddings
-            clusters = balanced_groups(unit, n_free, int(generator(self.seed, CLUSTER).integers(2**31)))
-            self.model.cluster.copy_(torch.from_numpy(clusters))
-            with torch.no_grad():
-                if self.config.prototype.init == "label-mean":
-                    self.model.prototypes.free.weight.copy_(group_means(unit, clusters, n_free))
-                elif self.config.prototype.init == "zeros":
-                    self.model.prototypes.free.weight.zero_()
+            seed = int(generator(self.seed, CLUSTER).integers(2**31))
+            set_free_vectors(self.model, F.normalize(labels, dim=1), self.config.prototype.init, seed)
         if self.prime:
             self.refresh_centroids()
 
     def _encode_split(self, tokens: Ragged, images: Ragged | None) -> Tensor:
-        return encode_items(
-            self.model,
-            tokens,
-            images,
-            self.gather,
-            lambda: autocast(self.precision, self.device),
-            prompt=self.data.prompt,
-        )
+        """Encode all items: (n, dim) float32 on the CPU, not normalised. Each process of the team encodes its share."""
+        n = len(tokens)
+        if self.team.size > 1:
+            own = np.arange(n)[self.team.share(n)]
+            tokens, images = tokens.take(own), None if images is None else images.take(own)
+        encoded = encode_items(self.model, tokens, images, self.gather, self._autocast, prompt=self.data.prompt)
+        return self.team.gather(encoded, n)
+
+    def _autocast(self) -> AbstractContextManager:
+        return autocast(self.precision, self.device)
 
     def refresh_centroids(self) -> None:
         """Set each label's centroid to the mean of its training queries' stored vectors (no moving average)."""
-        truth = self.data.truth.take(self.data.rows)
-        counts = torch.from_numpy(truth.counts())
-        holders = truth.transpose()
-        sums = F.embedding_bag(
-            torch.from_numpy(holders.values.astype(np.int64)),
-            self.stored[torch.from_numpy(self.data.rows)],
-            torch.from_numpy(holders.offsets[:-1]),
-            mode="sum",
-        )
-        self.model.centroid.copy_(sums / counts.clamp_min(1)[:, None])
-        self.model.has_centroid.copy_(counts > 0)
+        rows = self.data.rows
+        means, has = label_means(self.stored.read()[torch.from_numpy(rows)], self.data.truth.take(rows))
+        self.model.centroid.copy_(means)
+        self.model.has_centroid.copy_(has)
 
     def update_groups(self, epoch: int) -> None:
         """Cluster the stored query vectors when the curriculum asks for it (NGAME)."""
@@ -152,7 +148,7 @@ class Trainer:
             rows = self.data.rows
             n_groups = max(1, math.ceil(len(rows) / size))
             seed = int(generator(self.seed, CLUSTER, epoch + 1).integers(2**31))
-            self.groups = balanced_groups(self.stored[torch.from_numpy(rows)], n_groups, seed)
+            self.groups = balanced_groups(self.stored.read()[torch.from_numpy(rows)], n_groups, seed)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -176,7 +172,8 @@ class Trainer:
                 self.sums = {}
             self.model.train()
             clock = time.perf_counter()
-            for batch in iterate(self._batches(), self.step_in_epoch, self.config.training.workers):
+            workers, pin = self.config.training.workers, self.device.type == "cuda"
+            for batch in iterate(self._batches(), self.step_in_epoch, workers, pin):
                 self._step(batch)
                 self.step_in_epoch += 1
                 if saving.due(epoch_ended=False):
@@ -197,54 +194,66 @@ class Trainer:
         order = query_order(data.rows, self.groups, self.seed, epoch)
         positives = draw_positives(data.truth, data.rows, data.weights, self.seed, epoch)
         size = self.config.training.batch_size
-        return EpochBatches(data, order, positives, size, self.seed, epoch, with_text=not self.stored_only)
+        return EpochBatches(
+            data, order, positives, size, self.seed, epoch, self.gather, self.config.training.items_at_once, self.team,
+            with_text=not self.stored_only,
+        )  # fmt: skip
 
     def _step(self, batch: Batch) -> None:
         step = self.epoch * self.steps_per_epoch + self.step_in_epoch
         set_learning_rates(self.optimizer, self.peaks, step, self.total_steps)
-        with autocast(self.precision, self.device):
-            u_queries, u_labels = self._vectors(batch)
+        n, m = len(batch.queries), len(batch.labels)
+        encoded = None
+        if self.stored_only:
+            u_queries = self.query_u[torch.from_numpy(batch.queries)].to(self.device)
+            u_labels = self.label_u[torch.from_numpy(batch.labels)].to(self.device)
+        else:
+            encoded = EncodedBatch(
+                self.model, batch, self.team, self._autocast, self.seed, self.epoch, self.step_in_epoch
+            )
+            u_queries, u_labels = self.model.centred_vectors(encoded.vectors).split([n, m])
         # Scores, margins and norms in float32: half precision would round margins of 0.1.
         queries, texts = F.normalize(u_queries.float(), dim=1), F.normalize(u_labels.float(), dim=1)
-        labels = torch.from_numpy(batch.labels).to(self.device)
-        with autocast(self.precision, self.device):
-            prototypes = self.model.prototype(u_labels, labels) if self.has_z else None
-        n, m = len(batch.queries), len(batch.labels)
-        is_positive = torch.zeros(n, m, dtype=torch.bool)
-        is_positive[batch.pairs[:, 0], batch.pairs[:, 1]] = True
-        drawn = (torch.from_numpy(x).to(self.device) for x in (batch.drawn_label, batch.drawn_query))
-        loss, terms = total_loss(
-            queries, texts, prototypes, is_positive.to(self.device), *drawn, self.config.loss, self.config.method
+        prototypes = None
+        if self.has_z:
+            # What is dropped follows from the step alone, whatever the encoder drew in whichever process.
+            torch.manual_seed(int(generator(self.seed, DROPOUT, self.epoch, self.step_in_epoch, n + m).integers(2**31)))
+            with self._autocast():
+                prototypes = self.model.prototype(u_labels, torch.from_numpy(batch.labels).to(self.device))
+        pairs, *drawn = (
+            torch.from_numpy(x).to(self.device, non_blocking=True)
+            for x in (batch.pairs, batch.drawn_label, batch.drawn_query)
         )
+        is_positive = torch.zeros(n, m, dtype=torch.bool, device=self.device)
+        is_positive[pairs[:, 0], pairs[:, 1]] = True
+        loss, terms = total_loss(queries, texts, prototypes, is_positive, *drawn, self.config.loss, self.config.method)
         self.optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:
             self.scaler.scale(loss).backward()
+            if encoded is not None:
+                encoded.backward()
+            self._sum_gradients()
             if self.config.optimizer.clip_norm is not None:
                 self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        self.stored[torch.from_numpy(batch.queries)] = queries.detach().cpu()
+        self.stored.put(batch.queries, queries.detach())
         for name, value in {"loss": loss, **terms}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double() * n
         self.progress(n, loss.detach())
 
-    def _vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the batch's query and label vectors, not normalised: (n, dim), (m, dim)."""
-        if self.stored_only:
-            return (
-                self.query_u[torch.from_numpy(batch.queries)].to(self.device),
-                self.label_u[torch.from_numpy(batch.labels)].to(self.device),
-            )
-        packed = batch.packed
-        images = self.gather(packed.image_rows) if len(packed.image_rows) else None
-        u = self.model.encode(packed, images)
-        return u[: len(batch.queries)], u[len(batch.queries) :]
+    def _sum_gradients(self) -> None:
+        # Prototypes saw the whole batch, the encoder this process's share.
+        whole = list(self.model.prototypes.parameters()) if self.has_z else []
+        known = {id(parameter) for parameter in whole}
+        share = [] if self.stored_only else [p for p in self.model.parameters() if id(p) not in known]
+        self.team.sum_gradients(share, whole)
 
     def _finish_epoch(self) -> None:
         n = len(self.data.rows)
         means = {name: round(float(total) / n, 6) for name, total in self.sums.items()}
-        diagnostics.require_finite(means["loss"], self.stored[torch.from_numpy(self.data.rows)], self.epoch)
+        diagnostics.require_finite(means["loss"], self.stored.read()[torch.from_numpy(self.data.rows)], self.epoch)
         report = {
             "epoch": self.epoch,
             "steps": self.step_in_epoch,
@@ -254,18 +263,8 @@ class Trainer:
             **{("loss" if k == "loss" else f"loss/{k}"): v for k, v in means.items()},
             **self.diagnose(),
         }
-        if diagnostics.is_collapsed(
-            means["loss"],
-            report["cosine_queries"],
-            report.get("cosine_prototypes", report["cosine_u"]),
-            self.config.loss,
-            self.prime,
-        ):
-            self.warn(
-                f"epoch {self.epoch}: the run has collapsed: loss {means['loss']:.3f} is that of equal similarities and "
-                f"the mean cosine of queries is {report['cosine_queries']:.3f}. Lower the learning rates, lengthen the "
-                "warm-up, or see docs/deviations.md."
-            )
+        if (sentence := diagnostics.collapse_warning(report, self.config.loss, self.prime)) is not None:
+            self.warn(sentence)
         self.history.append(report)
         self.log(report)
 
@@ -283,18 +282,20 @@ class Trainer:
             validation = F.normalize(self._encode_split(self.data.query_tokens.take(held), images), dim=1)
         rows = torch.from_numpy(self.data.rows)
         return diagnostics.evaluate(
-            self.model, label_u, label_z, validation, self.data.truth.take(held), self.stored[rows],
+            self.model, label_u, label_z, validation, self.data.truth.take(held), self.stored.read()[rows],
             self.data.truth.take(self.data.rows),
         )  # fmt: skip
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        if not self.team.leads:
+            return
         state = {
             "model": self.model.learned_state(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "stored": self.stored,
+            "stored": self.stored.read(),
             "groups": None if self.groups is None else torch.from_numpy(self.groups),
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
@@ -310,7 +311,7 @@ class Trainer:
         self.model.load_learned_state(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.stored, self.sums, self.seconds = state["stored"], state["sums"], state["seconds"]
+        self.stored, self.sums, self.seconds = Stored(state["stored"]), state["sums"], state["seconds"]
         self.groups = None if state["groups"] is None else state["groups"].numpy()
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.history = state["history"]

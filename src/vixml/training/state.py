@@ -12,7 +12,7 @@ import torch
 from vixml.errors import VixmlError
 from vixml.files import atomic_path
 
-FORMAT = "vixml-checkpoint-1"
+FORMAT = "vixml-checkpoint-2"
 NAME = "state.pt"
 
 
@@ -57,8 +57,6 @@ def save_checkpoint(folder: Path | str, identity: str, state: dict[str, Any]) ->
     payload = {
         "format": FORMAT,
         "identity": identity,
-        "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         **state,
     }
     with atomic_path(Path(folder) / NAME) as temporary:
@@ -66,7 +64,7 @@ def save_checkpoint(folder: Path | str, identity: str, state: dict[str, Any]) ->
 
 
 def load_checkpoint(folder: Path | str, identity: str) -> dict[str, Any] | None:
-    """Read the running state and restore the random numbers.
+    """Read the running state. Random numbers are no part of it: those of a step follow from its place.
 
     Returns:
         The state, or None if there is none or it belongs to another config or other inputs (then training starts
@@ -91,7 +89,4 @@ def load_checkpoint(folder: Path | str, identity: str) -> dict[str, Any] | None:
         ) from error
     if not known:
         return None
-    torch.set_rng_state(state["torch_rng"])
-    if torch.cuda.is_available() and state["cuda_rng"]:
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
     return state

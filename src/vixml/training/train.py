@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from vixml.config.world import Propensity
 from vixml.data.propensity import inverse_propensity
 from vixml.digest import stage_digest
 from vixml.files import save_array, sha256_json, write_json, write_text
-from vixml.progress import bar
+from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
 from vixml.training.batches import TrainingSet
 from vixml.training.inputs import RunInputs, open_inputs
@@ -22,6 +23,7 @@ from vixml.training.loop import Trainer
 from vixml.training.model_file import build_model, save_model
 from vixml.training.optimizer import choose_precision
 from vixml.training.progress import TrainingView
+from vixml.training.team import Team, join, leave
 
 SCHEMA_VERSION = 1
 VALIDATION_SEED = 20251117  # one held-out set for all runs and seeds, so that tuning compares like with like
@@ -77,34 +79,16 @@ def train(
     """
     facts: dict[str, Any] = {}
     resolved = {"dataset": dataset, "run": run, "seed": seed, **config.model_dump()}
+    team = join(device)
+    if not team.leads:  # its files would be those of the first
+        _fit(run, seed, config, propensity, inputs, out, device, team)
+        leave()
+        return
     with stage(out, "train", config=resolved, inputs=inputs.named(), facts=facts) as work:
-        precision = choose_precision(config.training.precision, device, config.encoder.weights)
-        config = config.at_precision(precision)
-        data = open_inputs(inputs, config, seed)
-        held = validation_rows(data.corpus.n("train"), config.training.validation)
-        rows = np.setdiff1d(np.arange(data.corpus.n("train")), held)
-        truth = data.corpus.labels("train")
-        rows = rows[truth.lengths[rows] > 0]
-        weights = np.ones(truth.n_cols)
-        if config.training.positives == "inverse-propensity":
-            weights = inverse_propensity(truth.counts(), len(truth), propensity.a, propensity.b)
-        training_set = TrainingSet(
-            data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth, rows, weights,
-            data.prompts["train"],
-        )  # fmt: skip
-        model = build_model(
-            config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.words()
-        )
-        model = model.to(device)
-        checkpoint = out.parent / "checkpoint"
-        name, epochs = f"{run} seed {seed}", config.training.epochs
-        with bar(name, len(rows) * epochs) as advance:
-            view = TrainingView(advance, name, epochs)
-            trainer = Trainer(
-                config, model, training_set, held, data.gather, precision, seed, checkpoint,
-                run_identity(config, seed, inputs, precision, propensity), view.epoch, view.step, view.warn, view.resume,
-            )  # fmt: skip
-            trainer.fit()
+        trainer = _fit(run, seed, config, propensity, inputs, out, device, team)
+        leave()
+        config, model, held, rows = trainer.config, trainer.model, trainer.validation_rows, trainer.data.rows
+        precision = trainer.precision
         last = trainer.history[-1] if trainer.history else {}
         facts |= {"precision": precision, "device": str(device), "last_epoch": last}
         save_model(work, model)
@@ -123,6 +107,7 @@ def train(
                 "hours": trainer.seconds / 3600,
                 "samples_per_second": last.get("samples_per_second"),
                 "device": _device_name(device),
+                "processes": team.size,
                 "threads": torch.get_num_threads(),
                 "precision": precision,
                 "n_train": len(rows),
@@ -133,10 +118,51 @@ def train(
             },
         )
     # The checkpoint has done its work once the model stands.
+    checkpoint = out.parent / "checkpoint"
     for leftover in sorted(checkpoint.glob("*")):
         leftover.unlink()
     if checkpoint.exists():
         checkpoint.rmdir()
+
+
+def _fit(
+    run: str,
+    seed: int,
+    config: RunConfig,
+    propensity: Propensity,
+    inputs: RunInputs,
+    out: Path,
+    device: torch.device,
+    team: Team,
+) -> Trainer:
+    """Train to the last epoch and return the trainer."""
+    precision = choose_precision(config.training.precision, device, config.encoder.weights)
+    config = config.at_precision(precision)
+    data = open_inputs(inputs, config, seed)
+    held = validation_rows(data.corpus.n("train"), config.training.validation)
+    rows = np.setdiff1d(np.arange(data.corpus.n("train")), held)
+    truth = data.corpus.labels("train")
+    rows = rows[truth.lengths[rows] > 0]
+    weights = np.ones(truth.n_cols)
+    if config.training.positives == "inverse-propensity":
+        weights = inverse_propensity(truth.counts(), len(truth), propensity.a, propensity.b)
+    training_set = TrainingSet(
+        data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth, rows, weights,
+        data.prompts["train"],
+    )  # fmt: skip
+    model = build_model(
+        config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.words()
+    )
+    name, epochs = f"{run} seed {seed}", config.training.epochs
+    with bar(name, len(rows) * epochs) if team.leads else nullcontext(Quiet()) as advance:
+        view = TrainingView(advance, name, epochs)
+        trainer = Trainer(
+            config, model.to(device), training_set, held, data.gather, precision, seed, out.parent / "checkpoint",
+            run_identity(config, seed, inputs, precision, propensity), view.epoch, view.step, view.warn, view.resume,
+            team,
+        )  # fmt: skip
+        trainer.fit()
+    return trainer
 
 
 def _device_name(device: torch.device) -> str:

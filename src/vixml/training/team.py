@@ -1,0 +1,107 @@
+"""Several processes that train one run: each encodes its share of every batch, all of them see all of its vectors.
+
+Queries and labels of a batch are negatives of one another, so the loss needs the vectors of the whole batch. They are
+gathered, every process computes the same loss, and carries the gradient of its own share back through the encoder. The
+gradient is that of one process with the same batch.
+
+    torchrun --nproc-per-node 4 -m vixml train ...        (docs/hpc.md)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import Parameter
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among those that train a run together.
+
+    Attributes:
+        rank: from 0; the first one writes the files.
+        size: how many there are.
+        device: where vectors must lie to be sent.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Return whether this process writes files and speaks to the user."""
+        return self.rank == 0
+
+    def share(self, n: int) -> slice:
+        """Return which of ``n`` items this process encodes; shares differ by one at most."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def gather(self, own: Tensor, n: int) -> Tensor:
+        """Put the shares of all processes together.
+
+        Args:
+            own: (share of n, dim) vectors of :meth:`share`.
+            n: items of all processes.
+
+        Returns:
+            (n, dim) on the device of ``own``, without gradient. Alone: ``own`` itself, detached.
+        """
+        own = own.detach()
+        if self.size == 1:
+            return own
+        sizes = [s.stop - s.start for s in (Team(rank, self.size).share(n) for rank in range(self.size))]
+        # Collectives want equal shapes: the shorter shares are filled up.
+        filled = torch.zeros(max(sizes), *own.shape[1:], dtype=own.dtype, device=self.device)
+        filled[: len(own)] = own
+        parts = [torch.empty_like(filled) for _ in sizes]
+        distributed.all_gather(parts, filled)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(own.device)
+
+    def sum_gradients(self, shared: Iterable[Parameter], whole: Iterable[Parameter]) -> None:
+        """Sum gradients over all processes, in place.
+
+        Args:
+            shared: parameters of which each process holds the gradient of its share of the batch.
+            whole: parameters of which each process holds the gradient of the whole batch. Their mean is taken, so that
+                rounding can never part the processes.
+        """
+        if self.size == 1:
+            return
+        gradients = []
+        for parameter in (shared := [p for p in shared if p.requires_grad]):
+            if parameter.grad is None:  # nothing of it in this share, for example no image
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        for parameter in whole:
+            if parameter.grad is not None:
+                gradients.append(parameter.grad.div_(self.size))
+        pending = [distributed.all_reduce(gradient, async_op=True) for gradient in gradients]
+        for one in pending:
+            one.wait()
+
+
+ALONE = Team()
+
+
+def join(device: torch.device) -> Team:
+    """Join the processes that ``torchrun`` started, or return :data:`ALONE` where it did not start this one."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) < 2:
+        return ALONE
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", torch.cuda.current_device())
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Team(distributed.get_rank(), distributed.get_world_size(), device)
+
+
+def leave() -> None:
+    """Wait for the others and part."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
