@@ -40,7 +40,7 @@ wildcard_constraints:
     model=r"[A-Za-z0-9][A-Za-z0-9.\-]*",
     max_len=r"\d+",
     vision=r"[A-Za-z0-9][A-Za-z0-9.\-]*",
-    filename=r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.(whl|zip)",
+    filename=r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.(whl|zip|parquet)",
 
 
 # Where things lie. A stage's folder is complete exactly when it holds its manifest, so manifests are what rules name.
@@ -99,7 +99,9 @@ def sha256_of(names):
 def dataset_settings(wildcards):
     """Return what of a dataset's entry shapes its corpus."""
     entry = WORLD.datasets[wildcards.dataset]
-    shape = entry.model_dump(mode="json", exclude={"title", "facts", "stand_in", "propensity", "image_size", "shards"})
+    shape = entry.model_dump(
+        mode="json", exclude={"title", "facts", "stand_in", "propensity", "image_size", "shards", "fetch"}
+    )
     return settings(
         shape | {"sha256": sha256_of(entry.sources)} | ({"averages": entry.averages} if entry.averages else {})
     )
@@ -110,6 +112,12 @@ def drawing_settings(wildcards):
     entry = WORLD.datasets[wildcards.dataset]
     shape = {"image_size": entry.image_size, "shards": entry.shards, "sha256": sha256_of(entry.sources)}
     return settings(shape | ({"folder": entry.catalogue.folder} if entry.catalogue else {}))
+
+
+def fetching_settings(wildcards):
+    """Return what of a dataset's entry shapes its fetched pictures; how patiently they were asked for does not."""
+    entry = WORLD.datasets[wildcards.dataset]
+    return settings({"image_size": entry.image_size, "shards": entry.shards, "max_bytes": entry.fetch.max_bytes})
 
 
 def text_model_settings(wildcards):

@@ -1,7 +1,42 @@
-# Pictures to vectors: render_images, embed_images.
+# Pictures to vectors: render_images or fetch_images, embed_images.
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus (which pictures); results/raw/{filename} (drawings, vision weights).
 # OUTPUTS: results/data/{dataset}/images; results/data/{dataset}/bank/{vision}.
+
+# Which of the two rules makes a dataset's pictures; a pattern that nothing matches where no dataset is of that kind.
+FETCHED = "|".join(re.escape(name) for name, entry in WORLD.datasets.items() if entry.fetches) or "(?!)"
+
+
+rule fetch_images:
+    """Fetch every picture of a corpus from the web into one image store; goes on where it stood."""
+    input:
+        corpus=CORPUS,
+    output:
+        IMAGES,
+    log:
+        f"{LOGS}/fetch_images/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/fetch_images/{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset=FETCHED,
+    priority: 10000
+    conda:
+        ENVIRONMENT
+    threads: THREADS.images
+    resources:
+        mem_mb=8000,
+        runtime=7 * 24 * 60,
+    params:
+        settings=fetching_settings,
+        code=code("fetch-images"),
+        config_dir=CONFIG_DIR,
+    message:
+        "Fetch the pictures of {wildcards.dataset}"
+    shell:
+        """
+        vixml fetch-images --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) \
+            --out $(dirname {output}) --threads {threads} --config-dir {params.config_dir} 2>&1 | tee {log}
+        """
 
 
 rule render_images:
@@ -15,6 +50,8 @@ rule render_images:
         f"{LOGS}/render_images/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/render_images/{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset=f"(?!(?:{FETCHED})/)[A-Za-z0-9][A-Za-z0-9.\\-]*",
     # Before any training that could start meanwhile: the longest trainings wait for pictures.
     priority: 10000
     conda:

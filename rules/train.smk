@@ -7,7 +7,7 @@
 #   results/runs/{dataset}/{run}/seed{seed}/checkpoint exists while a training is unfinished.
 
 PROCESSES = WORKFLOW.processes_per_training
-LAUNCH = "vixml" if PROCESSES == 1 else f"torchrun --standalone --nproc-per-node {PROCESSES} -m vixml"
+LAUNCH = "" if PROCESSES == 1 else f"torchrun --standalone --nproc-per-node {PROCESSES} -m"
 
 
 rule train_model:
@@ -42,7 +42,8 @@ rule train_model:
         "Train {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         """
-        {resources.launch} train --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
+        {resources.launch} \
+            vixml train --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
             --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
             --model-dir $(dirname {input.model}) --out $(dirname {output}) \
             --threads {threads} --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}

@@ -24,6 +24,7 @@ STAGES = {
     "build-corpus": "vixml.data.corpus_stage",
     "tokenize": "vixml.data.tokens",
     "render-images": "vixml.images.render",
+    "fetch-images": "vixml.images.fetch",
     "embed-images": "vixml.images.pool",
     "prepare-model": "vixml.models.prepare",
     "train": "vixml.training.train",

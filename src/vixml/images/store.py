@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -50,31 +51,51 @@ def write_store(
     Raises:
         VixmlError: an id out of turn, too few or too many items.
     """
-    out_dir, width = Path(out_dir), _width(n_images, n_shards)
+    out_dir = Path(out_dir)
     numbered = _in_turn(items, n_images, out_dir)
     missing: list[int] = []
+
+    def there(n: int) -> Iterator[tuple[int, str, bytes]]:
+        for image, key, png in islice(numbered, n):
+            if png is None:
+                missing.append(image)
+            else:
+                yield image, key, png
+
     for shard in range(n_shards):
-        rows: dict[str, list] = {"image": [], "key": [], "png": []}
-        # PNG is compressed already, and a dictionary of pictures only costs memory.
-        with (
-            atomic_path(out_dir / shard_name(shard)) as temporary,
-            pq.ParquetWriter(temporary, SCHEMA, compression="none", use_dictionary=False) as writer,
-        ):
-            for _ in range(max(0, min(width, n_images - shard * width))):
-                image, key, png = next(numbered)
-                if png is None:
-                    missing.append(image)
-                    continue
-                for name, value in (("image", image), ("key", key), ("png", png)):
-                    rows[name].append(value)
-                if len(rows["image"]) == GROUP:
-                    _flush(writer, rows)
-            if rows["image"]:
-                _flush(writer, rows)
+        write_shard(out_dir / shard_name(shard), there(len(shard_range(shard, n_images, n_shards))))
     next(numbered, None)  # so that one item too many is noticed
     header = {"format": FORMAT, "n_images": n_images, "n_shards": n_shards, "missing": missing}
     write_json(out_dir / "store.json", header)
     return header
+
+
+def shard_range(shard: int, n_images: int, n_shards: int) -> range:
+    """Return the ids that lie in a shard."""
+    width = _width(n_images, n_shards)
+    return range(min(shard * width, n_images), min((shard + 1) * width, n_images))
+
+
+def write_shard(path: Path, rows: Iterable[tuple[int, str, bytes]]) -> None:
+    """Write one shard atomically; memory holds one row group.
+
+    Args:
+        path: the file.
+        rows: ``(image_id, key, png)``, ascending.
+    """
+    columns: dict[str, list] = {"image": [], "key": [], "png": []}
+    # PNG is compressed already, and a dictionary of pictures only costs memory.
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, SCHEMA, compression="none", use_dictionary=False) as writer,
+    ):
+        for row in rows:
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+            if len(columns["image"]) == GROUP:
+                _flush(writer, columns)
+        if columns["image"]:
+            _flush(writer, columns)
 
 
 def _flush(writer: pq.ParquetWriter, rows: dict[str, list]) -> None:

@@ -1,0 +1,229 @@
+"""Stage ``fetch-images``: fetch every picture of a corpus that names them by URL, into the image store.
+
+Shard by shard: what is settled stands in a journal (:mod:`vixml.images.journal`) until the shard is written, beside the
+output, so that a run killed at any moment goes on where it stood. Which picture has which id follows from the corpus, so
+neither the order of arrival nor the number of connections reaches the result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vixml.config.world import Fetch
+from vixml.data.corpus import SPLITS, Corpus
+from vixml.data.corpus_writer import URLS
+from vixml.errors import VixmlError
+from vixml.files import atomic_path, sha256_json, write_json
+from vixml.images.bitmap import prepare
+from vixml.images.http import Getter
+from vixml.images.journal import Fetched, Journal
+from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
+from vixml.images.svg import Undrawable
+from vixml.progress import Quiet, bar
+from vixml.provenance import describe_input, stage
+
+LOG = "fetched.parquet"
+FEW = 20  # pictures of a shard from which on their failing says something of the network
+LOG_SCHEMA = pa.schema(
+    [("image", pa.int32()), ("url", pa.string()), ("status", pa.int16()), ("bytes", pa.int64()),
+     ("sha256", pa.string()), ("attempts", pa.int16()), ("error", pa.string())]
+)  # fmt: skip
+
+
+def fetch_images(
+    corpus_dir: Path | str,
+    out: Path | str,
+    size: int,
+    n_shards: int,
+    settings: Fetch,
+    threads: int = 1,
+) -> None:
+    """Fetch, check and prepare the pictures of a corpus and publish an image store.
+
+    Each URL is fetched once, however many items name it. A picture that cannot be had (gone, refused, not a picture, too
+    large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
+
+    Args:
+        corpus_dir: a corpus with ``image_urls.parquet``.
+        out: folder to publish. Beside it, ``<out>-fetching`` holds what a killed run had already.
+        size: side in pixels of the prepared pictures (METHOD: 384).
+        n_shards: files of the store.
+        settings: connections, retries, limits.
+        threads: processes that decode and prepare; the result does not depend on it.
+
+    Raises:
+        VixmlError: the corpus names no URLs, or not one picture could be had.
+    """
+    corpus_dir, out = Path(corpus_dir), Path(out)
+    corpus = Corpus.load(corpus_dir)
+    if not (corpus_dir / URLS).exists():
+        raise VixmlError(
+            "this corpus names no pictures by address",
+            where=corpus_dir / URLS,
+            hint="vixml render-images prepares drawings and local files",
+        )
+    urls = corpus.image_keys()
+    config = {"image_size": size, "shards": n_shards, "fetch": settings.model_dump()}
+    facts: dict[str, object] = {}
+    with stage(out, "fetch-images", config=config, inputs={"corpus": corpus_dir}, facts=facts) as work:
+        kept = _kept_folder(out, corpus_dir, size, n_shards)
+        with bar("fetching pictures", len(urls)) as advance:
+            asyncio.run(_fetch_all(urls, kept, size, n_shards, settings, threads, advance))
+        missing, reasons = _gather(kept, work, len(urls), n_shards)
+        if urls and len(missing) == len(urls):
+            raise VixmlError(
+                "not one picture could be fetched",
+                where=corpus_dir / URLS,
+                found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
+                hint=f"is the network there? what was tried stands in {kept}: delete it to try again",
+            )
+        header = {"format": FORMAT, "n_images": len(urls), "n_shards": n_shards, "missing": missing}
+        write_json(work / "store.json", header)
+        facts |= {"n_images": len(urls), "n_missing": len(missing), "missing_reasons": dict(reasons)}
+        facts["pct_with_images"] = coverage(corpus, missing)
+    shutil.rmtree(kept)
+
+
+def coverage(corpus: Corpus, missing: Iterable[int]) -> dict[str, float]:
+    """Return for each split how many items, in percent, have a picture: those of Table 8."""
+    there = np.ones(corpus.n_images, dtype=bool)
+    there[list(missing)] = False
+    found = {}
+    for split in SPLITS:
+        lists = corpus.images(split)
+        rows = np.unique(lists.row_ids()[there[lists.values]])
+        found[split] = round(100.0 * len(rows) / max(len(lists), 1), 2)
+    return found
+
+
+def _kept_folder(out: Path, corpus: Path, size: int, n_shards: int) -> Path:
+    """Return the folder of what is fetched already; what belongs to another corpus or size is thrown away."""
+    kept = out.with_name(out.name + "-fetching")
+    identity = sha256_json({"corpus": describe_input(corpus)["sha256"], "size": size, "shards": n_shards})
+    stamp = kept / "identity"
+    if kept.exists() and not (stamp.exists() and stamp.read_text() == identity):
+        shutil.rmtree(kept)
+    kept.mkdir(parents=True, exist_ok=True)
+    with atomic_path(stamp) as temporary:
+        Path(temporary).write_text(identity)
+    return kept
+
+
+async def _fetch_all(
+    urls: list[str], kept: Path, size: int, n_shards: int, settings: Fetch, threads: int, advance: Quiet
+) -> None:
+    counts = {"missing": 0, "now": 0, "since": time.monotonic()}
+
+    def note() -> str:
+        speed = counts["now"] / max(time.monotonic() - counts["since"], 1e-9)
+        return f"{speed:.0f} a second, {counts['missing']} missing"
+
+    # spawn: a fork of a process that runs an event loop may hang.
+    with ProcessPoolExecutor(threads, mp_context=get_context("spawn")) as pool:
+        async with Getter(settings) as getter:
+            for shard in range(n_shards):
+                ids = shard_range(shard, len(urls), n_shards)
+                if (kept / shard_name(shard)).exists():
+                    advance.skip(len(ids))
+                    continue
+                with Journal(kept / f"journal-{shard:05d}.sqlite") as journal:
+                    tried = journal.settled()
+                    advance.skip(len(tried))
+
+                    async def work(waiting: Iterator[int], before: dict[int, int], journal: Journal) -> None:
+                        for image in waiting:  # shared: each worker takes the next
+                            row = await _one(image, urls[image], getter, pool, size, before.get(image, 0))
+                            journal.add(row)
+                            counts["now"] += 1
+                            counts["missing"] += row.png is None
+                            if image not in before:
+                                advance(1, note)
+
+                    async def go(images: list[int], before: dict[int, int], journal: Journal = journal) -> None:
+                        waiting = iter(images)
+                        async with asyncio.TaskGroup() as group:
+                            for _ in range(min(settings.concurrency, len(images))):
+                                group.create_task(work(waiting, before, journal))
+
+                    await go([image for image in ids if image not in tried], {})
+                    # What failed in a way that may pass has had the time of the whole shard to do so.
+                    again = journal.may_pass()
+                    await go(list(again), again)
+                    _require_network(journal, kept, len(ids))
+                    _write(journal, kept, shard)
+                for leftover in kept.glob(f"journal-{shard:05d}.sqlite*"):
+                    leftover.unlink()
+
+
+def _require_network(journal: Journal, kept: Path, n: int) -> None:
+    """Stop where half of a shard failed in a way that may pass: the network is down, and nothing is missing yet."""
+    failed = journal.may_pass()
+    if n < FEW or 2 * len(failed) < n:
+        return
+    reasons = Counter(row.error for row in journal if row.may_pass)
+    journal.forget(failed)
+    raise VixmlError(
+        "half of the pictures cannot be had just now",
+        where=kept,
+        found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
+        expected="a network, and servers that answer",
+        hint="run the same command again later: what was fetched is kept",
+    )
+
+
+async def _one(image: int, url: str, getter: Getter, pool: ProcessPoolExecutor, size: int, attempts: int) -> Fetched:
+    answer = await getter.get(url)
+    png, error = None, answer.error
+    if answer.data is not None:
+        png, error = await asyncio.get_running_loop().run_in_executor(pool, prepared, answer.data, size)
+    length = None if answer.data is None else len(answer.data)
+    made = attempts + answer.attempts
+    return Fetched(image, url, answer.status, length, answer.sha256, made, error, png, answer.may_pass)
+
+
+def prepared(data: bytes, size: int) -> tuple[bytes | None, str | None]:
+    """Return a picture as :func:`vixml.images.bitmap.prepare` makes it, or None and the reason."""
+    try:
+        return prepare(data, size), None
+    except Undrawable as error:
+        return None, str(error)
+
+
+def _write(journal: Journal, kept: Path, shard: int) -> None:
+    """Write a shard and its log from the journal; the shard comes last, since it says that all is there."""
+    log: list[list[object]] = [[] for _ in LOG_SCHEMA]
+    for row in journal:
+        values = (row.image, row.url, row.status, row.bytes, row.sha256, row.attempts, row.error)
+        for column, value in zip(log, values, strict=True):
+            column.append(value)
+    with atomic_path(kept / f"log-{shard:05d}.parquet") as temporary:
+        pq.write_table(pa.table(log, schema=LOG_SCHEMA), temporary)
+    write_shard(kept / shard_name(shard), ((row.image, row.url, row.png) for row in journal if row.png is not None))
+
+
+def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[int], Counter[str]]:
+    """Link the shards into the output and put the logs together; returns the missing ids and their reasons."""
+    missing: list[int] = []
+    reasons: Counter[str] = Counter()
+    with atomic_path(work / LOG) as temporary, pq.ParquetWriter(temporary, LOG_SCHEMA) as writer:
+        for shard in range(n_shards):
+            os.link(kept / shard_name(shard), work / shard_name(shard))
+            table = pq.read_table(kept / f"log-{shard:05d}.parquet")
+            writer.write_table(table)
+            for image, error in zip(table["image"].to_pylist(), table["error"].to_pylist(), strict=True):
+                if error is not None:
+                    missing.append(image)
+                    reasons[error.split(":")[0]] += 1
+    return missing, reasons

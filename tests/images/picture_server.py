@@ -1,0 +1,119 @@
+"""A server of pictures that misbehaves on demand: what a path asks for is in its name."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from PIL import Image
+
+
+def picture(seed: int, kind: str = "JPEG") -> bytes:
+    """Return a small picture, another one for each seed."""
+    written = io.BytesIO()
+    Image.new("RGB", (30 + seed % 7, 20), ((seed * 37) % 256, (seed * 91) % 256, 50)).save(written, kind)
+    return written.getvalue()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """``/ok/7`` gives picture 7; see :meth:`do_GET` for the rest."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        server = self.server
+        with server.lock:
+            server.asked[self.path] += 1
+            turn = server.asked[self.path]
+            server.now += 1
+            server.most = max(server.most, server.now)
+        try:
+            _, kind, number = self.path.split("/")[:3]
+            self.answer(kind, int(number), turn)
+        finally:
+            with server.lock:
+                server.now -= 1
+
+    def answer(self, kind, number, turn):
+        """Answer by kind: `late` sleeps longer the smaller its number, `busy` wants a second try, and so on."""
+        if kind == "late":
+            time.sleep(0.002 * (20 - number % 20))
+        elif kind == "busy" and turn == 1:
+            return self.send(b"", 429, {"Retry-After": "0"})
+        elif kind == "flaky" and turn <= 2:
+            return self.send(b"", 503)
+        elif kind == "down":
+            return self.send(b"", 500)
+        elif kind == "gone":
+            return self.send(b"gone", 404)
+        elif kind == "stall" and turn == 1:
+            time.sleep(1.0)
+        elif kind == "cut" and turn == 1:
+            data = picture(number)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Type", "image/jpeg")
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+            return None
+        elif kind == "page":
+            return self.send(b"<html>not here</html>", 200, {"Content-Type": "text/html"})
+        elif kind == "text":
+            return self.send(b"this is no picture", 200, {"Content-Type": "image/jpeg"})
+        elif kind == "large":
+            return self.send(b"\0" * 200_000)
+        elif kind == "endless":
+            self.send_response(200)
+            self.send_header("Content-Type", "image/jpeg")
+            self.end_headers()
+            try:
+                while True:
+                    self.wfile.write(b"\0" * 65536)
+            except OSError:
+                return None
+        elif kind == "bomb":
+            written = io.BytesIO()
+            Image.new("1", (9_000, 9_000)).save(written, "PNG")  # 81 million pixels, 10 kB
+            return self.send(written.getvalue(), 200, {"Content-Type": "image/png"})
+        elif kind == "squeezed":
+            return self.send(picture(number), 200, {"Content-Encoding": "gzip"})
+        elif kind == "around":
+            return self.send(b"", 302, {"Location": self.path})
+        elif kind == "moved":
+            return self.send(b"", 301, {"Location": f"/ok/{number}"})
+        elif kind == "file":
+            return self.send(b"", 302, {"Location": "file:///etc/passwd"})
+        return self.send(picture(number))
+
+    def send(self, data, status=200, headers=None):
+        self.send_response(status)
+        for name, value in ({"Content-Type": "image/jpeg"} | (headers or {})).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        with suppress(OSError):  # whoever has heard enough hangs up
+            self.wfile.write(data)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """Counts what it was asked, and how many requests stood at once."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked, self.lock, self.now, self.most = Counter(), threading.Lock(), 0, 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def url(self, path: str) -> str:
+        """Return the address of a path."""
+        return f"http://127.0.0.1:{self.server_port}/{path}"

@@ -1,0 +1,246 @@
+"""Fetching pictures: what can be had is had, once, whatever the server does; nothing else gets in."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from picture_server import Server, picture
+from PIL import Image
+
+from vixml.config.world import Fetch
+from vixml.data.corpus import Corpus
+from vixml.data.corpus_writer import CorpusWriter
+from vixml.errors import VixmlError
+from vixml.files import sha256_file
+from vixml.images.bitmap import prepare
+from vixml.images.fetch import fetch_images
+from vixml.images.http import Getter, PublicAddresses, Refused, retry_after
+from vixml.images.store import ImageStore
+from vixml.provenance import read_manifest, stage
+
+SIZE = 24
+QUICK = dict(backoff_seconds=0.01, timeout_seconds=0.4, allow_private=True)
+
+
+@pytest.fixture
+def server():
+    with Server() as found:
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch):
+    monkeypatch.setenv("VIXML_PROGRESS", "0")
+
+
+def write_corpus(folder: Path, urls: list[list[str]]) -> Path:
+    """Publish a corpus of queries with these pictures, and a label without one."""
+    with stage(folder, "build-corpus", config={}, inputs={}) as work:
+        writer = CorpusWriter(work)
+        with writer.split("label") as part:
+            part.add("l", "label", images=[])
+        for split in ("train", "test"):
+            with writer.split(split) as part:
+                for row, names in enumerate(urls):
+                    part.add(f"{split}{row}", "text", [0], names)
+        writer.finish(urls=True, facts={})
+    return folder
+
+
+def fetch(corpus: Path, out: Path, n_shards=2, threads=1, **changes):
+    fetch_images(corpus, out, SIZE, n_shards, Fetch(**QUICK | changes), threads)
+    return ImageStore.open(out), pq.read_table(out / "fetched.parquet").to_pylist()
+
+
+def test_every_fault_ends_as_it_must(server, tmp_path):
+    """Each picture that can be had is had; each other one is missing, with its reason."""
+    had = ["ok/0", "busy/1", "flaky/2", "stall/3", "cut/4", "moved/5", "late/6"]
+    lost = {
+        "gone/10": "HTTP 404", "down/11": "HTTP 500", "page/12": "not a picture: text/html",
+        "text/13": "not a picture that can be read", "large/14": "larger than", "endless/15": "larger than",
+        "bomb/16": "too large", "squeezed/17": "a content coding", "around/18": "too many redirects",
+        "file/19": "a redirect to something",
+    }  # fmt: skip
+    corpus = write_corpus(tmp_path / "corpus", [[server.url(path)] for path in [*had, *lost]])
+    store, log = fetch(corpus, tmp_path / "images", max_bytes=150_000)
+    assert [row["url"] for row in log] == Corpus.load(corpus).image_keys()
+    for image, path in enumerate(had):
+        assert store.read(image) == prepare(picture(int(path.split("/")[1])), SIZE), path
+        assert log[image]["status"] == 200 and log[image]["error"] is None and log[image]["bytes"] > 0
+    for image, (path, reason) in enumerate(lost.items(), start=len(had)):
+        assert image in store.missing and log[image]["error"].startswith(reason), (path, log[image])
+    assert server.asked["/flaky/2"] == 3 and log[2]["attempts"] == 3
+    assert server.asked["/gone/10"] == 1, "what will not change is not asked for again"
+    assert server.asked["/down/11"] == log[8]["attempts"] == 10, "all tries, and once more at the shard's end"
+    facts = read_manifest(tmp_path / "images")["facts"]
+    assert facts["n_missing"] == len(lost) and facts["missing_reasons"]["HTTP 404"] == 1
+    assert facts["pct_with_images"] == {"train": 41.18, "test": 41.18, "label": 0.0}
+    assert not (tmp_path / "images-fetching").exists()
+
+
+def test_the_bytes_do_not_depend_on_connections_or_arrival(server, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", [[server.url(f"late/{i}"), server.url(f"ok/{i}")] for i in range(20)])
+    found = []
+    for name, settings in {"a": {}, "b": {"concurrency": 1}, "c": {"concurrency": 7, "threads": 2}}.items():
+        fetch(corpus, tmp_path / name, **settings)
+        found.append(
+            [
+                sha256_file(path)
+                for path in [*sorted((tmp_path / name).glob("*.parquet")), tmp_path / name / "store.json"]
+            ]
+        )
+    assert found[0] == found[1] == found[2]
+    assert max(server.asked.values()) == 3, "each once a run"
+
+
+def test_one_host_gets_its_share_and_no_more(server, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", [[server.url(f"late/{i}")] for i in range(40)])
+    fetch(corpus, tmp_path / "images", concurrency=32, per_host=3)
+    assert 1 < server.most <= 3
+
+
+def test_a_url_of_many_items_is_one_picture(server, tmp_path):
+    same = server.url("ok/1")
+    corpus = write_corpus(tmp_path / "corpus", [[same, server.url("ok/2")], [server.url("ok/2"), same], [same, same]])
+    store, _ = fetch(corpus, tmp_path / "images")
+    lists = Corpus.load(corpus).images("train")
+    assert [lists.row(i).tolist() for i in range(3)] == [[0, 1], [1, 0], [0]], "each item keeps its own order"
+    assert len(store) == 2 and server.asked == {"/ok/1": 1, "/ok/2": 1}
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from vixml.config.world import Fetch
+from vixml.images.fetch import fetch_images
+
+if __name__ == "__main__":
+    corpus, out, settings = json.loads(sys.argv[1])
+    fetch_images(Path(corpus), Path(out), 24, 2, Fetch(**settings), 1)
+"""
+
+
+def test_killed_it_goes_on_and_fetches_nothing_twice(server, tmp_path):
+    urls = [server.url(f"late/{i}") for i in range(120)]
+    corpus = write_corpus(tmp_path / "corpus", [[url] for url in urls])
+    script, out = tmp_path / "child.py", tmp_path / "images"
+    script.write_text(CHILD)
+    arguments = json.dumps([str(corpus), str(out), QUICK | {"concurrency": 2}])
+    child = subprocess.Popen(
+        [sys.executable, str(script), arguments], env=os.environ | {"VIXML_PROGRESS": "0"}, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while sum(server.asked.values()) < 80 and time.monotonic() < deadline:  # in the second of two shards
+        time.sleep(0.005)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    before = dict(server.asked)
+    assert 80 <= len(before) < 120 and not out.exists() and (tmp_path / "images-fetching").exists()
+    store, log = fetch(corpus, out)
+    assert not store.missing and len(log) == 120
+    again = [path for path, count in server.asked.items() if count > 1]
+    assert len(again) <= 2, "no more than those under way when it was killed"
+    assert all(store.read(i) == prepare(picture(i), SIZE) for i in range(120))
+
+
+def test_a_network_that_is_down_loses_nothing(server, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", [[server.url(f"down/{i}")] for i in range(30)] + [[server.url("ok/1")]])
+    with pytest.raises(VixmlError, match="cannot be had just now") as caught:
+        fetch(corpus, tmp_path / "images", n_shards=1, attempts=1)
+    assert "run the same command again" in str(caught.value)
+    with pytest.raises(VixmlError, match="just now"):
+        fetch(corpus, tmp_path / "images", n_shards=1, attempts=1)
+    assert server.asked["/down/3"] == 4 and server.asked["/ok/1"] == 1, "tried again; what was there is kept"
+
+
+def test_not_one_picture_is_an_error(server, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", [[server.url("gone/1")]])
+    with pytest.raises(VixmlError, match="not one picture") as caught:
+        fetch(corpus, tmp_path / "images")
+    assert "HTTP 404" in str(caught.value.found)
+
+
+def test_what_was_fetched_for_another_corpus_is_not_taken(server, tmp_path):
+    first = write_corpus(tmp_path / "a", [[server.url("gone/1")]])
+    with pytest.raises(VixmlError):
+        fetch(first, tmp_path / "images", n_shards=1)
+    second = write_corpus(tmp_path / "b", [[server.url("ok/2")]])
+    store, _ = fetch(second, tmp_path / "images", n_shards=1)
+    assert store.read(0) == prepare(picture(2), SIZE)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "ftp://example.org/a.png", "http://", "no address", "http://[::1", "javascript:alert(1)"],
+)
+def test_what_is_no_web_address_is_refused(url):
+    async def go():
+        async with Getter(Fetch(**QUICK)) as getter:
+            return await getter.get(url)
+
+    answer = asyncio.run(go())
+    assert answer.data is None and answer.attempts == 0 and "web address" in answer.error
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "10.0.0.1", "192.168.1.1", "169.254.169.254", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]"],
+)
+def test_addresses_of_the_own_network_are_refused(host, server):
+    async def go():
+        async with Getter(Fetch(**QUICK | {"allow_private": False})) as getter:
+            return await getter.get(f"http://{host}:{server.server_port}/ok/1")
+
+    answer = asyncio.run(go())
+    assert answer.data is None and "not public" in answer.error and answer.attempts == 1
+    assert not server.asked, "no request was sent"
+
+
+def test_a_redirect_or_a_name_into_the_own_network_is_refused(monkeypatch):
+    """The address connected to is checked, not the name: here a public-looking name that leads home."""
+
+    async def home(self, host, port, **_):
+        return [(2, 1, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", home)
+    with pytest.raises(Refused, match="not public"):
+        asyncio.run(PublicAddresses().connect_tcp("pictures.example.org", 80))
+
+
+def test_retry_after_is_seconds_or_a_date():
+    assert retry_after("7") == 7.0 and retry_after(None) is None and retry_after("soon") is None
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+
+
+def test_a_corpus_without_addresses(tmp_path):
+    with stage(tmp_path / "corpus", "build-corpus", config={}, inputs={}) as work:
+        writer = CorpusWriter(work)
+        with writer.split("label") as part:
+            part.add("l", "label")
+        for split in ("train", "test"):
+            with writer.split(split) as part:
+                part.add("q", "text", [0])
+        writer.finish(facts={})
+    with pytest.raises(VixmlError, match="names no pictures by address"):
+        fetch(tmp_path / "corpus", tmp_path / "images")
+
+
+def test_a_prepared_picture_is_the_papers(server, tmp_path):
+    """RGB, Lanczos, inside the square, white around."""
+    corpus = write_corpus(tmp_path / "corpus", [[server.url("ok/3")]])
+    store, _ = fetch(corpus, tmp_path / "images", n_shards=1)
+    pixels = np.asarray(Image.open(io.BytesIO(store.read(0))))
+    assert pixels.shape == (SIZE, SIZE, 3) and (pixels[0] == 255).all() and (pixels[-1] == 255).all()
+    assert (pixels[SIZE // 2] != 255).any()
