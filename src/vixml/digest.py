@@ -25,6 +25,7 @@ STAGES = {
     "tokenize": "vixml.data.tokens",
     "render-images": "vixml.images.render",
     "fetch-images": "vixml.images.fetch",
+    "prepare-vision": "vixml.images.prepare",
     "embed-images": "vixml.images.pool",
     "prepare-model": "vixml.models.prepare",
     "train": "vixml.training.train",

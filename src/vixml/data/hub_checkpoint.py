@@ -8,6 +8,7 @@ stands in the network's configuration is its reader's.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -111,7 +112,7 @@ class Checkpoint:
         return {key: tuple(value["shape"]) for header in self.headers.values() for key, value in header.items()}
 
     def write_weights(self, work: Path, names: Mapping[str, str]) -> None:
-        """Write some tensors, and the files beside the weights, into ``work``; a download is used up by it.
+        """Write some tensors, and the files beside the weights, into ``work``.
 
         Args:
             work: the folder to fill.
@@ -133,16 +134,19 @@ class Checkpoint:
             write_json(work / self.layout.index, {"metadata": {"total_size": sum(sizes)}, "weight_map": places})
         for file in _companions(self.folder, self.layout):
             self._hand_over(file, work)
+
+    def done(self) -> None:
+        """Remove a download that was written and found in order; what was placed by hand stays."""
         if not self.placed:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _hand_over(self, file: str, work: Path) -> None:
-        # What was placed by hand stays where it is.
-        if self.placed:
+        try:
+            if self.placed:  # a person's file must not change with the result
+                raise OSError
+            os.link(self.folder / file, work / file)
+        except OSError:  # another disk, or one without links
             shutil.copyfile(self.folder / file, work / file)
-        else:
-            # The download folder may lie on another disk than the result.
-            shutil.move(self.folder / file, work / file)
 
 
 def placed_folder(raw_dir: Path, checkpoint: str) -> Path:
@@ -256,11 +260,13 @@ def _check_index(folder: Path, headers: Mapping[str, Mapping[str, Any]], layout:
             )
 
 
-def unknown_architecture(path: Path, config: Mapping[str, Any], error: Exception) -> VixmlError:
-    """Return the error of a network that transformers cannot build."""
+def unknown_architecture(
+    path: Path, config: Mapping[str, Any], error: Exception, library: str = "transformers"
+) -> VixmlError:
+    """Return the error of a network that the library cannot build."""
     return VixmlError(
-        "a checkpoint's architecture is not known to this version of transformers",
+        f"a checkpoint's architecture is not known to this version of {library}",
         where=f"{path}: model_type",
         found=f"{config.get('model_type')!r} ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
-        hint="code that a repository carries is never run: take a checkpoint of an architecture inside transformers",
+        hint=f"code that a repository carries is never run: take a checkpoint of an architecture inside {library}",
     )

@@ -45,6 +45,7 @@ def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, An
     facts["unused_tensors"] = _check_shapes(config, names, checkpoint)
     write_json(work / LAYOUT.config, config)
     checkpoint.write_weights(work, names)
+    checkpoint.done()
 
 
 def _text_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
