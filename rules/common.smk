@@ -14,16 +14,18 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from vixml.config.load import load_runs, load_workflow, load_world, read_yaml
+from vixml.config.load import load_runs, load_workflow, load_world, read_yaml, registry_files
 from vixml.data.catalogue import folder_of
 from vixml.data.catalogue_tables import tables_in
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, sha256_json
+from vixml.reproduce.specs import load_any_tables
 
 try:
     WORKFLOW = load_workflow(config, "the workflow's configuration (config/config.yaml, --configfile, --config)")
     RUNS, WORLD = load_runs(WORKFLOW.config_dir), load_world(WORKFLOW.config_dir)
+    TABLE_SPECS = dict(zip(WORKFLOW.tables, load_any_tables(WORKFLOW.config_dir, WORKFLOW.tables), strict=True))
 except VixmlError as error:
     raise WorkflowError(str(error)) from None
 
@@ -172,8 +174,7 @@ def reported_files(kind, names):
     """Return the files that tables (`tables`) or figures (`figures`) are laid out from."""
     folder = Path(CONFIG_DIR)
     files = [
-        folder / "datasets.yaml",
-        folder / "models.yaml",
+        *registry_files(folder),
         *folder.glob("runs/*.yaml"),
         *folder.glob("reported/*.csv"),
     ]
