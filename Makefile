@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help install demo test check bench lock record adopt clean
+.PHONY: help install demo test check bench lock record push pull adopt clean
 
 # The versions in requirements.lock were tested with Python 3.11; `make PYTHON=/path/to/python` takes another.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
@@ -66,6 +66,13 @@ lock: install  ## pin the newest versions that pyproject.toml allows, and write 
 
 record:  ## tell DVC what Snakemake made, so that `dvc status` is clean and `dvc push` shares it (docs/dvc.md)
 	@$(ACTIVATE) && dvc commit --force --quiet && dvc status
+
+push:  ## share what DVC recorded: to its default remote, after a look whether that is there
+	@$(ACTIVATE) && vixml check-remote && dvc push
+
+pull:  ## in a fresh clone: fetch results from DVC's default remote, and take them as made
+	@$(ACTIVATE) && vixml check-remote --filled && dvc pull
+	@$(MAKE) --no-print-directory adopt
 
 adopt:  ## after `dvc pull` in a fresh clone: take what was pulled as made, so that nothing is made again
 	@$(ACTIVATE) && if [ -n "$$(dvc status --quiet || echo changed)" ]; then \
