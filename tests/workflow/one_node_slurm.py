@@ -31,6 +31,12 @@ def missing() -> str | None:
     return None
 
 
+def memory() -> int:
+    """Return the memory of the node in MB."""
+    shown = subprocess.run(["slurmd", "-C"], check=True, capture_output=True, text=True).stdout
+    return int(re.search(r"RealMemory=(\d+)", shown)[1])
+
+
 @contextmanager
 def cluster(folder: Path) -> Iterator[Path]:
     """Start a cluster whose state lies in ``folder``; stop it at the end, whatever happens."""
