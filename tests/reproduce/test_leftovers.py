@@ -18,10 +18,10 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, name: str) -> subprocess.Popen:
+def start(folder: Path, name: str, *words: str) -> subprocess.Popen:
     (folder / name).write_text("#!/bin/sh\nread line\n")
     (folder / name).chmod(0o755)
-    return subprocess.Popen([folder / name], cwd=folder, stdin=subprocess.PIPE)
+    return subprocess.Popen([folder / name, *words], cwd=folder, stdin=subprocess.PIPE)
 
 
 def test_a_lock_that_nobody_holds_is_explained(folder):
@@ -33,11 +33,20 @@ def test_a_lock_that_nobody_holds_is_explained(folder):
     assert explain_lock(folder) == ""
 
 
-def test_a_lock_that_is_held_is_not(folder):
+def test_a_lock_that_is_held_names_its_holder(folder):
     process = start(folder, "snakemake")
     try:
         assert processes(folder, "snakemake") == [process.pid]
-        assert explain_lock(folder) == ""
+        assert explain_lock(folder).endswith(f"kill -INT {process.pid}")
+        assert "killed" not in explain_lock(folder)
+    finally:
+        process.communicate()
+
+
+def test_the_snakemake_of_one_job_on_a_node_is_no_holder(folder):
+    process = start(folder, "snakemake", "--mode", "remote")
+    try:
+        assert processes(folder, "snakemake") == []
     finally:
         process.communicate()
 

@@ -17,6 +17,8 @@ def locked(folder: Path) -> bool:
 def processes(folder: Path, program: str) -> list[int]:
     """Return the processes of a program that were started in ``folder``, this one and its parents left out.
 
+    A Snakemake that a batch system started for one job of another one counts as that job, not as a Snakemake.
+
     Args:
         folder: where the workflow lies.
         program: the name of a command, ``snakemake`` or ``vixml``.
@@ -28,7 +30,9 @@ def processes(folder: Path, program: str) -> list[int]:
             words, place = process.cmdline(), Path(process.cwd())
         except (psutil.Error, OSError):
             continue  # gone meanwhile, or another user's
-        if process.pid not in own and place == here and any(Path(word).name == program for word in words[:3]):
+        if place != here or process.pid in own or not any(Path(word).name == program for word in words[:3]):
+            continue
+        if "--mode" not in words:
             found.append(process.pid)
     return sorted(found)
 
@@ -47,24 +51,32 @@ def queued(folder: Path) -> list[str]:
 
 
 def explain_lock(folder: Path) -> str:
-    """Return why ``folder`` is locked and which commands clear it; empty if it is not, or if a Snakemake runs in it.
+    """Return why ``folder`` is locked and which commands clear it; empty if it is not locked.
 
     Args:
         folder: where the workflow lies.
     """
-    if not locked(folder) or processes(folder, "snakemake"):
+    if not locked(folder):
         return ""
-    ends = []
-    if jobs := processes(folder, "vixml"):
-        ends.append(f"kill {' '.join(map(str, jobs))}")
+    if holders := processes(folder, "snakemake"):
+        named = " ".join(map(str, holders))
+        return (
+            f"A Snakemake is at work in this folder already, process {named}.\n"
+            f"  what now: wait until it has finished; or stop it, with its jobs: kill -INT {named}"
+        )
+    # A job of SLURM may run on this very node: it is ended through SLURM.
     if waiting := queued(folder):
-        ends.append(f"scancel {' '.join(waiting)}")
-    said = "This folder is locked by a run that was killed; "
+        ends = f"scancel {' '.join(waiting)}"
+    elif jobs := processes(folder, "vixml"):
+        ends = f"kill {' '.join(map(str, jobs))}"
+    else:
+        ends = ""
     if ends:
-        said += (
+        said = (
             "jobs that it started still run. Wait until they have ended, or end them; two trainings of the same run\n"
-            f"would stand in each other's way. What it finished is kept.\n  what now: {'; '.join(ends)}\n            "
+            f"would stand in each other's way. What it finished is kept.\n  what now: {ends}\n            "
         )
     else:
-        said += "nothing runs here any more. What it finished is kept.\n  what now: "
-    return said + "snakemake --unlock\n            then the same command again; a training goes on from its checkpoint"
+        said = "nothing runs here any more. What it finished is kept.\n  what now: "
+    clear = "snakemake --unlock\n            then the same command again; a training goes on from its checkpoint"
+    return f"This folder is locked by a run that was killed; {said}{clear}"
