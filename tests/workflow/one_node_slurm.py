@@ -80,7 +80,7 @@ def _configure(folder: Path) -> None:
 ClusterName=one
 SlurmctldHost={_host()}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 SlurmUser=root
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -103,7 +103,10 @@ MailProg=/bin/true
 GresTypes=gpu
 MaxArraySize=100
 {topology} Gres=gpu:1 State=UNKNOWN
-PartitionName=main Nodes={_host()} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes={_host()} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes={_host()} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
     )
     (ETC / "gres.conf").write_text(f"Name=gpu File={folder}/gpu0\n")

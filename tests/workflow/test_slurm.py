@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import time
 
+import one_node_slurm
 import pytest
 from three_doors import MODEL, slurm
 from tiny_world import Copy
 
 pytestmark = pytest.mark.slow
+EPOCHS = 1500
 
 
-def test_a_cancelled_training_goes_on_from_its_checkpoint(cluster, finished, tmp_path):
-    copy = Copy(shutil.copytree(finished.root, tmp_path / "repository"))
-    copy.edit("config/runs/picto.yaml", "epochs: 2", "epochs: 1500")
+def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
+    """Start a long training on the cluster, and wait for its first checkpoint; return Snakemake and SLURM's job."""
+    copy.edit("config/runs/picto.yaml", "epochs: 2", f"epochs: {EPOCHS}")
     process = subprocess.Popen(
         slurm(MODEL),
         cwd=copy.root,
@@ -35,21 +37,54 @@ def test_a_cancelled_training_goes_on_from_its_checkpoint(cluster, finished, tmp
         ["squeue", "-h", "-O", "JobID,tres-per-job"], check=True, capture_output=True, text=True
     ).stdout.split()
     assert "gpu" in gpus, "a training asks SLURM for a GPU of its own"
-    subprocess.run(["scancel", job], check=True)
+    return process, job
+
+
+def end(copy: Copy, process: subprocess.Popen[str]) -> str:
+    """Wait for Snakemake, and check that the training went on where it was; return what was printed."""
     shown, _ = process.communicate(timeout=500)
     assert process.returncode == 0, shown[-3000:]
-    assert shown.count("has been submitted with SLURM jobid") == 2, "asked for again, by itself"
     training = json.loads((copy.root / MODEL).with_name("training.json").read_text())
-    assert training["epochs"] == 1500 and not checkpoint.exists()
+    assert training["epochs"] == EPOCHS
+    assert not (copy.root / MODEL.replace("model/manifest.json", "checkpoint")).exists()
     log = (copy.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text()
-    assert "epoch 1/1500" not in log and "epoch 1500/1500" in log, "the training began again from nothing"
+    assert f"epoch 1/{EPOCHS}" not in log and f"epoch {EPOCHS}/{EPOCHS}" in log, "the training began again from nothing"
+    return shown
+
+
+def test_a_cancelled_training_goes_on_from_its_checkpoint(cluster, finished, tmp_path):
+    copy = Copy(shutil.copytree(finished.root, tmp_path / "repository"))
+    process, job = begin(copy)
+    subprocess.run(["scancel", job], check=True)
+    shown = end(copy, process)
+    assert shown.count("has been submitted with SLURM jobid") == 2, "asked for again, by itself"
+    # It asks for more than the first time, but never for more than a node has.
+    asked = subprocess.run(
+        ["squeue", "-h", "-t", "all", "-O", "Name:50,MinMemory"], capture_output=True, text=True
+    ).stdout
+    run = shown.split("SLURM run ID: ")[1].split()[0]
+    first, second = (int(line.split()[1].rstrip("M")) for line in reversed([x for x in asked.splitlines() if run in x]))
+    assert first <= second <= one_node_slurm.memory()
+
+
+def test_a_preempted_training_goes_on_from_its_checkpoint(cluster, finished, tmp_path):
+    copy = Copy(shutil.copytree(finished.root, tmp_path / "repository"))
+    process, job = begin(copy)
+    urgent = ["sbatch", "--partition=urgent", "--gpus=1", "--output=/dev/null", "--wrap=sleep 3"]
+    subprocess.run(urgent, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    shown = end(copy, process)
+    assert shown.count("has been submitted with SLURM jobid") == 1, "it kept its place in SLURM's own queue"
+    told = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
+    assert "Restarts=1" in told
 
 
 def test_a_partition_that_does_not_exist(cluster, copy):
     command = slurm("paper_tables", "--forcerun", "make_report", "--default-resources", "slurm_partition=nowhere")
     shown = copy.run(*command, check=False)
     assert (
-        "SLURM has no partition 'nowhere'" in shown and "sinfo lists: main" in shown and shown.count("what now:") == 1
+        "SLURM has no partition 'nowhere'" in shown
+        and "sinfo lists: main, urgent" in shown
+        and shown.count("what now:") == 1
     )
     assert "Traceback" not in shown and "has been submitted" not in shown
 
