@@ -161,7 +161,7 @@ def test_make_lists_its_targets():
     if shutil.which("make") is None:
         pytest.skip("no make here")
     shown = run("make").stdout
-    for target in ("install", "demo", "test", "check", "clean"):
+    for target in ("install", "demo", "test", "slow", "check", "record", "push", "pull", "clean"):
         assert f"make {target}" in shown
 
 
