@@ -26,6 +26,7 @@ STAGES = {
     "render-images": "vixml.images.render",
     "fetch-images": "vixml.images.fetch",
     "embed-images": "vixml.images.pool",
+    "import-vectors": "vixml.images.published",
     "prepare-model": "vixml.models.prepare",
     "train": "vixml.training.train",
     "build-index": "vixml.retrieval.encode",
