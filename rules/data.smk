@@ -19,7 +19,8 @@ rule fetch_source:
     threads: 1
     resources:
         mem_mb=1000,
-        runtime=60,
+        # The largest file, vectors of LF-AmazonTitles-1.3M, has about 30 GB.
+        runtime=720,
     params:
         # No digest of the code here: what a file must be is its hash, so no edit can ask for a second download.
         source=lambda wildcards: SOURCE_OF[wildcards.filename],

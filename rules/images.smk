@@ -1,11 +1,22 @@
-# Pictures to vectors: render_images or fetch_images, prepare_vision, embed_images.
+# Pictures to vectors: render_images or fetch_images, prepare_vision, embed_images; or vectors as published: import_vectors.
 #
-# REQUIRED INPUTS: results/data/{dataset}/corpus (which pictures); results/raw/{filename} (drawings, vision weights); for vision
-#   models of the hub a network, or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
+# REQUIRED INPUTS: results/data/{dataset}/corpus (which pictures); results/raw/{filename} (drawings, vision weights, vectors); for
+#   vision models of the hub a network, or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
 # OUTPUTS: results/data/{dataset}/images; results/vision/{vision}; results/data/{dataset}/bank/{vision}.
 
 # Which of the two rules makes a dataset's pictures; a pattern that nothing matches where no dataset is of that kind.
 FETCHED = "|".join(re.escape(name) for name, entry in WORLD.datasets.items() if entry.fetches) or "(?!)"
+
+# Which banks are imported: a pattern of a dataset that looks ahead at the encoder.
+IMPORTED = (
+    "|".join(
+        f"{re.escape(name)}(?=/bank/{re.escape(vision)}/)"
+        for name, entry in WORLD.datasets.items()
+        for vision in entry.published_vectors
+        if is_published(name, vision)
+    )
+    or "(?!)"
+)
 
 
 rule fetch_images:
@@ -115,6 +126,8 @@ rule embed_images:
         f"{LOGS}/embed_images/{{dataset}}/{{vision}}.log",
     benchmark:
         f"{BENCHMARKS}/embed_images/{{dataset}}/{{vision}}.tsv"
+    wildcard_constraints:
+        dataset=f"(?!(?:{IMPORTED}))[A-Za-z0-9][A-Za-z0-9.\\-]*",
     priority: 10000
     conda:
         ENVIRONMENT
@@ -136,5 +149,40 @@ rule embed_images:
         """
         vixml embed-images --vision {wildcards.vision} --store $(dirname {input.images}) --raw {params.raw} \
             --out $(dirname {output}) {params.model} --threads {threads} --device {resources.device} \
+            --config-dir {params.config_dir} 2>&1 | tee {log}
+        """
+
+
+rule import_vectors:
+    """Turn image vectors that somebody published into the bank that pooling would write."""
+    input:
+        raw=ancient(raw_of_vectors),
+        corpus=CORPUS,
+    output:
+        BANK,
+    log:
+        f"{LOGS}/import_vectors/{{dataset}}/{{vision}}.log",
+    benchmark:
+        f"{BENCHMARKS}/import_vectors/{{dataset}}/{{vision}}.tsv"
+    wildcard_constraints:
+        dataset=IMPORTED,
+    priority: 10000
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        settings=importing_settings,
+        code=code("import-vectors"),
+        raw=RAW_DIR,
+        config_dir=CONFIG_DIR,
+    message:
+        "Import published vectors of {wildcards.vision} for {wildcards.dataset}"
+    shell:
+        """
+        vixml import-vectors --dataset {wildcards.dataset} --vision {wildcards.vision} \
+            --corpus $(dirname {input.corpus}) --raw {params.raw} --out $(dirname {output}) \
             --config-dir {params.config_dir} 2>&1 | tee {log}
         """

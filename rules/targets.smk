@@ -92,7 +92,7 @@ def target_data():
 
 
 def target_images():
-    """Return all image vectors of the configuration."""
+    """Return all image vectors of the configuration, pooled or imported."""
     found = [BANK.format(dataset=d, vision=run.images.vision) for d, _, _, run in target_runs() if run.needs_bank]
     return list(dict.fromkeys(found))
 
@@ -104,8 +104,9 @@ def target_models():
 
 
 def gallery_dataset():
-    """Return the dataset whose queries the report shows: the first with runs that read images, else none."""
-    return next((dataset for dataset, _, _, run in target_runs() if run.needs_bank), None)
+    """Return the dataset whose queries the report shows: the first whose pictures runs read, else none."""
+    wanted = (d for d, _, _, run in target_runs() if run.needs_bank and not is_published(d, run.images.vision))
+    return next(wanted, None)
 
 
 def configfile_of_all():

@@ -27,6 +27,7 @@ STAGES = {
     "fetch-images": "vixml.images.fetch",
     "prepare-vision": "vixml.images.prepare",
     "embed-images": "vixml.images.pool",
+    "import-vectors": "vixml.images.published",
     "prepare-model": "vixml.models.prepare",
     "train": "vixml.training.train",
     "build-index": "vixml.retrieval.encode",

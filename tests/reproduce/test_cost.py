@@ -16,6 +16,7 @@ from vixml.reproduce.cost import (
     Cost,
     bank_cost,
     count,
+    imported_cost,
     index_cost,
     model_cost,
     pictures,
@@ -217,6 +218,9 @@ def test_pictures_are_counted_or_bounded():
     bank = bank_cost(WORLD, "LF-AmazonTitles-131K", "siglip2", 3, GPU)
     assert bank.disk_bytes == pytest.approx(2 * 1152 * found)
     assert bank.hours == pytest.approx(found * VISION["siglip2"].flop / GPU.encoder / 3600)
+    assert imported_cost(WORLD, "LF-AmazonTitles-131K", "siglip2", 3) == Cost(
+        disk_bytes=pytest.approx(3 * bank.disk_bytes)
+    )
     with pytest.raises(VixmlError, match="vision encoder"):
         bank_cost(
             WORLD.model_copy(update={"vision_models": {"new": WORLD.vision_models["vit"]}}), "picto", "new", 3, GPU

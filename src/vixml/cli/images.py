@@ -1,4 +1,4 @@
-"""Verbs ``render-images``, ``fetch-images``, ``prepare-vision`` and ``embed-images``."""
+"""Verbs ``render-images``, ``fetch-images``, ``prepare-vision``, ``embed-images`` and ``import-vectors``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command("fetch-images")(fetch_images)
     app.command("prepare-vision")(prepare_vision)
     app.command("embed-images")(embed_images)
+    app.command("import-vectors")(import_vectors)
 
 
 def render_images(
@@ -172,3 +173,54 @@ def embed_images(
     # vectors.npy, float16, is written through a memory map.
     require_space(out, 2 * len(ImageStore.open(store)) * world.vision_models[vision].dim)
     run(store, world, vision, raw, out, model_dir=model_dir, device=device, precision=precision, threads=threads)
+
+
+def import_vectors(
+    dataset: Annotated[str, typer.Option(help="Entry of datasets.yaml: its published_vectors name the files.")],
+    vision: Annotated[str, typer.Option(help="Vision encoder that made the vectors, an entry of models.yaml.")],
+    corpus: Annotated[Path, typer.Option(help="Corpus whose items the vectors are of, in the same order.")],
+    raw: Annotated[Path, RAW],
+    out: Annotated[Path, OUT],
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    r"""Turn image vectors that somebody published into an image bank.
+
+    Reads for each split a matrix (float32, .npy) and a pickled map from items to
+    its rows. No code in the map is run: anything but lists of integers is
+    refused. Writes vectors.npy, float16, the lists of rows of each item, and
+    bank.json: what `vixml embed-images` writes from pictures, so training does
+    not know the difference. Memory holds one block of rows at a time.
+
+    Example:
+
+        vixml import-vectors --dataset LF-AmazonTitles-131K --vision siglip2 \
+            --corpus results/data/LF-AmazonTitles-131K/corpus --raw results/raw \
+            --out results/data/LF-AmazonTitles-131K/bank/siglip2
+    """
+    from vixml.cli.data import verify_raw
+    from vixml.config.load import load_world, unknown_key
+    from vixml.data.corpus import SPLITS
+    from vixml.errors import VixmlError
+    from vixml.images.published import Published
+    from vixml.images.published import import_vectors as run
+
+    world = load_world(config_dir)
+    if dataset not in world.datasets:
+        raise unknown_key(dataset, sorted(world.datasets), f"{config_dir / 'datasets.yaml'}: datasets")
+    known = world.datasets[dataset].published_vectors
+    if vision not in known:
+        raise VixmlError(
+            "no published vectors of this encoder are known for this dataset",
+            where=f"{config_dir / 'datasets.yaml'}: datasets.{dataset}.published_vectors",
+            found=vision,
+            expected=", ".join(known) or "an entry",
+            hint="pool the pictures instead: vixml embed-images",
+        )
+    verify_raw(world, known[vision].sources, raw)
+
+    def place(source: str) -> Path:
+        return raw / world.sources[source].filename
+
+    files = {split: getattr(known[vision], split) for split in SPLITS}
+    files = {split: Published(place(found.vectors), place(found.map)) for split, found in files.items()}
+    run(corpus, files, vision, world.vision_models[vision], out)

@@ -167,6 +167,12 @@ def load_world(config_dir: Path | str) -> World:
                 _add_entries(data, section, entries or {}, path)
     world = validate(World, data, config_dir / "{datasets,models}.yaml")
     wanted = [(f"datasets.{d}", s) for d, entry in world.datasets.items() for s in entry.sources]
+    for d, entry in world.datasets.items():
+        for vision, published in entry.published_vectors.items():
+            where = f"datasets.{d}.published_vectors.{vision}"
+            if vision not in world.vision_models:
+                raise unknown_key(vision, sorted(world.vision_models), f"{config_dir}: {where}")
+            wanted += [(where, source) for source in published.sources]
     for kind, models in (("text_models", world.text_models), ("vision_models", world.vision_models)):
         for m, entry in models.items():
             wanted += [(f"{kind}.{m}", s) for s in (entry.weights, getattr(entry, "tokenizer", None)) if s is not None]

@@ -51,6 +51,11 @@ class WorkflowConfig(Strict):
         description="Do what `tables` need and nothing else, `--config 'tables=[table3]' only_shown=True`: leave out runs that none "
         "of them shows, timings without the table of latencies, other data sets.",
     )
+    published_vectors: bool = Field(
+        True,
+        description="Whether image vectors are imported where the registry knows them as published (`published_vectors` of "
+        "a dataset); `false`: its pictures are fetched and pooled here.",
+    )
     latencies: list[str] = Field(
         [],
         description="Trained runs of the first target's dataset whose milliseconds a query are measured, with their first seed.",

@@ -123,6 +123,26 @@ class Fetch(Strict):
     user_agent: str = Field("vixml (research; image fetching)", description="How the fetcher names itself.")
 
 
+class VectorFiles(Strict):
+    """Published image vectors of one split."""
+
+    vectors: str = Field(description="Entry of `sources`: `.npy`, float32, a row a picture.")
+    map: str = Field(description="Entry of `sources`: `.npy`, for each item a list of rows, or -1.")
+
+
+class PublishedVectors(Strict):
+    """Image vectors that somebody published ready made, by split."""
+
+    train: VectorFiles = Field(description="Of the training queries.")
+    test: VectorFiles = Field(description="Of the test queries.")
+    label: VectorFiles = Field(description="Of the labels.")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the entries of `sources` that are read."""
+        return tuple(name for files in (self.train, self.test, self.label) for name in (files.vectors, files.map))
+
+
 class Dataset(Strict):
     """One dataset: its origin, its text, its images, what to verify."""
 
@@ -147,6 +167,11 @@ class Dataset(Strict):
         None,
         description="`xc-repository`: the source, an entry of `sources`, that lists the addresses of the images by item: a "
         "Parquet file with the columns `id` and `url`, several rows an item, the best first.",
+    )
+    published_vectors: dict[str, PublishedVectors] = Field(
+        {},
+        description="Image vectors that are published ready made, by vision encoder: they take the place of fetching and "
+        "pooling pictures (docs/images.md), unless the workflow's `published_vectors` is false.",
     )
     fetch: Fetch = Fetch()
     propensity: Propensity = Propensity()

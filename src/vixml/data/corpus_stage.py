@@ -90,7 +90,7 @@ def build_corpus(
     for name, source in used.items():
         verify_file(raw_dir / source.filename, name, source)
     # Facts are for the reader, the title for tables: neither changes the corpus.
-    config = dataset.model_dump(mode="json", exclude={"facts", "title", "fetch"})
+    config = dataset.model_dump(mode="json", exclude={"facts", "title", "fetch", "published_vectors"})
     config = {"id": dataset_id, **config, "sha256": {name: source.sha256 for name, source in used.items()}}
     facts: dict[str, Any] = {}
     inputs = {name: raw_dir / source.filename for name, source in used.items()}

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from vixml.data.corpus import SPLITS, Corpus
 from vixml.errors import VixmlError
 from vixml.files import load_array, read_json
 from vixml.ragged import Ragged
 
 FORMAT = "vixml-bank-1"
-REBUILD = "delete the folder and run embed-images again"
+REBUILD = "delete the folder and run the stage that writes it again: embed-images or import-vectors"
 
 
 @dataclass(frozen=True)
 class ImageBank:
-    """Hold one vector a picture; row = image id.
+    """Hold one vector a picture; row = image id, or, with lists of its own, a number of its own.
 
     Attributes:
         vectors: (n_images, dim) float16, memory-mapped: only the rows gathered are ever read.
         missing: (n_missing,) int64, ascending: ids without a picture. Their rows are zero and never handed out.
         vision: which encoder made them.
         folder: where they lie.
+        own: split -> (n_split) lists over rows, where the bank was published with them; else empty, and the corpus's lists
+            say which vectors an item has.
 
     Example:
         >>> bank = ImageBank(np.eye(3, 4, dtype=np.float16), np.array([1]), "demo", Path("bank"))
@@ -36,6 +40,7 @@ class ImageBank:
     missing: np.ndarray
     vision: str
     folder: Path
+    own: Mapping[str, Ragged] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path | str) -> ImageBank:
@@ -64,7 +69,10 @@ class ImageBank:
                 expected=f"{expected} float16",
                 hint=REBUILD,
             )
-        return cls(vectors, np.asarray(header["missing"], dtype=np.int64), header["vision"], folder)
+        own = {}
+        if header.get("lists") == "own":
+            own = {split: Ragged.load(folder / f"{split}_images") for split in SPLITS}
+        return cls(vectors, np.asarray(header["missing"], dtype=np.int64), header["vision"], folder, own)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -73,6 +81,25 @@ class ImageBank:
     def dim(self) -> int:
         """Return the length of a vector."""
         return self.vectors.shape[1]
+
+    def images_of(self, corpus: Corpus, split: str) -> Ragged:
+        """Return which vectors each item of a split has: the bank's own lists where it has any, else the corpus's.
+
+        Raises:
+            VixmlError: the bank's lists speak of another number of items than the corpus has.
+        """
+        if not self.own:
+            return corpus.images(split)
+        lists = self.own[split]
+        if len(lists) != corpus.n(split):
+            raise VixmlError(
+                "item-to-image lists and corpus do not belong together",
+                where=self.folder / f"{split}_images",
+                found=f"lists of {len(lists)} items",
+                expected=f"{corpus.n(split)}, the items of {corpus.folder}",
+                hint="import the vectors for this corpus: vixml import-vectors",
+            )
+        return lists
 
     def lists(self, item_images: Ragged, per_item: int, control: str = "none", seed: int = 0) -> Ragged:
         """Return the images that each item gets: missing ones dropped, then at most ``per_item``, order kept.
@@ -83,7 +110,7 @@ class ImageBank:
         has any, none gets one.
 
         Args:
-            item_images: (n_items) lists of image ids, in order of preference.
+            item_images: (n_items) lists of image ids, in order of preference (:meth:`images_of`).
             per_item: how many at most.
             control: ``none`` gives everyone their own.
             seed: of the control's draw; the same images are drawn whatever the items.

@@ -12,21 +12,21 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vixml.config.world import Fetch
-from vixml.data.corpus import SPLITS, Corpus
+from vixml.data.corpus import Corpus
 from vixml.data.corpus_writer import URLS
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, write_json
 from vixml.images.bitmap import prepare
+from vixml.images.coverage import coverage
 from vixml.images.http import Getter
 from vixml.images.journal import Fetched, Journal
 from vixml.images.kept import kept_folder
@@ -96,18 +96,6 @@ def fetch_images(
         facts |= {"n_images": len(urls), "n_missing": len(missing), "missing_reasons": dict(reasons)}
         facts["pct_with_images"] = coverage(corpus, missing)
     shutil.rmtree(kept)
-
-
-def coverage(corpus: Corpus, missing: Iterable[int]) -> dict[str, float]:
-    """Return for each split how many items, in percent, have a picture: those of Table 8."""
-    there = np.ones(corpus.n_images, dtype=bool)
-    there[list(missing)] = False
-    found = {}
-    for split in SPLITS:
-        lists = corpus.images(split)
-        rows = np.unique(lists.row_ids()[there[lists.values]])
-        found[split] = round(100.0 * len(rows) / max(len(lists), 1), 2)
-    return found
 
 
 async def _fetch_all(

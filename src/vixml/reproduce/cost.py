@@ -182,6 +182,11 @@ def bank_cost(world: World, dataset: str, vision: str, most: int, hardware: Hard
     )
 
 
+def imported_cost(world: World, dataset: str, vision: str, most: int) -> Cost:
+    """Return the disk of vectors that are imported as published: float32 as fetched, float16 in the bank."""
+    return Cost(disk_bytes=(4.0 + 2.0) * pictures(world, dataset, most) * world.vision_models[vision].dim)
+
+
 # -- what stands in a cell that was not run --------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from vixml.reproduce.assumptions import HARDWARE, TEXTS, Hardware, Kind
 from vixml.reproduce.cost import (
     Cost,
     bank_cost,
+    imported_cost,
     index_cost,
     model_cost,
     pictures_cost,
@@ -168,6 +169,8 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
         VixmlError: a dataset, language model or vision encoder whose cost cannot be counted.
     """
     world, configs = load_world(workflow.config_dir), load_runs(workflow.config_dir)
+    if not workflow.published_vectors:
+        world = _pooled(world)
     keys = list(dict.fromkeys((t.dataset, run, seed) for t in workflow.targets for run in t.runs for seed in t.seeds))
     parts: dict[str, Cost] = {}
     runs: dict[RunKey, tuple[str, ...]] = {}
@@ -198,11 +201,20 @@ def parts_of_run(
         yield f"tokens/{dataset}/{model}-{length}", tokens_cost(job)
         if config.needs_bank:
             vision, most = config.images.vision, most_pictures(dataset, configs)
-            yield f"pictures/{dataset}", pictures_cost(world, dataset, most)
-            yield f"bank/{dataset}/{vision}", bank_cost(world, dataset, vision, most, hardware)
+            if vision in world.datasets[dataset].published_vectors:
+                yield f"bank/{dataset}/{vision}", imported_cost(world, dataset, vision, most)
+            else:
+                yield f"pictures/{dataset}", pictures_cost(world, dataset, most)
+                yield f"bank/{dataset}/{vision}", bank_cost(world, dataset, vision, most, hardware)
         yield f"train/{dataset}/{trained}/seed{seed}", train_cost(own, hardware)
         yield f"index/{dataset}/{trained}/seed{seed}", index_cost(own, hardware)
     yield f"predict/{dataset}/{run}/seed{seed}", predict_cost(job, hardware)
+
+
+def _pooled(world: World) -> World:
+    """Return the registry without published vectors: every picture is fetched and pooled."""
+    datasets = {name: entry.model_copy(update={"published_vectors": {}}) for name, entry in world.datasets.items()}
+    return world.model_copy(update={"datasets": datasets})
 
 
 def most_pictures(dataset: str, configs: dict[tuple[str, str], RunConfig]) -> int:

@@ -132,7 +132,9 @@ def coverage(store: Sealed, corpus: Corpus) -> Outcome:
 def bank_norms(bank: Sealed, corpus: Corpus) -> Outcome:
     """Check a sample of image vectors: finite, not zero, and zero where the picture is missing."""
     opened = ImageBank.open(bank.path)
-    if len(opened) != corpus.n_images:
+    for split in SPLITS:
+        opened.images_of(corpus, split)  # refuses lists of another number of items
+    if not opened.own and len(opened) != corpus.n_images:
         return Failed("a bank is not that of the corpus", f"{len(opened)} rows", f"{corpus.n_images} rows", bank.path)
     file = bank.path / "vectors.npy"
     rows = sample(len(opened), ROWS)

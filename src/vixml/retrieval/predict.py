@@ -149,7 +149,7 @@ def _rank(
 
         def append(text: np.ndarray, split: str) -> np.ndarray:
             # As in training: a control is drawn by the run's seed.
-            own: Ragged = bank.lists(corpus.images(split), images.per_item, images.control, seed)
+            own: Ragged = bank.lists(bank.images_of(corpus, split), images.per_item, images.control, seed)
             return with_images(text, bank, own, how.image_weight, memory_mb)
 
         train = append(train, "train")

@@ -100,18 +100,20 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
             expected=f"images.vision = {config.images.vision}",
             hint="pass that encoder's bank: vixml embed-images --vision NAME",
         )
-    most = max(int(corpus.images(split).lengths.max(initial=0)) for split in splits)
+    held = {split: bank.images_of(corpus, split) for split in splits}
+    most = max(int(lists.lengths.max(initial=0)) for lists in held.values())
     if config.images.per_item > most:
         raise VixmlError(
             "more images an item are wanted than there are",
             where="images.per_item",
             found=config.images.per_item,
-            expected=f"at most {most}, the longest list of images in {inputs.corpus}",
-            hint="lower images.per_item, or build the corpus with more images an item",
+            expected=f"at most {most}, the longest list of images in {inputs.bank if bank.own else inputs.corpus}",
+            hint="lower images.per_item; or, of vectors published as they are, pool the pictures here instead "
+            "(published_vectors: false)"
+            if bank.own
+            else "lower images.per_item, or build the corpus with more images an item",
         )
-    images = {
-        split: bank.lists(corpus.images(split), config.images.per_item, config.images.control, seed) for split in splits
-    }
+    images = {split: bank.lists(held[split], config.images.per_item, config.images.control, seed) for split in splits}
     gather = partial(bank.gather, dtype=np.float16)
     found = RunData(corpus, tokens, images, gather, bank.dim, prompts)
     _check_no_empty(found, inputs)

@@ -1,0 +1,293 @@
+"""Published vectors become the bank that pooling writes: item by item the same numbers, in the memory of one block."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from vixml import cli
+from vixml.config.world import VisionModel
+from vixml.data.corpus import SPLITS, CorpusData, Items
+from vixml.errors import VixmlError
+from vixml.images.bank import ImageBank
+from vixml.images.published import Published, import_vectors
+from vixml.provenance import read_manifest, stage
+from vixml.ragged import Ragged
+
+DIM = 6
+EYES = VisionModel(title="Eyes", checkpoint="none", kind="hub", image_size=32, dim=DIM, licence="none")
+# Rows of each split's own matrix that its items have; -1 and None: none.
+ROWS = {"train": [[2, 0], -1, [1], None], "test": [[0], [2, 1, 3]], "label": [-1, [0], [1, 2]]}
+
+
+def write_corpus(folder: Path, rows=ROWS, *, images: bool = True) -> Path:
+    """Publish a corpus whose items have an address for each row, and one more."""
+    n = {split: len(lists) for split, lists in rows.items()}
+    addresses, total = {}, 0
+    for split, lists in rows.items():
+        found = []
+        for item in lists:
+            many = len(item) + 1 if isinstance(item, list) and item and images else 0
+            found.append(list(range(total, total + many)))
+            total += many
+        addresses[split] = found
+    data = CorpusData(
+        items={split: Items([f"{split}{i}" for i in range(n[split])], ["text"] * n[split]) for split in SPLITS},
+        labels={split: Ragged.from_rows([[0]] * n[split], n["label"]) for split in ("train", "test")},
+        image_keys=[f"https://x.test/{i}" for i in range(total)],
+        image_sources=[""] * total,
+        images={split: Ragged.from_rows(addresses[split], total) for split in SPLITS},
+    )
+    with stage(folder, "build-corpus", config={}, inputs={}) as work:
+        data.write(work)
+    return folder
+
+
+def write_map(path: Path, rows) -> None:
+    """Write a map as its publisher does: NumPy pickles the objects."""
+    objects = np.empty(len(rows), dtype=object)
+    for i, item in enumerate(rows):
+        objects[i] = item
+    np.save(path, objects, allow_pickle=True)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A corpus, published files of seeded numbers, and the matrices."""
+    rng = np.random.default_rng(0)
+    matrices, files = {}, {}
+    for split, rows in ROWS.items():
+        n = 1 + max(row for item in rows if isinstance(item, list) for row in item)
+        matrices[split] = rng.standard_normal((n, DIM)).astype(np.float32)
+        files[split] = Published(tmp_path / f"{split}.npy", tmp_path / f"{split}_map.npy")
+        np.save(files[split].vectors, matrices[split])
+        write_map(files[split].rows, rows)
+    return SimpleNamespace(
+        corpus=write_corpus(tmp_path / "corpus"), files=files, matrices=matrices, out=tmp_path / "bank"
+    )
+
+
+def go(place) -> ImageBank:
+    import_vectors(place.corpus, place.files, "eyes", EYES, place.out)
+    return ImageBank.open(place.out)
+
+
+def refused(place) -> VixmlError:
+    with pytest.raises(VixmlError) as error:
+        go(place)
+    assert not place.out.exists(), "half a bank was published"
+    assert error.value.hint
+    return error.value
+
+
+def test_each_item_gets_its_own_vectors_in_order(place):
+    from vixml.data.corpus import Corpus
+
+    bank, corpus = go(place), Corpus.load(place.corpus)
+    assert len(bank) == sum(map(len, place.matrices.values())) and bank.dim == DIM
+    for split, rows in ROWS.items():
+        lists = bank.lists(bank.images_of(corpus, split), per_item=3)
+        for item, own in enumerate(rows):
+            own = own if isinstance(own, list) else []
+            expected = place.matrices[split][own].astype(np.float16)
+            assert np.array_equal(bank.gather(lists.row(item), np.float16), expected)
+    facts = read_manifest(place.out)["facts"]
+    assert facts["pct_with_images"] == {"train": 50.0, "test": 100.0, "label": 66.67}
+    assert facts["train"]["items_without"] == 2 and facts["n_missing"] == 0
+
+
+def test_a_control_and_a_cut_work_on_own_lists(place):
+    from vixml.data.corpus import Corpus
+
+    bank, corpus = go(place), Corpus.load(place.corpus)
+    lists = bank.images_of(corpus, "test")
+    assert bank.lists(lists, per_item=1).lengths.tolist() == [1, 1]
+    assert bank.lists(lists, per_item=3, control="shuffled").lengths.tolist() == [3, 1]
+
+
+def test_a_row_of_zeros_is_missing_and_rows_are_counted(place):
+    matrix = np.vstack([place.matrices["label"], np.ones((2, DIM), np.float32)])
+    matrix[1] = 0
+    np.save(place.files["label"].vectors, matrix)
+    write_map(place.files["label"].rows, [-1, [0, 0], [1, 2]])
+    bank = go(place)
+    first = sum(len(place.matrices[split]) for split in ("train", "test"))
+    assert bank.missing.tolist() == [first + 1]
+    facts = read_manifest(place.out)["facts"]
+    assert facts["label"] | {"n_vectors": 5} == {
+        "n_vectors": 5, "items_without": 1, "rows_repeated": 1, "rows_unnamed": 2, "items_with_vectors_but_no_address": 0,
+        "vectors_of_zeros": 1,
+    }  # fmt: skip
+
+
+def test_a_corpus_without_pictures_takes_vectors_too(place, tmp_path):
+    place.corpus = write_corpus(tmp_path / "bare", images=False)
+    assert len(go(place)) == sum(map(len, place.matrices.values()))
+
+
+def test_a_large_half_is_kept_and_more_is_refused_and_counted(place):
+    matrix = place.matrices["test"]
+    matrix[0, :] = 65504
+    np.save(place.files["test"].vectors, matrix)
+    assert np.isfinite(go(place).vectors).all()
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [(np.nan, "2 numbers NaN"), (-np.inf, "2 numbers infinity"), (65520.0, "2 numbers beyond float16 (65504)")],
+)
+def test_a_number_that_float16_cannot_hold_is_counted_and_named(place, bad, said):
+    matrix = place.matrices["test"]
+    matrix[1, 2] = matrix[3, 0] = bad
+    np.save(place.files["test"].vectors, matrix)
+    error = refused(place)
+    assert error.found == said and str(error.where).endswith("test.npy, row 1")
+
+
+# -- files that do not belong here ------------------------------------------------------------------------------------
+
+
+def test_a_map_beyond_its_matrix(place):
+    write_map(place.files["test"].rows, [[0], [2, 4, 99]])
+    error = refused(place)
+    assert "points beyond" in error.what and error.found == "row 4, and 1 more such rows"
+    assert str(error.where).endswith("test_map.npy, item 1") and "0 to 3" in error.expected
+
+
+def test_a_negative_row_is_no_row(place):
+    write_map(place.files["test"].rows, [[-1], [0]])
+    assert refused(place).found == "row -1"
+
+
+def test_a_map_of_another_number_of_items(place):
+    write_map(place.files["train"].rows, [*ROWS["train"], [0]])
+    error = refused(place)
+    assert "does not fit the corpus" in error.what and "(5,)" in error.found and "4 items" in error.expected
+
+
+def test_vectors_of_another_length(place):
+    np.save(place.files["label"].vectors, np.ones((3, DIM + 1), np.float32))
+    error = refused(place)
+    assert error.found == "7 numbers a vector" and error.expected.startswith("6, as eyes")
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [np.ones((3, DIM)), np.ones(3, np.float32), np.asfortranarray(np.ones((3, DIM), np.float32))],
+    ids=["float64", "one dimension", "columns first"],
+)
+def test_a_matrix_of_another_kind(place, matrix):
+    np.save(place.files["label"].vectors, matrix)
+    assert refused(place).what == "not a matrix of the kind that is read here"
+
+
+def test_a_matrix_cut_short_or_too_long(place):
+    path = place.files["label"].vectors
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])
+    error = refused(place)
+    assert error.what == "a matrix is cut short" and error.found == f"{len(whole) - 4} bytes"
+    path.write_bytes(whole + b"more")
+    assert "longer than its header" in refused(place).what
+    path.write_bytes(whole[:40])
+    assert refused(place).what == "not a .npy file"
+    path.unlink()
+    assert refused(place).what == "an array is missing"
+
+
+def test_items_in_another_order_than_the_corpus(tmp_path):
+    rng = np.random.default_rng(1)
+    rows = {split: [[i] if rng.random() < 0.8 else -1 for i in range(300)] for split in SPLITS}
+    files = {split: Published(tmp_path / f"{split}.npy", tmp_path / f"{split}_map.npy") for split in SPLITS}
+    for split in SPLITS:
+        np.save(files[split].vectors, np.ones((300, DIM), np.float32))
+        write_map(files[split].rows, rows[split])
+    place = SimpleNamespace(corpus=write_corpus(tmp_path / "corpus", rows), files=files, out=tmp_path / "bank")
+    # A few items more than the corpus knows are counted; a whole other order is refused.
+    write_map(files["test"].rows, [[0] if i < 3 else item for i, item in enumerate(rows["test"])])
+    go(place)
+    known = sum(item == -1 for item in rows["test"][:3])
+    assert read_manifest(place.out)["facts"]["test"]["items_with_vectors_but_no_address"] == known
+    write_map(files["test"].rows, [rows["test"][i] for i in rng.permutation(300)])
+    place.out = tmp_path / "other"
+    assert "another order" in refused(place).what
+
+
+# -- memory, and the verb ---------------------------------------------------------------------------------------------
+
+MEASURE = """
+import sys
+from pathlib import Path
+from vixml.config.world import VisionModel
+from vixml.images.published import Published, import_vectors
+
+def peak():
+    # Of this process alone: ru_maxrss starts with that of the process it was forked from.
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+
+place = Path(sys.argv[1])
+files = {s: Published(place / f"{s}.npy", place / f"{s}_map.npy") for s in ("train", "test", "label")}
+eyes = VisionModel(title="Eyes", checkpoint="none", kind="hub", image_size=32, dim=1152, licence="none")
+before = peak()
+import_vectors(place / "corpus", files, "eyes", eyes, place / "bank")
+print(before, peak())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of a process from /proc")
+def test_memory_does_not_grow_with_the_matrix(tmp_path):
+    n, grown = {"train": 50_000, "test": 4_000, "label": 4_000}, {}
+    for share in (8, 1):
+        place = tmp_path / str(share)
+        rows = {split: [[2 * i, 2 * i + 1] for i in range(many // share // 2)] for split, many in n.items()}
+        write_corpus(place / "corpus", rows)
+        size = 0
+        for split, items in rows.items():
+            matrix = np.lib.format.open_memmap(place / f"{split}.npy", "w+", np.float32, (2 * len(items), 1152))
+            matrix[:] = 1.5
+            size += matrix.nbytes
+            matrix.flush()
+            write_map(place / f"{split}_map.npy", items)
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(place)], capture_output=True, text=True, check=True, timeout=300
+        )
+        before, after = map(int, done.stdout.split())
+        grown[share] = (after - before) / 1024
+    megabytes = size / 2**20
+    assert megabytes > 250
+    # A block of float32 and its float16, sums, and the lists of 25,000 items; a map in memory would show all 250 MB.
+    assert grown[1] < 80 and grown[1] - grown[8] < 20, f"{grown} MiB for {megabytes:.0f} MiB"
+
+
+def test_the_verb_reads_the_registry(place, tmp_path, capsys):
+    raw = tmp_path
+    sources, published = {}, {}
+    for split, files in place.files.items():
+        for key, path in (("vectors", files.vectors), ("map", files.rows)):
+            sources[f"{split}-{key}"] = {
+                "kind": "hub", "name": "some/where", "hub_path": path.name, "version": "-", "filename": path.name,
+                "licence": "none", "used_for": "tests",
+            }  # fmt: skip
+        published[split] = {"vectors": f"{split}-vectors", "map": f"{split}-map"}
+    dataset = {"title": "D", "builder": "picto", "published_vectors": {"eyes": published}}
+    registry = {
+        "datasets.yaml": {"sources": sources, "datasets": {"d": dataset}},
+        "models.yaml": {"text_models": {}, "vision_models": {"eyes": EYES.model_dump(), "ears": EYES.model_dump()}},
+    }
+    for name, content in registry.items():
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+    common = ["--dataset", "d", "--corpus", str(place.corpus), "--raw", str(raw), "--config-dir", str(tmp_path)]
+    assert cli.main(["import-vectors", *common, "--vision", "eyes", "--out", str(place.out)]) == 0
+    assert np.array_equal(ImageBank.open(place.out).vectors, go(SimpleNamespace(**vars(place))).vectors)
+    assert cli.main(["import-vectors", *common, "--vision", "ears", "--out", str(place.out)]) == 2
+    assert "no published vectors" in capsys.readouterr().err
+    # Placed by hand or not, a file that is not there is one clear error.
+    place.files["test"].rows.unlink()
+    assert cli.main(["import-vectors", *common, "--vision", "eyes", "--out", str(tmp_path / "new")]) == 2
+    assert "vixml download --source test-map" in capsys.readouterr().err
