@@ -27,6 +27,7 @@ STAGES = {
     "fetch-images": "vixml.images.fetch",
     "embed-images": "vixml.images.pool",
     "import-vectors": "vixml.images.published",
+    "publish-dataset": "vixml.images.publish",
     "prepare-model": "vixml.models.prepare",
     "train": "vixml.training.train",
     "build-index": "vixml.retrieval.encode",
