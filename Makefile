@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help install demo test check bench lock record adopt clean
+.PHONY: help install demo test slow check bench lock record push pull adopt clean
 
 # The versions in requirements.lock were tested with Python 3.11; `make PYTHON=/path/to/python` takes another.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
@@ -42,6 +42,9 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 test: install  ## the tests (about three minutes on two cores)
 	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m "not slow"
 
+slow: install  ## the tests of over a minute: conda, DVC and SLURM to the same bytes, killed and resumed (about ten minutes)
+	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m slow --durations 10
+
 check: install  ## what a change must pass beside the tests: style, lint, generated files, slow tests
 	@$(ACTIVATE) && ruff check .
 	@$(ACTIVATE) && ruff format --check .
@@ -53,7 +56,7 @@ check: install  ## what a change must pass beside the tests: style, lint, genera
 	@$(ACTIVATE) && vixml summary --reference results/reference/picto-methods-summary.json --readme README.md \
 	  --place methods --check
 	@$(ACTIVATE) && vixml reproduction --check
-	@$(ACTIVATE) && { OMP_NUM_THREADS=1 python -m pytest -m slow || [ $$? = 5 ]; }
+	@$(MAKE) --no-print-directory slow
 
 bench: install  ## time what is worth timing, on a machine that does nothing else (benchmarks/README.md)
 	@$(ACTIVATE) && snakemake data images --cores all --quiet host reason
@@ -66,6 +69,13 @@ lock: install  ## pin the newest versions that pyproject.toml allows, and write 
 
 record:  ## tell DVC what Snakemake made, so that `dvc status` is clean and `dvc push` shares it (docs/dvc.md)
 	@$(ACTIVATE) && dvc commit --force --quiet && dvc status
+
+push:  ## share what DVC recorded: to its default remote, after a look whether that is there
+	@$(ACTIVATE) && vixml check-remote && dvc push
+
+pull:  ## in a fresh clone: fetch results from DVC's default remote, and take them as made
+	@$(ACTIVATE) && vixml check-remote --filled && dvc pull
+	@$(MAKE) --no-print-directory adopt
 
 adopt:  ## after `dvc pull` in a fresh clone: take what was pulled as made, so that nothing is made again
 	@$(ACTIVATE) && if [ -n "$$(dvc status --quiet || echo changed)" ]; then \

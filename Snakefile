@@ -20,6 +20,7 @@ report: "docs/captions/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/lock.smk"
+include: "rules/site.smk"
 include: "rules/resources.smk"
 include: "rules/targets.smk"
 include: "rules/data.smk"
@@ -99,6 +100,10 @@ rule all:
     localrule: True
     message:
         "Everything is up to date"
+
+
+onstart:
+    check_site()
 
 
 onsuccess:

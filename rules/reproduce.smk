@@ -112,6 +112,8 @@ rule make_report:
         figures=option("figures-dir", "figures"),
         corpus=option("corpus", "corpus"),
         images=option("images", "images"),
+        compare=" ".join(f"--compare {run}" for run in WORKFLOW.compare),
+        side_by_side=" ".join(f"--side-by-side {run}" for run in WORKFLOW.side_by_side),
         corpora=options("measured-corpus", "corpora"),
         latencies=options("latency", "latencies"),
         name=WORKFLOW.name,
@@ -124,7 +126,7 @@ rule make_report:
     shell:
         """
         vixml make-report {params.scores} {params.tables} {params.figures} {params.corpus} {params.images} \
-            {params.corpora} {params.latencies} --name={params.name:q} --description={params.description:q} --command={params.command:q} \
+            {params.corpora} {params.latencies} {params.compare} {params.side_by_side} --name={params.name:q} --description={params.description:q} --command={params.command:q} \
             --configfile={params.configfile:q} --out $(dirname {output.manifest}) --config-dir {params.config_dir} 2>&1 | tee {log}
         cp $(dirname {output.manifest})/report.html {output.page}
         """

@@ -148,9 +148,8 @@ def marked_tables():
     """Return each table as CSV, marked for `snakemake --report`."""
     found = []
     for name in WORKFLOW.tables:
-        said = read_yaml(f"{CONFIG_DIR}/tables/{name}.yaml")
         # One label: of two, Snakemake's page makes switches, also for pairs that are not there.
-        labels = {"table": f"{said['paper_table']}: {said['title']}"}
+        labels = {"table": TABLE_SPECS[name].heading}
         caption = "../docs/captions/tables.rst"
         found.append(report(f"{RESULTS}/tables/{name}.csv", caption=caption, category="Tables", labels=labels))
     return found
@@ -174,5 +173,8 @@ def show_results():
     if Path(REPORT).exists():
         print(f"\nReport:   {REPORT}  (one file, opens in any browser)")
         print(f"Tables:   {RESULTS}/tables/  (Markdown and CSV)")
-        print(f"Figures:  {RESULTS}/figures/")
-        print(f"Numbers:  vixml summary --results {RESULTS}")
+        if WORKFLOW.figures:
+            print(f"Figures:  {RESULTS}/figures/")
+        own = "" if CONFIG_DIR == "config" else f" --config-dir {CONFIG_DIR}"
+        shown = "".join(f" --tables {name}" for name in WORKFLOW.tables) if own else ""
+        print(f"Numbers:  vixml summary --results {RESULTS}{own}{shown}")

@@ -25,6 +25,7 @@ STAGES = {
     "tokenize": "vixml.data.tokens",
     "render-images": "vixml.images.render",
     "fetch-images": "vixml.images.fetch",
+    "prepare-vision": "vixml.images.prepare",
     "embed-images": "vixml.images.pool",
     "import-vectors": "vixml.images.published",
     "publish-dataset": "vixml.images.publish",
@@ -49,6 +50,7 @@ LEFT_OUT = (
     "vixml.provenance",
     "vixml.cli",
     "vixml.digest",
+    "vixml.whole_torchvision",
 )
 # But for this one: how a template is read decides what stands in every sequence.
 KEPT = ("vixml.config.template",)

@@ -6,6 +6,7 @@ import errno
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -80,6 +81,7 @@ def stage(
                 "started_at": started.isoformat(timespec="seconds"),
                 "wall_seconds": round(time.perf_counter() - clock, 3),
                 "peak_memory_mb": peak_memory_mb(),
+                "environment": environment(),
                 "command": " ".join(sys.argv),
             },
         )
@@ -213,6 +215,19 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def environment() -> dict[str, Any]:
+    """Return how many packages are installed, and one hash of their names and versions; vixml itself is named by its commit.
+
+    Equal hashes mean equal environments, whoever made them; ``pip list`` shows what is behind one.
+    """
+    installed = {
+        f"{re.sub(r'[-_.]+', '-', package.name).lower()}=={package.version}"
+        for package in importlib.metadata.distributions()
+        if package.name and package.name != "vixml"
+    }
+    return {"packages": len(installed), "sha256": sha256_json(sorted(installed))}
 
 
 def git_state() -> dict[str, Any]:

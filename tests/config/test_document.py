@@ -43,9 +43,16 @@ def test_a_stale_file_is_named_and_then_mended(tmp_path):
     assert document(tmp_path, sections()) == [page], "without tables and figures the page is another"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda p: p.name)
-def test_every_configuration_fits_its_schema(path):
-    part = path.relative_to(ROOT / "config").parts[0]
+@pytest.mark.parametrize(
+    ("folder", "path"),
+    [
+        pytest.param(folder, path, id=path.name)
+        for folder in (ROOT / "config", *sorted(ROOT.glob("examples/*/config")))
+        for path in sorted(folder.rglob("*.yaml"))
+    ],
+)
+def test_every_configuration_fits_its_schema(folder, path):
+    part = path.relative_to(folder).parts[0]
     schema = json.loads((ROOT / f"config/schemas/{SCHEMA_OF.get(part, 'workflow')}.schema.json").read_text())
     if part not in SCHEMA_OF:
         schema.pop("required")  # an overlay names only what it replaces

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vixml.config.load import get_run, load_runs, load_workflow, load_world, merge, read_yaml, validate
+from vixml.config.load import get_run, load_runs, load_workflow, load_world, merge, read_yaml, registry_files, validate
 from vixml.config.run import RunConfig
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
@@ -229,3 +229,58 @@ def test_a_reference_to_a_source_must_resolve(config_dir):
     data["datasets"]["picto"]["sources"].append("icon-mpc")
     (config_dir / "datasets.yaml").write_text(yaml.safe_dump(data))
     assert "'icon-mcp'" in refused(load_world, config_dir).hint
+
+
+@pytest.fixture
+def own(tmp_path, config_dir):
+    """A configuration beside the project's, whose models it includes."""
+    folder = tmp_path / "own"
+    (folder / "runs").mkdir(parents=True)
+    (folder / "models.yaml").write_text("include: ../config/models.yaml\n")
+    entry = {"title": "Mine", "builder": "catalogue", "catalogue": {"folder": "mine"}}
+    (folder / "datasets.yaml").write_text(yaml.safe_dump({"datasets": {"mine": entry}}))
+    return folder
+
+
+def test_a_registry_may_include_another(own, config_dir):
+    world = load_world(own)
+    assert set(world.datasets) == {"mine"}
+    theirs = load_world(config_dir)
+    assert world.text_models == theirs.text_models and world.vision_models == theirs.vision_models
+    assert [path.resolve() for path in registry_files(own)] == [
+        own / "datasets.yaml", own / "models.yaml", config_dir / "models.yaml",
+    ]  # fmt: skip
+    (own / "models.yaml").write_text(
+        "include: ../config/models.yaml\n"
+        + yaml.safe_dump({"text_models": {"mine": theirs.text_models["minilm-l6"].model_dump()}})
+    )
+    assert set(load_world(own).text_models) == {*theirs.text_models, "mine"}
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "says"),
+    [
+        ("include: ../config/model.yaml\n", "own/models.yaml: include", "not there"),
+        ("include: [a, b]\n", "own/models.yaml: include", "one other"),
+        ("include: ../config/twice.yaml\n", "twice.yaml: include", "one level deep"),
+        (
+            "include: ../config/models.yaml\ntext_models: {minilm-l3: {title: Another}}\n",
+            "models.yaml: text_models.minilm-l3",
+            "two entries of one name",
+        ),
+        ("include: ../config/models.yaml\ntext_models: [a]\n", "models.yaml: text_models", "not a mapping"),
+    ],
+)
+def test_includes_that_cannot_be(own, config_dir, text, where, says):
+    (config_dir / "twice.yaml").write_text("include: models.yaml\n")
+    (own / "models.yaml").write_text(text)
+    error = refused(load_world, own)
+    assert where in str(error.where) and says in error.what
+
+
+def test_runs_of_the_report_must_exist(config_dir):
+    data = {"targets": [{"dataset": "picto", "runs": ["a"]}], "config_dir": str(config_dir)}
+    assert load_workflow(data).compare == ["text-minilm-l3", "vixml-minilm-l3"]
+    assert load_workflow(data | {"compare": ["a", "b"]}).compare == ["a", "b"]
+    error = refused(load_workflow, data | {"side_by_side": ["aa"]})
+    assert error.what == "unknown key 'aa'" and "side_by_side" in error.where

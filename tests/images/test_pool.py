@@ -10,12 +10,12 @@ from PIL import Image
 
 from vixml.config.load import load_world
 from vixml.errors import VixmlError
-from vixml.files import sha256_file
+from vixml.files import read_json, sha256_file
 from vixml.images import pool as pool_module
 from vixml.images.bank import ImageBank
 from vixml.images.decode import decode_square
 from vixml.images.pool import embed_images, pool
-from vixml.images.store import write_store
+from vixml.images.store import ImageStore, write_store
 from vixml.provenance import read_manifest, stage
 
 PICTURES = [(i, f"key-{i}", png(i)) for i in range(13)]
@@ -136,3 +136,56 @@ def test_a_decompression_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="pixels"):
         decode_square(bomb, 8)
+
+
+class Counting:
+    """The encoder of the tests, which counts its pictures and may be killed."""
+
+    def __init__(self, encoder, dies_after=None):
+        self.encoder, self.dies_after, self.seen = encoder, dies_after, 0
+        self.name, self.dim, self.image_size = encoder.name, encoder.dim, encoder.image_size
+
+    def preprocess(self, data):
+        return self.encoder.preprocess(data)
+
+    def encode(self, batch):
+        if self.dies_after is not None and self.seen >= self.dies_after:
+            raise KeyboardInterrupt
+        self.seen += len(batch)
+        return self.encoder.encode(batch)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, encoder, monkeypatch):
+    world = load_world("config")
+    entry = world.vision_models["efficientnet-lite0"].model_copy(update={"batch_size": 2})
+    world = world.model_copy(update={"vision_models": {"eyes": entry}})
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / world.sources[entry.weights].filename).write_bytes(b"wheel")
+    store = make_store(tmp_path / "images")
+    monkeypatch.setattr(pool_module, "KEEP_SECONDS", 0.0)
+
+    def run(counting, out, precision="fp32"):
+        monkeypatch.setattr(pool_module, "load_vision", lambda *_: counting)
+        embed_images(store, world, "eyes", raw, tmp_path / out, device="cpu", precision=precision)
+        return counting.seen
+
+    assert run(Counting(encoder), "whole") == 11
+    with pytest.raises(KeyboardInterrupt):
+        run(Counting(encoder, dies_after=8), "bank")
+    kept = tmp_path / "bank-pooling"
+    done = read_json(kept / "position.json")["pictures"]
+    assert 0 < done <= 8 and not (tmp_path / "bank").exists()
+    assert run(Counting(encoder), "bank") == 11 - done, "nothing twice"
+    assert sha256_file(tmp_path / "bank" / "vectors.npy") == sha256_file(tmp_path / "whole" / "vectors.npy")
+    assert not kept.exists()
+    with pytest.raises(KeyboardInterrupt):
+        run(Counting(encoder, dies_after=8), "other")
+    assert run(Counting(encoder), "other", "bf16") == 11, "what other settings left is not taken"
+
+
+def test_pictures_from_a_position_are_the_rest_of_all(tmp_path):
+    store = ImageStore.open(make_store(tmp_path / "images"))
+    everything = list(store)
+    for position in range(len(everything) + 2):
+        assert list(store.pictures_from(position)) == everything[position:]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from hub_server import COMMIT, serve_hub, turn_to
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -26,7 +25,6 @@ from vixml.models.prepare import prepare_model
 from vixml.provenance import read_manifest
 
 NAME = "Tiny/Qwen2"
-COMMIT = "c0ffee" * 6 + "0123"
 INDEX = "model.safetensors.index.json"
 SMALL = dict(
     vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -196,60 +194,10 @@ def test_what_is_no_whole_checkpoint_is_one_clear_error(qwen, tmp_path, damage, 
     assert [path.name for path in tmp_path.iterdir()] == ["raw"], "nothing is left behind"
 
 
-class Hub(BaseHTTPRequestHandler):
-    """What the hub answers about one repository: its commit, its list of files, the files."""
-
-    folder, status, asked = None, 200, []
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        Hub.asked.append(self.path)
-        files = {path.name: path for path in Hub.folder.iterdir()}
-        if Hub.status != 200:
-            self.answer(b"{}", Hub.status)
-        elif self.path.startswith(f"/api/models/{NAME}/tree/"):
-            tree = [{"type": "file", "path": n, "size": p.stat().st_size, "oid": n} for n, p in files.items()]
-            self.answer(json.dumps(tree).encode())
-        elif self.path.startswith(f"/api/models/{NAME}"):
-            self.answer(json.dumps({"id": NAME, "sha": COMMIT, "siblings": []}).encode())
-        else:
-            name = self.path.removeprefix(f"/{NAME}/resolve/{COMMIT}/")
-            self.answer(files[name].read_bytes(), etag=f'"{name}"')
-
-    def answer(self, data, status=200, etag='"x"'):
-        self.send_response(status)
-        errors = {401: "RepoNotFound", 403: "GatedRepo", 404: "RevisionNotFound"}
-        for key, value in {"Content-Length": len(data), "ETag": etag, "X-Repo-Commit": COMMIT}.items():
-            self.send_header(key, str(value))
-        if status in errors:
-            self.send_header("X-Error-Code", errors[status])
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
-def turn_to(monkeypatch, address):
-    """Do what HF_ENDPOINT does, which is read once a process."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-    files = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
 @pytest.fixture
 def hub(qwen, monkeypatch):
-    Hub.folder, Hub.status, Hub.asked = qwen, 200, []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    turn_to(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-    yield Hub
-    server.shutdown()
-    server.server_close()
+    with serve_hub(monkeypatch, NAME, qwen) as answers:
+        yield answers
 
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])

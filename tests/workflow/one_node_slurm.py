@@ -31,6 +31,12 @@ def missing() -> str | None:
     return None
 
 
+def memory() -> int:
+    """Return the memory of the node in MB."""
+    shown = subprocess.run(["slurmd", "-C"], check=True, capture_output=True, text=True).stdout
+    return int(re.search(r"RealMemory=(\d+)", shown)[1])
+
+
 @contextmanager
 def cluster(folder: Path) -> Iterator[Path]:
     """Start a cluster whose state lies in ``folder``; stop it at the end, whatever happens."""
@@ -74,7 +80,7 @@ def _configure(folder: Path) -> None:
 ClusterName=one
 SlurmctldHost={_host()}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 SlurmUser=root
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -97,7 +103,10 @@ MailProg=/bin/true
 GresTypes=gpu
 MaxArraySize=100
 {topology} Gres=gpu:1 State=UNKNOWN
-PartitionName=main Nodes={_host()} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes={_host()} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes={_host()} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
     )
     (ETC / "gres.conf").write_text(f"Name=gpu File={folder}/gpu0\n")

@@ -1,19 +1,19 @@
 #!/usr/bin/env python
-"""A stand-in for conda, for machines that have none: answers what Snakemake asks and makes virtual environments.
+"""A stand-in for conda, for machines that have none: answers what Snakemake asks and makes real environments with pip.
 
-It proves that the rules' `conda:` entries, the activation and the post-deploy script work. It does not prove that conda-forge
-offers what the files name: no package is installed, the environment borrows those of the interpreter that runs the tests.
+It proves that the rules' `conda:` entries, the pins of the file's pip section, the activation and the post-deploy script work.
+It does not prove that conda-forge offers what the file's conda section names: Python is that of the tests.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
+
+import yaml
 
 ACTIVATE = 'source "$1/bin/activate"\n'
 
@@ -28,24 +28,24 @@ def main(arguments: list[str]) -> int:
     elif command.startswith("config --get channel_priority"):
         print(json.dumps({"get": {"channel_priority": "strict"}}))
     elif command.startswith("env create"):
-        create(Path(arguments[arguments.index("--prefix") + 1]), Path(arguments[arguments.index("--file") + 1]), prefix)
+        create(Path(arguments[arguments.index("--prefix") + 1]), Path(arguments[arguments.index("--file") + 1]))
+        (prefix / "bin").mkdir(parents=True, exist_ok=True)
+        (prefix / "bin" / "activate").write_text(ACTIVATE)
     elif not command.startswith("clean"):
         print(f"stand-in conda does not know: {command}", file=sys.stderr)
         return 1
     return 0
 
 
-def create(target: Path, file: Path, prefix: Path) -> None:
-    pins = [line.strip()[2:] for line in file.read_text().splitlines() if "==" in line]
-    assert any(pin.startswith("torch==") for pin in pins), "no pins in the pip section"
+def create(target: Path, file: Path) -> None:
+    """Install the pip section of an environment file into a new virtual environment, each package as it is pinned."""
+    pins = next(entry["pip"] for entry in yaml.safe_load(file.read_text())["dependencies"] if isinstance(entry, dict))
+    assert all("==" in pin for pin in pins) and any(pin.startswith("torch==") for pin in pins)
     subprocess.run([sys.executable, "-m", "venv", str(target)], check=True)
-    borrowed = sysconfig.get_paths()["purelib"]
-    inside = next(target.glob("lib/python*/site-packages"))
-    for old in inside.glob("setuptools*"):
-        shutil.rmtree(old)  # the one that venv brings is older than the pinned one
-    (inside / "borrowed.pth").write_text(borrowed + "\n")
-    (prefix / "bin").mkdir(parents=True, exist_ok=True)
-    (prefix / "bin" / "activate").write_text(ACTIVATE)
+    pip = [str(target / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*pip, *pins], check=True)
+    if subprocess.run([*pip[:3], "check"], capture_output=True).returncode:
+        raise SystemExit("the pins of the file do not fit each other")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ import subprocess
 
 import pytest
 import yaml
+from three_doors import commit, finished_rules
 from tiny_world import Copy
-
-GIT = ("git", "-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "init.defaultBranch=main")
 
 
 @pytest.fixture(scope="module")
@@ -19,21 +18,20 @@ def recorded(finished, tmp_path_factory) -> Copy:
     root = tmp_path_factory.mktemp("dvc") / "repository"
     shutil.copytree(finished.root, root, ignore=shutil.ignore_patterns(".git", "__pycache__"))
     copy = Copy(root)
-    copy.run(*GIT, "init", "-q")
-    copy.run("dvc", "commit", "--force", "--quiet")
+    commit(copy, "the miniature")
+    assert "up to date" in make(copy, "record")
     commit(copy, "recorded")
     return copy
 
 
-def commit(copy: Copy, message: str) -> None:
-    copy.run(*GIT, "add", "-A")
-    copy.run(*GIT, "commit", "-q", "-m", message)
+def make(copy: Copy, target: str, *, check: bool = True) -> str:
+    """Run a target of the Makefile with the environment of these tests."""
+    return copy.run("make", "--no-print-directory", "ACTIVATE=true", target, check=check)
 
 
 def ran(shown: str) -> set[str]:
     """Return the rules whose jobs a run of `dvc repro` finished."""
-    finished = {line.split("Rule: ")[1].rstrip(")") for line in shown.splitlines() if line.startswith("Finished jobid")}
-    return finished - {"paper_tables", "data", "images"}  # targets, which do nothing themselves
+    return set(finished_rules(shown))
 
 
 def test_what_snakemake_made_is_up_to_date_for_dvc_and_the_other_way_round(recorded):
@@ -68,25 +66,47 @@ def test_a_change_is_made_once_compared_and_shared(recorded, tmp_path):
 
     # To a remote, and from there into a fresh clone.
     recorded.run("dvc", "remote", "add", "--quiet", "--default", "shared", str(tmp_path / "remote"))
-    recorded.run("dvc", "push", "--quiet")
+    make(recorded, "push")
     commit(recorded, "changed")
     subprocess.run(["git", "clone", "-q", recorded.root, tmp_path / "clone"], check=True)
     clone = Copy(tmp_path / "clone")
-    clone.run("dvc", "pull", "--quiet")
-    assert "up to date" in clone.run("dvc", "status")
-    # What was pulled has times in no order, so Snakemake may or may not want to make it again: that is what adopt is for.
-    adopt = (clone.root / "Makefile").read_text().split("\nadopt:")[1]
-    assert "snakemake data images paper_tables --touch" in adopt
-    clone.run("snakemake", "data", "images", "paper_tables", "--touch", "--cores", "1")
+    # What was pulled has times in no order, so Snakemake may or may not want to make it again: `make pull` gives it times.
+    make(clone, "pull")
     assert clone.planned() == {} and "up to date" in clone.run("dvc", "status")
+    assert not list((clone.root / "results").glob("raw/*.whl")), "downloads are not shared"
+    assert ran(clone.run("dvc", "repro")) == set() == ran(clone.run("snakemake", "--cores", "1")), (
+        "nothing is made again"
+    )
     for made in (recorded.root / "results/tables").iterdir():
         assert (clone.root / "results/tables" / made.name).read_bytes() == made.read_bytes()
 
 
+def test_snakemake_by_hand_is_recorded(recorded):
+    recorded.edit("config/runs/picto.yaml", "retrieved_queries: 10", "retrieved_queries: 8")
+    recorded.run("snakemake", "--cores", "1")
+    assert "modified" in recorded.run("dvc", "status"), "DVC has not been told yet"
+    assert "up to date" in make(recorded, "record")
+    assert ran(recorded.run("dvc", "repro")) == set()
+
+
 def test_a_remote_that_is_not_there_is_said_so(recorded):
-    recorded.run("dvc", "remote", "add", "--quiet", "--force", "--default", "nowhere", "/proc/nowhere")
+    recorded.run("dvc", "remote", "add", "--quiet", "--force", "--default", "nowhere", "/proc/nowhere/deeper")
     try:
-        shown = recorded.run("dvc", "push", check=False)
-        assert "ERROR" in shown and "Traceback" not in shown
+        for target in ("push", "pull"):
+            shown = make(recorded, target, check=False)
+            assert "error: the DVC remote 'nowhere' is not there" in shown and shown.count("what now:") == 1
+            assert "dvc remote modify nowhere url" in shown and "Traceback" not in shown
+        assert "ERROR" in recorded.run("dvc", "push", check=False)
     finally:
         recorded.run("dvc", "remote", "remove", "nowhere")
+
+
+def test_pages_name_what_no_stage_tracks(recorded):
+    page = (recorded.root / "docs/dvc.md").read_text()
+    stages = yaml.safe_load((recorded.root / "dvc.yaml").read_text())["stages"]
+    tracked = {out for stage in stages.values() for entry in stage["outs"] for out in entry}
+    never = {"results/raw", "results/logs", "results/benchmarks"}
+    there = {f"results/{path.name}" for path in (recorded.root / "results").iterdir()}
+    assert tracked == there - never - {"results/reference"}, "that one is git's"
+    for name in tracked | never | {"checkpoint", "s3://", "gs://", "ssh://"}:
+        assert f"`{name}`" in page, name

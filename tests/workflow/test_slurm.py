@@ -1,70 +1,27 @@
-"""The workflow on a real SLURM cluster of one node (one_node_slurm.py), through profiles/slurm."""
+"""What only a cluster does, on a real SLURM of one node (one_node_slurm.py), through profiles/slurm."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 import subprocess
 import time
-from pathlib import Path
 
 import one_node_slurm
 import pytest
+from three_doors import MODEL, slurm
 from tiny_world import Copy
 
-# What the site of these tests is: no accounts, short jobs, no GPU but one that SLURM believes in.
-SITE = (
-    "--profile", "profiles/slurm", "--config", "device=cpu", "--set-resources", "train_model:gpu=1",
-    "--slurm-no-account", "--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2",
-    "--latency-wait", "20",
-)  # fmt: skip
-MODEL = "results/runs/picto/vixml-minilm-l3/seed0/model/manifest.json"
-
 pytestmark = pytest.mark.slow
+EPOCHS = 1500
 
 
-def without_hours(path: Path) -> list[dict[str, str]]:
-    """Return a table's rows less the time of their training, which no two trainings share."""
-    return [{key: value for key, value in row.items() if key != "hours"} for row in csv.DictReader(path.open())]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    why = one_node_slurm.missing()
-    if why is not None:
-        assert not os.environ.get("CI"), why
-        pytest.skip(why)
-    with one_node_slurm.cluster(tmp_path_factory.mktemp("slurm")) as folder:
-        yield folder
-
-
-def test_the_same_bytes_and_nothing_left_to_do(cluster, finished, tmp_path):
-    copy = Copy(shutil.copytree(finished.root, tmp_path / "repository"))
-    for made in ("runs", "tables", "figures", "report"):
-        shutil.rmtree(copy.root / "results" / made)
-    shown = copy.run("snakemake", "paper_tables", *SITE)
-    assert "has been submitted with SLURM jobid" in shown
-    compared = 0
-    for path in sorted((finished.root / "results").rglob("*")):
-        inside = path.relative_to(finished.root)
-        if path.suffix in {".safetensors", ".npy"} or path.name in {"scores.json", "metrics.json", "summary.json"}:
-            assert (copy.root / inside).read_bytes() == path.read_bytes(), inside
-            compared += 1
-        elif path.suffix == ".csv" and inside.parts[1] == "tables":
-            assert without_hours(copy.root / inside) == without_hours(path), inside
-            compared += 1
-    assert compared > 30
-    assert copy.planned() == {}, "Snakemake alone finds nothing left"
-    assert copy.planned("paper_tables", *SITE) == {}
-
-
-def test_a_cancelled_training_goes_on_from_its_checkpoint(cluster, finished, tmp_path):
-    copy = Copy(shutil.copytree(finished.root, tmp_path / "repository"))
-    copy.edit("config/runs/picto.yaml", "epochs: 2", "epochs: 1500")
+def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
+    """Start a long training on the cluster, and wait for its first checkpoint; return Snakemake and SLURM's job."""
+    copy.edit("config/runs/picto.yaml", "epochs: 2", f"epochs: {EPOCHS}")
     process = subprocess.Popen(
-        ["snakemake", MODEL, *SITE],
+        slurm(MODEL),
         cwd=copy.root,
         env=os.environ | {"PYTHONPATH": str(copy.root / "src"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -80,11 +37,64 @@ def test_a_cancelled_training_goes_on_from_its_checkpoint(cluster, finished, tmp
         ["squeue", "-h", "-O", "JobID,tres-per-job"], check=True, capture_output=True, text=True
     ).stdout.split()
     assert "gpu" in gpus, "a training asks SLURM for a GPU of its own"
-    subprocess.run(["scancel", job], check=True)
+    return process, job
+
+
+def end(copy: Copy, process: subprocess.Popen[str]) -> str:
+    """Wait for Snakemake, and check that the training went on where it was; return what was printed."""
     shown, _ = process.communicate(timeout=500)
     assert process.returncode == 0, shown[-3000:]
-    assert shown.count("has been submitted with SLURM jobid") == 2, "asked for again, by itself"
     training = json.loads((copy.root / MODEL).with_name("training.json").read_text())
-    assert training["epochs"] == 1500 and not checkpoint.exists()
+    assert training["epochs"] == EPOCHS
+    assert not (copy.root / MODEL.replace("model/manifest.json", "checkpoint")).exists()
     log = (copy.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text()
-    assert "epoch 1/1500" not in log and "epoch 1500/1500" in log, "the training began again from nothing"
+    assert f"epoch 1/{EPOCHS}" not in log and f"epoch {EPOCHS}/{EPOCHS}" in log, "the training began again from nothing"
+    return shown
+
+
+def test_a_cancelled_training_goes_on_from_its_checkpoint(cluster, finished, tmp_path):
+    copy = Copy(shutil.copytree(finished.root, tmp_path / "repository"))
+    process, job = begin(copy)
+    subprocess.run(["scancel", job], check=True)
+    shown = end(copy, process)
+    assert shown.count("has been submitted with SLURM jobid") == 2, "asked for again, by itself"
+    # It asks for more than the first time, but never for more than a node has.
+    asked = subprocess.run(
+        ["squeue", "-h", "-t", "all", "-O", "Name:50,MinMemory"], capture_output=True, text=True
+    ).stdout
+    run = shown.split("SLURM run ID: ")[1].split()[0]
+    first, second = (int(line.split()[1].rstrip("M")) for line in reversed([x for x in asked.splitlines() if run in x]))
+    assert first <= second <= one_node_slurm.memory()
+
+
+def test_a_preempted_training_goes_on_from_its_checkpoint(cluster, finished, tmp_path):
+    copy = Copy(shutil.copytree(finished.root, tmp_path / "repository"))
+    process, job = begin(copy)
+    urgent = ["sbatch", "--partition=urgent", "--gpus=1", "--output=/dev/null", "--wrap=sleep 3"]
+    subprocess.run(urgent, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    shown = end(copy, process)
+    assert shown.count("has been submitted with SLURM jobid") == 1, "it kept its place in SLURM's own queue"
+    told = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
+    assert "Restarts=1" in told
+
+
+def test_a_partition_that_does_not_exist(cluster, copy):
+    command = slurm("paper_tables", "--forcerun", "make_report", "--default-resources", "slurm_partition=nowhere")
+    shown = copy.run(*command, check=False)
+    assert (
+        "SLURM has no partition 'nowhere'" in shown
+        and "sinfo lists: main, urgent" in shown
+        and shown.count("what now:") == 1
+    )
+    assert "Traceback" not in shown and "has been submitted" not in shown
+
+
+def test_seeds_as_an_array(cluster, finished, tmp_path):
+    copy = Copy(shutil.copytree(finished.root, tmp_path / "repository"))
+    models = [MODEL.replace("seed0", f"seed{seed}") for seed in (1, 2, 3)]
+    shown = copy.run(*slurm(*models), "--slurm-array-jobs", "train_model")
+    asked = subprocess.run(["squeue", "-h", "-t", "all", "--array", "-o", "%F %K %Z"], capture_output=True, text=True)
+    tasks = [line.split() for line in asked.stdout.splitlines() if line.endswith(str(copy.root))]
+    assert len({array for array, _, _ in tasks}) == 1 and len({task for _, task, _ in tasks}) == 3, shown
+    for seed, model in enumerate(models, start=1):
+        assert json.loads((copy.root / model).with_name("training.json").read_text())["seed"] == seed

@@ -21,7 +21,12 @@ RULES = [
     for path in RULE_FILES
     for text in re.split(r"^(?=rule )", path.read_text(), flags=re.MULTILINE)[1:]
 ]
-WORKFLOWS = sorted(path for path in (ROOT / "config").glob("*.yaml") if "targets" in yaml.safe_load(path.read_text()))
+WORKFLOWS = sorted(
+    path
+    for folder in ("config", "examples/*/config")
+    for path in ROOT.glob(f"{folder}/*.yaml")
+    if "targets" in yaml.safe_load(path.read_text())
+)
 WILDCARDS = {"dataset", "run", "seed", "split", "model", "max_len", "vision", "filename"}
 
 
@@ -41,7 +46,7 @@ def test_lint_has_nothing_to_say():
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_every_configuration_plans(path, tmp_path):
-    overlay = [] if path.name == "config.yaml" else ["--configfile", f"config/{path.name}"]
+    overlay = [] if path.name == "config.yaml" else ["--configfile", path.relative_to(ROOT).as_posix()]
     # Another folder of results: what lies in ours must not matter.
     done = run("snakemake", "-n", "all", *overlay, "--config", f"results={tmp_path}", "--directory", str(ROOT))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -62,6 +67,7 @@ def test_no_written_command_names_a_target_after_its_configuration():
         ROOT / "Snakefile",
         *ROOT.glob("docs/*.md"),
         *ROOT.glob("config/**/*.yaml"),
+        *ROOT.glob("examples/**/*.*"),
         *RULE_FILES,
     ]
     for page in pages:
@@ -155,7 +161,7 @@ def test_make_lists_its_targets():
     if shutil.which("make") is None:
         pytest.skip("no make here")
     shown = run("make").stdout
-    for target in ("install", "demo", "test", "check", "clean"):
+    for target in ("install", "demo", "test", "slow", "check", "record", "push", "pull", "clean"):
         assert f"make {target}" in shown
 
 

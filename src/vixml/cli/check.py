@@ -1,4 +1,4 @@
-"""Verbs ``check`` and ``doctor``."""
+"""Verbs ``check``, ``check-remote`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ CONFIG_DIR = typer.Option(help="Folder of datasets.yaml, models.yaml and runs/."
 def register(app: typer.Typer) -> None:
     """Add this room's verbs to the command line."""
     app.command("check")(check)
+    app.command("check-remote")(check_remote)
     app.command("doctor")(doctor)
 
 
@@ -47,6 +48,28 @@ def check(
     print(last_line(reports))
     if reports[-1].failed:
         raise typer.Exit(1)
+
+
+def check_remote(
+    remote: Annotated[str | None, typer.Option(help="Name of the remote; the default one without it.")] = None,
+    filled: Annotated[
+        bool, typer.Option("--filled", help="Its folder must be there already, as for a pull; a push makes it.")
+    ] = False,
+    repository: Annotated[Path, typer.Option(help="Folder of the repository.")] = Path("."),
+) -> None:
+    r"""Check that DVC's remote is there, before anything is pushed to it or pulled.
+
+    Looks whether it is configured, can be reached and exists; reads and writes
+    nothing in it. `make push` and `make pull` ask it first.
+
+    Example:
+
+        vixml check-remote
+        vixml check-remote --remote shared
+    """
+    from vixml.reproduce.doors import require_remote
+
+    print(f"the remote is there: {require_remote(repository, remote, filled=filled)}")
 
 
 def doctor(

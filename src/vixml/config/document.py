@@ -20,6 +20,12 @@ from vixml.errors import VixmlError
 from vixml.files import write_text
 
 COMMAND = "vixml document-config"
+INCLUDE = {
+    "anyOf": [{"type": "string"}, {"type": "null"}],
+    "default": None,
+    "description": "Another registry file, by its path as seen from this one, whose entries belong here too: a configuration of "
+    "one's own beside the project's (docs/adding-a-dataset.md).",
+}
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -118,15 +124,17 @@ def _family(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _part(world: dict[str, Any], *names: str, sources: bool = True) -> dict[str, Any]:
-    """Return the schema of a registry file that holds the parts ``names``, and sources (both files may)."""
+    """Return the schema of a registry file that holds the parts ``names``, and sources (both files may).
+
+    No part is required: the entries may all stand in the file that this one includes.
+    """
     names = (("sources",) if sources else ()) + names
-    kept = {name: world["properties"][name] for name in names}
+    kept = {"include": INCLUDE} | {name: world["properties"][name] for name in names}
     wanted = set(_references(kept, world["$defs"]))
     return {
         "$defs": {name: value for name, value in world["$defs"].items() if name in wanted},
         "additionalProperties": False,
         "properties": kept,
-        "required": [name for name in names if name != "sources"],
         "title": " and ".join(names),
         "type": "object",
     }

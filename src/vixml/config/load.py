@@ -123,14 +123,48 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+REGISTRY = ("datasets.yaml", "models.yaml")
+
+
+def registry_files(config_dir: Path | str) -> list[Path]:
+    """Return ``datasets.yaml``, ``models.yaml`` and the files that they include.
+
+    Raises:
+        VixmlError: a file missing or malformed, or one that is included and includes another.
+    """
+    return [path for name in REGISTRY for path, _ in _registry_parts(Path(config_dir) / name)]
+
+
+def _registry_parts(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return a registry file's own content, and that of the file it includes."""
+    own = read_yaml(path)
+    name = own.pop("include", None)
+    if name is None:
+        return [(path, own)]
+    if not isinstance(name, str):
+        raise VixmlError("a registry file includes one other", where=f"{path}: include", found=repr(name))
+    included = path.parent / name
+    if not included.is_file():
+        raise VixmlError(
+            "a registry file includes one that is not there",
+            where=f"{path}: include",
+            found=name,
+            expected=f"a path as seen from {path.parent}",
+        )
+    other = read_yaml(included)
+    if "include" in other:
+        raise VixmlError("includes go one level deep", where=f"{included}: include", found=str(other["include"]))
+    return [(path, own), (included, other)]
+
+
 def load_world(config_dir: Path | str) -> World:
-    """Read ``datasets.yaml`` and ``models.yaml`` and check that every reference resolves."""
+    """Read ``datasets.yaml`` and ``models.yaml``, with what they include, and check that every reference resolves."""
     config_dir = Path(config_dir)
     data: dict[str, Any] = {"sources": {}}
-    for name in ("datasets.yaml", "models.yaml"):
-        part = read_yaml(config_dir / name)
-        data["sources"] = data["sources"] | (part.pop("sources", None) or {})
-        data |= part
+    for name in REGISTRY:
+        for path, part in _registry_parts(config_dir / name):
+            for section, entries in part.items():
+                _add_entries(data, section, entries or {}, path)
     world = validate(World, data, config_dir / "{datasets,models}.yaml")
     wanted = [(f"datasets.{d}", s) for d, entry in world.datasets.items() for s in entry.sources]
     for d, entry in world.datasets.items():
@@ -146,6 +180,27 @@ def load_world(config_dir: Path | str) -> World:
         if source not in world.sources:
             raise unknown_key(source, sorted(world.sources), f"{config_dir}: {where}")
     return world
+
+
+def _add_entries(data: dict[str, Any], section: str, entries: Any, path: Path) -> None:
+    """Lay the entries of one section of a registry file beside those already read."""
+    if not isinstance(entries, dict):
+        raise VixmlError(
+            "a part of the registry is not a mapping of names to entries",
+            where=f"{path}: {section}",
+            found=repr(entries)[:80],
+            hint="docs/config.md explains every key",
+        )
+    known = data.setdefault(section, {})
+    for name, entry in entries.items():
+        if name in known and known[name] != entry:
+            raise VixmlError(
+                "the registry has two entries of one name",
+                where=f"{path}: {section}.{name}",
+                found="another entry of that name, in this folder's files or in one that they include",
+                hint="give yours another name",
+            )
+        known[name] = entry
 
 
 def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
@@ -271,6 +326,10 @@ def load_workflow(data: dict[str, Any], where: object = "config/config.yaml") ->
             if not (Path(config.config_dir) / kind / f"{name}.yaml").exists():
                 known = sorted(path.stem for path in (Path(config.config_dir) / kind).glob("*.yaml"))
                 raise unknown_key(name, known, f"{where}: {kind}")
+    for key in sorted({"compare", "side_by_side"} & config.model_fields_set):
+        for run in getattr(config, key):
+            if run not in {name for _, name in runs}:
+                raise unknown_key(run, sorted({name for _, name in runs}), f"{where}: {key}")
     for index, target in enumerate(config.targets):
         if target.dataset not in world.datasets:
             raise unknown_key(target.dataset, sorted(world.datasets), f"{where}: targets.{index}.dataset")

@@ -38,6 +38,14 @@ class WorkflowConfig(Strict):
     targets: list[Target] = Field(description="What is trained and scored.")
     tables: list[str] = Field(["table1", "table3"], description="Tables to write, files of config/tables/.")
     figures: list[str] = Field(["figure2"], description="Figures to draw.")
+    compare: list[str] = Field(
+        ["text-minilm-l3", "vixml-minilm-l3"],
+        description="Runs whose labels the report's gallery shows; gains and losses are of the second over the first.",
+    )
+    side_by_side: list[str] = Field(
+        ["text-minilm-l3", "vixml-minilm-l3", "vixml-minilm-l3--shuffled"],
+        description="Runs that the report draws side by side: where their scores come from.",
+    )
     only_shown: bool = Field(
         False,
         description="Do what `tables` need and nothing else, `--config 'tables=[table3]' only_shown=True`: leave out runs that none "

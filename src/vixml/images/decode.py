@@ -11,10 +11,10 @@ from PIL import Image
 MAX_PIXELS = 64_000_000
 
 
-def decode_square(data: bytes, size: int) -> np.ndarray:
+def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
     """Return a picture as (size, size, 3) uint8, RGB; transparency becomes white.
 
-    A picture of another size is shrunk or enlarged (Lanczos) to fit and centred on white; its shape is kept.
+    A picture of another size is shrunk or enlarged (by ``resample``) to fit and centred on white; its shape is kept.
 
     Raises:
         ValueError: more than 64 million pixels.
@@ -36,8 +36,6 @@ def decode_square(data: bytes, size: int) -> np.ndarray:
         scale = size / max(picture.size)
         width, height = (max(1, round(side * scale)) for side in picture.size)
         canvas = Image.new("RGB", (size, size), "white")
-        canvas.paste(
-            picture.resize((width, height), Image.Resampling.LANCZOS), ((size - width) // 2, (size - height) // 2)
-        )
+        canvas.paste(picture.resize((width, height), resample), ((size - width) // 2, (size - height) // 2))
         picture = canvas
     return np.asarray(picture)

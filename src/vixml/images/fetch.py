@@ -24,11 +24,12 @@ from vixml.config.world import Fetch
 from vixml.data.corpus import Corpus
 from vixml.data.corpus_writer import URLS
 from vixml.errors import VixmlError
-from vixml.files import atomic_path, sha256_json, write_json
+from vixml.files import atomic_path, write_json
 from vixml.images.bitmap import prepare
 from vixml.images.coverage import coverage
 from vixml.images.http import Getter
 from vixml.images.journal import Fetched, Journal
+from vixml.images.kept import kept_folder
 from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
 from vixml.images.svg import Undrawable
 from vixml.progress import Quiet, bar
@@ -78,7 +79,8 @@ def fetch_images(
     config = {"image_size": size, "shards": n_shards, "fetch": settings.model_dump()}
     facts: dict[str, object] = {}
     with stage(out, "fetch-images", config=config, inputs={"corpus": corpus_dir}, facts=facts) as work:
-        kept = _kept_folder(out, corpus_dir, size, n_shards)
+        identity = {"corpus": describe_input(corpus_dir)["sha256"], "size": size, "shards": n_shards}
+        kept = kept_folder(out, "fetching", identity)
         with bar("fetching pictures", len(urls)) as advance:
             asyncio.run(_fetch_all(urls, kept, size, n_shards, settings, threads, advance))
         missing, reasons = _gather(kept, work, len(urls), n_shards)
@@ -94,19 +96,6 @@ def fetch_images(
         facts |= {"n_images": len(urls), "n_missing": len(missing), "missing_reasons": dict(reasons)}
         facts["pct_with_images"] = coverage(corpus, missing)
     shutil.rmtree(kept)
-
-
-def _kept_folder(out: Path, corpus: Path, size: int, n_shards: int) -> Path:
-    """Return the folder of what is fetched already; what belongs to another corpus or size is thrown away."""
-    kept = out.with_name(out.name + "-fetching")
-    identity = sha256_json({"corpus": describe_input(corpus)["sha256"], "size": size, "shards": n_shards})
-    stamp = kept / "identity"
-    if kept.exists() and not (stamp.exists() and stamp.read_text() == identity):
-        shutil.rmtree(kept)
-    kept.mkdir(parents=True, exist_ok=True)
-    with atomic_path(stamp) as temporary:
-        Path(temporary).write_text(identity)
-    return kept
 
 
 async def _fetch_all(

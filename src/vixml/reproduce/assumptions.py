@@ -112,6 +112,7 @@ class Vision:
 VISION = {
     "efficientnet-lite0": Vision(2.0e8, 4.7e6, "0.39 G multiply-adds at 224 pixels, a quarter of them at 112"),
     "siglip2": Vision(6.7e11, 1.14e9, "27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters"),
+    "siglip2-open-clip": Vision(6.7e11, 1.14e9, "as siglip2"),
     "vit": Vision(3.5e10, 86.4e6, "12 layers of width 768 and 3072 over 197 patches"),
 }
 

@@ -116,6 +116,11 @@ def read_csv(path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
             yield reader.line_num, row
 
 
+def has_published(config_dir: Path | str) -> bool:
+    """Return whether a configuration's folder has published numbers: one's own data set needs none."""
+    return (Path(config_dir) / "reported").exists()
+
+
 def load_training_runs(config_dir: Path | str) -> dict[str, TrainingRun]:
     """Return the paper's training runs by id.
 

@@ -23,6 +23,7 @@ from vixml import __version__
 from vixml.config.load import load_workflow, read_yaml
 from vixml.errors import VixmlError
 from vixml.provenance import PACKAGES, git_state, machine
+from vixml.reproduce import leftovers
 
 TOOLS = ("conda", "dvc", "sinfo", "make", "git")
 # Where the finished stages lie, by what the workflow calls them.
@@ -219,7 +220,8 @@ def tools() -> str:
 def configurations(config_dir: Path) -> str:
     """Return for each file of the workflow whether it can be read, with the first line of what is wrong."""
     base_path = config_dir / "config.yaml"
-    base, said = read_yaml(base_path), {}
+    # A folder of one's own may have overlays only.
+    base, said = read_yaml(base_path) if base_path.exists() else {}, {}
     for path in sorted(config_dir.glob("*.yaml")):
         try:
             own = read_yaml(path)
@@ -261,31 +263,13 @@ def checkpoints(results: Path) -> str:
 
 def lock(folder: Path) -> str:
     """Return whether Snakemake holds the folder locked, who does, and how to clear a lock that nobody holds."""
-    if not any((folder / ".snakemake" / "locks").glob("*.lock")):
+    if not leftovers.locked(folder):
         return "none"
-    holders = _snakemakes_in(folder)
-    if holders is None:
-        return "locked; if no snakemake runs here, clear it: snakemake --unlock"
-    if holders:
+    if holders := leftovers.processes(folder, "snakemake"):
         return f"held by a running snakemake (process {', '.join(map(str, holders))})"
+    if jobs := leftovers.processes(folder, "vixml"):
+        return f"STALE, but jobs of a killed run go on (process {', '.join(map(str, jobs))}): end them, then `snakemake --unlock`"
     return "STALE, no snakemake runs here: clear it with `snakemake --unlock`"
-
-
-def _snakemakes_in(folder: Path) -> list[int] | None:
-    """Return the processes of Snakemake that were started in ``folder``; None where that cannot be told."""
-    if not Path("/proc/self/cwd").exists():
-        return None
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-            if process.joinpath("cwd").resolve() == folder.resolve() and any(
-                Path(os.fsdecode(word)).name == "snakemake" for word in command[:3]
-            ):
-                found.append(int(process.name))
-        except OSError:
-            continue  # it has ended, or belongs to somebody else
-    return sorted(found)
 
 
 def _gigabytes(n: float) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vixml.errors import VixmlError
 from vixml.reproduce.assumptions import HARDWARE
-from vixml.reproduce.claims import Claim, TrainingRun, load_claims, load_training_runs
+from vixml.reproduce.claims import Claim, TrainingRun, has_published, load_claims, load_training_runs
 from vixml.reproduce.cost import load_train_sizes, predict, predict_run
 from vixml.reproduce.registry import Registry
 from vixml.reproduce.results import Result, Results, hours_over_seeds, metric_over_seeds
@@ -85,14 +85,12 @@ class Sources:
 
     @classmethod
     def load(cls, config_dir: Path | str, results: Results) -> Sources:
-        """Read the published numbers and the registry."""
-        return cls(
-            load_claims(config_dir),
-            load_training_runs(config_dir),
-            load_train_sizes(config_dir),
-            Registry.load(config_dir),
-            results,
-        )
+        """Read the published numbers, where the folder has any, and the registry."""
+        registry = Registry.load(config_dir)
+        if not has_published(config_dir):
+            return cls([], {}, {}, registry, results)
+        claims, runs = load_claims(config_dir), load_training_runs(config_dir)
+        return cls(claims, runs, load_train_sizes(config_dir), registry, results)
 
 
 def build_table(spec: TableSpec, sources: Sources) -> Table:
@@ -147,7 +145,7 @@ def _place(spec: TableSpec, published: list[Claim], where: str) -> dict[tuple[in
                 f"a row selects no published cell of {spec.paper_table}",
                 where=f"{where}: row {row.label!r}",
                 found=row.claim,
-                hint="compare with config/reported/reported_results.csv",
+                hint="compare with reported/reported_results.csv of this configuration's folder",
             )
     for number, claim in enumerate(published):
         shown = used[number] and claim.dataset in spec.datasets and claim.metric in spec.metrics

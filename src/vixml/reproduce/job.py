@@ -53,7 +53,7 @@ class Job:
                 "the cost of a dataset without counts cannot be told",
                 where=f"datasets.{dataset}.expect",
                 found="nothing",
-                hint="give n_train, n_test and n_labels",
+                hint="give n_train, n_test and n_labels: after build-corpus, counts.json in its folder has them",
             )
         causal = model.attention == "causal"
         query, label = items_of(dataset, entry, config, causal)

@@ -234,7 +234,7 @@ def _table(spec: TableSpec, keys: Sequence[RunKey], configs: dict[tuple[str, str
         found |= dict.fromkeys(own)
         if not own and (dataset, run) in configs:
             absent.add((dataset, run, seed))
-    return Group(spec.paper_table, tuple(found), len(found) + len(absent))
+    return Group(spec.name, tuple(found), len(found) + len(absent))
 
 
 def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, str, int | None]]:

@@ -74,7 +74,7 @@ def _row(table: Table, section: Section, line: Line, sources: Sources, commands:
     runnable = line.run is not None and sources.registry.blocked(dataset, line.run) is None
     return PrintedRow(
         key=row_key(table, section, line),
-        title=f"{table.spec.paper_table}, {section.title}: {line.label}",
+        title=f"{table.spec.name}, {section.title}: {line.label}",
         source=first.source,
         values=tuple((claim.metric, claim.printed, claim.note) for claim in claims),
         described=tuple((word, first.row[column]) for column, word in DESCRIBED.items() if first.row[column]),

@@ -124,14 +124,12 @@ def to_markdown(table: Table) -> str:
     """Return the table as Markdown, a section a dataset, as the paper groups it."""
     spec = table.spec
     out = [
-        f"# {spec.paper_table}: {spec.title}",
+        f"# {spec.heading}",
         "",
-        spec.note,
-        "",
-        "`paper`: as printed in "
-        + spec.source
-        + ". `ours`: measured here, mean ± sample standard deviation over seeds "
-        "(number of seeds), in percent. The two never share a column.",
+        *([spec.note, ""] if spec.note else []),
+        (f"`paper`: as printed in {spec.source}. " if spec.paper_table else "")
+        + "`ours`: measured here, mean ± sample standard deviation over seeds (number of seeds), in percent."
+        + (" The two never share a column." if spec.paper_table else ""),
     ]
     for section in table.sections:
         out += ["", f"## {section.title}", "", *_markdown_section(section, spec.metrics, spec.row_title)]
@@ -178,7 +176,7 @@ def states_summary(tables: Sequence[Table | FactTable], missing: Missing | None 
         "schema_version": 1,
         "tables": {
             table.spec.id: {
-                "title": f"{table.spec.paper_table}: {table.spec.title}",
+                "title": table.spec.heading,
                 "published_cells": len(table.cells(True)),
                 "published": table.states(True),
                 "measured_cells": len(table.cells(False)),

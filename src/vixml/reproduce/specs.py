@@ -54,20 +54,47 @@ class MeasuredBlock(Strict):
     rows: list[MeasuredRow]
 
 
-class TableSpec(Strict):
-    """One table: columns (dataset x metric), and rows in blocks."""
+class Headed(Strict):
+    """What stands above a table."""
+
+    paper_table: str
+    title: str
+
+    @property
+    def heading(self) -> str:
+        """Return number and title; a table that the paper does not have has no number."""
+        return f"{self.paper_table}: {self.title}" if self.paper_table else self.title
+
+    @property
+    def name(self) -> str:
+        """Return what a table is called in running text."""
+        return self.paper_table or self.title
+
+
+class TableSpec(Headed):
+    """One table: columns (dataset x metric), and rows in blocks, of the paper, of ours, or of both."""
 
     id: str
     layout: Literal["grid"] = Field("grid", description="How it is laid out; `grid`: a section a dataset.")
-    paper_table: str = Field(description="`paper_table` of its cells, e.g. `Table 1`.")
+    paper_table: str = Field(
+        "", description="`paper_table` of its cells, e.g. `Table 1`; empty for a table that the paper does not have."
+    )
     source: str = PAPER
     title: str
     note: str = ""
     row_title: str = Field("backbone", description="Heading of the rows' labels.")
-    datasets: list[str]
+    datasets: list[str] = Field([], description="Those of the paper's rows.")
     metrics: list[str]
-    blocks: list[Block]
-    measured: list[MeasuredBlock] = Field([])
+    blocks: list[Block] = Field([], description="The paper's rows.")
+    measured: list[MeasuredBlock] = Field([], description="Rows that the paper does not have.")
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> TableSpec:
+        if not (self.blocks or self.measured):
+            raise ValueError("a table has no rows: `measured` for rows of ours, `blocks` for the paper's")
+        if self.blocks and not self.paper_table:
+            raise ValueError("rows of the paper (`blocks`) need its table (`paper_table`)")
+        return self
 
 
 class ClaimRow(Strict):
@@ -86,7 +113,7 @@ class ClaimRow(Strict):
     why: str = Field("", description="What has to be said of it; for `none`, why.")
 
 
-class FactsSpec(Strict):
+class FactsSpec(Headed):
     """One table of facts; its rows follow from the published files and the registry."""
 
     id: str

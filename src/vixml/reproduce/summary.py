@@ -201,7 +201,7 @@ def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool)
 def published_sentence(tables: Sequence[Table], missing: Missing) -> str:
     """Return one sentence on the tables' published cells: how many are in which state, and what the rest would take."""
     counts = {state: sum(table.states(True)[state] for table in tables) for state in STATES}
-    total, names = sum(counts.values()), ", ".join(table.spec.paper_table for table in tables)
+    total, names = sum(counts.values()), ", ".join(table.spec.name for table in tables)
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     hours = f"; those not run would take {duration(missing.total.hours)} of one H100, as predicted"
     return f"Of {total:,} published cells of {names}: {said}{hours if counts['not-run'] else ''}."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vixml.config.load import registry_files
 from vixml.errors import VixmlError
 from vixml.files import write_json, write_text
 from vixml.provenance import stage
@@ -119,6 +121,6 @@ def named_scores(scores: Sequence[Path]) -> dict[str, Path]:
 def config_files(config_dir: Path) -> Mapping[str, Path]:
     """Return the files of published numbers and of the registry, named for a manifest."""
     config_dir = Path(config_dir)
-    files = [*sorted((config_dir / "reported").glob("*.csv")), config_dir / "datasets.yaml", config_dir / "models.yaml"]
+    files = [*sorted((config_dir / "reported").glob("*.csv")), *registry_files(config_dir)]
     files += sorted((config_dir / "runs").glob("*.yaml"))
-    return {f"config/{path.relative_to(config_dir).as_posix()}": path for path in files}
+    return {f"config/{os.path.relpath(path, config_dir)}": path for path in files}

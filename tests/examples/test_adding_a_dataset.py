@@ -1,0 +1,95 @@
+"""The page on datasets of one's own is followed to the letter: its tables, its entry, its counts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from vixml.cli import main
+from vixml.config.load import load_workflow, load_world
+from vixml.data.corpus import Corpus
+from vixml.files import read_json
+from vixml.images.store import ImageStore
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/adding-a-dataset.md").read_text(encoding="utf-8")
+BLOCKS = [(kind, text) for kind, text in re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)]
+
+
+def block(kind: str, number: int = 0) -> str:
+    return [text for found, text in BLOCKS if found == kind][number]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder like the repository's root, with the page's `shop` and three photos."""
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/datasets.yaml").write_text(block("yaml", 0))
+    (tmp_path / "shop/models.yaml").write_text(block("yaml", 1))
+    photos = tmp_path / "results/raw/shop/photos"
+    photos.mkdir(parents=True)
+    for name, colour in (("rod.jpg", "red"), ("reel.jpg", "green"), ("net.png", "blue")):
+        Image.new("RGB", (40, 30), colour).save(photos / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["json", "csv"])
+def test_the_tables_build_as_the_page_says(place, kind):
+    path = place / "results/raw/shop" / {"json": "items.jsonl", "csv": "items.csv"}[kind]
+    path.write_text(block(kind), encoding="utf-8")
+    entry = (place / "shop/datasets.yaml").read_text()
+    (place / "shop/datasets.yaml").write_text(entry + block("yaml", 2))
+    assert main(re.search(r"`vixml (build-corpus [^`]*)`", PAGE)[1].split()) == 0
+    corpus = Corpus.load(place / "results/data/shop/corpus")
+    assert sorted(corpus.texts("train") + corpus.texts("test")) == ["Fishing rod, 2 m", "Landing net", "Tent for three"]
+    assert corpus.texts("label") == ["fishing", "outdoor"]
+    command = "render-images --dataset shop --corpus results/data/shop/corpus --raw results/raw --out images --config-dir shop"
+    assert main(command.split()) == 0
+    assert len(list(ImageStore.open(place / "images"))) == 3
+    assert read_json(place / "images/manifest.json")["facts"]["n_missing"] == 0
+
+
+def test_the_plan_is_asked_for_counts_until_they_are_there(place, capsys):
+    for kind in ("runs", "tables", "."):
+        (place / "shop" / kind).mkdir(exist_ok=True)
+        text = (ROOT / "examples/cataclysm/config" / kind / "cataclysm.yaml").read_text()
+        (place / "shop" / kind / "shop.yaml").write_text(
+            text.replace("examples/cataclysm/config", "shop").replace("cataclysm", "shop")
+        )
+    command = re.search(r"^vixml (plan .*?)  ", PAGE, re.MULTILINE)[1].split()
+    assert main(command) == 2 and "counts.json in its folder has them" in capsys.readouterr().err
+    with open(place / "shop/datasets.yaml", "a") as stream:
+        stream.write(block("yaml", 2))
+    assert main(command) == 0
+    assert "shop" in capsys.readouterr().out
+
+
+def test_every_message_that_the_page_names_is_one_of_the_code():
+    sources = "".join(path.read_text() for path in (ROOT / "src/vixml/data").glob("*.py"))
+    table = PAGE.split("## What may go wrong")[1].split("\n\n")[2]
+    messages = re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)
+    assert len(messages) == 7 and [message for message in messages if message not in sources] == []
+
+
+def test_the_example_is_the_one_in_the_repository():
+    entry = load_world(ROOT / "examples/cataclysm/config").datasets["cataclysm"]
+    shown = yaml.safe_load(block("yaml", 3))
+    assert shown["catalogue"].items() <= entry.catalogue.model_dump().items() and shown["text"] == entry.text
+    counts = entry.expect
+    said = re.search(r"cataclysm: ([\d,]+) items, ([\d,]+) labels, [\d,]+ pairs, ([\d,]+) sprites", PAGE)
+    numbers = [int(number.replace(",", "")) for number in said.groups()]
+    assert numbers == [counts.n_train + counts.n_test, counts.n_labels, counts.n_images]
+    assert f"{counts.n_test} test items" in PAGE
+
+
+def test_the_example_asks_for_what_its_folder_holds(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = "examples/cataclysm/config/cataclysm.yaml"
+    config = load_workflow(yaml.safe_load(Path(path).read_text()), path)
+    assert f"--configfile {path}" in PAGE and config.tables == ["cataclysm"]

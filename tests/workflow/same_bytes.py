@@ -1,0 +1,60 @@
+"""Compare two folders of results byte for byte. What no two runs share, their times, is named here and nothing else is cut out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+# Machine and moment of a run; manifests are compared by what must agree in them.
+OF_ONE_RUN = {"logs", "benchmarks", "raw", "reference"}
+AGREED = ("schema_version", "stage", "config", "config_sha256", "versions")
+TIMES = {"seconds", "hours", "samples_per_second"}
+# Drawn from training times, or showing them.
+SHOW_TIMES = {"figures/figure2.png", "figures/figure2.svg", "report.html", "report/report.html"}
+
+
+def compared(theirs: Path, ours: Path) -> dict[str, bool]:
+    """Return ``{file: whether both folders hold the same}`` for every file in either, but those of one run alone."""
+    names = {
+        path.relative_to(results).as_posix()
+        for results in (theirs, ours)
+        for path in results.rglob("*")
+        if path.is_file()
+    }
+    names = {name for name in names if name.split("/")[0] not in OF_ONE_RUN} - SHOW_TIMES
+    return {name: _timeless(theirs / name) == _timeless(ours / name) for name in sorted(names)}
+
+
+def assert_same(theirs: Path, ours: Path) -> None:
+    """Fail with the names of files that differ or that only one folder holds; and if there was little to compare."""
+    found = compared(theirs, ours)
+    different = [name for name, same in found.items() if not same]
+    assert not different, different
+    kinds = {Path(name).suffix for name in found}
+    assert len(found) > 80 and {".safetensors", ".npy", ".parquet", ".json", ".csv", ".md", ".tex"} <= kinds
+    assert {"tables/metrics.json", "tables/table1.csv", "tables/table3.md"} <= set(found)
+
+
+def _timeless(path: Path) -> Any:
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    if path.name == "manifest.json":
+        manifest = json.loads(content)
+        return {key: manifest.get(key) for key in AGREED} | {"files": sorted(manifest["outputs"])}
+    if path.name == "training.json":
+        return _without_times(json.loads(content))
+    if path.name == "log.jsonl":
+        return [_without_times(json.loads(line)) for line in content.splitlines()]
+    if path.suffix == ".csv":
+        return [_without_times(row) for row in csv.DictReader(io.StringIO(content.decode()))]
+    return content
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_times(part) for key, part in value.items() if key not in TIMES}
+    return value

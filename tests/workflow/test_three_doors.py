@@ -1,0 +1,168 @@
+"""conda, DVC and SLURM lead to the same bytes, leave each other nothing to do, and go on where they were killed."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import time
+
+import pytest
+from same_bytes import assert_same
+from three_doors import CONDA, DVC, MODEL, advice, finished_rules, kill_9, kill_in_training, slurm, start, unmade
+from tiny_world import Copy
+
+from vixml.provenance import MANIFEST
+
+pytestmark = pytest.mark.slow
+JOBS = 20  # of the miniature
+LONG = ("epochs: 2", "epochs: 400")
+
+
+@pytest.fixture(scope="module")
+def by_conda(finished, conda, tmp_path_factory) -> Copy:
+    """The miniature, made with a conda environment for every job."""
+    copy = unmade(finished, tmp_path_factory.mktemp("by-conda") / "repository")
+    shown = copy.run(*CONDA)
+    assert shown.count("Activating conda environment") == len(finished_rules(shown)) == JOBS
+    return copy
+
+
+@pytest.fixture(scope="module")
+def by_dvc(finished, tmp_path_factory) -> Copy:
+    """The miniature, made by DVC."""
+    copy = unmade(finished, tmp_path_factory.mktemp("by-dvc") / "repository")
+    assert len(finished_rules(copy.run(*DVC))) == JOBS
+    return copy
+
+
+@pytest.fixture(scope="module")
+def by_slurm(finished, cluster, tmp_path_factory) -> Copy:
+    """The miniature, made on the cluster."""
+    copy = unmade(finished, tmp_path_factory.mktemp("by-slurm") / "repository")
+    shown = copy.run(*slurm())
+    assert shown.count("has been submitted with SLURM jobid") == len(finished_rules(shown)) == JOBS
+    return copy
+
+
+@pytest.fixture(scope="module")
+def long(finished, tmp_path_factory) -> Copy:
+    """The miniature with a training that is long enough to be killed, made without a break."""
+    copy = Copy(shutil.copytree(finished.root, tmp_path_factory.mktemp("long") / "repository"))
+    copy.edit("config/runs/picto.yaml", *LONG)
+    copy.run("snakemake", "--cores", "2")
+    return copy
+
+
+@pytest.mark.parametrize("door", ["by_conda", "by_dvc", "by_slurm"])
+def test_the_same_bytes(door, finished, request):
+    made = request.getfixturevalue(door)
+    assert_same(finished.root / "results", made.root / "results")
+    assert made.planned() == {}, "Snakemake alone finds nothing left"
+
+
+def test_jobs_ran_in_the_environment_of_their_rule(by_conda):
+    manifest = json.loads((by_conda.root / MODEL).read_text())
+    program = manifest["command"].split()[0]
+    assert program.startswith(f"{by_conda.root}/.snakemake/conda/"), "vixml was installed by the post-deploy script"
+
+
+@pytest.mark.parametrize("door", ["by_conda", "by_dvc", "by_slurm"])
+def test_what_one_door_made_the_others_leave_as_it_is(door, request, conda, cluster):
+    made = request.getfixturevalue(door)
+    before = {path: path.stat().st_mtime_ns for path in (made.root / "results").rglob(MANIFEST)}
+    for command in (CONDA, DVC, slurm(), DVC):
+        shown = made.run(*command)
+        assert finished_rules(shown) == [] and "has been submitted" not in shown, command
+    assert "Stage 'results' didn't change, skipping" in shown and "up to date" in made.run("dvc", "status")
+    assert {path: path.stat().st_mtime_ns for path in (made.root / "results").rglob(MANIFEST)} == before
+
+
+@pytest.mark.parametrize("door", ["by_conda", "by_dvc", "by_slurm"])
+def test_every_table_names_what_it_came_from(door, request):
+    made = request.getfixturevalue(door)
+    head = made.run("git", "rev-list", "--max-parents=0", "HEAD").strip()
+    tables = made.root / "results/tables"
+    assert {path.name for path in tables.iterdir()} - {MANIFEST} == set(
+        json.loads((tables / MANIFEST).read_text())["outputs"]
+    )
+    waiting, stages, raw = [tables], set(), set()
+    while waiting:
+        folder = waiting.pop()
+        manifest = json.loads((folder / MANIFEST).read_text())
+        stages.add(manifest["stage"])
+        assert manifest["source"] == {"commit": head, "modified": False}, folder
+        assert manifest["config"] and manifest["config_sha256"]
+        assert manifest["environment"]["sha256"] and manifest["environment"]["packages"] > 60
+        for named in manifest["inputs"].values():
+            path = made.root / named["path"]
+            if path.is_dir():
+                assert json.loads((path / MANIFEST).read_text())["outputs_sha256"] == named["sha256"], path
+                waiting.append(path)
+            elif path.parent.name == "raw":
+                raw.add(path.name)
+    assert {
+        "make-tables",
+        "score",
+        "predict",
+        "build-index",
+        "train",
+        "tokenize",
+        "embed-images",
+        "prepare-model",
+    } <= stages
+    assert raw == {path.name for path in (made.root / "results/raw").glob("*.whl")}, "down to what was downloaded"
+
+
+@pytest.mark.parametrize("door", ["by_conda", "by_dvc", "by_slurm"])
+def test_killed_in_the_middle_of_a_training(door, request, long):
+    made = request.getfixturevalue(door)
+    made.edit("config/runs/picto.yaml", *LONG)
+    command = {"by_conda": CONDA, "by_dvc": DVC}.get(door) or slurm()
+    kill_in_training(made, command)
+    assert not (made.root / MODEL).exists(), "half a model would pass for a whole one"
+    shown = made.run(*command, check=False)
+    assert shown.count("locked by a run that was killed") == 1
+    todo = advice(shown)
+    assert todo.endswith("snakemake --unlock") and ("scancel" in todo) == (door == "by_slurm")
+    made.run("bash", "-c", todo)
+    made.run(*command)
+    log = (made.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text()
+    assert "epoch 1/400" not in log and "epoch 400/400" in log, "the training began again from nothing"
+    assert_same(long.root / "results", made.root / "results")
+    assert made.planned() == {}
+
+
+def test_killed_again_and_again(finished, tmp_path):
+    made = unmade(finished, tmp_path / "repository")
+    command = ("snakemake", "--cores", "2", "paper_tables")
+    moments, kills = random.Random(0), 0
+    while True:
+        process = start(made, command)
+        try:
+            # Longer each time, so that there is an end; a start takes about two seconds.
+            process.wait(timeout=4 + kills + 3 * moments.random())
+            break
+        except subprocess.TimeoutExpired:
+            kill_9(process)
+            kills += 1
+        made.run("snakemake", "--unlock")
+    assert process.returncode == 0 and kills > 2
+    assert_same(finished.root / "results", made.root / "results")
+    assert made.planned() == {} and not list((made.root / "results").rglob(".tmp-*"))
+
+
+def test_jobs_that_outlive_their_snakemake_are_named(long, tmp_path):
+    made = Copy(shutil.copytree(long.root, tmp_path / "repository"))
+    made.edit("config/runs/picto.yaml", "epochs: 400", "epochs: 900")
+    command = ("snakemake", "--cores", "1", MODEL)
+    kill_in_training(made, command, alone=True)
+    shown = made.run(*command, check=False)
+    assert "jobs that it started still run" in shown
+    todo = advice(shown)
+    assert todo.startswith("kill ")
+    made.run("bash", "-c", todo)
+    time.sleep(1)
+    made.run(*command)
+    assert json.loads((made.root / MODEL).with_name("training.json").read_text())["epochs"] == 900
