@@ -26,6 +26,7 @@ include: "rules/targets.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/images.smk"
+include: "rules/publish.smk"
 include: "rules/train.smk"
 include: "rules/index.smk"
 include: "rules/evaluate.smk"
@@ -59,6 +60,15 @@ rule images:
     localrule: True
     message:
         "Image vectors are up to date"
+
+
+rule publish:
+    """Every dataset of the configuration, with pictures and vectors, as a folder that others can load."""
+    input:
+        target_published(),
+    localrule: True
+    message:
+        "Published datasets are up to date"
 
 
 rule train:

@@ -56,6 +56,7 @@ TOKENS = f"{RESULTS}/data/{{dataset}}/tokens/{{model}}-{{max_len}}/manifest.json
 IMAGES = f"{RESULTS}/data/{{dataset}}/images/manifest.json"
 VISION_MODEL = f"{RESULTS}/vision/{{vision}}/manifest.json"
 BANK = f"{RESULTS}/data/{{dataset}}/bank/{{vision}}/manifest.json"
+PUBLISHED = f"{RESULTS}/published/{{dataset}}/manifest.json"
 TRAINED = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/model/manifest.json"
 INDEX = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/index/manifest.json"
 PREDICTIONS = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/predictions/manifest.json"
@@ -144,6 +145,13 @@ def importing_settings(wildcards):
     """Return what of the registry shapes imported vectors."""
     names = sources_of_vectors(wildcards.dataset, wildcards.vision)
     return settings({"dim": WORLD.vision_models[wildcards.vision].dim, "sha256": sha256_of(names), "files": names})
+
+
+def publishing_settings(wildcards):
+    """Return what of a dataset's entry its published folder and card say."""
+    entry = WORLD.datasets[wildcards.dataset]
+    said = entry.model_dump(mode="json", include={"title", "sources", "stand_in", "facts", "text"})
+    return settings(said | {"licences": {name: WORLD.sources[name].licence for name in entry.sources}})
 
 
 def training_settings(wildcards):

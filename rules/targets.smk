@@ -97,6 +97,26 @@ def target_images():
     return list(dict.fromkeys(found))
 
 
+def target_published():
+    """Return every dataset of the configuration as a folder for others."""
+    return list(dict.fromkeys(PUBLISHED.format(dataset=target.dataset) for target in WORKFLOW.targets))
+
+
+def pictures_of(wildcards):
+    """Return a dataset's pictures, if it has any."""
+    return IMAGES.format(dataset=wildcards.dataset) if WORLD.datasets[wildcards.dataset].has_pictures else []
+
+
+def banks_of(wildcards):
+    """Return the image vectors of a dataset that runs of the configuration read."""
+    return [path for path in target_images() if path in banks_named(wildcards.dataset)]
+
+
+def banks_named(dataset):
+    """Return where the image vectors of a dataset could lie, by vision encoder."""
+    return {BANK.format(dataset=dataset, vision=vision) for vision in WORLD.vision_models}
+
+
 def target_models():
     """Return every trained model of the configuration, once where several runs use it."""
     found = [TRAINED.format(dataset=d, run=trained_as(d, run), seed=seed) for d, run, seed, _ in target_runs()]

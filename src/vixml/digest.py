@@ -28,6 +28,7 @@ STAGES = {
     "prepare-vision": "vixml.images.prepare",
     "embed-images": "vixml.images.pool",
     "import-vectors": "vixml.images.published",
+    "publish-dataset": "vixml.images.publish",
     "prepare-model": "vixml.models.prepare",
     "train": "vixml.training.train",
     "build-index": "vixml.retrieval.encode",

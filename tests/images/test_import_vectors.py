@@ -111,6 +111,17 @@ def test_a_control_and_a_cut_work_on_own_lists(place):
     assert bank.lists(lists, per_item=3, control="shuffled").lengths.tolist() == [3, 1]
 
 
+def test_lists_of_another_corpus_are_refused(place, tmp_path):
+    from vixml.data.corpus import Corpus
+
+    bank = go(place)
+    other = Corpus.load(write_corpus(tmp_path / "other", ROWS | {"test": [[0]]}))
+    with pytest.raises(VixmlError, match="do not belong together") as error:
+        bank.images_of(other, "test")
+    assert error.value.found == "lists of 2 items" and "import-vectors" in error.value.hint
+    assert bank.images_of(other, "train") is bank.own["train"]
+
+
 def test_a_row_of_zeros_is_missing_and_rows_are_counted(place):
     matrix = np.vstack([place.matrices["label"], np.ones((2, DIM), np.float32)])
     matrix[1] = 0

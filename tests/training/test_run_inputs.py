@@ -13,7 +13,7 @@ import torch
 
 from vixml.config.world import Propensity
 from vixml.errors import VixmlError
-from vixml.files import load_array, read_json, save_array
+from vixml.files import load_array, read_json, save_array, write_json
 from vixml.provenance import read_manifest
 from vixml.ragged import Ragged
 from vixml.training.inputs import RunInputs, open_inputs
@@ -76,6 +76,24 @@ def test_more_images_than_there_are_is_an_error(task):
     with pytest.raises(VixmlError, match="more images an item") as caught:
         open_inputs(task, planted.make_config(images={"per_item": 4}), 0)
     assert caught.value.found == 4 and "at most 3" in caught.value.expected
+
+
+def test_a_bank_with_lists_of_its_own_says_what_an_item_has(task, tmp_path):
+    def write(folder: Path):
+        shutil.copytree(task.bank, folder, dirs_exist_ok=True)
+        header = read_json(folder / "bank.json")
+        for split in ("train", "test", "label"):
+            n = len(Ragged.load(task.corpus / f"{split}_images"))
+            Ragged.from_rows([[item % 7] for item in range(n)], header["n_images"]).save(folder / f"{split}_images")
+        write_json(folder / "bank.json", header | {"lists": "own"})
+
+    bank = planted.publish(tmp_path / "bank", "import-vectors", write)
+    inputs = RunInputs(task.corpus, task.tokens, bank, task.model_dir)
+    found = open_inputs(inputs, planted.make_config(images={"per_item": 1}), 0)
+    assert found.images["test"].values[:9].tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]
+    with pytest.raises(VixmlError, match="more images an item") as caught:
+        open_inputs(inputs, planted.make_config(images={"per_item": 2}), 0)
+    assert str(bank) in caught.value.expected and "published_vectors: false" in caught.value.hint
 
 
 def test_a_bank_of_another_vision_encoder_is_an_error(task):

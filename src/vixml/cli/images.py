@@ -1,4 +1,4 @@
-"""Verbs ``render-images``, ``fetch-images``, ``prepare-vision``, ``embed-images`` and ``import-vectors``."""
+"""Verbs ``render-images``, ``fetch-images``, ``prepare-vision``, ``embed-images``, ``import-vectors``, ``publish-dataset``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("prepare-vision")(prepare_vision)
     app.command("embed-images")(embed_images)
     app.command("import-vectors")(import_vectors)
+    app.command("publish-dataset")(publish_dataset)
 
 
 def render_images(
@@ -224,3 +225,37 @@ def import_vectors(
     files = {split: getattr(known[vision], split) for split in SPLITS}
     files = {split: Published(place(found.vectors), place(found.map)) for split, found in files.items()}
     run(corpus, files, vision, world.vision_models[vision], out)
+
+
+def publish_dataset(
+    dataset: Annotated[str, typer.Option(help="Entry of datasets.yaml: gives title, sources and licences.")],
+    corpus: Annotated[Path, typer.Option(help="Corpus (`vixml build-corpus`).")],
+    out: Annotated[Path, OUT],
+    images: Annotated[
+        Path | None, typer.Option(help="Its image store; without it, where pictures come from is published, not they.")
+    ] = None,
+    bank: Annotated[
+        list[Path] | None, typer.Option(help="Image vectors of it (`vixml embed-images`); may be given again.")
+    ] = None,
+    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+) -> None:
+    r"""Write a dataset with its pictures as a folder that others can load.
+
+    Parquet tables of queries, labels, images and vectors, a dataset card
+    (README.md: how to load it, sizes, coverage, origin, licences) and SHA256SUMS.
+    `datasets.load_dataset(FOLDER, "queries")` reads it, as does anything that
+    reads Parquet. Read the card's licence notes before you pass the folder on.
+
+    Example:
+
+        vixml publish-dataset --dataset picto --corpus results/data/picto/corpus \
+            --images results/data/picto/images --out results/published/picto \
+            --bank results/data/picto/bank/efficientnet-lite0
+    """
+    from vixml.config.load import load_world, unknown_key
+    from vixml.images.publish import publish_dataset as run
+
+    world = load_world(config_dir)
+    if dataset not in world.datasets:
+        raise unknown_key(dataset, sorted(world.datasets), f"{config_dir / 'datasets.yaml'}: datasets")
+    run(world, dataset, corpus, images, bank or [], out)

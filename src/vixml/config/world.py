@@ -198,6 +198,11 @@ class Dataset(Strict):
         return by_table or (self.catalogue is not None and self.catalogue.images_are == "urls")
 
     @property
+    def has_pictures(self) -> bool:
+        """Return whether a stage makes pictures of this dataset: fetched, drawn or read from files."""
+        return self.fetches or self.builder == "picto" or bool(self.catalogue and self.catalogue.images)
+
+    @property
     def text_fields(self) -> tuple[str, ...]:
         """Return the names of the fields that make the text."""
         return fields_of(self.text)

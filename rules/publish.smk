@@ -1,0 +1,38 @@
+# A dataset as a folder that others can load and pass on: publish_dataset.
+#
+# REQUIRED INPUTS: results/data/{dataset}/corpus and images; results/data/{dataset}/bank/{vision} for every encoder that runs
+#   of the configuration read.
+# OUTPUTS: results/published/{dataset}: Parquet, a dataset card, checksums.
+
+
+rule publish_dataset:
+    """Write a dataset with its pictures and vectors as a folder that others can load."""
+    input:
+        corpus=CORPUS,
+        images=pictures_of,
+        bank=banks_of,
+    output:
+        PUBLISHED,
+    log:
+        f"{LOGS}/publish_dataset/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/publish_dataset/{{dataset}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=720,
+    params:
+        settings=publishing_settings,
+        code=code("publish-dataset"),
+        images=option("images", "images"),
+        bank=options("bank", "bank"),
+        config_dir=CONFIG_DIR,
+    message:
+        "Publish {wildcards.dataset} as a folder for others"
+    shell:
+        """
+        vixml publish-dataset --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) {params.images} \
+            {params.bank} --out $(dirname {output}) --config-dir {params.config_dir} 2>&1 | tee {log}
+        """

@@ -1,0 +1,321 @@
+"""A published dataset is loaded by Hugging Face `datasets`, offline, and says what the corpus says, picture by picture."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from images_helpers import png
+from PIL import Image
+
+from vixml import cli
+from vixml.config.world import World
+from vixml.data.corpus import SPLITS, Corpus, CorpusData, Items
+from vixml.errors import VixmlError
+from vixml.files import read_json, save_array, write_json
+from vixml.images import hub_tables, publish
+from vixml.images.bank import FORMAT, ImageBank
+from vixml.images.publish import publish_dataset
+from vixml.images.store import ImageStore, write_store
+from vixml.provenance import read_manifest, stage
+from vixml.ragged import Ragged
+
+N_IMAGES, MISSING, DIM = 11, (0, 4, 10), 5
+TEXTS = {
+    "train": ["a plain one", "zwei | Striche", "line\nbreak", 'quotes "and" \\', "猫 and émoji 🐈", ""],
+    "test": ["test a", "test b", "---\nname: no header"],
+    "label": [f"label {i}" for i in range(7)],
+}
+SOURCE = {
+    "kind": "place", "name": "Some pictures", "version": "3", "filename": "some.zip", "licence": "CC BY 4.0",
+    "used_for": "all of it",
+}  # fmt: skip
+EYES = {"title": "Eyes", "checkpoint": "some/eyes", "kind": "hub", "image_size": 32, "dim": DIM, "licence": "MIT"}
+
+
+def registry(**dataset) -> dict:
+    """Return a registry of one dataset."""
+    entry = {"title": "Tiny: a dataset", "builder": "picto", "sources": ["some"], "text": "a name", "stand_in": True}
+    return {
+        "sources": {"some": SOURCE},
+        "datasets": {"tiny": entry | {"facts": {"pct_labels_with_images": 95.72}} | dataset},
+        "text_models": {},
+        "vision_models": {"eyes": EYES},
+    }
+
+
+def write_bank(folder: Path, vision: str, own: dict[str, Ragged] | None = None, n: int = N_IMAGES) -> Path:
+    """Publish a bank of seeded vectors, with lists of its own or without."""
+    rows = np.random.default_rng(n).standard_normal((n, DIM)).astype(np.float16)
+    missing = list(MISSING) if own is None else [1]
+    rows[missing] = 0
+    with stage(folder, "embed-images" if own is None else "import-vectors", config={}, inputs={}) as work:
+        save_array(work / "vectors.npy", rows)
+        header = {
+            "format": FORMAT,
+            "n_images": n,
+            "dim": DIM,
+            "vision": vision,
+            "precision": "fp32",
+            "missing": missing,
+        }
+        for split, lists in (own or {}).items():
+            lists.save(work / f"{split}_images")
+        write_json(work / "bank.json", header | ({"lists": "own"} if own else {}))
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A corpus with odd texts, an image store of three shards with missing pictures, and a bank."""
+    rng = np.random.default_rng(0)
+    n = {split: len(texts) for split, texts in TEXTS.items()}
+    keys = [f"picture-{i}" for i in range(N_IMAGES)]
+    images = {s: [rng.permutation(N_IMAGES)[: i % 4].tolist() for i in range(n[s])] for s in SPLITS}
+    labels = {s: [sorted(rng.permutation(7)[: 1 + i % 3].tolist()) for i in range(n[s])] for s in ("train", "test")}
+    data = CorpusData(
+        items={split: Items([f"{split}-{i}" for i in range(n[split])], TEXTS[split]) for split in SPLITS},
+        labels={split: Ragged.from_rows(rows, 7) for split, rows in labels.items()},
+        image_keys=keys,
+        image_sources=[f"some:{key}.svg" for key in keys],
+        images={split: Ragged.from_rows(rows, N_IMAGES) for split, rows in images.items()},
+        filters={"test": Ragged.from_rows([[1], [], [0, 2]], 7)},
+    )
+    with stage(tmp_path / "corpus", "build-corpus", config={}, inputs={}) as work:
+        data.write(work)
+    pictures = [(i, key, None if i in MISSING else png(i)) for i, key in enumerate(keys)]
+    with stage(tmp_path / "images", "render-images", config={}, inputs={}) as work:
+        write_store(work, pictures, N_IMAGES, 3)
+    bank = write_bank(tmp_path / "bank", "eyes")
+    return SimpleNamespace(
+        root=tmp_path, corpus=tmp_path / "corpus", images=tmp_path / "images", bank=bank, out=tmp_path / "out",
+        pngs=[data for _, _, data in pictures],
+    )  # fmt: skip
+
+
+def go(place, **given) -> Path:
+    options = {"world": World.model_validate(registry()), "images": place.images, "banks": [place.bank]} | given
+    publish_dataset(options["world"], "tiny", place.corpus, options["images"], options["banks"], place.out)
+    return place.out
+
+
+@pytest.fixture
+def load(monkeypatch, tmp_path):
+    """Return `datasets.load_dataset`, with no network and a cache of this test."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+    def load(folder: Path, *arguments, **options):
+        return datasets.load_dataset(str(folder), *arguments, cache_dir=str(tmp_path / "cache"), **options)
+
+    return load
+
+
+def configurations(folder: Path) -> list[str]:
+    from datasets import get_dataset_config_names
+
+    return get_dataset_config_names(str(folder))
+
+
+# -- the folder is loaded and compared --------------------------------------------------------------------------------
+
+
+def test_every_text_label_and_picture_comes_back(place, load):
+    folder, corpus = go(place), Corpus.load(place.corpus)
+    assert configurations(folder) == ["queries", "labels", "images", "vectors-eyes"]
+    queries = load(folder)  # the default
+    assert set(queries) == {"train", "test"}
+    for split in ("train", "test"):
+        rows, labels, images = list(queries[split]), corpus.labels(split), corpus.images(split)
+        assert [row["id"] for row in rows] == corpus.ids(split) and [row["text"] for row in rows] == TEXTS[split]
+        assert [row["labels"] for row in rows] == [labels.row(i).tolist() for i in range(len(labels))]
+        assert [row["images"] for row in rows] == [images.row(i).tolist() for i in range(len(images))]
+    assert queries["test"]["not_scored"][:] == [[1], [], [0, 2]] and queries["train"]["not_scored"][:] == [[]] * 6
+    labels = load(folder, "labels", split="label")
+    assert labels["text"][:] == TEXTS["label"] and labels["images"][:] == [
+        corpus.images("label").row(i).tolist() for i in range(7)
+    ]
+
+
+def test_a_picture_lies_in_the_row_of_its_id(place, load):
+    images = load(go(place), "images", split="image")
+    assert len(images) == N_IMAGES and images["key"][:] == Corpus.load(place.corpus).image_keys()
+    for i, row in enumerate(images):
+        assert row["source"] == f"some:picture-{i}.svg"
+        if i in MISSING:
+            assert row["image"] is None
+        else:
+            shown = Image.open(io.BytesIO(place.pngs[i])).convert("RGB")
+            assert np.array_equal(np.asarray(row["image"].convert("RGB")), np.asarray(shown))
+
+
+def test_a_vector_lies_in_the_row_of_its_image(place, load):
+    rows, bank = load(go(place), "vectors-eyes", split="vector"), ImageBank.open(place.bank)
+    for i, vector in enumerate(rows["vector"]):
+        assert vector is None if i in MISSING else np.array_equal(np.float16(vector), bank.vectors[i])
+
+
+def test_a_bank_with_lists_of_its_own_names_its_rows(place, load):
+    own = {
+        split: Ragged.from_rows([[i % 4] if i % 3 else [2, 0] for i in range(len(TEXTS[split]))], 4) for split in SPLITS
+    }
+    bank = write_bank(place.root / "own", "ears", own, n=4)
+    folder = go(place, banks=[place.bank, bank])
+    assert configurations(folder)[-2:] == ["vectors-eyes", "vectors-ears"]
+    assert load(folder, "labels", split="label")["rows_ears"][:] == [own["label"].row(i).tolist() for i in range(7)]
+    assert load(folder, split="test")["rows_ears"][:] == [own["test"].row(i).tolist() for i in range(3)]
+    vectors = load(folder, "vectors-ears", split="vector")["vector"][:]
+    assert [vector is None for vector in vectors] == [False, True, False, False]
+
+
+def test_a_corpus_alone_is_published_with_the_origin_of_its_pictures(place, load):
+    folder = go(place, images=None, banks=[])
+    assert configurations(folder) == ["queries", "labels", "images"]
+    assert load(folder, "images", split="image").column_names == ["key", "source"]
+    assert "## Coverage" not in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("batch", "per_file"), [(1, 2), (2, 3), (3, 2), (100, 100)])
+def test_files_and_batches_change_nothing(place, load, monkeypatch, batch, per_file):
+    for name, value in (
+        ("BATCH", batch),
+        ("GROUP", batch),
+        ("ROWS_PER_FILE", per_file),
+        ("VECTORS_PER_FILE", per_file),
+    ):
+        monkeypatch.setattr(publish, name, value)
+    folder = go(place)
+    assert len(list(folder.glob("queries/train-*"))) == -(-6 // per_file)
+    assert load(folder, split="train")["text"][:] == TEXTS["train"]
+    images = load(folder, "images", split="image")
+    assert [row["image"] is None for row in images] == [i in MISSING for i in range(N_IMAGES)]
+
+
+# -- the card ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_sizes_coverage_origin_and_licences(place):
+    folder = go(place)
+    text = (folder / "README.md").read_text()
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert header["pretty_name"] == "Tiny: a dataset" and header["size_categories"] == ["n<1K"]
+    info = {entry["config_name"]: entry for entry in header["dataset_info"]}
+    assert [split["num_examples"] for split in info["queries"]["splits"]] == [6, 3]
+    shards = sum(path.stat().st_size for path in folder.glob("images/*.parquet"))
+    assert info["images"]["download_size"] == shards and info["images"]["dataset_size"] > 0
+    for said in (
+        "6 training and 3 test queries, 7 labels, 11 images", "A stand-in", "CC BY 4.0: Some pictures", "Attribution",
+        "3 of 11 pictures could not be had", "95.72 %", "some/eyes", "`vixml build-corpus`", "## Checksums",
+    ):  # fmt: skip
+        assert said in text, said
+    facts = read_manifest(folder)["facts"]
+    assert facts["rows"] == {
+        "queries/train": 6, "queries/test": 3, "labels/label": 7, "images/image": 11, "vectors-eyes/vector": 11,
+    }  # fmt: skip
+    corpus = Corpus.load(place.corpus)
+    there = [any(i not in MISSING for i in corpus.images("label").row(row)) for row in range(7)]
+    assert facts["pct_with_images"]["pictures"]["label"] == round(100 * sum(there) / 7, 2)
+    assert f"{100 * sum(there) / 7:.2f} % | " in text
+
+
+def test_the_example_on_the_card_runs(place, load, tmp_path):
+    folder = go(place)
+    example = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    corpus = Corpus.load(place.corpus)
+    names = [TEXTS["label"][row] for row in corpus.labels("test").row(0)]
+    assert done.stdout.strip() == f"test a {names}"
+
+
+def test_checksums_are_those_of_the_files_and_the_same_input_gives_the_same_bytes(place):
+    folder = go(place)
+    sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    data = {p.relative_to(folder).as_posix() for p in folder.rglob("*.parquet")}
+    assert set(sums) == data and len(data) == 7
+    for name, expected in sums.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
+    before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    go(place)
+    changed = [path.name for path, content in before.items() if path.read_bytes() != content]
+    assert set(changed) <= {"manifest.json"}
+
+
+def test_what_a_publisher_does_not_state_is_said(place):
+    told = registry()
+    told["sources"]["some"] = SOURCE | {"licence": "not stated"}
+    text = (go(place, world=World.model_validate(told)) / "README.md").read_text()
+    assert "no permission to pass their texts or pictures on" in text and "not stated: Some pictures" in text
+
+
+# -- parts that do not belong together --------------------------------------------------------------------------------
+
+
+def refused(place, **given) -> VixmlError:
+    with pytest.raises(VixmlError) as error:
+        go(place, **given)
+    assert not place.out.exists() and error.value.hint
+    return error.value
+
+
+def test_another_store_is_refused(place):
+    with stage(place.root / "short", "render-images", config={}, inputs={}) as work:
+        write_store(work, [(0, "picture-0", png(0))], 1, 1)
+    assert refused(place, images=place.root / "short").found == "1 pictures"
+    with stage(place.root / "other", "render-images", config={}, inputs={}) as work:
+        write_store(work, [(i, f"other-{i}", png(i)) for i in range(N_IMAGES)], N_IMAGES, 3)
+    error = refused(place, images=place.root / "other")
+    assert error.found == "other-0" and error.expected == "picture-0"
+
+
+def test_another_bank_is_refused_and_the_same_twice(place):
+    assert refused(place, banks=[write_bank(place.root / "more", "ears", n=12)]).found == "12 rows"
+    assert refused(place, banks=[place.bank, write_bank(place.root / "again", "eyes")]).found == "eyes"
+
+
+def test_a_shard_cut_short_and_an_unfinished_folder(place):
+    assert len(ImageStore.open(place.images)) == N_IMAGES
+    shard = place.images / "shard-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-20])
+    assert "cannot be read" in refused(place).what
+    (place.corpus / "manifest.json").unlink()
+    assert "not complete" in refused(place, images=None, banks=[]).what
+
+
+def test_a_table_that_is_too_short_is_noticed(place):
+    table = hub_tables.Table("c", "s", "t/s", (hub_tables.Column("id", "string", ""),))
+    with pytest.raises(VixmlError, match="ended too early"):
+        table.write(place.root, iter(()), 3, 2)
+
+
+def test_the_verb(place, capsys):
+    for name, keys in (("datasets", ("sources", "datasets")), ("models", ("text_models", "vision_models"))):
+        (place.root / f"{name}.yaml").write_text(yaml.safe_dump({key: registry()[key] for key in keys}))
+    common = [
+        "publish-dataset",
+        "--corpus",
+        str(place.corpus),
+        "--config-dir",
+        str(place.root),
+        "--out",
+        str(place.out),
+    ]
+    options = ["--images", str(place.images), "--bank", str(place.bank)]
+    assert cli.main([*common, "--dataset", "tiny", *options]) == 0
+    assert read_json(place.out / "manifest.json")["facts"]["rows"]["images/image"] == N_IMAGES
+    assert cli.main([*common, "--dataset", "tony"]) == 2
+    assert "did you mean 'tiny'?" in capsys.readouterr().err

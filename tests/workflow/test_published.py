@@ -1,0 +1,100 @@
+"""Image vectors as published take the place of pooling: what is trained from them is the same to the byte."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tiny_world import Copy
+
+from vixml.data.corpus import SPLITS, Corpus
+from vixml.images.bank import ImageBank
+
+VISION = "efficientnet-lite0"
+DATA = "results/data/picto"
+LEARNT = [
+    f"results/runs/picto/vixml-minilm-l3/seed0/{name}"
+    for name in (
+        "model/model.safetensors",
+        "index/test.npy",
+        "test/predictions/labels.npy",
+        "test/predictions/scores.npy",
+    )
+] + ["results/runs/picto/knn-vixml-minilm-l3/seed0/test/predictions/scores.npy"]
+
+
+@pytest.fixture
+def moved(finished, tmp_path) -> Copy:
+    """Return a finished copy of its own, which may be changed at will."""
+    return Copy(Path(shutil.copytree(finished.root, tmp_path / "repository", symlinks=True)))
+
+
+def publish_vectors(root: Path) -> None:
+    """Write the pooled vectors as somebody would publish them, in results/raw, and name them in the registry."""
+    corpus, bank = Corpus.load(root / DATA / "corpus"), ImageBank.open(root / DATA / "bank" / VISION)
+    registry = yaml.safe_load((root / "config/datasets.yaml").read_text())
+    published = {}
+    for split in SPLITS:
+        lists = bank.lists(corpus.images(split), per_item=100)
+        # Their own order of rows: nothing may hang on image ids.
+        order = np.random.default_rng(0).permutation(len(lists.values))
+        place = np.argsort(order)
+        rows = np.empty(len(lists), dtype=object)
+        for item in range(len(lists)):
+            first, last = lists.offsets[item : item + 2]
+            rows[item] = place[first:last].tolist() if last > first else -1
+        vectors = bank.gather(lists.values[order])
+        published[split] = {}
+        for key, array in (("vectors", vectors), ("map", rows)):
+            name = f"eyes-{split}-{key}"
+            np.save(root / "results/raw" / f"{name}.npy", array, allow_pickle=key == "map")
+            registry["sources"][name] = {
+                "kind": "place", "name": name, "version": "-", "filename": f"{name}.npy", "licence": "none",
+                "used_for": "tests",
+            }  # fmt: skip
+            published[split][key] = name
+    registry["datasets"]["picto"]["published_vectors"] = {VISION: published}
+    (root / "config/datasets.yaml").write_text(yaml.safe_dump(registry, sort_keys=False))
+
+
+def test_training_from_published_vectors_is_training_from_pictures(moved):
+    before = {name: (moved.root / name).read_bytes() for name in LEARNT}
+    publish_vectors(moved.root)
+    planned = moved.planned()
+    assert planned["import_vectors"] == 1 and planned["train_model"] == 1 and "embed_images" not in planned
+    assert not {"build_corpus", "render_images"} & set(planned), "neither corpus nor pictures depend on the vectors"
+    moved.run("snakemake", "--cores", "2")
+    bank = moved.root / DATA / "bank" / VISION
+    assert json.loads((bank / "manifest.json").read_text())["stage"] == "import-vectors"
+    assert {name: (moved.root / name).read_bytes() for name in LEARNT} == before
+    assert moved.planned() == {}
+    moved.run("vixml", "check")
+    # The page of formats names what was written.
+    page = (moved.root / "docs/formats.md").read_text()
+    assert all(f"`{key}`" in page for key in json.loads((bank / "bank.json").read_text()))
+    # The switch of the workflow leads back to the pictures.
+    back = moved.planned("--config", "published_vectors=False")
+    assert back["embed_images"] == 1 and "import_vectors" not in back
+
+
+def test_the_data_is_published_and_loaded(moved, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    assert moved.planned("publish") == {"publish_dataset": 1, "publish": 1}
+    moved.run("snakemake", "--cores", "1", "publish")
+    folder = moved.root / "results/published/picto"
+    corpus = Corpus.load(moved.root / DATA / "corpus")
+
+    def load(config: str, split: str):
+        return datasets.load_dataset(str(folder), config, split=split, cache_dir=str(tmp_path / "cache"))
+
+    for split in ("train", "test"):
+        assert load("queries", split)["text"][:] == corpus.texts(split)
+    assert load("labels", "label")["text"][:] == corpus.texts("label")
+    assert len(load("images", "image")) == len(load(f"vectors-{VISION}", "vector")) == corpus.n_images
+    assert moved.planned("publish") == {}
