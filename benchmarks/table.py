@@ -7,20 +7,65 @@ It reads benchmarks/results/*.json; what still wants a GPU is listed with the co
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path("benchmarks/results")
 HEAD = ["path", "size", "ours", "straightforward", "ratio", "limit", "of limit", "device"]
-# Paths that were never timed on a GPU: the command that would do it, and the file that it would write.
+# What nobody has timed on a GPU yet: path, size, the file that it would be in, and the command that writes it.
 OWED = [
+    (
+        "training step, text and images",
+        "MiniLM-L3, batch 2048",
+        "training_step-gpu.json",
+        "python benchmarks/training_step.py --device cuda --batch-size 2048",
+    ),
     (
         "balanced 2-means",
         "2,250,000 x 768, groups of 16",
         "clustering-gpu.json",
-        "python benchmarks/clustering.py --points 2250000 --dim 768 --device cuda --rounds 3",
+        "python benchmarks/clustering.py --device cuda --points 2250000 --dim 768 --rounds 3",
+    ),
+    (
+        "exact search",
+        "32,768 x 1,305,265 x 768, top 100",
+        "search-gpu.json",
+        "python benchmarks/search.py --device cuda --queries 32768 --labels 1305265 --dim 768 --memory-mb 8192",
     ),
 ]
+
+
+def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of one result file, whatever its form."""
+    threads = document["machine"]["threads"]
+    about = {"threads": threads, "device": document.get("device", "cpu")}
+    if "cases" in document:  # benchmarks/training_step.py, which the cost plan reads as well
+        found = []
+        for case, result in document["cases"].items():
+            speeds, own = result["samples_per_second"], result["ratio_to_straightforward"]
+            way = next(name for name in ("ours, bf16", "ours, fp16", "ours, fp32") if name in speeds)
+            size = f"MiniLM-L3, batch {document['batch_size']}, {way.removeprefix('ours, ')}"
+            limit = result.get("limit")
+            found.append(
+                about
+                | {"path": f"training step, {case}", "size": size, "unit": "samples/s", "ours": speeds[way]}
+                | {"straightforward": speeds["straightforward"], "ratio": own[way], "limit": limit}
+                | {"share_of_limit": speeds[way]["median"] / limit if limit else None}
+            )
+        return found
+    if "fused_ms" in document["rows"][0]:  # benchmarks/attention.py
+        return [
+            about
+            | {"path": "attention, both ways", "size": f"{row['size']}, {document['precision']}", "unit": "ms"}
+            | {
+                "ours": {"median": row["ours_ms"]},
+                "straightforward": {"median": row["fused_ms"]},
+                "ratio": row["ratio"],
+            }
+            for row in document["rows"]
+        ]
+    return document["rows"] if "path" in document["rows"][0] else []
 
 
 def number(value: float | None) -> str:
@@ -57,8 +102,26 @@ def cells(row: dict[str, Any]) -> list[str]:
 def show(rows: list[dict[str, Any]], owed: list[list[str]] | None = None) -> None:
     """Print rows as a table in Markdown."""
     lines = [HEAD, *(cells(row) for row in rows), *(owed or [])]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    # A command is longer than any figure: it may stand out of its column.
+    widths = [max(len(line[column]) for line in lines[: len(rows) + 1]) for column in range(len(HEAD))]
     for place, line in enumerate(lines):
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
         if not place:
             print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+
+
+def main() -> None:
+    """Print everything that was measured, and what is owed."""
+    documents = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    rows = [row for document in documents for row in rows_of(document)]
+    rows.sort(key=lambda row: (row["path"], row["device"]))
+    owed = [
+        [path, size, f"owed: `{command} --out benchmarks/results/{name}`", "–", "–", "–", "–", "cuda"]
+        for path, size, name, command in OWED
+        if not (RESULTS / name).exists()
+    ]
+    show(rows, owed)
+
+
+if __name__ == "__main__":
+    main()

@@ -139,6 +139,47 @@ def _decide(
     return best, top
 
 
+def decide(
+    queries: np.ndarray, labels: np.ndarray, near: np.ndarray, k: int, filter: Ragged | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order labels that something else proposed as :func:`search` orders all.
+
+    Args:
+        queries: (n, d) float32.
+        labels: (m, d) float32 or float16.
+        near: (n, p) int64, proposals, none twice in a row, -1 for none.
+        k: labels wanted of each query.
+        filter: n rows over m labels: pairs left out.
+
+    Returns:
+        As :func:`search`.
+    """
+    n, p = near.shape
+    ids = np.full((n, k), -1, dtype=np.int32)
+    scores = np.full((n, k), -np.inf, dtype=np.float32)
+    left_out = near < 0
+    if filter is not None and len(filter.values):
+        keys = np.arange(n)[:, None] * len(labels) + near
+        left_out |= np.isin(keys, filter.row_ids() * len(labels) + filter.values)
+    step = max(1, (8 << 20) // (12 * max(1, queries.shape[1] * p)))
+    width = min(k, p)
+
+    def work(first: int, last: int) -> None:
+        for at in range(first, last, step):
+            rows = slice(at, min(at + step, last))
+            own = torch.from_numpy(np.maximum(near[rows], 0))
+            vectors = torch.from_numpy(np.take(labels, own.numpy(), axis=0)).double()
+            exact = torch.bmm(vectors, torch.from_numpy(queries[rows].astype(np.float64))[:, :, None])[:, :, 0].float()
+            exact.masked_fill_(torch.from_numpy(left_out[rows]), -torch.inf)
+            best, top = _first(own, exact, width)
+            ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().numpy()
+            scores[rows, :width] = top.numpy()
+
+    with one_thread_each() as pool:
+        share_out(pool, n, work)
+    return ids, scores
+
+
 def _search_in_float64(
     block: Tensor, labels: np.ndarray, banned: Ragged | None, width: int, step: int
 ) -> tuple[Tensor, Tensor]:
