@@ -8,6 +8,8 @@ It reads benchmarks/results/*.json; what still wants a GPU is listed with the co
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,12 @@ OWED = [
         "2,250,000 x 768, groups of 16",
         "clustering-gpu.json",
         "python benchmarks/clustering.py --device cuda --points 2250000 --dim 768 --rounds 3",
+    ),
+    (
+        "approximate search, ivf",
+        "10,000 x 1,305,265 x 384",
+        "index-gpu.json",
+        "python benchmarks/index.py --device cuda --kinds ivf --queries 10000 --labels 1305265",
     ),
     (
         "exact search",
@@ -54,7 +62,12 @@ def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
                 | {"share_of_limit": speeds[way]["median"] / limit if limit else None}
             )
         return found
-    if "fused_ms" in document["rows"][0]:  # benchmarks/attention.py
+    if (
+        "assembling_s" in document or "share_of_training" in document
+    ):  # benchmarks/image_bank.py, benchmarks/checkpoint.py
+        return list(_ours_and_plain(document, about))
+    rows = document.get("rows") or [{}]
+    if "fused_ms" in rows[0]:  # benchmarks/attention.py
         return [
             about
             | {"path": "attention, both ways", "size": f"{row['size']}, {document['precision']}", "unit": "ms"}
@@ -63,9 +76,27 @@ def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
                 "straightforward": {"median": row["fused_ms"]},
                 "ratio": row["ratio"],
             }
-            for row in document["rows"]
+            for row in rows
         ]
-    return document["rows"] if "path" in document["rows"][0] else []
+    return rows if "path" in rows[0] else []
+
+
+def _ours_and_plain(document: dict[str, Any], about: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file that says seconds and bytes of `ours` and `straightforward`."""
+    path = "image vectors of a batch" if "assembling_s" in document else "checkpoint"
+    for key, unit in (("seconds", "s"), ("assembling_s", "s"), ("bytes", "bytes")):
+        values = {
+            name: statistics.median(value) if isinstance(value, list) else value
+            for name, value in document.get(key, {}).items()
+            if not isinstance(value, dict)
+        }
+        ours = next((value for name, value in values.items() if name.startswith("ours")), None)
+        plain = next((value for name, value in values.items() if name.startswith("straightforward")), None)
+        if not ours or not plain:
+            continue
+        ratio = {name: plain / ours for name in ("median", "min", "max")}
+        row = {"path": path, "size": document.get("size", "see its file"), "unit": unit, "ours": {"median": ours}}
+        yield about | row | {"straightforward": {"median": plain}, "ratio": ratio}
 
 
 def number(value: float | None) -> str:

@@ -127,7 +127,8 @@ def _rounded(
 ) -> tuple[Tensor, float, float]:
     """Return labels in ``dtype``, with rows of zeros up to a whole group; their largest norm and distance to it."""
     m, dim = labels.shape
-    rounded = torch.zeros(-(-m // GROUP) * GROUP, dim, dtype=dtype, device=device)
+    rounded = torch.empty(-(-m // GROUP) * GROUP, dim, dtype=dtype, device=device)
+    rounded[m:] = 0
     largest = torch.zeros(2, len(rounded), device=device)
 
     def work(first: int, last: int) -> None:
