@@ -20,6 +20,7 @@ from vixml.ragged import Ragged
 from vixml.threads import share_out
 
 GROUP = 16  # labels whose largest product is taken first: the best p labels lie in the p best groups
+TOGETHER = 256  # queries whose products a thread of a processor holds
 CHUNK = 64  # queries whose best are sought together on a processor: their products stay in the cache
 UNIT = 2.0**-24  # half the distance from 1 to the next float32
 # What writing a product down in this type adds to its error, relative to the product.
@@ -89,7 +90,7 @@ def propose(
     c, dim = block.shape
     ids = torch.zeros(c, proposed, dtype=torch.int64, device=block.device)
     scores = torch.full((c, proposed), -torch.inf, device=block.device)
-    queries = block.to(dtype)
+    queries, on_cpu = block.to(dtype), block.device.type == "cpu"
     longest, moved = 0.0, 0.0
     for start in range(0, len(labels), step):
         part = slice(start, min(start + step, len(labels)))
@@ -97,17 +98,22 @@ def propose(
         longest, moved = max(longest, length), max(moved, distance)
 
         def work(first: int, last: int, part: slice = part, rounded: Tensor = rounded) -> None:
-            products = queries[first:last] @ rounded.T
-            products[:, part.stop - part.start :] = -torch.inf  # rows that fill the last group up
-            if banned is not None:
-                ban(products, banned.take(np.arange(first, last)), part)
-            rows = CHUNK if block.device.type == "cpu" else last - first
-            for at in range(first, last, rows):
-                some = slice(at, min(at + rows, last))
-                values, places = _largest(products[some.start - first : some.stop - first], proposed)
-                merged, chosen = torch.cat([scores[some], values], dim=1).topk(proposed, dim=1)
-                ids[some] = torch.cat([ids[some], places + part.start], dim=1).gather(1, chosen)
-                scores[some] = merged
+            # One table for all its queries: fresh memory costs more than the product that is written to it.
+            together = min(last - first, TOGETHER) if on_cpu else last - first
+            table = torch.empty(together, len(rounded), dtype=dtype, device=block.device)
+            for start in range(first, last, together):
+                stop = min(start + together, last)
+                products = torch.mm(queries[start:stop], rounded.T, out=table[: stop - start])
+                products[:, part.stop - part.start :] = -torch.inf  # rows that fill the last group up
+                if banned is not None:
+                    ban(products, banned.take(np.arange(start, stop)), part)
+                rows = CHUNK if on_cpu else stop - start
+                for at in range(start, stop, rows):
+                    some = slice(at, min(at + rows, stop))
+                    values, places = _largest(products[some.start - start : some.stop - start], proposed)
+                    merged, chosen = torch.cat([scores[some], values], dim=1).topk(proposed, dim=1)
+                    ids[some] = torch.cat([ids[some], places + part.start], dim=1).gather(1, chosen)
+                    scores[some] = merged
 
         share_out(pool, c, work, shares=torch.get_num_threads() if pool is None else pool._max_workers)
     ids.masked_fill_(scores == -torch.inf, 0)  # a row that fills a group up is no label
@@ -132,11 +138,13 @@ def _rounded(
     largest = torch.zeros(2, len(rounded), device=device)
 
     def work(first: int, last: int) -> None:
-        step = max(1, (1 << 17) // dim) if device.type == "cpu" else last - first
+        step = min(last - first, max(1, (1 << 17) // dim)) if device.type == "cpu" else last - first
+        held = torch.empty(step, dim)
         for at in range(first, last, step):
             rows = slice(at, min(at + step, last))
             # A copy: torch takes no read-only (memory-mapped) arrays.
-            exact = torch.from_numpy(np.array(labels[rows], dtype=np.float32)).to(device)
+            np.copyto(held.numpy()[: rows.stop - at], labels[rows])
+            exact = held[: rows.stop - at].to(device)
             rounded[rows] = exact
             torch.linalg.vector_norm(exact, dim=1, out=largest[0, rows])
             if dtype != torch.float32:

@@ -132,15 +132,33 @@ def _decide(
     step = int(max(1, piece // (12 * block.shape[1] * found.ids.shape[1])))
 
     def work(first: int, last: int) -> None:
+        held: list[Tensor] = []
         for at in range(first, last, step):
             rows = slice(at, min(at + step, last))
             near, coarse = (table[rows, : max(kept[rows])] for table in (found.ids, found.scores))
-            vectors = torch.from_numpy(np.take(labels, near.cpu().numpy(), axis=0)).to(block.device).double()
-            exact = torch.bmm(vectors, block[rows].double()[:, :, None])[:, :, 0].float()
+            exact = _products(block[rows], labels, near, held)
             best[rows], top[rows] = _first(near, exact.masked_fill_(coarse == -torch.inf, -torch.inf), width)
 
     share_out(pool, len(block), work)
     return best, top
+
+
+def _products(block: Tensor, labels: np.ndarray, near: Tensor, held: list[Tensor]) -> Tensor:
+    """Return the float64 products of (r, dim) queries with (r, p) labels each, as float32.
+
+    Args:
+        block, near: as said.
+        labels: (m, dim).
+        held: a thread's own memory, empty at first: used again and again, for fresh memory costs more than the products.
+    """
+    ids, size = near.cpu().numpy(), near.numel() * block.shape[1]
+    if not held or held[0].numel() < size:
+        dtype = torch.from_numpy(labels[:0].copy()).dtype
+        held[:] = [torch.empty(size, dtype=dtype), torch.empty(size, dtype=torch.float64, device=block.device)]
+    shape = (*near.shape, block.shape[1])
+    vectors, exact = (memory[:size].view(shape) for memory in held)
+    np.take(labels, ids, axis=0, out=vectors.numpy(), mode="clip")
+    return torch.bmm(exact.copy_(vectors), block.double()[:, :, None])[:, :, 0].float()
 
 
 def decide(
@@ -169,11 +187,11 @@ def decide(
     width = min(k, p)
 
     def work(first: int, last: int) -> None:
+        held: list[Tensor] = []
         for at in range(first, last, step):
             rows = slice(at, min(at + step, last))
             own = torch.from_numpy(np.maximum(near[rows], 0))
-            vectors = torch.from_numpy(np.take(labels, own.numpy(), axis=0)).double()
-            exact = torch.bmm(vectors, torch.from_numpy(queries[rows].astype(np.float64))[:, :, None])[:, :, 0].float()
+            exact = _products(torch.from_numpy(np.array(queries[rows], dtype=np.float32)), labels, own, held)
             exact.masked_fill_(torch.from_numpy(left_out[rows]), -torch.inf)
             best, top = _first(own, exact, width)
             ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().numpy()

@@ -119,10 +119,12 @@ def _all_levels(vectors: Tensor, levels: list[Level], pool: Executor | None) -> 
         return order
 
     def finish(start: int, end: int) -> Tensor:
+        # In the same two buffers: nobody else reads these rows.
+        both = [buffers[0][start:end], buffers[1][start:end]]
         own, order = vectors[start:end], torch.arange(start, end)
-        for level in levels[at:]:
+        for place, level in enumerate(levels[at:], at):
             moved = _split(own, level, slice(*np.searchsorted(level.starts, [start, end])), start)
-            own, order = own[moved], order[moved]
+            own, order = in_order(own, moved, both[place % 2]), order[moved]
         return order
 
     bounds = levels[at].starts.tolist()

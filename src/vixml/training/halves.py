@@ -134,14 +134,20 @@ def _lean_of_blocks(
     lean: np.ndarray,
     blocks: list[tuple[int, int, np.ndarray | int]],
 ) -> None:
+    # Used again and again: fresh memory costs more than what is written to it.
+    held = np.empty((2, max((end - start for start, end, _ in blocks), default=0), vectors.shape[1]), dtype=np.float32)
     for start, end, group in blocks:
         first, last = int(rows[start]), int(rows[end - 1])
-        x = vectors[first : last + 1] if last - first == end - 1 - start else vectors[rows[start:end]]
+        if last - first == end - 1 - start:
+            x = vectors[first : last + 1]
+        else:
+            x = np.take(vectors, rows[start:end], axis=0, out=held[0, : end - start], mode="clip")
         # numpy adds up each row alone, in one order, whichever of the two it is.
         if isinstance(group, int):
             np.einsum("nd,d->n", x, apart[group], out=lean[start:end])
         else:
-            np.einsum("nd,nd->n", x, apart[group], out=lean[start:end])
+            d = np.take(apart, group, axis=0, out=held[1, : end - start], mode="clip")
+            np.einsum("nd,nd->n", x, d, out=lean[start:end])
 
 
 def _unit_means(vectors: Tensor, rows: Tensor, half: Tensor, pool: Executor | None) -> Tensor:
