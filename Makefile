@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help install demo test slow check bench lock record push pull adopt clean
+.PHONY: help install demo test slow check bench bench-table lock record push pull adopt clean
 
 # The versions in requirements.lock were tested with Python 3.11; `make PYTHON=/path/to/python` takes another.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
@@ -13,7 +13,7 @@ ACTIVATE := source $(VENV)/bin/activate
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## make .venv with the versions of requirements.lock (about a minute, once)
 
@@ -58,9 +58,15 @@ check: install  ## what a change must pass beside the tests: style, lint, genera
 	@$(ACTIVATE) && vixml reproduction --check
 	@$(MAKE) --no-print-directory slow
 
-bench: install  ## time what is worth timing, on a machine that does nothing else (benchmarks/README.md)
+bench: install  ## time what is worth timing, on a machine that does nothing else, and print one table (benchmarks/README.md)
 	@$(ACTIVATE) && snakemake data images --cores all --quiet host reason
-	@$(ACTIVATE) && for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 python "$$script"; done
+	@$(ACTIVATE) && for script in clustering search metrics index attention pooling training_step; do \
+	  echo "== benchmarks/$$script.py"; python "benchmarks/$$script.py"; done
+	@$(ACTIVATE) && python benchmarks/training_step.py --threads 2 --out benchmarks/results/training_step-2threads.json
+	@$(MAKE) --no-print-directory bench-table
+
+bench-table: install  ## print what was measured, without measuring
+	@$(ACTIVATE) && python benchmarks/table.py
 
 lock: install  ## pin the newest versions that pyproject.toml allows, and write every environment file from them
 	@$(ACTIVATE) && python envs/pins.py lock

@@ -1,15 +1,16 @@
 """Time the metrics against plain loops over Python sets, in turn, in one process.
 
-python benchmarks/metrics.py --queries 2000 --labels 4000 --k 100
+python benchmarks/metrics.py --queries 970237 --labels 1305265
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import statistics
-import time
+from functools import partial
+from pathlib import Path
 
+import measure
 import numpy as np
 
 from vixml.evaluation.metrics import DEEP_KS, KS, evaluate
@@ -43,37 +44,69 @@ def loops(predictions: np.ndarray, truth: Ragged, weights: np.ndarray) -> dict[s
     return {name: 100 * total.get(name, 0.0) / total.get(f"best {name}", len(truth)) for name in names}
 
 
-def main() -> None:
-    """Print a table: seconds, ratio in the same round, and the largest difference between the two."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("queries", 2000), ("labels", 4000), ("k", 100), ("positives", 6), ("rounds", 5)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    chosen = parser.parse_args()
+def ours(predictions: np.ndarray, truth: Ragged, weights: np.ndarray) -> dict[str, float]:
+    """Return all metrics as the stage ``score`` computes them."""
+    return evaluate(predictions, truth, weights).metrics
+
+
+def made(queries: int, labels: int, k: int, positives: int) -> tuple[np.ndarray, Ragged, np.ndarray]:
+    """Return predictions of which a part is true, true labels of very different numbers, and weights."""
     rng = np.random.default_rng(0)
-    truth = Ragged.from_rows(
-        [np.sort(rng.choice(chosen.labels, chosen.positives, replace=False)) for _ in range(chosen.queries)],
-        chosen.labels,
-    )
-    predictions = np.stack([rng.permutation(chosen.labels)[: chosen.k] for _ in range(chosen.queries)]).astype(np.int32)
-    # Half of the rankings start with true labels, or there would be nothing to count.
-    for row in range(0, chosen.queries, 2):
-        rest = predictions[row][~np.isin(predictions[row], truth.row(row))]
-        predictions[row] = np.concatenate([truth.row(row), rest])[: chosen.k]
-    weights = 1 + rng.random(chosen.labels) * 10
-    seconds: dict[str, list[float]] = {"vixml": [], "loops": []}
-    for _ in range(chosen.rounds):
-        start = time.perf_counter()
-        ours = evaluate(predictions, truth, weights).metrics
-        middle = time.perf_counter()
-        plain = loops(predictions, truth, weights)
-        seconds["vixml"].append(middle - start)
-        seconds["loops"].append(time.perf_counter() - middle)
-    print(f"{chosen.queries} queries, {chosen.labels} labels, top {chosen.k}")
-    print(f"{'way':<8}{'seconds':>9}{'to ours':>9}{'metrics':>9}{'largest difference':>20}")
-    for name, n in (("vixml", len(ours)), ("loops", len(plain))):
-        ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["vixml"], strict=True))
-        apart = max(abs(ours[key] - plain[key]) for key in plain) if name == "loops" else 0.0
-        print(f"{name:<8}{statistics.median(seconds[name]):>9.3f}{ratio:>9.2f}{n:>9}{apart:>20.1e}")
+    lengths = np.minimum(rng.geometric(1 / positives, queries), 1000)
+    rows = np.repeat(np.arange(queries), lengths)
+    rows, values = np.divmod(np.unique(rows * labels + rng.integers(0, labels, len(rows))), labels)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=queries))])
+    truth = Ragged(values.astype(np.int32), offsets, labels)
+    # Ascending from a random place: no label twice in a row.
+    predictions = rng.integers(0, labels, (queries, 1), dtype=np.int32) + np.arange(k, dtype=np.int32) * 7
+    predictions %= labels
+    for place in range(0, k, 4):
+        some = truth.lengths > place
+        label = truth.values[truth.offsets[:-1][some] + place]
+        own = predictions[some]
+        own[own == label[:, None]] = -1
+        own[:, place] = label
+        predictions[some] = own
+    return predictions, truth, 1 + rng.random(labels) * 10
+
+
+def main() -> None:
+    """Time both on a part of the queries, in turn, and ours on all, with its memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (
+        ("queries", 970_237), ("paired", 20_000), ("labels", 1_305_265), ("k", 100), ("positives", 22), ("rounds", 3),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    rows, speed = [], measure.bandwidth()
+    for queries in (chosen.paired, chosen.queries):
+        predictions, truth, weights = made(queries, chosen.labels, chosen.k, chosen.positives)
+        ways = {"ours": partial(ours, predictions, truth, weights)}
+        if queries == chosen.paired:
+            ways["straightforward"] = partial(loops, predictions, truth, weights)
+        with measure.Memory() as memory:
+            seconds, found = measure.take_turns(ways, chosen.rounds)
+        plain = seconds.get("straightforward")
+        more = {"peak_mb": memory.peak_mb}
+        if plain:
+            pairs = [(found["ours"][name], value) for name, value in found["straightforward"].items()]
+            more = {"largest_difference": max(abs(a - b) for a, b in pairs)}
+        rows.append(
+            measure.row(
+                "metrics",
+                f"{queries:,} x {chosen.k}, {chosen.labels:,} labels",
+                measure.spread(seconds["ours"]),
+                measure.spread(plain) if plain else None,
+                measure.ratios(plain, seconds["ours"]) if plain else None,
+                limit=(predictions.nbytes + truth.values.nbytes) / speed,
+                limit_by="memory: predictions and true labels read once",
+                threads=1,
+                **more,
+            )
+        )
+    measure.write("metrics", rows, chosen.out)
+    print("memory of the last:", rows[-1]["peak_mb"], "MB beside its input")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ slows both alike; what counts is the ratio of each pair, printed with its median
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
+from pathlib import Path
 
+import measure
 import numpy as np
 import torch
 
@@ -23,6 +23,7 @@ from vixml.images.efficientnet import MEAN, SCALE, EfficientNetLite0
 from vixml.images.pool import one_thread_a_batch, pool
 from vixml.images.store import ImageStore
 from vixml.images.vision import load_vision, resolve_precision
+from vixml.reproduce.assumptions import VISION
 
 Pictures = list[tuple[int, str, bytes]]
 
@@ -44,15 +45,8 @@ def ours(pictures: Iterable[tuple[int, str, bytes]], encoder: EfficientNetLite0,
         return np.concatenate([vectors for _, vectors in pool(pictures, encoder, 64, threads)])
 
 
-def seconds(run: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    """Return how long ``run`` took, and its result."""
-    started = time.perf_counter()
-    result = run()
-    return time.perf_counter() - started, result
-
-
 def main() -> None:
-    """Print one line a pair, then the medians."""
+    """Time both in turn, compare their vectors, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--raw", default="results/raw")
     parser.add_argument("--store", default="results/data/picto/images")
@@ -60,6 +54,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
     world = load_world(options.config_dir)
@@ -70,19 +65,36 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     straightforward(pictures[:64], plain), ours(pictures[:64], fast, options.threads)  # warm up
 
-    ratios, rates = [], []
-    for pair in range(options.pairs):
-        slow, expected = seconds(lambda: straightforward(pictures, plain))
-        quick, found = seconds(lambda: ours(pictures, fast, options.threads))
-        ratios.append(slow / quick)
-        rates.append((len(pictures) / slow, len(pictures) / quick))
-        print(f"pair {pair}: {rates[-1][0]:.0f} and {rates[-1][1]:.0f} pictures/s, ratio {ratios[-1]:.2f}")
+    seconds, both = measure.take_turns(
+        {
+            "ours": lambda: ours(pictures, fast, options.threads),
+            "straightforward": lambda: straightforward(pictures, plain),
+        },
+        options.pairs,
+    )
+    expected, found = both["straightforward"], both["ours"]
     found = found.astype(np.float32)
     cosine = (expected * found).sum(1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(found, axis=1)
-    print(
-        f"median: {statistics.median(r[0] for r in rates):.0f} and {statistics.median(r[1] for r in rates):.0f} "
-        f"pictures/s, ratio {statistics.median(ratios):.2f}; {options.threads} threads, {resolve_precision('auto', 'cpu')}; "
-        f"cosine to float32 at least {cosine.min():.4f}"
+    rate = {name: [len(pictures) / s for s in times] for name, times in seconds.items()}
+    dtype = torch.bfloat16 if resolve_precision("auto", "cpu") == "bf16" else torch.float32
+    peak = measure.product_speed(2048, 2048, 2048, dtype)
+    measure.write(
+        "pooling",
+        [
+            measure.row(
+                "pictures to vectors",
+                f"EfficientNet-Lite0, {len(pictures)} pictures, {resolve_precision('auto', 'cpu')}",
+                measure.spread(rate["ours"]),
+                measure.spread(rate["straightforward"]),
+                measure.ratios(seconds["straightforward"], seconds["ours"]),
+                limit=peak / VISION["efficientnet-lite0"].flop,
+                limit_by="arithmetic: the network's operations at the speed of a large product",
+                threads=options.threads,
+                unit="pictures/s",
+                cosine_to_float32=float(cosine.min()),
+            )
+        ],
+        options.out,
     )
 
 

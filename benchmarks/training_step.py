@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import measure
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from vixml import whole_torchvision as _first  # noqa: F401 -- before transforme
 # isort: split
 from transformers import AutoModel
 
+from vixml.config.load import load_world
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import write_json
@@ -38,6 +40,7 @@ from vixml.models.prototype import PrototypeNetwork
 from vixml.models.siamese import Siamese
 from vixml.provenance import git_state, machine, versions
 from vixml.ragged import Ragged
+from vixml.reproduce.job import Job
 from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, query_order
 from vixml.training.device import choose_device
 from vixml.training.inputs import RunInputs, open_inputs
@@ -242,6 +245,11 @@ def main() -> None:
         inputs = RunInputs(chosen.corpus, chosen.tokens, bank, chosen.model_dir)
         try:
             cases[case] = compare(config, inputs, device, chosen.steps, chosen.rounds)
+            # The step's operations (docs/cost.md) at the speed of one large product.
+            job = Job.of(load_world("config"), "picto", config)
+            quick = "ours, fp32" if set(cases[case]["samples_per_second"]) == {"straightforward", "ours, fp32"} else ""
+            peak = measure.product_speed(4096, 4096, 4096, torch.float32 if quick else torch.bfloat16, device.type)
+            cases[case]["limit"] = peak * job.trained_queries / job.step_flop
         except VixmlError as error:
             sys.exit(f"{error}\nbenchmarks/README.md says how to build the inputs")
     settings = {"batch_size": chosen.batch_size, "steps_per_round": chosen.steps, "device": device.type}

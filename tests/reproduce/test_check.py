@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from vixml.cli import main
 from vixml.config.load import read_yaml
 from vixml.errors import VixmlError
-from vixml.files import read_json, write_json
+from vixml.files import read_json, sha256_json, write_json
 from vixml.provenance import MANIFEST
 from vixml.reproduce.check import STAGES, inspect, last_line, line, open_results
 from vixml.reproduce.sealed import Failed, NotThere, Ok, Sealed, attempt
@@ -182,6 +182,31 @@ def another_label_ranked(results: Path) -> None:
     np.save(folder / "labels.npy", labels)
     np.save(folder / "scores.npy", scores)
     seal(folder)
+
+
+def through_an_index(results: Path, recall: float) -> None:
+    """Let the predictions say that they were searched through an index, and miss one of 120 labels."""
+    another_label_ranked(results)
+    path = results / SEED / "test" / "predictions" / MANIFEST
+    manifest = read_json(path)
+    manifest["config"]["inference"] |= {"index": "ivf", "index_recall": recall}
+    manifest["config_sha256"] = sha256_json(manifest["config"])
+    write_json(path, manifest)
+
+
+@pytest.mark.parametrize("recall", [0.99, 1.0])
+def test_an_index_may_miss_what_the_run_allows(tree, recall):
+    through_an_index(tree / "results", recall)
+    shown = {report.stage: report for report in look(tree)}["predictions"]
+    assert not [failure for failure in shown.failed if "index" in str(failure)]
+    assert f"recall@10 of at least {recall:g} through an index (ivf)" in shown.said
+
+
+def test_an_index_that_misses_more_is_named(tree, monkeypatch):
+    monkeypatch.setattr("vixml.reproduce.probes.SAMPLED", 0.0)
+    through_an_index(tree / "results", 1.0)
+    (failure,) = {report.stage: report for report in look(tree)}["predictions"].failed
+    assert "misses more than the run allows" in str(failure) and "recall@10 = 0.9917" in str(failure)
 
 
 def moved(results: Path) -> None:

@@ -157,7 +157,7 @@ def test_the_processors_share_by_hand():
 
 def test_clusterings_iterate_as_often_as_counted():
     # Read as text: the module itself needs torch.
-    assert f"\nITERATIONS = {LLOYD} " in (REPO / "src/vixml/training/clustering.py").read_text()
+    assert f"\nITERATIONS = {LLOYD} " in (REPO / "src/vixml/training/halves.py").read_text()
 
 
 def test_retrieval_searches_queries_too():

@@ -42,6 +42,31 @@ def test_a_reused_model_is_drawn_once_and_named_in_the_evidence(results, config_
     assert {"log/picto/vixml-minilm-l3/seed0", "training/picto/a--augmented/seed0/test"} <= set(inputs)
 
 
+def test_an_approximate_search_shows_its_curve(results, config_dir):
+    folder = write_result(results, "picto", "a", 0, METRICS)
+    predictions = folder.parent / "predictions"
+    predictions.mkdir()
+    write_manifest(predictions, "predict", {"dataset": "picto", "run": "a", "seed": 0})
+    index = {
+        "kind": "ivf",
+        "n": 1_305_265,
+        "dim": 384,
+        "k": 100,
+        "effort": 16,
+        "build_seconds": 61.23,
+        "bytes": 2_015_000_000,
+    }
+    index["curve"] = [{"effort": 8, "recall": 0.97, "ms": 0.5}, {"effort": 16, "recall": 0.9912, "ms": 0.9}]
+    manifest = json.loads((predictions / "manifest.json").read_text())
+    (predictions / "manifest.json").write_text(json.dumps(manifest | {"facts": {"indexes": [index]}}))
+    (found,) = evidence(load([folder]), NONE)["run-picto-a"].indexes
+    assert found.about == "ivf over 1,305,265 vectors of 384, built in 61.2 s, 2,015 MB, 100 sought"
+    assert found.curve == ((8, 0.97, 0.5), (16, 0.9912, 0.9))
+    make_report([folder], config_dir, ["table1"], ReportOptions(), results / "report")
+    page = (results / "report" / "report.html").read_text()
+    assert "Approximate search, seed 0: ivf over 1,305,265 vectors" in page and "<td>0.9912</td>" in page
+
+
 def test_each_seed_stands_beside_the_mean_and_its_interval(results):
     values = (49.0, 50.0, 51.0)
     folders = [write_result(results, "picto", "a", seed, METRICS | {"P@1": value}) for seed, value in enumerate(values)]

@@ -200,3 +200,16 @@ def test_what_is_missing_or_foreign_is_named(run, tmp_path):
         with pytest.raises(VixmlError, match=what):
             attempt(label_search, "validation", index=root / "index", trained=tmp_path / "model")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["label-search", "retrieval-augmented", "knn"])
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_through_an_index_that_looks_everywhere(run, tmp_path, method, index):
+    exact, _ = predicted(run, tmp_path / "exact", method=method, labels_as="u")
+    found, manifest = predicted(run, tmp_path / "index", method=method, labels_as="u", index=index, index_recall=1.0)
+    # So few vectors are all proposed: nothing can be missed.
+    assert np.array_equal(found["labels"], exact["labels"])
+    assert np.allclose(found["scores"], exact["scores"])
+    said = manifest["facts"]["indexes"]
+    assert len(said) == (2 if method == "retrieval-augmented" else 1)
+    assert all(one["kind"] == index and one["curve"][-1]["recall"] == 1.0 for one in said)

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.retrieval import search as module
+from vixml.retrieval.propose import propose
 from vixml.retrieval.search import block_sizes, search
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"], autouse=True, scope="module")
+def coarse(request):
+    """Propose in either type, whichever this processor would choose."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "coarse_type", lambda device: request.param)
+        patch.setattr(module, "WORTH_ROUNDING", 0)
+        patch.setattr(module, "CHUNK", 1)
+        yield request.param
+
 
 BLOCKS = [(1, 1), (2, 3), (7, 50), (1000, 1000)]
 
@@ -113,6 +125,46 @@ def test_agrees_with_a_full_sort(n, m, dim, k, seed, filtered):
     assert np.array_equal(ids, expected_ids) and np.array_equal(scores, expected_scores)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e-6, 1.0, 1e4, 1e25])
+@pytest.mark.parametrize(("n", "m", "dim"), [(1, 1, 1), (3, 50, 7), (20, 1000, 96)])
+def test_the_bound_of_the_proposals_holds(coarse, scale, n, m, dim):
+    rng = np.random.default_rng(5)
+    queries = torch.from_numpy(unit(rng, n, dim))
+    labels = (rng.standard_normal((m, dim)) * rng.exponential(size=(m, 1)) * scale).astype(np.float32)
+    found = propose(queries, labels, None, min(m, 9), 64, coarse, None)
+    true = (queries.double() @ torch.from_numpy(labels).double().T).gather(1, found.ids)
+    assert (found.at_least() <= true).all() and (true <= found.at_most()).all()
+    if scale == 1.0:  # and it says something
+        assert (found.at_most() - found.at_least()).max() < 0.1 * np.linalg.norm(labels, axis=1).max()
+
+
+def test_many_labels_are_sought_in_groups(coarse):
+    # More groups than twice the proposals, and a number of labels that fills no whole group.
+    rng = np.random.default_rng(6)
+    queries, labels = unit(rng, 70, 24), unit(rng, 9001, 24)
+    filter = Ragged.from_rows([np.flatnonzero(rng.random(9001) < 0.2) for _ in range(70)], n_cols=9001)
+    ids, scores = search(queries, labels, 10, filter=filter)
+    products = (queries.astype(np.float64) @ labels.astype(np.float64).T).astype(np.float32)
+    for row in range(70):
+        products[row, filter.row(row)] = -np.inf
+    assert np.array_equal(ids, np.argsort(-products, axis=1, kind="stable")[:, :10])
+    assert np.array_equal(scores, np.take_along_axis(products, ids.astype(np.int64), axis=1))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_nothing_and_are_given_back(threads):
+    rng, before = np.random.default_rng(7), torch.get_num_threads()
+    queries, labels = unit(rng, 33, 40), unit(rng, 700, 40)
+    expected = search(queries, labels, 20)
+    try:
+        torch.set_num_threads(threads)
+        for ours, first in zip(search(queries, labels, 20), expected, strict=True):
+            assert np.array_equal(ours, first)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_read_only_float16_and_one_query():
     labels = np.eye(3, dtype=np.float16)
     labels.flags.writeable = False
@@ -135,7 +187,7 @@ def test_the_callers_precision_setting_is_kept():
 def test_blocks_stay_within_the_memory(memory_mb, m):
     q_step, l_step = block_sizes(10**6, m, 384, 132, memory_mb)
     assert 1 <= l_step <= m
-    products_and_labels = 4 * q_step * l_step + 12 * l_step * 384
+    products_and_labels = 2 * q_step * l_step + 2 * l_step * 384
     proposals = 2 * q_step * 132 * 12
     assert products_and_labels + proposals <= memory_mb * 2**20
 

@@ -7,9 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_clustering import plain_groups
 from torch.nn import functional as F
 
+from vixml.training import clustering, halves
 from vixml.training.clustering import balanced_groups, group_means
+from vixml.training.halves import ordered_sums
 
 
 def unit(n, dim=8, seed=0):
@@ -74,3 +77,82 @@ def test_group_means():
     vectors = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 5.0]])
     means = group_means(vectors, np.array([2, 2, 0]), 4)
     assert means.tolist() == [[5.0, 5.0], [0.0, 0.0], [2.0, 1.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("n", [2, 3, 17, 64, 101, 333])
+@pytest.mark.parametrize("wanted", [1, 2, 3, 7, 16, 64, 100])
+@pytest.mark.parametrize("dim", [1, 3, 32])
+def test_as_written_plainly(n, wanted, dim):
+    vectors = unit(n, dim, seed=n)
+    if dim == 1:  # plus and minus one: nearly everything is tied
+        vectors = vectors.sign()
+    np.testing.assert_array_equal(balanced_groups(vectors, wanted, 1), plain_groups(vectors.numpy(), wanted, 1))
+
+
+def test_equal_vectors_are_ranked_by_place_as_written_plainly():
+    # Few different rows, exact in any precision, and one of zeros.
+    rows = torch.tensor([[1.0, 0], [0, 1], [0, -1], [0, 0], [-1, 0]])
+    vectors = rows[torch.randint(5, (97,), generator=torch.Generator().manual_seed(0))]
+    for wanted in (2, 9, 40):
+        groups = balanced_groups(vectors, wanted, 3)
+        np.testing.assert_array_equal(groups, plain_groups(vectors.numpy(), wanted, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_float32(dtype):
+    vectors = unit(60, 24).to(dtype)
+    np.testing.assert_array_equal(balanced_groups(vectors, 7, 0), balanced_groups(vectors.float(), 7, 0))
+
+
+def in_small_pieces(monkeypatch):
+    """Make blocks, pieces and cached groups so small that a few hundred points need many of each."""
+    monkeypatch.setitem(halves.BLOCK, "cpu", 100)
+    monkeypatch.setattr(halves, "WIDE", 20)
+    monkeypatch.setattr(clustering, "CACHED", 500)
+
+
+def test_blocks_threads_and_the_cache_change_nothing(monkeypatch):
+    vectors, before = unit(1501, 48), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = balanced_groups(vectors, 90, 4)
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            np.testing.assert_array_equal(balanced_groups(vectors, 90, 4), expected)
+            assert torch.get_num_threads() == threads, "left as it was"
+        in_small_pieces(monkeypatch)
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            np.testing.assert_array_equal(balanced_groups(vectors, 90, 4), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_callers_vectors_are_left_alone(monkeypatch):
+    in_small_pieces(monkeypatch)
+    vectors = unit(400, 16)
+    kept = vectors.clone()
+    balanced_groups(vectors.requires_grad_(), 40, 0)
+    assert torch.equal(vectors, kept)
+
+
+def test_means_of_millions_are_added_up_in_pieces(monkeypatch):
+    monkeypatch.setattr(halves, "PIECE", 4)
+    vectors, counts = torch.randn(60, 5), torch.tensor([1, 9, 0, 4, 25])
+    rows = torch.randperm(60)[:39]
+    sums = ordered_sums(vectors, rows, counts)
+    expected = torch.stack([vectors[part].double().sum(dim=0) for part in rows.split(counts.tolist())])
+    torch.testing.assert_close(sums.double(), expected, rtol=0, atol=1e-5)
+    assert (sums[2] == 0).all()
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(3) as pool:
+        assert torch.equal(ordered_sums(vectors, rows, counts, pool), sums)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_as_well():
+    vectors = unit(2000, 64)
+    first = balanced_groups(vectors.cuda(), 130, 0)
+    np.testing.assert_array_equal(balanced_groups(vectors.cuda(), 130, 0), first)
+    assert objective(vectors, first) > objective(vectors, balanced_groups(vectors, 130, 0)) - 1e-3

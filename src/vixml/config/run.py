@@ -243,6 +243,18 @@ class Inference(Strict):
         description="`knn`: share of the squared norm given to the mean of the raw image vectors, beside the text vector.",
     )
     top_k: int = Field(100, ge=1, description="Labels kept per query.")
+    index: Literal["exact", "ivf", "hnsw"] = Field(
+        "exact",
+        description="How vectors are searched. `exact`: all of them. `ivf`, `hnsw`: an index (faiss) that looks at a part and "
+        "may miss some; for millions of labels. Scores are exact inner products all the same.",
+    )
+    index_recall: float = Field(
+        0.99,
+        gt=0,
+        le=1,
+        description="`ivf`, `hnsw`: the share of the exact best that must be found; the index looks as far as that takes, "
+        "for a sample of the queries.",
+    )
 
 
 class Row(Strict):

@@ -15,6 +15,8 @@ from vixml.ragged import Ragged
 
 # Bytes that a chunk needs for each predicted or true label of a row: keys, positions, a few float64 tables.
 BYTES_PER_CELL = 96
+LONG = 128  # from this length on a row's pairs are looked up, not compared one by one
+TOGETHER = 1 << 18  # predictions compared at a time: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _chunk(predictions: np.ndarray, truth: Ragged, filter: Ragged | None, rows: 
     labels = np.asarray(predictions[rows], dtype=np.int32)
     own = truth.take(np.arange(rows.start, rows.stop))
     true_keys = _sorted_keys(own)
-    twice = np.flatnonzero(np.diff(true_keys) == 0)
+    twice = np.flatnonzero(true_keys[1:] == true_keys[:-1])
     if len(twice):
         row, label = divmod(int(true_keys[twice[0]]), truth.n_cols)
         raise VixmlError(
@@ -78,15 +80,17 @@ def _chunk(predictions: np.ndarray, truth: Ragged, filter: Ragged | None, rows: 
         )
     removed = filtered_true = 0
     if filter is not None:
-        banned = _sorted_keys(filter.take(np.arange(rows.start, rows.stop)))
-        gone = _stand_in(labels, banned, truth.n_cols)
+        banned = filter.take(np.arange(rows.start, rows.stop))
+        gone = _stand_in(labels, banned)
         removed = int(gone.sum())
-        filtered_true = int(np.isin(true_keys, banned).sum())
+        filtered_true = int(np.isin(true_keys, _sorted_keys(banned)).sum())
         if removed:
-            # A stable sort by "gone" keeps the order of the rest and moves it up.
-            order = np.argsort(gone, axis=1, kind="stable")
-            labels = np.take_along_axis(np.where(gone, np.int32(-1), labels), order, axis=1)
-    return Hits(rows, labels, _stand_in(labels, true_keys, truth.n_cols), own, removed, filtered_true)
+            # A stable sort by "gone" keeps the order of the rest and moves it up; most rows have nothing to move.
+            some = np.flatnonzero(gone.any(axis=1))
+            order = np.argsort(gone[some], axis=1, kind="stable")
+            labels = labels.copy()
+            labels[some] = np.take_along_axis(np.where(gone[some], np.int32(-1), labels[some]), order, axis=1)
+    return Hits(rows, labels, _stand_in(labels, own), own, removed, filtered_true)
 
 
 def _sorted_keys(pairs: Ragged) -> np.ndarray:
@@ -94,11 +98,33 @@ def _sorted_keys(pairs: Ragged) -> np.ndarray:
     return np.sort(pairs.row_ids() * pairs.n_cols + pairs.values)
 
 
-def _stand_in(labels: np.ndarray, keys: np.ndarray, n_labels: int) -> np.ndarray:
-    """Return which (row, label) pairs of a (c, K) table stand among ascending ``keys``: (c, K) bool."""
-    if not len(keys):
-        return np.zeros(labels.shape, dtype=bool)
-    wanted = np.arange(len(labels), dtype=np.int64)[:, None] * n_labels + labels
+def _stand_in(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
+    """Return which (row, label) pairs of a (c, K) table stand among ``pairs``: (c, K) bool."""
+    found = np.zeros(labels.shape, dtype=bool)
+    if not len(pairs.values) or not labels.size:
+        return found
+    lengths = pairs.lengths
+    by_length = np.argsort(-lengths, kind="stable")
+    n_long, n_any = (int((lengths >= least).sum()) for least in (LONG, 1))
+    rows = by_length[:n_long]
+    if n_long:
+        found[rows] = _look_up(labels[rows], pairs.take(rows))
+    # A label more of every row at once: a row of predictions is compared with it in a few instructions.
+    step = max(1, TOGETHER // labels.shape[1])
+    for start in range(n_long, n_any, step):
+        rows = by_length[start : min(start + step, n_any)]
+        own, hits = labels[rows], np.zeros((len(rows), labels.shape[1]), dtype=bool)
+        first, length = pairs.offsets[rows], lengths[rows]
+        for place in range(int(length[0])):
+            n = int(np.searchsorted(-length, -place))  # rows that are longer than ``place``
+            hits[:n] |= own[:n] == pairs.values[first[:n] + place][:, None]
+        found[rows] = hits
+    return found
+
+
+def _look_up(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
+    keys = _sorted_keys(pairs)
+    wanted = np.arange(len(labels), dtype=np.int64)[:, None] * pairs.n_cols + labels
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     # -1 would otherwise be the last label of the row before.
     return (keys[place] == wanted) & (labels >= 0)

@@ -104,6 +104,9 @@ class _Sums:
 
     def __init__(self, ks: list[int], deep_ks: list[int], weights: np.ndarray) -> None:
         self.ks, self.deep_ks, self.weights = ks, deep_ks, weights
+        order = np.argsort(-weights, kind="stable")
+        self.by_weight, self.rank = weights[order], np.empty(len(weights), dtype=np.int64)
+        self.rank[order] = np.arange(len(weights))
         self.depth = max([*ks, *deep_ks])
         self.discount = 1 / np.log2(np.arange(2, self.depth + 2))
         # ideal[n - 1]: the DCG of n true labels ranked first.
@@ -121,10 +124,11 @@ class _Sums:
         for place, value in enumerate(((n == 0).sum(), short.sum(), chunk.n_removed, chunk.n_filtered_true)):
             self.counts[place] += int(value)
         # Columns that were not predicted count as wrong.
-        hits = np.zeros((len(n), self.depth), dtype=np.float64)
-        hits[:, :width] = chunk.hits[:, :width]
-        self._add_shallow(chunk, hits[:, : max(self.ks, default=0)], n)
-        self._add_deep(hits, n)
+        shallow = np.zeros((len(n), max(self.ks, default=0)), dtype=np.float64)
+        both = min(width, shallow.shape[1])
+        shallow[:, :both] = chunk.hits[:, :both]
+        self._add_shallow(chunk, shallow, n)
+        self._add_deep(chunk.hits[:, :width], n)
 
     def _add_shallow(self, chunk: Hits, hits: np.ndarray, n: np.ndarray) -> None:
         depth = hits.shape[1]
@@ -132,7 +136,7 @@ class _Sums:
         width = min(depth, chunk.labels.shape[1])
         # Where the label is -1 the hit is 0, so the weight looked up there (the last label's) does not matter.
         weighted[:, :width] *= self.weights[chunk.labels[:, :width]]
-        best = _best_weights(chunk.truth, self.weights, depth)
+        best = _best_weights(chunk.truth, self.by_weight, self.rank, depth)
         discount = self.discount[:depth]
         for k in self.ks:
             self._put("P", k, hits[:, :k] / k)
@@ -144,14 +148,19 @@ class _Sums:
                 self._put(name, k, gains[:, :k] @ discount[:k] / ideal)
 
     def _add_deep(self, hits: np.ndarray, n: np.ndarray) -> None:
-        found = np.cumsum(hits, axis=1)
-        rank = np.arange(1, hits.shape[1] + 1)
-        precision_at_hits = np.cumsum(hits * found / rank, axis=1)
-        first = np.where(found[:, -1] > 0, np.argmax(hits, axis=1) + 1, np.inf)
+        # Few of the places are hits: all is counted from these.
+        rows, places = np.nonzero(hits)
+        hits_of_row = np.bincount(rows, minlength=len(n))
+        nth = np.arange(1, len(rows) + 1) - np.repeat(np.cumsum(hits_of_row) - hits_of_row, hits_of_row)
+        precision = nth / (places + 1)
+        first = np.full(len(n), np.inf)
+        first[rows[nth == 1]] = places[nth == 1] + 1
         for k in self.deep_ks:
-            self._put("R", k, found[:, k - 1] / np.maximum(n, 1))
-            self._put("hit", k, found[:, k - 1] > 0)
-            self._put("MAP", k, precision_at_hits[:, k - 1] / np.clip(n, 1, k))
+            inside = places < k
+            found = np.bincount(rows[inside], minlength=len(n))
+            self._put("R", k, found / np.maximum(n, 1))
+            self._put("hit", k, found > 0)
+            self._put("MAP", k, np.bincount(rows[inside], precision[inside], len(n)) / np.clip(n, 1, k))
             self._put("MRR", k, np.where(first <= k, 1 / first, 0.0))
 
     def percentages(self, n_queries: int) -> dict[str, float]:
@@ -165,14 +174,23 @@ class _Sums:
         return result
 
 
-def _best_weights(truth: Ragged, weights: np.ndarray, depth: int) -> np.ndarray:
-    """Return each query's true labels' weights, largest first, 0 where there are fewer: (c, depth) float64."""
-    rows, values = truth.row_ids(), weights[truth.values]
-    order = np.lexsort((-values, rows))
-    place = np.arange(len(values)) - np.repeat(truth.offsets[:-1], truth.lengths)
+def _best_weights(truth: Ragged, by_weight: np.ndarray, rank: np.ndarray, depth: int) -> np.ndarray:
+    """Return each query's true labels' weights, largest first, 0 where there are fewer: (c, depth) float64.
+
+    Args:
+        truth: c rows over labels.
+        by_weight: (n_labels,) float64, all weights, largest first.
+        rank: (n_labels,) int64, where each label's weight stands among them.
+        depth: columns.
+    """
+    rows = truth.row_ids()
+    # One number a pair: sorting numbers is many times faster than sorting by two columns.
+    order = np.sort(rows * truth.n_cols + rank[truth.values])
+    place = np.arange(len(order)) - np.repeat(truth.offsets[:-1], truth.lengths)
     kept = place < depth
+    rows = rows[kept]
     best = np.zeros((len(truth), depth))
-    best[rows[kept], place[kept]] = values[order][kept]
+    best[rows, place[kept]] = by_weight[order[kept] - rows * truth.n_cols]
     return best
 
 

@@ -42,6 +42,20 @@ class MetricRecord:
 
 
 @dataclass(frozen=True)
+class IndexRecord:
+    """One approximate index that a prediction searched.
+
+    Attributes:
+        about: a sentence: of what, how built, how large.
+        curve: how far it looked, what share of the exact best it found, milliseconds a query.
+    """
+
+    seed: int
+    about: str
+    curve: tuple[tuple[int, float, float], ...]
+
+
+@dataclass(frozen=True)
 class RunEvidence:
     """One run, told once however many cells rest on it; model and index may be those of a run that it reuses.
 
@@ -56,6 +70,7 @@ class RunEvidence:
         training: a sentence a seed on how long the training took, where there was one.
         inputs: (path, SHA-256) of everything that its stages read, each once.
         stages: its finished stages, seed by seed.
+        indexes: what it searched approximately, if anything.
     """
 
     key: str
@@ -70,6 +85,7 @@ class RunEvidence:
     training: tuple[str, ...]
     inputs: tuple[tuple[str, str], ...]
     stages: tuple[StageRecord, ...]
+    indexes: tuple[IndexRecord, ...] = ()
 
     @property
     def last(self) -> StageRecord:
@@ -126,6 +142,12 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
         tuple(_training(result) for result in results if result.training),
         tuple(sorted(inputs.items())),
         tuple(_record(result.seed, manifest) for result, _, manifest in manifests),
+        tuple(
+            _index(result.seed, index)
+            for result, stage, manifest in manifests
+            if stage == PREDICTIONS
+            for index in manifest["facts"].get("indexes", [])
+        ),
     )
 
 
@@ -158,6 +180,14 @@ def _record(seed: int, manifest: dict[str, Any]) -> StageRecord:
         memory_mb=manifest["peak_memory_mb"],
         command=_short(manifest["command"]),
     )
+
+
+def _index(seed: int, index: dict[str, Any]) -> IndexRecord:
+    about = (
+        f"{index['kind']} over {index['n']:,} vectors of {index['dim']}, built in {index['build_seconds']:.1f} s, "
+        f"{index['bytes'] / 1e6:,.0f} MB, {index['k']} sought"
+    )
+    return IndexRecord(seed, about, tuple((step["effort"], step["recall"], step["ms"]) for step in index["curve"]))
 
 
 def _short(command: str) -> str:

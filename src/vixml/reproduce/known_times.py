@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from vixml.config.load import load_runs, load_world
@@ -13,10 +14,12 @@ from vixml.reproduce.claims import read_csv
 from vixml.reproduce.cost import train_cost
 from vixml.reproduce.fact_claims import STATED
 from vixml.reproduce.job import Job
+from vixml.reproduce.shapes import clustering_flop
 from vixml.reproduce.summary import load_reference
 
 BENCHMARK = Path("benchmarks/results/training_step-2threads.json")
 REFERENCE = Path("results/reference/picto-summary.json")
+REHEARSAL = Path("benchmarks/results/scale.json")
 
 
 def sustained_here(config_dir: Path | str, benchmark: Path, way: str = "ours, bf16") -> dict[str, float]:
@@ -78,6 +81,35 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
         (what, where, f"{value:.3g} {unit}", f"{predicted:.3g} {unit}", predicted / value)
         for what, where, value, predicted, unit in found
     ]
+
+
+def host_speed(rehearsal: Path) -> dict[str, float]:
+    """Return the operations a second that a processor sustained in 2-means and centroids, at the largest size rehearsed."""
+    measured = read_json(rehearsal)
+    width, largest = measured["dim"], {name: part["measured"][-1] for name, part in measured["parts"].items()}
+    mining, centroids = largest["mining"], largest["centroids"]
+    return {
+        "balanced 2-means": clustering_flop(mining["rows"], math.ceil(mining["rows"] / measured["group"]), width)
+        / mining["seconds"],
+        "centroids": 2.0 * centroids["rows"] * width / centroids["seconds"],
+    }
+
+
+def rehearsed(rehearsal: Path) -> list[list[str]]:
+    """Return one line a part: what, time at each size, how it grows, memory at the largest size."""
+    lines = []
+    for part in read_json(rehearsal)["parts"].values():
+        sizes = part["measured"]
+        times = [f"{one['seconds']:.3g} s ({_share(one['size'])})" for one in sizes]
+        rows = f"{sizes[-1]['rows']:,}"
+        lines.append(
+            [part["words"], ", ".join(times), rows, f"{part['growth']:.2f}", f"{sizes[-1]['peak_mb'] / 1024:.1f} GB"]
+        )
+    return lines
+
+
+def _share(size: float) -> str:
+    return "all" if size == 1 else f"1/{1 / size:.0f}"
 
 
 def _stated(item: str) -> tuple[str, str]:

@@ -12,7 +12,15 @@ from vixml.config.load import load_world
 from vixml.errors import VixmlError
 from vixml.reproduce.assumptions import Hardware, Kind
 from vixml.reproduce.cost import count
-from vixml.reproduce.known_times import BENCHMARK, REFERENCE, known, sustained_here
+from vixml.reproduce.known_times import (
+    BENCHMARK,
+    REFERENCE,
+    REHEARSAL,
+    host_speed,
+    known,
+    rehearsed,
+    sustained_here,
+)
 from vixml.reproduce.plan import BASE, Choice, Group, Plan, choose_hardware, hours, make_plan, read_workflow
 from vixml.reproduce.render import duration
 from vixml.reproduce.shapes import shape_of
@@ -155,8 +163,12 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], words: Collec
     return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)]) + "\n"
 
 
-def pages(plan: Plan, config_dir: Path | str, benchmark: Path, reference: Path) -> dict[str, str]:
+def pages(
+    plan: Plan, config_dir: Path | str, benchmark: Path, reference: Path, rehearsal: Path = REHEARSAL
+) -> dict[str, str]:
     """Return the generated parts of docs/cost.md by their place."""
+    titles = ["part", "time (share of the data set)", "rows at the largest", "growth", "memory"]
+    host = [[what, f"{speed / 1e9:.1f}"] for what, speed in host_speed(rehearsal).items()]
     asked = markdown(head(plan, "dataset"), [*(row(plan, group) for group in plan.targets), total(plan)])
     tables = markdown(head(plan, "table"), [row(plan, group) for group in plan.tables])
     order = markdown(CHOICES[:-1], [choice_row(choice)[:-1] for choice in plan.choose(float("inf"))])
@@ -177,6 +189,9 @@ def pages(plan: Plan, config_dir: Path | str, benchmark: Path, reference: Path) 
     return {
         "plan": "\n".join([asked, tables, order, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
         "known": "\n".join([times, markdown(["case", "way", "GFLOP/s a thread"], speeds)]),
+        "rehearsal": "\n".join(
+            [markdown(titles, rehearsed(rehearsal), {1}), markdown(["on the processor", "GFLOP/s"], host)]
+        ),
         "parameters": markdown(["model", "Table 9", "counted", "counted / printed"], sizes),
     }
 

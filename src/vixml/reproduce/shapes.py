@@ -15,7 +15,7 @@ from vixml.reproduce.assumptions import ARCHITECTURES, TEXTS, UNKNOWN
 
 GATED = {"llama", "qwen2", "qwen3", "gemma3_text"}
 PLAIN = {"bert", "distilbert"}
-LLOYD = 6  # iterations a level, as in vixml.training.clustering
+LLOYD = 6  # iterations a level, as in vixml.training.halves
 # DistilBERT's names for what the others call by the second name.
 ALIASES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "hidden_dim": "intermediate_size"}  # fmt: skip
 

@@ -8,12 +8,14 @@ weights w; with the label weight lambda, the score of label l is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
-from vixml.retrieval.search import search
+from vixml.retrieval.search import search as exact_search
 from vixml.retrieval.vote import Votes, check_voters, rank_votes, softmax, vote_chunks
 
 
@@ -32,6 +34,7 @@ def retrieval_augmented(
     filter: Ragged | None = None,
     memory_mb: float = 512,
     device: str | torch.device = "cpu",
+    search: Callable[..., tuple[np.ndarray, np.ndarray]] = exact_search,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rank labels by what was retrieved of them and of the training queries that have them.
 
@@ -50,6 +53,7 @@ def retrieval_augmented(
         filter: n rows over labels: pairs left out. They are not retrieved either, so that others take their place.
         memory_mb: bound for temporary tables; the result does not depend on it.
         device: where to search.
+        search: how: :func:`vixml.retrieval.search.search`, or what is called like it.
 
     Returns:
         ``(labels, scores)``: (n, top_k) int32, best first, ties by smaller id, -1 where no more labels were proposed;

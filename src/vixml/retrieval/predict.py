@@ -16,8 +16,8 @@ from vixml.files import load_array, save_array
 from vixml.images.bank import ImageBank
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
+from vixml.retrieval.approximate import chosen_search
 from vixml.retrieval.augmented import retrieval_augmented
-from vixml.retrieval.search import search
 from vixml.retrieval.vote import knn_vote, popularity, with_images
 
 Split = Literal["test", "validation"]
@@ -108,7 +108,10 @@ def predict(
     with stage(out, "predict", config=resolved, inputs=named, facts=facts) as work:
         corpus = Corpus.load(inputs.corpus)
         rows = None if split == "test" else _held_out(inputs.trained, corpus.n("train"))
-        labels, scores = _rank(config, seed, corpus, inputs, rows, device, memory_mb)
+        found: list[dict[str, Any]] = []
+        labels, scores = _rank(config, seed, corpus, inputs, rows, device, memory_mb, found)
+        if found:
+            facts["indexes"] = found
         facts |= {"n_queries": len(labels), "n_empty": int((labels < 0).all(axis=1).sum())}
         save_array(work / "labels.npy", labels)
         save_array(work / "scores.npy", scores)
@@ -124,8 +127,10 @@ def _rank(
     rows: np.ndarray | None,
     device: str | torch.device,
     memory_mb: float,
+    facts: list[dict[str, Any]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and scores of the test queries, or of the held-out ``rows`` of train."""
+    """Return labels and scores of the test queries, or of the held-out ``rows`` of train; indexes add to ``facts``."""
+    search = chosen_search(config.inference.index, config.inference.index_recall, seed, facts)
     how, train_labels = config.inference, corpus.labels("train")
     source = "test" if rows is None else "train"
     filter = corpus.filter(source)
@@ -171,6 +176,7 @@ def _rank(
             filter=filter,
             memory_mb=memory_mb,
             device=device,
+            search=search,
         )
     return knn_vote(
         queries,
@@ -182,6 +188,7 @@ def _rank(
         filter=filter,
         memory_mb=memory_mb,
         device=device,
+        search=search,
     )
 
 

@@ -2,15 +2,17 @@
 
 The result is defined without reference to how it is computed: labels ordered by the inner product taken in float64 and
 rounded to float32, ties by smaller label id. A float32 matrix product alone cannot give that: its last bits change with
-the shape of the blocks, the library and the device. So blocks only *propose*, in float32, a few more labels than asked
-for, and float64 *decides* among these; an error bound says when the proposals certainly hold the true top K, and the rare
-query where they may not (more near-ties at place K than spare proposals) is searched again wholly in float64.
+the shape of the blocks, the library and the device. So blocks only *propose*, in the fastest arithmetic that the device has,
+some more labels than asked for, and float64 *decides* among these; an error bound says when the proposals certainly hold the
+true top K. The rare query where they may not (more near-ties at place K than spare proposals) is searched again: with
+proposals in float32, and if that does not settle it either, wholly in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Executor
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -18,10 +20,10 @@ from torch import Tensor
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
+from vixml.retrieval.propose import CHUNK, SPARE, Proposals, ban, coarse_type, honest_products, propose
+from vixml.threads import one_thread_each, share_out
 
-# Proposals beyond k. Enough that real vectors hardly ever need the second search, few enough to cost nothing.
-SPARE = 32
-UNIT = 2.0**-24  # half the distance from 1 to the next float32
+WORTH_ROUNDING = 1 << 24  # products
 
 
 def search(
@@ -59,80 +61,145 @@ def search(
     n, m, dim = len(queries), len(labels), queries.shape[1]
     ids = np.full((n, k), -1, dtype=np.int32)
     scores = np.full((n, k), -np.inf, dtype=np.float32)
-    _norms("queries", queries)
-    largest = _norms("labels", labels)
+    _check_rows("queries", queries)
+    _check_rows("labels", labels)
     if not n or not m:
         return ids, scores
     width = min(k, m)
-    proposed = min(k + SPARE, m)
-    q_step, l_step = block_sizes(n, m, dim, proposed, memory_mb)
-    # |float32 product - true product| <= bound |q| |l| (Higham, Accuracy and Stability, 3.1), twice: at place k and at
-    # the label compared with it; four more roundings for the norms and the result, and what float32
-    # loses below its smallest normal number.
-    bound = 2 * (dim + 4) * UNIT / (1 - (dim + 4) * UNIT) * largest
-    with torch.inference_mode(), _full_precision():
+    # Where products are few, rounding the labels costs more than it saves. The second is for what the first leaves open.
+    worth_it = n * m >= WORTH_ROUNDING and n >= CHUNK
+    types = dict.fromkeys([*([coarse_type(device)] if worth_it else []), torch.float32])
+    q_step, l_step = block_sizes(n, m, dim, min(k + max(SPARE[dtype] for dtype in types), m), memory_mb)
+    on_cpu = device.type == "cpu"
+    with honest_products(), one_thread_each() if on_cpu else nullcontext() as pool:
         for rows in _steps(n, q_step):
             block = _load(queries, rows, device)
             banned = None if filter is None else filter.take(np.arange(rows.start, rows.stop))
-            near, found = _propose(block, labels, banned, proposed, l_step)
-            best, top = _decide(block, labels, near, found, width, memory_mb)
-            if proposed < m:
-                slack = bound * torch.linalg.vector_norm(block.double(), dim=1) + dim * 2.0**-125
+            best = torch.zeros(len(block), width, dtype=torch.int64, device=device)
+            top = torch.full((len(block), width), -torch.inf, device=device)
+            again = torch.arange(len(block), device=device)
+            for dtype in types:
+                only = banned if banned is None or len(again) == len(block) else banned.take(again.cpu().numpy())
+                proposed = min(k + SPARE[dtype], m)
+                labels_step = max(1, 2 * l_step // dtype.itemsize)
+                found = propose(block[again], labels, only, proposed, labels_step, dtype, pool)
+                at_least = found.at_least()[:, width - 1]
+                best[again], top[again] = _decide(block[again], labels, found, at_least, width, memory_mb, pool)
                 # The last proposal must lie below place k by more than both could be wrong; -inf: nothing was left out.
-                unsure = (found[:, -1].double() >= found[:, width - 1].double() - slack) & (found[:, -1] > -torch.inf)
-                again = unsure.nonzero().flatten()
-                for part in _steps(len(again), max(1, q_step // 4)):
-                    some = again[part]
-                    only = None if banned is None else banned.take(some.cpu().numpy())
-                    best[some], top[some] = _search_in_float64(block[some], labels, only, width, l_step)
+                last = found.at_most()[:, -1]
+                unsure = (last >= at_least) & (last > -torch.inf) if proposed < m else torch.zeros_like(last).bool()
+                again = again[unsure]
+                if not len(again):
+                    break
+            for part in _steps(len(again), max(1, q_step // 4)):
+                some = again[part]
+                only = None if banned is None else banned.take(some.cpu().numpy())
+                best[some], top[some] = _search_in_float64(block[some], labels, only, width, max(1, l_step // 6))
             ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().cpu().numpy()
             scores[rows, :width] = top.cpu().numpy()
     return ids, scores
 
 
 def block_sizes(n: int, m: int, dim: int, proposed: int, memory_mb: float) -> tuple[int, int]:
-    """Return how many queries and labels a block holds, so that its tables stay within ``memory_mb``."""
+    """Return how many queries and labels a block holds, so that its tables stay within ``memory_mb``.
+
+    Counted in bfloat16; float32 takes half as many labels at a time, float64 a sixth.
+    """
     budget = int(memory_mb * 2**20)
-    # A quarter for the labels' vectors (float32 and the float64 of a second search), half for the table of products.
-    l_step = max(1, min(m, budget // 4 // (12 * dim), 1 << 16))
-    # A row: its products and topk's copy, the proposals of two blocks (value and id), its vector.
-    row = 8 * l_step + 48 * proposed + 8 * dim
+    # A quarter for the labels' vectors, half for the table of products.
+    l_step = max(1, min(m, budget // 4 // (2 * dim), 1 << 17))
+    # A row: its products and what is sought in them, the proposals of two blocks (value and id), its vector.
+    row = 3 * l_step + 48 * proposed + 8 * dim
     return max(1, min(n, budget // 2 // row)), l_step
 
 
-def _propose(
-    block: Tensor, labels: np.ndarray, banned: Ragged | None, proposed: int, step: int
-) -> tuple[Tensor, Tensor]:
-    """Return the labels that score best in float32: (c, proposed) int64 and float32, -inf for none.
-
-    Best first, unless every label is proposed.
-    """
-    near = torch.zeros(len(block), 0, dtype=torch.int64, device=block.device)
-    found = torch.zeros(len(block), 0, device=block.device)
-    for part in _steps(len(labels), step):
-        products = block @ _load(labels, part, block.device).T
-        _ban(products, banned, part)
-        values, places = products.topk(min(proposed, products.shape[1]), dim=1)
-        found, near = torch.cat([found, values], dim=1), torch.cat([near, places + part.start], dim=1)
-        if found.shape[1] > proposed:
-            found, places = found.topk(proposed, dim=1)
-            near = near.gather(1, places)
-    return near, found
-
-
 def _decide(
-    block: Tensor, labels: np.ndarray, near: Tensor, found: Tensor, width: int, memory_mb: float
+    block: Tensor,
+    labels: np.ndarray,
+    found: Proposals,
+    at_least: Tensor,
+    width: int,
+    memory_mb: float,
+    pool: Executor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Order the proposals by their float64 product: (c, width) int64 and float32."""
-    best = torch.empty(len(block), width, dtype=torch.int64, device=block.device)
-    top = torch.empty(len(block), width, device=block.device)
+    """Order the proposals that may be among the best by their float64 product: (c, width) int64 and float32."""
+    best = torch.zeros(len(block), width, dtype=torch.int64, device=block.device)
+    top = torch.full((len(block), width), -torch.inf, device=block.device)
+    # They stand best first, so those that are certainly worse than place k stand at the end.
+    kept = (found.at_most() >= at_least[:, None]).sum(dim=1).clamp_min(width).tolist()
     # Pieces of a few MB stay in the processor's cache: six times faster than pieces of 250 MB.
-    step = max(1, min(8, memory_mb / 4) * 2**20 // (12 * block.shape[1] * near.shape[1]))
-    for rows in _steps(len(block), int(step)):
-        vectors = torch.from_numpy(np.asarray(labels[near[rows].cpu().numpy()])).to(block.device).double()
-        exact = torch.bmm(vectors, block[rows].double()[:, :, None])[:, :, 0].float()
-        best[rows], top[rows] = _first(near[rows], exact.masked_fill(found[rows] == -torch.inf, -torch.inf), width)
+    piece = min(8 if block.device.type == "cpu" else 256, memory_mb / 8) * 2**20
+    step = int(max(1, piece // (12 * block.shape[1] * found.ids.shape[1])))
+
+    def work(first: int, last: int) -> None:
+        held: list[Tensor] = []
+        for at in range(first, last, step):
+            rows = slice(at, min(at + step, last))
+            near, coarse = (table[rows, : max(kept[rows])] for table in (found.ids, found.scores))
+            exact = _products(block[rows], labels, near, held)
+            best[rows], top[rows] = _first(near, exact.masked_fill_(coarse == -torch.inf, -torch.inf), width)
+
+    share_out(pool, len(block), work)
     return best, top
+
+
+def _products(block: Tensor, labels: np.ndarray, near: Tensor, held: list[Tensor]) -> Tensor:
+    """Return the float64 products of (r, dim) queries with (r, p) labels each, as float32.
+
+    Args:
+        block, near: as said.
+        labels: (m, dim).
+        held: a thread's own memory, empty at first: used again and again, for fresh memory costs more than the products.
+    """
+    ids, size = near.cpu().numpy(), near.numel() * block.shape[1]
+    if not held or held[0].numel() < size:
+        dtype = torch.from_numpy(labels[:0].copy()).dtype
+        held[:] = [torch.empty(size, dtype=dtype), torch.empty(size, dtype=torch.float64, device=block.device)]
+    shape = (*near.shape, block.shape[1])
+    vectors, exact = (memory[:size].view(shape) for memory in held)
+    np.take(labels, ids, axis=0, out=vectors.numpy(), mode="clip")
+    return torch.bmm(exact.copy_(vectors), block.double()[:, :, None])[:, :, 0].float()
+
+
+def decide(
+    queries: np.ndarray, labels: np.ndarray, near: np.ndarray, k: int, filter: Ragged | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order labels that something else proposed as :func:`search` orders all.
+
+    Args:
+        queries: (n, d) float32.
+        labels: (m, d) float32 or float16.
+        near: (n, p) int64, proposals, none twice in a row, -1 for none.
+        k: labels wanted of each query.
+        filter: n rows over m labels: pairs left out.
+
+    Returns:
+        As :func:`search`.
+    """
+    n, p = near.shape
+    ids = np.full((n, k), -1, dtype=np.int32)
+    scores = np.full((n, k), -np.inf, dtype=np.float32)
+    left_out = near < 0
+    if filter is not None and len(filter.values):
+        keys = np.arange(n)[:, None] * len(labels) + near
+        left_out |= np.isin(keys, filter.row_ids() * len(labels) + filter.values)
+    step = max(1, (8 << 20) // (12 * max(1, queries.shape[1] * p)))
+    width = min(k, p)
+
+    def work(first: int, last: int) -> None:
+        held: list[Tensor] = []
+        for at in range(first, last, step):
+            rows = slice(at, min(at + step, last))
+            own = torch.from_numpy(np.maximum(near[rows], 0))
+            exact = _products(torch.from_numpy(np.array(queries[rows], dtype=np.float32)), labels, own, held)
+            exact.masked_fill_(torch.from_numpy(left_out[rows]), -torch.inf)
+            best, top = _first(own, exact, width)
+            ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().numpy()
+            scores[rows, :width] = top.numpy()
+
+    with one_thread_each() as pool:
+        share_out(pool, n, work)
+    return ids, scores
 
 
 def _search_in_float64(
@@ -143,7 +210,8 @@ def _search_in_float64(
     top = torch.zeros(len(block), 0, device=block.device)
     for part in _steps(len(labels), step):
         exact = (block.double() @ _load(labels, part, block.device).double().T).float()
-        _ban(exact, banned, part)
+        if banned is not None:
+            ban(exact, banned, part)
         ids = torch.arange(part.start, part.stop, device=block.device).expand(len(block), -1)
         ids, exact = _first(ids, exact, width)
         best, top = _first(torch.cat([best, ids], dim=1), torch.cat([top, exact], dim=1), width)
@@ -159,16 +227,6 @@ def _first(ids: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return ids.gather(1, places), scores.gather(1, places)
 
 
-def _ban(products: Tensor, banned: Ragged | None, part: slice) -> None:
-    """Set filtered pairs of a (c, labels of ``part``) table to -inf, in place."""
-    if banned is None or not len(banned.values):
-        return
-    inside = (banned.values >= part.start) & (banned.values < part.stop)
-    rows = torch.from_numpy(banned.row_ids()[inside]).to(products.device)
-    columns = torch.from_numpy(banned.values[inside].astype(np.int64) - part.start).to(products.device)
-    products[rows, columns] = -torch.inf
-
-
 def _steps(n: int, step: int) -> Iterator[slice]:
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))
@@ -179,24 +237,14 @@ def _load(array: np.ndarray, rows: slice, device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(array[rows], dtype=np.float32)).to(device)
 
 
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Keep float32 products in float32: the error bound does not hold for TF32 or bfloat16 products."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def _norms(name: str, array: np.ndarray) -> float:
-    """Return the largest norm of a row, and check every row: NaN and infinity show in the norm."""
-    largest = 0.0
+def _check_rows(name: str, array: np.ndarray) -> None:
+    """Check that every row is finite: NaN and infinity show in a sum of squares."""
     for rows in _steps(len(array), max(1, (1 << 22) // max(array.shape[1], 1))):
         part = np.asarray(array[rows], dtype=np.float32)
-        squares = np.einsum("ij,ij->i", part, part, dtype=np.float64)
-        wrong = np.flatnonzero(~np.isfinite(squares))
+        if np.isfinite(np.einsum("ij,ij->", part, part)):
+            continue
+        # Or the sum was too large for float32, which is no fault.
+        wrong = np.flatnonzero(~np.isfinite(np.einsum("ij,ij->i", part, part, dtype=np.float64)))
         if len(wrong):
             raise VixmlError(
                 f"a vector among the {name} is not finite",
@@ -205,8 +253,6 @@ def _norms(name: str, array: np.ndarray) -> float:
                 expected="finite numbers",
                 hint="encode again; if it comes back, the training diverged: see its log.jsonl",
             )
-        largest = max(largest, float(squares.max(initial=0.0)) ** 0.5)
-    return largest
 
 
 def _check(queries: np.ndarray, labels: np.ndarray, k: int, filter: Ragged | None) -> None:

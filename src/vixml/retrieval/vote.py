@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from vixml.errors import VixmlError
 from vixml.images.bank import ImageBank
 from vixml.ragged import Ragged
-from vixml.retrieval.search import search
+from vixml.retrieval.search import search as exact_search
 
 # Bytes for each vote (a neighbour's label) while votes are summed: key, order, weight, sum.
 BYTES_PER_VOTE = 64
@@ -62,6 +62,7 @@ def knn_vote(
     filter: Ragged | None = None,
     memory_mb: float = 512,
     device: str | torch.device = "cpu",
+    search: Callable[..., tuple[np.ndarray, np.ndarray]] = exact_search,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Let each query's nearest training queries vote for their labels.
 
@@ -78,6 +79,7 @@ def knn_vote(
         filter: n rows over labels, pairs left out.
         memory_mb: bound for temporary tables; the result does not depend on it.
         device: where to search.
+        search: how: :func:`vixml.retrieval.search.search`, or what is called like it.
 
     Returns:
         ``(labels, scores)``: (n, top_k) int32, best first, ties by smaller id, -1 where nobody votes for more; (n, top_k)

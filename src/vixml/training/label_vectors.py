@@ -23,7 +23,7 @@ def set_free_vectors(model: Siamese, labels: Tensor, init: str, seed: int) -> No
         seed: of the clustering.
     """
     free = model.prototypes.free
-    clusters = balanced_groups(labels, free.num_embeddings, seed)
+    clusters = balanced_groups(labels.to(free.weight.device), free.num_embeddings, seed)
     model.cluster.copy_(torch.from_numpy(clusters))
     if init == "label-mean":
         free.weight.copy_(group_means(labels, clusters, free.num_embeddings))

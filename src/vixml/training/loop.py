@@ -148,7 +148,8 @@ class Trainer:
             rows = self.data.rows
             n_groups = max(1, math.ceil(len(rows) / size))
             seed = int(generator(self.seed, CLUSTER, epoch + 1).integers(2**31))
-            self.groups = balanced_groups(self.stored.read()[torch.from_numpy(rows)], n_groups, seed)
+            vectors = self.stored.read()[torch.from_numpy(rows)].to(self.device)
+            self.groups = balanced_groups(vectors, n_groups, seed)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,128 @@
+"""What the benchmarks share: taking turns, what the machine can do, and the form of a result (benchmarks/README.md)."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vixml.files import write_json
+from vixml.provenance import git_state, machine, versions
+
+RESULTS = Path("benchmarks/results")
+
+
+def take_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Run every way ``rounds`` times, in alternating order: their seconds, and what each returned last."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, Any] = {}
+    for turn in range(rounds):
+        for name in list(ways) if turn % 2 == 0 else list(ways)[::-1]:
+            start = time.perf_counter()
+            found[name] = ways[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds, found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return median, smallest and largest of the rounds."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": len(values)}
+
+
+def ratios(slow: list[float], quick: list[float]) -> dict[str, float]:
+    """Return how many times longer the slow way took, formed within each round."""
+    return spread([a / b for a, b in zip(slow, quick, strict=True)])
+
+
+def bandwidth(device: str = "cpu") -> float:
+    """Return the bytes a second that a sum over 256 MB reads, the best of five."""
+    values = torch.ones(1 << 26, device=device)
+    return values.nbytes / _best(lambda: values.sum(), device)
+
+
+def product_speed(n: int, m: int, dim: int, dtype: torch.dtype, device: str = "cpu") -> float:
+    """Return the operations a second of an (n, dim) by (dim, m) product, the best of five."""
+    a, b = (torch.randn(rows, dim, device=device).to(dtype) for rows in (n, m))
+    out = torch.empty(n, m, dtype=dtype, device=device)
+    return 2 * n * m * dim / _best(lambda: torch.mm(a, b.T, out=out), device)
+
+
+def _best(run: Callable[[], Any], device: str) -> float:
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+class Memory:
+    """Watch this process's memory inside a ``with`` block: ``peak_mb`` is how far it rose above where it stood."""
+
+    def __enter__(self) -> Memory:
+        self.before = self.largest = _resident()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+        self.largest = max(self.largest, _resident())
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.01):
+            self.largest = max(self.largest, _resident())
+
+    @property
+    def peak_mb(self) -> float:
+        """Return the rise in MB (2^20 bytes)."""
+        return (self.largest - self.before) / 2**20
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def row(
+    path: str, size: str, ours: dict[str, float], plain: dict[str, float] | None, ratio: dict[str, float] | None,
+    *, limit: float, limit_by: str, threads: int, device: str = "cpu", unit: str = "s", **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Return one row of the table that ``make bench`` prints.
+
+    Args:
+        path: what is timed.
+        size: of the input.
+        ours, plain: seconds (or what ``unit`` says), as :func:`spread` gives them.
+        ratio: straightforward over ours, formed in pairs.
+        limit: the seconds (or ``unit``) that no way on this machine can better.
+        limit_by: what sets the limit.
+    """
+    better = ours["median"] / limit if unit.endswith("/s") else limit / ours["median"]
+    return {
+        "path": path, "size": size, "unit": unit, "ours": ours, "straightforward": plain, "ratio": ratio,
+        "limit": limit, "limit_by": limit_by, "share_of_limit": better, "threads": threads, "device": device, **more,
+    }  # fmt: skip
+
+
+def write(name: str, rows: list[dict[str, Any]], out: Path | None = None) -> None:
+    """Write rows with their origin, and print them."""
+    from table import show
+
+    path = out or RESULTS / f"{name}.json"
+    write_json(
+        path, {"benchmark": name, "rows": rows, "machine": machine(), "versions": versions(), "source": git_state()}
+    )
+    show(rows)
+    print(f"written to {path}")

@@ -1,0 +1,158 @@
+"""Print one table of all benchmarks: path, size, ours, straightforward, ratio, limit, share of the limit, device.
+
+It reads benchmarks/results/*.json; what still wants a GPU is listed with the command that would measure it.
+
+    python benchmarks/table.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("benchmarks/results")
+HEAD = ["path", "size", "ours", "straightforward", "ratio", "limit", "of limit", "device"]
+# What nobody has timed on a GPU yet: path, size, the file that it would be in, and the command that writes it.
+OWED = [
+    (
+        "training step, text and images",
+        "MiniLM-L3, batch 2048",
+        "training_step-gpu.json",
+        "python benchmarks/training_step.py --device cuda --batch-size 2048",
+    ),
+    (
+        "balanced 2-means",
+        "2,250,000 x 768, groups of 16",
+        "clustering-gpu.json",
+        "python benchmarks/clustering.py --device cuda --points 2250000 --dim 768 --rounds 3",
+    ),
+    (
+        "approximate search, ivf",
+        "10,000 x 1,305,265 x 384",
+        "index-gpu.json",
+        "python benchmarks/index.py --device cuda --kinds ivf --queries 10000 --labels 1305265",
+    ),
+    (
+        "exact search",
+        "32,768 x 1,305,265 x 768, top 100",
+        "search-gpu.json",
+        "python benchmarks/search.py --device cuda --queries 32768 --labels 1305265 --dim 768 --memory-mb 8192",
+    ),
+]
+
+
+def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of one result file, whatever its form."""
+    threads = document["machine"]["threads"]
+    about = {"threads": threads, "device": document.get("device", "cpu")}
+    if "cases" in document:  # benchmarks/training_step.py, which the cost plan reads as well
+        found = []
+        for case, result in document["cases"].items():
+            speeds, own = result["samples_per_second"], result["ratio_to_straightforward"]
+            way = next(name for name in ("ours, bf16", "ours, fp16", "ours, fp32") if name in speeds)
+            size = f"MiniLM-L3, batch {document['batch_size']}, {way.removeprefix('ours, ')}"
+            limit = result.get("limit")
+            found.append(
+                about
+                | {"path": f"training step, {case}", "size": size, "unit": "samples/s", "ours": speeds[way]}
+                | {"straightforward": speeds["straightforward"], "ratio": own[way], "limit": limit}
+                | {"share_of_limit": speeds[way]["median"] / limit if limit else None}
+            )
+        return found
+    if (
+        "assembling_s" in document or "share_of_training" in document
+    ):  # benchmarks/image_bank.py, benchmarks/checkpoint.py
+        return list(_ours_and_plain(document, about))
+    rows = document.get("rows") or [{}]
+    if "fused_ms" in rows[0]:  # benchmarks/attention.py
+        return [
+            about
+            | {"path": "attention, both ways", "size": f"{row['size']}, {document['precision']}", "unit": "ms"}
+            | {
+                "ours": {"median": row["ours_ms"]},
+                "straightforward": {"median": row["fused_ms"]},
+                "ratio": row["ratio"],
+            }
+            for row in rows
+        ]
+    return rows if "path" in rows[0] else []
+
+
+def _ours_and_plain(document: dict[str, Any], about: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file that says seconds and bytes of `ours` and `straightforward`."""
+    path = "image vectors of a batch" if "assembling_s" in document else "checkpoint"
+    for key, unit in (("seconds", "s"), ("assembling_s", "s"), ("bytes", "bytes")):
+        values = {
+            name: statistics.median(value) if isinstance(value, list) else value
+            for name, value in document.get(key, {}).items()
+            if not isinstance(value, dict)
+        }
+        ours = next((value for name, value in values.items() if name.startswith("ours")), None)
+        plain = next((value for name, value in values.items() if name.startswith("straightforward")), None)
+        if not ours or not plain:
+            continue
+        ratio = {name: plain / ours for name in ("median", "min", "max")}
+        row = {"path": path, "size": document.get("size", "see its file"), "unit": unit, "ours": {"median": ours}}
+        yield about | row | {"straightforward": {"median": plain}, "ratio": ratio}
+
+
+def number(value: float | None) -> str:
+    """Print three digits.
+
+    Example:
+        >>> number(0.01234), number(12345.6), number(None)
+        ('0.0123', '12,346', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return the cells of one row."""
+    unit = row["unit"]
+    plain, ratio = row["straightforward"], row["ratio"]
+    device = row["device"] if row["device"] != "cpu" else f"cpu, {row['threads']} thread{'s'[: row['threads'] > 1]}"
+    limit = row.get("limit")
+    share = row.get("share_of_limit")
+    return [
+        row["path"],
+        row["size"],
+        f"{number(row['ours']['median'])} {unit}",
+        f"{number(plain['median'])} {unit}" if plain else "–",
+        f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})" if ratio else "–",
+        f"{number(limit)} {unit}" if limit else "–",
+        f"{share:.0%}" if share else "–",
+        device,
+    ]
+
+
+def show(rows: list[dict[str, Any]], owed: list[list[str]] | None = None) -> None:
+    """Print rows as a table in Markdown."""
+    lines = [HEAD, *(cells(row) for row in rows), *(owed or [])]
+    # A command is longer than any figure: it may stand out of its column.
+    widths = [max(len(line[column]) for line in lines[: len(rows) + 1]) for column in range(len(HEAD))]
+    for place, line in enumerate(lines):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+        if not place:
+            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+
+
+def main() -> None:
+    """Print everything that was measured, and what is owed."""
+    documents = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    rows = [row for document in documents for row in rows_of(document)]
+    rows.sort(key=lambda row: (row["path"], row["device"]))
+    owed = [
+        [path, size, f"owed: `{command} --out benchmarks/results/{name}`", "–", "–", "–", "–", "cuda"]
+        for path, size, name, command in OWED
+        if not (RESULTS / name).exists()
+    ]
+    show(rows, owed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Search through an index that looks at a part of the labels only (faiss), behind the same call as the exact search.
+
+An index *proposes*, float64 decides: scores are true inner products and ties go to the smaller id, as in
+:mod:`vixml.retrieval.search`; only that a label may be missed. How far an index looks is not a number that somebody knows
+beforehand, so it is not asked for: it looks further and further until, for a sample of the queries, it finds the wanted share
+of what the exact search finds.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vixml.errors import VixmlError
+from vixml.ragged import Ragged
+from vixml.retrieval.search import decide, search
+
+Kind = Literal["hnsw", "ivf"]
+NEIGHBOURS, BUILD_EFFORT = 32, 200  # of a graph: links a label, labels looked at when one is linked
+PER_LIST = 40  # labels of a list, on average, and at least as many to learn a list's centre from
+SAMPLE = 512  # queries whose recall decides how far to look
+SPARE = 32  # proposals beyond k: what the filter takes out is asked for on top
+
+
+class Index:
+    """An index over label vectors.
+
+    Attributes:
+        kind: ``ivf``: lists of labels around learned centres, of which some are looked through. ``hnsw``: a graph of near
+            labels that a query walks along.
+        effort: how far it looks: lists, or labels of the walk.
+        build_seconds: what building it took.
+        size_bytes: its size, the vectors included.
+    """
+
+    def __init__(self, labels: np.ndarray, kind: Kind, seed: int, device: str | torch.device = "cpu") -> None:
+        """Build it: the same for a seed.
+
+        Args:
+            labels: (m, dim) float32 or float16, may be memory-mapped.
+            kind: of index.
+            seed: of the centres.
+            device: ``ivf`` moves to a GPU where faiss was built for one; the graph stays on the processor.
+        """
+        import faiss
+
+        begun = time.perf_counter()
+        self.kind, self.n, dim = kind, len(labels), labels.shape[1]
+        vectors = np.ascontiguousarray(labels, dtype=np.float32)
+        # A graph is built by one thread: with more, which links it has depends on who comes first.
+        faiss.omp_set_num_threads(1 if kind == "hnsw" else torch.get_num_threads())
+        if kind == "hnsw":
+            index = faiss.IndexHNSWFlat(dim, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = BUILD_EFFORT
+        else:
+            n_lists = max(1, min(self.n // PER_LIST, int(4 * self.n**0.5)))
+            index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, n_lists, faiss.METRIC_INNER_PRODUCT)
+            index.cp.seed, index.cp.min_points_per_centroid = seed % 2**31, 1
+            index.train(vectors)
+        index.add(vectors)
+        self.size_bytes = int(faiss.serialize_index(index).nbytes) if self.n < 1 << 20 else self._counted(dim)
+        if kind == "ivf" and torch.device(device).type == "cuda" and hasattr(faiss, "StandardGpuResources"):
+            self.resources = faiss.StandardGpuResources()  # kept: the index does not own it
+            index = faiss.index_cpu_to_gpu(self.resources, torch.device(device).index or 0, index)
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        self.index = index
+        self.most = index.nlist if kind == "ivf" else self.n
+        self.effort = 1 if kind == "ivf" else 16
+        self.build_seconds = time.perf_counter() - begun
+
+    def _counted(self, dim: int) -> int:
+        return self.n * (4 * dim + (8 if self.kind == "ivf" else 4 * (2 * NEIGHBOURS + 2)))
+
+    def propose(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Return up to k labels of each query: (n, k) int64, -1 for none."""
+        if self.kind == "ivf":
+            self.index.nprobe = self.effort
+        else:
+            self.index.hnsw.efSearch = max(self.effort, k)
+        return self.index.search(np.ascontiguousarray(queries, dtype=np.float32), k)[1]
+
+    def tune(self, queries: np.ndarray, labels: np.ndarray, k: int, recall: float, seed: int) -> list[dict[str, float]]:
+        """Look twice as far, again and again, until the wanted share of the exact k best is found.
+
+        Returns:
+            The curve: ``effort``, ``recall`` and ``ms`` a query, of each step.
+        """
+        some = np.sort(np.random.default_rng(seed).permutation(len(queries))[:SAMPLE])
+        asked = np.asarray(queries[some], dtype=np.float32)
+        best = search(asked, labels, k)[1]
+        curve = []
+        while True:
+            begun = time.perf_counter()
+            near = self.propose(asked, min(k + SPARE, self.n))
+            seconds = time.perf_counter() - begun
+            scores = decide(asked, labels, near, k)[1]
+            # By score, so that labels which tie at place k stand for one another.
+            found = (scores >= best[:, -1:]) & (scores > -np.inf)
+            share = float(found.sum() / max((best > -np.inf).sum(), 1))
+            curve.append({"effort": self.effort, "recall": share, "ms": 1000 * seconds / len(asked)})
+            if share >= recall or self.effort >= self.most:
+                return curve
+            self.effort = min(2 * self.effort, self.most)
+
+
+def approximate_search(
+    queries: np.ndarray,
+    labels: np.ndarray,
+    k: int,
+    *,
+    kind: Kind,
+    recall: float,
+    seed: int,
+    facts: list[dict[str, Any]] | None = None,
+    filter: Ragged | None = None,
+    memory_mb: float = 512,
+    device: str | torch.device = "cpu",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each query's k labels of largest inner product, but for a share of at most ``1 - recall`` of them.
+
+    A query for which the index proposes too few is searched exactly, so rankings are as long as those of an exact search.
+
+    Args:
+        queries, labels, k, filter, memory_mb, device: as in :func:`vixml.retrieval.search.search`.
+        kind: of the index.
+        recall: share of the exact k best, on the mean of a sample of the queries.
+        seed: of the centres and of the sample.
+        facts: one entry is added: what the index is, its build time, its size and its curve.
+
+    Returns:
+        As :func:`vixml.retrieval.search.search`.
+    """
+    if not len(queries) or not len(labels):
+        return search(queries, labels, k, filter=filter, memory_mb=memory_mb, device=device)
+    index = Index(labels, kind, seed, device)
+    curve = index.tune(queries, labels, min(k, len(labels)), recall, seed)
+    if facts is not None:
+        about = {"kind": kind, "n": len(labels), "dim": labels.shape[1], "k": k, "effort": index.effort}
+        facts.append(about | {"build_seconds": index.build_seconds, "bytes": index.size_bytes, "curve": curve})
+    banned = np.zeros(len(queries), dtype=np.int64) if filter is None else filter.lengths
+    wanted = min(k + SPARE + int(banned.max()), len(labels))
+    ids = np.full((len(queries), k), -1, dtype=np.int32)
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    step = max(1, int(memory_mb * 2**20 / (16 * wanted)))
+    for start in range(0, len(queries), step):
+        rows = slice(start, min(start + step, len(queries)))
+        block = np.asarray(queries[rows], dtype=np.float32)
+        own = None if filter is None else filter.take(np.arange(rows.start, rows.stop))
+        ids[rows], scores[rows] = decide(block, labels, index.propose(block, wanted), k, own)
+    short = np.flatnonzero((ids >= 0).sum(axis=1) < np.minimum(k, len(labels) - banned))
+    if len(short):
+        own = None if filter is None else filter.take(short)
+        ids[short], scores[short] = search(queries[short], labels, k, filter=own, memory_mb=memory_mb, device=device)
+    return ids, scores
+
+
+def chosen_search(kind: str, recall: float, seed: int, facts: list[dict[str, Any]]) -> Any:
+    """Return the search of a run: a function that is called as :func:`vixml.retrieval.search.search` is.
+
+    Args:
+        kind: ``inference.index``.
+        recall: ``inference.index_recall``.
+        seed: of the run.
+        facts: what :func:`approximate_search` adds to.
+
+    Raises:
+        VixmlError: an unknown kind.
+    """
+    if kind == "exact":
+        return search
+    if kind not in ("hnsw", "ivf"):
+        raise VixmlError("no such index", where="inference.index", found=kind, expected="exact, hnsw or ivf")
+
+    def find(queries: np.ndarray, labels: np.ndarray, k: int, **how: Any) -> tuple[np.ndarray, np.ndarray]:
+        return approximate_search(queries, labels, k, kind=kind, recall=recall, seed=seed, facts=facts, **how)
+
+    return find
