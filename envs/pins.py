@@ -2,7 +2,7 @@
 
 python envs/pins.py lock     # make a fresh environment from pyproject.toml and write its versions to the lock
 python envs/pins.py extend   # after `pip install` of a new dependency: pin it and what it brings, as installed
-python envs/pins.py write    # write environment.yml and envs/cpu.yaml from the lock, once that is installed
+python envs/pins.py write    # write environment.yml, envs/cpu.yaml and envs/gpu.yaml from the lock, once that is installed
 python envs/pins.py check    # fail if one of them is out of date
 """
 
@@ -44,8 +44,19 @@ dependencies:
 """
 
 CPU = """\
-# The environment of every rule, for `snakemake --use-conda`; envs/cpu.post-deploy.sh adds vixml itself.
-# It needs no GPU. Where pip is configured for PyTorch's GPU builds, the same file serves GPUs.
+# The environment of every rule, for `snakemake --use-conda` without a GPU; envs/cpu.post-deploy.sh adds vixml itself.
+# Written by `make lock` from requirements.lock, not by hand.
+channels: [conda-forge]
+dependencies:
+  - python=3.11
+  - pip
+  - pip:
+"""
+
+GPU = """\
+# The environment of every rule, for `snakemake --use-conda` with a GPU (`device: cuda`, or auto where there is one);
+# envs/gpu.post-deploy.sh adds vixml itself. As envs/cpu.yaml, but for faiss, which brings its CUDA libraries. torch is the build that
+# pip is configured for.
 # Written by `make lock` from requirements.lock, not by hand.
 channels: [conda-forge]
 dependencies:
@@ -99,6 +110,8 @@ def files() -> dict[Path, str]:
     return {
         ROOT / "environment.yml": ENVIRONMENT + _listed(every),
         ROOT / "envs" / "cpu.yaml": CPU + _listed(some),
+        # Of faiss, each version is published in both builds.
+        ROOT / "envs" / "gpu.yaml": GPU + _listed([line.replace("faiss-cpu==", "faiss-gpu==") for line in some]),
     }
 
 

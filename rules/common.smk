@@ -68,9 +68,11 @@ REPORT = f"{RESULTS}/report.html"
 TUNING = f"{RESULTS}/tuning/manifest.json"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
-ENVIRONMENT = "../envs/cpu.yaml"
 
 DEVICE = WORKFLOW.device
+# Whether jobs find a GPU: this process may run on a node without one (then the configuration says cuda).
+WITH_GPU = DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None)
+ENVIRONMENT = "../envs/gpu.yaml" if WITH_GPU else "../envs/cpu.yaml"
 THREADS = WORKFLOW.threads
 SOURCE_OF = {source.filename: name for name, source in WORLD.sources.items()}
 

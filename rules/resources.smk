@@ -1,6 +1,6 @@
 # What a job asks of the machine: its turn, a GPU, memory and time.
 #
-# REQUIRED INPUTS: constants and functions of rules/common.smk (WORLD, DEVICE, run_of).
+# REQUIRED INPUTS: constants and functions of rules/common.smk (WORLD, DEVICE, WITH_GPU, run_of).
 # OUTPUTS: none; functions for the rules that train, encode and search.
 from vixml.reproduce.needs import needs
 
@@ -18,7 +18,7 @@ def longest_first(wildcards):
 
 def gpus(wildcards):
     """Return how many GPUs a heavy job asks for: one where there is one, or where the configuration insists."""
-    return int(DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None))
+    return int(WITH_GPU)
 
 
 def memory(stage):
