@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModel
 
 from vixml.config.load import get_run, load_world
 from vixml.files import write_json
+from vixml.models.prompt import IMAGES, TEXT, Prompt
 from vixml.provenance import git_state, machine, versions
 from vixml.training.model_file import build_model
 from vixml.training.optimizer import make_optimizer
@@ -59,7 +60,8 @@ def main() -> None:
         settings = AutoConfig.for_model(**world.text_models[config.encoder.model].architecture)
         AutoModel.from_config(settings, dtype=torch.bfloat16).save_pretrained(folder / "model")
         dim = world.vision_models[config.images.vision].dim
-        model = build_model(config, folder / "model", n_labels, dim, 0)
+        prompt = Prompt(((1, 2), TEXT, (3,), IMAGES, (4,)), causal=True)  # words change nothing that is saved
+        model = build_model(config, folder / "model", n_labels, dim, 0, prompt)
         optimizer = make_optimizer(model, config.optimizer)
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -80,16 +82,12 @@ def main() -> None:
             "seconds": {"ours": ours, "ours, read": reading, "straightforward": plain},
         }
     cost = statistics.median(ours)
-    # At the ends of epochs no more often than SaveClock allows, inside epochs every so many minutes.
-    between = max(60 * config.training.checkpoint_minutes, cost)
-    result["share_of_training"] = {
-        "inside epochs": cost / (between + cost),
-        "at the ends of epochs, at most": SaveClock.SHARE,
-    }
+    # Never more often than SaveClock allows, inside epochs no more often than every so many minutes either.
+    between = max(60 * config.training.checkpoint_minutes, cost / SaveClock.SHARE)
+    result["share_of_training"] = cost / between
     for way, value in result["bytes"].items():
         print(f"{way:20}{value / 2**30:8.2f} GiB {statistics.median(result['seconds'][way]):8.1f} s")
-    for way, value in result["share_of_training"].items():
-        print(f"{way:32}{100 * value:8.2f} % of training")
+    print(f"saving: {100 * result['share_of_training']:.2f} % of training, every {between / 60:.0f} minutes")
     about = {"rounds": given.rounds}
     write_json(given.out, {**about, **result, "machine": machine(), "versions": versions(), "source": git_state()})
 

@@ -59,6 +59,7 @@ def write_manifest(folder: Path, verb: str, config: dict, seconds: float = 1.5) 
             "started_at": "2026-01-02T03:04:05+00:00",
             "wall_seconds": seconds,
             "peak_memory_mb": 512.0,
+            "environment": {"packages": 1, "sha256": "0" * 64},
             "command": f"vixml {verb} --seed {config['seed']}",
         },
     )  # fmt: skip

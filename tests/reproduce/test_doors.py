@@ -10,7 +10,7 @@ import pytest
 
 from vixml.cli import main
 from vixml.errors import VixmlError
-from vixml.reproduce.doors import require_conda, require_remote, require_slurm
+from vixml.reproduce.doors import require_array, require_conda, require_remote, require_slurm
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -58,6 +58,14 @@ def test_a_partition_is_looked_for_among_those_that_slurm_lists(path):
         require_slurm(["gpu,main"])
     assert caught.value.found == "sinfo lists: gpu, long"
     assert "slurm_partition=gpu" in caught.value.hint
+
+
+def test_an_array_that_would_never_fill_is_refused():
+    require_array("train_model", jobs=3, limit=1000, at_once=8)
+    require_array("train_model", jobs=74, limit=8, at_once=8)
+    with pytest.raises(VixmlError, match="array of 74 jobs of train_model would never be submitted") as caught:
+        require_array("train_model", jobs=74, limit=1000, at_once=8)
+    assert "--slurm-array-limit 8" in caught.value.hint
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ one to three pictures of the kind. So text alone finds two equally good labels a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from vixml.training.batches import TrainingSet
 from vixml.training.inputs import RunInputs, open_inputs
 from vixml.training.loop import Trainer
 from vixml.training.model_file import build_model, save_model
+from vixml.training.state import SaveClock
 
 WORDS, KINDS, IMAGE_DIM = 5, 2, 12
 START, END, FIRST_WORD, FIRST_NOISE, NOISE_WORDS = 1, 2, 10, 30, 20
@@ -151,3 +154,8 @@ def weights_of(trainer: Trainer, folder: Path) -> bytes:
     trainer.fit()
     save_model(folder, trainer.model)
     return (folder / "model.safetensors").read_bytes()
+
+
+def save_always(monkeypatch):
+    """Let a checkpoint be due whenever its minutes have passed, however long saving takes."""
+    monkeypatch.setattr("vixml.training.loop.SaveClock", partial(SaveClock, share=math.inf))

@@ -27,6 +27,11 @@ CPU = torch.device("cpu")
 ALWAYS = {"checkpoint_minutes": 1e-9}
 
 
+@pytest.fixture(autouse=True)
+def saving_may_take_long(monkeypatch):
+    planted.save_always(monkeypatch)
+
+
 class Killed(Exception):
     pass
 
@@ -134,6 +139,22 @@ def test_a_checkpoint_is_due_after_its_minutes():
     time[0] = 599
     assert not clock.due(epoch_ended=False)
     time[0] = 601
+    assert clock.due(epoch_ended=False) and clock.due(epoch_ended=True)
+
+
+def test_inside_an_epoch_saving_stays_within_a_hundredth_as_well():
+    time = [0.0]
+    clock = SaveClock(minutes=10, now=lambda: time[0])
+
+    def save():
+        time[0] += 20
+
+    time[0] = 601
+    assert clock.due(epoch_ended=False)
+    clock.run(save)
+    time[0] += 1999
+    assert not clock.due(epoch_ended=False) and not clock.due(epoch_ended=True)
+    time[0] += 1
     assert clock.due(epoch_ended=False) and clock.due(epoch_ended=True)
 
 
@@ -251,6 +272,7 @@ from vixml.training.inputs import RunInputs
 from vixml.training.train import train
 
 torch.set_num_threads(1)
+state.SaveClock.due = lambda clock, epoch_ended: True
 config, inputs, out, saves = json.loads(sys.argv[1])
 done = iter(range(10**6))
 torch_save = torch.save

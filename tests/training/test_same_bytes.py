@@ -39,7 +39,8 @@ def test_diagnostics_do_not_change_a_byte(task, tmp_path, reference):
     assert trained(task, tmp_path, held=0) == reference
 
 
-def test_checkpoints_do_not_change_a_byte(task, tmp_path, reference):
+def test_checkpoints_do_not_change_a_byte(task, tmp_path, reference, monkeypatch):
+    planted.save_always(monkeypatch)
     assert trained(task, tmp_path, checkpoint_minutes=1e-9) == reference
 
 

@@ -51,7 +51,24 @@ def _timeless(path: Path) -> Any:
         return [_without_times(json.loads(line)) for line in content.splitlines()]
     if path.suffix == ".csv":
         return [_without_times(row) for row in csv.DictReader(io.StringIO(content.decode()))]
+    if path.suffix == ".md":
+        return _without_column(content.decode(), "training")
     return content
+
+
+def _without_column(page: str, title: str) -> list[str]:
+    """Return a page's lines; in tables that have a column of this title, its cells are emptied."""
+    lines, column = [], None
+    for line in page.splitlines():
+        cells = line.split("|")
+        if not line.startswith("|"):
+            column = None
+        elif column is None and f" {title} " in cells:
+            column = cells.index(f" {title} ")
+        elif column is not None and column < len(cells):
+            line = "|".join([*cells[:column], "", *cells[column + 1 :]])
+        lines.append(line)
+    return lines
 
 
 def _without_times(value: Any) -> Any:

@@ -14,7 +14,7 @@ from three_doors import MODEL, slurm
 from tiny_world import Copy
 
 pytestmark = pytest.mark.slow
-EPOCHS = 1500
+EPOCHS = 600
 
 
 def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
@@ -59,12 +59,10 @@ def test_a_cancelled_training_goes_on_from_its_checkpoint(cluster, finished, tmp
     shown = end(copy, process)
     assert shown.count("has been submitted with SLURM jobid") == 2, "asked for again, by itself"
     # It asks for more than the first time, but never for more than a node has.
-    asked = subprocess.run(
-        ["squeue", "-h", "-t", "all", "-O", "Name:50,MinMemory"], capture_output=True, text=True
-    ).stdout
-    run = shown.split("SLURM run ID: ")[1].split()[0]
-    first, second = (int(line.split()[1].rstrip("M")) for line in reversed([x for x in asked.splitlines() if run in x]))
-    assert first <= second <= one_node_slurm.memory()
+    asked = ["squeue", "-h", "-t", "all", "-S", "i", "-n", shown.split("SLURM run ID: ")[1].split()[0], "-o", "%m"]
+    sizes = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.split()
+    first, second = (int(size.rstrip("M")) for size in sizes)
+    assert first < second <= one_node_slurm.memory() or first == one_node_slurm.memory()
 
 
 def test_a_preempted_training_goes_on_from_its_checkpoint(cluster, finished, tmp_path):
@@ -92,6 +90,8 @@ def test_a_partition_that_does_not_exist(cluster, copy):
 def test_seeds_as_an_array(cluster, finished, tmp_path):
     copy = Copy(shutil.copytree(finished.root, tmp_path / "repository"))
     models = [MODEL.replace("seed0", f"seed{seed}") for seed in (1, 2, 3)]
+    refused = copy.run(*slurm(*models), "--slurm-array-jobs", "train_model", "--resources", "gpu=2", check=False)
+    assert "array of 3 jobs of train_model would never be submitted" in refused
     shown = copy.run(*slurm(*models), "--slurm-array-jobs", "train_model")
     asked = subprocess.run(["squeue", "-h", "-t", "all", "--array", "-o", "%F %K %Z"], capture_output=True, text=True)
     tasks = [line.split() for line in asked.stdout.splitlines() if line.endswith(str(copy.root))]

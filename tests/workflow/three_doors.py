@@ -23,7 +23,7 @@ def slurm(*words: str) -> tuple[str, ...]:
     """Return the command through profiles/slurm, with what the site of these tests is: one node, no GPU, no accounts."""
     site = (
         "--config", "device=cpu", "--set-resources", "train_model:gpu=1",
-        "--resources", "gpu=1", f"mem_mb={one_node_slurm.memory()}", "runtime=14400",
+        "--resources", "gpu=3", f"mem_mb={one_node_slurm.memory()}", "runtime=14400",
         "--slurm-no-account", "--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2",
         "--latency-wait", "20",
     )  # fmt: skip

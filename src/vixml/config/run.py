@@ -201,8 +201,8 @@ class Training(Strict):
     )
     checkpoint_minutes: Positive = Field(
         10.0,
-        description="Minutes between checkpoints inside an epoch; there is one at an epoch's end as well, unless saving would "
-        "then take more than a hundredth of the time.",
+        description="Minutes between checkpoints inside an epoch, at least; there is one at an epoch's end as well. More than "
+        "a hundredth of the time is never spent on saving.",
     )
     workers: int = Field(0, ge=0, description="Processes that assemble batches; results do not depend on it.")
     items_at_once: int | None = Field(

@@ -67,6 +67,27 @@ def require_slurm(partitions: Iterable[str]) -> None:
         )
 
 
+def require_array(rule: str, jobs: int, limit: int, at_once: int) -> None:
+    """Check that a job array can be filled: the executor holds its jobs back until as many are ready, else for ever.
+
+    Args:
+        rule: whose jobs become arrays.
+        jobs: of that rule, to be run.
+        limit: jobs in one array at most (``--slurm-array-limit``, SLURM's own ``MaxArraySize``).
+        at_once: jobs of that rule that may be under way together, by ``jobs`` and ``resources``.
+
+    Raises:
+        VixmlError: an array has more places than jobs may be under way.
+    """
+    if min(jobs, limit) > at_once:
+        raise VixmlError(
+            f"an array of {min(jobs, limit)} jobs of {rule} would never be submitted",
+            where="profiles/slurm/config.yaml: jobs, resources",
+            found=f"at most {at_once} of them may be under way at once",
+            hint=f"give --slurm-array-limit {at_once}, or allow more jobs and GPUs",
+        )
+
+
 def require_remote(root: Path, name: str | None = None, *, filled: bool = False) -> str:
     """Check that DVC has a remote, and that it can be reached.
 

@@ -19,24 +19,25 @@ NAME = "state.pt"
 class SaveClock:
     """Says when a checkpoint is due, so that saving stays within one part in a hundred of training time.
 
-    Inside an epoch one is due every ``minutes``; at an epoch's end, the better place to go on from, as soon as training
-    has gone on for a hundred times as long as the last one took to write.
+    None is due before training has gone on for a hundred times as long as the last one took to write. From then on one is due
+    at an epoch's end, the better place to go on from, and inside an epoch once ``minutes`` have passed as well.
 
     Args:
-        minutes: between checkpoints inside an epoch.
+        minutes: between checkpoints inside an epoch, at least.
         now: the time in seconds.
+        share: of training time that saving may take.
     """
 
     SHARE = 0.01
 
-    def __init__(self, minutes: float, now: Callable[[], float] = time.monotonic) -> None:
-        self.minutes, self.now = minutes, now
+    def __init__(self, minutes: float, now: Callable[[], float] = time.monotonic, share: float = SHARE) -> None:
+        self.minutes, self.now, self.share = minutes, now, share
         self.last, self.cost = now(), 0.0
 
     def due(self, epoch_ended: bool) -> bool:
         """Return whether to save now."""
         waited = self.now() - self.last
-        return waited > 60 * self.minutes or (epoch_ended and waited * self.SHARE >= self.cost)
+        return waited * self.share >= self.cost and (epoch_ended or waited > 60 * self.minutes)
 
     def run(self, save: Callable[[], None]) -> None:
         """Save, and take the time."""
