@@ -174,7 +174,7 @@ def _sizes(c: Contents) -> str:
 
 def _size(c: Contents, table: Table) -> str:
     total = sum(f["bytes"] for name, f in c.files.items() if name.startswith(f"{table.prefix}-"))
-    return f"{total / 1e6:,.1f} MB"
+    return f"{total / 1e6:,.1f} MB" if total >= 1e6 else f"{total / 1e3:,.1f} kB"
 
 
 def _coverage(c: Contents) -> str:

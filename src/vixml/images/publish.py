@@ -167,7 +167,7 @@ def _images(store: ImageStore | None) -> Table:
     ]
     if store is not None:
         columns.append(
-            Column("image", "image", "the picture as the vision encoder was shown it; null where it is missing")
+            Column("image", "image", "the picture, prepared for the vision encoder; null where it is missing")
         )
     return Table("images", "image", "images/image", tuple(columns))
 
