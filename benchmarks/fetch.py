@@ -1,6 +1,6 @@
 """Time the fetching of pictures against the HTTP client alone: same requests, same concurrency, bodies thrown away.
 
-A server in another process on this machine (`busy_server.py`) answers each request after `--delay` seconds, as servers on the
+A server in another process on this machine (`fetching/server.py`) answers each request after `--delay` seconds, as servers on the
 web do. Ours is the whole stage: fetch, hash, check, decode, prepare, journal, shards. The two take turns, each in a process of its
 own. `--delay 0` asks what the processor allows: server, client and preparation then share the cores.
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from busy_server import PICTURES, Running, picture
+from fetching.server import PICTURES, Running, picture
 
 from vixml.config.world import Fetch
 from vixml.data.corpus_writer import CorpusWriter
@@ -63,7 +63,15 @@ def write_corpus(folder: Path, urls: list[str]) -> None:
 
 def timed(way: str, corpus: Path, store: Path, settings: Fetch, chosen: argparse.Namespace, server: Running) -> dict:
     """Run one way in a process of its own; sample the memory of its processes as the server's count goes up."""
-    command = [sys.executable, Path(__file__).with_name("one_fetch.py"), way, "--corpus", corpus, "--store", store]
+    command = [
+        sys.executable,
+        Path(__file__).with_name("fetching") / "one.py",
+        way,
+        "--corpus",
+        corpus,
+        "--store",
+        store,
+    ]
     command += ["--settings", settings.model_dump_json(), "--size", chosen.size, "--threads", chosen.threads]
     before, n = server.served.value, chosen.images
     marks = [0.25, 0.5, 0.75, 0.98]

@@ -1,4 +1,4 @@
-"""A server of pictures in a process of its own, for `fetch.py`: fast, and with faults where a path asks for them.
+"""A server of pictures in a process of its own, for `benchmarks/fetch.py`: fast, and with faults where a path asks for them.
 
 `/KIND/N`: picture N. Kinds: `ok`; `gone` (404); `broken` (500, on the first request); `busy` (429 with Retry-After, first);
 `stall` (says nothing for a minute, first); `cut` (half of the body, first); `text` (no picture, always). What was sent whole

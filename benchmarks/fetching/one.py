@@ -1,4 +1,4 @@
-"""One way of fetching, in a process of its own, for `fetch.py`; nothing heavy is imported before it is needed, as in `vixml`."""
+"""One way of fetching, in a process of its own, for `benchmarks/fetch.py`; nothing heavy is imported before it is needed, as in `vixml`."""
 
 from __future__ import annotations
 
