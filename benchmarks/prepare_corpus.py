@@ -1,11 +1,11 @@
 """Time the preparation of a corpus of LF-AmazonTitles-1.3M's shape, at several shares of its size, and its peak memory.
 
 A synthetic archive in the true format (2,248,619 + 970,237 queries and 1,305,265 labels at share 1, 22 labels a query,
-titles of about ten words) is written for each share, then built by the stage `build-corpus` in a process of its own. The
-straightforward way, in another process: unpack the archive and parse each line, and keep nothing; no preparation that
-reads the archive can be faster without another parser.
+titles of about ten words) is written for each share, then built by the stage `build-corpus` and tokenized by the stage
+`tokenize`, each in a process of its own. The straightforward way, in another process: unpack the archive and parse each line,
+and keep nothing; no preparation that reads the archive can be faster without another parser.
 
-    nice -n 5 python benchmarks/prepare_corpus.py --shares 0.0625 0.125 0.25
+    python benchmarks/prepare_corpus.py --shares 0.0625 0.25 1
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from vixml.config.world import Dataset, Source
 from vixml.files import read_json, write_json
 from vixml.provenance import git_state, machine, versions
 
+MODEL = Path("results/models/minilm-l3")
+WAYS = ("straightforward", "ours", "tokens")
 RESULT = Path("benchmarks/results/prepare_corpus.json")
 FULL = {"label": 1_305_265, "train": 2_248_619, "test": 970_237}
 SHORT = {"train": "trn", "test": "tst", "label": "lbl"}
@@ -40,7 +42,7 @@ PORTION = 20_000
 def write_archive(path: Path, sizes: dict[str, int]) -> None:
     """Write a synthetic archive: random words, label lists of 1 to 43, a filter of one pair in a hundred queries."""
     rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("etaoinshrdlu"), rng.integers(2, 10))) for _ in range(20_000)]
+    words = _words(rng)
     folder = Path(tempfile.mkdtemp(dir=path.parent))
     with zipfile.ZipFile(path, "w") as archive:
         for split, n in sizes.items():
@@ -55,6 +57,14 @@ def write_archive(path: Path, sizes: dict[str, int]) -> None:
             text = "".join(f"{row} {label}\n" for row, label in pairs)
             archive.writestr(f"synthetic/filter_labels_{split}.txt", text)
     shutil.rmtree(folder)
+
+
+def _words(rng: np.random.Generator) -> list[str]:
+    """Return 20,000 words; three in four are one token of the tokenizer, the others, like names and codes, are several."""
+    known = json.loads((MODEL / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    whole = sorted(word for word in known if word.isalpha() and len(word) > 2)
+    made = ["".join(rng.choice(list("etaoinshrdlu"), rng.integers(4, 10))) for _ in range(5_000)]
+    return [*rng.choice(whole, 15_000), *made]
 
 
 def _records(rng: np.random.Generator, words: list[str], split: str, start: int, n: int, n_labels: int) -> list[str]:
@@ -95,6 +105,13 @@ def ours(path: Path, out: Path) -> None:
     build_corpus("synthetic", dataset, {"s": source}, path.parent, out)
 
 
+def tokens(corpus: Path) -> None:
+    """Tokenize the corpus, as the stage does."""
+    from vixml.data.tokens import tokenize_corpus
+
+    tokenize_corpus(corpus, MODEL, 32, corpus.with_name("tokens"))
+
+
 def timed(way: str, path: Path, out: Path) -> dict[str, float]:
     """Run one way in a process of its own; return its seconds and its peak memory."""
     command = [sys.executable, __file__, "--only", way, "--archive", str(path), "--corpus", str(out)]
@@ -102,13 +119,16 @@ def timed(way: str, path: Path, out: Path) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(share: float, folder: Path) -> dict[str, Any]:
+def measure(share: float, folder: Path, repeats: int) -> dict[str, Any]:
     """Return what one share took."""
     sizes = {split: round(n * share) for split, n in FULL.items()}
     path, out = folder / "synthetic.zip", folder / "corpus"
     write_archive(path, sizes)
-    # Twice each, in turns, so that a busy machine slows both.
-    found = {way: [timed(way, path, out) for _ in range(2)] for way in ("straightforward", "ours")}
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    # In turns, so that a busy machine slows all.
+    for _ in range(repeats):
+        for way in WAYS:
+            found[way].append(timed(way, path, out))
     rows = sum(sizes.values())
     ratios = [a["seconds"] / b["seconds"] for a, b in zip(found["ours"], found["straightforward"], strict=True)]
     result = {
@@ -117,14 +137,17 @@ def measure(share: float, folder: Path) -> dict[str, Any]:
         "pairs": read_json(out / "counts.json")["n_train_pairs"] + read_json(out / "counts.json")["n_test_pairs"],
         "archive_mb": path.stat().st_size / 1e6,
         "corpus_mb": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6,
-        "seconds": [run["seconds"] for run in found["ours"]],
-        "processor_seconds": [run["processor_seconds"] for run in found["ours"]],
-        "processor_seconds_per_million_rows": min(run["processor_seconds"] for run in found["ours"]) / rows * 1e6,
-        "peak_mb": max(run["peak_mb"] for run in found["ours"]),
-        "straightforward_seconds": [run["seconds"] for run in found["straightforward"]],
         "ratio_to_straightforward": ratios,
     }
+    for way, runs in found.items():
+        result[way] = {
+            "seconds": [run["seconds"] for run in runs],
+            "seconds_per_million_rows": min(run["seconds"] for run in runs) / rows * 1e6,
+            "processor_seconds_per_million_rows": min(run["processor_seconds"] for run in runs) / rows * 1e6,
+            "peak_mb": max(run["peak_mb"] for run in runs),
+        }
     shutil.rmtree(out)
+    shutil.rmtree(out.with_name("tokens"))
     path.unlink()
     return result
 
@@ -132,17 +155,23 @@ def measure(share: float, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Print a line for each share and write them with their origin."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shares", type=float, nargs="+", default=[1 / 16, 1 / 8, 1 / 4])
+    parser.add_argument("--shares", type=float, nargs="+", default=[1 / 16, 1 / 4, 1])
+    parser.add_argument("--repeats", type=int, default=1, help="How often each share is prepared.")
     parser.add_argument("--folder", type=Path, default=None, help="Where archives and corpora are written.")
     parser.add_argument("--busy", action="store_true", help="Say in the result that the machine did other work.")
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--only", choices=["ours", "straightforward"], help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--archive", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
         start, worked = time.perf_counter(), time.process_time()
-        straightforward(given.archive) if given.only == "straightforward" else ours(given.archive, given.corpus)
+        if given.only == "straightforward":
+            straightforward(given.archive)
+        elif given.only == "ours":
+            ours(given.archive, given.corpus)
+        else:
+            tokens(given.corpus)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         spent = {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - worked}
         print(json.dumps(spent | {"peak_mb": peak}))
@@ -150,12 +179,13 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         for share in given.shares:
-            row = measure(share, Path(folder))
+            row = measure(share, Path(folder), given.repeats)
             rows.append(row)
             print(
-                f"share {share:.4f}: {row['rows']:,} rows, {min(row['seconds']):.0f} s "
-                f"({row['processor_seconds_per_million_rows']:.0f} processor seconds a million rows), peak "
-                f"{row['peak_mb']:.0f} MiB, {min(row['ratio_to_straightforward']):.2f} times unpacking and parsing alone",
+                f"share {share:.4f}: {row['rows']:,} rows; seconds a million rows: "
+                + ", ".join(f"{way} {row[way]['seconds_per_million_rows']:.0f}" for way in WAYS)
+                + "; peak MiB: "
+                + ", ".join(f"{way} {row[way]['peak_mb']:.0f}" for way in WAYS),
                 flush=True,
             )
     about = {"full_size": FULL, "labels_per_query": LABELS_PER_QUERY, "machine_busy": given.busy}

@@ -13,6 +13,7 @@ from PIL import Image
 
 from vixml.config.world import Source
 from vixml.data.corpus import CorpusData, Items
+from vixml.data.corpus_writer import CorpusWriter
 from vixml.images.efficientnet import Lite0
 from vixml.provenance import stage
 from vixml.ragged import Ragged
@@ -86,3 +87,17 @@ def random_network() -> Lite0:
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             torch.nn.init.uniform_(module.bias, -0.1, 0.1)
     return network
+
+
+def write_url_corpus(folder: Path, urls: list[list[str]]) -> Path:
+    """Publish a corpus of queries with these pictures, and a label without one."""
+    with stage(folder, "build-corpus", config={}, inputs={}) as work:
+        writer = CorpusWriter(work)
+        with writer.split("label") as part:
+            part.add("l", "label", images=[])
+        for split in ("train", "test"):
+            with writer.split(split) as part:
+                for row, names in enumerate(urls):
+                    part.add(f"{split}{row}", "text", [0], names)
+        writer.finish(urls=True, facts={})
+    return folder

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from images_helpers import write_url_corpus as write_corpus
 from picture_server import Server, picture
 from PIL import Image
 
@@ -25,7 +26,7 @@ from vixml.errors import VixmlError
 from vixml.files import sha256_file
 from vixml.images.bitmap import prepare
 from vixml.images.fetch import fetch_images
-from vixml.images.http import Getter, PublicAddresses, Refused, retry_after
+from vixml.images.http import AnyAddress, Getter, PublicAddresses, Refused, retry_after
 from vixml.images.store import ImageStore
 from vixml.provenance import read_manifest, stage
 
@@ -43,20 +44,6 @@ def server():
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
     monkeypatch.setenv("VIXML_PROGRESS", "0")
-
-
-def write_corpus(folder: Path, urls: list[list[str]]) -> Path:
-    """Publish a corpus of queries with these pictures, and a label without one."""
-    with stage(folder, "build-corpus", config={}, inputs={}) as work:
-        writer = CorpusWriter(work)
-        with writer.split("label") as part:
-            part.add("l", "label", images=[])
-        for split in ("train", "test"):
-            with writer.split(split) as part:
-                for row, names in enumerate(urls):
-                    part.add(f"{split}{row}", "text", [0], names)
-        writer.finish(urls=True, facts={})
-    return folder
 
 
 def fetch(corpus: Path, out: Path, n_shards=2, threads=1, **changes):
@@ -217,6 +204,28 @@ def test_a_redirect_or_a_name_into_the_own_network_is_refused(monkeypatch):
     monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", home)
     with pytest.raises(Refused, match="not public"):
         asyncio.run(PublicAddresses().connect_tcp("pictures.example.org", 80))
+
+
+def test_a_connection_that_the_other_side_closed_says_so():
+    """The library asks every idle connection before it takes one; without an answer it would send into the void."""
+
+    async def go() -> list[bool]:
+        async def hang_up(reader, writer):
+            await reader.read(1)
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        stream = await AnyAddress().connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1], 5)
+        found = [stream.get_extra_info("is_readable")]
+        await stream.write(b"x")
+        while not stream.get_extra_info("is_readable"):
+            await asyncio.sleep(0.01)
+        found += [await stream.read(1, 5) == b"", stream.get_extra_info("server_addr")[0] == "127.0.0.1"]
+        await stream.aclose()
+        server.close()
+        return found
+
+    assert asyncio.run(asyncio.wait_for(go(), 10)) == [False, True, True]
 
 
 def test_retry_after_is_seconds_or_a_date():

@@ -13,8 +13,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,13 +23,12 @@ from vixml.data.corpus import Corpus
 from vixml.data.corpus_writer import URLS
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, write_json
-from vixml.images.bitmap import prepare
 from vixml.images.coverage import coverage
 from vixml.images.http import Getter
 from vixml.images.journal import Fetched, Journal
 from vixml.images.kept import kept_folder
+from vixml.images.preparers import Preparers
 from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
-from vixml.images.svg import Undrawable
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
 
@@ -107,22 +104,23 @@ async def _fetch_all(
         speed = counts["now"] / max(time.monotonic() - counts["since"], 1e-9)
         return f"{speed:.0f} a second, {counts['missing']} missing"
 
-    # spawn: a fork of a process that runs an event loop may hang.
-    with ProcessPoolExecutor(threads, mp_context=get_context("spawn")) as pool:
+    with Preparers(threads, size) as preparers:
         async with Getter(settings) as getter:
             for shard in range(n_shards):
                 ids = shard_range(shard, len(urls), n_shards)
                 if (kept / shard_name(shard)).exists():
                     advance.skip(len(ids))
                     continue
-                with Journal(kept / f"journal-{shard:05d}.sqlite") as journal:
+                path = kept / f"journal-{shard:05d}.sqlite"
+                with Journal(path, asyncio.get_running_loop().call_soon) as journal:
                     tried = journal.settled()
                     advance.skip(len(tried))
 
                     async def work(waiting: Iterator[int], before: dict[int, int], journal: Journal) -> None:
                         for image in waiting:  # shared: each worker takes the next
-                            row = await _one(image, urls[image], getter, pool, size, before.get(image, 0))
+                            row = await _one(image, urls[image], getter, preparers, before.get(image, 0))
                             journal.add(row)
+                            await asyncio.sleep(0)  # the journal is written before the next request is sent
                             counts["now"] += 1
                             counts["missing"] += row.png is None
                             if image not in before:
@@ -130,9 +128,12 @@ async def _fetch_all(
 
                     async def go(images: list[int], before: dict[int, int], journal: Journal = journal) -> None:
                         waiting = iter(images)
-                        async with asyncio.TaskGroup() as group:
-                            for _ in range(min(settings.concurrency, len(images))):
-                                group.create_task(work(waiting, before, journal))
+                        try:
+                            async with asyncio.TaskGroup() as group:
+                                for _ in range(min(settings.concurrency, len(images))):
+                                    group.create_task(work(waiting, before, journal))
+                        except ExceptionGroup as errors:  # all fail for the same reason: a full disk, a dead process
+                            raise errors.exceptions[0] from errors
 
                     await go([image for image in ids if image not in tried], {})
                     # What failed in a way that may pass has had the time of the whole shard to do so.
@@ -160,22 +161,14 @@ def _require_network(journal: Journal, kept: Path, n: int) -> None:
     )
 
 
-async def _one(image: int, url: str, getter: Getter, pool: ProcessPoolExecutor, size: int, attempts: int) -> Fetched:
+async def _one(image: int, url: str, getter: Getter, preparers: Preparers, attempts: int) -> Fetched:
     answer = await getter.get(url)
     png, error = None, answer.error
     if answer.data is not None:
-        png, error = await asyncio.get_running_loop().run_in_executor(pool, prepared, answer.data, size)
+        png, error = await preparers.prepared(answer.data)
     length = None if answer.data is None else len(answer.data)
     made = attempts + answer.attempts
     return Fetched(image, url, answer.status, length, answer.sha256, made, error, png, answer.may_pass)
-
-
-def prepared(data: bytes, size: int) -> tuple[bytes | None, str | None]:
-    """Return a picture as :func:`vixml.images.bitmap.prepare` makes it, or None and the reason."""
-    try:
-        return prepare(data, size), None
-    except Undrawable as error:
-        return None, str(error)
 
 
 def _write(journal: Journal, kept: Path, shard: int) -> None:

@@ -7,8 +7,8 @@ killed process; the file goes when its shard stands.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 
@@ -40,16 +40,21 @@ class Fetched:
     may_pass: bool = False
 
 
+COLUMNS = [field.name for field in fields(Fetched)]
+
+
 class Journal:
     """Keep :class:`Fetched` rows by image id. Use it as a context.
 
     Args:
         path: the file; made where there is none.
+        soon: calls a function a moment later, as an event loop's ``call_soon`` does: rows that come at once are then written
+            at once, which takes a tenth of the time. None writes each row by itself.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._base = sqlite3.connect(path, isolation_level=None)  # each row is a transaction of its own
+    def __init__(self, path: Path, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
+        self.path, self._soon, self._open = path, soon, True
+        self._base = sqlite3.connect(path, isolation_level=None)  # transactions are ours
         self._base.execute("PRAGMA journal_mode=WAL")
         self._base.execute("PRAGMA synchronous=NORMAL")
         self._base.execute(
@@ -61,11 +66,21 @@ class Journal:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._commit()
+        self._open = False
         self._base.close()
 
     def add(self, row: Fetched) -> None:
         """Keep a row for good."""
-        self._base.execute("INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(row))
+        if self._soon is not None and not self._base.in_transaction:
+            self._base.execute("BEGIN")
+            self._soon(self._commit)
+        values = [getattr(row, name) for name in COLUMNS]
+        self._base.execute("INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    def _commit(self) -> None:
+        if self._open and self._base.in_transaction:
+            self._base.commit()
 
     def settled(self) -> dict[int, int]:
         """Return the requests made for each image that was tried."""

@@ -220,10 +220,10 @@ def tools() -> str:
 def configurations(config_dir: Path) -> str:
     """Return for each file of the workflow whether it can be read, with the first line of what is wrong."""
     base_path = config_dir / "config.yaml"
-    # A folder of one's own may have overlays only.
-    files, said = sorted(config_dir.glob("*.yaml")), {}
-    base = read_yaml(base_path) if base_path.exists() or not files else {}
-    for path in files:
+    # A folder of one's own may have overlays only; one without either is no configuration.
+    base = read_yaml(base_path) if base_path.exists() or not (config_dir / "datasets.yaml").exists() else {}
+    said = {}
+    for path in sorted(config_dir.glob("*.yaml")):
         try:
             own = read_yaml(path)
             if "targets" not in own:

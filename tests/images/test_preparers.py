@@ -1,0 +1,72 @@
+"""Pictures prepared in other processes: each caller gets its own, whatever is handed over together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+from images_helpers import write_url_corpus
+from picture_server import Server, picture
+
+from vixml.config.world import Fetch
+from vixml.errors import VixmlError
+from vixml.images.bitmap import prepare
+from vixml.images.fetch import fetch_images
+from vixml.images.preparers import PORTION, Preparers, prepare_all
+
+
+def die(files, size):
+    """Stand for what ends a process: memory, a crash in a decoder."""
+    os._exit(1)
+
+
+def test_each_gets_its_own():
+    async def go() -> list:
+        with Preparers(1, 24) as preparers:
+            files = [picture(number) if number % 5 else b"no picture" for number in range(3 * PORTION)]
+            return await asyncio.gather(*map(preparers.prepared, files))
+
+    found = asyncio.run(go())
+    for number, (png, reason) in enumerate(found):
+        if number % 5:
+            assert png == prepare(picture(number), 24) and reason is None
+        else:
+            assert png is None and reason.startswith("not a picture")
+    assert prepare_all([picture(1)], 24) == found[1:2]
+
+
+def test_who_no_longer_waits_disturbs_nobody():
+    async def go() -> list:
+        with Preparers(1, 24) as preparers:
+            gone = asyncio.create_task(preparers.prepared(picture(0)))
+            stays = asyncio.create_task(preparers.prepared(picture(1)))
+            await asyncio.sleep(0)
+            gone.cancel()
+            return await asyncio.gather(gone, stays, return_exceptions=True)
+
+    gone, stays = asyncio.run(go())
+    assert isinstance(gone, asyncio.CancelledError) and stays == (prepare(picture(1), 24), None)
+
+
+def test_a_process_that_dies_is_one_clear_error(tmp_path, monkeypatch):
+    """Not a group of sixty-four."""
+    monkeypatch.setattr("vixml.images.preparers.prepare_all", die)
+    with Server() as server:
+        corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"ok/{number}")] for number in range(9)])
+        with pytest.raises(VixmlError, match="a process that prepares pictures died") as caught:
+            fetch_images(corpus, tmp_path / "out", 24, 1, Fetch(allow_private=True))
+        server.shutdown()
+    assert "what was fetched is kept" in caught.value.hint and (tmp_path / "out-fetching").exists()
+
+
+def test_a_process_that_dies_is_an_error_for_all_who_wait():
+    async def go() -> list:
+        with Preparers(1, 24) as preparers:
+            await preparers.prepared(picture(0))
+            for process in preparers._pool._processes.values():
+                os.kill(process.pid, signal.SIGKILL)
+            return await asyncio.gather(*map(preparers.prepared, [picture(1)] * 3), return_exceptions=True)
+
+    assert all(isinstance(one, VixmlError) for one in asyncio.run(go()))
