@@ -18,8 +18,7 @@ def coarse(request):
     """Propose in either type, whichever this processor would choose."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "coarse_type", lambda device: request.param)
-        patch.setattr(module, "WORTH_ROUNDING", 0)
-        patch.setattr(module, "CHUNK", 1)
+        patch.setattr(module, "WORTH_ROUNDING", (0, 1))
         yield request.param
 
 

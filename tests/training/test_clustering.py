@@ -89,6 +89,17 @@ def test_as_written_plainly(n, wanted, dim):
     np.testing.assert_array_equal(balanced_groups(vectors, wanted, 1), plain_groups(vectors.numpy(), wanted, 1))
 
 
+@pytest.mark.parametrize("n", [150, 1200])
+def test_a_large_group_takes_more_steps_until_it_settles(monkeypatch, n):
+    vectors = unit(n, 12, seed=3)
+    short = balanced_groups(vectors, n // 10, 1)
+    monkeypatch.setattr(halves, "LARGE", 70)
+    long = balanced_groups(vectors, n // 10, 1)
+    np.testing.assert_array_equal(long, plain_groups(vectors.numpy(), n // 10, 1, large=70))
+    if n == 1200:
+        assert objective(vectors, long) > objective(vectors, short)
+
+
 def test_equal_vectors_are_ranked_by_place_as_written_plainly():
     # Few different rows, exact in any precision, and one of zeros.
     rows = torch.tensor([[1.0, 0], [0, 1], [0, -1], [0, 0], [-1, 0]])

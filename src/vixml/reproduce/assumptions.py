@@ -21,7 +21,8 @@ class Hardware:
         encoder: training and encoding with a bidirectional language model.
         decoder: with a causal one.
         float32: the search, whose products stay in float32.
-        host: clustering and centroids: passes over vectors on the processor, bound by its memory.
+        host: centroids: passes over vectors on the processor, bound by its memory.
+        clusters: balanced 2-means, on the device, bound by its memory: eight bytes are read for four operations.
         memory: bytes on the device.
         source: where the figures come from.
     """
@@ -32,12 +33,14 @@ class Hardware:
     decoder: float
     float32: float
     host: float
+    clusters: float
     memory: float
     source: str
 
 
 # Dense bfloat16 peak of an H100 SXM (NVIDIA's data sheet, without sparsity), and its float32 peak.
 H100_PEAK, H100_FLOAT32 = 989e12, 67e12
+H100_BANDWIDTH = 3.35e12  # bytes a second, of the same sheet
 HOST = 1e10
 
 HARDWARE: dict[Kind, Hardware] = {
@@ -48,9 +51,11 @@ HARDWARE: dict[Kind, Hardware] = {
         decoder=0.2 * H100_PEAK,
         float32=0.5 * H100_FLOAT32,
         host=HOST,
+        clusters=0.25 * H100_BANDWIDTH / 2,
         memory=80e9,
         source="assumed: 20 % of the dense bfloat16 peak (989 TFLOP/s), near what the paper's latencies and its 178 hours "
-        "imply; half of the float32 peak (67 TFLOP/s) for the search",
+        "imply; half of the float32 peak (67 TFLOP/s) for the search, a "
+        "quarter of the bandwidth (3.35 TB/s) for 2-means",
     ),
     # tests/reproduce/test_cost.py derives this from the benchmark.
     "cpu": Hardware(
@@ -60,6 +65,7 @@ HARDWARE: dict[Kind, Hardware] = {
         decoder=1.23e11,
         float32=1.02e11,
         host=HOST,
+        clusters=HOST,
         memory=float("inf"),
         source="measured: `benchmarks/training_step.py` with two threads, a thread, mean of text and images; bf16 for "
         "training and encoding (123 GFLOP/s), fp32 for the search (102 GFLOP/s)",

@@ -78,7 +78,12 @@ def train_cost(job: Job, hardware: Hardware) -> Cost:
         flop_train=job.step_flop,
         flop_encode=job.watch_flop,
         flop_host=job.host_flop,
-        hours=((job.step_flop + job.watch_flop) / speed + job.host_flop / hardware.host) / 3600,
+        hours=(
+            (job.step_flop + job.watch_flop) / speed
+            + job.centroid_flop / hardware.host
+            + job.cluster_flop / hardware.clusters
+        )
+        / 3600,
         disk_bytes=job.model_bytes,
         scratch_bytes=job.checkpoint_bytes if job.config.training.epochs else 0.0,
         gpu_memory_bytes=job.device_bytes,

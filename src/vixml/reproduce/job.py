@@ -184,12 +184,18 @@ class Job:
         return start + self.config.training.epochs * each
 
     @cached_property
-    def host_flop(self) -> float:
-        """Return the operations on the processor: centroids each epoch, groups for mining, clusters for free vectors."""
+    def centroid_flop(self) -> float:
+        """Return the operations of the centroids, before the first epoch and after each."""
+        epochs = self.config.training.epochs
+        return 2.0 * self.pairs * self.shape.hidden * (epochs + 1) if epochs and self.config.method == "PRIME" else 0.0
+
+    @cached_property
+    def cluster_flop(self) -> float:
+        """Return the operations of balanced 2-means: groups for mining, clusters for free vectors."""
         training, mining, d = self.config.training, self.config.mining, self.shape.hidden
         if not training.epochs:
             return 0.0
-        found = 2.0 * self.pairs * d * (training.epochs + 1) if self.config.method == "PRIME" else 0.0
+        found = 0.0
         if self.config.has_prototypes:
             found += clustering_flop(self.counts.n_labels, self.free_vectors // d, d)
         if mining is not None:
@@ -197,6 +203,11 @@ class Job:
                 size = mining.size * 2 ** sum(epoch >= at for at in mining.double_at)
                 found += clustering_flop(self.trained_queries, math.ceil(self.trained_queries / size), d)
         return found
+
+    @cached_property
+    def host_flop(self) -> float:
+        """Return what is bound by memory: centroids and 2-means."""
+        return self.centroid_flop + self.cluster_flop
 
     @cached_property
     def index_flop(self) -> float:

@@ -16,6 +16,7 @@ from vixml.reproduce.assumptions import ARCHITECTURES, TEXTS, UNKNOWN
 GATED = {"llama", "qwen2", "qwen3", "gemma3_text"}
 PLAIN = {"bert", "distilbert"}
 LLOYD = 6  # iterations a level, as in vixml.training.halves
+LARGE, LLOYD_LARGE = 4600, 24  # and for groups from this size on
 # DistilBERT's names for what the others call by the second name.
 ALIASES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "hidden_dim": "intermediate_size"}  # fmt: skip
 
@@ -188,5 +189,12 @@ def layer_weights(dim: int, feedforward: int) -> int:
 
 
 def clustering_flop(n: int, groups: int, dim: int) -> float:
-    """Return the operations of balanced 2-means: at each level a product and a sum for each point and iteration."""
-    return 4.0 * LLOYD * n * dim * math.ceil(math.log2(groups)) if groups > 1 else 0.0
+    """Return the operations of balanced 2-means: at each level a product and a sum for each point and iteration.
+
+    Levels of large groups are counted with all the iterations that they may take.
+    """
+    if groups <= 1:
+        return 0.0
+    levels = math.ceil(math.log2(groups))
+    large = min(levels, math.ceil(math.log2(n / LARGE))) if n > LARGE else 0
+    return 4.0 * n * dim * (LLOYD * (levels - large) + LLOYD_LARGE * large)

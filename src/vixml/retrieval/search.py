@@ -20,10 +20,10 @@ from torch import Tensor
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
-from vixml.retrieval.propose import CHUNK, SPARE, Proposals, ban, coarse_type, honest_products, propose
+from vixml.retrieval.propose import SPARE, Proposals, ban, coarse_type, honest_products, propose
 from vixml.threads import one_thread_each, share_out
 
-WORTH_ROUNDING = 1 << 24  # products
+WORTH_ROUNDING = 1 << 24, 64  # products, queries
 
 
 def search(
@@ -67,7 +67,7 @@ def search(
         return ids, scores
     width = min(k, m)
     # Where products are few, rounding the labels costs more than it saves. The second is for what the first leaves open.
-    worth_it = n * m >= WORTH_ROUNDING and n >= CHUNK
+    worth_it = n * m >= WORTH_ROUNDING[0] and n >= WORTH_ROUNDING[1]
     types = dict.fromkeys([*([coarse_type(device)] if worth_it else []), torch.float32])
     q_step, l_step = block_sizes(n, m, dim, min(k + max(SPARE[dtype] for dtype in types), m), memory_mb)
     on_cpu = device.type == "cpu"

@@ -4,9 +4,9 @@ A group of ``n`` points that must become ``g`` groups is cut into shares proport
 points are ranked by how much nearer they are to one centre than to the other and the ranking is cut at the share, so sizes
 differ by at most one however the points lie.
 
-What it costs: ``log2(groups)`` levels of at most six steps, and a step reads every vector twice, once to rank and once for
-the means. Arithmetic is small beside that, so the limit is memory: 50,000 x 384 in groups of 16 are 12 levels, 5.5 GFLOP and
-11 GB. Hence no copy of all vectors in a new order and no table of each point's centre; a group whose halves no longer change
+What it costs: ``log2(groups)`` levels of six steps, or up to 24 while groups are large, and a step reads every vector twice,
+once to rank and once for the means. Arithmetic is small beside that, so the limit is memory: 50,000 x 384 in groups of 16 are
+12 levels, up to 11 GFLOP and 22 GB. Hence no copy of all vectors in a new order and no table of each point's centre; a group whose halves no longer change
 is left alone; and from where a group fits into a processor's cache, all its levels are done before the next group's.
 """
 
