@@ -12,14 +12,19 @@ from vixml.retrieval import search as module
 from vixml.retrieval.propose import propose
 from vixml.retrieval.search import block_sizes, search
 
+WAYS = {"float32": (torch.float32, False), "bfloat16": (torch.bfloat16, False), "held": (torch.bfloat16, True)}
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"], autouse=True, scope="module")
+
+@pytest.fixture(params=WAYS, autouse=True, scope="module")
 def coarse(request):
-    """Propose in either type, whichever this processor would choose."""
+    """Propose in either type, whichever this processor would choose; from labels held as a GPU would hold them, too."""
+    dtype, held = WAYS[request.param]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "coarse_type", lambda device: request.param)
+        patch.setattr(module, "coarse_type", lambda device: dtype)
         patch.setattr(module, "WORTH_ROUNDING", (0, 1))
-        yield request.param
+        if held:
+            patch.setattr(module, "on_device", lambda labels, device: torch.from_numpy(np.array(labels)))
+        yield dtype
 
 
 BLOCKS = [(1, 1), (2, 3), (7, 50), (1000, 1000)]

@@ -68,7 +68,7 @@ def coarse_type(device: torch.device) -> torch.dtype:
 
 def propose(
     block: Tensor,
-    labels: np.ndarray,
+    labels: np.ndarray | Tensor,
     banned: Ragged | None,
     proposed: int,
     step: int,
@@ -79,7 +79,7 @@ def propose(
 
     Args:
         block: (c, dim) float32.
-        labels: (m, dim) float32 or float16, may be memory-mapped; read ``step`` rows at a time.
+        labels: (m, dim) float32 or float16, may be memory-mapped, or lie on the device; read ``step`` rows at a time.
         banned: c rows of labels left out.
         proposed: labels wanted, at most m.
         step: labels whose products stand in memory together.
@@ -126,7 +126,7 @@ def propose(
 
 
 def _rounded(
-    labels: np.ndarray, dtype: torch.dtype, device: torch.device, pool: Executor | None
+    labels: np.ndarray | Tensor, dtype: torch.dtype, device: torch.device, pool: Executor | None
 ) -> tuple[Tensor, float, float]:
     """Return labels in ``dtype``, a column each (products want them so), with zeros up to a whole group; their largest norm
     and distance to it."""
@@ -137,12 +137,15 @@ def _rounded(
 
     def work(first: int, last: int) -> None:
         step = min(last - first, max(1, (1 << 17) // dim)) if device.type == "cpu" else last - first
-        held = torch.empty(step, dim)
+        held = None if isinstance(labels, Tensor) else torch.empty(step, dim)
         for at in range(first, last, step):
             rows = slice(at, min(at + step, last))
-            # A copy: torch takes no read-only (memory-mapped) arrays.
-            np.copyto(held.numpy()[: rows.stop - at], labels[rows])
-            exact = held[: rows.stop - at].to(device)
+            if held is None:
+                exact = labels[rows].to(torch.float32, copy=True)
+            else:
+                # A copy: torch takes no read-only (memory-mapped) arrays.
+                np.copyto(held.numpy()[: rows.stop - at], labels[rows])
+                exact = held[: rows.stop - at].to(device)
             coarse = exact.to(dtype)
             rounded[:, rows] = coarse.T
             torch.linalg.vector_norm(exact, dim=1, out=largest[0, rows])

@@ -43,7 +43,7 @@ def search(
         k: labels wanted of each query.
         filter: n rows over m labels: pairs left out, so that k others take their place as long as there are k.
         memory_mb: bound for temporary tables; the result does not depend on it.
-        device: where to compute.
+        device: where to compute. A GPU holds the labels as well where they fit into half of its free memory.
 
     Returns:
         ``(ids, scores)``: (n, k) int32, best first, -1 where fewer than k labels exist; (n, k) float32, -inf there.
@@ -66,6 +66,7 @@ def search(
     if not n or not m:
         return ids, scores
     width = min(k, m)
+    source = on_device(labels, device)
     # Where products are few, rounding the labels costs more than it saves. The second is for what the first leaves open.
     worth_it = n * m >= WORTH_ROUNDING[0] and n >= WORTH_ROUNDING[1]
     types = dict.fromkeys([*([coarse_type(device)] if worth_it else []), torch.float32])
@@ -82,9 +83,9 @@ def search(
                 only = banned if banned is None or len(again) == len(block) else banned.take(again.cpu().numpy())
                 proposed = min(k + SPARE[dtype], m)
                 labels_step = max(1, 2 * l_step // dtype.itemsize)
-                found = propose(block[again], labels, only, proposed, labels_step, dtype, pool)
+                found = propose(block[again], source, only, proposed, labels_step, dtype, pool)
                 at_least = found.at_least()[:, width - 1]
-                best[again], top[again] = _decide(block[again], labels, found, at_least, width, memory_mb, pool)
+                best[again], top[again] = _decide(block[again], source, found, at_least, width, memory_mb, pool)
                 # The last proposal must lie below place k by more than both could be wrong; -inf: nothing was left out.
                 last = found.at_most()[:, -1]
                 unsure = (last >= at_least) & (last > -torch.inf) if proposed < m else torch.zeros_like(last).bool()
@@ -94,10 +95,24 @@ def search(
             for part in _steps(len(again), max(1, q_step // 4)):
                 some = again[part]
                 only = None if banned is None else banned.take(some.cpu().numpy())
-                best[some], top[some] = _search_in_float64(block[some], labels, only, width, max(1, l_step // 6))
+                best[some], top[some] = _search_in_float64(block[some], source, only, width, max(1, l_step // 6))
             ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().cpu().numpy()
             scores[rows, :width] = top.cpu().numpy()
     return ids, scores
+
+
+def on_device(labels: np.ndarray, device: torch.device) -> np.ndarray | Tensor:
+    """Return the labels where they are read from: a GPU's own memory if it holds them twice over, else where they are.
+
+    Every block of queries reads all labels, and decides by vectors from all over: through the bus that would take far
+    longer than the products do.
+    """
+    if device.type != "cuda" or 2 * labels.nbytes > torch.cuda.mem_get_info(device)[0]:
+        return labels
+    held = torch.empty(labels.shape, dtype=torch.from_numpy(labels[:0].copy()).dtype, device=device)
+    for part in _steps(len(labels), 1 << 17):
+        held[part] = torch.from_numpy(np.array(labels[part])).to(device)
+    return held
 
 
 def block_sizes(n: int, m: int, dim: int, proposed: int, memory_mb: float) -> tuple[int, int]:
@@ -115,7 +130,7 @@ def block_sizes(n: int, m: int, dim: int, proposed: int, memory_mb: float) -> tu
 
 def _decide(
     block: Tensor,
-    labels: np.ndarray,
+    labels: np.ndarray | Tensor,
     found: Proposals,
     at_least: Tensor,
     width: int,
@@ -143,7 +158,7 @@ def _decide(
     return best, top
 
 
-def _products(block: Tensor, labels: np.ndarray, near: Tensor, held: list[Tensor]) -> Tensor:
+def _products(block: Tensor, labels: np.ndarray | Tensor, near: Tensor, held: list[Tensor]) -> Tensor:
     """Return the float64 products of (r, dim) queries with (r, p) labels each, as float32.
 
     Args:
@@ -151,6 +166,8 @@ def _products(block: Tensor, labels: np.ndarray, near: Tensor, held: list[Tensor
         labels: (m, dim).
         held: a thread's own memory, empty at first: used again and again, for fresh memory costs more than the products.
     """
+    if isinstance(labels, Tensor):
+        return torch.bmm(labels[near].double(), block.double()[:, :, None])[:, :, 0].float()
     ids, size = near.cpu().numpy(), near.numel() * block.shape[1]
     if not held or held[0].numel() < size:
         dtype = torch.from_numpy(labels[:0].copy()).dtype
@@ -203,7 +220,7 @@ def decide(
 
 
 def _search_in_float64(
-    block: Tensor, labels: np.ndarray, banned: Ragged | None, width: int, step: int
+    block: Tensor, labels: np.ndarray | Tensor, banned: Ragged | None, width: int, step: int
 ) -> tuple[Tensor, Tensor]:
     """Search among all labels in float64: (c, width) int64 and float32."""
     best = torch.zeros(len(block), 0, dtype=torch.int64, device=block.device)
@@ -232,7 +249,9 @@ def _steps(n: int, step: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
-def _load(array: np.ndarray, rows: slice, device: torch.device) -> Tensor:
+def _load(array: np.ndarray | Tensor, rows: slice, device: torch.device) -> Tensor:
+    if isinstance(array, Tensor):
+        return array[rows].float()
     # A copy: torch takes no read-only (memory-mapped) arrays.
     return torch.from_numpy(np.array(array[rows], dtype=np.float32)).to(device)
 
