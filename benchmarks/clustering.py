@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml.training.clustering import CACHED, balanced_groups, group_means
+from vixml.training.clustering import balanced_groups, group_means
 from vixml.training.halves import ITERATIONS
 
 
@@ -61,11 +61,9 @@ def objective(vectors: Tensor, groups: np.ndarray) -> float:
 
 
 def limit(n: int, dim: int, n_groups: int, speed: float) -> float:
-    """Return the seconds to read all vectors twice a step, in levels whose groups do not fit into a cache."""
-    levels = math.ceil(math.log2(n_groups))
-    outside = min(levels, max(0, math.ceil(math.log2(n * dim / CACHED))))
-    # Large groups may take more steps; that they take as many as small ones is the least.
-    return (2 * ITERATIONS * outside + 1) * 4 * n * dim / speed
+    """Return the seconds to read all vectors twice a step."""
+    # Large groups may take more steps, small ones settle after fewer.
+    return 2 * ITERATIONS * math.ceil(math.log2(n_groups)) * 4 * n * dim / speed
 
 
 def main() -> None:
@@ -100,7 +98,7 @@ def main() -> None:
                 measure.spread(seconds["straightforward"]),
                 measure.ratios(seconds["straightforward"], seconds["ours"]),
                 limit=limit(chosen.points, chosen.dim, n_groups, measure.bandwidth(chosen.device)),
-                limit_by="memory: every vector twice a step, until groups fit into the cache",
+                limit_by="memory: every vector twice a step, six steps a level",
                 threads=threads,
                 device=chosen.device,
                 # Of three seeds: two ways draw different first centres, and one draw is better than another.

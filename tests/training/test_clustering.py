@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from plain_clustering import plain_groups
 from torch.nn import functional as F
 
-from vixml.training import clustering, halves
+from vixml.training import halves
 from vixml.training.clustering import balanced_groups, group_means
 from vixml.training.halves import ordered_sums
 
@@ -116,13 +116,12 @@ def test_half_precision_is_read_as_float32(dtype):
 
 
 def in_small_pieces(monkeypatch):
-    """Make blocks, pieces and cached groups so small that a few hundred points need many of each."""
+    """Make blocks and pieces so small that a few hundred points need many of each."""
     monkeypatch.setitem(halves.BLOCK, "cpu", 100)
     monkeypatch.setattr(halves, "WIDE", 20)
-    monkeypatch.setattr(clustering, "CACHED", 500)
 
 
-def test_blocks_threads_and_the_cache_change_nothing(monkeypatch):
+def test_blocks_and_threads_change_nothing(monkeypatch):
     vectors, before = unit(1501, 48), torch.get_num_threads()
     try:
         torch.set_num_threads(1)

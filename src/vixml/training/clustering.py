@@ -6,13 +6,14 @@ differ by at most one however the points lie.
 
 What it costs: ``log2(groups)`` levels of six steps, or up to 24 while groups are large, and a step reads every vector twice,
 once to rank and once for the means. Arithmetic is small beside that, so the limit is memory: 50,000 x 384 in groups of 16 are
-12 levels, up to 11 GFLOP and 22 GB. Hence no copy of all vectors in a new order and no table of each point's centre; a group whose halves no longer change
-is left alone; and from where a group fits into a processor's cache, all its levels are done before the next group's.
+12 levels, up to 11 GFLOP and 22 GB. Hence vectors are laid out anew, side by side with their group, once a level; no table of each point's centre is made; a group
+whose halves no longer change is left alone; and threads share the points out, not the groups.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,6 @@ from torch import Tensor
 
 from vixml.threads import one_thread_each
 from vixml.training.halves import cut_in_two, in_order
-
-CACHED = 400_000  # values of a group that is finished alone: 1.6 MB, most of a core's second-level cache
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,12 @@ def balanced_groups(vectors: Tensor, n_groups: int, seed: int) -> np.ndarray:
     order = torch.arange(
         n, device=vectors.device
     )  # points, those of a group side by side, like ``vectors`` from here on
-    if vectors.device.type != "cpu":
-        for level in levels:
-            moved = _split(vectors, level, slice(None), 0)
-            vectors, order = vectors[moved], order[moved]
-    else:
-        with one_thread_each() as pool:
-            order = _all_levels(vectors, levels, pool)
+    # Two buffers take turns: fresh memory costs more than what is written to it.
+    buffers = [torch.empty_like(vectors) for _ in levels[:2]]
+    with one_thread_each() if vectors.device.type == "cpu" else nullcontext() as pool:
+        for place, level in enumerate(levels):
+            moved = _split(vectors, level, pool)
+            vectors, order = in_order(vectors, moved, buffers[place % 2], pool), order[moved]
     groups = np.empty(n, dtype=np.int64)
     groups[order.cpu().numpy()] = np.repeat(np.arange(n_groups), np.diff(starts))
     return groups
@@ -94,41 +92,14 @@ def _levels(n: int, n_groups: int, rng: np.random.Generator) -> tuple[list[Level
     return levels, starts
 
 
-def _split(vectors: Tensor, level: Level, groups: slice, offset: int, pool: Executor | None = None) -> Tensor:
-    """Return the order of rows that splits some groups of a level; the first row stands in its place ``offset``."""
-    starts, sizes = level.starts[:-1][groups] - offset, np.diff(level.starts)[groups]
-    split = level.shares[groups] > 1
-    if not split.any():
-        return torch.arange(len(vectors), device=vectors.device)
+def _split(vectors: Tensor, level: Level, pool: Executor | None) -> Tensor:
+    """Return the order of rows that splits the groups of a level."""
+    split = level.shares > 1
+    starts, sizes = level.starts[:-1][split], np.diff(level.starts)[split]
     a, b = (
-        vectors[torch.from_numpy((starts + member[groups])[split]).to(vectors.device)]
-        for member in (level.first, level.second)
+        vectors[torch.from_numpy(starts + member[split]).to(vectors.device)] for member in (level.first, level.second)
     )
-    return cut_in_two(vectors, starts[split], sizes[split], level.cut[groups][split], a - b, pool)
-
-
-def _all_levels(vectors: Tensor, levels: list[Level], pool: Executor | None) -> Tensor:
-    """Return the order of rows after all levels, on a processor."""
-    order, at = torch.arange(len(vectors)), 0
-    # Two buffers take turns: fresh memory costs more than what is written to it.
-    buffers = [torch.empty_like(vectors), torch.empty_like(vectors)]
-    while at < len(levels) and np.diff(levels[at].starts).max() * vectors.shape[1] > CACHED:
-        moved = _split(vectors, levels[at], slice(None), 0, pool)
-        vectors, order, at = in_order(vectors, moved, buffers[at % 2], pool), order[moved], at + 1
-    if at == len(levels):
-        return order
-
-    def finish(start: int, end: int) -> Tensor:
-        # In the same two buffers: nobody else reads these rows.
-        both = [buffers[0][start:end], buffers[1][start:end]]
-        own, order = vectors[start:end], torch.arange(start, end)
-        for place, level in enumerate(levels[at:], at):
-            moved = _split(own, level, slice(*np.searchsorted(level.starts, [start, end])), start)
-            own, order = in_order(own, moved, both[place % 2]), order[moved]
-        return order
-
-    bounds = levels[at].starts.tolist()
-    return order[torch.cat(list((pool.map if pool else map)(finish, bounds[:-1], bounds[1:])))]
+    return cut_in_two(vectors, starts, sizes, level.cut[split], a - b, pool)
 
 
 def group_means(vectors: Tensor, groups: np.ndarray, n_groups: int) -> Tensor:

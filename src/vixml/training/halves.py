@@ -176,25 +176,29 @@ def ordered_sums(vectors: Tensor, rows: Tensor, counts: Tensor, pool: Executor |
     """
     ends = counts.cumsum(0)
     if not len(counts) or int(counts.max()) <= PIECE:
-        return F.embedding_bag(rows, vectors, ends - counts, mode="sum")
+        return _sums(vectors, rows, ends - counts, pool)
     # Pieces first: a run of millions would be added up by one thread, and with the rounding of a million additions.
     pieces = (counts + PIECE - 1) // PIECE
     piece_ends = pieces.cumsum(0)
     run = torch.repeat_interleave(pieces)
     piece = torch.arange(len(run), device=run.device)
     starts = (ends - counts)[run] + (piece - (piece_ends - pieces)[run]) * PIECE
+    return F.embedding_bag(piece, _sums(vectors, rows, starts, pool), piece_ends - pieces, mode="sum")
+
+
+def _sums(vectors: Tensor, rows: Tensor, starts: Tensor, pool: Executor | None) -> Tensor:
+    """Return the sum of each run of rows, from its start to the next: (g, dim) float32."""
     if pool is None:
-        sums = F.embedding_bag(rows, vectors, starts, mode="sum")
-    else:
-        sums = torch.empty(len(run), vectors.shape[1])
-        bounds = [*starts.tolist(), len(rows)]
+        return F.embedding_bag(rows, vectors, starts, mode="sum")
+    sums = torch.empty(len(starts), vectors.shape[1])
+    bounds = [*starts.tolist(), len(rows)]
 
-        def add_up(start: int, end: int) -> None:
-            own = slice(bounds[start], bounds[end])
-            sums[start:end] = F.embedding_bag(rows[own], vectors, starts[start:end] - bounds[start], mode="sum")
+    def add_up(first: int, last: int) -> None:
+        own = rows[bounds[first] : bounds[last]]
+        sums[first:last] = F.embedding_bag(own, vectors, starts[first:last] - bounds[first], mode="sum")
 
-        share_out(pool, len(run), add_up)
-    return F.embedding_bag(piece, sums, piece_ends - pieces, mode="sum")
+    share_out(pool, len(starts), add_up)
+    return sums
 
 
 def in_order(vectors: Tensor, order: Tensor, out: Tensor, pool: Executor | None = None) -> Tensor:
