@@ -129,8 +129,10 @@ async def _fetch_all(
                     async def go(images: list[int], before: dict[int, int], journal: Journal = journal) -> None:
                         waiting = iter(images)
                         try:
+                            # More than there are connections: none lies idle while a picture is prepared.
+                            workers = settings.concurrency + settings.concurrency // 2
                             async with asyncio.TaskGroup() as group:
-                                for _ in range(min(settings.concurrency, len(images))):
+                                for _ in range(min(workers, len(images))):
                                     group.create_task(work(waiting, before, journal))
                         except ExceptionGroup as errors:  # all fail for the same reason: a full disk, a dead process
                             raise errors.exceptions[0] from errors

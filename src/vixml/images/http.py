@@ -160,6 +160,8 @@ class Getter:
     def __init__(self, settings: Fetch) -> None:
         self.settings = settings
         self._hosts: dict[str, asyncio.Semaphore] = {}
+        # Waited for outside the time-outs: a caller more than there are connections has not been kept waiting by a server.
+        self._connections = asyncio.Semaphore(settings.concurrency)
 
     async def __aenter__(self) -> Getter:
         chosen = self.settings
@@ -194,7 +196,7 @@ class Getter:
             ):
                 with attempt:
                     attempts += 1
-                    async with turn:
+                    async with turn, self._connections:
                         data = await self._once(parsed)
             return Answer(data, 200, attempts, None)
         except Refused as error:
