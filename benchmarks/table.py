@@ -46,8 +46,11 @@ OWED = [
 
 def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of one result file, whatever its form."""
-    threads = document["machine"]["threads"]
+    threads = document["machine"].get("threads") or document.get("threads", 1)
     about = {"threads": threads, "device": document.get("device", "cpu")}
+    for key, form in OTHER_FORMS.items():
+        if key in document:
+            return [about | row for row in form(document)]
     if "cases" in document:  # benchmarks/training_step.py, which the cost plan reads as well
         found = []
         for case, result in document["cases"].items():
@@ -79,6 +82,75 @@ def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
             for row in rows
         ]
     return rows if "path" in rows[0] else []
+
+
+def _of_values(values: list[float]) -> dict[str, float]:
+    """Return median, smallest and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _doors(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row a door (benchmarks/doors.py): what is allowed stands as the limit."""
+    found = {f"up to date: {name}": door for name, door in document["doors"].items()}
+    found[f"the paper's {document['paper']['jobs']} jobs planned"] = document["paper"]
+    for name, door in found.items():
+        size = document["tree"] if name.startswith("up to date") else "config/paper.yaml"
+        yield {"path": name, "size": size, "unit": "s", "ours": door, "straightforward": None, "ratio": None} | {
+            "limit": door["limit"]
+        }
+
+
+def _fetching(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row a delay of the server (benchmarks/fetch.py): beside ours stands the HTTP client alone."""
+    for row in document["without_faults"]:
+        speeds = {way: _of_values(values) for way, values in row["images_a_second"].items()}
+        size = (
+            f"{row['images']:,} images, {document['concurrency']} connections, {1e3 * row['delay_seconds']:.0f} ms away"
+        )
+        yield {"path": "fetching pictures", "size": size, "unit": "images/s", "ours": speeds["ours"]} | {
+            "straightforward": speeds["alone"],
+            "ratio": _of_values(row["ratio_ours_to_alone"]),
+        }
+
+
+def _shards(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row a size of pictures (benchmarks/image_shards.py): beside ours stands PIL alone on bytes in memory."""
+    for row in document["sizes"]:
+        ours, alone = row["ways"]["store, read and decoded"], row["ways"]["PIL alone, from memory"]
+        yield {"path": "stored pictures read and decoded", "size": f"{row['pictures']:,} of {row['size']} pixels"} | {
+            "unit": "images/s",
+            "ours": {"median": ours["pictures_a_second"]},
+            "straightforward": {"median": alone["pictures_a_second"]},
+            "ratio": {"median": ours["ratio_to_pil_alone"], "min": ours["smallest"], "max": ours["largest"]},
+        }
+
+
+def _corpora(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row a size (benchmarks/prepare_corpus.py): beside ours stands unpacking and parsing every line."""
+    for row in document["shares"]:
+        ratio = {key: 1 / value for key, value in _of_values(row["ratio_to_straightforward"]).items()}
+        yield {"path": "corpus from its archive", "size": f"{row['rows']:,} rows", "unit": "s", "ratio": ratio} | {
+            way: {"median": statistics.median(row[way]["seconds"])} for way in ("ours", "straightforward")
+        }
+        tokens = {"median": statistics.median(row["tokens"]["seconds"])}
+        yield {"path": "corpus tokenized", "size": f"{row['rows']:,} rows", "unit": "s", "ours": tokens} | {
+            "straightforward": None,
+            "ratio": None,
+        }
+
+
+def _rehearsal(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield nothing: docs/cost.md prints the rehearsal (benchmarks/scale.py) in a table of its own."""
+    yield from ()
+
+
+OTHER_FORMS = {
+    "doors": _doors,
+    "without_faults": _fetching,
+    "sizes": _shards,
+    "shares": _corpora,
+    "parts": _rehearsal,
+}
 
 
 def _ours_and_plain(document: dict[str, Any], about: dict[str, Any]) -> Iterator[dict[str, Any]]:
