@@ -141,11 +141,17 @@ def test_killed_again_and_again(finished, tmp_path):
     made = unmade(finished, tmp_path / "repository")
     command = ("snakemake", "--cores", "2", "paper_tables")
     moments, kills = random.Random(0), 0
+
+    def stages() -> int:
+        return sum(1 for _ in (made.root / "results").rglob("manifest.json"))
+
     while True:
-        process = start(made, command)
+        # Three stages further each time, so that there is an end however slow the machine is; then at any moment.
+        before, process = stages(), start(made, command)
+        while process.poll() is None and stages() < before + 3:
+            time.sleep(0.1)
         try:
-            # Longer each time, so that there is an end; a start takes about two seconds.
-            process.wait(timeout=6 + 4 * kills + 4 * moments.random())
+            process.wait(timeout=moments.random())
             break
         except subprocess.TimeoutExpired:
             kill_9(process)
