@@ -31,6 +31,7 @@ from vixml.training.model_file import build_model
 from vixml.training.optimizer import make_optimizer
 from vixml.training.state import SaveClock, load_checkpoint, save_checkpoint
 
+SIZE = "Qwen2.5-0.5B, LoRA, LF-AmazonTitles-131K"
 RESULT = Path("benchmarks/results/checkpoint.json")
 DATASET, RUN, N_TRAIN = "LF-AmazonTitles-131K", "vixml-qwen2.5-0.5b", 294_805
 
@@ -89,7 +90,18 @@ def main() -> None:
         print(f"{way:20}{value / 2**30:8.2f} GiB {statistics.median(result['seconds'][way]):8.1f} s")
     print(f"saving: {100 * result['share_of_training']:.2f} % of training, every {between / 60:.0f} minutes")
     about = {"rounds": given.rounds}
-    write_json(given.out, {**about, **result, "machine": machine(), "versions": versions(), "source": git_state()})
+    write_json(
+        given.out,
+        {
+            "benchmark": "checkpoint",
+            "size": SIZE,
+            **about,
+            **result,
+            "machine": machine(),
+            "versions": versions(),
+            "source": git_state(),
+        },
+    )
 
 
 if __name__ == "__main__":

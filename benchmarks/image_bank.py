@@ -30,6 +30,7 @@ from vixml.provenance import git_state, machine, versions
 from vixml.ragged import Ragged
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives, iterate, query_order
 
+SIZE = "batch 2048, LF-AmazonTitles-1.3M, from the disk"
 RESULT = Path("benchmarks/results/image_bank.json")
 QUERIES, LABELS, PER_QUERY, VECTORS, DIM = 2_248_619, 1_305_265, 22, 6_800_000, 1152
 WORDS, MAX_LEN, PER_ITEM = 30_000, 32, 3
@@ -165,7 +166,18 @@ def main() -> None:
     for way, value in result["waiting_s"].items():
         print(f"{way:45}{value['median']:10.4f} s waited a step, {100 * value['share_of_a_step']:.1f} % of it")
     about = {key: value for key, value in vars(given).items() if key not in ("out", "folder")}
-    write_json(given.out, {**about, **result, "machine": machine(), "versions": versions(), "source": git_state()})
+    write_json(
+        given.out,
+        {
+            "benchmark": "image_bank",
+            "size": SIZE,
+            **about,
+            **result,
+            "machine": machine(),
+            "versions": versions(),
+            "source": git_state(),
+        },
+    )
 
 
 if __name__ == "__main__":
