@@ -90,7 +90,8 @@ def waits(batches: Iterator[Batch], steps: int, step: float) -> list[float]:
     found = []
     for number in range(steps + 5):
         started = time.perf_counter()
-        next(batches)
+        if next(batches, None) is None:
+            raise SystemExit("an epoch has too few batches: raise --share or lower --steps")
         if number >= 5:
             found.append(time.perf_counter() - started)
         time.sleep(step)
