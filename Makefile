@@ -39,10 +39,10 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 	@echo
 	@$(ACTIVATE) && vixml summary
 
-test: install  ## the tests (about three minutes on two cores)
+test: install  ## the tests (about nine minutes on two cores)
 	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m "not slow"
 
-slow: install  ## the tests of over a minute: conda, DVC and SLURM to the same bytes, killed and resumed (about ten minutes)
+slow: install  ## the tests of over a minute: conda, DVC and SLURM to the same bytes, killed and resumed (about twelve minutes)
 	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m slow --durations 10
 
 check: install  ## what a change must pass beside the tests: style, lint, generated files, slow tests

@@ -7,7 +7,6 @@ stands in the network's configuration is its reader's.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vixml.data.hub_file import explained
 from vixml.data.tensor_file import cut_out, extent, header_of
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
@@ -176,26 +176,19 @@ def placed_files(raw_dir: Path, checkpoint: str, layout: Layout) -> dict[str, Pa
 def _download(name: str, revision: str | None, folder: Path, by_hand: Path, layout: Layout) -> str:
     """Fetch a checkpoint's files into ``folder``; return the commit they are of."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         commit = HfApi().model_info(name, revision=revision).sha
         snapshot_download(name, revision=commit, allow_patterns=layout.patterns, local_dir=folder)
         return commit
     except Exception as error:  # its errors come from several HTTP libraries, of another name in each version
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise  # the stage says what to do
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        hint = "check the network"
-        if isinstance(error, GatedRepoError) or status in (401, 403):
-            hint = "check the name, accept the model's terms on its page and set HF_TOKEN to your token"
-        elif isinstance(error, RepositoryNotFoundError) or status == 404:
-            hint = "check 'checkpoint' and 'revision' in config/models.yaml"
-        raise VixmlError(
+        raise explained(
+            error,
             f"cannot fetch {name} from the model hub",
-            where=f"revision {revision or 'newest'}",
-            found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}",
-            hint=f"{hint}; or place its files by hand in {by_hand} ({layout}) and run the same command again",
+            revision,
+            refused="check the name, accept the model's terms on its page and set HF_TOKEN to your token",
+            absent="check 'checkpoint' and 'revision' in config/models.yaml",
+            by_hand=f"or place its files by hand in {by_hand} ({layout})",
         ) from error
 
 

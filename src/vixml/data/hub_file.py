@@ -23,18 +23,41 @@ def fetch_from_hub(name: str, source: Source, work: Path, target: Path) -> Path:
             hf_hub_download(source.name, source.hub_path, repo_type="dataset", revision=revision, local_dir=work)
         )
     except Exception as error:  # its errors come from several HTTP libraries, of another name in each version
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        words = str(error).strip().splitlines() or ["no message"]
-        hint = "check the network"
-        if status in (401, 403):
-            hint = "accept the dataset's terms on its page and set HF_TOKEN to your token"
-        elif status == 404:
-            hint = f"check name, version and hub_path of the source {name!r} in config/datasets.yaml"
-        raise VixmlError(
+        raise explained(
+            error,
             f"cannot fetch {source.hub_path} of {source.name} from the hub",
-            where=f"revision {revision or 'newest'}",
-            found=f"{type(error).__name__}: {words[0]}",
-            hint=f"{hint}; or place the file by hand as {target} and run the same command again",
+            revision,
+            refused="accept the dataset's terms on its page and set HF_TOKEN to your token",
+            absent=f"check name, version and hub_path of the source {name!r} in config/datasets.yaml",
+            by_hand=f"or place the file by hand as {target}",
         ) from error
+
+
+def explained(
+    error: Exception, what: str, revision: str | None, *, refused: str, absent: str, by_hand: str
+) -> Exception:
+    """Return what to raise for an error of the hub: ours, with what to do; or the error itself where a stage says it.
+
+    Args:
+        error: as the hub's library raised it.
+        what: could not be done.
+        revision: asked for; None for the newest.
+        refused, absent: what to do where the hub refuses or has no such thing.
+        by_hand: how to do without the hub.
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    hint = "check the network"
+    if "GatedRepoError" in names or status in (401, 403):
+        hint = refused
+    elif "RepositoryNotFoundError" in names or status == 404:
+        hint = absent
+    words = str(error).strip().splitlines() or ["no message"]
+    return VixmlError(
+        what,
+        where=f"revision {revision or 'newest'}",
+        found=f"{type(error).__name__}: {words[0]}",
+        hint=f"{hint}; {by_hand} and run the same command again",
+    )
