@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measure import record
 
 from vixml import whole_torchvision as _first  # noqa: F401 -- before transformers
 
@@ -24,9 +25,7 @@ from vixml import whole_torchvision as _first  # noqa: F401 -- before transforme
 from transformers import AutoConfig, AutoModel
 
 from vixml.config.load import get_run, load_world
-from vixml.files import write_json
 from vixml.models.prompt import IMAGES, TEXT, Prompt
-from vixml.provenance import git_state, machine, versions
 from vixml.training.model_file import build_model
 from vixml.training.optimizer import make_optimizer
 from vixml.training.state import SaveClock, load_checkpoint, save_checkpoint
@@ -90,18 +89,7 @@ def main() -> None:
         print(f"{way:20}{value / 2**30:8.2f} GiB {statistics.median(result['seconds'][way]):8.1f} s")
     print(f"saving: {100 * result['share_of_training']:.2f} % of training, every {between / 60:.0f} minutes")
     about = {"rounds": given.rounds}
-    write_json(
-        given.out,
-        {
-            "benchmark": "checkpoint",
-            "size": SIZE,
-            **about,
-            **result,
-            "machine": machine(),
-            "versions": versions(),
-            "source": git_state(),
-        },
-    )
+    record(given.out, {"benchmark": "checkpoint", "size": SIZE, **about, **result})
 
 
 if __name__ == "__main__":

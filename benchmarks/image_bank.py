@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 import psutil
+from measure import record
 
 from vixml.files import write_json
 from vixml.images.bank import FORMAT, ImageBank
-from vixml.provenance import git_state, machine, versions
 from vixml.ragged import Ragged
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives, iterate, query_order
 
@@ -167,18 +167,7 @@ def main() -> None:
     for way, value in result["waiting_s"].items():
         print(f"{way:45}{value['median']:10.4f} s waited a step, {100 * value['share_of_a_step']:.1f} % of it")
     about = {key: value for key, value in vars(given).items() if key not in ("out", "folder")}
-    write_json(
-        given.out,
-        {
-            "benchmark": "image_bank",
-            "size": SIZE,
-            **about,
-            **result,
-            "machine": machine(),
-            "versions": versions(),
-            "source": git_state(),
-        },
-    )
+    record(given.out, {"benchmark": "image_bank", "size": SIZE, **about, **result})
 
 
 if __name__ == "__main__":

@@ -116,13 +116,16 @@ def row(
     }  # fmt: skip
 
 
+def record(path: Path, document: dict[str, Any]) -> None:
+    """Write a result with its origin: machine, versions and commit."""
+    write_json(path, {**document, "machine": machine(), "versions": versions(), "source": git_state()})
+
+
 def write(name: str, rows: list[dict[str, Any]], out: Path | None = None) -> None:
     """Write rows with their origin, and print them."""
     from table import show
 
     path = out or RESULTS / f"{name}.json"
-    write_json(
-        path, {"benchmark": name, "rows": rows, "machine": machine(), "versions": versions(), "source": git_state()}
-    )
+    record(path, {"benchmark": name, "rows": rows})
     show(rows)
     print(f"written to {path}")
