@@ -141,8 +141,8 @@ def operations(trainer: Trainer, job: Job, batch: Batch) -> tuple[float, float]:
     n, m = len(batch.queries), len(batch.labels)
     top = 3 * job.prototype * m + 12.0 * n * m * shape.hidden
     useful = 2 * frozen + 3 * rest + 2 * projection + top
-    forward = frozen + rest
-    return useful, useful + forward * (bool(encoder.gradient_checkpointing) + (len(batch.parts) > 1))
+    forward, sizes = frozen + rest, [len(part.packed.gather) for part in batch.parts]
+    return useful, useful + forward * (bool(encoder.gradient_checkpointing) + sum(sizes[:-1]) / sum(sizes))
 
 
 def relative_differences(trainer: Trainer, plain: Straightforward, batch: Batch) -> dict[str, float]:
@@ -197,7 +197,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--kernels", choices=["plain", "liger"], default="plain", help="liger must be installed")
-    parser.add_argument("--items-at-once", type=int, help="training.items_at_once: a batch in parts, encoded twice")
+    parser.add_argument(
+        "--items-at-once", type=int, help="training.items_at_once: a batch in parts, all but one encoded twice"
+    )
     parser.add_argument(
         "--checkpointing", action=argparse.BooleanOptionalAction, help="encoder.gradient_checkpointing; else the run's"
     )
