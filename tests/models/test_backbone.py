@@ -6,7 +6,7 @@ import numpy as np
 import plain_encoder
 import pytest
 import torch
-from tiny_models import POSITIONS, VOCABULARY, random_lists, write_bert, write_decoder
+from tiny_models import DECODERS, POSITIONS, VOCABULARY, random_lists, write_bert, write_decoder
 
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
@@ -146,9 +146,10 @@ def test_causal_decoders_equal_the_padded_model(tmp_path, family):
 
 @pytest.mark.parametrize("train", ["full", "lora"])
 @pytest.mark.parametrize("prefix", [0, 2])
-def test_filled_up_rows_equal_blocks(tmp_path, monkeypatch, prefix, train):
+@pytest.mark.parametrize("family", DECODERS)
+def test_filled_up_rows_equal_blocks(tmp_path, monkeypatch, family, prefix, train):
     """What a GPU does, on a processor: vectors and gradients of a decoder with and without words in front."""
-    folder = write_decoder(tmp_path, "qwen2")
+    folder = write_decoder(tmp_path, family)
     tokens = random_lists(np.random.default_rng(3), [1, 7, 3, 7, 12, 2, 1, 35], VOCABULARY)
     prompt = Prompt((((5, 6),) if prefix else ()) + ("text", (3,)), causal=True)
     packed = pack(tokens, None, prompt, multiple=8)
