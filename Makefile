@@ -60,7 +60,7 @@ check: install  ## what a change must pass beside the tests: style, lint, genera
 
 bench: install  ## time what is worth timing, on a machine that does nothing else, and print one table (benchmarks/README.md)
 	@$(ACTIVATE) && snakemake data images --cores all --quiet host reason
-	@$(ACTIVATE) && for script in clustering search metrics index attention pooling training_step; do \
+	@$(ACTIVATE) && for script in clustering search metrics index attention pooling training_step decoder_step; do \
 	  echo "== benchmarks/$$script.py"; python "benchmarks/$$script.py"; done
 	@$(ACTIVATE) && python benchmarks/training_step.py --threads 2 --out benchmarks/results/training_step-2threads.json
 	@$(MAKE) --no-print-directory bench-table

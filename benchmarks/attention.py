@@ -3,6 +3,9 @@
 `vixml.models.attention.attend` takes the products where a processor has to differentiate, and the fused kernel
 everywhere else. Both compute the same; they take turns round by round.
 
+Operations: 2 for each pair of a query and a key that it sees, for each of the head's dimensions, in six products: scores and sums
+forward, and the gradients of weights, values, queries and keys. The limit is their number over the speed of one large product.
+
     python benchmarks/attention.py --threads 1
 """
 
@@ -14,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import measure
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,8 +50,26 @@ def ours(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     return attend(q, k, v, causal=causal, scale=q.shape[-1] ** -0.5)
 
 
-def compare(size: tuple, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
-    """Return medians in milliseconds, ratios, and the largest difference of outputs and gradients."""
+def operations(n: int, heads: int, length: int, prefix: int, dim: int) -> float:
+    """Return those of both directions; with words in front the sequences look back only.
+
+    Example:
+        >>> operations(1, 1, 2, 0, 1), operations(1, 1, 2, 1, 1)  # 4 pairs; 2 and 3
+        (48.0, 60.0)
+    """
+    seen = length * prefix + length * (length + 1) / 2 if prefix else length * length
+    return 6.0 * 2 * n * heads * dim * seen
+
+
+def compare(size: tuple, dtype: torch.dtype, rounds: int, speed: float) -> dict[str, Any]:
+    """Return medians in milliseconds, ratios, the limit, and the largest difference of outputs and gradients.
+
+    Args:
+        size: one of :data:`SIZES`.
+        dtype: of queries, keys and values.
+        rounds: how often.
+        speed: operations a second of a large product.
+    """
     name, n, heads, kv_heads, length, prefix, dim = size
     torch.manual_seed(0)
     shapes = [(n, length, heads, dim), (n, prefix + length, kv_heads, dim), (n, prefix + length, kv_heads, dim)]
@@ -67,6 +89,7 @@ def compare(size: tuple, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     ratios = [a / b for a, b in zip(seconds["fused"], seconds["ours"], strict=True)]
     return {
         "size": name,
+        "limit_ms": 1e3 * operations(n, heads, length, prefix, dim) / speed,
         "fused_ms": 1e3 * statistics.median(seconds["fused"]),
         "ours_ms": 1e3 * statistics.median(seconds["ours"]),
         "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
@@ -84,7 +107,8 @@ def main() -> None:
     given = parser.parse_args()
     choose_device("cpu", given.threads)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[given.precision]
-    rows = [compare(size, dtype, given.rounds) for size in SIZES]
+    speed = measure.product_speed(2048, 2048, 2048, dtype)
+    rows = [compare(size, dtype, given.rounds, speed) for size in SIZES]
     print(f"{'':30}{'fused':>10}{'ours':>10}{'ratio':>8}   (smallest to largest)")
     for row in rows:
         r = row["ratio"]
@@ -92,7 +116,12 @@ def main() -> None:
             f"{row['size']:30}{row['fused_ms']:7.1f} ms{row['ours_ms']:7.1f} ms{r['median']:8.1f}   "
             f"({r['min']:.1f} to {r['max']:.1f})"
         )
-    about = {"threads": given.threads, "precision": given.precision, "rounds": given.rounds}
+    about = {
+        "threads": given.threads,
+        "precision": given.precision,
+        "rounds": given.rounds,
+        "product_flop_per_second": speed,
+    }
     write_json(given.out, {**about, "rows": rows, "machine": machine(), "versions": versions(), "source": git_state()})
 
 

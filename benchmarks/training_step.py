@@ -123,7 +123,7 @@ class Straightforward(nn.Module):
 
 
 def make_trainer(config: RunConfig, inputs: RunInputs, precision: str, device: torch.device) -> Trainer:
-    """Return a trainer ready to step: as in `Trainer.fit`, without the first pass over all items."""
+    """Return a trainer on a run's inputs, ready to step."""
     data = open_inputs(inputs, config, seed=0)
     truth = data.corpus.labels("train")
     rows = np.flatnonzero(truth.lengths > 0)
@@ -132,18 +132,32 @@ def make_trainer(config: RunConfig, inputs: RunInputs, precision: str, device: t
         np.ones(truth.n_cols),
     )  # fmt: skip
     model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, 0, words=data.words()).to(device)
-    model.cluster.copy_(torch.arange(truth.n_cols) % model.prototypes.free.num_embeddings)
+    return trainer_of(config, model, training_set, data.gather, precision)
+
+
+def trainer_of(config: RunConfig, model: Siamese, data: TrainingSet, gather: Gather | None, precision: str) -> Trainer:
+    """Return a trainer ready to step: as in `Trainer.fit`, without the first pass over all items.
+
+    Args:
+        config: the run.
+        model: already on its device.
+        data: what training reads.
+        gather: image rows -> (n_images, image_dim) vectors, or None.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+    """
+    n_labels = len(model.cluster)
+    model.cluster.copy_(torch.arange(n_labels) % model.prototypes.free.num_embeddings)
     generator = torch.Generator().manual_seed(0)
     model.centroid.copy_(F.normalize(torch.randn(model.centroid.shape, generator=generator), dim=1))
     model.has_centroid.fill_(True)
     trainer = Trainer(
-        config, model, training_set, rows[:0], data.gather, precision, 0, Path(tempfile.gettempdir()) / "unused", "",
+        config, model, data, data.rows[:0], gather, precision, 0, Path(tempfile.gettempdir()) / "unused", "",
         lambda report: None, lambda n, loss: None, print,
     )  # fmt: skip
     trainer.optimizer = make_optimizer(model, config.optimizer)
     trainer.peaks = [group["lr"] for group in trainer.optimizer.param_groups]
-    trainer.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    trainer.stored = Stored(torch.zeros(len(truth), model.backbone.dim))
+    trainer.scaler = torch.amp.GradScaler(trainer.device.type, enabled=precision == "fp16")
+    trainer.stored = Stored(torch.zeros(len(data.truth), model.backbone.dim))
     model.train()
     return trainer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vixml.reproduce.assumptions import ARCHITECTURES
+from vixml.training.batches import EpochBatches, draw_positives
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -29,7 +34,7 @@ def benchmark(monkeypatch, tmp_path):
 
     yield run
     torch.set_num_threads(threads)
-    for name in ("clustering", "search", "metrics", "index", "measure", "table"):
+    for name in ("attention", "clustering", "search", "metrics", "index", "measure", "table"):
         sys.modules.pop(name, None)
 
 
@@ -65,6 +70,68 @@ def test_metrics(benchmark):
 def test_index(benchmark):
     found = rows(benchmark("index", "--queries", "30", "--labels", "800", "--dim", "16", "--k", "10", "--rounds", "1"))
     assert len(found) == 2 and all(row["recall"] > 0.95 and row["bytes"] > 800 * 64 for row in found)
+
+
+@pytest.fixture
+def small_decoder(monkeypatch):
+    """Return `decoder_step` with a decoder of one narrow layer and few labels."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.chdir(BENCHMARKS.parent)
+    threads = torch.get_num_threads()
+    import decoder_step
+
+    narrow = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 256}
+    monkeypatch.setitem(ARCHITECTURES, "smollm2-135m", {"model_type": "llama", **narrow, "num_attention_heads": 4})
+    given = decoder_step.get_run("config", "picto", "vixml-smollm2")
+    run = given.model_copy(update={"encoder": given.encoder.model_copy(update={"layers": 1})})
+    monkeypatch.setattr(decoder_step, "get_run", lambda *names: run)
+    monkeypatch.setattr(decoder_step, "LABELS", 2500)
+    monkeypatch.setattr(decoder_step, "VECTORS", 50)
+    monkeypatch.setattr(decoder_step.measure, "product_speed", lambda *size: 1e10)
+    yield decoder_step
+    torch.set_num_threads(threads)
+    for name in ("decoder_step", "padded_decoder", "training_step", "measure", "table"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("options", [(), ("--checkpointing", "--items-at-once", "5")])
+def test_decoder_step(small_decoder, monkeypatch, tmp_path, options):
+    out = tmp_path / "found.json"
+    monkeypatch.setattr(sys, "argv", ["x", "--batch-size", "12", "--rounds", "1", "--out", str(out), *options])
+    small_decoder.main()
+    (row,) = rows(json.loads(out.read_text()))
+    assert row["relative_difference_of_vectors"] < 1e-5 and row["relative_difference_of_gradients"] < 1e-3
+    assert (row["done_flop"] > row["useful_flop"]) == bool(options)
+    assert row["peak_memory_gb"]["ours"] > 0 and row["straightforward"]["median"] > 0
+
+
+@pytest.mark.parametrize("checkpointing, at_once", [(False, None), (True, 150)])
+def test_a_decoders_operations_are_those_of_its_products(small_decoder, checkpointing, at_once):
+    """torch counts every product of a step as it is carried out: fillers and what a mask hides come on top."""
+    given = {"size": "smollm2-6-layers", "batch_size": 300, "rounds": 0, "kernels": "plain"}
+    chosen = argparse.Namespace(**given, checkpointing=checkpointing, items_at_once=at_once)
+    trainer, job = small_decoder.make_trainer(chosen, torch.device("cpu"))
+    data = trainer.data
+    positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
+    batch = EpochBatches(data, data.rows, positives, 300, 0, 0, trainer.gather, at_once)[0]
+    added = {torch.ops.aten.addmm_: lambda y, a, b, **_: 2 * a[0] * a[1] * b[1]}  # torch forgot this one
+    with FlopCounterMode(display=False, custom_mapping=added) as counter:
+        trainer._step(batch)
+    _, done = small_decoder.operations(trainer, job, batch)
+    assert counter.get_total_flops() == pytest.approx(done, rel=0.06)
+
+
+def test_attention_has_a_limit(benchmark, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import attention
+    import table
+
+    assert attention.operations(1, 1, 2, 0, 1) == 6 * 2 * 4 and attention.operations(1, 1, 2, 1, 1) == 6 * 2 * 5
+    monkeypatch.setattr(attention, "SIZES", [("small", 3, 4, 2, 5, 2, 8)])
+    row = attention.compare(attention.SIZES[0], torch.float32, 1, 1e9)
+    assert row["relative_difference"] < 1e-5 and row["limit_ms"] == 6 * 2 * 3 * 4 * 8 * 25 / 1e6
+    (shown,) = table.rows_of({"rows": [row], "precision": "fp32", "machine": {"threads": 1}})
+    assert shown["limit"] == row["limit_ms"] and shown["share_of_limit"] == row["limit_ms"] / row["ours_ms"]
 
 
 def test_the_table_shows_every_result_and_what_is_owed(monkeypatch, capsys):

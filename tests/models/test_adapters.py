@@ -9,11 +9,14 @@ import types
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
+from peft.tuners import lora as peft_lora
 from tiny_models import DECODERS, VOCABULARY, random_lists, write_bert, write_decoder
 from torch import nn
 
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
+from vixml.models.adapters import AdaptedLinear, AdaptedProduct
 from vixml.models.packing import pack
 from vixml.models.prompt import Prompt
 from vixml.training.model_file import build_model, load_model, save_model
@@ -98,6 +101,59 @@ def test_scale_and_merge(decoder, stabilised):
     model.backbone.network = model.backbone.network.merge_and_unload()
     torch.testing.assert_close(vectors(model), adapted, atol=1e-5, rtol=1e-5)
     assert not any("lora" in name for name, _ in model.named_parameters())
+
+
+def layer_and_twin(bias, dtype):
+    """Return an adapted layer, and what peft computes with the same tensors."""
+    torch.manual_seed(0)
+    made = []
+    for kind in (AdaptedLinear, peft_lora.Linear):
+        base = nn.Linear(7, 5, bias=bias).to(dtype).requires_grad_(False)
+        settings = LoraConfig(r=3, lora_alpha=4, use_rslora=True)
+        made.append(kind(base, "default", config=settings, r=3, lora_alpha=4))
+        nn.init.normal_(made[-1].lora_B["default"].weight)
+    made[1].load_state_dict(made[0].state_dict())
+    return made
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(4, 7), (1, 6, 7), (7,)])
+def test_the_adapted_product_is_that_of_its_layers(bias, shape, half):
+    ours, plain = layer_and_twin(bias, torch.bfloat16 if half else torch.float32)
+    x = torch.randn(shape)
+    weight = torch.randn(*shape[:-1], 5)
+    found = []
+    for layer in (ours, plain):
+        entering = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            y = layer(entering)
+        (y.float() * weight).sum().backward()
+        learned = [layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad]
+        assert layer.get_base_layer().weight.grad is None
+        found.append([y.detach(), entering.grad, *learned])
+    assert [t.dtype for t in found[0]] == [t.dtype for t in found[1]]
+    for one, other in zip(*found, strict=True):
+        near = {"atol": 0.1, "rtol": 0.05} if half else {"atol": 1e-5, "rtol": 1e-5}
+        torch.testing.assert_close(one, other, **near)
+
+
+def test_the_adapted_product_has_the_gradient_of_finite_differences():
+    torch.manual_seed(0)
+    x, bias, weight, a, b = (torch.randn(s, dtype=torch.float64) for s in ((4, 7), (5,), (5, 7), (3, 7), (5, 3)))
+    assert torch.autograd.gradcheck(
+        lambda x, a, b: AdaptedProduct.apply(x, bias, 0.7, weight, a, b), [t.requires_grad_() for t in (x, a, b)]
+    )
+
+
+def test_dropout_is_left_to_peft(decoder):
+    """With dropout two passes differ, without they do not; merged and disabled layers are tested by their vectors."""
+    for dropout, same in ((0.5, False), (0.0, True)):
+        model = build_model(config(lora={"r": 4, "dropout": dropout}), decoder, 6, None, 0, PROMPT)
+        randomise(model)
+        packed = pack(random_lists(np.random.default_rng(0), [3, 5], VOCABULARY), None, PROMPT)
+        with torch.no_grad():
+            assert torch.equal(model.train().encode(packed), model.encode(packed)) == same
 
 
 def test_only_what_was_learned_is_saved_and_it_loads_to_the_same_vectors(decoder, tmp_path):

@@ -6,12 +6,14 @@ import numpy as np
 import plain_encoder
 import pytest
 import torch
-from tiny_models import POSITIONS, VOCABULARY, random_lists, write_bert, write_decoder
+from tiny_models import DECODERS, POSITIONS, VOCABULARY, random_lists, write_bert, write_decoder
 
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
+from vixml.models import backbone as backbone_module
 from vixml.models.backbone import Backbone
 from vixml.models.packing import pack
+from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
 
 N_IMAGES, IMAGE_DIM = 7, 11
@@ -140,6 +142,33 @@ def test_causal_decoders_equal_the_padded_model(tmp_path, family):
     (expected * weight).sum().backward()
     for (name, a), (_, b) in zip(backbone.network.named_parameters(), plain.named_parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=2e-5, rtol=1e-4, msg=lambda m, p=name: p + m)
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("prefix", [0, 2])
+@pytest.mark.parametrize("family", DECODERS)
+def test_filled_up_rows_equal_blocks(tmp_path, monkeypatch, family, prefix, train):
+    """What a GPU does, on a processor: vectors and gradients of a decoder with and without words in front."""
+    folder = write_decoder(tmp_path, family)
+    tokens = random_lists(np.random.default_rng(3), [1, 7, 3, 7, 12, 2, 1, 35], VOCABULARY)
+    prompt = Prompt((((5, 6),) if prefix else ()) + ("text", (3,)), causal=True)
+    packed = pack(tokens, None, prompt, multiple=8)
+    assert packed.prefix == prefix
+    weight = torch.randn(len(tokens), 32)
+    found = []
+    for devices in (set(), {"cpu"}):
+        monkeypatch.setattr(backbone_module, "FILLED_UP", devices)
+        torch.manual_seed(0)
+        model = Backbone(folder, make_config(encoder={"train": train, "lora": {"r": 4}}).encoder).eval()
+        stream = model.embed_tokens(torch.from_numpy(packed.token_ids))[torch.from_numpy(packed.gather)].detach()
+        stream.requires_grad_()
+        vectors = model(stream, torch.from_numpy(packed.positions), packed.blocks.tolist(), packed.prefix)
+        vectors = vectors[packed.restore]
+        (vectors * weight).sum().backward()
+        found.append([vectors.detach(), stream.grad, *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 10
+    for blocks, rows in zip(*found, strict=True):
+        torch.testing.assert_close(rows, blocks, atol=1e-5 * float(blocks.abs().max()), rtol=1e-4)
 
 
 def test_items_without_images_have_their_text_vector(tiny_bert):

@@ -93,6 +93,18 @@ def test_dropout_is_the_same_when_a_part_is_encoded_again(task, tmp_path):
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-4, rtol=1e-3)
 
 
+def test_all_parts_but_the_last_are_encoded_twice(task, tmp_path, monkeypatch):
+    trainer = planted.make_trainer(task, settings("early", items_at_once=9), tmp_path, rows=40)
+    model, batch, asked = trainer.model.train(), trainer._batches()[0], []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda packed, images: asked.append(packed) or encode(packed, images))
+    encoded = EncodedBatch(model, batch, ALONE, lambda: autocast("fp32", CPU), 0, 0, 0)
+    encoded.vectors.sum().backward()
+    encoded.backward()
+    of_part = [part.packed for part in batch.parts]
+    assert len(of_part) > 2 and [*map(id, asked)] == [*map(id, of_part), *map(id, of_part[-2::-1])]
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 17])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_shares_cover_every_item_once(n, size):

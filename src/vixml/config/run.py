@@ -208,8 +208,8 @@ class Training(Strict):
     items_at_once: int | None = Field(
         None,
         ge=1,
-        description="Queries and labels that go through the encoder together. A batch of more is encoded in parts, twice, so "
-        "that it fits a smaller GPU with the same gradient; `null`: all of a batch at once.",
+        description="Queries and labels that go through the encoder together. A batch of more is encoded in parts, all but "
+        "the last one twice, so that it fits a smaller GPU with the same gradient; `null`: all of a batch at once.",
     )
 
 

@@ -1,19 +1,67 @@
 """Attention over packed sequences, registered as one of transformers' attention kernels.
 
-Sequences of one length are a dense block, so nothing is padded and only a decoder's direction needs a mask.
+Sequences of one length are a dense block, so nothing is padded and only a decoder's direction needs a mask. A GPU would
+start some ten small kernels a block and layer, with thirty lengths in a batch: there a decoder's sequences of similar length
+are rows, filled up to the longest behind their last token. What looks back only never sees that, so this needs no mask either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
 PACKED = "vixml_packed"
+FILLED_UP = {"cuda"}  # devices on which a decoder's sequences are filled up
+SIMILAR = 16  # lengths that share a multiple of this go together
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sequences of similar length as rows of one length, words in front of all sequences included.
+
+    Attributes:
+        tokens: how many tokens of the stream they are.
+        count: sequences.
+        length: places of a row.
+        places: (tokens,) int64, where each token stands among the ``count * length`` places.
+    """
+
+    tokens: int
+    count: int
+    length: int
+    places: Tensor
+
+
+def rows_of(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.device) -> list[Rows]:
+    """Put neighbouring blocks of similar length together.
+
+    Args:
+        blocks: as in :func:`packed_attention`.
+        prefix: likewise.
+        device: where attention is computed.
+
+    Example:
+        >>> [rows] = rows_of([(1, 2, 1), (3, 1, 3)], 1, torch.device("cpu"))
+        >>> rows.count, rows.length, rows.places.tolist()  # place 0 of each row is the shared word's
+        (3, 4, [1, 5, 9, 10, 11])
+    """
+    found = []
+    for _, group in groupby(blocks, key=lambda block: (block[2] - 1) // SIMILAR):
+        lengths = np.concatenate([np.full(count, length) for _, count, length in group])
+        length = prefix + int(lengths.max())
+        starts = np.arange(len(lengths)) * length + prefix
+        inner = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+        places = torch.from_numpy(np.repeat(starts, lengths) + inner)
+        found.append(Rows(len(places), len(lengths), length, places.to(device, non_blocking=True)))
+    return found
 
 
 def packed_attention(
@@ -25,6 +73,7 @@ def packed_attention(
     *,
     blocks: Sequence[tuple[int, int, int]],
     prefix: int = 0,
+    rows: Sequence[Rows] | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **_: Any,
@@ -39,6 +88,7 @@ def packed_attention(
         attention_mask: ignored, there is nothing to mask.
         blocks: ``(first place, sequences, length)`` of each group of equally long sequences.
         prefix: places at the head of the stream that every sequence looks back at (causal only).
+        rows: the same sequences as :func:`rows_of` puts them together; used where tokens look back only.
         dropout: probability of dropping an attention weight.
         scaling: factor on the scores; None means ``head_dim ** -0.5``.
 
@@ -48,7 +98,9 @@ def packed_attention(
     causal = is_causal(module)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # Split, not slice: the gradient of a split is one concatenation, that of slices a sum of zero-filled streams.
-    sizes = [prefix] * bool(prefix) + [count * length for _, count, length in blocks]
+    filled = rows if causal else None
+    each = [count * length for _, count, length in blocks] if filled is None else [group.tokens for group in filled]
+    sizes = [prefix] * bool(prefix) + each
     streams = [x[0].split(sizes, dim=1) for x in (query, key, value)]
     pieces = []
     if prefix:
@@ -56,6 +108,11 @@ def packed_attention(
         head_k, head_v = k, v
         pieces.append(attend(q, k, v, causal=True, scale=scale, dropout=dropout).transpose(1, 2).flatten(0, 1))
         streams = [parts[1:] for parts in streams]
+    if filled is not None:
+        for group, q, k, v in zip(filled, *streams, strict=True):
+            shared = (head_k[0], head_v[0]) if prefix else (None, None)
+            pieces.append(_attend_rows(group, q, k, v, *shared, scale=scale, dropout=dropout))
+        return torch.cat(pieces).unsqueeze(0), None
     for (_, count, length), *parts in zip(blocks, *streams, strict=True):
         q, k, v = (part.unflatten(1, (count, length)).transpose(0, 1) for part in parts)
         if prefix:
@@ -69,6 +126,25 @@ def packed_attention(
             out = attend(q, k, v, causal=causal, scale=scale, dropout=dropout)
         pieces.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(pieces).unsqueeze(0), None
+
+
+def _attend_rows(
+    rows: Rows, q: Tensor, k: Tensor, v: Tensor, head_k: Tensor | None, head_v: Tensor | None, **how: float
+) -> Tensor:
+    """Attend in rows: (heads, tokens, head_dim) -> (tokens, heads, head_dim); the heads are (kv_heads, prefix, head_dim)."""
+
+    def fill_up(x: Tensor, head: Tensor | None) -> Tensor:
+        # Copied to places, not gathered from them: no token stands twice, so the gradient is a plain gather.
+        blank = x.new_zeros(rows.count * rows.length, len(x), x.shape[2])
+        filled = blank.index_copy(0, rows.places, x.transpose(0, 1)).view(rows.count, rows.length, *blank.shape[1:])
+        if head is not None:
+            shared = head.transpose(0, 1).expand(rows.count, -1, -1, -1)
+            filled = torch.cat([shared, filled[:, shared.shape[1] :]], dim=1)
+        return filled.transpose(1, 2)
+
+    # Queries of the shared words stay blank: nobody reads what they find.
+    out = attend(fill_up(q, None), fill_up(k, head_k), fill_up(v, head_v), causal=True, **how)
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, rows.places)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropout: float = 0.0) -> Tensor:

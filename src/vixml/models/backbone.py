@@ -18,7 +18,7 @@ from vixml.config.run import Encoder
 from vixml.errors import VixmlError
 from vixml.models.adapters import add_adapters, use_fused_kernels
 from vixml.models.architecture import without_pooler
-from vixml.models.attention import PACKED, is_causal
+from vixml.models.attention import FILLED_UP, PACKED, is_causal, rows_of
 
 transformers_logging.disable_progress_bar()  # a stage draws its own
 
@@ -118,8 +118,15 @@ class Backbone(nn.Module):
             (n, dim) float32: the mean over all tokens of each sequence, or its last token; in the stream's order, not
             normalised.
         """
+        rows = None
+        if self.causal and stream.device.type in FILLED_UP:
+            rows = rows_of(blocks, prefix, stream.device)  # once for all layers
         hidden = self.network(
-            inputs_embeds=stream.unsqueeze(0), position_ids=positions.unsqueeze(0), blocks=blocks, prefix=prefix
+            inputs_embeds=stream.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            blocks=blocks,
+            prefix=prefix,
+            rows=rows,
         ).last_hidden_state[0]
         head, *parts = hidden.split([prefix] + [count * length for _, count, length in blocks])
         sequences = [part.unflatten(0, (count, length)) for part, (_, count, length) in zip(parts, blocks, strict=True)]

@@ -49,13 +49,14 @@ class EncodedBatch:
         self.draw = (seed, DROPOUT, epoch, index)
         n = len(batch.queries) + len(batch.labels)
         self.own = team.share(n)
-        again = len(batch.parts) > 1
-        with torch.set_grad_enabled(not again):
-            parts = [self._encode(part) for part in batch.parts]
-        self.held = parts[0] if len(parts) == 1 else None
+        with torch.no_grad():
+            parts = [self._encode(part) for part in batch.parts[:-1]]
+        self.held = self._encode(batch.parts[-1]) if batch.parts else None
+        if self.held is not None:
+            parts.append(self.held.detach())
         if not parts:  # more processes than items
             parts = [torch.zeros(0, model.backbone.dim, device=next(model.parameters()).device)]
-        self.vectors = team.gather(torch.cat(parts) if again else parts[0], n).requires_grad_()
+        self.vectors = team.gather(torch.cat(parts) if len(parts) > 1 else parts[0], n).requires_grad_()
 
     def _encode(self, part: Part) -> Tensor:
         torch.manual_seed(int(generator(*self.draw, part.first).integers(2**31)))
@@ -67,12 +68,10 @@ class EncodedBatch:
         if self.vectors.grad is None:
             return
         gradient = self.vectors.grad[self.own]
-        if self.held is not None:
-            if self.held.requires_grad:
-                self.held.backward(gradient)
-            return
-        for part in self.batch.parts:
+        # The held part first: its activations make room for those of the next.
+        for part in reversed(self.batch.parts):
             first = part.first - self.own.start
-            vectors = self._encode(part)
+            vectors = self._encode(part) if self.held is None else self.held
+            self.held = None
             if vectors.requires_grad:
                 vectors.backward(gradient[first : first + len(vectors)])

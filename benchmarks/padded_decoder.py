@@ -1,0 +1,114 @@
+"""The straightforward way of benchmarks/decoder_step.py: padded sequences, eager attention, everything checkpointed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vixml import whole_torchvision as _first  # noqa: F401 -- before transformers
+
+# isort: split
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModel
+
+from vixml.models.prompt import IMAGES, TEXT
+from vixml.ragged import Ragged
+from vixml.training.batches import Batch, TrainingSet, concatenate
+from vixml.training.loop import Trainer
+from vixml.training.losses import total_loss
+
+
+class Straightforward:
+    """The same step written the way one would first, on the parameters of ``trainer``'s model."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.model, self.at_once = trainer, trainer.model, None
+        ours = self.model.backbone.network
+        config, lora = AutoConfig.for_model(**ours.base_model.model.config.to_dict()), trainer.config.encoder.lora
+        with torch.device("meta"):
+            network = AutoModel.from_config(config, attn_implementation="eager")
+            settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, use_rslora=True, target_modules="all-linear")
+            self.network = get_peft_model(network, settings)
+        self.network.load_state_dict(ours.state_dict(keep_vars=True), assign=True)
+        for name, buffer in ours.named_buffers():
+            parent, _, last = name.rpartition(".")
+            self.network.get_submodule(parent).register_buffer(last, buffer, persistent=False)
+        self.network.base_model.model.activation_checkpointing_enable({"use_reentrant": False})
+        self.network.train()
+
+    def encode(self, tokens: Ragged, images: Ragged) -> Tensor:
+        """Return (n, dim) float32 vectors of padded sequences."""
+        device, gather, n = self.trainer.device, self.trainer.gather, len(tokens)
+        embed, pieces, masks = self.network.get_input_embeddings(), [], []
+        for piece in self.trainer.data.prompt.pieces:
+            rows = {TEXT: tokens, IMAGES: images}[piece] if isinstance(piece, str) else None
+            lengths = np.full(n, len(piece)) if rows is None else rows.lengths
+            there = np.arange(lengths.max()) < lengths[:, None]
+            masks.append(torch.from_numpy(there).to(device))
+            if piece == IMAGES:
+                vectors = np.zeros((*there.shape, self.model.projection.in_features), dtype=np.float32)
+                vectors[there] = gather(images.values)
+                pieces.append(self.model.projection(torch.from_numpy(vectors).to(device)))
+            else:
+                ids = np.zeros(there.shape, dtype=np.int64)
+                ids[there] = np.tile(piece, n) if rows is None else rows.values
+                pieces.append(embed(torch.from_numpy(ids).to(device)))
+        mask = torch.cat(masks, dim=1).long()
+        hidden = self.network(
+            inputs_embeds=torch.cat([piece.to(pieces[0].dtype) for piece in pieces], dim=1),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp_min(0),
+        ).last_hidden_state
+        return (hidden.float() * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+    def encode_items(self, items: tuple[Ragged, Ragged]) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """Return vectors of all items, and what carries their gradient back; in parts all are encoded twice."""
+        n = len(items[0])
+        size = self.at_once or n
+        parts = [np.arange(first, min(first + size, n)) for first in range(0, n, size)]
+
+        def part(rows: np.ndarray) -> Tensor:
+            with self.trainer._autocast():
+                return self.encode(items[0].take(rows), items[1].take(rows))
+
+        if len(parts) == 1:
+            held = part(parts[0])
+            return held.detach().requires_grad_(), held.backward
+        with torch.no_grad():
+            vectors = torch.cat([part(rows) for rows in parts])
+
+        def back(gradient: Tensor) -> None:
+            for rows in parts:
+                part(rows).backward(gradient[rows[0] : rows[-1] + 1])
+
+        return vectors.requires_grad_(), back
+
+    def step(self, batch: Batch) -> None:
+        """Take one optimizer step on the queries and labels of ``batch``."""
+        trainer, model, n, m = self.trainer, self.model, len(batch.queries), len(batch.labels)
+        device = trainer.device
+        vectors, back = self.encode_items(items_of(trainer.data, batch))
+        u_queries, u_labels = model.centred_vectors(vectors).split([n, m])
+        with trainer._autocast():
+            z = model.prototype(u_labels, torch.from_numpy(batch.labels).to(device))
+        positive = torch.zeros(n, m, dtype=torch.bool)
+        positive[batch.pairs[:, 0], batch.pairs[:, 1]] = True
+        drawn = (torch.from_numpy(x).to(device) for x in (batch.drawn_label, batch.drawn_query))
+        unit = F.normalize(u_queries, dim=1), F.normalize(u_labels, dim=1)
+        loss, _ = total_loss(*unit, z, positive.to(device), *drawn, trainer.config.loss)
+        trainer.optimizer.zero_grad()
+        loss.backward()
+        back(vectors.grad)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.config.optimizer.clip_norm)
+        trainer.optimizer.step()
+
+
+def items_of(data: TrainingSet, batch: Batch) -> tuple[Ragged, Ragged]:
+    """Return text tokens and images of a batch's items, queries then labels."""
+    q, m = batch.queries, batch.labels
+    tokens = concatenate(data.query_tokens.take(q), data.label_tokens.take(m))
+    return tokens, concatenate(data.query_images.take(q), data.label_images.take(m))
