@@ -203,7 +203,7 @@ def test_an_index_may_miss_what_the_run_allows(tree, recall):
 
 
 def test_an_index_that_misses_more_is_named(tree, monkeypatch):
-    monkeypatch.setattr("vixml.reproduce.probes.SAMPLED", 0.0)
+    monkeypatch.setattr("vixml.reproduce.ranking_probes.SAMPLED", 0.0)
     through_an_index(tree / "results", 1.0)
     (failure,) = {report.stage: report for report in look(tree)}["predictions"].failed
     assert "misses more than the run allows" in str(failure) and "recall@10 = 0.9917" in str(failure)
