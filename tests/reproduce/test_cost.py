@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vixml.config.load import load_runs, load_world
+from vixml.config.load import load_world
 from vixml.config.run import RunConfig
+from vixml.config.runs import load_runs
 from vixml.config.world import Counts
 from vixml.errors import VixmlError
 from vixml.reproduce.assumptions import ARCHITECTURES, CLUSTERS, HARDWARE, HOST, TEXTS, VISION

@@ -9,7 +9,8 @@ from functools import cache
 import pytest
 from result_files import REPO
 
-from vixml.config.load import load_runs, load_world, read_yaml
+from vixml.config.load import load_world, read_yaml
+from vixml.config.runs import load_runs
 from vixml.reproduce.claims import PAPER, load_claims
 from vixml.reproduce.grid import Sources, build_table
 from vixml.reproduce.render import to_csv
