@@ -17,7 +17,11 @@ from vixml.errors import VixmlError
 M = TypeVar("M", bound=BaseModel)
 
 
-class _UniqueKeys(yaml.SafeLoader):
+# libyaml, which PyYAML's wheels bring, reads the registry in a fifth of the time: every command waits for that.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _UniqueKeys(_Loader):
     """Refuse a key given twice, which plain YAML would resolve silently in favour of the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
