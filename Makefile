@@ -12,6 +12,9 @@ ACTIVATE := source $(VENV)/bin/activate
 # Named by what was installed, so that neither a second call nor a fresh checkout installs again.
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 
+# Tests run in one process a core; each holds torch, so not more than eight.
+SIDE_BY_SIDE := -n logical --maxprocesses 8
+
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
@@ -39,8 +42,8 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 	@echo
 	@$(ACTIVATE) && vixml summary
 
-test: install  ## the tests (about nine minutes on two cores)
-	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m "not slow"
+test: install  ## the tests (about five minutes on two cores)
+	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile
 
 slow: install  ## the tests of over a minute: conda, DVC and SLURM to the same bytes, killed and resumed (about twelve minutes)
 	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m slow --durations 10

@@ -24,7 +24,8 @@ from vixml import whole_torchvision as _first  # noqa: F401 -- before transforme
 # isort: split
 from transformers import AutoConfig, AutoModel
 
-from vixml.config.load import get_run, load_world
+from vixml.config.load import load_world
+from vixml.config.runs import get_run
 from vixml.models.prompt import IMAGES, TEXT, Prompt
 from vixml.training.model_file import build_model
 from vixml.training.optimizer import make_optimizer

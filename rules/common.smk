@@ -14,7 +14,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from vixml.config.load import load_runs, load_workflow, load_world, read_yaml, registry_files
+from vixml.config.load import load_world, read_yaml, registry_files
+from vixml.config.runs import load_runs, load_workflow
 from vixml.data.catalogue import folder_of
 from vixml.data.catalogue_tables import tables_in
 from vixml.digest import stage_digest

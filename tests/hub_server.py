@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 COMMIT = "c0ffee" * 6 + "0123"
 
@@ -68,12 +69,19 @@ def turn_to(monkeypatch, address: str) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
+def turn_away(monkeypatch) -> None:
+    """Turn to where nobody answers; the library's pauses between its tries (20 s in all) are left out."""
+    turn_to(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))
+
+
 @contextmanager
 def serve_hub(monkeypatch, name: str, folder: Path) -> Iterator[type[Hub]]:
     """Serve one repository's files for the time of a `with` block; yields the class, whose status may be set."""
     Hub.name, Hub.folder, Hub.status, Hub.asked = name, folder, 200, []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    # It looks every 10 ms whether it shall stop; by itself every half second, for which each test would wait.
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     turn_to(monkeypatch, f"http://127.0.0.1:{server.server_port}")
     try:
         yield Hub

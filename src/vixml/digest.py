@@ -3,7 +3,7 @@
 The digest of a stage covers its entry module and every ``vixml`` module reachable from there through imports (those
 inside functions too), with the data files that lie in the packages among them (templates). It hashes syntax trees, not
 text: comments, docstrings and layout do not count, and neither does the wording of an error. Nothing is imported and each
-module is parsed once a process, so that asking for every stage takes a tenth of a second.
+module is parsed once a process, so that asking for every stage takes about half a second.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _data_files(package: Path) -> list[Path]:
 
 
 def _imports(tree: ast.AST, name: str, is_package: bool) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _with_parents(alias.name)
@@ -155,6 +155,16 @@ def _imports(tree: ast.AST, name: str, is_package: bool) -> Iterator[str]:
             yield from _with_parents(base)
             for alias in node.names:
                 yield f"{base}.{alias.name}"
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield a tree's statements alone, at any depth: nothing else imports, and there are ten times as many other nodes."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, field, ())
 
 
 def _with_parents(name: str) -> Iterator[str]:

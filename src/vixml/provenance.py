@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -217,16 +218,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def environment() -> dict[str, Any]:
     """Return how many packages are installed, and one hash of their names and versions; vixml itself is named by its commit.
 
-    Equal hashes mean equal environments, whoever made them; ``pip list`` shows what is behind one.
+    Equal hashes mean equal environments, whoever made them; ``pip list`` shows what is behind one. Looked up once a process.
     """
-    installed = {
-        f"{re.sub(r'[-_.]+', '-', package.name).lower()}=={package.version}"
-        for package in importlib.metadata.distributions()
-        if package.name and package.name != "vixml"
-    }
+    installed = set()
+    for package in importlib.metadata.distributions():
+        about = package.metadata  # read from disk each time that it, a name or a version is asked for
+        if about["Name"] and about["Name"] != "vixml":
+            installed.add(f"{re.sub(r'[-_.]+', '-', about['Name']).lower()}=={about['Version']}")
     return {"packages": len(installed), "sha256": sha256_json(sorted(installed))}
 
 

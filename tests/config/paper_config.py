@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from vixml.config.load import load_runs, load_workflow, load_world
+from vixml.config.load import load_world
+from vixml.config.runs import load_runs, load_workflow
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 WORLD, RUNS = load_world(CONFIG), load_runs(CONFIG)

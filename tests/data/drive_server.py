@@ -137,5 +137,6 @@ def serve(drive: Drive, certificate: Path) -> ThreadingHTTPServer:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     drive.port = server.server_address[1]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    # It looks every 10 ms whether it shall stop; by itself every half second, for which each test would wait.
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     return server

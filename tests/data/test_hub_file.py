@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hub_server import COMMIT, serve_hub, turn_to
+from hub_server import COMMIT, serve_hub, turn_away
 
 from vixml.config.world import Source
 from vixml.data.download import fetch_source
@@ -55,7 +55,7 @@ def test_another_file_than_the_registered_one_is_refused(hub, tmp_path):
 def test_a_hub_that_does_not_answer_says_where_to_place_the_file(hub, tmp_path, monkeypatch, status, hint):
     hub.status = status
     if status is None:
-        turn_to(monkeypatch, "http://127.0.0.1:9")
+        turn_away(monkeypatch)
     with pytest.raises(VixmlError, match=r"cannot fetch urls\.parquet") as caught:
         fetch_source("urls", source(), tmp_path / "raw")
     assert hint in caught.value.hint and str(tmp_path / "raw" / "urls.parquet") in caught.value.hint

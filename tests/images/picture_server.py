@@ -112,7 +112,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked, self.lock, self.now, self.most = Counter(), threading.Lock(), 0, 0
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        # It looks every 10 ms whether it shall stop; by itself every half second, for which each test would wait.
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def url(self, path: str) -> str:
         """Return the address of a path."""

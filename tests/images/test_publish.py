@@ -8,103 +8,29 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from images_helpers import png
 from PIL import Image
+from published_place import MISSING, N_IMAGES, SOURCE, TEXTS, go, registry, write_bank, write_place
 
 from vixml import cli
 from vixml.config.world import World
-from vixml.data.corpus import SPLITS, Corpus, CorpusData, Items
+from vixml.data.corpus import SPLITS, Corpus
 from vixml.errors import VixmlError
-from vixml.files import read_json, save_array, write_json
+from vixml.files import read_json
 from vixml.images import hub_tables, publish
-from vixml.images.bank import FORMAT, ImageBank
-from vixml.images.publish import publish_dataset
+from vixml.images.bank import ImageBank
 from vixml.images.store import ImageStore, write_store
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
 
-N_IMAGES, MISSING, DIM = 11, (0, 4, 10), 5
-TEXTS = {
-    "train": ["a plain one", "zwei | Striche", "line\nbreak", 'quotes "and" \\', "猫 and émoji 🐈", ""],
-    "test": ["test a", "test b", "---\nname: no header"],
-    "label": [f"label {i}" for i in range(7)],
-}
-SOURCE = {
-    "kind": "place", "name": "Some pictures", "version": "3", "filename": "some.zip", "licence": "CC BY 4.0",
-    "used_for": "all of it",
-}  # fmt: skip
-EYES = {"title": "Eyes", "checkpoint": "some/eyes", "kind": "hub", "image_size": 32, "dim": DIM, "licence": "MIT"}
-
-
-def registry(**dataset) -> dict:
-    """Return a registry of one dataset."""
-    entry = {"title": "Tiny: a dataset", "builder": "picto", "sources": ["some"], "text": "a name", "stand_in": True}
-    return {
-        "sources": {"some": SOURCE},
-        "datasets": {"tiny": entry | {"facts": {"pct_labels_with_images": 95.72}} | dataset},
-        "text_models": {},
-        "vision_models": {"eyes": EYES},
-    }
-
-
-def write_bank(folder: Path, vision: str, own: dict[str, Ragged] | None = None, n: int = N_IMAGES) -> Path:
-    """Publish a bank of seeded vectors, with lists of its own or without."""
-    rows = np.random.default_rng(n).standard_normal((n, DIM)).astype(np.float16)
-    missing = list(MISSING) if own is None else [1]
-    rows[missing] = 0
-    with stage(folder, "embed-images" if own is None else "import-vectors", config={}, inputs={}) as work:
-        save_array(work / "vectors.npy", rows)
-        header = {
-            "format": FORMAT,
-            "n_images": n,
-            "dim": DIM,
-            "vision": vision,
-            "precision": "fp32",
-            "missing": missing,
-        }
-        for split, lists in (own or {}).items():
-            lists.save(work / f"{split}_images")
-        write_json(work / "bank.json", header | ({"lists": "own"} if own else {}))
-    return folder
-
 
 @pytest.fixture
 def place(tmp_path):
-    """A corpus with odd texts, an image store of three shards with missing pictures, and a bank."""
-    rng = np.random.default_rng(0)
-    n = {split: len(texts) for split, texts in TEXTS.items()}
-    keys = [f"picture-{i}" for i in range(N_IMAGES)]
-    images = {s: [rng.permutation(N_IMAGES)[: i % 4].tolist() for i in range(n[s])] for s in SPLITS}
-    labels = {s: [sorted(rng.permutation(7)[: 1 + i % 3].tolist()) for i in range(n[s])] for s in ("train", "test")}
-    data = CorpusData(
-        items={split: Items([f"{split}-{i}" for i in range(n[split])], TEXTS[split]) for split in SPLITS},
-        labels={split: Ragged.from_rows(rows, 7) for split, rows in labels.items()},
-        image_keys=keys,
-        image_sources=[f"some:{key}.svg" for key in keys],
-        images={split: Ragged.from_rows(rows, N_IMAGES) for split, rows in images.items()},
-        filters={"test": Ragged.from_rows([[1], [], [0, 2]], 7)},
-    )
-    with stage(tmp_path / "corpus", "build-corpus", config={}, inputs={}) as work:
-        data.write(work)
-    pictures = [(i, key, None if i in MISSING else png(i)) for i, key in enumerate(keys)]
-    with stage(tmp_path / "images", "render-images", config={}, inputs={}) as work:
-        write_store(work, pictures, N_IMAGES, 3)
-    bank = write_bank(tmp_path / "bank", "eyes")
-    return SimpleNamespace(
-        root=tmp_path, corpus=tmp_path / "corpus", images=tmp_path / "images", bank=bank, out=tmp_path / "out",
-        pngs=[data for _, _, data in pictures],
-    )  # fmt: skip
-
-
-def go(place, **given) -> Path:
-    options = {"world": World.model_validate(registry()), "images": place.images, "banks": [place.bank]} | given
-    publish_dataset(options["world"], "tiny", place.corpus, options["images"], options["banks"], place.out)
-    return place.out
+    return write_place(tmp_path)
 
 
 @pytest.fixture

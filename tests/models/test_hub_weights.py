@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from hub_server import COMMIT, serve_hub, turn_to
+from hub_server import COMMIT, serve_hub, turn_away
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -224,7 +224,7 @@ def test_a_placed_folder_goes_before_the_hub(hub, qwen, tmp_path):
 def test_a_hub_that_does_not_answer_says_where_to_place_the_files(hub, tmp_path, monkeypatch, status, hint):
     hub.status = status
     if status is None:
-        turn_to(monkeypatch, "http://127.0.0.1:9")
+        turn_away(monkeypatch)
     with pytest.raises(VixmlError, match="cannot fetch Tiny/Qwen2") as caught:
         prepare_model("tiny", entry(), {}, tmp_path / "raw", tmp_path / "model")
     assert hint in caught.value.hint and str(tmp_path / "raw" / "hub" / "Tiny--Qwen2") in caught.value.hint

@@ -9,7 +9,8 @@ from functools import cache
 import pytest
 from result_files import REPO
 
-from vixml.config.load import load_runs, load_world, read_yaml
+from vixml.config.load import load_world, read_yaml
+from vixml.config.runs import load_runs
 from vixml.reproduce.claims import PAPER, load_claims
 from vixml.reproduce.grid import Sources, build_table
 from vixml.reproduce.render import to_csv
@@ -86,9 +87,8 @@ def test_each_line_is_one_row_of_the_file(name):
         seen |= identity
 
 
-def described(run):
+def described(world, run):
     """Return what the paper says of a row as a run's configuration says it."""
-    world = load_world(CONFIG)
     images = run.images if run.uses_images else None
     return {
         "modality": run.modality,
@@ -102,20 +102,23 @@ def described(run):
 @pytest.mark.parametrize("name", EVERY)
 def test_each_run_named_is_the_one_that_measures_its_row(name):
     """Its settings are what the row says, its language model the one of the paper's training."""
-    config, models = load_runs(CONFIG), load_world(CONFIG).text_models
+    config, world = load_runs(CONFIG), load_world(CONFIG)
     for section in build(name).sections:
         for line in (line for line in section.lines if section.published and line.run):
             assert (section.dataset, line.run) in config, (line.label, line.run)
             row = dict(line.cells[0].claim.row)
             row["n_images"] = row["n_images"].removeprefix("0")  # Table 10 has text only as 0 images
             run = config[section.dataset, line.run]
-            said = described(run)
+            said = described(world, run)
             assert said == {column: row[column] for column in said}, (section.dataset, line.label, line.run)
             if run.uses_images:
                 assert run.images.fusion == ("late" if row["method"] == "MUFIN" else "early"), (line.label, line.run)
             if line.paper_run:  # Table 2 shortens names of models; the list of trainings does not
                 training = sources().runs[line.paper_run]
-                assert (training.dataset, training.backbone) == (section.dataset, models[run.encoder.model].title)
+                assert (training.dataset, training.backbone) == (
+                    section.dataset,
+                    world.text_models[run.encoder.model].title,
+                )
 
 
 def test_one_training_of_the_paper_is_one_of_ours_in_every_table():

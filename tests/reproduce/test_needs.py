@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vixml.config.load import load_runs, load_world
+from vixml.config.load import load_world
 from vixml.config.run import RunConfig
+from vixml.config.runs import load_runs
 from vixml.reproduce.assumptions import HARDWARE
 from vixml.reproduce.cost import train_cost
 from vixml.reproduce.job import Job

@@ -32,11 +32,22 @@ def plan() -> Plan:
 
 
 @cache
+def sources() -> Sources:
+    return Sources.load(CONFIG, Results())
+
+
 def registry():
-    return Sources.load(CONFIG, Results()).registry
+    return sources().registry
+
+
+@cache
+def missing_all(names):
+    return missing_cost(load_any_tables(CONFIG, names), sources(), CONFIG)
 
 
 def missing(names=SHAPES, folders=()):
+    if not folders:
+        return missing_all(tuple(names))
     return missing_cost(load_any_tables(CONFIG, names), Sources.load(CONFIG, load(folders)), CONFIG)
 
 
@@ -76,8 +87,7 @@ def test_what_two_tables_share_counts_once_in_all_and_fully_in_each():
 @pytest.mark.parametrize("name", SCORES)
 def test_a_cell_predicts_what_the_plan_counts_for_its_run(name):
     """Training, index and search of a run of its own; the search alone where another run's model is there."""
-    sources = Sources.load(CONFIG, Results())
-    table = build_table(load_tables(CONFIG, [name])[0], sources)
+    table = build_table(load_tables(CONFIG, [name])[0], sources())
     for section in (section for section in table.sections if section.published):
         for line in (line for line in section.lines if line.run):
             config = registry().runs[section.dataset, line.run]

@@ -10,7 +10,8 @@ from result_files import METRICS, REPO, write_manifest, write_result
 from typer.testing import CliRunner
 
 from vixml.cli import app
-from vixml.config.load import load_runs, read_yaml
+from vixml.config.load import read_yaml
+from vixml.config.runs import load_runs
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
 from vixml.provenance import read_manifest

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 
 import planted
 import pytest
@@ -19,7 +17,7 @@ from vixml.config.world import Propensity
 from vixml.errors import VixmlError
 from vixml.provenance import read_manifest
 from vixml.training.model_file import load_model
-from vixml.training.state import NAME, SaveClock, load_checkpoint, save_checkpoint
+from vixml.training.state import NAME
 from vixml.training.train import run_identity, train
 
 ROWS, BATCH, EPOCHS = 23, 5, 3  # five steps an epoch, the last of three queries; the second and third mined
@@ -115,49 +113,6 @@ def test_only_the_ends_of_epochs_saved(whole, task, tmp_path):
     assert len(taken) == 10
 
 
-def test_saving_takes_a_hundredth_of_the_time():
-    """A clock of our own: epochs of 60 s, a checkpoint that takes 2 s."""
-    time = [0.0]
-    clock, saved = SaveClock(minutes=1e6, now=lambda: time[0]), []
-
-    def save():
-        time[0] += 2
-        saved.append(time[0])
-
-    for _ in range(100):
-        time[0] += 60
-        if clock.due(epoch_ended=True):
-            clock.run(save)
-    assert len(saved) > 10 and saved[0] == 62, "the first epoch's end is saved"
-    assert 2 * (len(saved) - 1) <= 0.01 * (time[0] - saved[0]), "one hundredth, from then on"
-    assert not clock.due(epoch_ended=False)
-
-
-def test_a_checkpoint_is_due_after_its_minutes():
-    time = [0.0]
-    clock = SaveClock(minutes=10, now=lambda: time[0])
-    time[0] = 599
-    assert not clock.due(epoch_ended=False)
-    time[0] = 601
-    assert clock.due(epoch_ended=False) and clock.due(epoch_ended=True)
-
-
-def test_inside_an_epoch_saving_stays_within_a_hundredth_as_well():
-    time = [0.0]
-    clock = SaveClock(minutes=10, now=lambda: time[0])
-
-    def save():
-        time[0] += 20
-
-    time[0] = 601
-    assert clock.due(epoch_ended=False)
-    clock.run(save)
-    time[0] += 1999
-    assert not clock.due(epoch_ended=False) and not clock.due(epoch_ended=True)
-    time[0] += 1
-    assert clock.due(epoch_ended=False) and clock.due(epoch_ended=True)
-
-
 def test_a_finished_run_trains_no_further(task, tmp_path):
     settings = config(**ALWAYS)
     first = planted.weights_of(planted.make_trainer(task, settings, tmp_path, rows=ROWS), tmp_path)
@@ -238,27 +193,6 @@ def test_a_damaged_checkpoint_is_one_clear_error(task, tmp_path, damage):
     with pytest.raises(VixmlError, match="checkpoint cannot be read") as caught:
         planted.make_trainer(task, settings, tmp_path, rows=ROWS).fit()
     assert caught.value.where == path and "delete" in caught.value.hint
-
-
-def test_a_checkpoint_cannot_run_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
-
-    (tmp_path / NAME).write_bytes(pickle.dumps({"format": Evil()}, protocol=2))
-    with pytest.raises(VixmlError, match="cannot be read"):
-        load_checkpoint(tmp_path, "x")
-    torch.save({"format": Evil()}, tmp_path / NAME)
-    with pytest.raises(VixmlError, match="cannot be read"):
-        load_checkpoint(tmp_path, "x")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_checkpoint_of_anything_else_is_not_read(tmp_path):
-    save_checkpoint(tmp_path, "x", {"a": 1})
-    assert load_checkpoint(tmp_path, "another") is None
-    assert load_checkpoint(tmp_path / "nowhere", "x") is None
-    assert load_checkpoint(tmp_path, "x")["a"] == 1
 
 
 CHILD = """

@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import one_node_slurm
 import pytest
 import tiny_world
+from filelock import FileLock
 from tiny_world import Copy
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Copy:
-    """Run the whole workflow on the miniature."""
-    copy = Copy(tiny_world.clone(ROOT, tmp_path_factory.mktemp("repository")))
-    tiny_world.write(copy.root)
-    copy.run("snakemake", "--cores", "2")
-    return copy
+def shared(tmp_path_factory) -> Path:
+    """Return a folder that all processes of these tests have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def once(shared) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return how a folder is made by whichever process needs it first, for all of them; nobody changes it afterwards."""
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, begun = shared / name, shared / f"{name}-begun"
+        with FileLock(shared / f"{name}.lock"):
+            if not folder.exists():
+                make(begun)
+                begun.rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished(once, tmp_path_factory) -> Copy:
+    """Return a copy in which the whole workflow has run on the miniature."""
+
+    def run(root: Path) -> None:
+        copy = Copy(tiny_world.clone(ROOT, root))
+        tiny_world.write(copy.root)
+        copy.run("snakemake", "--cores", "2")
+
+    root = tmp_path_factory.mktemp("finished") / "repository"
+    return Copy(Path(shutil.copytree(once("workflow-run", run), root, symlinks=True)))
 
 
 @pytest.fixture
@@ -31,6 +60,12 @@ def copy(finished) -> Copy:
     for path, content in kept.items():
         if path.suffix != ".pyc" and (not path.exists() or path.read_bytes() != content):
             path.write_bytes(content)
+
+
+@pytest.fixture
+def apart(finished, tmp_path) -> Copy:
+    """Return a finished copy of its own, which a test may change for good."""
+    return Copy(Path(shutil.copytree(finished.root, tmp_path / "repository", symlinks=True)))
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 import yaml
-from tiny_world import Copy
 
 from vixml.data.corpus import SPLITS, Corpus
 from vixml.images.bank import ImageBank
@@ -25,12 +22,6 @@ LEARNT = [
         "test/predictions/scores.npy",
     )
 ] + ["results/runs/picto/knn-vixml-minilm-l3/seed0/test/predictions/scores.npy"]
-
-
-@pytest.fixture
-def moved(finished, tmp_path) -> Copy:
-    """Return a finished copy of its own, which may be changed at will."""
-    return Copy(Path(shutil.copytree(finished.root, tmp_path / "repository", symlinks=True)))
 
 
 def publish_vectors(root: Path) -> None:
@@ -61,34 +52,34 @@ def publish_vectors(root: Path) -> None:
     (root / "config/datasets.yaml").write_text(yaml.safe_dump(registry, sort_keys=False))
 
 
-def test_training_from_published_vectors_is_training_from_pictures(moved):
-    before = {name: (moved.root / name).read_bytes() for name in LEARNT}
-    publish_vectors(moved.root)
-    planned = moved.planned()
+def test_training_from_published_vectors_is_training_from_pictures(apart):
+    before = {name: (apart.root / name).read_bytes() for name in LEARNT}
+    publish_vectors(apart.root)
+    planned = apart.planned()
     assert planned["import_vectors"] == 1 and planned["train_model"] == 1 and "embed_images" not in planned
     assert not {"build_corpus", "render_images"} & set(planned), "neither corpus nor pictures depend on the vectors"
-    moved.run("snakemake", "--cores", "2")
-    bank = moved.root / DATA / "bank" / VISION
+    apart.run("snakemake", "--cores", "2")
+    bank = apart.root / DATA / "bank" / VISION
     assert json.loads((bank / "manifest.json").read_text())["stage"] == "import-vectors"
-    assert {name: (moved.root / name).read_bytes() for name in LEARNT} == before
-    assert moved.planned() == {}
-    moved.run("vixml", "check")
+    assert {name: (apart.root / name).read_bytes() for name in LEARNT} == before
+    assert apart.planned() == {}
+    apart.run("vixml", "check")
     # The page of formats names what was written.
-    page = (moved.root / "docs/formats.md").read_text()
+    page = (apart.root / "docs/formats.md").read_text()
     assert all(f"`{key}`" in page for key in json.loads((bank / "bank.json").read_text()))
     # The switch of the workflow leads back to the pictures.
-    back = moved.planned("--config", "published_vectors=False")
+    back = apart.planned("--config", "published_vectors=False")
     assert back["embed_images"] == 1 and "import_vectors" not in back
 
 
-def test_the_data_is_published_and_loaded(moved, monkeypatch, tmp_path):
+def test_the_data_is_published_and_loaded(apart, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
 
-    assert moved.planned("publish") == {"publish_dataset": 1, "publish": 1}
-    moved.run("snakemake", "--cores", "1", "publish")
-    folder = moved.root / "results/published/picto"
-    corpus = Corpus.load(moved.root / DATA / "corpus")
+    assert apart.planned("publish") == {"publish_dataset": 1, "publish": 1}
+    apart.run("snakemake", "--cores", "1", "publish")
+    folder = apart.root / "results/published/picto"
+    corpus = Corpus.load(apart.root / DATA / "corpus")
 
     def load(config: str, split: str):
         return datasets.load_dataset(str(folder), config, split=split, cache_dir=str(tmp_path / "cache"))
@@ -97,4 +88,4 @@ def test_the_data_is_published_and_loaded(moved, monkeypatch, tmp_path):
         assert load("queries", split)["text"][:] == corpus.texts(split)
     assert load("labels", "label")["text"][:] == corpus.texts("label")
     assert len(load("images", "image")) == len(load(f"vectors-{VISION}", "vector")) == corpus.n_images
-    assert moved.planned("publish") == {}
+    assert apart.planned("publish") == {}

@@ -11,7 +11,6 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-import pytest
 from chromium import started
 from tiny_world import Copy
 
@@ -34,12 +33,6 @@ def run(copy: Copy, *command: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-@pytest.fixture
-def apart(finished, tmp_path) -> Copy:
-    """Return a finished copy that a test may change for good."""
-    return Copy(shutil.copytree(finished.root, tmp_path / "repository"))
 
 
 def test_snakemake_writes_its_report_without_a_network(finished, tmp_path):

@@ -69,7 +69,7 @@ def predict(
             --index results/runs/picto/text-minilm-l3/seed0/index \
             --out results/runs/picto/text-minilm-l3/seed0/test/predictions
     """
-    from vixml.config.load import get_run
+    from vixml.config.runs import get_run
 
     config = get_run(config_dir, dataset, run)  # before the seconds that torch takes to import
     from vixml.retrieval.predict import PredictInputs

@@ -189,7 +189,7 @@ def _open(
     threads: int,
     device: str,
 ) -> tuple[RunConfig, RunInputs, torch.device]:
-    from vixml.config.load import get_run
+    from vixml.config.runs import get_run
     from vixml.errors import VixmlError
 
     config = get_run(config_dir, dataset, run)  # before the seconds that torch takes to import

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vixml.config.run import Strict
+from vixml.config.strict import Strict
 
 
 class Target(Strict):

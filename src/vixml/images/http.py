@@ -103,7 +103,12 @@ class AnyAddress(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """Connect."""
-        return Stream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+        address = await self.address(host, port)
+        return Stream(await self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
+
+    async def address(self, host: str, port: int) -> str:
+        """Return what to connect to: here the name itself, for the library to look up."""
+        return host
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -117,15 +122,8 @@ class PublicAddresses(AnyAddress):
     its address leads into the own network.
     """
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Look up, check, connect."""
+    async def address(self, host: str, port: int) -> str:
+        """Look up and check."""
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
         except OSError as error:
@@ -133,7 +131,7 @@ class PublicAddresses(AnyAddress):
         address = found[0][4][0]
         if not ipaddress.ip_address(address.split("%")[0]).is_global:
             raise Refused(f"an address that is not public: {address}")
-        return await super().connect_tcp(address, port, timeout, local_address, socket_options)
+        return address
 
 
 class Transport(httpx2.AsyncHTTPTransport):

@@ -17,7 +17,7 @@ from vixml.config.world import World
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.provenance import MANIFEST
-from vixml.reproduce import probes
+from vixml.reproduce import data_probes, model_probes, ranking_probes
 from vixml.reproduce.sealed import Failed, NotThere, Ok, Outcome, Sealed, attempt
 
 STAGES = ("data", "tokens", "images", "model", "index", "predictions", "scores")
@@ -118,23 +118,23 @@ class Results:
             return []
         dataset = parts[1]
         if stage == "data":
-            return [lambda: probes.counts(folder, dataset, self.world)]
+            return [lambda: data_probes.counts(folder, dataset, self.world)]
         if parts[0] == "data":
-            probe = {"tokens": probes.token_rows, "images": probes.coverage, "bank": probes.bank_norms}[parts[2]]
-            return [self._with_corpus(dataset, partial(probe, folder))]
+            probes = {"tokens": data_probes.token_rows, "images": data_probes.coverage, "bank": data_probes.bank_norms}
+            return [self._with_corpus(dataset, partial(probes[parts[2]], folder))]
         identity: dict[str, object] = {"dataset": dataset, "run": parts[2], "seed": int(parts[3].removeprefix("seed"))}
         if stage in ("predictions", "scores"):
             identity["split"] = parts[4]
         looked_at = {
-            "index": [probes.unit_rows],
-            "predictions": [probes.rankings, probes.exact_recall],
-            "scores": [probes.same_scores],
+            "index": [model_probes.unit_rows],
+            "predictions": [ranking_probes.rankings, ranking_probes.exact_recall],
+            "scores": [ranking_probes.same_scores],
         }.get(stage, [])
         checks: list[Check] = [lambda: folder.identity(**identity)]
         if stage == "model":
-            checks.append(lambda: probes.training_record(folder, identity))
+            checks.append(lambda: model_probes.training_record(folder, identity))
             if not self.quick:
-                checks.append(lambda: probes.finite_weights(folder))
+                checks.append(lambda: model_probes.finite_weights(folder))
         return checks + [self._with_corpus(dataset, partial(probe, folder)) for probe in looked_at]
 
     def _with_corpus(self, dataset: str, probe: Callable[[Corpus], Outcome]) -> Check:
@@ -187,7 +187,7 @@ def inspect_stage(results: Results, stage: str) -> StageReport:
     outcomes: list[Outcome] = []
     if stage == "data":
         outcomes.append(
-            attempt(lambda: probes.raw_files(results.folder, results.world, results.quick), results.folder / "raw")
+            attempt(lambda: data_probes.raw_files(results.folder, results.world, results.quick), results.folder / "raw")
         )
     for path in finished:
         outcomes += _look(results, stage, Sealed(path, results.folder))

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vixml import __version__
-from vixml.config.load import load_workflow, read_yaml
+from vixml.config.load import read_yaml
+from vixml.config.runs import load_workflow
 from vixml.errors import VixmlError
 from vixml.provenance import PACKAGES, git_state, machine
 from vixml.reproduce import leftovers

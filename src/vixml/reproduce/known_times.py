@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from vixml.config.load import load_runs, load_world
+from vixml.config.load import load_world
 from vixml.config.run import RunConfig
+from vixml.config.runs import load_runs
 from vixml.errors import VixmlError
 from vixml.files import read_json
 from vixml.reproduce.assumptions import HARDWARE, VISION

@@ -52,7 +52,8 @@ def needs(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: b
         attempt: 1, 2, ... of a job that a batch system had to kill: each asks for as much again.
 
     Example:
-        >>> from vixml.config.load import load_runs, load_world
+        >>> from vixml.config.load import load_world
+        >>> from vixml.config.runs import load_runs
         >>> world, runs = load_world("config"), load_runs("config")
         >>> needs(world, "picto", runs["picto", "text-minilm-l3"], "train", gpu=False)
         Needs(mem_mb=6000, minutes=60)

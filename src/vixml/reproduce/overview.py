@@ -12,7 +12,8 @@ from typing import Literal
 from pydantic import Field
 
 from vixml.config.load import read_yaml, unknown_key, validate
-from vixml.config.run import RunConfig, Strict
+from vixml.config.run import RunConfig
+from vixml.config.strict import Strict
 from vixml.config.template import parse_template
 from vixml.errors import VixmlError
 from vixml.reproduce.registry import Registry

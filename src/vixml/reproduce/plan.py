@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vixml.config.load import load_runs, load_workflow, load_world, merge, read_yaml
+from vixml.config.load import load_world, merge, read_yaml
 from vixml.config.run import RunConfig
+from vixml.config.runs import load_runs, load_workflow
 from vixml.config.workflow import WorkflowConfig
 from vixml.config.world import World
 from vixml.errors import VixmlError

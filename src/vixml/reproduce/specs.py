@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from pydantic import Field, model_validator
 
 from vixml.config.load import read_yaml, validate
-from vixml.config.run import Strict
+from vixml.config.strict import Strict
 from vixml.errors import VixmlError
 from vixml.reproduce.claims import IDENTITY, PAPER
 
