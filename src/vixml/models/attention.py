@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 PACKED = "vixml_packed"
 
@@ -116,5 +116,6 @@ def is_causal(module: nn.Module) -> bool:
     return bool(getattr(module, "is_causal", False))
 
 
+# No mask function is registered beside it: where there is one, transformers looks in every forward pass of a decoder whether
+# the positions are those of packed sequences, and a GPU is waited for until it has the answer.
 AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, lambda *_, **__: None)

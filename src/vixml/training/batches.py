@@ -66,8 +66,10 @@ class Part:
     images: torch.Tensor | None
 
     def pin_memory(self) -> Part:
-        """Move the vectors where a GPU fetches them without the processor's help."""
-        return self if self.images is None else replace(self, images=self.images.pin_memory())
+        """Move all that a GPU fetches where it can do so without the processor's help."""
+        fetched = ("token_ids", "gather", "positions", "restore")
+        packed = replace(self.packed, **{name: _pinned(getattr(self.packed, name)) for name in fetched})
+        return replace(self, packed=packed, images=None if self.images is None else self.images.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,15 @@ class Batch:
     drawn_query: np.ndarray
 
     def pin_memory(self) -> Batch:
-        """Return the batch with its image vectors in pinned memory; a DataLoader calls this in a thread of its own."""
-        return replace(self, parts=tuple(part.pin_memory() for part in self.parts))
+        """Return the batch in pinned memory; a DataLoader calls this in a thread of its own."""
+        fetched = ("labels", "pairs", "drawn_label", "drawn_query")
+        own = {name: _pinned(getattr(self, name)) for name in fetched}
+        return replace(self, **own, parts=tuple(part.pin_memory() for part in self.parts))
+
+
+def _pinned(array: np.ndarray) -> np.ndarray:
+    # The driver waits for the stream before it copies from any other memory, however the copy is asked for.
+    return torch.from_numpy(array).pin_memory().numpy()
 
 
 def query_order(rows: np.ndarray, groups: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
@@ -247,7 +256,7 @@ def iterate(batches: EpochBatches, start: int, workers: int, pin: bool = False) 
         batches: of the epoch.
         start: index of the first.
         workers: processes.
-        pin: whether a GPU will fetch their image vectors.
+        pin: whether a GPU will fetch them.
     """
     loader = DataLoader(
         batches,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import Tensor
 
 from vixml.errors import VixmlError
 
@@ -32,3 +33,10 @@ def choose_device(wanted: str, threads: int) -> torch.device:
             hint="use --device cpu, or install a CUDA build of torch on a machine with a GPU",
         )
     return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor of main memory to a device without waiting for what the device does."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

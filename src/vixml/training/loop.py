@@ -32,6 +32,7 @@ from vixml.training.batches import (
     query_order,
 )
 from vixml.training.clustering import balanced_groups
+from vixml.training.device import send
 from vixml.training.encoded import EncodedBatch
 from vixml.training.label_vectors import label_means, set_free_vectors
 from vixml.training.losses import total_loss
@@ -206,8 +207,8 @@ class Trainer:
         n, m = len(batch.queries), len(batch.labels)
         encoded = None
         if self.stored_only:
-            u_queries = self.query_u[torch.from_numpy(batch.queries)].to(self.device)
-            u_labels = self.label_u[torch.from_numpy(batch.labels)].to(self.device)
+            u_queries = send(self.query_u[torch.from_numpy(batch.queries)], self.device)
+            u_labels = send(self.label_u[torch.from_numpy(batch.labels)], self.device)
         else:
             encoded = EncodedBatch(
                 self.model, batch, self.team, self._autocast, self.seed, self.epoch, self.step_in_epoch
@@ -215,16 +216,16 @@ class Trainer:
             u_queries, u_labels = self.model.centred_vectors(encoded.vectors).split([n, m])
         # Scores, margins and norms in float32: half precision would round margins of 0.1.
         queries, texts = F.normalize(u_queries.float(), dim=1), F.normalize(u_labels.float(), dim=1)
+        labels, pairs, *drawn = (
+            torch.from_numpy(x).to(self.device, non_blocking=True)
+            for x in (batch.labels, batch.pairs, batch.drawn_label, batch.drawn_query)
+        )
         prototypes = None
         if self.has_z:
             # What is dropped follows from the step alone, whatever the encoder drew in whichever process.
             torch.manual_seed(int(generator(self.seed, DROPOUT, self.epoch, self.step_in_epoch, n + m).integers(2**31)))
             with self._autocast():
-                prototypes = self.model.prototype(u_labels, torch.from_numpy(batch.labels).to(self.device))
-        pairs, *drawn = (
-            torch.from_numpy(x).to(self.device, non_blocking=True)
-            for x in (batch.pairs, batch.drawn_label, batch.drawn_query)
-        )
+                prototypes = self.model.prototype(u_labels, labels)
         is_positive = torch.zeros(n, m, dtype=torch.bool, device=self.device)
         is_positive[pairs[:, 0], pairs[:, 1]] = True
         loss, terms = total_loss(queries, texts, prototypes, is_positive, *drawn, self.config.loss, self.config.method)
