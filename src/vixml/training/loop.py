@@ -32,7 +32,7 @@ from vixml.training.batches import (
     query_order,
 )
 from vixml.training.clustering import balanced_groups
-from vixml.training.device import send
+from vixml.training.device import batch_workers, send
 from vixml.training.encoded import EncodedBatch
 from vixml.training.label_vectors import label_means, set_free_vectors
 from vixml.training.losses import total_loss
@@ -174,7 +174,7 @@ class Trainer:
                 self.sums = {}
             self.model.train()
             clock = time.perf_counter()
-            workers, pin = self.config.training.workers, self.device.type == "cuda"
+            workers, pin = batch_workers(self.config.training.workers, self.device), self.device.type == "cuda"
             for batch in iterate(self._batches(), self.step_in_epoch, workers, pin):
                 self._step(batch)
                 self.step_in_epoch += 1
