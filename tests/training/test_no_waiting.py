@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vixml.training.optimizer import make_optimizer
 
 WAITING = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal.default", "is_nonzero")
-LORA = {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.1}, "template": "a {text}{images}{eos}"}
+LORA = {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.1}, "template": "{text}{images}{eos}"}
 KINDS = {
     "early": ("task", {}),
     "text": ("task", {"modality": "text"}),

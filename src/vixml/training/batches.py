@@ -83,6 +83,7 @@ class Batch:
         pairs: (n_pairs, 2) int64, every (query, label) of the batch that is in the truth, as places in the batch.
         drawn_label: (n,) int64, each query's drawn positive, a place in ``labels``.
         drawn_query: (m,) int64, each label's drawn positive, a place in ``queries``.
+        has_images: whether any of its items has an image, in whichever process's share.
     """
 
     queries: np.ndarray
@@ -91,6 +92,7 @@ class Batch:
     pairs: np.ndarray
     drawn_label: np.ndarray
     drawn_query: np.ndarray
+    has_images: bool = False
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory; a DataLoader calls this in a thread of its own."""
@@ -202,7 +204,12 @@ class EpochBatches(Dataset):
             pairs,
             draw_per_group(pairs[:, 0], pairs[:, 1], len(queries), rng),
             draw_per_group(pairs[:, 1], pairs[:, 0], len(labels), rng),
+            self._has_images(queries, labels),
         )
+
+    def _has_images(self, queries: np.ndarray, labels: np.ndarray) -> bool:
+        lists = ((self.data.query_images, queries), (self.data.label_images, labels))
+        return any(own is not None and bool((own.offsets[rows + 1] > own.offsets[rows]).any()) for own, rows in lists)
 
     def _parts(self, queries: np.ndarray, labels: np.ndarray) -> Iterator[Part]:
         data = self.data

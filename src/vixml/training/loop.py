@@ -150,7 +150,7 @@ class Trainer:
             n_groups = max(1, math.ceil(len(rows) / size))
             seed = int(generator(self.seed, CLUSTER, epoch + 1).integers(2**31))
             vectors = self.stored.read()[torch.from_numpy(rows)].to(self.device)
-            self.groups = balanced_groups(vectors, n_groups, seed)
+            self.groups = self.team.first(balanced_groups(vectors, n_groups, seed))
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -162,6 +162,8 @@ class Trainer:
         resumed = load_checkpoint(self.checkpoint_dir, self.identity)
         if resumed is not None:
             self._restore(resumed)
+        self.team.require_equal(self.epoch * self.steps_per_epoch + self.step_in_epoch, "the step to go on from")
+        if resumed is not None:
             in_epoch = min(self.step_in_epoch * self.config.training.batch_size, len(self.data.rows))
             self.resumed(self.epoch * len(self.data.rows) + in_epoch, self.epoch)
         elif self.has_z or self.model.centred or self.config.training.epochs:
@@ -234,7 +236,7 @@ class Trainer:
             self.scaler.scale(loss).backward()
             if encoded is not None:
                 encoded.backward()
-            self._sum_gradients()
+            self._sum_gradients(batch)
             if self.config.optimizer.clip_norm is not None:
                 self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
@@ -245,10 +247,13 @@ class Trainer:
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double() * n
         self.progress(n, loss.detach())
 
-    def _sum_gradients(self) -> None:
+    def _sum_gradients(self, batch: Batch) -> None:
         # Prototypes saw the whole batch, the encoder this process's share.
         whole = list(self.model.prototypes.parameters()) if self.has_z else []
         known = {id(parameter) for parameter in whole}
+        if not batch.has_images and self.model.projection is not None:
+            # No process uses it: it has no gradient, not one of zero, which AdamW would let decay.
+            known |= {id(parameter) for parameter in self.model.projection.parameters()}
         share = [] if self.stored_only else [p for p in self.model.parameters() if id(p) not in known]
         self.team.sum_gradients(share, whole)
 
