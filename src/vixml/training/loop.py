@@ -103,8 +103,8 @@ class Trainer:
 
     def initialise(self) -> None:
         """Encode everything once: first centroids, label clusters for the free vectors, stored vectors."""
-        queries = self._encode_split(self.data.query_tokens, self.data.query_images)
-        labels = self._encode_split(self.data.label_tokens, self.data.label_images)
+        queries = self._encode(self.data.query_tokens, self.data.query_images)
+        labels = self._encode(self.data.label_tokens, self.data.label_images)
         if self.model.centred:
             # As in a batch: as many queries as labels, about. The stored centre is zero until here.
             used = queries[torch.from_numpy(self.data.rows)]
@@ -120,11 +120,11 @@ class Trainer:
         if self.prime:
             self.refresh_centroids()
 
-    def _encode_split(self, tokens: Ragged, images: Ragged | None) -> Tensor:
-        """Encode all items: (n, dim) float32 on the CPU, not normalised. Each process of the team encodes its share."""
-        n = len(tokens)
-        if self.team.size > 1:
-            own = np.arange(n)[self.team.share(n)]
+    def _encode(self, tokens: Ragged, images: Ragged | None, rows: np.ndarray | None = None) -> Tensor:
+        """Encode items, all or ``rows``: (n, dim) float32 on the CPU, not normalised. Each process encodes its share."""
+        n = len(tokens) if rows is None else len(rows)
+        if rows is not None or self.team.size > 1:
+            own = (np.arange(n) if rows is None else rows)[self.team.share(n)]
             tokens, images = tokens.take(own), None if images is None else images.take(own)
         encoded = encode_items(self.model, tokens, images, self.gather, self._autocast, prompt=self.data.prompt)
         return self.team.gather(encoded, n)
@@ -276,21 +276,18 @@ class Trainer:
         self.log(report)
 
     def diagnose(self) -> dict[str, float]:
-        """Return the epoch's diagnostics on all labels and the held-out training queries."""
-        label_u = (
-            self.label_u if self.stored_only else self._encode_split(self.data.label_tokens, self.data.label_images)
-        )
-        label_z = all_prototypes(self.model, label_u) if self.has_z else None
-        held = self.validation_rows
+        """Return the epoch's diagnostics, on labels and on the held-out training queries."""
+        held, rows = self.validation_rows, torch.from_numpy(self.data.rows)
+        labels = diagnostics.watched(len(self.data.label_tokens), len(held))
         if self.stored_only:
-            validation = F.normalize(self.query_u[torch.from_numpy(held)], dim=1)
+            label_u, validation = self.label_u[torch.from_numpy(labels)], self.query_u[torch.from_numpy(held)]
         else:
-            images = self.data.query_images.take(held) if self.data.query_images is not None else None
-            validation = F.normalize(self._encode_split(self.data.query_tokens.take(held), images), dim=1)
-        rows = torch.from_numpy(self.data.rows)
+            label_u = self._encode(self.data.label_tokens, self.data.label_images, labels)
+            validation = self._encode(self.data.query_tokens, self.data.query_images, held)
+        label_z = all_prototypes(self.model, label_u, labels=labels) if self.has_z else None
         return diagnostics.evaluate(
-            self.model, label_u, label_z, validation, self.data.truth.take(held), self.stored.read()[rows],
-            self.data.truth.take(self.data.rows),
+            self.model, labels, label_u, label_z, F.normalize(validation, dim=1), self.data.truth.take(held),
+            self.stored.read()[rows], self.data.truth.take(self.data.rows),
         )  # fmt: skip
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
