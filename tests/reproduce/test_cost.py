@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from vixml.config.run import RunConfig
 from vixml.config.runs import load_runs
 from vixml.config.world import Counts
 from vixml.errors import VixmlError
-from vixml.reproduce.assumptions import ARCHITECTURES, HARDWARE, TEXTS, VISION
+from vixml.reproduce.assumptions import ARCHITECTURES, HARDWARE, TEXTS, VISION, WATCHED
 from vixml.reproduce.cost import (
     Cost,
     bank_cost,
@@ -160,6 +161,20 @@ def test_clusterings_iterate_as_often_as_counted():
     text = (REPO / "src/vixml/training/halves.py").read_text()
     assert f"\nITERATIONS = {LLOYD} " in text
     assert f"\nLARGE, MORE, SETTLED = {LARGE}, {LLOYD_LARGE}, " in text
+
+
+def test_diagnostics_look_at_as_many_labels_as_counted():
+    assert f"\nWATCHED = {WATCHED}\n" in (REPO / "src/vixml/training/diagnostics.py").read_text()
+    none, some = (
+        job_of(config_of(training={"epochs": 3, "batch_size": 4, "precision": "bf16", "validation": share}))
+        for share in (0.0, 0.25)
+    )
+    many, few = (replace(job, counts=Counts(n_train=8, n_test=2, n_labels=10**6)) for job in (none, some))
+    encoded = many.encode(many.label) + many.prototype
+    assert many.watch_flop == pytest.approx(
+        8 * many.encode(many.query) + 10**6 * many.encode(many.label) + 3 * WATCHED * encoded
+    )
+    assert few.watch_flop > 4 * 10**6 * few.encode(few.label) > 2 * many.watch_flop
 
 
 def test_large_groups_are_counted_with_more_iterations():

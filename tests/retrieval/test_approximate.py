@@ -5,6 +5,7 @@ import pytest
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
+from vixml.retrieval import approximate
 from vixml.retrieval.approximate import Index, approximate_search, chosen_search
 from vixml.retrieval.search import decide, search
 
@@ -113,3 +114,28 @@ def test_the_choice_of_a_run():
     assert facts[0]["kind"] == "ivf"
     with pytest.raises(VixmlError, match="no such index"):
         chosen_search("flat", 0.9, 0, facts)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_a_long_filter_of_one_query_widens_no_others_search(kind, monkeypatch):
+    """That query is searched exactly; and so is one that wants more than an index on a GPU proposes."""
+    asked, plain = [], Index.propose
+    monkeypatch.setattr(Index, "propose", lambda index, queries, k: asked.append(k) or plain(index, queries, k))
+    monkeypatch.setattr(approximate, "MOST_BANNED", 40)
+    best = search(QUERIES[:9], LABELS, 500)[0]
+    filter = Ragged.from_rows([np.sort(best[0]), *([[]] * 8)], n_cols=3000)
+    ids, scores = find(kind, queries=QUERIES[:9], filter=filter)
+    expected = search(QUERIES[:9], LABELS, 20, filter=filter)
+    assert max(asked) == 20 + approximate.SPARE + 40
+    assert np.array_equal(ids[0], expected[0][0]) and np.array_equal(scores[0], expected[1][0])
+
+    def on_gpu(index, *given):
+        build(index, *given)
+        index.most, index.widest = min(index.most, 8), 60
+
+    asked.clear()
+    build = Index.__init__
+    monkeypatch.setattr(Index, "__init__", on_gpu)
+    ids, scores = find(kind, queries=QUERIES[:9], k=100, recall=1.0)
+    expected = search(QUERIES[:9], LABELS, 100)
+    assert max(asked) == 60 and np.array_equal(ids, expected[0]) and np.array_equal(scores, expected[1])

@@ -14,7 +14,7 @@ from vixml.images.bank import FORMAT, ImageBank
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.retrieval.augmented import retrieval_augmented
-from vixml.retrieval.predict import PredictInputs, predict
+from vixml.retrieval.predict import GPU_MB, PredictInputs, predict, roomy
 from vixml.retrieval.search import search
 from vixml.retrieval.vote import knn_vote, popularity, with_images
 
@@ -213,3 +213,15 @@ def test_through_an_index_that_looks_everywhere(run, tmp_path, method, index):
     said = manifest["facts"]["indexes"]
     assert len(said) == (2 if method == "retrieval-augmented" else 1)
     assert all(one["kind"] == index and one["curve"][-1]["recall"] == 1.0 for one in said)
+
+
+def test_a_gpu_is_given_more_memory():
+    told = []
+
+    def find(*given, memory_mb, **how):
+        told.append((given, memory_mb, how))
+
+    assert roomy(find, "cpu") is find
+    for given in (512, 2 * GPU_MB):
+        roomy(find, "cuda:0")(1, 2, memory_mb=given, device="cuda:0")
+    assert told == [((1, 2), memory, {"device": "cuda:0"}) for memory in (GPU_MB, 2 * GPU_MB)]

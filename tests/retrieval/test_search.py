@@ -169,6 +169,19 @@ def test_threads_change_nothing_and_are_given_back(threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_labels_held_for_many_searches(monkeypatch, dtype):
+    rng = np.random.default_rng(8)
+    queries, labels = unit(rng, 5, 12), unit(rng, 90, 12).astype(dtype)
+    looked = []
+    monkeypatch.setattr(module, "_check_rows", lambda name, array: looked.append(name))
+    expected = search(queries, labels, 7)
+    for held in (labels, torch.from_numpy(labels)):
+        for ours, first in zip(search(queries, held, 7, checked=True), expected, strict=True):
+            assert np.array_equal(ours, first)
+    assert looked == ["queries", "labels", "queries", "queries"]
+
+
 def test_read_only_float16_and_one_query():
     labels = np.eye(3, dtype=np.float16)
     labels.flags.writeable = False

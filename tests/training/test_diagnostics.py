@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from vixml.config.run import Loss
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
+from vixml.training import diagnostics
 from vixml.training.diagnostics import hits, is_collapsed, knn_precision_at_1, mean_cosine, precision_at_1
 from vixml.training.inputs import RunInputs
 from vixml.training.progress import TrainingView
@@ -159,7 +160,7 @@ def test_stored_vectors_are_those_of_the_last_step(task, tmp_path):
     between = []
 
     def encode_all(report):
-        vectors = trainer._encode_split(trainer.data.query_tokens, trainer.data.query_images)
+        vectors = trainer._encode(trainer.data.query_tokens, trainer.data.query_images)
         between.append(F.normalize(vectors, dim=1)[:40])
 
     trainer = planted.make_trainer(task, config, tmp_path, rows=40, log=encode_all)
@@ -196,3 +197,41 @@ def test_view_counts_and_asks_for_the_loss_only_when_shown():
     )
     view.warn("look")
     assert bar.said[1] == "WARNING run seed 0: look"
+
+
+@pytest.mark.parametrize("which", [{}, {"modality": "text", "encoder": {"train": "frozen"}}])
+def test_with_nothing_held_out_a_sample_of_the_labels_is_enough(task, tmp_path, monkeypatch, which):
+    """The same numbers as from all labels, of those looked at; nothing that is trained changes."""
+    config = planted.make_config(**which, training={"epochs": 1})
+    whole = planted.make_trainer(task, config, tmp_path / "a", rows=40, held=0)
+    weights = planted.weights_of(whole, tmp_path / "a")
+    monkeypatch.setattr(diagnostics, "WATCHED", 4)
+    assert diagnostics.watched(10, 0).tolist() == [0, 3, 6, 9] and len(diagnostics.watched(10, 1)) == 10
+    encoded = []
+    some = planted.make_trainer(task, config, tmp_path / "b", rows=40, held=0)
+    plain = some._encode
+    monkeypatch.setattr(some, "_encode", lambda *given: encoded.append(given) or plain(*given))
+    assert planted.weights_of(some, tmp_path / "b") == weights
+    assert [len(given[2]) for given in encoded[2:]] == ([] if some.stored_only else [4, 0])
+    few, all_of_them = some.history[0], whole.history[0]
+    assert few.keys() == all_of_them.keys()
+    unit = F.normalize(whole._encode(whole.data.label_tokens, whole.data.label_images), dim=1)
+    if some.stored_only:
+        unit = F.normalize(whole.label_u, dim=1)
+    assert few["cosine_u"] == pytest.approx(diagnostics.mean_cosine(unit[[0, 3, 6, 9]]), abs=1e-4)
+    assert few["cosine_queries"] == all_of_them["cosine_queries"] and few["cosine_u"] != all_of_them["cosine_u"]
+
+
+def test_queries_are_ranked_in_pieces(monkeypatch):
+    queries, labels, train = unit(23, 6, 0), unit(31, 6, 1), unit(40, 6, 2)
+    truth, train_truth = random_truth(23, 31, 3), random_truth(40, 31, 4)
+    whole = (
+        diagnostics.precision_at_1(queries, labels, truth),
+        diagnostics.knn_precision_at_1(queries, train, train_truth, truth),
+    )
+    monkeypatch.setattr(diagnostics, "PRODUCTS", 70)
+    pieces = (
+        diagnostics.precision_at_1(queries, labels, truth),
+        diagnostics.knn_precision_at_1(queries, train, train_truth, truth),
+    )
+    assert pieces == whole

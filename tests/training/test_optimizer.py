@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+from types import SimpleNamespace
 
 import planted
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from vixml.config.run import Optimizer
 from vixml.errors import VixmlError
-from vixml.training.device import choose_device
+from vixml.training.device import batch_workers, choose_device
 from vixml.training.optimizer import autocast, choose_precision, learning_rate_factor, make_optimizer, parameter_groups
 
 SETTINGS = Optimizer(lr=0.1, lr_new=0.2, weight_decay=0.3)
@@ -141,3 +143,15 @@ def test_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto", 1).type == "cuda"
     assert choose_device("cpu", 1).type == "cpu"
+
+
+def test_a_gpu_does_not_wait_for_its_batches(monkeypatch, tmp_path):
+    cpu, cuda, space = torch.device("cpu"), torch.device("cuda"), 64 << 30
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=space))
+    monkeypatch.setattr("vixml.training.device.SHARED", tmp_path)
+    for threads, expected in ((1, 1), (2, 1), (4, 3), (64, 4)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert batch_workers(None, cuda) == expected
+        assert batch_workers(None, cpu) == 0 and batch_workers(2, cpu) == 2 and batch_workers(0, cuda) == 0
+    space = 64 << 20
+    assert batch_workers(None, cuda) == 0, "a container's shared memory would be full at once"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import planted
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from vixml.config.world import Propensity
+from vixml.ragged import Ragged
 from vixml.training.batches import DROPOUT, generator
 from vixml.training.encoded import EncodedBatch
 from vixml.training.optimizer import autocast, make_optimizer
@@ -39,9 +41,16 @@ def settings(kind, dropout=0.0, **training):
     return planted.make_config(encoder=encoder, prototype={"dropout": dropout}, training=training, **changes)
 
 
-def gradients(task, config, folder, steps=2):
+def gradients(task, config, folder, steps=2, team=ALONE, rows=40, without_images=False):
     """Return the gradients of the last of a few steps, by parameter."""
-    trainer = planted.make_trainer(task, config, folder, rows=40)
+    trainer = planted.make_trainer(task, config, folder, rows=rows)
+    trainer.team = team
+    if without_images:  # as a batch is whose items have none
+        trainer.data = replace(
+            trainer.data,
+            query_images=empty(trainer.data.query_images),
+            label_images=empty(trainer.data.label_images),
+        )
     trainer.optimizer = make_optimizer(trainer.model, config.optimizer)
     trainer.peaks = [group["lr"] for group in trainer.optimizer.param_groups]
     trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -52,6 +61,10 @@ def gradients(task, config, folder, steps=2):
         trainer._step(batches[index])
         trainer.step_in_epoch += 1
     return {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def empty(lists):
+    return Ragged.from_rows([[]] * len(lists), lists.n_cols)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,37 +126,100 @@ def test_shares_cover_every_item_once(n, size):
     assert max(s.stop - s.start for s in shares) - min(s.stop - s.start for s in shares) <= 1
 
 
-CHILD = """
-import json, sys
-from pathlib import Path
-import torch
-from vixml.config.run import RunConfig
+TRAIN = """
 from vixml.config.world import Propensity
-from vixml.training.inputs import RunInputs
 from vixml.training.train import train
 
-torch.set_num_threads(1)
 config, inputs, out = json.loads(sys.argv[1])
 train("planted", "run", 0, RunConfig.model_validate(config), Propensity(),
       RunInputs(*(Path(p) for p in inputs)), Path(out), torch.device("cpu"))
 """
+GRADIENTS = """
+from test_parts import gradients
+from vixml.training.team import join, leave
+
+team = join(torch.device("cpu"))
+for name, (config, inputs, rows, without) in json.loads(sys.argv[1]).items():
+    found = gradients(RunInputs(*(Path(p) for p in inputs)), RunConfig.model_validate(config), Path(), 1, team, rows, without)
+    torch.save(found, f"{sys.argv[2]}/{name}-{team.rank}.pt")
+leave()
+"""
+RESUME = """
+import planted
+from vixml.training.team import join
+
+team = join(torch.device("cpu"))
+config, inputs, out = json.loads(sys.argv[1])
+trainer = planted.make_trainer(
+    RunInputs(*(Path(p) for p in inputs)), RunConfig.model_validate(config), Path(f"{out}/{team.rank}"), rows=40
+)
+trainer.team = team
+trainer.fit()
+"""
 
 
-def together(task, config, out, processes=2):
-    """Train with several processes, as ``torchrun`` starts them."""
-    (out.parent).mkdir(parents=True, exist_ok=True)
-    script = out.parent / "child.py"
-    script.write_text(CHILD)
-    inputs = [str(p) for p in (task.corpus, task.tokens, task.bank, task.model_dir)]
+def start(code, folder, arguments, processes=2):
+    """Run Python code in several processes, as ``torchrun`` starts them; return what they printed and their status."""
+    folder.mkdir(parents=True, exist_ok=True)
+    head = ["import json, sys", f"sys.path[:0] = {sys.path!r}", "from pathlib import Path", "import torch"]
+    head += ["from vixml.config.run import RunConfig", "from vixml.training.inputs import RunInputs"]
+    script = folder / "child.py"
+    script.write_text("\n".join([*head, "torch.set_num_threads(1)", code]))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(
-        [*command, str(script), json.dumps([config.model_dump(), inputs, str(out)])],
+        [*command, str(script), *arguments],
         capture_output=True,
         text=True,
         timeout=300,
         env=os.environ | {"VIXML_PROGRESS": "0", "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr, done.returncode
+
+
+def paths(inputs):
+    return [str(p) for p in (inputs.corpus, inputs.tokens, inputs.bank, inputs.model_dir)]
+
+
+def together(task, config, out, processes=2):
+    """Train with several processes."""
+    arguments = [json.dumps([config.model_dump(), paths(task), str(out)])]
+    shown, status = start(TRAIN, out.parent, arguments, processes)
+    assert status == 0, shown[:6000]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_have_the_gradient_of_one(task, decoder_task, tmp_path, processes):
+    """The first step's gradients, not what an optimizer makes of them: AdamW would forgive a wrong scale."""
+    cases = {f"{kind}-{at_once}": (settings(kind, items_at_once=at_once), task, 40, False)
+             for kind in KINDS for at_once in (None, 5)}  # fmt: skip
+    lora = {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.0}, "gradient_checkpointing": True}
+    adapters = planted.make_config(encoder=lora | {"template": "{text}{images}{eos}"}, prototype={"dropout": 0.0})
+    cases["adapters"] = (adapters, decoder_task, 40, False)
+    cases["one query"] = (settings("early"), task, 1, False)  # with three processes, one has nothing to encode
+    cases["no images"] = (settings("early"), task, 40, True)
+    told = {name: (config.model_dump(), paths(inputs), *how) for name, (config, inputs, *how) in cases.items()}
+    shown, status = start(GRADIENTS, tmp_path, [json.dumps(told), str(tmp_path)], processes)
+    assert status == 0, shown[:6000]
+    for name, (config, inputs, *how) in cases.items():
+        alone = gradients(inputs, config, tmp_path / "alone", 1, ALONE, *how)
+        assert len(alone) >= 2 or name == "one query"
+        for rank in range(processes):
+            found = torch.load(tmp_path / f"{name}-{rank}.pt")
+            assert found.keys() == alone.keys(), (name, found.keys() ^ alone.keys())
+            for key, gradient in alone.items():
+                torch.testing.assert_close(
+                    found[key], gradient, atol=1e-6, rtol=1e-4, msg=lambda m, n=name, k=key: f"{n}, {k}: {m}"
+                )
+
+
+def test_processes_that_would_go_on_from_different_steps_stop(task, tmp_path, monkeypatch):
+    planted.save_always(monkeypatch)
+    config = settings("text", epochs=1, batch_size=20)
+    done = planted.make_trainer(task, config, tmp_path / "0", rows=40)
+    done.fit()
+    assert list((tmp_path / "0").rglob("*.pt")) and not (tmp_path / "1").exists()
+    shown, status = start(RESUME, tmp_path, [json.dumps([config.model_dump(), paths(task), str(tmp_path)])])
+    assert status != 0 and "do not agree on the step to go on from" in shown and "2, 0, process by process" in shown
 
 
 def test_two_processes_train_what_one_trains(task, tmp_path):

@@ -47,7 +47,11 @@ def predict(
         ),
     ] = None,
     memory_mb: Annotated[
-        int, typer.Option(min=16, help="Bound for temporary tables in MiB; the result does not depend on it.")
+        int,
+        typer.Option(
+            min=16,
+            help="Bound for temporary tables in MiB (a GPU takes 8192 of its own); the result does not depend on it.",
+        ),
     ] = 512,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 1,
     device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",

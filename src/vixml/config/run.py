@@ -185,7 +185,7 @@ class Training(Strict):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="`auto`: fp16 on a GPU; bf16 on processors with AVX-512 BF16 or AMX; fp32 elsewhere. "
+        description="`auto`: on a GPU fp16, beside frozen bfloat16 weights bf16; bf16 on processors with AVX-512 BF16 or AMX; fp32 elsewhere. "
         "The choice is written in the manifest.",
     )
     validation: Fraction = Field(
@@ -197,7 +197,12 @@ class Training(Strict):
         description="Minutes between checkpoints inside an epoch, at least; there is one at an epoch's end as well. More than "
         "a hundredth of the time is never spent on saving.",
     )
-    workers: int = Field(0, ge=0, description="Processes that assemble batches; results do not depend on it.")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="Processes that assemble batches; results do not depend on it. `null`: on a GPU, which would wait, one less "
+        "than the job's threads, from one to four; on a processor, whose cores compute, none.",
+    )
     items_at_once: int | None = Field(
         None,
         ge=1,

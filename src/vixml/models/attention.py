@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 PACKED = "vixml_packed"
 FILLED_UP = {"cuda"}  # devices on which a decoder's sequences are filled up
@@ -192,5 +192,6 @@ def is_causal(module: nn.Module) -> bool:
     return bool(getattr(module, "is_causal", False))
 
 
+# No mask function is registered beside it: where there is one, transformers looks in every forward pass of a decoder whether
+# the positions are those of packed sequences, and a GPU is waited for until it has the answer.
 AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, lambda *_, **__: None)

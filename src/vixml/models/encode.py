@@ -78,23 +78,25 @@ def encode_items(
 
 
 @torch.no_grad()
-def all_prototypes(model: Siamese, label_u: Tensor, chunk: int = 8192) -> Tensor:
-    """Return prototypes of every label, without dropout.
+def all_prototypes(model: Siamese, label_u: Tensor, chunk: int = 8192, labels: np.ndarray | None = None) -> Tensor:
+    """Return prototypes of every label, or of some, without dropout.
 
     Args:
         model: the Siamese model.
-        label_u: (n_labels, dim) float32 text vectors, not normalised.
+        label_u: (n, dim) float32 text vectors, not normalised.
         chunk: labels at a time.
+        labels: (n,) int64, whose vectors these are; None: of all, in order.
 
     Returns:
-        (n_labels, dim) float32 unit rows on the CPU.
+        (n, dim) float32 unit rows on the CPU.
     """
     was_training = model.training
     model.eval()
     device = model.cluster.device
     out = torch.empty_like(label_u)
+    places = torch.arange(len(label_u)) if labels is None else torch.from_numpy(labels)
     for start in range(0, len(label_u), chunk):
-        labels = torch.arange(start, min(start + chunk, len(label_u)), device=device)
-        out[start : start + chunk] = model.prototype(label_u[start : start + chunk].to(device), labels).cpu()
+        some = slice(start, start + chunk)
+        out[some] = model.prototype(label_u[some].to(device), places[some].to(device)).cpu()
     model.train(was_training)
     return out

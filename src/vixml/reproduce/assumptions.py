@@ -40,6 +40,8 @@ class Hardware:
 
 # Dense bfloat16 peak of an H100 SXM (NVIDIA's data sheet, without sparsity), and its float32 peak.
 H100_PEAK, H100_FLOAT32 = 989e12, 67e12
+# Labels that each epoch's diagnostics encode where no query is held out (vixml.training.diagnostics).
+WATCHED = 4096
 H100_BANDWIDTH = 3.35e12  # bytes a second, of the same sheet
 # Measured: `benchmarks/scale.py`, two threads, at the sizes of LF-AmazonTitles-1.3M; a test derives both from its result.
 HOST, CLUSTERS = 2.1e9, 4.1e9

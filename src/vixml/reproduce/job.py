@@ -9,7 +9,7 @@ from functools import cached_property
 from vixml.config.run import RunConfig
 from vixml.config.world import Counts, World
 from vixml.errors import VixmlError
-from vixml.reproduce.assumptions import TEXTS, UNKNOWN
+from vixml.reproduce.assumptions import TEXTS, UNKNOWN, WATCHED
 from vixml.reproduce.shapes import Item, Shape, clustering_flop, items_of, layer_weights, shape_of
 
 TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
@@ -177,10 +177,11 @@ class Job:
             return 0.0
         start = self.counts.n_train * self.encode(self.query) + self.all_labels
         held, vectors = self.held_out, self.counts.n_labels * (3 if self.config.method == "PRIME" else 2)
-        each = self.counts.n_labels * self.prototype
+        labels = self.counts.n_labels if held else min(self.counts.n_labels, WATCHED)
+        each = labels * self.prototype
         each += 2 * held * (vectors + self.trained_queries) * self.shape.hidden
         if not self.stored_only:
-            each += self.all_labels + held * self.encode(self.query)
+            each += labels * self.encode(self.label) + held * self.encode(self.query)
         return start + self.config.training.epochs * each
 
     @cached_property

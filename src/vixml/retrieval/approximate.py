@@ -23,6 +23,8 @@ NEIGHBOURS, BUILD_EFFORT = 32, 200  # of a graph: links a label, labels looked a
 PER_LIST = 40  # labels of a list, on average, and at least as many to learn a list's centre from
 SAMPLE = 512  # queries whose recall decides how far to look
 SPARE = 32  # proposals beyond k: what the filter takes out is asked for on top
+MOST_BANNED = 256  # filtered labels that are asked for on top, of all queries alike
+ON_GPU = 2048  # the most lists, and the most proposals, that faiss looks through on a GPU
 
 
 class Index:
@@ -32,6 +34,8 @@ class Index:
         kind: ``ivf``: lists of labels around learned centres, of which some are looked through. ``hnsw``: a graph of near
             labels that a query walks along.
         effort: how far it looks: lists, or labels of the walk.
+        most: the farthest it can.
+        widest: the most labels that it can propose.
         build_seconds: what building it took.
         size_bytes: its size, the vectors included.
     """
@@ -48,7 +52,7 @@ class Index:
         import faiss
 
         begun = time.perf_counter()
-        self.kind, self.n, dim = kind, len(labels), labels.shape[1]
+        self.kind, self.n, dim, self.device = kind, len(labels), labels.shape[1], device
         vectors = np.ascontiguousarray(labels, dtype=np.float32)
         # A graph is built by one thread: with more, which links it has depends on who comes first.
         faiss.omp_set_num_threads(1 if kind == "hnsw" else torch.get_num_threads())
@@ -61,13 +65,14 @@ class Index:
             index.cp.seed, index.cp.min_points_per_centroid = seed % 2**31, 1
             index.train(vectors)
         index.add(vectors)
+        self.most, self.widest = (index.nlist if kind == "ivf" else self.n), self.n
         self.size_bytes = int(faiss.serialize_index(index).nbytes) if self.n < 1 << 20 else self._counted(dim)
         if kind == "ivf" and torch.device(device).type == "cuda" and hasattr(faiss, "StandardGpuResources"):
             self.resources = faiss.StandardGpuResources()  # kept: the index does not own it
             index = faiss.index_cpu_to_gpu(self.resources, torch.device(device).index or 0, index)
+            self.most, self.widest = min(n_lists, ON_GPU), min(self.n, ON_GPU)
         faiss.omp_set_num_threads(torch.get_num_threads())
         self.index = index
-        self.most = index.nlist if kind == "ivf" else self.n
         self.effort = 1 if kind == "ivf" else 16
         self.build_seconds = time.perf_counter() - begun
 
@@ -90,11 +95,11 @@ class Index:
         """
         some = np.sort(np.random.default_rng(seed).permutation(len(queries))[:SAMPLE])
         asked = np.asarray(queries[some], dtype=np.float32)
-        best = search(asked, labels, k)[1]
+        best = search(asked, labels, k, device=self.device)[1]
         curve = []
         while True:
             begun = time.perf_counter()
-            near = self.propose(asked, min(k + SPARE, self.n))
+            near = self.propose(asked, min(k + SPARE, self.widest))
             seconds = time.perf_counter() - begun
             scores = decide(asked, labels, near, k)[1]
             # By score, so that labels which tie at place k stand for one another.
@@ -141,7 +146,8 @@ def approximate_search(
         about = {"kind": kind, "n": len(labels), "dim": labels.shape[1], "k": k, "effort": index.effort}
         facts.append(about | {"build_seconds": index.build_seconds, "bytes": index.size_bytes, "curve": curve})
     banned = np.zeros(len(queries), dtype=np.int64) if filter is None else filter.lengths
-    wanted = min(k + SPARE + int(banned.max()), len(labels))
+    # Of the few queries with more filtered labels than that, too few may be left: they are searched exactly below.
+    wanted = min(k + SPARE + min(int(banned.max()), MOST_BANNED), index.widest)
     ids = np.full((len(queries), k), -1, dtype=np.int32)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     step = max(1, int(memory_mb * 2**20 / (16 * wanted)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from vixml.retrieval.augmented import retrieval_augmented
 from vixml.retrieval.vote import knn_vote, popularity, with_images
 
 Split = Literal["test", "validation"]
+# On a GPU each block of queries rounds all labels anew: larger blocks share it, and a GPU has the memory.
+GPU_MB = 8192
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def predict(
         inputs: where the inputs lie.
         out: folder to publish.
         device: where to search.
-        memory_mb: bound for temporary tables.
+        memory_mb: bound for temporary tables in main memory; of a GPU's own, ``GPU_MB`` are taken.
 
     Raises:
         VixmlError: an input that is needed and missing, or that belongs to another corpus, run or seed; a run without
@@ -130,7 +133,7 @@ def _rank(
     facts: list[dict[str, Any]],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return labels and scores of the test queries, or of the held-out ``rows`` of train; indexes add to ``facts``."""
-    search = chosen_search(config.inference.index, config.inference.index_recall, seed, facts)
+    search = roomy(chosen_search(config.inference.index, config.inference.index_recall, seed, facts), device)
     how, train_labels = config.inference, corpus.labels("train")
     source = "test" if rows is None else "train"
     filter = corpus.filter(source)
@@ -190,6 +193,17 @@ def _rank(
         device=device,
         search=search,
     )
+
+
+def roomy(search: Callable[..., Any], device: str | torch.device) -> Callable[..., Any]:
+    """Return a search that takes ``GPU_MB`` where it computes on a GPU, or ``memory_mb`` if that is more."""
+    if torch.device(device).type != "cuda":
+        return search
+
+    def find(*given: Any, memory_mb: float, **how: Any) -> Any:
+        return search(*given, memory_mb=max(memory_mb, GPU_MB), **how)
+
+    return find
 
 
 def _check_run(folder: Path, expected: dict[str, Any], option: str) -> None:

@@ -28,22 +28,24 @@ WORTH_ROUNDING = 1 << 24, 64  # products, queries
 
 def search(
     queries: np.ndarray,
-    labels: np.ndarray,
+    labels: np.ndarray | Tensor,
     k: int,
     *,
     filter: Ragged | None = None,
     memory_mb: float = 512,
     device: str | torch.device = "cpu",
+    checked: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each query's k labels of largest inner product.
 
     Args:
         queries: (n, d) float32 (or float16), may be memory-mapped.
-        labels: (m, d) likewise.
+        labels: (m, d) likewise; or what :func:`on_device` made of them, for many searches.
         k: labels wanted of each query.
         filter: n rows over m labels: pairs left out, so that k others take their place as long as there are k.
         memory_mb: bound for temporary tables; the result does not depend on it.
         device: where to compute. A GPU holds the labels as well where they fit into half of its free memory.
+        checked: whether a search before this one has looked through the labels for NaN and infinity.
 
     Returns:
         ``(ids, scores)``: (n, k) int32, best first, -1 where fewer than k labels exist; (n, k) float32, -inf there.
@@ -62,11 +64,12 @@ def search(
     ids = np.full((n, k), -1, dtype=np.int32)
     scores = np.full((n, k), -np.inf, dtype=np.float32)
     _check_rows("queries", queries)
-    _check_rows("labels", labels)
+    if not checked and isinstance(labels, np.ndarray):
+        _check_rows("labels", labels)
     if not n or not m:
         return ids, scores
     width = min(k, m)
-    source = on_device(labels, device)
+    source = labels if isinstance(labels, Tensor) else on_device(labels, device)
     # Where products are few, rounding the labels costs more than it saves. The second is for what the first leaves open.
     worth_it = n * m >= WORTH_ROUNDING[0] and n >= WORTH_ROUNDING[1]
     types = dict.fromkeys([*([coarse_type(device)] if worth_it else []), torch.float32])
@@ -274,7 +277,7 @@ def _check_rows(name: str, array: np.ndarray) -> None:
             )
 
 
-def _check(queries: np.ndarray, labels: np.ndarray, k: int, filter: Ragged | None) -> None:
+def _check(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filter: Ragged | None) -> None:
     if queries.ndim != 2 or labels.ndim != 2 or queries.shape[1] != labels.shape[1]:
         raise VixmlError(
             "queries and labels are not vectors of one length",
@@ -284,7 +287,7 @@ def _check(queries: np.ndarray, labels: np.ndarray, k: int, filter: Ragged | Non
             hint="encode both with one model",
         )
     for name, array in (("queries", queries), ("labels", labels)):
-        if array.dtype not in (np.float32, np.float16):
+        if str(array.dtype).removeprefix("torch.") not in ("float32", "float16"):
             raise VixmlError(
                 "vectors of an unexpected type", where=name, found=array.dtype, expected="float32 or float16"
             )

@@ -66,8 +66,10 @@ class Part:
     images: torch.Tensor | None
 
     def pin_memory(self) -> Part:
-        """Move the vectors where a GPU fetches them without the processor's help."""
-        return self if self.images is None else replace(self, images=self.images.pin_memory())
+        """Move all that a GPU fetches where it can do so without the processor's help."""
+        fetched = ("token_ids", "gather", "positions", "restore")
+        packed = replace(self.packed, **{name: _pinned(getattr(self.packed, name)) for name in fetched})
+        return replace(self, packed=packed, images=None if self.images is None else self.images.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Batch:
         pairs: (n_pairs, 2) int64, every (query, label) of the batch that is in the truth, as places in the batch.
         drawn_label: (n,) int64, each query's drawn positive, a place in ``labels``.
         drawn_query: (m,) int64, each label's drawn positive, a place in ``queries``.
+        has_images: whether any of its items has an image, in whichever process's share.
     """
 
     queries: np.ndarray
@@ -89,10 +92,18 @@ class Batch:
     pairs: np.ndarray
     drawn_label: np.ndarray
     drawn_query: np.ndarray
+    has_images: bool = False
 
     def pin_memory(self) -> Batch:
-        """Return the batch with its image vectors in pinned memory; a DataLoader calls this in a thread of its own."""
-        return replace(self, parts=tuple(part.pin_memory() for part in self.parts))
+        """Return the batch in pinned memory; a DataLoader calls this in a thread of its own."""
+        fetched = ("labels", "pairs", "drawn_label", "drawn_query")
+        own = {name: _pinned(getattr(self, name)) for name in fetched}
+        return replace(self, **own, parts=tuple(part.pin_memory() for part in self.parts))
+
+
+def _pinned(array: np.ndarray) -> np.ndarray:
+    # The driver waits for the stream before it copies from any other memory, however the copy is asked for.
+    return torch.from_numpy(array).pin_memory().numpy()
 
 
 def query_order(rows: np.ndarray, groups: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
@@ -193,7 +204,12 @@ class EpochBatches(Dataset):
             pairs,
             draw_per_group(pairs[:, 0], pairs[:, 1], len(queries), rng),
             draw_per_group(pairs[:, 1], pairs[:, 0], len(labels), rng),
+            self._has_images(queries, labels),
         )
+
+    def _has_images(self, queries: np.ndarray, labels: np.ndarray) -> bool:
+        lists = ((self.data.query_images, queries), (self.data.label_images, labels))
+        return any(own is not None and bool((own.offsets[rows + 1] > own.offsets[rows]).any()) for own, rows in lists)
 
     def _parts(self, queries: np.ndarray, labels: np.ndarray) -> Iterator[Part]:
         data = self.data
@@ -247,7 +263,7 @@ def iterate(batches: EpochBatches, start: int, workers: int, pin: bool = False) 
         batches: of the epoch.
         start: index of the first.
         workers: processes.
-        pin: whether a GPU will fetch their image vectors.
+        pin: whether a GPU will fetch them.
     """
     loader = DataLoader(
         batches,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vixml.errors import VixmlError
+
+SHARED = Path("/dev/shm")
 
 
 def choose_device(wanted: str, threads: int) -> torch.device:
@@ -32,3 +37,21 @@ def choose_device(wanted: str, threads: int) -> torch.device:
             hint="use --device cpu, or install a CUDA build of torch on a machine with a GPU",
         )
     return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")
+
+
+def batch_workers(wanted: int | None, device: torch.device) -> int:
+    """Return how many processes assemble batches (``training.workers``); None: by what there is."""
+    if wanted is not None:
+        return wanted
+    # They hand image vectors over in shared memory, of which a container has 64 MB where nobody asked for more.
+    scarce = SHARED.exists() and shutil.disk_usage(SHARED).free < 2 << 30
+    if device.type == "cpu" or scarce:
+        return 0
+    return min(4, max(1, torch.get_num_threads() - 1))
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor of main memory to a device without waiting for what the device does."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

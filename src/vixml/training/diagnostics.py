@@ -7,8 +7,10 @@ the normalisation vanishes. Test data is never looked at here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +20,21 @@ from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 
 COSINE_COLLAPSED = 0.99
+# Labels looked at where no query is held out: enough for a mean, and a data set of a million need not be encoded each epoch.
+WATCHED = 4096
+PRODUCTS = 1 << 26  # of queries and labels that are held at once
+
+
+def watched(n_labels: int, n_held_out: int) -> np.ndarray:
+    """Return the labels that an epoch's diagnostics look at, ascending: all of them if queries are to be ranked among them.
+
+    Example:
+        >>> len(watched(10_000, 5)), len(watched(10_000, 0)), watched(9000, 0)[[0, -1]].tolist()
+        (10000, 4096, [0, 8999])
+    """
+    if n_held_out or n_labels <= WATCHED:
+        return np.arange(n_labels)
+    return np.linspace(0, n_labels - 1, WATCHED).astype(np.int64)
 
 
 def mean_cosine(unit: Tensor) -> float:
@@ -39,15 +56,21 @@ def precision_at_1(queries: Tensor, labels: Tensor, truth: Ragged) -> float:
         labels: (n_labels, dim) float32 unit rows.
         truth: (n rows) label ids.
     """
-    best = (queries @ labels.T).argmax(dim=1)
-    return hits(best, truth)
+    best = [(some @ labels.T).argmax(dim=1) for some in _in_pieces(queries, len(labels))]
+    return hits(torch.cat(best), truth)
+
+
+def _in_pieces(queries: Tensor, width: int) -> Sequence[Tensor]:
+    return queries.split(max(1, PRODUCTS // max(width, 1)))
 
 
 def knn_precision_at_1(
     queries: Tensor, train: Tensor, train_truth: Ragged, truth: Ragged, neighbours: int = 20, temperature: float = 0.05
 ) -> float:
     """Return P@1 in percent when neighbouring training queries vote for their labels."""
-    scores, rows = (queries @ train.T).topk(min(neighbours, len(train)), dim=1)
+    k = min(neighbours, len(train))
+    nearest = [(some @ train.T).topk(k, dim=1) for some in _in_pieces(queries, len(train))]
+    scores, rows = (torch.cat(parts) for parts in zip(*nearest, strict=True))
     weights = torch.softmax(scores / temperature, dim=1)
     best = torch.empty(len(queries), dtype=torch.int64)
     for i in range(len(queries)):
@@ -117,15 +140,16 @@ def require_finite(loss: float, vectors: Tensor, epoch: int) -> None:
         )
 
 
-def prototype_inputs(model: torch.nn.Module, u: Tensor) -> dict[str, float]:
+def prototype_inputs(model: torch.nn.Module, u: Tensor, labels: Tensor) -> dict[str, float]:
     """Return the mean norms of the three tokens that enter the prototype network.
 
     Args:
         model: a Siamese model with prototypes.
-        u: (n_labels, dim) float32 text vectors, not normalised.
+        u: (n, dim) float32 text vectors of ``labels``, not normalised.
+        labels: (n,) int64, on the model's device.
     """
-    free = model.prototypes.free.weight.detach()[model.cluster]
-    known = model.centroid[model.has_centroid]
+    free = model.prototypes.free.weight.detach()[model.cluster[labels]]
+    known = model.centroid[labels[model.has_centroid[labels]]]
     return {
         "norm_u": float(u.norm(dim=1).mean()),
         "norm_free": float(free.norm(dim=1).mean()),
@@ -135,6 +159,7 @@ def prototype_inputs(model: torch.nn.Module, u: Tensor) -> dict[str, float]:
 
 def evaluate(
     model: torch.nn.Module,
+    labels: np.ndarray,
     label_u: Tensor,
     label_z: Tensor | None,
     validation: Tensor,
@@ -146,8 +171,9 @@ def evaluate(
 
     Args:
         model: the Siamese model.
-        label_u: (n_labels, dim) float32 text vectors, not normalised.
-        label_z: (n_labels, dim) float32 prototypes, or None.
+        labels: (n,) int64, those looked at (:func:`watched`).
+        label_u: (n, dim) float32, their text vectors, not normalised.
+        label_z: (n, dim) float32, their prototypes, or None.
         validation: (n_val, dim) float32 unit rows, held-out training queries (may be empty).
         validation_truth: their labels.
         train: (n_train, dim) float32 unit rows of the training queries in use, as stored during the epoch.
@@ -161,7 +187,8 @@ def evaluate(
     report = {"cosine_queries": mean_cosine(train), "cosine_u": mean_cosine(unit_u)}
     if label_z is not None:
         report["cosine_prototypes"] = mean_cosine(label_z)
-        report |= prototype_inputs(model, label_u) if model.has_centroids else {}
+        places = torch.from_numpy(labels).to(model.cluster.device)
+        report |= prototype_inputs(model, label_u, places) if model.has_centroids else {}
     if len(validation):
         report["P@1/u"] = precision_at_1(validation, unit_u, validation_truth)
         if label_z is not None:

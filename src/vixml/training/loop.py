@@ -32,6 +32,7 @@ from vixml.training.batches import (
     query_order,
 )
 from vixml.training.clustering import balanced_groups
+from vixml.training.device import batch_workers, send
 from vixml.training.encoded import EncodedBatch
 from vixml.training.label_vectors import label_means, set_free_vectors
 from vixml.training.losses import total_loss
@@ -102,8 +103,8 @@ class Trainer:
 
     def initialise(self) -> None:
         """Encode everything once: first centroids, label clusters for the free vectors, stored vectors."""
-        queries = self._encode_split(self.data.query_tokens, self.data.query_images)
-        labels = self._encode_split(self.data.label_tokens, self.data.label_images)
+        queries = self._encode(self.data.query_tokens, self.data.query_images)
+        labels = self._encode(self.data.label_tokens, self.data.label_images)
         if self.model.centred:
             # As in a batch: as many queries as labels, about. The stored centre is zero until here.
             used = queries[torch.from_numpy(self.data.rows)]
@@ -119,11 +120,11 @@ class Trainer:
         if self.prime:
             self.refresh_centroids()
 
-    def _encode_split(self, tokens: Ragged, images: Ragged | None) -> Tensor:
-        """Encode all items: (n, dim) float32 on the CPU, not normalised. Each process of the team encodes its share."""
-        n = len(tokens)
-        if self.team.size > 1:
-            own = np.arange(n)[self.team.share(n)]
+    def _encode(self, tokens: Ragged, images: Ragged | None, rows: np.ndarray | None = None) -> Tensor:
+        """Encode items, all or ``rows``: (n, dim) float32 on the CPU, not normalised. Each process encodes its share."""
+        n = len(tokens) if rows is None else len(rows)
+        if rows is not None or self.team.size > 1:
+            own = (np.arange(n) if rows is None else rows)[self.team.share(n)]
             tokens, images = tokens.take(own), None if images is None else images.take(own)
         encoded = encode_items(self.model, tokens, images, self.gather, self._autocast, prompt=self.data.prompt)
         return self.team.gather(encoded, n)
@@ -149,7 +150,7 @@ class Trainer:
             n_groups = max(1, math.ceil(len(rows) / size))
             seed = int(generator(self.seed, CLUSTER, epoch + 1).integers(2**31))
             vectors = self.stored.read()[torch.from_numpy(rows)].to(self.device)
-            self.groups = balanced_groups(vectors, n_groups, seed)
+            self.groups = self.team.first(balanced_groups(vectors, n_groups, seed))
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -161,6 +162,8 @@ class Trainer:
         resumed = load_checkpoint(self.checkpoint_dir, self.identity)
         if resumed is not None:
             self._restore(resumed)
+        self.team.require_equal(self.epoch * self.steps_per_epoch + self.step_in_epoch, "the step to go on from")
+        if resumed is not None:
             in_epoch = min(self.step_in_epoch * self.config.training.batch_size, len(self.data.rows))
             self.resumed(self.epoch * len(self.data.rows) + in_epoch, self.epoch)
         elif self.has_z or self.model.centred or self.config.training.epochs:
@@ -173,7 +176,7 @@ class Trainer:
                 self.sums = {}
             self.model.train()
             clock = time.perf_counter()
-            workers, pin = self.config.training.workers, self.device.type == "cuda"
+            workers, pin = batch_workers(self.config.training.workers, self.device), self.device.type == "cuda"
             for batch in iterate(self._batches(), self.step_in_epoch, workers, pin):
                 self._step(batch)
                 self.step_in_epoch += 1
@@ -206,8 +209,8 @@ class Trainer:
         n, m = len(batch.queries), len(batch.labels)
         encoded = None
         if self.stored_only:
-            u_queries = self.query_u[torch.from_numpy(batch.queries)].to(self.device)
-            u_labels = self.label_u[torch.from_numpy(batch.labels)].to(self.device)
+            u_queries = send(self.query_u[torch.from_numpy(batch.queries)], self.device)
+            u_labels = send(self.label_u[torch.from_numpy(batch.labels)], self.device)
         else:
             encoded = EncodedBatch(
                 self.model, batch, self.team, self._autocast, self.seed, self.epoch, self.step_in_epoch
@@ -215,16 +218,16 @@ class Trainer:
             u_queries, u_labels = self.model.centred_vectors(encoded.vectors).split([n, m])
         # Scores, margins and norms in float32: half precision would round margins of 0.1.
         queries, texts = F.normalize(u_queries.float(), dim=1), F.normalize(u_labels.float(), dim=1)
+        labels, pairs, *drawn = (
+            torch.from_numpy(x).to(self.device, non_blocking=True)
+            for x in (batch.labels, batch.pairs, batch.drawn_label, batch.drawn_query)
+        )
         prototypes = None
         if self.has_z:
             # What is dropped follows from the step alone, whatever the encoder drew in whichever process.
             torch.manual_seed(int(generator(self.seed, DROPOUT, self.epoch, self.step_in_epoch, n + m).integers(2**31)))
             with self._autocast():
-                prototypes = self.model.prototype(u_labels, torch.from_numpy(batch.labels).to(self.device))
-        pairs, *drawn = (
-            torch.from_numpy(x).to(self.device, non_blocking=True)
-            for x in (batch.pairs, batch.drawn_label, batch.drawn_query)
-        )
+                prototypes = self.model.prototype(u_labels, labels)
         is_positive = torch.zeros(n, m, dtype=torch.bool, device=self.device)
         is_positive[pairs[:, 0], pairs[:, 1]] = True
         loss, terms = total_loss(queries, texts, prototypes, is_positive, *drawn, self.config.loss, self.config.method)
@@ -233,7 +236,7 @@ class Trainer:
             self.scaler.scale(loss).backward()
             if encoded is not None:
                 encoded.backward()
-            self._sum_gradients()
+            self._sum_gradients(batch)
             if self.config.optimizer.clip_norm is not None:
                 self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
@@ -244,10 +247,13 @@ class Trainer:
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double() * n
         self.progress(n, loss.detach())
 
-    def _sum_gradients(self) -> None:
+    def _sum_gradients(self, batch: Batch) -> None:
         # Prototypes saw the whole batch, the encoder this process's share.
         whole = list(self.model.prototypes.parameters()) if self.has_z else []
         known = {id(parameter) for parameter in whole}
+        if not batch.has_images and self.model.projection is not None:
+            # No process uses it: it has no gradient, not one of zero, which AdamW would let decay.
+            known |= {id(parameter) for parameter in self.model.projection.parameters()}
         share = [] if self.stored_only else [p for p in self.model.parameters() if id(p) not in known]
         self.team.sum_gradients(share, whole)
 
@@ -270,21 +276,18 @@ class Trainer:
         self.log(report)
 
     def diagnose(self) -> dict[str, float]:
-        """Return the epoch's diagnostics on all labels and the held-out training queries."""
-        label_u = (
-            self.label_u if self.stored_only else self._encode_split(self.data.label_tokens, self.data.label_images)
-        )
-        label_z = all_prototypes(self.model, label_u) if self.has_z else None
-        held = self.validation_rows
+        """Return the epoch's diagnostics, on labels and on the held-out training queries."""
+        held, rows = self.validation_rows, torch.from_numpy(self.data.rows)
+        labels = diagnostics.watched(len(self.data.label_tokens), len(held))
         if self.stored_only:
-            validation = F.normalize(self.query_u[torch.from_numpy(held)], dim=1)
+            label_u, validation = self.label_u[torch.from_numpy(labels)], self.query_u[torch.from_numpy(held)]
         else:
-            images = self.data.query_images.take(held) if self.data.query_images is not None else None
-            validation = F.normalize(self._encode_split(self.data.query_tokens.take(held), images), dim=1)
-        rows = torch.from_numpy(self.data.rows)
+            label_u = self._encode(self.data.label_tokens, self.data.label_images, labels)
+            validation = self._encode(self.data.query_tokens, self.data.query_images, held)
+        label_z = all_prototypes(self.model, label_u, labels=labels) if self.has_z else None
         return diagnostics.evaluate(
-            self.model, label_u, label_z, validation, self.data.truth.take(held), self.stored.read()[rows],
-            self.data.truth.take(self.data.rows),
+            self.model, labels, label_u, label_z, F.normalize(validation, dim=1), self.data.truth.take(held),
+            self.stored.read()[rows], self.data.truth.take(self.data.rows),
         )  # fmt: skip
 
     # -- checkpoints ----------------------------------------------------------------------------------------------

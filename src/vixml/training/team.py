@@ -13,9 +13,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 from torch.nn import Parameter
+
+from vixml.errors import VixmlError
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,41 @@ class Team:
         distributed.all_gather(parts, filled)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(own.device)
 
+    def require_equal(self, number: int, what: str) -> None:
+        """Check that a whole number that each process read or computed on its own is the same in all of them.
+
+        Were it not, each would encode its share of another batch, and nobody would notice.
+
+        Raises:
+            VixmlError: it is not.
+        """
+        if self.size == 1:
+            return
+        own = torch.tensor([number], device=self.device)
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        distributed.all_gather(found, own)
+        told = [int(one) for one in found]
+        if len(set(told)) > 1:
+            raise VixmlError(
+                f"the processes of a training do not agree on {what}",
+                found=f"{', '.join(map(str, told))}, process by process",
+                hint="all of them must see the same folders, so these must lie on a disk that every node has",
+            )
+
+    def first(self, values: np.ndarray) -> np.ndarray:
+        """Return the first process's ``values``, (n,) int64; the others' own, as many, may differ by rounding."""
+        if self.size == 1:
+            return values
+        sent = torch.from_numpy(values).to(self.device, copy=True)
+        distributed.broadcast(sent, 0)
+        return sent.cpu().numpy()
+
     def sum_gradients(self, shared: Iterable[Parameter], whole: Iterable[Parameter]) -> None:
         """Sum gradients over all processes, in place.
 
         Args:
-            shared: parameters of which each process holds the gradient of its share of the batch.
+            shared: parameters of which each process holds the gradient of its share of the batch. Without one (nothing in
+                this share asks for the parameter) a process adds zero.
             whole: parameters of which each process holds the gradient of the whole batch. Their mean is taken, so that
                 rounding can never part the processes.
         """
@@ -74,7 +107,7 @@ class Team:
             return
         gradients = []
         for parameter in (shared := [p for p in shared if p.requires_grad]):
-            if parameter.grad is None:  # nothing of it in this share, for example no image
+            if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
         for parameter in whole:

@@ -1,0 +1,92 @@
+"""No step asks its device for an answer, and whatever is sent there is sent without waiting.
+
+No GPU is needed to see it: what would wait for one are a few operations (the value of a tensor in Python, the places of its
+non-zero entries), and copies that are not asked to go on by themselves or do not start from pinned memory.
+"""
+
+from __future__ import annotations
+
+import planted
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vixml.training.optimizer import make_optimizer
+
+WAITING = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal.default", "is_nonzero")
+LORA = {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.1}, "template": "{text}{images}{eos}"}
+KINDS = {
+    "early": ("task", {}),
+    "text": ("task", {"modality": "text"}),
+    "centred": ("task", {"encoder": {"centre": True}}),
+    "clipped": ("task", {"optimizer": {"clip_norm": 1.0}}),
+    "dexa": ("task", {"method": "DEXA"}),
+    "ngame": ("task", {"method": "NGAME", "inference": {"labels_as": "u"}}),
+    "stored vectors": ("task", {"modality": "text", "encoder": {"train": "frozen"}}),
+    "adapters": ("decoder_task", {"encoder": LORA | {"template": "{text}{images}{eos}"}}),
+    "checkpointed": ("decoder_task", {"encoder": LORA | {"template": "{text}{eos}", "gradient_checkpointing": True},
+                                      "modality": "text"}),
+}  # fmt: skip
+
+
+class Waits(TorchDispatchMode):
+    """Remember each operation that hands a tensor's values to Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if any(name in str(operation) for name in WAITING):
+            self.seen.append(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("at_once", [None, 9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_step_waits_for_its_device(request, tmp_path, monkeypatch, kind, at_once):
+    which, changes = KINDS[kind]
+    config = planted.make_config(**changes, training={"items_at_once": at_once})
+    trainer = planted.make_trainer(request.getfixturevalue(which), config, tmp_path, rows=40)
+    trainer.optimizer = make_optimizer(trainer.model, config.optimizer)
+    trainer.peaks = [group["lr"] for group in trainer.optimizer.param_groups]
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    trainer.initialise()
+    trainer.model.train()
+
+    # Pinned memory is the caller's own copy, whose place is remembered.
+    pinned: dict[int, torch.Tensor] = {}
+
+    def pin(tensor):
+        copy = tensor.clone()
+        pinned[copy.data_ptr()] = copy
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    batch = trainer._batches()[0].pin_memory()
+    if trainer.stored_only:
+        monkeypatch.setattr(
+            "vixml.training.loop.send", lambda tensor, device: pin(tensor).to(device, non_blocking=True)
+        )
+    plain, sent = torch.Tensor.to, []
+
+    def to(tensor, *args, **kwargs):
+        if args and isinstance(args[0], torch.device) and tensor.grad_fn is None and tensor.ndim:
+            assert kwargs.get("non_blocking"), f"a copy of {tuple(tensor.shape)} waits"
+            assert tensor.data_ptr() in pinned or not tensor.numel(), f"a copy of {tuple(tensor.shape)} is not pinned"
+            sent.append(tensor.data_ptr())
+        return plain(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    with Waits() as waits:
+        trainer._step(batch)
+    assert waits.seen == []
+    assert len(sent) >= 4 and set(sent) <= set(pinned) | {0}
+
+
+def test_waiting_is_seen():
+    with Waits() as waits:
+        float(torch.ones(1))
+        torch.ones(3).nonzero()
+        bool(torch.ones(2).any())
+    assert len(waits.seen) == 3
