@@ -69,7 +69,7 @@ def main() -> None:
                 parameter.grad = torch.full_like(parameter, 1e-3)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        stored = torch.zeros(N_TRAIN, model.backbone.dim, dtype=torch.float16)
+        stored = torch.zeros(N_TRAIN, model.backbone.dim, dtype=torch.float32)
         state = {"model": model.learned_state(), "optimizer": optimizer.state_dict(), "stored": stored}
         ours = seconds_of(lambda: save_checkpoint(folder / "ours", "benchmark", state), given.rounds)
         reading = seconds_of(lambda: load_checkpoint(folder / "ours", "benchmark"), given.rounds)

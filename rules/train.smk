@@ -26,7 +26,7 @@ rule train_model:
     priority: longest_first
     conda:
         ENVIRONMENT
-    threads: THREADS.train
+    threads: THREADS.train * PROCESSES
     resources:
         mem_mb=lambda wildcards, attempt: PROCESSES * memory("train")(wildcards, attempt),
         runtime=minutes("train"),
@@ -46,5 +46,5 @@ rule train_model:
             vixml train --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
             --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
             --model-dir $(dirname {input.model}) --out $(dirname {output}) \
-            --threads {threads} --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
+            --threads $((({threads} + {PROCESSES} - 1) / {PROCESSES})) --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
         """
