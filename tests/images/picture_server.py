@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
@@ -16,6 +17,14 @@ def picture(seed: int, kind: str = "JPEG") -> bytes:
     """Return a small picture, another one for each seed."""
     written = io.BytesIO()
     Image.new("RGB", (30 + seed % 7, 20), ((seed * 37) % 256, (seed * 91) % 256, 50)).save(written, kind)
+    return written.getvalue()
+
+
+@cache
+def bomb() -> bytes:
+    """Return a picture of 81 million pixels in 10 kB."""
+    written = io.BytesIO()
+    Image.new("1", (9_000, 9_000)).save(written, "PNG")
     return written.getvalue()
 
 
@@ -51,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "gone":
             return self.send(b"gone", 404)
         elif kind == "stall" and turn == 1:
-            time.sleep(1.0)
+            time.sleep(2.5)
         elif kind == "cut" and turn == 1:
             data = picture(number)
             self.send_response(200)
@@ -77,9 +86,7 @@ class Handler(BaseHTTPRequestHandler):
             except OSError:
                 return None
         elif kind == "bomb":
-            written = io.BytesIO()
-            Image.new("1", (9_000, 9_000)).save(written, "PNG")  # 81 million pixels, 10 kB
-            return self.send(written.getvalue(), 200, {"Content-Type": "image/png"})
+            return self.send(bomb(), 200, {"Content-Type": "image/png"})
         elif kind == "squeezed":
             return self.send(picture(number), 200, {"Content-Encoding": "gzip"})
         elif kind == "around":

@@ -83,12 +83,29 @@ def conda(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
+def cluster(shared):
     """Start a SLURM of one node; skipped where it is not installed, but for continuous integration."""
     why = one_node_slurm.missing()
     if why is not None:
         if os.environ.get("CI"):
             pytest.fail(why, pytrace=False)
         pytest.skip(why)
-    with one_node_slurm.cluster(tmp_path_factory.mktemp("slurm")) as folder:
+    folder, users = shared / "slurm", shared / "slurm-users"
+
+    def used_by(more: int) -> int:
+        """Return how many processes use it, after this one came or went."""
+        n = (int(users.read_text()) if users.exists() else 0) + more
+        users.write_text(str(n))
+        return n
+
+    # There is one place for SLURM's configuration on a machine: the first process starts it, the last one stops it.
+    with FileLock(shared / "slurm.lock"):
+        if used_by(0) == 0:
+            one_node_slurm.start(folder)
+        used_by(1)
+    try:
         yield folder
+    finally:
+        with FileLock(shared / "slurm.lock"):
+            if used_by(-1) == 0:
+                one_node_slurm.stop(folder)

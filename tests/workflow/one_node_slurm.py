@@ -13,11 +13,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 ETC = Path("/etc/slurm")
+BEFORE = "etc-slurm-before"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 
 
@@ -37,35 +36,36 @@ def memory() -> int:
     return int(re.search(r"RealMemory=(\d+)", shown)[1])
 
 
-@contextmanager
-def cluster(folder: Path) -> Iterator[Path]:
-    """Start a cluster whose state lies in ``folder``; stop it at the end, whatever happens."""
-    kept = folder / "etc-slurm-before"
+def start(folder: Path) -> None:
+    """Start a cluster whose state lies in ``folder``, which is made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     if ETC.exists():
-        shutil.copytree(ETC, kept)
-    _configure(folder)
-    started: list[Path] = []
+        shutil.copytree(ETC, folder / BEFORE)
     try:
+        _configure(folder)
         key, sock = folder / "munge.key", folder / "munge.socket"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
         munge = f"--key-file={key} --socket={sock} --pid-file={folder}/munged.pid --log-file={folder}/munged.log"
         munge += f" --seed-file={folder}/munged.seed"
-        started.append(folder / "munged.pid")
         _run("munged", "--force", *munge.split())
-        started.append(folder / "slurmctld.pid")
         _run("slurmctld", "-i", "-c")
-        started.append(folder / "slurmd.pid")
         _run("slurmd", "-N", _host())
         _wait_until_idle(folder)
-        yield folder
-    finally:
-        subprocess.run(["scancel", "--user=root"], check=False, capture_output=True)
-        for pid_file in reversed(started):
-            _stop(pid_file)
-        shutil.rmtree(ETC, ignore_errors=True)
-        if kept.exists():
-            shutil.copytree(kept, ETC)
+    except BaseException:
+        stop(folder)
+        raise
+
+
+def stop(folder: Path) -> None:
+    """Stop it, from whichever process; what stood in /etc/slurm is put back."""
+    subprocess.run(["scancel", "--user=root"], check=False, capture_output=True)
+    for daemon in ("slurmd", "slurmctld", "munged"):
+        _stop(folder / f"{daemon}.pid")
+    shutil.rmtree(ETC, ignore_errors=True)
+    if (folder / BEFORE).exists():
+        shutil.copytree(folder / BEFORE, ETC)
 
 
 def _configure(folder: Path) -> None:

@@ -159,19 +159,16 @@ def test_the_inference_of_a_reusing_run_is_its_own(copy):
     assert copy.planned() == {"predict_labels": 1, "score_run": 1} | PAGES
 
 
-def test_runs_are_compared_on_held_out_queries(copy):
-    overlay = copy.root / "config" / "tuning.yaml"
+def test_runs_are_compared_on_held_out_queries(apart):
+    overlay = apart.root / "config" / "tuning.yaml"
     target = {"dataset": "picto", "runs": ["vixml-minilm-l3"], "split": "validation"}
     overlay.write_text(json.dumps({"name": "tuning", "targets": [target], "tables": [], "figures": []}))
     options = ("tuning_table", "--cores", "1", "--configfile", "config/tuning.yaml")
-    try:
-        assert copy.planned(*options) == {"predict_labels": 1, "score_run": 1, "make_tuning": 1, "tuning_table": 1}
-        copy.run("snakemake", *options)
-        made = (copy.root / "results/tuning/tuning.md").read_text()
-        assert "held-out train queries of picto; test was not read" in made and "| vixml-minilm-l3 |" in made
-        assert copy.planned(*options) == {} and copy.planned() == {}
-    finally:
-        overlay.unlink()
+    assert apart.planned(*options) == {"predict_labels": 1, "score_run": 1, "make_tuning": 1, "tuning_table": 1}
+    apart.run("snakemake", *options)
+    made = (apart.root / "results/tuning/tuning.md").read_text()
+    assert "held-out train queries of picto; test was not read" in made and "| vixml-minilm-l3 |" in made
+    assert apart.planned(*options) == {} and apart.planned() == {}
 
 
 def test_a_row_of_a_table_is_only_printed_again(copy):

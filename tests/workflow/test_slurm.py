@@ -13,7 +13,8 @@ import pytest
 from three_doors import MODEL, slurm
 from tiny_world import Copy
 
-pytestmark = pytest.mark.slow
+# Beside the other tests that give SLURM jobs: each knows the queue as its own.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("by_slurm")]
 EPOCHS = 600
 
 

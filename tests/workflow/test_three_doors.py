@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from same_bytes import assert_same
@@ -18,6 +19,8 @@ from vixml.provenance import MANIFEST
 pytestmark = pytest.mark.slow
 JOBS = 20  # of the miniature
 LONG = ("epochs: 2", "epochs: 250")
+# What belongs together runs in one process; so one door is tested while SLURM waits for its next look at the queue.
+DOORS = [pytest.param(door, marks=pytest.mark.xdist_group(door)) for door in ("by_conda", "by_dvc", "by_slurm")]
 
 
 @pytest.fixture(scope="module")
@@ -47,28 +50,32 @@ def by_slurm(finished, cluster, tmp_path_factory) -> Copy:
 
 
 @pytest.fixture(scope="module")
-def long(finished, tmp_path_factory) -> Copy:
+def long(once, finished) -> Copy:
     """The miniature with a training that is long enough to be killed, made without a break."""
-    copy = Copy(shutil.copytree(finished.root, tmp_path_factory.mktemp("long") / "repository"))
-    copy.edit("config/runs/picto.yaml", *LONG)
-    copy.run("snakemake", "--cores", "2")
-    return copy
+
+    def run(root: Path) -> None:
+        copy = Copy(Path(shutil.copytree(finished.root, root, symlinks=True)))
+        copy.edit("config/runs/picto.yaml", *LONG)
+        copy.run("snakemake", "--cores", "2")
+
+    return Copy(once("long-run", run))
 
 
-@pytest.mark.parametrize("door", ["by_conda", "by_dvc", "by_slurm"])
+@pytest.mark.parametrize("door", DOORS)
 def test_the_same_bytes(door, finished, request):
     made = request.getfixturevalue(door)
     assert_same(finished.root / "results", made.root / "results")
     assert made.planned() == {}, "Snakemake alone finds nothing left"
 
 
+@pytest.mark.xdist_group("by_conda")
 def test_jobs_ran_in_the_environment_of_their_rule(by_conda):
     manifest = json.loads((by_conda.root / MODEL).read_text())
     program = manifest["command"].split()[0]
     assert program.startswith(f"{by_conda.root}/.snakemake/conda/"), "vixml was installed by the post-deploy script"
 
 
-@pytest.mark.parametrize("door", ["by_conda", "by_dvc", "by_slurm"])
+@pytest.mark.parametrize("door", DOORS)
 def test_what_one_door_made_the_others_leave_as_it_is(door, request, conda, cluster):
     made = request.getfixturevalue(door)
     before = {path: path.stat().st_mtime_ns for path in (made.root / "results").rglob(MANIFEST)}
@@ -81,7 +88,7 @@ def test_what_one_door_made_the_others_leave_as_it_is(door, request, conda, clus
     assert {path: path.stat().st_mtime_ns for path in (made.root / "results").rglob(MANIFEST)} == before
 
 
-@pytest.mark.parametrize("door", ["by_conda", "by_dvc", "by_slurm"])
+@pytest.mark.parametrize("door", DOORS)
 def test_every_table_names_what_it_came_from(door, request):
     made = request.getfixturevalue(door)
     head = made.run("git", "rev-list", "--max-parents=0", "HEAD").strip()
@@ -117,7 +124,7 @@ def test_every_table_names_what_it_came_from(door, request):
     assert raw == {path.name for path in (made.root / "results/raw").glob("*.whl")}, "down to what was downloaded"
 
 
-@pytest.mark.parametrize("door", ["by_conda", "by_dvc", "by_slurm"])
+@pytest.mark.parametrize("door", DOORS)
 def test_killed_in_the_middle_of_a_training(door, request, long):
     made = request.getfixturevalue(door)
     made.edit("config/runs/picto.yaml", *LONG)
