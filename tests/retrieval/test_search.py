@@ -174,7 +174,7 @@ def test_labels_held_for_many_searches(monkeypatch, dtype):
     rng = np.random.default_rng(8)
     queries, labels = unit(rng, 5, 12), unit(rng, 90, 12).astype(dtype)
     looked = []
-    monkeypatch.setattr(module, "_check_rows", lambda name, array: looked.append(name))
+    monkeypatch.setattr(module, "check_rows", lambda name, array: looked.append(name))
     expected = search(queries, labels, 7)
     for held in (labels, torch.from_numpy(labels)):
         for ours, first in zip(search(queries, held, 7, checked=True), expected, strict=True):

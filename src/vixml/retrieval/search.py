@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vixml.errors import VixmlError
 from vixml.ragged import Ragged
+from vixml.retrieval.checks import check_rows, check_search
 from vixml.retrieval.propose import SPARE, Proposals, ban, coarse_type, honest_products, propose
 from vixml.threads import one_thread_each, share_out
 
@@ -58,14 +58,14 @@ def search(
         >>> ids.tolist(), scores.tolist()
         ([[1, 2], [2, 1]], [[2.0, 2.0], [3.0, 1.0]])
     """
-    _check(queries, labels, k, filter)
+    check_search(queries, labels, k, filter)
     device = torch.device(device)
     n, m, dim = len(queries), len(labels), queries.shape[1]
     ids = np.full((n, k), -1, dtype=np.int32)
     scores = np.full((n, k), -np.inf, dtype=np.float32)
-    _check_rows("queries", queries)
+    check_rows("queries", queries)
     if not checked and isinstance(labels, np.ndarray):
-        _check_rows("labels", labels)
+        check_rows("labels", labels)
     if not n or not m:
         return ids, scores
     width = min(k, m)
@@ -257,49 +257,3 @@ def _load(array: np.ndarray | Tensor, rows: slice, device: torch.device) -> Tens
         return array[rows].float()
     # A copy: torch takes no read-only (memory-mapped) arrays.
     return torch.from_numpy(np.array(array[rows], dtype=np.float32)).to(device)
-
-
-def _check_rows(name: str, array: np.ndarray) -> None:
-    """Check that every row is finite: NaN and infinity show in a sum of squares."""
-    for rows in _steps(len(array), max(1, (1 << 22) // max(array.shape[1], 1))):
-        part = np.asarray(array[rows], dtype=np.float32)
-        if np.isfinite(np.einsum("ij,ij->", part, part)):
-            continue
-        # Or the sum was too large for float32, which is no fault.
-        wrong = np.flatnonzero(~np.isfinite(np.einsum("ij,ij->i", part, part, dtype=np.float64)))
-        if len(wrong):
-            raise VixmlError(
-                f"a vector among the {name} is not finite",
-                where=f"{name}, row {rows.start + wrong[0]}",
-                found="NaN or infinity",
-                expected="finite numbers",
-                hint="encode again; if it comes back, the training diverged: see its log.jsonl",
-            )
-
-
-def _check(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filter: Ragged | None) -> None:
-    if queries.ndim != 2 or labels.ndim != 2 or queries.shape[1] != labels.shape[1]:
-        raise VixmlError(
-            "queries and labels are not vectors of one length",
-            where="search",
-            found=f"shapes {queries.shape} and {labels.shape}",
-            expected="(n, d) and (m, d)",
-            hint="encode both with one model",
-        )
-    for name, array in (("queries", queries), ("labels", labels)):
-        if str(array.dtype).removeprefix("torch.") not in ("float32", "float16"):
-            raise VixmlError(
-                "vectors of an unexpected type", where=name, found=array.dtype, expected="float32 or float16"
-            )
-    if k < 1:
-        raise VixmlError(
-            "a search keeps one label or more", where="k", found=k, hint="set inference.top_k to 1 or more"
-        )
-    if filter is not None and (len(filter), filter.n_cols) != (len(queries), len(labels)):
-        raise VixmlError(
-            "the filter of reciprocal pairs does not fit queries and labels",
-            where="filter",
-            found=f"{len(filter)} rows over {filter.n_cols} labels",
-            expected=f"{len(queries)} rows over {len(labels)} labels",
-            hint="build the corpus again",
-        )
