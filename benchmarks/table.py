@@ -8,6 +8,7 @@ It reads benchmarks/results/*.json; what still wants a GPU is listed with the co
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,11 +198,23 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def processor(name: str) -> str:
+    """Return a processor's name without what every name has.
+
+    Example:
+        >>> processor("Intel(R) Xeon(R) Processor"), processor("AMD EPYC"), processor("")
+        ('Xeon', 'EPYC', 'cpu')
+    """
+    words = re.sub(r"\(R\)|\(TM\)|Intel|AMD|Processor|CPU|@.*", " ", name).split()
+    return " ".join(words) or "cpu"
+
+
 def cells(row: dict[str, Any]) -> list[str]:
     """Return the cells of one row."""
     unit = row["unit"]
     plain, ratio = row["straightforward"], row["ratio"]
-    device = row["device"] if row["device"] != "cpu" else f"cpu, {row['threads']} thread{'s'[: row['threads'] > 1]}"
+    threads = f"{row['threads']} thread{'s'[: row['threads'] > 1]}"
+    device = f"{row.get('processor', 'cpu')}, {threads}" if row["device"] == "cpu" else row["device"]
     limit = row.get("limit")
     share = row.get("share_of_limit")
     return [
@@ -230,7 +243,11 @@ def show(rows: list[dict[str, Any]], owed: list[list[str]] | None = None) -> Non
 def main() -> None:
     """Print everything that was measured, and what is owed."""
     documents = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    rows = [row for document in documents for row in rows_of(document)]
+    rows = [
+        row | {"processor": processor(document["machine"].get("processor") or "")}
+        for document in documents
+        for row in rows_of(document)
+    ]
     rows.sort(key=lambda row: (row["path"], row["device"]))
     owed = [
         [path, size, f"owed: `{command} --out benchmarks/results/{name}`", "–", "–", "–", "–", "cuda"]
