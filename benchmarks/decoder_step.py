@@ -44,8 +44,9 @@ from vixml import whole_torchvision as _first  # noqa: F401 -- before transforme
 # isort: split
 from transformers import AutoConfig, AutoModel
 
-from vixml.config.load import get_run, load_world
+from vixml.config.load import load_world
 from vixml.config.run import RunConfig
+from vixml.config.runs import get_run
 from vixml.models.prompt import IMAGES, TEXT, Prompt
 from vixml.ragged import Ragged
 from vixml.reproduce.assumptions import ARCHITECTURES

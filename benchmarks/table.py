@@ -58,7 +58,12 @@ OWED = [
 
 
 def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of one result file, whatever its form."""
+    """Return the rows of one result file, whatever its form, each with the processor that it was measured on."""
+    name = processor(document["machine"].get("processor") or "")
+    return [row | {"processor": name} for row in _rows_of(document)]
+
+
+def _rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
     threads = document["machine"].get("threads") or document.get("threads", 1)
     about = {"threads": threads, "device": document.get("device", "cpu")}
     for key, form in OTHER_FORMS.items():
@@ -243,11 +248,7 @@ def show(rows: list[dict[str, Any]], owed: list[list[str]] | None = None) -> Non
 def main() -> None:
     """Print everything that was measured, and what is owed."""
     documents = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    rows = [
-        row | {"processor": processor(document["machine"].get("processor") or "")}
-        for document in documents
-        for row in rows_of(document)
-    ]
+    rows = [row for document in documents for row in rows_of(document)]
     rows.sort(key=lambda row: (row["path"], row["device"]))
     owed = [
         [path, size, f"owed: `{command} --out benchmarks/results/{name}`", "–", "–", "–", "–", "cuda"]

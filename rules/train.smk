@@ -33,6 +33,7 @@ rule train_model:
         gpu=lambda wildcards: PROCESSES * gpus(wildcards),
         device=DEVICE,
         launch=LAUNCH,
+        own_threads=lambda wildcards, threads: -(-threads // PROCESSES),
     params:
         settings=training_settings,
         code=code("train"),
@@ -46,5 +47,5 @@ rule train_model:
             vixml train --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
             --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
             --model-dir $(dirname {input.model}) --out $(dirname {output}) \
-            --threads $((({threads} + {PROCESSES} - 1) / {PROCESSES})) --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
+            --threads {resources.own_threads} --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
         """
