@@ -46,7 +46,7 @@ test: install  ## the tests (about five minutes on two cores)
 	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile
 
 slow: install  ## the tests of over a minute: conda, DVC and SLURM to the same bytes, killed and resumed (about twelve minutes)
-	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m slow --durations 10 $(SIDE_BY_SIDE) --dist loadgroup
+	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m slow --durations 10 $(SIDE_BY_SIDE) --dist loadfile
 
 check: install  ## what a change must pass beside the tests: style, lint, generated files, slow tests
 	@$(ACTIVATE) && ruff check .

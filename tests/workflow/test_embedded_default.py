@@ -15,7 +15,7 @@ from tiny_world import Copy, clone
 from vixml.files import sha256_file
 from vixml.provenance import MANIFEST
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded")]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY = "results/reference/picto-summary.json"
 # Nothing is drawn at random in these runs; what is left is the rounding of another processor.

@@ -13,8 +13,7 @@ import pytest
 from three_doors import MODEL, slurm
 from tiny_world import Copy
 
-# Beside the other tests that give SLURM jobs: each knows the queue as its own.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("by_slurm")]
+pytestmark = pytest.mark.slow
 EPOCHS = 600
 
 

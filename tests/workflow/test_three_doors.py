@@ -19,8 +19,7 @@ from vixml.provenance import MANIFEST
 pytestmark = pytest.mark.slow
 JOBS = 20  # of the miniature
 LONG = ("epochs: 2", "epochs: 250")
-# What belongs together runs in one process; so one door is tested while SLURM waits for its next look at the queue.
-DOORS = [pytest.param(door, marks=pytest.mark.xdist_group(door)) for door in ("by_conda", "by_dvc", "by_slurm")]
+DOORS = ["by_conda", "by_dvc", "by_slurm"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,6 @@ def test_the_same_bytes(door, finished, request):
     assert made.planned() == {}, "Snakemake alone finds nothing left"
 
 
-@pytest.mark.xdist_group("by_conda")
 def test_jobs_ran_in_the_environment_of_their_rule(by_conda):
     manifest = json.loads((by_conda.root / MODEL).read_text())
     program = manifest["command"].split()[0]
