@@ -35,8 +35,8 @@ $(STAMP):
 demo: install  ## the whole reproduction on the embedded data set: download, train, tables, report
 	@echo
 	@echo "ViXML on PICTO, the embedded data set: nine runs from download to report, on this machine, without a GPU."
-	@echo "It downloads 236 MB, needs 4 GB of memory and 4 GB of disk, and takes about 6 minutes on two idle cores; most of that is"
-	@echo "training. Stop it at any time: the same command goes on where it was."
+	@echo "It downloads 236 MB, needs 4 GB of memory and 4 GB of disk, and takes about 6 minutes on two idle cores (half an"
+	@echo "hour on those without AVX-512 BF16 or AMX); most of that is training. Stop it at any time: the same command goes on where it was."
 	@echo
 	@$(ACTIVATE) && snakemake paper_tables --cores all --quiet host reason
 	@echo
@@ -45,7 +45,7 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 test: install  ## the tests (about five minutes on two cores)
 	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile
 
-slow: install  ## the tests of over a minute: conda, DVC and SLURM to the same bytes, killed and resumed (about twelve minutes)
+slow: install  ## the tests of over a minute: the demo by conda; conda, DVC and SLURM to the same bytes, killed and resumed (about fifteen minutes; forty without bfloat16)
 	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m slow --durations 10 $(SIDE_BY_SIDE) --dist loadfile
 
 check: install  ## what a change must pass beside the tests: style, lint, generated files, slow tests
