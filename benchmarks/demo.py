@@ -54,7 +54,7 @@ def prepared(folder: Path, commit: str, raw: Path, epochs: int) -> Path:
         shutil.copytree(tree / "results" / "raw", raw)
     shutil.rmtree(tree / ".snakemake", ignore_errors=True)
     for made in (tree / "results").glob("*"):
-        if made.name not in ("reference",):
+        if made.name != "reference":
             shutil.rmtree(made) if made.is_dir() else made.unlink()
     shutil.copytree(raw, tree / "results" / "raw")
     return tree
