@@ -42,7 +42,7 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 	@echo
 	@$(ACTIVATE) && vixml summary
 
-test: install  ## the tests (about five minutes on two cores)
+test: install  ## the tests (five to eight minutes on two cores)
 	@$(ACTIVATE) && OMP_NUM_THREADS=1 python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile
 
 slow: install  ## the tests of over a minute: the demo by conda; conda, DVC and SLURM to the same bytes, killed and resumed (about fifteen minutes; forty without bfloat16)
