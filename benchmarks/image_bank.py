@@ -19,21 +19,23 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
-from measure import record
+import torch
+from measure import bandwidth, ratios, row, spread, write
 
 from vixml.files import write_json
 from vixml.images.bank import FORMAT, ImageBank
 from vixml.ragged import Ragged
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives, iterate, query_order
 
-SIZE = "batch 2048, LF-AmazonTitles-1.3M, from the disk"
+SIZE = "batch 2048, LF-AmazonTitles-1.3M"
 RESULT = Path("benchmarks/results/image_bank.json")
 QUERIES, LABELS, PER_QUERY, VECTORS, DIM = 2_248_619, 1_305_265, 22, 6_800_000, 1152
 WORDS, MAX_LEN, PER_ITEM = 30_000, 32, 3
+PAGE, HEADER = 4096, 128  # bytes: of memory that is mapped at once; in front of the vectors in their file
+BATCHES = 10  # assembled, while the processes ahead are not at work
 
 
 def write_bank(folder: Path, rows: int) -> ImageBank:
@@ -79,6 +81,30 @@ def forget(path: Path) -> None:
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def disk_speed(path: Path, size: int = 1 << 30) -> float:
+    """Return the bytes a second that the disk gives when the first ``size`` of a file are read in order, the best of three."""
+    found, block = [], bytearray(1 << 22)
+    for _ in range(3):
+        forget(path)
+        with open(path, "rb", buffering=0) as stream:
+            started, read = time.perf_counter(), 0
+            while read < size and (n := stream.readinto(block)):
+                read += n
+            found.append(read / (time.perf_counter() - started))
+    return max(found)
+
+
+def pages(ids: np.ndarray) -> float:
+    """Return the bytes of the pages on which the vectors of ``ids`` lie: a disk gives no less than a page.
+
+    Example:
+        >>> pages(np.array([0, 0, 1])) / PAGE  # 2304 bytes a vector, and its file's header
+        2.0
+    """
+    first = HEADER + ids.astype(np.int64) * 2 * DIM
+    return float(PAGE * len(np.union1d(first // PAGE, (first + 2 * DIM - 1) // PAGE)))
+
+
 def own_memory() -> int:
     """Return the bytes that this process holds for itself; pages of mapped files are the system's to take back."""
     info = psutil.Process().memory_info()
@@ -98,14 +124,14 @@ def waits(batches: Iterator[Batch], steps: int, step: float) -> list[float]:
     return found
 
 
-def assembling(make: Callable[[int], Batch], n: int) -> float:
-    """Return the median seconds that one process takes to assemble a batch."""
+def assembling(make: Callable[[int], Batch], n: int) -> list[float]:
+    """Return the seconds that one process takes to assemble each of ``n`` batches."""
     found = []
     for index in range(n):
         started = time.perf_counter()
         make(index)
         found.append(time.perf_counter() - started)
-    return statistics.median(found)
+    return found
 
 
 def main() -> None:
@@ -122,52 +148,62 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    rows = int(VECTORS * given.share)
+    n_vectors = int(VECTORS * given.share)
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
-        bank = write_bank(folder, rows)
-        data = training_set(rows, given.share)
+        bank = write_bank(folder, n_vectors)
+        data = training_set(n_vectors, given.share)
         positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
         order = query_order(data.rows, None, 0, 0)
 
         def epoch(gather: Callable[[np.ndarray], np.ndarray]) -> EpochBatches:
             return EpochBatches(data, order, positives, given.batch_size, 0, 0, gather)
 
-        ours = epoch(lambda ids: bank.gather(ids, np.float16))
+        asked: list[np.ndarray] = []
+
+        def noted(ids: np.ndarray) -> np.ndarray:
+            asked.append(ids)
+            return bank.gather(ids, np.float16)
+
+        ours = epoch(noted)
         before = own_memory()
-        result: dict[str, Any] = {"assembling_s": {}, "waiting_s": {}}
+        speed = disk_speed(folder / "vectors.npy")
         forget(folder / "vectors.npy")
-        result["assembling_s"]["ours, from the disk"] = assembling(ours.__getitem__, 10)
-        result["waiting_s"]["ours, from the disk"] = waits(iterate(ours, 10, given.workers), given.steps, given.step)
+        from_disk = assembling(ours.__getitem__, BATCHES)
+        touched = pages(np.concatenate(asked)) / BATCHES
+        read = 2.0 * DIM * sum(map(len, asked)) / BATCHES
+        waited = waits(iterate(ours, BATCHES, given.workers), given.steps, given.step)
         # The same batches again: their rows are in the system's cache now.
-        result["assembling_s"]["ours, cached"] = assembling(ours.__getitem__, 10)
+        cached = assembling(ours.__getitem__, BATCHES)
         held = own_memory() - before
-        dense = np.random.default_rng(2).standard_normal((min(given.dense_rows, rows), DIM), dtype=np.float32)
+        dense = np.random.default_rng(2).standard_normal((min(given.dense_rows, n_vectors), DIM), dtype=np.float32)
         plain = epoch(lambda ids: dense[ids % len(dense)])
-        result["assembling_s"]["straightforward, dense float32"] = assembling(plain.__getitem__, 10)
-        result["waiting_s"]["straightforward, by the training process"] = waits(
-            iterate(plain, 10, 0), given.steps, given.step
+        from_dense = assembling(plain.__getitem__, BATCHES)
+        plain_waited = waits(iterate(plain, BATCHES, 0), given.steps, given.step)
+    device = {"threads": torch.get_num_threads(), "workers": given.workers, "share": given.share, "step": given.step}
+    rows = [
+        row(
+            f"batch with image vectors, {place}", SIZE, spread(ours_s), spread(from_dense), ratios(from_dense, ours_s),
+            limit=limit, limit_by=limit_by, **device,
         )
-    result["waiting_s"] = {
-        way: {
-            "median": statistics.median(found),
-            "max": max(found),
-            "share_of_a_step": sum(found) / len(found) / given.step,
-        }
-        for way, found in result["waiting_s"].items()
-    }
-    result["bytes"] = {
-        "ours, file": 2 * rows * DIM,
-        "ours, held by the process": held,
-        "straightforward, float32 held twice": 2 * 4 * rows * DIM,
-    }
-    for part, unit in (("assembling_s", "s"), ("bytes", "GiB")):
-        for way, value in result[part].items():
-            print(f"{way:45}{value / (2**30 if unit == 'GiB' else 1):10.3f} {unit}")
-    for way, value in result["waiting_s"].items():
-        print(f"{way:45}{value['median']:10.4f} s waited a step, {100 * value['share_of_a_step']:.1f} % of it")
-    about = {key: value for key, value in vars(given).items() if key not in ("out", "folder")}
-    record(given.out, {"benchmark": "image_bank", "size": SIZE, **about, **result})
+        for place, ours_s, limit, limit_by in (
+            ("from the disk", from_disk, touched / speed, "the pages of its vectors, as quick as this disk reads in order"),
+            ("cached", cached, 2 * read / bandwidth(), "its vectors over the memory's bandwidth, read and written"),
+        )
+    ]  # fmt: skip
+    rows += [
+        row(
+            "training step waits for its batch", SIZE, spread(waited), spread(plain_waited), None,
+            limit=None, limit_by="a batch assembled ahead is not waited for",
+            share_of_a_step=statistics.mean(waited) / given.step, **device,
+        ),
+        row(
+            "image vectors, bytes", SIZE, spread([2.0 * n_vectors * DIM]), spread([2.0 * 4 * n_vectors * DIM]),
+            ratios([2.0 * 4 * n_vectors * DIM], [2.0 * n_vectors * DIM]), unit="bytes",
+            limit=2.0 * n_vectors * DIM, limit_by="two bytes a number", held_by_the_process=held, **device,
+        ),
+    ]  # fmt: skip
+    write("image_bank", rows, given.out)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _resident() -> int:
 
 def row(
     path: str, size: str, ours: dict[str, float], plain: dict[str, float] | None, ratio: dict[str, float] | None,
-    *, limit: float, limit_by: str, threads: int, device: str = "cpu", unit: str = "s", **more: Any,
+    *, limit: float | None, limit_by: str, threads: int, device: str = "cpu", unit: str = "s", **more: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Return one row of the table that ``make bench`` prints.
 
@@ -106,10 +106,12 @@ def row(
         size: of the input.
         ours, plain: seconds (or what ``unit`` says), as :func:`spread` gives them.
         ratio: straightforward over ours, formed in pairs.
-        limit: the seconds (or ``unit``) that no way on this machine can better.
+        limit: the seconds (or ``unit``) that no way on this machine can better; None where it is nothing at all.
         limit_by: what sets the limit.
     """
-    better = ours["median"] / limit if unit.endswith("/s") else limit / ours["median"]
+    better = None
+    if limit is not None:
+        better = ours["median"] / limit if unit.endswith("/s") else limit / ours["median"]
     return {
         "path": path, "size": size, "unit": unit, "ours": ours, "straightforward": plain, "ratio": ratio,
         "limit": limit, "limit_by": limit_by, "share_of_limit": better, "threads": threads, "device": device, **more,

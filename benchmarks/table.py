@@ -83,10 +83,6 @@ def _rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
                 | {"share_of_limit": speeds[way]["median"] / limit if limit else None}
             )
         return found
-    if (
-        "assembling_s" in document or "share_of_training" in document
-    ):  # benchmarks/image_bank.py, benchmarks/checkpoint.py
-        return list(_ours_and_plain(document, about))
     rows = document.get("rows") or [{}]
     if "fused_ms" in rows[0]:  # benchmarks/attention.py
         return [
@@ -171,24 +167,6 @@ OTHER_FORMS = {
     "shares": _corpora,
     "parts": _rehearsal,
 }
-
-
-def _ours_and_plain(document: dict[str, Any], about: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file that says seconds and bytes of `ours` and `straightforward`."""
-    path = "image vectors of a batch" if "assembling_s" in document else "checkpoint"
-    for key, unit in (("seconds", "s"), ("assembling_s", "s"), ("bytes", "bytes")):
-        values = {
-            name: statistics.median(value) if isinstance(value, list) else value
-            for name, value in document.get(key, {}).items()
-            if not isinstance(value, dict)
-        }
-        ours = next((value for name, value in values.items() if name.startswith("ours")), None)
-        plain = next((value for name, value in values.items() if name.startswith("straightforward")), None)
-        if not ours or not plain:
-            continue
-        ratio = {name: plain / ours for name in ("median", "min", "max")}
-        row = {"path": path, "size": document.get("size", "see its file"), "unit": unit, "ours": {"median": ours}}
-        yield about | row | {"straightforward": {"median": plain}, "ratio": ratio}
 
 
 def number(value: float | None) -> str:
