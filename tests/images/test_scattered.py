@@ -1,0 +1,75 @@
+"""Rows that lie scattered in a file: the same rows as any way gives, and no more read from the disk than their pages."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vixml.files import load_array, save_array
+from vixml.images import scattered
+from vixml.images.scattered import PAGE, PAGES_A_REQUEST, open_scattered, requests, take_rows
+
+N, DIM = 20_000, 1152
+
+
+@pytest.mark.parametrize("width", [2, 2304, PAGE, 3 * PAGE + 1, 40 * PAGE])
+@pytest.mark.parametrize("header", [0, 128, PAGE])
+@pytest.mark.parametrize("ids", [[], [0], [5, 5], [3, 0, 1, 2], range(200), range(0, 400, 7)])
+def test_requests_name_every_page_of_the_rows_once_and_no_other(ids, header, width):
+    naive = {byte // PAGE for i in ids for byte in (*range(header + i * width, header + (i + 1) * width, PAGE),
+                                                    header + (i + 1) * width - 1)}  # fmt: skip
+    found = list(zip(*requests(np.array(list(ids), dtype=np.int32), header, width), strict=True))
+    assert [page for start, stop in found for page in range(start, stop)] == sorted(naive)
+    assert all(0 < stop - start <= PAGES_A_REQUEST for start, stop in found)
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory) -> Path:
+    """A file of 46 MB."""
+    path = tmp_path_factory.mktemp("matrix") / "vectors.npy"
+    save_array(path, np.random.default_rng(0).integers(0, 9, (N, DIM)).astype(np.float16))
+    return path
+
+
+@pytest.mark.parametrize("ids", [[], [N - 1], [7, 7, 0], [N - 1, 0, N // 2]])
+@pytest.mark.parametrize("advised", [True, False])
+def test_the_rows_are_those_of_the_file(matrix, ids, advised, monkeypatch):
+    monkeypatch.setattr(scattered, "CAN_ADVISE", advised and scattered.CAN_ADVISE)
+    wanted = np.load(matrix)[ids]
+    for rows in (open_scattered(matrix), load_array(matrix), np.load(matrix)):
+        found = take_rows(rows, np.array(ids, dtype=np.int64))
+        assert found.dtype == np.float16 and np.array_equal(found, wanted) and found.flags.writeable
+
+
+def test_an_empty_file_of_rows(tmp_path):
+    save_array(tmp_path / "none.npy", np.zeros((0, 4), np.float16))
+    assert take_rows(open_scattered(tmp_path / "none.npy"), np.zeros(0, np.int64)).shape == (0, 4)
+
+
+def read_from_disk(path: Path, rows_of) -> int:
+    """Return the bytes that the disk was asked for by taking rows of a file that no cache holds."""
+
+    def so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
+
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = so_far()
+    rows_of(path)
+    return so_far() - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this system does not count what is read")
+def test_nothing_is_read_that_was_not_asked_for(matrix):
+    whole = read_from_disk(matrix, lambda path: path.read_bytes())
+    if whole < N * DIM:
+        pytest.skip("this file system holds files in memory, or does not count what is read of them")
+    ids = np.arange(50, N, 400)
+    start, stop = requests(ids, 128, 2 * DIM)
+    needed = PAGE * int((stop - start).sum())
+    assert needed <= read_from_disk(matrix, lambda path: take_rows(open_scattered(path), ids)) <= 2 * needed
+    assert read_from_disk(matrix, lambda path: load_array(path)[ids]) > 4 * needed, "the plain map reads ahead"
