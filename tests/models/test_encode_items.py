@@ -58,6 +58,23 @@ def test_encodes_without_dropout_in_the_callers_order(model, monkeypatch):
     torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-5)
 
 
+def test_a_device_is_waited_for_only_once_the_next_batch_lies_ready(model, monkeypatch):
+    rng = np.random.default_rng(0)
+    tokens = random_lists(rng, [3] * 9, VOCABULARY)
+    images = random_lists(rng, [1] * 9, 8, low=0)
+    seen, encode, cpu = [], model.encode, torch.Tensor.cpu
+    monkeypatch.setitem(encode_module.TOKENS_PER_BATCH, "cpu", 12)
+    monkeypatch.setattr(model, "encode", lambda *given: (seen.append("compute"), encode(*given))[1])
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (seen.append("wait"), cpu(tensor))[1])
+
+    def gather(rows):
+        seen.append("gather")
+        return np.zeros((len(rows), 6), np.float32)
+
+    encode_items(model, tokens, images, gather, fp32)
+    assert seen == ["gather", *["compute", "gather", "wait"] * 2, "compute", "wait"]
+
+
 def test_prototypes_of_all_labels_in_pieces(model):
     model.cluster.copy_(torch.arange(20) % 3)
     u = torch.randn(20, 32)

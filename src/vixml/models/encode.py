@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vixml.models.packing import MULTIPLE, pack
+from vixml.models.packing import MULTIPLE, Packed, pack
 from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
 from vixml.ragged import Ragged
@@ -65,12 +65,22 @@ def encode_items(
     order = np.argsort(lengths, kind="stable")
     budget = TOKENS_PER_BATCH["cpu" if next(model.parameters()).device.type == "cpu" else "cuda"]
     out = torch.empty(len(tokens), model.backbone.dim)
-    for part in token_budget_slices(lengths[order], budget):
-        rows = order[part]
-        packed = pack(tokens.take(rows), images.take(rows) if images is not None else None, prompt, MULTIPLE)
-        vectors = gather(packed.image_rows) if len(packed.image_rows) else None
+
+    def batches() -> Iterator[tuple[np.ndarray, Packed, np.ndarray | None]]:
+        for part in token_budget_slices(lengths[order], budget):
+            rows = order[part]
+            packed = pack(tokens.take(rows), images.take(rows) if images is not None else None, prompt, MULTIPLE)
+            yield rows, packed, gather(packed.image_rows) if len(packed.image_rows) else None
+
+    ahead = batches()
+    batch = next(ahead, None)
+    while batch is not None:
+        rows, packed, image_vectors = batch
         with autocast():
-            out[torch.from_numpy(rows)] = model.centred_vectors(model.encode(packed, vectors)).float().cpu()
+            vectors = model.centred_vectors(model.encode(packed, image_vectors)).float()
+        # A GPU computes while the next batch is put together; only then its answer is waited for.
+        batch = next(ahead, None)
+        out[torch.from_numpy(rows)] = vectors.cpu()
         if advance is not None:
             advance(len(rows))
     model.train(was_training)
