@@ -55,6 +55,8 @@ def run(tree: Path, command: tuple[str, ...]) -> tuple[float, str]:
 def miniature(folder: Path) -> Path:
     """Return a clone in which the tests' miniature was made and recorded."""
     sys.path.insert(0, str(ROOT / "tests" / "workflow"))
+    # isort: off
+    from vixml import whole_torchvision as _first  # noqa: F401 -- before transformers, which the miniature imports
     import tiny_world
 
     tiny_world.write(tiny_world.clone(ROOT, folder))
