@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,14 +107,11 @@ def pages(ids: np.ndarray) -> float:
     return float(PAGE * len(np.union1d(first // PAGE, (first + 2 * DIM - 1) // PAGE)))
 
 
-def from_cold(path: Path, take: Callable[[Path], np.ndarray]) -> Callable[[], np.ndarray]:
-    """Return ``take`` of a file of which the system holds nothing: after a start, or where the file outgrows the memory."""
-
-    def run() -> np.ndarray:
-        forget(path)
-        return take(path)
-
-    return run
+def read_ahead(path: Path) -> int | None:
+    """Return the KB that the system reads around a page of a mapped file on this device, None where it does not say."""
+    device = os.stat(path).st_dev
+    told = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    return int(told.read_text()) if told.exists() else None
 
 
 def own_memory() -> int:
@@ -184,10 +182,11 @@ def main() -> None:
         read = 2.0 * DIM * sum(map(len, asked)) / BATCHES
         cold, found = take_turns(
             {
-                "ours": from_cold(file, lambda path: take_rows(open_scattered(path), ids)),
-                "straightforward": from_cold(file, lambda path: np.asarray(load_array(path)[ids])),
+                "ours": lambda: take_rows(open_scattered(file), ids),
+                "straightforward": lambda: np.asarray(load_array(file)[ids]),
             },
             given.cold_rounds,
+            before=lambda: forget(file),
         )
         if not np.array_equal(found["ours"], found["straightforward"]):
             raise SystemExit("the two ways of reading vectors differ")
@@ -196,29 +195,30 @@ def main() -> None:
         forget(file)
         from_disk = assembling(ours.__getitem__, BATCHES)
         waited = waits(iterate(ours, BATCHES, given.workers), given.steps, given.step)
-        # The same batches again: their rows are in the system's cache now.
-        cached = assembling(ours.__getitem__, BATCHES)
         held = own_memory() - before
+        around = read_ahead(file)
         dense = np.random.default_rng(2).standard_normal((min(given.dense_rows, n_vectors), DIM), dtype=np.float32)
         plain = epoch(lambda ids: dense[ids % len(dense)])
-        from_dense = assembling(plain.__getitem__, BATCHES)
+        # The same batches again: their rows are in the system's cache now.
+        ways = {name: map(way.__getitem__, range(BATCHES)) for name, way in (("ours", ours), ("dense", plain))}
+        cached, _ = take_turns({name: partial(next, batches) for name, batches in ways.items()}, BATCHES)
         plain_waited = waits(iterate(plain, BATCHES, 0), given.steps, given.step)
     device = {"threads": torch.get_num_threads(), "workers": given.workers, "share": given.share, "step": given.step}
     rows = [
         row(
-            f"batch with image vectors, {place}", SIZE, spread(ours_s), spread(from_dense), ratios(from_dense, ours_s),
-            limit=limit, limit_by=limit_by, **device,
-        )
-        for place, ours_s, limit, limit_by in (
-            ("from the disk", from_disk, touched / speed, "the pages of its vectors, as quick as this disk reads in order"),
-            ("cached", cached, 2 * read / bandwidth(), "its vectors over the memory's bandwidth, read and written"),
-        )
-    ]  # fmt: skip
-    rows += [
+            "batch with image vectors, from the disk", SIZE, spread(from_disk), None, None,
+            limit=touched / speed, limit_by="the pages of its vectors, as quick as this disk reads in order", **device,
+        ),
+        row(
+            "batch with image vectors, cached", SIZE, spread(cached["ours"]), spread(cached["dense"]),
+            ratios(cached["dense"], cached["ours"]), limit=2 * read / bandwidth(),
+            limit_by="its vectors over the memory's bandwidth, read and written", **device,
+        ),
         row(
             "vectors of a batch, nothing cached", SIZE, spread(cold["ours"]), spread(cold["straightforward"]),
             ratios(cold["straightforward"], cold["ours"]), limit=pages(ids) / speed,
-            limit_by="their pages, as quick as this disk reads in order", straightforward_is="a plain memory map", **device,
+            limit_by="their pages, as quick as this disk reads in order", straightforward_is="a plain memory map",
+            read_ahead_kb=around, **device,
         ),
         row(
             "training step waits for its batch", SIZE, spread(waited), spread(plain_waited), None,

@@ -18,12 +18,19 @@ from vixml.provenance import git_state, machine, versions
 RESULTS = Path("benchmarks/results")
 
 
-def take_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Run every way ``rounds`` times, in alternating order: their seconds, and what each returned last."""
+def take_turns(
+    ways: dict[str, Callable[[], Any]], rounds: int, before: Callable[[], object] = lambda: None
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Run every way ``rounds`` times, in alternating order, each after ``before``, which is not timed.
+
+    Returns:
+        The seconds of each way, and what each returned last.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     found: dict[str, Any] = {}
     for turn in range(rounds):
         for name in list(ways) if turn % 2 == 0 else list(ways)[::-1]:
+            before()
             start = time.perf_counter()
             found[name] = ways[name]()
             if torch.cuda.is_available():

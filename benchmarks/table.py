@@ -117,7 +117,7 @@ def _doors(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _fetching(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row a delay of the server (benchmarks/fetch.py): beside ours stands the HTTP client alone, the limit too."""
+    """Yield a row a delay of the server (benchmarks/fetch.py): beside ours stands the HTTP client alone."""
     for row in document["without_faults"]:
         speeds = {way: _of_values(values) for way, values in row["images_a_second"].items()}
         size = (
@@ -126,13 +126,11 @@ def _fetching(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"path": "fetching pictures", "size": size, "unit": "images/s", "ours": speeds["ours"]} | {
             "straightforward": speeds["alone"],
             "ratio": _of_values(row["ratio_ours_to_alone"]),
-            "limit": speeds["alone"]["median"],
-            "share_of_limit": speeds["ours"]["median"] / speeds["alone"]["median"],
         }
 
 
 def _shards(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row a size of pictures (benchmarks/image_shards.py): beside ours stands PIL alone on bytes in memory, the limit too."""
+    """Yield a row a size of pictures (benchmarks/image_shards.py): beside ours stands PIL alone on bytes in memory."""
     for row in document["sizes"]:
         ours, alone = row["ways"]["store, read and decoded"], row["ways"]["PIL alone, from memory"]
         yield {"path": "stored pictures read and decoded", "size": f"{row['pictures']:,} of {row['size']} pixels"} | {
@@ -140,8 +138,6 @@ def _shards(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "ours": {"median": ours["pictures_a_second"]},
             "straightforward": {"median": alone["pictures_a_second"]},
             "ratio": {"median": ours["ratio_to_pil_alone"], "min": ours["smallest"], "max": ours["largest"]},
-            "limit": alone["pictures_a_second"],
-            "share_of_limit": ours["pictures_a_second"] / alone["pictures_a_second"],
         }
 
 

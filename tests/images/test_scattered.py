@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -49,27 +51,56 @@ def test_an_empty_file_of_rows(tmp_path):
     assert take_rows(open_scattered(tmp_path / "none.npy"), np.zeros(0, np.int64)).shape == (0, 4)
 
 
-def read_from_disk(path: Path, rows_of) -> int:
-    """Return the bytes that the disk was asked for by taking rows of a file that no cache holds."""
+class Spy(mmap.mmap):
+    """A map that remembers what it was advised, and refuses advice if told so."""
 
-    def so_far() -> int:
-        return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
+    refuse = False
 
+    def madvise(self, *advice):
+        self.__dict__.setdefault("seen", []).append(advice)
+        if self.refuse:
+            raise OSError("no such advice")
+
+
+@pytest.mark.skipif(not scattered.CAN_ADVISE, reason="this system's maps take no advice")
+@pytest.mark.parametrize("refuse", [False, True])
+def test_all_rows_are_asked_for_before_the_first_is_read(matrix, refuse, monkeypatch):
+    with open(matrix, "rb") as stream:
+        held = Spy(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    held.refuse = refuse
+    rows = np.ndarray((N, DIM), np.float16, held, offset=128)
+    monkeypatch.setattr(scattered, "load_array", lambda path: rows)
+    ids = np.arange(N - 1, 0, -397)
+    assert np.array_equal(take_rows(open_scattered(matrix), ids), np.load(matrix)[ids])
+    pages = list(zip(*requests(ids, 128, 2 * DIM), strict=True))
+    wanted = [(mmap.MADV_WILLNEED, PAGE * a, min(PAGE * b, len(held)) - PAGE * a) for a, b in pages]
+    assert held.seen == [(mmap.MADV_RANDOM,), *(wanted[:1] if refuse else wanted)]
+
+
+def read_from_disk(path: Path, rows_of) -> tuple[int, int]:
+    """Return what taking rows of a file costs that no cache holds: bytes from the disk, and pages waited for one by one."""
+
+    def so_far() -> tuple[int, int]:
+        told = Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0]
+        return int(told), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+    rows_of(path)  # what else is read for it, a page of a library, is there by now
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     before = so_far()
     rows_of(path)
-    return so_far() - before
+    after = so_far()
+    return after[0] - before[0], after[1] - before[1]
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this system does not count what is read")
 def test_nothing_is_read_that_was_not_asked_for(matrix):
-    whole = read_from_disk(matrix, lambda path: path.read_bytes())
-    if whole < N * DIM:
-        pytest.skip("this file system holds files in memory, or does not count what is read of them")
-    ids = np.arange(50, N, 400)
-    start, stop = requests(ids, 128, 2 * DIM)
-    needed = PAGE * int((stop - start).sum())
-    assert needed <= read_from_disk(matrix, lambda path: take_rows(open_scattered(path), ids)) <= 2 * needed
-    assert read_from_disk(matrix, lambda path: load_array(path)[ids]) > 4 * needed, "the plain map reads ahead"
+    ids = np.arange(50, N, 397)
+    plain, _ = read_from_disk(matrix, lambda path: load_array(path)[ids])
+    _, one_by_one = read_from_disk(matrix, lambda path: open_scattered(path)[ids])
+    if plain < 10 * len(ids) * PAGE or one_by_one < len(ids):
+        pytest.skip("this file system holds files in memory, counts nothing, or does not read ahead")
+    ours, waited = read_from_disk(matrix, lambda path: take_rows(open_scattered(path), ids))
+    assert ours < plain / 4, "nothing is read ahead"
+    assert waited < one_by_one / 4, "rows are asked for all at once"

@@ -1,14 +1,15 @@
 """Read rows that lie scattered in a file that may be larger than the memory.
 
-A memory map reads ahead: where one row is touched, the system reads some 128 KB around it. A batch of training touches
-thousands of rows of a few KB, each elsewhere, so that nearly the whole file would be read for the first batches, and for
-every batch where the file does not fit into the memory (measured: 16 s a batch for 14 MB of vectors, benchmarks/README.md).
-So nothing is read ahead here; the rows of a batch are asked for all at once, and the disk serves them side by side.
+A memory map reads ahead: where one row is touched, the system reads as much around it as the device is set to, 128 KB or
+several MB. A batch of training touches thousands of rows of a few KB, each elsewhere, so that a multiple of them is read for
+the first batches, and for every batch where the file does not fit into the memory (benchmarks/README.md). So nothing is read
+ahead here; the rows of a batch are asked for all at once, and the disk serves them side by side.
 """
 
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ def open_scattered(path: Path | str) -> np.ndarray:
     """
     rows = load_array(path)
     if CAN_ADVISE and isinstance(rows.base, mmap.mmap):
-        rows.base.madvise(mmap.MADV_RANDOM)
+        with suppress(OSError):  # advice is a wish: a kernel or a file system may know none
+            rows.base.madvise(mmap.MADV_RANDOM)
     return rows
 
 
@@ -48,8 +50,9 @@ def take_rows(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         start, stop = requests(ids, len(rows.base) - rows.nbytes, rows.nbytes // len(rows))
         sizes = np.minimum(stop * PAGE, len(rows.base)) - start * PAGE
         ask = rows.base.madvise  # thousands of times a batch, so nothing else is done between
-        for first, size in zip((start * PAGE).tolist(), sizes.tolist(), strict=True):
-            ask(mmap.MADV_WILLNEED, first, size)
+        with suppress(OSError):
+            for first, size in zip((start * PAGE).tolist(), sizes.tolist(), strict=True):
+                ask(mmap.MADV_WILLNEED, first, size)
     return np.asarray(rows[ids])
 
 

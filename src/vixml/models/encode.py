@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vixml.models.packing import MULTIPLE, Packed, pack
+from vixml.models.packing import MULTIPLE, Packed, pack, pinned
 from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
 from vixml.ragged import Ragged
@@ -63,14 +63,18 @@ def encode_items(
     words = len(prompt.words) - len(prompt.leading) if prompt is not None else 0
     lengths = tokens.lengths + words + (images.lengths if images is not None else 0)
     order = np.argsort(lengths, kind="stable")
-    budget = TOKENS_PER_BATCH["cpu" if next(model.parameters()).device.type == "cpu" else "cuda"]
+    on_gpu = next(model.parameters()).device.type != "cpu"
+    budget = TOKENS_PER_BATCH["cuda" if on_gpu else "cpu"]
     out = torch.empty(len(tokens), model.backbone.dim)
 
     def batches() -> Iterator[tuple[np.ndarray, Packed, np.ndarray | None]]:
         for part in token_budget_slices(lengths[order], budget):
             rows = order[part]
             packed = pack(tokens.take(rows), images.take(rows) if images is not None else None, prompt, MULTIPLE)
-            yield rows, packed, gather(packed.image_rows) if len(packed.image_rows) else None
+            vectors = gather(packed.image_rows) if len(packed.image_rows) else None
+            if on_gpu:  # or copies to it would wait for what it computes
+                packed, vectors = packed.pin_memory(), None if vectors is None else pinned(vectors)
+            yield rows, packed, vectors
 
     ahead = batches()
     batch = next(ahead, None)

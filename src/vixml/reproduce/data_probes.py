@@ -10,6 +10,7 @@ from vixml.config.world import World
 from vixml.data.corpus import SPLITS, Corpus, verify_counts
 from vixml.files import read_json, sha256_file
 from vixml.images.bank import ImageBank
+from vixml.images.scattered import take_rows
 from vixml.ragged import Ragged
 from vixml.reproduce.sampled import PIECE, ROWS, pieces, sample
 from vixml.reproduce.sealed import BIG, Failed, NotThere, Ok, Outcome, Sealed, same
@@ -104,7 +105,7 @@ def bank_norms(bank: Sealed, corpus: Corpus) -> Outcome:
     file = bank.path / "vectors.npy"
     rows = sample(len(opened), ROWS)
     for part in pieces(rows, PIECE):
-        norms = np.linalg.norm(opened.vectors[part].astype(np.float32), axis=1)
+        norms = np.linalg.norm(take_rows(opened.vectors, part).astype(np.float32), axis=1)
         absent = np.isin(part, opened.missing)
         wrong = np.where(absent, norms != 0, ~(np.isfinite(norms) & (norms > 0)))
         if wrong.any():

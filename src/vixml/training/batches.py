@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vixml.models.packing import MULTIPLE, Packed, pack
+from vixml.models.packing import MULTIPLE, Packed, pack, pinned
 from vixml.models.prompt import PLAIN, Prompt
 from vixml.ragged import Ragged
 from vixml.training.team import ALONE, Team
@@ -67,9 +67,9 @@ class Part:
 
     def pin_memory(self) -> Part:
         """Move all that a GPU fetches where it can do so without the processor's help."""
-        fetched = ("token_ids", "gather", "positions", "restore")
-        packed = replace(self.packed, **{name: _pinned(getattr(self.packed, name)) for name in fetched})
-        return replace(self, packed=packed, images=None if self.images is None else self.images.pin_memory())
+        return replace(
+            self, packed=self.packed.pin_memory(), images=None if self.images is None else self.images.pin_memory()
+        )
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,8 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory; a DataLoader calls this in a thread of its own."""
         fetched = ("labels", "pairs", "drawn_label", "drawn_query")
-        own = {name: _pinned(getattr(self, name)) for name in fetched}
+        own = {name: pinned(getattr(self, name)) for name in fetched}
         return replace(self, **own, parts=tuple(part.pin_memory() for part in self.parts))
-
-
-def _pinned(array: np.ndarray) -> np.ndarray:
-    # The driver waits for the stream before it copies from any other memory, however the copy is asked for.
-    return torch.from_numpy(array).pin_memory().numpy()
 
 
 def query_order(rows: np.ndarray, groups: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
