@@ -95,7 +95,7 @@ def main() -> None:
     rows = [
         row(
             "checkpoint, written", ours=ours, plain=plain, ratio=ratios(seconds["straightforward"], seconds["ours"]),
-            limit=statistics.median(seconds["disk"]), limit_by="the bytes that must be kept as one block, flushed to this disk",
+            limit=min(seconds["disk"]), limit_by="the bytes that must be kept as one block, flushed to this disk",
             disk=spread(seconds["disk"]), share_by_round=ratios(seconds["disk"], seconds["ours"]),
             share_of_training=cost / between, between_seconds=between, **device,
         ),
