@@ -38,9 +38,9 @@ RESULT = Path("benchmarks/results/checkpoint.json")
 DATASET, RUN, N_TRAIN = "LF-AmazonTitles-131K", "vixml-qwen2.5-0.5b", 294_805
 
 
-def to_disk(path: Path, write: Callable[[Path], object]) -> None:
+def to_disk(path: Path, put: Callable[[Path], object]) -> None:
     """Write a file and flush it, as ours is: what the system still holds in memory is no checkpoint yet."""
-    write(path)
+    put(path)
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
 

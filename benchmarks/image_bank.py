@@ -2,7 +2,7 @@
 
 The bank is a file of LF-AmazonTitles-1.3M's size on this disk (6.8 M vectors of 1152 numbers, float16: 14.6 GiB), filled with
 noise; queries, labels and their pictures are drawn at random, so that each vector of a batch lies somewhere else in the file.
-Ours: rows read through the memory map by processes that assemble batches ahead. Straightforward: the same rows taken from one
+Ours: a batch's rows asked for at once, by processes that assemble batches ahead; from a cold disk beside a plain memory map. Straightforward: the same rows taken from one
 dense float32 array in memory, by the training process itself; an array of the true size would not fit here, so its rows are
 drawn from one as large as `--dense-rows` (its bytes at the true size are counted, not held). The training step itself is stood
 in by waiting for `--step` seconds; what is measured is how much longer each step takes because its batch was not there.
@@ -28,7 +28,7 @@ from measure import bandwidth, ratios, row, spread, take_turns, write
 
 from vixml.files import load_array, write_json
 from vixml.images.bank import FORMAT, ImageBank
-from vixml.images.scattered import open_scattered, take_rows
+from vixml.images.scattered import PAGE, open_scattered, requests, take_rows
 from vixml.ragged import Ragged
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives, iterate, query_order
 
@@ -36,7 +36,7 @@ SIZE = "batch 2048, LF-AmazonTitles-1.3M"
 RESULT = Path("benchmarks/results/image_bank.json")
 QUERIES, LABELS, PER_QUERY, VECTORS, DIM = 2_248_619, 1_305_265, 22, 6_800_000, 1152
 WORDS, MAX_LEN, PER_ITEM = 30_000, 32, 3
-PAGE, HEADER = 4096, 128  # bytes: of memory that is mapped at once; in front of the vectors in their file
+HEADER = 128  # bytes in front of the vectors in their file
 BATCHES = 10  # assembled, while the processes ahead are not at work
 
 
@@ -103,8 +103,8 @@ def pages(ids: np.ndarray) -> float:
         >>> pages(np.array([0, 0, 1])) / PAGE  # 2304 bytes a vector, and its file's header
         2.0
     """
-    first = HEADER + ids.astype(np.int64) * 2 * DIM
-    return float(PAGE * len(np.union1d(first // PAGE, (first + 2 * DIM - 1) // PAGE)))
+    start, stop = requests(ids, HEADER, 2 * DIM)
+    return float(PAGE * (stop - start).sum())
 
 
 def read_ahead(path: Path) -> int | None:

@@ -63,8 +63,8 @@ def encode_items(
     words = len(prompt.words) - len(prompt.leading) if prompt is not None else 0
     lengths = tokens.lengths + words + (images.lengths if images is not None else 0)
     order = np.argsort(lengths, kind="stable")
-    on_gpu = next(model.parameters()).device.type != "cpu"
-    budget = TOKENS_PER_BATCH["cuda" if on_gpu else "cpu"]
+    device = next(model.parameters()).device.type
+    budget = TOKENS_PER_BATCH["cpu" if device == "cpu" else "cuda"]
     out = torch.empty(len(tokens), model.backbone.dim)
 
     def batches() -> Iterator[tuple[np.ndarray, Packed, np.ndarray | None]]:
@@ -72,7 +72,7 @@ def encode_items(
             rows = order[part]
             packed = pack(tokens.take(rows), images.take(rows) if images is not None else None, prompt, MULTIPLE)
             vectors = gather(packed.image_rows) if len(packed.image_rows) else None
-            if on_gpu:  # or copies to it would wait for what it computes
+            if device == "cuda":  # or copies to it would wait for what it computes
                 packed, vectors = packed.pin_memory(), None if vectors is None else pinned(vectors)
             yield rows, packed, vectors
 
