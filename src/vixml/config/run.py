@@ -45,6 +45,16 @@ class Encoder(Strict):
         "{text} and its image {images}{eos}` (paper equation 4; encoders have none, equation 3). Each piece of words is "
         "tokenized alone, without special tokens and without the blanks at its ends.",
     )
+    first_token: Literal["once", "each-piece"] = Field(
+        "once",
+        description="Where a decoder's tokenizer puts a first token of its own (Llama, Gemma): `once` in front of the whole "
+        "prompt, or in front of `each-piece`, the text included (docs/deviations.md D14).",
+    )
+    text_position: Literal["after-images", "fixed"] = Field(
+        "after-images",
+        description="Position of a text that follows images: `after-images`, the next one, or `fixed`: as if every item had "
+        "`images.per_item` images (docs/deviations.md D6).",
+    )
     label_template: str | None = Field(
         None, description="The labels' own prompt, for embedders taken off the shelf; `null`: as `template`."
     )
@@ -119,6 +129,11 @@ class Prototype(Strict):
         "xavier",
         description="Free vectors start at random (encoder script), at their cluster's mean (decoder script) or at zero.",
     )
+    last_centroids: Literal["stored", "encoded"] = Field(
+        "stored",
+        description="Centroids after the last epoch, which inference uses: means of the query vectors `stored` during it, as "
+        "between epochs, or of all training queries `encoded` once more, without dropout (docs/deviations.md D26).",
+    )
     unit_text: bool = Field(
         False,
         description="Normalise the text vector before it enters. A decoder's raw vectors are up to 40 times longer than "
@@ -133,10 +148,34 @@ class Loss(Strict):
     margin_min: float = Field(0.1, ge=0, description="Lower clamp of the margin |s_p - s_n|.")
     margin_max: float = Field(0.3, ge=0, description="Upper clamp; equal clamps give a fixed margin (NGAME).")
     temperature: Positive = Field(0.1, description="Softmax weights over violating negatives.")
+    ties: Literal["none", "half"] = Field(
+        "none",
+        description="Gradient of a hinge that is exactly 0, where the dynamic margin puts every gap between its clamps: "
+        "`none`, or `half` of it, with equal weights in a row without a violator (docs/deviations.md D21).",
+    )
+    weight_gradient: bool = Field(
+        False, description="Let the gradient flow through the softmax weights (docs/deviations.md D3)."
+    )
+    draws: Literal["shared", "per-term"] = Field(
+        "shared",
+        description="Each query's positive in the loss: one draw `shared` by all terms, or one `per-term` (docs/deviations.md "
+        "D23).",
+    )
     regulariser: float = Field(
         0.1, ge=0, description="Weight of R, which asks the prototype to improve on the text vector."
     )
     regulariser_margin: float = Field(0.1, ge=0, description="Margin inside R.")
+    regulariser_negatives: Literal["u", "z"] = Field(
+        "u",
+        description="Whose hardest negatives R compares: those of the text vectors `u` or of the prototypes `z` "
+        "(docs/deviations.md D22).",
+    )
+    regulariser_gradient: Literal["z", "both"] = Field(
+        "z", description="Where R's gradient flows: into the prototypes only, or into `both` (docs/deviations.md D2)."
+    )
+    regulariser_halves: Literal["sum", "mean"] = Field(
+        "sum", description="How R joins its halves, positives and negatives (docs/deviations.md D22)."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Loss:
@@ -148,11 +187,23 @@ class Loss(Strict):
 class Mining(Strict):
     """NGAME batches: groups of similar queries, concatenated at random."""
 
-    start: int = Field(10, ge=0, description="First epoch (from 0) with mined batches; random batches before.")
+    start: int = Field(
+        10, ge=0, description="First epoch (from 0) at whose `cluster` queries are clustered; random batches before."
+    )
     update: int = Field(5, ge=1, description="Epochs between two clusterings.")
     size: int = Field(16, ge=1, description="Queries per group at the start.")
     double_at: list[int] = Field(
         [20, 40, 60, 80, 100, 120], description="Epochs from which the group size doubles; seen at the next clustering."
+    )
+    cluster: Literal["start", "end"] = Field(
+        "start",
+        description="Whether queries are clustered at the `start` of an epoch, for it, or at its `end`, for the next one: "
+        "then the first mined epoch is `start` + 1, and doublings come an epoch later too (docs/deviations.md D24).",
+    )
+    groups: Literal["exact", "power-of-two"] = Field(
+        "exact",
+        description="Number of groups: queries / `size`, rounded up, or the next power of two, with fewer queries a group "
+        "than `size` (docs/deviations.md D25).",
     )
 
 
@@ -163,9 +214,19 @@ class Optimizer(Strict):
     lr_new: Positive = Field(
         5e-4, description="Peak learning rate of image projection, free vectors, prototype network."
     )
-    weight_decay: float = Field(0.01, ge=0, description="Not applied to biases, LayerNorm and free vectors.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of what `weight_decay_on` says.")
+    weight_decay_on: Literal["matrices", "all-but-layernorm"] = Field(
+        "matrices",
+        description="`matrices`: neither biases nor norms nor free vectors decay. `all-but-layernorm`: norms do unless their "
+        "parameter is called `LayerNorm.weight`, so those of the prototype network and of DistilBERT's layers decay too "
+        "(docs/deviations.md D28).",
+    )
     eps: Positive = Field(1e-6, description="AdamW epsilon.")
     warmup_steps: int = Field(100, ge=0, description="Steps of linear warm-up.")
+    warmup_from: Literal["first-step", "zero"] = Field(
+        "first-step",
+        description="Rate of the very first step of a warm-up: a `first-step` of its ramp, or `zero` (docs/deviations.md D27).",
+    )
     warmup_steps_new: int | None = Field(
         None,
         ge=0,
@@ -183,6 +244,10 @@ class Training(Strict):
     positives: Literal["inverse-propensity", "uniform"] = Field(
         "inverse-propensity", description="How a query's one positive label of the batch is drawn."
     )
+    label_copies: Literal["merged", "kept"] = Field(
+        "merged",
+        description="A label that several queries of a batch drew: one candidate, or one a query (docs/deviations.md D1).",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="`auto`: on a GPU fp16, beside frozen bfloat16 weights bf16; bf16 on processors with AVX-512 BF16 or AMX; fp32 elsewhere. "
@@ -191,6 +256,9 @@ class Training(Strict):
     validation: Fraction = Field(
         0.0,
         description="Share of *train* queries held out for diagnostics and tuning. Test data never selects anything.",
+    )
+    validation_split: int = Field(
+        0, ge=0, description="Which queries are held out: another number, another random share of them."
     )
     checkpoint_minutes: Positive = Field(
         10.0,

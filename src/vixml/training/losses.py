@@ -5,11 +5,14 @@ the hardest non-positives ``n``:
 
     margin = clamp(|s_p - s_n|, margin_min, margin_max)      (no gradient)
     hinge  = max(0, s_n - s_p + margin)
-    weight = softmax(s_n / temperature) over the negatives with hinge > 0      (no gradient, docs/deviations.md D3)
+    weight = softmax(s_n / temperature) over the negatives with hinge > 0
     loss   = mean over rows of  sum over negatives of  weight * hinge
 
 The total is ``L(q,u) + L(q,z) + L(u,q) + regulariser * R`` in PRIME (text vectors ``u``, prototypes ``z``), ``L(q,u)`` in
 NGAME and ``L(q,z)`` in DEXA.
+
+What the paper leaves open is a key of the configuration, whose official form is that of config/presets/official.yaml
+(docs/deviations.md): ``weight_gradient`` (D3), ``ties`` (D21), and R's negatives, gradient and halves (D2, D22).
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ def mine(scores: Tensor, is_positive: Tensor, drawn: Tensor, k: int) -> Triplets
     Args:
         scores: (n, m) float32.
         is_positive: (n, m) bool, every pair of the batch that is in the ground truth.
-        drawn: (n,) int64, one positive column a row.
+        drawn: (n,) int64, one positive column per row.
         k: negatives wanted; fewer columns give fewer.
 
     Returns:
@@ -62,42 +65,49 @@ def mine(scores: Tensor, is_positive: Tensor, drawn: Tensor, k: int) -> Triplets
 def triplet_loss(triplets: Triplets, config: Loss) -> Tensor:
     """Return the mean loss over rows, a scalar.
 
-    Rows without a violating negative count as zero. An empty batch, or one whose rows have no negatives at all (a
-    batch of one), gives zero with a gradient of zero.
+    A row without a violating negative counts as zero. With ``ties: half`` its negatives have equal weights, and those whose
+    hinge is exactly 0 pass half the gradient, as ``max(0, x)`` does in PyTorch: scores 0.5 | 0.3, 0.35 give a loss of 0
+    and a gradient of (-0.5, 0.25, 0.25). An empty batch, or one whose rows have no negatives at all (a batch of one),
+    gives zero with a gradient of zero.
     """
     positive, negatives = triplets.positive[:, None], triplets.negatives
     margin = (positive - negatives).detach().abs().clamp(config.margin_min, config.margin_max)
-    hinge = negatives - positive + margin
-    violating = triplets.valid & (hinge > 0)
-    # Softmax over violating negatives only; -inf rows would give NaN, so rows without any are masked afterwards.
-    logits = (negatives.detach() / config.temperature).masked_fill(~violating, -1e4)
-    weight = torch.softmax(logits, dim=1) * violating
-    per_row = (weight * hinge.clamp_min(0).masked_fill(~violating, 0)).sum(dim=1)
+    gap = torch.where(triplets.valid, negatives - positive + margin, -1)
+    violating = gap > 0
+    scores = negatives if config.weight_gradient else negatives.detach()
+    # Finite, so that a row without a violator has equal weights over the negatives it has, and one without any is no NaN.
+    logits = (scores / config.temperature).where(violating, torch.where(triplets.valid, -1e4, -2e4))
+    per_row = (torch.softmax(logits, dim=1) * _hinge(gap, config)).sum(dim=1)
     return per_row.sum() / max(len(per_row), 1)
 
 
-def regulariser(u: Triplets, z_positive: Tensor, z_negatives: Tensor, margin: float) -> Tensor:
+def _hinge(gap: Tensor, config: Loss) -> Tensor:
+    """Return ``max(0, gap)``; a gap of exactly 0 passes half the gradient or none (``loss.ties``)."""
+    return torch.maximum(gap, torch.zeros_like(gap)) if config.ties == "half" else gap.relu()
+
+
+def regulariser(
+    u_positive: Tensor, u_negatives: Tensor, z_positive: Tensor, z_negatives: Tensor, valid: Tensor, config: Loss
+) -> Tensor:
     """Return ``R``: prototypes should score positives higher, and hard negatives lower, than text vectors do.
 
-    The text vector's scores are the yardstick, so no gradient flows into them: otherwise the cheapest way to a better
-    prototype would be a worse text vector (docs/deviations.md D2).
-
     Args:
-        u: triplets mined on the text vectors' scores.
-        z_positive: (n,) scores of the same pairs under the prototypes.
+        u_positive: (n,) scores of each row's drawn positive under the text vectors.
+        u_negatives: (n, k) scores of its hard negatives under the text vectors.
+        z_positive: (n,) scores of the same positives under the prototypes.
         z_negatives: (n, k) likewise.
-        margin: by how much.
+        valid: (n, k) bool, False where a row has fewer than k non-positives.
+        config: margin, where the gradient flows (D2), how the halves are joined (D22).
 
     Returns:
-        A scalar: the mean over violating positives plus the mean over violating negatives.
+        A scalar: the sum or mean of two halves, each the mean over its violating entries (zero without any).
     """
-    low = margin - (z_positive - u.positive.detach())
-    high = margin + (z_negatives - u.negatives.detach())
-    return _mean_where(low, low > 0) + _mean_where(high, (high > 0) & u.valid)
-
-
-def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp_min(1)
+    if config.regulariser_gradient == "z":
+        u_positive, u_negatives = u_positive.detach(), u_negatives.detach()
+    low = u_positive - z_positive + config.regulariser_margin
+    high = torch.where(valid, z_negatives - u_negatives + config.regulariser_margin, -1)
+    halves = [_hinge(gap, config).sum() / (gap > 0).sum().clamp_min(1) for gap in (low, high)]
+    return sum(halves) / (2 if config.regulariser_halves == "mean" else 1)
 
 
 def total_loss(
@@ -114,28 +124,30 @@ def total_loss(
 
     Args:
         queries: (n, dim) float32 unit rows.
-        texts: (m, dim) float32 unit rows, text vectors ``u`` of the batch's distinct labels.
+        texts: (m, dim) float32 unit rows, text vectors ``u`` of the batch's labels.
         prototypes: (m, dim) float32 unit rows ``z``, or None for NGAME.
         is_positive: (n, m) bool.
-        drawn_label: (n,) int64, the positive label drawn for each query.
+        drawn_label: (3, n) int64, the positive label drawn for each query in ``L(q,u)``, ``L(q,z)`` and ``R``.
         drawn_query: (m,) int64, the positive query drawn for each label.
-        config: margins, temperature, weights.
+        config: margins, temperature, weights, and the form of the terms.
         method: whose loss.
 
     Returns:
         The total (a scalar) and its terms by name: ``q_u``, ``q_z``, ``u_q``, ``reg`` (unweighted), as far as the method
         has them.
     """
+    in_u, in_z, in_r = drawn_label
     if method in ("NGAME", "DEXA"):
-        name, labels = ("q_u", texts) if method == "NGAME" else ("q_z", prototypes)
-        term = triplet_loss(mine(queries @ labels.T, is_positive, drawn_label, config.negatives), config)
+        name, labels, drawn = ("q_u", texts, in_u) if method == "NGAME" else ("q_z", prototypes, in_z)
+        term = triplet_loss(mine(queries @ labels.T, is_positive, drawn, config.negatives), config)
         return term, {name: term}
-    scores_u = queries @ texts.T
-    by_query = mine(scores_u, is_positive, drawn_label, config.negatives)
+    scores_u, scores_z = queries @ texts.T, queries @ prototypes.T
+    by_u = mine(scores_u, is_positive, in_u, config.negatives)
+    by_z = mine(scores_z, is_positive, in_z, config.negatives)
     by_label = mine(scores_u.T, is_positive.T, drawn_query, config.negatives)
-    terms = {"q_u": triplet_loss(by_query, config), "u_q": triplet_loss(by_label, config)}
-    scores_z = queries @ prototypes.T
-    terms["q_z"] = triplet_loss(mine(scores_z, is_positive, drawn_label, config.negatives), config)
-    z_positive = scores_z.gather(1, drawn_label[:, None])[:, 0]
-    terms["reg"] = regulariser(by_query, z_positive, scores_z.gather(1, by_query.columns), config.regulariser_margin)
+    terms = {name: triplet_loss(by, config) for name, by in (("q_u", by_u), ("u_q", by_label), ("q_z", by_z))}
+    hard = by_z if config.regulariser_negatives == "z" else by_u
+    u_positive, z_positive = (scores.gather(1, in_r[:, None])[:, 0] for scores in (scores_u, scores_z))
+    u_negatives, z_negatives = (scores.gather(1, hard.columns) for scores in (scores_u, scores_z))
+    terms["reg"] = regulariser(u_positive, u_negatives, z_positive, z_negatives, hard.valid, config)
     return terms["q_u"] + terms["q_z"] + terms["u_q"] + config.regulariser * terms["reg"], terms
