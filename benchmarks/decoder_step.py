@@ -212,8 +212,8 @@ def main() -> None:
     config, data, precision = trainer.config, trainer.data, trainer.precision
     plain, at_once = Straightforward(trainer), config.training.items_at_once
     positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
-    batches = EpochBatches(data, data.rows, positives, chosen.batch_size, 0, 0, trainer.gather, at_once)
-    without = EpochBatches(data, data.rows, positives, chosen.batch_size, 0, 0, with_text=False)
+    batches = EpochBatches(data, config, data.rows, positives, 0, 0, trainer.gather)
+    without = EpochBatches(data, config, data.rows, positives, 0, 0, with_text=False)
     seconds: dict[str, list[float]] = {"ours": [], "straightforward": []}
     memory = dict.fromkeys(seconds, 0.0)
     ways = {"ours": lambda i: trainer._step(batches[i]), "straightforward": lambda i: plain.step(without[i])}

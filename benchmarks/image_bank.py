@@ -26,6 +26,7 @@ import psutil
 import torch
 from measure import bandwidth, ratios, row, spread, take_turns, write
 
+from vixml.config.run import RunConfig
 from vixml.files import load_array, write_json
 from vixml.images.bank import FORMAT, ImageBank
 from vixml.images.scattered import PAGE, open_scattered, requests, take_rows
@@ -166,8 +167,10 @@ def main() -> None:
         positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
         order = query_order(data.rows, None, 0, 0)
 
+        config = RunConfig(training={"batch_size": given.batch_size})
+
         def epoch(gather: Callable[[np.ndarray], np.ndarray]) -> EpochBatches:
-            return EpochBatches(data, order, positives, given.batch_size, 0, 0, gather)
+            return EpochBatches(data, config, order, positives, 0, 0, gather)
 
         asked: list[np.ndarray] = []
 

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from vixml.config.run import RunConfig
 from vixml.data.propensity import inverse_propensity
 from vixml.evaluation.metrics import evaluate
 from vixml.files import write_json
@@ -114,7 +115,8 @@ def part(name: str, size: float, folder: Path) -> tuple[Callable[[], object], in
         rows, weights = np.arange(train), np.ones(labels)
         data = TrainingSet(queries, names, None, None, made, rows, weights)
         positives = draw_positives(made, rows, weights, 0, 0)
-        batches = EpochBatches(data, query_order(rows, None, 0, 0), positives, BATCH, 0, 0, None, None)
+        config = RunConfig(modality="text", training={"batch_size": BATCH})
+        batches = EpochBatches(data, config, query_order(rows, None, 0, 0), positives, 0, 0)
         some = range(0, len(batches), max(1, math.ceil(1 / size / 4)))
 
         return lambda: [batches[place] for place in some], len(some) * BATCH

@@ -114,8 +114,9 @@ class Straightforward(nn.Module):
         is_positive = torch.tensor([[label in truth for label in positives.tolist()] for truth in truths]).to(device)
         drawn = torch.arange(len(queries), device=device)
         loss, _ = total_loss(
-            F.normalize(u_queries, dim=1), F.normalize(u_labels, dim=1), z, is_positive, drawn, drawn, self.config.loss
-        )
+            F.normalize(u_queries, dim=1), F.normalize(u_labels, dim=1), z, is_positive, drawn.expand(3, -1), drawn,
+            self.config.loss,
+        )  # fmt: skip
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -187,7 +188,7 @@ def compare(config: RunConfig, inputs: RunInputs, device: torch.device, steps: i
     for turn in range(-1, rounds):  # round -1 warms up
         order = query_order(data.rows, None, 0, turn + 1)
         positives = draw_positives(data.truth, data.rows, data.weights, 0, turn + 1)
-        batches = EpochBatches(data, order, positives, size, 0, turn + 1, first.gather)
+        batches = EpochBatches(data, config, order, positives, 0, turn + 1, first.gather)
         if turn < 0:
             difference = same_vectors(plain, first, batches[0])
 

@@ -113,7 +113,7 @@ def test_a_decoders_operations_are_those_of_its_products(small_decoder, checkpoi
     trainer, job = small_decoder.make_trainer(chosen, torch.device("cpu"))
     data = trainer.data
     positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
-    batch = EpochBatches(data, data.rows, positives, 300, 0, 0, trainer.gather, at_once)[0]
+    batch = EpochBatches(data, trainer.config, data.rows, positives, 0, 0, trainer.gather)[0]
     added = {torch.ops.aten.addmm_: lambda y, a, b, **_: 2 * a[0] * a[1] * b[1]}  # torch forgot this one
     with FlopCounterMode(display=False, custom_mapping=added) as counter:
         trainer._step(batch)

@@ -64,6 +64,16 @@ class Ragged:
         place = np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
         return Ragged(np.asarray(self.values[place], dtype=np.int32), offsets, self.n_cols, self.header)
 
+    def select(self, keep: np.ndarray) -> Ragged:
+        """Return the rows with only the values at which ``keep`` (n_values,) is true."""
+        offsets = np.zeros(len(self) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.row_ids()[keep], minlength=len(self)), out=offsets[1:])
+        return Ragged(np.asarray(self.values[keep], dtype=np.int32), offsets, self.n_cols, self.header)
+
+    def first(self, most: int) -> Ragged:
+        """Return the rows cut to their first ``most`` values."""
+        return self.select(np.arange(len(self.values)) - np.repeat(self.offsets[:-1], self.lengths) < most)
+
     def counts(self) -> np.ndarray:
         """Return how often each value occurs: (n_cols,) int64 (label frequencies, for a label matrix)."""
         return np.bincount(self.values, minlength=self.n_cols).astype(np.int64)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vixml.models.packing import pack
+from vixml.models.prompt import Prompt
 from vixml.ragged import Ragged
 
 
@@ -44,6 +47,31 @@ def test_images_stand_first_then_text_and_positions_count_on(batch):
     lengths = packed.blocks[:, 2].tolist()
     assert lengths == sorted(set(lengths)), "one block a length, shortest first"
     assert len(packed.gather) == sum(len(t) + len(i) for t, i in batch), "nothing is padded"
+
+
+@settings(max_examples=80, deadline=None)
+@given(items, st.sampled_from([1, 16]))
+def test_images_in_front_take_the_same_positions_in_every_item(batch, multiple):
+    """Words 11, images, words 12, text, word 13; three positions for images, so all that follows has the same ones."""
+    prompt = Prompt(((11,), "images", (12,), "text", (13,)), causal=True, image_positions=3)
+    texts, images = Ragged.from_rows([t for t, _ in batch], 9), Ragged.from_rows([i for _, i in batch], 5)
+    packed = pack(texts, images, prompt, multiple)
+    assert packed.prefix == 1 and packed.positions[0] == 0
+    expected = []
+    for text, own in batch:
+        rest = [("text", word) for word in [12, *text, 13]]
+        expected.append([("image", i, 1 + k) for k, i in enumerate(own)] + [(*t, 4 + k) for k, t in enumerate(rest)])
+    found = contents(replace(packed, gather=packed.gather[1:], positions=packed.positions[1:],
+                             blocks=packed.blocks - [1, 0, 0]))  # fmt: skip
+    assert found == expected
+    plain = pack(texts, images, replace(prompt, image_positions=0), multiple)
+    assert plain.gather.tolist() == packed.gather.tolist() and plain.blocks.tolist() == packed.blocks.tolist()
+
+
+def test_images_behind_the_text_count_on():
+    prompt = Prompt(("text", "images"), image_positions=3)
+    packed = pack(Ragged.from_rows([[4, 5], [6]], 9), Ragged.from_rows([[1], [0]], 5), prompt)
+    assert contents(packed) == [[("text", 4, 0), ("text", 5, 1), ("image", 1, 2)], [("text", 6, 0), ("image", 0, 1)]]
 
 
 def test_text_only():

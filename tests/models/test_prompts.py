@@ -161,6 +161,46 @@ def test_words_stand_in_their_order_and_blanks_do_not_count():
     assert first.leading == (1, *t) and first.words == (1, *t, *i, 2)
 
 
+def test_the_first_token_in_front_of_each_piece():
+    """As tokenizers of Llama and Gemma do it piece by piece, the text included; images are no piece of text."""
+    t, i = tokenize(["This product text", "and its image"])
+
+    def pieces(template, **changes):
+        return make_prompt(template, tokenize, causal=True, bos=[1], eos=2, each_piece=True, **changes).pieces
+
+    assert pieces("This product text {text} and its image {images}{eos}") == (
+        (1, *t, 1), "text", (1, *i), "images", (1, 2)
+    )  # fmt: skip
+    assert pieces("{images}{text}{eos}") == ("images", (1,), "text", (1, 2))
+    assert pieces("{text}") == ((1,), "text")
+    assert pieces("{text} and its image{eos}") == ((1,), "text", (1, *i, 2)), "a suffix is one piece"
+    without = make_prompt("This product text {text}{eos}", tokenize, causal=True, eos=2, each_piece=True)
+    assert without == make_prompt("This product text {text}{eos}", tokenize, causal=True, eos=2), "Qwen has none"
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+def test_a_text_at_a_fixed_position_equals_the_official_layout(folders, name):
+    """Three image slots in every item, those without an image masked out, then the text; default position ids."""
+    prompt = Prompt(image_positions=3)
+    model, plain = make_model(folders[name], prompt), plain_encoder.load(folders[name])
+    tokens, images, bank = make_batch(COUNTS["mixed"])
+    words = torch.zeros(6, 9, dtype=torch.int64)
+    mask, slots = torch.zeros(6, 12, dtype=torch.int64), torch.zeros(6, 3, IMAGE_DIM)
+    for i in range(6):
+        words[i, : len(tokens.row(i))] = torch.from_numpy(tokens.row(i))
+        slots[i, : len(images.row(i))] = bank[images.row(i)]
+        mask[i, : len(images.row(i))] = 1
+        mask[i, 3 : 3 + len(tokens.row(i))] = 1
+    inputs = torch.cat([model.projection(slots), plain.get_input_embeddings()(words)], dim=1)
+    hidden = plain(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
+    expected = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    ours = encode(model, tokens, images, bank, prompt)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    own = encode(model, tokens, images, bank, Prompt())
+    differ = (own - ours).abs().amax(1) > 1e-4
+    assert differ.tolist() == [count < 3 for count in COUNTS["mixed"]], "only where an image is missing"
+
+
 def test_images_first_have_no_leading_words_without_a_first_token():
     assert make_prompt("{images}{text}{eos}", tokenize, causal=True, eos=2).leading == ()
     assert make_prompt("{images}{text}{eos}", tokenize, causal=True, bos=[1], eos=2).leading == (1,)

@@ -10,6 +10,7 @@ import planted
 import pytest
 from tiny_models import VOCABULARY, random_lists
 
+from vixml.config.run import RunConfig
 from vixml.models.packing import MULTIPLE, pack
 from vixml.ragged import Ragged
 from vixml.training.batches import (
@@ -48,11 +49,15 @@ def vectors_of(rows):
     return np.repeat(rows[:, None], 2, axis=1).astype(np.float16)
 
 
-def epoch_batches(data, seed=0, epoch=0, size=8, groups=None, **changes):
+def run_with(loss=None, **training):
+    return RunConfig(training={"batch_size": 8, **training}, loss=loss or {})
+
+
+def epoch_batches(data, seed=0, epoch=0, config=None, groups=None, **changes):
     order = query_order(data.rows, groups, seed, epoch)
     positives = draw_positives(data.truth, data.rows, data.weights, seed, epoch)
     changes.setdefault("gather", vectors_of)
-    return EpochBatches(data, order, positives, size, seed, epoch, **changes)
+    return EpochBatches(data, config or run_with(), order, positives, seed, epoch, **changes)
 
 
 def flat(batch):
@@ -82,8 +87,61 @@ def test_a_batch_holds_its_positives_and_every_pair_of_the_truth(data):
             if label in data.truth.row(query)
         }
         assert sorted(map(tuple, batch.pairs.tolist())) == sorted(pairs), "each once"
-        assert all((q, m) in pairs for q, m in enumerate(batch.drawn_label.tolist()))
+        assert all((q, m) in pairs for drawn in batch.drawn_label.tolist() for q, m in enumerate(drawn))
         assert all((q, m) in pairs for m, q in enumerate(batch.drawn_query.tolist()))
+
+
+def test_copies_of_a_label_are_columns_of_their_own(data):
+    """The official code's batch, by a double loop: column j is the label that the j-th query drew, in order of labels."""
+    batches, merged = epoch_batches(data, config=run_with(label_copies="kept")), epoch_batches(data)
+    copies = 0
+    for i in range(len(batches)):
+        batch = batches[i]
+        labels = sorted(batches.positives[batch.queries].tolist())
+        assert batch.labels.tolist() == labels, "one per query"
+        copies += len(labels) - len(set(labels))
+        expected = [
+            (q, m)
+            for q, query in enumerate(batch.queries)
+            for m, label in enumerate(labels)
+            if label in data.truth.row(query).tolist()
+        ]
+        assert sorted(map(tuple, batch.pairs.tolist())) == expected
+        assert all((q, m) in expected for drawn in batch.drawn_label.tolist() for q, m in enumerate(drawn))
+        assert all((q, m) in expected for m, q in enumerate(batch.drawn_query.tolist()))
+        texts = [data.query_tokens.row(q) for q in batch.queries] + [data.label_tokens.row(m) for m in labels]
+        assert batch.parts[0].packed.restore.shape == (len(texts),), "each copy is encoded"
+        assert sorted(set(labels)) == merged[i].labels.tolist()
+    assert copies > 3
+
+
+@pytest.mark.parametrize("copies", ["merged", "kept"])
+def test_terms_share_a_draw_or_have_their_own(data, copies):
+    shared = epoch_batches(data, config=run_with(label_copies=copies))
+    own = epoch_batches(data, config=run_with({"draws": "per-term"}, label_copies=copies))
+    differ = 0
+    for i in range(len(shared)):
+        first, second, third = own[i].drawn_label.tolist()
+        assert (
+            shared[i].drawn_label.tolist() == [first] * 3
+            and shared[i].drawn_query.tolist() == own[i].drawn_query.tolist()
+        )
+        differ += (first != second) + (first != third) + (second != third)
+    assert differ > 3
+
+
+def test_copies_are_drawn_as_often_as_they_stand_there():
+    """Uniform over columns, as torch.multinomial over the official matrix: a label with two copies has two chances."""
+    truth = Ragged.from_rows([[0, 1], [0], [0], [1]], 2)
+    lists = Ragged.from_rows([[1]] * 4, 9)
+    some = TrainingSet(lists, lists.take([0, 1]), None, None, truth, np.arange(4), np.ones(2))
+    positives, config = np.array([1, 0, 0, 1]), run_with(label_copies="kept")
+    counts = np.zeros(4, int)
+    for epoch in range(2000):
+        batch = EpochBatches(some, config, np.arange(4), positives, 0, epoch, with_text=False)[0]
+        assert batch.labels.tolist() == [0, 0, 1, 1]
+        counts += np.bincount(batch.drawn_label[0, :1], minlength=4)
+    assert ((counts - 500) ** 2 / 500).sum() < 16.3
 
 
 def test_the_stream_holds_queries_then_labels(data):
@@ -100,7 +158,8 @@ def test_the_stream_holds_queries_then_labels(data):
 def test_parts_of_all_processes_hold_each_item_once_in_order(data, processes, at_once):
     whole = epoch_batches(data)[1]
     teams = [Team(rank, processes) for rank in range(processes)]
-    batches = [epoch_batches(data, items_at_once=at_once, team=team)[1] for team in teams]
+    config = run_with(items_at_once=at_once)
+    batches = [epoch_batches(data, config=config, team=team)[1] for team in teams]
     parts = [part for batch in batches for part in batch.parts]
     lengths = [len(part.packed) for part in parts]
     assert [part.first for part in parts] == np.cumsum([0, *lengths])[:-1].tolist()
@@ -132,8 +191,9 @@ def test_draws_inside_a_batch_are_those_of_its_epoch_and_place(data):
     order = query_order(data.rows, None, 0, 0)
     positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
     twice = np.concatenate([order, order])
-    batches = {epoch: EpochBatches(data, twice, positives, len(order), 0, epoch, vectors_of) for epoch in (0, 1)}
-    draws = [batches[epoch][index].drawn_label.tolist() for epoch in (0, 1) for index in (0, 1)]
+    config = run_with(batch_size=len(order))
+    batches = {epoch: EpochBatches(data, config, twice, positives, 0, epoch, vectors_of) for epoch in (0, 1)}
+    draws = [batches[epoch][index].drawn_label[0].tolist() for epoch in (0, 1) for index in (0, 1)]
     assert len({tuple(drawn) for drawn in draws}) == 4
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import planted
 import pytest
 import torch
+import transformers
 
 from vixml.config.run import Optimizer
 from vixml.errors import VixmlError
@@ -51,6 +52,44 @@ def test_adamw_has_the_configured_epsilon(model):
     optimizer = make_optimizer(model, Optimizer(eps=1e-5))
     assert isinstance(optimizer, torch.optim.AdamW)
     assert {group["eps"] for group in optimizer.param_groups} == {1e-5}
+
+
+def test_decay_by_name_as_in_the_official_code(task, tmp_path):
+    """It spares what has `bias` or `LayerNorm.weight` in its name, and the free vectors; the prototype network's norms
+    have another name."""
+    model = planted.make_trainer(task, planted.make_config(), tmp_path).model
+    groups = parameter_groups(model, SETTINGS.model_copy(update={"weight_decay_on": "all-but-layernorm"}))
+    names = {id(p): name for name, p in model.named_parameters()}
+    decay = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay.keys() == {name for name, _ in model.named_parameters()}
+    for name, value in decay.items():
+        spared = "bias" in name or "LayerNorm.weight" in name or name == "prototypes.free.weight"
+        assert value == (0.0 if spared else 0.3), name
+    other = {n for names, _, d in named_groups(model) for n in names if d != decay[n]}
+    assert other == {"prototypes.layer.norm1.weight", "prototypes.layer.norm2.weight"}
+
+
+def test_a_warm_up_from_zero_is_one_step_behind():
+    """The schedule of transformers, which the official code uses."""
+    stepped = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = transformers.get_linear_schedule_with_warmup(stepped, 4, 10)
+    for step in range(10):
+        assert learning_rate_factor(step, 4, 10, ahead=False) == pytest.approx(stepped.param_groups[0]["lr"])
+        stepped.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("warmup_from", ["first-step", "zero"])
+def test_the_first_step_of_a_run(task, tmp_path, warmup_from):
+    """With a rate of zero nothing is learned in it."""
+    config = planted.make_config(
+        modality="text", optimizer={"warmup_steps": 5, "warmup_from": warmup_from}, training={"batch_size": 144, "epochs": 1}
+    )  # fmt: skip
+    trainer = planted.make_trainer(task, config, tmp_path, rows=144)
+    before = {name: p.clone() for name, p in trainer.model.named_parameters()}
+    trainer.fit()
+    same = [name for name, p in trainer.model.named_parameters() if p.equal(before[name])]
+    assert (len(same) == len(before)) == (warmup_from == "zero")
 
 
 @pytest.mark.parametrize(("warmup", "total"), [(0, 10), (1, 10), (4, 10), (10, 10), (20, 10)])

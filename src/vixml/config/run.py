@@ -5,6 +5,7 @@ These classes are the one source of defaults, validation, the JSON schemas in ``
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -205,6 +206,16 @@ class Mining(Strict):
         description="Number of groups: queries / `size`, rounded up, or the next power of two, with fewer queries a group "
         "than `size` (docs/deviations.md D25).",
     )
+
+    def n_groups(self, n_queries: int, epoch: int) -> int:
+        """Return the number of groups of a clustering at ``epoch``.
+
+        Example:
+            >>> Mining().n_groups(294_805, 10), Mining(groups="power-of-two").n_groups(294_805, 10)
+            (18426, 32768)
+        """
+        groups = math.ceil(n_queries / (self.size * 2 ** sum(epoch >= at for at in self.double_at)))
+        return 1 << (groups - 1).bit_length() if self.groups == "power-of-two" else groups
 
 
 class Optimizer(Strict):

@@ -127,9 +127,7 @@ class ImageBank:
                 expected=f"{len(self)}, as the bank holds",
                 hint="build corpus, images and bank of one dataset again; snakemake keeps them in step",
             )
-        kept = _select(item_images, ~self._is_missing(item_images.values))
-        place = np.arange(len(kept.values)) - np.repeat(kept.offsets[:-1], kept.lengths)
-        kept = _select(kept, place < per_item)
+        kept = item_images.select(~self._is_missing(item_images.values)).first(per_item)
         if control == "constant" and len(kept.values):
             held = np.flatnonzero(~self._is_missing(np.arange(len(self))))
             same = np.random.default_rng(seed).choice(held, min(per_item, len(held)), replace=False)
@@ -200,10 +198,3 @@ def _first_not_finite(vectors: np.ndarray) -> int | None:
         if bits.size and bits.max() >= 0x7C00:
             return start + int((bits.max(axis=1) >= 0x7C00).argmax())
     return None
-
-
-def _select(ragged: Ragged, keep: np.ndarray) -> Ragged:
-    """Return the lists with only the values at which ``keep`` (n_values,) is true."""
-    offsets = np.zeros(len(ragged) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(ragged.row_ids()[keep], minlength=len(ragged)), out=offsets[1:])
-    return Ragged(np.asarray(ragged.values[keep], dtype=np.int32), offsets, ragged.n_cols, ragged.header)

@@ -27,7 +27,8 @@ class Packed:
         image_rows: (n_images,) int64, rows of the image bank: in stream order, or in the caller's for late fusion.
         image_items: (n_images,) int64, for late fusion the item of each image, in the caller's order; else None.
         gather: (n_tokens,) int64, for each place the row of ``[ids; images]`` that stands there.
-        positions: (n_tokens,) int64, the token's place in its own sequence, words and images counted.
+        positions: (n_tokens,) int64, the token's place in its own sequence, words and images counted; with
+            ``Prompt.image_positions``, images in front of the text count as so many in every item.
         prefix: places at the head of the stream that belong to every sequence.
         blocks: (n_blocks, 3) int64 rows ``(first place, sequences, length)``: sequences of one length, without prefix.
         restore: (n,) int64, where sequence i of the caller's order went in the stream's order. Sequences that only fill
@@ -131,8 +132,17 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
             inner = np.arange(len(part.values)) - np.repeat(part.offsets[:-1], part.lengths)
             gather[np.repeat(place, part.lengths) + inner] = base + np.arange(len(part.values))
             place = place + part.lengths
+        if piece == IMAGES:
+            behind_images = place
     positions = np.arange(len(gather), dtype=np.int64)
     positions[shared : starts[-1]] -= np.repeat(starts[:-1] - shared, lengths)
+    if pictures is not None and prompt.image_positions and prompt.pieces.index(IMAGES) < prompt.pieces.index(TEXT):
+        left_out = np.zeros(
+            len(gather) + 1, dtype=np.int64
+        )  # steps up behind the images, and down where the next starts
+        np.add.at(left_out, behind_images, prompt.image_positions - pictures.lengths)
+        np.add.at(left_out, starts[1:], pictures.lengths - prompt.image_positions)
+        positions += left_out[:-1].cumsum()
     positions[starts[-1] :] = shared
     distinct, first, count = np.unique(lengths, return_index=True, return_counts=True)
     blocks = np.stack([starts[first], count, distinct], axis=1).astype(np.int64)

@@ -20,6 +20,8 @@ class Prompt:
         causal: True for a decoder: a token sees only what stands before it, so that the words in front of every sequence
             are computed once for a whole batch.
         late: True for late fusion: images stay outside the sequence.
+        image_positions: positions that images in front of the text take in every item, whether it has so many or not
+            (``encoder.text_position: fixed``); 0: one per image.
 
     Example:
         >>> prompt = Prompt(((7, 8), "text", (9,)), causal=True)
@@ -30,6 +32,7 @@ class Prompt:
     pieces: tuple[str | tuple[int, ...], ...] = (IMAGES, TEXT)
     causal: bool = False
     late: bool = False
+    image_positions: int = 0
 
     @cached_property
     def words(self) -> tuple[int, ...]:
@@ -54,6 +57,8 @@ def make_prompt(
     bos: Sequence[int] = (),
     eos: int | None = None,
     late: bool = False,
+    each_piece: bool = False,
+    image_positions: int = 0,
 ) -> Prompt:
     """Return a template's prompt.
 
@@ -64,6 +69,8 @@ def make_prompt(
         bos: what the tokenizer puts in front of any text, if anything; it stands first, before all pieces.
         eos: id of ``{eos}``.
         late: see :class:`Prompt`.
+        each_piece: put ``bos`` in front of each piece, the text included, not only of the whole (docs/deviations.md D14).
+        image_positions: see :class:`Prompt`.
 
     Raises:
         ValueError: the template is malformed, or has ``{eos}`` where the tokenizer has no such token.
@@ -74,7 +81,8 @@ def make_prompt(
     """
     parsed = parse_template(template)
     ids = iter(tokenize([piece.words for piece in parsed if piece.field is None]))
-    pieces: list[str | tuple[int, ...]] = [tuple(bos)] if bos else []
+    # Words side by side, `{eos}` among them, are one piece; first the pieces, then what the tokenizer adds.
+    pieces: list[str | tuple[int, ...]] = []
     for piece in parsed:
         if piece.field == "eos":
             if eos is None:
@@ -85,7 +93,17 @@ def make_prompt(
         else:
             found = piece.field
         if not isinstance(found, str) and pieces and not isinstance(pieces[-1], str):
-            pieces[-1] = (*pieces[-1], *found)  # words side by side are one piece
+            pieces[-1] = (*pieces[-1], *found)
         else:
             pieces.append(found)
-    return Prompt(tuple(piece for piece in pieces if piece), causal, late)
+    added: list[str | tuple[int, ...]] = []
+    for place, found in enumerate(pieces):
+        own = tuple(bos) if (found != IMAGES if each_piece else place == 0) else ()
+        if not isinstance(found, str):
+            added.append((*own, *found))
+        elif own and added and not isinstance(added[-1], str):
+            added[-1] = (*added[-1], *own)
+            added.append(found)
+        else:
+            added += [own, found]
+    return Prompt(tuple(piece for piece in added if piece), causal, late, image_positions)

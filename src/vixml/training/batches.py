@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from vixml.config.run import RunConfig
 from vixml.models.packing import MULTIPLE, Packed, pack, pinned
 from vixml.models.prompt import PLAIN, Prompt
 from vixml.ragged import Ragged
@@ -74,14 +75,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch; ``n`` queries, ``m`` distinct labels.
+    """One training batch: ``n`` queries, ``m`` labels.
 
     Attributes:
         queries: (n,) int64 rows of train.
-        labels: (m,) int64 label ids, ascending.
+        labels: (m,) int64 label ids, ascending; with ``training.label_copies: kept`` one per query, copies side by side.
         parts: this process's share of the items, queries first, then labels; none in training on stored vectors.
         pairs: (n_pairs, 2) int64, every (query, label) of the batch that is in the truth, as places in the batch.
-        drawn_label: (n,) int64, each query's drawn positive, a place in ``labels``.
+        drawn_label: (3, n) int64, each query's drawn positive in L(q,u), L(q,z) and R, as positions in ``labels``.
         drawn_query: (m,) int64, each label's drawn positive, a place in ``queries``.
         has_images: whether any of its items has an image, in whichever process's share.
     """
@@ -150,13 +151,12 @@ class EpochBatches(Dataset):
 
     Args:
         data: the training set.
+        config: the run: batch size, copies of labels, draws, items of a part.
         order: (n,) int64, the epoch's queries in order.
         positives: (n_train,) int64, the label drawn for each query.
-        batch_size: queries a batch.
         seed: of the run.
         epoch: from 0.
         gather: image rows -> (n_images, image_dim) float16 vectors; needed with images.
-        items_at_once: items of a part at most; None makes one part of all.
         team: the processes that share each batch.
         with_text: False leaves the parts out (training on stored vectors).
     """
@@ -164,19 +164,18 @@ class EpochBatches(Dataset):
     def __init__(
         self,
         data: TrainingSet,
+        config: RunConfig,
         order: np.ndarray,
         positives: np.ndarray,
-        batch_size: int,
         seed: int,
         epoch: int,
         gather: Callable[[np.ndarray], np.ndarray] | None = None,
-        items_at_once: int | None = None,
         team: Team = ALONE,
         with_text: bool = True,
     ) -> None:
-        self.data, self.order, self.positives = data, order, positives
-        self.batch_size, self.seed, self.epoch, self.with_text = batch_size, seed, epoch, with_text
-        self.gather, self.items_at_once, self.team = gather, items_at_once, team
+        self.data, self.config, self.order, self.positives = data, config, order, positives
+        self.seed, self.epoch, self.gather, self.team, self.with_text = seed, epoch, gather, team, with_text
+        self.batch_size = config.training.batch_size
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
@@ -184,21 +183,30 @@ class EpochBatches(Dataset):
     def __getitem__(self, index: int) -> Batch:
         data = self.data
         queries = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        # Each label once, however many queries drew it (docs/deviations.md D1).
-        labels = np.unique(self.positives[queries])
+        drawn = self.positives[queries]
+        # Each label once, or once for each query that drew it (docs/deviations.md D1).
+        labels = np.unique(drawn) if self.config.training.label_copies == "merged" else np.sort(drawn)
         truth = data.truth.take(queries)
-        # Positives among the batch's labels: binary search of each query's labels in the ascending list.
-        place = np.searchsorted(labels, truth.values)
-        found = labels[np.minimum(place, len(labels) - 1)] == truth.values
-        pairs = np.stack([truth.row_ids()[found], place[found]], axis=1)
+        # All columns of each query's labels: a range of the ascending list, empty for a label that nobody drew.
+        first, end = (np.searchsorted(labels, truth.values, side=side) for side in ("left", "right"))
+        count = end - first
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        pairs = np.stack([np.repeat(truth.row_ids(), count), np.repeat(first, count) + within], axis=1)
         rng = generator(self.seed, DRAW, self.epoch, index)
+
+        def draw_label() -> np.ndarray:
+            return draw_per_group(pairs[:, 0], pairs[:, 1], len(queries), rng)
+
+        drawn_label = draw_label()
+        drawn_query = draw_per_group(pairs[:, 1], pairs[:, 0], len(labels), rng)
+        per_term = self.config.loss.draws == "per-term"
         return Batch(
             queries,
             labels.astype(np.int64),
             tuple(self._parts(queries, labels)) if self.with_text else (),
             pairs,
-            draw_per_group(pairs[:, 0], pairs[:, 1], len(queries), rng),
-            draw_per_group(pairs[:, 1], pairs[:, 0], len(labels), rng),
+            np.stack([drawn_label, *(draw_label() if per_term else drawn_label for _ in range(2))]),
+            drawn_query,
             self._has_images(queries, labels),
         )
 
@@ -209,7 +217,7 @@ class EpochBatches(Dataset):
     def _parts(self, queries: np.ndarray, labels: np.ndarray) -> Iterator[Part]:
         data = self.data
         own = self.team.share(len(queries) + len(labels))
-        size = self.items_at_once or max(own.stop - own.start, 1)
+        size = self.config.training.items_at_once or max(own.stop - own.start, 1)
         for first in range(own.start, own.stop, size):
             items = slice(first, min(first + size, own.stop))
             of_queries = queries[items]

@@ -1,7 +1,7 @@
 """What tells early whether a run learns: similarity of vectors, norms, and P@1 on held-out training queries.
 
-The loss has a collapsed state: with all similarities equal it is ``3 * 0.1 + 0.1 * 0.2 = 0.32`` and its gradient through
-the normalisation vanishes. Test data is never looked at here.
+The loss has a collapsed state: with all similarities equal it is ``3 * 0.1 + 0.1 * 0.2 = 0.32`` (0.31 where R is the mean
+of its halves) and its gradient through the normalisation vanishes. Test data is never looked at here.
 """
 
 from __future__ import annotations
@@ -92,10 +92,13 @@ def hits(best: Tensor, truth: Ragged) -> float:
 
 
 def collapsed_loss(config: Loss, prime: bool) -> float:
-    """Return the loss at which all similarities are equal: 0.32 with the paper's constants, 0.3 for NGAME and DEXA."""
+    """Return the loss at which all similarities are equal: 0.31 in the official form, 0.32 where R is a sum; 0.3 for NGAME
+    and DEXA.
+    """
     if not prime:
         return config.margin_min
-    return 3 * config.margin_min + config.regulariser * 2 * config.regulariser_margin
+    halves = 1 if config.regulariser_halves == "mean" else 2
+    return 3 * config.margin_min + config.regulariser * halves * config.regulariser_margin
 
 
 def is_collapsed(loss: float, cosine_queries: float, cosine_prototypes: float, config: Loss, prime: bool) -> bool:

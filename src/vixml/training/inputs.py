@@ -83,6 +83,9 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
             )
     _check_tokens(tokens["train"].header, inputs, config)
     prompts = _prompts(config, inputs.model_dir, tokens)
+    if config.encoder.first_token == "each-piece":  # the text's own first token counts among `max_len`
+        most = config.encoder.max_len - len(tokens["train"].header.get("bos_ids", ()))
+        tokens = {split: lists.first(most) for split, lists in tokens.items()}
     if not config.uses_images:
         found = RunData(corpus, tokens, dict.fromkeys(splits), None, None, prompts)
         _check_no_empty(found, inputs)
@@ -162,6 +165,7 @@ def _check_no_empty(data: RunData, inputs: RunInputs) -> None:
 def _prompts(config: RunConfig, model_dir: Path, tokens: Mapping[str, Ragged]) -> dict[str, Prompt]:
     """Return the prompt of each split: the labels' own where an embedder off the shelf has one."""
     encoder, header = config.encoder, tokens["train"].header
+    fixed = config.uses_images and encoder.text_position == "fixed"
 
     def prompt(key: str) -> Prompt:
         try:
@@ -172,6 +176,8 @@ def _prompts(config: RunConfig, model_dir: Path, tokens: Mapping[str, Ragged]) -
                 bos=header.get("bos_ids", ()),
                 eos=header.get("eos_id"),
                 late=config.uses_images and config.images.fusion == "late",
+                each_piece=encoder.first_token == "each-piece",
+                image_positions=config.images.per_item if fixed else 0,
             )
         except ValueError as error:
             raise VixmlError(str(error), where=f"encoder.{key}") from error

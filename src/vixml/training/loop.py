@@ -132,25 +132,33 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager:
         return autocast(self.precision, self.device)
 
-    def refresh_centroids(self) -> None:
-        """Set each label's centroid to the mean of its training queries' stored vectors (no moving average)."""
-        rows = self.data.rows
-        means, has = label_means(self.stored.read()[torch.from_numpy(rows)], self.data.truth.take(rows))
+    def refresh_centroids(self, encode: bool = False) -> None:
+        """Set each label's centroid to the mean of its training queries' vectors (no moving average).
+
+        Args:
+            encode: encode the queries as the model is now, without dropout, in place of reading their stored vectors.
+        """
+        rows, data = self.data.rows, self.data
+        if encode and not self.stored_only:
+            queries = F.normalize(self._encode(data.query_tokens, data.query_images, rows), dim=1)
+        else:
+            queries = self.stored.read()[torch.from_numpy(rows)]
+        means, has = label_means(queries, data.truth.take(rows))
         self.model.centroid.copy_(means)
         self.model.has_centroid.copy_(has)
 
     def update_groups(self, epoch: int) -> None:
         """Cluster the stored query vectors when the curriculum asks for it (NGAME)."""
         mining = self.config.mining
-        if mining is None or epoch < mining.start:
+        # Vectors at the start of an epoch are those at the end of the one before.
+        at = epoch - 1 if mining is not None and mining.cluster == "end" else epoch
+        if mining is None or at < mining.start:
             self.groups = None
-        elif self.groups is None or (epoch - mining.start) % mining.update == 0:
-            size = mining.size * 2 ** sum(epoch >= e for e in mining.double_at)
+        elif self.groups is None or (at - mining.start) % mining.update == 0:
             rows = self.data.rows
-            n_groups = max(1, math.ceil(len(rows) / size))
             seed = int(generator(self.seed, CLUSTER, epoch + 1).integers(2**31))
             vectors = self.stored.read()[torch.from_numpy(rows)].to(self.device)
-            self.groups = self.team.first(balanced_groups(vectors, n_groups, seed))
+            self.groups = self.team.first(balanced_groups(vectors, mining.n_groups(len(rows), at), seed))
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -186,7 +194,8 @@ class Trainer:
                     clock = time.perf_counter()
             self.model.refresh_centre()
             if self.prime:
-                self.refresh_centroids()
+                last = self.epoch + 1 == self.config.training.epochs
+                self.refresh_centroids(encode=last and self.config.prototype.last_centroids == "encoded")
             self.seconds += time.perf_counter() - clock
             self._finish_epoch()
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
@@ -197,11 +206,8 @@ class Trainer:
         data, epoch = self.data, self.epoch
         order = query_order(data.rows, self.groups, self.seed, epoch)
         positives = draw_positives(data.truth, data.rows, data.weights, self.seed, epoch)
-        size = self.config.training.batch_size
-        return EpochBatches(
-            data, order, positives, size, self.seed, epoch, self.gather, self.config.training.items_at_once, self.team,
-            with_text=not self.stored_only,
-        )  # fmt: skip
+        with_text = not self.stored_only
+        return EpochBatches(data, self.config, order, positives, self.seed, epoch, self.gather, self.team, with_text)
 
     def _step(self, batch: Batch) -> None:
         step = self.epoch * self.steps_per_epoch + self.step_in_epoch

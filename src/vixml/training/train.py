@@ -29,9 +29,9 @@ SCHEMA_VERSION = 1
 VALIDATION_SEED = 20251117  # one held-out set for all runs and seeds, so that tuning compares like with like
 
 
-def validation_rows(n_train: int, share: float) -> np.ndarray:
-    """Return the rows of train held out: (n,) int64, ascending; the same for every run of a data set."""
-    rng = np.random.default_rng(VALIDATION_SEED)
+def validation_rows(n_train: int, share: float, split: int = 0) -> np.ndarray:
+    """Return the rows of train held out: (n,) int64, ascending; the same for every run of a data set with that split."""
+    rng = np.random.default_rng(VALIDATION_SEED + split)
     return np.sort(rng.permutation(n_train)[: round(share * n_train)]).astype(np.int64)
 
 
@@ -139,7 +139,7 @@ def _fit(
     precision = choose_precision(config.training.precision, device, config.encoder.weights)
     config = config.at_precision(precision)
     data = open_inputs(inputs, config, seed)
-    held = validation_rows(data.corpus.n("train"), config.training.validation)
+    held = validation_rows(data.corpus.n("train"), config.training.validation, config.training.validation_split)
     rows = np.setdiff1d(np.arange(data.corpus.n("train")), held)
     truth = data.corpus.labels("train")
     rows = rows[truth.lengths[rows] > 0]
