@@ -77,7 +77,7 @@ def sections() -> list[Section]:
             "How a run is trained",
             "`config/runs/*.yaml`. A file is a family: `dataset`, `about`, `base` (keys shared by its runs) and `runs`. A "
             "run names only what differs, from `base` or from one run of the same file (`inherit: NAME`, one level "
-            "deep). The keys of `base` and of each run:",
+            "deep). Either may name a file of `config/presets/` (`preset: NAME`), whose keys theirs are laid on. The keys of `base` and of each run:",
             _family(run),
             run,
         ),
@@ -103,12 +103,14 @@ def _family(run: dict[str, Any]) -> dict[str, Any]:
     run = dict(run)
     definitions = run.pop("$defs")
     text = {"type": "string"}
+    preset = {"preset": text | {"description": "A file of config/presets/, whose keys these are laid on."}}
     own = run | {
         "title": "Run",
-        "properties": {"inherit": text | {"description": "A run of this file."}} | run["properties"],
+        "properties": {"inherit": text | {"description": "A run of this file."}} | preset | run["properties"],
     }
+    base = run | {"properties": preset | run["properties"]}
     return {
-        "$defs": definitions | {"Base": run, "Run": own},
+        "$defs": definitions | {"Base": base, "Run": own},
         "additionalProperties": False,
         "description": "A family of runs.",
         "properties": {

@@ -17,7 +17,8 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
 
     A family file has ``dataset``, ``base`` (keys shared by its runs) and ``runs``. A run may ``inherit`` from one
     other run of the file, which itself inherits from nothing but ``base``; or ``reuse`` the trained model of one, with
-    that run's configuration and an ``inference`` (laid on that run's) and a ``row`` of its own.
+    that run's configuration and an ``inference`` (laid on that run's) and a ``row`` of its own. ``base`` and each run may
+    name a ``preset``, a file of ``presets/``, whose keys they lay theirs on.
     """
     folder = Path(config_dir) / "runs"
     found: dict[tuple[str, str], RunConfig] = {}
@@ -27,10 +28,15 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
         for key in family:
             if key not in {"dataset", "about", "base", "runs"}:
                 raise unknown_key(key, ["dataset", "about", "base", "runs"], f"{path}: {key}")
-        dataset, runs = family.get("dataset"), family.get("runs") or {}
+        dataset = family.get("dataset")
+        base = with_preset(config_dir, family.get("base") or {}, f"{path}: base")
+        runs = {
+            name: with_preset(config_dir, own or {}, f"{path}: runs.{name}")
+            for name, own in (family.get("runs") or {}).items()
+        }
         if not isinstance(dataset, str):
             raise VixmlError("a family of runs names no dataset", where=f"{path}: dataset")
-        if "reuse" in (family.get("base") or {}):
+        if "reuse" in base:
             raise VixmlError(
                 "not every run can reuse one model", where=f"{path}: base.reuse", hint="name it in each run"
             )
@@ -41,9 +47,33 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
                 raise VixmlError(
                     "a run is defined twice", where=f"{path}: runs.{name}", found=f"also in {origin[dataset, name]}"
                 )
-            found[dataset, name] = _resolve(path, family.get("base") or {}, runs, name, dict(own or {}))
+            found[dataset, name] = _resolve(path, base, runs, name, dict(own))
             origin[dataset, name] = path
     return found
+
+
+def with_preset(config_dir: Path | str, keys: dict[str, Any], where: str, inner: bool = False) -> dict[str, Any]:
+    """Return keys laid on those of the preset that they name, which may name one itself.
+
+    Raises:
+        VixmlError: no such preset, or presets more than two deep.
+    """
+    if not isinstance(keys, dict) or "preset" not in keys:
+        return keys
+    folder, name = Path(config_dir) / "presets", keys["preset"]
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise unknown_key(str(name), known, f"{where}.preset")
+    path = folder / f"{name}.yaml"
+    preset = read_yaml(path)
+    if inner and "preset" in preset:
+        raise VixmlError(
+            "a preset names a preset that names none", where=f"{path}: preset", found=preset["preset"],
+            hint=f"write its keys into {path}",
+        )  # fmt: skip
+    preset = with_preset(config_dir, preset, str(path), inner=True)
+    validate(RunConfig, preset, path)
+    return merge(preset, {key: value for key, value in keys.items() if key != "preset"})
 
 
 def _resolve(path: Path, base: dict[str, Any], runs: dict[str, Any], name: str, own: dict[str, Any]) -> RunConfig:
