@@ -18,6 +18,7 @@ from vixml.errors import VixmlError
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA_OF = {
     "runs": "runs",
+    "presets": "presets",
     "tables": "tables",
     "summaries": "tables",
     "figures": "figures",

@@ -135,6 +135,55 @@ def test_inheritance_is_one_level_deep_and_must_resolve(config_dir):
 AUGMENTED = {"reuse": "a", "inference": {"method": "retrieval-augmented", "top_k": 50}, "row": {"label": "A+"}}
 
 
+def test_a_preset_lies_beneath_the_keys_of_the_place_that_names_it(config_dir):
+    presets = config_dir / "presets"
+    (presets / "form.yaml").write_text("loss: {ties: half, negatives: 7}\ntraining: {epochs: 5}\n")
+    (presets / "recipe.yaml").write_text("preset: form\nloss: {negatives: 8}\nencoder: {max_len: 9}\n")
+    base = {"preset": "recipe", "training": {"batch_size": 4}}
+    runs = {
+        "a": {"loss": {"negatives": 3}},
+        "b": {"inherit": "a", "preset": "form"},
+        "c": {"preset": "form", "loss": {"negatives": 1}},
+        "d": {"reuse": "c", "inference": {"top_k": 7}},
+    }
+    write(config_dir, {"base": base, "runs": runs})
+    found = {run: config for (_, run), config in load_runs(config_dir).items()}
+    assert [found[run].loss.negatives for run in "abcd"] == [3, 7, 1, 1]
+    for config in found.values():
+        assert config.loss.ties == "half" and config.training.epochs == 5 and config.training.batch_size == 4
+        assert config.encoder.max_len == 9
+    assert not hasattr(found["a"], "preset"), "what a run was resolved to says each key, and no name for them"
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "says"),
+    [
+        ("preset: official\n", "presets/mine.yaml", None),
+        ("preset: mine\n", "presets/mine.yaml: preset", "names none"),
+        ("preset: official-encoder\n", "presets/official-encoder.yaml: preset", "names none"),
+        ("preset: offical\n", "presets/mine.yaml.preset", "unknown key 'offical'"),
+        ("preset: ../runs/family\n", "presets/mine.yaml.preset", "unknown key"),
+        ("preset: [1]\n", "presets/mine.yaml.preset", "unknown key"),
+        ("loss: {tie: half}\n", "presets/mine.yaml: loss.tie", "unknown key 'tie'"),
+        ("inherit: a\n", "presets/mine.yaml: inherit", "unknown key"),
+    ],
+)
+def test_presets_are_checked_where_they_stand(config_dir, text, where, says):
+    (config_dir / "presets" / "mine.yaml").write_text(text)
+    write(config_dir, {"runs": {"a": {"preset": "mine"}}})
+    if says is None:
+        load_runs(config_dir)
+        return
+    error = refused(load_runs, config_dir)
+    assert str(error.where).endswith(where) and says in error.what, str(error)
+
+
+def test_a_misspelt_preset_of_a_family_names_the_nearest(config_dir):
+    write(config_dir, {"base": {"preset": "official-encodr"}, "runs": {"a": None}})
+    error = refused(load_runs, config_dir)
+    assert str(error.where).endswith("family.yaml: base.preset") and "official-encoder" in error.hint
+
+
 def test_a_run_may_reuse_a_trained_model_with_inference_and_row_of_its_own(config_dir):
     own = {
         "inference": {"labels_as": "u", "top_k": 20},

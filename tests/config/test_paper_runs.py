@@ -116,6 +116,27 @@ def test_every_run_of_the_files_is_asked_for_once():
     assert len({t for t in TARGETS if t[1].endswith("--augmented")}) == 16
 
 
+def test_every_run_of_the_paper_has_the_official_form():
+    """All keys of the form, one by one; config/presets/official.yaml is where they are set."""
+    form = yaml.safe_load((CONFIG / "presets" / "official.yaml").read_text(encoding="utf-8"))
+    assert form == {
+        "encoder": {"first_token": "each-piece", "text_position": "fixed"},
+        "prototype": {"last_centroids": "encoded"},
+        "loss": {
+            "ties": "half", "weight_gradient": True, "draws": "per-term", "regulariser_negatives": "z",
+            "regulariser_gradient": "both", "regulariser_halves": "mean",
+        },
+        "mining": {"cluster": "end", "groups": "power-of-two"},
+        "optimizer": {"warmup_from": "zero", "weight_decay_on": "all-but-layernorm"},
+        "training": {"label_copies": "kept"},
+    }  # fmt: skip
+    for dataset, run, _ in TARGETS:
+        config = RUNS[dataset, run].model_dump()
+        for section, keys in form.items():
+            if config[section] is not None:  # an embedder off the shelf is not mined
+                assert keys.items() <= config[section].items(), (dataset, run)
+
+
 def read(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 

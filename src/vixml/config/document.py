@@ -26,6 +26,12 @@ INCLUDE = {
     "description": "Another registry file, by its path as seen from this one, whose entries belong here too: a configuration of "
     "one's own beside the project's (docs/adding-a-dataset.md).",
 }
+PRESET = {
+    "preset": {
+        "type": "string",
+        "description": "Another file of config/presets/, without its ending, whose keys these are laid on.",
+    }
+}
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -82,6 +88,15 @@ def sections() -> list[Section]:
             run,
         ),
         Section(
+            "presets",
+            "Presets of runs",
+            "`config/presets/*.yaml`: keys of a run under one name. `official` is the form of training of the paper's official "
+            "code, key by key; `official-encoder` and `official-decoder` are the paper's recipes, laid on it. Besides the keys "
+            "of a run:",
+            run | {"title": "Preset", "properties": PRESET | run["properties"]},
+            {"properties": PRESET},
+        ),
+        Section(
             "datasets",
             "Registry: datasets",
             "`config/datasets.yaml`: where each input comes from, and what a finished dataset must contain.",
@@ -103,12 +118,11 @@ def _family(run: dict[str, Any]) -> dict[str, Any]:
     run = dict(run)
     definitions = run.pop("$defs")
     text = {"type": "string"}
-    preset = {"preset": text | {"description": "A file of config/presets/, whose keys these are laid on."}}
     own = run | {
         "title": "Run",
-        "properties": {"inherit": text | {"description": "A run of this file."}} | preset | run["properties"],
+        "properties": {"inherit": text | {"description": "A run of this file."}} | PRESET | run["properties"],
     }
-    base = run | {"properties": preset | run["properties"]}
+    base = run | {"properties": PRESET | run["properties"]}
     return {
         "$defs": definitions | {"Base": base, "Run": own},
         "additionalProperties": False,

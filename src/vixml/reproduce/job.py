@@ -81,11 +81,13 @@ class Job:
 
     @cached_property
     def batch_labels(self) -> float:
-        """Return the mean distinct labels of a full batch: each is encoded once (docs/deviations.md D1).
+        """Return the mean labels of a full batch: one per query, or the distinct ones (docs/deviations.md D1).
 
-        As if drawn evenly from all; a draw that favours some has fewer.
+        As if drawn evenly from all; a draw that favours some has fewer distinct ones.
         """
         n = self.counts.n_labels
+        if self.config.training.label_copies == "kept":
+            return float(self.batch)
         return n * -math.expm1(self.batch * math.log1p(-1 / n)) if n > 1 else 1.0
 
     @cached_property
@@ -162,7 +164,7 @@ class Job:
 
     @cached_property
     def step_flop(self) -> float:
-        """Return the operations of all training steps: queries, distinct labels, prototypes, table of scores."""
+        """Return the operations of all training steps: queries, labels, prototypes, table of scores."""
         batches = self.trained_queries / max(1, self.batch)  # the last one may be a part
         text = 0.0 if self.stored_only else 1.0
         one = self.batch * self.encode(self.query, train=True) * text
@@ -172,7 +174,8 @@ class Job:
 
     @cached_property
     def watch_flop(self) -> float:
-        """Return the operations around the steps: all items once at the start; labels and held-out queries each epoch."""
+        """Return the operations around the steps: all items once at the start; labels and held-out queries each epoch;
+        the training queries once more for the last centroids."""
         if not self.config.training.epochs:
             return 0.0
         start = self.counts.n_train * self.encode(self.query) + self.all_labels
@@ -182,7 +185,9 @@ class Job:
         each += 2 * held * (vectors + self.trained_queries) * self.shape.hidden
         if not self.stored_only:
             each += labels * self.encode(self.label) + held * self.encode(self.query)
-        return start + self.config.training.epochs * each
+        encoded = self.config.method == "PRIME" and self.config.prototype.last_centroids == "encoded"
+        end = self.trained_queries * self.encode(self.query) if encoded and not self.stored_only else 0.0
+        return start + self.config.training.epochs * each + end
 
     @cached_property
     def centroid_flop(self) -> float:
@@ -200,9 +205,9 @@ class Job:
         if self.config.has_prototypes:
             found += clustering_flop(self.counts.n_labels, self.free_vectors // d, d)
         if mining is not None:
-            for epoch in range(mining.start, training.epochs, mining.update):
-                size = mining.size * 2 ** sum(epoch >= at for at in mining.double_at)
-                found += clustering_flop(self.trained_queries, math.ceil(self.trained_queries / size), d)
+            last = training.epochs - (mining.cluster == "end")  # nothing is clustered behind the last epoch
+            for epoch in range(mining.start, last, mining.update):
+                found += clustering_flop(self.trained_queries, mining.n_groups(self.trained_queries, epoch), d)
         return found
 
     @cached_property

@@ -1,0 +1,100 @@
+"""Measure how far each key of the official form moves the gradient of a batch (docs/deviations.md).
+
+Trains a run of PICTO in the official form for some epochs, then takes the gradient of all trained parameters on the
+next batches: in that form, with one key at a time as this project has it by default, and with all of them. Nothing is
+timed; the figure is the distance from the official gradient as a share of its length.
+
+    python benchmarks/official_form.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import measure
+import torch
+from torch import Tensor
+
+from vixml.config.load import load_world, merge
+from vixml.config.run import RunConfig
+from vixml.config.runs import load_runs
+from vixml.training.batches import EpochBatches, draw_positives, query_order
+from vixml.training.device import choose_device
+from vixml.training.inputs import RunInputs
+from vixml.training.loop import Trainer
+from vixml.training.team import ALONE
+from vixml.training.train import _fit
+
+# What a batch's gradient obeys; curriculum, schedule, decay and last centroids act elsewhere.
+KEYS = {
+    "loss": ("ties", "weight_gradient", "regulariser_negatives", "regulariser_gradient", "regulariser_halves", "draws"),
+    "training": ("label_copies",),
+    "encoder": ("text_position",),
+}
+
+
+def variants(official: RunConfig) -> dict[str, RunConfig]:
+    """Return the official form, each key at its default, and all of them."""
+    default = RunConfig().model_dump()
+    changes = {f"{part}.{key}": {part: {key: default[part][key]}} for part, keys in KEYS.items() for key in keys}
+    changes = {"official": {}} | changes
+    every: dict = {}
+    for change in changes.values():
+        every = merge(every, change)
+    changes["all of them"] = every
+    return {name: RunConfig.model_validate(merge(official.model_dump(), change)) for name, change in changes.items()}
+
+
+def gradient(trainer: Trainer, config: RunConfig, index: int) -> Tensor:
+    """Return the gradient of every trained parameter on one batch, in the form of ``config``."""
+    fixed = config.images.per_item if config.uses_images and config.encoder.text_position == "fixed" else 0
+    data = replace(trainer.data, prompt=replace(trainer.data.prompt, image_positions=fixed))
+    epoch = config.training.epochs
+    order = query_order(data.rows, None, trainer.seed, epoch)
+    positives = draw_positives(data.truth, data.rows, data.weights, trainer.seed, epoch)
+    batch = EpochBatches(data, config, order, positives, trainer.seed, epoch, trainer.gather)[index]
+    trainer.config, trainer.epoch, trainer.step_in_epoch = config, epoch, index
+    trainer._step(batch)
+    learning = [p for p in trainer.model.parameters() if p.requires_grad]
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning])
+
+
+def main() -> None:
+    """Measure both modalities and write the shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where PICTO was built")
+    parser.add_argument("--out", type=Path, default=measure.RESULTS / "official_form.json")
+    for name, value in (("epochs", 3), ("batches", 8), ("threads", 1)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    given = parser.parse_args()
+    device, data = choose_device("cpu", given.threads), given.results / "data/picto"
+    found: dict[str, dict[str, float]] = {}
+    for modality in ("text", "vixml"):
+        config = load_runs("config")["picto", f"form-{modality}-official-split0"]
+        training = config.training.model_copy(update={"epochs": given.epochs, "precision": "fp32"})
+        config = config.model_copy(update={"training": training})
+        bank = data / "bank/efficientnet-lite0" if config.uses_images else None
+        inputs = RunInputs(data / "corpus", data / "tokens/minilm-l3-32", bank, given.results / "models/minilm-l3")
+        propensity = load_world("config").datasets["picto"].propensity
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = _fit(modality, 0, config, propensity, inputs, Path(folder) / "model", device, ALONE)
+        trainer.model.train()
+        trainer.optimizer.step = lambda *_, **__: None  # the gradient is all that is wanted
+        forms = variants(config)
+        shares: dict[str, list[float]] = {name: [] for name in forms}
+        for index in range(given.batches):
+            official = gradient(trainer, forms["official"], index)
+            for name, form in forms.items():
+                shares[name].append(float((gradient(trainer, form, index) - official).norm() / official.norm()))
+        found[modality] = {name: sum(values) / len(values) for name, values in shares.items()}
+        for name, share in found[modality].items():
+            print(f"{modality:<7}{name:<30}{share:6.2f}")
+    settings = {"benchmark": "official_form", "epochs": given.epochs, "batches": given.batches, "rows": []}
+    measure.record(given.out, settings | {"distance_from_official_gradient": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""When queries are clustered and into how many groups: the curriculum of NGAME, ours and the official one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import planted
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vixml.config.run import Mining
+from vixml.models.encode import encode_items
+from vixml.training import loop
+from vixml.training.label_vectors import label_means
+from vixml.training.optimizer import autocast
+
+SCHEDULE = {"start": 2, "update": 3, "size": 4, "double_at": [4, 7]}
+EPOCHS, QUERIES = 12, 100
+
+
+def official_replay() -> dict[int, int]:
+    """Return {epoch: groups that it is mined with}, by replaying the official loop: clusters are made after an epoch."""
+    size, groups, mined = SCHEDULE["size"], 0, {}
+    for epoch in range(EPOCHS):
+        if groups:
+            mined[epoch] = groups
+        if epoch in SCHEDULE["double_at"]:
+            size *= 2
+        if epoch >= SCHEDULE["start"] and (epoch - SCHEDULE["start"]) % SCHEDULE["update"] == 0:
+            groups = 2 ** math.ceil(math.log2(QUERIES / size))
+    return mined
+
+
+def replay(task, tmp_path, monkeypatch, **mining) -> tuple[dict[int, int], list[int]]:
+    """Return {epoch: groups} of a trainer, and the epochs at which it clustered."""
+    config = planted.make_config(mining={**SCHEDULE, **mining}, training={"epochs": EPOCHS})
+    trainer = planted.make_trainer(task, config, tmp_path, rows=QUERIES)
+    trainer.stored = loop.Stored(F.normalize(torch.randn(len(trainer.data.truth), 8), dim=1))
+    clustered, mined = [], {}
+
+    def group(vectors, n_groups, seed):
+        assert len(vectors) == QUERIES
+        clustered.append(n_groups)
+        return np.arange(len(vectors)) % n_groups
+
+    monkeypatch.setattr(loop, "balanced_groups", group)
+    made_at = []
+    for epoch in range(EPOCHS):
+        before = len(clustered)
+        trainer.update_groups(epoch)
+        made_at += [epoch] * (len(clustered) - before)
+        if trainer.groups is not None:
+            mined[epoch] = int(trainer.groups.max()) + 1
+    return mined, made_at
+
+
+def test_the_official_curriculum(task, tmp_path, monkeypatch):
+    mined, made_at = replay(task, tmp_path, monkeypatch, cluster="end", groups="power-of-two")
+    assert mined == official_replay() and min(mined) == SCHEDULE["start"] + 1
+    assert made_at == [3, 6, 9]
+
+
+def test_our_curriculum(task, tmp_path, monkeypatch):
+    mined, made_at = replay(task, tmp_path, monkeypatch)
+    assert made_at == [2, 5, 8, 11]
+    assert mined == dict.fromkeys((2, 3, 4), 25) | dict.fromkeys((5, 6, 7), 13) | dict.fromkeys((8, 9, 10, 11), 7)
+
+
+@pytest.mark.parametrize(
+    ("queries", "size", "groups"),
+    [(294_805, 16, 32_768), (2_248_619, 16, 262_144), (64, 16, 4), (65, 16, 8), (5, 16, 1), (1, 1, 1)],
+)
+def test_groups_are_rounded_up_to_a_power_of_two(queries, size, groups):
+    assert Mining(size=size, groups="power-of-two").n_groups(queries, 0) == groups
+    assert Mining(size=size).n_groups(queries, 0) == math.ceil(queries / size)
+
+
+@pytest.mark.parametrize("changes", [{}, {"encoder": {"train": "frozen"}}, {"modality": "text"}])
+@pytest.mark.parametrize("last", ["stored", "encoded"])
+def test_the_last_centroids(task, tmp_path, last, changes):
+    """Means of vectors as they were stored while dropout was on, or of what the finished model gives."""
+    changes = {**changes, "encoder": {"dropout": 0.2, **changes.get("encoder", {})}}
+    config = planted.make_config(prototype={"last_centroids": last}, training={"epochs": 2}, **changes)
+    trainer = planted.make_trainer(task, config, tmp_path)
+    trainer.fit()
+    data, rows = trainer.data, trainer.data.rows
+    images = None if data.query_images is None else data.query_images.take(rows)
+    encoded = encode_items(
+        trainer.model, data.query_tokens.take(rows), images, trainer.gather, lambda: autocast("fp32", trainer.device),
+        prompt=data.prompt,
+    )  # fmt: skip
+    means = {"stored": trainer.stored.read()[rows], "encoded": F.normalize(encoded, dim=1)}
+    means = {name: label_means(vectors, data.truth.take(rows))[0] for name, vectors in means.items()}
+    torch.testing.assert_close(trainer.model.centroid, means[last])
+    apart = (means["stored"] - means["encoded"]).abs().max()
+    assert apart > 1e-3 or (trainer.stored_only and apart < 1e-6)
+
+
+def test_a_frozen_encoder_needs_no_second_pass(task, tmp_path, monkeypatch):
+    config = planted.make_config(
+        modality="text", encoder={"train": "frozen"}, prototype={"last_centroids": "encoded"}, training={"epochs": 1}
+    )
+    trainer, calls = planted.make_trainer(task, config, tmp_path), []
+    monkeypatch.setattr(trainer, "_encode", lambda *a, f=trainer._encode: calls.append(1) or f(*a))
+    trainer.fit()
+    assert len(calls) == 2, "queries and labels, at the start"
