@@ -76,6 +76,61 @@ def test_the_workflow_scores_the_whole_grid_on_held_out_queries_only():
     assert overlay["tables"] == overlay["figures"] == []
 
 
+FORM = list(read_yaml(REPO / "config" / "runs" / "picto-form.yaml")["runs"])
+
+
+def test_the_two_forms_of_training_differ_in_the_keys_of_the_preset_and_in_nothing_else():
+    overlay = read_yaml(REPO / "config" / "picto-form.yaml")
+    assert overlay["targets"] == [{"dataset": "picto", "seeds": [0, 1, 2], "split": "validation", "runs": FORM}]
+    assert overlay["tables"] == overlay["figures"] == []
+    official = read_yaml(REPO / "config" / "presets" / "official.yaml")
+    for modality in ("text", "vixml"):
+        for split in range(3):
+            ours, theirs = (
+                RUNS["picto", f"form-{modality}{form}-split{split}"].model_dump() for form in ("", "-official")
+            )
+            assert ours["training"]["validation_split"] == split and ours["training"]["validation"] >= 0.15
+            changed = {
+                (part, key): value
+                for part, keys in theirs.items()
+                if isinstance(keys, dict)
+                for key, value in keys.items()
+                if value != ours[part][key]
+            }
+            expected = {
+                (part, key): v for part, keys in official.items() if part != "mining" for key, v in keys.items()
+            }
+            assert changed == expected and ours["mining"] is theirs["mining"] is None
+
+
+def test_splits_share_a_row_and_forms_are_compared_pair_by_pair(results, tmp_path):
+    """Gains of the second form of 1, 2 and 6 points: mean 3, sample standard deviation sqrt(7), t interval by hand."""
+    scores = []
+    for split, gain in enumerate((1.0, 2.0, 6.0)):
+        scores += [
+            tuned(results, f"form-text-split{split}", split, p1=40.0 + 10 * split),
+            tuned(results, f"form-text-official-split{split}", split, p1=40.0 + 10 * split + gain),
+            tuned(results, f"form-vixml-split{split}", split, p1=70.0),
+        ]
+    make_tuning(scores, tmp_path / "out")
+    found = rows(tmp_path / "out")
+    assert [row["run"] for row in found] == ["form-text", "form-text-official", "form-vixml"]
+    assert found[0]["splits"] == found[0]["seeds"] == "0 1 2" and found[0]["P@1"] == "50.0000"
+    page = (tmp_path / "out" / "tuning.md").read_text()
+    assert page.startswith("# Scores on 679 held-out train queries of picto in each of 3 splits; test was not read")
+    half = 4.302653 * 7**0.5 / 3**0.5
+    line = next(line for line in page.splitlines() if line.startswith("| form-text-official | form-text |"))
+    assert f"| 3 | +3.0 ({3 - half:+.1f} to {3 + half:+.1f}) | +0.0" in line
+    assert "form-vixml | form-text" not in page, "another modality is no pair"
+
+
+def test_other_seeds_or_splits_are_no_pairs(results, tmp_path):
+    scores = [tuned(results, f"form-text-split{split}", 0) for split in range(3)]
+    scores += [tuned(results, f"form-text-official-split{split}", 1) for split in range(3)]
+    make_tuning(scores, tmp_path / "out")
+    assert "Differences" not in (tmp_path / "out" / "tuning.md").read_text()
+
+
 def test_a_row_a_run_by_modality_and_rate(results, tmp_path):
     scores = [tuned(results, run, p1=50.0 + i) for i, run in enumerate(GRID)]
     make_tuning(list(reversed(scores)), tmp_path / "out")

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ from vixml.files import write_text
 from vixml.provenance import MANIFEST, read_manifest, stage
 from vixml.reproduce.render import mean_sd
 from vixml.reproduce.results import Result, load, metric_over_seeds
-from vixml.reproduce.verdicts import Aggregate, aggregate
+from vixml.reproduce.verdicts import MIN_SEEDS, Aggregate, aggregate
 
 SPLIT = "validation"
 METRICS = ("P@1", "P@5", "PSP@1", "R@100")
@@ -26,21 +29,26 @@ METRICS = ("P@1", "P@5", "PSP@1", "R@100")
 DIAGNOSTICS = {"P@1/u": "u", "P@1/z": "z", "P@1/centroid": "centroid", "P@1/knn": "kNN"}
 IDENTITY = ("dataset", "run", "seed")
 
+# Runs that differ in which queries are held out, and are called so, share a row.
+ON_A_SPLIT = re.compile(r"-split\d+$")
+
 NOTE = (
-    "A row a run; mean ± sample standard deviation over seeds (number of seeds), in percent. "
+    "One row per run; mean ± sample standard deviation over seeds and splits (their number), in percent. "
     "P@1 to R@100: the finished run's predictions for queries that it held out. "
     "`by ...`: P@1 on the same queries after the last epoch, by text vector u, prototype z, label centroid, or vote of the "
     "20 nearest training queries. Minutes: training without set-up."
 )
+DIFFERENCES = "Points, pair by pair of the same held-out queries and seed; in brackets the 95 % t interval of the mean."
 
 
 @dataclass(frozen=True)
 class TunedRun:
-    """One run of the grid.
+    """One run of the grid, or one on several splits (``NAME-split0``, ``NAME-split1``, ...).
 
     Attributes:
         config: as resolved when its model was trained; of a run that reuses one, that run's.
-        results: its validation scores, seeds ascending.
+        cells: which queries were held out (``training.validation_split``) and seed of each of ``results``.
+        results: its validation scores, splits and seeds ascending.
         metrics: name -> percent over seeds.
         diagnostics: key of :data:`DIAGNOSTICS` -> percent over seeds; None for a run without training.
         minutes: of training over seeds; None for a run without training.
@@ -49,10 +57,19 @@ class TunedRun:
     dataset: str
     run: str
     config: RunConfig
+    cells: tuple[tuple[int, int], ...]
     results: tuple[Result, ...]
     metrics: dict[str, Aggregate]
     diagnostics: dict[str, Aggregate | None]
     minutes: Aggregate | None
+
+    def by_cell(self) -> dict[tuple[int, int], dict[str, float]]:
+        """Return {(split, seed): {name of a metric or diagnostic: percent}}."""
+        return {
+            cell: {metric: result.metrics[metric] for metric in METRICS}
+            | ({key: _diagnostic(result, key) for key in DIAGNOSTICS} if self.minutes is not None else {})
+            for cell, result in zip(self.cells, self.results, strict=True)
+        }
 
     @property
     def order(self) -> tuple[str, str, float, float, str]:
@@ -82,16 +99,19 @@ def read_runs(scores: Sequence[Path]) -> list[TunedRun]:
     """Read validation scores and what each run was trained with, in the order of the table."""
     if not scores:
         raise VixmlError("no score to compare", expected="validation score folders", hint="name each with --score")
-    by_run = load(scores, split=SPLIT).by_run
-    return sorted((_tuned(*key, results) for key, results in by_run.items()), key=lambda run: run.order)
+    by_row: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for (dataset, run), results in sorted(load(scores, split=SPLIT).by_run.items()):
+        by_row[dataset, ON_A_SPLIT.sub("", run)] += results
+    return sorted((_tuned(*key, tuple(results)) for key, results in by_row.items()), key=lambda run: run.order)
 
 
 def _tuned(dataset: str, run: str, results: tuple[Result, ...]) -> TunedRun:
     configs = [_trained_config(result) for result in results]
+    splits = [config.training.validation_split for config in configs]
     for config, result in zip(configs, results, strict=True):
-        if config != configs[0]:
+        if _on_any_split(config) != _on_any_split(configs[0]):
             raise VixmlError(
-                "two seeds of one run were trained with unlike settings",
+                "two seeds or splits of one run were trained with unlike settings",
                 where=result.trained_folder / "model" / MANIFEST,
                 expected=f"the config in {results[0].trained_folder / 'model' / MANIFEST}",
                 hint="one of them is older; snakemake trains it again",
@@ -102,6 +122,7 @@ def _tuned(dataset: str, run: str, results: tuple[Result, ...]) -> TunedRun:
         dataset=dataset,
         run=run,
         config=configs[0],
+        cells=tuple((split, result.seed) for split, result in zip(splits, results, strict=True)),
         results=results,
         metrics={metric: metric_over_seeds(results, metric) for metric in METRICS},
         diagnostics={
@@ -109,6 +130,10 @@ def _tuned(dataset: str, run: str, results: tuple[Result, ...]) -> TunedRun:
         },
         minutes=aggregate([60 * hour for hour in hours]) if trained else None,
     )
+
+
+def _on_any_split(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update={"validation_split": 0})})
 
 
 def _trained_config(result: Result) -> RunConfig:
@@ -154,7 +179,27 @@ def first_line(runs: Sequence[TunedRun]) -> str:
     """
     sizes = {run.dataset: run.results[0].n_queries for run in runs}
     queries = ", ".join(f"{n:,} held-out train queries of {dataset}" for dataset, n in sorted(sizes.items()))
-    return f"Scores on {queries}; test was not read"
+    splits = len({split for run in runs for split, _ in run.cells})
+    return f"Scores on {queries}{f' in each of {splits} splits' if splits > 1 else ''}; test was not read"
+
+
+def paired(runs: Sequence[TunedRun]) -> list[tuple[str, str, dict[str, Aggregate]]]:
+    """Return what every two runs of one modality differ in, pair by pair of the same split and seed.
+
+    Returns:
+        Names of the runs, and for each number the second run's less the first's; only where three pairs or more give an
+        interval.
+    """
+    found = []
+    for first, second in itertools.combinations(runs, 2):
+        cells = [cell for cell in first.cells if cell in second.cells]
+        if (first.dataset, first.config.modality) != (second.dataset, second.config.modality) or len(cells) < MIN_SEEDS:
+            continue
+        one, other = first.by_cell(), second.by_cell()
+        names = [name for name in one[cells[0]] if name in other[cells[0]]]
+        gaps = {name: aggregate([other[cell][name] - one[cell][name] for cell in cells]) for name in names}
+        found.append((first.run, second.run, gaps))
+    return found
 
 
 def to_markdown(runs: Sequence[TunedRun]) -> str:
@@ -178,7 +223,20 @@ def to_markdown(runs: Sequence[TunedRun]) -> str:
         cells = [text(run) for text in columns.values()]
         cells += [_cell(number(run), 2) for number in numbers.values()]
         out.append("| " + " | ".join([*cells, _cell(run.minutes, 1)]) + " |")
+    if pairs := paired(runs):
+        names = list(dict.fromkeys(name for _, _, gaps in pairs for name in gaps))
+        shown = [f"by {DIAGNOSTICS[name]}" if name in DIAGNOSTICS else name for name in names]
+        out += ["", "## Differences", "", DIFFERENCES, ""]
+        out.append("| second run | less first run | pairs | " + " | ".join(shown) + " |")
+        out.append("|---|---|---:|" + "---:|" * len(names))
+        for first, second, gaps in pairs:
+            cells = [_gap(gaps[name]) if name in gaps else "–" for name in names]
+            out.append("| " + " | ".join([second, first, str(next(iter(gaps.values())).n), *cells]) + " |")
     return "\n".join(out) + "\n"
+
+
+def _gap(gap: Aggregate) -> str:
+    return f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
 
 
 def _warmup(run: TunedRun) -> str:
@@ -197,12 +255,13 @@ def to_csv(runs: Sequence[TunedRun]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     settings = ("lr", "lr_new", "warmup_steps", "warmup_steps_new")
     numbers = [*METRICS, *DIAGNOSTICS, "minutes"]
-    head = ["dataset", "split", "n_queries", "run", "modality", *settings, "epochs", "seeds", "n"]
+    head = ["dataset", "split", "n_queries", "run", "modality", *settings, "epochs", "splits", "seeds", "n"]
     writer.writerow([*head, *(f"{name}{part}" for name in numbers for part in ("", " sd"))])
     for run in runs:
         row = [run.dataset, SPLIT, run.results[0].n_queries, run.run, run.config.modality]
         row += [getattr(run.config.optimizer, name) for name in settings]
-        row += [run.config.training.epochs, " ".join(str(r.seed) for r in run.results), len(run.results)]
+        splits, seeds = (" ".join(str(cell[i]) for cell in run.cells) for i in (0, 1))
+        row += [run.config.training.epochs, splits, seeds, len(run.results)]
         values = {**run.metrics, **run.diagnostics, "minutes": run.minutes}
         for name in numbers:
             value = values[name]
