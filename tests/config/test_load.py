@@ -178,6 +178,15 @@ def test_presets_are_checked_where_they_stand(config_dir, text, where, says):
     assert str(error.where).endswith(where) and says in error.what, str(error)
 
 
+def test_presets_of_an_included_registry_can_be_named(own, config_dir):
+    """A configuration of one's own beside the project's has the project's presets, and may replace one by its own."""
+    write(own, {"base": {"preset": "official"}, "runs": {"a": None}})
+    assert get_run(own, "picto", "a").loss.ties == "half"
+    (own / "presets").mkdir()
+    (own / "presets" / "official.yaml").write_text("training: {epochs: 3}\n")
+    assert (get_run(own, "picto", "a").loss.ties, get_run(own, "picto", "a").training.epochs) == ("none", 3)
+
+
 def test_a_misspelt_preset_of_a_family_names_the_nearest(config_dir):
     write(config_dir, {"base": {"preset": "official-encodr"}, "runs": {"a": None}})
     error = refused(load_runs, config_dir)

@@ -29,7 +29,7 @@ INCLUDE = {
 PRESET = {
     "preset": {
         "type": "string",
-        "description": "Another file of config/presets/, without its ending, whose keys these are laid on.",
+        "description": "A file of presets/, here or beside an included registry file, without its ending: these keys are laid on its.",
     }
 }
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

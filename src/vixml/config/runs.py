@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vixml.config.load import load_world, merge, read_yaml, unknown_key, validate
+from vixml.config.load import load_world, merge, read_yaml, registry_files, unknown_key, validate
 from vixml.config.run import RunConfig
 from vixml.config.workflow import WorkflowConfig
 from vixml.config.world import NAME
@@ -18,9 +18,9 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     A family file has ``dataset``, ``base`` (keys shared by its runs) and ``runs``. A run may ``inherit`` from one
     other run of the file, which itself inherits from nothing but ``base``; or ``reuse`` the trained model of one, with
     that run's configuration and an ``inference`` (laid on that run's) and a ``row`` of its own. ``base`` and each run may
-    name a ``preset``, a file of ``presets/``, whose keys they lay theirs on.
+    name a ``preset``, a file of ``presets/`` here or beside a registry file that is included, whose keys they lay theirs on.
     """
-    folder = Path(config_dir) / "runs"
+    folder, presets = Path(config_dir) / "runs", preset_files(config_dir)
     found: dict[tuple[str, str], RunConfig] = {}
     origin: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.glob("*.yaml")):
@@ -29,9 +29,9 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
             if key not in {"dataset", "about", "base", "runs"}:
                 raise unknown_key(key, ["dataset", "about", "base", "runs"], f"{path}: {key}")
         dataset = family.get("dataset")
-        base = with_preset(config_dir, family.get("base") or {}, f"{path}: base")
+        base = with_preset(presets, family.get("base") or {}, f"{path}: base")
         runs = {
-            name: with_preset(config_dir, own or {}, f"{path}: runs.{name}")
+            name: with_preset(presets, own or {}, f"{path}: runs.{name}")
             for name, own in (family.get("runs") or {}).items()
         }
         if not isinstance(dataset, str):
@@ -52,7 +52,13 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     return found
 
 
-def with_preset(config_dir: Path | str, keys: dict[str, Any], where: str, inner: bool = False) -> dict[str, Any]:
+def preset_files(config_dir: Path | str) -> dict[str, Path]:
+    """Return the presets that runs may name; of two of one name, the one in this folder."""
+    folders = dict.fromkeys(path.parent for path in registry_files(config_dir))
+    return {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("presets/*.yaml"))}
+
+
+def with_preset(presets: dict[str, Path], keys: dict[str, Any], where: str, inner: bool = False) -> dict[str, Any]:
     """Return keys laid on those of the preset that they name, which may name one itself.
 
     Raises:
@@ -60,18 +66,17 @@ def with_preset(config_dir: Path | str, keys: dict[str, Any], where: str, inner:
     """
     if not isinstance(keys, dict) or "preset" not in keys:
         return keys
-    folder, name = Path(config_dir) / "presets", keys["preset"]
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        raise unknown_key(str(name), known, f"{where}.preset")
-    path = folder / f"{name}.yaml"
+    name = keys["preset"]
+    if not isinstance(name, str) or name not in presets:
+        raise unknown_key(str(name), sorted(presets), f"{where}.preset")
+    path = presets[name]
     preset = read_yaml(path)
     if inner and "preset" in preset:
         raise VixmlError(
             "a preset names a preset that names none", where=f"{path}: preset", found=preset["preset"],
             hint=f"write its keys into {path}",
         )  # fmt: skip
-    preset = with_preset(config_dir, preset, str(path), inner=True)
+    preset = with_preset(presets, preset, str(path), inner=True)
     validate(RunConfig, preset, path)
     return merge(preset, {key: value for key, value in keys.items() if key != "preset"})
 
