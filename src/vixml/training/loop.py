@@ -126,7 +126,10 @@ class Trainer:
         if rows is not None or self.team.size > 1:
             own = (np.arange(n) if rows is None else rows)[self.team.share(n)]
             tokens, images = tokens.take(own), None if images is None else images.take(own)
-        encoded = encode_items(self.model, tokens, images, self.gather, self._autocast, prompt=self.data.prompt)
+        encoded = encode_items(
+            self.model, tokens, images, self.gather, self._autocast, prompt=self.data.prompt,
+            at_once=self.config.training.items_at_once,
+        )  # fmt: skip
         return self.team.gather(encoded, n)
 
     def _autocast(self) -> AbstractContextManager:
@@ -149,8 +152,13 @@ class Trainer:
             rows = self.data.rows
             n_groups = max(1, math.ceil(len(rows) / size))
             seed = int(generator(self.seed, CLUSTER, epoch + 1).integers(2**31))
-            vectors = self.stored.read()[torch.from_numpy(rows)].to(self.device)
-            self.groups = self.team.first(balanced_groups(vectors, n_groups, seed))
+            vectors = self.stored.read()[torch.from_numpy(rows)]
+            try:
+                groups = balanced_groups(vectors.to(self.device), n_groups, seed)
+            except torch.OutOfMemoryError:  # no batch is in memory here, so there is nothing to make smaller
+                self.warn("the GPU has no room to group all queries: the processor does it, which takes longer")
+                groups = balanced_groups(vectors, n_groups, seed)
+            self.groups = self.team.first(groups)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -192,6 +200,12 @@ class Trainer:
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
             if saving.due(epoch_ended=True):
                 saving.run(self._save)
+
+    def place(self) -> str:
+        """Return where the training stands, for a reader."""
+        if not self.model.training:
+            return f"epoch {self.epoch + 1}, encoding queries and labels"
+        return f"epoch {self.epoch + 1}, step {self.step_in_epoch + 1} of {self.steps_per_epoch}"
 
     def _batches(self) -> EpochBatches:
         data, epoch = self.data, self.epoch
