@@ -15,7 +15,7 @@ import torch
 
 from vixml.config.world import VisionModel, World
 from vixml.errors import VixmlError
-from vixml.training.device import find_device
+from vixml.gpu import find_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -152,7 +152,7 @@ def torch_build() -> str:
 
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for processors"
     said = f"{torch.__version__}, built {built}, {torch.get_num_threads()} threads"
-    from vixml.training.device import gpu_trouble
+    from vixml.gpu import gpu_trouble
 
     trouble = gpu_trouble()
     if trouble is None:
