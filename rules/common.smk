@@ -72,7 +72,7 @@ LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
 # A profile that brings GPUs wants them used: `--config` on the command line replaces the profile's own `device=cuda`.
-DEVICE = "cuda" if WORKFLOW.device == "auto" and workflow.global_resources.get("gpu") else WORKFLOW.device
+DEVICE = "cuda" if WORKFLOW.device == "auto" and "gpu" in workflow.global_resources else WORKFLOW.device
 # Whether jobs find a GPU: this process may run on a node without one (then the configuration says cuda).
 WITH_GPU = DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None)
 ENVIRONMENT = "../envs/gpu.yaml" if WITH_GPU else "../envs/cpu.yaml"
