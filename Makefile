@@ -94,3 +94,17 @@ adopt:  ## after `dvc pull` in a fresh clone: take what was pulled as made, so t
 
 clean:  ## remove all results but downloads (results/raw) and evidence (results/reference)
 	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name raw ! -name reference -exec rm -rf {} +; fi
+
+# The rooms that touch torch, transformers, peft, tokenizers and the hub's client.
+ROOMS := tests/models tests/config/test_paper_models.py tests/training tests/retrieval tests/images tests/data/test_tokens.py tests/data/test_hub_file.py
+
+.PHONY: test-lowest test-highest
+test-lowest:  ## the same rooms with the lowest versions that pyproject.toml allows (a build of torch for CUDA, 3 GB)
+	@$(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python -m pip install -qq --disable-pip-version-check -r envs/lowest.txt "setuptools>=77"
+	@PYTHONPATH=src OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile $(ROOMS)
+
+test-highest:  ## and with the newest versions that there are; `make PYTHON=python3.13 test-highest` takes another Python
+	@$(PYTHON) -m venv .venv-highest
+	@.venv-highest/bin/python -m pip install -qq --disable-pip-version-check --upgrade ".[dev,gpu]"
+	@PYTHONPATH=src OMP_NUM_THREADS=1 .venv-highest/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile $(ROOMS)

@@ -2,7 +2,8 @@
 
 python envs/pins.py lock     # make a fresh environment from pyproject.toml and write its versions to the lock
 python envs/pins.py extend   # after `pip install` of a new dependency: pin it and what it brings, as installed
-python envs/pins.py write    # write environment.yml, envs/cpu.yaml and envs/gpu.yaml from the lock, once that is installed
+python envs/pins.py write    # write environment.yml, envs/cpu.yaml and envs/gpu.yaml from the lock, once that is installed,
+                             # and envs/lowest.txt from the lower bounds of pyproject.toml
 python envs/pins.py check    # fail if one of them is out of date
 """
 
@@ -21,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 # torch is held where the numbers in results/reference were made; everything else follows from pyproject.toml.
 HELD = ["torch==2.13.0"]
+# What only an environment with a GPU has (the extra `gpu` of pyproject.toml): no other machine could install or lock it.
+GPU_PINS = ["liger-kernel==0.8.5"]
 
 # What works on a workflow from outside; no job needs it.
 TOOLS = ("dvc",)
@@ -66,6 +69,12 @@ dependencies:
 """
 
 
+LOWEST = """\
+# The lower bound of every range in pyproject.toml: `make test-lowest` tests them together.
+# Written by `python envs/pins.py write`, not by hand.
+"""
+
+
 def pins() -> dict[str, str]:
     """Return ``{normalised name: line}`` of the lock."""
     lines = [line.strip() for line in LOCK.read_text().splitlines()]
@@ -107,12 +116,23 @@ def files() -> dict[Path, str]:
     runtime = needed(jobs) | {"setuptools"}
     every = list(locked.values())
     some = [line for name, line in locked.items() if name in runtime]
+    bounds = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["dev"]]
+    gpu = sorted([line.replace("faiss-cpu==", "faiss-gpu==") for line in some] + GPU_PINS)
     return {
+        ROOT / "envs" / "lowest.txt": LOWEST + "".join(f"{_lowest(text)}\n" for text in bounds),
         ROOT / "environment.yml": ENVIRONMENT + _listed(every),
         ROOT / "envs" / "cpu.yaml": CPU + _listed(some),
         # Of faiss, each version is published in both builds.
-        ROOT / "envs" / "gpu.yaml": GPU + _listed([line.replace("faiss-cpu==", "faiss-gpu==") for line in some]),
+        ROOT / "envs" / "gpu.yaml": GPU + _listed(gpu),
     }
+
+
+def _lowest(text: str) -> str:
+    """Return a requirement's lower bound as a pin: ``torch>=2.11`` -> ``torch==2.11``."""
+    found = re.match(r"([\w.-]+)>=([\w.]+)", text)
+    if found is None:
+        sys.exit(f"pyproject.toml: {text!r} has no lower bound")
+    return f"{found[1]}=={found[2]}"
 
 
 def _listed(lines: list[str]) -> str:

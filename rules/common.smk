@@ -15,6 +15,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from vixml.config.load import load_world, read_yaml, registry_files
+from vixml.config.run import CARRIED_OUT
 from vixml.config.runs import load_runs, load_workflow
 from vixml.data.catalogue import folder_of
 from vixml.data.catalogue_tables import tables_in
@@ -70,7 +71,8 @@ TUNING = f"{RESULTS}/tuning/manifest.json"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
-DEVICE = WORKFLOW.device
+# A profile that brings GPUs wants them used: `--config` on the command line replaces the profile's own `device=cuda`.
+DEVICE = "cuda" if WORKFLOW.device == "auto" and "gpu" in workflow.global_resources else WORKFLOW.device
 # Whether jobs find a GPU: this process may run on a node without one (then the configuration says cuda).
 WITH_GPU = DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None)
 ENVIRONMENT = "../envs/gpu.yaml" if WITH_GPU else "../envs/cpu.yaml"
@@ -160,8 +162,8 @@ def publishing_settings(wildcards):
 def training_settings(wildcards):
     """Return what of a run its training obeys."""
     run, entry = run_of(wildcards), WORLD.datasets[wildcards.dataset]
-    # Neither how labels are searched nor how often a checkpoint is kept changes the trained weights.
-    left_out = {"row": True, "inference": True, "training": {"checkpoint_minutes", "workers"}}
+    # Neither how labels are searched nor how a training is carried out is part of what it learns.
+    left_out = {"row": True, "inference": True, **CARRIED_OUT}
     shape = run.model_dump(mode="json", exclude=left_out | ({} if run.uses_images else {"images": True}))
     return settings(shape | {"propensity": entry.propensity.model_dump(mode="json")})
 

@@ -46,6 +46,7 @@ LEFT_OUT = (
     "vixml.config",
     "vixml.errors",
     "vixml.progress",
+    "vixml.memory",
     "vixml.training.progress",
     "vixml.provenance",
     "vixml.cli",

@@ -32,6 +32,11 @@ def track(items: Iterable[T], *, total: int, text: str) -> Iterator[T]:
             advance(1)
 
 
+def warn(sentence: str) -> None:
+    """Print a warning that a reader of the job's log must not miss; nothing silences it."""
+    print(f"WARNING: {sentence}", file=sys.stderr, flush=True)
+
+
 class Quiet:
     """Show nothing; the interface of the others."""
 

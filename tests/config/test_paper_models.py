@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import planted
 import pytest
 import tiny_models
 import torch
-from paper_config import RUNS, TARGETS, TRAININGS, WORLD
+from paper_config import CONFIG, RUNS, TARGETS, TRAININGS, WORLD
 from transformers import AutoConfig, AutoModel
 
 from vixml.config.load import merge
@@ -85,6 +86,17 @@ def test_the_kinds_cover_every_training():
     assert {training[:2] for training in TRAININGS} <= {run for runs in KINDS.values() for run in runs}
 
 
+def test_what_the_runs_ask_for_is_in_the_environment_of_a_gpu():
+    """`kernels: liger` stood in 49 targets, and no environment had liger-kernel."""
+    asking = {run for run in TARGETS if RUNS[run[:2]].encoder.kernels == "liger"}
+    assert asking
+    pins = (CONFIG.parent / "envs/gpu.yaml").read_text()
+    extra = tomllib.loads((CONFIG.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]["gpu"]
+    assert "- liger-kernel==" in pins and any(text.startswith("liger-kernel>=") for text in extra)
+    # The families that liger-kernel 0.8 knows, of those that ask for it.
+    assert {model_type(RUNS[run[:2]]) for run in asking} <= {"qwen2", "qwen3", "llama", "gemma3_text"}
+
+
 @pytest.fixture(autouse=True)
 def _quiet_on_one_thread(monkeypatch):
     monkeypatch.setenv("VIXML_PROGRESS", "0")
@@ -109,7 +121,7 @@ def write_small(folder: Path, config: RunConfig) -> Path:
 def shrink(config: RunConfig, vision: str) -> RunConfig:
     """Return a run with two steps of a small batch; what makes its kind stays."""
     small = {
-        "encoder": {"max_len": 8, "lora": {"r": 4, "alpha": 4}, "kernels": "plain"},  # fused kernels need a GPU
+        "encoder": {"max_len": 8, "lora": {"r": 4, "alpha": 4}},
         "images": {"vision": vision, "per_item": min(config.images.per_item, 3)},
         "prototype": {"feedforward": 32, "free_vectors": 4},
         "mining": None,  # begins at a later epoch

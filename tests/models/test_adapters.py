@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -184,21 +182,3 @@ def test_frozen_weights_may_be_held_in_half_precision(decoder):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cosine = torch.cosine_similarity(vectors(model), vectors(full))
     assert cosine.min() > 0.995
-
-
-def test_fused_kernels_say_what_they_need(decoder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)  # as if it were not installed
-    with pytest.raises(VixmlError, match="liger-kernel is not installed") as caught:
-        build_model(config(kernels="liger"), decoder, 6, None, 0, PROMPT)
-    assert "encoder.kernels" in str(caught.value.where)
-
-
-def test_fused_kernels_leave_the_forward_pass_alone(decoder, monkeypatch):
-    """The library itself needs a GPU; what it is asked to do can be told without one."""
-    asked = {}
-    library = types.ModuleType("liger_kernel.transformers")
-    library._apply_liger_kernel_to_instance = lambda model, **options: asked.update(options, model=model)
-    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", library)
-    build_model(config(kernels="liger"), decoder, 6, None, 0, PROMPT)
-    assert asked.pop("model").config.model_type == "llama"
-    assert asked == {"cross_entropy": False, "fused_linear_cross_entropy": False}

@@ -12,8 +12,7 @@ import torch
 import transformers
 
 from vixml.config.run import Optimizer
-from vixml.errors import VixmlError
-from vixml.training.device import batch_workers, choose_device
+from vixml.training.device import batch_workers
 from vixml.training.optimizer import autocast, choose_precision, learning_rate_factor, make_optimizer, parameter_groups
 
 SETTINGS = Optimizer(lr=0.1, lr_new=0.2, weight_decay=0.3)
@@ -169,19 +168,6 @@ def test_autocast_contexts():
         with autocast(precision, cpu):
             assert (a @ a).dtype == dtype
     assert (a @ a).dtype == torch.float32
-
-
-def test_device(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto", 1).type == "cpu"
-    assert torch.get_num_threads() == 1
-    with pytest.raises(VixmlError, match="no GPU"):
-        choose_device("cuda", 1)
-    with pytest.raises(VixmlError, match="unknown device"):
-        choose_device("tpu", 1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto", 1).type == "cuda"
-    assert choose_device("cpu", 1).type == "cpu"
 
 
 def test_a_gpu_does_not_wait_for_its_batches(monkeypatch, tmp_path):

@@ -173,3 +173,19 @@ def test_no_file_names_a_place_of_one_machine():
             continue
         found = re.search(r"(?<![\w.{}~-])/(?:home|root|Users|work|opt)/\w+", path.read_text(encoding="utf-8"))
         assert not found, f"{name} names {found[0]}"
+
+
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [
+        ([], "auto"),
+        (["--profile", "profiles/gpu"], "cuda"),
+        (["--profile", "profiles/gpu", "--config", "only_shown=True"], "cuda"),
+        (["--profile", "profiles/gpu", "--config", "device=cpu"], "cpu"),
+    ],
+)
+def test_the_profile_of_a_gpu_insists_on_it(options, device):
+    """Whatever else is configured on the command line, which replaces all of a profile's own `config`."""
+    done = run("snakemake", *options, "--cores", "1", "-n", "-p", "paper_tables")
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"--device (\w+)", done.stdout + done.stderr)) == {device}

@@ -20,6 +20,7 @@ from vixml.cli import check, config, data, evaluate, images, models, reproduce
 from vixml.errors import VixmlError
 from vixml.files import disk_full
 
+MORE_MEMORY = "end what else runs here, or take a machine with more memory"
 ROOMS = (data, images, models, evaluate, reproduce, check, config)
 
 app = typer.Typer(
@@ -73,6 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno != errno.ENOSPC:
             raise
         return _refuse(disk_full(error.filename or "the folder of the results"))
+    except (MemoryError, RuntimeError) as error:
+        # A stage with something to make smaller has said so itself (vixml.memory); torch is loaded where this is its error.
+        from vixml.memory import kind_of_memory, out_of_memory
+
+        if (kind := kind_of_memory(error)) is None:
+            raise
+        return _refuse(out_of_memory(kind, error, f"vixml {' '.join(sys.argv[1:2])}", MORE_MEMORY))
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to go on", file=sys.stderr)
         return 130

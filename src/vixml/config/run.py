@@ -14,6 +14,8 @@ from vixml.config.inference import Inference
 from vixml.config.strict import Fraction, Positive, Strict
 from vixml.config.template import has_field, parse_template
 
+# How a training is carried out, not what it learns: no reason to train again, or to leave a checkpoint behind.
+CARRIED_OUT = {"encoder": {"kernels"}, "training": {"workers", "checkpoint_minutes", "items_at_once"}}
 Method = Literal["PRIME", "NGAME", "DEXA", "none"]
 
 
@@ -81,7 +83,9 @@ class Encoder(Strict):
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory.")
     kernels: Literal["plain", "liger"] = Field(
-        "plain", description="`liger`: fused norm, rotary embedding and MLP kernels of liger-kernel; needs a GPU."
+        "plain",
+        description="`liger`: fused norm, rotary embedding and MLP kernels of liger-kernel (the extra `gpu`); without it, or "
+        "without a GPU, `plain` ones and a warning. Equal up to rounding; the manifest says which were used.",
     )
 
     @field_validator("template", "label_template")
@@ -286,7 +290,8 @@ class Training(Strict):
         None,
         ge=1,
         description="Queries and labels that go through the encoder together. A batch of more is encoded in parts, all but "
-        "the last one twice, so that it fits a smaller GPU with the same gradient; `null`: all of a batch at once.",
+        "the last one twice, so that it fits a smaller GPU with the same gradient (each part draws its own dropout); `null`: all "
+        "of a batch at once. After running out of memory, a smaller value resumes from the checkpoint.",
     )
 
 

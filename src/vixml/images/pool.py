@@ -23,6 +23,7 @@ from vixml.images.bank import FORMAT
 from vixml.images.kept import kept_folder
 from vixml.images.store import ImageStore
 from vixml.images.vision import VisionEncoder, load_vision, resolve_device, resolve_precision, weights_path
+from vixml.memory import enough_memory
 from vixml.progress import bar
 from vixml.provenance import describe_input, stage, versions
 
@@ -74,9 +75,12 @@ def embed_images(
         inputs["model"] = model_dir
     facts: dict[str, object] = {"device": device, "precision": precision, "batch_size": entry.batch_size}
     store = ImageStore.open(store_dir)
-    with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_a_batch():
+    room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
+    with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_a_batch(), room:
         hashes = {name: describe_input(path)["sha256"] for name, path in inputs.items()}
-        identity = {"config": config, "inputs": hashes, "device": device, "code": stage_digest("embed-images")}
+        # Another number of pictures at a time pools what is left as well.
+        described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
+        identity = {"config": described, "inputs": hashes, "device": device, "code": stage_digest("embed-images")}
         kept = kept_folder(out, "pooling", identity | {"versions": versions()})
         _pool_all(store, encoder, entry.batch_size, threads, kept)
         # Linked, not moved: a run killed before it is published does not lose the vectors.
@@ -94,6 +98,14 @@ def embed_images(
         )
         facts |= {"n_images": len(store), "n_missing": len(store.missing)}
     shutil.rmtree(kept)
+
+
+def smaller_batches(vision: str, batch_size: int) -> str:
+    """Return what to make smaller after pooling ran out of memory: an imperative clause."""
+    if batch_size == 1:
+        return "take a GPU with more memory, or pool on the processor with `--device cpu`"
+    key = f"vision_models.{vision}.batch_size: {batch_size // 2}"
+    return f"set `{key}` in config/models.yaml (now {batch_size}; same vectors up to rounding), or pass fewer --threads"
 
 
 def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, threads: int, kept: Path) -> None:

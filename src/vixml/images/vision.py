@@ -15,6 +15,7 @@ import torch
 
 from vixml.config.world import VisionModel, World
 from vixml.errors import VixmlError
+from vixml.gpu import find_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -114,19 +115,9 @@ def resolve_device(device: str) -> str:
     """Return ``cpu`` or ``cuda`` for ``auto``, else the device asked for.
 
     Raises:
-        VixmlError: a GPU was asked for and there is none.
+        VixmlError: an unknown name, or ``cuda`` without a GPU that PyTorch can use.
     """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise VixmlError(
-            "no usable GPU",
-            where="device",
-            found=device,
-            expected="auto or cpu",
-            hint="torch.cuda.is_available() is False",
-        )
-    return device
+    return find_device(device).type
 
 
 def resolve_precision(precision: str, device: str) -> str:

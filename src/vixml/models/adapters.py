@@ -1,4 +1,4 @@
-"""What may be put on a language model: low-rank adapters, fused kernels."""
+"""Low-rank adapters on a language model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from vixml.config.run import Lora
-from vixml.errors import VixmlError
 
 
 def add_adapters(network: nn.Module, lora: Lora) -> PeftModel:
@@ -103,24 +102,3 @@ class AdaptedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = (g @ weight).addmm_(of_inner, a).view(*gradient.shape[:-1], weight.shape[1])
         return of_x, None, None, None, of_inner.T @ rows, (g.T @ inner).mul_(ctx.scale)
-
-
-def use_fused_kernels(network: nn.Module) -> None:
-    """Replace norms, rotary embedding and MLP by liger-kernel's fused ones, where it knows the architecture.
-
-    Call it before adapters are added: its MLP then calls the adapted projections.
-
-    Raises:
-        VixmlError: liger-kernel is not installed (it needs a GPU).
-    """
-    try:
-        from liger_kernel.transformers import _apply_liger_kernel_to_instance
-    except ImportError as error:
-        raise VixmlError(
-            "fused kernels are wanted but liger-kernel is not installed",
-            where="encoder.kernels",
-            found="liger",
-            hint="pip install liger-kernel on a machine with a GPU, or set encoder.kernels to plain: same results, slower",
-        ) from error
-    # Its fused losses belong to a model with a head: by default they would replace the forward pass of this one.
-    _apply_liger_kernel_to_instance(model=network, cross_entropy=False, fused_linear_cross_entropy=False)

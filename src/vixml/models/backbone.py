@@ -16,9 +16,10 @@ from transformers.utils import logging as transformers_logging
 
 from vixml.config.run import Encoder
 from vixml.errors import VixmlError
-from vixml.models.adapters import add_adapters, use_fused_kernels
+from vixml.models.adapters import add_adapters
 from vixml.models.architecture import without_pooler
 from vixml.models.attention import FILLED_UP, PACKED, is_causal, rows_of
+from vixml.models.kernels import choose_kernels
 
 transformers_logging.disable_progress_bar()  # a stage draws its own
 
@@ -31,6 +32,7 @@ class Backbone(nn.Module):
     Args:
         model_dir: folder with ``config.json`` and weights as safetensors.
         encoder: which layers are kept, how they are trained, how sequences are pooled.
+        device: where it will compute; None: on a processor.
 
     Attributes:
         dim: length of a vector.
@@ -38,12 +40,15 @@ class Backbone(nn.Module):
         max_positions: longest sequence.
         row_of: (vocabulary,) int64, the row of each token's embedding, or None: then that is its id.
         left_out: parameters of the embeddings that :meth:`keep_words` dropped.
+        kernels: those in use, ``liger`` or ``plain``, whatever ``encoder.kernels`` asks for.
 
     Raises:
         VixmlError: no weights, more layers wanted than there are, or an attention that packing cannot carry out.
     """
 
-    def __init__(self, model_dir: Path | str, encoder: Encoder | None = None) -> None:
+    def __init__(
+        self, model_dir: Path | str, encoder: Encoder | None = None, device: torch.device | None = None
+    ) -> None:
         super().__init__()
         encoder = encoder or Encoder()
         if not any((Path(model_dir) / name).exists() for name in WEIGHTS):
@@ -65,10 +70,9 @@ class Backbone(nn.Module):
         self.max_positions = _longest(network.config)
         self.causal = any(is_causal(module) for module in network.modules())
         self.last = encoder.pooling == "last"
-        if encoder.kernels == "liger":
-            use_fused_kernels(network)
+        self.kernels = choose_kernels(encoder.kernels, network, device or torch.device("cpu"))
         if encoder.gradient_checkpointing:
-            network.activation_checkpointing_enable({"use_reentrant": False})
+            _recompute_activations(network)
         if encoder.train == "frozen":
             network.requires_grad_(False)
         self.network = add_adapters(network, encoder.lora) if encoder.train == "lora" else network
@@ -168,6 +172,12 @@ def _settings(config: PretrainedConfig, encoder: Encoder, where: Path | str) -> 
             hint="take another model",
         )
     return config
+
+
+def _recompute_activations(network: nn.Module) -> None:
+    """Keep no activations inside the layers. transformers 5.23 renamed the method, and warns of the old name."""
+    enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _longest(config: PretrainedConfig) -> int:

@@ -17,18 +17,20 @@ from vixml.ragged import Ragged
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}
 
 
-def token_budget_slices(lengths: np.ndarray, budget: int) -> Iterator[slice]:
-    """Yield consecutive slices of at most ``budget`` tokens each (one item at least).
+def token_budget_slices(lengths: np.ndarray, budget: int, at_once: int | None = None) -> Iterator[slice]:
+    """Yield consecutive slices of at most ``budget`` tokens and ``at_once`` items each (one item at least).
 
     Args:
         lengths: (n,) tokens of each item.
         budget: tokens a slice may hold.
+        at_once: items that it may hold; None: any number.
     """
     ends = np.cumsum(lengths)
     start = 0
     while start < len(lengths):
         done = ends[start - 1] if start else 0
         stop = max(int(np.searchsorted(ends, done + budget, side="right")), start + 1)
+        stop = stop if at_once is None else min(stop, start + at_once)
         yield slice(start, stop)
         start = stop
 
@@ -42,6 +44,7 @@ def encode_items(
     autocast: Callable[[], object],
     advance: Callable[[int], object] | None = None,
     prompt: Prompt | None = None,
+    at_once: int | None = None,
 ) -> Tensor:
     """Encode every item, without dropout, in order of length: a batch then holds sequences of one or two lengths, and
     attention runs once for each.
@@ -54,6 +57,7 @@ def encode_items(
         autocast: makes a fresh precision context.
         advance: told the number of items done, for a progress bar.
         prompt: how sequences are laid out.
+        at_once: items that go through the encoder together, at most (``training.items_at_once``).
 
     Returns:
         (n, dim) float32 on the CPU, not normalised.
@@ -68,7 +72,7 @@ def encode_items(
     out = torch.empty(len(tokens), model.backbone.dim)
 
     def batches() -> Iterator[tuple[np.ndarray, Packed, np.ndarray | None]]:
-        for part in token_budget_slices(lengths[order], budget):
+        for part in token_budget_slices(lengths[order], budget, at_once):
             rows = order[part]
             packed = pack(tokens.take(rows), images.take(rows) if images is not None else None, prompt, MULTIPLE)
             vectors = gather(packed.image_rows) if len(packed.image_rows) else None

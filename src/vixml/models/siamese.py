@@ -27,13 +27,17 @@ class Siamese(nn.Module):
         n_labels: number of labels.
         image_dim: length of an image vector, or None for text only.
         prompt: how sequences are laid out.
+        device: where it will compute, which decides on its kernels; it is built on the processor.
 
     Attributes:
         cluster: (n_labels,) int64 buffer, each label's free vector (PRIME, DEXA).
         centroid: (n_labels, dim) float32 buffer, mean vector of each label's training queries (PRIME).
         has_centroid: (n_labels,) bool buffer, False for labels without a training query (PRIME).
         centre: (dim,) float32 buffer, the mean vector that is subtracted at inference (``encoder.centre``).
+        encoding: items of the latest pass through the encoder: where memory ran out, they were too many.
     """
+
+    encoding = 0
 
     def __init__(
         self,
@@ -42,10 +46,11 @@ class Siamese(nn.Module):
         n_labels: int,
         image_dim: int | None,
         prompt: Prompt | None = None,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         prompt = prompt or PLAIN
-        self.backbone = Backbone(model_dir, config.encoder)
+        self.backbone = Backbone(model_dir, config.encoder, device)
         _check(config, self.backbone, prompt, image_dim)
         dim = self.backbone.dim
         self.projection = nn.Linear(image_dim, dim) if image_dim else None
@@ -91,6 +96,7 @@ class Siamese(nn.Module):
             (n, dim) float32 in the caller's order, *not* normalised; with ``encoder.centre``, :meth:`centred_vectors`
             comes next.
         """
+        self.encoding = len(packed)
         device = next(self.backbone.parameters()).device
         stream = self.backbone.embed_tokens(torch.from_numpy(packed.token_ids).to(device, non_blocking=True))
         pictures = None

@@ -152,13 +152,14 @@ def torch_build() -> str:
 
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for processors"
     said = f"{torch.__version__}, built {built}, {torch.get_num_threads()} threads"
-    if not torch.cuda.is_available():
-        return f"{said}; CUDA: not available"
-    try:
-        torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).sum().item()
-    except Exception as error:  # a driver that is too old, a card that is taken
-        return f"{said}; CUDA: fails ({str(error).splitlines()[0]})"
-    return f"{said}; CUDA: works"
+    from vixml.gpu import gpu_trouble
+
+    trouble = gpu_trouble()
+    if trouble is None:
+        return f"{said}; CUDA: works"
+    if trouble.gpu is None:
+        return f"{said}; CUDA: not available ({trouble.why})"
+    return f"{said}; CUDA: CANNOT BE USED beside {trouble.gpu}: {trouble.why}\nwhat now: {trouble.fix}"
 
 
 def packages() -> str:

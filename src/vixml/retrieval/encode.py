@@ -10,9 +10,11 @@ from torch.nn import functional as F
 
 from vixml.config.run import RunConfig
 from vixml.files import save_array
+from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items
 from vixml.progress import bar
 from vixml.provenance import stage
+from vixml.training.device import fewer_items
 from vixml.training.inputs import RunInputs, open_inputs
 from vixml.training.model_file import build_model, load_model
 from vixml.training.optimizer import autocast, choose_precision
@@ -49,19 +51,24 @@ def build_index(
         data = open_inputs(inputs, config, seed)
         model = build_model(
             config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["train"],
-            data.words(),
+            data.words(), device,
         )  # fmt: skip
         load_model(trained, model)
-        model = model.to(device).eval()
         total = sum(data.corpus.n(split) for split in ("train", "test", "label"))
-        with bar(f"encode {run} seed {seed}", total) as advance:
+        name = f"{run} seed {seed}"
+        with (
+            bar(f"encode {name}", total) as advance,
+            enough_memory(lambda: f"build-index {name}", lambda: fewer_items(config, model.encoding)),
+        ):
+            model = model.to(device).eval()
             for split in ("train", "test", "label"):
                 u = encode_items(
                     model, data.tokens[split], data.images[split], data.gather,
                     lambda: autocast(precision, device), advance, data.prompts[split],
+                    config.training.items_at_once,
                 )  # fmt: skip
                 unit = F.normalize(u, dim=1)
                 save_array(work / ("label_u.npy" if split == "label" else f"{split}.npy"), unit.numpy())
                 if split == "label" and model.prototypes is not None:
                     save_array(work / "label_z.npy", all_prototypes(model, u).numpy())
-        facts |= {"precision": precision, "device": str(device)}
+        facts |= {"precision": precision, "device": str(device), "kernels": model.backbone.kernels}

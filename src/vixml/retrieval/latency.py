@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from vixml.config.run import RunConfig
 from vixml.data.tokens import load_tokenizer
 from vixml.files import load_array, write_json
+from vixml.memory import enough_memory
 from vixml.models.packing import pack
 from vixml.progress import bar
 from vixml.provenance import stage
@@ -69,10 +70,9 @@ def measure_latency(
         data = open_inputs(inputs, config, seed)
         model = build_model(
             config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["test"],
-            data.words(),
+            data.words(), device,
         )  # fmt: skip
         load_model(trained, model)
-        model = model.to(device).eval()
 
         def encode(rows: np.ndarray) -> None:
             packed, vectors = _batch(data, rows)
@@ -89,7 +89,15 @@ def measure_latency(
         queries = load_array(index / "test.npy")
         alone = [np.array([row % n]) for row in range(ALONE + WARM_UP)]
         batches = [np.arange(start, start + size) % n for start in range(0, (BATCHES + WARM_UP) * size, size)]
-        with bar(f"measure {run} seed {seed}", 4) as advance:
+        name = f"{run} seed {seed}"
+        with (
+            bar(f"measure {name}", 4) as advance,
+            enough_memory(
+                lambda: f"measure-latency {name}",
+                lambda: f"pass `--batch-size {max(1, size // 2)}` (now {size}), or take a GPU with more memory",
+            ),
+        ):
+            model = model.to(device).eval()
             found = {"tokenise": _time(lambda rows: tokenizer.encode(texts[rows[0]]), alone)}
             advance(1)
             found["encode_alone"] = _time(encode, alone)
@@ -103,7 +111,7 @@ def measure_latency(
                 lambda rows: search(queries[rows], held, TOP_K, device=device, checked=True), batches
             )
             advance(1)
-        facts |= {"precision": precision, "device": str(device)}
+        facts |= {"precision": precision, "device": str(device), "kernels": model.backbone.kernels}
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a processor"
         report = {
             "schema_version": SCHEMA_VERSION,

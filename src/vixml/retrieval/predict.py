@@ -15,6 +15,7 @@ from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import load_array, save_array
 from vixml.images.bank import ImageBank
+from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import chosen_search
@@ -108,7 +109,15 @@ def predict(
     for name in ("index", "trained"):
         if name in named:
             _check_run(named[name], {"dataset": dataset, "run": trained_as, "seed": seed}, f"--{name}")
-    with stage(out, "predict", config=resolved, inputs=named, facts=facts) as work:
+    room = enough_memory(
+        lambda: f"predict {run} seed {seed}, {split}",
+        lambda: (
+            "free memory of the GPU, or search on the processor with `--device cpu`: same ranking"
+            if torch.device(device).type == "cuda"
+            else f"pass `--memory-mb {max(16, int(memory_mb) // 2)}` (now {memory_mb:g}; same ranking)"
+        ),
+    )
+    with stage(out, "predict", config=resolved, inputs=named, facts=facts) as work, room:
         corpus = Corpus.load(inputs.corpus)
         rows = None if split == "test" else _held_out(inputs.trained, corpus.n("train"))
         found: list[dict[str, Any]] = []
@@ -196,12 +205,21 @@ def _rank(
 
 
 def roomy(search: Callable[..., Any], device: str | torch.device) -> Callable[..., Any]:
-    """Return a search that takes ``GPU_MB`` where it computes on a GPU, or ``memory_mb`` if that is more."""
+    """Return a search that takes ``GPU_MB`` where it computes on a GPU, or ``memory_mb`` if that is more; less where the
+    GPU has less to give, since the result does not depend on it."""
     if torch.device(device).type != "cuda":
         return search
 
     def find(*given: Any, memory_mb: float, **how: Any) -> Any:
-        return search(*given, memory_mb=max(memory_mb, GPU_MB), **how)
+        taken = max(memory_mb, GPU_MB)
+        while True:
+            try:
+                return search(*given, memory_mb=taken, **how)
+            except torch.OutOfMemoryError:
+                if taken <= memory_mb:
+                    raise
+            torch.cuda.empty_cache()
+            taken = max(memory_mb, taken / 2)
 
     return find
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vixml.errors import VixmlError
+from vixml.config.run import RunConfig
+from vixml.gpu import find_device
 
 SHARED = Path("/dev/shm")
 
@@ -18,7 +19,7 @@ def choose_device(wanted: str, threads: int) -> torch.device:
     """Resolve ``auto``, ``cpu`` or ``cuda`` and set the number of processor threads.
 
     Raises:
-        VixmlError: an unknown name, or ``cuda`` without a GPU.
+        VixmlError: an unknown name, or ``cuda`` without a GPU that PyTorch can use.
     """
     # Over-subscribed threads are many times slower than too few; the workflow gives each job its own number.
     torch.set_num_threads(threads)
@@ -26,17 +27,27 @@ def choose_device(wanted: str, threads: int) -> torch.device:
     # attention's products have many; 1,024 kernels, its default, would fill a GiB. Read at its first operation, so this is
     # early enough.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-    if wanted not in {"auto", "cpu", "cuda"}:
-        raise VixmlError("unknown device", where="--device", found=wanted, expected="auto, cpu or cuda")
-    has_gpu = torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
-        raise VixmlError(
-            "no GPU is visible to PyTorch",
-            where="--device cuda",
-            found=f"torch {torch.__version__}",
-            hint="use --device cpu, or install a CUDA build of torch on a machine with a GPU",
-        )
-    return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")
+    return find_device(wanted)
+
+
+def fewer_items(config: RunConfig, items: int, training: bool = False) -> str:
+    """Return what to make smaller after the encoder ran out of memory: an imperative clause with a key and its next value.
+
+    Args:
+        config: of the run.
+        items: how many went through the encoder together; 0: none did.
+        training: whether they were a batch's, or a part's: then the part that ran out may be the last one, of fewer.
+    """
+    now = config.training.items_at_once
+    now = items if now is None or (items and not training) else now
+    if now > 1:
+        return f"set `training.items_at_once: {now // 2}` in the run's file (now {now} items; same gradient)"
+    ways = ["take a GPU with more memory (`vixml plan` says what the run needs)"]
+    if not config.encoder.gradient_checkpointing:
+        ways.insert(0, "set `encoder.gradient_checkpointing: true`")
+    if config.encoder.train != "full" and config.encoder.weights == "float32":
+        ways.insert(0, "set `encoder.weights: bfloat16`")
+    return ", or ".join(ways)
 
 
 def batch_workers(wanted: int | None, device: torch.device) -> int:

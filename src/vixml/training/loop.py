@@ -126,7 +126,10 @@ class Trainer:
         if rows is not None or self.team.size > 1:
             own = (np.arange(n) if rows is None else rows)[self.team.share(n)]
             tokens, images = tokens.take(own), None if images is None else images.take(own)
-        encoded = encode_items(self.model, tokens, images, self.gather, self._autocast, prompt=self.data.prompt)
+        encoded = encode_items(
+            self.model, tokens, images, self.gather, self._autocast, prompt=self.data.prompt,
+            at_once=self.config.training.items_at_once,
+        )  # fmt: skip
         return self.team.gather(encoded, n)
 
     def _autocast(self) -> AbstractContextManager:
@@ -157,8 +160,13 @@ class Trainer:
         elif self.groups is None or (at - mining.start) % mining.update == 0:
             rows = self.data.rows
             seed = int(generator(self.seed, CLUSTER, epoch + 1).integers(2**31))
-            vectors = self.stored.read()[torch.from_numpy(rows)].to(self.device)
-            self.groups = self.team.first(balanced_groups(vectors, mining.n_groups(len(rows), at), seed))
+            vectors, n_groups = self.stored.read()[torch.from_numpy(rows)], mining.n_groups(len(rows), at)
+            try:
+                groups = balanced_groups(vectors.to(self.device), n_groups, seed)
+            except torch.OutOfMemoryError:  # no batch is in memory here, so there is nothing to make smaller
+                self.warn("the GPU has no room to group all queries: the processor does it, which takes longer")
+                groups = balanced_groups(vectors, n_groups, seed)
+            self.groups = self.team.first(groups)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -201,6 +209,12 @@ class Trainer:
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
             if saving.due(epoch_ended=True):
                 saving.run(self._save)
+
+    def place(self) -> str:
+        """Return where the training stands, for a reader."""
+        if not self.model.training:
+            return f"epoch {self.epoch + 1}, encoding queries and labels"
+        return f"epoch {self.epoch + 1}, step {self.step_in_epoch + 1} of {self.steps_per_epoch}"
 
     def _batches(self) -> EpochBatches:
         data, epoch = self.data, self.epoch

@@ -28,6 +28,7 @@ def build_model(
     seed: int,
     prompt: Prompt | None = None,
     words: np.ndarray | None = None,
+    device: torch.device | None = None,
 ) -> Siamese:
     """Return the run's model; parts without pretrained weights are drawn from the seed.
 
@@ -39,9 +40,10 @@ def build_model(
         seed: of the run.
         prompt: how sequences are laid out.
         words: (n,) int64, the tokens that occur; where the whole language model trains, embeddings of others are dropped.
+        device: where it will compute, which decides on its kernels; the model is built on the processor.
     """
     torch.manual_seed(int(generator(seed, INIT, 0).integers(2**31)))
-    model = Siamese(config, model_dir, n_labels, image_dim, prompt)
+    model = Siamese(config, model_dir, n_labels, image_dim, prompt, device)
     if words is not None and config.encoder.train == "full":
         model.backbone.keep_words(words)
     return model

@@ -10,7 +10,9 @@ gradient is that of one process with the same batch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,6 +121,28 @@ class Team:
 
 
 ALONE = Team()
+# What NCCL and gloo say where the other end of a connection is gone.
+_GONE = re.compile(r"connection (closed|reset|refused)|broken pipe|NCCL|gloo|process group|recvValue|TCPStore", re.I)
+
+
+@contextmanager
+def all_of(team: Team) -> Iterator[None]:
+    """Turn what a process meets when another one of its team ended into one error: the other's own says why.
+
+    Raises:
+        VixmlError: another process is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if team.size == 1 or not _GONE.search(str(error)):
+            raise
+        raise VixmlError(
+            "another process of this training ended",
+            where=f"process {team.rank + 1} of {team.size}",
+            found=str(error).splitlines()[0][:200],
+            hint="its own message says why; the same command resumes from the checkpoint",
+        ) from error
 
 
 def join(device: torch.device) -> Team:

@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from vixml.config.run import RunConfig
+from vixml.config.run import CARRIED_OUT, RunConfig
 from vixml.config.world import Propensity
 from vixml.data.propensity import inverse_propensity
 from vixml.digest import stage_digest
 from vixml.files import save_array, sha256_json, write_json, write_text
+from vixml.memory import enough_memory
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
 from vixml.training.batches import TrainingSet
+from vixml.training.device import fewer_items
 from vixml.training.inputs import RunInputs, open_inputs
 from vixml.training.loop import Trainer
 from vixml.training.model_file import build_model, save_model
 from vixml.training.optimizer import choose_precision
 from vixml.training.progress import TrainingView
-from vixml.training.team import Team, join, leave
+from vixml.training.team import Team, all_of, join, leave
 
 SCHEMA_VERSION = 1
 VALIDATION_SEED = 20251117  # one held-out set for all runs and seeds, so that tuning compares like with like
@@ -38,10 +40,10 @@ def validation_rows(n_train: int, share: float, split: int = 0) -> np.ndarray:
 def run_identity(config: RunConfig, seed: int, inputs: RunInputs, precision: str, propensity: Propensity) -> str:
     """Return the digest that a checkpoint must share to be resumed."""
     described = {name: describe_input(path)["sha256"] for name, path in inputs.named().items()}
-    # What leads to the same bytes by another way (workers, how often it is saved) does not part a run from its past.
-    settings = config.model_dump(
-        exclude={"row": True, "inference": True, "training": {"workers", "checkpoint_minutes"}}
-    )
+    # Another way to the same result does not part a run from its past, the less so where it is the way out of an error:
+    # after running out of memory with smaller parts, after a machine without liger-kernel with it. Workers and saving lead
+    # to the same bytes; parts and kernels to the same gradient up to rounding, and parts draw their own dropout masks.
+    settings = config.model_dump(exclude={"row": True, "inference": True, **CARRIED_OUT})
     # The propensities shape what is drawn, and the code what is learned: another of either leads elsewhere.
     return sha256_json(
         {
@@ -90,7 +92,7 @@ def train(
         config, model, held, rows = trainer.config, trainer.model, trainer.validation_rows, trainer.data.rows
         precision = trainer.precision
         last = trainer.history[-1] if trainer.history else {}
-        facts |= {"precision": precision, "device": str(device), "last_epoch": last}
+        facts |= {"precision": precision, "device": str(device), "kernels": model.backbone.kernels, "last_epoch": last}
         save_model(work, model)
         save_array(work / "validation_rows.npy", held)
         write_text(work / "log.jsonl", "".join(json.dumps(line) + "\n" for line in trainer.history))
@@ -110,6 +112,7 @@ def train(
                 "processes": team.size,
                 "threads": torch.get_num_threads(),
                 "precision": precision,
+                "kernels": model.backbone.kernels,
                 "n_train": len(rows),
                 "n_validation": len(held),
                 "parameters": sum(p.numel() for p in model.parameters()) + model.backbone.left_out,
@@ -151,17 +154,25 @@ def _fit(
         data.prompts["train"],
     )  # fmt: skip
     model = build_model(
-        config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.words()
+        config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.words(), device
     )
     name, epochs = f"{run} seed {seed}", config.training.epochs
     with bar(name, len(rows) * epochs) if team.leads else nullcontext(Quiet()) as advance:
         view = TrainingView(advance, name, epochs)
+        with enough_memory(lambda: f"train {name}: the model does not fit", lambda: fewer_items(config, 0)):
+            model = model.to(device)
         trainer = Trainer(
-            config, model.to(device), training_set, held, data.gather, precision, seed, out.parent / "checkpoint",
+            config, model, training_set, held, data.gather, precision, seed, out.parent / "checkpoint",
             run_identity(config, seed, inputs, precision, propensity), view.epoch, view.step, view.warn, view.resume,
             team,
         )  # fmt: skip
-        trainer.fit()
+        with (
+            all_of(team),
+            enough_memory(
+                lambda: f"train {name}, {trainer.place()}", lambda: fewer_items(config, model.encoding, model.training)
+            ),
+        ):
+            trainer.fit()
     return trainer
 
 

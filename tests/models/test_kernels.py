@@ -1,0 +1,134 @@
+"""Fused kernels where they can be had; plain ones and one loud line wherever they cannot."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+import torch
+from tiny_models import write_decoder
+from torch import nn
+from transformers.models.llama import modeling_llama
+
+from vixml.config.run import Encoder
+from vixml.models import kernels
+from vixml.models.backbone import Backbone
+
+GPU = torch.device("cuda")
+LORA = {"train": "lora", "lora": {"r": 4, "alpha": 4}, "gradient_checkpointing": True}
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return write_decoder(tmp_path_factory.mktemp("llama"), "llama")
+
+
+def build(decoder, device=GPU):
+    return Backbone(decoder, Encoder.model_validate({"kernels": "liger", **LORA}), device)
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """Stand in for liger-kernel: what it is asked to do can be told without a GPU."""
+    asked = []
+    package = types.ModuleType("liger_kernel.transformers")
+    package.LigerRMSNorm = nn.RMSNorm
+    above = types.ModuleType("liger_kernel")
+    above.__path__ = package.__path__ = []
+    patch = types.ModuleType("liger_kernel.transformers.monkey_patch")
+    patch.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": None}
+    patch._apply_liger_kernel_to_instance = lambda model, **options: asked.append((model.config.model_type, options))
+    for name, module in (
+        ("liger_kernel", above),
+        (package.__name__, package),
+        (patch.__name__, patch),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(kernels, "_try", lambda norm, device: None)
+    patch.asked = asked
+    return patch
+
+
+def test_they_leave_the_forward_pass_alone(decoder, library, capsys):
+    assert build(decoder).kernels == "liger"
+    assert library.asked == [("llama", {"cross_entropy": False, "fused_linear_cross_entropy": False})]
+    assert "WARNING" not in capsys.readouterr().err
+
+
+def missing(monkeypatch, library):
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
+
+
+def without_triton(monkeypatch, library):
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "liger_kernel.transformers":
+                raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+    monkeypatch.delitem(sys.modules, "liger_kernel.transformers")
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+
+
+def broken(monkeypatch, library):
+    del sys.modules["liger_kernel.transformers"].LigerRMSNorm
+
+
+def unknown_family(monkeypatch, library):
+    library.MODEL_TYPE_TO_APPLY_LIGER_FN = {"qwen2": None}
+
+
+def no_compiler(monkeypatch, library):
+    def fail(norm, device):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setattr(kernels, "_try", fail)
+
+
+def other_transformers(monkeypatch, library):
+    """It fails halfway, after it has replaced a class and a method."""
+
+    def fail(model, **options):
+        modeling_llama.apply_rotary_pos_emb = None
+        model.norm.forward = None
+        raise AttributeError("module has no attribute LlamaMLP")
+
+    library._apply_liger_kernel_to_instance = fail
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        (missing, "liger_kernel.transformers is not installed; `pip install"),
+        (without_triton, "triton is not installed; `pip install"),
+        (broken, "liger-kernel cannot be imported"),
+        (unknown_family, "has none for the family llama"),
+        (no_compiler, "Failed to find C compiler"),
+        (other_transformers, "does not fit this version of transformers"),
+    ],
+)
+def test_else_plain_kernels_and_a_loud_line(decoder, library, monkeypatch, capsys, how, reason):
+    rope = modeling_llama.apply_rotary_pos_emb
+    how(monkeypatch, library)
+    backbone = build(decoder)
+    said = capsys.readouterr().err
+    assert backbone.kernels == "plain" and not library.asked
+    assert said.count("WARNING") == 1 and "encoder.kernels: liger is asked for" in said and reason in said
+    assert modeling_llama.apply_rotary_pos_emb is rope
+    assert not any("forward" in vars(module) for module in backbone.network.modules())
+
+
+def test_a_processor_computes_with_plain_ones(decoder, library, capsys):
+    assert build(decoder, torch.device("cpu")).kernels == "plain"
+    assert "need a GPU, and this stage computes on cpu" in capsys.readouterr().err
+    assert not library.asked
+
+
+def test_they_are_tried_before_a_model_relies_on_them(decoder, library, monkeypatch, capsys):
+    """The real trial, on a machine without a GPU: it fails, and is no error."""
+    monkeypatch.undo()
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert build(decoder).kernels == "plain"
+    assert "WARNING" in capsys.readouterr().err

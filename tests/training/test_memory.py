@@ -1,0 +1,222 @@
+"""Out of memory: one error that names what to make smaller; nothing is lost, and the smaller value resumes."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import planted
+import pytest
+import test_parts
+import torch
+
+from vixml.cli import main
+from vixml.config.world import Propensity
+from vixml.errors import VixmlError
+from vixml.memory import enough_memory, kind_of_memory
+from vixml.models.encode import token_budget_slices
+from vixml.models.siamese import Siamese
+from vixml.training import encoded, loop
+from vixml.training.device import fewer_items
+from vixml.training.state import NAME
+from vixml.training.train import run_identity, train
+
+CPU = torch.device("cpu")
+SAID = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.25 GiB is free. "
+    "Including non-PyTorch memory, this process has 77.84 GiB memory in use."
+)
+
+
+def full(*args, **options):
+    raise torch.OutOfMemoryError(SAID)
+
+
+def settings(**training):
+    """Two epochs of batches of 24 queries; the second is mined."""
+    return planted.make_config(
+        encoder={"dropout": 0.0},
+        prototype={"dropout": 0.0},
+        mining={"start": 1, "update": 1, "size": 4, "double_at": []},
+        training={"epochs": 2, "batch_size": 24, "checkpoint_minutes": 1e-9, "validation": 0.0, **training},
+    )
+
+
+def run(task, folder, config):
+    train("planted", "run", 0, config, Propensity(), task, folder / "model", CPU)
+
+
+def at_call(function, count):
+    """Return a function that runs out of memory when it is called for the ``count``-th time (from 0)."""
+    calls = iter(range(10**6))
+
+    def wrapped(*args, **options):
+        if next(calls) == count:
+            function(*args, **options) if function.__name__ == "encode" else None  # it was under way
+            full()
+        return function(*args, **options)
+
+    return wrapped
+
+
+def first_encoding(monkeypatch):
+    monkeypatch.setattr(Siamese, "encode", at_call(Siamese.encode, 0))
+
+
+def a_step(monkeypatch):
+    monkeypatch.setattr(Siamese, "encode", at_call(Siamese.encode, 6))
+
+
+def a_backward_pass(monkeypatch):
+    monkeypatch.setattr(encoded.EncodedBatch, "backward", at_call(encoded.EncodedBatch.backward, 2))
+
+
+def the_loss(monkeypatch):
+    monkeypatch.setattr(loop, "total_loss", at_call(loop.total_loss, 3))
+
+
+@pytest.mark.parametrize(
+    ("where", "place", "items"),
+    [(first_encoding, "epoch 1, encoding", None), (a_step, "step", 33), (a_backward_pass, "step 3", 33), (the_loss, "step 4", 33)],
+)  # fmt: skip
+def test_one_error_names_the_next_smaller_value_and_that_resumes(
+    task, tmp_path, monkeypatch, capsys, where, place, items
+):
+    planted.save_always(monkeypatch)
+    with monkeypatch.context() as patch:
+        where(patch)
+        with pytest.raises(VixmlError, match="out of GPU memory") as caught:
+            run(task, tmp_path, settings())
+    error = caught.value
+    assert "run seed 0" in error.where and place in error.where
+    assert "79.10 GiB in all, 1.25 GiB free" in error.found and "2.50 GiB more were asked for" in error.found
+    assert "training.items_at_once: " in error.hint and "same command" in error.hint
+    smaller = int(error.hint.split("items_at_once: ")[1].split("`")[0])
+    now = int(error.hint.split("(now ")[1].split(" ")[0])
+    assert smaller == now // 2 and (items is None or abs(now - items) < 3)
+    assert not (tmp_path / "model").exists()
+    kept = (tmp_path / "checkpoint" / NAME).exists()
+    assert kept == (where is not first_encoding)
+    monkeypatch.delenv("VIXML_PROGRESS", raising=False)
+    capsys.readouterr()
+    run(task, tmp_path, settings(items_at_once=smaller))
+    assert ("from its checkpoint" in capsys.readouterr().err) == kept
+    record = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert record["epochs"] == 2 and record["kernels"] == "plain" and not (tmp_path / "checkpoint").exists()
+
+
+def test_what_is_carried_out_otherwise_is_the_same_run(task):
+    def identity(config):
+        return run_identity(config, 0, task, "fp32", Propensity())
+
+    assert identity(settings()) == identity(settings(items_at_once=7)) == identity(settings(workers=1))
+    fused = settings().model_copy(update={"encoder": settings().encoder.model_copy(update={"kernels": "liger"})})
+    assert identity(fused) == identity(settings())
+    assert identity(settings(batch_size=25)) != identity(settings())
+
+
+def test_grouping_queries_falls_back_to_the_processor(task, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("VIXML_PROGRESS", raising=False)
+    monkeypatch.setattr(loop, "balanced_groups", at_call(loop.balanced_groups, 0))
+    run(task, tmp_path, settings())
+    assert "no room to group all queries" in capsys.readouterr().err
+
+
+def test_the_model_itself_does_not_fit(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(Siamese, "to", full)
+    with pytest.raises(VixmlError, match="out of GPU memory") as caught:
+        run(task, tmp_path, settings())
+    assert "the model does not fit" in caught.value.where and "vixml plan" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("at_once", "items", "training", "expected"),
+    [
+        (None, 4038, True, "items_at_once: 2019"),
+        (512, 100, True, "items_at_once: 256"),  # the last part of a batch is smaller, and did not need the memory
+        (512, 300, False, "items_at_once: 150"),
+        (2, 2, True, "items_at_once: 1"),
+        (1, 1, True, "gradient_checkpointing: true"),
+    ],
+)
+def test_the_next_smaller_value(at_once, items, training, expected):
+    assert expected in fewer_items(settings(items_at_once=at_once), items, training)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError(SAID), "GPU"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), "GPU"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GPU"),
+        (MemoryError(), "main"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to "
+                      "allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)"), "main"),
+        (RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed."), "main"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+    ],
+)  # fmt: skip
+def test_kinds_of_memory(error, kind):
+    assert kind_of_memory(error) == kind
+    with pytest.raises(Exception) as caught, enough_memory(lambda: "here", lambda: "do this"):
+        raise error
+    if kind is None:
+        assert caught.value is error
+    else:
+        assert isinstance(caught.value, VixmlError) and f"out of {kind} memory" in str(caught.value)
+        assert "do this" in caught.value.hint and caught.value.where == "here"
+
+
+def test_a_real_allocation_that_cannot_be():
+    with pytest.raises(VixmlError, match="out of main memory") as caught, enough_memory(lambda: "", lambda: ""):
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert str(1 << 60) in caught.value.found
+
+
+def test_items_at_once_bounds_every_pass(task):
+    slices = list(token_budget_slices(torch.ones(10).numpy(), 100, 4))
+    assert [(s.start, s.stop) for s in slices] == [(0, 4), (4, 8), (8, 10)]
+
+
+def test_a_verb_without_a_key_to_change_ends_with_one_error_too(monkeypatch, capsys, tmp_path):
+    def no_memory(*args, **options):
+        raise MemoryError("Unable to allocate 9.1 TiB for an array")
+
+    monkeypatch.setattr("vixml.reproduce.doctor.block", no_memory)
+    assert main(["doctor"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1 and "out of main memory" in said and "Traceback" not in said
+
+
+ONE_IS_FULL = """
+import os
+from vixml.config.world import Propensity
+from vixml.models.siamese import Siamese
+from vixml.training.train import train
+from vixml.cli import _refuse
+from vixml.errors import VixmlError
+config, task, out = json.loads(sys.argv[1])
+real, calls = Siamese.encode, []
+def encode(self, *args):
+    calls.append(1)
+    if os.environ["RANK"] == "1" and len(calls) > 6:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+    return real(self, *args)
+Siamese.encode = encode
+try:
+    train("planted", "run", 0, RunConfig.model_validate(config), Propensity(), RunInputs(*map(Path, task)), Path(out), torch.device("cpu"))
+except VixmlError as error:
+    _refuse(error)
+    sys.stderr.flush()
+    os._exit(2)
+"""
+
+
+def test_one_process_of_several_ends_all(task, tmp_path):
+    begun = time.monotonic()
+    told = json.dumps([settings().model_dump(), test_parts.paths(task), str(tmp_path / "model")])
+    shown, status = test_parts.start(ONE_IS_FULL, tmp_path, [told])
+    assert status != 0 and time.monotonic() - begun < 120, shown[-3000:]
+    assert shown.count("error: out of GPU memory") == 1 and "items_at_once" in shown
+    assert shown.count("Traceback") <= 1, "torchrun's own at most"
+    assert not (tmp_path / "model").exists()
