@@ -1,10 +1,15 @@
 """Shared by all tests."""
 
+import os
+
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from vixml import whole_torchvision as _first  # noqa: F401 -- before any test imports transformers
+
+# A test that means another precision than this one names it; `make test-bf16` repeats the numeric rooms with bf16.
+os.environ.setdefault("VIXML_PRECISION", "fp32")
 
 # No deadline: a busy machine is slow, not wrong. Derandomised: the same examples on every machine and day.
 settings.register_profile("vixml", deadline=None, derandomize=True)

@@ -97,7 +97,9 @@ def small_decoder(monkeypatch):
 @pytest.mark.parametrize("options", [(), ("--checkpointing", "--items-at-once", "5")])
 def test_decoder_step(small_decoder, monkeypatch, tmp_path, options):
     out = tmp_path / "found.json"
-    monkeypatch.setattr(sys, "argv", ["x", "--batch-size", "12", "--rounds", "1", "--out", str(out), *options])
+    monkeypatch.setattr(
+        sys, "argv", ["x", "--precision", "fp32", "--batch-size", "12", "--rounds", "1", "--out", str(out), *options]
+    )
     small_decoder.main()
     (row,) = rows(json.loads(out.read_text()))
     assert row["relative_difference_of_vectors"] < 1e-5 and row["relative_difference_of_gradients"] < 1e-3
@@ -108,7 +110,7 @@ def test_decoder_step(small_decoder, monkeypatch, tmp_path, options):
 @pytest.mark.parametrize("checkpointing, at_once", [(False, None), (True, 150)])
 def test_a_decoders_operations_are_those_of_its_products(small_decoder, checkpointing, at_once):
     """torch counts every product of a step as it is carried out: fillers and what a mask hides come on top."""
-    given = {"size": "smollm2-6-layers", "batch_size": 300, "rounds": 0, "kernels": "plain"}
+    given = {"size": "smollm2-6-layers", "batch_size": 300, "rounds": 0, "kernels": "plain", "precision": "fp32"}
     chosen = argparse.Namespace(**given, checkpointing=checkpointing, items_at_once=at_once)
     trainer, job = small_decoder.make_trainer(chosen, torch.device("cpu"))
     data = trainer.data

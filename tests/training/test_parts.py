@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from vixml.config.world import Propensity
 from vixml.ragged import Ragged
+from vixml.runtime import autocast
 from vixml.training.batches import DROPOUT, generator
 from vixml.training.encoded import EncodedBatch
-from vixml.training.optimizer import autocast, make_optimizer
+from vixml.training.optimizer import make_optimizer
 from vixml.training.team import ALONE, Team
 from vixml.training.train import train
 

@@ -13,9 +13,9 @@ from vixml.files import save_array
 from vixml.models.encode import all_prototypes, encode_items
 from vixml.progress import bar
 from vixml.provenance import stage
+from vixml.runtime import autocast, choose_precision
 from vixml.training.inputs import RunInputs, open_inputs
 from vixml.training.model_file import build_model, load_model
-from vixml.training.optimizer import autocast, choose_precision
 
 
 def build_index(

@@ -17,11 +17,11 @@ from vixml.digest import stage_digest
 from vixml.files import save_array, sha256_json, write_json, write_text
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
+from vixml.runtime import choose_precision
 from vixml.training.batches import TrainingSet
 from vixml.training.inputs import RunInputs, open_inputs
 from vixml.training.loop import Trainer
 from vixml.training.model_file import build_model, save_model
-from vixml.training.optimizer import choose_precision
 from vixml.training.progress import TrainingView
 from vixml.training.team import Team, join, leave
 
