@@ -69,8 +69,8 @@ def apart(finished, tmp_path) -> Copy:
 
 
 @pytest.fixture(scope="module")
-def conda(tmp_path_factory):
-    """Put the stand-in for conda on PATH."""
+def conda(shared, tmp_path_factory):
+    """Put the stand-in for conda on PATH; all processes share its store of packages."""
     folder = tmp_path_factory.mktemp("conda")
     program, stand_in = folder / "bin" / "conda", Path(__file__).with_name("stand_in_conda.py")
     program.parent.mkdir()
@@ -78,7 +78,7 @@ def conda(tmp_path_factory):
     program.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(program.parent), prepend=":")
-        patch.setenv("STAND_IN_CONDA_PREFIX", str(folder / "prefix"))
+        patch.setenv("STAND_IN_CONDA_PREFIX", str(shared / "conda-prefix"))
         yield
 
 
