@@ -11,6 +11,7 @@ from pathlib import Path
 import one_node_slurm
 import pytest
 import tiny_world
+import warm
 from filelock import FileLock
 from tiny_world import Copy
 
@@ -40,13 +41,36 @@ def once(shared) -> Callable[[str, Callable[[Path], object]], Path]:
 
 
 @pytest.fixture(scope="session")
-def finished(once, tmp_path_factory) -> Copy:
+def programs(shared) -> str:
+    """Return a folder with `snakemake` and `vixml` that start at once (warm.py); all processes of these tests share it."""
+    folder = shared / "warm"
+    with FileLock(shared / "warm.lock"):
+        if not folder.exists():
+            # Processes of xdist end at different times: the server ends with the one that started them.
+            warm.start(folder, os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
+    return str(folder / "bin")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm(request):
+    """Let tests that are not slow use programs that start at once."""
+    marks = getattr(request.module, "pytestmark", [])
+    with pytest.MonkeyPatch.context() as patch:
+        if all(mark.name != "slow" for mark in (marks if isinstance(marks, list) else [marks])):
+            patch.setenv("PATH", request.getfixturevalue("programs"), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(once, programs, tmp_path_factory) -> Copy:
     """Return a copy in which the whole workflow has run on the miniature."""
 
     def run(root: Path) -> None:
         copy = Copy(tiny_world.clone(ROOT, root))
         tiny_world.write(copy.root)
-        copy.run("snakemake", "--cores", "2")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", programs, prepend=os.pathsep)
+            copy.run("snakemake", "--cores", "2")
 
     root = tmp_path_factory.mktemp("finished") / "repository"
     return Copy(Path(shutil.copytree(once("workflow-run", run), root, symlinks=True)))
