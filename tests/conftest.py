@@ -17,6 +17,19 @@ settings.load_profile("vixml")
 
 # Each of these knows SLURM's queue as its own.
 IN_THE_QUEUE = ("tests/workflow/test_slurm.py", "tests/workflow/test_three_doors.py")
+# What takes longest begins first, so that processes end together.
+FIRST = (
+    "workflow/test_embedded_default", "workflow/test_three_doors", "workflow/test_slurm", "workflow/test_published",
+    "training/test_parts", "workflow/test_dvc", "reproduce/test_report_browser", "workflow/test_run", "workflow/test_reports",
+    "workflow/test_latency", "workflow/test_one_table", "workflow/test_static", "reproduce/test_overview", "training/test_resume",
+    "config/test_paper_models",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, the others stay in their order."""
+    ranks = {f"tests/{name}.py": rank for rank, name in enumerate(FIRST)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.split("::")[0], len(ranks)))
 
 
 class ByFile(LoadFileScheduling):
@@ -30,4 +43,5 @@ class ByFile(LoadFileScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log) -> ByFile | None:
     """Return the scheduler of ``--dist loadfile``."""
+    config.option.loadscopereorder = False  # by the number of tests in a file, which says little
     return ByFile(config, log) if config.option.dist == "loadfile" else None

@@ -160,7 +160,7 @@ def test_the_example_on_the_card_runs(place, load, tmp_path):
     example = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(
-        [sys.executable, "-c", example], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", example], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     corpus = Corpus.load(place.corpus)

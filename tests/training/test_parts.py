@@ -152,7 +152,7 @@ def together(task, config, out, processes=2):
     arguments = [str(script), json.dumps([config.model_dump(), paths(task), str(out)])]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = os.environ | {"VIXML_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[:6000]
 
 
@@ -174,7 +174,7 @@ def in_processes(work, folder, argument, processes=2):
         one.start()
         started.append(one)
     for one in started:
-        one.join(timeout=300)
+        one.join(timeout=600)
         one.kill()
     shown = "".join((folder / f"printed-{rank}").read_text() for rank in range(processes))
     return shown, [one.exitcode for one in started]

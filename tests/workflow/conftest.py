@@ -122,9 +122,12 @@ def cluster(shared):
         users.write_text(str(n))
         return n
 
-    # There is one place for SLURM's configuration on a machine: the first process starts it, the last one stops it.
+    # There is one place for SLURM's configuration on a machine: the first process starts it, the last one stops it, and
+    # another run of the tests waits until then.
+    machine = FileLock(one_node_slurm.LOCK)
     with FileLock(shared / "slurm.lock"):
         if used_by(0) == 0:
+            machine.acquire()
             one_node_slurm.start(folder)
         used_by(1)
     try:
@@ -133,3 +136,4 @@ def cluster(shared):
         with FileLock(shared / "slurm.lock"):
             if used_by(-1) == 0:
                 one_node_slurm.stop(folder)
+                machine.release()

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 ETC = Path("/etc/slurm")
+LOCK = Path("/run/one-node-slurm-of-vixml-tests.lock")
 BEFORE = "etc-slurm-before"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 
@@ -124,12 +125,12 @@ def _free_port() -> int:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
 
 
 def _wait_until_idle(folder: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         shown = subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True).stdout.strip()
         if shown == "idle":

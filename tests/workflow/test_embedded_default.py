@@ -45,7 +45,7 @@ def made(conda, tmp_path_factory) -> tuple[Copy, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=3600,
+        timeout=7200,
     )
     assert done.returncode == 0, done.stdout[-5000:]
     return copy, done.stdout

@@ -28,7 +28,7 @@ def jobs(table: str, results: Path) -> str:
     words = re.sub(r"tables=\[\w+\]", f"tables=[{table}]", command.replace("'", "")).split()
     done = subprocess.run(
         [*words, f"results={results}", "-n", "--directory", str(ROOT)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -29,7 +29,7 @@ def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
         text=True,
     )
     checkpoint = copy.root / MODEL.replace("model/manifest.json", "checkpoint")
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while not (checkpoint.is_dir() and any(checkpoint.iterdir())):
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.1)
@@ -42,7 +42,7 @@ def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
 
 def end(copy: Copy, process: subprocess.Popen[str]) -> str:
     """Wait for Snakemake, and check that the training went on where it was; return what was printed."""
-    shown, _ = process.communicate(timeout=500)
+    shown, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, shown[-3000:]
     training = json.loads((copy.root / MODEL).with_name("training.json").read_text())
     assert training["epochs"] == EPOCHS

@@ -31,7 +31,7 @@ WILDCARDS = {"dataset", "run", "seed", "split", "model", "max_len", "vision", "f
 
 
 def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def test_snakefmt_has_nothing_to_say():

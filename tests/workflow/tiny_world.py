@@ -167,7 +167,7 @@ class Copy:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=600,
+            timeout=1800,
         )
         assert not check or done.returncode == 0, done.stdout
         return done.stdout

@@ -54,7 +54,7 @@ def start(folder: Path, watched: int) -> None:
         subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not (folder / "ready").exists():
         assert time.monotonic() < deadline, (folder / "log").read_text()
         time.sleep(0.05)
