@@ -30,7 +30,7 @@ def benchmark(monkeypatch, tmp_path):
         out = tmp_path / f"{name}.json"
         monkeypatch.setattr(sys, "argv", [name, *arguments, "--out", str(out)])
         __import__(name).main()
-        return json.loads(out.read_text())
+        return json.loads(out.read_text(encoding="utf-8"))
 
     yield run
     torch.set_num_threads(threads)
@@ -101,7 +101,7 @@ def test_decoder_step(small_decoder, monkeypatch, tmp_path, options):
         sys, "argv", ["x", "--precision", "fp32", "--batch-size", "12", "--rounds", "1", "--out", str(out), *options]
     )
     small_decoder.main()
-    (row,) = rows(json.loads(out.read_text()))
+    (row,) = rows(json.loads(out.read_text(encoding="utf-8")))
     assert row["relative_difference_of_vectors"] < 1e-5 and row["relative_difference_of_gradients"] < 1e-3
     assert (row["done_flop"] > row["useful_flop"]) == bool(options)
     assert row["peak_memory_gb"]["ours"] > 0 and row["straightforward"]["median"] > 0
@@ -145,7 +145,7 @@ def test_the_table_shows_every_result_and_what_is_owed(monkeypatch, capsys):
     table.main()
     shown = capsys.readouterr().out.splitlines()
     for path in sorted((BENCHMARKS / "results").glob("*.json")):
-        for row in table.rows_of(json.loads(path.read_text())):
+        for row in table.rows_of(json.loads(path.read_text(encoding="utf-8"))):
             cells = table.cells(row)
             assert len(cells) == len(table.HEAD)
             assert any(all(cell in line for cell in cells) for line in shown), path

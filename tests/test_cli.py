@@ -95,7 +95,7 @@ def registry(tmp_path):
         "models.yaml": {"text_models": {"t": text}, "vision_models": {"v": vision}},
     }
     for name, content in files.items():
-        (tmp_path / name).write_text(yaml.safe_dump(content))
+        (tmp_path / name).write_text(yaml.safe_dump(content), encoding="utf-8")
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "pack.whl").write_bytes(b"publisheD")
     return tmp_path

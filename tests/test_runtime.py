@@ -131,4 +131,4 @@ def test_the_command_line_reads_it_without_torch():
 
 def test_the_setting_is_documented():
     described = RunConfig.model_fields["training"].annotation.model_fields["precision"].description
-    assert VARIABLE in described and VARIABLE in (ROOT / "README.md").read_text()
+    assert VARIABLE in described and VARIABLE in (ROOT / "README.md").read_text(encoding="utf-8")

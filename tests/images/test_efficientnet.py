@@ -141,7 +141,7 @@ def test_files_that_are_not_plain_tensors_are_refused(tmp_path, content, capsys)
 def test_wheels_that_cannot_be_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.whl", "w"):
         pass
-    (tmp_path / "text.whl").write_text("<html>not found</html>")
+    (tmp_path / "text.whl").write_text("<html>not found</html>", encoding="utf-8")
     for name in ("w.whl", "text.whl", "absent.whl"):
         with pytest.raises(VixmlError, match="cannot be read"):
             read_checkpoint(tmp_path / name, "m.pth")

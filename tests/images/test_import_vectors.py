@@ -292,7 +292,7 @@ def test_the_verb_reads_the_registry(place, tmp_path, capsys):
         "models.yaml": {"text_models": {}, "vision_models": {"eyes": EYES.model_dump(), "ears": EYES.model_dump()}},
     }
     for name, content in registry.items():
-        (tmp_path / name).write_text(yaml.safe_dump(content))
+        (tmp_path / name).write_text(yaml.safe_dump(content), encoding="utf-8")
     common = ["--dataset", "d", "--corpus", str(place.corpus), "--raw", str(raw), "--config-dir", str(tmp_path)]
     assert cli.main(["import-vectors", *common, "--vision", "eyes", "--out", str(place.out)]) == 0
     assert np.array_equal(ImageBank.open(place.out).vectors, go(SimpleNamespace(**vars(place))).vectors)

@@ -52,7 +52,7 @@ def test_files_and_their_bytes(drawn, tmp_path):
     assert sorted(p.name for p in drawn.iterdir()) == [*names, "manifest.json"]
     for name in names:
         assert (drawn / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert "<dc:date>" not in (drawn / "figure1.svg").read_text()
+    assert "<dc:date>" not in (drawn / "figure1.svg").read_text(encoding="utf-8")
 
 
 def test_both_kinds_of_figures_are_read_side_by_side():
@@ -65,7 +65,7 @@ def test_both_kinds_of_figures_are_read_side_by_side():
 
 def test_the_svg_holds_the_labels(drawn):
     """Letters are outlines, so that the drawing looks the same everywhere; what they spell stands beside them."""
-    text = (drawn / "figure1.svg").read_text()
+    text = (drawn / "figure1.svg").read_text(encoding="utf-8")
     assert ET.fromstring(text).tag.endswith("svg")
     said = " ".join(re.findall(r"<!-- (.*?) -->", text, re.DOTALL)).replace("\n", " ")
     models, vision = REGISTRY.world.text_models, REGISTRY.world.vision_models
@@ -100,7 +100,7 @@ def test_the_tokens_drawn_follow_the_template(drawn):
     for panel in found.values():
         lefts = [left for _, left in panel]
         assert all(left < right for left, right in pairwise(lefts))
-    rows = list(csv.DictReader((drawn / "figure1.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((drawn / "figure1.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["token"] for row in rows if row["panel"] == "b"] == [kind for kind, _ in found["b"]]
     assert [row["label"] for row in rows if row["token"] == "words"] == ["This product text", "and its image"]
 

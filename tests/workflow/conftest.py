@@ -98,7 +98,7 @@ def conda(shared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("conda")
     program, stand_in = folder / "bin" / "conda", Path(__file__).with_name("stand_in_conda.py")
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n', encoding="utf-8")
     program.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(program.parent), prepend=":")
@@ -118,8 +118,8 @@ def cluster(shared):
 
     def used_by(more: int) -> int:
         """Return how many processes use it, after this one came or went."""
-        n = (int(users.read_text()) if users.exists() else 0) + more
-        users.write_text(str(n))
+        n = (int(users.read_text(encoding="utf-8")) if users.exists() else 0) + more
+        users.write_text(str(n), encoding="utf-8")
         return n
 
     # There is one place for SLURM's configuration on a machine: the first process starts it, the last one stops it, and

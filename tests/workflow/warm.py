@@ -46,7 +46,7 @@ def start(folder: Path, watched: int) -> None:
     (folder / "bin").mkdir(parents=True)
     for name in ENTRY:
         program = folder / "bin" / name
-        program.write_text(CLIENT.format(python=sys.executable, folder=str(folder)))
+        program.write_text(CLIENT.format(python=sys.executable, folder=str(folder)), encoding="utf-8")
         program.chmod(0o755)
     with (folder / "log").open("w") as log:
         command = [sys.executable, str(Path(__file__)), str(folder), str(watched)]
@@ -56,7 +56,7 @@ def start(folder: Path, watched: int) -> None:
         )
     deadline = time.monotonic() + 600
     while not (folder / "ready").exists():
-        assert time.monotonic() < deadline, (folder / "log").read_text()
+        assert time.monotonic() < deadline, (folder / "log").read_text(encoding="utf-8")
         time.sleep(0.05)
 
 
