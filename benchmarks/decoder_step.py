@@ -51,11 +51,11 @@ from vixml.models.prompt import IMAGES, TEXT, Prompt
 from vixml.ragged import Ragged
 from vixml.reproduce.assumptions import ARCHITECTURES
 from vixml.reproduce.job import Job
+from vixml.runtime import DTYPES, choose_precision, dtype_of
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives
 from vixml.training.device import choose_device
 from vixml.training.loop import Trainer
 from vixml.training.model_file import build_model
-from vixml.training.optimizer import choose_precision
 
 SIZES = {  # the run whose settings are taken
     "smollm2-6-layers": ("picto", "vixml-smollm2"),
@@ -69,9 +69,8 @@ LABELS, TOKENS, SPREAD, QUERIES_WITH, LABELS_WITH, VECTORS = 131_073, 12, 5, 0.7
 def settings_of(chosen: argparse.Namespace, device: torch.device) -> RunConfig:
     """Return the run's settings at the size asked for."""
     run = get_run("config", *SIZES[chosen.size])
-    precision = choose_precision(
-        "auto" if device.type == "cpu" else run.training.precision, device, run.encoder.weights
-    )
+    wanted = chosen.precision or ("auto" if device.type == "cpu" else run.training.precision)
+    precision = choose_precision(wanted, device, run.encoder.weights)
     changes = {
         "mining": None,
         "encoder": {"kernels": chosen.kernels, "gradient_checkpointing": chosen.checkpointing},
@@ -196,6 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="smollm2-6-layers")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--precision", choices=["auto", *DTYPES], help="default: auto on a processor, the run's own on a GPU"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--kernels", choices=["plain", "liger"], default="plain", help="liger must be installed")
     parser.add_argument(
@@ -232,8 +234,7 @@ def main() -> None:
             print(f"  round {i}: {name:<16} {chosen.batch_size / took:8.1f} samples/s", flush=True)
     useful, done = np.mean([operations(trainer, job, batches[i]) for i in range(1, chosen.rounds + 1)], axis=0).tolist()
     side = 8192 if device.type == "cuda" else 2048
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    peak = measure.product_speed(side, side, side, kind, device.type)
+    peak = measure.product_speed(side, side, side, dtype_of(precision), device.type)
     speeds = {name: measure.spread([chosen.batch_size / s for s in took]) for name, took in seconds.items()}
     about = (
         f"{load_world('config').text_models[config.encoder.model].title}, {job.shape.layers} layers, rank {job.rank}"

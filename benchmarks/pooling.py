@@ -22,8 +22,9 @@ from vixml.config.load import load_world
 from vixml.images.efficientnet import MEAN, SCALE, EfficientNetLite0
 from vixml.images.pool import one_thread_a_batch, pool
 from vixml.images.store import ImageStore
-from vixml.images.vision import load_vision, resolve_precision
+from vixml.images.vision import load_vision
 from vixml.reproduce.assumptions import VISION
+from vixml.runtime import DTYPES, choose_precision, dtype_of
 
 Pictures = list[tuple[int, str, bytes]]
 
@@ -54,13 +55,20 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument(
+        "--precision",
+        choices=["auto", *DTYPES],
+        default="auto",
+        help="auto: as VIXML_PRECISION says, else what the hardware has",
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
     world = load_world(options.config_dir)
     plain = load_vision(world, "efficientnet-lite0", options.raw, "cpu", "fp32")
     plain.network.to(memory_format=torch.contiguous_format)
-    fast = load_vision(world, "efficientnet-lite0", options.raw, "cpu", "auto")
+    precision = choose_precision(options.precision, "cpu")
+    fast = load_vision(world, "efficientnet-lite0", options.raw, "cpu", precision)
     pictures = list(islice(ImageStore.open(options.store), options.pictures))
     torch.set_num_threads(options.threads)
     straightforward(pictures[:64], plain), ours(pictures[:64], fast, options.threads)  # warm up
@@ -76,14 +84,13 @@ def main() -> None:
     found = found.astype(np.float32)
     cosine = (expected * found).sum(1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(found, axis=1)
     rate = {name: [len(pictures) / s for s in times] for name, times in seconds.items()}
-    dtype = torch.bfloat16 if resolve_precision("auto", "cpu") == "bf16" else torch.float32
-    peak = measure.product_speed(2048, 2048, 2048, dtype)
+    peak = measure.product_speed(2048, 2048, 2048, dtype_of(precision))
     measure.write(
         "pooling",
         [
             measure.row(
                 "pictures to vectors",
-                f"EfficientNet-Lite0, {len(pictures)} pictures, {resolve_precision('auto', 'cpu')}",
+                f"EfficientNet-Lite0, {len(pictures)} pictures, {precision}",
                 measure.spread(rate["ours"]),
                 measure.spread(rate["straightforward"]),
                 measure.ratios(seconds["straightforward"], seconds["ours"]),

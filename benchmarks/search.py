@@ -18,8 +18,8 @@ import measure
 import numpy as np
 import torch
 
-from vixml.retrieval.propose import coarse_type
 from vixml.retrieval.search import search
+from vixml.runtime import coarse_type
 
 
 def straightforward(queries: np.ndarray, labels: np.ndarray, k: int, device: str) -> np.ndarray:

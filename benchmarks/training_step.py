@@ -41,13 +41,14 @@ from vixml.models.siamese import Siamese
 from vixml.provenance import git_state, machine, versions
 from vixml.ragged import Ragged
 from vixml.reproduce.job import Job
+from vixml.runtime import DTYPES, choose_precision, dtype_of
 from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, query_order
 from vixml.training.device import choose_device
 from vixml.training.inputs import RunInputs, open_inputs
 from vixml.training.loop import Gather, Trainer
 from vixml.training.losses import total_loss
 from vixml.training.model_file import build_model
-from vixml.training.optimizer import choose_precision, make_optimizer
+from vixml.training.optimizer import make_optimizer
 from vixml.training.stored import Stored
 
 RESULT = Path("benchmarks/results/training_step.json")
@@ -178,7 +179,7 @@ def same_vectors(plain: Straightforward, trainer: Trainer, batch: Any) -> float:
 
 def compare(config: RunConfig, inputs: RunInputs, device: torch.device, steps: int, rounds: int) -> dict[str, Any]:
     """Return speeds and ratios of one modality."""
-    precision = choose_precision("auto", device)
+    precision = choose_precision(config.training.precision, device)
     trainers = {f"ours, {p}": make_trainer(config, inputs, p, device) for p in dict.fromkeys(("fp32", precision))}
     first = next(iter(trainers.values()))
     plain = Straightforward(inputs.model_dir, first.model, first.data, first.gather, config)
@@ -239,6 +240,12 @@ def main() -> None:
     parser.add_argument("--model-dir", type=Path, default=Path("results/models/minilm-l3"))
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", *DTYPES],
+        default="auto",
+        help="auto: as VIXML_PRECISION says, else what the hardware has",
+    )
     for name, value in (("threads", 1), ("batch-size", 256), ("steps", 8), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
     chosen = parser.parse_args()
@@ -253,7 +260,7 @@ def main() -> None:
                 "prototype": {"free_vectors": 2048},
                 "mining": None,
                 "optimizer": {"lr": 2e-4, "lr_new": 2e-3, "warmup_steps": 0},
-                "training": {"batch_size": chosen.batch_size, "epochs": 1},
+                "training": {"batch_size": chosen.batch_size, "epochs": 1, "precision": chosen.precision},
             }
         )
         bank = chosen.bank if config.uses_images else None
@@ -262,8 +269,8 @@ def main() -> None:
             cases[case] = compare(config, inputs, device, chosen.steps, chosen.rounds)
             # The step's operations (docs/cost.md) at the speed of one large product.
             job = Job.of(load_world("config"), "picto", config)
-            quick = "ours, fp32" if set(cases[case]["samples_per_second"]) == {"straightforward", "ours, fp32"} else ""
-            peak = measure.product_speed(4096, 4096, 4096, torch.float32 if quick else torch.bfloat16, device.type)
+            dtype = dtype_of(choose_precision(chosen.precision, device))
+            peak = measure.product_speed(4096, 4096, 4096, dtype, device.type)
             cases[case]["limit"] = peak * job.trained_queries / job.step_flop
         except VixmlError as error:
             sys.exit(f"{error}\nbenchmarks/README.md says how to build the inputs")

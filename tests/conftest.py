@@ -1,10 +1,15 @@
 """Shared by all tests."""
 
+import os
+
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from vixml import whole_torchvision as _first  # noqa: F401 -- before any test imports transformers
+
+# A test that means another precision than this one names it; `make test-bf16` repeats the numeric rooms with bf16.
+os.environ.setdefault("VIXML_PRECISION", "fp32")
 
 # No deadline: a busy machine is slow, not wrong. Derandomised: the same examples on every machine and day.
 settings.register_profile("vixml", deadline=None, derandomize=True)
@@ -12,6 +17,19 @@ settings.load_profile("vixml")
 
 # Each of these knows SLURM's queue as its own.
 IN_THE_QUEUE = ("tests/workflow/test_slurm.py", "tests/workflow/test_three_doors.py")
+# What takes longest begins first, so that processes end together.
+FIRST = (
+    "workflow/test_embedded_default", "workflow/test_three_doors", "workflow/test_slurm", "workflow/test_published",
+    "training/test_parts", "workflow/test_dvc", "reproduce/test_report_browser", "workflow/test_run", "workflow/test_reports",
+    "workflow/test_latency", "workflow/test_one_table", "workflow/test_static", "reproduce/test_overview", "training/test_resume",
+    "config/test_paper_models",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, the others stay in their order."""
+    ranks = {f"tests/{name}.py": rank for rank, name in enumerate(FIRST)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.split("::")[0], len(ranks)))
 
 
 class ByFile(LoadFileScheduling):
@@ -25,4 +43,5 @@ class ByFile(LoadFileScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log) -> ByFile | None:
     """Return the scheduler of ``--dist loadfile``."""
+    config.option.loadscopereorder = False  # by the number of tests in a file, which says little
     return ByFile(config, log) if config.option.dist == "loadfile" else None

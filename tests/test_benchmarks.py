@@ -30,7 +30,7 @@ def benchmark(monkeypatch, tmp_path):
         out = tmp_path / f"{name}.json"
         monkeypatch.setattr(sys, "argv", [name, *arguments, "--out", str(out)])
         __import__(name).main()
-        return json.loads(out.read_text())
+        return json.loads(out.read_text(encoding="utf-8"))
 
     yield run
     torch.set_num_threads(threads)
@@ -97,9 +97,11 @@ def small_decoder(monkeypatch):
 @pytest.mark.parametrize("options", [(), ("--checkpointing", "--items-at-once", "5")])
 def test_decoder_step(small_decoder, monkeypatch, tmp_path, options):
     out = tmp_path / "found.json"
-    monkeypatch.setattr(sys, "argv", ["x", "--batch-size", "12", "--rounds", "1", "--out", str(out), *options])
+    monkeypatch.setattr(
+        sys, "argv", ["x", "--precision", "fp32", "--batch-size", "12", "--rounds", "1", "--out", str(out), *options]
+    )
     small_decoder.main()
-    (row,) = rows(json.loads(out.read_text()))
+    (row,) = rows(json.loads(out.read_text(encoding="utf-8")))
     assert row["relative_difference_of_vectors"] < 1e-5 and row["relative_difference_of_gradients"] < 1e-3
     assert (row["done_flop"] > row["useful_flop"]) == bool(options)
     assert row["peak_memory_gb"]["ours"] > 0 and row["straightforward"]["median"] > 0
@@ -108,7 +110,7 @@ def test_decoder_step(small_decoder, monkeypatch, tmp_path, options):
 @pytest.mark.parametrize("checkpointing, at_once", [(False, None), (True, 150)])
 def test_a_decoders_operations_are_those_of_its_products(small_decoder, checkpointing, at_once):
     """torch counts every product of a step as it is carried out: fillers and what a mask hides come on top."""
-    given = {"size": "smollm2-6-layers", "batch_size": 300, "rounds": 0, "kernels": "plain"}
+    given = {"size": "smollm2-6-layers", "batch_size": 300, "rounds": 0, "kernels": "plain", "precision": "fp32"}
     chosen = argparse.Namespace(**given, checkpointing=checkpointing, items_at_once=at_once)
     trainer, job = small_decoder.make_trainer(chosen, torch.device("cpu"))
     data = trainer.data
@@ -143,7 +145,7 @@ def test_the_table_shows_every_result_and_what_is_owed(monkeypatch, capsys):
     table.main()
     shown = capsys.readouterr().out.splitlines()
     for path in sorted((BENCHMARKS / "results").glob("*.json")):
-        for row in table.rows_of(json.loads(path.read_text())):
+        for row in table.rows_of(json.loads(path.read_text(encoding="utf-8"))):
             cells = table.cells(row)
             assert len(cells) == len(table.HEAD)
             assert any(all(cell in line for cell in cells) for line in shown), path

@@ -22,7 +22,7 @@ HEAVY = ["torch", "pandas", "matplotlib", "transformers", "pyarrow", "snakemake"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "vixml", *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", "vixml", *arguments], capture_output=True, text=True, timeout=600)
 
 
 def test_help_names_every_verb():
@@ -95,7 +95,7 @@ def registry(tmp_path):
         "models.yaml": {"text_models": {"t": text}, "vision_models": {"v": vision}},
     }
     for name, content in files.items():
-        (tmp_path / name).write_text(yaml.safe_dump(content))
+        (tmp_path / name).write_text(yaml.safe_dump(content), encoding="utf-8")
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "pack.whl").write_bytes(b"publisheD")
     return tmp_path
@@ -172,7 +172,7 @@ def test_a_termination_cleans_up(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline().strip() == "ready"
     process.terminate()
-    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert process.wait(timeout=600) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,5 +183,5 @@ def test_a_reader_that_goes_away_is_no_error():
     process.stdout.close()
     time.sleep(0.1)
     shown = process.stderr.read().decode()
-    process.wait(timeout=60)
+    process.wait(timeout=600)
     assert "Traceback" not in shown

@@ -47,7 +47,7 @@ def package(tmp_path):
         "alone": "X = 1\n",
     }.items():
         root.mkdir(exist_ok=True)
-        (root / f"{name}.py").write_text(text)
+        (root / f"{name}.py").write_text(text, encoding="utf-8")
     return root
 
 
@@ -78,8 +78,8 @@ def test_imports_are_followed_also_inside_functions(package):
 def test_words_layout_and_unused_code_do_not_count(package, name, old, new):
     before = digest(package)
     path = package / f"{name}.py"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
+    assert old in path.read_text(encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     assert digest(package) == before
 
 
@@ -99,25 +99,25 @@ def test_words_layout_and_unused_code_do_not_count(package, name, old, new):
 def test_behaviour_counts_wherever_it_is(package, name, old, new):
     before = digest(package)
     path = package / f"{name}.py"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
+    assert old in path.read_text(encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     assert digest(package) != before
 
 
 def test_data_files_of_a_package_count(package):
     (package / "pages").mkdir()
-    (package / "pages" / "__init__.py").write_text("")
+    (package / "pages" / "__init__.py").write_text("", encoding="utf-8")
     (package / "pages" / "templates").mkdir()
     template = package / "pages" / "templates" / "page.html"
-    template.write_text("a")
-    (package / "entry.py").write_text("import vixml.pages\n")
+    template.write_text("a", encoding="utf-8")
+    (package / "entry.py").write_text("import vixml.pages\n", encoding="utf-8")
     before = digest(package)
-    template.write_text("b")
+    template.write_text("b", encoding="utf-8")
     assert digest(package) != before
 
 
 def test_a_broken_module_is_named(package):
-    (package / "helper.py").write_text("def number(:\n")
+    (package / "helper.py").write_text("def number(:\n", encoding="utf-8")
     with pytest.raises(VixmlError) as caught:
         digest(package)
     assert "helper.py:1" in str(caught.value.where)
@@ -134,7 +134,9 @@ def test_an_unknown_stage_is_refused():
 def test_every_stage_has_an_entry_that_its_verb_imports(verb):
     module = STAGES[verb]
     assert module in modules_of(module)
-    imports = re.findall(r"from (vixml\.[a-z_.]+) import", "".join(p.read_text() for p in (ROOT / "cli").glob("*.py")))
+    imports = re.findall(
+        r"from (vixml\.[a-z_.]+) import", "".join(p.read_text(encoding="utf-8") for p in (ROOT / "cli").glob("*.py"))
+    )
     assert module in imports, f"no verb calls {module}"
 
 
@@ -154,7 +156,7 @@ def test_rooms_import_only_from_rooms_before_them():
         room = path.relative_to(ROOT).parts[0]
         if path.stem in everywhere or room not in rooms:
             continue
-        for other in re.findall(r"(?:from|import) vixml\.([a-z_]+)", path.read_text()):
+        for other in re.findall(r"(?:from|import) vixml\.([a-z_]+)", path.read_text(encoding="utf-8")):
             if other in rooms:
                 assert rooms.index(other) <= rooms.index(room), f"{path} imports from {other}"
 

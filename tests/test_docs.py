@@ -33,7 +33,7 @@ def test_links_and_named_files_exist(page):
 
 
 def test_the_page_on_design_names_every_module_once_and_no_other():
-    rows = re.findall(r"^\| `(\w+)` \| (`.*?`) \|", (ROOT / "docs/design.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (`.*?`) \|", (ROOT / "docs/design.md").read_text(encoding="utf-8"), re.MULTILINE)
     described = {room: re.findall(r"`(\w+)`", files) for room, files in rows}
     there = {
         folder.parent.name: sorted(path.stem for path in folder.parent.glob("*.py") if not path.stem.startswith("__"))
@@ -54,7 +54,7 @@ def test_the_first_page_counts_as_the_registry_does():
     models += [world.vision_models[run.images.vision] for run in chosen if run.needs_bank]
     used = {*picto.sources, *(m.weights for m in models), *(getattr(m, "tokenizer", None) for m in models)} - {None}
     megabytes = round(sum(world.sources[name].bytes for name in used) / 1e6)
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"{megabytes} MB" in README and f"{megabytes} MB" in makefile
     demo = load_workflow(read_yaml(ROOT / "config/config.yaml"))
     words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
@@ -62,7 +62,7 @@ def test_the_first_page_counts_as_the_registry_does():
 
 
 def test_each_departure_is_written_down_and_cited_where_it_happens():
-    known = set(re.findall(r"^\| D(\d+) \|", (ROOT / "docs/deviations.md").read_text(), re.MULTILINE))
+    known = set(re.findall(r"^\| D(\d+) \|", (ROOT / "docs/deviations.md").read_text(encoding="utf-8"), re.MULTILINE))
     cited = set()
     for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "config/runs").glob("*.yaml")]:
         for first, last in re.findall(r"\bD(\d+)(?:-D?(\d+))?\b", path.read_text(encoding="utf-8")):
@@ -71,8 +71,8 @@ def test_each_departure_is_written_down_and_cited_where_it_happens():
 
 
 def test_the_version_is_one():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     citation = read_yaml(ROOT / "CITATION.cff")
     assert project["version"] == citation["version"] == __version__
     assert project["license"] == citation["license"] == "Apache-2.0"
-    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")

@@ -24,9 +24,9 @@ def test_a_failure_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     files.write_text(path, "old")
     with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise RuntimeError
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -41,7 +41,7 @@ def test_a_full_disk_is_explained_and_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(VixmlError) as caught:
         files.write_text(path, "new")
     assert "no space left" in str(caught.value) and "resumes" in caught.value.hint
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
 
 
 def test_other_failures_of_the_disk_are_not_disguised(tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_json_keeps_order_and_refuses_nan(tmp_path):
 
 
 def test_bad_json_names_its_line(tmp_path):
-    (tmp_path / "a.json").write_text('{\n  "a": 1,\n}\n')
+    (tmp_path / "a.json").write_text('{\n  "a": 1,\n}\n', encoding="utf-8")
     with pytest.raises(VixmlError) as caught:
         files.read_json(tmp_path / "a.json")
     assert str(caught.value.where).endswith("a.json:3")

@@ -62,14 +62,14 @@ def test_a_kill_while_publishing_leaves_no_manifest(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("vixml.provenance.os.replace", killed)
         with pytest.raises(KeyboardInterrupt), stage(tmp_path / "one", "verb", config={}, inputs={}) as work:
-            (work / "a.txt").write_text("new")
-            patched.setattr("vixml.provenance.write_json", lambda path, value: path.write_text("{}"))
+            (work / "a.txt").write_text("new", encoding="utf-8")
+            patched.setattr("vixml.provenance.write_json", lambda path, value: path.write_text("{}", encoding="utf-8"))
     assert not (tmp_path / "one" / MANIFEST).exists(), "an old manifest beside new files would be a lie"
 
 
 def test_publishing_again_replaces_folders(tmp_path):
     make(tmp_path / "one", "old")
-    (tmp_path / "one" / "deep" / "left_over.txt").write_text("x")
+    (tmp_path / "one" / "deep" / "left_over.txt").write_text("x", encoding="utf-8")
     make(tmp_path / "one", "new")
     assert [p.name for p in (tmp_path / "one" / "deep").iterdir()] == ["a.txt"]
 
@@ -132,7 +132,7 @@ def test_unfinished_and_missing_inputs_are_refused(tmp_path):
 def test_a_manifest_of_another_version_is_refused(tmp_path):
     make(tmp_path / "one")
     path = tmp_path / "one" / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"schema_version": 99}), encoding="utf-8")
     with pytest.raises(VixmlError, match="schema version"):
         read_manifest(tmp_path / "one")
 

@@ -89,7 +89,7 @@ def test_values_cut_or_out_of_range_are_refused(folder):
 
 
 def test_another_format_is_refused(folder):
-    header = json.loads((folder / "header.json").read_text())
-    (folder / "header.json").write_text(json.dumps(header | {"format": "vixml-ragged-9"}))
+    header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+    (folder / "header.json").write_text(json.dumps(header | {"format": "vixml-ragged-9"}), encoding="utf-8")
     with pytest.raises(VixmlError, match="version"):
         Ragged.load(folder)

@@ -12,7 +12,10 @@ from vixml.config.runs import load_runs, load_workflow
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 WORLD, RUNS = load_world(CONFIG), load_runs(CONFIG)
 WORKFLOW = load_workflow(
-    {**yaml.safe_load((CONFIG / "config.yaml").read_text()), **yaml.safe_load((CONFIG / "paper.yaml").read_text())}
+    {
+        **yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8")),
+        **yaml.safe_load((CONFIG / "paper.yaml").read_text(encoding="utf-8")),
+    }
 )
 TARGETS = [(target.dataset, run, seed) for target in WORKFLOW.targets for run in target.runs for seed in target.seeds]
 TRAININGS = [t for t in TARGETS if RUNS[t[:2]].training.epochs and RUNS[t[:2]].reuse is None]

@@ -35,12 +35,12 @@ def test_a_stale_file_is_named_and_then_mended(tmp_path):
     for name in ("config/schemas", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name)
     page = tmp_path / "docs/config.md"
-    page.write_text(page.read_text() + "typed by hand\n")
+    page.write_text(page.read_text(encoding="utf-8") + "typed by hand\n", encoding="utf-8")
     with pytest.raises(VixmlError) as caught:
         document_config(tmp_path, check=True)
     assert caught.value.where == str(page)
     document_config(tmp_path)
-    assert page.read_text() == (ROOT / "docs/config.md").read_text()
+    assert page.read_text(encoding="utf-8") == (ROOT / "docs/config.md").read_text(encoding="utf-8")
     assert document(tmp_path, sections()) == [page], "without tables and figures the page is another"
 
 
@@ -54,7 +54,9 @@ def test_a_stale_file_is_named_and_then_mended(tmp_path):
 )
 def test_every_configuration_fits_its_schema(folder, path):
     part = path.relative_to(folder).parts[0]
-    schema = json.loads((ROOT / f"config/schemas/{SCHEMA_OF.get(part, 'workflow')}.schema.json").read_text())
+    schema = json.loads(
+        (ROOT / f"config/schemas/{SCHEMA_OF.get(part, 'workflow')}.schema.json").read_text(encoding="utf-8")
+    )
     if part not in SCHEMA_OF:
         schema.pop("required")  # an overlay names only what it replaces
     jsonschema.Draft202012Validator.check_schema(schema)

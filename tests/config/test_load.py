@@ -28,7 +28,7 @@ def config_dir(tmp_path):
 
 
 def write(config_dir: Path, family: dict, name: str = "family") -> None:
-    (config_dir / "runs" / f"{name}.yaml").write_text(yaml.safe_dump({"dataset": "picto"} | family))
+    (config_dir / "runs" / f"{name}.yaml").write_text(yaml.safe_dump({"dataset": "picto"} | family), encoding="utf-8")
 
 
 def refused(function, *arguments) -> VixmlError:
@@ -46,22 +46,22 @@ def test_every_file_of_the_repository_is_valid():
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2\n", "a:\n  b: 1\n  b: 2\n"])
 def test_a_key_given_twice_is_refused(tmp_path, text):
-    (tmp_path / "a.yaml").write_text(text)
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
     error = refused(read_yaml, tmp_path / "a.yaml")
     assert "given twice" in error.found and str(error.where).endswith(f":{text.count(chr(10))}")
 
 
 def test_malformed_files_are_named(tmp_path):
-    (tmp_path / "a.yaml").write_text("a: [1\nb: 2\n")
+    (tmp_path / "a.yaml").write_text("a: [1\nb: 2\n", encoding="utf-8")
     assert "a.yaml:" in refused(read_yaml, tmp_path / "a.yaml").where
-    (tmp_path / "b.yaml").write_text("- 1\n")
+    (tmp_path / "b.yaml").write_text("- 1\n", encoding="utf-8")
     assert "not a mapping" in refused(read_yaml, tmp_path / "b.yaml").what
     assert "missing" in refused(read_yaml, tmp_path / "c.yaml").what
 
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("2.5e4", 25000.0), ("-1E+2", -100.0), ("1e3", 1000.0)])
 def test_numbers_with_exponents_are_numbers(tmp_path, text, value):
-    (tmp_path / "a.yaml").write_text(f"a: {text}\n")
+    (tmp_path / "a.yaml").write_text(f"a: {text}\n", encoding="utf-8")
     assert read_yaml(tmp_path / "a.yaml") == {"a": value}
 
 
@@ -251,7 +251,7 @@ def test_families_are_checked(config_dir):
     write(config_dir, {"runs": {"a": None}})
     write(config_dir, {"runs": {"a": None}}, "other")
     assert "defined twice" in refused(load_runs, config_dir).what
-    (config_dir / "runs" / "other.yaml").write_text("runs: {}\n")
+    (config_dir / "runs" / "other.yaml").write_text("runs: {}\n", encoding="utf-8")
     assert "no dataset" in refused(load_runs, config_dir).what
 
 
@@ -284,9 +284,9 @@ def test_models_of_a_run_must_exist(config_dir, key, value):
 
 
 def test_a_reference_to_a_source_must_resolve(config_dir):
-    data = yaml.safe_load((config_dir / "datasets.yaml").read_text())
+    data = yaml.safe_load((config_dir / "datasets.yaml").read_text(encoding="utf-8"))
     data["datasets"]["picto"]["sources"].append("icon-mpc")
-    (config_dir / "datasets.yaml").write_text(yaml.safe_dump(data))
+    (config_dir / "datasets.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     assert "'icon-mcp'" in refused(load_world, config_dir).hint
 
 
@@ -295,9 +295,9 @@ def own(tmp_path, config_dir):
     """A configuration beside the project's, whose models it includes."""
     folder = tmp_path / "own"
     (folder / "runs").mkdir(parents=True)
-    (folder / "models.yaml").write_text("include: ../config/models.yaml\n")
+    (folder / "models.yaml").write_text("include: ../config/models.yaml\n", encoding="utf-8")
     entry = {"title": "Mine", "builder": "catalogue", "catalogue": {"folder": "mine"}}
-    (folder / "datasets.yaml").write_text(yaml.safe_dump({"datasets": {"mine": entry}}))
+    (folder / "datasets.yaml").write_text(yaml.safe_dump({"datasets": {"mine": entry}}), encoding="utf-8")
     return folder
 
 
@@ -311,7 +311,8 @@ def test_a_registry_may_include_another(own, config_dir):
     ]  # fmt: skip
     (own / "models.yaml").write_text(
         "include: ../config/models.yaml\n"
-        + yaml.safe_dump({"text_models": {"mine": theirs.text_models["minilm-l6"].model_dump()}})
+        + yaml.safe_dump({"text_models": {"mine": theirs.text_models["minilm-l6"].model_dump()}}),
+        encoding="utf-8",
     )
     assert set(load_world(own).text_models) == {*theirs.text_models, "mine"}
 
@@ -331,8 +332,8 @@ def test_a_registry_may_include_another(own, config_dir):
     ],
 )
 def test_includes_that_cannot_be(own, config_dir, text, where, says):
-    (config_dir / "twice.yaml").write_text("include: models.yaml\n")
-    (own / "models.yaml").write_text(text)
+    (config_dir / "twice.yaml").write_text("include: models.yaml\n", encoding="utf-8")
+    (own / "models.yaml").write_text(text, encoding="utf-8")
     error = refused(load_world, own)
     assert where in str(error.where) and says in error.what
 

@@ -21,11 +21,11 @@ from vixml.images.bank import ImageBank
 from vixml.models.encode import encode_items
 from vixml.models.prompt import Prompt, make_prompt
 from vixml.reproduce.cost import count
+from vixml.runtime import autocast
 from vixml.training.batches import TrainingSet
 from vixml.training.inputs import open_inputs
 from vixml.training.loop import Trainer
 from vixml.training.model_file import build_model
-from vixml.training.optimizer import autocast
 
 
 @pytest.mark.parametrize("name", [n for n, model in WORLD.text_models.items() if model.kind == "hub"])

@@ -126,7 +126,7 @@ def test_local_pictures_reach_the_store(build, tmp_path):
     folder.mkdir()
     Image.new("RGB", (32, 32), "red").save(folder / "hook.png")
     (folder / "rod.png").write_text(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><path d="M0 0h2v2z"/></svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><path d="M0 0h2v2z"/></svg>', encoding="utf-8"
     )
     for processes in (1, 2):
         out = tmp_path / f"images{processes}"

@@ -28,11 +28,11 @@ def config_dir(picto, tmp_path):
         "sources": {name: source.model_dump() for name, source in picto[2].items()},
         "datasets": {"picto": picto_wheels.dataset().model_dump()},
     }
-    (tmp_path / "datasets.yaml").write_text(yaml.safe_dump(registry, allow_unicode=True))
+    (tmp_path / "datasets.yaml").write_text(yaml.safe_dump(registry, allow_unicode=True), encoding="utf-8")
     tiny = dict(title="Tiny", checkpoint="none", kind="hub", hidden_size=8, parameters="1", licence="none")
     causal = tiny | {"attention": "causal", "eos": "<end>"}
     models = {"sources": {}, "text_models": {"tiny": tiny, "tiny-decoder": causal}, "vision_models": {}}
-    (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(models), encoding="utf-8")
     return tmp_path
 
 

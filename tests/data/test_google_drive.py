@@ -144,7 +144,7 @@ def test_a_killed_download_is_gone_on_with(tmp_path, drive):
     )
     child = subprocess.Popen([sys.executable, "-c", script, SOURCE.model_dump_json(), str(tmp_path)], env=os.environ)
     folder = google_drive.partial_folder(tmp_path / "texts.zip")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (folder.exists() and any(path.stat().st_size for path in folder.iterdir())):
         assert time.monotonic() < deadline and child.poll() is None
         time.sleep(0.001)

@@ -29,7 +29,9 @@ def make_tokenizer(folder, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "BertTokenizer", "pad_token": "[PAD]", "model_max_length": 512} | settings
-    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if v is not None}), encoding="utf-8"
+    )
     return folder
 
 
@@ -68,7 +70,7 @@ def make_decoder_tokenizer(folder, bos=False, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names | settings))
+    (folder / "tokenizer_config.json").write_text(json.dumps(names | settings), encoding="utf-8")
     return folder
 
 
@@ -155,7 +157,7 @@ def test_bad_tokenizers(picto, tmp_path):
     assert "prepare-model" in caught.value.hint
     with pytest.raises(VixmlError, match="no room for text") as caught:
         tokenize_corpus(picto[0], make_tokenizer(tmp_path / "a"), 2, tmp_path / "tokens")
-    (tmp_path / "a" / "tokenizer.json").write_text("{}")
+    (tmp_path / "a" / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(VixmlError, match="not a readable tokenizer"):
         tokenize_corpus(picto[0], tmp_path / "a", 9, tmp_path / "tokens")
     assert not (tmp_path / "tokens").exists()

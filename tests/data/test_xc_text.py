@@ -106,10 +106,10 @@ def test_jsonl_errors(tmp_path, bad, says):
 
 def test_pairs(tmp_path):
     path = tmp_path / "filter.txt"
-    path.write_text("1 2\n1 0\n\n1 2\n")
+    path.write_text("1 2\n1 0\n\n1 2\n", encoding="utf-8")
     assert rows_of(read_pairs(path, 3, 3)) == [[], [0, 2], []]
     for bad in ("1", "1 2 3", "a b", "3 0", "0 3", "-1 0"):
-        path.write_text(f"0 0\n{bad}\n")
+        path.write_text(f"0 0\n{bad}\n", encoding="utf-8")
         with pytest.raises(VixmlError) as caught:
             read_pairs(path, 3, 3)
         assert caught.value.where == f"{path}:2"

@@ -70,7 +70,7 @@ def test_scores_and_where_they_come_from(tmp_path):
         corpus_at(tmp_path / "corpus"), predictions_at(tmp_path / "p", RANKED), ENTRY, "tiny", "one", 0, "test",
         tmp_path / "score", **KS,
     )  # fmt: skip
-    found = json.loads((tmp_path / "score" / "scores.json").read_text())
+    found = json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))
     # Query 1: label 0 is filtered, so label 3 moves to the first place and is right; query 2 has no true label.
     metrics = found["metrics"]
     assert metrics["P@1"] == pytest.approx(100 * 2 / 3)
@@ -108,7 +108,7 @@ def test_scores_and_where_they_come_from(tmp_path):
 def test_a_score_says_whose_model_was_used(tmp_path, says, trained_as):
     predictions = predictions_at(tmp_path / "p", RANKED, **says)
     score(corpus_at(tmp_path / "corpus"), predictions, ENTRY, "tiny", "one", 0, "test", tmp_path / "score", **KS)
-    found = json.loads((tmp_path / "score" / "scores.json").read_text())
+    found = json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))
     assert (found["run"], found["trained_as"]) == ("one", trained_as)
 
 
@@ -116,7 +116,7 @@ def test_validation_scores_the_held_out_rows_of_train(tmp_path):
     predictions = predictions_at(tmp_path / "p", [[3, 0, 1], [1, 2, 0]], rows=[3, 1])
     corpus = corpus_at(tmp_path / "corpus")
     score(corpus, predictions, ENTRY, "tiny", "one", 0, "validation", tmp_path / "score", **KS)
-    found = json.loads((tmp_path / "score" / "scores.json").read_text())
+    found = json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))
     # Row 3: label 3, right. Row 1: label 1 is filtered, label 2 is first and wrong, label 0 is second and right.
     assert found["metrics"]["P@1"] == pytest.approx(50)
     assert found["metrics"]["MRR@3"] == pytest.approx(75)
@@ -191,6 +191,6 @@ def test_both_verbs_teach_and_score_obeys(tmp_path):
     ]  # fmt: skip
     done = CliRunner().invoke(app, [*arguments, "--deep-ks", "1,3"])
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "score" / "scores.json").read_text())["ks"] == [1, 2]
+    assert json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))["ks"] == [1, 2]
     wrong = CliRunner().invoke(app, [*arguments, "--deep-ks", "all"])
     assert isinstance(wrong.exception, VixmlError) and wrong.exception.where == "--deep-ks"

@@ -30,8 +30,8 @@ def place(tmp_path, monkeypatch):
     """A folder like the repository's root, with the page's `shop` and three photos."""
     (tmp_path / "config").symlink_to(ROOT / "config")
     (tmp_path / "shop").mkdir()
-    (tmp_path / "shop/datasets.yaml").write_text(block("yaml", 0))
-    (tmp_path / "shop/models.yaml").write_text(block("yaml", 1))
+    (tmp_path / "shop/datasets.yaml").write_text(block("yaml", 0), encoding="utf-8")
+    (tmp_path / "shop/models.yaml").write_text(block("yaml", 1), encoding="utf-8")
     photos = tmp_path / "results/raw/shop/photos"
     photos.mkdir(parents=True)
     for name, colour in (("rod.jpg", "red"), ("reel.jpg", "green"), ("net.png", "blue")):
@@ -44,8 +44,8 @@ def place(tmp_path, monkeypatch):
 def test_the_tables_build_as_the_page_says(place, kind):
     path = place / "results/raw/shop" / {"json": "items.jsonl", "csv": "items.csv"}[kind]
     path.write_text(block(kind), encoding="utf-8")
-    entry = (place / "shop/datasets.yaml").read_text()
-    (place / "shop/datasets.yaml").write_text(entry + block("yaml", 2))
+    entry = (place / "shop/datasets.yaml").read_text(encoding="utf-8")
+    (place / "shop/datasets.yaml").write_text(entry + block("yaml", 2), encoding="utf-8")
     assert main(re.search(r"`vixml (build-corpus [^`]*)`", PAGE)[1].split()) == 0
     corpus = Corpus.load(place / "results/data/shop/corpus")
     assert sorted(corpus.texts("train") + corpus.texts("test")) == ["Fishing rod, 2 m", "Landing net", "Tent for three"]
@@ -59,9 +59,9 @@ def test_the_tables_build_as_the_page_says(place, kind):
 def test_the_plan_is_asked_for_counts_until_they_are_there(place, capsys):
     for kind in ("runs", "tables", "."):
         (place / "shop" / kind).mkdir(exist_ok=True)
-        text = (ROOT / "examples/cataclysm/config" / kind / "cataclysm.yaml").read_text()
+        text = (ROOT / "examples/cataclysm/config" / kind / "cataclysm.yaml").read_text(encoding="utf-8")
         (place / "shop" / kind / "shop.yaml").write_text(
-            text.replace("examples/cataclysm/config", "shop").replace("cataclysm", "shop")
+            text.replace("examples/cataclysm/config", "shop").replace("cataclysm", "shop"), encoding="utf-8"
         )
     command = re.search(r"^vixml (plan .*?)  ", PAGE, re.MULTILINE)[1].split()
     assert main(command) == 2 and "counts.json in its folder has them" in capsys.readouterr().err
@@ -72,7 +72,7 @@ def test_the_plan_is_asked_for_counts_until_they_are_there(place, capsys):
 
 
 def test_every_message_that_the_page_names_is_one_of_the_code():
-    sources = "".join(path.read_text() for path in (ROOT / "src/vixml/data").glob("*.py"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/vixml/data").glob("*.py"))
     table = PAGE.split("## What may go wrong")[1].split("\n\n")[2]
     messages = re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)
     assert len(messages) == 7 and [message for message in messages if message not in sources] == []
@@ -92,5 +92,5 @@ def test_the_example_is_the_one_in_the_repository():
 def test_the_example_asks_for_what_its_folder_holds(monkeypatch):
     monkeypatch.chdir(ROOT)
     path = "examples/cataclysm/config/cataclysm.yaml"
-    config = load_workflow(yaml.safe_load(Path(path).read_text()), path)
+    config = load_workflow(yaml.safe_load(Path(path).read_text(encoding="utf-8")), path)
     assert f"--configfile {path}" in PAGE and config.tables == ["cataclysm"]

@@ -72,10 +72,10 @@ def game(tmp_path):
     }.items():
         path = folder / f"json/{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps(content), encoding="utf-8")
     tiles = folder / "gfx/Tiny"
     tiles.mkdir(parents=True)
-    (tiles / "tile_config.json").write_text(json.dumps(TILES))
+    (tiles / "tile_config.json").write_text(json.dumps(TILES), encoding="utf-8")
     sheet = Image.new("RGBA", (4, 4), CLEAR)  # sprites 0 to 3: clear, red, clear, clear
     sheet.paste(RED, (2, 0, 4, 2))
     sheet.save(tiles / "a.png")

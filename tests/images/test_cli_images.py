@@ -77,7 +77,7 @@ def place(tmp_path):
         },
     }
     for name, content in registry.items():
-        (tmp_path / name).write_text(yaml.safe_dump(content))
+        (tmp_path / name).write_text(yaml.safe_dump(content), encoding="utf-8")
     corpus(tmp_path / "corpus", ["pack:a.svg", "pack:c.svg", "pack:b.svg"])
     return tmp_path
 

@@ -141,7 +141,7 @@ def test_files_that_are_not_plain_tensors_are_refused(tmp_path, content, capsys)
 def test_wheels_that_cannot_be_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.whl", "w"):
         pass
-    (tmp_path / "text.whl").write_text("<html>not found</html>")
+    (tmp_path / "text.whl").write_text("<html>not found</html>", encoding="utf-8")
     for name in ("w.whl", "text.whl", "absent.whl"):
         with pytest.raises(VixmlError, match="cannot be read"):
             read_checkpoint(tmp_path / name, "m.pth")
@@ -178,11 +178,4 @@ def test_load_vision_explains_itself(tmp_path):
     with pytest.raises(VixmlError, match="download"):
         vision.load_vision(world, "efficientnet-lite0", tmp_path, "cpu")
     with pytest.raises(VixmlError, match="unknown precision"):
-        vision.resolve_precision("int8", "cpu")
-
-
-def test_precision_follows_the_hardware(monkeypatch):
-    assert vision.resolve_precision("auto", "cuda") == "fp16"
-    for native, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(vision, "_multiplies_bf16", lambda native=native: native)
-        assert vision.resolve_precision("auto", "cpu") == expected
+        vision.load_vision(world, "efficientnet-lite0", tmp_path, "cpu", "int8")

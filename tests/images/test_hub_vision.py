@@ -81,7 +81,7 @@ def vit(tmp_path_factory):
     processor.save_pretrained(folder)
     # The published file of the paper's ViT gives one number.
     path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(read_json(path) | {"size": SIDE}))
+    path.write_text(json.dumps(read_json(path) | {"size": SIDE}), encoding="utf-8")
     return folder, model, processor
 
 
@@ -140,7 +140,9 @@ def test_a_published_configuration_that_leaves_out_defaults_is_read(siglip, tmp_
     folder = place(siglip[0], tmp_path / "raw")
     settings = read_json(folder / "config.json")
     del settings["vision_config"]["model_type"]
-    (folder / "config.json").write_text(json.dumps(settings | {"auto_map": {"AutoModel": "code.Eyes"}}))
+    (folder / "config.json").write_text(
+        json.dumps(settings | {"auto_map": {"AutoModel": "code.Eyes"}}), encoding="utf-8"
+    )
     prepare_vision("eyes", entry(), tmp_path / "raw", tmp_path / "eyes")
     assert "auto_map" not in read_json(tmp_path / "eyes" / "config.json")
 
@@ -216,7 +218,7 @@ def open_clip_folder(siglip, tmp_path_factory):
         "model_cfg": {"embed_dim": 32, "custom_text": True, "vision_cfg": vision, "text_cfg": text},
         "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"},
     }
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
@@ -235,7 +237,7 @@ def test_a_name_that_leads_elsewhere_is_refused(open_clip_folder, tmp_path, name
     folder = place(open_clip_folder, tmp_path / "raw")
     config = read_json(folder / "open_clip_config.json")
     config["model_cfg"]["vision_cfg"]["timm_model_name"] = name
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(VixmlError, match="not the configuration of an open_clip model"):
         prepare_vision("eyes", entry("hub-open-clip"), tmp_path / "raw", tmp_path / "eyes")
 
@@ -255,17 +257,17 @@ def without_pooler(folder):
 
 def of_another_width(folder):
     path = folder / "config.json"
-    path.write_text(json.dumps(read_json(path) | {"intermediate_size": 48}))
+    path.write_text(json.dumps(read_json(path) | {"intermediate_size": 48}), encoding="utf-8")
 
 
 def oblong(folder):
     path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(read_json(path) | {"size": {"height": SIDE, "width": 2 * SIDE}}))
+    path.write_text(json.dumps(read_json(path) | {"size": {"height": SIDE, "width": 2 * SIDE}}), encoding="utf-8")
 
 
 def two_means(folder):
     path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(read_json(path) | {"image_mean": [0.5, 0.5]}))
+    path.write_text(json.dumps(read_json(path) | {"image_mean": [0.5, 0.5]}), encoding="utf-8")
 
 
 def of_text(folder):

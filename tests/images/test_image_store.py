@@ -90,10 +90,10 @@ def test_damaged_shards_are_named(tmp_path):
         ImageStore.open(tmp_path)
     shard.write_bytes((tmp_path / shard_name(0)).read_bytes())
     (tmp_path / "store.json").write_text(
-        '{"format": "vixml-images-1", "n_images": 12, "n_shards": 2, "missing": [0, 5, 9]}'
+        '{"format": "vixml-images-1", "n_images": 12, "n_shards": 2, "missing": [0, 5, 9]}', encoding="utf-8"
     )
     with pytest.raises(VixmlError, match="does not hold what it says"):
         ImageStore.open(tmp_path)
-    (tmp_path / "store.json").write_text('{"format": "other"}')
+    (tmp_path / "store.json").write_text('{"format": "other"}', encoding="utf-8")
     with pytest.raises(VixmlError, match="not an image store of this version"):
         ImageStore.open(tmp_path)

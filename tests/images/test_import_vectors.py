@@ -266,7 +266,7 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path):
             matrix.flush()
             write_map(place / f"{split}_map.npy", items)
         done = subprocess.run(
-            [sys.executable, "-c", MEASURE, str(place)], capture_output=True, text=True, check=True, timeout=300
+            [sys.executable, "-c", MEASURE, str(place)], capture_output=True, text=True, check=True, timeout=600
         )
         before, after = map(int, done.stdout.split())
         grown[share] = (after - before) / 1024
@@ -292,7 +292,7 @@ def test_the_verb_reads_the_registry(place, tmp_path, capsys):
         "models.yaml": {"text_models": {}, "vision_models": {"eyes": EYES.model_dump(), "ears": EYES.model_dump()}},
     }
     for name, content in registry.items():
-        (tmp_path / name).write_text(yaml.safe_dump(content))
+        (tmp_path / name).write_text(yaml.safe_dump(content), encoding="utf-8")
     common = ["--dataset", "d", "--corpus", str(place.corpus), "--raw", str(raw), "--config-dir", str(tmp_path)]
     assert cli.main(["import-vectors", *common, "--vision", "eyes", "--out", str(place.out)]) == 0
     assert np.array_equal(ImageBank.open(place.out).vectors, go(SimpleNamespace(**vars(place))).vectors)

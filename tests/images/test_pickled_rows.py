@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shlex
 import struct
 from pathlib import Path
 
@@ -85,7 +86,7 @@ class Evil:
 def test_a_call_of_anything_else_does_not_run(tmp_path, protocol, inside):
     mark = tmp_path / "it-ran"
     for evil in (
-        Evil(os.system, f"touch {mark}"),
+        Evil(os.system, f"touch {shlex.quote(str(mark))}"),
         Evil(eval, f"open({str(mark)!r}, 'w')"),
         Evil(open, str(mark), "w"),
         Evil(np.save, str(mark), 1),
@@ -97,7 +98,7 @@ def test_a_call_of_anything_else_does_not_run(tmp_path, protocol, inside):
         assert "the name" in error.found or "the instruction" in error.found
     assert not mark.exists() and not mark.with_suffix(".npy").exists()
     # The same bytes do run where they are trusted: the test would see it.
-    pickle.loads(pickle.dumps(Evil(os.system, f"touch {mark}"), protocol))
+    pickle.loads(pickle.dumps(Evil(os.system, f"touch {shlex.quote(str(mark))}"), protocol))
     assert mark.exists()
 
 

@@ -109,7 +109,7 @@ def test_a_corpus_alone_is_published_with_the_origin_of_its_pictures(place, load
     folder = go(place, images=None, banks=[])
     assert configurations(folder) == ["queries", "labels", "images"]
     assert load(folder, "images", split="image").column_names == ["key", "source"]
-    assert "## Coverage" not in (folder / "README.md").read_text()
+    assert "## Coverage" not in (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("batch", "per_file"), [(1, 2), (2, 3), (3, 2), (100, 100)])
@@ -133,7 +133,7 @@ def test_files_and_batches_change_nothing(place, load, monkeypatch, batch, per_f
 
 def test_the_card_says_sizes_coverage_origin_and_licences(place):
     folder = go(place)
-    text = (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text(encoding="utf-8")
     header = yaml.safe_load(text.split("---\n")[1])
     assert header["pretty_name"] == "Tiny: a dataset" and header["size_categories"] == ["n<1K"]
     info = {entry["config_name"]: entry for entry in header["dataset_info"]}
@@ -157,10 +157,10 @@ def test_the_card_says_sizes_coverage_origin_and_licences(place):
 
 def test_the_example_on_the_card_runs(place, load, tmp_path):
     folder = go(place)
-    example = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    example = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(
-        [sys.executable, "-c", example], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", example], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     corpus = Corpus.load(place.corpus)
@@ -170,7 +170,7 @@ def test_the_example_on_the_card_runs(place, load, tmp_path):
 
 def test_checksums_are_those_of_the_files_and_the_same_input_gives_the_same_bytes(place):
     folder = go(place)
-    sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
     data = {p.relative_to(folder).as_posix() for p in folder.rglob("*.parquet")}
     assert set(sums) == data and len(data) == 7
     for name, expected in sums.items():
@@ -184,7 +184,7 @@ def test_checksums_are_those_of_the_files_and_the_same_input_gives_the_same_byte
 def test_what_a_publisher_does_not_state_is_said(place):
     told = registry()
     told["sources"]["some"] = SOURCE | {"licence": "not stated"}
-    text = (go(place, world=World.model_validate(told)) / "README.md").read_text()
+    text = (go(place, world=World.model_validate(told)) / "README.md").read_text(encoding="utf-8")
     assert "no permission to pass their texts or pictures on" in text and "not stated: Some pictures" in text
 
 
@@ -230,7 +230,9 @@ def test_a_table_that_is_too_short_is_noticed(place):
 
 def test_the_verb(place, capsys):
     for name, keys in (("datasets", ("sources", "datasets")), ("models", ("text_models", "vision_models"))):
-        (place.root / f"{name}.yaml").write_text(yaml.safe_dump({key: registry()[key] for key in keys}))
+        (place.root / f"{name}.yaml").write_text(
+            yaml.safe_dump({key: registry()[key] for key in keys}), encoding="utf-8"
+        )
     common = [
         "publish-dataset",
         "--corpus",

@@ -81,7 +81,7 @@ def read_from_disk(path: Path, rows_of) -> tuple[int, int]:
     """Return what taking rows of a file costs that no cache holds: bytes from the disk, and pages waited for one by one."""
 
     def so_far() -> tuple[int, int]:
-        told = Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0]
+        told = Path("/proc/self/io").read_text(encoding="utf-8").split("\nread_bytes: ")[1].split()[0]
         return int(told), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
     rows_of(path)  # what else is read for it, a page of a library, is there by now

@@ -16,7 +16,7 @@ from vixml.config.run import RunConfig
 from vixml.models.encode import all_prototypes, encode_items, token_budget_slices
 from vixml.models.packing import pack
 from vixml.models.siamese import Siamese
-from vixml.training.optimizer import autocast
+from vixml.runtime import autocast
 
 
 @given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 50))

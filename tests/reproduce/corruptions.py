@@ -34,7 +34,7 @@ def counted_wrongly(results: Path) -> None:
 
 def not_as_registered(results: Path) -> None:
     path = results.parent / "config" / "datasets.yaml"
-    path.write_text(path.read_text().replace("n_train: 30", "n_train: 31"))
+    path.write_text(path.read_text(encoding="utf-8").replace("n_train: 30", "n_train: 31"), encoding="utf-8")
 
 
 def replaced(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:
@@ -50,7 +50,7 @@ def replaced(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:
 
 def written(name: str, text: str, seal_it: bool = False) -> Callable[[Path], None]:
     def spoil(results: Path) -> None:
-        (results / name).write_text(text)
+        (results / name).write_text(text, encoding="utf-8")
         if seal_it:
             seal((results / name).parent)
 
@@ -82,7 +82,7 @@ def rebuilt(folder: str) -> Callable[[Path], None]:
 
     def spoil(results: Path) -> None:
         manifest = read_json(results / folder / MANIFEST)
-        (results / folder / "note.txt").write_text("a file more")
+        (results / folder / "note.txt").write_text("a file more", encoding="utf-8")
         write_json(results / folder / MANIFEST, manifest)
         seal(results / folder)
 

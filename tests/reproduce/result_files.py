@@ -51,7 +51,7 @@ def write_manifest(folder: Path, verb: str, config: dict, seconds: float = 1.5) 
             "config_sha256": sha256_json(config),
             "inputs": {"corpus": {"path": "results/data/picto/corpus", "sha256": "1" * 64}},
             "outputs": outputs,
-            "outputs_sha256": sha256_json([outputs, config, (folder / "scores.json").read_text() if verb == "score" else ""]),
+            "outputs_sha256": sha256_json([outputs, config, (folder / "scores.json").read_text(encoding="utf-8") if verb == "score" else ""]),
             "facts": {},
             "versions": {"python": "3.11.7", "vixml": "0.1.0", "numpy": "2.4.6"},
             "source": {"commit": "c0ffee" + "0" * 34, "modified": False},
@@ -197,13 +197,16 @@ def register_real(config_dir: Path, stand_in: bool = False, vision_stand_in: boo
         f"  LF-AmazonTitles-131K: {{title: LF-AmazonTitles-131K, builder: picto, stand_in: {str(stand_in).lower()},"
         " expect: {n_train: 294805, n_test: 134835, n_labels: 131073}}\n"
     )
-    path.write_text(path.read_text().rstrip("\n") + "\n" + entry)
+    path.write_text(path.read_text(encoding="utf-8").rstrip("\n") + "\n" + entry, encoding="utf-8")
     (config_dir / "runs" / "real.yaml").write_text(
-        "dataset: LF-AmazonTitles-131K\nruns:\n  text-minilm-l3: {modality: text}\n  vixml-minilm-l3: {}\n"
+        "dataset: LF-AmazonTitles-131K\nruns:\n  text-minilm-l3: {modality: text}\n  vixml-minilm-l3: {}\n",
+        encoding="utf-8",
     )
     if not vision_stand_in:
         models = config_dir / "models.yaml"
-        models.write_text(models.read_text().replace("stand_in: true", "stand_in: false"))
+        models.write_text(
+            models.read_text(encoding="utf-8").replace("stand_in: true", "stand_in: false"), encoding="utf-8"
+        )
 
 
 PUBLISHED = {"P@1": 41.72, "P@5": 20.16, "PSP@1": 36.17, "R@100": 64.68}

@@ -29,7 +29,7 @@ def pristine(tmp_path_factory) -> Path:
     path = root / "config" / "datasets.yaml"
     world = read_yaml(path)
     world["datasets"]["picto"]["expect"] = COUNTS
-    path.write_text(yaml.safe_dump(world))
+    path.write_text(yaml.safe_dump(world), encoding="utf-8")
     write_tree(root / "results", root / "config")
     return root
 

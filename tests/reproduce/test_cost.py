@@ -158,13 +158,13 @@ def test_the_processors_share_by_hand():
 
 def test_clusterings_iterate_as_often_as_counted():
     # Read as text: the module itself needs torch.
-    text = (REPO / "src/vixml/training/halves.py").read_text()
+    text = (REPO / "src/vixml/training/halves.py").read_text(encoding="utf-8")
     assert f"\nITERATIONS = {LLOYD} " in text
     assert f"\nLARGE, MORE, SETTLED = {LARGE}, {LLOYD_LARGE}, " in text
 
 
 def test_diagnostics_look_at_as_many_labels_as_counted():
-    assert f"\nWATCHED = {WATCHED}\n" in (REPO / "src/vixml/training/diagnostics.py").read_text()
+    assert f"\nWATCHED = {WATCHED}\n" in (REPO / "src/vixml/training/diagnostics.py").read_text(encoding="utf-8")
     none, some = (
         job_of(config_of(training={"epochs": 3, "batch_size": 4, "precision": "bf16", "validation": share}))
         for share in (0.0, 0.25)

@@ -41,7 +41,7 @@ def lines(results: Path = Path("results"), config_dir: Path = REPO / "config") -
 
 def program(folder: Path, name: str, script: str) -> None:
     path = folder / name
-    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
 
 
@@ -116,14 +116,14 @@ def test_everything_may_be_broken(monkeypatch):
 
 
 def test_differences_from_the_lock_are_marked(place):
-    (place / "requirements.lock").write_text("# pins\nnumpy==1.0.0\nPyYAML==0.1\n")
+    (place / "requirements.lock").write_text("# pins\nnumpy==1.0.0\nPyYAML==0.1\n", encoding="utf-8")
     found = lines()["packages"]
     assert re.search(r"numpy \S+ \(LOCK 1\.0\.0\)", found) and "(LOCK 0.1)" in found
     assert found.count("LOCK") == 2
 
 
 def test_the_build_of_torch_is_no_difference(place, monkeypatch):
-    (place / "requirements.lock").write_text("torch==2.13.0\n")
+    (place / "requirements.lock").write_text("torch==2.13.0\n", encoding="utf-8")
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "2.13.0+cu130")
     assert "torch 2.13.0+cu130," in lines()["packages"]
 
@@ -135,8 +135,8 @@ def test_a_wrong_configuration_is_named_by_its_first_line(place):
     copied.mkdir()
     for path in (REPO / "config").iterdir():
         (copied / path.name).symlink_to(path)
-    (copied / "wrong.yaml").write_text("targets: []\ntabels: []\n")
-    (copied / "broken.yaml").write_text("targets: [\n")
+    (copied / "wrong.yaml").write_text("targets: []\ntabels: []\n", encoding="utf-8")
+    (copied / "broken.yaml").write_text("targets: [\n", encoding="utf-8")
     found = lines(config_dir=copied)["config"].splitlines()
     assert found[0].startswith("ok: config.yaml") and "wrong" not in found[0]
     assert any("wrong.yaml: unknown key 'tabels'" in text for text in found)

@@ -38,7 +38,7 @@ def test_a_reused_model_is_drawn_once_and_named_in_the_evidence(results, config_
     # Scored alone, it still shows how its model was trained.
     assert context(folders[2:], config_dir, ["table1"], ReportOptions())["curves"][0].run == "vixml-minilm-l3"
     make_report(folders[2:], config_dir, ["table1"], ReportOptions(), results / "report")
-    inputs = json.loads((results / "report" / "manifest.json").read_text())["inputs"]
+    inputs = json.loads((results / "report" / "manifest.json").read_text(encoding="utf-8"))["inputs"]
     assert {"log/picto/vixml-minilm-l3/seed0", "training/picto/a--augmented/seed0/test"} <= set(inputs)
 
 
@@ -57,13 +57,13 @@ def test_an_approximate_search_shows_its_curve(results, config_dir):
         "bytes": 2_015_000_000,
     }
     index["curve"] = [{"effort": 8, "recall": 0.97, "ms": 0.5}, {"effort": 16, "recall": 0.9912, "ms": 0.9}]
-    manifest = json.loads((predictions / "manifest.json").read_text())
-    (predictions / "manifest.json").write_text(json.dumps(manifest | {"facts": {"indexes": [index]}}))
+    manifest = json.loads((predictions / "manifest.json").read_text(encoding="utf-8"))
+    (predictions / "manifest.json").write_text(json.dumps(manifest | {"facts": {"indexes": [index]}}), encoding="utf-8")
     (found,) = evidence(load([folder]), NONE)["run-picto-a"].indexes
     assert found.about == "ivf over 1,305,265 vectors of 384, built in 61.2 s, 2,015 MB, 100 sought"
     assert found.curve == ((8, 0.97, 0.5), (16, 0.9912, 0.9))
     make_report([folder], config_dir, ["table1"], ReportOptions(), results / "report")
-    page = (results / "report" / "report.html").read_text()
+    page = (results / "report" / "report.html").read_text(encoding="utf-8")
     assert "Approximate search, seed 0: ivf over 1,305,265 vectors" in page and "<td>0.9912</td>" in page
 
 

@@ -102,9 +102,9 @@ def test_a_changed_entry_of_the_registry_changes_its_cell_alone(tmp_path):
     copy_config(config_dir)
     path = config_dir / "models.yaml"
     before = rows(build("table9", config_dir, Sources.load(config_dir, Results())))
-    models = yaml.safe_load(path.read_text())
+    models = yaml.safe_load(path.read_text(encoding="utf-8"))
     models["text_models"]["qwen2.5-3b"]["n_parameters"] = 3_100_000_000
-    path.write_text(yaml.safe_dump(models))
+    path.write_text(yaml.safe_dump(models), encoding="utf-8")
     after = rows(build("table9", config_dir, Sources.load(config_dir, Results())))
     changed = {(b["row"], key) for b, a in zip(before, after, strict=True) for key in b if b[key] != a[key]}
     assert changed == {
@@ -126,7 +126,7 @@ def latency(folder, dataset="picto", run="text-minilm-l3", version=1):
         "device": "a processor",
         "threads": 1,
     }
-    (folder / "latency.json").write_text(json.dumps(found | {"batch_size": 8, "milliseconds": steps}))
+    (folder / "latency.json").write_text(json.dumps(found | {"batch_size": 8, "milliseconds": steps}), encoding="utf-8")
     return folder
 
 
@@ -157,9 +157,9 @@ def test_two_measurements_of_one_cell_are_both_named(tmp_path):
 @pytest.mark.parametrize("change", [{"low": 0.0}, {"median": float("nan")}, {"high": 0.1}])
 def test_a_latency_that_is_no_time_is_refused_with_its_file(tmp_path, change):
     folder = latency(tmp_path / "one")
-    found = json.loads((folder / "latency.json").read_text())
+    found = json.loads((folder / "latency.json").read_text(encoding="utf-8"))
     found["milliseconds"]["search"] |= change
-    (folder / "latency.json").write_text(json.dumps(found))
+    (folder / "latency.json").write_text(json.dumps(found), encoding="utf-8")
     with pytest.raises(VixmlError, match="no time") as caught:
         build("latencies", measured=Measured(latencies=(folder,)))
     assert f"{folder / 'latency.json'}: milliseconds.search" in str(caught.value)
@@ -170,11 +170,11 @@ def test_a_sentence_without_a_row_and_a_row_without_a_sentence_are_errors(tmp_pa
     config_dir = tmp_path / "config"
     copy_config(config_dir)
     path = config_dir / "tables" / "claims.yaml"
-    spec = yaml.safe_load(path.read_text())
+    spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     spec["claims"] = (
         spec["claims"][1:] if change == "drop" else [*spec["claims"], spec["claims"][0] | {"item": "another"}]
     )
-    path.write_text(yaml.safe_dump(spec))
+    path.write_text(yaml.safe_dump(spec), encoding="utf-8")
     with pytest.raises(VixmlError, match="not in step"):
         build("claims", config_dir, Sources.load(config_dir, Results()))
 

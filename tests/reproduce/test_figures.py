@@ -30,7 +30,7 @@ def drawn(tmp_path_factory):
 
 
 def read(folder):
-    return list(csv.DictReader((folder / "figure2.csv").read_text().splitlines()))
+    return list(csv.DictReader((folder / "figure2.csv").read_text(encoding="utf-8").splitlines()))
 
 
 def test_files_and_their_bytes(drawn, config_dir, tmp_path):
@@ -41,7 +41,7 @@ def test_files_and_their_bytes(drawn, config_dir, tmp_path):
     for name in names:
         assert (first / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert (first / "figure2.png").read_bytes().startswith(b"\x89PNG")
-    text = (first / "figure2.svg").read_text()
+    text = (first / "figure2.svg").read_text(encoding="utf-8")
     assert ET.fromstring(text).tag.endswith("svg")
     assert "<dc:date>" not in text
 
@@ -82,13 +82,13 @@ def test_a_run_without_time_is_not_given_any(config_dir, results):
 
 def test_a_level_must_be_one_published_value(config_dir):
     path = config_dir / "figures" / "figure2.yaml"
-    path.write_text(path.read_text().replace("method: MOGIC", "method: MAGIC"))
+    path.write_text(path.read_text(encoding="utf-8").replace("method: MOGIC", "method: MAGIC"), encoding="utf-8")
     with pytest.raises(VixmlError, match="single out"):
         points(load_figures(config_dir, ["figure2"])[0], load_claims(config_dir), load([]))
 
 
 def test_manifest_names_what_was_read(drawn):
-    inputs = json.loads((drawn[1] / "manifest.json").read_text())["inputs"]
+    inputs = json.loads((drawn[1] / "manifest.json").read_text(encoding="utf-8"))["inputs"]
     assert "figure/figure2" in inputs and "score/picto/vixml-minilm-l3/seed2/test" in inputs
 
 

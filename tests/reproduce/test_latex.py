@@ -88,7 +88,7 @@ def test_it_compiles(tmp_path):
     folders = [write_result(tmp_path / "results", "picto", run, 0, EVERY_METRIC) for run in PICTO]
     body = "\n\n".join(written(REPO / "config", EVERY, tmp_path / "t", folders))
     document = "\\documentclass[a1paper]{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}\n"
-    (tmp_path / "all.tex").write_text(document)
+    (tmp_path / "all.tex").write_text(document, encoding="utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
         cwd=tmp_path,

@@ -19,7 +19,7 @@ def folder(tmp_path) -> Path:
 
 
 def start(folder: Path, name: str, *words: str) -> subprocess.Popen:
-    (folder / name).write_text("#!/bin/sh\nread line\n")
+    (folder / name).write_text("#!/bin/sh\nread line\n", encoding="utf-8")
     (folder / name).chmod(0o755)
     return subprocess.Popen([folder / name, *words], cwd=folder, stdin=subprocess.PIPE)
 
@@ -64,7 +64,7 @@ def test_jobs_that_outlive_their_snakemake_are_named(folder):
 def test_jobs_in_the_queue_are_those_of_this_folder(folder, monkeypatch):
     program = folder / "bin" / "squeue"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\nprintf '7 {folder}\\n8_1 {folder}\\n9 {folder}/elsewhere\\n'\n")
+    program.write_text(f"#!/bin/sh\nprintf '7 {folder}\\n8_1 {folder}\\n9 {folder}/elsewhere\\n'\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     assert queued(folder) == ["7", "8_1"]

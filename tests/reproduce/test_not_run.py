@@ -134,7 +134,7 @@ def test_a_table_read_from_the_registry_costs_nothing():
 
 def test_the_summary_of_verdicts_carries_them(tmp_path):
     make_tables([], CONFIG, SHAPES, tmp_path / "t")
-    summary = json.loads((tmp_path / "t" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "t" / "summary.json").read_text(encoding="utf-8"))
     for group in plan().tables:
         [found] = [t for t in summary["tables"].values() if t["title"].startswith(f"{group.name}:")]
         assert found["gpu_hours_not_run"] == pytest.approx(plan().cost(group.runs).hours, abs=1e-3)

@@ -35,14 +35,18 @@ class World:
         make_tables(folders, self.config, TABLES, out / "t")
         make_report(folders, self.config, TABLES, ReportOptions(), out / "r")
         page = (out / "r" / "report.html").read_text(encoding="utf-8")
-        return read_tables(out / "t", TABLES), read_report(page), json.loads((out / "t" / "summary.json").read_text())
+        return (
+            read_tables(out / "t", TABLES),
+            read_report(page),
+            json.loads((out / "t" / "summary.json").read_text(encoding="utf-8")),
+        )
 
     def edit(self, dataset: str, run: str, metric: str, by: float) -> None:
         """Change one metric of one seed."""
         path = self.root / "results/runs" / dataset / run / "seed1/test/score/scores.json"
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
         value["metrics"][metric] += by
-        path.write_text(json.dumps(value))
+        path.write_text(json.dumps(value), encoding="utf-8")
 
 
 @pytest.fixture

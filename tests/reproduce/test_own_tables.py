@@ -39,7 +39,7 @@ def scores(tmp_path):
 
 def test_a_table_of_ones_own_needs_no_published_number(own, scores, tmp_path):
     make_tables(scores, own, ["cataclysm"], tmp_path / "tables")
-    page = (tmp_path / "tables/cataclysm.md").read_text()
+    page = (tmp_path / "tables/cataclysm.md").read_text(encoding="utf-8")
     assert page.startswith("# Components of crafted items\n") and "68.00 (1)" in page and "as printed" not in page
     said = read_json(tmp_path / "tables/summary.json")["tables"]["cataclysm"]
     assert said["title"] == "Components of crafted items" and said["published_cells"] == 0
@@ -50,9 +50,9 @@ def test_a_table_of_ones_own_needs_no_published_number(own, scores, tmp_path):
 def test_the_report_shows_the_runs_that_are_asked_for(own, scores, tmp_path):
     options = ReportOptions("cataclysm", side_by_side=("vixml", "text"))
     make_report(scores, own, ["cataclysm"], options, tmp_path / "report")
-    page = (tmp_path / "report/report.html").read_text()
+    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
     assert ">Components of crafted items</h3>" in page and ": Components of crafted items" not in page
-    assert json.dumps("side_by_side") in (tmp_path / "report/manifest.json").read_text()
+    assert json.dumps("side_by_side") in (tmp_path / "report/manifest.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_report_shows_the_runs_that_are_asked_for(own, scores, tmp_path):
 )
 def test_a_table_that_can_show_nothing_is_refused(own, over, says):
     path = own / "tables/cataclysm.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | over))
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text(encoding="utf-8")) | over), encoding="utf-8")
     with pytest.raises(VixmlError) as caught:
         load_tables(own, ["cataclysm"])
     assert says in str(caught.value) and "cataclysm.yaml" in str(caught.value.where)
@@ -75,7 +75,10 @@ def test_rows_of_the_paper_without_its_numbers_are_an_error(own, scores, tmp_pat
     path = own / "tables/cataclysm.yaml"
     rows = [{"label": "MiniLM-L3", "claim": {"backbone": "MiniLM-L3"}}]
     path.write_text(
-        yaml.safe_dump(yaml.safe_load(path.read_text()) | {"paper_table": "Table 1", "blocks": [{"rows": rows}]})
+        yaml.safe_dump(
+            yaml.safe_load(path.read_text(encoding="utf-8")) | {"paper_table": "Table 1", "blocks": [{"rows": rows}]}
+        ),
+        encoding="utf-8",
     )
     with pytest.raises(VixmlError, match="selects no published cell of Table 1"):
         make_tables(scores, own, ["cataclysm"], tmp_path / "tables")

@@ -81,14 +81,14 @@ def test_the_same_bytes_again(made, tmp_path):
     folders, config, options, report = made
     make_report(list(reversed(folders)), config, TABLES, options, tmp_path / "r")
     assert (tmp_path / "r" / "report.html").read_bytes() == (report / "report.html").read_bytes()
-    inputs = json.loads((report / "manifest.json").read_text())["inputs"]
+    inputs = json.loads((report / "manifest.json").read_text(encoding="utf-8"))["inputs"]
     assert {"corpus", "images", "figures", "table/table1", "log/picto/vixml-minilm-l3/seed0"} <= set(inputs)
     assert "predictions/picto/vixml-minilm-l3/seed1" in inputs
 
 
 def test_a_report_of_nothing(made, tmp_path):
     make_report([], made[1], ["table1"], ReportOptions(), tmp_path / "r")
-    page = Page((tmp_path / "r" / "report.html").read_text())
+    page = Page((tmp_path / "r" / "report.html").read_text(encoding="utf-8"))
     assert "Gallery" not in page.text and page.all("img") == []
 
 

@@ -30,7 +30,7 @@ def row(run, mean, sd, n):
 def reference(tmp_path):
     def write(*rows):
         path = tmp_path / "reference.json"
-        path.write_text(json.dumps({"schema_version": 1, "rows": list(rows)}))
+        path.write_text(json.dumps({"schema_version": 1, "rows": list(rows)}), encoding="utf-8")
         return (path,)
 
     return write
@@ -48,7 +48,9 @@ def test_the_committed_page_is_in_step():
 def test_a_page_that_is_out_of_date_is_refused(tmp_path):
     page = tmp_path / "page.md"
     shutil.copy(REPO / "docs/reproduction.md", page)
-    page.write_text(re.sub(r"All together [\d,]+ hours", "All together 3 hours", page.read_text()))
+    page.write_text(
+        re.sub(r"All together [\d,]+ hours", "All together 3 hours", page.read_text(encoding="utf-8")), encoding="utf-8"
+    )
     with pytest.raises(VixmlError, match="out of date"):
         reproduction(REPO / "config", page, check=True)
 
@@ -132,7 +134,7 @@ def test_every_part_of_the_paper_and_every_departure_has_its_line():
     parts = [f"Table {n}" for n in range(1, 15)] + ["Figure 1", "Figure 2", "Text latency", "Text time", "Text PRIME"]
     shown = re.findall(r"^\| ((?:Table|Figure|Text) \w+) \|", made["parts"], re.MULTILINE)
     assert sorted(shown) == sorted(parts)
-    known = re.findall(r"^\| (D\d+) \|", (REPO / "docs/deviations.md").read_text(), re.MULTILINE)
+    known = re.findall(r"^\| (D\d+) \|", (REPO / "docs/deviations.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(re.findall(r"D\d+", made["deviations"])) == sorted(known)
 
 

@@ -25,7 +25,7 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 @pytest.fixture
 def readme(tmp_path):
     path = tmp_path / "README.md"
-    path.write_text(f"# Title\n\n{BEGIN}\n{END}\n\nafter\n")
+    path.write_text(f"# Title\n\n{BEGIN}\n{END}\n\nafter\n", encoding="utf-8")
     return path
 
 
@@ -38,7 +38,7 @@ def reference(config_dir, results, tmp_path):
 
 def test_reference_and_results_give_the_same_table(config_dir, results, reference, readme, tmp_path):
     summary(results, None, None, TABLES, config_dir, readme=readme)
-    first = readme.read_text()
+    first = readme.read_text(encoding="utf-8")
     summary(tmp_path / "none", None, reference, TABLES, config_dir, readme=readme, check=True)
     assert (
         "| MiniLM-L3 | 49.97 ± 0.50 | 35.00 ± 0.00 | 30.00 ± 0.00 | 80.00 ± 0.00 | 48.7 to 51.2 | 3.1 min | 3 |"
@@ -50,19 +50,19 @@ def test_reference_and_results_give_the_same_table(config_dir, results, referenc
 
 def test_check_notices_an_edit_and_changes_nothing(config_dir, reference, readme, tmp_path):
     summary(tmp_path, None, reference, TABLES, config_dir, readme=readme)
-    edited = readme.read_text().replace("49.97", "59.97")
-    readme.write_text(edited)
+    edited = readme.read_text(encoding="utf-8").replace("49.97", "59.97")
+    readme.write_text(edited, encoding="utf-8")
     with pytest.raises(VixmlError, match="out of date"):
         summary(tmp_path, None, reference, TABLES, config_dir, readme=readme, check=True)
-    assert readme.read_text() == edited
+    assert readme.read_text(encoding="utf-8") == edited
 
 
 def test_writing_twice_changes_nothing(config_dir, reference, readme, tmp_path):
     for _ in range(2):
         summary(tmp_path, None, reference, TABLES, config_dir, readme=readme)
-        text = readme.read_text()
+        text = readme.read_text(encoding="utf-8")
         assert text.count("| Popularity |") == 1
-    assert text == readme.read_text()
+    assert text == readme.read_text(encoding="utf-8")
 
 
 def test_runs_without_results_say_so(config_dir, results, capsys, monkeypatch):
@@ -105,7 +105,9 @@ def test_nothing_to_summarise(config_dir, results):
 
 
 def test_reference_of_another_version(reference):
-    reference.write_text(json.dumps(json.loads(reference.read_text()) | {"schema_version": 2}))
+    reference.write_text(
+        json.dumps(json.loads(reference.read_text(encoding="utf-8")) | {"schema_version": 2}), encoding="utf-8"
+    )
     with pytest.raises(VixmlError, match="not a summary of this version"):
         load_reference(reference)
 

@@ -31,10 +31,10 @@ def build(config_dir, folders=(), name="table1"):
 )
 def test_a_shape_that_does_not_fit_is_refused(config_dir, old, new, message):
     path = config_dir / "tables" / "table1.yaml"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
     text = text.replace(f"      - {old}\n", "") if not new and old.startswith("{") else text.replace(old, new, 1)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(VixmlError, match=message):
         build(config_dir)
 
@@ -74,7 +74,7 @@ blocks:
 
 
 def test_a_table_with_a_row_a_seed_needs_no_code(config_dir, results):
-    (config_dir / "tables" / "table12.yaml").write_text(SEEDS)
+    (config_dir / "tables" / "table12.yaml").write_text(SEEDS, encoding="utf-8")
     register_real(config_dir)
     table = build(config_dir, write_real(results, seeds=(1, 2)), "table12")
     assert [(line.seeds, line.cells[0].ours is None) for line in table.sections[0].lines] == [
@@ -87,7 +87,8 @@ def test_a_measured_row_may_be_one_seed_or_all(config_dir, results):
         SEEDS
         + "measured:\n  - dataset: picto\n    title: PICTO\n    rows:\n"
         + "".join(f"      - {{label: s{s}, run: text-minilm-l3, seed: {s}}}\n" for s in (0, 1, 3))
-        + "      - {label: all, run: text-minilm-l3}\n"
+        + "      - {label: all, run: text-minilm-l3}\n",
+        encoding="utf-8",
     )
     values = {0: 44.0, 1: 46.0, 2: 45.0}
     folders = [
@@ -100,7 +101,7 @@ def test_a_measured_row_may_be_one_seed_or_all(config_dir, results):
 
 
 def test_a_table_with_blanks_and_quoted_rows_needs_no_code(config_dir):
-    (config_dir / "tables" / "table7.yaml").write_text(CITED)
+    (config_dir / "tables" / "table7.yaml").write_text(CITED, encoding="utf-8")
     table = build(config_dir, name="table7")
     assert len(table.cells(True)) == 73
     assert table.sections[0].title == "LF-AmazonTitles-131K"

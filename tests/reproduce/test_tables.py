@@ -99,9 +99,9 @@ def test_editing_one_value_changes_exactly_its_cells(config_dir, results, run):
     folders = write_picto(results)
     before = by_key(build(config_dir, folders))
     path = next(f for f in folders if f.parts[-4] == run and f.parts[-3] == "seed0") / "scores.json"
-    value = json.loads(path.read_text())
+    value = json.loads(path.read_text(encoding="utf-8"))
     value["metrics"]["P@5"] += 1.0
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(value), encoding="utf-8")
     after = by_key(build(config_dir, folders))
     changed = {(key, column) for key in before for column in before[key] if before[key][column] != after[key][column]}
     assert {key for key, _ in changed} == {key for key in before if before[key]["run"] == run and key[0] == "picto"}
@@ -188,7 +188,10 @@ def test_a_runnable_row_predicts_its_cost(config_dir):
     assert row["note"].startswith("predicted: at most ") and " FLOP, " in row["note"]
     shorter = config_dir / "runs" / "real.yaml"
     before = row["note"]
-    shorter.write_text(shorter.read_text().replace("{modality: text}", "{modality: text, training: {epochs: 3}}"))
+    shorter.write_text(
+        shorter.read_text(encoding="utf-8").replace("{modality: text}", "{modality: text, training: {epochs: 3}}"),
+        encoding="utf-8",
+    )
     row = by_key(build(config_dir))["LF-AmazonTitles-131K", "dual-encoder learning", "MiniLM-L3"]
     assert row["note"] != before, "the prediction is that of our run's configuration"
 
@@ -201,14 +204,14 @@ def test_two_runs_give_the_same_bytes(config_dir, results, tmp_path):
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted([*names, "manifest.json"])
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text(encoding="utf-8"))
     assert "score/picto/popularity/seed0/test" in manifest["inputs"]
     assert "training/picto/text-minilm-l3/seed0/test" in manifest["inputs"]
 
 
 def test_summary_counts_every_state(config_dir, results, tmp_path):
     make_tables(write_picto(results), config_dir, NAMES, tmp_path / "t")
-    summary = json.loads((tmp_path / "t" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "t" / "summary.json").read_text(encoding="utf-8"))
     one = summary["tables"]["table1"]
     assert one["published_cells"] == 84 == sum(one["published"].values())
     # Seven rows of Table 1 and five of Table 3 were run; the others were not. Four metrics each.
@@ -233,7 +236,10 @@ def test_a_failing_table_leaves_the_folder_alone(config_dir, results, tmp_path):
 def test_a_row_of_a_run_that_does_not_exist_says_so(config_dir):
     """Misspelt, it would else be "not run" for ever."""
     path = config_dir / "tables" / "table1.yaml"
-    path.write_text(path.read_text().replace("run: text-minilm-l3--slow,", "run: text-minilm-l3--slwo,"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("run: text-minilm-l3--slow,", "run: text-minilm-l3--slwo,"),
+        encoding="utf-8",
+    )
     row = by_key(build(config_dir))["picto", "measured here", "MiniLM-L3, lr 2e-4"]
     assert (row["P@1 ours"], row["P@1 verdict"]) == ("not run", "blocked")
     assert "no run text-minilm-l3--slwo of picto in config/runs" in row["note"]

@@ -37,7 +37,7 @@ def tuned(
 
 
 def rows(out: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((out / "tuning.csv").read_text().splitlines()))
+    return list(csv.DictReader((out / "tuning.csv").read_text(encoding="utf-8").splitlines()))
 
 
 def comparable(dataset: str, run: str) -> dict:
@@ -144,7 +144,7 @@ def test_a_row_a_run_by_modality_and_rate(results, tmp_path):
     assert (first["P@1/u"], first["P@1/z"], first["P@1/centroid"], first["P@1/knn"]) == (
         "31.0000", "52.0000", "41.0000", "61.0000",
     )  # fmt: skip
-    page = (tmp_path / "out" / "tuning.md").read_text().splitlines()
+    page = (tmp_path / "out" / "tuning.md").read_text(encoding="utf-8").splitlines()
     assert page[0] == "# Scores on 679 held-out train queries of picto; test was not read"
     table = [line for line in page if line.startswith("|")]
     assert len(table) == 2 + len(GRID)
@@ -163,7 +163,7 @@ def test_seeds_are_summarised(results, tmp_path):
     assert (row["seeds"], row["n"], row["P@1"], row["P@1 sd"], row["minutes"]) == (
         "0 1", "2", "51.0000", "1.4142", "3.5000",
     )  # fmt: skip
-    assert "| 51.00 ± 1.41 (2) |" in (tmp_path / "out" / "tuning.md").read_text()
+    assert "| 51.00 ± 1.41 (2) |" in (tmp_path / "out" / "tuning.md").read_text(encoding="utf-8")
 
 
 def test_a_run_without_training_has_scores_and_no_diagnostics(results, tmp_path):
@@ -172,7 +172,7 @@ def test_a_run_without_training_has_scores_and_no_diagnostics(results, tmp_path)
     write_json(path, read_json(path) | {"steps": 0, "seconds": 0.0, "last_epoch": {}})
     make_tuning([score], tmp_path / "out")
     assert rows(tmp_path / "out")[0]["P@1/knn"] == rows(tmp_path / "out")[0]["minutes"] == ""
-    assert (tmp_path / "out" / "tuning.md").read_text().endswith("| – | – | – | – | – |\n")
+    assert (tmp_path / "out" / "tuning.md").read_text(encoding="utf-8").endswith("| – | – | – | – | – |\n")
 
 
 def test_a_reusing_run_stands_beside_the_run_it_reuses_with_the_same_training(results, tmp_path):

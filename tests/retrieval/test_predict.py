@@ -66,7 +66,7 @@ def predicted(run, tmp_path: Path, split="test", images=None, name="one", reuse=
     inputs = PredictInputs(root / "corpus", root / "index", root / "bank", root / "model")
     predict("tiny", name, 5, config, split, inputs, tmp_path / "out")
     found = {path.stem: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
-    return found, json.loads((tmp_path / "out" / "manifest.json").read_text())
+    return found, json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
 
 
 def vectors(run, name: str) -> np.ndarray:

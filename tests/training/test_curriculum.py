@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from vixml.config.run import Mining
 from vixml.models.encode import encode_items
+from vixml.runtime import autocast
 from vixml.training import loop
 from vixml.training.label_vectors import label_means
-from vixml.training.optimizer import autocast
 
 SCHEDULE = {"start": 2, "update": 3, "size": 4, "double_at": [4, 7]}
 EPOCHS, QUERIES = 12, 100

@@ -8,7 +8,7 @@ import torch
 from test_parts import KINDS, gradients, settings
 
 from vixml.models.encode import encode_items
-from vixml.training.optimizer import autocast
+from vixml.runtime import autocast
 
 CPU = torch.device("cpu")
 # Half the distance of two neighbouring numbers, relative: 2^-9 and 2^-12. The bounds leave room for the dozen roundings, one after

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ import transformers
 
 from vixml.config.run import Optimizer
 from vixml.training.device import batch_workers
-from vixml.training.optimizer import autocast, choose_precision, learning_rate_factor, make_optimizer, parameter_groups
+from vixml.training.optimizer import learning_rate_factor, make_optimizer, parameter_groups
 
 SETTINGS = Optimizer(lr=0.1, lr_new=0.2, weight_decay=0.3)
 
@@ -146,28 +145,6 @@ def test_new_parts_may_warm_up_sooner(task, tmp_path):
     for step, rates in enumerate(seen):
         assert rates["backbone"] == pytest.approx(1e-3 * learning_rate_factor(step, 6, 8))
         assert rates["prototypes"] == pytest.approx(3e-3 * learning_rate_factor(step, 2, 8))
-
-
-def test_precision(monkeypatch):
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    for wanted in ("fp32", "bf16", "fp16"):
-        assert choose_precision(wanted, cpu) == choose_precision(wanted, cuda) == wanted
-    assert choose_precision("auto", cuda) == "fp16"
-    assert choose_precision("auto", cuda, "bfloat16") == "bf16", "fp16 autocast refuses bf16 weights"
-    for avx, amx, expected in ((False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16")):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert choose_precision("auto", cpu) == expected
-
-
-def test_autocast_contexts():
-    cpu = torch.device("cpu")
-    assert isinstance(autocast("fp32", cpu), contextlib.nullcontext)
-    a = torch.ones(2, 2)
-    for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        with autocast(precision, cpu):
-            assert (a @ a).dtype == dtype
-    assert (a @ a).dtype == torch.float32
 
 
 def test_a_gpu_does_not_wait_for_its_batches(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from torch.nn import functional as F
 
 from vixml.config.world import Propensity
 from vixml.ragged import Ragged
+from vixml.runtime import autocast
 from vixml.training.batches import DROPOUT, generator
 from vixml.training.encoded import EncodedBatch
-from vixml.training.optimizer import autocast, make_optimizer
-from vixml.training.team import ALONE, Team
+from vixml.training.optimizer import make_optimizer
+from vixml.training.team import ALONE, Team, join, leave
 from vixml.training.train import train
 
 CPU = torch.device("cpu")
@@ -127,64 +129,80 @@ def test_shares_cover_every_item_once(n, size):
 
 
 TRAIN = """
+import json, sys
+import torch
+from pathlib import Path
+from vixml.config.run import RunConfig
 from vixml.config.world import Propensity
+from vixml.training.inputs import RunInputs
 from vixml.training.train import train
 
+torch.set_num_threads(1)
 config, inputs, out = json.loads(sys.argv[1])
 train("planted", "run", 0, RunConfig.model_validate(config), Propensity(),
       RunInputs(*(Path(p) for p in inputs)), Path(out), torch.device("cpu"))
 """
-GRADIENTS = """
-from test_parts import gradients
-from vixml.training.team import join, leave
-
-team = join(torch.device("cpu"))
-for name, (config, inputs, rows, without) in json.loads(sys.argv[1]).items():
-    found = gradients(RunInputs(*(Path(p) for p in inputs)), RunConfig.model_validate(config), Path(), 1, team, rows, without)
-    torch.save(found, f"{sys.argv[2]}/{name}-{team.rank}.pt")
-leave()
-"""
-RESUME = """
-import planted
-from vixml.training.team import join
-
-team = join(torch.device("cpu"))
-config, inputs, out = json.loads(sys.argv[1])
-trainer = planted.make_trainer(
-    RunInputs(*(Path(p) for p in inputs)), RunConfig.model_validate(config), Path(f"{out}/{team.rank}"), rows=40
-)
-trainer.team = team
-trainer.fit()
-"""
 
 
-def start(code, folder, arguments, processes=2):
-    """Run Python code in several processes, as ``torchrun`` starts them; return what they printed and their status."""
-    folder.mkdir(parents=True, exist_ok=True)
-    head = ["import json, sys", f"sys.path[:0] = {sys.path!r}", "from pathlib import Path", "import torch"]
-    head += ["from vixml.config.run import RunConfig", "from vixml.training.inputs import RunInputs"]
-    script = folder / "child.py"
-    script.write_text("\n".join([*head, "torch.set_num_threads(1)", code]))
+def together(task, config, out, processes=2):
+    """Train with several processes, as ``torchrun`` starts them."""
+    out.parent.mkdir(parents=True)
+    script = out.parent / "child.py"
+    script.write_text(TRAIN)
+    arguments = [str(script), json.dumps([config.model_dump(), paths(task), str(out)])]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run(
-        [*command, str(script), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"VIXML_PROGRESS": "0", "OMP_NUM_THREADS": "1"},
-    )
-    return done.stderr, done.returncode
+    environment = os.environ | {"VIXML_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr[:6000]
 
 
 def paths(inputs):
     return [str(p) for p in (inputs.corpus, inputs.tokens, inputs.bank, inputs.model_dir)]
 
 
-def together(task, config, out, processes=2):
-    """Train with several processes."""
-    arguments = [json.dumps([config.model_dump(), paths(task), str(out)])]
-    shown, status = start(TRAIN, out.parent, arguments, processes)
-    assert status == 0, shown[:6000]
+def in_processes(work, folder, argument, processes=2):
+    """Run ``work(argument)`` in a team of processes that already hold torch; return what they printed and their statuses."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vixml.training.train", "transformers.models.bert.modeling_bert"])
+    # As torchrun does it: the one who starts them holds the place where they meet.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    started = []
+    for rank in range(processes):
+        place = address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        one = context.Process(target=_child, args=(work, argument, place, folder / f"printed-{rank}"))
+        one.start()
+        started.append(one)
+    for one in started:
+        one.join(timeout=600)
+        one.kill()
+    shown = "".join((folder / f"printed-{rank}").read_text() for rank in range(processes))
+    return shown, [one.exitcode for one in started]
+
+
+def _child(work, argument, place, printed):
+    os.environ.update(place)
+    with printed.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    work(argument)
+
+
+def write_gradients(argument):
+    told, out = argument
+    team = join(CPU)
+    for name, how in told.items():
+        inputs, config, *rest = how
+        torch.save(gradients(inputs, config, out, 1, team, *rest), out / f"{name}-{team.rank}.pt")
+    leave()
+
+
+def resume(argument):
+    config, inputs, out = argument
+    team = join(CPU)
+    trainer = planted.make_trainer(inputs, config, out / str(team.rank), rows=40)
+    trainer.team = team
+    trainer.fit()
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -197,9 +215,9 @@ def test_processes_have_the_gradient_of_one(task, decoder_task, tmp_path, proces
     cases["adapters"] = (adapters, decoder_task, 40, False)
     cases["one query"] = (settings("early"), task, 1, False)  # with three processes, one has nothing to encode
     cases["no images"] = (settings("early"), task, 40, True)
-    told = {name: (config.model_dump(), paths(inputs), *how) for name, (config, inputs, *how) in cases.items()}
-    shown, status = start(GRADIENTS, tmp_path, [json.dumps(told), str(tmp_path)], processes)
-    assert status == 0, shown[:6000]
+    told = {name: (inputs, config, *how) for name, (config, inputs, *how) in cases.items()}
+    shown, statuses = in_processes(write_gradients, tmp_path, (told, tmp_path), processes)
+    assert statuses == [0] * processes, shown[:6000]
     for name, (config, inputs, *how) in cases.items():
         alone = gradients(inputs, config, tmp_path / "alone", 1, ALONE, *how)
         assert len(alone) >= 2 or name == "one query"
@@ -218,8 +236,10 @@ def test_processes_that_would_go_on_from_different_steps_stop(task, tmp_path, mo
     done = planted.make_trainer(task, config, tmp_path / "0", rows=40)
     done.fit()
     assert list((tmp_path / "0").rglob("*.pt")) and not (tmp_path / "1").exists()
-    shown, status = start(RESUME, tmp_path, [json.dumps([config.model_dump(), paths(task), str(tmp_path)])])
-    assert status != 0 and "do not agree on the step to go on from" in shown and "2, 0, process by process" in shown
+    shown, statuses = in_processes(resume, tmp_path, (config, task, tmp_path))
+    assert (
+        0 not in statuses and "do not agree on the step to go on from" in shown and "2, 0, process by process" in shown
+    )
 
 
 def test_two_processes_train_what_one_trains(task, tmp_path):

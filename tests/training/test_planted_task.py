@@ -7,9 +7,9 @@ import pytest
 from torch.nn import functional as F
 
 from vixml.models.encode import all_prototypes, encode_items
+from vixml.runtime import autocast
 from vixml.training.diagnostics import precision_at_1
 from vixml.training.inputs import open_inputs
-from vixml.training.optimizer import autocast
 
 STEPS = 60
 CHANCE = 100 / (planted.WORDS * planted.KINDS)

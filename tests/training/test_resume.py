@@ -232,7 +232,7 @@ def test_kill_9_while_a_checkpoint_is_written(task, tmp_path):
         [sys.executable, "-c", CHILD, arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env=os.environ | {"VIXML_PROGRESS": "0"},
     )
     assert done.returncode == -signal.SIGKILL, done.stderr

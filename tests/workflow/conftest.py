@@ -11,6 +11,7 @@ from pathlib import Path
 import one_node_slurm
 import pytest
 import tiny_world
+import warm
 from filelock import FileLock
 from tiny_world import Copy
 
@@ -40,13 +41,36 @@ def once(shared) -> Callable[[str, Callable[[Path], object]], Path]:
 
 
 @pytest.fixture(scope="session")
-def finished(once, tmp_path_factory) -> Copy:
+def programs(shared) -> str:
+    """Return a folder with `snakemake` and `vixml` that start at once (warm.py); all processes of these tests share it."""
+    folder = shared / "warm"
+    with FileLock(shared / "warm.lock"):
+        if not folder.exists():
+            # Processes of xdist end at different times: the server ends with the one that started them.
+            warm.start(folder, os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
+    return str(folder / "bin")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm(request):
+    """Let tests that are not slow use programs that start at once."""
+    marks = getattr(request.module, "pytestmark", [])
+    with pytest.MonkeyPatch.context() as patch:
+        if all(mark.name != "slow" for mark in (marks if isinstance(marks, list) else [marks])):
+            patch.setenv("PATH", request.getfixturevalue("programs"), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(once, programs, tmp_path_factory) -> Copy:
     """Return a copy in which the whole workflow has run on the miniature."""
 
     def run(root: Path) -> None:
         copy = Copy(tiny_world.clone(ROOT, root))
         tiny_world.write(copy.root)
-        copy.run("snakemake", "--cores", "2")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", programs, prepend=os.pathsep)
+            copy.run("snakemake", "--cores", "2")
 
     root = tmp_path_factory.mktemp("finished") / "repository"
     return Copy(Path(shutil.copytree(once("workflow-run", run), root, symlinks=True)))
@@ -69,16 +93,16 @@ def apart(finished, tmp_path) -> Copy:
 
 
 @pytest.fixture(scope="module")
-def conda(tmp_path_factory):
-    """Put the stand-in for conda on PATH."""
+def conda(shared, tmp_path_factory):
+    """Put the stand-in for conda on PATH; all processes share its store of packages."""
     folder = tmp_path_factory.mktemp("conda")
     program, stand_in = folder / "bin" / "conda", Path(__file__).with_name("stand_in_conda.py")
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n', encoding="utf-8")
     program.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(program.parent), prepend=":")
-        patch.setenv("STAND_IN_CONDA_PREFIX", str(folder / "prefix"))
+        patch.setenv("STAND_IN_CONDA_PREFIX", str(shared / "conda-prefix"))
         yield
 
 
@@ -94,13 +118,16 @@ def cluster(shared):
 
     def used_by(more: int) -> int:
         """Return how many processes use it, after this one came or went."""
-        n = (int(users.read_text()) if users.exists() else 0) + more
-        users.write_text(str(n))
+        n = (int(users.read_text(encoding="utf-8")) if users.exists() else 0) + more
+        users.write_text(str(n), encoding="utf-8")
         return n
 
-    # There is one place for SLURM's configuration on a machine: the first process starts it, the last one stops it.
+    # There is one place for SLURM's configuration on a machine: the first process starts it, the last one stops it, and
+    # another run of the tests waits until then.
+    machine = FileLock(one_node_slurm.LOCK)
     with FileLock(shared / "slurm.lock"):
         if used_by(0) == 0:
+            machine.acquire()
             one_node_slurm.start(folder)
         used_by(1)
     try:
@@ -109,3 +136,4 @@ def cluster(shared):
         with FileLock(shared / "slurm.lock"):
             if used_by(-1) == 0:
                 one_node_slurm.stop(folder)
+                machine.release()

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 ETC = Path("/etc/slurm")
+LOCK = Path("/run/one-node-slurm-of-vixml-tests.lock")
 BEFORE = "etc-slurm-before"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 
@@ -107,10 +108,11 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PartitionName=main Nodes={_host()} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes={_host()} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
-"""
+""",
+        encoding="utf-8",
     )
-    (ETC / "gres.conf").write_text(f"Name=gpu File={folder}/gpu0\n")
-    (ETC / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+    (ETC / "gres.conf").write_text(f"Name=gpu File={folder}/gpu0\n", encoding="utf-8")
+    (ETC / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="utf-8")
 
 
 def _host() -> str:
@@ -124,24 +126,24 @@ def _free_port() -> int:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
 
 
 def _wait_until_idle(folder: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         shown = subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True).stdout.strip()
         if shown == "idle":
             return
         time.sleep(0.2)
-    logs = "\n".join(path.read_text()[-2000:] for path in sorted(folder.glob("*.log")))
+    logs = "\n".join(path.read_text(encoding="utf-8")[-2000:] for path in sorted(folder.glob("*.log")))
     raise AssertionError(f"the node did not come up: {shown!r}\n{logs}")
 
 
 def _stop(pid_file: Path) -> None:
     try:
-        pid = int(pid_file.read_text())
+        pid = int(pid_file.read_text(encoding="utf-8"))
         os.kill(pid, signal.SIGTERM)
     except (FileNotFoundError, ValueError, ProcessLookupError):
         return

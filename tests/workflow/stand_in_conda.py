@@ -7,13 +7,16 @@ It does not prove that conda-forge offers what the file's conda section names: P
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 
 ACTIVATE = 'source "$1/bin/activate"\n'
 
@@ -28,23 +31,57 @@ def main(arguments: list[str]) -> int:
     elif command.startswith("config --get channel_priority"):
         print(json.dumps({"get": {"channel_priority": "strict"}}))
     elif command.startswith("env create"):
-        create(Path(arguments[arguments.index("--prefix") + 1]), Path(arguments[arguments.index("--file") + 1]))
+        create(prefix, *(Path(arguments[arguments.index(option) + 1]) for option in ("--prefix", "--file")))
         (prefix / "bin").mkdir(parents=True, exist_ok=True)
-        (prefix / "bin" / "activate").write_text(ACTIVATE)
+        (prefix / "bin" / "activate").write_text(ACTIVATE, encoding="utf-8")
     elif not command.startswith("clean"):
         print(f"stand-in conda does not know: {command}", file=sys.stderr)
         return 1
     return 0
 
 
-def create(target: Path, file: Path) -> None:
-    """Install the pip section of an environment file into a new virtual environment, each package as it is pinned."""
-    pins = next(entry["pip"] for entry in yaml.safe_load(file.read_text())["dependencies"] if isinstance(entry, dict))
+def create(prefix: Path, target: Path, file: Path) -> None:
+    """Make a virtual environment of the pip section of an environment file.
+
+    As conda has one store of packages, so has this: the first environment of a file is installed, the next ones share its files.
+    """
+    pins = next(
+        entry["pip"]
+        for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["dependencies"]
+        if isinstance(entry, dict)
+    )
     assert all("==" in pin for pin in pins) and any(pin.startswith("torch==") for pin in pins)
+    store = prefix / "store" / hashlib.sha256("\n".join(pins).encode()).hexdigest()[:16]
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{store}.lock"):
+        if not (store / "whole").exists():
+            shutil.rmtree(store, ignore_errors=True)
+            install(store, pins)
+            (store / "whole").touch()
+    shutil.copytree(store, target, symlinks=True, copy_function=link, dirs_exist_ok=True)
+    for path in [target / "pyvenv.cfg", *(target / "bin").iterdir()]:
+        if not path.is_symlink() and bytes(store) in (content := path.read_bytes()):
+            mode = path.stat().st_mode
+            path.unlink()  # the store's own stays as it is
+            path.write_bytes(content.replace(bytes(store), bytes(target)))
+            path.chmod(mode)
+
+
+def link(source: str, target: str) -> None:
+    """Link a file, or copy it to another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def install(target: Path, pins: list[str]) -> None:
+    """Install each package as it is pinned; a module is compiled when it is first imported."""
     subprocess.run([sys.executable, "-m", "venv", str(target)], check=True)
-    pip = [str(target / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*pip, *pins], check=True)
-    if subprocess.run([*pip[:3], "check"], capture_output=True).returncode:
+    pip = [str(target / "bin" / "python"), "-m", "pip"]
+    options = ["-qq", "--disable-pip-version-check", "--no-deps", "--no-compile"]
+    subprocess.run([*pip, "install", *options, *pins], check=True)
+    if subprocess.run([*pip, "check"], capture_output=True).returncode:
         raise SystemExit("the pins of the file do not fit each other")
 
 

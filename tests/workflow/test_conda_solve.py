@@ -64,7 +64,7 @@ def channel(folder: Path, packages=PACKAGES) -> ChannelConfig:
 
 def solved(path: Path, known: ChannelConfig, cache: Path):
     """Solve what a file names beside its pip section, from the channels that it names."""
-    said = yaml.safe_load(path.read_text())
+    said = yaml.safe_load(path.read_text(encoding="utf-8"))
     specifications = [entry for entry in said["dependencies"] if isinstance(entry, str)]
     channels = [Channel(name, known) for name in said["channels"]]
     gateway = Gateway(cache_dir=cache)
@@ -81,7 +81,7 @@ def test_the_file_is_solved_and_installed(path, tmp_path):
     assert chosen == {"python": "3.11.14", "openssl": "3.5.4", "pip": "25.3", "setuptools": "80.9.0", "wheel": "0.45.1"}
     assert all(str(record.url).startswith((tmp_path / "channels" / "conda-forge").as_uri()) for record in records)
     asyncio.run(install(records, tmp_path / "prefix", cache_dir=tmp_path / "packages", show_progress=False))
-    assert (tmp_path / "prefix/share/python/version").read_text() == "python 3.11.14\n"
+    assert (tmp_path / "prefix/share/python/version").read_text(encoding="utf-8") == "python 3.11.14\n"
     assert len(list((tmp_path / "prefix/conda-meta").glob("*.json"))) == len(records)
 
 

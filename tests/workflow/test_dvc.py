@@ -42,10 +42,10 @@ def test_what_snakemake_made_is_up_to_date_for_dvc_and_the_other_way_round(recor
 
 
 def test_every_out_is_kept_when_a_stage_runs_again(recorded):
-    stages = yaml.safe_load((recorded.root / "dvc.yaml").read_text())["stages"]
+    stages = yaml.safe_load((recorded.root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     outs = [out for stage in stages.values() for out in stage["outs"]]
     assert all(settings["persist"] for out in outs for settings in out.values())
-    lock = (recorded.root / "dvc.lock").read_text()
+    lock = (recorded.root / "dvc.lock").read_text(encoding="utf-8")
     for never in ("results/raw", "results/logs", "results/benchmarks", "checkpoint"):
         assert never not in lock
 
@@ -102,8 +102,8 @@ def test_a_remote_that_is_not_there_is_said_so(recorded):
 
 
 def test_pages_name_what_no_stage_tracks(recorded):
-    page = (recorded.root / "docs/dvc.md").read_text()
-    stages = yaml.safe_load((recorded.root / "dvc.yaml").read_text())["stages"]
+    page = (recorded.root / "docs/dvc.md").read_text(encoding="utf-8")
+    stages = yaml.safe_load((recorded.root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     tracked = {out for stage in stages.values() for entry in stage["outs"] for out in entry}
     never = {"results/raw", "results/logs", "results/benchmarks"}
     there = {f"results/{path.name}" for path in (recorded.root / "results").iterdir()}

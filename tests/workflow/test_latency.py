@@ -7,19 +7,21 @@ import json
 
 def test_a_timing_is_measured_once_and_shown(apart):
     overlay = apart.root / "config" / "timed.yaml"
-    overlay.write_text(json.dumps({"latencies": ["vixml-minilm-l3"], "tables": ["table3", "table8", "latencies"]}))
+    overlay.write_text(
+        json.dumps({"latencies": ["vixml-minilm-l3"], "tables": ["table3", "table8", "latencies"]}), encoding="utf-8"
+    )
     options = ("paper_tables", "--configfile", "config/timed.yaml", "--cores", "1")
     assert apart.planned(*options)["measure_latency"] == 1
     apart.run("snakemake", *options)
     folder = apart.root / "results/runs/picto/vixml-minilm-l3/seed0/latency"
-    found = json.loads((folder / "latency.json").read_text())
+    found = json.loads((folder / "latency.json").read_text(encoding="utf-8"))
     for step in ("tokenise", "encode_alone", "encode_batched", "search"):
         times = found["milliseconds"][step]
         assert 0 < times["low"] <= times["median"] <= times["high"], step
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["stage"] == "measure-latency" and manifest["facts"]["device"] == "cpu"
-    assert "ViXML" in (apart.root / "results/tables/latencies.md").read_text()
-    assert "PICTO in miniature" in (apart.root / "results/tables/table8.md").read_text()
-    page = (apart.root / "results/report.html").read_text()
+    assert "ViXML" in (apart.root / "results/tables/latencies.md").read_text(encoding="utf-8")
+    assert "PICTO in miniature" in (apart.root / "results/tables/table8.md").read_text(encoding="utf-8")
+    page = (apart.root / "results/report.html").read_text(encoding="utf-8")
     assert 'id="latencies"' in page and 'id="table8"' in page
     assert apart.planned(*options) == {}

@@ -23,12 +23,12 @@ def plan() -> Plan:
 
 def jobs(table: str, results: Path) -> str:
     """Return what the command of docs/reproduction.md would do with no results there."""
-    page = (ROOT / "docs/reproduction.md").read_text()
+    page = (ROOT / "docs/reproduction.md").read_text(encoding="utf-8")
     command = re.search(r"^snakemake .*only_shown=True$", page, re.MULTILINE)[0]
     words = re.sub(r"tables=\[\w+\]", f"tables=[{table}]", command.replace("'", "")).split()
     done = subprocess.run(
         [*words, f"results={results}", "-n", "--directory", str(ROOT)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -27,7 +27,7 @@ LEARNT = [
 def publish_vectors(root: Path) -> None:
     """Write the pooled vectors as somebody would publish them, in results/raw, and name them in the registry."""
     corpus, bank = Corpus.load(root / DATA / "corpus"), ImageBank.open(root / DATA / "bank" / VISION)
-    registry = yaml.safe_load((root / "config/datasets.yaml").read_text())
+    registry = yaml.safe_load((root / "config/datasets.yaml").read_text(encoding="utf-8"))
     published = {}
     for split in SPLITS:
         lists = bank.lists(corpus.images(split), per_item=100)
@@ -49,7 +49,7 @@ def publish_vectors(root: Path) -> None:
             }  # fmt: skip
             published[split][key] = name
     registry["datasets"]["picto"]["published_vectors"] = {VISION: published}
-    (root / "config/datasets.yaml").write_text(yaml.safe_dump(registry, sort_keys=False))
+    (root / "config/datasets.yaml").write_text(yaml.safe_dump(registry, sort_keys=False), encoding="utf-8")
 
 
 def test_training_from_published_vectors_is_training_from_pictures(apart):
@@ -60,13 +60,13 @@ def test_training_from_published_vectors_is_training_from_pictures(apart):
     assert not {"build_corpus", "render_images"} & set(planned), "neither corpus nor pictures depend on the vectors"
     apart.run("snakemake", "--cores", "2")
     bank = apart.root / DATA / "bank" / VISION
-    assert json.loads((bank / "manifest.json").read_text())["stage"] == "import-vectors"
+    assert json.loads((bank / "manifest.json").read_text(encoding="utf-8"))["stage"] == "import-vectors"
     assert {name: (apart.root / name).read_bytes() for name in LEARNT} == before
     assert apart.planned() == {}
     apart.run("vixml", "check")
     # The page of formats names what was written.
-    page = (apart.root / "docs/formats.md").read_text()
-    assert all(f"`{key}`" in page for key in json.loads((bank / "bank.json").read_text()))
+    page = (apart.root / "docs/formats.md").read_text(encoding="utf-8")
+    assert all(f"`{key}`" in page for key in json.loads((bank / "bank.json").read_text(encoding="utf-8")))
     # The switch of the workflow leads back to the pictures.
     back = apart.planned("--config", "published_vectors=False")
     assert back["embed_images"] == 1 and "import_vectors" not in back

@@ -29,7 +29,7 @@ def run(copy: Copy, *command: str) -> str:
         env=os.environ | {"PYTHONPATH": paths} | NO_NETWORK,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -29,7 +29,7 @@ def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
         text=True,
     )
     checkpoint = copy.root / MODEL.replace("model/manifest.json", "checkpoint")
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while not (checkpoint.is_dir() and any(checkpoint.iterdir())):
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.1)
@@ -42,12 +42,12 @@ def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
 
 def end(copy: Copy, process: subprocess.Popen[str]) -> str:
     """Wait for Snakemake, and check that the training went on where it was; return what was printed."""
-    shown, _ = process.communicate(timeout=500)
+    shown, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, shown[-3000:]
-    training = json.loads((copy.root / MODEL).with_name("training.json").read_text())
+    training = json.loads((copy.root / MODEL).with_name("training.json").read_text(encoding="utf-8"))
     assert training["epochs"] == EPOCHS
     assert not (copy.root / MODEL.replace("model/manifest.json", "checkpoint")).exists()
-    log = (copy.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text()
+    log = (copy.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text(encoding="utf-8")
     assert f"epoch 1/{EPOCHS}" not in log and f"epoch {EPOCHS}/{EPOCHS}" in log, "the training began again from nothing"
     return shown
 
@@ -97,4 +97,4 @@ def test_seeds_as_an_array(cluster, finished, tmp_path):
     tasks = [line.split() for line in asked.stdout.splitlines() if line.endswith(str(copy.root))]
     assert len({array for array, _, _ in tasks}) == 1 and len({task for _, task, _ in tasks}) == 3, shown
     for seed, model in enumerate(models, start=1):
-        assert json.loads((copy.root / model).with_name("training.json").read_text())["seed"] == seed
+        assert json.loads((copy.root / model).with_name("training.json").read_text(encoding="utf-8"))["seed"] == seed

@@ -19,19 +19,19 @@ RULE_FILES = sorted((ROOT / "rules").glob("*.smk"))
 RULES = [
     pytest.param(path, text, id=re.match(r"rule (\w+)", text)[1])
     for path in RULE_FILES
-    for text in re.split(r"^(?=rule )", path.read_text(), flags=re.MULTILINE)[1:]
+    for text in re.split(r"^(?=rule )", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
 ]
 WORKFLOWS = sorted(
     path
     for folder in ("config", "examples/*/config")
     for path in ROOT.glob(f"{folder}/*.yaml")
-    if "targets" in yaml.safe_load(path.read_text())
+    if "targets" in yaml.safe_load(path.read_text(encoding="utf-8"))
 )
 WILDCARDS = {"dataset", "run", "seed", "split", "model", "max_len", "vision", "filename"}
 
 
 def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def test_snakefmt_has_nothing_to_say():
@@ -55,7 +55,9 @@ def test_every_configuration_plans(path, tmp_path):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_configuration_is_called_as_the_report_calls_it(path):
-    merged = yaml.safe_load((ROOT / "config/config.yaml").read_text()) | yaml.safe_load(path.read_text())
+    merged = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8")) | yaml.safe_load(
+        path.read_text(encoding="utf-8")
+    )
     config = load_workflow(merged, path)
     assert config.name == ("demo" if path.name == "config.yaml" else path.stem)
 
@@ -72,17 +74,20 @@ def test_no_written_command_names_a_target_after_its_configuration():
     ]
     for page in pages:
         wrong = re.search(
-            r"--configfile [\w/{}.-]+[ #\\\n]+(?:paper_tables|tuning_table|all|results/\S+)\b", page.read_text()
+            r"--configfile [\w/{}.-]+[ #\\\n]+(?:paper_tables|tuning_table|all|results/\S+)\b",
+            page.read_text(encoding="utf-8"),
         )
         assert not wrong, f"{page.relative_to(ROOT)}: {wrong[0]}"
 
 
 @pytest.mark.parametrize("path", RULE_FILES, ids=lambda path: path.name)
 def test_a_file_of_rules_opens_with_its_contract(path):
-    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    header = "".join(
+        line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.startswith("#")
+    )
     assert re.search(r"^# REQUIRED INPUTS: ", header, re.MULTILINE)
     assert re.search(r"^# OUTPUTS: ", header, re.MULTILINE)
-    for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE):
+    for name in re.findall(r"^rule (\w+):", path.read_text(encoding="utf-8"), re.MULTILINE):
         assert name in header.splitlines()[0], f"the first line of {path.name} does not name {name}"
 
 
@@ -136,7 +141,9 @@ def test_a_misspelt_key_is_refused_in_one_message(tmp_path):
 
 def test_a_misspelt_run_is_refused_with_the_nearest_name(tmp_path):
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(yaml.safe_dump({"targets": [{"dataset": "picto", "runs": ["text-minilm-13"]}]}))
+    overlay.write_text(
+        yaml.safe_dump({"targets": [{"dataset": "picto", "runs": ["text-minilm-13"]}]}), encoding="utf-8"
+    )
     done = run("snakemake", "-n", "--configfile", str(overlay))
     assert done.returncode != 0
     assert "did you mean 'text-minilm-l3'?" in done.stdout + done.stderr
@@ -144,7 +151,7 @@ def test_a_misspelt_run_is_refused_with_the_nearest_name(tmp_path):
 
 @pytest.mark.parametrize("profile", ["default", "gpu", "slurm"])
 def test_every_entry_of_a_profile_is_explained(profile):
-    text = (ROOT / "profiles" / profile / "config.yaml").read_text()
+    text = (ROOT / "profiles" / profile / "config.yaml").read_text(encoding="utf-8")
     entries = yaml.safe_load(text)
     assert entries["rerun-triggers"] == ["mtime", "params", "input", "code"]
     blocks = [block for block in text.split("\n\n") if block.strip()]

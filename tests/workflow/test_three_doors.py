@@ -69,7 +69,7 @@ def test_the_same_bytes(door, finished, request):
 
 
 def test_jobs_ran_in_the_environment_of_their_rule(by_conda):
-    manifest = json.loads((by_conda.root / MODEL).read_text())
+    manifest = json.loads((by_conda.root / MODEL).read_text(encoding="utf-8"))
     program = manifest["command"].split()[0]
     assert program.startswith(f"{by_conda.root}/.snakemake/conda/"), "vixml was installed by the post-deploy script"
 
@@ -93,12 +93,12 @@ def test_every_table_names_what_it_came_from(door, request):
     head = made.run("git", "rev-list", "--max-parents=0", "HEAD").strip()
     tables = made.root / "results/tables"
     assert {path.name for path in tables.iterdir()} - {MANIFEST} == set(
-        json.loads((tables / MANIFEST).read_text())["outputs"]
+        json.loads((tables / MANIFEST).read_text(encoding="utf-8"))["outputs"]
     )
     waiting, stages, raw = [tables], set(), set()
     while waiting:
         folder = waiting.pop()
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         stages.add(manifest["stage"])
         assert manifest["source"] == {"commit": head, "modified": False}, folder
         assert manifest["config"] and manifest["config_sha256"]
@@ -106,7 +106,9 @@ def test_every_table_names_what_it_came_from(door, request):
         for named in manifest["inputs"].values():
             path = made.root / named["path"]
             if path.is_dir():
-                assert json.loads((path / MANIFEST).read_text())["outputs_sha256"] == named["sha256"], path
+                assert json.loads((path / MANIFEST).read_text(encoding="utf-8"))["outputs_sha256"] == named["sha256"], (
+                    path
+                )
                 waiting.append(path)
             elif path.parent.name == "raw":
                 raw.add(path.name)
@@ -137,7 +139,7 @@ def test_killed_in_the_middle_of_a_training(door, request, long):
     assert todo.endswith("snakemake --unlock") and ("scancel" in todo) == (door == "by_slurm")
     made.run("bash", "-c", todo)
     made.run(*command)
-    log = (made.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text()
+    log = (made.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text(encoding="utf-8")
     assert "epoch 1/250" not in log and "epoch 250/250" in log, "the training began again from nothing"
     made.run("snakemake", "--cores", "2")
     assert_same(long.root / "results", made.root / "results")
@@ -181,4 +183,4 @@ def test_jobs_that_outlive_their_snakemake_are_named(long, tmp_path):
     made.run("bash", "-c", todo)
     time.sleep(1)
     made.run(*command)
-    assert json.loads((made.root / MODEL).with_name("training.json").read_text())["epochs"] == 600
+    assert json.loads((made.root / MODEL).with_name("training.json").read_text(encoding="utf-8"))["epochs"] == 600

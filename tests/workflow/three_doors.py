@@ -84,7 +84,7 @@ def kill_in_training(copy: Copy, command: tuple[str, ...], *, alone: bool = Fals
     """
     process = start(copy, command)
     checkpoint = copy.root / MODEL.replace("model/manifest.json", "checkpoint")
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not (checkpoint.is_dir() and any(checkpoint.iterdir())):
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.05)

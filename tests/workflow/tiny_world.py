@@ -167,7 +167,7 @@ class Copy:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=600,
+            timeout=1800,
         )
         assert not check or done.returncode == 0, done.stdout
         return done.stdout
@@ -182,9 +182,9 @@ class Copy:
 
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace a text that must be there."""
-        text = (self.root / path).read_text()
+        text = (self.root / path).read_text(encoding="utf-8")
         assert old in text, f"{path} does not hold {old!r}"
-        (self.root / path).write_text(text.replace(old, new))
+        (self.root / path).write_text(text.replace(old, new), encoding="utf-8")
 
 
 def _packs() -> dict[str, dict[str, str | bytes]]:
@@ -300,4 +300,4 @@ def _wheel(raw: Path, name: str, members: dict[str, str | bytes]) -> dict[str, A
 
 
 def _dump(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(value, sort_keys=False))
+    path.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")

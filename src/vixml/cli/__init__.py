@@ -19,6 +19,7 @@ from vixml import __version__
 from vixml.cli import check, config, data, evaluate, images, models, reproduce
 from vixml.errors import VixmlError
 from vixml.files import disk_full
+from vixml.runtime import precision_override
 
 MORE_MEMORY = "end what else runs here, or take a machine with more memory"
 ROOMS = (data, images, models, evaluate, reproduce, check, config)
@@ -42,7 +43,7 @@ def _version(wanted: bool) -> None:
 def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    pass
+    precision_override()  # a misspelt setting stops every verb, not the first one that computes
 
 
 for _room in ROOMS:

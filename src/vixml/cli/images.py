@@ -143,7 +143,7 @@ def embed_images(
     threads: Annotated[int, typer.Option(min=1, help="Batches pooled at once; the vectors do not depend on it.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or fp16; auto takes what the hardware has.")
+        str, typer.Option(help="auto, fp32, bf16 or fp16; auto: as VIXML_PRECISION says, else what the hardware has.")
     ] = "auto",
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
 ) -> None:

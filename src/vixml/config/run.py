@@ -266,7 +266,7 @@ class Training(Strict):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="`auto`: on a GPU fp16, beside frozen bfloat16 weights bf16; bf16 on processors with AVX-512 BF16 or AMX; fp32 elsewhere. "
-        "The choice is written in the manifest.",
+        "The environment variable `VIXML_PRECISION` (fp32, bf16 or fp16) replaces `auto`. The choice is written in the manifest.",
     )
     validation: Fraction = Field(
         0.0,

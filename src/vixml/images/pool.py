@@ -22,10 +22,11 @@ from vixml.files import read_json, write_json
 from vixml.images.bank import FORMAT
 from vixml.images.kept import kept_folder
 from vixml.images.store import ImageStore
-from vixml.images.vision import VisionEncoder, load_vision, resolve_device, resolve_precision, weights_path
+from vixml.images.vision import VisionEncoder, load_vision, resolve_device, weights_path
 from vixml.memory import enough_memory
 from vixml.progress import bar
 from vixml.provenance import describe_input, stage, versions
+from vixml.runtime import choose_precision
 
 # How often what is pooled is written down: a killed run loses at most this much, and a batch or two.
 KEEP_SECONDS = 20.0
@@ -63,7 +64,7 @@ def embed_images(
         VixmlError: unreadable picture, or a vector with NaN or infinity (the image is named).
     """
     device, out = resolve_device(device), Path(out)
-    precision = resolve_precision(precision, device)
+    precision = choose_precision(precision, device)
     encoder = load_vision(world, vision, raw_dir, device, precision, model_dir)
     entry = world.vision_models[vision]
     config = {"vision": vision, "model": entry.model_dump(mode="json"), "precision": precision}

@@ -16,8 +16,7 @@ import torch
 from vixml.config.world import VisionModel, World
 from vixml.errors import VixmlError
 from vixml.gpu import find_device
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from vixml.runtime import choose_precision, dtype_of
 
 
 class VisionEncoder(Protocol):
@@ -73,7 +72,7 @@ def load_vision(
         raise unknown_key(name, sorted(world.vision_models), "config/models.yaml: vision_models")
     entry = world.vision_models[name]
     device = resolve_device(device)
-    dtype = DTYPES[resolve_precision(precision, device)]
+    dtype = dtype_of(choose_precision(precision, device))
     if entry.kind == "wheel-efficientnet-lite0":
         from vixml.images.efficientnet import EfficientNetLite0
 
@@ -118,22 +117,3 @@ def resolve_device(device: str) -> str:
         VixmlError: an unknown name, or ``cuda`` without a GPU that PyTorch can use.
     """
     return find_device(device).type
-
-
-def resolve_precision(precision: str, device: str) -> str:
-    """Return ``fp32``, ``bf16`` or ``fp16``: ``auto`` takes what the hardware multiplies natively.
-
-    On a processor that only emulates bf16 the network is slower than in fp32, hence the test for instructions.
-    """
-    if precision == "auto":
-        if device.startswith("cuda"):
-            return "fp16"
-        return "bf16" if _multiplies_bf16() else "fp32"
-    if precision not in DTYPES:
-        raise VixmlError("unknown precision", where="precision", found=precision, expected="auto, " + ", ".join(DTYPES))
-    return precision
-
-
-def _multiplies_bf16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

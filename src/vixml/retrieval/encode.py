@@ -14,10 +14,10 @@ from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items
 from vixml.progress import bar
 from vixml.provenance import stage
+from vixml.runtime import autocast, choose_precision
 from vixml.training.device import fewer_items
 from vixml.training.inputs import RunInputs, open_inputs
 from vixml.training.model_file import build_model, load_model
-from vixml.training.optimizer import autocast, choose_precision
 
 
 def build_index(

@@ -22,9 +22,9 @@ from vixml.models.packing import pack
 from vixml.progress import bar
 from vixml.provenance import stage
 from vixml.retrieval.search import on_device, search
+from vixml.runtime import autocast, choose_precision
 from vixml.training.inputs import RunData, RunInputs, open_inputs
 from vixml.training.model_file import build_model, load_model
-from vixml.training.optimizer import autocast, choose_precision
 
 SCHEMA_VERSION = 1
 ALONE, BATCHES, WARM_UP = 200, 20, 3

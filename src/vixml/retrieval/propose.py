@@ -58,14 +58,6 @@ class Proposals:
         return torch.where(scores > -torch.inf, moved, scores)  # infinity minus infinity is no number
 
 
-def coarse_type(device: torch.device) -> torch.dtype:
-    """Return the type that a device multiplies fastest, of those whose error is bounded here."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    quick = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if quick else torch.float32
-
-
 def propose(
     block: Tensor,
     labels: np.ndarray | Tensor,

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from vixml.ragged import Ragged
 from vixml.retrieval.checks import check_rows, check_search
-from vixml.retrieval.propose import SPARE, Proposals, ban, coarse_type, honest_products, propose
+from vixml.retrieval.propose import SPARE, Proposals, ban, honest_products, propose
+from vixml.runtime import coarse_type
 from vixml.threads import one_thread_each, share_out
 
 WORTH_ROUNDING = 1 << 24, 64  # products, queries

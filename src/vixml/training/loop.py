@@ -18,6 +18,7 @@ from vixml.config.run import RunConfig
 from vixml.models.encode import all_prototypes, encode_items
 from vixml.models.siamese import Siamese
 from vixml.ragged import Ragged
+from vixml.runtime import autocast
 from vixml.training import diagnostics
 from vixml.training.batches import (
     CLUSTER,
@@ -36,7 +37,7 @@ from vixml.training.device import batch_workers, send
 from vixml.training.encoded import EncodedBatch
 from vixml.training.label_vectors import label_means, set_free_vectors
 from vixml.training.losses import total_loss
-from vixml.training.optimizer import autocast, make_optimizer, set_learning_rates
+from vixml.training.optimizer import make_optimizer, set_learning_rates
 from vixml.training.state import SaveClock, load_checkpoint, save_checkpoint
 from vixml.training.stored import Stored
 from vixml.training.team import ALONE, Team

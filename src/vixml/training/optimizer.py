@@ -1,8 +1,6 @@
-"""AdamW groups, the schedule and mixed precision (paper, appendix A)."""
+"""AdamW groups and the learning rate's schedule (paper, appendix A)."""
 
 from __future__ import annotations
-
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -72,21 +70,3 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, peaks: list[float], ste
     """Set every group's learning rate for step ``step`` of ``total``; a pure function, so there is no state to keep."""
     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
         group["lr"] = peak * learning_rate_factor(step, group["warmup"], total, group["ahead"])
-
-
-def choose_precision(wanted: str, device: torch.device, weights: str = "float32") -> str:
-    """Resolve ``auto``: on a GPU fp16 (the paper's encoders), or bf16 beside frozen weights in it (its decoders); on
-    processors built for bf16 that; else fp32 (D10)."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bf16" if weights == "bfloat16" else "fp16"
-    # Without AVX-512 BF16 or AMX, bf16 is emulated and slower than fp32.
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """Return the autocast context of a precision; parameters and optimizer stay in float32."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])

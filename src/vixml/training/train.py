@@ -18,12 +18,12 @@ from vixml.files import save_array, sha256_json, write_json, write_text
 from vixml.memory import enough_memory
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
+from vixml.runtime import choose_precision
 from vixml.training.batches import TrainingSet
 from vixml.training.device import fewer_items
 from vixml.training.inputs import RunInputs, open_inputs
 from vixml.training.loop import Trainer
 from vixml.training.model_file import build_model, save_model
-from vixml.training.optimizer import choose_precision
 from vixml.training.progress import TrainingView
 from vixml.training.team import Team, all_of, join, leave
 
