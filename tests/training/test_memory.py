@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import planted
 import pytest
@@ -213,10 +212,9 @@ except VixmlError as error:
 
 
 def test_one_process_of_several_ends_all(task, tmp_path):
-    begun = time.monotonic()
     told = json.dumps([settings().model_dump(), test_parts.paths(task), str(tmp_path / "model")])
     shown, status = test_parts.start(ONE_IS_FULL, tmp_path, [told])
-    assert status != 0 and time.monotonic() - begun < 120, shown[-3000:]
+    assert status != 0, shown[-3000:]
     assert shown.count("error: out of GPU memory") == 1 and "items_at_once" in shown
     assert shown.count("Traceback") <= 1, "torchrun's own at most"
     assert not (tmp_path / "model").exists()

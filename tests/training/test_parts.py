@@ -129,31 +129,33 @@ def test_shares_cover_every_item_once(n, size):
 
 
 TRAIN = """
-import json, sys
-import torch
-from pathlib import Path
-from vixml.config.run import RunConfig
 from vixml.config.world import Propensity
-from vixml.training.inputs import RunInputs
 from vixml.training.train import train
-
-torch.set_num_threads(1)
 config, inputs, out = json.loads(sys.argv[1])
-train("planted", "run", 0, RunConfig.model_validate(config), Propensity(),
-      RunInputs(*(Path(p) for p in inputs)), Path(out), torch.device("cpu"))
+train("planted", "run", 0, RunConfig.model_validate(config), Propensity(), RunInputs(*map(Path, inputs)), Path(out),
+      torch.device("cpu"))
 """
 
 
-def together(task, config, out, processes=2):
-    """Train with several processes, as ``torchrun`` starts them."""
-    out.parent.mkdir(parents=True)
-    script = out.parent / "child.py"
-    script.write_text(TRAIN)
-    arguments = [str(script), json.dumps([config.model_dump(), paths(task), str(out)])]
+def start(code, folder, arguments, processes=2):
+    """Run Python code in several processes, as ``torchrun`` starts them; return what they printed and their status."""
+    folder.mkdir(parents=True, exist_ok=True)
+    head = ["import json, sys", f"sys.path[:0] = {sys.path!r}", "from pathlib import Path", "import torch"]
+    head += ["from vixml.config.run import RunConfig", "from vixml.training.inputs import RunInputs"]
+    script = folder / "child.py"
+    script.write_text("\n".join([*head, "torch.set_num_threads(1)", code]), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = os.environ | {"VIXML_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600, env=environment)
-    assert done.returncode == 0, done.stderr[:6000]
+    done = subprocess.run(
+        [*command, str(script), *arguments], capture_output=True, text=True, timeout=600, env=environment
+    )
+    return done.stderr, done.returncode
+
+
+def together(task, config, out, processes=2):
+    """Train with several processes."""
+    shown, status = start(TRAIN, out.parent, [json.dumps([config.model_dump(), paths(task), str(out)])], processes)
+    assert status == 0, shown[:6000]
 
 
 def paths(inputs):
