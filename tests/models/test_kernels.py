@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,3 +137,22 @@ def test_they_are_tried_before_a_model_relies_on_them(decoder, library, monkeypa
         pytest.skip("there is a GPU")
     assert build(decoder).kernels == "plain"
     assert "WARNING" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="liger-kernel is for machines with a GPU")
+def test_they_compute_what_plain_kernels_do(tmp_path):
+    """liger-kernel itself, each family with adapters and recomputed activations, on a processor by triton's interpreter."""
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, here / "fused_by_interpreter.py", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
+    )
+    if "only 0-dimensional arrays" in done.stderr:
+        pytest.skip("this triton's interpreter does not work beside numpy 2.4")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for family, found in json.loads(done.stdout.splitlines()[-1]).items():
+        assert found["kernels"] == "liger" and found["same"] and not found["equal"], family
+        assert found["vectors"] < 1e-5 and found["gradients"] < 1e-4, family

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -162,6 +165,23 @@ def test_every_entry_of_a_profile_is_explained(profile):
 def test_every_environment_carries_the_pins_of_the_lock():
     done = run(sys.executable, "envs/pins.py", "check")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_package_that_is_imported_is_declared():
+    """One that only comes with another package is gone where that has another version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["gpu"]]
+    declared = {re.match(r"[\w.-]+", text)[0].lower().replace("_", "-") for text in texts}
+    of = packages_distributions()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"vixml"}:
+                known = {found.lower().replace("_", "-") for found in of.get(name, [name])}
+                assert known & declared, (
+                    f"{path.relative_to(ROOT)} imports {name}, which pyproject.toml does not declare"
+                )
 
 
 def test_make_lists_its_targets():
