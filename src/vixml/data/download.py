@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,17 +24,21 @@ from vixml.data.hub_file import fetch_from_hub
 from vixml.errors import VixmlError
 from vixml.files import disk_full, read_json, sha256_file, write_json
 
+# The time that raw files get, 2000-01-01: older than any result.
+_AGED = 946_684_800
 # Free space asked for before a download, beyond the file itself: pip keeps a second copy while it works.
 _SPARE = 1 << 20
 
 
-def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
+def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: bool = False) -> Path:
     """Fetch one source into ``raw_dir``, unless the verified file is there already.
 
     Args:
         name: its key in the registry.
         source: its entry.
         raw_dir: where raw files lie.
+        replace: fetch the file again where other bytes than the registry names are in place; they stay there until the
+            new file is verified. A file that is placed by hand is never replaced.
 
     Returns:
         ``raw_dir / source.filename``; beside it stands the receipt ``<filename>.json``.
@@ -47,10 +52,15 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
     target = raw_dir / source.filename
     if target.exists():
         # The hash is taken every time: a file altered later must not pass because it was good once.
-        verify_file(target, name, source)
-        if not _receipt(target).exists():
-            _write_receipt(target, name, source, "found in place")
-        return target
+        try:
+            verify_file(target, name, source)
+        except VixmlError:
+            if not replace or source.kind == "place":
+                raise
+        else:
+            if _recorded(target) is None or source.sha256 not in (None, _recorded(target)):
+                _write_receipt(target, name, source, "found in place")
+            return target
     if source.kind == "place":
         raise _not_placed(name, source, target)
     # The size of a file that nobody has fetched yet is unknown.
@@ -78,6 +88,23 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
         shutil.rmtree(work, ignore_errors=True)
     _write_receipt(target, name, source, "downloaded")
     return target
+
+
+def age_raw_files(raw_dir: Path | str, filenames: Iterable[str]) -> None:
+    """Give raw files one old time: when a file was copied or touched says nothing, its hash says what it is.
+
+    Args:
+        raw_dir: where raw files lie.
+        filenames: which of them; those that are missing or belong to another user are left alone.
+    """
+    for name in filenames:
+        path = Path(raw_dir) / name
+        try:
+            for follow in (True, False):  # of a link, the time of the file and its own
+                if path.stat(follow_symlinks=follow).st_mtime != _AGED:
+                    os.utime(path, (_AGED, _AGED), follow_symlinks=follow)
+        except OSError:
+            continue
 
 
 def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -> None:
