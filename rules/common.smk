@@ -72,13 +72,15 @@ PREDICTIONS = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/predic
 SCORE = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/score/manifest.json"
 LATENCY = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/latency/manifest.json"
 # Pages of another name than that of config/config.yaml have a folder of their own: no configuration overwrites another's.
-OWN_PAGES = WORKFLOW.name != read_yaml("config/config.yaml").get("name", WORKFLOW.name)
+OWN_PAGES = WORKFLOW.name != read_yaml("config/config.yaml").get("name", "demo")
 NAME = re.sub(r"[^\w.-]+", "-", WORKFLOW.name)
 PAGES = WORKFLOW.pages or (f"{RESULTS}/pages/{NAME}" if OWN_PAGES else RESULTS)
 TABLES = f"{PAGES}/tables/manifest.json"
 FIGURES = f"{PAGES}/figures/manifest.json"
 REPORT = f"{PAGES}/report.html"
 TUNING = f"{PAGES}/tuning/manifest.json"
+# Keys of a configuration that say where, not what.
+PLACES = {"config_dir", "results", "pages", "folder", "include", "device"}
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
@@ -201,13 +203,19 @@ def scoring_settings(wildcards):
 
 
 def content(paths):
-    """Return a digest of files of the repository: of YAML what it says, not how it is laid out or where it lies."""
+    """Return a digest of files of the repository: of YAML what it says, not how it is laid out or where things lie."""
     said = []
     for path in paths:
-        held = read_yaml(path) if path.endswith(".yaml") else {"sha256": sha256_file(path)}
-        # An included file is among `paths`; the place that it is included from says nothing more.
-        said.append([Path(path).name, {key: value for key, value in held.items() if key != "include"}])
+        held = without_places(read_yaml(path)) if path.endswith(".yaml") else {"sha256": sha256_file(path)}
+        said.append([Path(path).name, held])
     return sha256_json(sorted(said, key=json.dumps))[:16]
+
+
+def without_places(value):
+    """Return a part of a configuration without the keys that name folders and files."""
+    if isinstance(value, dict):
+        return {key: without_places(part) for key, part in value.items() if key not in PLACES}
+    return [without_places(part) for part in value] if isinstance(value, list) else value
 
 
 def reported_files(kind, names):

@@ -14,7 +14,7 @@ def verified(execute):
         execute(*arguments, **options)  # raises where a job failed
         if workflow.exec_mode == ExecMode.DEFAULT and not workflow.dryrun:
             asked = asked_for()
-            if wrong := [*left_out(), *missing(asked), *altered(asked), *unrecorded()]:
+            if wrong := [*(left_out() or missing(asked)), *altered(asked), *unrecorded()]:
                 raise WorkflowError("\n".join(["Not everything that was asked for is there and up to date.", *wrong]))
             show_results(asked)
 
@@ -35,7 +35,7 @@ def left_out():
     if len(dag):
         dag.rules_allowed_for_needrun = None  # --allowed-rules leaves the others as they are; that is said here
         workflow.async_run(dag.update_needrun())
-    jobs = [f"{job.rule.name} ({dag.reason(job)})" for job in dag.needrun_jobs()]
+    jobs = [f"{job.rule.name} ({dag.reason(job)})" for job in dag.needrun_jobs() if job.output]
     return several("jobs were left out", jobs, "the same command again")
 
 
@@ -91,4 +91,5 @@ def show_results(asked):
     if {REPORT, TABLES} & asked:
         own = "" if CONFIG_DIR == "config" else f" --config-dir {CONFIG_DIR}"
         shown = "".join(f" --tables {name}" for name in WORKFLOW.tables) if own else ""
-        print(f"Numbers:  vixml summary --results {RESULTS}{own}{shown}")
+        pages = f" --pages {PAGES}" if PAGES != RESULTS else ""
+        print(f"Numbers:  vixml summary --results {RESULTS}{pages}{own}{shown}")
