@@ -10,7 +10,7 @@
 # No input that a rule makes is `ancient`. Snakemake 9.27.1 (DAG.update_needrun in dag.py) looks for its own reason only at
 # jobs that do not depend on a job to be run: the others are expected to follow from it. But behind an `ancient` input that
 # exists they do not follow, so they, and all behind them, are left out, and the call ends with success. Files of the
-# repository, which no rule makes, may be `ancient`; raw files get a fixed time instead (`age_raw_files`).
+# repository, which no rule makes, may be `ancient`; raw files get a fixed time instead (`declare`).
 import json
 import os
 import re
@@ -25,7 +25,7 @@ from vixml.config.load import load_world, read_yaml, registry_files
 from vixml.config.runs import load_runs, load_workflow
 from vixml.data.catalogue import folder_of
 from vixml.data.catalogue_tables import tables_in
-from vixml.data.download import age_raw_files
+from vixml.data.download import declare
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, sha256_json
@@ -59,6 +59,7 @@ RESULTS = WORKFLOW.results
 CONFIG_DIR = WORKFLOW.config_dir
 RAW_DIR = f"{RESULTS}/raw"
 RAW = f"{RAW_DIR}/{{filename}}"
+DECLARED = f"{RAW_DIR}/.declared/{{filename}}"
 MODEL = f"{RESULTS}/models/{{model}}/manifest.json"
 CORPUS = f"{RESULTS}/data/{{dataset}}/corpus/manifest.json"
 TOKENS = f"{RESULTS}/data/{{dataset}}/tokens/{{model}}-{{max_len}}/manifest.json"
@@ -92,7 +93,7 @@ THREADS = WORKFLOW.threads
 SOURCE_OF = {source.filename: name for name, source in WORLD.sources.items()}
 
 # A clone, a copy or a touch gives a raw file a new time, which says nothing: what it must be is its declared hash.
-age_raw_files(RAW_DIR, SOURCE_OF)
+declare(RAW_DIR, {source.filename: source.sha256 for source in WORLD.sources.values()})
 
 os.environ.update(VIXML_CONFIG_DIR=CONFIG_DIR, VIXML_RAW_DIR=RAW_DIR)
 

@@ -7,6 +7,9 @@
 
 rule fetch_source:
     """Fetch one published file and check its SHA-256; a file with that hash, placed by hand, stays as it is."""
+    input:
+        # Holds the declared hash: newer than a file in place, also one placed by hand, once another hash is declared.
+        DECLARED,
     output:
         # `update`: Snakemake does not delete the file before the job, which looks at it first.
         update(RAW),

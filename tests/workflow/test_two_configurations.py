@@ -120,10 +120,8 @@ def test_a_source_of_another_hash_through_dvc(apart, tmp_path, monkeypatch):
     apart.run("dvc", "commit", "--force", "--quiet")
     declare_another(apart, tmp_path, monkeypatch)
     made = finished_rules(apart.run("dvc", "repro"))
-    assert made == [
-        "fetch_source", "build_corpus", "predict_labels", "score_run", "make_tables", "make_report",
-    ] or sorted(made) == sorted(set(made)), made  # fmt: skip
-    assert {"fetch_source", "build_corpus", "predict_labels", "score_run", "make_tables", "make_report"} <= set(made)
+    assert made[:4] == ["fetch_source", "build_corpus", "predict_labels", "score_run"]
+    assert sorted(made[4:]) == ["make_report", "make_tables"]
     assert "up to date" in apart.run("dvc", "status") and not finished_rules(apart.run("dvc", "repro"))
 
 
@@ -154,8 +152,8 @@ def test_jobs_that_snakemake_leaves_out_make_the_call_fail(broken):
     shown = broken.run("snakemake", "--cores", "1", "data", "--forcerun", "fetch_source", check=False)
     assert "steps (100%) done" in shown and "jobs were left out" in shown and "tokenize_corpus" in shown
     assert "Report:" not in shown
-    with pytest.raises(AssertionError, match="left out|missing"):
-        broken.run("snakemake", "--cores", "1", "data", "--forcerun", "fetch_source")
+    with pytest.raises(AssertionError, match="left out"):
+        broken.run("snakemake", "--cores", "1", "data", "--forcerun", "fetch_source")  # its status is not 0
 
 
 def test_results_that_are_not_whole_or_not_recorded_make_the_call_fail(broken):

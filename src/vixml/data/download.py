@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -90,15 +90,26 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
     return target
 
 
-def age_raw_files(raw_dir: Path | str, filenames: Iterable[str]) -> None:
-    """Give raw files one old time: when a file was copied or touched says nothing, its hash says what it is.
+def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
+    """Tell the workflow by times which raw files are declared otherwise than before, and that about no other a time says anything.
+
+    A copied or touched file has a new time and the same content, so every raw file gets one old time. In ``.declared`` beside
+    them, a file for each holds its declared hash: as old, but for the
+    time between the registry declaring another and that being fetched.
 
     Args:
-        raw_dir: where raw files lie.
-        filenames: which of them; those that are missing or belong to another user are left alone.
+        raw_dir: where raw files lie; those that are missing or belong to another user keep their times.
+        hashes: the declared hash of each by its name; None where none is published.
     """
-    for name in filenames:
-        path = Path(raw_dir) / name
+    folder = Path(raw_dir) / ".declared"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, declared in hashes.items():
+        mark, path = folder / name, Path(raw_dir) / name
+        known = mark.exists()
+        if not known or mark.read_text() != (declared or ""):
+            mark.write_text(declared or "")
+        if not known or _recorded(path) == declared:
+            os.utime(mark, (_AGED, _AGED))
         try:
             for follow in (True, False):  # of a link, the time of the file and its own
                 if path.stat(follow_symlinks=follow).st_mtime != _AGED:
