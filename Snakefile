@@ -31,6 +31,7 @@ include: "rules/train.smk"
 include: "rules/index.smk"
 include: "rules/evaluate.smk"
 include: "rules/reproduce.smk"
+include: "rules/verify.smk"
 
 
 rule paper_tables:
@@ -104,10 +105,6 @@ rule all:
 
 onstart:
     check_site()
-
-
-onsuccess:
-    show_results()
 
 
 onerror:

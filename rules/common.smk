@@ -4,21 +4,29 @@
 # OUTPUTS: none; constants and functions for the other files.
 #
 # A job runs again when its inputs, its part of the configuration (`settings`) or the behaviour of its code (`code`)
-# changed. Raw files and files of the repository are `ancient`: a clone or a checkout gives them new times, so what they
-# hold stands in `settings` instead. Snakemake itself exports OMP_NUM_THREADS and its like as the job's threads.
+# changed. `params` hold only that, never a path: where things lie reaches the command through the environment, which
+# Snakemake does not record. Snakemake itself exports OMP_NUM_THREADS and its like as the job's threads.
+#
+# No input that a rule makes is `ancient`. Snakemake 9.27.1 (DAG.update_needrun in dag.py) looks for its own reason only at
+# jobs that do not depend on a job to be run: the others are expected to follow from it. But behind an `ancient` input that
+# exists they do not follow, so they, and all behind them, are left out, and the call ends with success. Files of the
+# repository, which no rule makes, may be `ancient`; raw files get a fixed time instead (`declare`).
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.shell import shell
 
 from vixml.config.load import load_world, read_yaml, registry_files
 from vixml.config.run import CARRIED_OUT
 from vixml.config.runs import load_runs, load_workflow
 from vixml.data.catalogue import folder_of
 from vixml.data.catalogue_tables import tables_in
+from vixml.data.download import declare
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, sha256_json
@@ -52,6 +60,7 @@ RESULTS = WORKFLOW.results
 CONFIG_DIR = WORKFLOW.config_dir
 RAW_DIR = f"{RESULTS}/raw"
 RAW = f"{RAW_DIR}/{{filename}}"
+DECLARED = f"{RAW_DIR}/.declared/{{filename}}"
 MODEL = f"{RESULTS}/models/{{model}}/manifest.json"
 CORPUS = f"{RESULTS}/data/{{dataset}}/corpus/manifest.json"
 TOKENS = f"{RESULTS}/data/{{dataset}}/tokens/{{model}}-{{max_len}}/manifest.json"
@@ -64,10 +73,16 @@ INDEX = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/index/manifest.json"
 PREDICTIONS = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/predictions/manifest.json"
 SCORE = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/score/manifest.json"
 LATENCY = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/latency/manifest.json"
-TABLES = f"{RESULTS}/tables/manifest.json"
-FIGURES = f"{RESULTS}/figures/manifest.json"
-REPORT = f"{RESULTS}/report.html"
-TUNING = f"{RESULTS}/tuning/manifest.json"
+# Pages of another name than that of config/config.yaml have a folder of their own: no configuration overwrites another's.
+OWN_PAGES = WORKFLOW.name != read_yaml("config/config.yaml").get("name", "demo")
+NAME = re.sub(r"[^\w.-]+", "-", WORKFLOW.name)
+PAGES = WORKFLOW.pages or (f"{RESULTS}/pages/{NAME}" if OWN_PAGES else RESULTS)
+TABLES = f"{PAGES}/tables/manifest.json"
+FIGURES = f"{PAGES}/figures/manifest.json"
+REPORT = f"{PAGES}/report.html"
+TUNING = f"{PAGES}/tuning/manifest.json"
+# Keys of a configuration that say where, not what.
+PLACES = {"config_dir", "results", "pages", "folder", "include", "device"}
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
@@ -78,6 +93,14 @@ WITH_GPU = DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") 
 ENVIRONMENT = "../envs/gpu.yaml" if WITH_GPU else "../envs/cpu.yaml"
 THREADS = WORKFLOW.threads
 SOURCE_OF = {source.filename: name for name, source in WORLD.sources.items()}
+
+# A clone, a copy or a touch gives a raw file a new time, which says nothing: what it must be is its declared hash.
+declare(RAW_DIR, {source.filename: source.sha256 for source in WORLD.sources.values()})
+
+os.environ.update(VIXML_CONFIG_DIR=CONFIG_DIR, VIXML_RAW_DIR=RAW_DIR)
+
+# For inputs of which there may be none or several: `folders --score FILE ...` is `--score FOLDER ...`.
+shell.prefix('set -euo pipefail; folders() {{ for made in "${{@:2}}"; do echo "$1 ${{made%/*}}"; done; }}; ')
 
 WHEN_IT_FAILS = """
 Stopped. The message above names what went wrong; the log of each job is below results/logs. What was finished is kept:
@@ -108,10 +131,9 @@ def sha256_of(names):
 def dataset_settings(wildcards):
     """Return what of a dataset's entry shapes its corpus."""
     entry = WORLD.datasets[wildcards.dataset]
-    shape = entry.model_dump(
-        mode="json",
-        exclude={"title", "facts", "stand_in", "propensity", "image_size", "shards", "fetch", "published_vectors"},
-    )
+    left_out = {"title", "facts", "stand_in", "propensity", "image_size", "shards", "fetch", "published_vectors"}
+    # Where a catalogue lies is no setting; its tables are inputs.
+    shape = entry.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"catalogue": {"folder"}})
     return settings(
         shape | {"sha256": sha256_of(entry.sources)} | ({"averages": entry.averages} if entry.averages else {})
     )
@@ -120,8 +142,7 @@ def dataset_settings(wildcards):
 def drawing_settings(wildcards):
     """Return what of a dataset's entry shapes its drawings."""
     entry = WORLD.datasets[wildcards.dataset]
-    shape = {"image_size": entry.image_size, "shards": entry.shards, "sha256": sha256_of(entry.sources)}
-    return settings(shape | ({"folder": entry.catalogue.folder} if entry.catalogue else {}))
+    return settings({"image_size": entry.image_size, "shards": entry.shards, "sha256": sha256_of(entry.sources)})
 
 
 def fetching_settings(wildcards):
@@ -185,9 +206,19 @@ def scoring_settings(wildcards):
 
 
 def content(paths):
-    """Return a digest of files of the repository: of YAML what it says, not how it is laid out."""
-    said = {path: read_yaml(path) if path.endswith(".yaml") else sha256_file(path) for path in paths}
-    return sha256_json(said)[:16]
+    """Return a digest of files of the repository: of YAML what it says, not how it is laid out or where things lie."""
+    said = []
+    for path in paths:
+        held = without_places(read_yaml(path)) if path.endswith(".yaml") else {"sha256": sha256_file(path)}
+        said.append([Path(path).name, held])
+    return sha256_json(sorted(said, key=json.dumps))[:16]
+
+
+def without_places(value):
+    """Return a part of a configuration without the keys that name folders and files."""
+    if isinstance(value, dict):
+        return {key: without_places(part) for key, part in value.items() if key not in PLACES}
+    return [without_places(part) for part in value] if isinstance(value, list) else value
 
 
 def reported_files(kind, names):
@@ -317,13 +348,3 @@ def index_of_run(wildcards):
 def model_of_validation(wildcards):
     """Return the trained model, which holds the rows of the validation split, where those are predicted."""
     return of_model(TRAINED, wildcards) if wildcards.split == "validation" else []
-
-
-def option(name, key):
-    """Return `--name FOLDER` for an input that not every run has, else nothing."""
-    return lambda wildcards, input: f"--{name} {Path(str(input[key])).parent}" if input.get(key) else ""
-
-
-def options(name, key):
-    """Return `--name FOLDER` for each of several inputs."""
-    return lambda wildcards, input: " ".join(f"--{name} {Path(path).parent}" for path in input.get(key))

@@ -6,9 +6,13 @@
 
 
 rule fetch_source:
-    """Fetch one published file and check its SHA-256; a file placed by hand is taken as it is and checked later."""
+    """Fetch one published file and check its SHA-256; a file with that hash, placed by hand, stays as it is."""
+    input:
+        # Holds the declared hash: newer than a file in place, also one placed by hand, once another hash is declared.
+        DECLARED,
     output:
-        RAW,
+        # `update`: Snakemake does not delete the file before the job, which looks at it first.
+        update(RAW),
     log:
         f"{LOGS}/fetch_source/{{filename}}.log",
     benchmark:
@@ -21,24 +25,23 @@ rule fetch_source:
         mem_mb=1000,
         # The largest file, vectors of LF-AmazonTitles-1.3M, has about 30 GB.
         runtime=720,
+        source=lambda wildcards: SOURCE_OF[wildcards.filename],
     params:
         # No digest of the code here: what a file must be is its hash, so no edit can ask for a second download.
-        source=lambda wildcards: SOURCE_OF[wildcards.filename],
         sha256=lambda wildcards: WORLD.sources[SOURCE_OF[wildcards.filename]].sha256,
-        config_dir=CONFIG_DIR,
     message:
         "Fetch {wildcards.filename}"
     shell:
         """
-        vixml download --source {params.source} --raw $(dirname {output}) \
-            --config-dir {params.config_dir} 2>&1 | tee {log}
+        vixml download --replace --source {resources.source} --raw "$VIXML_RAW_DIR" \
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """
 
 
 rule build_corpus:
     """Turn a dataset's files into texts, label matrices and image lists."""
     input:
-        raw=ancient(raw_of_dataset),
+        raw=raw_of_dataset,
         tables=tables_of_dataset,
     output:
         CORPUS,
@@ -55,14 +58,12 @@ rule build_corpus:
     params:
         settings=dataset_settings,
         code=code("build-corpus"),
-        raw=RAW_DIR,
-        config_dir=CONFIG_DIR,
     message:
         "Build the corpus of {wildcards.dataset}"
     shell:
         """
-        vixml build-corpus --dataset {wildcards.dataset} --raw {params.raw} --out $(dirname {output}) \
-            --config-dir {params.config_dir} 2>&1 | tee {log}
+        vixml build-corpus --dataset {wildcards.dataset} --raw "$VIXML_RAW_DIR" --out $(dirname {output}) \
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """
 
 
@@ -86,12 +87,11 @@ rule tokenize_corpus:
     params:
         settings=lambda wildcards: settings(WORLD.text_models[wildcards.model].model_dump(include={"attention", "eos"})),
         code=code("tokenize"),
-        config_dir=CONFIG_DIR,
     message:
         "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens a text"
     shell:
         """
         vixml tokenize --corpus $(dirname {input.corpus}) --model-dir $(dirname {input.model}) \
             --model {wildcards.model} --max-len {wildcards.max_len} --out $(dirname {output}) \
-            --config-dir {params.config_dir} 2>&1 | tee {log}
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """

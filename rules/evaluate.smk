@@ -30,18 +30,14 @@ rule predict_labels:
     params:
         settings=inference_settings,
         code=code("predict"),
-        index=option("index", "index"),
-        bank=option("bank", "bank"),
-        trained=option("trained", "trained"),
-        config_dir=CONFIG_DIR,
     message:
         "Predict labels of {wildcards.dataset}, {wildcards.split}, with {wildcards.run}, seed {wildcards.seed}"
     shell:
         """
         vixml predict --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
-            --split {wildcards.split} --corpus $(dirname {input.corpus}) {params.index} {params.bank} {params.trained} \
+            --split {wildcards.split} --corpus $(dirname {input.corpus}) $(folders --index {input.index}) $(folders --bank {input.bank}) $(folders --trained {input.trained}) \
             --out $(dirname {output}) --threads {threads} --device {resources.device} \
-            --config-dir {params.config_dir} 2>&1 | tee {log}
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """
 
 
@@ -65,12 +61,11 @@ rule score_run:
     params:
         settings=scoring_settings,
         code=code("score"),
-        config_dir=CONFIG_DIR,
     message:
         "Score {wildcards.run} on {wildcards.dataset}, {wildcards.split}, seed {wildcards.seed}"
     shell:
         """
         vixml score --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
             --split {wildcards.split} --corpus $(dirname {input.corpus}) --predictions $(dirname {input.predictions}) \
-            --out $(dirname {output}) --config-dir {params.config_dir} 2>&1 | tee {log}
+            --out $(dirname {output}) --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """

@@ -41,20 +41,19 @@ rule fetch_images:
     params:
         settings=fetching_settings,
         code=code("fetch-images"),
-        config_dir=CONFIG_DIR,
     message:
         "Fetch the pictures of {wildcards.dataset}"
     shell:
         """
         vixml fetch-images --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) \
-            --out $(dirname {output}) --threads {threads} --config-dir {params.config_dir} 2>&1 | tee {log}
+            --out $(dirname {output}) --threads {threads} --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """
 
 
 rule render_images:
     """Draw every picture of a corpus into one image store."""
     input:
-        raw=ancient(raw_of_dataset),
+        raw=raw_of_dataset,
         corpus=CORPUS,
     output:
         IMAGES,
@@ -75,14 +74,12 @@ rule render_images:
     params:
         settings=drawing_settings,
         code=code("render-images"),
-        raw=RAW_DIR,
-        config_dir=CONFIG_DIR,
     message:
         "Draw the pictures of {wildcards.dataset}"
     shell:
         """
-        vixml render-images --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) --raw {params.raw} \
-            --out $(dirname {output}) --threads {threads} --config-dir {params.config_dir} 2>&1 | tee {log}
+        vixml render-images --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) --raw "$VIXML_RAW_DIR" \
+            --out $(dirname {output}) --threads {threads} --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """
 
 
@@ -103,21 +100,19 @@ rule prepare_vision:
     params:
         settings=vision_model_settings,
         code=code("prepare-vision"),
-        raw=RAW_DIR,
-        config_dir=CONFIG_DIR,
     message:
         "Prepare the vision model {wildcards.vision}"
     shell:
         """
-        vixml prepare-vision --vision {wildcards.vision} --raw {params.raw} --out $(dirname {output}) \
-            --config-dir {params.config_dir} 2>&1 | tee {log}
+        vixml prepare-vision --vision {wildcards.vision} --raw "$VIXML_RAW_DIR" --out $(dirname {output}) \
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """
 
 
 rule embed_images:
     """Pool every picture into one vector with a frozen vision encoder."""
     input:
-        raw=ancient(raw_of_vision_model),
+        raw=raw_of_vision_model,
         images=IMAGES,
         model=folder_of_vision_model,
     output:
@@ -140,23 +135,20 @@ rule embed_images:
     params:
         settings=vision_model_settings,
         code=code("embed-images"),
-        raw=RAW_DIR,
-        model=option("model-dir", "model"),
-        config_dir=CONFIG_DIR,
     message:
         "Embed the pictures of {wildcards.dataset} with {wildcards.vision}"
     shell:
         """
-        vixml embed-images --vision {wildcards.vision} --store $(dirname {input.images}) --raw {params.raw} \
-            --out $(dirname {output}) {params.model} --threads {threads} --device {resources.device} \
-            --config-dir {params.config_dir} 2>&1 | tee {log}
+        vixml embed-images --vision {wildcards.vision} --store $(dirname {input.images}) --raw "$VIXML_RAW_DIR" \
+            --out $(dirname {output}) $(folders --model-dir {input.model}) --threads {threads} --device {resources.device} \
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """
 
 
 rule import_vectors:
     """Turn image vectors that somebody published into the bank that pooling would write."""
     input:
-        raw=ancient(raw_of_vectors),
+        raw=raw_of_vectors,
         corpus=CORPUS,
     output:
         BANK,
@@ -176,13 +168,11 @@ rule import_vectors:
     params:
         settings=importing_settings,
         code=code("import-vectors"),
-        raw=RAW_DIR,
-        config_dir=CONFIG_DIR,
     message:
         "Import published vectors of {wildcards.vision} for {wildcards.dataset}"
     shell:
         """
         vixml import-vectors --dataset {wildcards.dataset} --vision {wildcards.vision} \
-            --corpus $(dirname {input.corpus}) --raw {params.raw} --out $(dirname {output}) \
-            --config-dir {params.config_dir} 2>&1 | tee {log}
+            --corpus $(dirname {input.corpus}) --raw "$VIXML_RAW_DIR" --out $(dirname {output}) \
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """

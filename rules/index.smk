@@ -29,29 +29,26 @@ rule build_index:
     params:
         # What it obeys of the run is part of the training's settings: a change has made `trained` anew.
         code=code("build-index"),
-        bank=option("bank", "bank"),
-        config_dir=CONFIG_DIR,
     message:
         "Encode queries and labels of {wildcards.dataset} with {wildcards.run}, seed {wildcards.seed}"
     shell:
         """
         vixml build-index --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
-            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
+            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) $(folders --bank {input.bank}) \
             --model-dir $(dirname {input.model}) --trained $(dirname {input.trained}) --out $(dirname {output}) \
-            --threads {threads} --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
+            --threads {threads} --device {resources.device} --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """
 
 
 rule measure_latency:
     """Time what a query takes of a trained run, with nothing else running."""
     input:
-        # Looked at for being there: a timing is not made again because something beside it was.
-        corpus=ancient(CORPUS),
-        tokens=ancient(tokens_of_run),
-        bank=ancient(bank_of_training),
-        model=ancient(model_of_run),
-        trained=ancient(TRAINED),
-        index=ancient(INDEX),
+        corpus=CORPUS,
+        tokens=tokens_of_run,
+        bank=bank_of_training,
+        model=model_of_run,
+        trained=TRAINED,
+        index=INDEX,
     output:
         LATENCY,
     log:
@@ -68,14 +65,12 @@ rule measure_latency:
         device=DEVICE,
     params:
         code=code("measure-latency"),
-        bank=option("bank", "bank"),
-        config_dir=CONFIG_DIR,
     message:
         "Time a query of {wildcards.dataset} with {wildcards.run}"
     shell:
         """
         vixml measure-latency --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
-            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
+            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) $(folders --bank {input.bank}) \
             --model-dir $(dirname {input.model}) --trained $(dirname {input.trained}) --index $(dirname {input.index}) \
-            --out $(dirname {output}) --threads 1 --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
+            --out $(dirname {output}) --threads 1 --device {resources.device} --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """

@@ -8,7 +8,7 @@
 rule prepare_model:
     """Make a language model's folder from published files, checked tensor by tensor."""
     input:
-        ancient(raw_of_text_model),
+        raw_of_text_model,
     output:
         MODEL,
     log:
@@ -24,12 +24,10 @@ rule prepare_model:
     params:
         settings=text_model_settings,
         code=code("prepare-model"),
-        raw=RAW_DIR,
-        config_dir=CONFIG_DIR,
     message:
         "Prepare the language model {wildcards.model}"
     shell:
         """
-        vixml prepare-model --model {wildcards.model} --raw {params.raw} --out $(dirname {output}) \
-            --config-dir {params.config_dir} 2>&1 | tee {log}
+        vixml prepare-model --model {wildcards.model} --raw "$VIXML_RAW_DIR" --out $(dirname {output}) \
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """

@@ -26,13 +26,10 @@ rule publish_dataset:
     params:
         settings=publishing_settings,
         code=code("publish-dataset"),
-        images=option("images", "images"),
-        bank=options("bank", "bank"),
-        config_dir=CONFIG_DIR,
     message:
         "Publish {wildcards.dataset} as a folder for others"
     shell:
         """
-        vixml publish-dataset --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) {params.images} \
-            {params.bank} --out $(dirname {output}) --config-dir {params.config_dir} 2>&1 | tee {log}
+        vixml publish-dataset --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) $(folders --images {input.images}) \
+            $(folders --bank {input.bank}) --out $(dirname {output}) --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """

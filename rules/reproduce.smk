@@ -3,7 +3,11 @@
 # REQUIRED INPUTS: results/runs/{dataset}/{run}/seed{seed}/test/score of every target; config/reported (published
 #   numbers), config/tables and config/figures (layout). For make_tuning, of targets with `split: validation`,
 #   .../seed{seed}/validation/score and .../model. Tables, figures and report read test scores only, tuning never.
-# OUTPUTS: results/tables; results/figures; results/report and its copy results/report.html; results/tuning.
+# OUTPUTS: results/tables; results/figures; results/report and its copy results/report.html; results/tuning. Of a configuration
+#   of another name than that of config/config.yaml: the same below results/pages/{name}.
+
+# What the report prints, not what it obeys: a configuration in another folder is no reason to write it again.
+os.environ.update(VIXML_CONFIGFILE=configfile_of_all(), VIXML_COMMAND=command_of_all())
 
 
 rule make_tables:
@@ -17,9 +21,9 @@ rule make_tables:
         *marked_tables(),
         manifest=TABLES,
     log:
-        f"{LOGS}/make_tables.log",
+        f"{PAGES}/logs/make_tables.log",
     benchmark:
-        f"{BENCHMARKS}/make_tables.tsv"
+        f"{PAGES}/benchmarks/make_tables.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -30,16 +34,13 @@ rule make_tables:
         layout=content(reported_files("tables", WORKFLOW.tables)),
         tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
         code=code("make-tables"),
-        scores=options("score", "scores"),
-        corpora=options("measured-corpus", "corpora"),
-        latencies=options("latency", "latencies"),
-        config_dir=lambda wildcards: CONFIG_DIR,
     message:
         "Write the tables"
     shell:
         """
-        vixml make-tables {params.scores} {params.corpora} {params.latencies} {params.tables} --out $(dirname {output.manifest}) \
-            --config-dir {params.config_dir} 2>&1 | tee {log}
+        vixml make-tables $(folders --score {input.scores}) $(folders --measured-corpus {input.corpora}) \
+            $(folders --latency {input.latencies}) {params.tables} --out $(dirname {output.manifest}) \
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """
 
 
@@ -52,9 +53,9 @@ rule make_figures:
         *marked_figures(),
         manifest=FIGURES,
     log:
-        f"{LOGS}/make_figures.log",
+        f"{PAGES}/logs/make_figures.log",
     benchmark:
-        f"{BENCHMARKS}/make_figures.tsv"
+        f"{PAGES}/benchmarks/make_figures.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -65,14 +66,12 @@ rule make_figures:
         layout=content(reported_files("figures", WORKFLOW.figures)),
         figures=" ".join(f"--figures {name}" for name in WORKFLOW.figures),
         code=code("make-figures"),
-        scores=options("score", "scores"),
-        config_dir=lambda wildcards: CONFIG_DIR,
     message:
         "Draw the figures"
     shell:
         """
-        vixml make-figures {params.scores} {params.figures} --out $(dirname {output.manifest}) \
-            --config-dir {params.config_dir} 2>&1 | tee {log}
+        vixml make-figures $(folders --score {input.scores}) {params.figures} --out $(dirname {output.manifest}) \
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """
 
 
@@ -87,7 +86,7 @@ rule make_report:
         corpora=target_corpora(),
         latencies=target_latencies(),
     output:
-        manifest=f"{RESULTS}/report/manifest.json",
+        manifest=f"{PAGES}/report/manifest.json",
         page=report(
             REPORT,
             caption="../docs/captions/report.rst",
@@ -95,9 +94,9 @@ rule make_report:
             labels={"what": "Everything on one page"},
         ),
     log:
-        f"{LOGS}/make_report.log",
+        f"{PAGES}/logs/make_report.log",
     benchmark:
-        f"{BENCHMARKS}/make_report.tsv"
+        f"{PAGES}/benchmarks/make_report.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -108,26 +107,20 @@ rule make_report:
         layout=content(reported_files("tables", WORKFLOW.tables) + configuration_of_paper()),
         tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
         code=code("make-report"),
-        scores=options("score", "scores"),
-        figures=option("figures-dir", "figures"),
-        corpus=option("corpus", "corpus"),
-        images=option("images", "images"),
         compare=" ".join(f"--compare {run}" for run in WORKFLOW.compare),
         side_by_side=" ".join(f"--side-by-side {run}" for run in WORKFLOW.side_by_side),
-        corpora=options("measured-corpus", "corpora"),
-        latencies=options("latency", "latencies"),
         name=WORKFLOW.name,
         description=WORKFLOW.description,
-        command=command_of_all(),
-        configfile=configfile_of_all(),
-        config_dir=lambda wildcards: CONFIG_DIR,
     message:
         "Write the report"
     shell:
         """
-        vixml make-report {params.scores} {params.tables} {params.figures} {params.corpus} {params.images} \
-            {params.corpora} {params.latencies} {params.compare} {params.side_by_side} --name={params.name:q} --description={params.description:q} --command={params.command:q} \
-            --configfile={params.configfile:q} --out $(dirname {output.manifest}) --config-dir {params.config_dir} 2>&1 | tee {log}
+        vixml make-report $(folders --score {input.scores}) {params.tables} $(folders --figures-dir {input.figures}) \
+            $(folders --corpus {input.corpus}) $(folders --images {input.images}) \
+            $(folders --measured-corpus {input.corpora}) $(folders --latency {input.latencies}) \
+            {params.compare} {params.side_by_side} --name={params.name:q} --description={params.description:q} \
+            --command="$VIXML_COMMAND" \
+            --configfile="$VIXML_CONFIGFILE" --out $(dirname {output.manifest}) --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         cp $(dirname {output.manifest})/report.html {output.page}
         """
 
@@ -139,16 +132,16 @@ rule make_tuning:
         models=models_of_tuning,
     output:
         report(
-            f"{RESULTS}/tuning/tuning.csv",
+            f"{PAGES}/tuning/tuning.csv",
             caption="../docs/captions/tuning.rst",
             category="Tuning",
             labels={"what": "Runs compared on held-out queries"},
         ),
         manifest=TUNING,
     log:
-        f"{LOGS}/make_tuning.log",
+        f"{PAGES}/logs/make_tuning.log",
     benchmark:
-        f"{BENCHMARKS}/make_tuning.tsv"
+        f"{PAGES}/benchmarks/make_tuning.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -157,10 +150,9 @@ rule make_tuning:
         runtime=10,
     params:
         code=code("make-tuning"),
-        scores=options("score", "scores"),
     message:
         "Write the table of tuning"
     shell:
         """
-        vixml make-tuning {params.scores} --out $(dirname {output.manifest}) 2>&1 | tee {log}
+        vixml make-tuning $(folders --score {input.scores}) --out $(dirname {output.manifest}) 2>&1 | tee {log}
         """

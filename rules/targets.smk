@@ -1,4 +1,4 @@
-# What the configuration asks for: the files behind each target rule of the Snakefile, and what is said at the end.
+# What the configuration asks for: the files behind each target rule of the Snakefile, and how the report names them.
 #
 # REQUIRED INPUTS: constants and functions of rules/common.smk (WORKFLOW, RUNS, the places of files).
 # OUTPUTS: none; functions for the Snakefile and rules/reproduce.smk.
@@ -151,7 +151,7 @@ def marked_tables():
         # One label: of two, Snakemake's page makes switches, also for pairs that are not there.
         labels = {"table": TABLE_SPECS[name].heading}
         caption = "../docs/captions/tables.rst"
-        found.append(report(f"{RESULTS}/tables/{name}.csv", caption=caption, category="Tables", labels=labels))
+        found.append(report(f"{PAGES}/tables/{name}.csv", caption=caption, category="Tables", labels=labels))
     return found
 
 
@@ -162,19 +162,5 @@ def marked_figures():
         said = read_yaml(f"{CONFIG_DIR}/figures/{name}.yaml")
         labels = {"figure": f"{said['paper_figure']}: {said['title']}"}
         caption = f"../docs/captions/{name}.rst"
-        found.append(report(f"{RESULTS}/figures/{name}.svg", caption=caption, category="Figures", labels=labels))
+        found.append(report(f"{PAGES}/figures/{name}.svg", caption=caption, category="Figures", labels=labels))
     return found
-
-
-def show_results():
-    """Print where the results lie, if there are any yet."""
-    if target_tuning() and Path(TUNING).exists():
-        print(f"\nTuning:   {Path(TUNING).parent}/tuning.md")
-    if Path(REPORT).exists():
-        print(f"\nReport:   {REPORT}  (one file, opens in any browser)")
-        print(f"Tables:   {RESULTS}/tables/  (Markdown and CSV)")
-        if WORKFLOW.figures:
-            print(f"Figures:  {RESULTS}/figures/")
-        own = "" if CONFIG_DIR == "config" else f" --config-dir {CONFIG_DIR}"
-        shown = "".join(f" --tables {name}" for name in WORKFLOW.tables) if own else ""
-        print(f"Numbers:  vixml summary --results {RESULTS}{own}{shown}")

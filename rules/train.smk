@@ -37,15 +37,13 @@ rule train_model:
     params:
         settings=training_settings,
         code=code("train"),
-        bank=option("bank", "bank"),
-        config_dir=CONFIG_DIR,
     message:
         "Train {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         """
         {resources.launch} \
             vixml train --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
-            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) {params.bank} \
+            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) $(folders --bank {input.bank}) \
             --model-dir $(dirname {input.model}) --out $(dirname {output}) \
-            --threads {resources.own_threads} --device {resources.device} --config-dir {params.config_dir} 2>&1 | tee {log}
+            --threads {resources.own_threads} --device {resources.device} --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
         """

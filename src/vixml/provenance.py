@@ -168,6 +168,16 @@ def describe_outputs(folder: Path) -> dict[str, dict[str, Any]]:
     return {p.relative_to(folder).as_posix(): {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in files}
 
 
+def not_whole(folder: Path | str) -> list[str]:
+    """Return the files that a finished folder's manifest names and that are missing or of another size."""
+    folder = Path(folder)
+    named = read_json(folder / MANIFEST)["outputs"]
+    return [
+        name for name, said in named.items()
+        if not (path := folder / name).is_file() or path.stat().st_size != said["bytes"]
+    ]  # fmt: skip
+
+
 def describe_input(path: Path | str) -> dict[str, Any]:
     """Name an input by content: a stage's folder by its manifest's digest, a plain file by its own hash.
 

@@ -119,3 +119,35 @@ def test_a_missing_raw_file_names_the_command(tmp_path, published):
     with pytest.raises(VixmlError, match="missing") as caught:
         download.verify_file(tmp_path / "none.whl", "pack", published[1])
     assert "vixml download --source pack" in caught.value.hint
+
+
+def test_a_file_of_another_hash_is_replaced_when_asked_and_kept_until_then(tmp_path, published, pip):
+    path, source = published
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / path.name).write_bytes(b"the former release")
+    pip.files = {path.name: b"?" + path.read_bytes()[1:]}
+    with pytest.raises(VixmlError, match="not the published one"):
+        download.fetch_source("pack", source, raw, replace=True)
+    assert (raw / path.name).read_bytes() == b"the former release"
+    pip.files = {path.name: path.read_bytes()}
+    assert download.fetch_source("pack", source, raw, replace=True).read_bytes() == path.read_bytes()
+    by_hand = source.model_copy(update={"kind": "place", "sha256": "0" * 64})
+    with pytest.raises(VixmlError, match="altered or cut short"):
+        download.fetch_source("pack", by_hand, raw, replace=True)
+    assert (raw / path.name).read_bytes() == path.read_bytes()
+
+
+def test_times_say_only_that_another_hash_is_declared(tmp_path):
+    (tmp_path / "a.whl").write_bytes(b"x")
+    mark = tmp_path / ".declared/a.whl"
+
+    def newer(declared: str) -> bool:
+        (tmp_path / "a.whl").touch()
+        download.declare(tmp_path, {"a.whl": declared})
+        return mark.stat().st_mtime > (tmp_path / "a.whl").stat().st_mtime
+
+    assert not newer("1" * 64) and not newer("1" * 64)
+    assert newer("2" * 64) and newer("2" * 64), "until it is fetched"
+    (tmp_path / "a.whl.json").write_text('{"sha256": "%s"}' % ("2" * 64))
+    assert not newer("2" * 64)

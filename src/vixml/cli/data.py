@@ -38,6 +38,9 @@ def download(
     source: Annotated[str, typer.Option(help="Entry of `sources` in datasets.yaml or models.yaml.")],
     raw: Annotated[Path, typer.Option(help="Folder of downloaded files.")],
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Fetch again what differs from the registry; files placed by hand stay.")
+    ] = False,
 ) -> None:
     """Fetch one source, check it, and put it in place with a receipt.
 
@@ -57,7 +60,7 @@ def download(
     world = load_world(config_dir)
     if source not in world.sources:
         raise unknown_key(source, sorted(world.sources), f"{config_dir}: sources")
-    print(fetch_source(source, world.sources[source], raw))
+    print(fetch_source(source, world.sources[source], raw, replace=replace))
 
 
 def build_corpus(

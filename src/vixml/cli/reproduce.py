@@ -177,6 +177,9 @@ def summary(
     place: Annotated[str, typer.Option(help="Which markers of --readme.")] = "results",
     check: Annotated[bool, typer.Option(help="Change nothing; fail if --readme is out of date.")] = False,
     config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+    pages: Annotated[
+        Path | None, typer.Option(help="Folder of tables, figures and report; else that of results.")
+    ] = None,
 ) -> None:
     r"""Print the main numbers and where tables, figures and report lie; or put them into a page.
 
@@ -195,5 +198,5 @@ def summary(
     tables = tables or ["table1", "table3"]
     run(
         results, score, reference, tables, config_dir, layout=layout, write_reference=write_reference, readme=readme,
-        place=place, check=check,
+        place=place, check=check, pages=pages,
     )  # fmt: skip

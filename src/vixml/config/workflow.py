@@ -35,6 +35,11 @@ class WorkflowConfig(Strict):
     description: str = Field("", description="One sentence for the report.")
     config_dir: str = Field("config", description="Folder of datasets.yaml, models.yaml, runs/, tables/, reported/.")
     results: str = Field("results", description="Folder for everything generated.")
+    pages: str | None = Field(
+        None,
+        description="Folder of tables, figures, report and the table of tuning. Without it: `results` for the `name` of "
+        "config/config.yaml, `results/pages/{name}` for any other, so that no configuration overwrites the pages of another.",
+    )
     targets: list[Target] = Field(description="What is trained and scored.")
     tables: list[str] = Field(["table1", "table3"], description="Tables to write, files of config/tables/.")
     figures: list[str] = Field(["figure2"], description="Figures to draw.")

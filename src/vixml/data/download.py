@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,17 +24,21 @@ from vixml.data.hub_file import fetch_from_hub
 from vixml.errors import VixmlError
 from vixml.files import disk_full, read_json, sha256_file, write_json
 
+# The time that raw files get, 2000-01-01: older than any result.
+_AGED = 946_684_800
 # Free space asked for before a download, beyond the file itself: pip keeps a second copy while it works.
 _SPARE = 1 << 20
 
 
-def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
+def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: bool = False) -> Path:
     """Fetch one source into ``raw_dir``, unless the verified file is there already.
 
     Args:
         name: its key in the registry.
         source: its entry.
         raw_dir: where raw files lie.
+        replace: fetch the file again where other bytes than the registry names are in place; they stay there until the
+            new file is verified. A file that is placed by hand is never replaced.
 
     Returns:
         ``raw_dir / source.filename``; beside it stands the receipt ``<filename>.json``.
@@ -47,10 +52,15 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
     target = raw_dir / source.filename
     if target.exists():
         # The hash is taken every time: a file altered later must not pass because it was good once.
-        verify_file(target, name, source)
-        if not _receipt(target).exists():
-            _write_receipt(target, name, source, "found in place")
-        return target
+        try:
+            verify_file(target, name, source)
+        except VixmlError:
+            if not replace or source.kind == "place":
+                raise
+        else:
+            if _recorded(target) is None or source.sha256 not in (None, _recorded(target)):
+                _write_receipt(target, name, source, "found in place")
+            return target
     if source.kind == "place":
         raise _not_placed(name, source, target)
     # The size of a file that nobody has fetched yet is unknown.
@@ -78,6 +88,34 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str) -> Path:
         shutil.rmtree(work, ignore_errors=True)
     _write_receipt(target, name, source, "downloaded")
     return target
+
+
+def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
+    """Tell the workflow by times which raw files are declared otherwise than before, and that about no other a time says anything.
+
+    A copied or touched file has a new time and the same content, so every raw file gets one old time. In ``.declared`` beside
+    them, a file for each holds its declared hash: as old, but for the
+    time between the registry declaring another and that being fetched.
+
+    Args:
+        raw_dir: where raw files lie; those that are missing or belong to another user keep their times.
+        hashes: the declared hash of each by its name; None where none is published.
+    """
+    folder = Path(raw_dir) / ".declared"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, declared in hashes.items():
+        mark, path = folder / name, Path(raw_dir) / name
+        known = mark.exists()
+        if not known or mark.read_text() != (declared or ""):
+            mark.write_text(declared or "")
+        if not known or _recorded(path) == declared:
+            os.utime(mark, (_AGED, _AGED))
+        try:
+            for follow in (True, False):  # of a link, the time of the file and its own
+                if path.stat(follow_symlinks=follow).st_mtime != _AGED:
+                    os.utime(path, (_AGED, _AGED), follow_symlinks=follow)
+        except OSError:
+            continue
 
 
 def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -> None:

@@ -17,7 +17,7 @@ from vixml.provenance import MANIFEST, read_manifest
 BIG = 4 << 20
 KEYS = {"stage": str, "config": dict, "inputs": dict, "outputs": dict, "outputs_sha256": str}
 # The folders right below results: an input is found by what follows one of them, wherever results lay when it was read.
-PLACES = ("raw", "models", "data", "runs", "tables", "figures", "tuning", "report")
+PLACES = ("pages", "raw", "models", "data", "runs", "tables", "figures", "tuning", "report")
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def published_sentence(tables: Sequence[Table], missing: Missing) -> str:
     return f"Of {total:,} published cells of {names}: {said}{hours if counts['not-run'] else ''}."
 
 
-def print_summary(summary: dict[str, Any], results_dir: Path | None = None, published: str = "") -> None:
+def print_summary(summary: dict[str, Any], pages: Path | None = None, published: str = "") -> None:
     """Print the main numbers to the terminal, ``published`` below them, and where tables, figures and report lie."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -235,9 +235,9 @@ def print_summary(summary: dict[str, Any], results_dir: Path | None = None, publ
     console.print(origin_sentence(summary))
     if published:
         console.print(published)
-    if results_dir is not None:
+    if pages is not None:
         for name, path in (("tables", "tables"), ("figures", "figures"), ("report", "report.html")):
-            place = Path(results_dir) / path
+            place = Path(pages) / path
             console.print(f"{name + ':':<9}{place if place.exists() else 'not made yet'}", soft_wrap=True)
 
 
@@ -253,6 +253,7 @@ def summary(
     readme: Path | None = None,
     place: str = PLACE,
     check: bool = False,
+    pages: Path | None = None,
 ) -> None:
     """Do what the verb ``summary`` offers.
 
@@ -276,4 +277,4 @@ def summary(
         write_json(write_reference, found)
     if readme is not None:
         update_page(readme, {place: readme_table(found)}, "the results table of a page", check)
-    print_summary(found, None if reference is not None else results_dir, published)
+    print_summary(found, None if reference is not None else pages or results_dir, published)

@@ -1,0 +1,95 @@
+# The end of each call: what was asked for is there, up to date and whole, or the call fails and says what is not.
+#
+# REQUIRED INPUTS: constants of rules/common.smk and rules/targets.smk; Snakemake's own graph of jobs.
+# OUTPUTS: none; the check is put behind Snakemake's own `execute`, since `onsuccess` is left out where nothing was to be done.
+from snakemake.settings.types import ExecMode
+
+from vixml.provenance import MANIFEST, not_whole
+
+
+def verified(execute):
+    """Return Snakemake's execute with the check behind it."""
+
+    def execute_and_verify(*arguments, **options):
+        execute(*arguments, **options)  # raises where a job failed
+        if workflow.exec_mode == ExecMode.DEFAULT and not workflow.dryrun:
+            asked = asked_for()
+            if wrong := [*(left_out() or missing(asked)), *altered(asked), *unrecorded()]:
+                raise WorkflowError("\n".join(["Not everything that was asked for is there and up to date.", *wrong]))
+            show_results(asked)
+
+    return execute_and_verify
+
+
+workflow.execute = verified(workflow.execute)
+
+
+def asked_for():
+    """Return the files that this call asked for: outputs of its target jobs, or inputs where a target has no outputs."""
+    return {str(file) for job in workflow.dag.targetjobs for file in (job.output or job.input)}
+
+
+def left_out():
+    """Return the jobs that Snakemake still finds to be necessary, looked at once more behind those that have run."""
+    dag = workflow.dag
+    if len(dag):
+        dag.rules_allowed_for_needrun = None  # --allowed-rules leaves the others as they are; that is said here
+        workflow.async_run(dag.update_needrun())
+    jobs = [f"{job.rule.name} ({dag.reason(job)})" for job in dag.needrun_jobs() if job.output]
+    return several("jobs were left out", jobs, "the same command again")
+
+
+def missing(asked):
+    """Return what was asked for and is not there."""
+    return several("files are missing", sorted(f for f in asked if not Path(f).exists()), "the same command again")
+
+
+def altered(asked):
+    """Return the files that lie in a folder asked for in another size than its manifest says, or not at all."""
+    folders = sorted({Path(file).parent for file in asked})
+    wrong = [str(folder / name) for folder in folders if (folder / MANIFEST).exists() for name in not_whole(folder)]
+    manifests = " ".join(sorted({f"{f}/{MANIFEST}" for f in folders for name in wrong if Path(name).is_relative_to(f)}))
+    return several(
+        "files were removed or altered since they were made", wrong, f"rm {manifests} and the same command again"
+    )
+
+
+def unrecorded():
+    """Return results without Snakemake's record of how they were made: whether they are up to date cannot be told."""
+    persistence = workflow.persistence
+    # What a raw file must be is its hash, which each stage that reads it checks.
+    made = [job for job in workflow.dag.jobs if job.output and job.rule.name != "fetch_source"]
+    files = [
+        str(f) for job in made for f in job.output if Path(f).exists() and persistence.record_format_version(f) is None
+    ]
+    return several(
+        "results have no record of how they were made",
+        files,
+        "where they come from `dvc pull` or a copy that you trust, the same command with --touch added (make adopt); else\n"
+        "            remove them",
+    )
+
+
+def several(what, names, hint):
+    """Return some lines on several things that are wrong; nothing if there are none."""
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"{len(names)} {what}", f"  found:    {', '.join(names[:3])}{more}", f"  what now: {hint}"]
+
+
+def show_results(asked):
+    """Print where the results lie that this call made or found up to date."""
+    if TUNING in asked:
+        print(f"\nTuning:   {Path(TUNING).parent}/tuning.md")
+    if REPORT in asked:
+        print(f"\nReport:   {REPORT}  (one file, opens in any browser)")
+    if TABLES in asked:
+        print(f"Tables:   {PAGES}/tables/  (Markdown and CSV)")
+    if FIGURES in asked:
+        print(f"Figures:  {PAGES}/figures/")
+    if {REPORT, TABLES} & asked:
+        own = "" if CONFIG_DIR == "config" else f" --config-dir {CONFIG_DIR}"
+        shown = "".join(f" --tables {name}" for name in WORKFLOW.tables) if own else ""
+        pages = f" --pages {PAGES}" if PAGES != RESULTS else ""
+        print(f"Numbers:  vixml summary --results {RESULTS}{pages}{own}{shown}")
