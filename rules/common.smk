@@ -1,6 +1,7 @@
 # Shared by all rules: the validated configuration, where things lie, and what makes a job run again.
 #
-# REQUIRED INPUTS: config (the merged YAML of Snakemake), config/{datasets,models}.yaml, config/runs/*.yaml.
+# REQUIRED INPUTS: config (the merged YAML of Snakemake), config/{datasets,models}.yaml, config/runs/*.yaml,
+#   config/presets/*.yaml.
 # OUTPUTS: none; constants and functions for the other files.
 #
 # A job runs again when its inputs, its part of the configuration (`settings`) or the behaviour of its code (`code`)
@@ -23,7 +24,7 @@ from snakemake.shell import shell
 
 from vixml.config.load import load_world, read_yaml, registry_files
 from vixml.config.run import CARRIED_OUT
-from vixml.config.runs import load_runs, load_workflow
+from vixml.config.runs import load_runs, load_workflow, preset_files
 from vixml.data.catalogue import folder_of
 from vixml.data.catalogue_tables import tables_in
 from vixml.data.download import declare
@@ -227,6 +228,7 @@ def reported_files(kind, names):
     files = [
         *registry_files(folder),
         *folder.glob("runs/*.yaml"),
+        *preset_files(folder).values(),
         *folder.glob("reported/*.csv"),
     ]
     files += [folder / kind / f"{name}.yaml" for name in names]
