@@ -46,11 +46,12 @@ def missing(asked):
 
 def altered(asked):
     """Return the files that lie in a folder asked for in another size than its manifest says, or not at all."""
-    folders = sorted({Path(file).parent for file in asked})
-    wrong = [str(folder / name) for folder in folders if (folder / MANIFEST).exists() for name in not_whole(folder)]
-    manifests = " ".join(sorted({f"{f}/{MANIFEST}" for f in folders for name in wrong if Path(name).is_relative_to(f)}))
+    folders = sorted({Path(file).parent for file in asked if (Path(file).parent / MANIFEST).exists()})
+    wrong = {folder: names for folder in folders if (names := not_whole(folder))}
     return several(
-        "files were removed or altered since they were made", wrong, f"rm {manifests} and the same command again"
+        "files were removed or altered since they were made",
+        [str(folder / name) for folder, names in wrong.items() for name in names],
+        f"rm {' '.join(str(folder / MANIFEST) for folder in wrong)} and the same command again",
     )
 
 

@@ -165,7 +165,7 @@ def test_runs_are_compared_on_held_out_queries(apart):
     options = ("tuning_table", "--cores", "1", "--configfile", "config/tuning.yaml")
     assert apart.planned(*options) == {"predict_labels": 1, "score_run": 1, "make_tuning": 1, "tuning_table": 1}
     apart.run("snakemake", *options)
-    made = (apart.root / "results/tuning/tuning.md").read_text()
+    made = (apart.root / "results/pages/tuning/tuning/tuning.md").read_text()
     assert "held-out train queries of picto; test was not read" in made and "| vixml-minilm-l3 |" in made
     assert apart.planned(*options) == {} and apart.planned() == {}
 
