@@ -2,7 +2,7 @@
 #
 # REQUIRED INPUTS: constants of rules/common.smk and rules/targets.smk; Snakemake's own graph of jobs.
 # OUTPUTS: none; the check is put behind Snakemake's own `execute`, since `onsuccess` is left out where nothing was to be done.
-from snakemake.settings.types import ExecMode
+from snakemake.settings.types import ExecMode, RerunTrigger
 
 from vixml.provenance import MANIFEST, not_whole
 
@@ -16,7 +16,10 @@ def verified(execute):
             asked = asked_for()
             if wrong := [*(left_out() or missing(asked)), *altered(asked), *unrecorded()]:
                 raise WorkflowError("\n".join(["Not everything that was asked for is there and up to date.", *wrong]))
-            show_results(asked)
+            if limits := limiting_options():
+                print(f"Made as far as {limits} allows; whether it is up to date was not checked.", file=sys.stderr)
+            else:
+                show_results(asked)
 
     return execute_and_verify
 
@@ -32,11 +35,20 @@ def asked_for():
 def left_out():
     """Return the jobs that Snakemake still finds to be necessary, looked at once more behind those that have run."""
     dag = workflow.dag
-    if len(dag):
-        dag.rules_allowed_for_needrun = None  # --allowed-rules leaves the others as they are; that is said here
-        workflow.async_run(dag.update_needrun())
+    workflow.async_run(dag.update_needrun())
     jobs = [f"{job.rule.name} ({dag.reason(job)})" for job in dag.needrun_jobs() if job.output]
     return several("jobs were left out", jobs, "the same command again")
+
+
+def limiting_options():
+    """Return the options of this call that keep Snakemake from finding all that is out of date."""
+    all_triggers = {RerunTrigger.MTIME, RerunTrigger.PARAMS, RerunTrigger.INPUT, RerunTrigger.CODE}
+    given = {
+        "--allowed-rules": workflow.dag_settings.allowed_rules,
+        "--rerun-triggers": not all_triggers <= set(workflow.rerun_triggers),
+        "--touch": workflow.touch,
+    }
+    return " and ".join(option for option, is_given in given.items() if is_given)
 
 
 def missing(asked):
@@ -46,11 +58,12 @@ def missing(asked):
 
 def altered(asked):
     """Return the files that lie in a folder asked for in another size than its manifest says, or not at all."""
-    folders = sorted({Path(file).parent for file in asked})
-    wrong = [str(folder / name) for folder in folders if (folder / MANIFEST).exists() for name in not_whole(folder)]
-    manifests = " ".join(sorted({f"{f}/{MANIFEST}" for f in folders for name in wrong if Path(name).is_relative_to(f)}))
+    folders = sorted({Path(file).parent for file in asked if (Path(file).parent / MANIFEST).exists()})
+    wrong = {folder: names for folder in folders if (names := not_whole(folder))}
     return several(
-        "files were removed or altered since they were made", wrong, f"rm {manifests} and the same command again"
+        "files were removed or altered since they were made",
+        [str(folder / name) for folder, names in wrong.items() for name in names],
+        f"rm {' '.join(str(folder / MANIFEST) for folder in wrong)} and the same command again",
     )
 
 

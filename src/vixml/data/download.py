@@ -94,8 +94,7 @@ def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
     """Tell the workflow by times which raw files are declared otherwise than before, and that about no other a time says anything.
 
     A copied or touched file has a new time and the same content, so every raw file gets one old time. In ``.declared`` beside
-    them, a file for each holds its declared hash: as old, but for the
-    time between the registry declaring another and that being fetched.
+    them, a file for each holds its declared hash: as old, but from when the registry declares another until that is fetched.
 
     Args:
         raw_dir: where raw files lie; those that are missing or belong to another user keep their times.
@@ -105,10 +104,12 @@ def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, declared in hashes.items():
         mark, path = folder / name, Path(raw_dir) / name
-        known = mark.exists()
-        if not known or mark.read_text() != (declared or ""):
-            mark.write_text(declared or "")
-        if not known or _recorded(path) == declared:
+        said = mark.read_text().split() if mark.exists() else [str(declared)]
+        changed = said != [str(declared)] and _recorded(path) != declared
+        now = f"{declared} changed\n" if changed else f"{declared}\n"
+        if not mark.exists() or mark.read_text() != now:
+            mark.write_text(now)
+        if not changed and mark.stat().st_mtime != _AGED:
             os.utime(mark, (_AGED, _AGED))
         try:
             for follow in (True, False):  # of a link, the time of the file and its own
