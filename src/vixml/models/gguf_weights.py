@@ -40,7 +40,7 @@ def read_gguf(data: bytes, where: str, work: Path) -> tuple[dict[str, Any], dict
             facts, names = _open(Path(folder) / FILE)
             split = _splitter(facts, where)
             config, tensors = _network(folder)
-            text, settings = _tokenizer(folder, split)
+            text, settings = _tokenizer(folder, split, facts)
         except (VixmlError, MemoryError, ImportError):
             raise
         except Exception as error:  # both libraries raise whatever their parsing met
@@ -62,12 +62,20 @@ def read_gguf(data: bytes, where: str, work: Path) -> tuple[dict[str, Any], dict
     return config, tensors, text, settings | {"model_max_length": config["max_position_embeddings"]}
 
 
+SPECIAL = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+}
+
+
 def _open(path: Path) -> tuple[dict[str, Any], set[str]]:
     """Return the file's short facts and the names of its tensors."""
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
-    keys = ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre")
+    keys = ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre", *SPECIAL.values())
     facts = {key: reader.fields[key].contents() if key in reader.fields else None for key in keys}
     return facts, {tensor.name for tensor in reader.tensors}
 
@@ -111,12 +119,17 @@ def _network(folder: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return config | {"dtype": "float32"}, {name: value.numpy() for name, value in model.state_dict().items()}
 
 
-def _tokenizer(folder: str, split: Any) -> tuple[str, dict[str, Any]]:
+def _tokenizer(folder: str, split: Any, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE, local_files_only=True)
     tokenizer.backend_tokenizer.pre_tokenizer = split
-    names = {key: getattr(tokenizer, key) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    # As the file numbers them: transformers 5.17 gives other names to some.
+    own = {key: facts[field] for key, field in SPECIAL.items()}
+    names = {
+        key: getattr(tokenizer, key) if number is None else tokenizer.backend_tokenizer.id_to_token(int(number))
+        for key, number in own.items()
+    }
     # The generic class takes tokenizer.json as it is; the architecture's own would build it anew.
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | {key: name for key, name in names.items() if name}
     return tokenizer.backend_tokenizer.to_str(pretty=True) + "\n", settings
