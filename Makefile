@@ -97,7 +97,7 @@ adopt:  ## after `dvc pull` in a fresh clone: take what was pulled as made, so t
 	@$(ACTIVATE) && if [ -n "$$(dvc status --quiet || echo changed)" ]; then \
 	  echo "error: results and dvc.lock differ"; echo "  what now: dvc status says where; dvc pull, or dvc repro"; exit 1; fi
 	@$(ACTIVATE) && configfile=$$(sed -n 's/^configfile: //p' params.yaml) && \
-	  snakemake data images paper_tables --touch --cores 1 --quiet all --configfile "$$configfile" --config pages=results
+	  snakemake data images paper_tables --touch --forceall --cores 1 --quiet all --configfile "$$configfile" --config pages=results
 
 clean:  ## remove all results but downloads (results/raw) and evidence (results/reference)
 	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name raw ! -name reference -exec rm -rf {} +; fi

@@ -78,7 +78,7 @@ def unrecorded():
     return several(
         "results have no record of how they were made",
         files,
-        "where they come from `dvc pull` or a copy that you trust, the same command with --touch added (make adopt); else\n"
+        "where they come from `dvc pull` or a copy that you trust, the same command with --touch --forceall added (make adopt); else\n"
         "            remove them",
     )
 

@@ -64,7 +64,7 @@ def test_the_first_page_counts_as_the_registry_does():
 def test_each_departure_is_written_down_and_cited_where_it_happens():
     known = set(re.findall(r"^\| D(\d+) \|", (ROOT / "docs/deviations.md").read_text(encoding="utf-8"), re.MULTILINE))
     cited = set()
-    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "config/runs").glob("*.yaml")]:
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "config").glob("[pr][ru]*s/*.yaml")]:
         for first, last in re.findall(r"\bD(\d+)(?:-D?(\d+))?\b", path.read_text(encoding="utf-8")):
             cited |= {str(number) for number in range(int(first), int(last or first) + 1)}
     assert cited == known

@@ -150,5 +150,6 @@ def test_times_say_only_that_another_hash_is_declared(tmp_path):
 
     assert not newer("1" * 64) and not newer("1" * 64)
     assert newer("2" * 64) and newer("2" * 64), "until it is fetched"
+    assert not newer("1" * 64) and newer("2" * 64), "an edit that was taken back"
     (tmp_path / "a.whl.json").write_text('{"sha256": "%s"}' % ("2" * 64))
     assert not newer("2" * 64)

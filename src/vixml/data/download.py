@@ -94,7 +94,8 @@ def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
     """Tell the workflow by times which raw files are declared otherwise than before, and that about no other a time says anything.
 
     A copied or touched file has a new time and the same content, so every raw file gets one old time. In ``.declared`` beside
-    them, a file for each holds its declared hash: as old, but from when the registry declares another until that is fetched.
+    them, a file for each holds the hash that it was declared with, as old; once another is declared, and until a file with that
+    one is fetched, it holds both and is newer.
 
     Args:
         raw_dir: where raw files lie; those that are missing or belong to another user keep their times.
@@ -104,10 +105,11 @@ def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, declared in hashes.items():
         mark, path = folder / name, Path(raw_dir) / name
-        said = mark.read_text().split() if mark.exists() else [str(declared)]
-        changed = said != [str(declared)] and _recorded(path) != declared
-        now = f"{declared} changed\n" if changed else f"{declared}\n"
-        if not mark.exists() or mark.read_text() != now:
+        said = mark.read_text() if mark.exists() else ""
+        there = (said.split() or [str(declared)])[0]
+        changed = there != str(declared) and _recorded(path) != declared
+        now = f"{there} {declared}\n" if changed else f"{declared}\n"
+        if said != now:
             mark.write_text(now)
         if not changed and mark.stat().st_mtime != _AGED:
             os.utime(mark, (_AGED, _AGED))

@@ -49,7 +49,7 @@ def mine(scores: Tensor, is_positive: Tensor, drawn: Tensor, k: int) -> Triplets
         scores: (n, m) float32.
         is_positive: (n, m) bool, every pair of the batch that is in the ground truth.
         drawn: (n,) int64, one positive column per row.
-        k: negatives wanted; fewer columns give fewer.
+        k: negatives wanted; a row with fewer non-positives has fewer (docs/deviations.md D29).
 
     Returns:
         The triplets; gradients flow through the scores.
