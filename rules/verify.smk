@@ -35,6 +35,7 @@ def asked_for():
 def left_out():
     """Return the jobs that Snakemake still finds to be necessary, looked at once more behind those that have run."""
     dag = workflow.dag
+    workflow.persistence._clear_cache()  # it holds "no record" of the job that ended last (Snakemake 9.27)
     workflow.async_run(dag.update_needrun())
     jobs = [f"{job.rule.name} ({dag.reason(job)})" for job in dag.needrun_jobs() if job.output]
     return several("jobs were left out", jobs, "the same command again")
