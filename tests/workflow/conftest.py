@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory) -> Path:
     """Return a folder that all processes of these tests have in common."""
+    one_node_slurm.remove_left_behind()
     folder = tmp_path_factory.getbasetemp()
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 

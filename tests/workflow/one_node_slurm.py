@@ -1,6 +1,7 @@
 """A real SLURM cluster of one node on this machine, as root and without systemd: up in seconds, stopped by its pid files.
 
-Its files lie in /etc/slurm, where the daemons and Snakemake's jobs look; what stood there is put back. A plain file serves as
+Its files lie in /etc/slurm, where the daemons and Snakemake's jobs look (its executor takes SLURM_CONF from their environment);
+what stood there is put back. A plain file serves as
 the node's only GPU, which is all that scheduling needs.
 """
 
@@ -15,9 +16,12 @@ import subprocess
 import time
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 ETC = Path("/etc/slurm")
 LOCK = Path("/run/one-node-slurm-of-vixml-tests.lock")
 BEFORE = "etc-slurm-before"
+NAME = "one-of-vixml-tests"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 
 
@@ -35,6 +39,16 @@ def memory() -> int:
     """Return the memory of the node in MB."""
     shown = subprocess.run(["slurmd", "-C"], check=True, capture_output=True, text=True).stdout
     return int(re.search(r"RealMemory=(\d+)", shown)[1])
+
+
+def remove_left_behind() -> None:
+    """Remove the configuration of a cluster whose tests were killed: with it, every Snakemake asks in vain for nine seconds."""
+    try:
+        with FileLock(LOCK, timeout=0):
+            if NAME in (ETC / "slurm.conf").read_text(encoding="utf-8"):
+                shutil.rmtree(ETC)
+    except (Timeout, OSError):
+        pass  # it runs, or there is none, or it is not ours to remove
 
 
 def start(folder: Path) -> None:
@@ -78,7 +92,7 @@ def _configure(folder: Path) -> None:
     ETC.mkdir(parents=True, exist_ok=True)
     (ETC / "slurm.conf").write_text(
         f"""\
-ClusterName=one
+ClusterName={NAME}
 SlurmctldHost={_host()}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
