@@ -32,8 +32,10 @@ from vixml.digest import stage_digest
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, sha256_json
 from vixml.reproduce.specs import load_any_tables
+from vixml.runtime import precision_override
 
 try:
+    precision_override()  # a misspelt VIXML_PRECISION stops before the first job, not in it
     WORKFLOW = load_workflow(config, "the workflow's configuration (config/config.yaml, --configfile, --config)")
     RUNS, WORLD = load_runs(WORKFLOW.config_dir), load_world(WORKFLOW.config_dir)
     TABLE_SPECS = dict(zip(WORKFLOW.tables, load_any_tables(WORKFLOW.config_dir, WORKFLOW.tables), strict=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vixml.digest import KEPT, LEFT_OUT, ROOT, STAGES, module_digest, modules_of, stage_digest
+from vixml.digest import KEPT, LEFT_OUT, ROOT, STAGES, _parsed, module_digest, modules_of, stage_digest
 from vixml.errors import VixmlError
 
 ENTRY = '''"""The entry."""
@@ -168,3 +168,18 @@ def test_all_digests_come_quickly():
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert float(done.stdout) < 1.0, "benchmarked at 0.15 s; the workflow asks at every start"
+
+
+def test_what_was_parsed_before_is_kept_and_may_be_lost_or_spoilt(tmp_path, monkeypatch):
+    def digest(cache: str) -> str:
+        module_digest.cache_clear()
+        _parsed.cache_clear()
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        return module_digest(STAGES["score"])
+
+    expected = digest(str(tmp_path))
+    kept = list((tmp_path / "vixml/digests").iterdir())
+    assert len(kept) == len(modules_of(STAGES["score"]))
+    for path, content in zip(kept, [b"", b"{}", b'["00", []]', b"\xff", b'["' + b"0" * 64 + b'", [1]]'] * 20, strict=False):
+        path.write_bytes(content)
+    assert digest(str(tmp_path)) == digest(str(tmp_path)) == digest("/proc/nowhere") == expected

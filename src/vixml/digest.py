@@ -2,19 +2,23 @@
 
 The digest of a stage covers its entry module and every ``vixml`` module reachable from there through imports (those
 inside functions too), with the data files that lie in the packages among them (templates). It hashes syntax trees, not
-text: comments, docstrings and layout do not count, and neither does the wording of an error. Nothing is imported and each
-module is parsed once a process, so that asking for every stage takes about half a second.
+text: comments, docstrings and layout do not count, and neither does the wording of an error. Nothing is imported. Every job of
+Snakemake asks anew, so what a module was parsed to is kept in the user's cache (``~/.cache/vixml/digests``, which may be removed).
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import json
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from vixml.errors import VixmlError
+from vixml.files import write_json
 
 ROOT = Path(__file__).resolve().parent
 
@@ -123,18 +127,45 @@ def _file_of(name: str, root: Path) -> Path | None:
 def _parsed(name: str, root: Path) -> tuple[str, tuple[str, ...]]:
     """Return the hash of one module's own tree, and the names that it imports (some may be no modules)."""
     path = _file_of(name, root)
+    source = path.read_bytes()
+    tree, imported = _kept(name, path, source) or _parse(name, path, source)
+    if path.name != "__init__.py":
+        return tree, tuple(imported)
+    digest = hashlib.sha256(tree.encode())
+    for file in _data_files(path.parent):
+        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest(), tuple(imported)
+
+
+def _parse(name: str, path: Path, source: bytes) -> tuple[str, list[str]]:
+    """Return the hash of a module's syntax tree and what it imports; keep both for the next process."""
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        tree = ast.parse(source, filename=str(path))
     except SyntaxError as error:
         raise VixmlError("not valid Python", where=f"{path}:{error.lineno}", found=error.msg) from error
     parts: list[str] = []
     _write(tree, parts)
-    imported = tuple(sorted(set(_imports(tree, name, path.name == "__init__.py"))))
-    digest = hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass"))
-    if path.name == "__init__.py":
-        for file in _data_files(path.parent):
-            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest(), imported
+    imported = sorted(set(_imports(tree, name, path.name == "__init__.py")))
+    found = hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest(), imported
+    with suppress(OSError, RuntimeError, VixmlError):  # no home, or nothing may be written there, or no room
+        write_json(_place(name, path, source), found)
+    return found
+
+
+def _kept(name: str, path: Path, source: bytes) -> tuple[str, list[str]] | None:
+    """Return what an earlier process parsed of the same bytes by the same code, or None."""
+    with suppress(OSError, RuntimeError, ValueError, TypeError):
+        tree, imported = json.loads(_place(name, path, source).read_bytes())
+        if len(tree) == 64 and all(isinstance(module, str) for module in imported):
+            return tree, imported
+    return None
+
+
+def _place(name: str, path: Path, source: bytes) -> Path:
+    own = hashlib.sha256(Path(__file__).read_bytes())
+    own.update(f"{name} {path.name}\n".encode() + source)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "vixml" / "digests" / f"{own.hexdigest()}.json"
 
 
 def _data_files(package: Path) -> list[Path]:
