@@ -180,6 +180,8 @@ def test_what_was_parsed_before_is_kept_and_may_be_lost_or_spoilt(tmp_path, monk
     expected = digest(str(tmp_path))
     kept = list((tmp_path / "vixml/digests").iterdir())
     assert len(kept) == len(modules_of(STAGES["score"]))
-    for path, content in zip(kept, [b"", b"{}", b'["00", []]', b"\xff", b'["' + b"0" * 64 + b'", [1]]'] * 20, strict=False):
+    for path, content in zip(
+        kept, [b"", b"{}", b'["00", []]', b"\xff", b'["' + b"0" * 64 + b'", [1]]'] * 20, strict=False
+    ):
         path.write_bytes(content)
     assert digest(str(tmp_path)) == digest(str(tmp_path)) == digest("/proc/nowhere") == expected

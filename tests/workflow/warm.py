@@ -23,7 +23,8 @@ from pathlib import Path
 LIBRARIES = (
     "vixml.whole_torchvision",  # before transformers; it declares once a process, so that children keep it
     "transformers.models.bert.modeling_bert", "torch._dynamo", "peft", "pandas", "pyarrow.parquet", "faiss", "onnx", "PIL.Image",
-    "matplotlib.figure", "jinja2", "pydantic", "typer", "rich.progress", "yaml", "snakemake.cli", "snakemake.api",
+    "matplotlib.figure", "jinja2", "pydantic", "typer", "rich.progress", "rich.rule", "typer.rich_utils", "yaml", "snakemake.cli",
+    "snakemake.api", "snakemake.report", "smart_open", "yte",
 )  # fmt: skip
 ENTRY = {"snakemake": ("snakemake.cli", "main"), "vixml": ("vixml.cli", "main")}
 CLIENT = """\
@@ -65,6 +66,7 @@ def serve(folder: Path, watched: int) -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     del sys.modules["vixml"]
+    sys.modules["snakemake.cli"].get_argument_parser()  # finds Snakemake's plugins
     os.chdir(folder)  # the path of a socket is at most 108 bytes long
     server = socket.socket(socket.AF_UNIX)
     server.bind("socket")
