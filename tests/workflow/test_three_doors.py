@@ -1,4 +1,7 @@
-"""conda, DVC and SLURM lead to the same bytes, leave each other nothing to do, and go on where they were killed."""
+"""conda, DVC and SLURM lead to the same bytes, leave each other nothing to do, and go on where they were killed.
+
+What is killed, and what conda starts, are the true programs; the rest starts at once (warm.py).
+"""
 
 from __future__ import annotations
 
@@ -24,41 +27,41 @@ DOORS = ["by_conda", "by_dvc", "by_slurm"]
 
 
 @pytest.fixture(scope="module")
-def by_conda(finished, conda, tmp_path_factory) -> Copy:
+def by_conda(finished, conda, programs, tmp_path_factory) -> Copy:
     """The miniature, made with a conda environment for every job."""
-    copy = unmade(finished, tmp_path_factory.mktemp("by-conda") / "repository")
+    copy = unmade(finished, tmp_path_factory.mktemp("by-conda") / "repository", programs)
     shown = copy.run(*CONDA)
     assert shown.count("Activating conda environment") == len(finished_rules(shown)) == JOBS
     return copy
 
 
 @pytest.fixture(scope="module")
-def by_dvc(finished, tmp_path_factory) -> Copy:
+def by_dvc(finished, programs, tmp_path_factory) -> Copy:
     """The miniature, made by DVC."""
-    copy = unmade(finished, tmp_path_factory.mktemp("by-dvc") / "repository")
+    copy = unmade(finished, tmp_path_factory.mktemp("by-dvc") / "repository", programs)
     assert len(finished_rules(copy.run(*DVC))) == JOBS
     return copy
 
 
 @pytest.fixture(scope="module")
-def by_slurm(finished, cluster, tmp_path_factory) -> Copy:
+def by_slurm(finished, cluster, programs, tmp_path_factory) -> Copy:
     """The miniature, made on the cluster."""
-    copy = unmade(finished, tmp_path_factory.mktemp("by-slurm") / "repository")
+    copy = unmade(finished, tmp_path_factory.mktemp("by-slurm") / "repository", programs)
     shown = copy.run(*slurm())
     assert shown.count("has been submitted with SLURM jobid") == len(finished_rules(shown)) == JOBS
     return copy
 
 
 @pytest.fixture(scope="module")
-def long(once, finished) -> Copy:
+def long(once, finished, programs) -> Copy:
     """The miniature with a training that is long enough to be killed, made without a break."""
 
     def run(root: Path) -> None:
-        copy = Copy(Path(shutil.copytree(finished.root, root, symlinks=True)))
+        copy = Copy(Path(shutil.copytree(finished.root, root, symlinks=True)), programs)
         copy.edit("config/runs/picto.yaml", *LONG)
         copy.run("snakemake", "--cores", "2")
 
-    return Copy(once("long-run", run))
+    return Copy(once("long-run", run), programs)
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -145,8 +148,8 @@ def test_killed_in_the_middle_of_a_training(door, request, long):
     assert_same(long.root / "results", made.root / "results")
 
 
-def test_killed_again_and_again(finished, tmp_path):
-    made = unmade(finished, tmp_path / "repository")
+def test_killed_again_and_again(finished, programs, tmp_path):
+    made = unmade(finished, tmp_path / "repository", programs)
     command = ("snakemake", "--cores", "2", "paper_tables")
     moments, kills = random.Random(0), 0
 
@@ -172,7 +175,7 @@ def test_killed_again_and_again(finished, tmp_path):
 
 
 def test_jobs_that_outlive_their_snakemake_are_named(long, tmp_path):
-    made = Copy(shutil.copytree(long.root, tmp_path / "repository"))
+    made = Copy(shutil.copytree(long.root, tmp_path / "repository"), long.programs)
     made.edit("config/runs/picto.yaml", LONG[1], "epochs: 600")
     command = ("snakemake", "--cores", "1", MODEL)
     kill_in_training(made, command, alone=True)

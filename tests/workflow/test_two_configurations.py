@@ -1,4 +1,4 @@
-"""A call makes all that was asked for, or fails: two configurations in one checkout, sources that changed, broken results."""
+"""A call makes all that was asked for, or fails: two configurations in one checkout, sources that changed, apart results."""
 
 from __future__ import annotations
 
@@ -51,18 +51,6 @@ def state(folder: Path) -> dict[str, tuple[int, str]]:
     """Return time and hash of every result; downloads left out, whose time says nothing."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] != "raw"]
     return {str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths}
-
-
-@pytest.fixture
-def broken(finished) -> Copy:
-    """Return the finished copy; what a test breaks in its rules, configuration and results is put back."""
-    parts = ("rules", "config", "results/tables", "results/data/picto/tokens")
-    kept = {p: (p.read_bytes(), p.stat()) for part in parts for p in (finished.root / part).rglob("*.*") if p.is_file()}
-    yield finished
-    for path, (content, status) in kept.items():
-        if not path.exists() or path.stat().st_mtime_ns != status.st_mtime_ns:
-            path.write_bytes(content)
-            shutil.os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_the_other_configuration_is_built_by_its_first_call_and_touches_nothing(apart):
@@ -150,36 +138,37 @@ def failure(copy: Copy, *command: str) -> str:
     return str(failed.value)
 
 
-def test_jobs_that_snakemake_leaves_out_make_the_call_fail(broken):
+def test_jobs_that_snakemake_leaves_out_make_the_call_fail(apart):
     # What 9.27.1 does behind an ancient input that is made again (rules/common.smk), with the rules as they once were.
-    broken.edit("rules/data.smk", "raw=raw_of_dataset", "raw=ancient(raw_of_dataset)")
-    broken.edit("rules/models.smk", "raw_of_text_model,", "ancient(raw_of_text_model),")
-    next((broken.root / "results/data/picto/tokens").glob("*/manifest.json")).unlink()
-    shown = failure(broken, "snakemake", "--cores", "1", "data", "--forcerun", "fetch_source")
+    apart.edit("rules/data.smk", "raw=raw_of_dataset", "raw=ancient(raw_of_dataset)")
+    apart.edit("rules/models.smk", "raw_of_text_model,", "ancient(raw_of_text_model),")
+    next((apart.root / "results/data/picto/tokens").glob("*/manifest.json")).unlink()
+    shown = failure(apart, "snakemake", "--cores", "1", "data", "--forcerun", "fetch_source")
     assert "steps (100%) done" in shown and "jobs were left out" in shown and "tokenize_corpus" in shown
     assert "Report:" not in shown
 
 
-def test_results_that_are_not_whole_make_the_call_fail(broken):
-    (broken.root / "results/tables/table3.md").unlink()
-    shown = failure(broken, *DEMO)
+def test_results_that_are_not_whole_make_the_call_fail(apart):
+    (apart.root / "results/tables/table3.md").unlink()
+    shown = failure(apart, *DEMO)
     assert "removed or altered" in shown and "results/tables/table3.md" in shown and "Report:" not in shown
     assert "what now: rm results/tables/manifest.json and" in shown
 
 
-def test_results_that_snakemake_has_no_record_of_make_the_call_fail(broken):
-    records, kept = (broken.root / ".snakemake" / name for name in ("metadata", "kept"))
-    records.rename(kept)
-    try:
-        shown = failure(broken, *DEMO)
-        assert "results have no record of how they were made" in shown and "--touch" in shown and "Report:" not in shown
-    finally:
-        shutil.rmtree(records, ignore_errors=True)
-        kept.rename(records)
+def test_results_that_snakemake_has_no_record_of_make_the_call_fail(apart):
+    shutil.rmtree(apart.root / ".snakemake/metadata")
+    shown = failure(apart, *DEMO)
+    assert "results have no record of how they were made" in shown and "--touch" in shown and "Report:" not in shown
 
 
-def test_a_file_that_is_asked_for_is_made_and_nothing_else_is_said(broken):
-    broken.edit("config/tables/table3.yaml", "label: MiniLM-L3 ViXML,", "label: Another label,")
-    shown = broken.run("snakemake", "--cores", "1", "results/tables/table3.csv")
+def test_a_result_alone_is_recorded(apart):
+    model = "results/runs/picto/vixml-minilm-l3/seed0/model/manifest.json"
+    (apart.root / model).unlink()
+    assert finished_rules(apart.run("snakemake", "--cores", "1", model)) == ["train_model"]
+
+
+def test_a_file_that_is_asked_for_is_made_and_nothing_else_is_said(apart):
+    apart.edit("config/tables/table3.yaml", "label: MiniLM-L3 ViXML,", "label: Another label,")
+    shown = apart.run("snakemake", "--cores", "1", "results/tables/table3.csv")
     assert finished_rules(shown) == ["make_tables"] and "Tables:" in shown and "Report:" not in shown
-    assert "Another label" in (broken.root / "results/tables/table3.md").read_text()
+    assert "Another label" in (apart.root / "results/tables/table3.md").read_text()

@@ -30,10 +30,10 @@ def slurm(*words: str) -> tuple[str, ...]:
     return ("snakemake", "--profile", "profiles/slurm", *(words or ("paper_tables",)), *site)
 
 
-def unmade(finished: Copy, root: Path) -> Copy:
-    """Return a copy, committed to git, in which nothing was made yet."""
+def unmade(finished: Copy, root: Path, programs: str = "") -> Copy:
+    """Return a copy, committed to git, in which nothing was made yet; its ``run`` uses ``programs``."""
     ignored = shutil.ignore_patterns(".git", ".snakemake", "__pycache__")
-    copy = Copy(Path(shutil.copytree(finished.root, root, ignore=ignored)))
+    copy = Copy(Path(shutil.copytree(finished.root, root, ignore=ignored)), programs)
     for made in (copy.root / "results").iterdir():
         if made.name not in ("raw", "reference"):
             shutil.rmtree(made) if made.is_dir() else made.unlink()

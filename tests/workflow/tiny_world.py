@@ -153,17 +153,19 @@ def clone(source: Path, target: Path) -> Path:
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy of the repository and how commands run in it."""
+    """A copy of the repository and how commands run in it; ``programs`` is a folder that comes first on their PATH."""
 
     root: Path
+    programs: str = ""
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command on the copy's own code; return what it printed."""
         paths = os.pathsep.join(filter(None, [str(self.root / "src"), os.environ.get("PYTHONPATH")]))
+        programs = os.pathsep.join(filter(None, [self.programs, os.environ["PATH"]]))
         done = subprocess.run(
             command,
             cwd=self.root,
-            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": paths, "PATH": programs, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

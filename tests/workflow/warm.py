@@ -3,7 +3,7 @@
 Importing torch and transformers takes 9 s of processor time, Snakemake 2 s, and the miniature's workflow starts some twenty
 processes. A server imports the libraries once, but nothing of vixml; ``snakemake`` and ``vixml`` on PATH are then small clients: the
 server forks a child with their arguments, folder, environment and open files, which imports vixml from where it is told to.
-The slow tests run the true commands, and find the same bytes.
+The slow tests run the true commands for the whole demo, in conda's environments, and wherever they kill; they find the same bytes.
 """
 
 from __future__ import annotations
