@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vixml.errors import VixmlError
@@ -82,6 +82,7 @@ class Sources:
     sizes: dict[str, int]
     registry: Registry
     results: Results
+    costs: dict[tuple[str, str], str] = field(default_factory=dict)  # of runs, as they are asked for: each is counted once
 
     @classmethod
     def load(cls, config_dir: Path | str, results: Results) -> Sources:
@@ -202,7 +203,10 @@ def _cost(claim: Claim, row: Row, dataset: str, sources: Sources) -> str:
     entry = registry.world.datasets.get(dataset)
     config = registry.runs.get((dataset, row.run)) if row.run else None
     if entry is not None and entry.expect is not None and config is not None and config.needs_encoder:
-        return str(predict_run(registry.world, dataset, config, HARDWARE["gpu"]))
+        if (dataset, row.run) not in sources.costs:
+            cost = predict_run(registry.world, dataset, config, HARDWARE["gpu"])
+            sources.costs[dataset, row.run] = str(cost)
+        return sources.costs[dataset, row.run]
     run = sources.runs.get(claim.run) if claim.run else None
     return str(predict(run, claim.row["params"], sources.sizes)) if run else ""
 
