@@ -172,27 +172,40 @@ def resume(argument):
     trainer.fit()
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_have_the_gradient_of_one(programs, task, decoder_task, tmp_path, processes):
-    """The first step's gradients, not what an optimizer makes of them: AdamW would forgive a wrong scale."""
-    # Two processes encode each batch at once, three in parts.
-    at_once = None if processes == 2 else 5
-    cases = {kind: (settings(kind, items_at_once=at_once), task, 20, False) for kind in KINDS}
+def cases(task, decoder_task, at_once):
+    """Return by name the inputs, the configuration, the number of rows and whether images are left out."""
+    found = {kind: (task, settings(kind, items_at_once=at_once), 20, False) for kind in KINDS}
     lora = {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.0}, "gradient_checkpointing": True}
     adapters = planted.make_config(encoder=lora | {"template": "{text}{images}{eos}"}, prototype={"dropout": 0.0})
-    cases["adapters"] = (adapters, decoder_task, 20, False)
-    cases["one query"] = (settings("early"), task, 1, False)  # with three processes, one has nothing to encode
-    cases["no images"] = (settings("early"), task, 20, True)
-    told = {name: (inputs, config, *how) for name, (config, inputs, *how) in cases.items()}
+    found["adapters"] = (decoder_task, adapters, 20, False)
+    found["one query"] = (task, settings("early"), 1, False)  # with three processes, one has nothing to encode
+    found["no images"] = (task, settings("early"), 20, True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(task, decoder_task, tmp_path_factory):
+    """Return the gradients of one process that encodes each batch at once, by the case's name."""
+    folder = tmp_path_factory.mktemp("alone")
+    return {
+        name: gradients(inputs, config, folder, 1, ALONE, *how)
+        for name, (inputs, config, *how) in cases(task, decoder_task, None).items()
+    }
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_have_the_gradient_of_one(programs, task, decoder_task, alone, tmp_path, processes):
+    """The first step's gradients, not what an optimizer makes of them: AdamW would forgive a wrong scale."""
+    # Two processes encode each batch at once, three in parts.
+    told = cases(task, decoder_task, None if processes == 2 else 5)
     shown, statuses = in_processes(programs, write_gradients, (told, tmp_path), tmp_path / "team", processes)
     assert statuses == [0] * processes, shown[:6000]
-    for name, (config, inputs, *how) in cases.items():
-        alone = gradients(inputs, config, tmp_path / "alone", 1, ALONE, *how)
-        assert len(alone) >= 2 or name == "one query"
+    for name, expected in alone.items():
+        assert len(expected) >= 2 or name == "one query"
         for rank in range(processes):
             found = torch.load(tmp_path / f"{name}-{rank}.pt")
-            assert found.keys() == alone.keys(), (name, found.keys() ^ alone.keys())
-            for key, gradient in alone.items():
+            assert found.keys() == expected.keys(), (name, found.keys() ^ expected.keys())
+            for key, gradient in expected.items():
                 torch.testing.assert_close(
                     found[key], gradient, atol=1e-6, rtol=1e-4, msg=lambda m, n=name, k=key: f"{n}, {k}: {m}"
                 )
