@@ -1,8 +1,11 @@
 """Shared by all tests."""
 
 import os
+from pathlib import Path
 
 import pytest
+import warm
+from filelock import FileLock
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
@@ -46,3 +49,21 @@ def pytest_xdist_make_scheduler(config, log) -> ByFile | None:
     """Return the scheduler of ``--dist loadfile``."""
     config.option.loadscopereorder = False  # by the number of tests in a file, which says little
     return ByFile(config, log) if config.option.dist == "loadfile" else None
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory) -> Path:
+    """Return a folder that all processes of these tests have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def programs(shared) -> str:
+    """Return a folder with programs that start at once (warm.py); all processes of these tests share it."""
+    folder = shared / "warm"
+    with FileLock(shared / "warm.lock"):
+        if not folder.exists():
+            # Processes of xdist end at different times: the server ends with the one that started them.
+            warm.start(folder, os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
+    return str(folder / "bin")

@@ -126,7 +126,7 @@ def shrink(config: RunConfig, vision: str) -> RunConfig:
         "prototype": {"feedforward": 32, "free_vectors": 4},
         "mining": None,  # begins at a later epoch
         "optimizer": {"warmup_steps": 0},
-        "training": {"epochs": min(config.training.epochs, 1), "batch_size": 72, "checkpoint_minutes": 1e6},
+        "training": {"epochs": min(config.training.epochs, 1), "batch_size": 16, "checkpoint_minutes": 1e6},
     }
     if config.training.precision == "fp16":
         small["training"]["precision"] = "fp32"  # half precision is for GPUs
@@ -170,14 +170,15 @@ def test_a_model_builds_from_its_architecture_and_trains_two_steps(runs, task, t
         assert vectors.shape == (truth.n_cols, 32) and torch.isfinite(vectors).all()
         return
 
+    kept, images = np.arange(48), data.images["train"]
     training_set = TrainingSet(
-        data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth,
-        np.arange(144), np.ones(truth.n_cols), prompt,
+        data.tokens["train"].take(kept), data.tokens["label"], images if images is None else images.take(kept),
+        data.images["label"], truth.take(kept), kept[:32], np.ones(truth.n_cols), prompt,
     )  # fmt: skip
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     held = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     trainer = Trainer(
-        config, model, training_set, np.arange(144, 160), data.gather, config.training.precision, 0,
+        config, model, training_set, kept[32:], data.gather, config.training.precision, 0,
         tmp_path / "checkpoint", "one identity", lambda report: None, lambda n, loss: None, lambda sentence: None,
     )  # fmt: skip
     trainer.fit()

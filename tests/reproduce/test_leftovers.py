@@ -11,8 +11,9 @@ from vixml.reproduce.leftovers import explain_lock, locked, processes, queued
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
-    """A folder that Snakemake holds locked."""
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder that Snakemake holds locked, on a machine without SLURM: a real one may keep squeue waiting."""
+    monkeypatch.setenv("PATH", "")
     (tmp_path / ".snakemake" / "locks").mkdir(parents=True)
     (tmp_path / ".snakemake" / "locks" / "0.output.lock").touch()
     return tmp_path

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page
 from report_page import make_everything
 
 RUN = "run-picto-vixml-minilm-l3"
+VIEWPORT = {"width": 1280, "height": 900}
 TABLE = "#tables .scroll[aria-label='Table 1, PICTO, measured here, text only'] table"
 PAPER = "#tables .scroll[aria-label='Table 1, LF-AmazonTitles-131K'] table"
 
@@ -32,7 +33,7 @@ class Tab:
     """A page, and what must not have happened on it."""
 
     def __init__(self, browser: Browser, report: Path, **options: object) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "offline": True} | options)
+        self.context = browser.new_context(**{"viewport": VIEWPORT, "offline": True} | options)
         self.page = self.context.new_page()
         self.faults: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
@@ -47,19 +48,31 @@ class Tab:
         self.page.goto(address)
 
 
+@pytest.fixture(scope="module")
+def usual(browser, report) -> Tab:
+    """Return a tab without options: a process of its own for each test takes longer than the test."""
+    return Tab(browser, report)
+
+
 @pytest.fixture
-def tab(browser, report):
+def tab(browser, report, usual):
     """Return a function that opens the report; whatever a test did, no error and no request may have come of it."""
     opened = []
 
     def open_tab(**options: object) -> Page:
-        opened.append(Tab(browser, report, **options))
+        opened.append(Tab(browser, report, **options) if options else usual)
+        if not options:
+            usual.faults.clear()
+            usual.page.set_viewport_size(VIEWPORT)
+            usual.page.goto("about:blank")
+            usual.page.goto(report.as_uri())
         return opened[-1].page
 
     yield open_tab
     for one in opened:
         assert one.faults == []
-        one.context.close()
+        if one is not usual:
+            one.context.close()
 
 
 def column(page: Page, table: str, number: int) -> list[str]:
@@ -185,12 +198,10 @@ def test_a_printed_number_opens_to_where_it_was_printed(tab):
     assert panel.is_hidden()
 
 
-def test_a_link_to_a_run_opens_it(browser, report):
-    opened = Tab(browser, report)
-    opened.page.goto(f"{report.as_uri()}#{RUN}")
-    assert opened.page.locator(f"#{RUN}").is_visible()
-    assert opened.faults == []
-    opened.context.close()
+def test_a_link_to_a_run_opens_it(tab, report):
+    page = tab()
+    page.goto(f"{report.as_uri()}#{RUN}")
+    assert page.locator(f"#{RUN}").is_visible()
 
 
 def test_without_scripts_numbers_open_and_nothing_pretends_to_sort(tab):
@@ -205,7 +216,8 @@ def test_without_scripts_numbers_open_and_nothing_pretends_to_sort(tab):
 
 @pytest.mark.parametrize("width", [320, 360, 768])
 def test_no_page_scrolls_sideways(tab, width):
-    page = tab(viewport={"width": width, "height": 780})
+    page = tab()
+    page.set_viewport_size({"width": width, "height": 780})
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator(f"#tables button[popovertarget='{RUN}']").first.click()

@@ -132,13 +132,14 @@ def make_trainer(
     log: Callable[[dict[str, Any]], None] = lambda report: None,
     warn: Callable[[str], None] = lambda sentence: None,
 ) -> Trainer:
-    """Return a trainer as the stage builds one: the first ``rows`` queries, the ``held`` after them for diagnostics."""
+    """Return a trainer as the stage builds one: of the first ``rows`` queries, and the ``held`` after them for diagnostics."""
     data = open_inputs(inputs, config, seed)
     truth = data.corpus.labels("train")
     n = len(truth) - held if rows is None else rows
+    kept, images = np.arange(n + held), data.images["train"]
     training_set = TrainingSet(
-        data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth,
-        np.arange(n), np.ones(truth.n_cols), data.prompts["train"],
+        data.tokens["train"].take(kept), data.tokens["label"], images if images is None else images.take(kept),
+        data.images["label"], truth.take(kept), np.arange(n), np.ones(truth.n_cols), data.prompts["train"],
     )  # fmt: skip
     model = build_model(
         config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.words()

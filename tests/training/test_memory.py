@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import planted
 import pytest
-import test_parts
 import torch
+import torch.distributed.run
+import warm
 
-from vixml.cli import main
+from vixml.cli import _refuse, main
 from vixml.config.world import Propensity
 from vixml.errors import VixmlError
 from vixml.memory import enough_memory, kind_of_memory
@@ -187,33 +191,25 @@ def test_a_verb_without_a_key_to_change_ends_with_one_error_too(monkeypatch, cap
     assert said.count("error:") == 1 and "out of main memory" in said and "Traceback" not in said
 
 
-ONE_IS_FULL = """
-import os
-from vixml.config.world import Propensity
-from vixml.models.siamese import Siamese
-from vixml.training.train import train
-from vixml.cli import _refuse
-from vixml.errors import VixmlError
-config, task, out = json.loads(sys.argv[1])
-real, calls = Siamese.encode, []
-def encode(self, *args):
-    calls.append(1)
-    if os.environ["RANK"] == "1" and len(calls) > 6:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
-    return real(self, *args)
-Siamese.encode = encode
-try:
-    train("planted", "run", 0, RunConfig.model_validate(config), Propensity(), RunInputs(*map(Path, task)), Path(out), torch.device("cpu"))
-except VixmlError as error:
-    _refuse(error)
-    sys.stderr.flush()
-    os._exit(2)
-"""
+def train_with_one_that_is_full(argument):
+    task, folder = argument
+    if os.environ["RANK"] == "1":
+        a_step(pytest.MonkeyPatch())
+    try:
+        run(task, folder, settings())
+    except VixmlError as error:
+        _refuse(error)
+        sys.stderr.flush()
+        os._exit(2)
 
 
-def test_one_process_of_several_ends_all(task, tmp_path):
-    told = json.dumps([settings().model_dump(), test_parts.paths(task), str(tmp_path / "model")])
-    shown, status = test_parts.start(ONE_IS_FULL, tmp_path, [told])
+def test_one_process_of_several_ends_all(programs, task, tmp_path):
+    script = warm.script(tmp_path / "team", train_with_one_that_is_full, (task, tmp_path))
+    python = f"{programs}/warm-python"
+    torchrun = [python, torch.distributed.run.__file__, "--standalone", "--nproc-per-node", "2", "--no-python"]
+    # It returns when each of them has closed its output.
+    done = subprocess.run([*torchrun, python, script], capture_output=True, text=True, timeout=600)
+    shown, status = done.stderr, done.returncode
     assert status != 0, shown[-3000:]
     assert shown.count("error: out of GPU memory") == 1 and "items_at_once" in shown
     assert shown.count("Traceback") <= 1, "torchrun's own at most"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
-import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import planted
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -45,7 +45,7 @@ def settings(kind, dropout=0.0, **training):
 
 def gradients(task, config, folder, steps=2, team=ALONE, rows=40, without_images=False):
     """Return the gradients of the last of a few steps, by parameter."""
-    trainer = planted.make_trainer(task, config, folder, rows=rows)
+    trainer = planted.make_trainer(task, config, folder, rows=rows, held=1)
     trainer.team = team
     if without_images:  # as a batch is whose items have none
         trainer.data = replace(
@@ -69,12 +69,19 @@ def empty(lists):
     return Ragged.from_rows([[]] * len(lists), lists.n_cols)
 
 
+@pytest.fixture(scope="module")
+def whole(task, tmp_path_factory):
+    """Return the gradients of batches that are encoded at once, by kind and number of rows."""
+    folder = tmp_path_factory.mktemp("whole")
+    return cache(lambda kind, rows: gradients(task, settings(kind, batch_size=16), folder, rows=rows))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at_once", [1, 7, 64])
-def test_parts_give_the_gradient_of_the_whole(task, tmp_path, kind, at_once):
-    rows = 15 if at_once == 1 else 40
-    whole = gradients(task, settings(kind), tmp_path / "a", rows=rows)
-    parts = gradients(task, settings(kind, items_at_once=at_once), tmp_path / "b", rows=rows)
+def test_parts_give_the_gradient_of_the_whole(whole, task, tmp_path, kind, at_once):
+    rows = 7 if at_once == 1 else 24
+    whole = whole(kind, rows)
+    parts = gradients(task, settings(kind, items_at_once=at_once, batch_size=16), tmp_path, rows=rows)
     assert parts.keys() == whole.keys() and len(whole) >= 2
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], atol=2e-6, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
@@ -129,51 +136,18 @@ def test_shares_cover_every_item_once(n, size):
     assert max(s.stop - s.start for s in shares) - min(s.stop - s.start for s in shares) <= 1
 
 
-def start(code, folder, arguments, processes=2):
-    """Run Python code in several processes, as ``torchrun`` starts them; return what they printed and their status."""
-    folder.mkdir(parents=True, exist_ok=True)
-    head = ["import json, sys", f"sys.path[:0] = {sys.path!r}", "from pathlib import Path", "import torch"]
-    head += ["from vixml.config.run import RunConfig", "from vixml.training.inputs import RunInputs"]
-    script = folder / "child.py"
-    script.write_text("\n".join([*head, "torch.set_num_threads(1)", code]), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = os.environ | {"VIXML_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(script), *arguments], capture_output=True, text=True, timeout=600, env=environment
-    )
-    return done.stderr, done.returncode
-
-
-def paths(inputs):
-    return [str(p) for p in (inputs.corpus, inputs.tokens, inputs.bank, inputs.model_dir)]
-
-
-def in_processes(work, folder, argument, processes=2):
-    """Run ``work(argument)`` in a team of processes that already hold torch; return what they printed and their statuses."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vixml.training.train", "transformers.models.bert.modeling_bert"])
+def in_processes(programs, work, argument, folder, processes=2):
+    """Run ``work(argument)`` in a team of processes that hold torch already; return what they printed and their statuses."""
     # As torchrun does it: the one who starts them holds the place where they meet.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    started = []
-    for rank in range(processes):
-        place = address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-        one = context.Process(target=_child, args=(work, argument, place, folder / f"printed-{rank}"))
-        one.start()
-        started.append(one)
-    for one in started:
-        one.join(timeout=600)
-        one.kill()
-    shown = "".join((folder / f"printed-{rank}").read_text() for rank in range(processes))
-    return shown, [one.exitcode for one in started]
-
-
-def _child(work, argument, place, printed):
-    os.environ.update(place)
-    with printed.open("w") as file:
-        os.dup2(file.fileno(), 2)
-    torch.set_num_threads(1)
-    work(argument)
+    command, started = [f"{programs}/warm-python", warm.script(folder, work, argument)], []
+    with (folder / "printed").open("w", encoding="utf-8") as printed:
+        for rank in range(processes):
+            place = address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            started.append(subprocess.Popen(command, env=os.environ | place, stderr=printed))
+        statuses = [one.wait(timeout=600) for one in started]
+    return (folder / "printed").read_text(encoding="utf-8"), statuses
 
 
 def write_gradients(argument):
@@ -198,49 +172,62 @@ def resume(argument):
     trainer.fit()
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_have_the_gradient_of_one(task, decoder_task, tmp_path, processes):
-    """The first step's gradients, not what an optimizer makes of them: AdamW would forgive a wrong scale."""
-    # Two processes encode each batch at once, three in parts.
-    at_once = None if processes == 2 else 5
-    cases = {kind: (settings(kind, items_at_once=at_once), task, 40, False) for kind in KINDS}
+def cases(task, decoder_task, at_once):
+    """Return by name the inputs, the configuration, the number of rows and whether images are left out."""
+    found = {kind: (task, settings(kind, items_at_once=at_once), 20, False) for kind in KINDS}
     lora = {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.0}, "gradient_checkpointing": True}
     adapters = planted.make_config(encoder=lora | {"template": "{text}{images}{eos}"}, prototype={"dropout": 0.0})
-    cases["adapters"] = (adapters, decoder_task, 40, False)
-    cases["one query"] = (settings("early"), task, 1, False)  # with three processes, one has nothing to encode
-    cases["no images"] = (settings("early"), task, 40, True)
-    told = {name: (inputs, config, *how) for name, (config, inputs, *how) in cases.items()}
-    shown, statuses = in_processes(write_gradients, tmp_path, (told, tmp_path), processes)
+    found["adapters"] = (decoder_task, adapters, 20, False)
+    found["one query"] = (task, settings("early"), 1, False)  # with three processes, one has nothing to encode
+    found["no images"] = (task, settings("early"), 20, True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(task, decoder_task, tmp_path_factory):
+    """Return the gradients of one process that encodes each batch at once, by the case's name."""
+    folder = tmp_path_factory.mktemp("alone")
+    return {
+        name: gradients(inputs, config, folder, 1, ALONE, *how)
+        for name, (inputs, config, *how) in cases(task, decoder_task, None).items()
+    }
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_have_the_gradient_of_one(programs, task, decoder_task, alone, tmp_path, processes):
+    """The first step's gradients, not what an optimizer makes of them: AdamW would forgive a wrong scale."""
+    # Two processes encode each batch at once, three in parts.
+    told = cases(task, decoder_task, None if processes == 2 else 5)
+    shown, statuses = in_processes(programs, write_gradients, (told, tmp_path), tmp_path / "team", processes)
     assert statuses == [0] * processes, shown[:6000]
-    for name, (config, inputs, *how) in cases.items():
-        alone = gradients(inputs, config, tmp_path / "alone", 1, ALONE, *how)
-        assert len(alone) >= 2 or name == "one query"
+    for name, expected in alone.items():
+        assert len(expected) >= 2 or name == "one query"
         for rank in range(processes):
             found = torch.load(tmp_path / f"{name}-{rank}.pt")
-            assert found.keys() == alone.keys(), (name, found.keys() ^ alone.keys())
-            for key, gradient in alone.items():
+            assert found.keys() == expected.keys(), (name, found.keys() ^ expected.keys())
+            for key, gradient in expected.items():
                 torch.testing.assert_close(
                     found[key], gradient, atol=1e-6, rtol=1e-4, msg=lambda m, n=name, k=key: f"{n}, {k}: {m}"
                 )
 
 
-def test_processes_that_would_go_on_from_different_steps_stop(task, tmp_path, monkeypatch):
+def test_processes_that_would_go_on_from_different_steps_stop(programs, task, tmp_path, monkeypatch):
     planted.save_always(monkeypatch)
     config = settings("text", epochs=1, batch_size=20)
     done = planted.make_trainer(task, config, tmp_path / "0", rows=40)
     done.fit()
     assert list((tmp_path / "0").rglob("*.pt")) and not (tmp_path / "1").exists()
-    shown, statuses = in_processes(resume, tmp_path, (config, task, tmp_path))
+    shown, statuses = in_processes(programs, resume, (config, task, tmp_path), tmp_path / "team")
     assert (
         0 not in statuses and "do not agree on the step to go on from" in shown and "2, 0, process by process" in shown
     )
 
 
-def test_two_processes_train_what_one_trains(task, tmp_path):
+def test_two_processes_train_what_one_trains(programs, task, tmp_path):
     """Mined batches, centroids, an image projection; one file is written, by the first process."""
     config = settings("early", epochs=2, batch_size=24)
     train("planted", "run", 0, config, Propensity(), task, tmp_path / "one" / "model", CPU)
-    shown, statuses = in_processes(train_one, tmp_path, (config, task, tmp_path / "two" / "model"))
+    shown, statuses = in_processes(programs, train_one, (config, task, tmp_path / "two" / "model"), tmp_path / "team")
     assert statuses == [0, 0], shown[:6000]
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
     untrained = planted.make_trainer(task, config, tmp_path).model.state_dict()

@@ -11,7 +11,7 @@ from vixml.runtime import autocast
 from vixml.training.diagnostics import precision_at_1
 from vixml.training.inputs import open_inputs
 
-STEPS = 60
+STEPS = 40
 CHANCE = 100 / (planted.WORDS * planted.KINDS)
 
 
@@ -19,7 +19,7 @@ def learn(task, folder, seed=0, **changes):
     """Train a few dozen steps; return P@1 on the *test* split by text vector ``u`` and, if there are, prototype ``z``."""
     config = planted.make_config(
         optimizer={"lr": 5e-3, "lr_new": 5e-3},
-        training={"epochs": 12, "batch_size": 32},
+        training={"epochs": 8, "batch_size": 32},
         **{"encoder": {"dropout": 0.0}, **changes},
     )
     trainer = planted.make_trainer(task, config, folder, seed=seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,10 +11,12 @@ from functools import cache
 import planted
 import pytest
 import torch
+import warm
 
 from vixml.config.world import Propensity
 from vixml.errors import VixmlError
 from vixml.provenance import read_manifest
+from vixml.training import state
 from vixml.training.model_file import load_model
 from vixml.training.state import NAME
 from vixml.training.train import run_identity, train
@@ -195,47 +196,28 @@ def test_a_damaged_checkpoint_is_one_clear_error(task, tmp_path, damage):
     assert caught.value.where == path and "delete" in caught.value.hint
 
 
-CHILD = """
-import json, os, signal, sys
-import torch
-from pathlib import Path
-from vixml.config.run import RunConfig
-from vixml.config.world import Propensity
-from vixml.training import state
-from vixml.training.inputs import RunInputs
-from vixml.training.train import train
+def train_until_half_a_checkpoint_is_written(argument):
+    config, inputs, out, saves = argument
+    state.SaveClock.due = lambda clock, epoch_ended: True
+    save, done = torch.save, iter(range(10**6))
 
-torch.set_num_threads(1)
-state.SaveClock.due = lambda clock, epoch_ended: True
-config, inputs, out, saves = json.loads(sys.argv[1])
-done = iter(range(10**6))
-torch_save = torch.save
+    def save_then_die(payload, path):
+        save(payload, path)
+        if next(done) == saves:
+            os.truncate(path, os.path.getsize(path) // 2)
+            print("killed now", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def save_then_die(payload, path):
-    torch_save(payload, path)
-    if next(done) == saves:  # half of a checkpoint lies on the disk at this moment
-        os.truncate(path, os.path.getsize(path) // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-torch.save = save_then_die
-train("planted", "run", 3, RunConfig.model_validate(config), Propensity(),
-      RunInputs(*(Path(p) for p in inputs)), Path(out), torch.device("cpu"))
-"""
+    torch.save = save_then_die
+    train("planted", "run", 3, config, Propensity(), inputs, out, CPU)
 
 
-def test_kill_9_while_a_checkpoint_is_written(task, tmp_path):
+def test_kill_9_while_a_checkpoint_is_written(programs, task, tmp_path):
     settings = config(**ALWAYS | {"batch_size": 40})
-    inputs = [task.corpus, task.tokens, task.bank, task.model_dir]
     out = tmp_path / "killed" / "model"
-    arguments = json.dumps([settings.model_dump(), [str(p) for p in inputs], str(out), 7])
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, arguments],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | {"VIXML_PROGRESS": "0"},
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    script = warm.script(tmp_path / "child", train_until_half_a_checkpoint_is_written, (settings, task, out, 7))
+    done = subprocess.run([f"{programs}/warm-python", script], capture_output=True, text=True, timeout=600)
+    assert done.stderr == "killed now\n"
     assert not out.exists() and (out.parent / "checkpoint" / NAME).exists()
     for folder in (out, tmp_path / "whole" / "model"):
         train("planted", "run", 3, settings, Propensity(), task, folder, CPU)

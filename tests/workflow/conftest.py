@@ -11,19 +11,16 @@ from pathlib import Path
 import one_node_slurm
 import pytest
 import tiny_world
-import warm
 from filelock import FileLock
 from tiny_world import Copy
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory) -> Path:
-    """Return a folder that all processes of these tests have in common."""
+@pytest.fixture(scope="session", autouse=True)
+def _no_old_cluster():
+    """Remove what tests that were killed left behind."""
     one_node_slurm.remove_left_behind()
-    folder = tmp_path_factory.getbasetemp()
-    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")
@@ -39,17 +36,6 @@ def once(shared) -> Callable[[str, Callable[[Path], object]], Path]:
         return folder
 
     return made
-
-
-@pytest.fixture(scope="session")
-def programs(shared) -> str:
-    """Return a folder with `snakemake` and `vixml` that start at once (warm.py); all processes of these tests share it."""
-    folder = shared / "warm"
-    with FileLock(shared / "warm.lock"):
-        if not folder.exists():
-            # Processes of xdist end at different times: the server ends with the one that started them.
-            warm.start(folder, os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
-    return str(folder / "bin")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,6 +4,7 @@ Importing torch and transformers takes 9 s of processor time, Snakemake 2 s, and
 processes. A server imports the libraries once, but nothing of vixml; ``snakemake`` and ``vixml`` on PATH are then small clients: the
 server forks a child with their arguments, folder, environment and open files, which imports vixml from where it is told to.
 The slow tests run the true commands for the whole demo, in conda's environments, and wherever they kill; they find the same bytes.
+``warm-python`` runs a script in the same way.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pickle
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 LIBRARIES = (
     "vixml.whole_torchvision",  # before transformers; it declares once a process, so that children keep it
@@ -26,7 +31,9 @@ LIBRARIES = (
     "matplotlib.figure", "jinja2", "pydantic", "typer", "rich.progress", "rich.rule", "typer.rich_utils", "yaml", "snakemake.cli",
     "snakemake.api", "snakemake.report", "smart_open", "yte",
 )  # fmt: skip
-ENTRY = {"snakemake": ("snakemake.cli", "main"), "vixml": ("vixml.cli", "main")}
+ENTRY = {
+    "snakemake": ("snakemake.cli", "main"), "vixml": ("vixml.cli", "main"), "warm-python": (__name__, "run_script"),
+}  # fmt: skip
 CLIENT = """\
 #!{python} -IS
 import array, json, os, socket, sys
@@ -59,6 +66,23 @@ def start(folder: Path, watched: int) -> None:
     while not (folder / "ready").exists():
         assert time.monotonic() < deadline, (folder / "log").read_text(encoding="utf-8")
         time.sleep(0.05)
+
+
+def script(folder: Path, work: Callable[[Any], object], argument: object) -> Path:
+    """Write a script that calls ``work(argument)``, a function of a test's module, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told, path = folder / "told.pickle", folder / "script.py"
+    told.write_bytes(pickle.dumps((work, argument)))
+    lines = ["import pickle, sys", "from pathlib import Path", f"sys.path[:0] = {sys.path!r}"]
+    lines += [f"work, argument = pickle.loads(Path({str(told)!r}).read_bytes())", "work(argument)"]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def run_script() -> None:
+    """Run the script that the first argument names."""
+    del sys.argv[0]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def serve(folder: Path, watched: int) -> None:
