@@ -8,6 +8,8 @@ SHELL := bash
 # The versions in requirements.lock were tested with Python 3.11; `make PYTHON=/path/to/python` takes another.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV := .venv
+# Python keeps what it compiled, whatever the environment says: every job is a process of its own.
+export PYTHONDONTWRITEBYTECODE :=
 ACTIVATE := source $(VENV)/bin/activate
 # Named by what was installed, so that neither a second call nor a fresh checkout installs again.
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)

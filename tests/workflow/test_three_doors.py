@@ -136,7 +136,7 @@ def test_killed_in_the_middle_of_a_training(door, request, long):
     command = {"by_conda": CONDA, "by_dvc": DVC}.get(door) or slurm(MODEL)
     kill_in_training(made, command)
     assert not (made.root / MODEL).exists(), "half a model would pass for a whole one"
-    shown = made.run(*command, check=False)
+    shown = Copy(made.root).run(*command, check=False)  # it looks for processes that are called snakemake
     assert shown.count("locked by a run that was killed") == 1
     todo = advice(shown)
     assert todo.endswith("snakemake --unlock") and ("scancel" in todo) == (door == "by_slurm")
@@ -179,7 +179,7 @@ def test_jobs_that_outlive_their_snakemake_are_named(long, tmp_path):
     made.edit("config/runs/picto.yaml", LONG[1], "epochs: 600")
     command = ("snakemake", "--cores", "1", MODEL)
     kill_in_training(made, command, alone=True)
-    shown = made.run(*command, check=False)
+    shown = Copy(made.root).run(*command, check=False)  # it looks for processes that are called snakemake
     assert "jobs that it started still run" in shown
     todo = advice(shown)
     assert todo.startswith("kill ")

@@ -82,7 +82,7 @@ class Sources:
     sizes: dict[str, int]
     registry: Registry
     results: Results
-    costs: dict[tuple[str, str], str] = field(default_factory=dict)  # of runs, as they are asked for: each is counted once
+    costs: dict[tuple[str, str], str] = field(default_factory=dict)  # what runs would cost, each counted once
 
     @classmethod
     def load(cls, config_dir: Path | str, results: Results) -> Sources:
