@@ -48,13 +48,13 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 	@echo
 	@$(ACTIVATE) && vixml summary
 
-test: install  ## the tests, `auto` being float32 (five to ten minutes on two cores)
+test: install  ## the tests, `auto` being float32 (seven minutes on two cores)
 	@$(ACTIVATE) && $(PYTEST) -m "not slow"
 
 test-bf16: install  ## the tests that compute, once more in bfloat16, which every processor can (a few minutes)
 	@$(ACTIVATE) && VIXML_PRECISION=bf16 $(PYTEST) -m "not slow" $(NUMERIC)
 
-slow: install  ## the tests of over a minute: the demo by conda; conda, DVC and SLURM to the same bytes, killed and resumed (fifteen minutes; longer without bfloat16)
+slow: install  ## the tests of over a minute: the demo by conda; conda, DVC and SLURM to the same bytes, killed and resumed (half an hour on two cores without bfloat16)
 	@$(ACTIVATE) && $(PYTEST) -m slow --durations 10
 
 check: install  ## what a change must pass beside the tests: style, lint, generated files, slow tests
