@@ -1,8 +1,7 @@
 """A real SLURM cluster of one node on this machine, as root and without systemd: up in seconds, stopped by its pid files.
 
 Its files lie in /etc/slurm, where the daemons and Snakemake's jobs look (its executor takes SLURM_CONF from their environment);
-what stood there is put back. A plain file serves as
-the node's only GPU, which is all that scheduling needs.
+what stood there is put back. A plain file serves as the node's only GPU, which is all that scheduling needs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A call makes all that was asked for, or fails: two configurations in one checkout, sources that changed, apart results."""
+"""A call makes all that was asked for, or fails: two configurations in one checkout, sources that changed, broken results."""
 
 from __future__ import annotations
 
