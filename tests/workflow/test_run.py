@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import time
 from pathlib import Path
 
 import tiny_world
@@ -78,10 +77,8 @@ def test_a_log_holds_what_was_shown(finished):
 
 
 def test_a_second_run_does_nothing(copy):
-    started = time.perf_counter()
     assert copy.planned() == {}
     assert copy.planned("all") == {}
-    assert time.perf_counter() - started < 60
 
 
 def test_new_times_of_files_change_nothing(copy):
