@@ -41,8 +41,8 @@ $(STAMP):
 demo: install  ## the whole reproduction on the embedded data set: download, train, tables, report
 	@echo
 	@echo "ViXML on PICTO, the embedded data set: nine runs from download to report, on this machine, without a GPU."
-	@echo "It downloads 236 MB, needs 4 GB of memory and 4 GB of disk, and takes about 6 minutes on two idle cores (half an"
-	@echo "hour on those without AVX-512 BF16 or AMX); most of that is training. Stop it at any time: the same command goes on where it was."
+	@echo "It downloads 236 MB, needs 4 GB of memory and 4 GB of disk, and takes about 6 minutes on two idle cores (fifteen"
+	@echo "on those without AVX-512 BF16 or AMX); most of that is training. Stop it at any time: the same command goes on where it was."
 	@echo
 	@$(ACTIVATE) && snakemake paper_tables --cores all --quiet host reason
 	@echo
