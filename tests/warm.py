@@ -1,7 +1,7 @@
 """Commands for tests in which starting a process is not the subject: forked from one that has imported the libraries already.
 
 Importing torch and transformers takes 9 s of processor time, Snakemake 2 s, and the miniature's workflow starts some twenty
-processes. A server imports the libraries once, but nothing of vixml; ``snakemake`` and ``vixml`` on PATH are then small clients: the
+processes. A server imports the libraries once, but nothing of vixml; ``snakemake``, ``vixml`` and ``dvc`` on PATH are then small clients: the
 server forks a child with their arguments, folder, environment and open files, which imports vixml from where it is told to.
 The slow tests run the true commands for the whole demo, in conda's environments, and wherever they kill; they find the same bytes.
 ``warm-python`` runs a script in the same way.
@@ -29,10 +29,11 @@ LIBRARIES = (
     "vixml.whole_torchvision",  # before transformers; it declares once a process, so that children keep it
     "transformers.models.bert.modeling_bert", "torch._dynamo", "peft", "pandas", "pyarrow.parquet", "faiss", "onnx", "PIL.Image",
     "matplotlib.figure", "jinja2", "pydantic", "typer", "rich.progress", "rich.rule", "typer.rich_utils", "yaml", "snakemake.cli",
-    "snakemake.api", "snakemake.report", "smart_open", "yte",
+    "snakemake.api", "snakemake.report", "smart_open", "yte", "dvc.cli.parser", "dvc.repo",
+    "dvc.repo.reproduce", "dvc.stage", "dvc.fs", "dvc_http", "dvc_data.index", "scmrepo.git",
 )  # fmt: skip
 ENTRY = {
-    "snakemake": ("snakemake.cli", "main"), "vixml": ("vixml.cli", "main"), "warm-python": (__name__, "run_script"),
+    "snakemake": ("snakemake.cli", "main"), "vixml": ("vixml.cli", "main"), "dvc": ("dvc.cli", "main"), "warm-python": (__name__, "run_script"),
 }  # fmt: skip
 CLIENT = """\
 #!{python} -IS

@@ -14,7 +14,7 @@ from three_doors import MODEL, slurm
 from tiny_world import Copy
 
 pytestmark = pytest.mark.slow
-EPOCHS = 300
+EPOCHS = 100
 
 
 def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:

@@ -16,7 +16,6 @@ from transformers.utils import logging as transformers_logging
 
 from vixml.config.run import Encoder
 from vixml.errors import VixmlError
-from vixml.models.adapters import add_adapters
 from vixml.models.architecture import without_pooler
 from vixml.models.attention import FILLED_UP, PACKED, is_causal, rows_of
 from vixml.models.kernels import choose_kernels
@@ -75,7 +74,11 @@ class Backbone(nn.Module):
             _recompute_activations(network)
         if encoder.train == "frozen":
             network.requires_grad_(False)
-        self.network = add_adapters(network, encoder.lora) if encoder.train == "lora" else network
+        if encoder.train == "lora":
+            from vixml.models.adapters import add_adapters  # imports peft, which takes seconds, only where it is used
+
+            network = add_adapters(network, encoder.lora)
+        self.network = network
         self.left_out = 0
         self.register_buffer("row_of", None)
 
