@@ -30,7 +30,7 @@ include: "rules/publish.smk"
 include: "rules/train.smk"
 include: "rules/index.smk"
 include: "rules/evaluate.smk"
-include: "rules/reproduce.smk"
+include: "rules/report.smk"
 include: "rules/verify.smk"
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from vixml.files import write_json
 from vixml.models.attention import attend
 from vixml.provenance import git_state, machine, versions
-from vixml.training.device import choose_device
+from vixml.runtime import choose_device
 
 RESULT = Path("benchmarks/results/attention.json")
 # (name, sequences, heads, heads of keys, length, shared prefix, width of a head)

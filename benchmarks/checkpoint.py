@@ -21,17 +21,16 @@ import numpy as np
 import torch
 from measure import bandwidth, ratios, row, spread, take_turns, write
 
-from vixml import whole_torchvision as _first  # noqa: F401 -- before transformers
+from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 
 # isort: split
 from transformers import AutoConfig, AutoModel
 
-from vixml.config.load import load_world
-from vixml.config.runs import get_run
+from vixml.config.load import get_run, load_world
 from vixml.models.prompt import IMAGES, TEXT, Prompt
-from vixml.training.model_file import build_model
-from vixml.training.optimizer import make_optimizer
-from vixml.training.state import SaveClock, load_checkpoint, save_checkpoint
+from vixml.models.siamese import build_model
+from vixml.training.checkpoint import SaveClock, load_checkpoint, save_checkpoint
+from vixml.training.train import make_optimizer
 
 SIZE = "Qwen2.5-0.5B, LoRA, LF-AmazonTitles-131K"
 RESULT = Path("benchmarks/results/checkpoint.json")

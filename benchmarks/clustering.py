@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml.training.clustering import balanced_groups, group_means
-from vixml.training.halves import ITERATIONS
+from vixml.training.clustering import ITERATIONS, balanced_groups, group_means
 
 
 def straightforward(vectors: Tensor, n_groups: int, seed: int) -> np.ndarray:

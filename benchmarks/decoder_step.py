@@ -2,7 +2,7 @@
 
 Straightforward: transformers' network with eager attention and peft's own adapters; every sequence padded to the longest,
 its image places inside; gradient checkpointing always; in parts where the device cannot hold the batch. Ours:
-`vixml.training.loop.Trainer`, with the settings of a run of config/runs. Both share every parameter, the loss and the
+`vixml.training.train.Trainer`, with the settings of a run of config/runs. Both share every parameter, the loss and the
 optimizer, and take turns round by round; before that their vectors and gradients are compared. Dropout is 0.
 
     python benchmarks/decoder_step.py                                   # 6 layers of SmolLM2-135M, rank 32, batch 64
@@ -39,23 +39,21 @@ from padded_decoder import Straightforward, items_of
 from torch import nn
 from training_step import trainer_of
 
-from vixml import whole_torchvision as _first  # noqa: F401 -- before transformers
+from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 
 # isort: split
 from transformers import AutoConfig, AutoModel
 
-from vixml.config.load import load_world
+from vixml.config.load import get_run, load_world
 from vixml.config.run import RunConfig
-from vixml.config.runs import get_run
 from vixml.models.prompt import IMAGES, TEXT, Prompt
+from vixml.models.siamese import build_model
+from vixml.plan.assumptions import ARCHITECTURES
+from vixml.plan.cost import Job
 from vixml.ragged import Ragged
-from vixml.reproduce.assumptions import ARCHITECTURES
-from vixml.reproduce.job import Job
-from vixml.runtime import DTYPES, choose_precision, dtype_of
+from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives
-from vixml.training.device import choose_device
-from vixml.training.loop import Trainer
-from vixml.training.model_file import build_model
+from vixml.training.train import Trainer
 
 SIZES = {  # the run whose settings are taken
     "smollm2-6-layers": ("picto", "vixml-smollm2"),

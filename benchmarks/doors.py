@@ -56,7 +56,7 @@ def miniature(folder: Path) -> Path:
     """Return a clone in which the tests' miniature was made and recorded."""
     sys.path.insert(0, str(ROOT / "tests" / "workflow"))
     # isort: off
-    from vixml import whole_torchvision as _first  # noqa: F401 -- before transformers, which the miniature imports
+    from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers, which the miniature imports
     import tiny_world
 
     tiny_world.write(tiny_world.clone(ROOT, folder))

@@ -25,10 +25,10 @@ import numpy as np
 import psutil
 from fetching.server import PICTURES, Running, picture
 
-from vixml.config.world import Fetch
-from vixml.data.corpus_writer import CorpusWriter
+from vixml.config.registry import Fetch
+from vixml.data.corpus import CorpusWriter
 from vixml.files import write_json
-from vixml.images.bitmap import prepare
+from vixml.images.render import prepare
 from vixml.images.store import ImageStore
 from vixml.provenance import git_state, machine, stage, versions
 

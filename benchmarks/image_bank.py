@@ -28,8 +28,7 @@ from measure import bandwidth, ratios, row, spread, take_turns, write
 
 from vixml.config.run import RunConfig
 from vixml.files import load_array, write_json
-from vixml.images.bank import FORMAT, ImageBank
-from vixml.images.scattered import PAGE, open_scattered, requests, take_rows
+from vixml.images.bank import FORMAT, PAGE, ImageBank, open_scattered, requests, take_rows
 from vixml.ragged import Ragged
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives, iterate, query_order
 

@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from vixml.files import write_json
-from vixml.images.bitmap import prepare
-from vixml.images.decode import decode_square
+from vixml.images.render import prepare
 from vixml.images.store import ImageStore, write_store
+from vixml.images.vision import decode_square
 from vixml.provenance import git_state, machine, versions
 
 RESULT = Path("benchmarks/results/image_shards.json")

@@ -25,8 +25,8 @@ DIM, PER_ITEM = 1152, 3
 STAGE = """
 import json, sys, time
 from pathlib import Path
-from vixml.config.world import VisionModel
-from vixml.images.published import Published, import_vectors
+from vixml.config.registry import VisionModel
+from vixml.images.import_vectors import Published, import_vectors
 
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024

@@ -18,15 +18,13 @@ import measure
 import torch
 from torch import Tensor
 
-from vixml.config.load import load_world, merge
+from vixml.config.load import load_runs, load_world, merge
 from vixml.config.run import RunConfig
-from vixml.config.runs import load_runs
+from vixml.models.inputs import RunInputs
+from vixml.runtime import choose_device
 from vixml.training.batches import EpochBatches, draw_positives, query_order
-from vixml.training.device import choose_device
-from vixml.training.inputs import RunInputs
-from vixml.training.loop import Trainer
-from vixml.training.team import ALONE
-from vixml.training.train import _fit
+from vixml.training.distributed import ALONE
+from vixml.training.train import Trainer, _fit
 
 # What a batch's gradient obeys; curriculum, schedule, decay and last centroids act elsewhere.
 KEYS = {

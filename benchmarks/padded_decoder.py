@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml import whole_torchvision as _first  # noqa: F401 -- before transformers
+from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 
 # isort: split
 from peft import LoraConfig, get_peft_model
@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModel
 from vixml.models.prompt import IMAGES, TEXT
 from vixml.ragged import Ragged
 from vixml.training.batches import Batch, TrainingSet, concatenate
-from vixml.training.loop import Trainer
 from vixml.training.losses import total_loss
+from vixml.training.train import Trainer
 
 
 class Straightforward:

@@ -19,11 +19,10 @@ import numpy as np
 import torch
 
 from vixml.config.load import load_world
-from vixml.images.efficientnet import MEAN, SCALE, EfficientNetLite0
 from vixml.images.pool import one_thread_a_batch, pool
 from vixml.images.store import ImageStore
-from vixml.images.vision import load_vision
-from vixml.reproduce.assumptions import VISION
+from vixml.images.vision import MEAN, SCALE, EfficientNetLite0, load_vision
+from vixml.plan.assumptions import VISION
 from vixml.runtime import DTYPES, choose_precision, dtype_of
 
 Pictures = list[tuple[int, str, bytes]]

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from vixml.config.world import Dataset, Source
+from vixml.config.registry import Dataset, Source
 from vixml.files import read_json, write_json
 from vixml.provenance import git_state, machine, versions
 
@@ -97,7 +97,7 @@ def straightforward(path: Path) -> None:
 
 def ours(path: Path, out: Path) -> None:
     """Build the corpus, as the stage does."""
-    from vixml.data.corpus_stage import build_corpus
+    from vixml.data.build import build_corpus
 
     fields = {"name": "synthetic", "version": "-", "licence": "none", "used_for": "timing"}
     source = Source(kind="place", filename=path.name, **fields)

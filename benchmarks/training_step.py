@@ -2,7 +2,7 @@
 
 Straightforward: transformers' own BERT on float32 batches padded to their longest text, images as masked places in
 front, one encoding for each query's drawn label however often it occurs, AdamW as torch makes it by default. Ours:
-`vixml.training.loop.Trainer`. Both assemble their batches from the same token lists inside the time measured, and use
+`vixml.training.train.Trainer`. Both assemble their batches from the same token lists inside the time measured, and use
 the same loss and prototype network. They take turns round by round, so that a busy machine slows all alike; what
 counts is the ratio within a round.
 
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vixml import whole_torchvision as _first  # noqa: F401 -- before transformers
+from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 
 # isort: split
 from transformers import AutoModel
@@ -36,20 +36,15 @@ from vixml.config.load import load_world
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import write_json
-from vixml.models.prototype import PrototypeNetwork
-from vixml.models.siamese import Siamese
+from vixml.models.inputs import RunInputs, open_inputs
+from vixml.models.siamese import PrototypeNetwork, Siamese, build_model
+from vixml.plan.cost import Job
 from vixml.provenance import git_state, machine, versions
 from vixml.ragged import Ragged
-from vixml.reproduce.job import Job
-from vixml.runtime import DTYPES, choose_precision, dtype_of
+from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
 from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, query_order
-from vixml.training.device import choose_device
-from vixml.training.inputs import RunInputs, open_inputs
-from vixml.training.loop import Gather, Trainer
 from vixml.training.losses import total_loss
-from vixml.training.model_file import build_model
-from vixml.training.optimizer import make_optimizer
-from vixml.training.stored import Stored
+from vixml.training.train import Gather, Stored, Trainer, make_optimizer
 
 RESULT = Path("benchmarks/results/training_step.json")
 

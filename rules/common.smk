@@ -24,14 +24,14 @@ from snakemake.shell import shell
 
 from vixml.config.load import load_world, read_yaml, registry_files
 from vixml.config.run import CARRIED_OUT
-from vixml.config.runs import load_runs, load_workflow, preset_files
+from vixml.config.load import load_runs, load_workflow, preset_files
 from vixml.data.catalogue import folder_of
-from vixml.data.catalogue_tables import tables_in
+from vixml.data.catalogue import tables_in
 from vixml.data.download import declare
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, sha256_json
-from vixml.reproduce.specs import load_any_tables
+from vixml.config.tables import load_any_tables
 from vixml.runtime import precision_override
 
 try:

@@ -2,7 +2,7 @@
 #
 # REQUIRED INPUTS: none.
 # OUTPUTS: none.
-from vixml.reproduce.leftovers import explain_lock
+from vixml.check.doctor import explain_lock
 
 # A job that a batch system started on another node looks at the lock of the process that waits for it.
 if not {"--unlock", "--nolock", "--mode", "-n", "--dry-run", "--dryrun"} & set(sys.argv):

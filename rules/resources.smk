@@ -2,7 +2,7 @@
 #
 # REQUIRED INPUTS: constants and functions of rules/common.smk (WORLD, DEVICE, WITH_GPU, run_of).
 # OUTPUTS: none; functions for the rules that train, encode and search.
-from vixml.reproduce.needs import needs
+from vixml.plan.cost import needs
 
 # One job at a time on this machine's GPU, unless a profile or `--resources gpu=N` says how many there are.
 if "gpu" not in workflow.global_resources:

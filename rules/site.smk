@@ -4,7 +4,7 @@
 # OUTPUTS: none; a function for the Snakefile's onstart.
 from snakemake.settings.types import DeploymentMethod
 
-from vixml.reproduce.doors import require_array, require_conda, require_slurm
+from vixml.check.doctor import require_array, require_conda, require_slurm
 
 # Before Snakemake asks conda itself, which is before `onstart`.
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:

@@ -1,8 +1,8 @@
 # What the configuration asks for: the files behind each target rule of the Snakefile, and how the report names them.
 #
 # REQUIRED INPUTS: constants and functions of rules/common.smk (WORKFLOW, RUNS, the places of files).
-# OUTPUTS: none; functions for the Snakefile and rules/reproduce.smk.
-from vixml.reproduce.plan import named_runs
+# OUTPUTS: none; functions for the Snakefile and rules/report.smk.
+from vixml.config.tables import named_runs
 
 
 def target_wildcards():

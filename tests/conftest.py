@@ -9,7 +9,7 @@ from filelock import FileLock
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
-from vixml import whole_torchvision as _first  # noqa: F401 -- before any test imports transformers
+from vixml import torchvision_fix as _first  # noqa: F401 -- before any test imports transformers
 
 # A test that means another precision than this one names it; `make test-bf16` repeats the numeric rooms with bf16.
 os.environ.setdefault("VIXML_PRECISION", "fp32")
@@ -23,9 +23,9 @@ IN_THE_QUEUE = ("tests/workflow/test_slurm.py", "tests/workflow/test_three_doors
 # What takes longest begins first, so that processes end together.
 FIRST = (
     "workflow/test_embedded_default", "workflow/test_three_doors", "workflow/test_slurm", "workflow/test_published",
-    "workflow/test_dvc", "reproduce/test_report_browser", "workflow/test_two_configurations", "training/test_parts",
+    "workflow/test_dvc", "report/test_report_browser", "workflow/test_two_configurations", "training/test_parts",
     "workflow/test_run", "workflow/test_reports", "workflow/test_latency", "workflow/test_one_table", "workflow/test_static",
-    "reproduce/test_overview", "training/test_resume", "config/test_paper_models",
+    "report/test_overview", "training/test_resume", "config/test_paper_models",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vixml.reproduce.assumptions import ARCHITECTURES
+from vixml.plan.assumptions import ARCHITECTURES
 from vixml.training.batches import EpochBatches, draw_positives
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"

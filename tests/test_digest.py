@@ -140,15 +140,31 @@ def test_every_stage_has_an_entry_that_its_verb_imports(verb):
 
 def test_training_does_not_depend_on_what_comes_after_it():
     reached = modules_of(STAGES["train"])
-    assert set(KEPT) <= set(reached), "how a template is read reaches every vector"
-    later = [m for m in reached if m.startswith(("vixml.retrieval", "vixml.evaluation", "vixml.reproduce", *LEFT_OUT))]
+    assert "vixml.config.template" in reached, "how a template is read reaches every vector"
+    later = [
+        m
+        for m in reached
+        if m.startswith(("vixml.retrieval", "vixml.evaluation", "vixml.report", "vixml.plan", "vixml.check", *LEFT_OUT))
+    ]
     later = [m for m in later if m not in KEPT]
     assert not later
     assert {"vixml.training.losses", "vixml.images.bank", "vixml.data.corpus"} <= set(reached)
 
 
 def test_rooms_import_only_from_rooms_before_them():
-    rooms = ["config", "data", "images", "models", "training", "retrieval", "evaluation", "reproduce", "cli"]
+    rooms = [
+        "config",
+        "data",
+        "images",
+        "models",
+        "training",
+        "retrieval",
+        "evaluation",
+        "plan",
+        "report",
+        "check",
+        "cli",
+    ]
     everywhere = {"errors", "files", "ragged", "provenance", "progress", "digest", "__init__", "__main__"}
     for path in ROOT.rglob("*.py"):
         room = path.relative_to(ROOT).parts[0]

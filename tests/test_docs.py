@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from vixml import __version__
-from vixml.config.load import load_world, read_yaml
-from vixml.config.runs import load_runs, load_workflow
+from vixml.config.load import load_runs, load_workflow, load_world, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(

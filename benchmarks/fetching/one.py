@@ -37,7 +37,7 @@ def main() -> None:
 
     import pyarrow.parquet as pq
 
-    from vixml.config.world import Fetch
+    from vixml.config.registry import Fetch
     from vixml.images.fetch import fetch_images
 
     parser = argparse.ArgumentParser()

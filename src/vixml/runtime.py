@@ -1,21 +1,42 @@
-"""The precision that a stage computes in: the one place that asks what the hardware multiplies fast.
+"""Precision, device, threads and random generators: how this machine computes a stage.
 
-``auto``, in a run's ``training.precision`` or in an option, takes what the hardware multiplies natively. The environment variable
-``VIXML_PRECISION`` (``fp32``, ``bf16`` or ``fp16``) replaces every ``auto`` decision, so that one machine can repeat what another
+``auto``, in a run's ``training.precision`` or in an option, takes the precision that the hardware multiplies natively. The environment variable
+``VIXML_PRECISION`` (``fp32``, ``bf16`` or ``fp16``) replaces every ``auto``, so that one machine can repeat what another
 computed: torch computes bfloat16 on any processor, only slowly where it is emulated. A precision that a run or an option
-names is never replaced. What was chosen is written in manifests.
+names is never replaced. Manifests record what was chosen. torch is imported where it is needed, because the command line reads this module.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+import shutil
+import subprocess
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vixml.errors import VixmlError
+from vixml.progress import warn
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
+
+# Separate streams of random numbers; the value is part of the result, so these numbers never change.
+ORDER, POSITIVE, DRAW, CLUSTER, INIT, DROPOUT = range(6)
+
+
+def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
+    """Return the random numbers that belong to ``(seed, purpose, index...)`` and to nothing else."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, purpose, *index])))
+
 
 VARIABLE = "VIXML_PRECISION"
 # torch's names; torch itself is imported where it is needed, since the command line reads this module.
@@ -112,3 +133,214 @@ def _known(precision: str, where: str, hint: str | None, also: str = "") -> str:
     raise VixmlError(
         "unknown precision", where=where, found=repr(precision), expected=also + ", ".join(DTYPES), hint=hint
     )
+
+
+# --- Whether PyTorch can compute on this machine's GPU, and why not.
+
+
+SYSTEM = Path("/")  # where devices are looked for
+INSTALL = "install a build of torch for this machine's GPU and driver (PyTorch's install page)"
+
+
+def find_device(wanted: str) -> torch.device:
+    """Resolve ``auto``, ``cpu`` or ``cuda``; ``auto`` beside a GPU that cannot be used says so, loudly.
+
+    Raises:
+        VixmlError: an unknown name, or ``cuda`` without a GPU that PyTorch can use.
+    """
+    import torch
+
+    if wanted not in {"auto", "cpu", "cuda"}:
+        raise VixmlError("unknown device", where="--device", found=wanted, expected="auto, cpu or cuda")
+    if wanted == "cpu":
+        return torch.device("cpu")
+    trouble = gpu_trouble()
+    if trouble is None:
+        return torch.device("cuda")
+    if wanted == "cuda":
+        raise VixmlError(
+            "no GPU can be used, and one is asked for",
+            where="device: cuda (profiles/gpu and profiles/slurm ask for it)",
+            found=f"{trouble.gpu or 'no NVIDIA GPU in this machine'}; {trouble.why}",
+            hint=f"{trouble.fix}; `--config device=cpu` (of one command: `--device cpu`) computes on the processor; "
+            "what is finished is kept",
+        )
+    if trouble.gpu is not None:
+        warn(
+            f"there is a GPU ({trouble.gpu}) that PyTorch cannot use: {trouble.why}. This stage computes on the "
+            f"processor, many times slower. What now: {trouble.fix}; `device: cpu` silences this line, `device: cuda` "
+            "makes it an error."
+        )
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class GpuTrouble:
+    """Why PyTorch cannot compute on a GPU.
+
+    Attributes:
+        gpu: the GPU of this machine and its driver, as far as they can be told; None if there is none, or if the
+            environment hides all of them.
+        why: what stands between it and PyTorch.
+        fix: what to do, an imperative clause.
+    """
+
+    gpu: str | None
+    why: str
+    fix: str
+
+
+def gpu_trouble() -> GpuTrouble | None:
+    """Return why PyTorch cannot compute on a GPU, or None if it can. It is tried: to be visible is not enough."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")  # torch warns of a driver that is too old, and then says that there is no GPU
+        visible = torch.cuda.is_available()
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        try:
+            # Of several processes each takes its own: a context on the first card would cost memory there.
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            (torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)).sum().item()
+        except Exception as error:  # a card that this build has no kernels for, or that another process has to itself
+            cards = gpu_hardware() or "a GPU"
+            return GpuTrouble(cards, _first_line(error), f"free the GPU (`nvidia-smi` shows who uses it), or {INSTALL}")
+        return None
+    if hidden is not None and hidden.strip() in {"", "-1"}:
+        return GpuTrouble(None, f"CUDA_VISIBLE_DEVICES={hidden!r} hides every GPU", "unset CUDA_VISIBLE_DEVICES")
+    cards = gpu_hardware()
+    if cards is None:
+        return GpuTrouble(None, f"torch {torch.__version__} sees none", "take a machine with a GPU")
+    if torch.version.cuda is None:
+        return GpuTrouble(cards, f"torch {torch.__version__} is a build without CUDA", INSTALL)
+    why = [_first_line(one.message) for one in said]
+    if not why:
+        try:
+            torch.cuda.init()
+        except Exception as error:
+            why = [_first_line(error)]
+    found = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}: {'; '.join(why) or 'it sees no GPU'}"
+    if hidden is not None:
+        return GpuTrouble(
+            cards, f"{found} (CUDA_VISIBLE_DEVICES={hidden!r})", "set CUDA_VISIBLE_DEVICES to a GPU of this machine"
+        )
+    return GpuTrouble(
+        cards, found, f"update the driver (`nvidia-smi` names the newest CUDA that it knows), or {INSTALL}"
+    )
+
+
+def gpu_hardware() -> str | None:
+    """Return the NVIDIA GPUs of this machine, by driver or by bus, whether or not PyTorch can use them; None: there is none."""
+    said = None
+    if tool := shutil.which("nvidia-smi"):
+        query = ["--query-gpu=name,driver_version", "--format=csv,noheader"]
+        try:
+            done = subprocess.run([tool, *query], capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            said = f"nvidia-smi failed: {_first_line(error)}"
+        else:
+            lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            if not done.returncode:
+                # Equal cards are named once.
+                cards = [f"{n} x {card}" if n > 1 else card for card, n in Counter(lines).items()]
+                return "; ".join(cards).replace(", ", ", driver ") or None
+            said = f"nvidia-smi failed: {lines[0] if lines else f'status {done.returncode}'}"
+    if any((SYSTEM / "dev").glob("nvidia[0-9]*")) or any((SYSTEM / "proc/driver/nvidia/gpus").glob("*")):
+        return f"an NVIDIA GPU ({said or 'no nvidia-smi on PATH'})"
+    for card in (SYSTEM / "sys/bus/pci/devices").glob("*"):
+        try:
+            vendor, kind = (card / "vendor").read_text().strip(), (card / "class").read_text().strip()
+        except OSError:
+            continue
+        if vendor == "0x10de" and kind.startswith("0x03"):  # a display controller by NVIDIA
+            return f"an NVIDIA GPU without a driver ({said or 'no nvidia-smi on PATH'})"
+    return None
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+# --- Share work out among the threads of a processor, each of which works alone.
+
+
+SHARES = 8  # parts that work is shared out in: more than threads, so that a thread held up holds up less
+
+
+@contextmanager
+def one_thread_each() -> Iterator[Executor | None]:
+    """Give every torch operation one thread inside a ``with`` block, whose value is a pool of as many as torch had.
+
+    None where that is one. The caller's number of threads is set again at the end.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if before == 1:
+            yield None
+        else:
+            with ThreadPoolExecutor(before) as pool:
+                yield pool
+    finally:
+        torch.set_num_threads(before)
+
+
+def share_out(pool: Executor | None, n: int, work: Callable[[int, int], object], shares: int = SHARES) -> None:
+    """Call ``work`` with ranges that cover 0 to ``n``, in the threads of ``pool`` if there is one.
+
+    Example:
+        >>> share_out(None, 7, lambda start, end: print(start, end))
+        0 7
+    """
+    if pool is None:
+        work(0, n)
+        return
+    step = max(1, -(-n // shares))
+    for job in [pool.submit(work, start, min(start + step, n)) for start in range(0, n, step)]:
+        job.result()
+
+
+# --- Where a stage computes, and with how many threads.
+
+
+SHARED = Path("/dev/shm")
+
+
+def choose_device(wanted: str, threads: int) -> torch.device:
+    """Resolve ``auto``, ``cpu`` or ``cuda`` and set the number of processor threads.
+
+    Raises:
+        VixmlError: an unknown name, or ``cuda`` without a GPU that PyTorch can use.
+    """
+    import torch
+
+    # Over-subscribed threads are many times slower than too few; the workflow gives each job its own number.
+    torch.set_num_threads(threads)
+    # oneDNN compiles and keeps a kernel for each shape. Streams come in few lengths (vixml.models.packing.MULTIPLE), but
+    # attention's products have many; 1,024 kernels, its default, would fill a GiB. Read at its first operation, so this is
+    # early enough.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    return find_device(wanted)
+
+
+def batch_workers(wanted: int | None, device: torch.device) -> int:
+    """Return how many processes assemble batches (``training.workers``); None: by what there is."""
+    import torch
+
+    if wanted is not None:
+        return wanted
+    # They hand image vectors over in shared memory, of which a container has 64 MB where nobody asked for more.
+    scarce = SHARED.exists() and shutil.disk_usage(SHARED).free < 2 << 30
+    if device.type == "cpu" or scarce:
+        return 0
+    return min(4, max(1, torch.get_num_threads() - 1))
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor of main memory to a device without waiting for what the device does."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from vixml.config.load import load_world
-from vixml.config.runs import load_runs, load_workflow
+from vixml.config.load import load_runs, load_workflow, load_world
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 WORLD, RUNS = load_world(CONFIG), load_runs(CONFIG)

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vixml.config.load import load_world, merge, read_yaml, registry_files, validate
+from vixml.config.load import get_run, load_runs, load_workflow, load_world, merge, read_yaml, registry_files, validate
 from vixml.config.run import RunConfig
-from vixml.config.runs import get_run, load_runs, load_workflow
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 

@@ -19,13 +19,13 @@ from vixml.config.run import RunConfig
 from vixml.config.template import parse_template
 from vixml.images.bank import ImageBank
 from vixml.models.encode import encode_items
+from vixml.models.inputs import open_inputs
 from vixml.models.prompt import Prompt, make_prompt
-from vixml.reproduce.cost import count
+from vixml.models.siamese import build_model
+from vixml.plan.cost import count
 from vixml.runtime import autocast
 from vixml.training.batches import TrainingSet
-from vixml.training.inputs import open_inputs
-from vixml.training.loop import Trainer
-from vixml.training.model_file import build_model
+from vixml.training.train import Trainer
 
 
 @pytest.mark.parametrize("name", [n for n, model in WORLD.text_models.items() if model.kind == "hub"])

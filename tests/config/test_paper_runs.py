@@ -12,7 +12,7 @@ import pytest
 import yaml
 from paper_config import CONFIG, RUNS, TARGETS, TRAININGS, WORKFLOW, WORLD
 
-from vixml.reproduce.claims import PAPER, load_claims
+from vixml.config.published import PAPER, load_claims
 
 FILES = sorted((CONFIG / "runs").glob("paper-*.yaml"))
 # What the official code does where the paper says otherwise: these have no row in the paper.

@@ -8,7 +8,7 @@ from pathlib import Path
 import picto_wheels
 import pytest
 
-from vixml.data.corpus_stage import build_corpus
+from vixml.data.build import build_corpus
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import json
 import zipfile
 from pathlib import Path
 
-from vixml.config.world import Dataset, Source
+from vixml.config.registry import Dataset, Source
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><path d="M1 1h6v6z"/><!-- {} --></svg>'
 LUCIDE = {

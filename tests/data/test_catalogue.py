@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from vixml.config.world import Dataset
+from vixml.config.registry import Dataset
+from vixml.data.build import build_corpus
 from vixml.data.catalogue import required_tables
 from vixml.data.corpus import Corpus
-from vixml.data.corpus_stage import build_corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json
 from vixml.images.render import render_images

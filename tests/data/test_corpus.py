@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vixml.config.world import Counts
+from vixml.config.registry import Counts
 from vixml.data.corpus import Corpus, CorpusData, Items, verify_counts
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged

@@ -15,8 +15,8 @@ import zipfile
 import pytest
 from drive_server import Drive, make_certificate, serve
 
-from vixml.config.world import Source
-from vixml.data import google_drive
+from vixml.config.registry import Source
+from vixml.data import download
 from vixml.data.download import fetch_source, verify_file
 from vixml.errors import VixmlError
 from vixml.files import read_json
@@ -48,7 +48,7 @@ def drive(certificate, monkeypatch):
     for name in ("NO_PROXY", "no_proxy", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    monkeypatch.setattr(google_drive, "RETRIES", 0)
+    monkeypatch.setattr(download, "RETRIES", 0)
     yield drive
     server.shutdown()
     server.server_close()
@@ -100,7 +100,7 @@ def test_a_refusal_is_told_from_a_spent_quota(tmp_path, drive, mode, says):
 
 def test_pages_without_end_end(tmp_path, drive, monkeypatch):
     drive.mode = "loop"
-    monkeypatch.setattr(google_drive, "FIRST_BYTE", 0.5)
+    monkeypatch.setattr(download, "FIRST_BYTE", 0.5)
     with pytest.raises(VixmlError, match="pages in place of the file"):
         fetch_source("texts", SOURCE, tmp_path)
 
@@ -109,14 +109,14 @@ def test_a_cut_download_is_kept_and_gone_on_with(tmp_path, drive):
     drive.cut = [1_200_000]
     with pytest.raises(VixmlError, match="cut short") as caught:
         fetch_source("texts", SOURCE, tmp_path)
-    kept = sum(path.stat().st_size for path in google_drive.partial_folder(tmp_path / "texts.zip").iterdir())
+    kept = sum(path.stat().st_size for path in download.partial_folder(tmp_path / "texts.zip").iterdir())
     assert kept > 0 and f"{kept} bytes are kept" in caught.value.hint and not (tmp_path / "texts.zip").exists()
     assert fetch_source("texts", SOURCE, tmp_path).read_bytes() == drive.content
     assert drive.asked[-1][2] == f"bytes={kept}-" and left(tmp_path) == ["texts.zip", "texts.zip.json"]
 
 
 def test_a_cut_within_one_call_is_gone_on_with(tmp_path, drive, monkeypatch):
-    monkeypatch.setattr(google_drive, "RETRIES", 2)
+    monkeypatch.setattr(download, "RETRIES", 2)
     drive.cut = [1_200_000]
     assert fetch_source("texts", SOURCE, tmp_path).read_bytes() == drive.content
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_gone_on_with_is_begun_anew(tmp_path, drive, change):
     elif change == "no ranges":
         drive.ranges = False
     else:
-        (part,) = google_drive.partial_folder(tmp_path / "texts.zip").iterdir()
+        (part,) = download.partial_folder(tmp_path / "texts.zip").iterdir()
         part.write_bytes(drive.content)
     assert fetch_source("texts", SOURCE, tmp_path).read_bytes() == drive.content
 
@@ -139,11 +139,11 @@ def test_what_cannot_be_gone_on_with_is_begun_anew(tmp_path, drive, change):
 def test_a_killed_download_is_gone_on_with(tmp_path, drive):
     drive.content = archive(60_000_000)
     script = (
-        "import sys; from vixml.config.world import Source; from vixml.data.download import fetch_source\n"
+        "import sys; from vixml.config.registry import Source; from vixml.data.download import fetch_source\n"
         "fetch_source('texts', Source.model_validate_json(sys.argv[1]), sys.argv[2])"
     )
     child = subprocess.Popen([sys.executable, "-c", script, SOURCE.model_dump_json(), str(tmp_path)], env=os.environ)
-    folder = google_drive.partial_folder(tmp_path / "texts.zip")
+    folder = download.partial_folder(tmp_path / "texts.zip")
     deadline = time.monotonic() + 600
     while not (folder.exists() and any(path.stat().st_size for path in folder.iterdir())):
         assert time.monotonic() < deadline and child.poll() is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hub_server import COMMIT, serve_hub, turn_away
 
-from vixml.config.world import Source
+from vixml.config.registry import Source
 from vixml.data.download import fetch_source
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file

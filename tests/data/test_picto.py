@@ -9,12 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vixml.config.world import Counts
+from vixml.config.registry import Counts
 from vixml.data.archive import SourceReader
+from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
-from vixml.data.corpus_stage import build_corpus
-from vixml.data.picto import Query, assemble, choose_drawings, held_out, label_drawings, merge
-from vixml.data.picto_sources import Drawing, Pictogram, read_label_packs, read_packs, tag, words
+from vixml.data.picto import (
+    Drawing,
+    Pictogram,
+    Query,
+    assemble,
+    choose_drawings,
+    held_out,
+    label_drawings,
+    merge,
+    read_label_packs,
+    read_packs,
+    tag,
+    words,
+)
 from vixml.errors import VixmlError
 from vixml.files import read_json
 

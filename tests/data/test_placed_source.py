@@ -6,7 +6,7 @@ import pytest
 from picto_wheels import write_zip
 from pydantic import ValidationError
 
-from vixml.config.world import Source
+from vixml.config.registry import Source
 from vixml.data.download import fetch_source, verify_file
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xc_archives import LABELS, TEST, TRAIN, lines, members
 
-from vixml.config.world import Dataset, Source
+from vixml.config.registry import Dataset, Source
+from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
-from vixml.data.corpus_stage import build_corpus
-from vixml.data.image_table import ImageTable
+from vixml.data.xc_repository import ImageTable
 from vixml.errors import VixmlError
 from vixml.files import read_json
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vixml.data import xc_text
-from vixml.data.xc_text import read_jsonl, read_pairs, read_sparse, write_sparse
+from vixml.data import xc_repository
+from vixml.data.xc_repository import read_jsonl, read_pairs, read_sparse, write_sparse
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 
@@ -72,7 +72,7 @@ def test_latin1_is_named_not_guessed(tmp_path):
 
 
 def test_a_line_without_end_is_not_taken_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(xc_text, "LINE_LIMIT", 1000)
+    monkeypatch.setattr(xc_repository, "LINE_LIMIT", 1000)
     path = tmp_path / "t.json.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n' + b"x" * 100_000))
     with pytest.raises(VixmlError, match="malformed") as caught:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vixml.config.world import Source
+from vixml.config.registry import Source
 
 LABELS = [
     {"uid": "L0", "title": "Fish hooks", "content": "Sharp."},

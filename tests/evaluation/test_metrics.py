@@ -7,8 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vixml.errors import VixmlError
-from vixml.evaluation.hits import hits_in_chunks
-from vixml.evaluation.metrics import evaluate
+from vixml.evaluation.metrics import evaluate, hits_in_chunks
 from vixml.ragged import Ragged
 
 KS = (1, 2, 3, 12)

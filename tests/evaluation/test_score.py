@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from vixml.cli import evaluate as verbs
-from vixml.config.world import Dataset
+from vixml.config.registry import Dataset
 from vixml.data.corpus import CorpusData, Items
 from vixml.errors import VixmlError
 from vixml.evaluation.breakdown import break_down, frequency_deciles

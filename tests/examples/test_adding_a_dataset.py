@@ -10,8 +10,7 @@ import yaml
 from PIL import Image
 
 from vixml.cli import main
-from vixml.config.load import load_world
-from vixml.config.runs import load_workflow
+from vixml.config.load import load_workflow, load_world
 from vixml.data.corpus import Corpus
 from vixml.files import read_json
 from vixml.images.store import ImageStore

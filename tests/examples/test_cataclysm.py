@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from vixml.config.load import load_world
+from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
-from vixml.data.corpus_stage import build_corpus
 from vixml.files import read_json
 from vixml.images.render import render_images
 from vixml.images.store import ImageStore

@@ -9,7 +9,7 @@ import pytest
 import torch
 from images_helpers import EFFICIENTNET_WHEEL, random_network
 
-from vixml.images.efficientnet import EfficientNetLite0
+from vixml.images.vision import EfficientNetLite0
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vixml.config.world import Source
-from vixml.data.corpus import CorpusData, Items
-from vixml.data.corpus_writer import CorpusWriter
-from vixml.images.efficientnet import Lite0
+from vixml.config.registry import Source
+from vixml.data.corpus import CorpusData, CorpusWriter, Items
+from vixml.images.vision import Lite0
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 from images_helpers import png
 
-from vixml.config.world import World
+from vixml.config.registry import World
 from vixml.data.corpus import SPLITS, CorpusData, Items
 from vixml.files import save_array, write_json
 from vixml.images.bank import FORMAT

@@ -10,8 +10,7 @@ import pytest
 from images_helpers import encoded, pixels
 from PIL import Image
 
-from vixml.images.bitmap import MAX_PIXELS, prepare
-from vixml.images.svg import Undrawable, is_svg
+from vixml.images.render import MAX_PIXELS, Undrawable, is_svg, prepare
 
 
 def test_a_picture_fits_the_square_and_keeps_its_shape():

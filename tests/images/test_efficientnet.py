@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from vixml.config.load import load_world
 from vixml.errors import VixmlError
 from vixml.images import vision
-from vixml.images.efficientnet import (
+from vixml.images.vision import (
     CPU_PART,
     EfficientNetLite0,
     Lite0,

@@ -19,14 +19,13 @@ from images_helpers import write_url_corpus as write_corpus
 from picture_server import Server, bomb, picture
 from PIL import Image
 
-from vixml.config.world import Fetch
-from vixml.data.corpus import Corpus
-from vixml.data.corpus_writer import CorpusWriter
+from vixml.config.registry import Fetch
+from vixml.data.corpus import Corpus, CorpusWriter
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
-from vixml.images.bitmap import prepare
 from vixml.images.fetch import fetch_images
 from vixml.images.http import AnyAddress, Getter, PublicAddresses, Refused, retry_after
+from vixml.images.render import prepare
 from vixml.images.store import ImageStore
 from vixml.provenance import read_manifest, stage
 
@@ -118,7 +117,7 @@ def test_a_url_of_many_items_is_one_picture(server, tmp_path):
 CHILD = """
 import json, sys
 from pathlib import Path
-from vixml.config.world import Fetch
+from vixml.config.registry import Fetch
 from vixml.images.fetch import fetch_images
 
 if __name__ == "__main__":

@@ -28,12 +28,10 @@ from transformers import (
 )
 
 from vixml.config.load import load_world
-from vixml.config.world import VisionModel
+from vixml.config.registry import VisionModel
 from vixml.errors import VixmlError
 from vixml.files import read_json
-from vixml.images.hub_vision import open_hub_vision
-from vixml.images.prepare import prepare_vision
-from vixml.images.vision import load_vision
+from vixml.images.vision import load_vision, open_hub_vision, prepare_vision
 from vixml.provenance import read_manifest
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from vixml import cli
-from vixml.config.world import VisionModel
+from vixml.config.registry import VisionModel
 from vixml.data.corpus import SPLITS, CorpusData, Items
 from vixml.errors import VixmlError
 from vixml.images.bank import ImageBank
-from vixml.images.published import Published, import_vectors
+from vixml.images.import_vectors import Published, import_vectors
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
 
@@ -235,8 +235,8 @@ def test_items_in_another_order_than_the_corpus(tmp_path):
 MEASURE = """
 import sys
 from pathlib import Path
-from vixml.config.world import VisionModel
-from vixml.images.published import Published, import_vectors
+from vixml.config.registry import VisionModel
+from vixml.images.import_vectors import Published, import_vectors
 
 def peak():
     # Of this process alone: ru_maxrss starts with that of the process it was forked from.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from vixml.images.journal import Fetched, Journal
+from vixml.images.fetch import Fetched, Journal
 
 
 def row(image: int, **over) -> Fetched:
@@ -38,7 +38,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_journal import row
-from vixml.images.journal import Journal
+from vixml.images.fetch import Journal
 later = []
 journal = Journal(Path(sys.argv[1]), later.append)
 journal.add(row(0)); journal.add(row(1)); later.pop()()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vixml.errors import VixmlError
-from vixml.images.pickled_rows import read_row_lists
+from vixml.images.import_vectors import read_row_lists
 
 LISTS = st.lists(st.one_of(st.just(-1), st.none(), st.lists(st.integers(0, 70_000), max_size=4)), max_size=12)
 

@@ -13,9 +13,9 @@ from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file
 from vixml.images import pool as pool_module
 from vixml.images.bank import ImageBank
-from vixml.images.decode import decode_square
 from vixml.images.pool import embed_images, pool
 from vixml.images.store import ImageStore, write_store
+from vixml.images.vision import decode_square
 from vixml.provenance import read_manifest, stage
 
 PICTURES = [(i, f"key-{i}", png(i)) for i in range(13)]

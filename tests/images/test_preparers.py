@@ -10,11 +10,10 @@ import pytest
 from images_helpers import write_url_corpus
 from picture_server import Server, picture
 
-from vixml.config.world import Fetch
+from vixml.config.registry import Fetch
 from vixml.errors import VixmlError
-from vixml.images.bitmap import prepare
-from vixml.images.fetch import fetch_images
-from vixml.images.preparers import PORTION, Preparers, prepare_all
+from vixml.images.fetch import PORTION, Preparers, fetch_images, prepare_all
+from vixml.images.render import prepare
 
 
 def die(files, size):
@@ -52,7 +51,7 @@ def test_who_no_longer_waits_disturbs_nobody():
 
 def test_a_process_that_dies_is_one_clear_error(tmp_path, monkeypatch):
     """Not a group of sixty-four."""
-    monkeypatch.setattr("vixml.images.preparers.prepare_all", die)
+    monkeypatch.setattr("vixml.images.fetch.prepare_all", die)
     with Server() as server:
         corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"ok/{number}")] for number in range(9)])
         with pytest.raises(VixmlError, match="a process that prepares pictures died") as caught:

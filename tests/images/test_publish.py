@@ -17,11 +17,11 @@ from PIL import Image
 from published_place import MISSING, N_IMAGES, SOURCE, TEXTS, go, registry, write_bank, write_place
 
 from vixml import cli
-from vixml.config.world import World
+from vixml.config.registry import World
 from vixml.data.corpus import SPLITS, Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json
-from vixml.images import hub_tables, publish
+from vixml.images import publish
 from vixml.images.bank import ImageBank
 from vixml.images.store import ImageStore, write_store
 from vixml.provenance import read_manifest, stage
@@ -223,7 +223,7 @@ def test_a_shard_cut_short_and_an_unfinished_folder(place):
 
 
 def test_a_table_that_is_too_short_is_noticed(place):
-    table = hub_tables.Table("c", "s", "t/s", (hub_tables.Column("id", "string", ""),))
+    table = publish.Table("c", "s", "t/s", (publish.Column("id", "string", ""),))
     with pytest.raises(VixmlError, match="ended too early"):
         table.write(place.root, iter(()), 3, 2)
 

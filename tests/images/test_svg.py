@@ -9,7 +9,7 @@ import pytest
 import resvg_py
 from images_helpers import pixels, svg
 
-from vixml.images.svg import MAX_BYTES, Undrawable, draw
+from vixml.images.render import MAX_BYTES, Undrawable, draw
 
 
 def test_current_color_is_black_on_white():

@@ -20,7 +20,7 @@ from vixml.config.run import RunConfig
 from vixml.models import kernels
 from vixml.models.packing import pack
 from vixml.models.prompt import Prompt
-from vixml.training.model_file import build_model
+from vixml.models.siamese import build_model
 
 _convert = interpreter._implicit_cvt
 

@@ -17,7 +17,7 @@ from vixml.errors import VixmlError
 from vixml.models.adapters import AdaptedLinear, AdaptedProduct
 from vixml.models.packing import pack
 from vixml.models.prompt import Prompt
-from vixml.training.model_file import build_model, load_model, save_model
+from vixml.models.siamese import build_model, load_model, save_model
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 PROMPT = Prompt(((1, 2), "text", (3,)), causal=True)

@@ -10,11 +10,9 @@ from torch.nn import functional as F
 
 from vixml.config.run import LateFusion as Settings
 from vixml.config.run import RunConfig
-from vixml.models.fusion import LateFusion
 from vixml.models.packing import pack
 from vixml.models.prompt import Prompt
-from vixml.models.prototype import AuxiliaryVectors
-from vixml.models.siamese import Siamese
+from vixml.models.siamese import AuxiliaryVectors, LateFusion, Siamese
 
 DIM = 8
 

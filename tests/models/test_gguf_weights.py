@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from vixml.data.tokens import bos_ids, eos_id, load_tokenizer
 from vixml.errors import VixmlError
-from vixml.models.prepare import prepare_model
+from vixml.models.weights import prepare_model
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["h e", "Ġ he", "Ġ Ġ"]

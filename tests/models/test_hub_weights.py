@@ -18,10 +18,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from vixml.config.world import TextModel
+from vixml.config.registry import TextModel
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file
-from vixml.models.prepare import prepare_model
+from vixml.models.weights import prepare_model
 from vixml.provenance import read_manifest
 
 NAME = "Tiny/Qwen2"

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny_models import write_bert
 from transformers import AutoModel
 
-from vixml.config.world import Source, TextModel
+from vixml.config.registry import Source, TextModel
 from vixml.errors import VixmlError
 from vixml.models.backbone import Backbone
-from vixml.models.prepare import prepare_model
+from vixml.models.weights import prepare_model
 from vixml.provenance import read_manifest
 
 SHA = "0" * 64

@@ -8,8 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from vixml.config.run import RunConfig
-from vixml.models.prototype import PrototypeNetwork
-from vixml.models.siamese import Siamese
+from vixml.models.siamese import PrototypeNetwork, Siamese
 
 DIM, HEADS, N = 16, 4, 9
 

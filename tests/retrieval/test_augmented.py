@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
-from vixml.retrieval.augmented import retrieval_augmented
 from vixml.retrieval.search import search
-from vixml.retrieval.vote import knn_vote
+from vixml.retrieval.vote import knn_vote, retrieval_augmented
 
 N_LABELS = 7
 

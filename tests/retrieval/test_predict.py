@@ -13,10 +13,9 @@ from vixml.files import save_array, write_json
 from vixml.images.bank import FORMAT, ImageBank
 from vixml.provenance import stage
 from vixml.ragged import Ragged
-from vixml.retrieval.augmented import retrieval_augmented
 from vixml.retrieval.predict import GPU_MB, PredictInputs, predict, roomy
 from vixml.retrieval.search import search
-from vixml.retrieval.vote import knn_vote, popularity, with_images
+from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images
 
 N_TRAIN, N_TEST, N_LABELS, N_IMAGES, DIM = 30, 12, 20, 15, 6
 HELD = np.array([3, 4, 17, 29], dtype=np.int64)

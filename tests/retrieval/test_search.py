@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.retrieval import search as module
-from vixml.retrieval.propose import propose
-from vixml.retrieval.search import block_sizes, search
+from vixml.retrieval.search import block_sizes, propose, search
 
 WAYS = {"float32": (torch.float32, False), "bfloat16": (torch.bfloat16, False), "held": (torch.bfloat16, True)}
 

@@ -19,13 +19,13 @@ from vixml.config.run import RunConfig
 from vixml.data.corpus import CorpusData, Items
 from vixml.files import save_array, write_json
 from vixml.images.bank import FORMAT
+from vixml.models.inputs import RunInputs, open_inputs
+from vixml.models.siamese import build_model, save_model
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.training.batches import TrainingSet
-from vixml.training.inputs import RunInputs, open_inputs
-from vixml.training.loop import Trainer
-from vixml.training.model_file import build_model, save_model
-from vixml.training.state import SaveClock
+from vixml.training.checkpoint import SaveClock
+from vixml.training.train import Trainer
 
 WORDS, KINDS, IMAGE_DIM = 5, 2, 12
 START, END, FIRST_WORD, FIRST_NOISE, NOISE_WORDS = 1, 2, 10, 30, 20
@@ -159,4 +159,4 @@ def weights_of(trainer: Trainer, folder: Path) -> bytes:
 
 def save_always(monkeypatch):
     """Let a checkpoint be due whenever its minutes have passed, however long saving takes."""
-    monkeypatch.setattr("vixml.training.loop.SaveClock", partial(SaveClock, share=math.inf))
+    monkeypatch.setattr("vixml.training.train.SaveClock", partial(SaveClock, share=math.inf))

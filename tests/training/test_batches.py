@@ -13,17 +13,17 @@ from tiny_models import VOCABULARY, random_lists
 from vixml.config.run import RunConfig
 from vixml.models.packing import MULTIPLE, pack
 from vixml.ragged import Ragged
+from vixml.runtime import generator
 from vixml.training.batches import (
     EpochBatches,
     TrainingSet,
     concatenate,
     draw_per_group,
     draw_positives,
-    generator,
     iterate,
     query_order,
 )
-from vixml.training.team import Team
+from vixml.training.distributed import Team
 
 N, LABELS, IMAGES = 47, 19, 12
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from plain_clustering import plain_groups
 from torch.nn import functional as F
 
-from vixml.training import halves
-from vixml.training.clustering import balanced_groups, group_means
-from vixml.training.halves import ordered_sums
+from vixml.training import clustering
+from vixml.training.clustering import balanced_groups, group_means, ordered_sums
 
 
 def unit(n, dim=8, seed=0):
@@ -93,7 +92,7 @@ def test_as_written_plainly(n, wanted, dim):
 def test_a_large_group_takes_more_steps_until_it_settles(monkeypatch, n):
     vectors = unit(n, 12, seed=3)
     short = balanced_groups(vectors, n // 10, 1)
-    monkeypatch.setattr(halves, "LARGE", 70)
+    monkeypatch.setattr(clustering, "LARGE", 70)
     long = balanced_groups(vectors, n // 10, 1)
     np.testing.assert_array_equal(long, plain_groups(vectors.numpy(), n // 10, 1, large=70))
     if n == 1200:
@@ -117,8 +116,8 @@ def test_half_precision_is_read_as_float32(dtype):
 
 def in_small_pieces(monkeypatch):
     """Make blocks and pieces so small that a few hundred points need many of each."""
-    monkeypatch.setitem(halves.BLOCK, "cpu", 100)
-    monkeypatch.setattr(halves, "WIDE", 20)
+    monkeypatch.setitem(clustering.BLOCK, "cpu", 100)
+    monkeypatch.setattr(clustering, "WIDE", 20)
 
 
 def test_blocks_and_threads_change_nothing(monkeypatch):
@@ -147,7 +146,7 @@ def test_the_callers_vectors_are_left_alone(monkeypatch):
 
 
 def test_means_of_millions_are_added_up_in_pieces(monkeypatch):
-    monkeypatch.setattr(halves, "PIECE", 4)
+    monkeypatch.setattr(clustering, "PIECE", 4)
     vectors, counts = torch.randn(60, 5), torch.tensor([1, 9, 0, 4, 25])
     rows = torch.randperm(60)[:39]
     sums = ordered_sums(vectors, rows, counts)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from vixml.config.run import Mining
 from vixml.models.encode import encode_items
 from vixml.runtime import autocast
-from vixml.training import loop
-from vixml.training.label_vectors import label_means
+from vixml.training import train
+from vixml.training.train import label_means
 
 SCHEDULE = {"start": 2, "update": 3, "size": 4, "double_at": [4, 7]}
 EPOCHS, QUERIES = 12, 100
@@ -37,7 +37,7 @@ def replay(task, tmp_path, monkeypatch, **mining) -> tuple[dict[int, int], list[
     """Return {epoch: groups} of a trainer, and the epochs at which it clustered."""
     config = planted.make_config(mining={**SCHEDULE, **mining}, training={"epochs": EPOCHS})
     trainer = planted.make_trainer(task, config, tmp_path, rows=QUERIES)
-    trainer.stored = loop.Stored(F.normalize(torch.randn(len(trainer.data.truth), 8), dim=1))
+    trainer.stored = train.Stored(F.normalize(torch.randn(len(trainer.data.truth), 8), dim=1))
     clustered, mined = [], {}
 
     def group(vectors, n_groups, seed):
@@ -45,7 +45,7 @@ def replay(task, tmp_path, monkeypatch, **mining) -> tuple[dict[int, int], list[
         clustered.append(n_groups)
         return np.arange(len(vectors)) % n_groups
 
-    monkeypatch.setattr(loop, "balanced_groups", group)
+    monkeypatch.setattr(train, "balanced_groups", group)
     made_at = []
     for epoch in range(EPOCHS):
         before = len(clustered)

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vixml import gpu
+from vixml import runtime
+from vixml.check import doctor
 from vixml.cli import main
 from vixml.errors import VixmlError
 from vixml.images.vision import resolve_device
-from vixml.reproduce import doctor
-from vixml.training.device import choose_device
+from vixml.runtime import choose_device
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setattr(torch.cuda, "init", init)
 
     (tmp_path / "bin").mkdir()
-    monkeypatch.setattr(gpu, "SYSTEM", tmp_path)
+    monkeypatch.setattr(runtime, "SYSTEM", tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/bin{os.pathsep}/usr/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from vixml.config.run import Loss
 from vixml.errors import VixmlError
+from vixml.models.inputs import RunInputs
 from vixml.ragged import Ragged
 from vixml.training import diagnostics
 from vixml.training.diagnostics import hits, is_collapsed, knn_precision_at_1, mean_cosine, precision_at_1
-from vixml.training.inputs import RunInputs
-from vixml.training.progress import TrainingView
+from vixml.training.train import TrainingView
 
 
 def unit(n, dim, seed):

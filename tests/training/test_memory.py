@@ -14,14 +14,13 @@ import torch.distributed.run
 import warm
 
 from vixml.cli import _refuse, main
-from vixml.config.world import Propensity
+from vixml.config.registry import Propensity
 from vixml.errors import VixmlError
 from vixml.memory import enough_memory, kind_of_memory
-from vixml.models.encode import token_budget_slices
+from vixml.models.encode import fewer_items, token_budget_slices
 from vixml.models.siamese import Siamese
-from vixml.training import encoded, loop
-from vixml.training.device import fewer_items
-from vixml.training.state import NAME
+from vixml.training import train as stage_module
+from vixml.training.checkpoint import NAME
 from vixml.training.train import run_identity, train
 
 CPU = torch.device("cpu")
@@ -71,11 +70,11 @@ def a_step(monkeypatch):
 
 
 def a_backward_pass(monkeypatch):
-    monkeypatch.setattr(encoded.EncodedBatch, "backward", at_call(encoded.EncodedBatch.backward, 2))
+    monkeypatch.setattr(stage_module.EncodedBatch, "backward", at_call(stage_module.EncodedBatch.backward, 2))
 
 
 def the_loss(monkeypatch):
-    monkeypatch.setattr(loop, "total_loss", at_call(loop.total_loss, 3))
+    monkeypatch.setattr(stage_module, "total_loss", at_call(train.total_loss, 3))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +119,7 @@ def test_what_is_carried_out_otherwise_is_the_same_run(task):
 
 def test_grouping_queries_falls_back_to_the_processor(task, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("VIXML_PROGRESS", raising=False)
-    monkeypatch.setattr(loop, "balanced_groups", at_call(loop.balanced_groups, 0))
+    monkeypatch.setattr(stage_module, "balanced_groups", at_call(train.balanced_groups, 0))
     run(task, tmp_path, settings())
     assert "no room to group all queries" in capsys.readouterr().err
 
@@ -185,7 +184,7 @@ def test_a_verb_without_a_key_to_change_ends_with_one_error_too(monkeypatch, cap
     def no_memory(*args, **options):
         raise MemoryError("Unable to allocate 9.1 TiB for an array")
 
-    monkeypatch.setattr("vixml.reproduce.doctor.block", no_memory)
+    monkeypatch.setattr("vixml.check.doctor.block", no_memory)
     assert main(["doctor"]) == 2
     said = capsys.readouterr().err
     assert said.count("error:") == 1 and "out of main memory" in said and "Traceback" not in said

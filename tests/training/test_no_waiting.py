@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vixml.training.optimizer import make_optimizer
+from vixml.training.train import make_optimizer
 
 WAITING = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal.default", "is_nonzero")
 LORA = {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.1}, "template": "{text}{images}{eos}"}
@@ -66,7 +66,7 @@ def test_no_step_waits_for_its_device(request, tmp_path, monkeypatch, kind, at_o
     batch = trainer._batches()[0].pin_memory()
     if trainer.stored_only:
         monkeypatch.setattr(
-            "vixml.training.loop.send", lambda tensor, device: pin(tensor).to(device, non_blocking=True)
+            "vixml.training.train.send", lambda tensor, device: pin(tensor).to(device, non_blocking=True)
         )
     plain, sent = torch.Tensor.to, []
 

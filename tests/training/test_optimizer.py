@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from vixml.config.run import Optimizer
-from vixml.training.device import batch_workers
-from vixml.training.optimizer import learning_rate_factor, make_optimizer, parameter_groups
+from vixml.runtime import batch_workers
+from vixml.training.train import learning_rate_factor, make_optimizer, parameter_groups
 
 SETTINGS = Optimizer(lr=0.1, lr_new=0.2, weight_decay=0.3)
 
@@ -150,7 +150,7 @@ def test_new_parts_may_warm_up_sooner(task, tmp_path):
 def test_a_gpu_does_not_wait_for_its_batches(monkeypatch, tmp_path):
     cpu, cuda, space = torch.device("cpu"), torch.device("cuda"), 64 << 30
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=space))
-    monkeypatch.setattr("vixml.training.device.SHARED", tmp_path)
+    monkeypatch.setattr("vixml.runtime.SHARED", tmp_path)
     for threads, expected in ((1, 1), (2, 1), (4, 3), (64, 4)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert batch_workers(None, cuda) == expected

@@ -16,14 +16,11 @@ import warm
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from vixml.config.world import Propensity
+from vixml.config.registry import Propensity
 from vixml.ragged import Ragged
-from vixml.runtime import autocast
-from vixml.training.batches import DROPOUT, generator
-from vixml.training.encoded import EncodedBatch
-from vixml.training.optimizer import make_optimizer
-from vixml.training.team import ALONE, Team, join, leave
-from vixml.training.train import train
+from vixml.runtime import DROPOUT, autocast, generator
+from vixml.training.distributed import ALONE, Team, join, leave
+from vixml.training.train import EncodedBatch, make_optimizer, train
 
 CPU = torch.device("cpu")
 KINDS = {

@@ -7,9 +7,9 @@ import pytest
 from torch.nn import functional as F
 
 from vixml.models.encode import all_prototypes, encode_items
+from vixml.models.inputs import open_inputs
 from vixml.runtime import autocast
 from vixml.training.diagnostics import precision_at_1
-from vixml.training.inputs import open_inputs
 
 STEPS = 40
 CHANCE = 100 / (planted.WORDS * planted.KINDS)

@@ -13,12 +13,12 @@ import pytest
 import torch
 import warm
 
-from vixml.config.world import Propensity
+from vixml.config.registry import Propensity
 from vixml.errors import VixmlError
+from vixml.models.siamese import load_model
 from vixml.provenance import read_manifest
-from vixml.training import state
-from vixml.training.model_file import load_model
-from vixml.training.state import NAME
+from vixml.training import checkpoint
+from vixml.training.checkpoint import NAME
 from vixml.training.train import run_identity, train
 
 ROWS, BATCH, EPOCHS = 23, 5, 3  # five steps an epoch, the last of three queries; the second and third mined
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(task, tmp_path, damage):
 
 def train_until_half_a_checkpoint_is_written(argument):
     config, inputs, out, saves = argument
-    state.SaveClock.due = lambda clock, epoch_ended: True
+    checkpoint.SaveClock.due = lambda clock, epoch_ended: True
     save, done = torch.save, iter(range(10**6))
 
     def save_then_die(payload, path):

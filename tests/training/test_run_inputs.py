@@ -11,13 +11,13 @@ import planted
 import pytest
 import torch
 
-from vixml.config.world import Propensity
+from vixml.config.registry import Propensity
 from vixml.errors import VixmlError
 from vixml.files import load_array, read_json, save_array, write_json
+from vixml.models.inputs import RunInputs, open_inputs
+from vixml.models.siamese import build_model, load_model
 from vixml.provenance import read_manifest
 from vixml.ragged import Ragged
-from vixml.training.inputs import RunInputs, open_inputs
-from vixml.training.model_file import build_model, load_model
 from vixml.training.train import train, validation_rows
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vixml.errors import VixmlError
-from vixml.training.state import NAME, SaveClock, load_checkpoint, save_checkpoint
+from vixml.training.checkpoint import NAME, SaveClock, load_checkpoint, save_checkpoint
 
 
 def test_saving_takes_a_hundredth_of_the_time():

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vixml.reproduce.assumptions import HARDWARE
-from vixml.reproduce.plan import Plan, make_plan, read_workflow
+from vixml.plan.assumptions import HARDWARE
+from vixml.plan.plan import Plan, make_plan, read_workflow
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vixml.config.runs import load_workflow
+from vixml.config.load import load_workflow
 from vixml.digest import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -274,7 +274,7 @@ def _vision_model() -> dict[str, str | bytes]:
     """Return random weights in the layout of the published EfficientNet-Lite0."""
     import torch
 
-    from vixml.images.efficientnet import Lite0
+    from vixml.images.vision import Lite0
 
     torch.manual_seed(0)
     state: dict[str, Any] = {}

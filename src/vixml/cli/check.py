@@ -39,7 +39,7 @@ def check(
         vixml check --results results
         vixml check --dataset picto --run vixml-minilm-l3 --quick
     """
-    from vixml.reproduce.check import inspect, last_line, line, open_results
+    from vixml.check.check import inspect, last_line, line, open_results
 
     reports = []
     for report in inspect(open_results(results, config_dir, dataset, run, quick=quick)):
@@ -67,7 +67,7 @@ def check_remote(
         vixml check-remote
         vixml check-remote --remote shared
     """
-    from vixml.reproduce.doors import require_remote
+    from vixml.check.doctor import require_remote
 
     print(f"the remote is there: {require_remote(repository, remote, filled=filled)}")
 
@@ -85,6 +85,6 @@ def doctor(
 
         vixml doctor
     """
-    from vixml.reproduce.doctor import block
+    from vixml.check.doctor import block
 
     print(block(results, config_dir))

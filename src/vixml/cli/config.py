@@ -27,8 +27,8 @@ def document_config(
         vixml document-config --check
     """
     from vixml.config.document import Section, document, either, sections
-    from vixml.reproduce.overview import OverviewSpec
-    from vixml.reproduce.specs import FactsSpec, FigureSpec, TableSpec
+    from vixml.config.tables import FactsSpec, FigureSpec, TableSpec
+    from vixml.report.overview import OverviewSpec
 
     parts = sections()
     # A file of config/tables or config/figures is of either of two kinds, so both parts of the page share one schema.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vixml.config.world import World
+    from vixml.config.registry import World
 
 CONFIG_DIR = typer.Option(help="Folder of datasets.yaml and models.yaml.")
 OUT = typer.Option(help="Folder to publish; it is complete when it holds manifest.json.")
@@ -82,7 +82,7 @@ def build_corpus(
             --out results/data/picto/corpus
     """
     from vixml.config.load import load_world, unknown_key
-    from vixml.data.corpus_stage import build_corpus as run
+    from vixml.data.build import build_corpus as run
 
     world = load_world(config_dir)
     if dataset not in world.datasets:

@@ -73,12 +73,12 @@ def predict(
             --index results/runs/picto/text-minilm-l3/seed0/index \
             --out results/runs/picto/text-minilm-l3/seed0/test/predictions
     """
-    from vixml.config.runs import get_run
+    from vixml.config.load import get_run
 
     config = get_run(config_dir, dataset, run)  # before the seconds that torch takes to import
     from vixml.retrieval.predict import PredictInputs
     from vixml.retrieval.predict import predict as go
-    from vixml.training.device import choose_device
+    from vixml.runtime import choose_device
 
     inputs = PredictInputs(corpus, index, bank, trained)
     go(dataset, run, seed, config, split, inputs, out, choose_device(device, threads), memory_mb)

@@ -124,7 +124,7 @@ def prepare_vision(
             --out results/vision/siglip2
     """
     from vixml.config.load import load_world, unknown_key
-    from vixml.images.prepare import prepare_vision as run
+    from vixml.images.vision import prepare_vision as run
 
     world = load_world(config_dir)
     if vision not in world.vision_models:
@@ -202,8 +202,8 @@ def import_vectors(
     from vixml.config.load import load_world, unknown_key
     from vixml.data.corpus import SPLITS
     from vixml.errors import VixmlError
-    from vixml.images.published import Published
-    from vixml.images.published import import_vectors as run
+    from vixml.images.import_vectors import Published
+    from vixml.images.import_vectors import import_vectors as run
 
     world = load_world(config_dir)
     if dataset not in world.datasets:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from vixml.config.run import RunConfig
-    from vixml.training.inputs import RunInputs
+    from vixml.models.inputs import RunInputs
 
 CONFIG_DIR = typer.Option(help="Folder of datasets.yaml, models.yaml and runs/.")
 OUT = typer.Option(help="Folder to publish; it is complete when it holds manifest.json.")
@@ -55,7 +55,7 @@ def prepare_model(
     """
     from vixml.cli.data import verify_raw
     from vixml.config.load import load_world, unknown_key
-    from vixml.models.prepare import prepare_model as run
+    from vixml.models.weights import prepare_model as run
 
     world = load_world(config_dir)
     if model not in world.text_models:
@@ -135,7 +135,7 @@ def build_index(
             --out results/runs/picto/text-minilm-l3/seed0/index
     """
     config, inputs, where = _open(config_dir, dataset, run, corpus, tokens, bank, model_dir, threads, device)
-    from vixml.retrieval.encode import build_index as go
+    from vixml.retrieval.index import build_index as go
 
     go(dataset, run, seed, config, inputs, trained, out, where)
 
@@ -189,7 +189,7 @@ def _open(
     threads: int,
     device: str,
 ) -> tuple[RunConfig, RunInputs, torch.device]:
-    from vixml.config.runs import get_run
+    from vixml.config.load import get_run
     from vixml.errors import VixmlError
 
     config = get_run(config_dir, dataset, run)  # before the seconds that torch takes to import
@@ -200,8 +200,8 @@ def _open(
             found=f"it reuses that of {config.reuse}",
             hint=f"pass --run {config.reuse}; `vixml predict --run {run}` reads what it leaves",
         )
-    from vixml.training.device import choose_device
-    from vixml.training.inputs import RunInputs
+    from vixml.models.inputs import RunInputs
+    from vixml.runtime import choose_device
 
     inputs = RunInputs(corpus, tokens, bank if config.uses_images else None, model_dir)
     return config, inputs, choose_device(device, threads)

@@ -32,7 +32,7 @@ def reproduction(
 
         vixml reproduction --check
     """
-    from vixml.reproduce.reproduction import reproduction as run
+    from vixml.report.pages import reproduction as run
 
     run(config_dir, write, check)
 
@@ -72,7 +72,7 @@ def plan(
 
         vixml plan --device cpu
     """
-    from vixml.reproduce.plan_page import plan as run
+    from vixml.report.plan_page import plan as run
 
     run(
         config, budget=budget, device=device, sustained=sustained, json_out=json, write=write, check=check

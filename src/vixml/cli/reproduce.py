@@ -54,7 +54,7 @@ def make_tables(
             --score results/runs/picto/text-minilm-l3/seed0/test/score \
             --out results/tables
     """
-    from vixml.reproduce.tables import make_tables as run
+    from vixml.report.make_tables import make_tables as run
 
     run(score or [], config_dir, tables, out, measured_corpus or (), latency or ())
 
@@ -77,7 +77,7 @@ def make_figures(
             --score results/runs/picto/text-minilm-l3/seed0/test/score \
             --out results/figures
     """
-    from vixml.reproduce.figures import make_figures as run
+    from vixml.report.figures import make_figures as run
 
     run(score or [], config_dir, figures, out)
 
@@ -119,9 +119,9 @@ def make_report(
             --score results/runs/picto/vixml-minilm-l3/seed0/test/score \
             --out results/report
     """
-    from vixml.reproduce.report import ReportOptions
-    from vixml.reproduce.report import make_report as run
-    from vixml.reproduce.tables import measured
+    from vixml.report.make_tables import measured
+    from vixml.report.report import ReportOptions
+    from vixml.report.report import make_report as run
 
     chosen = {"compare": compare, "side_by_side": side_by_side}
     options = ReportOptions(
@@ -151,7 +151,7 @@ def make_tuning(
             --score results/runs/picto/tune-text-lr5e-4/seed0/validation/score \
             --out results/tuning
     """
-    from vixml.reproduce.tuning import make_tuning as run
+    from vixml.report.tuning import make_tuning as run
 
     run(score, out)
 
@@ -193,7 +193,7 @@ def summary(
         vixml summary --reference results/reference/picto-summary.json \
             --readme README.md --check
     """
-    from vixml.reproduce.summary import summary as run
+    from vixml.report.pages import summary as run
 
     tables = tables or ["table1", "table3"]
     run(

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vixml.config.registry import World
 from vixml.config.run import RunConfig
 from vixml.config.workflow import WorkflowConfig
-from vixml.config.world import World
 from vixml.errors import VixmlError
 from vixml.files import write_text
 

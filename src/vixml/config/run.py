@@ -6,13 +6,71 @@ These classes are the one source of defaults, validation, the JSON schemas in ``
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from vixml.config.inference import Inference
-from vixml.config.strict import Fraction, Positive, Strict
 from vixml.config.template import has_field, parse_template
+
+# --- What every model of a configuration file is built on.
+
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Strict(BaseModel):
+    """Refuse unknown keys, so that a misspelt key is an error and not a silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# --- How a run ranks labels once its encoder stands: the part ``inference`` of ``config/runs/*.yaml``.
+
+
+class Inference(Strict):
+    """How a trained (or untrained) encoder ranks labels."""
+
+    method: Literal["label-search", "retrieval-augmented", "knn", "popularity"] = Field(
+        "label-search",
+        description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: labels and "
+        "training queries are both retrieved, and the latter vote for their labels (paper section 4.5). `knn`: only "
+        "neighbouring training queries vote. `popularity`: the most frequent training labels, for everyone.",
+    )
+    labels_as: Literal["z", "u"] = Field("z", description="Label vectors: prototypes `z`, or plain text vectors `u`.")
+    label_weight: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="`retrieval-augmented`: weight of retrieved labels; training queries have the rest.",
+    )
+    retrieved_labels: int = Field(100, ge=1, description="`retrieval-augmented`: labels retrieved.")
+    retrieved_queries: int = Field(100, ge=1, description="`retrieval-augmented`: training queries retrieved.")
+    search: Literal["separate", "joint"] = Field(
+        "separate",
+        description="`retrieval-augmented`: two searches (the paper's), or one among labels and training queries "
+        "together that keeps `retrieved_labels` of both (RAE-XMC; its `label_weight` is 0.5).",
+    )
+    neighbours: int = Field(50, ge=1, description="`knn`: training queries that vote.")
+    temperature: Positive = Field(0.05, description="`knn` and `retrieval-augmented`: softmax temperature.")
+    image_weight: Fraction = Field(
+        0.0,
+        description="`knn`: share of the squared norm given to the mean of the raw image vectors, beside the text vector.",
+    )
+    top_k: int = Field(100, ge=1, description="Labels kept per query.")
+    index: Literal["exact", "ivf", "hnsw"] = Field(
+        "exact",
+        description="How vectors are searched. `exact`: all of them. `ivf`, `hnsw`: an index (faiss) that looks at a part and "
+        "may miss some; for millions of labels. Scores are exact inner products all the same.",
+    )
+    index_recall: float = Field(
+        0.99,
+        gt=0,
+        le=1,
+        description="`ivf`, `hnsw`: the share of the exact best that must be found; the index looks as far as that takes, "
+        "for a sample of the queries.",
+    )
+
 
 # How a training is carried out, not what it learns: no reason to train again, or to leave a checkpoint behind.
 CARRIED_OUT = {"encoder": {"kernels"}, "training": {"workers", "checkpoint_minutes", "items_at_once"}}

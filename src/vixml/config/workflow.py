@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vixml.config.strict import Strict
+from vixml.config.run import Strict
 
 
 class Target(Strict):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from vixml.config.world import Source
+from vixml.config.registry import Source
 from vixml.errors import VixmlError
 
 MEMBER_LIMIT = 64 << 20

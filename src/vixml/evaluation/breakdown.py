@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vixml.evaluation.hits import hits_in_chunks
+from vixml.evaluation.metrics import hits_in_chunks
 from vixml.ragged import Ragged
 
 N_GROUPS = 10

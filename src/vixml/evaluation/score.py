@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vixml.config.world import Dataset
+from vixml.config.registry import Dataset
 from vixml.data.corpus import Corpus
 from vixml.data.propensity import inverse_propensity
 from vixml.errors import VixmlError

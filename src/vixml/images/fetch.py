@@ -1,6 +1,6 @@
 """Stage ``fetch-images``: fetch every picture of a corpus that names them by URL, into the image store.
 
-Shard by shard: what is settled stands in a journal (:mod:`vixml.images.journal`) until the shard is written, beside the
+Shard by shard: what is settled stands in a journal (:mod:`vixml.images.fetch`) until the shard is written, beside the
 output, so that a run killed at any moment goes on where it stood. Which picture has which id follows from the corpus, so
 neither the order of arrival nor the number of connections reaches the result.
 """
@@ -10,27 +10,208 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields
+from multiprocessing import get_context
 from pathlib import Path
+from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vixml.config.world import Fetch
-from vixml.data.corpus import Corpus
-from vixml.data.corpus_writer import URLS
+from vixml.config.registry import Fetch
+from vixml.data.corpus import URLS, Corpus
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, write_json
-from vixml.images.coverage import coverage
+from vixml.images.bank import coverage
 from vixml.images.http import Getter
-from vixml.images.journal import Fetched, Journal
-from vixml.images.kept import kept_folder
-from vixml.images.preparers import Preparers
+from vixml.images.pool import kept_folder
+from vixml.images.render import Undrawable, prepare
 from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
+
+# --- Prepare fetched pictures in other processes, as many at once as wait: handing one over takes longer than
+# preparing it.
+
+
+Prepared = tuple[bytes | None, str | None]
+# Files handed over at once, at most: of a few MB each, a portion must not fill the memory.
+PORTION = 32
+
+
+class Preparers:
+    """Processes that prepare pictures. Use it as a context, inside an event loop.
+
+    Args:
+        processes: how many; the result does not depend on it.
+        size: side in pixels of a prepared picture.
+    """
+
+    def __init__(self, processes: int, size: int) -> None:
+        self.size = size
+        # One portion more than processes, so that none waits for the next.
+        self._free = processes + 1
+        self._waiting: deque[tuple[bytes, asyncio.Future[Prepared]]] = deque()
+        # spawn: a fork of a process that runs an event loop may hang.
+        self._pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+
+    def __enter__(self) -> Preparers:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    async def prepared(self, data: bytes) -> Prepared:
+        """Return a picture as :func:`vixml.images.render.prepare` makes it, or None and the reason.
+
+        Raises:
+            VixmlError: a process died.
+        """
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((data, future))
+        self._hand_over()
+        try:
+            return await future
+        except BrokenProcessPool as error:
+            raise VixmlError(
+                "a process that prepares pictures died",
+                where="fetch-images",
+                found=str(error),
+                hint="out of memory? run the same command again: what was fetched is kept; --threads 1 takes less",
+            ) from error
+
+    def _hand_over(self) -> None:
+        if not self._free or not self._waiting:
+            return
+        self._free -= 1
+        portion = [self._waiting.popleft() for _ in range(min(PORTION, len(self._waiting)))]
+        files, futures = [data for data, _ in portion], [future for _, future in portion]
+        try:
+            asked = asyncio.get_running_loop().run_in_executor(self._pool, prepare_all, files, self.size)
+        except BrokenProcessPool as error:  # the processes are dead: those who wait must not wait for ever
+            asked = asyncio.get_running_loop().create_future()
+            asked.set_exception(error)
+        asked.add_done_callback(lambda done: self._hand_back(futures, done))
+
+    def _hand_back(self, futures: list[asyncio.Future[Prepared]], done: asyncio.Future[list[Prepared]]) -> None:
+        self._free += 1
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        for number, future in enumerate(futures):
+            if future.done():  # whoever waited was cancelled
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(done.result()[number])
+        self._hand_over()
+
+
+def prepare_all(files: list[bytes], size: int) -> list[Prepared]:
+    """Prepare some pictures; a failure is a reason beside ``None``."""
+    found: list[Prepared] = []
+    for data in files:
+        try:
+            found.append((prepare(data, size), None))
+        except Undrawable as error:
+            found.append((None, str(error)))
+    return found
+
+
+# --- What was fetched so far, so that a killed run goes on and fetches nothing twice.
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One picture's fate.
+
+    Attributes:
+        image: its id.
+        url: where it was asked for.
+        status: the last HTTP status, or None.
+        bytes: length of the file as it came, or None.
+        sha256: of the file as it came, or None.
+        attempts: requests made.
+        error: why there is no picture, or None.
+        png: the picture, prepared, or None.
+        may_pass: whether the failure is one that may pass: then it is tried once more before the shard is written.
+    """
+
+    image: int
+    url: str
+    status: int | None
+    bytes: int | None
+    sha256: str | None
+    attempts: int
+    error: str | None
+    png: bytes | None
+    may_pass: bool = False
+
+
+COLUMNS = [field.name for field in fields(Fetched)]
+
+
+class Journal:
+    """Keep :class:`Fetched` rows by image id. Use it as a context.
+
+    Args:
+        path: the file; made where there is none.
+        soon: calls a function a moment later, as an event loop's ``call_soon`` does: rows that come at once are then written
+            at once, which takes a tenth of the time. None writes each row by itself.
+    """
+
+    def __init__(self, path: Path, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
+        self.path, self._soon, self._open = path, soon, True
+        self._base = sqlite3.connect(path, isolation_level=None)  # transactions are ours
+        self._base.execute("PRAGMA journal_mode=WAL")
+        self._base.execute("PRAGMA synchronous=NORMAL")
+        self._base.execute(
+            "CREATE TABLE IF NOT EXISTS fetched (image INTEGER PRIMARY KEY, url TEXT, status INTEGER, bytes INTEGER, "
+            "sha256 TEXT, attempts INTEGER, error TEXT, png BLOB, may_pass INTEGER)"
+        )
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._commit()
+        self._open = False
+        self._base.close()
+
+    def add(self, row: Fetched) -> None:
+        """Keep a row for good."""
+        if self._soon is not None and not self._base.in_transaction:
+            self._base.execute("BEGIN")
+            self._soon(self._commit)
+        values = [getattr(row, name) for name in COLUMNS]
+        self._base.execute("INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    def _commit(self) -> None:
+        if self._open and self._base.in_transaction:
+            self._base.commit()
+
+    def settled(self) -> dict[int, int]:
+        """Return the requests made for each image that was tried."""
+        return dict(self._base.execute("SELECT image, attempts FROM fetched"))
+
+    def may_pass(self) -> dict[int, int]:
+        """Return the requests made for each image whose failure may pass."""
+        return dict(self._base.execute("SELECT image, attempts FROM fetched WHERE may_pass"))
+
+    def forget(self, images: Iterable[int]) -> None:
+        """Drop rows, so that these are tried again."""
+        self._base.executemany("DELETE FROM fetched WHERE image = ?", [(image,) for image in images])
+
+    def __iter__(self) -> Iterator[Fetched]:
+        """Yield all rows, ascending."""
+        for row in self._base.execute("SELECT * FROM fetched ORDER BY image"):
+            yield Fetched(*row)
+
 
 LOG = "fetched.parquet"
 FEW = 20  # pictures of a shard from which on their failing says something of the network

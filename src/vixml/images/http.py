@@ -17,7 +17,7 @@ import httpcore2
 import httpx2
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
-from vixml.config.world import Fetch
+from vixml.config.registry import Fetch
 
 # What a server may say of a picture; a host that does not know says "octet-stream", and decoding decides.
 PICTURE_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")

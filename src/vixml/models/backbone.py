@@ -5,20 +5,37 @@ Linear layers, norms and activations see one stream of tokens; attention sees ea
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from vixml.config.run import Encoder
 from vixml.errors import VixmlError
-from vixml.models.architecture import without_pooler
 from vixml.models.attention import FILLED_UP, PACKED, is_causal, rows_of
 from vixml.models.kernels import choose_kernels
+
+# --- What is asked of a network's class before it is built.
+
+
+def without_pooler(config: PretrainedConfig) -> dict[str, bool]:
+    """Return the arguments that leave a pooler out, where the network has one.
+
+    BERT's pooler belongs to next-sentence prediction; pooling token vectors leaves it without a gradient.
+
+    Example:
+        >>> from transformers import BertConfig, LlamaConfig
+        >>> without_pooler(BertConfig()), without_pooler(LlamaConfig())
+        ({'add_pooling_layer': False}, {})
+    """
+    known = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
+
 
 transformers_logging.disable_progress_bar()  # a stage draws its own
 

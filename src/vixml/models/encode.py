@@ -8,10 +8,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vixml.config.run import RunConfig
 from vixml.models.packing import MULTIPLE, Packed, pack, pinned
 from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
 from vixml.ragged import Ragged
+
+
+def fewer_items(config: RunConfig, items: int, training: bool = False) -> str:
+    """Return what to make smaller after the encoder ran out of memory: an imperative clause with a key and its next value.
+
+    Args:
+        config: of the run.
+        items: how many went through the encoder together; 0: none did.
+        training: whether they were a batch's, or a part's: then the part that ran out may be the last one, of fewer.
+    """
+    now = config.training.items_at_once
+    now = items if now is None or (items and not training) else now
+    if now > 1:
+        return f"set `training.items_at_once: {now // 2}` in the run's file (now {now} items; same gradient)"
+    ways = ["take a GPU with more memory (`vixml plan` says what the run needs)"]
+    if not config.encoder.gradient_checkpointing:
+        ways.insert(0, "set `encoder.gradient_checkpointing: true`")
+    if config.encoder.train != "full" and config.encoder.weights == "float32":
+        ways.insert(0, "set `encoder.weights: bfloat16`")
+    return ", or ".join(ways)
+
 
 # Enough to fill the device; more only takes memory.
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}

@@ -2,20 +2,155 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vixml.config.run import LateFusion as Settings
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
+from vixml.files import atomic_path
 from vixml.models.backbone import Backbone
-from vixml.models.fusion import LateFusion
 from vixml.models.packing import Packed
 from vixml.models.prompt import PLAIN, Prompt
-from vixml.models.prototype import AuxiliaryVectors, PrototypeNetwork
+from vixml.runtime import INIT, generator
+
+# --- What represents a label beside its text: PRIME's prototype network (arXiv:2410.20401), DEXA's auxiliary
+# vectors.
+
+
+class PrototypeNetwork(nn.Module):
+    """One post-norm transformer layer over the three tokens ``[u_r, v_cluster(r), c_r]``, mean-pooled, normalised.
+
+    Args:
+        dim: length of the vectors.
+        free_vectors: number of learnable vectors, shared by the labels of a cluster.
+        heads: attention heads.
+        feedforward: width of the feed-forward part.
+        dropout: dropout inside the layer.
+        unit_text: normalise ``u`` before it enters (docs/deviations.md D17).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        free_vectors: int,
+        heads: int = 8,
+        feedforward: int = 1024,
+        dropout: float = 0.1,
+        unit_text: bool = False,
+    ) -> None:
+        super().__init__()
+        self.unit_text = unit_text
+        self.free = nn.Embedding(free_vectors, dim)
+        nn.init.xavier_uniform_(self.free.weight)
+        self.layer = nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, activation="gelu", batch_first=True)
+
+    def forward(self, u: Tensor, cluster: Tensor, centroid: Tensor) -> Tensor:
+        """Return prototypes.
+
+        Args:
+            u: (n, dim) float32, label text vectors as the encoder gives them, *not* normalised.
+            cluster: (n,) int64, each label's free vector.
+            centroid: (n, dim) float32, mean of the label's training queries.
+
+        Returns:
+            (n, dim) float32 unit rows ``z``.
+        """
+        if self.unit_text:
+            u = F.normalize(u.float(), dim=-1)
+        three = torch.stack([u, self.free(cluster), centroid.to(u.dtype)], dim=1)
+        return F.normalize(self.layer(three).mean(dim=1).float(), dim=-1)
+
+
+class AuxiliaryVectors(nn.Module):
+    """DEXA: the normalised sum of a label's text vector and one free vector of its cluster (docs/deviations.md D19).
+
+    Args:
+        dim: length of the vectors.
+        free_vectors: number of learnable vectors, shared by the labels of a cluster.
+    """
+
+    def __init__(self, dim: int, free_vectors: int) -> None:
+        super().__init__()
+        self.free = nn.Embedding(free_vectors, dim)
+        nn.init.xavier_uniform_(self.free.weight)
+
+    def forward(self, u: Tensor, cluster: Tensor) -> Tensor:
+        """Return prototypes.
+
+        Args:
+            u: (n, dim) text vectors, not normalised; they are normalised here, so that a free vector's length counts
+                against 1.
+            cluster: (n,) int64, each label's free vector.
+
+        Returns:
+            (n, dim) float32 unit rows ``z``.
+        """
+        return F.normalize(F.normalize(u.float(), dim=-1) + self.free(cluster), dim=-1)
+
+
+# --- Late fusion: a text vector and image vectors, each encoded alone, then joined by self-attention (MUFIN;
+# docs/deviations.md D20).
+
+
+class LateFusion(nn.Module):
+    """One pre-norm transformer layer over ``[text; image 1; image 2; ...]`` of an item, mean-pooled.
+
+    Both of its branches start at zero, and so does the projection of the images (vixml.models.siamese): training starts
+    from the text vector. From a layer or a projection at random all items look alike at first, and PICTO's trainings fell
+    into the collapsed state and stayed there.
+
+    Args:
+        dim: length of the vectors.
+        settings: heads, width, dropout.
+    """
+
+    def __init__(self, dim: int, settings: Settings) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(
+            dim,
+            settings.heads,
+            settings.feedforward,
+            settings.dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        nn.init.zeros_(self.layer.self_attn.out_proj.weight)
+        nn.init.zeros_(self.layer.linear2.weight)
+        nn.init.zeros_(self.layer.linear2.bias)
+
+    def forward(self, text: Tensor, images: Tensor, items: Tensor) -> Tensor:
+        """Fuse every item's vectors.
+
+        Items with equally many images are one block, so that an absent image is nowhere and nothing is masked.
+
+        Args:
+            text: (n, dim) text vectors, not normalised.
+            images: (n_images, dim) projected image vectors, item by item.
+            items: (n_images,) int64, the item of each image, ascending; on the CPU, where what goes together is decided
+                without waiting for a GPU.
+
+        Returns:
+            (n, dim) float32, not normalised.
+        """
+        counts = torch.bincount(items, minlength=len(text))
+        starts = counts.cumsum(0) - counts
+        order, out = [], []
+        for count in counts.unique().tolist():
+            rows = (counts == count).nonzero().flatten()
+            places = (starts[rows, None] + torch.arange(count)).to(text.device, non_blocking=True)
+            tokens = torch.cat([text[rows.to(text.device, non_blocking=True), None], images[places]], dim=1)
+            out.append(self.layer(tokens).mean(dim=1, dtype=torch.float32))
+            order.append(rows)
+        return torch.cat(out)[torch.cat(order).argsort().to(text.device, non_blocking=True)]
 
 
 class Siamese(nn.Module):
@@ -195,3 +330,82 @@ def _check(config: RunConfig, backbone: Backbone, prompt: Prompt, image_dim: int
             expected=f"{kinds[backbone.causal]}, as the network's layers are",
             hint="correct the model's entry; snakemake then makes its tokens again",
         )
+
+
+# --- A run's model: built from its seed, written and read as one safetensors file.
+
+
+AGAIN = "train the run again, or pass the folder of this run"
+
+
+def build_model(
+    config: RunConfig,
+    model_dir: Path,
+    n_labels: int,
+    image_dim: int | None,
+    seed: int,
+    prompt: Prompt | None = None,
+    words: np.ndarray | None = None,
+    device: torch.device | None = None,
+) -> Siamese:
+    """Return the run's model; parts without pretrained weights are drawn from the seed.
+
+    Args:
+        config: the run.
+        model_dir: weights of the language model.
+        n_labels: number of labels.
+        image_dim: length of an image vector, or None.
+        seed: of the run.
+        prompt: how sequences are laid out.
+        words: (n,) int64, the tokens that occur; where the whole language model trains, embeddings of others are dropped.
+        device: where it will compute, which decides on its kernels; the model is built on the processor.
+    """
+    torch.manual_seed(int(generator(seed, INIT, 0).integers(2**31)))
+    model = Siamese(config, model_dir, n_labels, image_dim, prompt, device)
+    if words is not None and config.encoder.train == "full":
+        model.backbone.keep_words(words)
+    return model
+
+
+def save_model(folder: Path, model: Siamese) -> None:
+    """Write ``model.safetensors``: every tensor that the language model's own folder does not hold."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.learned_state().items())}
+    path = folder / "model.safetensors"
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:
+            # It has no errno of its own, and a full disk is told by that.
+            number = errno.ENOSPC if f"os error {errno.ENOSPC}" in str(error) else errno.EIO
+            raise OSError(number, str(error), str(path)) from error
+
+
+def load_model(folder: Path, model: Siamese) -> None:
+    """Read the tensors of :func:`save_model` into ``model``.
+
+    Raises:
+        VixmlError: the folder holds another model.
+    """
+    tensors = load_file(folder / "model.safetensors")
+    own = model.learned_state()
+    for name in sorted(own.keys() | tensors.keys()):
+        found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
+        expected = tuple(own[name].shape) if name in own else "no such tensor"
+        if found != expected:
+            raise VixmlError(
+                "the trained weights belong to another model",
+                where=f"{folder / 'model.safetensors'}: {name}",
+                found=found,
+                expected=expected,
+                hint=AGAIN,
+            )
+    words = "backbone.row_of"
+    if words in own and not torch.equal(own[words].cpu(), tensors[words]):
+        raise VixmlError(
+            "the model was trained on a corpus with other words",
+            where=folder / "model.safetensors",
+            found=f"embeddings of {int((tensors[words] >= 0).sum())} tokens",
+            expected="those that the texts of this corpus have",
+            hint=AGAIN,
+        )
+    model.load_learned_state(tensors)

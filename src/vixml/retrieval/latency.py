@@ -18,13 +18,13 @@ from vixml.config.run import RunConfig
 from vixml.data.tokens import load_tokenizer
 from vixml.files import load_array, write_json
 from vixml.memory import enough_memory
+from vixml.models.inputs import RunData, RunInputs, open_inputs
 from vixml.models.packing import pack
+from vixml.models.siamese import build_model, load_model
 from vixml.progress import bar
 from vixml.provenance import stage
 from vixml.retrieval.search import on_device, search
 from vixml.runtime import autocast, choose_precision
-from vixml.training.inputs import RunData, RunInputs, open_inputs
-from vixml.training.model_file import build_model, load_model
 
 SCHEMA_VERSION = 1
 ALONE, BATCHES, WARM_UP = 200, 20, 3

@@ -19,8 +19,7 @@ from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import chosen_search
-from vixml.retrieval.augmented import retrieval_augmented
-from vixml.retrieval.vote import knn_vote, popularity, with_images
+from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images
 
 Split = Literal["test", "validation"]
 # On a GPU each block of queries rounds all labels anew: larger blocks share it, and a GPU has the memory.

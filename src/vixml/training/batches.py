@@ -16,15 +16,8 @@ from vixml.config.run import RunConfig
 from vixml.models.packing import MULTIPLE, Packed, pack, pinned
 from vixml.models.prompt import PLAIN, Prompt
 from vixml.ragged import Ragged
-from vixml.training.team import ALONE, Team
-
-# Separate streams of random numbers; the value is part of the result, so these numbers never change.
-ORDER, POSITIVE, DRAW, CLUSTER, INIT, DROPOUT = range(6)
-
-
-def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
-    """Return the random numbers that belong to ``(seed, purpose, index...)`` and to nothing else."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, purpose, *index])))
+from vixml.runtime import DRAW, ORDER, POSITIVE, generator
+from vixml.training.distributed import ALONE, Team
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ whose halves no longer change is left alone; and threads share the points out, n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,9 +20,203 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from vixml.threads import one_thread_each
-from vixml.training.halves import cut_in_two, in_order
+from vixml.runtime import one_thread_each, share_out
+
+# --- Cut groups of vectors in two by 2-means, all groups of a level at once.
+
+
+ITERATIONS = 6  # Lloyd steps a level; the objective of a small group hardly moves after four
+# A large group settles later: it may take more, until fewer than one in a thousand points change sides. PICTO's 4,524 training
+# queries lie below, so that its groups stay those which its results were made with.
+LARGE, MORE, SETTLED = 4600, 24, 1000
+# Values of a block of gathered vectors. On a processor it stays in the cache beside its centres.
+BLOCK = {"cpu": 1 << 16, "cuda": 1 << 26}
+WIDE = 256  # groups from this size on are ranked one by one, so that their centre need not be copied for each point
+PIECE = 1024  # rows that are added up one after the other; the sums of pieces are added up after that
+
+
+def cut_in_two(
+    vectors: Tensor,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    cut: np.ndarray,
+    apart: Tensor,
+    pool: Executor | None = None,
+) -> Tensor:
+    """Return the order in which each group's left half comes first; both halves keep their order.
+
+    Args:
+        vectors: (n, dim) float32, those of a group side by side.
+        starts, sizes, cut: (g,) int64 ascending, where groups start, how many rows they have and how many of these go left;
+            rows of no group stay where they are.
+        apart: (g, dim) float32, the difference of each group's first two centres.
+        pool: threads to share the ranking on a processor; None: none.
+
+    Returns:
+        (n,) int64: the row that comes to each place.
+    """
+    device = vectors.device
+    # One line a group; lines of shorter groups end in rows that are not theirs.
+    rank = torch.arange(int(sizes.max()), device=device)
+    starts_t, sizes_t, cut_t = (torch.from_numpy(values).to(device)[:, None] for values in (starts, sizes, cut))
+    own, rows = rank < sizes_t, starts_t + rank
+    in_left = torch.zeros_like(own)
+    # The groups whose halves changed in the last step.
+    moving, now_own, now_rows, now_cut = torch.arange(len(starts), device=device), own, rows, cut_t
+    steps = MORE if len(rank) > LARGE else ITERATIONS
+    for iteration in range(steps):
+        lean = torch.full(now_own.shape, -torch.inf, device=device)
+        lean[now_own] = lean_of(vectors, now_rows[now_own], now_own.sum(dim=1), apart, pool)
+        now_left = _first(lean, now_own, rank, now_cut)
+        if iteration:
+            moved = (now_left != in_left[moving]).sum(dim=1)
+            in_left[moving] = now_left
+            # The same halves have the same centres: nothing will change any more.
+            changed = moved * SETTLED > (now_own.sum(dim=1) if iteration >= ITERATIONS else 0)
+            if not bool(changed.any()):
+                break
+            moving, now_own, now_rows, now_cut, now_left = (
+                lines[changed] for lines in (moving, now_own, now_rows, now_cut, now_left)
+            )
+        in_left[moving] = now_left
+        if iteration < steps - 1:
+            a, b = (_unit_means(vectors, now_rows, half, pool) for half in (now_left, now_own & ~now_left))
+            apart = a - b
+    order = torch.arange(len(vectors), device=device)
+    for half, place in ((in_left, rank < cut_t), (own & ~in_left, own & (rank >= cut_t))):
+        order[rows[place]] = rows[half]
+    return order
+
+
+def _first(lean: Tensor, own: Tensor, rank: Tensor, cut: Tensor) -> Tensor:
+    """Return where the ``cut`` largest values of each row stand, ties by rank: (g, m) bool."""
+    # One integer that holds the value, largest first, then the rank: no two are equal, so any way of sorting does.
+    bits = lean.view(torch.int32).long()
+    keys = (torch.where(bits >= 0, -bits, bits & 0x7FFFFFFF) << 31) + rank
+    keys.masked_fill_(~own, torch.iinfo(torch.int64).max)
+    # On a processor numpy sorts integers several times faster.
+    on_cpu = keys.device.type == "cpu"
+    ranked = torch.from_numpy(np.sort(keys.numpy(), axis=1)) if on_cpu else keys.sort(dim=1).values
+    return keys <= ranked.gather(1, cut - 1)
+
+
+def lean_of(vectors: Tensor, rows: Tensor, sizes: Tensor, apart: Tensor, pool: Executor | None = None) -> Tensor:
+    """Return each row's product with its group's difference of centres.
+
+    Unit vectors: nearer to a than to b exactly when x . (a - b) is larger (up to a constant of the group). Not by a matrix
+    product: how a library rounds there changes with the number of rows and of threads.
+
+    Args:
+        vectors: (n, dim) float32.
+        rows: (m,) int64 ascending, those of a group side by side.
+        sizes: (g,) int64, how many rows each group has.
+        apart: (g, dim) float32.
+        pool: threads to share the work on a processor.
+
+    Returns:
+        (m,) float32.
+    """
+    step = max(1, BLOCK[vectors.device.type] // max(1, vectors.shape[1]))
+    lean = torch.empty(len(rows), device=vectors.device)
+    if vectors.device.type != "cpu":
+        group = torch.repeat_interleave(sizes)
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            torch.sum(vectors[rows[some]].mul_(apart[group[some]]), dim=1, out=lean[some])
+        return lean
+    blocks = list(_blocks(sizes.numpy(), step))
+    arrays = (vectors.numpy(), rows.numpy(), apart.numpy(), lean.numpy())
+    share_out(pool, len(blocks), lambda start, end: _lean_of_blocks(*arrays, blocks[start:end]))
+    return lean
+
+
+def _blocks(sizes: np.ndarray, step: int) -> Iterator[tuple[int, int, np.ndarray | int]]:
+    """Yield where a block starts and ends, and its group, or the group of each of its rows."""
+    if sizes.mean() < WIDE:
+        group = np.repeat(np.arange(len(sizes)), sizes)
+        for start in range(0, len(group), step):
+            yield start, min(start + step, len(group)), group[start : start + step]
+        return
+    step *= 8  # nothing is gathered: a block need not fit into the cache
+    ends = np.cumsum(sizes)
+    for g, (end, size) in enumerate(zip(ends.tolist(), sizes.tolist(), strict=True)):
+        for start in range(end - size, end, step):
+            yield start, min(start + step, end), g
+
+
+def _lean_of_blocks(
+    vectors: np.ndarray,
+    rows: np.ndarray,
+    apart: np.ndarray,
+    lean: np.ndarray,
+    blocks: list[tuple[int, int, np.ndarray | int]],
+) -> None:
+    # Used again and again: fresh memory costs more than what is written to it.
+    held = np.empty((2, max((end - start for start, end, _ in blocks), default=0), vectors.shape[1]), dtype=np.float32)
+    for start, end, group in blocks:
+        first, last = int(rows[start]), int(rows[end - 1])
+        if last - first == end - 1 - start:
+            x = vectors[first : last + 1]
+        else:
+            x = np.take(vectors, rows[start:end], axis=0, out=held[0, : end - start], mode="clip")
+        # numpy adds up each row alone, in one order, whichever of the two it is.
+        if isinstance(group, int):
+            np.einsum("nd,d->n", x, apart[group], out=lean[start:end])
+        else:
+            d = np.take(apart, group, axis=0, out=held[1, : end - start], mode="clip")
+            np.einsum("nd,nd->n", x, d, out=lean[start:end])
+
+
+def _unit_means(vectors: Tensor, rows: Tensor, half: Tensor, pool: Executor | None) -> Tensor:
+    """Return the unit mean of the rows of each line that are marked in ``half``: (g, dim) float32."""
+    return F.normalize(ordered_sums(vectors, rows[half], half.sum(dim=1), pool), dim=1)
+
+
+def ordered_sums(vectors: Tensor, rows: Tensor, counts: Tensor, pool: Executor | None = None) -> Tensor:
+    """Add up runs of vectors, in an order that depends on the rows only.
+
+    Args:
+        vectors: (n, dim) float32.
+        rows: (m,) int64 of ``vectors``, those of a run side by side.
+        counts: (g,) int64, the length of each run; they add up to ``m``.
+        pool: threads to share the work on a processor.
+
+    Returns:
+        (g, dim) float32; zero for an empty run.
+    """
+    ends = counts.cumsum(0)
+    if not len(counts) or int(counts.max()) <= PIECE:
+        return _sums(vectors, rows, ends - counts, pool)
+    # Pieces first: a run of millions would be added up by one thread, and with the rounding of a million additions.
+    pieces = (counts + PIECE - 1) // PIECE
+    piece_ends = pieces.cumsum(0)
+    run = torch.repeat_interleave(pieces)
+    piece = torch.arange(len(run), device=run.device)
+    starts = (ends - counts)[run] + (piece - (piece_ends - pieces)[run]) * PIECE
+    return F.embedding_bag(piece, _sums(vectors, rows, starts, pool), piece_ends - pieces, mode="sum")
+
+
+def _sums(vectors: Tensor, rows: Tensor, starts: Tensor, pool: Executor | None) -> Tensor:
+    """Return the sum of each run of rows, from its start to the next: (g, dim) float32."""
+    if pool is None:
+        return F.embedding_bag(rows, vectors, starts, mode="sum")
+    sums = torch.empty(len(starts), vectors.shape[1])
+    bounds = [*starts.tolist(), len(rows)]
+
+    def add_up(first: int, last: int) -> None:
+        own = rows[bounds[first] : bounds[last]]
+        sums[first:last] = F.embedding_bag(own, vectors, starts[first:last] - bounds[first], mode="sum")
+
+    share_out(pool, len(starts), add_up)
+    return sums
+
+
+def in_order(vectors: Tensor, order: Tensor, out: Tensor, pool: Executor | None = None) -> Tensor:
+    """Return ``vectors[order]``, written to ``out``."""
+    share_out(pool, len(order), lambda start, end: torch.index_select(vectors, 0, order[start:end], out=out[start:end]))
+    return out
 
 
 @dataclass(frozen=True)

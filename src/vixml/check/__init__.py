@@ -1,0 +1,1 @@
+"""Verify results, and describe the machine that they are made on."""

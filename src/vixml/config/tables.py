@@ -1,0 +1,244 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from vixml.config.load import read_yaml, validate
+from vixml.config.published import IDENTITY, PAPER
+from vixml.config.run import Strict
+from vixml.errors import VixmlError
+
+
+def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, str, int | None]]:
+    """Yield (dataset, run, seed) of every row of a table's shape, wherever it stands."""
+    if isinstance(node, dict):
+        if isinstance(node.get("dataset"), str):
+            datasets = [node["dataset"]]
+        elif node.get("datasets"):
+            datasets = node["datasets"]
+        for run in [node.get("run"), *(node.get("runs") or [])]:
+            if isinstance(run, str):
+                yield from ((dataset, run, node.get("seed")) for dataset in datasets)
+        for key, value in node.items():
+            if key != "claim":
+                yield from named_runs(value, datasets)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from named_runs(value, datasets)
+
+
+# --- The shape of each table and figure, read from ``config/tables`` and ``config/figures``: layout is data, not
+# code.
+
+
+class Row(Strict):
+    """A row of the paper, on every dataset for which the paper printed it."""
+
+    label: str = Field(description="As printed.")
+    claim: dict[str, str] = Field(description="Columns of reported_results.csv that single out the row's cells.")
+    run: str | None = Field(None, description="Our run that repeats it; `null` if there is none.")
+    seed: int | None = Field(None, description="One seed of that run, for tables with a row a seed.")
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> Row:
+        unknown = sorted(set(self.claim) - set(IDENTITY))
+        if unknown:
+            raise ValueError(f"claim names no column of reported_results.csv: {', '.join(unknown)}")
+        return self
+
+
+class Block(Strict):
+    """Rows under one heading."""
+
+    title: str = ""
+    rows: list[Row]
+
+
+class MeasuredRow(Strict):
+    """A row that the paper does not have: a run of ours."""
+
+    label: str
+    run: str
+    seed: int | None = Field(None, description="One seed of that run; `null`: the mean of all.")
+    note: str = ""
+
+
+class MeasuredBlock(Strict):
+    """Rows measured here on a dataset of ours, in the shape of the paper's rows."""
+
+    dataset: str = Field(description="Entry of config/datasets.yaml.")
+    title: str
+    rows: list[MeasuredRow]
+
+
+class Headed(Strict):
+    """What stands above a table."""
+
+    paper_table: str
+    title: str
+
+    @property
+    def heading(self) -> str:
+        """Return number and title; a table that the paper does not have has no number."""
+        return f"{self.paper_table}: {self.title}" if self.paper_table else self.title
+
+    @property
+    def name(self) -> str:
+        """Return what a table is called in running text."""
+        return self.paper_table or self.title
+
+
+class TableSpec(Headed):
+    """One table: columns (dataset x metric), and rows in blocks, of the paper, of ours, or of both."""
+
+    id: str
+    layout: Literal["grid"] = Field("grid", description="How it is laid out; `grid`: a section a dataset.")
+    paper_table: str = Field(
+        "", description="`paper_table` of its cells, e.g. `Table 1`; empty for a table that the paper does not have."
+    )
+    source: str = PAPER
+    title: str
+    note: str = ""
+    row_title: str = Field("backbone", description="Heading of the rows' labels.")
+    datasets: list[str] = Field([], description="Those of the paper's rows.")
+    metrics: list[str]
+    blocks: list[Block] = Field([], description="The paper's rows.")
+    measured: list[MeasuredBlock] = Field([], description="Rows that the paper does not have.")
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> TableSpec:
+        if not (self.blocks or self.measured):
+            raise ValueError("a table has no rows: `measured` for rows of ours, `blocks` for the paper's")
+        if self.blocks and not self.paper_table:
+            raise ValueError("rows of the paper (`blocks`) need its table (`paper_table`)")
+        return self
+
+
+class ClaimRow(Strict):
+    """A sentence of the paper with a number in it, and how ours is computed."""
+
+    item: str = Field(description="`item` of other_facts.csv.")
+    topic: str = Field(description="`topic` of other_facts.csv.")
+    how: Literal["hours", "more-hours", "sd", "gain", "none"] = Field(
+        description="`hours` of a run; `more-hours`: the first run's above the second's, in percent; `sd` of a metric over "
+        "seeds; `gain`: a run's metric less a published value; `none`: nothing of ours answers it."
+    )
+    dataset: str | None = None
+    runs: list[str] = Field([], description="Runs of ours, as `how` takes them.")
+    metric: str = "P@1"
+    claim: dict[str, str] = Field({}, description="`gain`: columns that single out the published value beside it.")
+    why: str = Field("", description="What has to be said of it; for `none`, why.")
+
+
+class FactsSpec(Headed):
+    """One table of facts; its rows follow from the published files and the registry."""
+
+    id: str
+    layout: Literal["facts"] = Field(description="Not scores: `facts`.")
+    facts: Literal["datasets", "backbones", "latencies", "claims"] = Field(description="Which.")
+    paper_table: str = Field(description="Where the paper has it, e.g. `Table 8`.")
+    title: str
+    note: str = ""
+    row_title: str = Field("dataset", description="Heading of the rows' labels.")
+    claims: list[ClaimRow] = Field([], description="Of `claims`: the sentences.")
+
+
+class FigureLine(Strict):
+    """A horizontal line: a published number."""
+
+    label: str
+    claim: dict[str, str]
+
+
+class FigureMark(Strict):
+    """A published P@1 that stands in the figure without its hours."""
+
+    label: str
+    architecture: Literal["encoder", "decoder"]
+    backbone: str
+
+
+class MeasuredMark(Strict):
+    """A run of ours in the figure."""
+
+    label: str
+    run: str
+    modality: Literal["text", "text+image"]
+    architecture: Literal["encoder", "decoder"] = "encoder"
+
+
+class FigureSpec(Strict):
+    """A metric against training time."""
+
+    id: str
+    paper_figure: str
+    title: str
+    metric: str = "P@1"
+    dataset: str = Field(description="The paper's dataset.")
+    source: str = PAPER
+    text_table: str = Field(description="Where the text-only values were printed.")
+    image_table: str = Field(description="Where the values with images were printed.")
+    marks: list[FigureMark]
+    lines: list[FigureLine] = Field([])
+    measured_dataset: str
+    measured_title: str = Field(description="Over the panel of what was measured here; says so if it is a stand-in.")
+    measured: list[MeasuredMark] = Field(description="Trained runs, drawn at their measured hours.")
+    untrained: list[MeasuredMark] = Field([], description="Runs without training, drawn as level lines.")
+
+
+S = TypeVar("S", bound=Strict)
+
+
+def load_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec]:
+    """Read the tables of scores among those named, in that order.
+
+    Raises:
+        VixmlError: an unknown table, a key nobody knows, an id that is not the file's name.
+    """
+    return [spec for spec in load_any_tables(config_dir, names) if isinstance(spec, TableSpec)]
+
+
+def load_any_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec | FactsSpec]:
+    """Read the tables named, of scores or of facts, in that order."""
+    found: list[TableSpec | FactsSpec] = []
+    for name in names:
+        path = spec_path(config_dir, "tables", name)
+        of_facts = path.exists() and read_yaml(path).get("layout") == "facts"
+        found.append(_load(FactsSpec if of_facts else TableSpec, config_dir, "tables", name))
+    return found
+
+
+def load_summary(config_dir: Path | str, name: str) -> TableSpec:
+    """Read the layout of a page's table, with rows of ours only (`config/summaries`)."""
+    return _load(TableSpec, config_dir, "summaries", name)
+
+
+def load_figures(config_dir: Path | str, names: Sequence[str]) -> list[FigureSpec]:
+    """Read the figures named, in that order."""
+    return [_load(FigureSpec, config_dir, "figures", name) for name in names]
+
+
+def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:
+    """Return the file of a table (`tables`) or figure (`figures`)."""
+    return Path(config_dir) / kind / f"{name}.yaml"
+
+
+def _load(model: type[S], config_dir: Path | str, kind: str, name: str) -> S:
+    path = spec_path(config_dir, kind, name)
+    if not path.exists():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise VixmlError(
+            f"no such {kind.rstrip('s')}",
+            where=path,
+            found=name,
+            hint="one of: " + ", ".join(known) if known else "check --config-dir",
+        )
+    spec = validate(model, read_yaml(path), path)
+    if spec.id != name:
+        raise VixmlError("the id is not the file's name", where=f"{path}: id", found=spec.id, expected=name)
+    return spec

@@ -1,0 +1,1 @@
+"""Predict the time, memory and disk that runs take, before anything runs."""

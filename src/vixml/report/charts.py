@@ -1,0 +1,415 @@
+"""Where scores come from, runs side by side: by how frequent a label is, by who has a picture. Read from score files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from vixml.errors import VixmlError
+from vixml.files import read_json
+from vixml.report.layout import spread
+from vixml.report.results import Aggregate, Result, Results, aggregate
+
+# --- Bars side by side as a small inline SVG drawing that can be read without colours and without eyes.
+
+
+WIDTH_CHARTS, PLOT, LEFT_CHARTS, RIGHT_CHARTS, TOP_CHARTS, BOTTOM_CHARTS, LEGEND = 360, 150, 34, 6, 26, 34, 14
+GAP = 0.24  # of a group's width
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One run's bar in each group; lines show the sample standard deviation over seeds, where there are several."""
+
+    name: str
+    values: tuple[Aggregate, ...]
+
+
+def bar_chart(groups: Sequence[str], bars: Sequence[Bars], title: str, x_label: str) -> str:
+    """Return an SVG drawing of non-negative percentages, with all of its values for those who cannot see it.
+
+    Fills come from the page's style sheet, so that the drawing follows dark mode and prints in grey.
+
+    Example:
+        >>> from vixml.report.results import aggregate
+        >>> drawing = bar_chart(["a", "b"], [Bars("run", (aggregate([1.0]), aggregate([2.0])))], "P@1", "labels")
+        >>> "run: a 1.0, b 2.0" in drawing
+        True
+    """
+    height = TOP_CHARTS + LEGEND * len(bars) + PLOT + BOTTOM_CHARTS
+    floor, top = height - BOTTOM_CHARTS, max(v.mean + (v.sd or 0.0) for one in bars for v in one.values) * 1.04 or 1.0
+    step = (WIDTH_CHARTS - LEFT_CHARTS - RIGHT_CHARTS) / len(groups)
+    width = step * (1 - GAP) / len(bars)
+
+    def y_at(value: float) -> float:
+        return floor - value / top * PLOT
+
+    spoken = "; ".join(
+        f"{one.name}: "
+        + ", ".join(f"{group} {value.mean:.1f}" for group, value in zip(groups, one.values, strict=True))
+        for one in bars
+    )
+    out = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(f"{title}, percent; {spoken}")}">',
+        f'<text class="title" x="4" y="12">{escape(title)} (%)</text>',
+    ]
+    for index, one in enumerate(bars):
+        y = TOP_CHARTS + LEGEND * index
+        out.append(f'<rect class="b{index % N_STYLES}" x="{LEFT}" y="{y - 8.5:.1f}" width="9" height="9"/>')
+        out.append(f'<text class="name" x="{LEFT + 14}" y="{y}">{escape(one.name)}</text>')
+    for value in ticks(0.0, top):
+        y = y_at(value)
+        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(f'<text class="tick" text-anchor="end" x="{LEFT - 5}" y="{y + 3.5:.1f}">{value:g}</text>')
+    for place, group in enumerate(groups):
+        x = LEFT_CHARTS + step * (place + GAP / 2)
+        middle = LEFT_CHARTS + step * (place + 0.5)
+        out.append(f'<text class="tick" text-anchor="middle" x="{middle:.1f}" y="{floor + 13}">{escape(group)}</text>')
+        for index, one in enumerate(bars):
+            value, left = one.values[place], x + width * index
+            y = y_at(value.mean)
+            out.append(
+                f'<rect class="b{index % N_STYLES}" x="{left + 0.5:.1f}" y="{y:.1f}" width="{width - 1:.1f}" height="{floor - y:.1f}"/>'
+            )
+            if value.sd is not None:
+                low, high = y_at(max(value.mean - value.sd, 0.0)), y_at(value.mean + value.sd)
+                centre = left + width / 2
+                out.append(f'<line class="error" x1="{centre:.1f}" x2="{centre:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+    out.append(
+        f'<text class="tick" text-anchor="middle" x="{(LEFT + WIDTH) / 2:.1f}" y="{height - 5}">{escape(x_label)}</text>'
+    )
+    return "\n".join([*out, "</svg>"])
+
+
+SIDES = ("with", "without")
+CONTRIBUTIONS = ("P@1", "P@5")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A tenth of the training pairs: labels of like frequency."""
+
+    frequency: str
+    n_labels: int
+    n_true_pairs: int
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """One run's parts over its seeds, in percent; None where there is no such query.
+
+    Attributes:
+        by_frequency: metric -> contribution of each group, rarest labels first; they add up to the metric.
+        by_label_image: metric -> contribution of labels with and without a picture; they add up to the metric.
+        by_query_image: P@1 of the queries with and without a picture.
+    """
+
+    run: str
+    seeds: tuple[int, ...]
+    by_frequency: dict[str, tuple[Aggregate, ...]]
+    by_label_image: dict[str, tuple[Aggregate, ...]]
+    by_query_image: tuple[Aggregate | None, ...]
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """One dataset's runs; charts show those compared, as SVG text."""
+
+    dataset: str
+    groups: tuple[Group, ...]
+    n_labels: tuple[int, int]
+    n_queries: tuple[int, int]
+    charts: tuple[str, ...]
+    compared: tuple[str, ...]
+    runs: tuple[RunParts, ...]
+    without: tuple[str, ...]
+
+
+def breakdowns(results: Results, compare: Sequence[str]) -> list[Breakdown]:
+    """Return the parts of every dataset that has some.
+
+    Args:
+        results: what was measured.
+        compare: runs drawn side by side; all runs stand in the table.
+
+    Raises:
+        VixmlError: a breakdown that lacks a part, or two of one dataset over different groups of labels.
+    """
+    datasets = dict.fromkeys(dataset for dataset, _ in sorted(results.by_run))
+    found = [_dataset(dataset, results, compare) for dataset in datasets]
+    return [one for one in found if one is not None]
+
+
+def _dataset(dataset: str, results: Results, compare: Sequence[str]) -> Breakdown | None:
+    # Of runs compared, in the order asked for; then the others.
+    names = [run for name, run in sorted(results.by_run) if name == dataset]
+    names = [run for run in compare if run in names] + [run for run in names if run not in compare]
+    runs, without, first = [], [], None
+    for run in names:
+        read = [(result, parts) for result, parts in _read(results.by_run[dataset, run])]
+        if len(read) < len(results.by_run[dataset, run]):
+            without.append(run)
+            continue
+        first = first or read[0]
+        for result, parts in read:
+            _same_groups(result, parts, *first)
+        runs.append(_parts(run, read))
+    if first is None:
+        return None
+    parts = first[1]
+    drawn = [one for one in runs if one.run in compare]
+    groups = tuple(
+        Group(_frequency(group["train_count"]), group["n_labels"], group["n_true_pairs"])
+        for group in parts["by_frequency"]
+    )
+    labels, queries = parts["by_label_image"], parts["by_query_image"]
+    return Breakdown(
+        dataset,
+        groups,
+        (labels["with"]["n_labels"], labels["without"]["n_labels"]),
+        (queries["with"]["n_queries"], queries["without"]["n_queries"]),
+        tuple(_charts(drawn)),
+        tuple(one.run for one in drawn),
+        tuple(runs),
+        tuple(without),
+    )
+
+
+def _read(results: Sequence[Result]) -> Iterator[tuple[Result, dict[str, Any]]]:
+    for result in results:
+        path = result.folder / "scores.json"
+        parts = read_json(path).get("breakdown")
+        if parts is None:
+            continue
+        missing = {"by_frequency", "by_label_image", "by_query_image"} - set(parts)
+        if missing:
+            raise VixmlError(
+                "a breakdown lacks a part",
+                where=f"{path}: breakdown",
+                found=f"no {', '.join(sorted(missing))}",
+                hint="score the run again",
+            )
+        yield result, parts
+
+
+def _same_groups(result: Result, parts: dict[str, Any], other: Result, others: dict[str, Any]) -> None:
+    def shape(value: dict[str, Any]) -> list[tuple[Any, ...]]:
+        return [(group["train_count"], group["n_labels"]) for group in value["by_frequency"]]
+
+    if shape(parts) != shape(others):
+        raise VixmlError(
+            "two results of one dataset are broken down over different groups of labels",
+            where=result.folder / "scores.json",
+            expected=f"the groups of {other.folder / 'scores.json'}",
+            hint="one of them belongs to an older corpus; snakemake runs it again",
+        )
+
+
+def _parts(run: str, read: Sequence[tuple[Result, dict[str, Any]]]) -> RunParts:
+    found = [parts for _, parts in read]
+
+    def over_seeds(values: Sequence[float | None]) -> Aggregate | None:
+        # Seeds share their queries, so a side is there for all of them or for none.
+        there = [value for value in values if value is not None]
+        return aggregate(there) if len(there) == len(values) else None
+
+    return RunParts(
+        run,
+        tuple(result.seed for result, _ in read),
+        {
+            metric: tuple(
+                aggregate([parts["by_frequency"][group]["contribution"][metric] for parts in found])
+                for group in range(len(found[0]["by_frequency"]))
+            )
+            for metric in CONTRIBUTIONS
+        },
+        {
+            metric: tuple(
+                aggregate([parts["by_label_image"][side]["contribution"][metric] for parts in found]) for side in SIDES
+            )
+            for metric in CONTRIBUTIONS
+        },
+        tuple(over_seeds([parts["by_query_image"][side]["P@1"] for parts in found]) for side in SIDES),
+    )
+
+
+def _frequency(count: Sequence[int] | None) -> str:
+    """Print the range of a group's training frequencies.
+
+    Example:
+        >>> _frequency([2, 2]), _frequency([70, 211]), _frequency(None)
+        ('2', '70–211', '–')
+    """
+    if count is None:
+        return "–"
+    low, high = count
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
+    if not runs:
+        return
+    for metric in CONTRIBUTIONS:
+        bars = [Bars(one.run, one.by_frequency[metric]) for one in runs]
+        tenths = [str(number) for number in range(1, len(bars[0].values) + 1)]
+        yield bar_chart(
+            tenths, bars, f"{metric} from each group of labels, rarest first", "group of labels, rarest first"
+        )
+    for metric in CONTRIBUTIONS:
+        bars = [Bars(one.run, one.by_label_image[metric]) for one in runs]
+        sides = ["with a picture", "without"]
+        yield bar_chart(sides, bars, f"{metric} from labels with and without a picture", "labels")
+    # A side without queries has no precision: there is nothing to set side by side.
+    if all(value is not None for one in runs for value in one.by_query_image):
+        bars = [Bars(one.run, tuple(v for v in one.by_query_image if v is not None)) for one in runs]
+        yield bar_chart(["with a picture", "without"], bars, "P@1 of queries with and without a picture", "queries")
+
+
+# --- Training curves as small inline SVG drawings, from ``model/log.jsonl``.
+
+
+WIDTH, HEIGHT = 360, 210
+LEFT, RIGHT, TOP, BOTTOM = 44, 84, 24, 34
+N_STYLES = 5  # stroke styles in templates/report.css
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart: y at each x, both finite."""
+
+    name: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """The charts of one run, as SVG text."""
+
+    run: str
+    charts: tuple[str, ...]
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read a log: one JSON object a line, a line an epoch.
+
+    Raises:
+        VixmlError: a line that is not a JSON object (the line is named).
+    """
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise VixmlError(
+                "a line of a training log is not JSON", where=f"{path}:{number}", found=line[:80]
+            ) from error
+        if not isinstance(value, dict):
+            raise VixmlError("a line of a training log is not an object", where=f"{path}:{number}", found=line[:80])
+        lines.append(value)
+    return lines
+
+
+def curves(results: Sequence[Result]) -> RunCurves | None:
+    """Return the charts of one trained model's seeds, or None if none of them left a log.
+
+    The loss is drawn for every seed; its terms and the validation diagnostics for the first.
+    """
+    logs = [(result.seed, result.trained_folder / "model" / "log.jsonl") for result in results]
+    read = [(seed, lines) for seed, path in logs if path.exists() and (lines := read_log(path))]
+    if not read:
+        return None
+    run, (first, lines) = results[0].trained_as, read[0]
+    groups = [
+        ("training loss", [_series(f"seed {seed}", log, "loss") for seed, log in read]),
+        (f"terms of the loss, seed {first}", _named(lines, "loss/")),
+        (f"validation P@1 (%), seed {first}", _named(lines, "P@1/")),
+        (f"mean cosine between items, seed {first}", _named(lines, "cosine_")),
+    ]
+    charts = [line_chart(series, f"{run}: {title}", title) for title, found in groups if (series := _drawable(found))]
+    return RunCurves(run, tuple(charts))
+
+
+def _named(lines: Sequence[dict[str, Any]], prefix: str) -> list[Series]:
+    keys = dict.fromkeys(key for line in lines for key in line if key.startswith(prefix))
+    return [_series(key.removeprefix(prefix), lines, key) for key in keys]
+
+
+def _series(name: str, lines: Sequence[dict[str, Any]], key: str) -> Series:
+    pairs = [(line["epoch"] + 1, line[key]) for line in lines if _finite(line.get(key))]
+    return Series(name, tuple(x for x, _ in pairs), tuple(y for _, y in pairs))
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _drawable(series: Sequence[Series]) -> list[Series]:
+    return [one for one in series if one.xs]
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Return about ``count`` round numbers within [low, high].
+
+    Example:
+        >>> ticks(0.0, 0.31), ticks(1, 300)
+        ([0.0, 0.1, 0.2, 0.3], [100.0, 200.0, 300.0])
+    """
+    if high <= low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(step * i, 10) for i in range(first, last + 1)]
+
+
+def line_chart(series: Sequence[Series], label: str, title: str) -> str:
+    """Return an SVG drawing of lines over epochs, with its label for those who cannot see it.
+
+    Colours and dashes come from the page's style sheet, so that the drawing follows dark mode and prints in grey.
+    """
+    xs = [x for one in series for x in one.xs]
+    ys = [y for one in series for y in one.ys]
+    low_x, high_x = min(xs), max(max(xs), min(xs) + 1)
+    low_y, high_y = min(ys), max(ys)
+    pad = (high_y - low_y) * 0.06 or max(abs(high_y) * 0.05, 0.01)
+    low_y, high_y = low_y - pad, high_y + pad
+
+    def x_at(value: float) -> float:
+        return LEFT + (value - low_x) / (high_x - low_x) * (WIDTH - LEFT - RIGHT)
+
+    def y_at(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - low_y) / (high_y - low_y) * (HEIGHT - TOP - BOTTOM)
+
+    ends = ", ".join(f"{one.name} ends at {one.ys[-1]:.4g}" for one in series)
+    out = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{label}; {ends}", quote=True)}">',
+        f'<text class="title" x="{LEFT - 38}" y="10">{escape(title)}</text>',
+    ]
+    for value in ticks(low_y, high_y):
+        y = y_at(value)
+        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(f'<text class="tick" text-anchor="end" x="{LEFT - 5}" y="{y + 3.5:.1f}">{value:g}</text>')
+    for value in (tick for tick in ticks(low_x, high_x) if tick == round(tick)):
+        x = x_at(value)
+        out.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}">{value:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    out.append(f'<text class="tick" text-anchor="middle" x="{middle:.1f}" y="{HEIGHT - 5}">epoch</text>')
+    heights = spread([y_at(one.ys[-1]) for one in series], gap=12.0)
+    for index, (one, height) in enumerate(zip(series, heights, strict=True)):
+        style = f"s{index % N_STYLES}"
+        path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in zip(one.xs, one.ys, strict=True))
+        if len(one.xs) == 1:
+            x, y = path.split(",")
+            out.append(f'<circle class="{style}" cx="{x}" cy="{y}" r="3"/>')
+        out.append(f'<polyline class="{style}" points="{path}"/>')
+        out.append(
+            f'<text class="name {style}" x="{WIDTH - RIGHT + 6}" y="{height + 3.5:.1f}">{escape(one.name)}</text>'
+        )
+    return "\n".join([*out, "</svg>"])

@@ -1,0 +1,374 @@
+"""What each number rests on: values seed by seed, the resolved config, the manifests of every stage, and one command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vixml.config.load import read_yaml
+from vixml.config.published import Claim, TrainingRun
+from vixml.provenance import MANIFEST, read_manifest
+from vixml.report.results import Aggregate, Result, Results, aggregate
+from vixml.report.tables import Line, Section, Sources, Table
+
+# --- The one command that makes a run's scores again: what a reader copies from the report.
+
+
+PAPER = "paper.yaml"  # the configuration that asks for the paper's own runs
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What to type for a run.
+
+    Attributes:
+        configfile: file of the configuration that measured what is here, empty for the default one.
+        asked: ``{(dataset, run): seeds}`` of the paper's configuration.
+    """
+
+    configfile: str
+    asked: dict[tuple[str, str], tuple[int, ...]]
+
+    @classmethod
+    def load(cls, config_dir: Path | str, configfile: str = "") -> Commands:
+        """Read which runs the paper's configuration asks for, if it is there."""
+        path = Path(config_dir) / PAPER
+        targets = read_yaml(path).get("targets", []) if path.exists() else []
+        asked: dict[tuple[str, str], tuple[int, ...]] = {}
+        for target in targets:
+            for run in target["runs"]:
+                asked.setdefault((target["dataset"], run), tuple(target.get("seeds", [0])))
+        return cls(configfile, asked)
+
+    def measured(self, folders: Sequence[Path]) -> str:
+        """Return the command for scores that are there: of a run's seeds, by their score folders."""
+        return snakemake([f"{folder.as_posix()}/manifest.json" for folder in folders], self.configfile)
+
+    def planned(self, dataset: str, run: str, seed: int | None = None) -> str:
+        """Return the command for a run that nobody has run here."""
+        asked = self.asked.get((dataset, run))
+        seeds = (asked or (0,)) if seed is None else (seed,)
+        base = f"results/runs/{dataset}/{run}"
+        file = f"config/{PAPER}" if asked else ""
+        return snakemake([f"{base}/seed{one}/test/score/manifest.json" for one in seeds], file)
+
+
+def snakemake(targets: Sequence[str], configfile: str = "") -> str:
+    r"""Return a command, targets first: every word after ``--configfile`` is taken for another file.
+
+    Example:
+        >>> print(snakemake(["a/seed0/s.json", "a/seed1/s.json"], "config/picto.yaml"))
+        snakemake --cores all a/seed{0,1}/s.json --configfile config/picto.yaml
+        >>> print(snakemake(["a/seed0/s.json"]))
+        snakemake --cores all a/seed0/s.json
+    """
+    option = ["--configfile", configfile] if configfile else []
+    return " ".join(["snakemake --cores all", *_braced(targets), *option])
+
+
+def _braced(targets: Iterable[str]) -> list[str]:
+    """Return targets that differ in their seed only as one word, which the shell spells out."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for target in targets:
+        before, _, after = target.partition("/seed")
+        seed, _, rest = after.partition("/")
+        seeds.setdefault((before, rest), []).append(seed)
+    return [
+        f"{before}/seed{numbers[0] if len(numbers) == 1 else '{' + ','.join(numbers) + '}'}/{rest}"
+        for (before, rest), numbers in seeds.items()
+    ]
+
+
+TRAINED, PREDICTIONS = ("model", "index"), "{split}/predictions"
+STAGES = (*TRAINED, PREDICTIONS, "{split}/score")
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One finished stage of one seed."""
+
+    seed: int
+    stage: str
+    commit: str
+    modified: bool
+    device: str
+    started: str
+    seconds: float
+    memory_mb: float
+    command: str
+
+
+@dataclass(frozen=True)
+class MetricRecord:
+    """One metric: its value with each seed, in percent, and their summary."""
+
+    metric: str
+    values: tuple[float, ...]
+    summary: Aggregate
+
+
+@dataclass(frozen=True)
+class IndexRecord:
+    """One approximate index that a prediction searched.
+
+    Attributes:
+        about: a sentence: of what, how built, how large.
+        curve: how far it looked, what share of the exact best it found, milliseconds a query.
+    """
+
+    seed: int
+    about: str
+    curve: tuple[tuple[int, float, float], ...]
+
+
+@dataclass(frozen=True)
+class RunEvidence:
+    """One run, told once however many cells rest on it; model and index may be those of a run that it reuses.
+
+    Attributes:
+        key: its anchor in the page.
+        seeds: of the results, ascending.
+        metrics: those that a table shows.
+        more_metrics: the others.
+        command: what makes exactly these scores again.
+        config: resolved, as JSON.
+        versions: of the packages that the scores depend on.
+        training: a sentence a seed on how long the training took, where there was one.
+        inputs: (path, SHA-256) of everything that its stages read, each once.
+        stages: its finished stages, seed by seed.
+        indexes: what it searched approximately, if anything.
+    """
+
+    key: str
+    dataset: str
+    run: str
+    seeds: tuple[int, ...]
+    metrics: tuple[MetricRecord, ...]
+    more_metrics: tuple[MetricRecord, ...]
+    command: str
+    config: str
+    versions: str
+    training: tuple[str, ...]
+    inputs: tuple[tuple[str, str], ...]
+    stages: tuple[StageRecord, ...]
+    indexes: tuple[IndexRecord, ...] = ()
+
+    @property
+    def last(self) -> StageRecord:
+        """Return the stage that wrote the first seed's score."""
+        return next(record for record in reversed(self.stages) if record.seed == self.seeds[0])
+
+
+def run_key(dataset: str, run: str) -> str:
+    """Return the anchor of a run's evidence.
+
+    Example:
+        >>> run_key("picto", "vixml-minilm-l3--shuffled")
+        'run-picto-vixml-minilm-l3--shuffled'
+    """
+    return f"run-{dataset}-{run}"
+
+
+def evidence(results: Results, commands: Commands, metrics: Sequence[str] = ()) -> dict[str, RunEvidence]:
+    """Return the evidence of every run by its anchor, in order.
+
+    Args:
+        results: what was measured.
+        commands: how each is made again.
+        metrics: those that the tables show; the others stand apart.
+    """
+    runs = [
+        _run(dataset, run, results.by_run[dataset, run], commands, metrics) for dataset, run in sorted(results.by_run)
+    ]
+    return {run.key: run for run in runs}
+
+
+def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, metrics: Sequence[str]) -> RunEvidence:
+    manifests = [(result, stage, manifest) for result in results for stage, manifest in _manifests(result)]
+    config = manifests[0][2]["config"]
+    for result, stage, manifest in manifests:
+        if result is results[0] and result.reuses and stage == PREDICTIONS:
+            # The model's, and on top of it what this run does otherwise.
+            config = config | manifest["config"]
+    versions = results[0].manifest["versions"]
+    inputs = {one["path"]: one["sha256"] for _, _, manifest in manifests for one in manifest["inputs"].values()}
+    # A metric that some seeds lack has no summary over them; tables refuse it, here it is left out.
+    measured = [name for name in results[0].metrics if all(name in result.metrics for result in results)]
+    shown = [name for name in metrics if name in measured]
+    return RunEvidence(
+        run_key(dataset, run),
+        dataset,
+        run,
+        tuple(result.seed for result in results),
+        tuple(_metric(name, results) for name in shown),
+        tuple(_metric(name, results) for name in measured if name not in shown),
+        commands.measured([result.folder for result in results]),
+        json.dumps(config, indent=2, ensure_ascii=False),
+        ", ".join(f"{package} {version}" for package, version in versions.items()),
+        tuple(_training(result) for result in results if result.training),
+        tuple(sorted(inputs.items())),
+        tuple(_record(result.seed, manifest) for result, _, manifest in manifests),
+        tuple(
+            _index(result.seed, index)
+            for result, stage, manifest in manifests
+            if stage == PREDICTIONS
+            for index in manifest["facts"].get("indexes", [])
+        ),
+    )
+
+
+def _metric(name: str, results: Sequence[Result]) -> MetricRecord:
+    values = tuple(result.metrics[name] for result in results)
+    return MetricRecord(name, values, aggregate(values))
+
+
+def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:
+    """Return the manifests of the stages that led to a score, those that are there."""
+    found = []
+    for stage in STAGES:
+        base = result.trained_folder if stage in TRAINED else result.seed_folder
+        folder = base / stage.format(split=result.split)
+        if (folder / MANIFEST).exists():
+            found.append((stage, read_manifest(folder)))
+    return found
+
+
+def _record(seed: int, manifest: dict[str, Any]) -> StageRecord:
+    source, machine = manifest["source"], manifest["machine"]
+    return StageRecord(
+        seed=seed,
+        stage=manifest["stage"],
+        commit=(source.get("commit") or "unknown")[:12],
+        modified=bool(source.get("modified")),
+        device=machine.get("gpu") or f"{machine['processor']}, {machine.get('cores')} cores",
+        started=manifest["started_at"],
+        seconds=manifest["wall_seconds"],
+        memory_mb=manifest["peak_memory_mb"],
+        command=_short(manifest["command"]),
+    )
+
+
+def _index(seed: int, index: dict[str, Any]) -> IndexRecord:
+    about = (
+        f"{index['kind']} over {index['n']:,} vectors of {index['dim']}, built in {index['build_seconds']:.1f} s, "
+        f"{index['bytes'] / 1e6:,.0f} MB, {index['k']} sought"
+    )
+    return IndexRecord(seed, about, tuple((step["effort"], step["recall"], step["ms"]) for step in index["curve"]))
+
+
+def _short(command: str) -> str:
+    # The program's own folder says nothing and differs between machines.
+    program, _, arguments = command.partition(" ")
+    return f"{Path(program).name} {arguments}".strip()
+
+
+def _training(result: Result) -> str:
+    shown = ("epochs", "steps", "seconds", "samples_per_second", "device", "threads", "precision")
+    values = [
+        f"{key.replace('_', ' ')} {result.training[key]}" for key in shown if result.training.get(key) is not None
+    ]
+    whose = f", model of {result.trained_as}" if result.reuses else ""
+    return f"seed {result.seed}{whose}: " + ", ".join(values)
+
+
+# --- Where a published row was printed, what the paper trained for it, and what it would take to run it here.
+
+
+# Columns of reported_results.csv that describe a row, with what a reader calls them.
+DESCRIBED = {
+    "method": "method",
+    "backbone": "backbone",
+    "params": "parameters",
+    "modality": "modality",
+    "base_method": "base method",
+    "vision_encoder": "vision encoder",
+    "n_images": "images",
+    "inference": "inference",
+}
+
+
+@dataclass(frozen=True)
+class PrintedRow:
+    """One published row of one table.
+
+    Attributes:
+        key: its anchor in the page.
+        title: table, dataset and row.
+        source: who printed it.
+        values: (metric, as printed, what had to be inferred).
+        described: (word, value) of what the table says of the row.
+        training: the paper's training run behind it, or why there is none.
+        run: our run that repeats it, or None.
+        verdicts: each verdict with its metric, and why.
+        command: what runs it here, or None where it cannot be run.
+        measured: anchor of the evidence of our run, if it was run.
+    """
+
+    key: str
+    title: str
+    source: str
+    values: tuple[tuple[str, str, str], ...]
+    described: tuple[tuple[str, str], ...]
+    training: str
+    run: str | None
+    verdicts: tuple[tuple[str, str], ...]
+    command: str | None
+    measured: str | None
+
+
+def row_key(table: Table, section: Section, line: Line) -> str:
+    """Return the anchor of a published row: its table, section and place."""
+    return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.lines.index(line) + 1}"
+
+
+def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[PrintedRow]:
+    """Return every published row of the tables, in order."""
+    return [
+        _row(table, section, line, sources, commands)
+        for table in tables
+        for section in table.sections
+        if section.published
+        for line in section.lines
+    ]
+
+
+def _row(table: Table, section: Section, line: Line, sources: Sources, commands: Commands) -> PrintedRow:
+    claims = [cell.claim for cell in line.cells if cell.claim is not None]
+    first, dataset = claims[0], section.dataset
+    runnable = line.run is not None and sources.registry.blocked(dataset, line.run) is None
+    return PrintedRow(
+        key=row_key(table, section, line),
+        title=f"{table.spec.name}, {section.title}: {line.label}",
+        source=first.source,
+        values=tuple((claim.metric, claim.printed, claim.note) for claim in claims),
+        described=tuple((word, first.row[column]) for column, word in DESCRIBED.items() if first.row[column]),
+        training=_training_printed(first, sources.runs),
+        run=line.run,
+        verdicts=tuple(dict.fromkeys((cell.verdict.state, cell.verdict.why) for cell in line.cells)),
+        command=commands.planned(dataset, line.run, _seed(table, line)) if runnable and line.run else None,
+        measured=run_key(dataset, line.run) if line.seeds and line.run else None,
+    )
+
+
+def _seed(table: Table, line: Line) -> int | None:
+    """Return the seed of a row that stands for one seed of a run."""
+    rows = [row for block in table.spec.blocks for row in block.rows if (row.label, row.run) == (line.label, line.run)]
+    return rows[0].seed if rows else None
+
+
+def _training_printed(claim: Claim, runs: dict[str, TrainingRun]) -> str:
+    if claim.quoted:
+        return "none: the paper quotes this row from other authors"
+    if not claim.run:
+        return "none: nothing was trained for this row"
+    run = runs.get(claim.run)
+    if run is None:
+        return claim.run
+    images = f", {run.n_images} images" if run.n_images else ""
+    return (
+        f"{claim.run}: {run.backbone} on {run.modality} of {run.dataset}{images}, {run.epochs} epochs, "
+        f"{run.max_len} tokens; used in {' '.join(run.used_in)}"
+    )

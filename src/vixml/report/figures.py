@@ -1,0 +1,322 @@
+"""The stage ``make-figures``: each figure as PNG, SVG and CSV with the same bytes every time.
+
+Drawn here: a metric against training time. The overview of the method is drawn in :mod:`vixml.report.schematic`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from vixml.config.published import Claim, load_claims
+from vixml.config.tables import FigureSpec, MeasuredMark, spec_path
+from vixml.errors import VixmlError
+from vixml.files import write_text
+from vixml.provenance import stage
+from vixml.report import overview, schematic
+from vixml.report.layout import spread
+from vixml.report.make_tables import config_files, named_scores
+from vixml.report.overview import OverviewSpec, load_drawings
+from vixml.report.results import Registry, Results, aggregate, load, metric_over_seeds
+
+# --- The points of a figure: published values, which have no hours, and measured ones, which have.
+
+
+Kind = Literal["published", "line", "measured", "untrained"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mark of the figure.
+
+    Attributes:
+        kind: `published` value of the paper, published level `line`, `measured` run, `untrained` run (a level line).
+        value: the metric in percent; the mean over seeds.
+        sd: sample standard deviation over seeds, or None.
+        hours: measured training hours, mean over seeds; None where nobody tabulated or spent any.
+        seeds: (seed, hours, value) of each seed.
+    """
+
+    kind: Kind
+    dataset: str
+    label: str
+    run: str
+    modality: str
+    architecture: str
+    value: float
+    sd: float | None = None
+    hours: float | None = None
+    seeds: tuple[tuple[int, float | None, float], ...] = ()
+
+
+def points(spec: FigureSpec, claims: Sequence[Claim], results: Results) -> list[Point]:
+    """Return every point: the paper's first, then those measured here; runs without results are left out.
+
+    Raises:
+        VixmlError: a published value that is missing or not unique, or a run drawn as trained that was not.
+    """
+    found = [_published(spec, claims, mark, modality) for modality in ("text", "text+image") for mark in spec.marks]
+    for line in spec.lines:
+        claim = _one(spec, claims, line.claim, line.label)
+        found.append(Point("line", spec.dataset, line.label, "", "", "", claim.value))
+    for mark in spec.measured:
+        found += _measured(spec, mark, results, trained=True)
+    for mark in spec.untrained:
+        found += _measured(spec, mark, results, trained=False)
+    return found
+
+
+def _published(spec: FigureSpec, claims: Sequence[Claim], mark: object, modality: str) -> Point:
+    table = spec.text_table if modality == "text" else spec.image_table
+    selector = {"paper_table": table, "backbone": mark.backbone, "modality": modality}
+    claim = _one(spec, claims, selector, mark.label)
+    return Point("published", spec.dataset, mark.label, claim.run or "", modality, mark.architecture, claim.value)
+
+
+def _one(spec: FigureSpec, claims: Sequence[Claim], selector: dict[str, str], label: str) -> Claim:
+    columns = {key: value for key, value in selector.items() if key != "paper_table"}
+    found = [
+        claim
+        for claim in claims
+        if (claim.source, claim.dataset, claim.metric) == (spec.source, spec.dataset, spec.metric)
+        and claim.table == selector.get("paper_table", claim.table)
+        and claim.selected_by(columns)
+    ]
+    if len(found) != 1:
+        raise VixmlError(
+            "a mark of a figure does not single out one published value",
+            where=f"config/figures/{spec.id}.yaml: {label}",
+            found=f"{len(found)} cells for {selector}",
+            expected="1",
+            hint="compare with config/reported/reported_results.csv",
+        )
+    return found[0]
+
+
+def _measured(spec: FigureSpec, mark: MeasuredMark, results: Results, *, trained: bool) -> list[Point]:
+    runs = results.of(spec.measured_dataset, mark.run)
+    value = metric_over_seeds(runs, spec.metric)
+    if value is None:
+        return []
+    hours = [run.hours for run in runs]
+    if trained and None in hours:
+        raise VixmlError(
+            "a run is to be drawn at its training time, but it has none",
+            where=runs[hours.index(None)].trained_folder / "model" / "training.json",
+            expected="steps and seconds above 0",
+            hint=f"train it, or list it under `untrained` in config/figures/{spec.id}.yaml",
+        )
+    return [
+        Point(
+            kind="measured" if trained else "untrained",
+            dataset=spec.measured_dataset,
+            label=mark.label,
+            run=mark.run,
+            modality=mark.modality,
+            architecture=mark.architecture,
+            value=value.mean,
+            sd=value.sd,
+            hours=aggregate(hours).mean if trained else None,
+            seeds=tuple((run.seed, run.hours, run.metrics[spec.metric]) for run in runs),
+        )
+    ]
+
+
+def to_csv(spec: FigureSpec, found: Sequence[Point]) -> str:
+    """Return the points as CSV: a line a published value, a line a seed of ours; unknown hours are empty."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        ["kind", "dataset", "label", "run", "modality", "architecture", "seed", spec.metric, "hours", "hours_are"]
+    )
+    for point in found:
+        head = [point.kind, point.dataset, point.label, point.run, point.modality, point.architecture]
+        if point.kind in ("published", "line"):
+            writer.writerow([*head, "", f"{point.value:.2f}", "", "not tabulated by the paper"])
+        for seed, hours, value in point.seeds:
+            spent = "no training" if hours is None or point.kind == "untrained" else "measured"
+            writer.writerow([*head, seed, f"{value:.4f}", "" if spent != "measured" else f"{hours:.6f}", spent])
+    return stream.getvalue()
+
+
+matplotlib.use("Agg")
+
+
+# The paper's red, blue and orange in shades that colour-blind readers tell apart. In grey print red and blue are alike,
+# so text-only marks are hollow and those with images are filled.
+COLOURS = {"text": "#c03030", "text+image": "#0868ac"}
+ORANGE = "#c96a00"
+GREY = "#5c5c5c"
+NAMES = {"text": "text only", "text+image": "text + images (ViXML)"}
+MARKERS = {"encoder": "o", "decoder": "*"}
+SIZES = {"encoder": 7, "decoder": 11}
+PLATE = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.7,
+    "svg.hashsalt": "vixml",
+    "svg.fonttype": "path",
+    "savefig.facecolor": "white",
+}
+TICKS = [c * 10.0**e for e in range(-4, 4) for c in (1, 2, 5)]
+
+
+def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str], out: Path) -> None:
+    """Write ``{figure}.png``, ``{figure}.svg`` and ``{figure}.csv`` (its points, or the tokens drawn) for each figure.
+
+    Args:
+        scores: score folders, exactly those that belong in the figures.
+        config_dir: folder of figures/ and reported/.
+        figures: names of files of config/figures.
+        out: folder to publish.
+    """
+    inputs = named_scores(scores) | config_files(config_dir)
+    inputs |= {f"figure/{name}": spec_path(config_dir, "figures", name) for name in figures}
+    specs = load_drawings(config_dir, figures)
+    with stage(out, "make-figures", config={"figures": list(figures)}, inputs=inputs) as work:
+        claims, results = load_claims(config_dir), load(scores)
+        for spec in specs:
+            if isinstance(spec, OverviewSpec):
+                shown = overview.overview(spec, Registry.load(config_dir))
+                write_text(work / f"{spec.id}.csv", overview.to_csv(shown))
+                with plt.rc_context(STYLE):
+                    drawing = schematic.draw(shown, COLOURS)
+                save(drawing, work / spec.id)
+                continue
+            found = points(spec, claims, results)
+            write_text(work / f"{spec.id}.csv", to_csv(spec, found))
+            save(draw(spec, found), work / spec.id)
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write ``stem.png`` and ``stem.svg`` without dates or versions, so that the same points give the same bytes."""
+    with plt.rc_context(STYLE):
+        figure.savefig(stem.with_suffix(".png"), dpi=160, metadata={"Software": None})
+        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+
+
+def draw(spec: FigureSpec, found: Sequence[Point]) -> Figure:
+    """Draw both panels: the paper's values without an hour axis, ours at their measured hours."""
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 5.2), width_ratios=[1.1, 1.25], layout="constrained")
+        _draw_paper(left, spec, [p for p in found if p.kind in ("published", "line")])
+        _draw_measured(right, spec, [p for p in found if p.kind in ("measured", "untrained")])
+        figure.legend(handles=_legend(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def _look(modality: str, architecture: str) -> dict[str, Any]:
+    """Return how a run's mark looks: hollow for text only, filled with images; dots and stars as in the paper."""
+    colour = COLOURS[modality]
+    return {
+        "marker": MARKERS[architecture],
+        "color": colour,
+        "markersize": SIZES[architecture],
+        "markerfacecolor": "white" if modality == "text" else colour,
+        "markeredgewidth": 1.6 if architecture == "encoder" else 1.2,
+        "linestyle": "none",
+    }
+
+
+def _legend() -> list[Line2D]:
+    handles = [Line2D([], [], label=NAMES[m], **(_look(m, "encoder") | {"marker": "s"})) for m in COLOURS]
+    shapes = [("encoder", "dual encoder"), ("decoder", "dual decoder")]
+    grey = {"color": GREY, "markerfacecolor": GREY}
+    return handles + [Line2D([], [], label=label, **(_look("text", shape) | grey)) for shape, label in shapes]
+
+
+def _draw_paper(axes: Axes, spec: FigureSpec, found: Sequence[Point]) -> None:
+    axes.set_title(f"Published: {spec.dataset}\nhours were drawn, never tabulated: no hour axis")
+    axes.set_ylabel(f"{spec.metric} (%)")
+    place = {"text": 0.0, "text+image": 1.0}
+    marks = [p for p in found if p.kind == "published"]
+    for line in (p for p in found if p.kind == "line"):
+        axes.axhline(line.value, color=ORANGE, linewidth=1.6, zorder=1)
+        axes.annotate(
+            f"{line.label} {line.value:.2f}", (1, line.value), (0, -4), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="right", va="top", color=ORANGE, fontsize=8.5, bbox=PLATE,
+        )  # fmt: skip
+    low, high = min(p.value for p in found) - 1.2, max(p.value for p in found) + 1.2
+    for modality, x in place.items():
+        column = [p for p in marks if p.modality == modality]
+        # The levels take part, so that no label comes to stand on a line.
+        levels = [p.value for p in found if p.kind == "line"]
+        heights = spread([p.value for p in column] + levels, gap=(high - low) * 0.042)[: len(column)]
+        side = -1 if x == 0 else 1
+        for point, y in zip(column, heights, strict=True):
+            # Encoders and decoders stand beside each other, so that equal values do not hide one another.
+            at = x + (-0.05 if point.architecture == "encoder" else 0.05)
+            axes.plot(at, point.value, zorder=3, **_look(modality, point.architecture))
+            axes.annotate(
+                f"{point.label}  {point.value:.2f}", (at, point.value), (x + side * 0.2, y), textcoords="data",
+                ha="right" if side < 0 else "left", va="center", fontsize=8.5, bbox=PLATE,
+                arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 5},
+            )  # fmt: skip
+    axes.set_xlim(-1.55, 2.55)
+    axes.set_ylim(low, high)
+    axes.set_xticks(list(place.values()), ["text only", "text + images"])
+    axes.tick_params(axis="x", length=0)
+
+
+def _draw_measured(axes: Axes, spec: FigureSpec, found: Sequence[Point]) -> None:
+    axes.set_title(
+        f"Measured here: {spec.measured_dataset.upper()}, a stand-in for the paper's data\nmean, its seeds, ± 1 sd"
+    )
+    axes.set_xlabel("training time (hours, log scale)")
+    axes.set_ylabel(f"{spec.metric} (%)")
+    trained = [p for p in found if p.kind == "measured"]
+    if not trained:
+        axes.text(0.5, 0.5, "nothing trained yet", transform=axes.transAxes, ha="center", color=GREY)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    hours = [h for p in trained for _, h, _ in p.seeds if h is not None]
+    axes.set_xscale("log")
+    left, right = min(hours) / 2.2, max(hours) * 3
+    axes.set_xlim(left, right)
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if left <= tick <= right]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    for point in trained:
+        _draw_run(axes, point)
+    for point in (p for p in found if p.kind == "untrained"):
+        axes.axhline(point.value, color=COLOURS[point.modality], linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+        axes.annotate(
+            f"{point.label} {point.value:.1f}", (0, point.value), (5, 2), xycoords=("axes fraction", "data"),
+            textcoords="offset points", va="bottom", fontsize=8.5, color=COLOURS[point.modality], bbox=PLATE,
+        )  # fmt: skip
+    axes.margins(y=0.12)
+
+
+def _draw_run(axes: Axes, point: Point) -> None:
+    look, colour = _look(point.modality, point.architecture), COLOURS[point.modality]
+    if len(point.seeds) > 1:
+        hours, values = [h for _, h, _ in point.seeds], [v for _, _, v in point.seeds]
+        axes.plot(hours, values, "o", color=colour, markersize=3.5, alpha=0.45, linestyle="none", zorder=2)
+    axes.errorbar([point.hours], [point.value], yerr=point.sd, ecolor=colour, capsize=3, zorder=3, **look)
+    axes.annotate(
+        point.label, (point.hours, point.value), (9, 0), textcoords="offset points", va="center", fontsize=8.5,
+        bbox=PLATE, zorder=4,
+    )  # fmt: skip

@@ -1,0 +1,687 @@
+"""The main numbers: to the terminal, to a reference file that is committed, and from there into README.md."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vixml.config.load import load_runs, load_world, read_yaml
+from vixml.config.published import PAPER, Claim, read_csv
+from vixml.config.run import RunConfig
+from vixml.config.tables import load_any_tables, load_summary, load_tables
+from vixml.errors import VixmlError
+from vixml.files import read_json, write_json, write_text
+from vixml.plan.assumptions import HARDWARE, VISION
+from vixml.plan.cost import Job, Missing, train_cost
+from vixml.plan.shapes import clustering_flop
+from vixml.report.not_run import missing_cost
+from vixml.report.results import MIN_SEEDS, STATES, Results, find, load, t_quantile
+from vixml.report.tables import STATED, Sources, Table, build_any_tables, build_tables
+from vixml.report.write_tables import NOT_RUN
+from vixml.text import duration, markdown, size
+
+# --- Claims of the paper as differences of two scores: what it printed of each, and which two runs of PICTO show
+# its shape.
+
+
+TITLES, PICTURED = "LF-AmazonTitles-131K", "MM-AmazonTitles-300K"
+METRIC = "P@1"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A published score.
+
+    Attributes:
+        table: e.g. ``Table 1``.
+        row: columns of reported_results.csv that single it out.
+        dataset: the paper's.
+    """
+
+    table: str
+    row: dict[str, str]
+    dataset: str = TITLES
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A claim of the paper as PICTO can show it: one run less another.
+
+    Attributes:
+        says: the paper's claim, in few words.
+        run: ours that should be ahead.
+        other: ours that it is compared with.
+        printed: the paper's two scores, in that order; None where it has no such row.
+        control: whether the first should *not* be ahead.
+    """
+
+    says: str
+    run: str
+    other: str
+    printed: tuple[Printed, Printed] | None = None
+    control: bool = False
+
+
+def _backbones(table: str, other: str, first: str, second: str) -> tuple[Printed, Printed]:
+    return Printed(table, {"backbone": first}), Printed(other, {"backbone": second})
+
+
+def _of_table_5(first: tuple[str, str], second: tuple[str, str]) -> tuple[Printed, Printed]:
+    one, two = ({"base_method": method, "modality": modality} for method, modality in (first, second))
+    return Printed("Table 5", one), Printed("Table 5", two)
+
+
+# The smallest backbone of each kind; where a table has DistilBERT alone, that.
+ENCODER, DECODER, TEXT, IMAGES = "MiniLM-L3", "Qwen2.5-0.5B-I", "text", "text+image"
+COMPARISONS = (
+    Comparison(
+        "images help an encoder", "vixml-minilm-l3", "text-minilm-l3",
+        _backbones("Table 3", "Table 1", ENCODER, ENCODER),
+    ),
+    Comparison(
+        "control: another item's images do not", "vixml-minilm-l3--shuffled", "text-minilm-l3", control=True
+    ),
+    Comparison(
+        "images help a decoder", "vixml-smollm2", "text-smollm2", _backbones("Table 3", "Table 1", DECODER, DECODER)
+    ),
+    Comparison("control: another item's images do not", "vixml-smollm2--shuffled", "text-smollm2", control=True),
+    Comparison(
+        "a decoder is ahead of an encoder, text", "text-smollm2", "text-minilm-l3",
+        _backbones("Table 1", "Table 1", DECODER, ENCODER),
+    ),
+    Comparison(
+        "a decoder is ahead of an encoder, images", "vixml-smollm2", "vixml-minilm-l3",
+        _backbones("Table 3", "Table 3", DECODER, ENCODER),
+    ),
+    Comparison(
+        "early fusion is ahead of late", "vixml-minilm-l3", "vixml-minilm-l3--late-fusion",
+        (
+            Printed("Table 4", {"method": "ViXML", "vision_encoder": "SigLIP2"}, PICTURED),
+            Printed("Table 4", {"method": "MUFIN", "vision_encoder": "SigLIP2"}, PICTURED),
+        ),
+    ),
+    Comparison("... both centred", "vixml-minilm-l3--centred", "vixml-minilm-l3--late-fusion"),
+    Comparison(
+        "PRIME is ahead of DEXA", "text-minilm-l3", "text-minilm-l3--dexa",
+        _of_table_5(("PRIME", TEXT), ("DEXA", TEXT)),
+    ),
+    Comparison(
+        "DEXA is ahead of NGAME", "text-minilm-l3--dexa", "text-minilm-l3--ngame",
+        _of_table_5(("DEXA", TEXT), ("NGAME", TEXT)),
+    ),
+    Comparison(
+        "images help NGAME", "vixml-minilm-l3--ngame", "text-minilm-l3--ngame",
+        _of_table_5(("NGAME", IMAGES), ("NGAME", TEXT)),
+    ),
+    Comparison(
+        "images help DEXA", "vixml-minilm-l3--dexa", "text-minilm-l3--dexa",
+        _of_table_5(("DEXA", IMAGES), ("DEXA", TEXT)),
+    ),
+    Comparison(
+        "three images are ahead of one", "vixml-minilm-l3", "vixml-minilm-l3--1-image",
+        (Printed("Table 10", {"n_images": "3"}, PICTURED), Printed("Table 10", {"n_images": "1"}, PICTURED)),
+    ),
+    Comparison(
+        "retrieval-augmented inference helps", "vixml-minilm-l3--augmented", "vixml-minilm-l3",
+        (Printed("Table 13", {"method": "ViXML (DEL+R)"}), Printed("Table 13", {"method": "ViXML (DEL)"})),
+    ),
+    Comparison(
+        "images help beside it", "vixml-minilm-l3--augmented", "text-minilm-l3--augmented",
+        (Printed("Table 13", {"method": "ViXML (DEL+R)"}), Printed("Table 13", {"method": "DEL+R"})),
+    ),
+)  # fmt: skip
+
+
+def in_the_paper(one: Comparison, claims: Sequence[Claim]) -> list[str]:
+    """Return where the paper says it, and the difference of its two scores with their backbones; dashes if it does not.
+
+    Raises:
+        VixmlError: columns that single out no published score, or several.
+    """
+    if one.printed is None:
+        return ["–", "–"]
+    first, second = (_claim(printed, claims) for printed in one.printed)
+    tables = " and ".join(sorted({first.table, second.table})).replace(" and Table", " and")
+    backbones = ", ".join(dict.fromkeys((first.row["backbone"], second.row["backbone"])))
+    return [tables.replace("Table", "Tables") if " and " in tables else tables,
+            f"{first.value - second.value:+.{first.decimals}f} ({backbones})"]  # fmt: skip
+
+
+def _claim(printed: Printed, claims: Sequence[Claim]) -> Claim:
+    found = [
+        claim
+        for claim in claims
+        if (claim.source, claim.table, claim.dataset, claim.metric) == (PAPER, printed.table, printed.dataset, METRIC)
+        and claim.selected_by(printed.row)
+    ]
+    if len(found) != 1:
+        raise VixmlError(
+            "a comparison stands on one published score",
+            where="COMPARISONS of src/vixml/report/pages.py",
+            found=f"{len(found)} of {printed.table}, {printed.dataset}, with {printed.row}",
+            hint="name more columns of config/reported/reported_results.csv",
+        )
+    return found[0]
+
+
+def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Return both runs' P@1, their difference with its 95 % interval, and what that says of the claim's shape.
+
+    Args:
+        one: the comparison.
+        rows: run -> its row in a reference file.
+    """
+    ahead, behind = rows.get(one.run), rows.get(one.other)
+    if ahead is None or behind is None:
+        missing = ", ".join(run for run, row in ((one.run, ahead), (one.other, behind)) if row is None)
+        return ["–", "–", "–", f"not run: `{missing}`"]
+    gap, half = difference(ahead, behind)
+    word = f"too few seeds ({ahead['n']} and {behind['n']})" if half is None else _word(gap, half, one.control)
+    interval = "–" if half is None else f"{gap - half:+.1f} to {gap + half:+.1f}"
+    return [_value(ahead), _value(behind), f"{gap:+.1f} ({interval})", word]
+
+
+def _word(gap: float, half: float, control: bool) -> str:
+    if control:
+        return "a part of the gain stays" if gap > half else "no gain is left"
+    return "yes" if gap > half else "the other way" if gap < -half else "not settled"
+
+
+def _value(row: dict[str, Any]) -> str:
+    value = row["metrics"][METRIC]
+    sd = "" if value["sd"] is None else f" ± {value['sd']:.1f}"
+    return f"{value['mean']:.1f}{sd} ({row['n']})"
+
+
+def difference(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float | None]:
+    """Return the difference of two means, and half its 95 % interval (Welch); None below three seeds of either.
+
+    Example:
+        >>> row = {"n": 3, "metrics": {"P@1": {"mean": 50.0, "sd": 1.0}}}
+        >>> gap, half = difference(row, row)
+        >>> gap, round(half, 2)
+        (0.0, 2.27)
+    """
+    one, other = a["metrics"][METRIC], b["metrics"][METRIC]
+    gap = one["mean"] - other["mean"]
+    if min(a["n"], b["n"]) < MIN_SEEDS or one["sd"] is None or other["sd"] is None:
+        return gap, None
+    u, v = one["sd"] ** 2 / a["n"], other["sd"] ** 2 / b["n"]
+    if u + v == 0:
+        return gap, 0.0
+    df = (u + v) ** 2 / (u**2 / (a["n"] - 1) + v**2 / (b["n"] - 1))
+    return gap, t_quantile(max(1, math.floor(df + 1e-9))) * math.sqrt(u + v)
+
+
+SCHEMA_VERSION = 1
+PLACE = "results"  # the default place of a page's table
+
+
+def summarise(tables: Sequence[Table], results: Results) -> dict[str, Any]:
+    """Return the rows measured here as JSON values, with their origin: what a reference file holds.
+
+    Args:
+        tables: built tables; only their measured rows are used.
+        results: the results behind them.
+    """
+    rows = []
+    for table in tables:
+        for section in table.sections:
+            rows += (
+                []
+                if section.published
+                else [_row(table, section.title, section.dataset, line) for line in section.lines]
+            )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "metrics": list(dict.fromkeys(metric for table in tables for metric in table.spec.metrics)),
+        "rows": rows,
+        "origin": origin(results),
+    }
+
+
+def _row(table: Table, title: str, dataset: str, line: Any) -> dict[str, Any]:
+    return {
+        "table": table.spec.id,
+        "block": title,
+        "dataset": dataset,
+        "run": line.run,
+        "label": line.label,
+        "note": line.note,
+        "verdict": line.cells[0].verdict.state,
+        "n": len(line.seeds),
+        "seeds": list(line.seeds),
+        "metrics": {
+            cell.metric: {
+                "mean": round(cell.ours.mean, 4),
+                "sd": None if cell.ours.sd is None else round(cell.ours.sd, 4),
+            }
+            for cell in line.cells
+            if cell.ours is not None
+        },
+        "hours": None if line.hours is None else round(line.hours.mean, 6),
+    }
+
+
+def origin(results: Results) -> dict[str, Any]:
+    """Return where results come from: commits, machines, versions, days and sizes, each once."""
+    manifests = [result.manifest for result in results.all()]
+    started = sorted(manifest["started_at"][:10] for manifest in manifests)
+    versions: dict[str, set[str]] = {}
+    for manifest in manifests:
+        for package, version in manifest["versions"].items():
+            versions.setdefault(package, set()).add(version)
+    return {
+        "commits": sorted({_commit(manifest["source"]) for manifest in manifests}),
+        "devices": sorted({str(r.training["device"]) for r in results.all() if r.training.get("device")}),
+        "precisions": sorted({str(r.training["precision"]) for r in results.all() if r.training.get("precision")}),
+        "processors": sorted({str(manifest["machine"]["processor"]) for manifest in manifests}),
+        "versions": {package: " ".join(sorted(found)) for package, found in sorted(versions.items())},
+        "days": [started[0], started[-1]] if started else [],
+        "n_queries": {result.dataset: result.n_queries for result in results.all()},
+    }
+
+
+def _commit(source: dict[str, Any]) -> str:
+    if not source.get("commit"):
+        return "unknown"
+    return source["commit"][:12] + (" with changes" if source.get("modified") else "")
+
+
+def load_reference(path: Path | str) -> dict[str, Any]:
+    """Read a file written by ``vixml summary --write-reference``.
+
+    Raises:
+        VixmlError: missing, or of another version.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
+        raise VixmlError(
+            "not a summary of this version",
+            where=path,
+            found=value.get("schema_version") if isinstance(value, dict) else type(value).__name__,
+            expected=SCHEMA_VERSION,
+            hint="write it again: vixml summary --results results --write-reference FILE",
+        )
+    return value
+
+
+def number(row: dict[str, Any], metric: str) -> str:
+    """Print one cell: mean and sample standard deviation."""
+    value = row["metrics"].get(metric)
+    if value is None:
+        return NOT_RUN if not row["n"] else "–"
+    return f"{value['mean']:.2f}" + ("" if value["sd"] is None else f" ± {value['sd']:.2f}")
+
+
+def interval(row: dict[str, Any], metric: str) -> str:
+    """Print the 95 % t interval of a mean over seeds; a dash below three seeds."""
+    value = row["metrics"].get(metric)
+    if value is None or value["sd"] is None or row["n"] < MIN_SEEDS:
+        return "–"
+    half = t_quantile(row["n"] - 1) * value["sd"] / math.sqrt(row["n"])
+    return f"{value['mean'] - half:.1f} to {value['mean'] + half:.1f}"
+
+
+def readme_table(summary: dict[str, Any]) -> str:
+    """Return the measured rows as Markdown, with n, sd, the first metric's 95 % interval, and their origin below."""
+    metrics = summary["metrics"]
+    out, block = [], None
+    for row in summary["rows"]:
+        if row["block"] != block:
+            block = row["block"]
+            head = [block, *metrics, f"95 % of {metrics[0]}", "training", "seeds"]
+            out += ["", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(metrics) + 3)]
+        cells = [row["label"], *(number(row, m) for m in metrics), interval(row, metrics[0])]
+        cells += [duration(row["hours"]), str(row["n"])]
+        out.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*out[1:], "", origin_sentence(summary)]) + "\n"
+
+
+def origin_sentence(summary: dict[str, Any]) -> str:
+    """Return one paragraph on what the numbers are and where they come from."""
+    where = summary["origin"]
+    queries = ", ".join(f"{n:,} test queries of {dataset}" for dataset, n in sorted(where["n_queries"].items()))
+    sentences = [f"Percent on {queries or 'nothing yet'}; mean ± sample standard deviation over seeds."]
+    if any(row["verdict"] == "stand-in" for row in summary["rows"]):
+        sentences.append("Stand-in data, so none of these numbers confirms or refutes one of the paper.")
+    if where["commits"]:
+        days = " to ".join(dict.fromkeys(where["days"]))
+        device = ", ".join(where["devices"] or where["processors"])
+        precision = f" ({', '.join(where['precisions'])})" if where["precisions"] else ""
+        sentences.append(f"Measured {days} on {device}{precision}, commit {', '.join(where['commits'])}.")
+    return " ".join(sentences)
+
+
+def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str:
+    """Return ``text`` with what stands between the markers of ``place`` replaced by ``table``.
+
+    Raises:
+        VixmlError: a marker that is missing, or stands more than once.
+    """
+    begin, end = (f"<!-- {place}:{side} -->" for side in ("begin", "end"))
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise VixmlError(
+            "no place for the results table",
+            where=where,
+            expected=f"one line {begin} and below it one line {end}",
+            hint="add both lines where the table is to stand",
+        )
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
+
+
+def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
+    """Put each content between the markers of its place in a page; with ``check``, only say whether it stands there.
+
+    Args:
+        page: the page.
+        contents: place -> what is to stand there.
+        what: of which the page is out of date, if it is.
+        check: change nothing.
+
+    Raises:
+        VixmlError: a marker is missing; with ``check``, a page that is out of date.
+    """
+    text = wanted = page.read_text(encoding="utf-8")
+    for place, content in contents.items():
+        wanted = fill_readme(wanted, content, page, place)
+    if check and wanted != text:
+        raise VixmlError(
+            f"{what} is out of date", where=page, hint="write it again with the same command without --check"
+        )
+    if not check:
+        write_text(page, wanted)
+
+
+def published_sentence(tables: Sequence[Table], missing: Missing) -> str:
+    """Return one sentence on the tables' published cells: how many are in which state, and what the rest would take."""
+    counts = {state: sum(table.states(True)[state] for table in tables) for state in STATES}
+    total, names = sum(counts.values()), ", ".join(table.spec.name for table in tables)
+    said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+    hours = f"; those not run would take {duration(missing.total.hours)} of one H100, as predicted"
+    return f"Of {total:,} published cells of {names}: {said}{hours if counts['not-run'] else ''}."
+
+
+def print_summary(summary: dict[str, Any], pages: Path | None = None, published: str = "") -> None:
+    """Print the main numbers to the terminal, ``published`` below them, and where tables, figures and report lie."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console(highlight=False)
+    block, table = None, None
+    run = [row for row in summary["rows"] if row["n"]]
+    for row in run:
+        if row["block"] != block:
+            if table is not None:
+                console.print(table)
+            block = row["block"]
+            table = RichTable(title=block, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            table.add_column("run", min_width=18, overflow="fold")
+            for metric in [*summary["metrics"], "time", "n"]:
+                table.add_column(metric, justify="right", no_wrap=True)
+        # Without blanks around ±, four metrics fit on a terminal of 80 columns.
+        cells = [number(row, metric).replace(" ± ", "±") for metric in summary["metrics"]]
+        table.add_row(row["label"], *cells, duration(row["hours"]), str(row["n"]))
+    if table is not None:
+        console.print(table)
+    if left := len(summary["rows"]) - len(run):
+        console.print(f"{left} more rows of these tables were not run by this configuration.")
+    console.print(origin_sentence(summary))
+    if published:
+        console.print(published)
+    if pages is not None:
+        for name, path in (("tables", "tables"), ("figures", "figures"), ("report", "report.html")):
+            place = Path(pages) / path
+            console.print(f"{name + ':':<9}{place if place.exists() else 'not made yet'}", soft_wrap=True)
+
+
+def summary(
+    results_dir: Path,
+    scores: Sequence[Path] | None,
+    reference: Path | None,
+    tables: Sequence[str],
+    config_dir: Path,
+    *,
+    layout: str | None = None,
+    write_reference: Path | None = None,
+    readme: Path | None = None,
+    place: str = PLACE,
+    check: bool = False,
+    pages: Path | None = None,
+) -> None:
+    """Do what the verb ``summary`` offers.
+
+    Raises:
+        VixmlError: nothing to summarise; with ``check``, a page that is out of date.
+    """
+    published = ""
+    if reference is not None:
+        found = load_reference(reference)
+    else:
+        results = load(scores or find(results_dir))
+        if not results:
+            raise VixmlError("no finished scores", where=results_dir, hint="run the workflow first: make demo")
+        shapes = [load_summary(config_dir, layout)] if layout else load_tables(config_dir, tables)
+        sources = Sources.load(config_dir, results)
+        built = build_tables(shapes, sources)
+        found = summarise(built, results)
+        if any(table.cells(published=True) for table in built):
+            published = published_sentence(built, missing_cost(shapes, sources, config_dir))
+    if write_reference is not None and not check:
+        write_json(write_reference, found)
+    if readme is not None:
+        update_page(readme, {place: readme_table(found)}, "the results table of a page", check)
+    print_summary(found, None if reference is not None else pages or results_dir, published)
+
+
+# --- The generated parts of docs/reproduction.md: what of the paper is here, what was measured, what the rest would
+# take.
+
+
+REFERENCES = (Path("results/reference/picto-summary.json"), Path("results/reference/picto-methods-summary.json"))
+DEVIATIONS = Path("docs/deviations.md")
+# Parts of config/reported/inventory.csv that are no table of the paper -> `paper_table` of the table that shows them.
+IN_THE_TEXT = {"Text latency": "Appendix G", "Text time": "Text", "Text PRIME": "Appendix A text"}
+
+
+def pages(
+    config_dir: Path | str, references: Sequence[Path] = REFERENCES, deviations: Path = DEVIATIONS
+) -> dict[str, str]:
+    """Return the page's generated parts by their place."""
+    config_dir = Path(config_dir)
+    sources = Sources.load(config_dir, Results())
+    return {
+        "parts": _parts(config_dir, sources),
+        "shape": _shape(references, sources),
+        "discrepancies": _discrepancies(config_dir),
+        "deviations": _deviations(deviations),
+    }
+
+
+def _parts(config_dir: Path, sources: Sources) -> str:
+    names = sorted(path.stem for path in (config_dir / "tables").glob("*.yaml"))
+    specs = load_any_tables(config_dir, names)
+    tables = {
+        spec.paper_table: table for spec, table in zip(specs, build_any_tables(specs, sources, config_dir), strict=True)
+    }
+    missing = missing_cost(specs, sources, config_dir)
+    rows = []
+    for _, part in read_csv(config_dir / "reported" / "inventory.csv"):
+        name = f"{part['kind']} {part['id']}"
+        table = tables.get(IN_THE_TEXT.get(name, name))
+        if table is None:
+            drawn = f"drawn; {part['knowledge'].removesuffix(': draw')}"
+            rows.append([name, part["content"].split(";")[0], "–", drawn, "–", "–", "in every report"])
+            continue
+        states = Counter(table.states(True))
+        said = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+        cost = missing.by_table[table.spec.id]
+        figures = [duration(cost.hours or None), size(cost.disk_bytes)]
+        rows.append([name, table.spec.title, str(len(table.cells(True))), said, *figures, f"`{table.spec.id}`"])
+    heads = ["part", "what", "published cells", "without a run", "GPU time (H100)", "disk", "key"]
+    total = missing.total
+    said = (
+        f"All together {total.hours:,.0f} hours of one H100 with 80 GB and {size(total.disk_bytes)} of disk, as predicted; what "
+        f"tables share counts once. No stage needs more than {size(total.gpu_memory_bytes)} on the GPU and "
+        f"{size(total.host_memory_bytes)} of main memory; a checkpoint takes up to {size(total.scratch_bytes)} of disk "
+        "more while a model trains."
+    )
+    return markdown(heads, rows, words=(1, 3, 6)) + f"\n{said}\n"
+
+
+def _shape(references: Sequence[Path], sources: Sources) -> str:
+    found: dict[str, dict[str, Any]] = {}
+    for path in references:  # of a run in both, the first one's: it has more seeds
+        for row in load_reference(path)["rows"]:
+            if row["n"] and (row["run"] not in found):
+                found[row["run"]] = row
+    rows = [[one.says, *in_the_paper(one, sources.claims), *on_picto(one, found)] for one in COMPARISONS]
+    heads = ["the paper says", "where", "paper: difference", "PICTO: the first", "the second", "difference (95 %)", "on PICTO"]  # fmt: skip
+    return markdown(heads, rows, words=(1, 6))
+
+
+def _discrepancies(config_dir: Path) -> str:
+    rows = [
+        [row["where"], row["what"], row["action"]] for _, row in read_csv(config_dir / "reported" / "discrepancies.csv")
+    ]
+    return markdown(["where", "what the sources say", "what is done here"], rows, words=(1, 2))
+
+
+def _deviations(page: Path) -> str:
+    found = re.findall(r"^\| (D\d+) \| (PICTO)?", page.read_text(encoding="utf-8"), re.MULTILINE)
+    if not found:
+        raise VixmlError("a page of departures names none", where=page, expected="rows `| D1 | what we do | ...`")
+    every, own = (
+        ", ".join(name for name, picto in found if bool(picto) == of_picto) or "none" for of_picto in (False, True)
+    )
+    return f"- Of the paper's runs as of PICTO's: {every}.\n- Of PICTO's runs alone: {own}.\n"
+
+
+def reproduction(config_dir: Path, write: Path, check: bool) -> None:
+    """Do what the verb ``reproduction`` offers.
+
+    Raises:
+        VixmlError: a comparison of a run that nobody configured; with ``check``, a page that is out of date.
+    """
+    known = {run for path in (config_dir / "runs").glob("picto*.yaml") for run in read_yaml(path)["runs"]}
+    for one in COMPARISONS:
+        for run in (one.run, one.other):
+            if run not in known:
+                raise VixmlError("a comparison names a run that nobody configured", where="COMPARISONS", found=run)
+    update_page(write, pages(config_dir), "the page on what is reproduced", check)
+
+
+# --- Times that are known, beside what the model of costs predicts for them (docs/cost.md). No torch.
+
+
+BENCHMARK = Path("benchmarks/results/training_step-2threads.json")
+REFERENCE = Path("results/reference/picto-summary.json")
+REHEARSAL = Path("benchmarks/results/scale.json")
+
+
+def sustained_here(config_dir: Path | str, benchmark: Path, way: str = "ours, bf16") -> dict[str, float]:
+    """Return the operations a second and thread that the benchmark of a training step sustained, by case.
+
+    Samples a second times the operations that this model counts for a sample, of the benchmark's own configuration.
+    """
+    world, measured = load_world(config_dir), read_json(benchmark)
+    found = {}
+    for case, modality in (("text", "text"), ("images", "text+image")):
+        config = RunConfig.model_validate(
+            {
+                "modality": modality,
+                "prototype": {"free_vectors": 2048},
+                "mining": None,
+                "training": {"batch_size": measured["batch_size"], "epochs": 1},
+            }
+        )
+        job = Job.of(world, "picto", config)
+        speed = measured["cases"][case]["samples_per_second"][way]["median"]
+        found[case] = speed * job.step_flop / job.trained_queries / measured["machine"]["threads"]
+    return found
+
+
+def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, str, float]]:
+    """Return (what, where, known, predicted, predicted / known) of every time that is known.
+
+    The paper's training times are compared with the whole stage; ours leave out set-up and diagnostics, and so does their
+    prediction. A latency is compared with one forward pass.
+    """
+    world, runs, gpu = load_world(config_dir), load_runs(config_dir), HARDWARE["gpu"]
+
+    def job(dataset: str, run: str) -> Job:
+        return Job.of(world, dataset, runs[dataset, run])
+
+    found = []
+    for _, line in read_csv(Path(config_dir) / "reported" / "other_facts.csv"):
+        topic, item, value = line["topic"], line["item"], line["value"]
+        if (topic, line["unit"]) in {("training time", "h"), ("Figure 2", "h")}:
+            dataset, run = _stated(item)
+            published = float(value.split()[-1])
+            predicted = train_cost(job(dataset, run), gpu).hours
+            where = "paper, end of Figure 2's axis" if topic == "Figure 2" else "paper"
+            found.append((f"{run}, {dataset}", where, published, predicted, "h"))
+        elif topic == "latency per query":
+            dataset, run = _stated(item)
+            one = job(dataset, run)
+            speed = gpu.decoder if one.causal else gpu.encoder
+            found.append((f"a query, {run}", "paper", float(value), one.encode(one.query) / speed * 1e3, "ms"))
+        elif topic == "latency per image":
+            found.append(
+                ("a picture, siglip2", "paper", float(value), VISION["siglip2"].flop / gpu.encoder * 1e3, "ms")
+            )
+    for line in load_reference(reference)["rows"]:
+        if line["hours"]:
+            predicted = job(line["dataset"], line["run"]).step_flop / HARDWARE["cpu"].encoder / 60
+            found.append((f"{line['run']}, {line['dataset']}", "here, one core", line["hours"] * 60, predicted, "min"))
+    return [
+        (what, where, f"{value:.3g} {unit}", f"{predicted:.3g} {unit}", predicted / value)
+        for what, where, value, predicted, unit in found
+    ]
+
+
+def host_speed(rehearsal: Path) -> dict[str, float]:
+    """Return the operations a second that a processor sustained in 2-means and centroids, at the largest size rehearsed."""
+    measured = read_json(rehearsal)
+    width, largest = measured["dim"], {name: part["measured"][-1] for name, part in measured["parts"].items()}
+    mining, centroids = largest["mining"], largest["centroids"]
+    return {
+        "balanced 2-means": clustering_flop(mining["rows"], math.ceil(mining["rows"] / measured["group"]), width)
+        / mining["seconds"],
+        "centroids": 2.0 * centroids["rows"] * width / centroids["seconds"],
+    }
+
+
+def rehearsed(rehearsal: Path) -> list[list[str]]:
+    """Return one line a part: what, time at each size, how it grows, memory at the largest size."""
+    lines = []
+    for part in read_json(rehearsal)["parts"].values():
+        sizes = part["measured"]
+        times = [f"{one['seconds']:.3g} s ({_share(one['size'])})" for one in sizes]
+        rows = f"{sizes[-1]['rows']:,}"
+        lines.append(
+            [part["words"], ", ".join(times), rows, f"{part['growth']:.2f}", f"{sizes[-1]['peak_mb'] / 1024:.1f} GB"]
+        )
+    return lines
+
+
+def _share(size: float) -> str:
+    return "all" if size == 1 else f"1/{1 / size:.0f}"
+
+
+def _stated(item: str) -> tuple[str, str]:
+    if item not in STATED:
+        raise VixmlError(
+            "a published time that no run stands for",
+            where="config/reported/other_facts.csv",
+            found=item,
+            hint="name its run in STATED of src/vixml/report/tables.py",
+        )
+    return STATED[item]

@@ -1,0 +1,211 @@
+"""A plan on the terminal, as JSON, and as the generated parts of docs/cost.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vixml.config.load import load_world
+from vixml.errors import VixmlError
+from vixml.plan.assumptions import Hardware, Kind
+from vixml.plan.cost import count
+from vixml.plan.plan import BASE, Choice, Group, Plan, choose_hardware, hours, make_plan, read_workflow
+from vixml.plan.shapes import shape_of
+from vixml.report.pages import (
+    BENCHMARK,
+    REFERENCE,
+    REHEARSAL,
+    host_speed,
+    known,
+    rehearsed,
+    sustained_here,
+    update_page,
+)
+from vixml.text import duration, markdown, size
+
+SCHEMA_VERSION = 1
+
+
+def head(plan: Plan, first: str) -> list[str]:
+    """Return the columns of a plan."""
+    return [first, "runs", "trained", plan.hardware.unit, "disk", "GPU mem.", "memory"]
+
+
+def row(plan: Plan, group: Group) -> list[str]:
+    """Return one line of a plan."""
+    cost = plan.cost(group.runs)
+    runs = str(len(group.runs)) + (f" of {group.named}" if group.named != len(group.runs) else "")
+    on_gpu = plan.hardware.memory != float("inf")
+    return [
+        group.name,
+        runs,
+        str(plan.trainings(group.runs)),
+        duration(cost.hours),
+        size(cost.disk_bytes),
+        size(cost.gpu_memory_bytes) if on_gpu else "–",
+        size(cost.host_memory_bytes),
+    ]
+
+
+def total(plan: Plan) -> list[str]:
+    """Return the last line of a plan: all runs, what they share once."""
+    return row(plan, Group("all", tuple(plan.runs), len(plan.runs)))
+
+
+def notes(plan: Plan) -> list[str]:
+    """Return what a reader of the figures must know."""
+    said = [
+        f"Hours of {plan.hardware.name} ({plan.hardware.unit}); {plan.hardware.source}.",
+        "Runs are counted with their seeds. What several share (a model, tokens, pictures, a training) counts once in each "
+        "line, so the lines do not add up to `all`. GPU memory and memory are the largest of any stage; a checkpoint takes "
+        f"up to {size(plan.total.scratch_bytes)} more disk while a model trains.",
+    ]
+    if plan.bounds:
+        said.append(
+            f"Texts of {', '.join(plan.bounds)} are counted at full length (`encoder.max_len`): operations and memory are "
+            "upper bounds."
+        )
+    large = plan.too_large()
+    if large:
+        said.append(f"More than the memory of {plan.hardware.name}: {', '.join(large)}.")
+    return said
+
+
+def choice_row(choice: Choice) -> list[str]:
+    """Return one line of a budget."""
+    return [
+        choice.group.name,
+        duration(choice.alone.hours),
+        duration(choice.added.hours),
+        duration(choice.hours),
+        "yes" if choice.fits else "alone" if choice.fits_alone else "no",
+    ]
+
+
+CHOICES = ["table", "alone", "adds", "in all", "fits"]
+
+
+def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
+    """Print a plan on a terminal of 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+
+    def draw(titles: list[str], rows: list[list[str]]) -> None:
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for index, title in enumerate(titles):
+            table.add_column(title, justify="right" if index else "left", no_wrap=True)
+        for cells in rows:
+            table.add_row(*cells)
+        console.print(table)
+
+    if choices:
+        draw(CHOICES, [choice_row(choice) for choice in choices])
+        chosen = [choice.group.name for choice in choices if choice.fits]
+        alone = [choice.group.name for choice in choices if choice.fits_alone and not choice.fits]
+        said = f"Within {budget}: {', '.join(chosen) if chosen else 'no table'}."
+        console.print(said + (f" Each alone, instead: {', '.join(alone)}.\n" if alone else "\n"))
+    else:
+        draw(head(plan, "dataset"), [*(row(plan, group) for group in plan.targets), total(plan)])
+        if plan.tables:
+            draw(head(plan, "table"), [row(plan, group) for group in plan.tables])
+    for sentence in notes(plan):
+        console.print(sentence)
+
+
+def as_json(plan: Plan, choices: Sequence[Choice]) -> dict[str, Any]:
+    """Return a plan for programs: hours, operations, bytes."""
+
+    def group(one: Group) -> dict[str, Any]:
+        facts = {"name": one.name, "runs": len(one.runs), "runs_named": one.named, "trained": plan.trainings(one.runs)}
+        return facts | asdict(plan.cost(one.runs))
+
+    hardware = {key: value for key, value in asdict(plan.hardware).items() if value != float("inf")}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": plan.name,
+        "hardware": hardware,
+        "total": {"runs": len(plan.runs), "trained": plan.trainings(plan.runs)} | asdict(plan.total),
+        "targets": [group(one) for one in plan.targets],
+        "tables": [group(one) for one in plan.tables],
+        "budget": [
+            {"table": c.group.name, "alone": c.alone.hours, "adds": c.added.hours, "hours": c.hours}
+            | {"fits": c.fits, "fits_alone": c.fits_alone}
+            for c in choices
+        ],
+        "parts": {name: asdict(cost) for name, cost in plan.parts.items()},
+        "upper_bounds": list(plan.bounds),
+    }
+
+
+def pages(
+    plan: Plan, config_dir: Path | str, benchmark: Path, reference: Path, rehearsal: Path = REHEARSAL
+) -> dict[str, str]:
+    """Return the generated parts of docs/cost.md by their place."""
+    titles = ["part", "time (share of the data set)", "rows at the largest", "growth", "memory"]
+    host = [[what, f"{speed / 1e9:.1f}"] for what, speed in host_speed(rehearsal).items()]
+    asked = markdown(head(plan, "dataset"), [*(row(plan, group) for group in plan.targets), total(plan)])
+    tables = markdown(head(plan, "table"), [row(plan, group) for group in plan.tables])
+    order = markdown(CHOICES[:-1], [choice_row(choice)[:-1] for choice in plan.choose(float("inf"))])
+    times = markdown(
+        ["what", "where", "known", "predicted", "predicted / known"],
+        [[*cells, f"{ratio:.2f}"] for *cells, ratio in known(config_dir, reference)],
+    )
+    speeds = [
+        [case, way, f"{flop / 1e9:.0f}"]
+        for way in ("ours, bf16", "ours, fp32")
+        for case, flop in sustained_here(config_dir, benchmark, way).items()
+    ]
+    world = load_world(config_dir)
+    sizes = []
+    for name, model in world.text_models.items():
+        counted, printed = shape_of(name, model).parameters, count(model.parameters)
+        sizes.append([model.title, model.parameters, f"{counted / 1e6:,.1f}M", f"{counted / printed:.3f}"])
+    return {
+        "plan": "\n".join([asked, tables, order, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
+        "known": "\n".join([times, markdown(["case", "way", "GFLOP/s a thread"], speeds)]),
+        "rehearsal": "\n".join(
+            [markdown(titles, rehearsed(rehearsal), {1}), markdown(["on the processor", "GFLOP/s"], host)]
+        ),
+        "parameters": markdown(["model", "Table 9", "counted", "counted / printed"], sizes),
+    }
+
+
+def plan(
+    overlay: Path | None,
+    *,
+    base: Path = BASE,
+    budget: str | None = None,
+    device: Kind = "gpu",
+    sustained: float | None = None,
+    json_out: bool = False,
+    write: Path | None = None,
+    check: bool = False,
+    benchmark: Path = BENCHMARK,
+    reference: Path = REFERENCE,
+) -> None:
+    """Do what the verb ``plan`` offers.
+
+    Raises:
+        VixmlError: bad input; with ``check``, a page that is out of date.
+    """
+    workflow = read_workflow(overlay, base)
+    hardware: Hardware = choose_hardware(device, None if sustained is None else sustained * 1e12)
+    found = make_plan(workflow, hardware)
+    choices = found.choose(hours(budget)) if budget is not None else []
+    if budget is not None and not choices:
+        raise VixmlError(
+            "no table of this configuration to choose from", where=overlay or base, found="no planned runs"
+        )
+    if write is not None:
+        contents = pages(found, workflow.config_dir, benchmark, reference)
+        update_page(write, contents, "a page of predicted costs", check)
+    if json_out:
+        print(json.dumps(as_json(found, choices), indent=2))
+    else:
+        show(found, choices, budget)

@@ -1,0 +1,410 @@
+"""The stage ``make-report``: one HTML file with everything a reader needs, and nothing that has to be fetched."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from vixml.config.tables import FigureSpec, load_any_tables, spec_path
+from vixml.data.corpus import Corpus
+from vixml.errors import VixmlError
+from vixml.evaluation.metrics import hits_in_chunks
+from vixml.files import load_array, write_text
+from vixml.images.store import ImageStore
+from vixml.provenance import stage
+from vixml.report import tables as fact_words
+from vixml.report import write_tables
+from vixml.report.charts import RunCurves, breakdowns, curves
+from vixml.report.evidence import PAPER, Commands, evidence, printed_rows, row_key, run_key
+from vixml.report.make_tables import config_files, named_measured, named_scores
+from vixml.report.not_run import missing_cost
+from vixml.report.overview import load_drawings
+from vixml.report.pages import interval, number, origin_sentence, summarise
+from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load
+from vixml.report.tables import FactTable, Line, Measured, Sources, Table, build_any_tables
+
+# --- Test queries with their pictures and what each run answered: a sample drawn blind, then the extremes, said to
+# be so.
+
+
+N_QUERIES, N_LABELS, N_PICTURES, SEED = 12, 5, 3, 0
+N_EXTREMES = 6
+PIXELS = 128  # pictures are shown at 56: enough for a sharp screen, and the page stays small
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One run's best labels for a query: (text, whether it is true)."""
+
+    run: str
+    labels: tuple[tuple[str, bool], ...]
+
+    @property
+    def hits(self) -> int:
+        """Return how many of them are true."""
+        return sum(hit for _, hit in self.labels)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of the gallery; pictures are data URIs with what to say of them."""
+
+    row: int
+    text: str
+    pictures: tuple[tuple[str, str], ...]
+    truth: tuple[str, ...]
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Queries chosen by one rule, which the page states; ``by_outcome`` says whether the rule looks at results."""
+
+    key: str
+    title: str
+    rule: str
+    by_outcome: bool
+    queries: tuple[Query, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Which runs answered (with the seed, None if it was not run), how they compare on all queries, and the parts."""
+
+    dataset: str
+    runs: tuple[tuple[str, int | None], ...]
+    balance: str
+    parts: tuple[Part, ...]
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """Return the queries of the sample that was drawn before any result was looked at."""
+        return self.parts[0].queries
+
+
+@dataclass(frozen=True)
+class _Top:
+    """The best labels of one run: (n_test, at most 5) ids, -1 for none, and which of them are true."""
+
+    labels: np.ndarray
+    hits: np.ndarray
+
+
+def sample(n_test: int) -> np.ndarray:
+    """Return the rows shown: (at most 12,) int64 ascending, drawn without looking at any result."""
+    return np.sort(np.random.default_rng(SEED).permutation(n_test)[:N_QUERIES])
+
+
+def extremes(gain: np.ndarray, count: int = N_EXTREMES) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows with the largest gains and those with the largest losses, the largest first, ties by row.
+
+    Args:
+        gain: (n_test,) hits of one run less those of the other.
+        count: at most so many of each; a row without a gain (or loss) is in neither.
+
+    Example:
+        >>> [rows.tolist() for rows in extremes(np.array([0, 2, -1, 3, 2]), 2)]
+        [[3, 1], [2]]
+    """
+    order, back = np.argsort(-gain, kind="stable"), np.argsort(gain, kind="stable")
+    return order[gain[order] > 0][:count], back[gain[back] < 0][:count]
+
+
+def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results: Results) -> Gallery:
+    """Build the gallery.
+
+    Args:
+        corpus_dir: ``results/data/{dataset}/corpus``; names the dataset.
+        images_dir: its image store.
+        compare: runs side by side; one without results says "not run". Gains and losses are of the second over the first.
+        results: what was measured; of each run the lowest seed answers.
+
+    Raises:
+        VixmlError: predictions that do not fit the corpus.
+    """
+    corpus, store = Corpus.load(corpus_dir), ImageStore.open(images_dir)
+    dataset = Path(corpus_dir).absolute().parent.name
+    found = {run: next(iter(results.of(dataset, run)), None) for run in compare}
+    tops = {run: _top(result, corpus) for run, result in found.items() if result is not None}
+    texts, names = corpus.texts("test"), corpus.texts("label")
+    truth, images = corpus.labels("test"), corpus.images("test")
+
+    def query(row: int) -> Query:
+        shown = [image for image in images.row(row).tolist() if image not in store.missing][:N_PICTURES]
+        pictures = [
+            (_data_uri(store.read(image)), f"{texts[row]}, picture {number} of {len(shown)}")
+            for number, image in enumerate(shown, start=1)
+        ]
+        answers = [
+            Answer(run, tuple((names[label], bool(hit)) for label, hit in _answered(top, row)))
+            for run, top in tops.items()
+        ]
+        named = tuple(names[label] for label in sorted(truth.row(row).tolist()))
+        return Query(row, texts[row], tuple(pictures), named, tuple(answers))
+
+    n_test, blind = corpus.n("test"), sample(corpus.n("test")).tolist()
+    rule = (
+        f"{len(blind)} of {n_test:,} test queries of {dataset}, drawn at random with seed {SEED} before any "
+        "result was looked at; all of them are shown, in the order of the file."
+    )
+    parts, balance = [Part("sample", "A sample drawn blind", rule, False, tuple(map(query, blind)))], ""
+    if len(compare) > 1 and all(run in tops for run in compare[:2]):
+        first, second = compare[:2]
+        gain = tops[second].hits.sum(1).astype(np.int64) - tops[first].hits.sum(1)
+        more, fewer = int((gain > 0).sum()), int((gain < 0).sum())
+        balance = (
+            f"Of all {n_test:,} test queries, {second} has more hits among its {N_LABELS} best labels than {first} in "
+            f"{more:,}, fewer in {fewer:,}, and as many in {n_test - more - fewer:,}."
+        )
+        kinds = (("gains", "The largest gains", "most"), ("losses", "The largest losses", "fewest"))
+        for (key, title, word), rows in zip(kinds, extremes(gain), strict=True):
+            rule = (
+                f"Picked by outcome, so it says what can happen and not how often: the {len(rows)} queries where {second} "
+                f"has the {word} hits among its {N_LABELS} best labels relative to {first}, ties in the order of the file."
+            )
+            parts.append(Part(key, title, rule, True, tuple(map(query, rows.tolist()))))
+    runs = tuple((run, None if result is None else result.seed) for run, result in found.items())
+    return Gallery(dataset, runs, balance, tuple(parts))
+
+
+def _answered(top: _Top, row: int) -> list[tuple[int, bool]]:
+    pairs = zip(top.labels[row].tolist(), top.hits[row].tolist(), strict=True)
+    return [(label, hit) for label, hit in pairs if label >= 0]
+
+
+def _top(result: Result, corpus: Corpus) -> _Top:
+    path = result.folder.parent / "predictions" / "labels.npy"
+    labels = load_array(path)
+    if labels.ndim != 2 or len(labels) != corpus.n("test") or (labels.size and labels.max() >= corpus.n_labels):
+        raise VixmlError(
+            "predictions do not belong to the gallery's corpus",
+            where=path,
+            found=f"shape {labels.shape}, highest label {labels.max() if labels.size else 'none'}",
+            expected=f"{corpus.n('test')} rows, labels below {corpus.n_labels}",
+            hint="predict again; snakemake does so by itself",
+        )
+    # As it is scored: what the filter takes out is not shown either.
+    chunks = list(hits_in_chunks(labels, corpus.labels("test"), corpus.filter("test")))
+    return _Top(
+        np.concatenate([chunk.labels[:, :N_LABELS] for chunk in chunks]),
+        np.concatenate([chunk.hits[:, :N_LABELS] for chunk in chunks]),
+    )
+
+
+def _data_uri(png: bytes) -> str:
+    """Return a picture as part of the page, made smaller where it is larger than shown."""
+    with Image.open(io.BytesIO(png)) as picture:
+        if max(picture.size) > PIXELS:
+            smaller = picture.convert("RGBA" if "A" in picture.getbands() or "transparency" in picture.info else "RGB")
+            smaller.thumbnail((PIXELS, PIXELS))
+            stream = io.BytesIO()
+            smaller.save(stream, format="PNG", optimize=True)
+            png = stream.getvalue()
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the report shows besides tables.
+
+    Attributes:
+        name: of the workflow's configuration.
+        description: one sentence on it.
+        command: what makes everything again.
+        figures: folder of ``make-figures``, or None.
+        corpus: corpus of the gallery, or None for no gallery.
+        images: its image store.
+        compare: runs of the gallery.
+        side_by_side: runs of the breakdowns.
+        configfile: file of the workflow's configuration, empty for the default one.
+        measured: what tables of facts are measured from.
+    """
+
+    name: str = "demo"
+    description: str = ""
+    command: str = "make demo"
+    figures: Path | None = None
+    corpus: Path | None = None
+    images: Path | None = None
+    compare: tuple[str, ...] = ("text-minilm-l3", "vixml-minilm-l3")
+    side_by_side: tuple[str, ...] = ("text-minilm-l3", "vixml-minilm-l3", "vixml-minilm-l3--shuffled")
+    configfile: str = ""
+    measured: Measured = field(default_factory=Measured)
+
+
+MAIN = ("table1", "table3")  # text alone, and with images: what `vixml summary` prints
+HOURS = "Published values have no place on the hour axis, because the paper tabulated no hours."
+LAID_OUT = "Laid out from the configuration of the runs that it names."
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, with its points (of the overview: its tokens) as a table for those who cannot see it."""
+
+    name: str
+    title: str
+    parts: str
+    note: str
+    uri: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def make_report(
+    scores: Sequence[Path], config_dir: Path, tables: Sequence[str], options: ReportOptions, out: Path
+) -> None:
+    """Write ``report.html``.
+
+    Args:
+        scores: score folders, exactly those that belong in the report.
+        config_dir: folder of tables/, reported/ and the registry.
+        tables: names of files of config/tables.
+        options: what else it shows.
+        out: folder to publish.
+
+    Raises:
+        VixmlError: a corpus without its image store or the other way round.
+    """
+    if (options.corpus is None) != (options.images is None):
+        raise VixmlError(
+            "the gallery needs both a corpus and an image store", hint="pass --corpus and --images, or neither"
+        )
+    inputs = named_scores(scores) | config_files(config_dir) | _folders(scores, config_dir, options)
+    inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
+    config = {
+        "name": options.name,
+        "description": options.description,
+        "command": options.command,
+        "tables": list(tables),
+        "compare": list(options.compare),
+        "side_by_side": list(options.side_by_side),
+        "configfile": options.configfile,
+    }
+    inputs |= named_measured(options.measured)
+    with stage(out, "make-report", config=config, inputs=inputs) as work:
+        write_text(work / "report.html", page(context(scores, config_dir, tables, options)))
+
+
+def _folders(scores: Sequence[Path], config_dir: Path, options: ReportOptions) -> dict[str, Path]:
+    named = {"figures": options.figures, "corpus": options.corpus, "images": options.images}
+    found = {name: path for name, path in named.items() if path is not None}
+    found |= {f"config/{path.name}": path for path in [config_dir / PAPER] if path.exists()}
+    for result in load(scores).all():
+        dataset, seed = result.dataset, f"seed{result.seed}"
+        log, predictions = result.trained_folder / "model" / "log.jsonl", result.folder.parent / "predictions"
+        if log.exists():
+            found[f"log/{dataset}/{result.trained_as}/{seed}"] = log
+        if options.corpus is not None and result.run in options.compare and predictions.exists():
+            found[f"predictions/{dataset}/{result.run}/{seed}"] = predictions
+    return found
+
+
+def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], options: ReportOptions) -> dict[str, Any]:
+    """Return everything the template prints."""
+    results = load(scores)
+    sources = Sources.load(config_dir, results)
+    specs = load_any_tables(config_dir, tables)
+    every = build_any_tables(specs, sources, config_dir, options.measured)
+    built = [table for table in every if isinstance(table, Table)]
+    facts = [table for table in every if isinstance(table, FactTable)]
+    found = summarise(built, results)
+    main = summarise([table for table in built if table.spec.id in MAIN] or built, results)
+    shown = None
+    if options.corpus is not None and options.images is not None:
+        shown = gallery(options.corpus, options.images, options.compare, results)
+    states = write_tables.states_summary(every, missing_cost(specs, sources, config_dir))
+    # A setting equal to a printed one is no number that was reproduced: only scores count as confirmed.
+    scores_states = write_tables.states_summary(built)["states"]
+    commands = Commands.load(config_dir, options.configfile)
+    return {
+        "options": options,
+        "tables": built,
+        "facts": facts,
+        "states": states,
+        "n_published": sum(len(table.cells(True)) for table in built),
+        "n_green": sum(scores_states[state] for state in GREEN),
+        "state_names": STATES,
+        "meaning": MEANING,
+        "metrics": main["metrics"],
+        "blocks": [(block, list(rows)) for block, rows in groupby(main["rows"], key=lambda row: row["block"])],
+        "origin": origin_sentence(found),
+        "stand_ins": sorted(
+            {sources.registry.title(r["dataset"]) for r in found["rows"] if r["verdict"] == "stand-in"}
+        ),
+        "figures": _figures(options.figures, config_dir),
+        "curves": _curves(results),
+        "gallery": shown,
+        "breakdowns": breakdowns(results, options.side_by_side),
+        "evidence": evidence(results, commands, found["metrics"]),
+        "printed": printed_rows(built, sources, commands),
+    }
+
+
+def _curves(results: Results) -> list[RunCurves]:
+    """Return the curves of each model once, however many runs use it: from the run's own seeds, if it was scored."""
+    models: dict[tuple[str, str], Sequence[Result]] = {}
+    for (dataset, run), found in results.by_run.items():
+        key = (dataset, found[0].trained_as)
+        if run == key[1] or key not in models:
+            models[key] = found
+    drawn = [curves(models[key]) for key in sorted(models)]
+    return [one for one in drawn if one is not None]
+
+
+def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
+    if folder is None:
+        return []
+    names = sorted(path.stem for path in Path(folder).glob("*.svg"))
+    if not names:
+        raise VixmlError("a folder of figures holds none", where=folder, hint="run `vixml make-figures` first")
+    drawings = []
+    for spec in load_drawings(config_dir, names):
+        svg = base64.b64encode((folder / f"{spec.id}.svg").read_bytes()).decode("ascii")
+        rows = list(csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines()))
+        title = f"{spec.paper_figure}: {spec.title}"
+        parts, note = ("point", HOURS) if isinstance(spec, FigureSpec) else ("token", LAID_OUT)
+        drawings.append(Drawing(spec.id, title, parts, note, f"data:image/svg+xml;base64,{svg}", rows[0], rows[1:]))
+    return drawings
+
+
+def in_blocks(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
+    """Return a section's lines under the headings that they stand under, in order."""
+    return [(title, list(found)) for title, found in groupby(lines, key=lambda line: line.block)]
+
+
+def page(values: dict[str, Any]) -> str:
+    """Fill the template; a name it uses and nobody gives is an error."""
+    environment = Environment(
+        loader=PackageLoader("vixml", "report/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "duration": write_tables.duration,
+        "mean_sd": write_tables.mean_sd,
+        "paper": write_tables.paper,
+        "verdict": write_tables.verdict,
+        "note": write_tables.note,
+        "shared_whys": write_tables.shared_whys,
+        "by_metric": write_tables.by_metric,
+        "in_blocks": in_blocks,
+        "fact_verdict": fact_words.verdict,
+        "fact_note": fact_words.note,
+        "fact_shared_whys": fact_words.shared_whys,
+        "fact_cells": fact_words.by_column,
+    }
+    environment.globals |= {"number": number, "interval": interval, "run_key": run_key, "row_key": row_key}
+    return environment.get_template("report.html.j2").render(values)

@@ -1,0 +1,435 @@
+"""Numbers measured here: one :class:`Result` per score folder, read and checked, never computed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from vixml.config.load import load_runs, load_world
+from vixml.config.registry import World
+from vixml.config.run import RunConfig
+from vixml.errors import VixmlError
+from vixml.files import read_json
+from vixml.provenance import MANIFEST, read_manifest
+
+# --- What may be said of a number of ours beside a published one, and the interval it rests on.
+
+
+State = Literal["matches", "consistent", "above", "below", "not-comparable", "stand-in", "not-run", "blocked"]
+STATES: tuple[State, ...] = get_args(State)
+GREEN: frozenset[State] = frozenset({"matches", "consistent"})
+
+MEANING: dict[State, str] = {
+    "matches": "our mean lies within half of the last printed digit",
+    "consistent": "the published value lies in the 95 % prediction interval of three or more of our seeds",
+    "above": "our seeds lie above the published value, outside that interval",
+    "below": "our seeds lie below the published value, outside that interval",
+    "not-comparable": "there is a number of ours, but no ground to compare; the note says why",
+    "stand-in": "measured here on data or weights that are not the paper's; it confirms nothing",
+    "not-run": "nobody has run it here; for a published row the note predicts its cost",
+    "blocked": "it cannot be run with this version; the note says what is missing",
+}
+
+MIN_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One metric over the seeds of a run, in percent.
+
+    Attributes:
+        mean: over seeds.
+        sd: sample standard deviation (ddof 1); None for one seed.
+        n: number of seeds.
+        low: lower end of the 95 % t interval of the mean; None below three seeds.
+        high: its upper end.
+    """
+
+    mean: float
+    sd: float | None
+    n: int
+    low: float | None
+    high: float | None
+
+    def prediction(self) -> tuple[float, float] | None:
+        """Return the 95 % interval in which one further run falls, or None below three seeds."""
+        if self.n < MIN_SEEDS or self.sd is None:
+            return None
+        half = t_quantile(self.n - 1) * self.sd * math.sqrt(1 + 1 / self.n)
+        return self.mean - half, self.mean + half
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A state and, where the state alone does not say it, why."""
+
+    state: State
+    why: str = ""
+
+
+def aggregate(values: Sequence[float]) -> Aggregate:
+    """Summarise one metric over seeds.
+
+    Example:
+        >>> a = aggregate([49.0, 50.0, 51.0])
+        >>> a.mean, a.sd, a.n, round(a.low, 2), round(a.high, 2)
+        (50.0, 1.0, 3, 47.52, 52.48)
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("nothing to aggregate")
+    mean = math.fsum(values) / n
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None
+    if n < MIN_SEEDS or sd is None:
+        return Aggregate(mean, sd, n, None, None)
+    half = t_quantile(n - 1) * sd / math.sqrt(n)
+    return Aggregate(mean, sd, n, mean - half, mean + half)
+
+
+def judge(
+    ours: Aggregate | None,
+    printed: float | None,
+    decimals: int = 2,
+    *,
+    stand_in: str | None = None,
+    blocked: str | None = None,
+    not_comparable: str | None = None,
+    cost: str = "",
+) -> Verdict:
+    """Say what our number is worth beside the published one.
+
+    The order matters: a stand-in is decided before any value is looked at, so no coincidence can turn it green.
+
+    Args:
+        ours: our seeds, or None if there are none.
+        printed: the published value, or None where nothing was published.
+        decimals: decimals printed.
+        stand_in: why the data or weights are not the paper's, if they are not.
+        blocked: what is missing to run it, if anything.
+        not_comparable: how the two differ, if they do.
+        cost: predicted cost, for a row that was not run.
+    """
+    if ours is None:
+        return Verdict("blocked", "; ".join(filter(None, (blocked, cost)))) if blocked else Verdict("not-run", cost)
+    if stand_in:
+        return Verdict("stand-in", stand_in)
+    if not_comparable:
+        return Verdict("not-comparable", not_comparable)
+    if printed is None:
+        return Verdict("not-comparable", "nothing was published for this row")
+    # 1e-9: decimal values such as 41.725 have no exact binary form.
+    if abs(ours.mean - printed) <= 0.5 * 10**-decimals + 1e-9:
+        return Verdict("matches")
+    interval = ours.prediction()
+    if interval is None:
+        return Verdict("not-comparable", f"{ours.n} of at least {MIN_SEEDS} seeds: no interval")
+    if interval[0] - 1e-9 <= printed <= interval[1] + 1e-9:
+        return Verdict("consistent")
+    return Verdict("above" if ours.mean > printed else "below")
+
+
+# Student's t, 0.975 quantile, for 1 to 30 degrees of freedom.
+_T975 = (
+    12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139,
+    2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024, 2.085963,
+    2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272,
+)  # fmt: skip
+
+
+def t_quantile(df: int) -> float:
+    """Return the 0.975 quantile of Student's t with ``df`` degrees of freedom (a table, then its expansion in 1/df)."""
+    if df < 1:
+        raise ValueError("an interval needs two seeds or more")
+    if df <= len(_T975):
+        return _T975[df - 1]
+    z = 1.959963985
+    g1, g2 = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + g1 / df + g2 / df**2
+
+
+SCHEMA_VERSION = 1
+KEYS = ("dataset", "run", "seed", "split", "metrics", "n_queries")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The score of one run with one seed on one split.
+
+    Attributes:
+        metrics: name -> percent.
+        trained_as: the run whose trained model was used: itself, or the one that it reuses.
+        hours: measured training time of that model without set-up; None for what was never trained.
+        training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
+        manifest: of the score folder: commit, versions, machine, time.
+        folder: ``.../{dataset}/{run}/seed{seed}/{split}/score``.
+    """
+
+    dataset: str
+    run: str
+    seed: int
+    split: str
+    metrics: dict[str, float]
+    n_queries: int
+    trained_as: str
+    hours: float | None
+    training: dict[str, Any]
+    manifest: dict[str, Any]
+    folder: Path
+
+    @property
+    def seed_folder(self) -> Path:
+        """Return ``.../{dataset}/{run}/seed{seed}``."""
+        return self.folder.parent.parent
+
+    @property
+    def reuses(self) -> bool:
+        """Return whether the model is another run's."""
+        return self.trained_as != self.run
+
+    @property
+    def trained_folder(self) -> Path:
+        """Return the seed folder that holds the model and the index used: ``.../{dataset}/{trained_as}/seed{seed}``."""
+        return _trained_folder(self.folder, self.trained_as)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All results read, by (dataset, run), seeds ascending."""
+
+    by_run: dict[tuple[str, str], tuple[Result, ...]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.by_run)
+
+    def all(self) -> list[Result]:
+        """Return every result, by dataset, run and seed."""
+        return [result for key in sorted(self.by_run) for result in self.by_run[key]]
+
+    def of(self, dataset: str, run: str | None, seed: int | None = None) -> tuple[Result, ...]:
+        """Return a run's results, or those of one seed; empty if it was not run."""
+        found = self.by_run.get((dataset, run), ()) if run else ()
+        return tuple(r for r in found if seed is None or r.seed == seed)
+
+
+def find(results_dir: Path | str, split: str = "test") -> list[Path]:
+    """Return every finished score folder below ``results_dir``, sorted."""
+    pattern = f"runs/*/*/seed*/{split}/score/{MANIFEST}"
+    return sorted(path.parent for path in Path(results_dir).glob(pattern))
+
+
+def load(folders: Iterable[Path | str], split: str = "test") -> Results:
+    """Read score folders.
+
+    Raises:
+        VixmlError: two results for one cell, a validation score where test is asked for, or what :func:`read_one`
+            refuses.
+    """
+    seen: dict[tuple[str, str, int], Result] = {}
+    sizes: dict[str, Result] = {}
+    for folder in folders:
+        result = read_one(folder)
+        if result.split != split:
+            raise VixmlError(
+                f"a score of the {result.split} split, where {split} is wanted",
+                where=result.folder,
+                hint="tables read test scores only, and tuning reads validation scores only: test selects nothing",
+            )
+        key = (result.dataset, result.run, result.seed)
+        if key in seen:
+            raise VixmlError(
+                "two results for one run and seed",
+                where=result.folder / "scores.json",
+                found=f"also in {seen[key].folder / 'scores.json'}",
+                hint="name each score folder once",
+            )
+        seen[key] = result
+        _same_corpus(result, sizes)
+    by_run: dict[tuple[str, str], list[Result]] = {}
+    for key in sorted(seen):
+        by_run.setdefault(key[:2], []).append(seen[key])
+    return Results({key: tuple(results) for key, results in by_run.items()})
+
+
+def _same_corpus(result: Result, first: dict[str, Result]) -> None:
+    other = first.setdefault(result.dataset, result)
+    if other.n_queries != result.n_queries:
+        raise VixmlError(
+            "two results of one dataset were scored on different queries",
+            where=result.folder / "scores.json",
+            found=f"{result.n_queries} queries",
+            expected=f"{other.n_queries}, as in {other.folder}",
+            hint="one of them belongs to an older corpus; snakemake runs it again",
+        )
+
+
+def read_one(folder: Path | str) -> Result:
+    """Read one score folder, its manifest and, if a model was trained, its ``training.json``.
+
+    A score written before runs could reuse a model has no ``trained_as``: its run had a model of its own.
+
+    Raises:
+        VixmlError: missing files, another schema version, a metric that is no percentage, or a folder whose name and
+            content disagree.
+    """
+    folder = Path(folder)
+    path = folder / "scores.json"
+    manifest = read_manifest(folder)
+    scores = read_json(path)
+    _check_version(scores, path)
+    missing = [key for key in KEYS if key not in scores]
+    if missing:
+        raise VixmlError("a score lacks a key", where=path, found=f"no {', '.join(missing)}", expected=", ".join(KEYS))
+    for name, value in scores["metrics"].items():
+        if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 100:
+            raise VixmlError(
+                "a metric is not a percentage",
+                where=f"{path}: metrics.{name}",
+                found=value,
+                expected="a number from 0 to 100",
+                hint="score the run again",
+            )
+    says = (str(scores["dataset"]), str(scores["run"]), f"seed{scores['seed']}", str(scores["split"]))
+    lies = folder.absolute().parts[-5:-1]
+    if lies != says:
+        raise VixmlError(
+            "a score folder holds the score of something else",
+            where=folder,
+            found="/".join(says),
+            expected="/".join(lies),
+            hint="score folders are not to be moved or renamed; score the run again",
+        )
+    trained_as = str(scores.get("trained_as", says[1]))
+    training_path = _trained_folder(folder, trained_as) / "model" / "training.json"
+    training = _read_training(training_path)
+    return Result(
+        dataset=says[0],
+        run=says[1],
+        seed=int(scores["seed"]),
+        split=says[3],
+        metrics={name: float(value) for name, value in scores["metrics"].items()},
+        n_queries=int(scores["n_queries"]),
+        trained_as=trained_as,
+        hours=_hours(training, training_path),
+        training=training,
+        manifest=manifest,
+        folder=folder,
+    )
+
+
+def _trained_folder(folder: Path, trained_as: str) -> Path:
+    # Not `parent`: of a relative path there may be too few.
+    seed = folder.absolute().parent.parent.name
+    return Path(os.path.normpath(folder / "../../../.." / trained_as / seed))
+
+
+def _check_version(value: dict[str, Any], path: Path) -> None:
+    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
+        raise VixmlError(
+            "a result of another schema version",
+            where=path,
+            found=value.get("schema_version") if isinstance(value, dict) else type(value).__name__,
+            expected=SCHEMA_VERSION,
+            hint="run its stage again with this version of vixml",
+        )
+
+
+def _read_training(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    training = read_json(path)
+    _check_version(training, path)
+    return training
+
+
+def _hours(training: dict[str, Any], path: Path) -> float | None:
+    # A run of 0 epochs has a model folder too, but nothing was trained and no time is to be plotted.
+    if not training.get("steps"):
+        return None
+    seconds = training.get("seconds")
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds <= 0:
+        raise VixmlError(
+            "a training took no time that can be",
+            where=f"{path}: seconds",
+            found=seconds,
+            expected="seconds of training, above 0",
+            hint="train the run again",
+        )
+    return float(seconds) / 3600
+
+
+def metric_over_seeds(results: Sequence[Result], metric: str) -> Aggregate | None:
+    """Summarise one metric over a run's seeds; None if there are none.
+
+    Raises:
+        VixmlError: a result without that metric (it never turns into a shorter table).
+    """
+    if not results:
+        return None
+    for result in results:
+        if metric not in result.metrics:
+            raise VixmlError(
+                f"a score has no {metric}, which a table needs",
+                where=result.folder / "scores.json",
+                found=", ".join(result.metrics),
+                hint="score the run again with this metric",
+            )
+    return aggregate([result.metrics[metric] for result in results])
+
+
+def hours_over_seeds(results: Sequence[Result]) -> Aggregate | None:
+    """Summarise training hours over seeds; None where nothing was trained."""
+    hours = [result.hours for result in results if result.hours is not None]
+    return aggregate(hours) if hours else None
+
+
+# --- What the registry files say of a run: whether it can be run at all, and whether it stands in for the paper's.
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The registry of datasets and models, and every run's config."""
+
+    world: World
+    runs: dict[tuple[str, str], RunConfig]
+
+    @classmethod
+    def load(cls, config_dir: Path | str) -> Registry:
+        """Read ``datasets.yaml``, ``models.yaml`` and ``runs/``."""
+        return cls(load_world(config_dir), load_runs(config_dir))
+
+    def blocked(self, dataset: str, run: str | None) -> str | None:
+        """Return what is missing to run a published row here, or None."""
+        if dataset not in self.world.datasets:
+            return f"blocked on: {dataset} has no entry in config/datasets.yaml"
+        if run is None:
+            return "blocked on: no run here repeats this row"
+        if (dataset, run) not in self.runs:
+            return f"blocked on: no run {run} of {dataset} in config/runs"
+        return None
+
+    def stand_in(self, dataset: str, run: str) -> str | None:
+        """Return why a run's data or weights are not the paper's, or None if they are."""
+        world, reasons = self.world, []
+        # What nobody registered cannot be vouched for.
+        if dataset not in world.datasets or world.datasets[dataset].stand_in:
+            reasons.append(f"dataset {self.title(dataset)}")
+        config = self.runs.get((dataset, run))
+        if config is None:
+            return "stand-in: " + (reasons[0] if reasons else f"run {run} is in no file of config/runs")
+        if config.needs_encoder:
+            text = world.text_models.get(config.encoder.model)
+            if text is None or not text.exact:
+                reasons.append(f"altered weights of {text.title if text else config.encoder.model}")
+            vision = world.vision_models.get(config.images.vision)
+            if config.needs_bank and (vision is None or vision.stand_in):
+                reasons.append(f"vision encoder {vision.title if vision else config.images.vision}")
+        return "stand-in: " + ", ".join(reasons) if reasons else None
+
+    def title(self, dataset: str) -> str:
+        """Return a dataset's printed name."""
+        entry = self.world.datasets.get(dataset)
+        return entry.title if entry else dataset

@@ -1,0 +1,273 @@
+"""The stage ``make-tuning``: validation scores of a grid of runs side by side, from which settings are chosen.
+
+Only scores on queries held out of *train* are read; a test score is refused, so that test data cannot select anything.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vixml.config.load import validate
+from vixml.config.run import RunConfig
+from vixml.errors import VixmlError
+from vixml.files import write_text
+from vixml.provenance import MANIFEST, read_manifest, stage
+from vixml.report.results import MIN_SEEDS, Aggregate, Result, aggregate, load, metric_over_seeds
+from vixml.report.write_tables import mean_sd
+
+SPLIT = "validation"
+METRICS = ("P@1", "P@5", "PSP@1", "R@100")
+# P@1 on the held-out queries after the last epoch, as training.json has it -> by which vectors.
+DIAGNOSTICS = {"P@1/u": "u", "P@1/z": "z", "P@1/centroid": "centroid", "P@1/knn": "kNN"}
+IDENTITY = ("dataset", "run", "seed")
+
+# Runs that differ in which queries are held out, and are called so, share a row.
+ON_A_SPLIT = re.compile(r"-split\d+$")
+
+NOTE = (
+    "One row per run; mean ± sample standard deviation over seeds and splits (their number), in percent. "
+    "P@1 to R@100: the finished run's predictions for queries that it held out. "
+    "`by ...`: P@1 on the same queries after the last epoch, by text vector u, prototype z, label centroid, or vote of the "
+    "20 nearest training queries. Minutes: training without set-up."
+)
+DIFFERENCES = "Points, pair by pair of the same held-out queries and seed; in brackets the 95 % t interval of the mean."
+
+
+@dataclass(frozen=True)
+class TunedRun:
+    """One run of the grid, or one on several splits (``NAME-split0``, ``NAME-split1``, ...).
+
+    Attributes:
+        config: as resolved when its model was trained; of a run that reuses one, that run's.
+        cells: which queries were held out (``training.validation_split``) and seed of each of ``results``.
+        results: its validation scores, splits and seeds ascending.
+        metrics: name -> percent over seeds.
+        diagnostics: key of :data:`DIAGNOSTICS` -> percent over seeds; None for a run without training.
+        minutes: of training over seeds; None for a run without training.
+    """
+
+    dataset: str
+    run: str
+    config: RunConfig
+    cells: tuple[tuple[int, int], ...]
+    results: tuple[Result, ...]
+    metrics: dict[str, Aggregate]
+    diagnostics: dict[str, Aggregate | None]
+    minutes: Aggregate | None
+
+    def by_cell(self) -> dict[tuple[int, int], dict[str, float]]:
+        """Return {(split, seed): {name of a metric or diagnostic: percent}}."""
+        return {
+            cell: {metric: result.metrics[metric] for metric in METRICS}
+            | ({key: _diagnostic(result, key) for key in DIAGNOSTICS} if self.minutes is not None else {})
+            for cell, result in zip(self.cells, self.results, strict=True)
+        }
+
+    @property
+    def order(self) -> tuple[str, str, float, float, str]:
+        """Return where the run stands: by dataset, modality and learning rates."""
+        rates = self.config.optimizer
+        return self.dataset, self.config.modality, rates.lr, rates.lr_new, self.run
+
+
+def make_tuning(scores: Sequence[Path], out: Path) -> None:
+    """Write ``tuning.csv`` and ``tuning.md``.
+
+    Args:
+        scores: validation score folders; each run's ``model`` folder lies where the workflow puts it.
+        out: folder to publish.
+
+    Raises:
+        VixmlError: no score, a test score, a score without its model folder, or seeds trained with unlike settings.
+    """
+    runs = read_runs(scores)
+    config = {"split": SPLIT, "metrics": list(METRICS), "diagnostics": list(DIAGNOSTICS)}
+    with stage(out, "make-tuning", config=config, inputs=_inputs(runs)) as work:
+        write_text(work / "tuning.csv", to_csv(runs))
+        write_text(work / "tuning.md", to_markdown(runs))
+
+
+def read_runs(scores: Sequence[Path]) -> list[TunedRun]:
+    """Read validation scores and what each run was trained with, in the order of the table."""
+    if not scores:
+        raise VixmlError("no score to compare", expected="validation score folders", hint="name each with --score")
+    by_row: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for (dataset, run), results in sorted(load(scores, split=SPLIT).by_run.items()):
+        by_row[dataset, ON_A_SPLIT.sub("", run)] += results
+    return sorted((_tuned(*key, tuple(results)) for key, results in by_row.items()), key=lambda run: run.order)
+
+
+def _tuned(dataset: str, run: str, results: tuple[Result, ...]) -> TunedRun:
+    configs = [_trained_config(result) for result in results]
+    splits = [config.training.validation_split for config in configs]
+    for config, result in zip(configs, results, strict=True):
+        if _on_any_split(config) != _on_any_split(configs[0]):
+            raise VixmlError(
+                "two seeds or splits of one run were trained with unlike settings",
+                where=result.trained_folder / "model" / MANIFEST,
+                expected=f"the config in {results[0].trained_folder / 'model' / MANIFEST}",
+                hint="one of them is older; snakemake trains it again",
+            )
+    hours = [result.hours for result in results]
+    trained = all(hour is not None for hour in hours)
+    return TunedRun(
+        dataset=dataset,
+        run=run,
+        config=configs[0],
+        cells=tuple((split, result.seed) for split, result in zip(splits, results, strict=True)),
+        results=results,
+        metrics={metric: metric_over_seeds(results, metric) for metric in METRICS},
+        diagnostics={
+            key: aggregate([_diagnostic(result, key) for result in results]) if trained else None for key in DIAGNOSTICS
+        },
+        minutes=aggregate([60 * hour for hour in hours]) if trained else None,
+    )
+
+
+def _on_any_split(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update={"validation_split": 0})})
+
+
+def _trained_config(result: Result) -> RunConfig:
+    path = result.trained_folder / "model" / MANIFEST
+    config = dict(read_manifest(path.parent)["config"])
+    found = [config.pop(key, None) for key in IDENTITY]
+    if found != [result.dataset, result.trained_as, result.seed]:
+        raise VixmlError(
+            "a model folder holds another run",
+            where=path,
+            found=" ".join(map(str, found)),
+            expected=f"{result.dataset} {result.trained_as} {result.seed}",
+            hint="result folders are not to be moved or renamed; train the run again",
+        )
+    return validate(RunConfig, config | {"row": {}}, path)
+
+
+def _diagnostic(result: Result, key: str) -> float:
+    last = result.training.get("last_epoch") or {}
+    if not isinstance(last.get(key), int | float):
+        raise VixmlError(
+            f"a training did not measure {key} on held-out queries",
+            where=f"{result.trained_folder / 'model' / 'training.json'}: last_epoch",
+            found=", ".join(last) or "nothing",
+            hint="train the run again, with training.validation above 0",
+        )
+    return float(last[key])
+
+
+def _inputs(runs: Sequence[TunedRun]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for result in (result for run in runs for result in run.results):
+        key = f"{result.dataset}/{result.run}/seed{result.seed}"
+        named |= {f"score/{key}": result.folder, f"model/{key}": result.trained_folder / "model"}
+    return named
+
+
+def first_line(runs: Sequence[TunedRun]) -> str:
+    """Say on which queries the scores are.
+
+    Example:
+        ``Scores on 679 held-out train queries of picto; test was not read``
+    """
+    sizes = {run.dataset: run.results[0].n_queries for run in runs}
+    queries = ", ".join(f"{n:,} held-out train queries of {dataset}" for dataset, n in sorted(sizes.items()))
+    splits = len({split for run in runs for split, _ in run.cells})
+    return f"Scores on {queries}{f' in each of {splits} splits' if splits > 1 else ''}; test was not read"
+
+
+def paired(runs: Sequence[TunedRun]) -> list[tuple[str, str, dict[str, Aggregate]]]:
+    """Return what every two runs of one modality differ in, pair by pair of the same split and seed.
+
+    Returns:
+        Names of the runs, and for each number the second run's less the first's; only where three pairs or more give an
+        interval.
+    """
+    found = []
+    for first, second in itertools.combinations(runs, 2):
+        cells = [cell for cell in first.cells if cell in second.cells]
+        if (first.dataset, first.config.modality) != (second.dataset, second.config.modality) or len(cells) < MIN_SEEDS:
+            continue
+        one, other = first.by_cell(), second.by_cell()
+        names = [name for name in one[cells[0]] if name in other[cells[0]]]
+        gaps = {name: aggregate([other[cell][name] - one[cell][name] for cell in cells]) for name in names}
+        found.append((first.run, second.run, gaps))
+    return found
+
+
+def to_markdown(runs: Sequence[TunedRun]) -> str:
+    """Return the table for people."""
+    columns: dict[str, Callable[[TunedRun], str]] = {
+        "run": lambda run: run.run,
+        "modality": lambda run: run.config.modality,
+        "lr": lambda run: f"{run.config.optimizer.lr:g}",
+        "lr_new": lambda run: f"{run.config.optimizer.lr_new:g}",
+        "warm-up": _warmup,
+        "epochs": lambda run: str(run.config.training.epochs),
+    }
+    numbers: dict[str, Callable[[TunedRun], Aggregate | None]] = {
+        metric: lambda run, metric=metric: run.metrics[metric] for metric in METRICS
+    }
+    numbers |= {f"by {name}": lambda run, key=key: run.diagnostics[key] for key, name in DIAGNOSTICS.items()}
+    out = [f"# {first_line(runs)}", "", NOTE, ""]
+    out.append("| " + " | ".join([*columns, *numbers, "minutes"]) + " |")
+    out.append("|---|---|" + "---:|" * (len(columns) - 2 + len(numbers) + 1))
+    for run in runs:
+        cells = [text(run) for text in columns.values()]
+        cells += [_cell(number(run), 2) for number in numbers.values()]
+        out.append("| " + " | ".join([*cells, _cell(run.minutes, 1)]) + " |")
+    if pairs := paired(runs):
+        names = list(dict.fromkeys(name for _, _, gaps in pairs for name in gaps))
+        shown = [f"by {DIAGNOSTICS[name]}" if name in DIAGNOSTICS else name for name in names]
+        out += ["", "## Differences", "", DIFFERENCES, ""]
+        out.append("| second run | less first run | pairs | " + " | ".join(shown) + " |")
+        out.append("|---|---|---:|" + "---:|" * len(names))
+        for first, second, gaps in pairs:
+            cells = [_gap(gaps[name]) if name in gaps else "–" for name in names]
+            out.append("| " + " | ".join([second, first, str(next(iter(gaps.values())).n), *cells]) + " |")
+    return "\n".join(out) + "\n"
+
+
+def _gap(gap: Aggregate) -> str:
+    return f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
+
+
+def _warmup(run: TunedRun) -> str:
+    optimizer = run.config.optimizer
+    new = optimizer.warmup_steps_new
+    return str(optimizer.warmup_steps) + ("" if new is None else f" (new parts {new})")
+
+
+def _cell(value: Aggregate | None, decimals: int) -> str:
+    return "–" if value is None else mean_sd(value, decimals)
+
+
+def to_csv(runs: Sequence[TunedRun]) -> str:
+    """Return the table for programs: mean and sample standard deviation in columns of their own."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    settings = ("lr", "lr_new", "warmup_steps", "warmup_steps_new")
+    numbers = [*METRICS, *DIAGNOSTICS, "minutes"]
+    head = ["dataset", "split", "n_queries", "run", "modality", *settings, "epochs", "splits", "seeds", "n"]
+    writer.writerow([*head, *(f"{name}{part}" for name in numbers for part in ("", " sd"))])
+    for run in runs:
+        row = [run.dataset, SPLIT, run.results[0].n_queries, run.run, run.config.modality]
+        row += [getattr(run.config.optimizer, name) for name in settings]
+        splits, seeds = (" ".join(str(cell[i]) for cell in run.cells) for i in (0, 1))
+        row += [run.config.training.epochs, splits, seeds, len(run.results)]
+        values = {**run.metrics, **run.diagnostics, "minutes": run.minutes}
+        for name in numbers:
+            value = values[name]
+            row += ["", ""] if value is None else [_number(value.mean), _number(value.sd)]
+        writer.writerow(row)
+    return stream.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

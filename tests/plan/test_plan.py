@@ -1,0 +1,192 @@
+"""The verb ``plan``: whole configurations, shared parts, budgets, what it prints, and that it needs no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from vixml import cli
+from vixml.errors import VixmlError
+from vixml.plan.assumptions import HARDWARE
+from vixml.plan.cost import Cost
+from vixml.plan.plan import Group, Plan, choose_hardware, hours, make_plan, read_workflow
+from vixml.report.plan_page import head, row, total
+from vixml.text import size
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def at_home(monkeypatch):
+    """Work where a user does: in the repository, on a terminal of 80 columns."""
+    monkeypatch.chdir(REPO)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def paper() -> Plan:
+    workflow = read_workflow(REPO / "config/paper.yaml", REPO / "config/config.yaml")
+    return make_plan(workflow.model_copy(update={"config_dir": str(REPO / "config")}), HARDWARE["gpu"])
+
+
+def toy() -> Plan:
+    """Four runs of one hour's search each; two of them share a training of 10 hours, one has its own of 4."""
+    parts = {"a": Cost(hours=10, flop_train=1, disk_bytes=5), "b": Cost(hours=4, flop_train=1)}
+    parts |= {f"search{i}": Cost(hours=1, disk_bytes=1, gpu_memory_bytes=i) for i in range(4)}
+    keys = [("d", f"run{i}", 0) for i in range(4)]
+    needs = (("a", "search0"), ("a", "search1"), ("b", "search2"), ("search3",))
+    tables = tuple(
+        Group(f"Table {i}", tuple(keys[k] for k in ks), len(ks)) for i, ks in enumerate([[0], [1], [2], [3]])
+    )
+    runs = dict(zip(keys, needs, strict=True))
+    return Plan("toy", HARDWARE["gpu"], parts, runs, (Group("d", tuple(keys), 4),), tables, ())
+
+
+def test_what_runs_share_is_counted_once():
+    plan = toy()
+    assert plan.cost(list(plan.runs)[:1]).hours == 11 and plan.cost(list(plan.runs)[:2]).hours == 12
+    assert plan.total.hours == 18 and plan.total.disk_bytes == 9 and plan.total.gpu_memory_bytes == 3
+    assert plan.trainings(plan.runs) == 2
+
+
+def test_a_budget_takes_the_cheapest_table_next():
+    order = [(c.group.name, c.alone.hours, c.added.hours, c.hours, c.fits, c.fits_alone) for c in toy().choose(17)]
+    # Tables 0 and 1 share a training of 10 hours: the second of them costs its search alone.
+    assert order == [
+        ("Table 3", 1, 1, 1, True, True),
+        ("Table 2", 5, 5, 6, True, True),
+        ("Table 0", 11, 11, 17, True, True),
+        ("Table 1", 11, 1, 18, False, True),
+    ]
+    assert sum(c.fits for c in toy().choose(0.5)) == 0
+    assert all(c.fits for c in toy().choose(18))
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3h", "3 weeks"])
+def test_a_budget_is_a_time(text):
+    with pytest.raises(VixmlError, match="not a time"):
+        hours(text)
+
+
+def test_the_papers_plan():
+    plan = paper()
+    assert plan.trainings(plan.runs) == 72, "the paper's 71 trainings, and the official script's rate"
+    assert [group.name for group in plan.targets] == [
+        "LF-AmazonTitles-131K",
+        "MM-AmazonTitles-300K",
+        "LF-AmazonTitles-1.3M",
+        "LF-Amazon-131K",
+    ]
+    assert {"Table 1", "Table 3"} <= {group.name for group in plan.tables}
+    # Shared models make the whole cheaper than its datasets together; nothing else is shared between datasets.
+    parts = [plan.cost(group.runs) for group in plan.targets]
+    assert plan.total.hours == pytest.approx(sum(cost.hours for cost in parts))
+    assert plan.total.disk_bytes < sum(cost.disk_bytes for cost in parts)
+    assert all(plan.total.hours >= plan.cost(group.runs).hours > 0 for group in plan.tables)
+    assert not plan.too_large(), "each trained on one H100 with 80 GB"
+    # The model of Table 12 has five seeds; the run that reuses a model brings that model's training along.
+    assert sum("train/LF-AmazonTitles-131K/text-qwen2.5-0.5b/" in part for part in plan.parts) == 5
+    key = ("LF-AmazonTitles-1.3M", "vixml-distilbert--augmented", 0)
+    assert "train/LF-AmazonTitles-1.3M/vixml-distilbert/seed0" in plan.runs[key]
+
+
+@pytest.mark.parametrize(
+    "path", ["config.yaml", "picto.yaml", "picto-methods.yaml", "picto-gpu.yaml", "picto-tuning.yaml"]
+)
+def test_every_configuration_can_be_planned(path):
+    workflow = read_workflow(REPO / "config" / path, REPO / "config/config.yaml")
+    plan = make_plan(workflow.model_copy(update={"config_dir": str(REPO / "config")}), HARDWARE["cpu"])
+    assert plan.total.hours > 0 and set(plan.runs) and not plan.bounds
+    assert total(plan)[1] == str(len(plan.runs)) and len(row(plan, plan.targets[0])) == len(head(plan, "dataset"))
+
+
+def test_a_speed_can_be_given(at_home, capsys):
+    assert choose_hardware("gpu", 3e14).decoder == 3e14
+    with pytest.raises(VixmlError, match="above 0"):
+        choose_hardware("gpu", 0.0)
+    assert cli.main(["plan", "--config", "config/paper.yaml", "--sustained", "300"]) == 0
+    assert "300 TFLOP/s" in " ".join(capsys.readouterr().out.split())
+
+
+def test_it_prints_within_80_columns(at_home, capsys):
+    for options in ([], ["--budget", "500h"], ["--device", "cpu"]):
+        assert cli.main(["plan", "--config", "config/paper.yaml", *options]) == 0
+        shown = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
+        assert ("Within 500h:" in shown) == ("--budget" in options)
+
+
+def test_a_budget_says_what_fits_together_and_what_fits_instead(at_home, capsys):
+    assert cli.main(["plan", "--config", "config/paper.yaml", "--budget", "24h"]) == 0
+    said = " ".join(capsys.readouterr().out.split()).split("Within 24h:")[1].split(". Hours")[0]
+    together, instead = (re.findall(r"Table \d+|Appendix A text", part) for part in said.split("Each alone"))
+    plan = paper()
+    runs = {group.name: group.runs for group in plan.tables}
+    assert {*together, *instead} == {name for name in runs if plan.cost(runs[name]).hours <= 24}
+    bought = [key for name in together for key in runs[name]]
+    assert plan.cost(bought).hours <= 24
+    assert all(plan.cost([*bought, *runs[name]]).hours > 24 for name in runs if name not in together)
+
+
+def test_json_is_for_programs(at_home, capsys):
+    assert cli.main(["plan", "--config", "config/paper.yaml", "--budget", "2d", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    plan = paper()
+    assert found["total"]["hours"] == plan.total.hours and found["total"]["runs"] == len(plan.runs)
+    assert sum(part["hours"] for part in found["parts"].values()) == pytest.approx(plan.total.hours)
+    assert [line["table"] for line in found["budget"]] == [c.group.name for c in plan.choose(48)]
+    assert cli.main(["plan", "--device", "cpu", "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_bad_input_is_one_block(at_home, capsys):
+    assert cli.main(["plan", "--config", "config/none.yaml"]) == 2
+    assert "a configuration file is missing" in capsys.readouterr().err
+    assert cli.main(["plan", "--budget", "soon"]) == 2
+    assert "not a time" in capsys.readouterr().err
+
+
+def test_the_page_of_costs_is_up_to_date(at_home, capsys):
+    """If this fails: vixml plan --config config/paper.yaml --write docs/cost.md."""
+    status = cli.main(["plan", "--config", "config/paper.yaml", "--write", "docs/cost.md", "--check"])
+    assert status == 0, capsys.readouterr().err
+
+
+def test_a_stale_page_is_named_and_then_mended(at_home, tmp_path, capsys):
+    page = tmp_path / "cost.md"
+    text = (REPO / "docs/cost.md").read_text(encoding="utf-8")
+    page.write_text(re.sub(r"\| all \|.*", "| all | typed by hand |", text), encoding="utf-8")
+    command = ["plan", "--config", "config/paper.yaml", "--write", str(page)]
+    assert cli.main([*command, "--check"]) == 2 and "out of date" in capsys.readouterr().err
+    assert cli.main(command) == 0 and "typed by hand" not in page.read_text(encoding="utf-8")
+
+
+def test_no_torch_is_needed():
+    code = (
+        "import sys; from vixml.cli import main; main(['plan', '--config', 'config/paper.yaml'])\n"
+        "print('HEAVY', [n for n in ('torch', 'transformers', 'pandas', 'matplotlib', 'snakemake') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, check=True, capture_output=True, text=True, timeout=600
+    )
+    assert "HEAVY []" in done.stdout
+
+
+def test_the_examples_of_its_help_parse(at_home, capsys, monkeypatch):
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    assert cli.main(["plan", "--help"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("vixml plan")]
+    assert len(commands) == 3
+    for _, name, *arguments in commands:
+        typer.main.get_command(cli.app).commands[name].make_context(name, arguments)
+
+
+def test_sizes_read_well():
+    assert [size(n) for n in (0, 999e6, 1e9, 9.96e10, 1e12)] == ["–", "999 MB", "1.0 GB", "100 GB", "1.0 TB"]

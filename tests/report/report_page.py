@@ -1,0 +1,90 @@
+"""A report of everything, made from small result files, and a reader of its HTML."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from result_files import copy_config, write_corpus, write_picto, write_predictions
+
+from vixml.files import read_json, write_json
+from vixml.report.figures import make_figures
+from vixml.report.report import ReportOptions, make_report
+
+COMPARE = ("text-minilm-l3", "vixml-minilm-l3")
+TABLES = ["table1", "table3"]
+VOID = {"meta", "img", "link", "br", "input", "line", "circle", "polyline", "rect"}
+
+
+class Page(HTMLParser):
+    """Collect elements, and check that every one that opens also closes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.found, self.text = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        """Return the attributes of every element of one kind."""
+        return [attrs for name, attrs in self.found if name == tag]
+
+
+def parts(shift: float = 0.0, without: float | None = None) -> dict[str, Any]:
+    """Return a breakdown as `vixml score` writes it: ten groups, the first with 1 + shift percent of P@1, then 2, ..."""
+    groups = [
+        {
+            "n_labels": 20 - group,
+            "train_count": [group + 1, group + 1],
+            "n_true_pairs": 5 * group,
+            "contribution": {"P@1": group + 1 + shift, "P@5": group + 0.5},
+        }
+        for group in range(10)
+    ]
+    side = {"n_labels": 4, "n_true_pairs": 9, "contribution": {"P@1": 20.0 + shift, "P@5": 10.0}}
+    return {
+        "by_frequency": groups,
+        "by_label_image": {"with": side, "without": side},
+        "by_query_image": {
+            "with": {"n_queries": 30 if without is None else 20, "P@1": 50.0},
+            "without": {"n_queries": 0 if without is None else 10, "P@1": without},
+        },
+    }
+
+
+def add_parts(score: Path, breakdown: dict[str, Any]) -> None:
+    """Put a breakdown into a score that has none."""
+    write_json(score / "scores.json", read_json(score / "scores.json") | {"breakdown": breakdown})
+
+
+def make_everything(root: Path) -> tuple[list[Path], Path, ReportOptions, Path]:
+    """Make a report of all that it can show; return score folders, config, options and its folder."""
+    results, config = root / "results", root / "config"
+    folders = write_picto(results)
+    for folder in folders:
+        add_parts(folder, parts(0.5 * ("vixml" in folder.parts[-4])))
+    corpus, images = write_corpus(results)
+    for folder in folders:
+        if folder.parts[-4] in COMPARE:
+            write_predictions(folder, shift=int("text" in folder.parts[-4]))
+    copy_config(config)
+    make_figures(folders, config, ["figure2"], results / "figures")
+    options = ReportOptions("demo", "A test.", "make demo", results / "figures", corpus, images)
+    make_report(folders, config, TABLES, options, results / "report")
+    return folders, config, options, results / "report"

@@ -1,0 +1,194 @@
+"""Tables of facts: every published fact has one place, ours is counted or read, and a change moves its cell alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+import yaml
+from result_files import REPO, copy_config, write_corpus
+
+from vixml.config.tables import FactsSpec, load_any_tables
+from vixml.data.corpus import Corpus
+from vixml.errors import VixmlError
+from vixml.report.facts_print import to_csv, to_latex, to_markdown
+from vixml.report.make_tables import measured as gather
+from vixml.report.results import Results
+from vixml.report.tables import Measured, Sources, build_facts, compare, statistics
+
+CONFIG = REPO / "config"
+NAMES = ("table8", "table9", "latencies", "claims")
+
+
+@cache
+def sources():
+    return Sources.load(CONFIG, Results())
+
+
+def build(name, config_dir=CONFIG, found=None, measured=None):
+    [spec] = load_any_tables(config_dir, [name])
+    assert isinstance(spec, FactsSpec)
+    return build_facts(spec, found or sources(), config_dir, measured or Measured())
+
+
+def rows(table):
+    return list(csv.DictReader(to_csv(table).splitlines()))
+
+
+def reported(name):
+    return list(csv.DictReader((CONFIG / "reported" / f"{name}.csv").open(encoding="utf-8")))
+
+
+def test_every_published_fact_has_one_place():
+    printed = sorted(fact.printed.replace(",", "") for fact in build("table8").cells(True))
+    columns = ("n_train", "n_test", "n_labels", "avg_labels_per_query", "avg_queries_per_label",
+        "pct_train_queries_with_images", "pct_test_queries_with_images", "pct_labels_with_images")  # fmt: skip
+    assert printed == sorted(row[column] for row in reported("datasets") for column in columns)
+    table9 = [row["value"] for row in reported("hyperparameters") if row["group"] == "backbone (Table 9)"]
+    assert sorted(fact.printed for fact in build("table9").cells(True)) == sorted(table9)
+    said = {"latencies": [], "claims": []}
+    for row in reported("other_facts"):
+        latency = row["topic"].startswith("latency")
+        said["latencies" if latency else "claims"].append(
+            row["value"] if latency else f"{row['value']} {row['unit']}".strip()
+        )
+    for name, values in said.items():
+        assert sorted(fact.printed for fact in build(name).cells(True)) == sorted(values)
+
+
+@pytest.mark.parametrize(
+    ("printed", "ours", "state"),
+    [
+        ("294805", 294805, "matches"), ("294805", 294806, "above"), ("294805", 294804, "below"),
+        ("79.45", 79.4549, "matches"), ("79.45", 79.456, "above"), ("2.29", 2.284, "below"),
+        ("5e-4", 5e-4, "matches"), ("5e-4", 2e-4, "below"), ("17.4", 17.389824, "matches"),
+    ],
+)  # fmt: skip
+def test_a_value_matches_to_its_last_printed_digit(printed, ours, state):
+    assert compare(printed, ours).state == state
+
+
+def test_a_corpus_is_counted_as_by_hand(tmp_path):
+    corpus_dir, _ = write_corpus(tmp_path)
+    corpus, found = Corpus.load(corpus_dir), statistics(Corpus.load(corpus_dir))
+    truth = corpus.labels("train")
+    pairs = sum(len(truth.row(i)) for i in range(len(truth)))
+    assert found["n_train"] == len(corpus.texts("train")) and found["n_labels"] == len(corpus.texts("label"))
+    assert found["avg_labels_per_query"] == pairs / len(truth)
+    assert found["avg_queries_per_label"] == pairs / found["n_labels"]
+    pictured = [len(corpus.images("test").row(i)) > 0 for i in range(corpus.n("test"))]
+    assert found["pct_test_queries_with_images"] == pytest.approx(100 * np.mean(pictured))
+
+
+def test_what_was_counted_stands_in_its_row_and_a_stand_in_confirms_nothing(tmp_path):
+    corpus_dir, _ = write_corpus(tmp_path)
+    assert corpus_dir.parent.name == "picto"
+    before, after = rows(build("table8")), rows(build("table8", measured=Measured({"picto": corpus_dir})))
+    assert after[:-1] == before and after[-1]["row"] == "PICTO"
+    assert {value for key, value in after[-1].items() if key.endswith("verdict")} == {"stand-in"}
+    # The same corpus under the name of one of the paper's: counts that differ say so.
+    named = rows(build("table8", measured=Measured({"LF-Amazon-131K": corpus_dir})))
+    row = next(r for r in named if r["row"] == sources().registry.title("LF-Amazon-131K"))
+    assert row["train queries verdict"] == "below" and row["train queries paper"] == "294,805"
+
+
+def test_a_changed_entry_of_the_registry_changes_its_cell_alone(tmp_path):
+    config_dir = tmp_path / "config"
+    copy_config(config_dir)
+    path = config_dir / "models.yaml"
+    before = rows(build("table9", config_dir, Sources.load(config_dir, Results())))
+    models = yaml.safe_load(path.read_text(encoding="utf-8"))
+    models["text_models"]["qwen2.5-3b"]["n_parameters"] = 3_100_000_000
+    path.write_text(yaml.safe_dump(models), encoding="utf-8")
+    after = rows(build("table9", config_dir, Sources.load(config_dir, Results())))
+    changed = {(b["row"], key) for b, a in zip(before, after, strict=True) for key in b if b[key] != a[key]}
+    assert changed == {
+        ("Qwen2.5-3B-I", "parameters ours"), ("Qwen2.5-3B-I", "parameters verdict"), ("Qwen2.5-3B-I", "note"),
+    }  # fmt: skip
+
+
+def latency(folder, dataset="picto", run="text-minilm-l3", version=1):
+    folder.mkdir(parents=True)
+    steps = {
+        step: {"median": 0.5, "low": 0.4, "high": 0.7}
+        for step in ("tokenise", "encode_alone", "encode_batched", "search")
+    }
+    found = {
+        "schema_version": version,
+        "dataset": dataset,
+        "run": run,
+        "seed": 0,
+        "device": "a processor",
+        "threads": 1,
+    }
+    (folder / "latency.json").write_text(json.dumps(found | {"batch_size": 8, "milliseconds": steps}), encoding="utf-8")
+    return folder
+
+
+def test_latencies_stand_beside_the_papers_or_in_rows_of_their_own(tmp_path):
+    own = latency(tmp_path / "one")
+    theirs = latency(tmp_path / "two", "LF-AmazonTitles-131K", "text-bert")
+    table = build("latencies", measured=Measured(latencies=(own, theirs)))
+    found = {row["row"]: row for row in rows(table)}
+    assert found["BERT text-only, length 32, per query"]["encode, a batch ours"] == "0.500 (0.400 to 0.700)"
+    assert found["BERT text-only, length 32, per query"]["encode, a batch verdict"] == "not-comparable"
+    assert found["BERT ViXML, per query"]["encode, a batch ours"] == "not run"
+    assert found["MiniLM-L3"]["search verdict"] == "stand-in" and len(found) == 6
+    with pytest.raises(VixmlError, match="not a latency of this version"):
+        build("latencies", measured=Measured(latencies=(latency(tmp_path / "old", version=0),)))
+
+
+def test_two_measurements_of_one_cell_are_both_named(tmp_path):
+    one, two = latency(tmp_path / "one"), latency(tmp_path / "two")
+    with pytest.raises(VixmlError, match="two latencies of one run") as caught:
+        build("latencies", measured=Measured(latencies=(one, two)))
+    assert str(one / "latency.json") in str(caught.value) and str(two / "latency.json") in str(caught.value)
+    folders = [tmp_path / name / "picto" / "corpus" for name in ("here", "there")]
+    with pytest.raises(VixmlError, match="two corpora of picto") as caught:
+        gather(folders, [])
+    assert all(str(folder) in str(caught.value) for folder in folders)
+
+
+@pytest.mark.parametrize("change", [{"low": 0.0}, {"median": float("nan")}, {"high": 0.1}])
+def test_a_latency_that_is_no_time_is_refused_with_its_file(tmp_path, change):
+    folder = latency(tmp_path / "one")
+    found = json.loads((folder / "latency.json").read_text(encoding="utf-8"))
+    found["milliseconds"]["search"] |= change
+    (folder / "latency.json").write_text(json.dumps(found), encoding="utf-8")
+    with pytest.raises(VixmlError, match="no time") as caught:
+        build("latencies", measured=Measured(latencies=(folder,)))
+    assert f"{folder / 'latency.json'}: milliseconds.search" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["drop", "add"])
+def test_a_sentence_without_a_row_and_a_row_without_a_sentence_are_errors(tmp_path, change):
+    config_dir = tmp_path / "config"
+    copy_config(config_dir)
+    path = config_dir / "tables" / "claims.yaml"
+    spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    spec["claims"] = (
+        spec["claims"][1:] if change == "drop" else [*spec["claims"], spec["claims"][0] | {"item": "another"}]
+    )
+    path.write_text(yaml.safe_dump(spec), encoding="utf-8")
+    with pytest.raises(VixmlError, match="not in step"):
+        build("claims", config_dir, Sources.load(config_dir, Results()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_form_has_every_row_and_latex_its_columns(name):
+    table = build(name)
+    lines = [line for section in table.sections for line in section.lines]
+    markdown, latex = to_markdown(table), to_latex(table)
+    assert len(rows(table)) == len(lines)
+    for line in lines:
+        assert f"| {line.label.replace('|', chr(92) + '|')} |" in markdown
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == len(table.sections)
+    width = None
+    for text in latex.splitlines():
+        if text.startswith(r"\begin{tabular}"):
+            width = len(text.split("{")[-1].rstrip("}"))
+        elif text.endswith(r"\\") and "multicolumn" not in text:
+            assert text.replace(r"\&", "").count("&") == width - 1, text

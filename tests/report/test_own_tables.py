@@ -1,0 +1,88 @@
+"""A configuration of one's own, beside the project's: tables without the paper's rows, and no published numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import yaml
+from result_files import METRICS, REPO, write_result
+
+from vixml.check.doctor import configurations
+from vixml.config.tables import load_tables
+from vixml.errors import VixmlError
+from vixml.files import read_json
+from vixml.report.make_tables import make_tables
+from vixml.report.report import ReportOptions, make_report
+
+EXAMPLE = REPO / "examples/cataclysm/config"
+RUNS = {"text": 68.0, "vixml": 66.0}
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Return the example's configuration at another place, beside a copy of the project's registry of models."""
+    shutil.copytree(EXAMPLE, tmp_path / "mine/a/b")
+    (tmp_path / "config").mkdir()
+    shutil.copy(REPO / "config/models.yaml", tmp_path / "config/models.yaml")
+    return tmp_path / "mine/a/b"
+
+
+@pytest.fixture
+def scores(tmp_path):
+    found = []
+    for run, p1 in RUNS.items():
+        found.append(write_result(tmp_path / "results", "cataclysm", run, 0, METRICS | {"P@1": p1}, minutes=2.0))
+    return found
+
+
+def test_a_table_of_ones_own_needs_no_published_number(own, scores, tmp_path):
+    make_tables(scores, own, ["cataclysm"], tmp_path / "tables")
+    page = (tmp_path / "tables/cataclysm.md").read_text(encoding="utf-8")
+    assert page.startswith("# Components of crafted items\n") and "68.00 (1)" in page and "as printed" not in page
+    said = read_json(tmp_path / "tables/summary.json")["tables"]["cataclysm"]
+    assert said["title"] == "Components of crafted items" and said["published_cells"] == 0
+    # The registry that the folder includes is an input too: what changes there changes the tables.
+    assert "config/../../../config/models.yaml" in read_json(tmp_path / "tables/manifest.json")["inputs"]
+
+
+def test_the_report_shows_the_runs_that_are_asked_for(own, scores, tmp_path):
+    options = ReportOptions("cataclysm", side_by_side=("vixml", "text"))
+    make_report(scores, own, ["cataclysm"], options, tmp_path / "report")
+    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    assert ">Components of crafted items</h3>" in page and ": Components of crafted items" not in page
+    assert json.dumps("side_by_side") in (tmp_path / "report/manifest.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("over", "says"),
+    [
+        ({"measured": []}, "no rows"),
+        ({"blocks": [{"rows": [{"label": "x", "claim": {"backbone": "x"}}]}]}, "paper_table"),
+        ({"measurd": []}, "unknown key 'measurd'"),
+    ],
+)
+def test_a_table_that_can_show_nothing_is_refused(own, over, says):
+    path = own / "tables/cataclysm.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text(encoding="utf-8")) | over), encoding="utf-8")
+    with pytest.raises(VixmlError) as caught:
+        load_tables(own, ["cataclysm"])
+    assert says in str(caught.value) and "cataclysm.yaml" in str(caught.value.where)
+
+
+def test_rows_of_the_paper_without_its_numbers_are_an_error(own, scores, tmp_path):
+    path = own / "tables/cataclysm.yaml"
+    rows = [{"label": "MiniLM-L3", "claim": {"backbone": "MiniLM-L3"}}]
+    path.write_text(
+        yaml.safe_dump(
+            yaml.safe_load(path.read_text(encoding="utf-8")) | {"paper_table": "Table 1", "blocks": [{"rows": rows}]}
+        ),
+        encoding="utf-8",
+    )
+    with pytest.raises(VixmlError, match="selects no published cell of Table 1"):
+        make_tables(scores, own, ["cataclysm"], tmp_path / "tables")
+
+
+def test_the_doctor_reads_a_folder_without_the_default_configuration(own):
+    assert configurations(own) == "ok: cataclysm.yaml"

@@ -1,0 +1,146 @@
+"""The report: one file that needs nothing else, readable without seeing, the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from report_page import TABLES, Page, make_everything
+
+from vixml.errors import VixmlError
+from vixml.report.report import ReportOptions, make_report
+
+TEMPLATES = Path(make_report.__code__.co_filename).parent / "templates"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make one report of everything, once."""
+    return make_everything(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def text(made):
+    return (made[3] / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_nothing_is_fetched(page, text):
+    for tag, attrs in page.found:
+        assert tag not in {"iframe", "object", "embed", "base"}
+        for key in ("src", "href", "srcset", "data", "action", "xlink:href", "poster"):
+            value = attrs.get(key)
+            # A link that a reader follows fetches nothing by itself.
+            assert value is None or value.startswith(("data:", "#")) or (tag, key) == ("a", "href"), (tag, key, value)
+    assert "@import" not in text and "url(" not in text
+
+
+def test_every_picture_has_words_and_every_table_a_caption(page):
+    pictures = page.all("img")
+    assert len(pictures) >= 12
+    assert all(attrs.get("alt", "").strip() for attrs in pictures)
+    assert all(attrs.get("aria-label") for attrs in page.all("svg")) and page.all("svg")
+    assert len(page.all("table")) == len(page.all("caption"))
+    assert all(attrs.get("scope") in {"col", "row", "colgroup", "rowgroup"} for attrs in page.all("th"))
+    assert page.all("html") == [{"lang": "en"}]
+    assert [a for a in page.all("meta") if a.get("name") == "viewport"]
+    assert len(page.all("h1")) == 1
+
+
+def test_links_inside_the_page_lead_somewhere(page):
+    ids = [attrs["id"] for _, attrs in page.found if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {attrs["href"][1:] for attrs in page.all("a") if attrs["href"].startswith("#")} <= set(ids)
+    labelled = {attrs["aria-labelledby"] for _, attrs in page.found if "aria-labelledby" in attrs}
+    assert {attrs["popovertarget"] for attrs in page.all("button")} | labelled <= set(ids)
+
+
+def test_it_warns_prints_and_follows_dark_mode(text):
+    assert "Stand-in data." in text and "neither confirm nor refute" in text
+    assert "@media print" in text and "prefers-color-scheme: dark" in text
+    assert "0 are confirmed" in text
+    assert "make demo" in text and "c0ffee000000" in text
+
+
+def test_numbers_agree_with_the_results(text):
+    assert text.count("49.97 ± 0.50") == 2  # main numbers, and its table
+    assert text.count(">41.72</button>") == 1
+
+
+def test_texts_of_the_data_are_escaped(text):
+    assert "test 2 &lt;&amp;&gt;" in text and "<&>" not in text
+
+
+def test_the_same_bytes_again(made, tmp_path):
+    folders, config, options, report = made
+    make_report(list(reversed(folders)), config, TABLES, options, tmp_path / "r")
+    assert (tmp_path / "r" / "report.html").read_bytes() == (report / "report.html").read_bytes()
+    inputs = json.loads((report / "manifest.json").read_text(encoding="utf-8"))["inputs"]
+    assert {"corpus", "images", "figures", "table/table1", "log/picto/vixml-minilm-l3/seed0"} <= set(inputs)
+    assert "predictions/picto/vixml-minilm-l3/seed1" in inputs
+
+
+def test_a_report_of_nothing(made, tmp_path):
+    make_report([], made[1], ["table1"], ReportOptions(), tmp_path / "r")
+    page = Page((tmp_path / "r" / "report.html").read_text(encoding="utf-8"))
+    assert "Gallery" not in page.text and page.all("img") == []
+
+
+def test_the_gallery_needs_both_folders(made, tmp_path):
+    with pytest.raises(VixmlError, match="both"):
+        make_report([], made[1], ["table1"], ReportOptions(corpus=made[2].corpus), tmp_path / "r")
+
+
+def test_a_run_stands_in_the_page_once_however_many_cells_open_it(page, text):
+    opened = [attrs["popovertarget"] for attrs in page.all("button") if attrs.get("class") == "open"]
+    key = "run-picto-vixml-minilm-l3"
+    assert opened.count(key) >= 4 and text.count(f'id="{key}"') == 1
+    panels = {attrs["id"] for attrs in page.all("section") if "popover" in attrs}
+    assert set(opened) == panels
+
+
+def test_every_cell_opens(page):
+    inside = [attrs for tag, attrs in page.found if tag == "button" and attrs.get("class") == "open"]
+    printed = {attrs["popovertarget"] for attrs in inside if attrs["popovertarget"].startswith("printed-")}
+    # Rows of Tables 1 and 3: 21 lines each (datasets x backbones that the paper filled).
+    assert len(printed) == 42
+
+
+def test_the_page_of_a_finished_workflow_stays_small(made):
+    assert (made[3] / "report.html").stat().st_size < 600_000
+
+
+def _colours(text: str) -> dict[str, str]:
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", text))
+
+
+def _contrast(one: str, other: str) -> float:
+    """Return WCAG's contrast of two colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_words_stand_out_from_their_ground_in_every_scheme():
+    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    roots = [_colours(found) for found in re.findall(r":root \{(.*?)\}", css, re.DOTALL)]
+    assert len(roots) == 3
+    light = roots[0]
+    for colours in (light, light | roots[1], light | roots[2]):
+        for ink in ("ink", "soft", "good", "link"):
+            for ground in ("paper", "band"):
+                assert _contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+        assert _contrast(colours["warn-ink"], colours["warn"]) >= 4.5
+        # Lines and bars of drawings: 3 is what WCAG asks of graphics.
+        assert all(_contrast(colours[f"s{i}"], colours["paper"]) >= 3 for i in range(5))

@@ -1,0 +1,146 @@
+"""The page on what is reproduced: in step with its sources, and its words follow from its numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from result_files import REPO
+
+from vixml.config.published import load_claims
+from vixml.config.tables import load_any_tables
+from vixml.errors import VixmlError
+from vixml.report.not_run import missing_cost
+from vixml.report.pages import COMPARISONS, Comparison, Printed, in_the_paper, pages, reproduction
+from vixml.report.results import Results
+from vixml.report.tables import Sources
+from vixml.text import duration
+
+
+def row(run, mean, sd, n):
+    return {"run": run, "n": n, "metrics": {"P@1": {"mean": mean, "sd": sd}}}
+
+
+@pytest.fixture
+def reference(tmp_path):
+    def write(*rows):
+        path = tmp_path / "reference.json"
+        path.write_text(json.dumps({"schema_version": 1, "rows": list(rows)}), encoding="utf-8")
+        return (path,)
+
+    return write
+
+
+def shape(references):
+    lines = pages(REPO / "config", references)["shape"].splitlines()[2:]
+    return {(one.says, one.other): line.split(" | ") for one, line in zip(COMPARISONS, lines, strict=True)}
+
+
+def test_the_committed_page_is_in_step():
+    reproduction(REPO / "config", REPO / "docs/reproduction.md", check=True)
+
+
+def test_a_page_that_is_out_of_date_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    shutil.copy(REPO / "docs/reproduction.md", page)
+    page.write_text(
+        re.sub(r"All together [\d,]+ hours", "All together 3 hours", page.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+    with pytest.raises(VixmlError, match="out of date"):
+        reproduction(REPO / "config", page, check=True)
+
+
+def test_every_published_score_is_counted():
+    parts = pages(REPO / "config")["parts"]
+    counted = [line.split(" | ") for line in parts.splitlines() if line.startswith("| Table")]
+    of_scores = [int(cells[2]) for cells in counted if cells[0] not in {"| Table 8", "| Table 9"}]
+    tables = {f"Table {number}" for number in range(1, 15)}
+    assert sum(of_scores) == sum(claim.table in tables for claim in load_claims(REPO / "config"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "n", "word"),
+    [
+        (58.0, 53.0, 3, "yes"),
+        (53.0, 58.0, 3, "the other way"),
+        (53.5, 53.0, 3, "not settled"),
+        (58.0, 53.0, 2, "too few"),
+    ],
+)
+def test_the_word_follows_from_the_interval(reference, ours, theirs, n, word):
+    found = shape(reference(row("vixml-minilm-l3", ours, 1.0, n), row("text-minilm-l3", theirs, 1.0, n)))
+    assert found["images help an encoder", "text-minilm-l3"][6].startswith(word)
+
+
+@pytest.mark.parametrize(("shuffled", "word"), [(55.0, "a part of the gain stays"), (53.1, "no gain is left")])
+def test_a_control_is_read_the_other_way_round(reference, shuffled, word):
+    found = shape(reference(row("vixml-minilm-l3--shuffled", shuffled, 0.3, 5), row("text-minilm-l3", 53.0, 0.3, 5)))
+    cells = found["control: another item's images do not", "text-minilm-l3"]
+    assert cells[6].startswith(word)
+    half = 2.306004 * math.sqrt(2 * 0.3**2 / 5)  # t of 8 degrees of freedom
+    assert cells[5] == f"{shuffled - 53:+.1f} ({shuffled - 53 - half:+.1f} to {shuffled - 53 + half:+.1f})"
+
+
+def test_what_was_not_run_says_so(reference):
+    found = shape(reference(row("text-minilm-l3", 53.0, 1.0, 3)))
+    assert all("not run" in cells[6] for cells in found.values())
+
+
+def test_what_the_paper_prints_of_a_claim_is_a_difference_of_two_cells_of_its_tables():
+    claims = load_claims(REPO / "config")
+    found = {(one.says, one.other): in_the_paper(one, claims) for one in COMPARISONS}
+    # By hand: 47.18 - 41.72 of Tables 3 and 1, and 55.03 - 53.44 of Table 4 (config/reported/discrepancies.csv).
+    assert found["images help an encoder", "text-minilm-l3"] == ["Tables 1 and 3", "+5.46 (MiniLM-L3)"]
+    fusion = found["early fusion is ahead of late", "vixml-minilm-l3--late-fusion"]
+    assert fusion == ["Table 4", "+1.59 (DistilBERT)"]
+    assert all(cells == ["–", "–"] for one, cells in zip(COMPARISONS, found.values(), strict=True) if not one.printed)
+    # A control and a variant of ours are nothing that the paper says; every other row is.
+    assert [one.says for one in COMPARISONS if not one.printed and not one.control] == ["... both centred"]
+    assert all(float(cells[1].split()[0]) > 0 for cells in found.values() if cells[1] != "–")
+
+
+@pytest.mark.parametrize("columns", [{"backbone": "MiniLM-L4"}, {}])
+def test_a_claim_that_no_cell_or_several_stand_behind_is_refused(columns):
+    odd = Comparison("x", "a", "b", (Printed("Table 1", columns), Printed("Table 1", {"backbone": "MiniLM-L3"})))
+    with pytest.raises(VixmlError, match="one published score"):
+        in_the_paper(odd, load_claims(REPO / "config"))
+
+
+def test_published_and_own_values_never_share_a_column():
+    head, _, *lines = pages(REPO / "config")["shape"].splitlines()
+    columns = [name.strip() for name in head.strip("| ").split(" | ")]
+    published = {claim.printed for claim in load_claims(REPO / "config")}
+    assert columns[2].startswith("paper") and not any("paper" in name for name in columns[3:])
+    for line in lines:
+        assert not published & set(re.findall(r"\d+\.\d\d\b", "|".join(line.split(" | ")[3:])))
+
+
+def test_hours_and_disk_are_those_of_what_was_not_run():
+    config, names = REPO / "config", sorted(path.stem for path in (REPO / "config/tables").glob("*.yaml"))
+    missing = missing_cost(load_any_tables(config, names), Sources.load(config, Results()), config)
+    said = pages(config)["parts"]
+    shown = {line.split(" | ")[6].strip("` |"): line.split(" | ")[4] for line in said.splitlines() if "`" in line}
+    assert shown == {name: duration(missing.by_table[name].hours or None) for name in names}
+    assert f"All together {missing.total.hours:,.0f} hours" in said
+
+
+def test_every_part_of_the_paper_and_every_departure_has_its_line():
+    made = pages(REPO / "config")
+    parts = [f"Table {n}" for n in range(1, 15)] + ["Figure 1", "Figure 2", "Text latency", "Text time", "Text PRIME"]
+    shown = re.findall(r"^\| ((?:Table|Figure|Text) \w+) \|", made["parts"], re.MULTILINE)
+    assert sorted(shown) == sorted(parts)
+    known = re.findall(r"^\| (D\d+) \|", (REPO / "docs/deviations.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(re.findall(r"D\d+", made["deviations"])) == sorted(known)
+
+
+def test_the_page_needs_no_results(tmp_path, monkeypatch):
+    """A clone without results writes the same page: nothing but committed files is read."""
+    for part in ("config", "docs", "results/reference"):
+        shutil.copytree(REPO / part, tmp_path / part)
+    monkeypatch.chdir(tmp_path)
+    reproduction(Path("config"), Path("docs/reproduction.md"), check=False)
+    assert (tmp_path / "docs/reproduction.md").read_bytes() == (REPO / "docs/reproduction.md").read_bytes()
