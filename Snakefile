@@ -31,6 +31,8 @@ include: "rules/train.smk"
 include: "rules/index.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/stages.smk"
+include: "rules/display.smk"
 include: "rules/verify.smk"
 
 
@@ -105,7 +107,3 @@ rule all:
 
 onstart:
     check_site()
-
-
-onerror:
-    print(WHEN_IT_FAILS, file=sys.stderr)

@@ -2,7 +2,7 @@
 #
 # REQUIRED INPUTS: constants of rules/common.smk and rules/targets.smk; Snakemake's own graph of jobs.
 # OUTPUTS: none; the check is put behind Snakemake's own `execute`, since `onsuccess` is left out where nothing was to be done.
-from snakemake.settings.types import ExecMode, RerunTrigger
+from snakemake.settings.types import RerunTrigger
 
 from vixml.provenance import MANIFEST, not_whole
 
@@ -11,7 +11,8 @@ def verified(execute):
     """Return Snakemake's execute with the check behind it."""
 
     def execute_and_verify(*arguments, **options):
-        execute(*arguments, **options)  # raises where a job failed
+        with resumable(), running():
+            execute(*arguments, **options)  # raises where a job failed
         if workflow.exec_mode == ExecMode.DEFAULT and not workflow.dryrun:
             asked = asked_for()
             if wrong := [*(left_out() or missing(asked)), *altered(asked), *unrecorded()]:

@@ -1,0 +1,40 @@
+# What a person sees of a call: on a terminal a display of a few lines, and two lines after an interruption.
+#
+# REQUIRED INPUTS: constants of rules/common.smk; the events that Snakemake logs.
+# OUTPUTS: none; `running` stands around Snakemake's own `execute` (rules/verify.smk).
+import contextlib
+
+from snakemake.logging import logger
+from snakemake.settings.types import ExecMode
+
+from vixml import display
+
+INTERRUPTION = display.Interruption()
+logger.addHandler(INTERRUPTION)
+
+
+def running():
+    """Return the display of this call, or nothing where plain lines are wanted."""
+    asked_for_more = workflow.output_settings.verbose or workflow.output_settings.printshellcmds
+    if workflow.exec_mode != ExecMode.DEFAULT or workflow.dryrun or asked_for_more or not display.wanted(os.environ):
+        return contextlib.nullcontext()
+    return display.shown(weights_of_jobs)
+
+
+def weights_of_jobs():
+    """Return the number of each job that will run, and its expected share of the time: a training's is its priority."""
+    return {job.jobid: 3 + job.priority * (job.rule.name == "train_model") for job in workflow.dag.needrun_jobs()}
+
+
+@contextlib.contextmanager
+def resumable():
+    """Print, behind everything else, what is kept after a failure or an interruption, and how to resume."""
+    try:
+        yield
+    except WorkflowError:
+        if workflow.exec_mode != ExecMode.DEFAULT or workflow.dryrun:
+            raise
+        print(WHEN_INTERRUPTED if INTERRUPTION.seen else WHEN_IT_FAILS, file=sys.stderr)
+        if INTERRUPTION.seen:
+            raise SystemExit(130) from None
+        raise

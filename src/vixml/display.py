@@ -1,0 +1,160 @@
+"""Show a running workflow on a terminal: one bar for all jobs, one line per running job, problems in full.
+
+Without a terminal, with ``NO_COLOR`` or ``CI`` set, or where Snakemake is asked for more (``--verbose``, ``--printshellcmds``), Snakemake
+prints its plain lines. Each job's own output is in its log either way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from vixml.text import duration
+
+# Set while the display runs: jobs write to their logs alone (rules/common.smk).
+VARIABLE = "VIXML_DISPLAY"
+INTERRUPTED = "on user request"
+TAIL = 4096  # bytes of a log that are looked at
+FAILED = 30  # lines of a failed job's log that are shown
+STEPS = re.compile(r": (\d+)/(\d+)")
+
+
+def wanted(environment: dict[str, str] | os._Environ[str]) -> bool:
+    """Return whether a person watches a terminal and has not asked for plain lines."""
+    plain = any(environment.get(name) for name in ("NO_COLOR", "CI")) or environment.get("TERM") == "dumb"
+    return sys.stderr.isatty() and not plain
+
+
+class Display(logging.Handler):
+    """What Snakemake reports, as a few lines that are drawn anew.
+
+    Args:
+        jobs: asked once they are known: the number of each job that will run, and its expected share of the time (in any unit).
+        console: where to draw.
+    """
+
+    def __init__(self, jobs: Callable[[], dict[int, float]], console: Console | None = None) -> None:
+        super().__init__(logging.INFO)
+        self.jobs, self.console = jobs, console or Console(stderr=True)
+        self.weights: dict[int, float] = {}
+        self.done: set[int] = set()
+        self.running: dict[int, tuple[str, str, float]] = {}  # number -> (what, log, since)
+        self.started = time.monotonic()
+        self.live = Live(get_renderable=self.draw, console=self.console, refresh_per_second=2, transient=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take in one event of Snakemake."""
+        event = str(getattr(record, "event", None) or "")
+        if event == "run_info":
+            self.weights = self.jobs()
+        elif event == "job_info":
+            self.running[record.jobid] = (
+                record.rule_msg or record.rule_name,
+                next(iter(record.log), ""),
+                time.monotonic(),
+            )
+        elif event == "job_finished":
+            self.running.pop(record.job_id, None)
+            self.done.add(record.job_id)
+        elif event == "job_error":
+            what, log, _ = self.running.pop(record.jobid, (record.rule_name, "", 0.0))
+            self.console.print(Text(f"Failed: {what}", style="bold red"))
+            self.console.print(Text("\n".join(last_lines(log, FAILED)) or "it left no log"), soft_wrap=True)
+            self.console.print(Text(f"log: {log}", style="dim"), soft_wrap=True)
+        elif record.levelno >= logging.WARNING or event == "error":
+            self.console.print(Text(record.getMessage(), style="yellow"), soft_wrap=True)
+
+    def draw(self) -> Group:
+        """Return the bar and the lines of the running jobs."""
+        jobs = Table.grid(padding=(0, 1), expand=True)
+        jobs.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        jobs.add_column(no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
+        under_way = 0.0
+        for number, (what, log, since) in list(self.running.items()):
+            said = next(iter(last_lines(log, 1)), "")
+            if steps := STEPS.search(said):
+                under_way += self.weights.get(number, 1.0) * int(steps[1]) / max(1, int(steps[2]))
+            jobs.add_row(f"  {what}", said or duration((time.monotonic() - since) / 3600))
+        share = (sum(self.weights.get(number, 1.0) for number in self.done) + under_way) / max(
+            sum(self.weights.values()), 1e-9
+        )
+        spent = time.monotonic() - self.started
+        left = f", about {duration(spent * (1 / share - 1) / 3600)} left" if 0.02 < share < 1 and spent > 10 else ""
+        head = Table.grid(padding=(0, 1), expand=True)
+        head.add_column(ratio=1)
+        head.add_column(no_wrap=True)
+        head.add_row(
+            ProgressBar(total=1.0, completed=min(1.0, share)),
+            f"{len(self.done)} of {len(self.weights)} jobs, {duration(spent / 3600)}{left}",
+        )
+        return Group(head, jobs)
+
+
+@contextmanager
+def shown(
+    jobs: Callable[[], dict[int, float]], environment: dict[str, str] | os._Environ[str] = os.environ
+) -> Iterator[Display]:
+    """Show the jobs of a workflow while a ``with`` block runs them.
+
+    Args:
+        jobs: as for :class:`Display`.
+        environment: of the jobs.
+    """
+    logger = logging.getLogger("snakemake.logging")
+    display = Display(jobs)
+    muted = [handler for handler in logger.handlers if handler.name == "DefaultStreamHandler"]
+    for handler in muted:
+        logger.removeHandler(handler)
+    logger.addHandler(display)
+    environment[VARIABLE] = "1"
+    try:
+        with display.live:
+            yield display
+    finally:
+        environment.pop(VARIABLE, None)
+        logger.removeHandler(display)
+        for handler in muted:
+            logger.addHandler(handler)
+
+
+class Interruption(logging.Handler):
+    """Remember whether Snakemake was interrupted by its user."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.seen = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at one message."""
+        self.seen |= INTERRUPTED in str(record.msg)
+
+
+def last_lines(log: Path | str, n: int) -> list[str]:
+    """Return the last lines of a log that say something, a bar's states taken for lines.
+
+    Example:
+        >>> last_lines("/no/such/file", 1)
+        []
+    """
+    try:
+        with open(log, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL * max(1, n // 4)))
+            said: Any = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.replace("\r", "\n"))
+    return [line.rstrip() for line in plain.splitlines() if line.strip()][-n:]
