@@ -13,14 +13,7 @@ rule fetch_source:
     output:
         # `update`: Snakemake does not delete the file before the job, which looks at it first.
         update(RAW),
-    log:
-        f"{LOGS}/fetch_source/{{filename}}.log",
-    benchmark:
-        f"{BENCHMARKS}/fetch_source/{{filename}}.tsv"
     retries: 1
-    conda:
-        ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=1000,
         # The largest file, vectors of LF-AmazonTitles-1.3M, has about 30 GB.
@@ -32,66 +25,42 @@ rule fetch_source:
     message:
         "Fetch {wildcards.filename}"
     shell:
-        """
-        vixml download --replace --source {resources.source} --raw "$VIXML_RAW_DIR" \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
-        """
+        "vixml download {resources.source} --replace 2>&1 | logged {log}"
 
 
 rule build_corpus:
     """Turn a dataset's files into texts, label matrices and image lists."""
     input:
-        raw=raw_of_dataset,
+        raw=sources("build-corpus"),
         tables=tables_of_dataset,
     output:
-        CORPUS,
-    log:
-        f"{LOGS}/build_corpus/{{dataset}}.log",
-    benchmark:
-        f"{BENCHMARKS}/build_corpus/{{dataset}}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
+        made_by("build-corpus"),
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        settings=dataset_settings,
+        settings=obeys("build-corpus"),
         code=code("build-corpus"),
     message:
         "Build the corpus of {wildcards.dataset}"
     shell:
-        """
-        vixml build-corpus --dataset {wildcards.dataset} --raw "$VIXML_RAW_DIR" --out $(dirname {output}) \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
-        """
+        "vixml build-corpus {wildcards.dataset} 2>&1 | logged {log}"
 
 
 rule tokenize_corpus:
     """Turn every text of a corpus into token ids, once."""
     input:
-        corpus=CORPUS,
-        model=MODEL,
+        unpack(reads("tokenize")),
     output:
-        TOKENS,
-    log:
-        f"{LOGS}/tokenize_corpus/{{dataset}}/{{model}}-{{max_len}}.log",
-    benchmark:
-        f"{BENCHMARKS}/tokenize_corpus/{{dataset}}/{{model}}-{{max_len}}.tsv"
-    conda:
-        ENVIRONMENT
+        made_by("tokenize"),
     threads: THREADS.images
     resources:
         mem_mb=4000,
         runtime=120,
     params:
-        settings=lambda wildcards: settings(WORLD.text_models[wildcards.model].model_dump(include={"attention", "eos"})),
+        settings=obeys("tokenize"),
         code=code("tokenize"),
     message:
-        "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens a text"
+        "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens per text"
     shell:
-        """
-        vixml tokenize --corpus $(dirname {input.corpus}) --model-dir $(dirname {input.model}) \
-            --model {wildcards.model} --max-len {wildcards.max_len} --out $(dirname {output}) \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
-        """
+        "vixml tokenize {wildcards.dataset} {wildcards.model} --max-len {wildcards.max_len} 2>&1 | logged {log}"

@@ -9,18 +9,9 @@
 rule predict_labels:
     """Rank the labels of every query of a split."""
     input:
-        corpus=CORPUS,
-        index=index_of_run,
-        bank=bank_of_prediction,
-        trained=model_of_validation,
+        unpack(reads("predict")),
     output:
-        PREDICTIONS,
-    log:
-        f"{LOGS}/predict_labels/{{dataset}}/{{run}}/seed{{seed}}-{{split}}.log",
-    benchmark:
-        f"{BENCHMARKS}/predict_labels/{{dataset}}/{{run}}/seed{{seed}}-{{split}}.tsv"
-    conda:
-        ENVIRONMENT
+        made_by("predict"),
     threads: THREADS.search
     resources:
         mem_mb=memory("predict"),
@@ -28,44 +19,33 @@ rule predict_labels:
         gpu=gpus,
         device=DEVICE,
     params:
-        settings=inference_settings,
+        settings=obeys("predict"),
         code=code("predict"),
     message:
         "Predict labels of {wildcards.dataset}, {wildcards.split}, with {wildcards.run}, seed {wildcards.seed}"
     shell:
         """
-        vixml predict --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
-            --split {wildcards.split} --corpus $(dirname {input.corpus}) $(folders --index {input.index}) $(folders --bank {input.bank}) $(folders --trained {input.trained}) \
-            --out $(dirname {output}) --threads {threads} --device {resources.device} \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
+        vixml predict {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} --split {wildcards.split} \
+            --threads {threads} --device {resources.device} 2>&1 | logged {log}
         """
 
 
 rule score_run:
     """Compute every metric of a split's predictions."""
     input:
-        corpus=CORPUS,
-        predictions=PREDICTIONS,
+        unpack(reads("score")),
     output:
-        SCORE,
-    log:
-        f"{LOGS}/score_run/{{dataset}}/{{run}}/seed{{seed}}-{{split}}.log",
-    benchmark:
-        f"{BENCHMARKS}/score_run/{{dataset}}/{{run}}/seed{{seed}}-{{split}}.tsv"
-    conda:
-        ENVIRONMENT
+        made_by("score"),
     threads: THREADS.search
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        settings=scoring_settings,
+        settings=obeys("score"),
         code=code("score"),
     message:
         "Score {wildcards.run} on {wildcards.dataset}, {wildcards.split}, seed {wildcards.seed}"
     shell:
         """
-        vixml score --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
-            --split {wildcards.split} --corpus $(dirname {input.corpus}) --predictions $(dirname {input.predictions}) \
-            --out $(dirname {output}) --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
+        vixml score {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} --split {wildcards.split} 2>&1 | logged {log}
         """

@@ -20,112 +20,77 @@ IMPORTED = (
 
 
 rule fetch_images:
-    """Fetch every picture of a corpus from the web into one image store; goes on where it stood."""
+    """Fetch every image of a corpus from the web into one image store; resumes where it stopped."""
     input:
-        corpus=CORPUS,
+        unpack(reads("fetch-images")),
     output:
-        IMAGES,
-    log:
-        f"{LOGS}/fetch_images/{{dataset}}.log",
-    benchmark:
-        f"{BENCHMARKS}/fetch_images/{{dataset}}.tsv"
+        made_by("fetch-images"),
     wildcard_constraints:
         dataset=FETCHED,
     priority: 10000
-    conda:
-        ENVIRONMENT
     threads: THREADS.images
     resources:
         mem_mb=8000,
         runtime=7 * 24 * 60,
     params:
-        settings=fetching_settings,
+        settings=obeys("fetch-images"),
         code=code("fetch-images"),
     message:
-        "Fetch the pictures of {wildcards.dataset}"
+        "Fetch the images of {wildcards.dataset}"
     shell:
-        """
-        vixml fetch-images --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) \
-            --out $(dirname {output}) --threads {threads} --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
-        """
+        "vixml fetch-images {wildcards.dataset} --threads {threads} 2>&1 | logged {log}"
 
 
 rule render_images:
-    """Draw every picture of a corpus into one image store."""
+    """Draw every image of a corpus into one image store."""
     input:
-        raw=raw_of_dataset,
-        corpus=CORPUS,
+        unpack(reads("render-images")),
+        raw=sources("render-images"),
     output:
-        IMAGES,
-    log:
-        f"{LOGS}/render_images/{{dataset}}.log",
-    benchmark:
-        f"{BENCHMARKS}/render_images/{{dataset}}.tsv"
+        made_by("render-images"),
     wildcard_constraints:
         dataset=f"(?!(?:{FETCHED})/)[A-Za-z0-9][A-Za-z0-9.\\-]*",
-    # Before any training that could start meanwhile: the longest trainings wait for pictures.
+    # Before any training that could start meanwhile: the longest trainings wait for images.
     priority: 10000
-    conda:
-        ENVIRONMENT
     threads: THREADS.images
     resources:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=drawing_settings,
+        settings=obeys("render-images"),
         code=code("render-images"),
     message:
-        "Draw the pictures of {wildcards.dataset}"
+        "Draw the images of {wildcards.dataset}"
     shell:
-        """
-        vixml render-images --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) --raw "$VIXML_RAW_DIR" \
-            --out $(dirname {output}) --threads {threads} --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
-        """
+        "vixml render-images {wildcards.dataset} --threads {threads} 2>&1 | logged {log}"
 
 
 rule prepare_vision:
-    """Make the folder of a vision model of the hub, its picture part alone, checked against its architecture."""
+    """Make the folder of a vision model of the hub, its image part alone, checked against its architecture."""
     output:
-        VISION_MODEL,
-    log:
-        f"{LOGS}/prepare_vision/{{vision}}.log",
-    benchmark:
-        f"{BENCHMARKS}/prepare_vision/{{vision}}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
+        made_by("prepare-vision"),
     resources:
         mem_mb=8000,
         runtime=240,  # a checkpoint of 4.5 GB is fetched here
     params:
-        settings=vision_model_settings,
+        settings=obeys("prepare-vision"),
         code=code("prepare-vision"),
     message:
         "Prepare the vision model {wildcards.vision}"
     shell:
-        """
-        vixml prepare-vision --vision {wildcards.vision} --raw "$VIXML_RAW_DIR" --out $(dirname {output}) \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
-        """
+        "vixml prepare-vision {wildcards.vision} 2>&1 | logged {log}"
 
 
 rule embed_images:
-    """Pool every picture into one vector with a frozen vision encoder."""
+    """Pool every image into one vector with a frozen vision encoder."""
     input:
-        raw=raw_of_vision_model,
-        images=IMAGES,
-        model=folder_of_vision_model,
+        unpack(reads("embed-images")),
+        raw=sources("embed-images"),
     output:
-        BANK,
-    log:
-        f"{LOGS}/embed_images/{{dataset}}/{{vision}}.log",
-    benchmark:
-        f"{BENCHMARKS}/embed_images/{{dataset}}/{{vision}}.tsv"
+        made_by("embed-images"),
     wildcard_constraints:
         dataset=f"(?!(?:{IMPORTED}))[A-Za-z0-9][A-Za-z0-9.\\-]*",
     priority: 10000
-    conda:
-        ENVIRONMENT
     threads: THREADS.images
     resources:
         mem_mb=8000,
@@ -133,46 +98,34 @@ rule embed_images:
         gpu=gpus,
         device=DEVICE,
     params:
-        settings=vision_model_settings,
+        settings=obeys("embed-images"),
         code=code("embed-images"),
     message:
-        "Embed the pictures of {wildcards.dataset} with {wildcards.vision}"
+        "Embed the images of {wildcards.dataset} with {wildcards.vision}"
     shell:
         """
-        vixml embed-images --vision {wildcards.vision} --store $(dirname {input.images}) --raw "$VIXML_RAW_DIR" \
-            --out $(dirname {output}) $(folders --model-dir {input.model}) --threads {threads} --device {resources.device} \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
+        vixml embed-images {wildcards.dataset} {wildcards.vision} \
+            --threads {threads} --device {resources.device} 2>&1 | logged {log}
         """
 
 
 rule import_vectors:
-    """Turn image vectors that somebody published into the bank that pooling would write."""
+    """Turn image vectors that somebody published into what pooling would write."""
     input:
-        raw=raw_of_vectors,
-        corpus=CORPUS,
+        unpack(reads("import-vectors")),
+        raw=sources("import-vectors"),
     output:
-        BANK,
-    log:
-        f"{LOGS}/import_vectors/{{dataset}}/{{vision}}.log",
-    benchmark:
-        f"{BENCHMARKS}/import_vectors/{{dataset}}/{{vision}}.tsv"
+        made_by("import-vectors"),
     wildcard_constraints:
         dataset=IMPORTED,
     priority: 10000
-    conda:
-        ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=importing_settings,
+        settings=obeys("import-vectors"),
         code=code("import-vectors"),
     message:
         "Import published vectors of {wildcards.vision} for {wildcards.dataset}"
     shell:
-        """
-        vixml import-vectors --dataset {wildcards.dataset} --vision {wildcards.vision} \
-            --corpus $(dirname {input.corpus}) --raw "$VIXML_RAW_DIR" --out $(dirname {output}) \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
-        """
+        "vixml import-vectors {wildcards.dataset} {wildcards.vision} 2>&1 | logged {log}"

@@ -7,19 +7,9 @@
 rule build_index:
     """Encode every query and label of a run into unit vectors."""
     input:
-        corpus=CORPUS,
-        tokens=tokens_of_run,
-        bank=bank_of_training,
-        model=model_of_run,
-        trained=TRAINED,
+        unpack(reads("build-index")),
     output:
-        INDEX,
-    log:
-        f"{LOGS}/build_index/{{dataset}}/{{run}}/seed{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/build_index/{{dataset}}/{{run}}/seed{{seed}}.tsv"
-    conda:
-        ENVIRONMENT
+        made_by("build-index"),
     threads: THREADS.train
     resources:
         mem_mb=memory("index"),
@@ -33,30 +23,17 @@ rule build_index:
         "Encode queries and labels of {wildcards.dataset} with {wildcards.run}, seed {wildcards.seed}"
     shell:
         """
-        vixml build-index --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
-            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) $(folders --bank {input.bank}) \
-            --model-dir $(dirname {input.model}) --trained $(dirname {input.trained}) --out $(dirname {output}) \
-            --threads {threads} --device {resources.device} --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
+        vixml build-index {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} \
+            --threads {threads} --device {resources.device} 2>&1 | logged {log}
         """
 
 
 rule measure_latency:
     """Time what a query takes of a trained run, with nothing else running."""
     input:
-        corpus=CORPUS,
-        tokens=tokens_of_run,
-        bank=bank_of_training,
-        model=model_of_run,
-        trained=TRAINED,
-        index=INDEX,
+        unpack(reads("measure-latency")),
     output:
-        LATENCY,
-    log:
-        f"{LOGS}/measure_latency/{{dataset}}/{{run}}/seed{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/measure_latency/{{dataset}}/{{run}}/seed{{seed}}.tsv"
-    conda:
-        ENVIRONMENT
+        made_by("measure-latency"),
     threads: all_cores
     resources:
         mem_mb=memory("index"),
@@ -69,8 +46,6 @@ rule measure_latency:
         "Time a query of {wildcards.dataset} with {wildcards.run}"
     shell:
         """
-        vixml measure-latency --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
-            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) $(folders --bank {input.bank}) \
-            --model-dir $(dirname {input.model}) --trained $(dirname {input.trained}) --index $(dirname {input.index}) \
-            --out $(dirname {output}) --threads 1 --device {resources.device} --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
+        vixml measure-latency {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} \
+            --threads 1 --device {resources.device} 2>&1 | logged {log}
         """

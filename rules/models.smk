@@ -8,26 +8,16 @@
 rule prepare_model:
     """Make a language model's folder from published files, checked tensor by tensor."""
     input:
-        raw_of_text_model,
+        sources("prepare-model"),
     output:
-        MODEL,
-    log:
-        f"{LOGS}/prepare_model/{{model}}.log",
-    benchmark:
-        f"{BENCHMARKS}/prepare_model/{{model}}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
+        made_by("prepare-model"),
     resources:
         mem_mb=4000,
         runtime=240,  # a checkpoint of 15 GB is fetched here
     params:
-        settings=text_model_settings,
+        settings=obeys("prepare-model"),
         code=code("prepare-model"),
     message:
         "Prepare the language model {wildcards.model}"
     shell:
-        """
-        vixml prepare-model --model {wildcards.model} --raw "$VIXML_RAW_DIR" --out $(dirname {output}) \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
-        """
+        "vixml prepare-model {wildcards.model} 2>&1 | logged {log}"

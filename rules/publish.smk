@@ -6,30 +6,20 @@
 
 
 rule publish_dataset:
-    """Write a dataset with its pictures and vectors as a folder that others can load."""
+    """Write a dataset with its images and vectors as a folder that others can load."""
     input:
-        corpus=CORPUS,
-        images=pictures_of,
+        unpack(reads("publish-dataset")),
         bank=banks_of,
     output:
-        PUBLISHED,
-    log:
-        f"{LOGS}/publish_dataset/{{dataset}}.log",
-    benchmark:
-        f"{BENCHMARKS}/publish_dataset/{{dataset}}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
+        made_by("publish-dataset"),
     resources:
         mem_mb=4000,
         runtime=720,
+        vision=lambda wildcards: " ".join(f"--vision {name}" for name in encoders_of(wildcards.dataset)),
     params:
-        settings=publishing_settings,
+        settings=obeys("publish-dataset"),
         code=code("publish-dataset"),
     message:
         "Publish {wildcards.dataset} as a folder for others"
     shell:
-        """
-        vixml publish-dataset --dataset {wildcards.dataset} --corpus $(dirname {input.corpus}) $(folders --images {input.images}) \
-            $(folders --bank {input.bank}) --out $(dirname {output}) --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
-        """
+        "vixml publish-dataset {wildcards.dataset} {resources.vision} 2>&1 | logged {log}"

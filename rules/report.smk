@@ -40,7 +40,7 @@ rule make_tables:
         """
         vixml make-tables $(folders --score {input.scores}) $(folders --measured-corpus {input.corpora}) \
             $(folders --latency {input.latencies}) {params.tables} --out $(dirname {output.manifest}) \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log}
         """
 
 
@@ -71,7 +71,7 @@ rule make_figures:
     shell:
         """
         vixml make-figures $(folders --score {input.scores}) {params.figures} --out $(dirname {output.manifest}) \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log}
         """
 
 
@@ -81,8 +81,8 @@ rule make_report:
         layout=ancient(reported_files("tables", WORKFLOW.tables) + configuration_of_paper()),
         scores=target_scores("test"),
         figures=FIGURES if WORKFLOW.figures else [],
-        corpus=CORPUS.format(dataset=gallery_dataset()) if gallery_dataset() else [],
-        images=IMAGES.format(dataset=gallery_dataset()) if gallery_dataset() else [],
+        corpus=made_by("build-corpus", dataset=gallery_dataset()) if gallery_dataset() else [],
+        images=made_by("render-images", dataset=gallery_dataset()) if gallery_dataset() else [],
         corpora=target_corpora(),
         latencies=target_latencies(),
     output:
@@ -120,7 +120,7 @@ rule make_report:
             $(folders --measured-corpus {input.corpora}) $(folders --latency {input.latencies}) \
             {params.compare} {params.side_by_side} --name={params.name:q} --description={params.description:q} \
             --command="$VIXML_COMMAND" \
-            --configfile="$VIXML_CONFIGFILE" --out $(dirname {output.manifest}) --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
+            --configfile="$VIXML_CONFIGFILE" --out $(dirname {output.manifest}) --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log}
         cp $(dirname {output.manifest})/report.html {output.page}
         """
 
@@ -154,5 +154,5 @@ rule make_tuning:
         "Write the table of tuning"
     shell:
         """
-        vixml make-tuning $(folders --score {input.scores}) --out $(dirname {output.manifest}) 2>&1 | tee {log}
+        vixml make-tuning $(folders --score {input.scores}) --out $(dirname {output.manifest}) 2>&1 | logged {log}
         """

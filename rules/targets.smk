@@ -34,7 +34,7 @@ def runs_shown():
 
 def target_scores(split=None):
     """Return every score of the configuration, or those of one split."""
-    return [SCORE.format(**wildcards) for wildcards in target_wildcards() if split in (None, wildcards["split"])]
+    return [made_by("score", **wildcards) for wildcards in target_wildcards() if split in (None, wildcards["split"])]
 
 
 def target_latencies():
@@ -43,14 +43,16 @@ def target_latencies():
         return []
     first = WORKFLOW.targets[0]
     seeds = {w["run"]: w["seed"] for w in reversed(target_wildcards()) if w["dataset"] == first.dataset}
-    return [LATENCY.format(dataset=first.dataset, run=run, seed=seeds.get(run, 0)) for run in WORKFLOW.latencies]
+    return [
+        made_by("measure-latency", dataset=first.dataset, run=run, seed=seeds.get(run, 0)) for run in WORKFLOW.latencies
+    ]
 
 
 def target_corpora():
     """Return the corpora of the configuration's datasets, to be counted."""
     if WORKFLOW.only_shown and "datasets" not in facts_shown():
         return []
-    return list(dict.fromkeys(CORPUS.format(dataset=target.dataset) for target in WORKFLOW.targets))
+    return list(dict.fromkeys(made_by("build-corpus", dataset=target.dataset) for target in WORKFLOW.targets))
 
 
 def target_pages():
@@ -74,7 +76,9 @@ def scores_of_tuning(wildcards):
 def models_of_tuning(wildcards):
     """Return the trained models behind the validation scores: their settings and diagnostics are printed too."""
     scored = [w for w in target_wildcards() if w["split"] == "validation"]
-    return list(dict.fromkeys(TRAINED.format(**w | {"run": trained_as(w["dataset"], w["run"])}) for w in scored))
+    return list(
+        dict.fromkeys(made_by("train", **w | {"run": PROJECT.trained_as(w["dataset"], w["run"])}) for w in scored)
+    )
 
 
 def target_runs():
@@ -85,41 +89,42 @@ def target_runs():
 
 def target_data():
     """Return every corpus and all tokens of the configuration."""
-    found = [CORPUS.format(dataset=target.dataset) for target in WORKFLOW.targets]
+    found = [made_by("build-corpus", dataset=target.dataset) for target in WORKFLOW.targets]
     for dataset, _, _, run in target_runs():
-        found.append(TOKENS.format(dataset=dataset, model=run.encoder.model, max_len=run.encoder.max_len))
+        found.append(made_by("tokenize", dataset=dataset, model=run.encoder.model, max_len=run.encoder.max_len))
     return list(dict.fromkeys(found))
 
 
 def target_images():
     """Return all image vectors of the configuration, pooled or imported."""
-    found = [BANK.format(dataset=d, vision=run.images.vision) for d, _, _, run in target_runs() if run.needs_bank]
+    found = [
+        made_by("embed-images", dataset=d, vision=run.images.vision) for d, _, _, run in target_runs() if run.needs_bank
+    ]
     return list(dict.fromkeys(found))
 
 
 def target_published():
     """Return every dataset of the configuration as a folder for others."""
-    return list(dict.fromkeys(PUBLISHED.format(dataset=target.dataset) for target in WORKFLOW.targets))
+    return list(dict.fromkeys(made_by("publish-dataset", dataset=target.dataset) for target in WORKFLOW.targets))
 
 
-def pictures_of(wildcards):
-    """Return a dataset's pictures, if it has any."""
-    return IMAGES.format(dataset=wildcards.dataset) if WORLD.datasets[wildcards.dataset].has_pictures else []
+def encoders_of(dataset):
+    """Return the vision encoders whose vectors of a dataset runs of the configuration read."""
+    return list(dict.fromkeys(run.images.vision for d, _, _, run in target_runs() if d == dataset and run.needs_bank))
 
 
 def banks_of(wildcards):
     """Return the image vectors of a dataset that runs of the configuration read."""
-    return [path for path in target_images() if path in banks_named(wildcards.dataset)]
-
-
-def banks_named(dataset):
-    """Return where the image vectors of a dataset could lie, by vision encoder."""
-    return {BANK.format(dataset=dataset, vision=vision) for vision in WORLD.vision_models}
+    return [
+        made_by("embed-images", vision=vision, dataset=wildcards.dataset) for vision in encoders_of(wildcards.dataset)
+    ]
 
 
 def target_models():
     """Return every trained model of the configuration, once where several runs use it."""
-    found = [TRAINED.format(dataset=d, run=trained_as(d, run), seed=seed) for d, run, seed, _ in target_runs()]
+    found = [
+        made_by("train", dataset=d, run=PROJECT.trained_as(d, run), seed=seed) for d, run, seed, _ in target_runs()
+    ]
     return list(dict.fromkeys(found))
 
 

@@ -11,21 +11,12 @@ LAUNCH = "" if PROCESSES == 1 else f"torchrun --standalone --nproc-per-node {PRO
 
 
 rule train_model:
-    """Train one run with one seed; interrupted, it goes on from its checkpoint."""
+    """Train one run with one seed; interrupted, it resumes from its checkpoint."""
     input:
-        corpus=CORPUS,
-        tokens=tokens_of_run,
-        bank=bank_of_training,
-        model=model_of_run,
+        unpack(reads("train")),
     output:
-        TRAINED,
-    log:
-        f"{LOGS}/train_model/{{dataset}}/{{run}}/seed{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/train_model/{{dataset}}/{{run}}/seed{{seed}}.tsv"
+        made_by("train"),
     priority: longest_first
-    conda:
-        ENVIRONMENT
     threads: THREADS.train * PROCESSES
     resources:
         mem_mb=lambda wildcards, attempt: PROCESSES * memory("train")(wildcards, attempt),
@@ -35,15 +26,12 @@ rule train_model:
         launch=LAUNCH,
         own_threads=lambda wildcards, threads: -(-threads // PROCESSES),
     params:
-        settings=training_settings,
+        settings=obeys("train"),
         code=code("train"),
     message:
         "Train {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         """
-        {resources.launch} \
-            vixml train --dataset {wildcards.dataset} --run {wildcards.run} --seed {wildcards.seed} \
-            --corpus $(dirname {input.corpus}) --tokens $(dirname {input.tokens}) $(folders --bank {input.bank}) \
-            --model-dir $(dirname {input.model}) --out $(dirname {output}) \
-            --threads {resources.own_threads} --device {resources.device} --config-dir "$VIXML_CONFIG_DIR" 2>&1 | tee {log}
+        {resources.launch} vixml train {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} \
+            --threads {resources.own_threads} --device {resources.device} 2>&1 | logged {log}
         """

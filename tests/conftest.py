@@ -7,6 +7,7 @@ import pytest
 import warm
 from filelock import FileLock
 from hypothesis import settings
+from result_files import copy_config
 from xdist.scheduler import LoadFileScheduling
 
 from vixml import torchvision_fix as _first  # noqa: F401 -- before any test imports transformers
@@ -66,3 +67,16 @@ def programs(shared) -> str:
             # Processes of xdist end at different times: the server ends with the one that started them.
             warm.start(folder, os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
     return str(folder / "bin")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Return the place of a folder of results."""
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def config_dir(tmp_path: Path) -> Path:
+    """Return a copy of the project's config."""
+    copy_config(tmp_path / "config")
+    return tmp_path / "config"

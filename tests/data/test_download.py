@@ -118,7 +118,7 @@ def test_a_full_disk_before_and_during(tmp_path, published, pip, monkeypatch):
 def test_a_missing_raw_file_names_the_command(tmp_path, published):
     with pytest.raises(VixmlError, match="missing") as caught:
         download.verify_file(tmp_path / "none.whl", "pack", published[1])
-    assert "vixml download --source pack" in caught.value.hint
+    assert "vixml download pack" in caught.value.hint
 
 
 def test_a_file_of_another_hash_is_replaced_when_asked_and_kept_until_then(tmp_path, published, pip):

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from vixml.cli import evaluate as verbs
+from vixml.cli import stages as verbs
 from vixml.config.registry import Dataset
 from vixml.data.corpus import CorpusData, Items
 from vixml.errors import VixmlError
@@ -185,7 +185,7 @@ def test_both_verbs_teach_and_score_obeys(tmp_path):
     write_text(config / "datasets.yaml", "datasets:\n  tiny: {title: Tiny, builder: picto}\n")
     write_text(config / "models.yaml", "text_models: {}\nvision_models: {}\n")
     arguments = [
-        "score", "--dataset", "tiny", "--run", "one", "--corpus", str(corpus_at(tmp_path / "corpus")),
+        "score", "tiny", "one", "--corpus", str(corpus_at(tmp_path / "corpus")),
         "--predictions", str(predictions_at(tmp_path / "p", RANKED)), "--out", str(tmp_path / "score"),
         "--config-dir", str(config), "--ks", "2,1",
     ]  # fmt: skip

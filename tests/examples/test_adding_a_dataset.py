@@ -49,7 +49,7 @@ def test_the_tables_build_as_the_page_says(place, kind):
     corpus = Corpus.load(place / "results/data/shop/corpus")
     assert sorted(corpus.texts("train") + corpus.texts("test")) == ["Fishing rod, 2 m", "Landing net", "Tent for three"]
     assert corpus.texts("label") == ["fishing", "outdoor"]
-    command = "render-images --dataset shop --corpus results/data/shop/corpus --raw results/raw --out images --config-dir shop"
+    command = "render-images shop --out images --config-dir shop"
     assert main(command.split()) == 0
     assert len(list(ImageStore.open(place / "images"))) == 3
     assert read_json(place / "images/manifest.json")["facts"]["n_missing"] == 0

@@ -14,7 +14,7 @@ import yaml
 from images_helpers import corpus, random_network, svg, wheel
 from typer.testing import CliRunner
 
-from vixml.cli import images
+from vixml.cli import stages
 from vixml.errors import VixmlError
 from vixml.images.bank import ImageBank
 from vixml.images.store import ImageStore
@@ -23,7 +23,7 @@ from vixml.images.store import ImageStore
 @pytest.fixture
 def app():
     app = typer.Typer(pretty_exceptions_enable=False)
-    images.register(app)
+    stages.register(app)
     return app
 
 
@@ -84,34 +84,34 @@ def place(tmp_path):
 
 def test_from_corpus_to_bank(app, place):
     common = ("--raw", place / "raw", "--config-dir", place)
-    run(app, "render-images", "--dataset", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
+    run(app, "render-images", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
     assert ImageStore.open(place / "images").missing == {1}
-    embed = ("embed-images", "--store", place / "images", "--device", "cpu", "--precision", "fp32", *common)
-    run(app, *embed, "--vision", "net", "--out", place / "bank", "--threads", 2)
+    embed = ("--images", place / "images", "--device", "cpu", "--precision", "fp32", *common)
+    run(app, "embed-images", "tiny", "net", *embed, "--out", place / "bank", "--threads", 2)
     bank = ImageBank.open(place / "bank")
     assert bank.vectors.shape == (3, 1280) and bank.missing.tolist() == [1]
     assert bank.vectors[0].any() and (bank.vectors[0] != bank.vectors[2]).any()
     with pytest.raises(VixmlError, match="wrong vector length"):
-        run(app, *embed, "--vision", "wide", "--out", place / "other")
+        run(app, "embed-images", "tiny", "wide", *embed, "--out", place / "other")
 
 
 def test_a_disk_too_small_for_the_vectors_is_noticed_before_anything_is_written(app, place, monkeypatch):
     common = ("--raw", place / "raw", "--config-dir", place)
-    run(app, "render-images", "--dataset", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
+    run(app, "render-images", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
     monkeypatch.setattr("vixml.provenance.shutil.disk_usage", lambda path: SimpleNamespace(free=2 * 3 * 1280 - 1))
     with pytest.raises(VixmlError, match="no space left"):
-        run(app, "embed-images", "--store", place / "images", "--vision", "net", "--out", place / "bank", *common)
+        run(app, "embed-images", "tiny", "net", "--images", place / "images", "--out", place / "bank", *common)
     assert not (place / "bank").exists()
 
 
 def test_wrong_names_are_explained(app, place):
     common = ("--raw", place / "raw", "--config-dir", place, "--out", place / "x")
     with pytest.raises(VixmlError, match="did you mean 'tiny'"):
-        run(app, "render-images", "--dataset", "tinny", "--corpus", place / "corpus", *common)
+        run(app, "render-images", "tinny", "--corpus", place / "corpus", *common)
     with pytest.raises(VixmlError, match="neither drawn nor prepared"):
-        run(app, "render-images", "--dataset", "photos", "--corpus", place / "corpus", *common)
+        run(app, "render-images", "photos", "--corpus", place / "corpus", *common)
     with pytest.raises(VixmlError, match="did you mean 'net'"):
-        run(app, "embed-images", "--vision", "nett", "--store", place / "images", *common)
+        run(app, "embed-images", "tiny", "nett", "--images", place / "images", *common)
 
 
 @pytest.mark.parametrize("verb", ["render-images", "embed-images"])
@@ -120,5 +120,5 @@ def test_help_shows_an_example(app, verb):
 
 
 def test_the_verbs_module_imports_no_torch():
-    code = "import sys, vixml.cli.images; sys.exit('torch' in sys.modules or 'pyarrow' in sys.modules)"
+    code = "import sys, vixml.cli.stages; sys.exit('torch' in sys.modules or 'pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

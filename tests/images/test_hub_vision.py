@@ -297,6 +297,6 @@ def test_a_model_of_the_hub_needs_its_folder_and_one_from_a_wheel_has_none(tmp_p
     world = load_world(CONFIG)
     with pytest.raises(VixmlError, match="without its folder") as caught:
         load_vision(world, "siglip2", tmp_path, "cpu", "fp32")
-    assert "vixml prepare-vision --vision siglip2" in caught.value.hint
+    assert "vixml prepare-vision siglip2" in caught.value.hint
     with pytest.raises(VixmlError, match="needs no preparation"):
         prepare_vision("x", world.vision_models["efficientnet-lite0"], tmp_path, tmp_path / "out")

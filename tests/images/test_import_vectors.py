@@ -293,12 +293,12 @@ def test_the_verb_reads_the_registry(place, tmp_path, capsys):
     }
     for name, content in registry.items():
         (tmp_path / name).write_text(yaml.safe_dump(content), encoding="utf-8")
-    common = ["--dataset", "d", "--corpus", str(place.corpus), "--raw", str(raw), "--config-dir", str(tmp_path)]
-    assert cli.main(["import-vectors", *common, "--vision", "eyes", "--out", str(place.out)]) == 0
+    common = ["--corpus", str(place.corpus), "--raw", str(raw), "--config-dir", str(tmp_path)]
+    assert cli.main(["import-vectors", "d", "eyes", *common, "--out", str(place.out)]) == 0
     assert np.array_equal(ImageBank.open(place.out).vectors, go(SimpleNamespace(**vars(place))).vectors)
-    assert cli.main(["import-vectors", *common, "--vision", "ears", "--out", str(place.out)]) == 2
+    assert cli.main(["import-vectors", "d", "ears", *common, "--out", str(place.out)]) == 2
     assert "no published vectors" in capsys.readouterr().err
     # Placed by hand or not, a file that is not there is one clear error.
     place.files["test"].rows.unlink()
-    assert cli.main(["import-vectors", *common, "--vision", "eyes", "--out", str(tmp_path / "new")]) == 2
-    assert "vixml download --source test-map" in capsys.readouterr().err
+    assert cli.main(["import-vectors", "d", "eyes", *common, "--out", str(tmp_path / "new")]) == 2
+    assert "vixml download test-map" in capsys.readouterr().err

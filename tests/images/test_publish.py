@@ -233,17 +233,12 @@ def test_the_verb(place, capsys):
         (place.root / f"{name}.yaml").write_text(
             yaml.safe_dump({key: registry()[key] for key in keys}), encoding="utf-8"
         )
-    common = [
-        "publish-dataset",
-        "--corpus",
-        str(place.corpus),
-        "--config-dir",
-        str(place.root),
-        "--out",
-        str(place.out),
-    ]
-    options = ["--images", str(place.images), "--bank", str(place.bank)]
-    assert cli.main([*common, "--dataset", "tiny", *options]) == 0
+    common = ["--corpus", str(place.corpus), "--config-dir", str(place.root), "--out", str(place.out)]
+    bank = place.root / "results/data/tiny/bank/net"
+    bank.parent.mkdir(parents=True)
+    bank.symlink_to(place.bank)
+    options = ["--images", str(place.images), "--results", str(place.root / "results"), "--vision", "net"]
+    assert cli.main(["publish-dataset", "tiny", *common, *options]) == 0
     assert read_json(place.out / "manifest.json")["facts"]["rows"]["images/image"] == N_IMAGES
-    assert cli.main([*common, "--dataset", "tony"]) == 2
+    assert cli.main(["publish-dataset", "tony", *common]) == 2
     assert "did you mean 'tiny'?" in capsys.readouterr().err

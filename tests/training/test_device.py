@@ -138,6 +138,6 @@ def test_a_command_ends_with_one_error(machine, capsys, tmp_path):
     machine.build(None)
     folder = str(tmp_path)
     options = [f"--{name}={folder}" for name in ("corpus", "index", "out")]
-    status = main(["predict", "--dataset", "picto", "--run", "text-minilm-l3", *options, "--device", "cuda"])
+    status = main(["predict", "picto", "text-minilm-l3", *options, "--device", "cuda"])
     said = capsys.readouterr().err
     assert status == 2 and said.count("error:") == 1 and "Traceback" not in said and "build without CUDA" in said

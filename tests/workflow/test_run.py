@@ -135,6 +135,16 @@ def test_two_runs_with_one_model_are_trained_and_encoded_once(copy):
         overlay.unlink()
 
 
+def test_every_job_leaves_a_log_and_a_benchmark(finished):
+    rules = {path.name for path in (finished.root / "results/logs").iterdir()}
+    assert {"build_corpus", "embed_images", "train_model", "predict_labels", "score_run"} < rules
+    for kind in ("logs", "benchmarks"):
+        made = finished.root / "results" / kind
+        assert list(made.glob("train_model/picto/vixml-minilm-l3/seed0.*")) and list(
+            made.glob("score_run/*/*/seed0/test.*")
+        )
+
+
 def test_a_reusing_run_says_whose_model_it_used(finished):
     runs = finished.root / "results/runs/picto"
     assert [path.name for path in sorted((runs / "vixml-minilm-l3--augmented/seed0").iterdir())] == ["test"]
@@ -143,11 +153,8 @@ def test_a_reusing_run_says_whose_model_it_used(finished):
         assert (score["run"], score["trained_as"]) == (run, "vixml-minilm-l3")
     page = (finished.root / "results/report.html").read_text()
     assert "seed 0, model of vixml-minilm-l3:" in page
-    shown = finished.run("vixml", "train", "--dataset", "picto", "--run", "vixml-minilm-l3--augmented",
-        "--corpus", "results/data/picto/corpus", "--tokens", "results/data/picto/tokens/minilm-l3-16",
-        "--model-dir", "results/models/minilm-l3", "--out", "results/nothing", check=False,
-    )  # fmt: skip
-    assert "no model of its own" in shown and "--run vixml-minilm-l3;" in shown
+    shown = finished.run("vixml", "train", "picto", "vixml-minilm-l3--augmented", check=False)
+    assert "no model of its own" in shown and "name vixml-minilm-l3;" in shown
 
 
 def test_the_inference_of_a_reusing_run_is_its_own(copy):
@@ -196,7 +203,7 @@ def test_another_source_file_is_built_from(copy):
 def test_a_stage_by_hand_gives_the_same_files(copy, tmp_path):
     made = copy.root / "results/data/picto/corpus"
     copy.run(
-        "vixml", "build-corpus", "--dataset", "picto", "--raw", "results/raw", "--out", str(tmp_path / "corpus")
+        "vixml", "build-corpus", "picto", "--out", str(tmp_path / "corpus")
     )  # fmt: skip
     ours, theirs = (json.loads((folder / "manifest.json").read_text()) for folder in (tmp_path / "corpus", made))
     assert ours["outputs_sha256"] == theirs["outputs_sha256"]
@@ -208,9 +215,8 @@ def test_bad_input_stops_with_a_clear_message(copy):
     try:
         (copy.root / raw).write_bytes(content[:1000])
         shown = copy.run(
-            "vixml", "embed-images", "--vision", "efficientnet-lite0", "--store", "results/data/picto/images",
-            "--raw", "results/raw", "--out", "results/nothing", check=False,
-        )  # fmt: skip
+            "vixml", "embed-images", "picto", "efficientnet-lite0", "--out", "results/nothing", check=False
+        )
         assert "error:" in shown and "where:" in shown and "Traceback" not in shown
         assert not (copy.root / "results/nothing").exists()
     finally:

@@ -16,13 +16,13 @@ from types import FrameType
 import typer
 
 from vixml import __version__
-from vixml.cli import check, config, data, evaluate, images, models, reproduce
+from vixml.cli import check, config, reproduce, stages
 from vixml.errors import VixmlError
 from vixml.files import disk_full
 from vixml.runtime import precision_override
 
 MORE_MEMORY = "end what else runs here, or take a machine with more memory"
-ROOMS = (data, images, models, evaluate, reproduce, check, config)
+ROOMS = (stages, reproduce, check, config)
 
 app = typer.Typer(
     name="vixml",

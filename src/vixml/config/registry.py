@@ -212,6 +212,24 @@ class Dataset(Strict):
         """Return the published averages that a finished corpus must have."""
         return {key: float(self.facts[key]) for key in AVERAGES if key in self.facts}
 
+    def settings(self, stage: str) -> dict[str, Any]:
+        """Return what a stage obeys of this entry, as JSON values."""
+        if stage == "build-corpus":
+            others = {"title", "facts", "stand_in", "propensity", "image_size", "shards", "fetch", "published_vectors"}
+            # Where a catalogue lies is no setting; its tables are inputs.
+            left_out = dict.fromkeys(others, True) | {"catalogue": {"folder"}}
+            found = self.model_dump(mode="json", exclude=left_out)
+            return found | ({"averages": self.averages} if self.averages else {})
+        kept = {
+            "render-images": {"image_size", "shards"},
+            # How patiently images were asked for does not shape them.
+            "fetch-images": {"image_size": True, "shards": True, "fetch": {"max_bytes"}},
+            "publish-dataset": {"title", "sources", "stand_in", "facts", "text"},
+            "train": {"propensity"},
+            "score": {"propensity", "filter_required"},
+        }
+        return self.model_dump(mode="json", include=kept.get(stage, set()))
+
     @model_validator(mode="after")
     def _fits_its_builder(self) -> Dataset:
         if (self.builder == "catalogue") != (self.catalogue is not None):
@@ -267,6 +285,14 @@ class TextModel(Strict):
         True, description="False for quantised or otherwise altered weights: said wherever numbers stand."
     )
 
+    def settings(self, stage: str) -> dict[str, Any]:
+        """Return what a stage obeys of this entry, as JSON values."""
+        if stage == "tokenize":
+            return self.model_dump(include={"attention", "eos"})
+        said = {"title", "parameters", "licence", "exact", "attention", "eos", "hidden_size", "n_parameters"}
+        # A model of the hub brings its own configuration; its entry's serves the plan of costs.
+        return self.model_dump(mode="json", exclude=said | ({"architecture"} if self.kind == "hub" else set()))
+
 
 class VisionModel(Strict):
     """A frozen vision encoder that pools a picture into one vector."""
@@ -285,6 +311,12 @@ class VisionModel(Strict):
     batch_size: int = Field(64, ge=1, description="Pictures a step; but for rounding, the vectors do not depend on it.")
     licence: str = Field(description="Of the weights.")
     stand_in: bool = Field(False, description="True for a model the paper did not use.")
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """Return what a stage obeys of this entry, as JSON values; the batch size changes no vector."""
+        if stage == "import-vectors":
+            return {"dim": self.dim}
+        return self.model_dump(mode="json", exclude={"title", "licence", "stand_in", "batch_size"})
 
 
 class World(Strict):

@@ -6,7 +6,7 @@ These classes are the one source of defaults, validation, the JSON schemas in ``
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -404,6 +404,20 @@ class RunConfig(Strict):
                 if value is not None and not has_field(value, "images"):
                     raise ValueError(f"encoder.{name} has no {{images}}, but the run reads images: {value!r}")
         return self
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """Return what a stage obeys of this run, as JSON values: a change of anything else makes nothing again.
+
+        Args:
+            stage: ``train`` or ``predict``; what encoding obeys is part of the training.
+        """
+        if stage == "predict":
+            # All else about the run shows in the hashes of what a prediction reads.
+            reads_images = self.needs_encoder and self.inference.image_weight > 0
+            return self.model_dump(mode="json", include={"inference", "images"} if reads_images else {"inference"})
+        # Neither how labels are searched nor how a training is carried out is part of what it learns.
+        left_out = {"row": True, "inference": True, **CARRIED_OUT}
+        return self.model_dump(mode="json", exclude=left_out | ({} if self.uses_images else {"images": True}))
 
     def at_precision(self, precision: str) -> RunConfig:
         """Return this configuration with frozen weights as wide as what is computed with them."""

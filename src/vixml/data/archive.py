@@ -38,15 +38,13 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(stream)
         except FileNotFoundError as error:
-            raise VixmlError(
-                "an archive is missing", where=self.name, hint="fetch it: vixml download --source NAME"
-            ) from error
+            raise VixmlError("an archive is missing", where=self.name, hint="fetch it: vixml download NAME") from error
         except (zipfile.BadZipFile, ValueError, OSError) as error:
             raise VixmlError(
                 "not a readable zip archive",
                 where=self.name,
                 found=str(error),
-                hint="delete it and fetch it again: vixml download --source NAME",
+                hint="delete it and fetch it again: vixml download NAME",
             ) from error
         self._members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
 

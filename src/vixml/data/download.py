@@ -334,7 +334,7 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
     if not path.is_file():
         if source.kind == "place":
             raise _not_placed(name, source, path)
-        raise VixmlError("a raw file is missing", where=path, hint=f"fetch it: vixml download --source {name}")
+        raise VixmlError("a raw file is missing", where=path, hint=f"fetch it: vixml download {name}")
     _refuse_page(path, name, source)
     declared = source.sha256 or _recorded(path)
     size = path.stat().st_size
@@ -354,7 +354,7 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
             expected=expected,
             hint="it was removed; try again, and if it happens again the publisher or a proxy has changed the file"
             if fresh
-            else f"delete it and fetch it again: vixml download --source {name}"
+            else f"delete it and fetch it again: vixml download {name}"
             if source.kind in ("wheel", "hub")
             else f"place the published file again; if it changed on purpose, delete {_receipt(path).name} beside it",
         )
@@ -374,7 +374,7 @@ def _refuse_page(path: Path, name: str, source: Source) -> None:
         found=repr(re.sub(r"\s+", " ", text).strip()[:200]),
         expected=source.name,
         hint="delete it; where the page speaks of too many users, the site's quota for this file is spent for a day: then "
-        + (by_hand(source, path) if drive else f"fetch it again: vixml download --source {name}"),
+        + (by_hand(source, path) if drive else f"fetch it again: vixml download {name}"),
     )
 
 

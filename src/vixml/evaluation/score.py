@@ -58,8 +58,7 @@ def score(
         "run": run,
         "seed": seed,
         "split": split,
-        "propensity": entry.propensity.model_dump(),
-        "filter_required": entry.filter_required,
+        **entry.settings("score"),
         "ks": list(ks),
         "deep_ks": list(deep_ks),
     }

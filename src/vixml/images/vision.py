@@ -128,7 +128,7 @@ def load_vision(
             where="--model-dir",
             found="nothing",
             expected="the folder that `vixml prepare-vision` wrote",
-            hint=f"vixml prepare-vision --vision {name} --raw {raw_dir} --out FOLDER",
+            hint=f"vixml prepare-vision {name}",
         )
 
     return open_hub_vision(name, entry, Path(model_dir), device, dtype)

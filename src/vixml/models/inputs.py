@@ -101,7 +101,7 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
             where=inputs.bank,
             found=f"{bank.vision}, vectors of length {bank.dim}",
             expected=f"images.vision = {config.images.vision}",
-            hint="pass that encoder's bank: vixml embed-images --vision NAME",
+            hint="pass that encoder's bank: vixml embed-images DATASET NAME",
         )
     held = {split: bank.images_of(corpus, split) for split in splits}
     most = max(int(lists.lengths.max(initial=0)) for lists in held.values())

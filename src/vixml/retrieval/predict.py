@@ -98,12 +98,15 @@ def predict(
             held-out queries on split ``validation``.
     """
     facts: dict[str, Any] = {"device": str(device)}
-    # Only what a prediction obeys: everything else about the run already shows in the hashes of its inputs.
-    obeyed = {"inference": config.inference.model_dump()}
-    if config.inference.image_weight > 0:
-        obeyed["images"] = config.images.model_dump()
     trained_as = config.reuse or run
-    resolved = {"dataset": dataset, "run": run, "seed": seed, "split": split, "trained_as": trained_as, **obeyed}
+    resolved = {
+        "dataset": dataset,
+        "run": run,
+        "seed": seed,
+        "split": split,
+        "trained_as": trained_as,
+        **config.settings("predict"),
+    }
     named = inputs.named(config, split)
     for name in ("index", "trained"):
         if name in named:

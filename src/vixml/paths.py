@@ -1,0 +1,45 @@
+"""Name the place of every result below the folder of results. Nothing else writes these paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_RUN = "runs/{dataset}/{run}/seed{seed}"
+
+# Stage -> the folder that it publishes, which is complete when it holds its manifest. Two stages may make the same kind of folder.
+PLACES = {
+    "prepare-model": "models/{model}",
+    "prepare-vision": "vision/{vision}",
+    "build-corpus": "data/{dataset}/corpus",
+    "tokenize": "data/{dataset}/tokens/{model}-{max_len}",
+    "render-images": "data/{dataset}/images",
+    "fetch-images": "data/{dataset}/images",
+    "embed-images": "data/{dataset}/bank/{vision}",
+    "import-vectors": "data/{dataset}/bank/{vision}",
+    "publish-dataset": "published/{dataset}",
+    "train": _RUN + "/model",
+    "build-index": _RUN + "/index",
+    "measure-latency": _RUN + "/latency",
+    "predict": _RUN + "/{split}/predictions",
+    "score": _RUN + "/{split}/score",
+}
+
+
+def place(stage: str, results: Path | str = "results", **names: object) -> Path:
+    """Return the folder that a stage publishes.
+
+    Args:
+        stage: a key of :data:`PLACES`.
+        results: the folder of all results.
+        names: dataset, run, seed and the like; names that this stage does not need are ignored.
+
+    Example:
+        >>> place("train", dataset="picto", run="vixml-minilm-l3", seed=0).as_posix()
+        'results/runs/picto/vixml-minilm-l3/seed0/model'
+    """
+    return Path(results, PLACES[stage].format(**names))
+
+
+def raw_dir(results: Path | str) -> Path:
+    """Return the folder of downloaded files."""
+    return Path(results, "raw")
