@@ -22,6 +22,7 @@ from vixml.models.siamese import Siamese
 from vixml.training import train as stage_module
 from vixml.training.checkpoint import NAME
 from vixml.training.train import run_identity, train
+from vixml.training.vectors import EncodedBatch
 
 CPU = torch.device("cpu")
 SAID = (
@@ -70,7 +71,7 @@ def a_step(monkeypatch):
 
 
 def a_backward_pass(monkeypatch):
-    monkeypatch.setattr(stage_module.EncodedBatch, "backward", at_call(stage_module.EncodedBatch.backward, 2))
+    monkeypatch.setattr(EncodedBatch, "backward", at_call(EncodedBatch.backward, 2))
 
 
 def the_loss(monkeypatch):
@@ -203,7 +204,7 @@ def train_with_one_that_is_full(argument):
 
 
 def test_one_process_of_several_ends_all(programs, task, tmp_path):
-    script = warm.script(tmp_path / "team", train_with_one_that_is_full, (task, tmp_path))
+    script = warm.script(tmp_path / "group", train_with_one_that_is_full, (task, tmp_path))
     python = f"{programs}/warm-python"
     torchrun = [python, torch.distributed.run.__file__, "--standalone", "--nproc-per-node", "2", "--no-python"]
     # It returns when each of them has closed its output.
