@@ -75,7 +75,7 @@ def a_backward_pass(monkeypatch):
 
 
 def the_loss(monkeypatch):
-    monkeypatch.setattr(stage_module, "total_loss", at_call(train.total_loss, 3))
+    monkeypatch.setattr(stage_module, "total_loss", at_call(stage_module.total_loss, 3))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,8 @@ def test_what_is_carried_out_otherwise_is_the_same_run(task):
 
 def test_grouping_queries_falls_back_to_the_processor(task, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("VIXML_PROGRESS", raising=False)
-    monkeypatch.setattr(stage_module, "balanced_groups", at_call(train.balanced_groups, 0))
+    # The first call shares the free vectors out, the second groups queries.
+    monkeypatch.setattr(stage_module, "balanced_groups", at_call(stage_module.balanced_groups, 1))
     run(task, tmp_path, settings())
     assert "no room to group all queries" in capsys.readouterr().err
 
