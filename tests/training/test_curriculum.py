@@ -50,7 +50,7 @@ def replay(task, monkeypatch, **mining) -> tuple[dict[int, int], list[int]]:
     made_at = []
     for state.epoch in range(EPOCHS):
         before = len(clustered)
-        train.mine(training, state, planted.silent_view())
+        train.update_groups(training, state, planted.silent_view())
         made_at += [state.epoch] * (len(clustered) - before)
         if state.groups is not None:
             mined[state.epoch] = int(state.groups.max()) + 1
@@ -104,6 +104,6 @@ def test_a_frozen_encoder_needs_no_second_pass(task, tmp_path, monkeypatch):
         modality="text", encoder={"train": "frozen"}, prototype={"last_centroids": "encoded"}, training={"epochs": 1}
     )
     calls = []
-    monkeypatch.setattr(train, "encode", lambda *a, f=train.encode: calls.append(1) or f(*a))
+    monkeypatch.setattr(train, "encode_shared", lambda *a, f=train.encode_shared: calls.append(1) or f(*a))
     planted.train(planted.make_training(task, config), tmp_path)
     assert len(calls) == 2, "queries and labels, at the start"

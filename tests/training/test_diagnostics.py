@@ -21,7 +21,7 @@ from vixml.ragged import Ragged
 from vixml.training import diagnostics
 from vixml.training import train as stage_module
 from vixml.training.diagnostics import hits, is_collapsed, knn_precision_at_1, mean_cosine, precision_at_1
-from vixml.training.train import TrainingView, encode
+from vixml.training.train import TrainingView, encode_shared
 
 
 def unit(n, dim, seed):
@@ -160,7 +160,7 @@ def test_stored_vectors_are_those_of_the_last_step(task, tmp_path):
     between = []
 
     def encode_all(report):
-        vectors = encode(training, training.data.query_tokens, training.data.query_images)
+        vectors = encode_shared(training, training.data.query_tokens, training.data.query_images)
         between.append(F.normalize(vectors, dim=1)[:40])
 
     training = planted.make_training(task, config, rows=40)
@@ -210,13 +210,15 @@ def test_with_nothing_held_out_a_sample_of_the_labels_is_enough(task, tmp_path, 
     encoded = []
     some = planted.make_training(task, config, rows=40, held=0)
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module, "encode", lambda *given: encoded.append(given) or encode(*given))
+        patch.setattr(stage_module, "encode_shared", lambda *given: encoded.append(given) or encode_shared(*given))
         few = planted.train(some, tmp_path / "b")
     assert planted.weights_of(some, tmp_path / "b") == planted.weights_of(whole, tmp_path / "a")
     assert [len(given[3]) for given in encoded[2:]] == ([] if some.stored_only else [4, 0])
     few_of, all_of = few.history[0], every.history[0]
     assert few_of.keys() == all_of.keys()
-    label_u = every.label_u if some.stored_only else encode(whole, whole.data.label_tokens, whole.data.label_images)
+    label_u = every.label_u
+    if not some.stored_only:
+        label_u = encode_shared(whole, whole.data.label_tokens, whole.data.label_images)
     unit = F.normalize(label_u, dim=1)
     assert few_of["cosine_u"] == pytest.approx(diagnostics.mean_cosine(unit[[0, 3, 6, 9]]), abs=1e-4)
     assert few_of["cosine_queries"] == all_of["cosine_queries"] and few_of["cosine_u"] != all_of["cosine_u"]

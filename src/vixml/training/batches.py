@@ -1,4 +1,4 @@
-"""Which queries and labels meet in a batch: a pure function of seed, epoch and position.
+"""Batches of queries and labels: a pure function of seed, epoch and position.
 
 Nothing here keeps state, so the same batches come out with any number of workers and after any interruption.
 """

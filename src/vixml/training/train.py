@@ -1,11 +1,13 @@
-"""The stage ``train``: a run's configuration and inputs in, a model folder out. Read it top to bottom.
+"""The stage ``train``: a run's configuration and inputs in, a model folder out.
 
-train            the stage: set-up, training, the model's folder
-open_training    what stays the same while a run trains (Training), from configuration and inputs
-new_state        what changes (State): optimizer, stored vectors, position
-fit              resume or initialise, then epochs: mining, steps, centroids, diagnostics, checkpoints
-train_step       one batch: encode, score, loss, gradients, update
-initialise, mine, refresh_centroids, epoch_report    what happens at the start and between epochs
+Read it top to bottom:
+
+    train              the stage: set-up, training, the model's folder
+    open_training      what stays the same while a run trains (Training), from configuration and inputs
+    new_state          what changes (State): optimizer, stored vectors, position
+    fit                resume or initialise, then epochs: groups, steps, centroids, diagnostics, checkpoints
+    train_step         one batch: encode, score, loss, gradients, update
+    initialise, update_groups, refresh_centroids, epoch_report    the start, and between epochs
 """
 
 from __future__ import annotations
@@ -82,10 +84,11 @@ def train(
     with stage(out, "train", config=resolved, inputs=inputs.named(), facts=facts) if first else nullcontext() as work:
         training = open_training(config, seed, propensity, inputs, device, group)
         config, model, data = training.config, training.model, training.data
-        state, identity = new_state(training), run_identity(config, seed, inputs, training.precision, propensity)
+        identity = run_identity(config, seed, inputs, training.precision, propensity)
         with bar(name, len(data.rows) * config.training.epochs) if first else nullcontext(Quiet()) as advance:
             with enough_memory(lambda: f"train {name}: the model does not fit", lambda: fewer_items(config, 0)):
                 model.to(device)
+            state = new_state(training)
             with (
                 lost_processes(group),
                 enough_memory(
@@ -270,20 +273,20 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-PLAIN = ("query_u", "label_u", "epoch", "step_in_epoch", "seconds", "history")  # fields that are saved as they are
+SAVED_AS_THEY_ARE = ("query_u", "label_u", "epoch", "step_in_epoch", "seconds", "history")
 
 
 def new_state(training: Training) -> State:
-    """Return the state before the first step."""
+    """Return the state before the first step; the model must be on its device."""
     optimizer = make_optimizer(training.model, training.config.optimizer)
     return State(optimizer, torch.amp.GradScaler(training.device.type, enabled=training.precision == "fp16"))
 
 
-def save(training: Training, state: State, folder: Path, identity: str) -> None:
+def save_state(training: Training, state: State, folder: Path, identity: str) -> None:
     """Write a checkpoint, in the first process."""
     if training.group.rank != 0:
         return
-    saved = {name: getattr(state, name) for name in PLAIN}
+    saved = {name: getattr(state, name) for name in SAVED_AS_THEY_ARE}
     saved |= {
         "model": training.model.learned_state(),
         "optimizer": state.optimizer.state_dict(),
@@ -295,14 +298,14 @@ def save(training: Training, state: State, folder: Path, identity: str) -> None:
     save_checkpoint(folder, identity, saved)
 
 
-def restore(training: Training, state: State, saved: dict[str, Any]) -> None:
-    """Set the model and the state to what :func:`save` wrote."""
+def restore_state(training: Training, state: State, saved: dict[str, Any]) -> None:
+    """Set the model and the state to what :func:`save_state` wrote."""
     training.model.load_learned_state(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
     state.stored, state.sums = StoredVectors(saved["stored"]), saved["sums"]
     state.groups = None if saved["groups"] is None else saved["groups"].numpy()
-    for name in PLAIN:
+    for name in SAVED_AS_THEY_ARE:
         setattr(state, name, saved[name])
 
 
@@ -323,7 +326,7 @@ def fit(training: Training, state: State, folder: Path, identity: str, view: Tra
     n = len(training.data.rows)
     saved = load_checkpoint(folder, identity)
     if saved is not None:
-        restore(training, state, saved)
+        restore_state(training, state, saved)
     step = state.epoch * training.steps_per_epoch + state.step_in_epoch
     training.group.require_equal(step, "the step to go on from")
     if saved is not None:
@@ -335,7 +338,7 @@ def fit(training: Training, state: State, folder: Path, identity: str, view: Tra
     saving = SaveClock(settings.checkpoint_minutes)
     while state.epoch < settings.epochs:
         if state.step_in_epoch == 0:
-            mine(training, state, view)
+            update_groups(training, state, view)
             state.sums = {}
         model.train()
         clock = time.perf_counter()
@@ -346,7 +349,7 @@ def fit(training: Training, state: State, folder: Path, identity: str, view: Tra
             state.step_in_epoch += 1
             if saving.due(epoch_ended=False):
                 state.seconds += time.perf_counter() - clock
-                saving.run(lambda: save(training, state, folder, identity))
+                saving.run(lambda: save_state(training, state, folder, identity))
                 clock = time.perf_counter()
         model.refresh_centre()
         if model.has_centroids:
@@ -361,7 +364,7 @@ def fit(training: Training, state: State, folder: Path, identity: str, view: Tra
         view.epoch(report)
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
         if saving.due(epoch_ended=True):
-            saving.run(lambda: save(training, state, folder, identity))
+            saving.run(lambda: save_state(training, state, folder, identity))
 
 
 def position(training: Training, state: State) -> str:
@@ -444,7 +447,7 @@ def sum_gradients(training: Training, batch: Batch) -> None:
 # --- At the start and between epochs.
 
 
-def encode(training: Training, tokens: Ragged, images: Ragged | None, rows: np.ndarray | None = None) -> Tensor:
+def encode_shared(training: Training, tokens: Ragged, images: Ragged | None, rows: np.ndarray | None = None) -> Tensor:
     """Encode items, all or ``rows``: (n, dim) float32 on the CPU, not normalised. Each process encodes its share."""
     n = len(tokens) if rows is None else len(rows)
     if rows is not None or training.group.size > 1:
@@ -461,8 +464,8 @@ def encode(training: Training, tokens: Ragged, images: Ragged | None, rows: np.n
 def initialise(training: Training, state: State) -> None:
     """Encode everything once: first centroids, label clusters for the free vectors, stored vectors."""
     model, data, init = training.model, training.data, training.config.prototype.init
-    queries = encode(training, data.query_tokens, data.query_images)
-    labels = encode(training, data.label_tokens, data.label_images)
+    queries = encode_shared(training, data.query_tokens, data.query_images)
+    labels = encode_shared(training, data.label_tokens, data.label_images)
     if model.centred:
         # As in a batch: as many queries as labels, about. The stored centre is zero until here.
         used = queries[torch.from_numpy(data.rows)]
@@ -486,7 +489,7 @@ def initialise(training: Training, state: State) -> None:
         refresh_centroids(training, state)
 
 
-def mine(training: Training, state: State, view: TrainingView) -> None:
+def update_groups(training: Training, state: State, view: TrainingView) -> None:
     """Cluster the stored query vectors when the curriculum asks for it (NGAME)."""
     mining, epoch = training.config.mining, state.epoch
     # Vectors at the start of an epoch are those at the end of the one before.
@@ -515,7 +518,7 @@ def refresh_centroids(training: Training, state: State, encode_again: bool = Fal
     """
     model, data, rows = training.model, training.data, training.data.rows
     if encode_again and not training.stored_only:
-        queries = F.normalize(encode(training, data.query_tokens, data.query_images, rows), dim=1)
+        queries = F.normalize(encode_shared(training, data.query_tokens, data.query_images, rows), dim=1)
     else:
         queries = state.stored.read()[torch.from_numpy(rows)]
     means, has = label_means(queries, data.truth.take(rows))
@@ -537,8 +540,8 @@ def epoch_report(training: Training, state: State) -> dict[str, Any]:
     if training.stored_only:
         label_u, validation = state.label_u[torch.from_numpy(labels)], state.query_u[torch.from_numpy(held_out)]
     else:
-        label_u = encode(training, data.label_tokens, data.label_images, labels)
-        validation = encode(training, data.query_tokens, data.query_images, held_out)
+        label_u = encode_shared(training, data.label_tokens, data.label_images, labels)
+        validation = encode_shared(training, data.query_tokens, data.query_images, held_out)
     label_z = all_prototypes(model, label_u, labels=labels) if model.prototypes is not None else None
     diagnosed = diagnostics.evaluate(
         model, labels, label_u, label_z, F.normalize(validation, dim=1), data.truth.take(held_out), stored,
