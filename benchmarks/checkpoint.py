@@ -30,7 +30,7 @@ from vixml.config.load import get_run, load_world
 from vixml.models.prompt import IMAGES, TEXT, Prompt
 from vixml.models.siamese import build_model
 from vixml.training.checkpoint import SaveClock, load_checkpoint, save_checkpoint
-from vixml.training.train import make_optimizer
+from vixml.training.optimizer import make_optimizer
 
 SIZE = "Qwen2.5-0.5B, LoRA, LF-AmazonTitles-131K"
 RESULT = Path("benchmarks/results/checkpoint.json")

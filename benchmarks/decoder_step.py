@@ -1,8 +1,8 @@
 """Time a training step of a decoder with adapters and images: the straightforward way against ours, on the same batches.
 
 Straightforward: transformers' network with eager attention and peft's own adapters; every sequence padded to the longest,
-its image places inside; gradient checkpointing always; in parts where the device cannot hold the batch. Ours:
-`vixml.training.train.Trainer`, with the settings of a run of config/runs. Both share every parameter, the loss and the
+its image positions inside; gradient checkpointing always; in parts where the device cannot hold the batch. Ours:
+`vixml.training.train`, with the settings of a run of config/runs. Both share every parameter, the loss and the
 optimizer, and take turns round by round; before that their vectors and gradients are compared. Dropout is 0.
 
     python benchmarks/decoder_step.py                                   # 6 layers of SmolLM2-135M, rank 32, batch 64
@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from padded_decoder import Straightforward, items_of
 from torch import nn
-from training_step import trainer_of
+from training_step import Ready, ready_to_step
 
 from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 
@@ -53,7 +53,7 @@ from vixml.plan.cost import Job
 from vixml.ragged import Ragged
 from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives
-from vixml.training.train import Trainer
+from vixml.training.train import Training, train_step
 
 SIZES = {  # the run whose settings are taken
     "smollm2-6-layers": ("picto", "vixml-smollm2"),
@@ -105,8 +105,8 @@ def made_up(config: RunConfig, words: int, n: int) -> TrainingSet:
     )  # fmt: skip
 
 
-def make_trainer(chosen: argparse.Namespace, device: torch.device) -> tuple[Trainer, Job]:
-    """Return the product's trainer on made-up inputs, and what counts its operations."""
+def make_ready(chosen: argparse.Namespace, device: torch.device) -> tuple[Ready, Job]:
+    """Return a training of made-up inputs, ready to step, and the job that counts its operations."""
     world, config = load_world("config"), settings_of(chosen, device)
     job = Job.of(world, SIZES[chosen.size][0], config)
     name, dim = config.encoder.model, job.image_dim
@@ -118,17 +118,17 @@ def make_trainer(chosen: argparse.Namespace, device: torch.device) -> tuple[Trai
         with torch.device(device):  # three billion numbers are drawn where that is quick
             AutoModel.from_config(network, dtype=getattr(torch, config.encoder.weights)).save_pretrained(folder)
         model = build_model(config, Path(folder), LABELS, dim, 0, data.prompt).to(device)
-    trainer = trainer_of(config, model, data, bank.__getitem__, config.training.precision)
+    ready = ready_to_step(config, model, data, bank.__getitem__, config.training.precision)
     with torch.no_grad():
         for module in model.backbone.modules():  # a new adapter's second matrix is zero: its gradients would say little
             if isinstance(module, nn.Linear) and module.weight.requires_grad:
                 module.weight.normal_(std=0.01)
-    return trainer, job
+    return ready, job
 
 
-def operations(trainer: Trainer, job: Job, batch: Batch) -> tuple[float, float]:
+def operations(training: Training, job: Job, batch: Batch) -> tuple[float, float]:
     """Return what a step needs, and what ours carries out."""
-    data, shape, encoder = trainer.data, job.shape, trainer.config.encoder
+    data, shape, encoder = training.data, job.shape, training.config.encoder
     tokens, images = items_of(data, batch)
     lead = len(data.prompt.leading)
     own = tokens.lengths + images.lengths + len(data.prompt.words) - lead
@@ -143,22 +143,27 @@ def operations(trainer: Trainer, job: Job, batch: Batch) -> tuple[float, float]:
     return useful, useful + forward * (bool(encoder.gradient_checkpointing) + sum(sizes[:-1]) / sum(sizes))
 
 
-def relative_differences(trainer: Trainer, plain: Straightforward, batch: Batch) -> dict[str, float]:
+def relative_differences(ready: Ready, plain: Straightforward, batch: Batch) -> dict[str, float]:
     """Return the largest differences of vectors and of gradients, relative to the largest entry of each tensor."""
-    peaks, trainer.peaks = trainer.peaks, [0.0] * len(trainer.peaks)  # steps that change nothing
+    training, state = ready
+    groups = state.optimizer.param_groups
+    peaks = [group["peak"] for group in groups]
+    for group in groups:
+        group["peak"] = 0.0  # steps that change nothing
     found = {}
-    with torch.no_grad(), trainer._autocast():
-        ours = torch.cat([trainer.model.encode(part.packed, part.images) for part in batch.parts])
-    theirs = plain.encode_items(items_of(trainer.data, batch))[0].detach()
+    with torch.no_grad(), training.autocast():
+        ours = torch.cat([training.model.encode(part.packed, part.images) for part in batch.parts])
+    theirs = plain.encode_items(items_of(training.data, batch))[0].detach()
     found["vectors"] = float((ours - theirs).abs().max() / theirs.abs().max())
-    trainer._step(batch)
-    learned = [p for p in trainer.model.parameters() if p.grad is not None]
+    train_step(training, state, batch)
+    learned = [p for p in training.model.parameters() if p.grad is not None]
     gradients = [p.grad.clone() for p in learned]
     plain.step(batch)
     pairs = zip(gradients, (p.grad for p in learned), strict=True)
     found["gradients"] = max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in pairs)
-    trainer.peaks = peaks
-    trainer.optimizer.zero_grad()
+    for group, peak in zip(groups, peaks, strict=True):
+        group["peak"] = peak
+    state.optimizer.zero_grad()
     return found
 
 
@@ -208,29 +213,32 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     chosen = parser.parse_args()
     device = choose_device(chosen.device, chosen.threads)
-    trainer, job = make_trainer(chosen, device)
-    config, data, precision = trainer.config, trainer.data, trainer.precision
-    plain, at_once = Straightforward(trainer), config.training.items_at_once
+    ready, job = make_ready(chosen, device)
+    training, _ = ready
+    config, data, precision = training.config, training.data, training.precision
+    plain, at_once = Straightforward(*ready), config.training.items_at_once
     positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
-    batches = EpochBatches(data, config, data.rows, positives, 0, 0, trainer.gather)
+    batches = EpochBatches(data, config, data.rows, positives, 0, 0, training.gather)
     without = EpochBatches(data, config, data.rows, positives, 0, 0, with_text=False)
     seconds: dict[str, list[float]] = {"ours": [], "straightforward": []}
     memory = dict.fromkeys(seconds, 0.0)
-    ways = {"ours": lambda i: trainer._step(batches[i]), "straightforward": lambda i: plain.step(without[i])}
+    ways = {"ours": lambda i: train_step(*ready, batches[i]), "straightforward": lambda i: plain.step(without[i])}
     for name, way in ways.items():  # warm up; ours first, while nothing else was in memory
         while (peak := first_peak(lambda w=way: w(0), device)) is None:
             if name == "ours":
                 raise SystemExit("the device cannot hold this step: --checkpointing, or --items-at-once 1024")
             plain.at_once = (plain.at_once or 2 * chosen.batch_size) // 2
         memory[name] = peak
-    found = relative_differences(trainer, plain, batches[0])
+    found = relative_differences(ready, plain, batches[0])
     for i in range(1, chosen.rounds + 1):
         for name in list(ways)[:: 1 if i % 2 else -1]:
             took, peak = timed(lambda n=name, i=i: ways[n](i), device)
             seconds[name].append(took)
             memory[name] = max(memory[name], peak) if device.type == "cuda" else memory[name]
             print(f"  round {i}: {name:<16} {chosen.batch_size / took:8.1f} samples/s", flush=True)
-    useful, done = np.mean([operations(trainer, job, batches[i]) for i in range(1, chosen.rounds + 1)], axis=0).tolist()
+    useful, done = np.mean(
+        [operations(training, job, batches[i]) for i in range(1, chosen.rounds + 1)], axis=0
+    ).tolist()
     side = 8192 if device.type == "cuda" else 2048
     peak = measure.product_speed(side, side, side, dtype_of(precision), device.type)
     speeds = {name: measure.spread([chosen.batch_size / s for s in took]) for name, took in seconds.items()}

@@ -21,10 +21,10 @@ from torch import Tensor
 from vixml.config.load import load_runs, load_world, merge
 from vixml.config.run import RunConfig
 from vixml.models.inputs import RunInputs
+from vixml.progress import Quiet
 from vixml.runtime import choose_device
 from vixml.training.batches import EpochBatches, draw_positives, query_order
-from vixml.training.distributed import ALONE
-from vixml.training.train import Trainer, _fit
+from vixml.training.train import State, Training, TrainingView, fit, new_state, open_training, train_step
 
 # What a batch's gradient obeys; curriculum, schedule, decay and last centroids act elsewhere.
 KEYS = {
@@ -46,17 +46,17 @@ def variants(official: RunConfig) -> dict[str, RunConfig]:
     return {name: RunConfig.model_validate(merge(official.model_dump(), change)) for name, change in changes.items()}
 
 
-def gradient(trainer: Trainer, config: RunConfig, index: int) -> Tensor:
+def gradient(training: Training, state: State, config: RunConfig, index: int) -> Tensor:
     """Return the gradient of every trained parameter on one batch, in the form of ``config``."""
     fixed = config.images.per_item if config.uses_images and config.encoder.text_position == "fixed" else 0
-    data = replace(trainer.data, prompt=replace(trainer.data.prompt, image_positions=fixed))
-    epoch = config.training.epochs
-    order = query_order(data.rows, None, trainer.seed, epoch)
-    positives = draw_positives(data.truth, data.rows, data.weights, trainer.seed, epoch)
-    batch = EpochBatches(data, config, order, positives, trainer.seed, epoch, trainer.gather)[index]
-    trainer.config, trainer.epoch, trainer.step_in_epoch = config, epoch, index
-    trainer._step(batch)
-    learning = [p for p in trainer.model.parameters() if p.requires_grad]
+    data = replace(training.data, prompt=replace(training.data.prompt, image_positions=fixed))
+    epoch, seed = config.training.epochs, training.seed
+    order = query_order(data.rows, None, seed, epoch)
+    positives = draw_positives(data.truth, data.rows, data.weights, seed, epoch)
+    batch = EpochBatches(data, config, order, positives, seed, epoch, training.gather)[index]
+    state.epoch, state.step_in_epoch = epoch, index
+    train_step(replace(training, config=config), state, batch)
+    learning = [p for p in training.model.parameters() if p.requires_grad]
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning])
 
 
@@ -78,15 +78,17 @@ def main() -> None:
         inputs = RunInputs(data / "corpus", data / "tokens/minilm-l3-32", bank, given.results / "models/minilm-l3")
         propensity = load_world("config").datasets["picto"].propensity
         with tempfile.TemporaryDirectory() as folder:
-            trainer = _fit(modality, 0, config, propensity, inputs, Path(folder) / "model", device, ALONE)
-        trainer.model.train()
-        trainer.optimizer.step = lambda *_, **__: None  # the gradient is all that is wanted
+            training = open_training(config, 0, propensity, inputs, device)
+            state = new_state(training)
+            fit(training, state, Path(folder), "", TrainingView(Quiet(), modality, given.epochs))
+        training.model.train()
+        state.optimizer.step = lambda *_, **__: None  # the gradient is all that is wanted
         forms = variants(config)
         shares: dict[str, list[float]] = {name: [] for name in forms}
         for index in range(given.batches):
-            official = gradient(trainer, forms["official"], index)
+            official = gradient(training, state, forms["official"], index)
             for name, form in forms.items():
-                shares[name].append(float((gradient(trainer, form, index) - official).norm() / official.norm()))
+                shares[name].append(float((gradient(training, state, form, index) - official).norm() / official.norm()))
         found[modality] = {name: sum(values) / len(values) for name, values in shares.items()}
         for name, share in found[modality].items():
             print(f"{modality:<7}{name:<30}{share:6.2f}")

@@ -19,16 +19,16 @@ from vixml.models.prompt import IMAGES, TEXT
 from vixml.ragged import Ragged
 from vixml.training.batches import Batch, TrainingSet, concatenate
 from vixml.training.losses import total_loss
-from vixml.training.train import Trainer
+from vixml.training.train import State, Training
 
 
 class Straightforward:
-    """The same step written the way one would first, on the parameters of ``trainer``'s model."""
+    """The same step written the way one would first, on the same parameters and optimizer."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.model, self.at_once = trainer, trainer.model, None
+    def __init__(self, training: Training, state: State) -> None:
+        self.training, self.model, self.optimizer, self.at_once = training, training.model, state.optimizer, None
         ours = self.model.backbone.network
-        config, lora = AutoConfig.for_model(**ours.base_model.model.config.to_dict()), trainer.config.encoder.lora
+        config, lora = AutoConfig.for_model(**ours.base_model.model.config.to_dict()), training.config.encoder.lora
         with torch.device("meta"):
             network = AutoModel.from_config(config, attn_implementation="eager")
             settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, use_rslora=True, target_modules="all-linear")
@@ -42,9 +42,9 @@ class Straightforward:
 
     def encode(self, tokens: Ragged, images: Ragged) -> Tensor:
         """Return (n, dim) float32 vectors of padded sequences."""
-        device, gather, n = self.trainer.device, self.trainer.gather, len(tokens)
+        device, gather, n = self.training.device, self.training.gather, len(tokens)
         embed, pieces, masks = self.network.get_input_embeddings(), [], []
-        for piece in self.trainer.data.prompt.pieces:
+        for piece in self.training.data.prompt.pieces:
             rows = {TEXT: tokens, IMAGES: images}[piece] if isinstance(piece, str) else None
             lengths = np.full(n, len(piece)) if rows is None else rows.lengths
             there = np.arange(lengths.max()) < lengths[:, None]
@@ -72,7 +72,7 @@ class Straightforward:
         parts = [np.arange(first, min(first + size, n)) for first in range(0, n, size)]
 
         def part(rows: np.ndarray) -> Tensor:
-            with self.trainer._autocast():
+            with self.training.autocast():
                 return self.encode(items[0].take(rows), items[1].take(rows))
 
         if len(parts) == 1:
@@ -89,22 +89,22 @@ class Straightforward:
 
     def step(self, batch: Batch) -> None:
         """Take one optimizer step on the queries and labels of ``batch``."""
-        trainer, model, n, m = self.trainer, self.model, len(batch.queries), len(batch.labels)
-        device = trainer.device
-        vectors, back = self.encode_items(items_of(trainer.data, batch))
+        training, model, n, m = self.training, self.model, len(batch.queries), len(batch.labels)
+        device = training.device
+        vectors, back = self.encode_items(items_of(training.data, batch))
         u_queries, u_labels = model.centred_vectors(vectors).split([n, m])
-        with trainer._autocast():
+        with training.autocast():
             z = model.prototype(u_labels, torch.from_numpy(batch.labels).to(device))
         positive = torch.zeros(n, m, dtype=torch.bool)
         positive[batch.pairs[:, 0], batch.pairs[:, 1]] = True
         drawn = (torch.from_numpy(x).to(device) for x in (batch.drawn_label, batch.drawn_query))
         unit = F.normalize(u_queries, dim=1), F.normalize(u_labels, dim=1)
-        loss, _ = total_loss(*unit, z, positive.to(device), *drawn, trainer.config.loss)
-        trainer.optimizer.zero_grad()
+        loss, _ = total_loss(*unit, z, positive.to(device), *drawn, training.config.loss)
+        self.optimizer.zero_grad()
         loss.backward()
         back(vectors.grad)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.config.optimizer.clip_norm)
-        trainer.optimizer.step()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.config.optimizer.clip_norm)
+        self.optimizer.step()
 
 
 def items_of(data: TrainingSet, batch: Batch) -> tuple[Ragged, Ragged]:

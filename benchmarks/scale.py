@@ -36,7 +36,7 @@ from vixml.ragged import Ragged
 from vixml.retrieval.search import search
 from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, query_order
 from vixml.training.clustering import balanced_groups
-from vixml.training.train import label_means
+from vixml.training.vectors import label_means
 
 # config/datasets.yaml: queries to train and to test, labels, labels a query; pictures are three an item at most.
 TRAIN, TEST, LABELS, PER_QUERY = 2_248_619, 970_237, 1_305_265, 22.2

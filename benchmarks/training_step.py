@@ -1,8 +1,8 @@
 """Time a training step: the straightforward way against ours, on the same batches in the same run.
 
-Straightforward: transformers' own BERT on float32 batches padded to their longest text, images as masked places in
-front, one encoding for each query's drawn label however often it occurs, AdamW as torch makes it by default. Ours:
-`vixml.training.train.Trainer`. Both assemble their batches from the same token lists inside the time measured, and use
+Straightforward: transformers' own BERT on float32 batches padded to their longest text, images as masked positions
+in front, one encoding for each query's drawn label however often it occurs, AdamW as torch makes it by default. Ours:
+`vixml.training.train`. Both assemble their batches from the same token lists inside the time measured, and use
 the same loss and prototype network. They take turns round by round, so that a busy machine slows all alike; what
 counts is the ratio within a round.
 
@@ -15,7 +15,6 @@ import argparse
 import math
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,9 +41,10 @@ from vixml.plan.cost import Job
 from vixml.provenance import git_state, machine, versions
 from vixml.ragged import Ragged
 from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
-from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, query_order
+from vixml.training.batches import EpochBatches, Gather, TrainingSet, draw_positives, query_order
 from vixml.training.losses import total_loss
-from vixml.training.train import Gather, Stored, Trainer, make_optimizer
+from vixml.training.train import State, Training, new_state, train_step
+from vixml.training.vectors import StoredVectors
 
 RESULT = Path("benchmarks/results/training_step.json")
 
@@ -119,8 +119,11 @@ class Straightforward(nn.Module):
         return loss.detach()
 
 
-def make_trainer(config: RunConfig, inputs: RunInputs, precision: str, device: torch.device) -> Trainer:
-    """Return a trainer on a run's inputs, ready to step."""
+Ready = tuple[Training, State]
+
+
+def open_run(config: RunConfig, inputs: RunInputs, precision: str, device: torch.device) -> Ready:
+    """Return a training of a run's inputs, ready to step."""
     data = open_inputs(inputs, config, seed=0)
     truth = data.corpus.labels("train")
     rows = np.flatnonzero(truth.lengths > 0)
@@ -129,11 +132,11 @@ def make_trainer(config: RunConfig, inputs: RunInputs, precision: str, device: t
         np.ones(truth.n_cols),
     )  # fmt: skip
     model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, 0, words=data.words()).to(device)
-    return trainer_of(config, model, training_set, data.gather, precision)
+    return ready_to_step(config, model, training_set, data.gather, precision)
 
 
-def trainer_of(config: RunConfig, model: Siamese, data: TrainingSet, gather: Gather | None, precision: str) -> Trainer:
-    """Return a trainer ready to step: as in `Trainer.fit`, without the first pass over all items.
+def ready_to_step(config: RunConfig, model: Siamese, data: TrainingSet, gather: Gather | None, precision: str) -> Ready:
+    """Return a training ready to step: as in `fit`, without the first pass over all items.
 
     Args:
         config: the run.
@@ -147,58 +150,53 @@ def trainer_of(config: RunConfig, model: Siamese, data: TrainingSet, gather: Gat
     generator = torch.Generator().manual_seed(0)
     model.centroid.copy_(F.normalize(torch.randn(model.centroid.shape, generator=generator), dim=1))
     model.has_centroid.fill_(True)
-    trainer = Trainer(
-        config, model, data, data.rows[:0], gather, precision, 0, Path(tempfile.gettempdir()) / "unused", "",
-        lambda report: None, lambda n, loss: None, print,
-    )  # fmt: skip
-    trainer.optimizer = make_optimizer(model, config.optimizer)
-    trainer.peaks = [group["lr"] for group in trainer.optimizer.param_groups]
-    trainer.scaler = torch.amp.GradScaler(trainer.device.type, enabled=precision == "fp16")
-    trainer.stored = Stored(torch.zeros(len(data.truth), model.backbone.dim))
+    training = Training(config, model, data, data.rows[:0], gather, precision, 0)
+    state = new_state(training)
+    state.stored = StoredVectors(torch.zeros(len(data.truth), model.backbone.dim))
     model.train()
-    return trainer
+    return training, state
 
 
-def same_vectors(plain: Straightforward, trainer: Trainer, batch: Any) -> float:
+def same_vectors(plain: Straightforward, model: Siamese, batch: Any) -> float:
     """Return the largest difference between the two ways' query vectors, so that like is compared with like."""
-    plain.eval(), trainer.model.eval()
+    plain.eval(), model.eval()
     with torch.no_grad():
-        ours = trainer.model.encode(batch.parts[0].packed, batch.parts[0].images)[: len(batch.queries)]
+        ours = model.encode(batch.parts[0].packed, batch.parts[0].images)[: len(batch.queries)]
         images = plain.data.query_images
         theirs = plain.encode(
             plain.data.query_tokens.take(batch.queries), None if images is None else images.take(batch.queries)
         )
-    plain.train(), trainer.model.train()
+    plain.train(), model.train()
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def compare(config: RunConfig, inputs: RunInputs, device: torch.device, steps: int, rounds: int) -> dict[str, Any]:
     """Return speeds and ratios of one modality."""
     precision = choose_precision(config.training.precision, device)
-    trainers = {f"ours, {p}": make_trainer(config, inputs, p, device) for p in dict.fromkeys(("fp32", precision))}
-    first = next(iter(trainers.values()))
+    ours = {f"ours, {p}": open_run(config, inputs, p, device) for p in dict.fromkeys(("fp32", precision))}
+    first, _ = next(iter(ours.values()))
     plain = Straightforward(inputs.model_dir, first.model, first.data, first.gather, config)
     data, size = first.data, config.training.batch_size
-    runs: dict[str, list[float]] = {name: [] for name in ("straightforward", *trainers)}
+    runs: dict[str, list[float]] = {name: [] for name in ("straightforward", *ours)}
     difference = math.nan
     for turn in range(-1, rounds):  # round -1 warms up
         order = query_order(data.rows, None, 0, turn + 1)
         positives = draw_positives(data.truth, data.rows, data.weights, 0, turn + 1)
         batches = EpochBatches(data, config, order, positives, 0, turn + 1, first.gather)
         if turn < 0:
-            difference = same_vectors(plain, first, batches[0])
+            difference = same_vectors(plain, first.model, batches[0])
 
         def plain_steps(order: np.ndarray = order, positives: np.ndarray = positives) -> None:
             for i in range(steps):
                 queries = order[i * size : (i + 1) * size]
                 plain.step(queries, positives[queries])
 
-        def our_steps(trainer: Trainer, batches: EpochBatches = batches) -> None:
+        def our_steps(ready: Ready, batches: EpochBatches = batches) -> None:
             for i in range(steps):
-                trainer._step(batches[i])
+                train_step(*ready, batches[i])
 
         ways: dict[str, Callable[[], None]] = {"straightforward": plain_steps}
-        ways |= {name: lambda t=trainer: our_steps(t) for name, trainer in trainers.items()}
+        ways |= {name: lambda r=ready: our_steps(r) for name, ready in ours.items()}
         for name in (list(ways), list(reversed(ways)))[turn % 2]:
             speed = steps * size / _seconds(ways[name], device)
             if turn >= 0:
@@ -208,8 +206,7 @@ def compare(config: RunConfig, inputs: RunInputs, device: torch.device, steps: i
         "relative_difference_of_vectors": difference,
         "samples_per_second": {name: _spread(speeds) for name, speeds in runs.items()},
         "ratio_to_straightforward": {
-            name: _spread([a / b for a, b in zip(runs[name], runs["straightforward"], strict=True)])
-            for name in trainers
+            name: _spread([a / b for a, b in zip(runs[name], runs["straightforward"], strict=True)]) for name in ours
         },
     }
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vixml.plan.assumptions import ARCHITECTURES
 from vixml.training.batches import EpochBatches, draw_positives
+from vixml.training.train import train_step
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -112,14 +113,14 @@ def test_a_decoders_operations_are_those_of_its_products(small_decoder, checkpoi
     """torch counts every product of a step as it is carried out: fillers and what a mask hides come on top."""
     given = {"size": "smollm2-6-layers", "batch_size": 300, "rounds": 0, "kernels": "plain", "precision": "fp32"}
     chosen = argparse.Namespace(**given, checkpointing=checkpointing, items_at_once=at_once)
-    trainer, job = small_decoder.make_trainer(chosen, torch.device("cpu"))
-    data = trainer.data
+    (training, state), job = small_decoder.make_ready(chosen, torch.device("cpu"))
+    data = training.data
     positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
-    batch = EpochBatches(data, trainer.config, data.rows, positives, 0, 0, trainer.gather)[0]
+    batch = EpochBatches(data, training.config, data.rows, positives, 0, 0, training.gather)[0]
     added = {torch.ops.aten.addmm_: lambda y, a, b, **_: 2 * a[0] * a[1] * b[1]}  # torch forgot this one
     with FlopCounterMode(display=False, custom_mapping=added) as counter:
-        trainer._step(batch)
-    _, done = small_decoder.operations(trainer, job, batch)
+        train_step(training, state, batch)
+    _, done = small_decoder.operations(training, job, batch)
     assert counter.get_total_flops() == pytest.approx(done, rel=0.06)
 
 

@@ -13,7 +13,7 @@ from checked_tree import COUNTS, write_tree
 from corruptions import CORRUPTIONS, DATA, INDEX, replaced, through_an_index, value
 from result_files import copy_config
 
-from vixml.check.check import STAGES, Failed, NotThere, Ok, Sealed, attempt, inspect, last_line, line, open_results
+from vixml.check.check import STAGES, Absent, Artifact, Failed, attempt, inspect, last_line, line, open_results
 from vixml.cli import main
 from vixml.config.load import read_yaml
 from vixml.errors import VixmlError
@@ -107,8 +107,8 @@ def test_results_of_another_place_are_compared_with_what_lies_here(tree, monkeyp
     """The manifests name the folders that the stages read; here they lie elsewhere, and are found."""
     monkeypatch.chdir(tree)
     reports = list(inspect(open_results(Path("results"), Path("config"))))
-    assert not any(report.failed or report.not_there for report in reports if report.stage != "data")
-    folder = Sealed(tree / "results" / INDEX, tree / "results")
+    assert not any(report.failed or report.absent for report in reports if report.stage != "data")
+    folder = Artifact(tree / "results" / INDEX, tree / "results")
     assert folder.locate("/elsewhere/data/results/data/picto/corpus") == tree / "results" / DATA / "corpus"
     assert folder.locate("/elsewhere/results/data/other/corpus") is None
 
@@ -157,7 +157,11 @@ def test_a_check_answers_even_where_its_files_are_no_files():
     assert attempt(lambda: Path("/nowhere/at/all").read_bytes()) == Failed(
         "a file cannot be read", "No such file or directory", "a readable file", "/nowhere/at/all"
     )
-    assert attempt(lambda: Ok(json.loads("[]")["a"])).what == "a file does not hold what it should"
-    assert attempt(lambda: NotThere("it")) == NotThere("it")
+    assert attempt(lambda: json.loads("[]")["a"]).what == "a file does not hold what it should"
+
+    def miss():
+        raise Absent("it")
+
+    assert isinstance(attempt(miss), Absent) and attempt(lambda: None) == ""
     with pytest.raises(ZeroDivisionError):
         attempt(lambda: 1 / 0)

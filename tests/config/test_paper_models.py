@@ -23,9 +23,10 @@ from vixml.models.inputs import open_inputs
 from vixml.models.prompt import Prompt, make_prompt
 from vixml.models.siamese import build_model
 from vixml.plan.cost import count
+from vixml.progress import Quiet
 from vixml.runtime import autocast
 from vixml.training.batches import TrainingSet
-from vixml.training.train import Trainer
+from vixml.training.train import Training, TrainingView, fit, new_state
 
 
 @pytest.mark.parametrize("name", [n for n, model in WORLD.text_models.items() if model.kind == "hub"])
@@ -177,12 +178,10 @@ def test_a_model_builds_from_its_architecture_and_trains_two_steps(runs, task, t
     )  # fmt: skip
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     held = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    trainer = Trainer(
-        config, model, training_set, kept[32:], data.gather, config.training.precision, 0,
-        tmp_path / "checkpoint", "one identity", lambda report: None, lambda n, loss: None, lambda sentence: None,
-    )  # fmt: skip
-    trainer.fit()
-    assert [report["steps"] for report in trainer.history] == [2]
+    training = Training(config, model, training_set, kept[32:], data.gather, config.training.precision, 0)
+    state = new_state(training)
+    fit(training, state, tmp_path / "checkpoint", "one identity", TrainingView(Quiet(), "run", 1))
+    assert [report["steps"] for report in state.history] == [2]
     after = dict(model.named_parameters())
     moved = {name for name, old in before.items() if not torch.equal(old, after[name])}
     assert all(torch.isfinite(parameter).all() for parameter in after.values())

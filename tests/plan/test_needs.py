@@ -9,8 +9,7 @@ import pytest
 from vixml.config.load import load_runs, load_world
 from vixml.config.run import RunConfig
 from vixml.plan.assumptions import HARDWARE
-from vixml.plan.cost import LEAST_MB, LEAST_MINUTES, Job, needs, train_cost
-from vixml.plan.cost import UNKNOWN_needs as UNKNOWN
+from vixml.plan.cost import DEFAULT_NEEDS, LEAST_MB, LEAST_MINUTES, Job, needs, train_cost
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 WORLD, RUNS = load_world(CONFIG), load_runs(CONFIG)
@@ -41,4 +40,4 @@ def test_without_a_gpu_main_memory_holds_what_would_lie_on_it():
 
 def test_a_data_set_without_sizes_asks_for_something():
     world = WORLD.model_copy(update={"datasets": {"mine": WORLD.datasets["picto"].model_copy(update={"expect": None})}})
-    assert needs(world, "mine", RunConfig(), "train", gpu=True) == UNKNOWN["train"]
+    assert needs(world, "mine", RunConfig(), "train", gpu=True) == DEFAULT_NEEDS["train"]

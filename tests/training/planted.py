@@ -1,4 +1,4 @@
-"""A planted data set in the documented formats, and trainers over it.
+"""A planted data set in the documented formats, and trainings on it.
 
 A label is a word and a kind of picture together; its text is the word alone. A query holds the word, a noise word and
 one to three pictures of the kind. So text alone finds two equally good labels and can only get half.
@@ -21,11 +21,12 @@ from vixml.files import save_array, write_json
 from vixml.images.bank import FORMAT
 from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.siamese import build_model, save_model
+from vixml.progress import Quiet
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.training.batches import TrainingSet
 from vixml.training.checkpoint import SaveClock
-from vixml.training.train import Trainer
+from vixml.training.train import State, Training, TrainingView, fit, new_state
 
 WORDS, KINDS, IMAGE_DIM = 5, 2, 12
 START, END, FIRST_WORD, FIRST_NOISE, NOISE_WORDS = 1, 2, 10, 30, 20
@@ -119,20 +120,10 @@ def _write_bank(folder: Path, vectors: np.ndarray) -> None:
     write_json(folder / "bank.json", header)
 
 
-def make_trainer(
-    inputs: RunInputs,
-    config: RunConfig,
-    folder: Path,
-    *,
-    seed: int = 0,
-    rows: int | None = None,
-    held: int = 16,
-    identity: str = "one identity",
-    progress: Callable[..., None] = lambda n, loss: None,
-    log: Callable[[dict[str, Any]], None] = lambda report: None,
-    warn: Callable[[str], None] = lambda sentence: None,
-) -> Trainer:
-    """Return a trainer as the stage builds one: of the first ``rows`` queries, and the ``held`` after them for diagnostics."""
+def make_training(
+    inputs: RunInputs, config: RunConfig, *, seed: int = 0, rows: int | None = None, held: int = 16, **others: Any
+) -> Training:
+    """Return a training as the stage opens one: of the first ``rows`` queries, and the ``held`` after them for diagnostics."""
     data = open_inputs(inputs, config, seed)
     truth = data.corpus.labels("train")
     n = len(truth) - held if rows is None else rows
@@ -144,16 +135,28 @@ def make_trainer(
     model = build_model(
         config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.words()
     )
-    return Trainer(
-        config, model, training_set, np.arange(n, n + held), data.gather, config.training.precision,
-        seed, folder / "checkpoint", identity, log, progress, warn,
-    )  # fmt: skip
+    held_out, precision = np.arange(n, n + held), config.training.precision
+    return Training(config, model, training_set, held_out, data.gather, precision, seed, **others)
 
 
-def weights_of(trainer: Trainer, folder: Path) -> bytes:
-    """Train to the end and return the bytes of ``model.safetensors``."""
-    trainer.fit()
-    save_model(folder, trainer.model)
+def silent_view(**hooks: Callable[..., Any]) -> TrainingView:
+    """Return a view that shows nothing, with methods replaced by name."""
+    view = TrainingView(Quiet(), "planted", 1)
+    for name, hook in hooks.items():
+        setattr(view, name, hook)
+    return view
+
+
+def train(training: Training, folder: Path, identity: str = "one identity", **hooks: Callable[..., Any]) -> State:
+    """Train to the end, from the checkpoint in ``folder`` if there is one."""
+    state = new_state(training)
+    fit(training, state, folder / "checkpoint", identity, silent_view(**hooks))
+    return state
+
+
+def weights_of(training: Training, folder: Path) -> bytes:
+    """Return the bytes of ``model.safetensors``."""
+    save_model(folder, training.model)
     return (folder / "model.safetensors").read_bytes()
 
 

@@ -23,7 +23,7 @@ from vixml.training.batches import (
     iterate,
     query_order,
 )
-from vixml.training.distributed import Team
+from vixml.training.distributed import ProcessGroup
 
 N, LABELS, IMAGES = 47, 19, 12
 
@@ -157,9 +157,9 @@ def test_the_stream_holds_queries_then_labels(data):
 @pytest.mark.parametrize(("processes", "at_once"), [(1, 5), (1, 1), (2, None), (3, 2), (40, None)])
 def test_parts_of_all_processes_hold_each_item_once_in_order(data, processes, at_once):
     whole = epoch_batches(data)[1]
-    teams = [Team(rank, processes) for rank in range(processes)]
+    groups = [ProcessGroup(rank, processes) for rank in range(processes)]
     config = run_with(items_at_once=at_once)
-    batches = [epoch_batches(data, config=config, team=team)[1] for team in teams]
+    batches = [epoch_batches(data, config=config, group=group)[1] for group in groups]
     parts = [part for batch in batches for part in batch.parts]
     lengths = [len(part.packed) for part in parts]
     assert [part.first for part in parts] == np.cumsum([0, *lengths])[:-1].tolist()
@@ -276,7 +276,7 @@ def test_concatenate():
 def test_a_last_batch_of_one_trains(task, tmp_path, modality):
     config = planted.make_config(modality=modality, training={"epochs": 2, "batch_size": 8})
     sizes = []
-    trainer = planted.make_trainer(task, config, tmp_path, rows=17, progress=lambda n, loss: sizes.append(n))
-    trainer.fit()
+    training = planted.make_training(task, config, rows=17)
+    state = planted.train(training, tmp_path, step=lambda n, loss: sizes.append(n))
     assert sizes == [8, 8, 1] * 2
-    assert all(np.isfinite(line["loss"]) for line in trainer.history)
+    assert all(np.isfinite(line["loss"]) for line in state.history)

@@ -14,7 +14,7 @@ from vixml.config.run import Mining
 from vixml.models.encode import encode_items
 from vixml.runtime import autocast
 from vixml.training import train
-from vixml.training.train import label_means
+from vixml.training.vectors import StoredVectors, label_means
 
 SCHEDULE = {"start": 2, "update": 3, "size": 4, "double_at": [4, 7]}
 EPOCHS, QUERIES = 12, 100
@@ -33,11 +33,12 @@ def official_replay() -> dict[int, int]:
     return mined
 
 
-def replay(task, tmp_path, monkeypatch, **mining) -> tuple[dict[int, int], list[int]]:
-    """Return {epoch: groups} of a trainer, and the epochs at which it clustered."""
+def replay(task, monkeypatch, **mining) -> tuple[dict[int, int], list[int]]:
+    """Return {epoch: groups} of a training, and the epochs at which it clustered."""
     config = planted.make_config(mining={**SCHEDULE, **mining}, training={"epochs": EPOCHS})
-    trainer = planted.make_trainer(task, config, tmp_path, rows=QUERIES)
-    trainer.stored = train.Stored(F.normalize(torch.randn(len(trainer.data.truth), 8), dim=1))
+    training = planted.make_training(task, config, rows=QUERIES)
+    state = train.new_state(training)
+    state.stored = StoredVectors(F.normalize(torch.randn(len(training.data.truth), 8), dim=1))
     clustered, mined = [], {}
 
     def group(vectors, n_groups, seed):
@@ -47,23 +48,23 @@ def replay(task, tmp_path, monkeypatch, **mining) -> tuple[dict[int, int], list[
 
     monkeypatch.setattr(train, "balanced_groups", group)
     made_at = []
-    for epoch in range(EPOCHS):
+    for state.epoch in range(EPOCHS):
         before = len(clustered)
-        trainer.update_groups(epoch)
-        made_at += [epoch] * (len(clustered) - before)
-        if trainer.groups is not None:
-            mined[epoch] = int(trainer.groups.max()) + 1
+        train.update_groups(training, state, planted.silent_view())
+        made_at += [state.epoch] * (len(clustered) - before)
+        if state.groups is not None:
+            mined[state.epoch] = int(state.groups.max()) + 1
     return mined, made_at
 
 
-def test_the_official_curriculum(task, tmp_path, monkeypatch):
-    mined, made_at = replay(task, tmp_path, monkeypatch, cluster="end", groups="power-of-two")
+def test_the_official_curriculum(task, monkeypatch):
+    mined, made_at = replay(task, monkeypatch, cluster="end", groups="power-of-two")
     assert mined == official_replay() and min(mined) == SCHEDULE["start"] + 1
     assert made_at == [3, 6, 9]
 
 
-def test_our_curriculum(task, tmp_path, monkeypatch):
-    mined, made_at = replay(task, tmp_path, monkeypatch)
+def test_our_curriculum(task, monkeypatch):
+    mined, made_at = replay(task, monkeypatch)
     assert made_at == [2, 5, 8, 11]
     assert mined == dict.fromkeys((2, 3, 4), 25) | dict.fromkeys((5, 6, 7), 13) | dict.fromkeys((8, 9, 10, 11), 7)
 
@@ -83,26 +84,26 @@ def test_the_last_centroids(task, tmp_path, last, changes):
     """Means of vectors as they were stored while dropout was on, or of what the finished model gives."""
     changes = {**changes, "encoder": {"dropout": 0.2, **changes.get("encoder", {})}}
     config = planted.make_config(prototype={"last_centroids": last}, training={"epochs": 2}, **changes)
-    trainer = planted.make_trainer(task, config, tmp_path)
-    trainer.fit()
-    data, rows = trainer.data, trainer.data.rows
+    training = planted.make_training(task, config)
+    state = planted.train(training, tmp_path)
+    data, rows = training.data, training.data.rows
     images = None if data.query_images is None else data.query_images.take(rows)
     encoded = encode_items(
-        trainer.model, data.query_tokens.take(rows), images, trainer.gather, lambda: autocast("fp32", trainer.device),
-        prompt=data.prompt,
+        training.model, data.query_tokens.take(rows), images, training.gather,
+        lambda: autocast("fp32", training.device), prompt=data.prompt,
     )  # fmt: skip
-    means = {"stored": trainer.stored.read()[rows], "encoded": F.normalize(encoded, dim=1)}
+    means = {"stored": state.stored.read()[rows], "encoded": F.normalize(encoded, dim=1)}
     means = {name: label_means(vectors, data.truth.take(rows))[0] for name, vectors in means.items()}
-    torch.testing.assert_close(trainer.model.centroid, means[last])
+    torch.testing.assert_close(training.model.centroid, means[last])
     apart = (means["stored"] - means["encoded"]).abs().max()
-    assert apart > 1e-3 or (trainer.stored_only and apart < 1e-6)
+    assert apart > 1e-3 or (training.stored_only and apart < 1e-6)
 
 
 def test_a_frozen_encoder_needs_no_second_pass(task, tmp_path, monkeypatch):
     config = planted.make_config(
         modality="text", encoder={"train": "frozen"}, prototype={"last_centroids": "encoded"}, training={"epochs": 1}
     )
-    trainer, calls = planted.make_trainer(task, config, tmp_path), []
-    monkeypatch.setattr(trainer, "_encode", lambda *a, f=trainer._encode: calls.append(1) or f(*a))
-    trainer.fit()
+    calls = []
+    monkeypatch.setattr(train, "encode_shared", lambda *a, f=train.encode_shared: calls.append(1) or f(*a))
+    planted.train(planted.make_training(task, config), tmp_path)
     assert len(calls) == 2, "queries and labels, at the start"

@@ -19,8 +19,9 @@ from vixml.errors import VixmlError
 from vixml.models.inputs import RunInputs
 from vixml.ragged import Ragged
 from vixml.training import diagnostics
+from vixml.training import train as stage_module
 from vixml.training.diagnostics import hits, is_collapsed, knn_precision_at_1, mean_cosine, precision_at_1
-from vixml.training.train import TrainingView
+from vixml.training.train import TrainingView, encode_shared
 
 
 def unit(n, dim, seed):
@@ -108,33 +109,32 @@ def test_a_collapsed_run_is_told(constant_task, tmp_path):
         optimizer={"lr": 1e-9, "lr_new": 1e-9},
         training={"epochs": 1},
     )
-    told = []
-    trainer = planted.make_trainer(constant_task, config, tmp_path / "run", warn=told.append)
-    trainer.fit()
-    assert trainer.history[0]["loss"] == pytest.approx(0.32, abs=1e-3)
-    assert len(told) == 1 and "collapsed" in told[0] and "0.32" in told[0]
+    warned = []
+    state = planted.train(planted.make_training(constant_task, config), tmp_path / "run", warn=warned.append)
+    assert state.history[0]["loss"] == pytest.approx(0.32, abs=1e-3)
+    assert len(warned) == 1 and "collapsed" in warned[0] and "0.32" in warned[0]
 
 
 def test_a_learning_run_is_left_alone(task, tmp_path):
-    told = []
-    planted.make_trainer(task, planted.make_config(), tmp_path, warn=told.append).fit()
-    assert told == []
+    warned = []
+    planted.train(planted.make_training(task, planted.make_config()), tmp_path, warn=warned.append)
+    assert warned == []
 
 
 def test_a_diverged_run_is_one_clear_error(task, tmp_path):
-    trainer = planted.make_trainer(task, planted.make_config(), tmp_path)
+    training = planted.make_training(task, planted.make_config())
     with torch.no_grad():
-        trainer.model.projection.weight.fill_(float("nan"))
+        training.model.projection.weight.fill_(float("nan"))
     with pytest.raises(VixmlError, match="diverged") as caught:
-        trainer.fit()
+        planted.train(training, tmp_path)
     assert "epoch 0" in str(caught.value.where)
 
 
 def test_an_epochs_report(task, tmp_path):
     reports = []
-    trainer = planted.make_trainer(task, planted.make_config(training={"epochs": 2}), tmp_path, log=reports.append)
-    trainer.fit()
-    assert reports == trainer.history and [r["epoch"] for r in reports] == [0, 1]
+    training = planted.make_training(task, planted.make_config(training={"epochs": 2}))
+    state = planted.train(training, tmp_path, epoch=reports.append)
+    assert reports == state.history and [r["epoch"] for r in reports] == [0, 1]
     for report in reports:
         total = report["loss/q_u"] + report["loss/q_z"] + report["loss/u_q"] + 0.1 * report["loss/reg"]
         assert report["loss"] == pytest.approx(total, abs=1e-5)
@@ -143,13 +143,13 @@ def test_an_epochs_report(task, tmp_path):
 
 
 def test_centroids_are_the_means_of_what_was_stored(task, tmp_path):
-    trainer = planted.make_trainer(task, planted.make_config(training={"epochs": 1}), tmp_path)
-    trainer.fit()
-    for label in range(trainer.data.truth.n_cols):
-        holders = [i for i in trainer.data.rows if label in trainer.data.truth.row(i)]
-        expected = torch.stack([trainer.stored.read()[i] for i in holders]).mean(dim=0)
-        torch.testing.assert_close(trainer.model.centroid[label], expected)
-    assert trainer.model.has_centroid.all()
+    training = planted.make_training(task, planted.make_config(training={"epochs": 1}))
+    state, data = planted.train(training, tmp_path), training.data
+    for label in range(data.truth.n_cols):
+        holders = [i for i in data.rows if label in data.truth.row(i)]
+        expected = torch.stack([state.stored.read()[i] for i in holders]).mean(dim=0)
+        torch.testing.assert_close(training.model.centroid[label], expected)
+    assert training.model.has_centroid.all()
 
 
 def test_stored_vectors_are_those_of_the_last_step(task, tmp_path):
@@ -160,20 +160,20 @@ def test_stored_vectors_are_those_of_the_last_step(task, tmp_path):
     between = []
 
     def encode_all(report):
-        vectors = trainer._encode(trainer.data.query_tokens, trainer.data.query_images)
+        vectors = encode_shared(training, training.data.query_tokens, training.data.query_images)
         between.append(F.normalize(vectors, dim=1)[:40])
 
-    trainer = planted.make_trainer(task, config, tmp_path, rows=40, log=encode_all)
-    trainer.fit()
-    torch.testing.assert_close(trainer.stored.read()[:40], between[0], atol=1e-5, rtol=1e-5)
-    assert (trainer.stored.read()[:40] - between[1]).abs().max() > 1e-3
+    training = planted.make_training(task, config, rows=40)
+    stored = planted.train(training, tmp_path, epoch=encode_all).stored.read()[:40]
+    torch.testing.assert_close(stored, between[0], atol=1e-5, rtol=1e-5)
+    assert (stored - between[1]).abs().max() > 1e-3
 
 
 def test_labels_without_queries_have_no_centroid(task, tmp_path):
-    trainer = planted.make_trainer(task, planted.make_config(training={"epochs": 0}), tmp_path, rows=3)
-    trainer.fit()
-    used = {int(label) for i in range(3) for label in trainer.data.truth.row(i)}
-    assert trainer.model.has_centroid.nonzero()[:, 0].tolist() == sorted(used)
+    training = planted.make_training(task, planted.make_config(training={"epochs": 0}), rows=3)
+    planted.train(training, tmp_path)
+    used = {int(label) for i in range(3) for label in training.data.truth.row(i)}
+    assert training.model.has_centroid.nonzero()[:, 0].tolist() == sorted(used)
 
 
 def test_view_counts_and_asks_for_the_loss_only_when_shown():
@@ -203,23 +203,25 @@ def test_view_counts_and_asks_for_the_loss_only_when_shown():
 def test_with_nothing_held_out_a_sample_of_the_labels_is_enough(task, tmp_path, monkeypatch, which):
     """The same numbers as from all labels, of those looked at; nothing that is trained changes."""
     config = planted.make_config(**which, training={"epochs": 1})
-    whole = planted.make_trainer(task, config, tmp_path / "a", rows=40, held=0)
-    weights = planted.weights_of(whole, tmp_path / "a")
+    whole = planted.make_training(task, config, rows=40, held=0)
+    every = planted.train(whole, tmp_path / "a")
     monkeypatch.setattr(diagnostics, "WATCHED", 4)
     assert diagnostics.watched(10, 0).tolist() == [0, 3, 6, 9] and len(diagnostics.watched(10, 1)) == 10
     encoded = []
-    some = planted.make_trainer(task, config, tmp_path / "b", rows=40, held=0)
-    plain = some._encode
-    monkeypatch.setattr(some, "_encode", lambda *given: encoded.append(given) or plain(*given))
-    assert planted.weights_of(some, tmp_path / "b") == weights
-    assert [len(given[2]) for given in encoded[2:]] == ([] if some.stored_only else [4, 0])
-    few, all_of_them = some.history[0], whole.history[0]
-    assert few.keys() == all_of_them.keys()
-    unit = F.normalize(whole._encode(whole.data.label_tokens, whole.data.label_images), dim=1)
-    if some.stored_only:
-        unit = F.normalize(whole.label_u, dim=1)
-    assert few["cosine_u"] == pytest.approx(diagnostics.mean_cosine(unit[[0, 3, 6, 9]]), abs=1e-4)
-    assert few["cosine_queries"] == all_of_them["cosine_queries"] and few["cosine_u"] != all_of_them["cosine_u"]
+    some = planted.make_training(task, config, rows=40, held=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_module, "encode_shared", lambda *given: encoded.append(given) or encode_shared(*given))
+        few = planted.train(some, tmp_path / "b")
+    assert planted.weights_of(some, tmp_path / "b") == planted.weights_of(whole, tmp_path / "a")
+    assert [len(given[3]) for given in encoded[2:]] == ([] if some.stored_only else [4, 0])
+    few_of, all_of = few.history[0], every.history[0]
+    assert few_of.keys() == all_of.keys()
+    label_u = every.label_u
+    if not some.stored_only:
+        label_u = encode_shared(whole, whole.data.label_tokens, whole.data.label_images)
+    unit = F.normalize(label_u, dim=1)
+    assert few_of["cosine_u"] == pytest.approx(diagnostics.mean_cosine(unit[[0, 3, 6, 9]]), abs=1e-4)
+    assert few_of["cosine_queries"] == all_of["cosine_queries"] and few_of["cosine_u"] != all_of["cosine_u"]
 
 
 def test_queries_are_ranked_in_pieces(monkeypatch):

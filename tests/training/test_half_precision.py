@@ -27,17 +27,17 @@ def configure(kind, precision):
 
 @pytest.mark.parametrize("precision", VECTORS)
 @pytest.mark.parametrize("kind", CASES)
-def test_a_step_stays_near_that_of_float32(request, tmp_path, kind, precision):
+def test_a_step_stays_near_that_of_float32(request, kind, precision):
     task = request.getfixturevalue(CASES[kind])
     exact = configure(kind, "fp32")
-    trainer = planted.make_trainer(task, exact, tmp_path, rows=40)
-    data, model = trainer.data, trainer.model
+    training = planted.make_training(task, exact, rows=40)
+    data, model = training.data, training.model
     true, found = (
         encode_items(
             model,
             data.query_tokens,
             data.query_images,
-            trainer.gather,
+            training.gather,
             lambda p=p: autocast(p, CPU),
             prompt=data.prompt,
         )
@@ -46,7 +46,7 @@ def test_a_step_stays_near_that_of_float32(request, tmp_path, kind, precision):
     assert found.dtype == torch.float32 and not torch.equal(found, true), "it was at work"
     error = float(((found - true).norm(dim=1) / true.norm(dim=1)).max())
     assert error < VECTORS[precision]
-    whole, half = (gradients(task, configure(kind, p), tmp_path / p, 1) for p in ("fp32", precision))
+    whole, half = (gradients(task, configure(kind, p), 1) for p in ("fp32", precision))
     assert half.keys() == whole.keys()
     assert all(gradient.dtype == torch.float32 for gradient in half.values()), (
         "parameters and optimizer stay in float32"

@@ -22,6 +22,7 @@ from vixml.models.siamese import Siamese
 from vixml.training import train as stage_module
 from vixml.training.checkpoint import NAME
 from vixml.training.train import run_identity, train
+from vixml.training.vectors import EncodedBatch
 
 CPU = torch.device("cpu")
 SAID = (
@@ -70,11 +71,11 @@ def a_step(monkeypatch):
 
 
 def a_backward_pass(monkeypatch):
-    monkeypatch.setattr(stage_module.EncodedBatch, "backward", at_call(stage_module.EncodedBatch.backward, 2))
+    monkeypatch.setattr(EncodedBatch, "backward", at_call(EncodedBatch.backward, 2))
 
 
 def the_loss(monkeypatch):
-    monkeypatch.setattr(stage_module, "total_loss", at_call(train.total_loss, 3))
+    monkeypatch.setattr(stage_module, "total_loss", at_call(stage_module.total_loss, 3))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,8 @@ def test_what_is_carried_out_otherwise_is_the_same_run(task):
 
 def test_grouping_queries_falls_back_to_the_processor(task, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("VIXML_PROGRESS", raising=False)
-    monkeypatch.setattr(stage_module, "balanced_groups", at_call(train.balanced_groups, 0))
+    # The first call shares the free vectors out, the second groups queries.
+    monkeypatch.setattr(stage_module, "balanced_groups", at_call(stage_module.balanced_groups, 1))
     run(task, tmp_path, settings())
     assert "no room to group all queries" in capsys.readouterr().err
 
@@ -203,7 +205,7 @@ def train_with_one_that_is_full(argument):
 
 
 def test_one_process_of_several_ends_all(programs, task, tmp_path):
-    script = warm.script(tmp_path / "team", train_with_one_that_is_full, (task, tmp_path))
+    script = warm.script(tmp_path / "group", train_with_one_that_is_full, (task, tmp_path))
     python = f"{programs}/warm-python"
     torchrun = [python, torch.distributed.run.__file__, "--standalone", "--nproc-per-node", "2", "--no-python"]
     # It returns when each of them has closed its output.

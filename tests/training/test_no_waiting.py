@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vixml.training.train import make_optimizer
+from vixml.training import train
 
 WAITING = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal.default", "is_nonzero")
 LORA = {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.1}, "template": "{text}{images}{eos}"}
@@ -44,17 +44,15 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("at_once", [None, 9])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_step_waits_for_its_device(request, tmp_path, monkeypatch, kind, at_once):
+def test_no_step_waits_for_its_device(request, monkeypatch, kind, at_once):
     which, changes = KINDS[kind]
     config = planted.make_config(**changes, training={"items_at_once": at_once})
-    trainer = planted.make_trainer(request.getfixturevalue(which), config, tmp_path, rows=40)
-    trainer.optimizer = make_optimizer(trainer.model, config.optimizer)
-    trainer.peaks = [group["lr"] for group in trainer.optimizer.param_groups]
-    trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)
-    trainer.initialise()
-    trainer.model.train()
+    training = planted.make_training(request.getfixturevalue(which), config, rows=40)
+    state = train.new_state(training)
+    train.initialise(training, state)
+    training.model.train()
 
-    # Pinned memory is the caller's own copy, whose place is remembered.
+    # Pinned memory is the caller's own copy, whose address is remembered.
     pinned: dict[int, torch.Tensor] = {}
 
     def pin(tensor):
@@ -63,8 +61,8 @@ def test_no_step_waits_for_its_device(request, tmp_path, monkeypatch, kind, at_o
         return copy
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    batch = trainer._batches()[0].pin_memory()
-    if trainer.stored_only:
+    batch = train.epoch_batches(training, state)[0].pin_memory()
+    if training.stored_only:
         monkeypatch.setattr(
             "vixml.training.train.send", lambda tensor, device: pin(tensor).to(device, non_blocking=True)
         )
@@ -79,7 +77,7 @@ def test_no_step_waits_for_its_device(request, tmp_path, monkeypatch, kind, at_o
 
     monkeypatch.setattr(torch.Tensor, "to", to)
     with Waits() as waits:
-        trainer._step(batch)
+        train.train_step(training, state, batch)
     assert waits.seen == []
     assert len(sent) >= 4 and set(sent) <= set(pinned) | {0}
 

@@ -12,7 +12,8 @@ import transformers
 
 from vixml.config.run import Optimizer
 from vixml.runtime import batch_workers
-from vixml.training.train import learning_rate_factor, make_optimizer, parameter_groups
+from vixml.training.optimizer import learning_rate_factor, make_optimizer, parameter_groups
+from vixml.training.train import fit, new_state
 
 SETTINGS = Optimizer(lr=0.1, lr_new=0.2, weight_decay=0.3)
 
@@ -25,8 +26,8 @@ def named_groups(model):
 
 
 @pytest.fixture
-def model(task, tmp_path):
-    return planted.make_trainer(task, planted.make_config(), tmp_path).model
+def model(task):
+    return planted.make_training(task, planted.make_config()).model
 
 
 def test_every_parameter_once_with_its_rate_and_decay(model):
@@ -39,8 +40,8 @@ def test_every_parameter_once_with_its_rate_and_decay(model):
             assert decay == (0.0 if plain else 0.3), name
 
 
-def test_a_frozen_encoder_is_left_out(task, tmp_path):
-    model = planted.make_trainer(task, planted.make_config(encoder={"train": "frozen"}), tmp_path).model
+def test_a_frozen_encoder_is_left_out(task):
+    model = planted.make_training(task, planted.make_config(encoder={"train": "frozen"})).model
     names = set().union(*(names for names, _, _ in named_groups(model)))
     assert names and not any(name.startswith("backbone.") for name in names)
     assert {"projection.weight", "projection.bias", "prototypes.free.weight"} <= names
@@ -52,10 +53,10 @@ def test_adamw_has_the_configured_epsilon(model):
     assert {group["eps"] for group in optimizer.param_groups} == {1e-5}
 
 
-def test_decay_by_name_as_in_the_official_code(task, tmp_path):
+def test_decay_by_name_as_in_the_official_code(task):
     """It spares what has `bias` or `LayerNorm.weight` in its name, and the free vectors; the prototype network's norms
     have another name."""
-    model = planted.make_trainer(task, planted.make_config(), tmp_path).model
+    model = planted.make_training(task, planted.make_config()).model
     groups = parameter_groups(model, SETTINGS.model_copy(update={"weight_decay_on": "all-but-layernorm"}))
     names = {id(p): name for name, p in model.named_parameters()}
     decay = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
@@ -83,10 +84,10 @@ def test_the_first_step_of_a_run(task, tmp_path, warmup_from):
     config = planted.make_config(
         modality="text", optimizer={"warmup_steps": 5, "warmup_from": warmup_from}, training={"batch_size": 144, "epochs": 1}
     )  # fmt: skip
-    trainer = planted.make_trainer(task, config, tmp_path, rows=144)
-    before = {name: p.clone() for name, p in trainer.model.named_parameters()}
-    trainer.fit()
-    same = [name for name, p in trainer.model.named_parameters() if p.equal(before[name])]
+    training = planted.make_training(task, config, rows=144)
+    before = {name: p.clone() for name, p in training.model.named_parameters()}
+    planted.train(training, tmp_path)
+    same = [name for name, p in training.model.named_parameters() if p.equal(before[name])]
     assert (len(same) == len(before)) == (warmup_from == "zero")
 
 
@@ -110,18 +111,19 @@ def test_the_loop_follows_the_schedule_and_clips(task, tmp_path):
     seen = []
 
     def look(n, loss):
-        squares = [p.grad.square().sum() for p in trainer.model.parameters() if p.grad is not None]
-        rates = {group["lr"] for group in trainer.optimizer.param_groups}
+        squares = [p.grad.square().sum() for p in training.model.parameters() if p.grad is not None]
+        rates = {group["lr"] for group in state.optimizer.param_groups}
         seen.append((rates, float(torch.stack(squares).sum().sqrt())))
 
-    trainer = planted.make_trainer(task, config, tmp_path, rows=30, progress=look)
-    trainer.fit()
-    assert trainer.total_steps == len(seen) == 8
+    training = planted.make_training(task, config, rows=30)
+    state = new_state(training)
+    fit(training, state, tmp_path, "", planted.silent_view(step=look))
+    assert training.total_steps == len(seen) == 8
     for step, (rates, norm) in enumerate(seen):
         factor = learning_rate_factor(step, 3, 8)
         assert sorted(rates) == pytest.approx([1e-3 * factor, 3e-3 * factor])
         assert norm <= 1e-3 * 1.001
-    assert trainer.history[-1]["lr"] == pytest.approx(1e-3 * learning_rate_factor(7, 3, 8))
+    assert state.history[-1]["lr"] == pytest.approx(1e-3 * learning_rate_factor(7, 3, 8))
 
 
 def test_new_parts_may_warm_up_sooner(task, tmp_path):
@@ -134,14 +136,14 @@ def test_new_parts_may_warm_up_sooner(task, tmp_path):
 
     def look(n, loss):
         rates = {}
-        for group in trainer.optimizer.param_groups:
+        for group in state.optimizer.param_groups:
             for parameter in group["params"]:
                 rates[names[id(parameter)].split(".")[0]] = group["lr"]
         seen.append(rates)
 
-    trainer = planted.make_trainer(task, config, tmp_path, rows=30, progress=look)
-    names = {id(p): name for name, p in trainer.model.named_parameters()}
-    trainer.fit()
+    training = planted.make_training(task, config, rows=30)
+    state, names = new_state(training), {id(p): name for name, p in training.model.named_parameters()}
+    fit(training, state, tmp_path, "", planted.silent_view(step=look))
     for step, rates in enumerate(seen):
         assert rates["backbone"] == pytest.approx(1e-3 * learning_rate_factor(step, 6, 8))
         assert rates["prototypes"] == pytest.approx(3e-3 * learning_rate_factor(step, 2, 8))

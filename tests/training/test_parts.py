@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from vixml.config.registry import Propensity
 from vixml.ragged import Ragged
 from vixml.runtime import DROPOUT, autocast, generator
-from vixml.training.distributed import ALONE, Team, join, leave
-from vixml.training.train import EncodedBatch, make_optimizer, train
+from vixml.training.distributed import SINGLE, ProcessGroup, join, leave
+from vixml.training.train import epoch_batches, initialise, new_state, train, train_step
+from vixml.training.vectors import EncodedBatch
 
 CPU = torch.device("cpu")
 KINDS = {
@@ -40,26 +41,21 @@ def settings(kind, dropout=0.0, **training):
     return planted.make_config(encoder=encoder, prototype={"dropout": dropout}, training=training, **changes)
 
 
-def gradients(task, config, folder, steps=2, team=ALONE, rows=40, without_images=False):
+def gradients(task, config, steps=2, group=SINGLE, rows=40, without_images=False):
     """Return the gradients of the last of a few steps, by parameter."""
-    trainer = planted.make_trainer(task, config, folder, rows=rows, held=1)
-    trainer.team = team
+    training = planted.make_training(task, config, rows=rows, held=1, group=group)
     if without_images:  # as a batch is whose items have none
-        trainer.data = replace(
-            trainer.data,
-            query_images=empty(trainer.data.query_images),
-            label_images=empty(trainer.data.label_images),
-        )
-    trainer.optimizer = make_optimizer(trainer.model, config.optimizer)
-    trainer.peaks = [group["lr"] for group in trainer.optimizer.param_groups]
-    trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)
-    trainer.initialise()
-    trainer.model.train()
-    batches = trainer._batches()
+        data = training.data
+        data = replace(data, query_images=empty(data.query_images), label_images=empty(data.label_images))
+        training = replace(training, data=data)
+    state = new_state(training)
+    initialise(training, state)
+    training.model.train()
+    batches = epoch_batches(training, state)
     for index in range(min(steps, len(batches))):
-        trainer._step(batches[index])
-        trainer.step_in_epoch += 1
-    return {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+        train_step(training, state, batches[index])
+        state.step_in_epoch += 1
+    return {name: p.grad for name, p in training.model.named_parameters() if p.grad is not None}
 
 
 def empty(lists):
@@ -67,29 +63,28 @@ def empty(lists):
 
 
 @pytest.fixture(scope="module")
-def whole(task, tmp_path_factory):
+def whole(task):
     """Return the gradients of batches that are encoded at once, by kind and number of rows."""
-    folder = tmp_path_factory.mktemp("whole")
-    return cache(lambda kind, rows: gradients(task, settings(kind, batch_size=16), folder, rows=rows))
+    return cache(lambda kind, rows: gradients(task, settings(kind, batch_size=16), rows=rows))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at_once", [1, 7, 64])
-def test_parts_give_the_gradient_of_the_whole(whole, task, tmp_path, kind, at_once):
+def test_parts_give_the_gradient_of_the_whole(whole, task, kind, at_once):
     rows = 7 if at_once == 1 else 24
     whole = whole(kind, rows)
-    parts = gradients(task, settings(kind, items_at_once=at_once, batch_size=16), tmp_path, rows=rows)
+    parts = gradients(task, settings(kind, items_at_once=at_once, batch_size=16), rows=rows)
     assert parts.keys() == whole.keys() and len(whole) >= 2
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], atol=2e-6, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_dropout_is_the_same_when_a_part_is_encoded_again(task, tmp_path):
+def test_dropout_is_the_same_when_a_part_is_encoded_again(task):
     """Naive twin: all parts with the same draws, their graphs held, one backward pass through everything."""
     config = settings("early", dropout=0.3, items_at_once=9)
-    trainer = planted.make_trainer(task, config, tmp_path, rows=40)
-    model = trainer.model.train()
-    batch = trainer._batches()[0]
+    training = planted.make_training(task, config, rows=40)
+    model = training.model.train()
+    batch = epoch_batches(training, new_state(training))[0]
     assert len(batch.parts) > 2
     weight = torch.randn(len(batch.queries) + len(batch.labels), model.backbone.dim)
 
@@ -104,7 +99,7 @@ def test_dropout_is_the_same_when_a_part_is_encoded_again(task, tmp_path):
     loss_of(torch.cat(vectors)).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    encoded = EncodedBatch(model, batch, ALONE, lambda: autocast("fp32", CPU), 0, 0, 0)
+    encoded = EncodedBatch(model, batch, SINGLE, lambda: autocast("fp32", CPU), (0, DROPOUT, 0, 0))
     torch.testing.assert_close(encoded.vectors.detach(), torch.cat(vectors).detach())
     torch.rand(5)  # whatever else draws in between
     loss_of(encoded.vectors).backward()
@@ -113,12 +108,12 @@ def test_dropout_is_the_same_when_a_part_is_encoded_again(task, tmp_path):
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-4, rtol=1e-3)
 
 
-def test_all_parts_but_the_last_are_encoded_twice(task, tmp_path, monkeypatch):
-    trainer = planted.make_trainer(task, settings("early", items_at_once=9), tmp_path, rows=40)
-    model, batch, asked = trainer.model.train(), trainer._batches()[0], []
+def test_all_parts_but_the_last_are_encoded_twice(task, monkeypatch):
+    training = planted.make_training(task, settings("early", items_at_once=9), rows=40)
+    model, batch, asked = training.model.train(), epoch_batches(training, new_state(training))[0], []
     encode = model.encode
     monkeypatch.setattr(model, "encode", lambda packed, images: asked.append(packed) or encode(packed, images))
-    encoded = EncodedBatch(model, batch, ALONE, lambda: autocast("fp32", CPU), 0, 0, 0)
+    encoded = EncodedBatch(model, batch, SINGLE, lambda: autocast("fp32", CPU), (0, DROPOUT, 0, 0))
     encoded.vectors.sum().backward()
     encoded.backward()
     of_part = [part.packed for part in batch.parts]
@@ -128,31 +123,31 @@ def test_all_parts_but_the_last_are_encoded_twice(task, tmp_path, monkeypatch):
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 17])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_shares_cover_every_item_once(n, size):
-    shares = [Team(rank, size).share(n) for rank in range(size)]
+    shares = [ProcessGroup(rank, size).share(n) for rank in range(size)]
     assert [i for share in shares for i in range(n)[share]] == list(range(n))
     assert max(s.stop - s.start for s in shares) - min(s.stop - s.start for s in shares) <= 1
 
 
 def in_processes(programs, work, argument, folder, processes=2):
-    """Run ``work(argument)`` in a team of processes that hold torch already; return what they printed and their statuses."""
-    # As torchrun does it: the one who starts them holds the place where they meet.
+    """Run ``work(argument)`` in a group of processes that hold torch already; return what they printed and their statuses."""
+    # As torchrun does it: the process that starts them holds the store where they meet.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     command, started = [f"{programs}/warm-python", warm.script(folder, work, argument)], []
     with (folder / "printed").open("w", encoding="utf-8") as printed:
         for rank in range(processes):
-            place = address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-            started.append(subprocess.Popen(command, env=os.environ | place, stderr=printed))
+            own = address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            started.append(subprocess.Popen(command, env=os.environ | own, stderr=printed))
         statuses = [one.wait(timeout=600) for one in started]
     return (folder / "printed").read_text(encoding="utf-8"), statuses
 
 
 def write_gradients(argument):
     told, out = argument
-    team = join(CPU)
+    group = join(CPU)
     for name, how in told.items():
         inputs, config, *rest = how
-        torch.save(gradients(inputs, config, out, 1, team, *rest), out / f"{name}-{team.rank}.pt")
+        torch.save(gradients(inputs, config, 1, group, *rest), out / f"{name}-{group.rank}.pt")
     leave()
 
 
@@ -163,10 +158,8 @@ def train_one(argument):
 
 def resume(argument):
     config, inputs, out = argument
-    team = join(CPU)
-    trainer = planted.make_trainer(inputs, config, out / str(team.rank), rows=40)
-    trainer.team = team
-    trainer.fit()
+    group = join(CPU)
+    planted.train(planted.make_training(inputs, config, rows=40, group=group), out / str(group.rank))
 
 
 def cases(task, decoder_task, at_once):
@@ -181,11 +174,10 @@ def cases(task, decoder_task, at_once):
 
 
 @pytest.fixture(scope="module")
-def alone(task, decoder_task, tmp_path_factory):
+def alone(task, decoder_task):
     """Return the gradients of one process that encodes each batch at once, by the case's name."""
-    folder = tmp_path_factory.mktemp("alone")
     return {
-        name: gradients(inputs, config, folder, 1, ALONE, *how)
+        name: gradients(inputs, config, 1, SINGLE, *how)
         for name, (inputs, config, *how) in cases(task, decoder_task, None).items()
     }
 
@@ -195,7 +187,7 @@ def test_processes_have_the_gradient_of_one(programs, task, decoder_task, alone,
     """The first step's gradients, not what an optimizer makes of them: AdamW would forgive a wrong scale."""
     # Two processes encode each batch at once, three in parts.
     told = cases(task, decoder_task, None if processes == 2 else 5)
-    shown, statuses = in_processes(programs, write_gradients, (told, tmp_path), tmp_path / "team", processes)
+    shown, statuses = in_processes(programs, write_gradients, (told, tmp_path), tmp_path / "group", processes)
     assert statuses == [0] * processes, shown[:6000]
     for name, expected in alone.items():
         assert len(expected) >= 2 or name == "one query"
@@ -208,13 +200,12 @@ def test_processes_have_the_gradient_of_one(programs, task, decoder_task, alone,
                 )
 
 
-def test_processes_that_would_go_on_from_different_steps_stop(programs, task, tmp_path, monkeypatch):
+def test_processes_that_would_resume_from_different_steps_stop(programs, task, tmp_path, monkeypatch):
     planted.save_always(monkeypatch)
     config = settings("text", epochs=1, batch_size=20)
-    done = planted.make_trainer(task, config, tmp_path / "0", rows=40)
-    done.fit()
+    planted.train(planted.make_training(task, config, rows=40), tmp_path / "0")
     assert list((tmp_path / "0").rglob("*.pt")) and not (tmp_path / "1").exists()
-    shown, statuses = in_processes(programs, resume, (config, task, tmp_path), tmp_path / "team")
+    shown, statuses = in_processes(programs, resume, (config, task, tmp_path), tmp_path / "group")
     assert (
         0 not in statuses and "do not agree on the step to go on from" in shown and "2, 0, process by process" in shown
     )
@@ -224,10 +215,10 @@ def test_two_processes_train_what_one_trains(programs, task, tmp_path):
     """Mined batches, centroids, an image projection; one file is written, by the first process."""
     config = settings("early", epochs=2, batch_size=24)
     train("planted", "run", 0, config, Propensity(), task, tmp_path / "one" / "model", CPU)
-    shown, statuses = in_processes(programs, train_one, (config, task, tmp_path / "two" / "model"), tmp_path / "team")
+    shown, statuses = in_processes(programs, train_one, (config, task, tmp_path / "two" / "model"), tmp_path / "group")
     assert statuses == [0, 0], shown[:6000]
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
-    untrained = planted.make_trainer(task, config, tmp_path).model.state_dict()
+    untrained = planted.make_training(task, config).model.state_dict()
     moved = 0.0
     for name, tensor in one.items():
         if tensor.dtype == torch.float32:

@@ -22,22 +22,22 @@ def learn(task, folder, seed=0, **changes):
         training={"epochs": 8, "batch_size": 32},
         **{"encoder": {"dropout": 0.0}, **changes},
     )
-    trainer = planted.make_trainer(task, config, folder, seed=seed)
-    trainer.fit()
-    assert trainer.total_steps == STEPS
+    training = planted.make_training(task, config, seed=seed)
+    planted.train(training, folder)
+    assert training.total_steps == STEPS
     data = open_inputs(task, config, seed)
 
     def encode(split):
         return encode_items(
-            trainer.model, data.tokens[split], data.images[split], data.gather,
-            lambda: autocast("fp32", trainer.device), prompt=data.prompts[split],
+            training.model, data.tokens[split], data.images[split], data.gather,
+            lambda: autocast("fp32", training.device), prompt=data.prompts[split],
         )  # fmt: skip
 
     queries, labels = F.normalize(encode("test"), dim=1), encode("label")
     truth = data.corpus.labels("test")
     scores = {"u": precision_at_1(queries, F.normalize(labels, dim=1), truth)}
     if config.has_prototypes:
-        scores["z"] = precision_at_1(queries, all_prototypes(trainer.model, labels), truth)
+        scores["z"] = precision_at_1(queries, all_prototypes(training.model, labels), truth)
     return scores
 
 

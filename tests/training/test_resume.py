@@ -43,14 +43,27 @@ def config(precision="fp32", **training):
 
 
 def kill_at(count):
-    """Return a callback that raises when it is called for the ``count``-th time (from 0)."""
+    """Return a function that raises when it is called for the ``count``-th time (from 0)."""
     calls = iter(range(10**6))
 
-    def callback(*_):
+    def hook(*_):
         if next(calls) == count:
             raise Killed
 
-    return callback
+    return hook
+
+
+def trained(task, settings, folder, **hooks):
+    """Train to the end, from the checkpoint if there is one; return the model's bytes and the history."""
+    training = planted.make_training(task, settings, rows=ROWS)
+    state = planted.train(training, folder, **hooks)
+    return planted.weights_of(training, folder), without_times(state.history)
+
+
+def killed(task, settings, folder, identity="one identity", **hooks):
+    """Train until a hook kills."""
+    with pytest.raises(Killed):
+        planted.train(planted.make_training(task, settings, rows=ROWS), folder, identity, **hooks)
 
 
 def without_times(history):
@@ -63,9 +76,7 @@ def whole(task, tmp_path_factory):
 
     @cache
     def run(precision):
-        folder = tmp_path_factory.mktemp("whole")
-        trainer = planted.make_trainer(task, config(precision), folder, rows=ROWS)
-        return planted.weights_of(trainer, folder), without_times(trainer.history)
+        return trained(task, config(precision), tmp_path_factory.mktemp("whole"))
 
     return run
 
@@ -76,61 +87,51 @@ def whole(task, tmp_path_factory):
 )
 def test_killed_at_a_step(whole, task, tmp_path, precision, steps):
     settings = config(precision, **ALWAYS)
-    with pytest.raises(Killed):
-        planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=kill_at(steps)).fit()
+    killed(task, settings, tmp_path, step=kill_at(steps))
     assert (tmp_path / "checkpoint" / NAME).exists() == (steps > 0)
     taken = []
-    trainer = planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=lambda n, loss: taken.append(n))
     torch.rand(3)  # whatever else drew random numbers before
-    assert (planted.weights_of(trainer, tmp_path), without_times(trainer.history)) == whole(precision)
+    assert trained(task, settings, tmp_path, step=lambda n, loss: taken.append(n)) == whole(precision)
     assert len(taken) == 15 - steps, "steps done before the kill are not done again"
 
 
 def test_killed_again_and_again(whole, task, tmp_path):
     settings = config(**ALWAYS)
     for steps in (3, 2, 6):
-        with pytest.raises(Killed):
-            planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=kill_at(steps)).fit()
-    assert planted.weights_of(planted.make_trainer(task, settings, tmp_path, rows=ROWS), tmp_path) == whole("fp32")[0]
+        killed(task, settings, tmp_path, step=kill_at(steps))
+    assert trained(task, settings, tmp_path) == whole("fp32")
 
 
 @pytest.mark.parametrize("epochs", [0, 2])
 def test_killed_after_an_epochs_last_step_before_its_checkpoint(whole, task, tmp_path, epochs):
     """Steps, sums and vectors of the whole epoch stand in the step's checkpoint; its end is done again."""
     settings = config(**ALWAYS)
-    with pytest.raises(Killed):
-        planted.make_trainer(task, settings, tmp_path, rows=ROWS, log=kill_at(epochs)).fit()
-    trainer = planted.make_trainer(task, settings, tmp_path, rows=ROWS)
-    assert (planted.weights_of(trainer, tmp_path), without_times(trainer.history)) == whole("fp32")
+    killed(task, settings, tmp_path, epoch=kill_at(epochs))
+    assert trained(task, settings, tmp_path) == whole("fp32")
 
 
 def test_only_the_ends_of_epochs_saved(whole, task, tmp_path):
     settings = config()
-    with pytest.raises(Killed):
-        planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=kill_at(8)).fit()
+    killed(task, settings, tmp_path, step=kill_at(8))
     taken = []
-    trainer = planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=lambda n, loss: taken.append(n))
-    assert planted.weights_of(trainer, tmp_path) == whole("fp32")[0]
+    assert trained(task, settings, tmp_path, step=lambda n, loss: taken.append(n)) == whole("fp32")
     assert len(taken) == 10
 
 
 def test_a_finished_run_trains_no_further(task, tmp_path):
     settings = config(**ALWAYS)
-    first = planted.weights_of(planted.make_trainer(task, settings, tmp_path, rows=ROWS), tmp_path)
-    again = planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=kill_at(0))
-    assert planted.weights_of(again, tmp_path) == first
+    first = trained(task, settings, tmp_path)
+    assert trained(task, settings, tmp_path, step=kill_at(0)) == first
 
 
 def test_frozen_encoder_with_stored_vectors(task, tmp_path):
     settings = planted.make_config(
         modality="text", encoder={"train": "frozen"}, training={"epochs": 2, "batch_size": BATCH, **ALWAYS}
     )
-    trainer = planted.make_trainer(task, settings, tmp_path / "a", rows=ROWS)
-    expected = planted.weights_of(trainer, tmp_path / "a")
-    assert trainer.stored_only
-    with pytest.raises(Killed):
-        planted.make_trainer(task, settings, tmp_path / "b", rows=ROWS, progress=kill_at(7)).fit()
-    assert planted.weights_of(planted.make_trainer(task, settings, tmp_path / "b", rows=ROWS), tmp_path) == expected
+    assert planted.make_training(task, settings, rows=ROWS).stored_only
+    expected = trained(task, settings, tmp_path / "a")
+    killed(task, settings, tmp_path / "b", step=kill_at(7))
+    assert trained(task, settings, tmp_path / "b") == expected
 
 
 @pytest.mark.parametrize(
@@ -148,21 +149,18 @@ def test_frozen_encoder_with_stored_vectors(task, tmp_path):
 def test_every_kind_of_run_resumes_to_the_same_bytes(request, tmp_path, which, changes):
     given = request.getfixturevalue(which)
     settings = planted.make_config(**changes, training={"epochs": 2, "batch_size": BATCH, **ALWAYS})
-    expected = planted.weights_of(planted.make_trainer(given, settings, tmp_path / "a", rows=ROWS), tmp_path / "a")
+    expected = trained(given, settings, tmp_path / "a")
     for steps in (2, 4):
-        with pytest.raises(Killed):
-            planted.make_trainer(given, settings, tmp_path / "b", rows=ROWS, progress=kill_at(steps)).fit()
-    assert planted.weights_of(planted.make_trainer(given, settings, tmp_path / "b", rows=ROWS), tmp_path) == expected
+        killed(given, settings, tmp_path / "b", step=kill_at(steps))
+    assert trained(given, settings, tmp_path / "b") == expected
 
 
 def test_a_checkpoint_of_something_else_is_not_resumed(task, tmp_path):
     settings = config(**ALWAYS)
-    with pytest.raises(Killed):
-        planted.make_trainer(task, settings, tmp_path, rows=ROWS, identity="another", progress=kill_at(7)).fit()
+    killed(task, settings, tmp_path, identity="another", step=kill_at(7))
     taken = []
-    trainer = planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=lambda n, loss: taken.append(n))
-    fresh = planted.weights_of(planted.make_trainer(task, settings, tmp_path / "x", rows=ROWS), tmp_path / "x")
-    assert planted.weights_of(trainer, tmp_path) == fresh
+    fresh = trained(task, settings, tmp_path / "x")
+    assert trained(task, settings, tmp_path, step=lambda n, loss: taken.append(n)) == fresh
     assert len(taken) == 15
 
 
@@ -186,13 +184,12 @@ def test_identity_names_all_that_leads_to_the_weights(task, monkeypatch):
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "other"])
 def test_a_damaged_checkpoint_is_one_clear_error(task, tmp_path, damage):
     settings = config(**ALWAYS)
-    with pytest.raises(Killed):
-        planted.make_trainer(task, settings, tmp_path, rows=ROWS, progress=kill_at(3)).fit()
+    killed(task, settings, tmp_path, step=kill_at(3))
     path = tmp_path / "checkpoint" / NAME
     data = path.read_bytes()
     path.write_bytes({"cut": data[: len(data) // 2], "noise": b"no checkpoint", "empty": b"", "other": b"PK"}[damage])
     with pytest.raises(VixmlError, match="checkpoint cannot be read") as caught:
-        planted.make_trainer(task, settings, tmp_path, rows=ROWS).fit()
+        trained(task, settings, tmp_path)
     assert caught.value.where == path and "delete" in caught.value.hint
 
 
@@ -229,13 +226,14 @@ def test_kill_9_while_a_checkpoint_is_written(programs, task, tmp_path):
 
 
 def test_a_published_model_is_read_back(task, tmp_path):
-    trainer = planted.make_trainer(task, config(), tmp_path, rows=ROWS)
-    planted.weights_of(trainer, tmp_path)
-    other = planted.make_trainer(task, config(), tmp_path / "other", seed=9, rows=ROWS).model
+    training = planted.make_training(task, config(), rows=ROWS)
+    planted.train(training, tmp_path)
+    planted.weights_of(training, tmp_path)
+    other = planted.make_training(task, config(), seed=9, rows=ROWS).model
     load_model(tmp_path, other)
-    for (name, a), (_, b) in zip(trainer.model.state_dict().items(), other.state_dict().items(), strict=True):
+    for (name, a), (_, b) in zip(training.model.state_dict().items(), other.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
-    text = planted.make_trainer(task, planted.make_config(modality="text"), tmp_path / "text", rows=ROWS).model
+    text = planted.make_training(task, planted.make_config(modality="text"), rows=ROWS).model
     with pytest.raises(VixmlError, match="belong to another model") as caught:
         load_model(tmp_path, text)
     assert "projection" in str(caught.value.where)

@@ -13,7 +13,9 @@ def trained(task, folder, seed=0, held=16, rows=40, **training):
         mining={"start": 1, "update": 1, "size": 8, "double_at": []},
         training={"epochs": 2, "batch_size": 16, **training},
     )
-    return planted.weights_of(planted.make_trainer(task, config, folder, seed=seed, held=held, rows=rows), folder)
+    training = planted.make_training(task, config, seed=seed, held=held, rows=rows)
+    planted.train(training, folder)
+    return planted.weights_of(training, folder)
 
 
 @pytest.fixture(scope="module")

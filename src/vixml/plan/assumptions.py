@@ -1,4 +1,4 @@
-"""What a predicted cost rests on that no configuration says: speeds of machines, lengths of texts, pictures (docs/cost.md).
+"""Assumptions of predicted costs that no configuration gives: speeds of machines, lengths of texts, images (docs/cost.md).
 
 The one place for such numbers, each with its source. What is assumed and not measured says so.
 """
@@ -16,7 +16,7 @@ class Hardware:
     """One machine and what it sustains, in floating point operations a second.
 
     Attributes:
-        name: in a reader's words.
+        name: as printed.
         unit: what its hours are called.
         encoder: training and encoding with a bidirectional language model.
         decoder: with a causal one.

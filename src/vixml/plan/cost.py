@@ -1,4 +1,4 @@
-"""What a run costs before anybody runs it: operations and bytes, and hours at a stated speed (docs/cost.md). No torch."""
+"""Cost of a run before anybody runs it: operations and bytes, and hours at a stated speed (docs/cost.md). No torch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE, TEXTS, UNKNOWN, VISION, WATCHED, Hardware
 from vixml.plan.shapes import Item, Shape, clustering_flop, items_of, layer_weights, shape_of
 
-# --- What one run asks of a machine, counted from its configuration: operations, memory, files (docs/cost.md). No
-# torch.
+# --- One run, counted from its configuration: operations, memory, files.
 
 
 TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
@@ -371,7 +370,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Missing:
-    """What was not run would cost: by table, and for all tables together (what they share counts once)."""
+    """Cost of what was not run: by table, and for all tables together (what they share counts once)."""
 
     by_table: dict[str, Cost]
     total: Cost
@@ -508,7 +507,7 @@ class Prediction:
     Attributes:
         flop: floating point operations.
         hours: at ``speed``.
-        speed: in words.
+        speed: as printed.
         bound: whether every text was counted at full length, so that the operations are an upper bound.
         note: what is not in it.
 
@@ -591,7 +590,7 @@ LEAST_MB, LEAST_MINUTES = 4000, 60
 
 @dataclass(frozen=True)
 class Needs:
-    """What to ask for.
+    """Memory and time to request.
 
     Attributes:
         mem_mb: main memory, in 10^6 bytes; without a GPU it holds what would lie on one, too.
@@ -603,7 +602,7 @@ class Needs:
 
 
 # Where nothing can be counted, for example with a data set whose entry gives no sizes.
-UNKNOWN_needs: dict[Stage, Needs] = {
+DEFAULT_NEEDS: dict[Stage, Needs] = {
     "train": Needs(16000, 2880),
     "index": Needs(16000, 480),
     "predict": Needs(16000, 240),
@@ -632,7 +631,7 @@ def needs(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: b
     try:
         cost = COSTS[stage](Job.of(world, dataset, config), hardware)
     except VixmlError:
-        found = UNKNOWN_needs[stage]
+        found = DEFAULT_NEEDS[stage]
         return Needs(found.mem_mb * attempt, found.minutes * attempt)
     memory = cost.host_memory_bytes + (0.0 if gpu else cost.gpu_memory_bytes)
     mem_mb = max(LEAST_MB, math.ceil(MEMORY_MARGIN * memory / 1e9) * 1000)

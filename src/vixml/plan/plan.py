@@ -1,4 +1,4 @@
-"""What a whole configuration costs before anything runs: by dataset, by table, and which tables a budget buys. No torch.
+"""Cost of a whole configuration before anything runs: by dataset, by table, and which tables a budget buys. No torch.
 
 A plan is a set of parts, each with its cost: a model, a dataset's tokens and pictures, a training with its index, a search.
 Runs share parts, tables share runs; whatever is asked for, a part counts once.
@@ -38,7 +38,7 @@ BASE = Path("config/config.yaml")
 
 @dataclass(frozen=True)
 class Group:
-    """What is asked for together: a dataset's runs, or a table's.
+    """Runs that belong together: a dataset's, or a table's.
 
     Attributes:
         name: as printed.

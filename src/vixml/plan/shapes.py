@@ -130,8 +130,8 @@ class Item:
 
     Attributes:
         text: tokens of its text.
-        own: places of its sequence that are computed for it alone.
-        seen: places that attention looks at: those, and the words in front, which a decoder computes once a batch.
+        own: positions of its sequence that are computed for it alone.
+        seen: positions that attention looks at: those, and the tokens in front, which a decoder computes once per batch.
         images: its pictures.
     """
 
@@ -162,15 +162,15 @@ def items_of(name: str, entry: Dataset, config: RunConfig, causal: bool) -> tupl
         if config.uses_images:
             most = config.images.per_item * entry.facts.get(share, 100.0) / 100
             pictures = most if images is None else min(images, most)
-        leading, words = _words(template, causal)
+        leading, in_template = _template_tokens(template, causal)
         inside = pictures if config.images.fusion == "early" else 0.0
-        own = text + inside + words - leading
+        own = text + inside + in_template - leading
         found.append(Item(text, own, own + leading, pictures))
     return found[0], found[1]
 
 
-def _words(template: str, causal: bool) -> tuple[int, int]:
-    """Return how many tokens stand in front of every sequence, and how many beside text and images in all.
+def _template_tokens(template: str, causal: bool) -> tuple[int, int]:
+    """Return how many tokens a template puts in front of every sequence, and how many it adds in all.
 
     A word or a mark counts as one token, and so does `{eos}`.
     """

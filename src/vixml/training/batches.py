@@ -1,4 +1,4 @@
-"""Which queries and labels meet in a batch: a pure function of seed, epoch and position.
+"""Batches of queries and labels: a pure function of seed, epoch and position.
 
 Nothing here keeps state, so the same batches come out with any number of workers and after any interruption.
 """
@@ -17,18 +17,20 @@ from vixml.models.packing import MULTIPLE, Packed, pack, pinned
 from vixml.models.prompt import PLAIN, Prompt
 from vixml.ragged import Ragged
 from vixml.runtime import DRAW, ORDER, POSITIVE, generator
-from vixml.training.distributed import ALONE, Team
+from vixml.training.distributed import SINGLE, ProcessGroup
+
+Gather = Callable[[np.ndarray], np.ndarray]  # image rows -> (n_images, image_dim) float16 vectors
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What training reads.
+    """Queries, labels and their truth, as training reads them.
 
     Attributes:
         query_tokens: (n_train rows) text tokens.
         label_tokens: (n_labels rows) text tokens.
-        query_images: bank rows of each query, or None.
-        label_images: bank rows of each label, or None.
+        query_images: rows of image embeddings of each query, or None.
+        label_images: rows of image embeddings of each label, or None.
         truth: (n_train rows) label ids of each query, ascending.
         rows: (n,) int64, the training queries in use (validation rows are left out).
         weights: (n_labels,) float64, chance of drawing a label relative to the query's other labels.
@@ -50,7 +52,7 @@ class Part:
     """Items of a batch that go through the encoder together.
 
     Attributes:
-        first: place of the first item among the batch's items, queries then labels.
+        first: position of the first item among the batch's items, queries then labels.
         packed: the items as one stream.
         images: (n_images, image_dim) float16 vectors of ``packed.image_rows``, or None.
     """
@@ -74,9 +76,9 @@ class Batch:
         queries: (n,) int64 rows of train.
         labels: (m,) int64 label ids, ascending; with ``training.label_copies: kept`` one per query, copies side by side.
         parts: this process's share of the items, queries first, then labels; none in training on stored vectors.
-        pairs: (n_pairs, 2) int64, every (query, label) of the batch that is in the truth, as places in the batch.
+        pairs: (n_pairs, 2) int64, every (query, label) of the batch that is in the truth, as positions in the batch.
         drawn_label: (3, n) int64, each query's drawn positive in L(q,u), L(q,z) and R, as positions in ``labels``.
-        drawn_query: (m,) int64, each label's drawn positive, a place in ``queries``.
+        drawn_query: (m,) int64, each label's drawn positive, as a position in ``queries``.
         has_images: whether any of its items has an image, in whichever process's share.
     """
 
@@ -132,10 +134,10 @@ def draw_positives(truth: Ragged, rows: np.ndarray, weights: np.ndarray, seed: i
     low, high = share[truth.offsets[rows]], share[truth.offsets[rows + 1]]
     # One number per query of the data set, so that a query's draw does not depend on which others are in use.
     uniform = generator(seed, POSITIVE, epoch).random(len(truth))[rows]
-    place = np.searchsorted(share, low + uniform * (high - low), side="right") - 1
-    place = np.clip(place, truth.offsets[rows], truth.offsets[rows + 1] - 1)
+    position = np.searchsorted(share, low + uniform * (high - low), side="right") - 1
+    position = np.clip(position, truth.offsets[rows], truth.offsets[rows + 1] - 1)
     drawn = np.full(len(truth), -1, dtype=np.int64)
-    drawn[rows] = truth.values[place]
+    drawn[rows] = truth.values[position]
     return drawn
 
 
@@ -150,7 +152,7 @@ class EpochBatches(Dataset):
         seed: of the run.
         epoch: from 0.
         gather: image rows -> (n_images, image_dim) float16 vectors; needed with images.
-        team: the processes that share each batch.
+        group: the processes that share each batch.
         with_text: False leaves the parts out (training on stored vectors).
     """
 
@@ -162,12 +164,12 @@ class EpochBatches(Dataset):
         positives: np.ndarray,
         seed: int,
         epoch: int,
-        gather: Callable[[np.ndarray], np.ndarray] | None = None,
-        team: Team = ALONE,
+        gather: Gather | None = None,
+        group: ProcessGroup = SINGLE,
         with_text: bool = True,
     ) -> None:
         self.data, self.config, self.order, self.positives = data, config, order, positives
-        self.seed, self.epoch, self.gather, self.team, self.with_text = seed, epoch, gather, team, with_text
+        self.seed, self.epoch, self.gather, self.group, self.with_text = seed, epoch, gather, group, with_text
         self.batch_size = config.training.batch_size
 
     def __len__(self) -> int:
@@ -209,7 +211,7 @@ class EpochBatches(Dataset):
 
     def _parts(self, queries: np.ndarray, labels: np.ndarray) -> Iterator[Part]:
         data = self.data
-        own = self.team.share(len(queries) + len(labels))
+        own = self.group.share(len(queries) + len(labels))
         size = self.config.training.items_at_once or max(own.stop - own.start, 1)
         for first in range(own.start, own.stop, size):
             items = slice(first, min(first + size, own.stop))

@@ -19,8 +19,8 @@ NAME = "state.pt"
 class SaveClock:
     """Says when a checkpoint is due, so that saving stays within one part in a hundred of training time.
 
-    None is due before training has gone on for a hundred times as long as the last one took to write. From then on one is due
-    at an epoch's end, the better place to go on from, and inside an epoch once ``minutes`` have passed as well.
+    None is due before training has run a hundred times as long as the last one took to write. From then on one is due
+    at an epoch's end, the better place to resume from, and inside an epoch once ``minutes`` have passed as well.
 
     Args:
         minutes: between checkpoints inside an epoch, at least.
@@ -55,17 +55,12 @@ def save_checkpoint(folder: Path | str, identity: str, state: dict[str, Any]) ->
         identity: digest of the resolved config and the inputs; a checkpoint of anything else is not resumed.
         state: tensors, numbers, strings, lists and dictionaries of them.
     """
-    payload = {
-        "format": FORMAT,
-        "identity": identity,
-        **state,
-    }
     with atomic_path(Path(folder) / NAME) as temporary:
-        torch.save(payload, temporary)
+        torch.save({"format": FORMAT, "identity": identity, **state}, temporary)
 
 
 def load_checkpoint(folder: Path | str, identity: str) -> dict[str, Any] | None:
-    """Read the running state. Random numbers are no part of it: those of a step follow from its place.
+    """Read the running state. Random numbers are no part of it: those of a step follow from its position.
 
     Returns:
         The state, or None if there is none or it belongs to another config or other inputs (then training starts
@@ -88,6 +83,4 @@ def load_checkpoint(folder: Path | str, identity: str) -> dict[str, Any] | None:
             found=f"{type(error).__name__}: {error}".splitlines()[0][:120],
             hint=f"delete {Path(folder)} and run again; training then starts from the beginning",
         ) from error
-    if not known:
-        return None
-    return state
+    return state if known else None

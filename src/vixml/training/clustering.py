@@ -4,10 +4,10 @@ A group of ``n`` points that must become ``g`` groups is cut into shares proport
 points are ranked by how much nearer they are to one centre than to the other and the ranking is cut at the share, so sizes
 differ by at most one however the points lie.
 
-What it costs: ``log2(groups)`` levels of six steps, or up to 24 while groups are large, and a step reads every vector twice,
-once to rank and once for the means. Arithmetic is small beside that, so the limit is memory: 50,000 x 384 in groups of 16 are
-12 levels, up to 11 GFLOP and 22 GB. Hence vectors are laid out anew, side by side with their group, once a level; no table of each point's centre is made; a group
-whose halves no longer change is left alone; and threads share the points out, not the groups.
+Cost: ``log2(groups)`` levels of six steps, or up to 24 while groups are large, and a step reads every vector twice, once to
+rank and once for the means. Arithmetic is small beside that, so the limit is memory: 50,000 x 384 in groups of 16 are 12
+levels, up to 11 GFLOP and 22 GB. Hence vectors are copied once per level, so that those of a group lie side by side; no table
+of each point's centre is made; a group whose halves no longer change is left alone; and threads share points, not groups.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from vixml.runtime import one_thread_each, share_out
 # --- Cut groups of vectors in two by 2-means, all groups of a level at once.
 
 
-ITERATIONS = 6  # Lloyd steps a level; the objective of a small group hardly moves after four
+ITERATIONS = 6  # Lloyd steps per level; the objective of a small group hardly moves after four
 # A large group settles later: it may take more, until fewer than one in a thousand points change sides. PICTO's 4,524 training
 # queries lie below, so that its groups stay those which its results were made with.
 LARGE, MORE, SETTLED = 4600, 24, 1000
-# Values of a block of gathered vectors. On a processor it stays in the cache beside its centres.
+# Values in a block of gathered vectors. On a processor it stays in the cache beside its centres.
 BLOCK = {"cpu": 1 << 16, "cuda": 1 << 26}
 WIDE = 256  # groups from this size on are ranked one by one, so that their centre need not be copied for each point
 PIECE = 1024  # rows that are added up one after the other; the sums of pieces are added up after that
@@ -55,10 +55,10 @@ def cut_in_two(
         pool: threads to share the ranking on a processor; None: none.
 
     Returns:
-        (n,) int64: the row that comes to each place.
+        (n,) int64: the row that comes to each position.
     """
     device = vectors.device
-    # One line a group; lines of shorter groups end in rows that are not theirs.
+    # One line per group; lines of shorter groups end in rows that are not theirs.
     rank = torch.arange(int(sizes.max()), device=device)
     starts_t, sizes_t, cut_t = (torch.from_numpy(values).to(device)[:, None] for values in (starts, sizes, cut))
     own, rows = rank < sizes_t, starts_t + rank
@@ -85,13 +85,13 @@ def cut_in_two(
             a, b = (_unit_means(vectors, now_rows, half, pool) for half in (now_left, now_own & ~now_left))
             apart = a - b
     order = torch.arange(len(vectors), device=device)
-    for half, place in ((in_left, rank < cut_t), (own & ~in_left, own & (rank >= cut_t))):
-        order[rows[place]] = rows[half]
+    for half, target in ((in_left, rank < cut_t), (own & ~in_left, own & (rank >= cut_t))):
+        order[rows[target]] = rows[half]
     return order
 
 
 def _first(lean: Tensor, own: Tensor, rank: Tensor, cut: Tensor) -> Tensor:
-    """Return where the ``cut`` largest values of each row stand, ties by rank: (g, m) bool."""
+    """Return where the ``cut`` largest values of each row are, ties by rank: (g, m) bool."""
     # One integer that holds the value, largest first, then the rank: no two are equal, so any way of sorting does.
     bits = lean.view(torch.int32).long()
     keys = (torch.where(bits >= 0, -bits, bits & 0x7FFFFFFF) << 31) + rank
@@ -153,7 +153,7 @@ def _lean_of_blocks(
     lean: np.ndarray,
     blocks: list[tuple[int, int, np.ndarray | int]],
 ) -> None:
-    # Used again and again: fresh memory costs more than what is written to it.
+    # Reuse the buffer: allocating is slower than filling it.
     held = np.empty((2, max((end - start for start, end, _ in blocks), default=0), vectors.shape[1]), dtype=np.float32)
     for start, end, group in blocks:
         first, last = int(rows[start]), int(rows[end - 1])
@@ -221,10 +221,10 @@ def in_order(vectors: Tensor, order: Tensor, out: Tensor, pool: Executor | None 
 
 @dataclass(frozen=True)
 class Level:
-    """How the groups of a level are split: known before any vector is seen.
+    """Split of a level's groups, known before any vector is read.
 
     Attributes:
-        starts: (g + 1,) int64, group ``i`` holds the places ``starts[i]`` to ``starts[i + 1]``.
+        starts: (g + 1,) int64, group ``i`` holds the positions ``starts[i]`` to ``starts[i + 1]``.
         shares: (g,) int64, the groups that each must become.
         cut: (g,) int64, how many of its points go left.
         first, second: (g,) int64, the members that are its first centres, two different ones.
@@ -254,15 +254,14 @@ def balanced_groups(vectors: Tensor, n_groups: int, seed: int) -> np.ndarray:
         return np.arange(n, dtype=np.int64)
     vectors = vectors.detach().float().contiguous()
     levels, starts = _levels(n, n_groups, np.random.default_rng(seed))
-    order = torch.arange(
-        n, device=vectors.device
-    )  # points, those of a group side by side, like ``vectors`` from here on
-    # Two buffers take turns: fresh memory costs more than what is written to it.
+    # Points, those of a group side by side, like ``vectors`` from here on.
+    order = torch.arange(n, device=vectors.device)
+    # Two buffers take turns: allocating is slower than filling.
     buffers = [torch.empty_like(vectors) for _ in levels[:2]]
     with one_thread_each() if vectors.device.type == "cpu" else nullcontext() as pool:
-        for place, level in enumerate(levels):
+        for depth, level in enumerate(levels):
             moved = _split(vectors, level, pool)
-            vectors, order = in_order(vectors, moved, buffers[place % 2], pool), order[moved]
+            vectors, order = in_order(vectors, moved, buffers[depth % 2], pool), order[moved]
     groups = np.empty(n, dtype=np.int64)
     groups[order.cpu().numpy()] = np.repeat(np.arange(n_groups), np.diff(starts))
     return groups
@@ -282,7 +281,7 @@ def _levels(n: int, n_groups: int, rng: np.random.Generator) -> tuple[list[Level
         levels.append(Level(starts, shares, cut, first, second))
         sizes = np.stack([cut, sizes - cut], axis=1).reshape(-1)
         shares = np.stack([left, shares - left], axis=1).reshape(-1)
-        # A group with a share of one goes on as its right half.
+        # A group with a share of one continues as its right half.
         starts, shares = np.concatenate([[0], np.cumsum(sizes[shares > 0])]), shares[shares > 0]
     return levels, starts
 

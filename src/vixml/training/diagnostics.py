@@ -1,4 +1,4 @@
-"""What tells early whether a run learns: similarity of vectors, norms, and P@1 on held-out training queries.
+"""Early signs of whether a run learns: similarity of vectors, norms, and P@1 on held-out training queries.
 
 The loss has a collapsed state: with all similarities equal it is ``3 * 0.1 + 0.1 * 0.2 = 0.32`` (0.31 where R is the mean
 of its halves) and its gradient through the normalisation vanishes. Test data is never looked at here.
@@ -20,13 +20,13 @@ from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 
 COSINE_COLLAPSED = 0.99
-# Labels looked at where no query is held out: enough for a mean, and a data set of a million need not be encoded each epoch.
+# Labels encoded where no query is held out: enough for a mean, and a million labels need not be encoded each epoch.
 WATCHED = 4096
-PRODUCTS = 1 << 26  # of queries and labels that are held at once
+PRODUCTS = 1 << 26  # of queries and labels, in memory at a time
 
 
 def watched(n_labels: int, n_held_out: int) -> np.ndarray:
-    """Return the labels that an epoch's diagnostics look at, ascending: all of them if queries are to be ranked among them.
+    """Return the labels that an epoch's diagnostics encode, ascending: all of them if queries are ranked among them.
 
     Example:
         >>> len(watched(10_000, 5)), len(watched(10_000, 0)), watched(9000, 0)[[0, -1]].tolist()
@@ -102,7 +102,7 @@ def collapsed_loss(config: Loss, prime: bool) -> float:
 
 
 def is_collapsed(loss: float, cosine_queries: float, cosine_prototypes: float, config: Loss, prime: bool) -> bool:
-    """Return whether the run sits in the collapsed state: its loss, and nearly parallel vectors."""
+    """Return whether the run is in the collapsed state: its loss, and nearly parallel vectors."""
     near = abs(loss - collapsed_loss(config, prime)) < 0.02
     parallel = cosine_queries > COSINE_COLLAPSED and cosine_prototypes > COSINE_COLLAPSED
     return near and parallel
@@ -174,7 +174,7 @@ def evaluate(
 
     Args:
         model: the Siamese model.
-        labels: (n,) int64, those looked at (:func:`watched`).
+        labels: (n,) int64, those of :func:`watched`.
         label_u: (n, dim) float32, their text vectors, not normalised.
         label_z: (n, dim) float32, their prototypes, or None.
         validation: (n_val, dim) float32 unit rows, held-out training queries (may be empty).
@@ -190,8 +190,8 @@ def evaluate(
     report = {"cosine_queries": mean_cosine(train), "cosine_u": mean_cosine(unit_u)}
     if label_z is not None:
         report["cosine_prototypes"] = mean_cosine(label_z)
-        places = torch.from_numpy(labels).to(model.cluster.device)
-        report |= prototype_inputs(model, label_u, places) if model.has_centroids else {}
+        on_device = torch.from_numpy(labels).to(model.cluster.device)
+        report |= prototype_inputs(model, label_u, on_device) if model.has_centroids else {}
     if len(validation):
         report["P@1/u"] = precision_at_1(validation, unit_u, validation_truth)
         if label_z is not None:

@@ -24,11 +24,11 @@ from vixml.errors import VixmlError
 
 
 @dataclass(frozen=True)
-class Team:
-    """This process among those that train a run together.
+class ProcessGroup:
+    """This process among those that train a run together; rank 0 writes files and speaks to the user.
 
     Attributes:
-        rank: from 0; the first one writes the files.
+        rank: from 0.
         size: how many there are.
         device: where vectors must lie to be sent.
     """
@@ -36,11 +36,6 @@ class Team:
     rank: int = 0
     size: int = 1
     device: torch.device | None = None
-
-    @property
-    def leads(self) -> bool:
-        """Return whether this process writes files and speaks to the user."""
-        return self.rank == 0
 
     def share(self, n: int) -> slice:
         """Return which of ``n`` items this process encodes; shares differ by one at most."""
@@ -59,7 +54,7 @@ class Team:
         own = own.detach()
         if self.size == 1:
             return own
-        sizes = [s.stop - s.start for s in (Team(rank, self.size).share(n) for rank in range(self.size))]
+        sizes = [s.stop - s.start for s in (ProcessGroup(rank, self.size).share(n) for rank in range(self.size))]
         # Collectives want equal shapes: the shorter shares are filled up.
         filled = torch.zeros(max(sizes), *own.shape[1:], dtype=own.dtype, device=self.device)
         filled[: len(own)] = own
@@ -80,11 +75,11 @@ class Team:
         own = torch.tensor([number], device=self.device)
         found = [torch.empty_like(own) for _ in range(self.size)]
         distributed.all_gather(found, own)
-        told = [int(one) for one in found]
-        if len(set(told)) > 1:
+        numbers = [int(one) for one in found]
+        if len(set(numbers)) > 1:
             raise VixmlError(
                 f"the processes of a training do not agree on {what}",
-                found=f"{', '.join(map(str, told))}, process by process",
+                found=f"{', '.join(map(str, numbers))}, process by process",
                 hint="all of them must see the same folders, so these must lie on a disk that every node has",
             )
 
@@ -120,14 +115,14 @@ class Team:
             one.wait()
 
 
-ALONE = Team()
+SINGLE = ProcessGroup()
 # What NCCL and gloo say where the other end of a connection is gone.
 _GONE = re.compile(r"connection (closed|reset|refused)|broken pipe|NCCL|gloo|process group|recvValue|TCPStore", re.I)
 
 
 @contextmanager
-def all_of(team: Team) -> Iterator[None]:
-    """Turn what a process meets when another one of its team ended into one error: the other's own says why.
+def lost_processes(group: ProcessGroup) -> Iterator[None]:
+    """Turn the errors that a process meets when another one has ended into one error: the other's own says why.
 
     Raises:
         VixmlError: another process is gone.
@@ -135,30 +130,30 @@ def all_of(team: Team) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if team.size == 1 or not _GONE.search(str(error)):
+        if group.size == 1 or not _GONE.search(str(error)):
             raise
         raise VixmlError(
             "another process of this training ended",
-            where=f"process {team.rank + 1} of {team.size}",
+            where=f"process {group.rank + 1} of {group.size}",
             found=str(error).splitlines()[0][:200],
             hint="its own message says why; the same command resumes from the checkpoint",
         ) from error
 
 
-def join(device: torch.device) -> Team:
-    """Join the processes that ``torchrun`` started, or return :data:`ALONE` where it did not start this one."""
+def join(device: torch.device) -> ProcessGroup:
+    """Join the processes that ``torchrun`` started, or return :data:`SINGLE` where it did not start this one."""
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) < 2:
-        return ALONE
+        return SINGLE
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         device = torch.device("cuda", torch.cuda.current_device())
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Team(distributed.get_rank(), distributed.get_world_size(), device)
+    return ProcessGroup(distributed.get_rank(), distributed.get_world_size(), device)
 
 
 def leave() -> None:
-    """Wait for the others and part."""
+    """Wait for the other processes and leave their group."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()

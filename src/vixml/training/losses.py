@@ -32,7 +32,7 @@ class Triplets:
     Attributes:
         positive: (n,) score of the drawn positive.
         negatives: (n, k) scores of the hardest non-positives; undefined where ``valid`` is False.
-        columns: (n, k) int64, where they stand.
+        columns: (n, k) int64, their columns.
         valid: (n, k) bool, False where a row has fewer than k non-positives.
     """
 
