@@ -64,8 +64,9 @@ check: install  ## what a change must pass beside the tests: style, lint, genera
 	@$(ACTIVATE) && snakemake --lint
 	@$(ACTIVATE) && vixml document-config --check
 	@$(ACTIVATE) && python envs/pins.py check
-	@$(ACTIVATE) && vixml summary --reference results/reference/picto-summary.json --readme README.md --check
-	@$(ACTIVATE) && vixml summary --reference results/reference/picto-methods-summary.json --readme README.md \
+	@$(ACTIVATE) && vixml summary --reference results/reference/picto-summary.json --layout readme --readme README.md --check
+	@$(ACTIVATE) && vixml summary --reference results/reference/picto-summary.json --readme docs/results.md --check
+	@$(ACTIVATE) && vixml summary --reference results/reference/picto-methods-summary.json --readme docs/results.md \
 	  --place methods --check
 	@$(ACTIVATE) && vixml reproduction --check
 	@$(MAKE) --no-print-directory slow

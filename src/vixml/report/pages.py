@@ -1,4 +1,4 @@
-"""The main numbers: to the terminal, to a reference file that is committed, and from there into README.md."""
+"""The main numbers: in the terminal, in a committed reference file, and from there in README.md and docs/results.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from vixml.config.load import load_runs, load_world, read_yaml
 from vixml.config.published import PAPER, Claim, read_csv
 from vixml.config.run import RunConfig
-from vixml.config.tables import load_any_tables, load_summary, load_tables
+from vixml.config.tables import TableSpec, load_any_tables, load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json, write_text
 from vixml.plan.assumptions import HARDWARE, VISION
@@ -328,6 +328,27 @@ def interval(row: dict[str, Any], metric: str) -> str:
     return f"{value['mean'] - half:.1f} to {value['mean'] + half:.1f}"
 
 
+def select_rows(summary: dict[str, Any], layout: TableSpec) -> dict[str, Any]:
+    """Return a reference file's content with the rows that a layout of ``config/summaries`` names, under its labels.
+
+    Raises:
+        VixmlError: a run that the reference file lacks.
+    """
+    found = {(row["dataset"], row["run"]): row for row in summary["rows"]}
+    rows = []
+    for block in layout.measured:
+        for one in block.rows:
+            if (block.dataset, one.run) not in found:
+                raise VixmlError(
+                    "a layout names a run that the reference file lacks",
+                    where=f"config/summaries/{layout.id}.yaml",
+                    found=f"{one.run} on {block.dataset}",
+                    expected=sorted(run for dataset, run in found if dataset == block.dataset),
+                )
+            rows.append({**found[block.dataset, one.run], "block": block.title, "label": one.label, "note": one.note})
+    return {**summary, "metrics": list(layout.metrics), "rows": rows}
+
+
 def readme_table(summary: dict[str, Any]) -> str:
     """Return the measured rows as Markdown, with n, sd, the first metric's 95 % interval, and their origin below."""
     metrics = summary["metrics"]
@@ -464,6 +485,8 @@ def summary(
     published = ""
     if reference is not None:
         found = load_reference(reference)
+        if layout:
+            found = select_rows(found, load_summary(config_dir, layout))
     else:
         results = load(scores or find(results_dir))
         if not results:
