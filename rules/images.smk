@@ -1,13 +1,13 @@
-# Pictures to vectors: render_images or fetch_images, prepare_vision, embed_images; or vectors as published: import_vectors.
+# Images to embeddings: render_images or fetch_images, prepare_vision, embed_images; or, if published, import_vectors.
 #
-# REQUIRED INPUTS: results/data/{dataset}/corpus (which pictures); results/raw/{filename} (drawings, vision weights, vectors); for
+# REQUIRED INPUTS: results/data/{dataset}/corpus (which images); results/raw/{filename} (drawings, vision weights, embeddings); for
 #   vision models of the hub a network, or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
 # OUTPUTS: results/data/{dataset}/images; results/vision/{vision}; results/data/{dataset}/bank/{vision}.
 
-# Which of the two rules makes a dataset's pictures; a pattern that nothing matches where no dataset is of that kind.
+# Which of the two rules makes a dataset's images; the pattern matches nothing if there is no dataset of that kind.
 FETCHED = "|".join(re.escape(name) for name, entry in WORLD.datasets.items() if entry.fetches) or "(?!)"
 
-# Which banks are imported: a pattern of a dataset that looks ahead at the encoder.
+# Which embeddings are imported: a pattern of a dataset with a look-ahead at the encoder.
 IMPORTED = (
     "|".join(
         f"{re.escape(name)}(?=/bank/{re.escape(vision)}/)"
@@ -20,7 +20,7 @@ IMPORTED = (
 
 
 rule fetch_images:
-    """Fetch every picture of a corpus from the web into one image store; goes on where it stood."""
+    """Fetch every image of a corpus from the web into one image store; resume if interrupted."""
     input:
         corpus=CORPUS,
     output:
@@ -51,7 +51,7 @@ rule fetch_images:
 
 
 rule render_images:
-    """Draw every picture of a corpus into one image store."""
+    """Render every image of a corpus into one image store."""
     input:
         raw=raw_of_dataset,
         corpus=CORPUS,
@@ -63,7 +63,7 @@ rule render_images:
         f"{BENCHMARKS}/render_images/{{dataset}}.tsv"
     wildcard_constraints:
         dataset=f"(?!(?:{FETCHED})/)[A-Za-z0-9][A-Za-z0-9.\\-]*",
-    # Before any training that could start meanwhile: the longest trainings wait for pictures.
+    # Before any training that could start meanwhile, because the longest trainings wait for images.
     priority: 10000
     conda:
         ENVIRONMENT
@@ -84,7 +84,7 @@ rule render_images:
 
 
 rule prepare_vision:
-    """Make the folder of a vision model of the hub, its picture part alone, checked against its architecture."""
+    """Make the folder of a hub vision model, its vision tower only, checked against its architecture."""
     output:
         VISION_MODEL,
     log:
@@ -96,7 +96,7 @@ rule prepare_vision:
     threads: 1
     resources:
         mem_mb=8000,
-        runtime=240,  # a checkpoint of 4.5 GB is fetched here
+        runtime=240,  # downloads a checkpoint of 4.5 GB
     params:
         settings=vision_model_settings,
         code=code("prepare-vision"),
@@ -110,7 +110,7 @@ rule prepare_vision:
 
 
 rule embed_images:
-    """Pool every picture into one vector with a frozen vision encoder."""
+    """Pool every image into one vector with a frozen vision encoder."""
     input:
         raw=raw_of_vision_model,
         images=IMAGES,
@@ -146,7 +146,7 @@ rule embed_images:
 
 
 rule import_vectors:
-    """Turn image vectors that somebody published into the bank that pooling would write."""
+    """Convert published image embeddings to the format that pooling writes."""
     input:
         raw=raw_of_vectors,
         corpus=CORPUS,
