@@ -1,30 +1,30 @@
-# make            this list
-# make demo       everything: install, download, train, and open results/report.html at the end
+# make            list the targets
+# make demo       everything: install, download, train; then open results/report.html
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .PHONY: help install demo test test-bf16 slow check bench bench-table lock record push pull adopt clean
 
-# The versions in requirements.lock were tested with Python 3.11; `make PYTHON=/path/to/python` takes another.
+# The versions in requirements.lock were tested with Python 3.11; `make PYTHON=/path/to/python` selects another.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV := .venv
-# Python keeps what it compiled, whatever the environment says: every job is a process of its own.
+# Every job is a process of its own, so Python always caches its bytecode.
 export PYTHONDONTWRITEBYTECODE :=
 ACTIVATE := source $(VENV)/bin/activate
-# Named by what was installed, so that neither a second call nor a fresh checkout installs again.
+# Named after the versions installed, so that neither a second call nor a fresh checkout installs again.
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 
-# Tests run in one process a core; each holds torch, so not more than eight.
+# One test process per core. Each loads torch, so at most eight.
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist loadfile
 PYTEST := OMP_NUM_THREADS=1 python -m pytest $(SIDE_BY_SIDE)
-# The tests whose numbers follow the precision that `auto` takes; what compares processes or fetches says its own.
+# Tests whose numbers depend on the precision of `auto`. Tests that compare processes or fetch set their own.
 NUMERIC := tests/training tests/models tests/retrieval tests/images tests/evaluation tests/config/test_paper_models.py \
   tests/test_benchmarks.py tests/test_runtime.py --ignore tests/training/test_parts.py --ignore tests/images/test_fetch.py
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
-install: $(STAMP)  ## make .venv with the versions of requirements.lock (about a minute, once)
+install: $(STAMP)  ## create .venv with the versions of requirements.lock (about a minute, once)
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -41,79 +41,80 @@ $(STAMP):
 demo: install  ## the whole reproduction on the embedded data set: download, train, tables, report
 	@echo
 	@echo "ViXML on PICTO, the embedded data set: nine runs from download to report, on this machine, without a GPU."
-	@echo "It downloads 236 MB, needs 4 GB of memory and 4 GB of disk, and takes about 6 minutes on two idle cores (fifteen"
-	@echo "on those without AVX-512 BF16 or AMX); most of that is training. Stop it at any time: the same command goes on where it was."
+	@echo "It downloads 236 MB, needs 4 GB of memory and 4 GB of disk, and takes about 6 minutes on two idle cores (15 minutes"
+	@echo "without AVX-512 BF16 or AMX), mostly for training. You can interrupt it; running it again resumes."
 	@echo
 	@$(ACTIVATE) && snakemake paper_tables --cores all --quiet host reason
 	@echo
 	@$(ACTIVATE) && vixml summary
 
-test: install  ## the tests, `auto` being float32 (seven minutes on two cores)
+test: install  ## run the tests, with `auto` as float32 (seven minutes on two cores)
 	@$(ACTIVATE) && $(PYTEST) -m "not slow"
 
-test-bf16: install  ## the tests that compute, once more in bfloat16, which every processor can (a few minutes)
+test-bf16: install  ## run the numeric tests again in bfloat16, which every processor supports (a few minutes)
 	@$(ACTIVATE) && VIXML_PRECISION=bf16 $(PYTEST) -m "not slow" $(NUMERIC)
 
-slow: install  ## the tests of over a minute: the demo by conda; conda, DVC and SLURM to the same bytes, killed and resumed (half an hour on two cores without bfloat16)
+slow: install  ## run the slow tests: the demo with conda; conda, DVC and SLURM to the same bytes, killed and resumed (half an hour on two cores without bfloat16)
 	@$(ACTIVATE) && $(PYTEST) -m slow --durations 10
 
-check: install  ## what a change must pass beside the tests: style, lint, generated files, slow tests
+check: install  ## run the other checks of a change: style, lint, generated files, slow tests
 	@$(ACTIVATE) && ruff check .
 	@$(ACTIVATE) && ruff format --check .
 	@$(ACTIVATE) && snakefmt --check Snakefile rules
 	@$(ACTIVATE) && snakemake --lint
 	@$(ACTIVATE) && vixml document-config --check
 	@$(ACTIVATE) && python envs/pins.py check
-	@$(ACTIVATE) && vixml summary --reference results/reference/picto-summary.json --readme README.md --check
-	@$(ACTIVATE) && vixml summary --reference results/reference/picto-methods-summary.json --readme README.md \
+	@$(ACTIVATE) && vixml summary --reference results/reference/picto-summary.json --layout readme --readme README.md --check
+	@$(ACTIVATE) && vixml summary --reference results/reference/picto-summary.json --readme docs/results.md --check
+	@$(ACTIVATE) && vixml summary --reference results/reference/picto-methods-summary.json --readme docs/results.md \
 	  --place methods --check
 	@$(ACTIVATE) && vixml reproduction --check
 	@$(MAKE) --no-print-directory slow
 
-bench: install  ## time what is worth timing, on a machine that does nothing else, and print one table (benchmarks/README.md)
+bench: install  ## run the benchmarks, on an idle machine, and print one table (benchmarks/README.md)
 	@$(ACTIVATE) && snakemake data images --cores all --quiet host reason
 	@$(ACTIVATE) && for script in clustering search metrics index attention pooling training_step decoder_step; do \
 	  echo "== benchmarks/$$script.py"; python "benchmarks/$$script.py"; done
 	@$(ACTIVATE) && python benchmarks/training_step.py --threads 2 --out benchmarks/results/training_step-2threads.json
 	@$(MAKE) --no-print-directory bench-table
 
-bench-table: install  ## print what was measured, without measuring
+bench-table: install  ## print the table of benchmarks without running them
 	@$(ACTIVATE) && python benchmarks/table.py
 
-lock: install  ## pin the newest versions that pyproject.toml allows, and write every environment file from them
+lock: install  ## pin the newest versions that pyproject.toml allows, and write every environment file
 	@$(ACTIVATE) && python envs/pins.py lock
 	@$(MAKE) --no-print-directory install
 	@$(ACTIVATE) && python envs/pins.py write
 
-record:  ## tell DVC what Snakemake made, so that `dvc status` is clean and `dvc push` shares it (docs/dvc.md)
+record:  ## record Snakemake's results in DVC, so that `dvc status` is clean and `dvc push` shares them (docs/dvc.md)
 	@$(ACTIVATE) && dvc commit --force --quiet && dvc status
 
-push:  ## share what DVC recorded: to its default remote, after a look whether that is there
+push:  ## push the results that DVC recorded to its default remote, after checking that the remote exists
 	@$(ACTIVATE) && vixml check-remote && dvc push
 
-pull:  ## in a fresh clone: fetch results from DVC's default remote, and take them as made
+pull:  ## in a fresh clone: fetch results from DVC's default remote, and mark them as up to date
 	@$(ACTIVATE) && vixml check-remote --filled && dvc pull
 	@$(MAKE) --no-print-directory adopt
 
-adopt:  ## after `dvc pull` in a fresh clone: take what was pulled as made, so that nothing is made again
+adopt:  ## after `dvc pull` in a fresh clone: mark pulled results as up to date
 	@$(ACTIVATE) && if [ -n "$$(dvc status --quiet || echo changed)" ]; then \
 	  echo "error: results and dvc.lock differ"; echo "  what now: dvc status says where; dvc pull, or dvc repro"; exit 1; fi
 	@$(ACTIVATE) && configfile=$$(sed -n 's/^configfile: //p' params.yaml) && \
 	  snakemake data images paper_tables --touch --forceall --cores 1 --quiet all --configfile "$$configfile" --config pages=results
 
-clean:  ## remove all results but downloads (results/raw) and evidence (results/reference)
+clean:  ## remove all results except downloads (results/raw) and committed results (results/reference)
 	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name raw ! -name reference -exec rm -rf {} +; fi
 
-# The rooms that touch torch, transformers, peft, tokenizers and the hub's client.
+# Tests of code that uses torch, transformers, peft, tokenizers and the hub's client.
 ROOMS := tests/models tests/config/test_paper_models.py tests/training tests/retrieval tests/images tests/data/test_tokens.py tests/data/test_hub_file.py
 
 .PHONY: test-lowest test-highest
-test-lowest:  ## the same rooms with the lowest versions that pyproject.toml allows (a build of torch for CUDA, 3 GB)
+test-lowest:  ## run the library tests with the lowest versions that pyproject.toml allows (a CUDA build of torch, 3 GB)
 	@$(PYTHON) -m venv .venv-lowest
 	@.venv-lowest/bin/python -m pip install -qq --disable-pip-version-check -r envs/lowest.txt "setuptools>=77"
 	@PYTHONPATH=src OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile $(ROOMS)
 
-test-highest:  ## and with the newest versions that there are; `make PYTHON=python3.13 test-highest` takes another Python
+test-highest:  ## run the library tests with the newest versions; `make PYTHON=python3.13 test-highest` selects another Python
 	@$(PYTHON) -m venv .venv-highest
 	@.venv-highest/bin/python -m pip install -qq --disable-pip-version-check --upgrade ".[dev,gpu]"
 	@PYTHONPATH=src OMP_NUM_THREADS=1 .venv-highest/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile $(ROOMS)

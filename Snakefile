@@ -1,11 +1,12 @@
-# ViXML as one workflow: from published files to tables, figures and a report.
+# ViXML as one workflow, from published files to tables, figures and a report.
 #
-#   snakemake --cores all                     everything that config/config.yaml asks for (profiles/default is picked up)
+#   snakemake --cores all                     everything in config/config.yaml (profiles/default is loaded automatically)
 #   snakemake --cores all paper_tables --configfile config/picto.yaml
-#   snakemake -n                              what would be done, and why
-#   snakemake --list                          the targets and rules below, each with a sentence
+#   snakemake -n                              list the jobs, and why each would run
+#   snakemake --list                          list the targets and rules below, with a sentence each
 #
-# No logic here: rules/common.smk and rules/targets.smk hold paths and functions, src/vixml the science, one verb a rule.
+# No logic here: rules/common.smk and rules/targets.smk contain paths and functions, src/vixml the code of the stages. Each rule
+# calls one command.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -14,7 +15,7 @@ min_version("9.27")
 configfile: "config/config.yaml"
 
 
-# What `snakemake --report` opens with.
+# The first page of `snakemake --report`.
 report: "docs/captions/workflow.rst"
 
 
@@ -37,7 +38,7 @@ include: "rules/verify.smk"
 
 
 rule paper_tables:
-    """Tables, figures and the report, with everything they need. The default target."""
+    """Make tables, figures and the report, with everything they need. The default target."""
     default_target: True
     input:
         target_pages(),
@@ -48,7 +49,7 @@ rule paper_tables:
 
 
 rule data:
-    """Every corpus and its tokens."""
+    """Build every corpus and its tokens."""
     input:
         target_data(),
     localrule: True
@@ -57,16 +58,16 @@ rule data:
 
 
 rule images:
-    """Every picture and its vector."""
+    """Make every image and its embedding."""
     input:
         target_images(),
     localrule: True
     message:
-        "Image vectors are up to date"
+        "Image embeddings are up to date"
 
 
 rule publish:
-    """Every dataset of the configuration, with pictures and vectors, as a folder that others can load."""
+    """Export every dataset of the configuration, with images and embeddings, as a folder that others can load."""
     input:
         target_published(),
     localrule: True
@@ -75,7 +76,7 @@ rule publish:
 
 
 rule train:
-    """Every run of the configuration, trained."""
+    """Train every run of the configuration."""
     input:
         target_models(),
     localrule: True
@@ -84,16 +85,16 @@ rule train:
 
 
 rule tuning_table:
-    """Runs compared on queries held out of train: how settings are chosen, never on test."""
+    """Compare runs on queries held out of train, to choose settings; test is never read."""
     input:
         TUNING,
     localrule: True
     message:
-        "The table of tuning is up to date"
+        "The tuning table is up to date"
 
 
 rule all:
-    """All of the above."""
+    """Make all of the above."""
     input:
         rules.paper_tables.input,
         rules.data.input,

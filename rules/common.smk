@@ -1,17 +1,17 @@
-# Shared by all rules: the validated configuration, where things lie, and what makes a job run again.
+# Shared by all rules: the validated configuration, the paths of results, and what reruns a job.
 #
 # REQUIRED INPUTS: config (the merged YAML of Snakemake), config/{datasets,models}.yaml, config/runs/*.yaml,
 #   config/presets/*.yaml.
 # OUTPUTS: none; constants and functions for the other files.
 #
-# A job runs again when its inputs, its part of the configuration (`settings`) or the behaviour of its code (`code`)
-# changed. `params` hold only that, never a path: where things lie reaches the command through the environment, which
-# Snakemake does not record. Snakemake itself exports OMP_NUM_THREADS and its like as the job's threads.
+# A job reruns when its inputs, its part of the configuration (`settings`) or the behaviour of its code (`code`) changed.
+# `params` contain only these, never a path: paths reach the command through the environment, which Snakemake does not
+# record. Snakemake itself exports OMP_NUM_THREADS and the like from the job's threads.
 #
-# No input that a rule makes is `ancient`. Snakemake 9.27.1 (DAG.update_needrun in dag.py) looks for its own reason only at
-# jobs that do not depend on a job to be run: the others are expected to follow from it. But behind an `ancient` input that
-# exists they do not follow, so they, and all behind them, are left out, and the call ends with success. Files of the
-# repository, which no rule makes, may be `ancient`; raw files get a fixed time instead (`declare`).
+# No input that a rule makes is `ancient`. Snakemake 9.27.1 (DAG.update_needrun in dag.py) checks only jobs that do not
+# depend on a job to be run, and expects the others to follow. Behind an `ancient` input that exists they do not follow, so
+# they and everything after them are skipped, and the call ends with success. Files of the repository, which no rule makes,
+# may be `ancient`; raw files get a fixed time instead (`declare`).
 import json
 import os
 import re
@@ -36,7 +36,7 @@ from vixml.provenance import MANIFEST
 from vixml.runtime import precision_override
 
 try:
-    precision_override()  # a misspelt VIXML_PRECISION stops before the first job, not in it
+    precision_override()  # a misspelt VIXML_PRECISION stops before the first job, not within it
     WORKFLOW = load_workflow(config, "the workflow's configuration (config/config.yaml, --configfile, --config)")
     PROJECT = Project(WORKFLOW.config_dir, WORKFLOW.results)
     RUNS, WORLD = PROJECT.runs, PROJECT.world
@@ -44,7 +44,7 @@ try:
 except VixmlError as error:
     raise WorkflowError(str(error)) from None
 
-# `.venv/bin/snakemake` without activating the environment: the jobs find the command beside it.
+# With `.venv/bin/snakemake` and no active environment, jobs find the `vixml` command beside it.
 if shutil.which("vixml") is None:
     os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
@@ -60,7 +60,7 @@ wildcard_constraints:
     filename=r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.(whl|zip|parquet|npy)",
 
 
-# Where things lie. A stage's folder is complete exactly when it holds its manifest, so manifests are what rules name.
+# Paths of results. A stage's folder is complete exactly when it contains its manifest, so rules name manifests.
 RESULTS = WORKFLOW.results
 CONFIG_DIR = WORKFLOW.config_dir
 RAW_DIR = raw_dir(RESULTS).as_posix()
@@ -80,7 +80,7 @@ def names_in(output):
     return Path(*(part for part in parts if "{" in part)).as_posix()
 
 
-# Pages of another name than that of config/config.yaml have a folder of their own: no configuration overwrites another's.
+# A configuration with another name than config/config.yaml has its own folder of pages, so none overwrites another's.
 OWN_PAGES = WORKFLOW.name != read_yaml("config/config.yaml").get("name", "demo")
 NAME = re.sub(r"[^\w.-]+", "-", WORKFLOW.name)
 PAGES = WORKFLOW.pages or (f"{RESULTS}/pages/{NAME}" if OWN_PAGES else RESULTS)
@@ -88,20 +88,20 @@ TABLES = f"{PAGES}/tables/manifest.json"
 FIGURES = f"{PAGES}/figures/manifest.json"
 REPORT = f"{PAGES}/report.html"
 TUNING = f"{PAGES}/tuning/manifest.json"
-# Keys of a configuration that say where, not what.
+# Keys of a configuration that are paths, not settings.
 PLACES = {"config_dir", "results", "pages", "folder", "include", "device"}
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 
-# A profile that brings GPUs wants them used: `--config` on the command line replaces the profile's own `device=cuda`.
+# A profile with GPUs sets `device=cuda`; `--config` on the command line would replace it.
 DEVICE = "cuda" if WORKFLOW.device == "auto" and "gpu" in workflow.global_resources else WORKFLOW.device
-# Whether jobs find a GPU: this process may run on a node without one (then the configuration says cuda).
+# Whether jobs will have a GPU. This process may run on a node without one; then the configuration says cuda.
 WITH_GPU = DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None)
 ENVIRONMENT = "../envs/gpu.yaml" if WITH_GPU else "../envs/cpu.yaml"
 THREADS = WORKFLOW.threads
 SOURCE_OF = {source.filename: name for name, source in WORLD.sources.items()}
 
-# A clone, a copy or a touch gives a raw file a new time, which says nothing: what it must be is its declared hash.
+# A clone, a copy or a touch changes the time of a raw file, which means nothing: its declared hash decides.
 declare(RAW_DIR, {source.filename: source.sha256 for source in WORLD.sources.values()})
 
 os.environ.update(VIXML_CONFIG_DIR=CONFIG_DIR, VIXML_RESULTS=RESULTS)
@@ -115,26 +115,26 @@ shell.prefix(
 )
 
 WHEN_IT_FAILS = """
-Stopped. The message above names what went wrong; the log of each job is below results/logs. What was finished is kept:
-run the same command again to resume. A training resumes from its last checkpoint.
-If it says that the folder is locked though nothing runs: snakemake --unlock
-On a cluster: docs/hpc.md says what SLURM's messages ask for.
+Stopped. The message above says what went wrong; each job's log is below results/logs. Finished results are kept: run the same
+command again to resume. Training resumes from its last checkpoint.
+If the message says that the folder is locked although nothing is running: snakemake --unlock
+On a cluster: docs/hpc.md explains SLURM's messages.
 """
 WHEN_INTERRUPTED = """
-Interrupted. Every finished result is kept, and a training that has begun keeps its last checkpoint.
+Interrupted. Finished results are kept, and training keeps its last checkpoint.
 To resume, run the same command again."""
 
 
-# What makes a job run again.
+# What reruns a job.
 
 
 def settings(value):
-    """Return a part of the configuration as text, the same whatever the order of its keys."""
+    """Return a part of the configuration as text that does not depend on the order of its keys."""
     return json.dumps(value, sort_keys=True)
 
 
 def code(verb):
-    """Return the digest of the code behind a verb, asked for only when a job of that verb is looked at."""
+    """Return the digest of the code behind a command, computed only when Snakemake considers a job of it."""
     return lambda wildcards: stage_digest(verb)
 
 
@@ -152,7 +152,7 @@ def known(ask, stage, wildcards):
 
 
 def content(paths):
-    """Return a digest of files of the repository: of YAML what it says, not how it is laid out or where things lie."""
+    """Return a digest of files of the repository: for YAML of its content, without layout and paths."""
     said = []
     for path in paths:
         held = without_places(read_yaml(path)) if path.endswith(".yaml") else {"sha256": sha256_file(path)}
@@ -168,7 +168,7 @@ def without_places(value):
 
 
 def reported_files(kind, names):
-    """Return the files that tables (`tables`) or figures (`figures`) are laid out from."""
+    """Return the layout files of tables (`tables`) or figures (`figures`)."""
     folder = Path(CONFIG_DIR)
     files = [
         *registry_files(folder),
@@ -181,7 +181,7 @@ def reported_files(kind, names):
 
 
 def configuration_of_paper():
-    """Return the file that asks for the paper's runs, which the report names in commands; none where it is missing."""
+    """Return the configuration of the paper's runs, which the report names in commands; none if it is missing."""
     return [path.as_posix() for path in Path(CONFIG_DIR).glob("paper.yaml")]
 
 
@@ -213,11 +213,11 @@ def run_of(wildcards):
 
 
 def tables_of_dataset(wildcards):
-    """Return the tables of a user's own dataset, as far as they are there; build-corpus says what is missing."""
+    """Return the tables of a user's own dataset that exist; build-corpus reports missing ones."""
     entry = WORLD.datasets[wildcards.dataset].catalogue
     return [str(path) for path in tables_in(folder_of(entry, RAW_DIR)).values()] if entry else []
 
 
 def is_published(dataset, vision):
-    """Return whether a dataset's image vectors are imported, not pooled here."""
+    """Return whether a dataset's image embeddings are imported instead of pooled here."""
     return WORKFLOW.published_vectors and vision in WORLD.datasets[dataset].published_vectors

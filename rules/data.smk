@@ -1,26 +1,26 @@
 # Published files to token ids: fetch_source, build_corpus, tokenize_corpus.
 #
 # REQUIRED INPUTS: config/datasets.yaml and config/models.yaml (what to fetch, with its SHA-256); a network for
-#   fetch_source only, and only for files that are not in results/raw yet; of a user's own dataset, its tables.
+#   fetch_source only, and only for files missing from results/raw; for your own dataset, its tables.
 # OUTPUTS: results/raw/{filename}; results/data/{dataset}/corpus; results/data/{dataset}/tokens/{model}-{max_len}.
 
 
 rule fetch_source:
-    """Fetch one published file and check its SHA-256; a file with that hash, placed by hand, stays as it is."""
+    """Download one published file and check its SHA-256. A file with that hash, placed by hand, is kept."""
     input:
-        # Holds the declared hash: newer than a file in place, also one placed by hand, once another hash is declared.
+        # Contains the declared hash. If that changes, this file is newer than the download, or than a file placed by hand.
         DECLARED,
     output:
-        # `update`: Snakemake does not delete the file before the job, which looks at it first.
+        # `update` keeps Snakemake from deleting the file before the job, which checks it first.
         update(RAW),
     retries: 1
     resources:
         mem_mb=1000,
-        # The largest file, vectors of LF-AmazonTitles-1.3M, has about 30 GB.
+        # The largest file, embeddings of LF-AmazonTitles-1.3M, has about 30 GB.
         runtime=720,
         source=lambda wildcards: SOURCE_OF[wildcards.filename],
     params:
-        # No digest of the code here: what a file must be is its hash, so no edit can ask for a second download.
+        # No digest of the code here: the hash decides what a file must be, so an edit never downloads again.
         sha256=lambda wildcards: WORLD.sources[SOURCE_OF[wildcards.filename]].sha256,
     message:
         "Fetch {wildcards.filename}"
@@ -48,7 +48,7 @@ rule build_corpus:
 
 
 rule tokenize_corpus:
-    """Turn every text of a corpus into token ids, once."""
+    """Tokenize every text of a corpus, once."""
     input:
         unpack(reads("tokenize")),
     output:

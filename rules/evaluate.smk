@@ -1,8 +1,8 @@
 # Vectors to numbers: predict_labels, score_run.
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus; results/runs/{dataset}/{run}/seed{seed}/index (not for popularity);
-#   results/data/{dataset}/bank/{vision} for runs that vote with image vectors; .../seed{seed}/model for validation.
-#   Index and model of a run that reuses another's lie with that run.
+#   results/data/{dataset}/bank/{vision} for runs that vote with image embeddings; .../seed{seed}/model for validation.
+#   A run that reuses another's model reads index and model from that run's folder.
 # OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/{split}/predictions and .../score.
 
 

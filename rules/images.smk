@@ -1,13 +1,13 @@
-# Pictures to vectors: render_images or fetch_images, prepare_vision, embed_images; or vectors as published: import_vectors.
+# Images to embeddings: render_images or fetch_images, prepare_vision, embed_images; or, if published, import_vectors.
 #
-# REQUIRED INPUTS: results/data/{dataset}/corpus (which pictures); results/raw/{filename} (drawings, vision weights, vectors); for
+# REQUIRED INPUTS: results/data/{dataset}/corpus (which images); results/raw/{filename} (drawings, vision weights, embeddings); for
 #   vision models of the hub a network, or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
 # OUTPUTS: results/data/{dataset}/images; results/vision/{vision}; results/data/{dataset}/bank/{vision}.
 
-# Which of the two rules makes a dataset's pictures; a pattern that nothing matches where no dataset is of that kind.
+# Which of the two rules makes a dataset's images; the pattern matches nothing if there is no dataset of that kind.
 FETCHED = "|".join(re.escape(name) for name, entry in WORLD.datasets.items() if entry.fetches) or "(?!)"
 
-# Which banks are imported: a pattern of a dataset that looks ahead at the encoder.
+# Which embeddings are imported: a pattern of a dataset with a look-ahead at the encoder.
 IMPORTED = (
     "|".join(
         f"{re.escape(name)}(?=/bank/{re.escape(vision)}/)"
@@ -20,7 +20,7 @@ IMPORTED = (
 
 
 rule fetch_images:
-    """Fetch every image of a corpus from the web into one image store; resumes where it stopped."""
+    """Fetch every image of a corpus from the web into one image store; resume if interrupted."""
     input:
         unpack(reads("fetch-images")),
     output:
@@ -42,7 +42,7 @@ rule fetch_images:
 
 
 rule render_images:
-    """Draw every image of a corpus into one image store."""
+    """Render every image of a corpus into one image store."""
     input:
         unpack(reads("render-images")),
         raw=sources("render-images"),
@@ -66,12 +66,12 @@ rule render_images:
 
 
 rule prepare_vision:
-    """Make the folder of a vision model of the hub, its image part alone, checked against its architecture."""
+    """Make the folder of a hub vision model, its vision tower only, checked against its architecture."""
     output:
         made_by("prepare-vision"),
     resources:
         mem_mb=8000,
-        runtime=240,  # a checkpoint of 4.5 GB is fetched here
+        runtime=240,  # downloads a checkpoint of 4.5 GB
     params:
         settings=obeys("prepare-vision"),
         code=code("prepare-vision"),
@@ -110,7 +110,7 @@ rule embed_images:
 
 
 rule import_vectors:
-    """Turn image vectors that somebody published into what pooling would write."""
+    """Convert published image embeddings to the format that pooling writes."""
     input:
         unpack(reads("import-vectors")),
         raw=sources("import-vectors"),

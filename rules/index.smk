@@ -1,6 +1,6 @@
-# Vectors of a trained run, and what a query takes of it: build_index, measure_latency.
+# Vectors of a trained run, and the latency of a query: build_index, measure_latency.
 #
-# REQUIRED INPUTS: what train_model reads, and results/runs/{dataset}/{run}/seed{seed}/model.
+# REQUIRED INPUTS: the inputs of train_model, and results/runs/{dataset}/{run}/seed{seed}/model.
 # OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/index; .../latency, for the runs of `latencies`.
 
 
@@ -17,7 +17,7 @@ rule build_index:
         gpu=gpus,
         device=DEVICE,
     params:
-        # What it obeys of the run is part of the training's settings: a change has made `trained` anew.
+        # The run's settings that matter here belong to the training's settings, so a change remakes `trained`.
         code=code("build-index"),
     message:
         "Encode queries and labels of {wildcards.dataset} with {wildcards.run}, seed {wildcards.seed}"
@@ -29,7 +29,7 @@ rule build_index:
 
 
 rule measure_latency:
-    """Time what a query takes of a trained run, with nothing else running."""
+    """Measure the latency of a query of a trained run, with nothing else running."""
     input:
         unpack(reads("measure-latency")),
     output:

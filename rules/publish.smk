@@ -1,7 +1,7 @@
-# A dataset as a folder that others can load and pass on: publish_dataset.
+# A dataset as a folder that others can load and share: publish_dataset.
 #
-# REQUIRED INPUTS: results/data/{dataset}/corpus and images; results/data/{dataset}/bank/{vision} for every encoder that runs
-#   of the configuration read.
+# REQUIRED INPUTS: results/data/{dataset}/corpus and images; results/data/{dataset}/bank/{vision} for every vision encoder that
+#   the configured runs read.
 # OUTPUTS: results/published/{dataset}: Parquet, a dataset card, checksums.
 
 

@@ -2,16 +2,16 @@
 #
 # REQUIRED INPUTS: results/runs/{dataset}/{run}/seed{seed}/test/score of every target; config/reported (published
 #   numbers), config/tables and config/figures (layout). For make_tuning, of targets with `split: validation`,
-#   .../seed{seed}/validation/score and .../model. Tables, figures and report read test scores only, tuning never.
-# OUTPUTS: results/tables; results/figures; results/report and its copy results/report.html; results/tuning. Of a configuration
-#   of another name than that of config/config.yaml: the same below results/pages/{name}.
+#   .../seed{seed}/validation/score and .../model. Tables, figures and report read only test scores; tuning never does.
+# OUTPUTS: results/tables; results/figures; results/report and its copy results/report.html; results/tuning. For a configuration
+#   whose name differs from that of config/config.yaml: the same below results/pages/{name}.
 
-# What the report prints, not what it obeys: a configuration in another folder is no reason to write it again.
+# Printed in the report but not a setting: moving a configuration to another folder does not rewrite the report.
 os.environ.update(VIXML_CONFIGFILE=configfile_of_all(), VIXML_COMMAND=command_of_all())
 
 
 rule make_tables:
-    """Write each table: published values, ours beside them, a verdict for each cell."""
+    """Write each table: published values, ours beside them, and a verdict for each cell."""
     input:
         layout=ancient(reported_files("tables", WORKFLOW.tables)),
         scores=target_scores("test"),
@@ -76,7 +76,7 @@ rule make_figures:
 
 
 rule make_report:
-    """Put numbers, figures, training curves and a gallery into one page that needs no network."""
+    """Write one page with numbers, figures, training curves and a gallery; it needs no network."""
     input:
         layout=ancient(reported_files("tables", WORKFLOW.tables) + configuration_of_paper()),
         scores=target_scores("test"),
@@ -126,7 +126,7 @@ rule make_report:
 
 
 rule make_tuning:
-    """Compare runs on held-out train queries, for choosing their settings."""
+    """Compare runs on held-out train queries, to choose their settings."""
     input:
         scores=scores_of_tuning,
         models=models_of_tuning,

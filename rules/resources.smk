@@ -1,10 +1,10 @@
-# What a job asks of the machine: its turn, a GPU, memory and time.
+# Resources of a job: priority, GPU, memory and time.
 #
 # REQUIRED INPUTS: constants and functions of rules/common.smk (WORLD, DEVICE, WITH_GPU, run_of).
 # OUTPUTS: none; functions for the rules that train, encode and search.
 from vixml.plan.cost import needs
 
-# One job at a time on this machine's GPU, unless a profile or `--resources gpu=N` says how many there are.
+# One job at a time on this machine's GPU, unless a profile or `--resources gpu=N` gives another number.
 if "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", 1)
 

@@ -1,4 +1,4 @@
-# What a door needs of the machine, asked before any work: a conda client, a SLURM with the partitions named.
+# Checks of the machine before any work: a conda client for --use-conda, the named partitions for SLURM.
 #
 # REQUIRED INPUTS: none; Snakemake's own settings.
 # OUTPUTS: none; a function for the Snakefile's onstart.
@@ -6,7 +6,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from vixml.check.doctor import require_array, require_conda, require_slurm
 
-# Before Snakemake asks conda itself, which is before `onstart`.
+# Runs before Snakemake calls conda, which it does before `onstart`.
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     try:
         require_conda()

@@ -1,6 +1,6 @@
-# What the configuration asks for: the files behind each target rule of the Snakefile, and how the report names them.
+# The files behind each target rule of the Snakefile, from the configuration, and their names in the report.
 #
-# REQUIRED INPUTS: constants and functions of rules/common.smk (WORKFLOW, RUNS, the places of files).
+# REQUIRED INPUTS: constants and functions of rules/common.smk (WORKFLOW, RUNS, the paths of files).
 # OUTPUTS: none; functions for the Snakefile and rules/report.smk.
 from vixml.config.tables import named_runs
 
@@ -144,7 +144,7 @@ def command_of_all():
     """Return what a reader types to make the results again."""
     if WORKFLOW.name == "demo":
         return "make demo"
-    # Snakemake takes every word after --configfile for another file, so what is asked for stands before it.
+    # Snakemake reads every word after --configfile as another file, so the target comes first.
     file = configfile_of_all()
     return "snakemake --cores all paper_tables" + (f" --configfile {file}" if file else "")
 
@@ -153,7 +153,7 @@ def marked_tables():
     """Return each table as CSV, marked for `snakemake --report`."""
     found = []
     for name in WORKFLOW.tables:
-        # One label: of two, Snakemake's page makes switches, also for pairs that are not there.
+        # One label: from two, Snakemake's page makes switches, even for missing pairs.
         labels = {"table": TABLE_SPECS[name].heading}
         caption = "../docs/captions/tables.rst"
         found.append(report(f"{PAGES}/tables/{name}.csv", caption=caption, category="Tables", labels=labels))

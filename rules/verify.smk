@@ -1,4 +1,4 @@
-# The end of each call: what was asked for is there, up to date and whole, or the call fails and says what is not.
+# The end of each call: check that everything requested exists, is up to date and complete; otherwise fail and say what is not.
 #
 # REQUIRED INPUTS: constants of rules/common.smk and rules/targets.smk; Snakemake's own graph of jobs.
 # OUTPUTS: none; the check is put behind Snakemake's own `execute`, since `onsuccess` is left out where nothing was to be done.

@@ -76,7 +76,7 @@ def test_the_word_follows_from_the_interval(reference, ours, theirs, n, word):
     assert found["images help an encoder", "text-minilm-l3"][6].startswith(word)
 
 
-@pytest.mark.parametrize(("shuffled", "word"), [(55.0, "a part of the gain stays"), (53.1, "no gain is left")])
+@pytest.mark.parametrize(("shuffled", "word"), [(55.0, "part of the gain remains"), (53.1, "no gain remains")])
 def test_a_control_is_read_the_other_way_round(reference, shuffled, word):
     found = shape(reference(row("vixml-minilm-l3--shuffled", shuffled, 0.3, 5), row("text-minilm-l3", 53.0, 0.3, 5)))
     cells = found["control: another item's images do not", "text-minilm-l3"]

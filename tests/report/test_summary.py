@@ -1,8 +1,9 @@
-"""The main numbers: terminal, reference file, README."""
+"""The main numbers: terminal, reference file, README and docs/results.md."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import typer
@@ -10,14 +11,15 @@ from result_files import register_real, write_picto, write_real, write_result
 from typer.testing import CliRunner
 
 from vixml.cli.reproduce import register
-from vixml.config.tables import load_tables
+from vixml.config.tables import load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.report.not_run import missing_cost
-from vixml.report.pages import fill_readme, load_reference, readme_table, summary
+from vixml.report.pages import fill_readme, load_reference, readme_table, select_rows, summary
 from vixml.report.results import load
 from vixml.report.tables import Sources
 from vixml.text import duration
 
+REPO = Path(__file__).resolve().parents[2]
 TABLES = ("table1", "table3")
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -122,6 +124,33 @@ def test_readme_table_is_valid_markdown(reference):
     lines = readme_table(load_reference(reference)).splitlines()
     widths = {line.count("|") for line in lines if line.startswith("|")}
     assert widths == {9}
+
+
+@pytest.mark.parametrize(
+    ("reference", "layout", "page", "place"),
+    [
+        ("picto-summary", "readme", "README.md", "results"),
+        ("picto-summary", None, "docs/results.md", "results"),
+        ("picto-methods-summary", None, "docs/results.md", "methods"),
+    ],
+)
+def test_the_tables_of_the_pages_are_up_to_date(reference, layout, page, place):
+    file = REPO / f"results/reference/{reference}.json"
+    summary(REPO, None, file, TABLES, REPO / "config", layout=layout, readme=REPO / page, place=place, check=True)
+
+
+def test_a_layout_selects_rows_of_a_reference_file():
+    found = load_reference(REPO / "results/reference/picto-summary.json")
+    layout = load_summary(REPO / "config", "readme")
+    rows = select_rows(found, layout)["rows"]
+    wanted = [row for block in layout.measured for row in block.rows]
+    assert [(row["run"], row["label"]) for row in rows] == [(row.run, row.label) for row in wanted]
+    numbers = {row["run"]: row["metrics"] for row in found["rows"]}
+    assert all(row["metrics"] == numbers[row["run"]] for row in rows)
+    lacking = {**found, "rows": [row for row in found["rows"] if row["run"] != wanted[0].run]}
+    with pytest.raises(VixmlError, match="lacks") as caught:
+        select_rows(lacking, layout)
+    assert wanted[0].run in str(caught.value.found)
 
 
 def app():

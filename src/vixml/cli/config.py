@@ -36,9 +36,15 @@ def document_config(
     kinds = [FigureSpec.model_json_schema(), OverviewSpec.model_json_schema()]
     table, figure = either(*shapes), either(*kinds)
     parts += [
-        Section("tables", "Shape of a table", "`config/tables/*.yaml`. Numbers never stand there.", table, shapes[0]),
-        Section("tables", "Shape of a table of facts", "`config/tables/*.yaml`, `layout: facts`.", table, shapes[1]),
-        Section("figures", "Shape of a figure", "`config/figures/*.yaml`, without `kind`.", figure, kinds[0]),
+        Section(
+            "tables",
+            "Layout of a table",
+            "`config/tables/*.yaml` and `config/summaries/*.yaml`. They contain no numbers.",
+            table,
+            shapes[0],
+        ),
+        Section("tables", "Layout of a table of facts", "`config/tables/*.yaml`, `layout: facts`.", table, shapes[1]),
+        Section("figures", "Layout of a figure", "`config/figures/*.yaml`, without `kind`.", figure, kinds[0]),
         Section(
             "figures", "The overview of the method", "`config/figures/*.yaml`, `kind: overview`.", figure, kinds[1]
         ),

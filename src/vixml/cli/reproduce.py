@@ -166,7 +166,7 @@ def summary(
     ] = None,
     tables: Annotated[list[str] | None, typer.Option(help="Tables whose measured rows are shown.")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="Show the rows of this file of config/summaries instead, e.g. methods.")
+        str | None, typer.Option(help="Show only the rows of this file in config/summaries, e.g. methods.")
     ] = None,
     write_reference: Annotated[
         Path | None, typer.Option(help="Keep the numbers in this file, with their origin.")
@@ -191,7 +191,7 @@ def summary(
         vixml summary --results results
 
         vixml summary --reference results/reference/picto-summary.json \
-            --readme README.md --check
+            --layout readme --readme README.md --check
     """
     from vixml.report.pages import summary as run
 

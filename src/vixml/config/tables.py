@@ -1,4 +1,4 @@
-"""TODO."""
+"""Layouts of tables and figures: the models behind ``config/tables``, ``config/summaries`` and ``config/figures``."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, s
 
 
 class Row(Strict):
-    """A row of the paper, on every dataset for which the paper printed it."""
+    """A row of the paper, on every dataset for which the paper has it."""
 
     label: str = Field(description="As printed.")
-    claim: dict[str, str] = Field(description="Columns of reported_results.csv that single out the row's cells.")
-    run: str | None = Field(None, description="Our run that repeats it; `null` if there is none.")
-    seed: int | None = Field(None, description="One seed of that run, for tables with a row a seed.")
+    claim: dict[str, str] = Field(description="Columns of reported_results.csv that identify the row's cells.")
+    run: str | None = Field(None, description="Our run that reproduces it; `null` if there is none.")
+    seed: int | None = Field(None, description="One seed of that run, for tables with one row per seed.")
 
     @model_validator(mode="after")
     def _known_columns(self) -> Row:
@@ -97,7 +97,7 @@ class TableSpec(Headed):
     """One table: columns (dataset x metric), and rows in blocks, of the paper, of ours, or of both."""
 
     id: str
-    layout: Literal["grid"] = Field("grid", description="How it is laid out; `grid`: a section a dataset.")
+    layout: Literal["grid"] = Field("grid", description="Layout; `grid`: one section per dataset.")
     paper_table: str = Field(
         "", description="`paper_table` of its cells, e.g. `Table 1`; empty for a table that the paper does not have."
     )
@@ -105,7 +105,7 @@ class TableSpec(Headed):
     title: str
     note: str = ""
     row_title: str = Field("backbone", description="Heading of the rows' labels.")
-    datasets: list[str] = Field([], description="Those of the paper's rows.")
+    datasets: list[str] = Field([], description="Datasets of the paper's rows.")
     metrics: list[str]
     blocks: list[Block] = Field([], description="The paper's rows.")
     measured: list[MeasuredBlock] = Field([], description="Rows that the paper does not have.")
@@ -125,27 +125,27 @@ class ClaimRow(Strict):
     item: str = Field(description="`item` of other_facts.csv.")
     topic: str = Field(description="`topic` of other_facts.csv.")
     how: Literal["hours", "more-hours", "sd", "gain", "none"] = Field(
-        description="`hours` of a run; `more-hours`: the first run's above the second's, in percent; `sd` of a metric over "
-        "seeds; `gain`: a run's metric less a published value; `none`: nothing of ours answers it."
+        description="`hours` of a run; `more-hours`: the first run's over the second's, in percent; `sd` of a metric over seeds; "
+        "`gain`: a run's metric minus a published value; `none`: no run here answers it."
     )
     dataset: str | None = None
-    runs: list[str] = Field([], description="Runs of ours, as `how` takes them.")
+    runs: list[str] = Field([], description="Our runs, in the order that `how` needs.")
     metric: str = "P@1"
-    claim: dict[str, str] = Field({}, description="`gain`: columns that single out the published value beside it.")
-    why: str = Field("", description="What has to be said of it; for `none`, why.")
+    claim: dict[str, str] = Field({}, description="`gain`: columns that identify the published value.")
+    why: str = Field("", description="What the reader needs to know; for `none`, the reason.")
 
 
 class FactsSpec(Headed):
     """One table of facts; its rows follow from the published files and the registry."""
 
     id: str
-    layout: Literal["facts"] = Field(description="Not scores: `facts`.")
-    facts: Literal["datasets", "backbones", "latencies", "claims"] = Field(description="Which.")
-    paper_table: str = Field(description="Where the paper has it, e.g. `Table 8`.")
+    layout: Literal["facts"] = Field(description="`facts`, for a table without scores.")
+    facts: Literal["datasets", "backbones", "latencies", "claims"] = Field(description="Which facts.")
+    paper_table: str = Field(description="Its place in the paper, e.g. `Table 8`.")
     title: str
     note: str = ""
     row_title: str = Field("dataset", description="Heading of the rows' labels.")
-    claims: list[ClaimRow] = Field([], description="Of `claims`: the sentences.")
+    claims: list[ClaimRow] = Field([], description="For `claims`: the sentences.")
 
 
 class FigureLine(Strict):
@@ -156,7 +156,7 @@ class FigureLine(Strict):
 
 
 class FigureMark(Strict):
-    """A published P@1 that stands in the figure without its hours."""
+    """A published P@1 that the figure shows without its hours."""
 
     label: str
     architecture: Literal["encoder", "decoder"]
@@ -181,14 +181,16 @@ class FigureSpec(Strict):
     metric: str = "P@1"
     dataset: str = Field(description="The paper's dataset.")
     source: str = PAPER
-    text_table: str = Field(description="Where the text-only values were printed.")
-    image_table: str = Field(description="Where the values with images were printed.")
+    text_table: str = Field(description="Table with the text-only values.")
+    image_table: str = Field(description="Table with the values with images.")
     marks: list[FigureMark]
     lines: list[FigureLine] = Field([])
     measured_dataset: str
-    measured_title: str = Field(description="Over the panel of what was measured here; says so if it is a stand-in.")
+    measured_title: str = Field(
+        description="Title of the panel of values measured here; says so if the data are a stand-in."
+    )
     measured: list[MeasuredMark] = Field(description="Trained runs, drawn at their measured hours.")
-    untrained: list[MeasuredMark] = Field([], description="Runs without training, drawn as level lines.")
+    untrained: list[MeasuredMark] = Field([], description="Runs without training, drawn as horizontal lines.")
 
 
 S = TypeVar("S", bound=Strict)

@@ -15,16 +15,14 @@ class Target(Strict):
     dataset: str = Field(description="Entry of config/datasets.yaml.")
     runs: list[str] = Field(description="Runs of that dataset, from config/runs/.")
     seeds: list[int] = Field([0], description="Seeds; three or more give intervals.")
-    split: Literal["test", "validation"] = Field(
-        "test", description="Where it is scored; `validation` for tuning only."
-    )
+    split: Literal["test", "validation"] = Field("test", description="Split to score; `validation` is for tuning only.")
 
 
 class Threads(Strict):
-    """Threads per job. Two jobs of one thread out-produce one job of two on small models (benchmarks/)."""
+    """Threads per job. On small models, two jobs with one thread each are faster than one job with two (benchmarks/)."""
 
     train: int = Field(1, ge=1, description="Training, encoding.")
-    images: int = Field(2, ge=1, description="Rendering and pooling pictures.")
+    images: int = Field(2, ge=1, description="Rendering and pooling images.")
     search: int = Field(1, ge=1, description="Search and scoring.")
 
 
@@ -37,39 +35,41 @@ class WorkflowConfig(Strict):
     results: str = Field("results", description="Folder for everything generated.")
     pages: str | None = Field(
         None,
-        description="Folder of tables, figures, report and the table of tuning. Without it: `results` for the `name` of "
-        "config/config.yaml, `results/pages/{name}` for any other, so that no configuration overwrites the pages of another.",
+        description="Folder of tables, figures, the report and the tuning table. Default: `results` for the `name` in "
+        "config/config.yaml, `results/pages/{name}` for any other, so that no configuration overwrites the pages of "
+        "another.",
     )
-    targets: list[Target] = Field(description="What is trained and scored.")
+    targets: list[Target] = Field(description="Runs to train and score.")
     tables: list[str] = Field(["table1", "table3"], description="Tables to write, files of config/tables/.")
     figures: list[str] = Field(["figure2"], description="Figures to draw.")
     compare: list[str] = Field(
         ["text-minilm-l3", "vixml-minilm-l3"],
-        description="Runs whose labels the report's gallery shows; gains and losses are of the second over the first.",
+        description="Runs whose predictions the report's gallery shows; gains and losses are those of the second over the first.",
     )
     side_by_side: list[str] = Field(
         ["text-minilm-l3", "vixml-minilm-l3", "vixml-minilm-l3--shuffled"],
-        description="Runs that the report draws side by side: where their scores come from.",
+        description="Runs whose scores the report breaks down side by side.",
     )
     only_shown: bool = Field(
         False,
-        description="Do what `tables` need and nothing else, `--config 'tables=[table3]' only_shown=True`: leave out runs that none "
-        "of them shows, timings without the table of latencies, other data sets.",
+        description="Run only what `tables` need, e.g. `--config 'tables=[table3]' only_shown=True`: skip runs that no table "
+        "shows, timings without the table of latencies, and other datasets.",
     )
     published_vectors: bool = Field(
         True,
-        description="Whether image vectors are imported where the registry knows them as published (`published_vectors` of "
-        "a dataset); `false`: its pictures are fetched and pooled here.",
+        description="Import image embeddings that the registry lists as published (`published_vectors` of a dataset). `false`: "
+        "fetch and pool the images here.",
     )
     latencies: list[str] = Field(
         [],
-        description="Trained runs of the first target's dataset whose milliseconds a query are measured, with their first seed.",
+        description="Trained runs of the first target's dataset whose milliseconds per query are measured, with their first "
+        "seed.",
     )
     threads: Threads = Threads()
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the heavy stages run.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the heavy stages.")
     processes_per_training: int = Field(
         1,
         ge=1,
-        description="Processes that train a run together, each with a GPU where there are any (torchrun). They share each "
-        "batch, so the result is that of one process up to rounding.",
+        description="Processes that train a run together (torchrun), each on its own GPU if there are any. They share each "
+        "batch, so the result equals that of one process up to rounding.",
     )

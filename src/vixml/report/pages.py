@@ -1,4 +1,4 @@
-"""The main numbers: to the terminal, to a reference file that is committed, and from there into README.md."""
+"""The main numbers: in the terminal, in a committed reference file, and from there in README.md and docs/results.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from vixml.config.load import load_runs, load_world, read_yaml
 from vixml.config.published import PAPER, Claim, read_csv
 from vixml.config.run import RunConfig
-from vixml.config.tables import load_any_tables, load_summary, load_tables
+from vixml.config.tables import TableSpec, load_any_tables, load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json, write_text
 from vixml.plan.assumptions import HARDWARE, VISION
@@ -131,7 +131,7 @@ COMPARISONS = (
         (Printed("Table 13", {"method": "ViXML (DEL+R)"}), Printed("Table 13", {"method": "ViXML (DEL)"})),
     ),
     Comparison(
-        "images help beside it", "vixml-minilm-l3--augmented", "text-minilm-l3--augmented",
+        "images help with it, too", "vixml-minilm-l3--augmented", "text-minilm-l3--augmented",
         (Printed("Table 13", {"method": "ViXML (DEL+R)"}), Printed("Table 13", {"method": "DEL+R"})),
     ),
 )  # fmt: skip
@@ -188,7 +188,7 @@ def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
 
 def _word(gap: float, half: float, control: bool) -> str:
     if control:
-        return "a part of the gain stays" if gap > half else "no gain is left"
+        return "part of the gain remains" if gap > half else "no gain remains"
     return "yes" if gap > half else "the other way" if gap < -half else "not settled"
 
 
@@ -328,6 +328,27 @@ def interval(row: dict[str, Any], metric: str) -> str:
     return f"{value['mean'] - half:.1f} to {value['mean'] + half:.1f}"
 
 
+def select_rows(summary: dict[str, Any], layout: TableSpec) -> dict[str, Any]:
+    """Return a reference file's content with the rows that a layout of ``config/summaries`` names, under its labels.
+
+    Raises:
+        VixmlError: a run that the reference file lacks.
+    """
+    found = {(row["dataset"], row["run"]): row for row in summary["rows"]}
+    rows = []
+    for block in layout.measured:
+        for one in block.rows:
+            if (block.dataset, one.run) not in found:
+                raise VixmlError(
+                    "a layout names a run that the reference file lacks",
+                    where=f"config/summaries/{layout.id}.yaml",
+                    found=f"{one.run} on {block.dataset}",
+                    expected=sorted(run for dataset, run in found if dataset == block.dataset),
+                )
+            rows.append({**found[block.dataset, one.run], "block": block.title, "label": one.label, "note": one.note})
+    return {**summary, "metrics": list(layout.metrics), "rows": rows}
+
+
 def readme_table(summary: dict[str, Any]) -> str:
     """Return the measured rows as Markdown, with n, sd, the first metric's 95 % interval, and their origin below."""
     metrics = summary["metrics"]
@@ -349,7 +370,7 @@ def origin_sentence(summary: dict[str, Any]) -> str:
     queries = ", ".join(f"{n:,} test queries of {dataset}" for dataset, n in sorted(where["n_queries"].items()))
     sentences = [f"Percent on {queries or 'nothing yet'}; mean ± sample standard deviation over seeds."]
     if any(row["verdict"] == "stand-in" for row in summary["rows"]):
-        sentences.append("Stand-in data, so none of these numbers confirms or refutes one of the paper.")
+        sentences.append("Stand-in data: none of these numbers confirms or refutes a number in the paper.")
     if where["commits"]:
         days = " to ".join(dict.fromkeys(where["days"]))
         device = ", ".join(where["devices"] or where["processors"])
@@ -464,6 +485,8 @@ def summary(
     published = ""
     if reference is not None:
         found = load_reference(reference)
+        if layout:
+            found = select_rows(found, load_summary(config_dir, layout))
     else:
         results = load(scores or find(results_dir))
         if not results:
@@ -528,7 +551,7 @@ def _parts(config_dir: Path, sources: Sources) -> str:
     heads = ["part", "what", "published cells", "without a run", "GPU time (H100)", "disk", "key"]
     total = missing.total
     said = (
-        f"All together {total.hours:,.0f} hours of one H100 with 80 GB and {size(total.disk_bytes)} of disk, as predicted; what "
+        f"All together {total.hours:,.0f} hours of one H100 with 80 GB and {size(total.disk_bytes)} of disk (predicted); what "
         f"tables share counts once. No stage needs more than {size(total.gpu_memory_bytes)} on the GPU and "
         f"{size(total.host_memory_bytes)} of main memory; a checkpoint takes up to {size(total.scratch_bytes)} of disk "
         "more while a model trains."
@@ -557,11 +580,11 @@ def _discrepancies(config_dir: Path) -> str:
 def _deviations(page: Path) -> str:
     found = re.findall(r"^\| (D\d+) \| (PICTO)?", page.read_text(encoding="utf-8"), re.MULTILINE)
     if not found:
-        raise VixmlError("a page of departures names none", where=page, expected="rows `| D1 | what we do | ...`")
+        raise VixmlError("a page of deviations lists none", where=page, expected="rows `| D1 | what we do | ...`")
     every, own = (
         ", ".join(name for name, picto in found if bool(picto) == of_picto) or "none" for of_picto in (False, True)
     )
-    return f"- Of the paper's runs as of PICTO's: {every}.\n- Of PICTO's runs alone: {own}.\n"
+    return f"- In the paper's runs and PICTO's: {every}.\n- In PICTO's runs only: {own}.\n"
 
 
 def reproduction(config_dir: Path, write: Path, check: bool) -> None:
@@ -635,7 +658,7 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
             found.append((f"a query, {run}", "paper", float(value), one.encode(one.query) / speed * 1e3, "ms"))
         elif topic == "latency per image":
             found.append(
-                ("a picture, siglip2", "paper", float(value), VISION["siglip2"].flop / gpu.encoder * 1e3, "ms")
+                ("an image, siglip2", "paper", float(value), VISION["siglip2"].flop / gpu.encoder * 1e3, "ms")
             )
     for line in load_reference(reference)["rows"]:
         if line["hours"]:

@@ -59,7 +59,7 @@ def notes(plan: Plan) -> list[str]:
     """Return what a reader of the figures must know."""
     said = [
         f"Hours of {plan.hardware.name} ({plan.hardware.unit}); {plan.hardware.source}.",
-        "Runs are counted with their seeds. What several share (a model, tokens, pictures, a training) counts once in each "
+        "Runs are counted per seed. What several runs share (a model, tokens, images, a training) counts once in each "
         "line, so the lines do not add up to `all`. GPU memory and memory are the largest of any stage; a checkpoint takes "
         f"up to {size(plan.total.scratch_bytes)} more disk while a model trains.",
     ]
@@ -168,7 +168,7 @@ def pages(
         sizes.append([model.title, model.parameters, f"{counted / 1e6:,.1f}M", f"{counted / printed:.3f}"])
     return {
         "plan": "\n".join([asked, tables, order, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
-        "known": "\n".join([times, markdown(["case", "way", "GFLOP/s a thread"], speeds)]),
+        "known": "\n".join([times, markdown(["case", "way", "GFLOP/s per thread"], speeds)]),
         "rehearsal": "\n".join(
             [markdown(titles, rehearsed(rehearsal), {1}), markdown(["on the processor", "GFLOP/s"], host)]
         ),
