@@ -26,9 +26,8 @@ from vixml.files import write_text
 from vixml.provenance import stage
 from vixml.report import overview, schematic
 from vixml.report.layout import spread
-from vixml.report.make_tables import config_files, named_scores
 from vixml.report.overview import OverviewSpec, load_drawings
-from vixml.report.results import Registry, Results, aggregate, load, metric_over_seeds
+from vixml.report.results import Registry, Results, aggregate, config_files, load, metric_over_seeds, named_scores
 
 # --- The points of a figure: published values, which have no hours, and measured ones, which have.
 

@@ -19,9 +19,10 @@ from vixml.files import read_json, write_json, write_text
 from vixml.plan.assumptions import HARDWARE, VISION
 from vixml.plan.cost import Job, Missing, train_cost
 from vixml.plan.shapes import clustering_flop
+from vixml.report.facts import STATED, build_tables
 from vixml.report.not_run import missing_cost
 from vixml.report.results import MIN_SEEDS, STATES, Results, find, load, t_quantile
-from vixml.report.tables import STATED, Sources, Table, build_any_tables, build_tables
+from vixml.report.tables import Row, Section, Sources, Table
 from vixml.report.write_tables import NOT_RUN
 from vixml.text import duration, markdown, size
 
@@ -229,42 +230,41 @@ def summarise(tables: Sequence[Table], results: Results) -> dict[str, Any]:
         tables: built tables; only their measured rows are used.
         results: the results behind them.
     """
-    rows = []
-    for table in tables:
-        for section in table.sections:
-            rows += (
-                []
-                if section.published
-                else [_row(table, section.title, section.dataset, line) for line in section.lines]
-            )
+    tables = [table for table in tables if table.scored]
     return {
         "schema_version": SCHEMA_VERSION,
-        "metrics": list(dict.fromkeys(metric for table in tables for metric in table.spec.metrics)),
-        "rows": rows,
+        "metrics": list(dict.fromkeys(metric for table in tables for metric in table.columns)),
+        "rows": [
+            _row(table, section, row)
+            for table in tables
+            for section in table.sections
+            if not section.published
+            for row in section.rows
+        ],
         "origin": origin(results),
     }
 
 
-def _row(table: Table, title: str, dataset: str, line: Any) -> dict[str, Any]:
+def _row(table: Table, section: Section, row: Row) -> dict[str, Any]:
     return {
         "table": table.spec.id,
-        "block": title,
-        "dataset": dataset,
-        "run": line.run,
-        "label": line.label,
-        "note": line.note,
-        "verdict": line.cells[0].verdict.state,
-        "n": len(line.seeds),
-        "seeds": list(line.seeds),
+        "block": section.title,
+        "dataset": section.dataset,
+        "run": row.run,
+        "label": row.label,
+        "note": row.note,
+        "verdict": row.cells[0].verdict.state,
+        "n": len(row.seeds),
+        "seeds": list(row.seeds),
         "metrics": {
-            cell.metric: {
+            cell.column: {
                 "mean": round(cell.ours.mean, 4),
                 "sd": None if cell.ours.sd is None else round(cell.ours.sd, 4),
             }
-            for cell in line.cells
+            for cell in row.cells
             if cell.ours is not None
         },
-        "hours": None if line.hours is None else round(line.hours.mean, 6),
+        "hours": None if row.hours is None else round(row.hours.mean, 6),
     }
 
 
@@ -470,7 +470,7 @@ def summary(
             raise VixmlError("no finished scores", where=results_dir, hint="run the workflow first: make demo")
         shapes = [load_summary(config_dir, layout)] if layout else load_tables(config_dir, tables)
         sources = Sources.load(config_dir, results)
-        built = build_tables(shapes, sources)
+        built = build_tables(shapes, sources, config_dir)
         found = summarise(built, results)
         if any(table.cells(published=True) for table in built):
             published = published_sentence(built, missing_cost(shapes, sources, config_dir))
@@ -509,7 +509,7 @@ def _parts(config_dir: Path, sources: Sources) -> str:
     names = sorted(path.stem for path in (config_dir / "tables").glob("*.yaml"))
     specs = load_any_tables(config_dir, names)
     tables = {
-        spec.paper_table: table for spec, table in zip(specs, build_any_tables(specs, sources, config_dir), strict=True)
+        spec.paper_table: table for spec, table in zip(specs, build_tables(specs, sources, config_dir), strict=True)
     }
     missing = missing_cost(specs, sources, config_dir)
     rows = []
@@ -682,6 +682,6 @@ def _stated(item: str) -> tuple[str, str]:
             "a published time that no run stands for",
             where="config/reported/other_facts.csv",
             found=item,
-            hint="name its run in STATED of src/vixml/report/tables.py",
+            hint="name its run in STATED of src/vixml/report/facts.py",
         )
     return STATED[item]
