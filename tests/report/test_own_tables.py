@@ -48,7 +48,7 @@ def test_a_table_of_ones_own_needs_no_published_number(own, scores, tmp_path):
     assert "config/../../../config/models.yaml" in read_json(tmp_path / "tables/manifest.json")["inputs"]
 
 
-def test_nothing_speaks_of_published_numbers_or_of_stand_ins(own, scores, tmp_path):
+def test_it_speaks_of_no_numbers_but_its_own(own, scores, tmp_path):
     make_tables(scores, own, ["cataclysm"], tmp_path / "tables")
     make_report(scores, own, ["cataclysm"], ReportOptions("cataclysm"), tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from vixml.config.tables import FigureSpec, load_any_tables, spec_path
+from vixml.config.tables import FigureSpec, load_any_tables, load_figures, spec_path
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import hits_in_chunks
@@ -30,7 +30,6 @@ from vixml.report.charts import RunCurves, breakdowns, curves
 from vixml.report.evidence import PAPER, Commands, evidence, printed_rows, row_key, run_key
 from vixml.report.facts import Measured, build_tables
 from vixml.report.not_run import missing_cost
-from vixml.report.overview import load_drawings
 from vixml.report.pages import interval, number, origin_sentence, summarise
 from vixml.report.results import GREEN, MEANING, STATES, Result, Results, config_files, load, named_scores
 from vixml.report.tables import Row, Sources
@@ -246,12 +245,12 @@ class ReportOptions:
 
 MAIN = ("table1", "table3")  # text alone, and with images: what `vixml summary` prints
 HOURS = "Published values have no place on the hour axis, because the paper tabulated no hours."
-LAID_OUT = "Laid out from the configuration of the runs that it names."
+FOLLOWS = "Its parts follow the configuration of the runs named in it."
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, with its points (of the overview: its tokens) as a table for those who cannot see it."""
+    """A figure, with its points (or the parts drawn) as a table for those who cannot see it."""
 
     name: str
     title: str
@@ -372,11 +371,11 @@ def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
     if not names:
         raise VixmlError("a folder of figures holds none", where=folder, hint="run `vixml make-figures` first")
     drawings = []
-    for spec in load_drawings(config_dir, names):
+    for spec in load_figures(config_dir, names):
         svg = base64.b64encode((folder / f"{spec.id}.svg").read_bytes()).decode("ascii")
         rows = list(csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines()))
         title = f"{spec.paper_figure}: {spec.title}"
-        parts, note = ("point", HOURS) if isinstance(spec, FigureSpec) else ("token", LAID_OUT)
+        parts, note = ("point", HOURS) if isinstance(spec, FigureSpec) else ("part", FOLLOWS)
         drawings.append(Drawing(spec.id, title, parts, note, f"data:image/svg+xml;base64,{svg}", rows[0], rows[1:]))
     return drawings
 
