@@ -30,6 +30,8 @@ from vixml.report.results import (
     metric_over_seeds,
 )
 
+NOT_RUN = "not run"  # printed where there is nothing of ours
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -16,10 +16,8 @@ from vixml.provenance import stage
 from vixml.report.facts import Measured, build_tables
 from vixml.report.not_run import missing_cost
 from vixml.report.results import MEANING, STATES, Aggregate, Results, config_files, load, named_scores
-from vixml.report.tables import Cell, Section, Sources, Table
+from vixml.report.tables import NOT_RUN, Cell, Section, Sources, Table
 from vixml.text import duration, markdown
-
-NOT_RUN = "not run"
 
 
 def make_tables(
