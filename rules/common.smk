@@ -177,6 +177,7 @@ def reported_files(kind, names):
         *folder.glob("reported/*.csv"),
     ]
     files += [folder / kind / f"{name}.yaml" for name in names]
+    files += [path for name in names for form in ("svg", "csv") for path in folder.glob(f"{kind}/{name}.{form}")]
     return sorted(path.as_posix() for path in files)
 
 

@@ -26,7 +26,7 @@ FIRST = (
     "workflow/test_embedded_default", "workflow/test_three_doors", "workflow/test_slurm", "workflow/test_published",
     "workflow/test_dvc", "report/test_report_browser", "workflow/test_two_configurations", "training/test_parts",
     "workflow/test_run", "workflow/test_reports", "workflow/test_latency", "workflow/test_one_table", "workflow/test_static",
-    "report/test_overview", "training/test_resume", "config/test_paper_models",
+    "training/test_resume", "config/test_paper_models",
 )  # fmt: skip
 
 

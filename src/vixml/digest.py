@@ -39,7 +39,7 @@ STAGES = {
     "predict": "vixml.retrieval.predict",
     "measure-latency": "vixml.retrieval.latency",
     "score": "vixml.evaluation.score",
-    "make-tables": "vixml.report.make_tables",
+    "make-tables": "vixml.report.write_tables",
     "make-figures": "vixml.report.figures",
     "make-report": "vixml.report.report",
     "make-tuning": "vixml.report.tuning",

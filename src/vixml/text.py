@@ -19,10 +19,11 @@ def size(n: float) -> str:
 
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int] = ()) -> str:
-    """Return a table whose columns but the first, and those of ``words``, stand to the right."""
+    """Return a table whose columns but the first, and those of ``words``, stand to the right; pipes are escaped."""
     sides = ["---" if column == 0 or column in words else "---:" for column in range(len(titles))]
     lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(sides) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)]) + "\n"
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows]
+    return "\n".join(lines) + "\n"
 
 
 def duration(hours: float | None) -> str:

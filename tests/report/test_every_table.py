@@ -80,7 +80,7 @@ def test_each_line_is_one_row_of_the_file(name):
     """The cells of a line belong together: they differ in metric alone."""
     table = build(name)
     seen = set()
-    for line in (line for section in table.sections if section.published for line in section.lines):
+    for line in (line for section in table.sections if section.published for line in section.rows):
         identity = {(c.claim.dataset, *sorted(c.claim.row.items())) for c in line.cells}
         assert len(identity) == 1 and not identity & seen, line.label
         seen |= identity
@@ -103,7 +103,7 @@ def test_each_run_named_is_the_one_that_measures_its_row(name):
     """Its settings are what the row says, its language model the one of the paper's training."""
     config, world = load_runs(CONFIG), load_world(CONFIG)
     for section in build(name).sections:
-        for line in (line for line in section.lines if section.published and line.run):
+        for line in (line for line in section.rows if section.published and line.run):
             assert (section.dataset, line.run) in config, (line.label, line.run)
             row = dict(line.cells[0].claim.row)
             row["n_images"] = row["n_images"].removeprefix("0")  # Table 10 has text only as 0 images
@@ -125,7 +125,7 @@ def test_one_training_of_the_paper_is_one_of_ours_in_every_table():
     for spec in load_tables(CONFIG, EVERY):
         seeds = {(row.label, row.run): row.seed or 0 for block in spec.blocks for row in block.rows}
         for section in build(spec.id).sections:
-            for line in (line for line in section.lines if line.paper_run):
+            for line in (line for line in section.rows if line.paper_run):
                 inference = line.cells[0].claim.row["inference"]
                 run = (section.dataset, line.run, seeds[line.label, line.run])
                 assert line.run and ours.setdefault((line.paper_run, inference), run) == run, (spec.id, line.label)
@@ -146,7 +146,7 @@ def test_a_label_that_spells_a_prompt_names_the_run_with_that_prompt(name):
     """The paper's runs and PICTO's: words, order of text and images, and pooling."""
     config = load_runs(CONFIG)
     for section in build(name).sections:
-        for line in section.lines:
+        for line in section.rows:
             encoder = config[section.dataset, line.run].encoder
             if name == "table6":
                 template = "".join(PIECES[piece] for piece in line.label.split("+"))

@@ -14,10 +14,10 @@ from result_files import REPO, copy_config, write_corpus
 from vixml.config.tables import FactsSpec, load_any_tables
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
-from vixml.report.facts_print import to_csv, to_latex, to_markdown
-from vixml.report.make_tables import measured as gather
+from vixml.report.facts import Measured, build_tables, compare, statistics
 from vixml.report.results import Results
-from vixml.report.tables import Measured, Sources, build_facts, compare, statistics
+from vixml.report.tables import Sources
+from vixml.report.write_tables import to_csv, to_latex, to_markdown
 
 CONFIG = REPO / "config"
 NAMES = ("table8", "table9", "latencies", "claims")
@@ -31,7 +31,8 @@ def sources():
 def build(name, config_dir=CONFIG, found=None, measured=None):
     [spec] = load_any_tables(config_dir, [name])
     assert isinstance(spec, FactsSpec)
-    return build_facts(spec, found or sources(), config_dir, measured or Measured())
+    [table] = build_tables([spec], found or sources(), config_dir, measured)
+    return table
 
 
 def rows(table):
@@ -43,12 +44,12 @@ def reported(name):
 
 
 def test_every_published_fact_has_one_place():
-    printed = sorted(fact.printed.replace(",", "") for fact in build("table8").cells(True))
+    printed = sorted(cell.published.replace(",", "") for cell in build("table8").cells(True))
     columns = ("n_train", "n_test", "n_labels", "avg_labels_per_query", "avg_queries_per_label",
         "pct_train_queries_with_images", "pct_test_queries_with_images", "pct_labels_with_images")  # fmt: skip
     assert printed == sorted(row[column] for row in reported("datasets") for column in columns)
     table9 = [row["value"] for row in reported("hyperparameters") if row["group"] == "backbone (Table 9)"]
-    assert sorted(fact.printed for fact in build("table9").cells(True)) == sorted(table9)
+    assert sorted(cell.published for cell in build("table9").cells(True)) == sorted(table9)
     said = {"latencies": [], "claims": []}
     for row in reported("other_facts"):
         latency = row["topic"].startswith("latency")
@@ -56,7 +57,7 @@ def test_every_published_fact_has_one_place():
             row["value"] if latency else f"{row['value']} {row['unit']}".strip()
         )
     for name, values in said.items():
-        assert sorted(fact.printed for fact in build(name).cells(True)) == sorted(values)
+        assert sorted(cell.published for cell in build(name).cells(True)) == sorted(values)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_two_measurements_of_one_cell_are_both_named(tmp_path):
     assert str(one / "latency.json") in str(caught.value) and str(two / "latency.json") in str(caught.value)
     folders = [tmp_path / name / "picto" / "corpus" for name in ("here", "there")]
     with pytest.raises(VixmlError, match="two corpora of picto") as caught:
-        gather(folders, [])
+        Measured.of(folders, [])
     assert all(str(folder) in str(caught.value) for folder in folders)
 
 
@@ -180,7 +181,7 @@ def test_a_sentence_without_a_row_and_a_row_without_a_sentence_are_errors(tmp_pa
 @pytest.mark.parametrize("name", NAMES)
 def test_every_form_has_every_row_and_latex_its_columns(name):
     table = build(name)
-    lines = [line for section in table.sections for line in section.lines]
+    lines = [line for section in table.sections for line in section.rows]
     markdown, latex = to_markdown(table), to_latex(table)
     assert len(rows(table)) == len(lines)
     for line in lines:

@@ -13,8 +13,7 @@ from result_files import METRICS, copy_config, write_picto, write_result
 from vixml.config.published import load_claims
 from vixml.config.tables import load_figures
 from vixml.errors import VixmlError
-from vixml.report.figures import make_figures, points
-from vixml.report.layout import spread
+from vixml.report.figures import make_figures, points, spread
 from vixml.report.results import load
 
 

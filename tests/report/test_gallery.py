@@ -29,7 +29,7 @@ def test_the_sample_does_not_depend_on_results():
     assert sorted(sample(5).tolist()) == [0, 1, 2, 3, 4]
 
 
-def test_gallery_marks_true_labels_and_skips_missing_pictures(made):
+def test_gallery_marks_true_labels_and_skips_missing_images(made):
     folders, _, options, _ = made
     found = gallery(options.corpus, options.images, (*COMPARE, "absent"), load(folders))
     assert found.runs == ((COMPARE[0], 0), (COMPARE[1], 0), ("absent", None))
@@ -39,7 +39,7 @@ def test_gallery_marks_true_labels_and_skips_missing_pictures(made):
         # ViXML answers row, row + 1, ...; text starts one later. True are row and row + 3.
         assert [hit for _, hit in image.labels] == [True, False, False, True, False]
         assert [hit for _, hit in text.labels] == [False, False, True, False, False]
-        assert len(query.pictures) == (0 if query.row < 2 else 1)
+        assert len(query.images) == (0 if query.row < 2 else 1)
         assert len(query.truth) == 2 and image.hits == 2
     rule = found.parts[0].rule
     assert "seed 0" in rule and "12 of 30" in rule and not found.parts[0].by_outcome
@@ -68,7 +68,7 @@ def test_extremes_are_the_largest_and_ties_stand_by_row():
 
 @pytest.fixture
 def changed(results):
-    """Return scores, corpus and pictures where ViXML loses query 7 wholly and text alone wins it."""
+    """Return scores, corpus and images where ViXML loses query 7 wholly and text alone wins it."""
     folders = [write_result(results, "picto", run, 0, METRICS) for run in COMPARE]
     corpus, images = write_corpus(results)
     for folder in folders:
@@ -110,7 +110,7 @@ def test_one_run_alone_has_no_gains(changed):
     assert found.runs[1] == (COMPARE[1], None)
 
 
-def test_small_pictures_are_kept_as_they_are_and_large_ones_made_smaller():
+def test_small_images_are_kept_as_they_are_and_large_ones_made_smaller():
     assert _data_uri(png(9)) == "data:image/png;base64," + base64.b64encode(png(9)).decode()
     stream = io.BytesIO()
     Image.new("RGBA", (640, 320), (10, 200, 30, 0)).save(stream, format="PNG")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vixml.plan.assumptions import CLUSTERS, HARDWARE, HOST
-from vixml.report.pages import BENCHMARK, REFERENCE, REHEARSAL, host_speed, known, rehearsed, sustained_here
+from vixml.report.plan_page import BENCHMARK, REFERENCE, REHEARSAL, host_speed, known, rehearsed, sustained_here
 
 REPO = Path(__file__).resolve().parents[2]
 

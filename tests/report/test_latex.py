@@ -10,10 +10,9 @@ import pytest
 from result_files import METRICS, PICTO, REPO, register_real, write_picto, write_real, write_result
 
 from vixml.config.tables import load_tables
-from vixml.report.make_tables import make_tables
 from vixml.report.results import load
 from vixml.report.tables import Sources, build_table
-from vixml.report.write_tables import by_metric, delta, escape, to_latex
+from vixml.report.write_tables import delta, escape, make_tables, to_latex
 
 EVERY = sorted(path.stem for path in (REPO / "config/tables").glob("*.yaml"))
 EVERY_METRIC = METRICS | {"R@10": 60.0}
@@ -69,8 +68,8 @@ def test_values_and_differences_are_those_of_the_table(config_dir, results):
     text = to_latex(table)
     line = next(line for line in text.splitlines() if line.startswith("MiniLM-L3 &"))
     assert "41.72 & 43.72 $\\pm$ 0.00 (3) & +2.00 &" in line
-    row = next(line for line in table.sections[0].lines if line.label == "MiniLM-L3")
-    assert [delta(cell) for cell in by_metric(row, table.spec.metrics)] == ["+2.00"] * 4
+    row = next(line for line in table.sections[0].rows if line.label == "MiniLM-L3")
+    assert [delta(cell) for cell in row.in_order(table.columns)] == ["+2.00"] * 4
     assert "not run" in text and "--" in text
 
 

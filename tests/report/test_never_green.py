@@ -13,7 +13,7 @@ from result_files import REPO
 from vixml.config.published import PAPER
 from vixml.config.tables import load_tables
 from vixml.report.results import GREEN, Registry, Result, Results, aggregate, judge
-from vixml.report.tables import Line, Sources, Table, build_table
+from vixml.report.tables import Row, Sources, Table, build_table
 
 CONFIG = REPO / "config"
 SPECS = load_tables(CONFIG, sorted(path.stem for path in (CONFIG / "tables").glob("*.yaml")))
@@ -97,11 +97,11 @@ def judged(registry: Registry) -> list[tuple[str, str, bool, set[str]]]:
     """Return (table, row, whether it reads images, verdicts) of each published row whose very values are measured."""
     found = []
     for spec in SPECS:
-        rounds: list[dict[tuple[str, str], tuple[Line, Results]]] = []  # of two rows of one run, each in another one
+        rounds: list[dict[tuple[str, str], tuple[Row, Results]]] = []  # of two rows of one run, each in another one
         for section in (section for section in nothing_ran()[spec.id].sections if section.published):
-            for line in (line for line in section.lines if line.run):
+            for line in (line for line in section.rows if line.run):
                 # Five seeds: a row of one seed reads its own.
-                exact = dict.fromkeys(METRICS, [50.0] * 5) | {c.metric: [c.claim.value] * 5 for c in line.cells}
+                exact = dict.fromkeys(METRICS, [50.0] * 5) | {c.column: [c.claim.value] * 5 for c in line.cells}
                 key = (section.dataset, line.run)
                 free = next((rows for rows in rounds if key not in rows), None)
                 if free is None:
@@ -114,7 +114,7 @@ def judged(registry: Registry) -> list[tuple[str, str, bool, set[str]]]:
                 [own] = [
                     one
                     for section in table.sections
-                    for one in section.lines
+                    for one in section.rows
                     if (section.dataset, one.block, one.label) == (dataset, line.block, line.label)
                 ]
                 reads_images = registry.runs[dataset, run].needs_bank

@@ -12,11 +12,10 @@ from vixml.config.tables import load_any_tables, load_tables
 from vixml.plan.assumptions import HARDWARE
 from vixml.plan.cost import predict_run
 from vixml.plan.plan import Plan, make_plan, parts_of_run, read_workflow
-from vixml.report.make_tables import make_tables
 from vixml.report.not_run import missing_cost
 from vixml.report.results import Results, load
 from vixml.report.tables import Sources, build_table
-from vixml.report.write_tables import states_summary
+from vixml.report.write_tables import make_tables, states_summary
 
 CONFIG = REPO / "config"
 SHAPES = sorted(path.stem for path in (CONFIG / "tables").glob("*.yaml"))
@@ -89,7 +88,7 @@ def test_a_cell_predicts_what_the_plan_counts_for_its_run(name):
     """Training, index and search of a run of its own; the search alone where another run's model is there."""
     table = build_table(load_tables(CONFIG, [name])[0], sources())
     for section in (section for section in table.sections if section.published):
-        for line in (line for line in section.lines if line.run):
+        for line in (line for line in section.rows if line.run):
             config = registry().runs[section.dataset, line.run]
             own = {key.split("/")[0]: part for key, part in parts(section.dataset, line.run).items()}
             stages = ("predict",) if config.reuse else ("train", "index", "predict")

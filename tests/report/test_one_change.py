@@ -9,8 +9,8 @@ import pytest
 from printed_forms import read_report, read_tables
 from result_files import copy_config, register_real, write_picto, write_real
 
-from vixml.report.make_tables import make_tables
 from vixml.report.report import ReportOptions, make_report
+from vixml.report.write_tables import make_tables
 
 TABLES = ["table1", "table3", "table5", "table10", "table13"]
 RUN, PSP = "vixml-minilm-l3", "PSP@1"

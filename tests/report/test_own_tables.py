@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -13,8 +14,8 @@ from vixml.check.doctor import configurations
 from vixml.config.tables import load_tables
 from vixml.errors import VixmlError
 from vixml.files import read_json
-from vixml.report.make_tables import make_tables
 from vixml.report.report import ReportOptions, make_report
+from vixml.report.write_tables import make_tables
 
 EXAMPLE = REPO / "examples/cataclysm/config"
 RUNS = {"text": 68.0, "vixml": 66.0}
@@ -45,6 +46,17 @@ def test_a_table_of_ones_own_needs_no_published_number(own, scores, tmp_path):
     assert said["title"] == "Components of crafted items" and said["published_cells"] == 0
     # The registry that the folder includes is an input too: what changes there changes the tables.
     assert "config/../../../config/models.yaml" in read_json(tmp_path / "tables/manifest.json")["inputs"]
+
+
+def test_it_speaks_of_no_numbers_but_its_own(own, scores, tmp_path):
+    make_tables(scores, own, ["cataclysm"], tmp_path / "tables")
+    make_report(scores, own, ["cataclysm"], ReportOptions("cataclysm"), tmp_path / "report")
+    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    shown = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
+    forms = [(tmp_path / f"tables/cataclysm.{form}").read_text(encoding="utf-8") for form in ("md", "tex")]
+    for text in (shown, *forms):
+        assert "68.00 (1)" in text
+        assert not re.search("publish|stand-in|paper|verdict|reproduced", text, re.IGNORECASE)
 
 
 def test_the_report_shows_the_runs_that_are_asked_for(own, scores, tmp_path):

@@ -41,10 +41,10 @@ def test_nothing_is_fetched(page, text):
     assert "@import" not in text and "url(" not in text
 
 
-def test_every_picture_has_words_and_every_table_a_caption(page):
-    pictures = page.all("img")
-    assert len(pictures) >= 12
-    assert all(attrs.get("alt", "").strip() for attrs in pictures)
+def test_every_image_has_words_and_every_table_a_caption(page):
+    images = page.all("img")
+    assert len(images) >= 12
+    assert all(attrs.get("alt", "").strip() for attrs in images)
     assert all(attrs.get("aria-label") for attrs in page.all("svg")) and page.all("svg")
     assert len(page.all("table")) == len(page.all("caption"))
     assert all(attrs.get("scope") in {"col", "row", "colgroup", "rowgroup"} for attrs in page.all("th"))
@@ -84,6 +84,18 @@ def test_the_same_bytes_again(made, tmp_path):
     inputs = json.loads((report / "manifest.json").read_text(encoding="utf-8"))["inputs"]
     assert {"corpus", "images", "figures", "table/table1", "log/picto/vixml-minilm-l3/seed0"} <= set(inputs)
     assert "predictions/picto/vixml-minilm-l3/seed1" in inputs
+
+
+def test_what_was_run_comes_first_and_what_was_not_is_folded(page, text):
+    order = re.findall(r'<section id="(\w+)"', text)
+    assert order[:3] == ["numbers", "gallery", "tables"] and order.index("verdicts") > order.index("tables")
+    main = text[text.index('<section id="numbers"') : text.index('<section id="gallery"')]
+    assert "55.77 ± 0.50" in main and "54.5 to 57.0" in main and "not run</td>" not in main
+    tables = text[text.index('<section id="tables"') : text.index('<section id="figures"')]
+    folded = re.findall(r'<details class="not-run"><summary>(.*?)</summary>(.*?)</details>', tables, re.DOTALL)
+    assert len(folded) == 8 and all("not run, " in summary for summary, _ in folded)
+    assert not any(re.search(r"\d ± |\(3\)", body) for _, body in folded)
+    assert "49.97 ± 0.50" in tables and tables.index("49.97 ± 0.50") < tables.index("<details")
 
 
 def test_a_report_of_nothing(made, tmp_path):

@@ -77,7 +77,7 @@ def test_a_table_with_a_row_a_seed_needs_no_code(config_dir, results):
     (config_dir / "tables" / "table12.yaml").write_text(SEEDS, encoding="utf-8")
     register_real(config_dir)
     table = build(config_dir, write_real(results, seeds=(1, 2)), "table12")
-    assert [(line.seeds, line.cells[0].ours is None) for line in table.sections[0].lines] == [
+    assert [(line.seeds, line.cells[0].ours is None) for line in table.sections[0].rows] == [
         ((1,), False), ((2,), False), ((), True), ((), True), ((), True),
     ]  # fmt: skip
 
@@ -95,7 +95,7 @@ def test_a_measured_row_may_be_one_seed_or_all(config_dir, results):
         write_result(results, "picto", "text-minilm-l3", seed, dict.fromkeys(METRICS, value))
         for seed, value in values.items()
     ]
-    lines = build(config_dir, folders, "table12").sections[-1].lines
+    lines = build(config_dir, folders, "table12").sections[-1].rows
     assert [(line.label, line.seeds) for line in lines] == [("s0", (0,)), ("s1", (1,)), ("s3", ()), ("all", (0, 1, 2))]
     assert [mean_sd(line.cells[0].ours) for line in lines] == ["44.00 (1)", "46.00 (1)", "not run", "45.00 ± 1.00 (3)"]
 

@@ -13,10 +13,9 @@ from result_files import METRICS, register_real, write_picto, write_real, write_
 from vixml.config.published import PAPER, load_claims
 from vixml.config.tables import load_tables
 from vixml.errors import VixmlError
-from vixml.report.make_tables import make_tables
 from vixml.report.results import GREEN, Registry, Results, aggregate, load
 from vixml.report.tables import Sources, build_table
-from vixml.report.write_tables import mean_sd, to_csv, to_markdown
+from vixml.report.write_tables import make_tables, mean_sd, to_csv, to_markdown
 
 NAMES = ("table1", "table3")
 

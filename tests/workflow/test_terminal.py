@@ -65,5 +65,8 @@ def test_an_interrupted_run_says_what_is_kept_and_how_to_resume(apart):
     os.killpg(process.pid, signal.SIGINT)
     said = [line for line in read(terminal).splitlines() if line.strip()]
     assert process.wait() == 130
-    assert said[-2] == "Interrupted. Finished results are kept, and training keeps its last checkpoint." and said[-1] == "To resume, run the same command again."
+    assert (
+        said[-2] == "Interrupted. Finished results are kept, and training keeps its last checkpoint."
+        and said[-1] == "To resume, run the same command again."
+    )
     assert MODEL in apart.run("snakemake", "-n", MODEL), "the folder is not locked"

@@ -27,13 +27,12 @@ def document_config(
         vixml document-config --check
     """
     from vixml.config.document import Section, document, either, sections
-    from vixml.config.tables import FactsSpec, FigureSpec, TableSpec
-    from vixml.report.overview import OverviewSpec
+    from vixml.config.tables import DrawingSpec, FactsSpec, FigureSpec, TableSpec
 
     parts = sections()
     # A file of config/tables or config/figures is of either of two kinds, so both parts of the page share one schema.
     shapes = [TableSpec.model_json_schema(), FactsSpec.model_json_schema()]
-    kinds = [FigureSpec.model_json_schema(), OverviewSpec.model_json_schema()]
+    kinds = [FigureSpec.model_json_schema(), DrawingSpec.model_json_schema()]
     table, figure = either(*shapes), either(*kinds)
     parts += [
         Section(
@@ -45,9 +44,7 @@ def document_config(
         ),
         Section("tables", "Layout of a table of facts", "`config/tables/*.yaml`, `layout: facts`.", table, shapes[1]),
         Section("figures", "Layout of a figure", "`config/figures/*.yaml`, without `kind`.", figure, kinds[0]),
-        Section(
-            "figures", "The overview of the method", "`config/figures/*.yaml`, `kind: overview`.", figure, kinds[1]
-        ),
+        Section("figures", "A drawing", "`config/figures/*.yaml`, `kind: drawing`.", figure, kinds[1]),
     ]
     changed = document(root, parts, check=check)
     print("\n".join(map(str, changed)) if changed else "nothing to change")

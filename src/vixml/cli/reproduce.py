@@ -54,9 +54,10 @@ def make_tables(
             --score results/runs/picto/text-minilm-l3/seed0/test/score \
             --out results/tables
     """
-    from vixml.report.make_tables import make_tables as run
+    from vixml.report.facts import Measured
+    from vixml.report.write_tables import make_tables as run
 
-    run(score or [], config_dir, tables, out, measured_corpus or (), latency or ())
+    run(score or [], config_dir, tables, out, Measured.of(measured_corpus or (), latency or ()))
 
 
 def make_figures(
@@ -119,14 +120,14 @@ def make_report(
             --score results/runs/picto/vixml-minilm-l3/seed0/test/score \
             --out results/report
     """
-    from vixml.report.make_tables import measured
+    from vixml.report.facts import Measured
     from vixml.report.report import ReportOptions
     from vixml.report.report import make_report as run
 
     chosen = {"compare": compare, "side_by_side": side_by_side}
     options = ReportOptions(
         name, description, command, figures_dir, corpus, images, configfile=configfile,
-        measured=measured(measured_corpus or (), latency or ()),
+        measured=Measured.of(measured_corpus or (), latency or ()),
         **{key: tuple(runs) for key, runs in chosen.items() if runs},
     )  # fmt: skip
     run(score or [], config_dir, tables, options, out)

@@ -193,6 +193,16 @@ class FigureSpec(Strict):
     untrained: list[MeasuredMark] = Field([], description="Runs without training, drawn as horizontal lines.")
 
 
+class DrawingSpec(Strict):
+    """A drawing that is committed beside this file: `{id}.svg`, and `{id}.csv` with what it shows of each setting."""
+
+    kind: Literal["drawing"] = Field(description="Tells this file from those of metrics against training time.")
+    id: str = Field(description="The file's name.")
+    paper_figure: str = Field(description="As the paper numbers it.")
+    title: str = Field(description="Its caption.")
+    dataset: str = Field(description="Entry of config/datasets.yaml: the runs that the drawing shows are runs of it.")
+
+
 S = TypeVar("S", bound=Strict)
 
 
@@ -220,9 +230,14 @@ def load_summary(config_dir: Path | str, name: str) -> TableSpec:
     return _load(TableSpec, config_dir, "summaries", name)
 
 
-def load_figures(config_dir: Path | str, names: Sequence[str]) -> list[FigureSpec]:
-    """Read the figures named, in that order."""
-    return [_load(FigureSpec, config_dir, "figures", name) for name in names]
+def load_figures(config_dir: Path | str, names: Sequence[str]) -> list[FigureSpec | DrawingSpec]:
+    """Read the figures named, in that order; either kind."""
+    found: list[FigureSpec | DrawingSpec] = []
+    for name in names:
+        path = spec_path(config_dir, "figures", name)
+        drawn = path.exists() and "kind" in read_yaml(path)
+        found.append(_load(DrawingSpec if drawn else FigureSpec, config_dir, "figures", name))
+    return found
 
 
 def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:

@@ -1,4 +1,8 @@
-"""Where scores come from, runs side by side: by how frequent a label is, by who has a picture. Read from score files."""
+"""Charts of the report as small inline SVG drawings: parts of the scores as bars, training curves as lines.
+
+Each can be read without colours (fills and dashes differ) and without eyes (its label says all values of the bars and the ends
+of the lines). Colours come from the page's style sheet, so that a chart follows dark mode and prints in grey.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,64 @@ from typing import Any
 
 from vixml.errors import VixmlError
 from vixml.files import read_json
-from vixml.report.layout import spread
 from vixml.report.results import Aggregate, Result, Results, aggregate
 
-# --- Bars side by side as a small inline SVG drawing that can be read without colours and without eyes.
+# -- drawing ----------------------------------------------------------------------------------------------------------
+
+# In units of the drawing.
+WIDTH, PLOT, LEFT, RIGHT, TOP, BOTTOM, LEGEND = 360, 150, 44, 8, 26, 34, 14
+GAP = 0.24  # between groups of bars, of a group's width
+N_STYLES = 5  # fills `b0` to `b4` and strokes `s0` to `s4` of templates/report.css
 
 
-WIDTH_CHARTS, PLOT, LEFT_CHARTS, RIGHT_CHARTS, TOP_CHARTS, BOTTOM_CHARTS, LEGEND = 360, 150, 34, 6, 26, 34, 14
-GAP = 0.24  # of a group's width
+class Chart:
+    """A frame with a title, a legend, horizontal lines at round values, and room for ticks below.
+
+    Args:
+        title: stands above; also opens the label.
+        names: of what is drawn, in the legend.
+        style: class of its marks: ``b`` (bars) or ``s`` (lines).
+        low: value at the bottom.
+        high: value at the top.
+    """
+
+    def __init__(self, title: str, names: Sequence[str], style: str, low: float, high: float) -> None:
+        self.low, self.high, self.floor = low, high, TOP + LEGEND * len(names) + PLOT
+        self.parts = []
+        self.text("title", 4, 12, title)
+        for index, name in enumerate(names):
+            y, kind = TOP + LEGEND * index, f"{style}{index % N_STYLES}"
+            if style == "b":
+                self.parts.append(f'<rect class="{kind}" x="{LEFT}" y="{y - 8.5:.1f}" width="9" height="9"/>')
+            else:
+                self.parts.append(
+                    f'<polyline class="{kind}" points="{LEFT - 14},{y - 3.5:.1f} {LEFT + 9},{y - 3.5:.1f}"/>'
+                )
+            self.text("name", LEFT + 14, y, name)
+        for value in ticks(low, high):
+            y = self.y(value)
+            self.parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            self.text("tick", LEFT - 5, y + 3.5, f"{value:g}", "end")
+
+    def y(self, value: float) -> float:
+        """Return the height of a value."""
+        return self.floor - (value - self.low) / (self.high - self.low) * PLOT
+
+    def text(self, kind: str, x: float, y: float, words: str, anchor: str = "start") -> None:
+        """Write words."""
+        self.parts.append(f'<text class="{kind}" text-anchor="{anchor}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>')
+
+    def tick(self, x: float, words: str) -> None:
+        """Write words below the plot."""
+        self.text("tick", x, self.floor + 13, words, "middle")
+
+    def svg(self, label: str, x_label: str) -> str:
+        """Return the drawing; the label is for those who cannot see it."""
+        self.text("tick", (LEFT + WIDTH - RIGHT) / 2, self.floor + BOTTOM - 5, x_label, "middle")
+        head = (
+            f'<svg class="chart" viewBox="0 0 {WIDTH} {self.floor + BOTTOM}" role="img" aria-label="{escape(label)}">'
+        )
+        return "\n".join([head, *self.parts, "</svg>"])
 
 
 @dataclass(frozen=True)
@@ -31,9 +85,7 @@ class Bars:
 
 
 def bar_chart(groups: Sequence[str], bars: Sequence[Bars], title: str, x_label: str) -> str:
-    """Return an SVG drawing of non-negative percentages, with all of its values for those who cannot see it.
-
-    Fills come from the page's style sheet, so that the drawing follows dark mode and prints in grey.
+    """Return an SVG drawing of non-negative percentages.
 
     Example:
         >>> from vixml.report.results import aggregate
@@ -41,50 +93,79 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], title: str, x_label: 
         >>> "run: a 1.0, b 2.0" in drawing
         True
     """
-    height = TOP_CHARTS + LEGEND * len(bars) + PLOT + BOTTOM_CHARTS
-    floor, top = height - BOTTOM_CHARTS, max(v.mean + (v.sd or 0.0) for one in bars for v in one.values) * 1.04 or 1.0
-    step = (WIDTH_CHARTS - LEFT_CHARTS - RIGHT_CHARTS) / len(groups)
+    top = max(v.mean + (v.sd or 0.0) for one in bars for v in one.values) * 1.04 or 1.0
+    chart = Chart(f"{title} (%)", [one.name for one in bars], "b", 0.0, top)
+    step = (WIDTH - LEFT - RIGHT) / len(groups)
     width = step * (1 - GAP) / len(bars)
-
-    def y_at(value: float) -> float:
-        return floor - value / top * PLOT
-
-    spoken = "; ".join(
+    for place, group in enumerate(groups):
+        chart.tick(LEFT + step * (place + 0.5), group)
+        for index, one in enumerate(bars):
+            value, left = one.values[place], LEFT + step * (place + GAP / 2) + width * index
+            y = chart.y(value.mean)
+            chart.parts.append(
+                f'<rect class="b{index % N_STYLES}" x="{left + 0.5:.1f}" y="{y:.1f}" width="{width - 1:.1f}" height="{chart.floor - y:.1f}"/>'
+            )
+            if value.sd is not None:
+                low, high = chart.y(max(value.mean - value.sd, 0.0)), chart.y(value.mean + value.sd)
+                x = left + width / 2
+                chart.parts.append(f'<line class="error" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+    said = [
         f"{one.name}: "
         + ", ".join(f"{group} {value.mean:.1f}" for group, value in zip(groups, one.values, strict=True))
         for one in bars
-    )
-    out = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(f"{title}, percent; {spoken}")}">',
-        f'<text class="title" x="4" y="12">{escape(title)} (%)</text>',
     ]
-    for index, one in enumerate(bars):
-        y = TOP_CHARTS + LEGEND * index
-        out.append(f'<rect class="b{index % N_STYLES}" x="{LEFT}" y="{y - 8.5:.1f}" width="9" height="9"/>')
-        out.append(f'<text class="name" x="{LEFT + 14}" y="{y}">{escape(one.name)}</text>')
-    for value in ticks(0.0, top):
-        y = y_at(value)
-        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text class="tick" text-anchor="end" x="{LEFT - 5}" y="{y + 3.5:.1f}">{value:g}</text>')
-    for place, group in enumerate(groups):
-        x = LEFT_CHARTS + step * (place + GAP / 2)
-        middle = LEFT_CHARTS + step * (place + 0.5)
-        out.append(f'<text class="tick" text-anchor="middle" x="{middle:.1f}" y="{floor + 13}">{escape(group)}</text>')
-        for index, one in enumerate(bars):
-            value, left = one.values[place], x + width * index
-            y = y_at(value.mean)
-            out.append(
-                f'<rect class="b{index % N_STYLES}" x="{left + 0.5:.1f}" y="{y:.1f}" width="{width - 1:.1f}" height="{floor - y:.1f}"/>'
-            )
-            if value.sd is not None:
-                low, high = y_at(max(value.mean - value.sd, 0.0)), y_at(value.mean + value.sd)
-                centre = left + width / 2
-                out.append(f'<line class="error" x1="{centre:.1f}" x2="{centre:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
-    out.append(
-        f'<text class="tick" text-anchor="middle" x="{(LEFT + WIDTH) / 2:.1f}" y="{height - 5}">{escape(x_label)}</text>'
-    )
-    return "\n".join([*out, "</svg>"])
+    return chart.svg("; ".join([f"{title}, percent", *said]), x_label)
 
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart: y at each x, both finite."""
+
+    name: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+
+
+def line_chart(series: Sequence[Series], label: str, title: str) -> str:
+    """Return an SVG drawing of lines over epochs."""
+    xs, ys = [x for one in series for x in one.xs], [y for one in series for y in one.ys]
+    first, last = min(xs), max(max(xs), min(xs) + 1)
+    pad = (max(ys) - min(ys)) * 0.06 or max(abs(max(ys)) * 0.05, 0.01)
+    chart = Chart(title, [one.name for one in series], "s", min(ys) - pad, max(ys) + pad)
+
+    def x_at(value: float) -> float:
+        return LEFT + (value - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+
+    for value in ticks(first, last):
+        if value == round(value):
+            chart.tick(x_at(value), f"{value:g}")
+    for index, one in enumerate(series):
+        style, at = f"s{index % N_STYLES}", [(x_at(x), chart.y(y)) for x, y in zip(one.xs, one.ys, strict=True)]
+        if len(at) == 1:
+            chart.parts.append(f'<circle class="{style}" cx="{at[0][0]:.1f}" cy="{at[0][1]:.1f}" r="3"/>')
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+        chart.parts.append(f'<polyline class="{style}" points="{path}"/>')
+    ends = ", ".join(f"{one.name} ends at {one.ys[-1]:.4g}" for one in series)
+    return chart.svg(f"{label}; {ends}", "epoch")
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Return about ``count`` round numbers within [low, high].
+
+    Example:
+        >>> ticks(0.0, 0.31), ticks(1, 300)
+        ([0.0, 0.1, 0.2, 0.3], [100.0, 200.0, 300.0])
+    """
+    if high <= low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(step * i, 10) for i in range(first, last + 1)]
+
+
+# -- parts of the scores: by frequency of labels, by whether an item has an image ---------------------------------------
 
 SIDES = ("with", "without")
 CONTRIBUTIONS = ("P@1", "P@5")
@@ -105,8 +186,8 @@ class RunParts:
 
     Attributes:
         by_frequency: metric -> contribution of each group, rarest labels first; they add up to the metric.
-        by_label_image: metric -> contribution of labels with and without a picture; they add up to the metric.
-        by_query_image: P@1 of the queries with and without a picture.
+        by_label_image: metric -> contribution of labels with and without an image; they add up to the metric.
+        by_query_image: P@1 of the queries with and without an image.
     """
 
     run: str
@@ -122,7 +203,6 @@ class Breakdown:
 
     dataset: str
     groups: tuple[Group, ...]
-    n_labels: tuple[int, int]
     n_queries: tuple[int, int]
     charts: tuple[str, ...]
     compared: tuple[str, ...]
@@ -167,11 +247,10 @@ def _dataset(dataset: str, results: Results, compare: Sequence[str]) -> Breakdow
         Group(_frequency(group["train_count"]), group["n_labels"], group["n_true_pairs"])
         for group in parts["by_frequency"]
     )
-    labels, queries = parts["by_label_image"], parts["by_query_image"]
+    queries = parts["by_query_image"]
     return Breakdown(
         dataset,
         groups,
-        (labels["with"]["n_labels"], labels["without"]["n_labels"]),
         (queries["with"]["n_queries"], queries["without"]["n_queries"]),
         tuple(_charts(drawn)),
         tuple(one.run for one in drawn),
@@ -262,29 +341,15 @@ def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
         )
     for metric in CONTRIBUTIONS:
         bars = [Bars(one.run, one.by_label_image[metric]) for one in runs]
-        sides = ["with a picture", "without"]
-        yield bar_chart(sides, bars, f"{metric} from labels with and without a picture", "labels")
+        sides = ["with an image", "without"]
+        yield bar_chart(sides, bars, f"{metric} from labels with and without an image", "labels")
     # A side without queries has no precision: there is nothing to set side by side.
     if all(value is not None for one in runs for value in one.by_query_image):
         bars = [Bars(one.run, tuple(v for v in one.by_query_image if v is not None)) for one in runs]
-        yield bar_chart(["with a picture", "without"], bars, "P@1 of queries with and without a picture", "queries")
+        yield bar_chart(["with an image", "without"], bars, "P@1 of queries with and without an image", "queries")
 
 
-# --- Training curves as small inline SVG drawings, from ``model/log.jsonl``.
-
-
-WIDTH, HEIGHT = 360, 210
-LEFT, RIGHT, TOP, BOTTOM = 44, 84, 24, 34
-N_STYLES = 5  # stroke styles in templates/report.css
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line of a chart: y at each x, both finite."""
-
-    name: str
-    xs: tuple[float, ...]
-    ys: tuple[float, ...]
+# -- training curves --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -296,7 +361,7 @@ class RunCurves:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read a log: one JSON object a line, a line an epoch.
+    """Read a log: one JSON object per line, one line per epoch.
 
     Raises:
         VixmlError: a line that is not a JSON object (the line is named).
@@ -351,65 +416,3 @@ def _finite(value: Any) -> bool:
 
 def _drawable(series: Sequence[Series]) -> list[Series]:
     return [one for one in series if one.xs]
-
-
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return about ``count`` round numbers within [low, high].
-
-    Example:
-        >>> ticks(0.0, 0.31), ticks(1, 300)
-        ([0.0, 0.1, 0.2, 0.3], [100.0, 200.0, 300.0])
-    """
-    if high <= low:
-        return [low]
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(step * i, 10) for i in range(first, last + 1)]
-
-
-def line_chart(series: Sequence[Series], label: str, title: str) -> str:
-    """Return an SVG drawing of lines over epochs, with its label for those who cannot see it.
-
-    Colours and dashes come from the page's style sheet, so that the drawing follows dark mode and prints in grey.
-    """
-    xs = [x for one in series for x in one.xs]
-    ys = [y for one in series for y in one.ys]
-    low_x, high_x = min(xs), max(max(xs), min(xs) + 1)
-    low_y, high_y = min(ys), max(ys)
-    pad = (high_y - low_y) * 0.06 or max(abs(high_y) * 0.05, 0.01)
-    low_y, high_y = low_y - pad, high_y + pad
-
-    def x_at(value: float) -> float:
-        return LEFT + (value - low_x) / (high_x - low_x) * (WIDTH - LEFT - RIGHT)
-
-    def y_at(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - low_y) / (high_y - low_y) * (HEIGHT - TOP - BOTTOM)
-
-    ends = ", ".join(f"{one.name} ends at {one.ys[-1]:.4g}" for one in series)
-    out = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{label}; {ends}", quote=True)}">',
-        f'<text class="title" x="{LEFT - 38}" y="10">{escape(title)}</text>',
-    ]
-    for value in ticks(low_y, high_y):
-        y = y_at(value)
-        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text class="tick" text-anchor="end" x="{LEFT - 5}" y="{y + 3.5:.1f}">{value:g}</text>')
-    for value in (tick for tick in ticks(low_x, high_x) if tick == round(tick)):
-        x = x_at(value)
-        out.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}">{value:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    out.append(f'<text class="tick" text-anchor="middle" x="{middle:.1f}" y="{HEIGHT - 5}">epoch</text>')
-    heights = spread([y_at(one.ys[-1]) for one in series], gap=12.0)
-    for index, (one, height) in enumerate(zip(series, heights, strict=True)):
-        style = f"s{index % N_STYLES}"
-        path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in zip(one.xs, one.ys, strict=True))
-        if len(one.xs) == 1:
-            x, y = path.split(",")
-            out.append(f'<circle class="{style}" cx="{x}" cy="{y}" r="3"/>')
-        out.append(f'<polyline class="{style}" points="{path}"/>')
-        out.append(
-            f'<text class="name {style}" x="{WIDTH - RIGHT + 6}" y="{height + 3.5:.1f}">{escape(one.name)}</text>'
-        )
-    return "\n".join([*out, "</svg>"])

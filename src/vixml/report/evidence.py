@@ -12,7 +12,7 @@ from vixml.config.load import read_yaml
 from vixml.config.published import Claim, TrainingRun
 from vixml.provenance import MANIFEST, read_manifest
 from vixml.report.results import Aggregate, Result, Results, aggregate
-from vixml.report.tables import Line, Section, Sources, Table
+from vixml.report.tables import Row, Section, Sources, Table
 
 # --- The one command that makes a run's scores again: what a reader copies from the report.
 
@@ -319,44 +319,44 @@ class PrintedRow:
     measured: str | None
 
 
-def row_key(table: Table, section: Section, line: Line) -> str:
+def row_key(table: Table, section: Section, row: Row) -> str:
     """Return the anchor of a published row: its table, section and place."""
-    return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.lines.index(line) + 1}"
+    return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
 
 
 def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[PrintedRow]:
     """Return every published row of the tables, in order."""
     return [
-        _row(table, section, line, sources, commands)
+        _printed(table, section, row, sources, commands)
         for table in tables
         for section in table.sections
-        if section.published
-        for line in section.lines
+        if section.published and table.scored
+        for row in section.rows
     ]
 
 
-def _row(table: Table, section: Section, line: Line, sources: Sources, commands: Commands) -> PrintedRow:
-    claims = [cell.claim for cell in line.cells if cell.claim is not None]
+def _printed(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> PrintedRow:
+    claims = [cell.claim for cell in row.cells if cell.claim is not None]
     first, dataset = claims[0], section.dataset
-    runnable = line.run is not None and sources.registry.blocked(dataset, line.run) is None
+    runnable = row.run is not None and sources.registry.blocked(dataset, row.run) is None
     return PrintedRow(
-        key=row_key(table, section, line),
-        title=f"{table.spec.name}, {section.title}: {line.label}",
+        key=row_key(table, section, row),
+        title=f"{table.spec.name}, {section.title}: {row.label}",
         source=first.source,
         values=tuple((claim.metric, claim.printed, claim.note) for claim in claims),
         described=tuple((word, first.row[column]) for column, word in DESCRIBED.items() if first.row[column]),
         training=_training_printed(first, sources.runs),
-        run=line.run,
-        verdicts=tuple(dict.fromkeys((cell.verdict.state, cell.verdict.why) for cell in line.cells)),
-        command=commands.planned(dataset, line.run, _seed(table, line)) if runnable and line.run else None,
-        measured=run_key(dataset, line.run) if line.seeds and line.run else None,
+        run=row.run,
+        verdicts=tuple(dict.fromkeys((cell.verdict.state, cell.verdict.why) for cell in row.cells)),
+        command=commands.planned(dataset, row.run, _seed(table, row)) if runnable and row.run else None,
+        measured=run_key(dataset, row.run) if row.seeds and row.run else None,
     )
 
 
-def _seed(table: Table, line: Line) -> int | None:
+def _seed(table: Table, row: Row) -> int | None:
     """Return the seed of a row that stands for one seed of a run."""
-    rows = [row for block in table.spec.blocks for row in block.rows if (row.label, row.run) == (line.label, line.run)]
-    return rows[0].seed if rows else None
+    rows = (one for block in table.spec.blocks for one in block.rows if (one.label, one.run) == (row.label, row.run))
+    return next((one.seed for one in rows), None)
 
 
 def _training_printed(claim: Claim, runs: dict[str, TrainingRun]) -> str:

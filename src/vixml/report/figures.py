@@ -1,18 +1,22 @@
 """The stage ``make-figures``: each figure as PNG, SVG and CSV with the same bytes every time.
 
-Drawn here: a metric against training time. The overview of the method is drawn in :mod:`vixml.report.schematic`.
+A metric against training time is drawn from its points: published values, which have no hours, and measured ones, which
+have. A drawing that never changes is committed in ``config/figures`` and copied.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
+import pandas as pd
+
+matplotlib.use("Agg")
+
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,18 +24,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from vixml.config.published import Claim, load_claims
-from vixml.config.tables import FigureSpec, MeasuredMark, spec_path
+from vixml.config.tables import DrawingSpec, FigureSpec, MeasuredMark, load_figures, spec_path
 from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import stage
-from vixml.report import overview, schematic
-from vixml.report.layout import spread
-from vixml.report.make_tables import config_files, named_scores
-from vixml.report.overview import OverviewSpec, load_drawings
-from vixml.report.results import Registry, Results, aggregate, load, metric_over_seeds
-
-# --- The points of a figure: published values, which have no hours, and measured ones, which have.
-
+from vixml.report.results import Results, aggregate, config_files, load, metric_over_seeds, named_scores
 
 Kind = Literal["published", "line", "measured", "untrained"]
 
@@ -134,23 +131,18 @@ def _measured(spec: FigureSpec, mark: MeasuredMark, results: Results, *, trained
 
 
 def to_csv(spec: FigureSpec, found: Sequence[Point]) -> str:
-    """Return the points as CSV: a line a published value, a line a seed of ours; unknown hours are empty."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ["kind", "dataset", "label", "run", "modality", "architecture", "seed", spec.metric, "hours", "hours_are"]
-    )
+    """Return the points as CSV: one line per published value, one per seed of ours; unknown hours are empty."""
+    head = ["kind", "dataset", "label", "run", "modality", "architecture"]
+    lines = []
     for point in found:
-        head = [point.kind, point.dataset, point.label, point.run, point.modality, point.architecture]
+        same = [getattr(point, name) for name in head]
         if point.kind in ("published", "line"):
-            writer.writerow([*head, "", f"{point.value:.2f}", "", "not tabulated by the paper"])
+            lines.append([*same, "", f"{point.value:.2f}", "", "not tabulated by the paper"])
         for seed, hours, value in point.seeds:
             spent = "no training" if hours is None or point.kind == "untrained" else "measured"
-            writer.writerow([*head, seed, f"{value:.4f}", "" if spent != "measured" else f"{hours:.6f}", spent])
-    return stream.getvalue()
-
-
-matplotlib.use("Agg")
+            lines.append([*same, str(seed), f"{value:.4f}", f"{hours:.6f}" if spent == "measured" else "", spent])
+    columns = [*head, "seed", spec.metric, "hours", "hours_are"]
+    return pd.DataFrame(lines, columns=columns).to_csv(index=False, lineterminator="\n")
 
 
 # The paper's red, blue and orange in shades that colour-blind readers tell apart. In grey print red and blue are alike,
@@ -183,30 +175,48 @@ TICKS = [c * 10.0**e for e in range(-4, 4) for c in (1, 2, 5)]
 
 
 def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str], out: Path) -> None:
-    """Write ``{figure}.png``, ``{figure}.svg`` and ``{figure}.csv`` (its points, or the tokens drawn) for each figure.
+    """Write ``{figure}.png``, ``{figure}.svg`` and ``{figure}.csv`` (its points, or the parts drawn) for each figure.
 
     Args:
         scores: score folders, exactly those that belong in the figures.
         config_dir: folder of figures/ and reported/.
         figures: names of files of config/figures.
         out: folder to publish.
+
+    Raises:
+        VixmlError: a drawing whose files are missing.
     """
+    specs = load_figures(config_dir, figures)
     inputs = named_scores(scores) | config_files(config_dir)
     inputs |= {f"figure/{name}": spec_path(config_dir, "figures", name) for name in figures}
-    specs = load_drawings(config_dir, figures)
+    inputs |= {f"drawing/{path.name}": path for spec in specs for path in _drawing(spec, config_dir)}
     with stage(out, "make-figures", config={"figures": list(figures)}, inputs=inputs) as work:
         claims, results = load_claims(config_dir), load(scores)
         for spec in specs:
-            if isinstance(spec, OverviewSpec):
-                shown = overview.overview(spec, Registry.load(config_dir))
-                write_text(work / f"{spec.id}.csv", overview.to_csv(shown))
-                with plt.rc_context(STYLE):
-                    drawing = schematic.draw(shown, COLOURS)
-                save(drawing, work / spec.id)
+            if isinstance(spec, DrawingSpec):
+                svg, _ = (shutil.copyfile(path, work / path.name) for path in _drawing(spec, config_dir))
+                (work / f"{spec.id}.png").write_bytes(_png(svg.read_text(encoding="utf-8")))
                 continue
             found = points(spec, claims, results)
             write_text(work / f"{spec.id}.csv", to_csv(spec, found))
             save(draw(spec, found), work / spec.id)
+
+
+def _drawing(spec: FigureSpec | DrawingSpec, config_dir: Path) -> list[Path]:
+    """Return the committed files of a drawing: SVG and CSV; none of another figure."""
+    if not isinstance(spec, DrawingSpec):
+        return []
+    files = [Path(config_dir) / "figures" / f"{spec.id}.{form}" for form in ("svg", "csv")]
+    for path in files:
+        if not path.exists():
+            raise VixmlError("a drawing lacks a file", where=path, hint="commit it beside the figure's YAML file")
+    return files
+
+
+def _png(svg: str) -> bytes:
+    import resvg_py
+
+    return resvg_py.svg_to_bytes(svg_string=svg, width=1664, dpi=96, background="#ffffff", skip_system_fonts=True)
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -215,6 +225,9 @@ def save(figure: Figure, stem: Path) -> None:
         figure.savefig(stem.with_suffix(".png"), dpi=160, metadata={"Software": None})
         figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
     plt.close(figure)
+
+
+# -- drawing a metric against training time -----------------------------------------------------------------------------
 
 
 def draw(spec: FigureSpec, found: Sequence[Point]) -> Figure:
@@ -245,6 +258,31 @@ def _legend() -> list[Line2D]:
     shapes = [("encoder", "dual encoder"), ("decoder", "dual decoder")]
     grey = {"color": GREY, "markerfacecolor": GREY}
     return handles + [Line2D([], [], label=label, **(_look("text", shape) | grey)) for shape, label in shapes]
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Return heights moved apart to at least ``gap``, in the same order, so that labels do not overlap.
+
+    Example:
+        >>> spread([1.0, 1.0, 5.0], gap=1.0)
+        [0.5, 1.5, 5.0]
+    """
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    groups: list[tuple[list[int], float]] = []
+    for index in order:
+        groups.append(([index], heights[index]))
+        # A group's labels stand around its mean height; groups that touch become one.
+        while len(groups) > 1:
+            (lower, low), (upper, high) = groups[-2:]
+            if high - low >= gap * (len(lower) + len(upper)) / 2:
+                break
+            members = lower + upper
+            groups[-2:] = [(members, sum(heights[i] for i in members) / len(members))]
+    placed = [0.0] * len(heights)
+    for members, middle in groups:
+        for rank, index in enumerate(members):
+            placed[index] = middle + gap * (rank - (len(members) - 1) / 2)
+    return placed
 
 
 def _draw_paper(axes: Axes, spec: FigureSpec, found: Sequence[Point]) -> None:

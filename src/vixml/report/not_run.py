@@ -1,4 +1,4 @@
-"""What the published rows that nobody ran here would cost, by the plan's own parts: each counted once in every sum."""
+"""Predicted cost of the published rows that nobody ran here, by the plan's own parts, each counted once in every sum."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from vixml.config.tables import FactsSpec, TableSpec, load_any_tables, named_run
 from vixml.plan.assumptions import HARDWARE
 from vixml.plan.cost import Cost, Missing
 from vixml.plan.plan import RunKey, parts_of_run
-from vixml.report.tables import SEEDS_OF_SD, STATED, Sources
+from vixml.report.facts import SEEDS_OF_SD, STATED
+from vixml.report.tables import Sources
 
 Row = tuple[str, str, int | None]  # dataset, run, seed; None: any
 
@@ -19,7 +20,7 @@ def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources, confi
     """Predict the cost of the published rows without a result, as `vixml plan` predicts a table.
 
     A row takes its own seed, else every seed that a table names of its run, else seed 0. What a finished run has left
-    (the model that another run searches with, a dataset's pictures) is there already and costs nothing. A row that no run
+    (the model that another run searches with, a dataset's images) is there already and costs nothing. A row that no run
     here repeats has no predicted cost, nor has a dataset whose size is not known.
 
     Args:

@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vixml.config.load import load_runs, load_world, read_yaml
+from vixml.config.load import read_yaml
 from vixml.config.published import PAPER, Claim, read_csv
-from vixml.config.run import RunConfig
 from vixml.config.tables import TableSpec, load_any_tables, load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json, write_text
-from vixml.plan.assumptions import HARDWARE, VISION
-from vixml.plan.cost import Job, Missing, train_cost
-from vixml.plan.shapes import clustering_flop
+from vixml.plan.cost import Missing
+from vixml.report.facts import build_tables
 from vixml.report.not_run import missing_cost
 from vixml.report.results import MIN_SEEDS, STATES, Results, find, load, t_quantile
-from vixml.report.tables import STATED, Sources, Table, build_any_tables, build_tables
-from vixml.report.write_tables import NOT_RUN
+from vixml.report.tables import NOT_RUN, Row, Section, Sources, Table
 from vixml.text import duration, markdown, size
 
 # --- Claims of the paper as differences of two scores: what it printed of each, and which two runs of PICTO show
@@ -229,42 +226,41 @@ def summarise(tables: Sequence[Table], results: Results) -> dict[str, Any]:
         tables: built tables; only their measured rows are used.
         results: the results behind them.
     """
-    rows = []
-    for table in tables:
-        for section in table.sections:
-            rows += (
-                []
-                if section.published
-                else [_row(table, section.title, section.dataset, line) for line in section.lines]
-            )
+    tables = [table for table in tables if table.scored]
     return {
         "schema_version": SCHEMA_VERSION,
-        "metrics": list(dict.fromkeys(metric for table in tables for metric in table.spec.metrics)),
-        "rows": rows,
+        "metrics": list(dict.fromkeys(metric for table in tables for metric in table.columns)),
+        "rows": [
+            _row(table, section, row)
+            for table in tables
+            for section in table.sections
+            if not section.published
+            for row in section.rows
+        ],
         "origin": origin(results),
     }
 
 
-def _row(table: Table, title: str, dataset: str, line: Any) -> dict[str, Any]:
+def _row(table: Table, section: Section, row: Row) -> dict[str, Any]:
     return {
         "table": table.spec.id,
-        "block": title,
-        "dataset": dataset,
-        "run": line.run,
-        "label": line.label,
-        "note": line.note,
-        "verdict": line.cells[0].verdict.state,
-        "n": len(line.seeds),
-        "seeds": list(line.seeds),
+        "block": section.title,
+        "dataset": section.dataset,
+        "run": row.run,
+        "label": row.label,
+        "note": row.note,
+        "verdict": row.cells[0].verdict.state,
+        "n": len(row.seeds),
+        "seeds": list(row.seeds),
         "metrics": {
-            cell.metric: {
+            cell.column: {
                 "mean": round(cell.ours.mean, 4),
                 "sd": None if cell.ours.sd is None else round(cell.ours.sd, 4),
             }
-            for cell in line.cells
+            for cell in row.cells
             if cell.ours is not None
         },
-        "hours": None if line.hours is None else round(line.hours.mean, 6),
+        "hours": None if row.hours is None else round(row.hours.mean, 6),
     }
 
 
@@ -493,7 +489,7 @@ def summary(
             raise VixmlError("no finished scores", where=results_dir, hint="run the workflow first: make demo")
         shapes = [load_summary(config_dir, layout)] if layout else load_tables(config_dir, tables)
         sources = Sources.load(config_dir, results)
-        built = build_tables(shapes, sources)
+        built = build_tables(shapes, sources, config_dir)
         found = summarise(built, results)
         if any(table.cells(published=True) for table in built):
             published = published_sentence(built, missing_cost(shapes, sources, config_dir))
@@ -532,7 +528,7 @@ def _parts(config_dir: Path, sources: Sources) -> str:
     names = sorted(path.stem for path in (config_dir / "tables").glob("*.yaml"))
     specs = load_any_tables(config_dir, names)
     tables = {
-        spec.paper_table: table for spec, table in zip(specs, build_any_tables(specs, sources, config_dir), strict=True)
+        spec.paper_table: table for spec, table in zip(specs, build_tables(specs, sources, config_dir), strict=True)
     }
     missing = missing_cost(specs, sources, config_dir)
     rows = []
@@ -599,112 +595,3 @@ def reproduction(config_dir: Path, write: Path, check: bool) -> None:
             if run not in known:
                 raise VixmlError("a comparison names a run that nobody configured", where="COMPARISONS", found=run)
     update_page(write, pages(config_dir), "the page on what is reproduced", check)
-
-
-# --- Times that are known, beside what the model of costs predicts for them (docs/cost.md). No torch.
-
-
-BENCHMARK = Path("benchmarks/results/training_step-2threads.json")
-REFERENCE = Path("results/reference/picto-summary.json")
-REHEARSAL = Path("benchmarks/results/scale.json")
-
-
-def sustained_here(config_dir: Path | str, benchmark: Path, way: str = "ours, bf16") -> dict[str, float]:
-    """Return the operations a second and thread that the benchmark of a training step sustained, by case.
-
-    Samples a second times the operations that this model counts for a sample, of the benchmark's own configuration.
-    """
-    world, measured = load_world(config_dir), read_json(benchmark)
-    found = {}
-    for case, modality in (("text", "text"), ("images", "text+image")):
-        config = RunConfig.model_validate(
-            {
-                "modality": modality,
-                "prototype": {"free_vectors": 2048},
-                "mining": None,
-                "training": {"batch_size": measured["batch_size"], "epochs": 1},
-            }
-        )
-        job = Job.of(world, "picto", config)
-        speed = measured["cases"][case]["samples_per_second"][way]["median"]
-        found[case] = speed * job.step_flop / job.trained_queries / measured["machine"]["threads"]
-    return found
-
-
-def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, str, float]]:
-    """Return (what, where, known, predicted, predicted / known) of every time that is known.
-
-    The paper's training times are compared with the whole stage; ours leave out set-up and diagnostics, and so does their
-    prediction. A latency is compared with one forward pass.
-    """
-    world, runs, gpu = load_world(config_dir), load_runs(config_dir), HARDWARE["gpu"]
-
-    def job(dataset: str, run: str) -> Job:
-        return Job.of(world, dataset, runs[dataset, run])
-
-    found = []
-    for _, line in read_csv(Path(config_dir) / "reported" / "other_facts.csv"):
-        topic, item, value = line["topic"], line["item"], line["value"]
-        if (topic, line["unit"]) in {("training time", "h"), ("Figure 2", "h")}:
-            dataset, run = _stated(item)
-            published = float(value.split()[-1])
-            predicted = train_cost(job(dataset, run), gpu).hours
-            where = "paper, end of Figure 2's axis" if topic == "Figure 2" else "paper"
-            found.append((f"{run}, {dataset}", where, published, predicted, "h"))
-        elif topic == "latency per query":
-            dataset, run = _stated(item)
-            one = job(dataset, run)
-            speed = gpu.decoder if one.causal else gpu.encoder
-            found.append((f"a query, {run}", "paper", float(value), one.encode(one.query) / speed * 1e3, "ms"))
-        elif topic == "latency per image":
-            found.append(
-                ("an image, siglip2", "paper", float(value), VISION["siglip2"].flop / gpu.encoder * 1e3, "ms")
-            )
-    for line in load_reference(reference)["rows"]:
-        if line["hours"]:
-            predicted = job(line["dataset"], line["run"]).step_flop / HARDWARE["cpu"].encoder / 60
-            found.append((f"{line['run']}, {line['dataset']}", "here, one core", line["hours"] * 60, predicted, "min"))
-    return [
-        (what, where, f"{value:.3g} {unit}", f"{predicted:.3g} {unit}", predicted / value)
-        for what, where, value, predicted, unit in found
-    ]
-
-
-def host_speed(rehearsal: Path) -> dict[str, float]:
-    """Return the operations a second that a processor sustained in 2-means and centroids, at the largest size rehearsed."""
-    measured = read_json(rehearsal)
-    width, largest = measured["dim"], {name: part["measured"][-1] for name, part in measured["parts"].items()}
-    mining, centroids = largest["mining"], largest["centroids"]
-    return {
-        "balanced 2-means": clustering_flop(mining["rows"], math.ceil(mining["rows"] / measured["group"]), width)
-        / mining["seconds"],
-        "centroids": 2.0 * centroids["rows"] * width / centroids["seconds"],
-    }
-
-
-def rehearsed(rehearsal: Path) -> list[list[str]]:
-    """Return one line a part: what, time at each size, how it grows, memory at the largest size."""
-    lines = []
-    for part in read_json(rehearsal)["parts"].values():
-        sizes = part["measured"]
-        times = [f"{one['seconds']:.3g} s ({_share(one['size'])})" for one in sizes]
-        rows = f"{sizes[-1]['rows']:,}"
-        lines.append(
-            [part["words"], ", ".join(times), rows, f"{part['growth']:.2f}", f"{sizes[-1]['peak_mb'] / 1024:.1f} GB"]
-        )
-    return lines
-
-
-def _share(size: float) -> str:
-    return "all" if size == 1 else f"1/{1 / size:.0f}"
-
-
-def _stated(item: str) -> tuple[str, str]:
-    if item not in STATED:
-        raise VixmlError(
-            "a published time that no run stands for",
-            where="config/reported/other_facts.csv",
-            found=item,
-            hint="name its run in STATED of src/vixml/report/tables.py",
-        )
-    return STATED[item]

@@ -1,4 +1,8 @@
-"""The stage ``make-report``: one HTML file with everything a reader needs, and nothing that has to be fetched."""
+"""The stage ``make-report``: one HTML file with everything a reader needs, and nothing that has to be fetched.
+
+:func:`gallery` chooses test queries with their images and the answers of each run; :func:`context` gathers everything that
+the template prints.
+"""
 
 from __future__ import annotations
 
@@ -15,31 +19,28 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from vixml.config.tables import FigureSpec, load_any_tables, spec_path
+from vixml.config.tables import FigureSpec, load_any_tables, load_figures, spec_path
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import hits_in_chunks
 from vixml.files import load_array, write_text
 from vixml.images.store import ImageStore
 from vixml.provenance import stage
-from vixml.report import tables as fact_words
-from vixml.report import write_tables
 from vixml.report.charts import RunCurves, breakdowns, curves
 from vixml.report.evidence import PAPER, Commands, evidence, printed_rows, row_key, run_key
-from vixml.report.make_tables import config_files, named_measured, named_scores
+from vixml.report.facts import Measured, build_tables
 from vixml.report.not_run import missing_cost
-from vixml.report.overview import load_drawings
 from vixml.report.pages import interval, number, origin_sentence, summarise
-from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load
-from vixml.report.tables import FactTable, Line, Measured, Sources, Table, build_any_tables
+from vixml.report.results import GREEN, MEANING, STATES, Result, Results, config_files, load, named_scores
+from vixml.report.tables import Row, Sources
+from vixml.report.write_tables import states_summary, text
+from vixml.text import duration
 
-# --- Test queries with their pictures and what each run answered: a sample drawn blind, then the extremes, said to
-# be so.
+# -- the gallery: a sample drawn blind, then the extremes, which the page says -------------------------------------------
 
-
-N_QUERIES, N_LABELS, N_PICTURES, SEED = 12, 5, 3, 0
+N_QUERIES, N_LABELS, N_IMAGES, SEED = 12, 5, 3, 0
 N_EXTREMES = 6
-PIXELS = 128  # pictures are shown at 56: enough for a sharp screen, and the page stays small
+PIXELS = 128  # images are shown at 56: enough for a sharp screen, and the page stays small
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Query:
-    """One query of the gallery; pictures are data URIs with what to say of them."""
+    """One query of the gallery; images are data URIs with their alternative text."""
 
     row: int
     text: str
-    pictures: tuple[tuple[str, str], ...]
+    images: tuple[tuple[str, str], ...]
     truth: tuple[str, ...]
     answers: tuple[Answer, ...]
 
@@ -140,9 +141,9 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     truth, images = corpus.labels("test"), corpus.images("test")
 
     def query(row: int) -> Query:
-        shown = [image for image in images.row(row).tolist() if image not in store.missing][:N_PICTURES]
-        pictures = [
-            (_data_uri(store.read(image)), f"{texts[row]}, picture {number} of {len(shown)}")
+        shown = [image for image in images.row(row).tolist() if image not in store.missing][:N_IMAGES]
+        uris = [
+            (_data_uri(store.read(image)), f"{texts[row]}, image {number} of {len(shown)}")
             for number, image in enumerate(shown, start=1)
         ]
         answers = [
@@ -150,7 +151,7 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
             for run, top in tops.items()
         ]
         named = tuple(names[label] for label in sorted(truth.row(row).tolist()))
-        return Query(row, texts[row], tuple(pictures), named, tuple(answers))
+        return Query(row, texts[row], tuple(uris), named, tuple(answers))
 
     n_test, blind = corpus.n("test"), sample(corpus.n("test")).tolist()
     rule = (
@@ -202,10 +203,10 @@ def _top(result: Result, corpus: Corpus) -> _Top:
 
 
 def _data_uri(png: bytes) -> str:
-    """Return a picture as part of the page, made smaller where it is larger than shown."""
-    with Image.open(io.BytesIO(png)) as picture:
-        if max(picture.size) > PIXELS:
-            smaller = picture.convert("RGBA" if "A" in picture.getbands() or "transparency" in picture.info else "RGB")
+    """Return an image as part of the page, made smaller where it is larger than shown."""
+    with Image.open(io.BytesIO(png)) as image:
+        if max(image.size) > PIXELS:
+            smaller = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
             smaller.thumbnail((PIXELS, PIXELS))
             stream = io.BytesIO()
             smaller.save(stream, format="PNG", optimize=True)
@@ -244,12 +245,12 @@ class ReportOptions:
 
 MAIN = ("table1", "table3")  # text alone, and with images: what `vixml summary` prints
 HOURS = "Published values have no place on the hour axis, because the paper tabulated no hours."
-LAID_OUT = "Laid out from the configuration of the runs that it names."
+FOLLOWS = "Its parts follow the configuration of the runs named in it."
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, with its points (of the overview: its tokens) as a table for those who cannot see it."""
+    """A figure, with its points (or the parts drawn) as a table for those who cannot see it."""
 
     name: str
     title: str
@@ -290,7 +291,7 @@ def make_report(
         "side_by_side": list(options.side_by_side),
         "configfile": options.configfile,
     }
-    inputs |= named_measured(options.measured)
+    inputs |= options.measured.named()
     with stage(out, "make-report", config=config, inputs=inputs) as work:
         write_text(work / "report.html", page(context(scores, config_dir, tables, options)))
 
@@ -314,29 +315,31 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
     results = load(scores)
     sources = Sources.load(config_dir, results)
     specs = load_any_tables(config_dir, tables)
-    every = build_any_tables(specs, sources, config_dir, options.measured)
-    built = [table for table in every if isinstance(table, Table)]
-    facts = [table for table in every if isinstance(table, FactTable)]
-    found = summarise(built, results)
-    main = summarise([table for table in built if table.spec.id in MAIN] or built, results)
+    built = build_tables(specs, sources, config_dir, options.measured)
+    scored = [table for table in built if table.scored]
+    found = summarise(scored, results)
+    main = summarise([table for table in scored if table.spec.id in MAIN] or scored, results)
+    ran = [row for row in main["rows"] if row["n"]]
     shown = None
     if options.corpus is not None and options.images is not None:
         shown = gallery(options.corpus, options.images, options.compare, results)
-    states = write_tables.states_summary(every, missing_cost(specs, sources, config_dir))
     # A setting equal to a printed one is no number that was reproduced: only scores count as confirmed.
-    scores_states = write_tables.states_summary(built)["states"]
+    scores_states = states_summary(scored)["states"]
     commands = Commands.load(config_dir, options.configfile)
+    compared = any(table.compared for table in built)
     return {
+        "title": f"{'ViXML, reproduced' if compared else 'ViXML'}: {options.name}",
         "options": options,
+        "compared": compared,
         "tables": built,
-        "facts": facts,
-        "states": states,
-        "n_published": sum(len(table.cells(True)) for table in built),
+        "states": states_summary(built, missing_cost(specs, sources, config_dir)),
+        "n_published": sum(len(table.cells(True)) for table in scored),
         "n_green": sum(scores_states[state] for state in GREEN),
         "state_names": STATES,
         "meaning": MEANING,
         "metrics": main["metrics"],
-        "blocks": [(block, list(rows)) for block, rows in groupby(main["rows"], key=lambda row: row["block"])],
+        "blocks": [(block, list(rows)) for block, rows in groupby(ran, key=lambda row: row["block"])],
+        "n_left": len(main["rows"]) - len(ran),
         "origin": origin_sentence(found),
         "stand_ins": sorted(
             {sources.registry.title(r["dataset"]) for r in found["rows"] if r["verdict"] == "stand-in"}
@@ -368,18 +371,18 @@ def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
     if not names:
         raise VixmlError("a folder of figures holds none", where=folder, hint="run `vixml make-figures` first")
     drawings = []
-    for spec in load_drawings(config_dir, names):
+    for spec in load_figures(config_dir, names):
         svg = base64.b64encode((folder / f"{spec.id}.svg").read_bytes()).decode("ascii")
         rows = list(csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines()))
         title = f"{spec.paper_figure}: {spec.title}"
-        parts, note = ("point", HOURS) if isinstance(spec, FigureSpec) else ("token", LAID_OUT)
+        parts, note = ("point", HOURS) if isinstance(spec, FigureSpec) else ("part", FOLLOWS)
         drawings.append(Drawing(spec.id, title, parts, note, f"data:image/svg+xml;base64,{svg}", rows[0], rows[1:]))
     return drawings
 
 
-def in_blocks(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
-    """Return a section's lines under the headings that they stand under, in order."""
-    return [(title, list(found)) for title, found in groupby(lines, key=lambda line: line.block)]
+def in_blocks(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Return a section's rows under the headings that they stand under, in order."""
+    return [(title, list(found)) for title, found in groupby(rows, key=lambda row: row.block)]
 
 
 def page(values: dict[str, Any]) -> str:
@@ -392,19 +395,6 @@ def page(values: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "duration": write_tables.duration,
-        "mean_sd": write_tables.mean_sd,
-        "paper": write_tables.paper,
-        "verdict": write_tables.verdict,
-        "note": write_tables.note,
-        "shared_whys": write_tables.shared_whys,
-        "by_metric": write_tables.by_metric,
-        "in_blocks": in_blocks,
-        "fact_verdict": fact_words.verdict,
-        "fact_note": fact_words.note,
-        "fact_shared_whys": fact_words.shared_whys,
-        "fact_cells": fact_words.by_column,
-    }
+    environment.filters |= {"duration": duration, "text": text, "in_blocks": in_blocks}
     environment.globals |= {"number": number, "interval": interval, "run_key": run_key, "row_key": row_key}
     return environment.get_template("report.html.j2").render(values)

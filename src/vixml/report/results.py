@@ -1,4 +1,8 @@
-"""Numbers measured here: one :class:`Result` per score folder, read and checked, never computed."""
+"""Results read from score folders, their summary over seeds, and the verdict on a number beside a published one.
+
+Nothing is computed from data here: one :class:`Result` per score folder, read and checked. :class:`Registry` says
+whether a run can be repeated at all, and whether it stands in for the paper's.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vixml.config.load import load_runs, load_world
+from vixml.config.load import load_runs, load_world, registry_files
 from vixml.config.registry import World
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import read_json
 from vixml.provenance import MANIFEST, read_manifest
 
-# --- What may be said of a number of ours beside a published one, and the interval it rests on.
-
+# -- verdicts, and the interval that they rest on ------------------------------------------------------------------------
 
 State = Literal["matches", "consistent", "above", "below", "not-comparable", "stand-in", "not-run", "blocked"]
 STATES: tuple[State, ...] = get_args(State)
@@ -150,6 +153,8 @@ def t_quantile(df: int) -> float:
     g1, g2 = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
     return z + g1 / df + g2 / df**2
 
+
+# -- results ------------------------------------------------------------------------------------------------------------
 
 SCHEMA_VERSION = 1
 KEYS = ("dataset", "run", "seed", "split", "metrics", "n_queries")
@@ -386,7 +391,7 @@ def hours_over_seeds(results: Sequence[Result]) -> Aggregate | None:
     return aggregate(hours) if hours else None
 
 
-# --- What the registry files say of a run: whether it can be run at all, and whether it stands in for the paper's.
+# -- the registry: whether a run can be repeated, and whether it stands in for the paper's ---------------------------------
 
 
 @dataclass(frozen=True)
@@ -433,3 +438,26 @@ class Registry:
         """Return a dataset's printed name."""
         entry = self.world.datasets.get(dataset)
         return entry.title if entry else dataset
+
+
+# -- inputs of the stages of this room, named for a manifest ------------------------------------------------------------
+
+
+def named_scores(scores: Sequence[Path]) -> dict[str, Path]:
+    """Return score folders and the training record behind each."""
+    named: dict[str, Path] = {}
+    for result in load(scores).all():
+        key = f"{result.dataset}/{result.run}/seed{result.seed}/{result.split}"
+        named[f"score/{key}"] = result.folder
+        training = result.trained_folder / "model" / "training.json"
+        if training.exists():
+            named[f"training/{key}"] = training
+    return named
+
+
+def config_files(config_dir: Path) -> dict[str, Path]:
+    """Return the files of published numbers and of the registry."""
+    config_dir = Path(config_dir)
+    files = [*sorted((config_dir / "reported").glob("*.csv")), *registry_files(config_dir)]
+    files += sorted((config_dir / "runs").glob("*.yaml"))
+    return {f"config/{os.path.relpath(path, config_dir)}": path for path in files}

@@ -5,14 +5,14 @@ Only scores on queries held out of *train* are read; a test score is refused, so
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from vixml.config.load import validate
 from vixml.config.run import RunConfig
@@ -21,6 +21,7 @@ from vixml.files import write_text
 from vixml.provenance import MANIFEST, read_manifest, stage
 from vixml.report.results import MIN_SEEDS, Aggregate, Result, aggregate, load, metric_over_seeds
 from vixml.report.write_tables import mean_sd
+from vixml.text import markdown
 
 SPLIT = "validation"
 METRICS = ("P@1", "P@5", "PSP@1", "R@100")
@@ -203,7 +204,7 @@ def paired(runs: Sequence[TunedRun]) -> list[tuple[str, str, dict[str, Aggregate
 
 def to_markdown(runs: Sequence[TunedRun]) -> str:
     """Return the table for people."""
-    columns: dict[str, Callable[[TunedRun], str]] = {
+    settings: dict[str, Callable[[TunedRun], str]] = {
         "run": lambda run: run.run,
         "modality": lambda run: run.config.modality,
         "lr": lambda run: f"{run.config.optimizer.lr:g}",
@@ -211,31 +212,29 @@ def to_markdown(runs: Sequence[TunedRun]) -> str:
         "warm-up": _warmup,
         "epochs": lambda run: str(run.config.training.epochs),
     }
-    numbers: dict[str, Callable[[TunedRun], Aggregate | None]] = {
-        metric: lambda run, metric=metric: run.metrics[metric] for metric in METRICS
-    }
-    numbers |= {f"by {name}": lambda run, key=key: run.diagnostics[key] for key, name in DIAGNOSTICS.items()}
-    out = [f"# {first_line(runs)}", "", NOTE, ""]
-    out.append("| " + " | ".join([*columns, *numbers, "minutes"]) + " |")
-    out.append("|---|---|" + "---:|" * (len(columns) - 2 + len(numbers) + 1))
-    for run in runs:
-        cells = [text(run) for text in columns.values()]
-        cells += [_cell(number(run), 2) for number in numbers.values()]
-        out.append("| " + " | ".join([*cells, _cell(run.minutes, 1)]) + " |")
+    shown = {name: f"by {DIAGNOSTICS[name]}" if name in DIAGNOSTICS else name for name in (*METRICS, *DIAGNOSTICS)}
+    rows = [
+        [
+            *(text(run) for text in settings.values()),
+            *(_cell(value, 2) for value in (*run.metrics.values(), *run.diagnostics.values())),
+            _cell(run.minutes, 1),
+        ]
+        for run in runs
+    ]
+    out = [f"# {first_line(runs)}", "", NOTE, "", markdown([*settings, *shown.values(), "minutes"], rows, words={1})]
     if pairs := paired(runs):
         names = list(dict.fromkeys(name for _, _, gaps in pairs for name in gaps))
-        shown = [f"by {DIAGNOSTICS[name]}" if name in DIAGNOSTICS else name for name in names]
-        out += ["", "## Differences", "", DIFFERENCES, ""]
-        out.append("| second run | less first run | pairs | " + " | ".join(shown) + " |")
-        out.append("|---|---|---:|" + "---:|" * len(names))
-        for first, second, gaps in pairs:
-            cells = [_gap(gaps[name]) if name in gaps else "–" for name in names]
-            out.append("| " + " | ".join([second, first, str(next(iter(gaps.values())).n), *cells]) + " |")
-    return "\n".join(out) + "\n"
+        rows = [
+            [second, first, str(next(iter(gaps.values())).n), *(_gap(gaps.get(name)) for name in names)]
+            for first, second, gaps in pairs
+        ]
+        heads = ["second run", "less first run", "pairs", *(shown[name] for name in names)]
+        out += ["## Differences", "", DIFFERENCES, "", markdown(heads, rows, words={1})]
+    return "\n".join(out)
 
 
-def _gap(gap: Aggregate) -> str:
-    return f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
+def _gap(gap: Aggregate | None) -> str:
+    return "–" if gap is None else f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
 
 
 def _warmup(run: TunedRun) -> str:
@@ -250,24 +249,17 @@ def _cell(value: Aggregate | None, decimals: int) -> str:
 
 def to_csv(runs: Sequence[TunedRun]) -> str:
     """Return the table for programs: mean and sample standard deviation in columns of their own."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    settings = ("lr", "lr_new", "warmup_steps", "warmup_steps_new")
-    numbers = [*METRICS, *DIAGNOSTICS, "minutes"]
-    head = ["dataset", "split", "n_queries", "run", "modality", *settings, "epochs", "splits", "seeds", "n"]
-    writer.writerow([*head, *(f"{name}{part}" for name in numbers for part in ("", " sd"))])
+    rows = []
     for run in runs:
-        row = [run.dataset, SPLIT, run.results[0].n_queries, run.run, run.config.modality]
-        row += [getattr(run.config.optimizer, name) for name in settings]
+        row = {"dataset": run.dataset, "split": SPLIT, "n_queries": run.results[0].n_queries, "run": run.run}
+        row["modality"] = run.config.modality
+        row |= {
+            name: getattr(run.config.optimizer, name) for name in ("lr", "lr_new", "warmup_steps", "warmup_steps_new")
+        }
         splits, seeds = (" ".join(str(cell[i]) for cell in run.cells) for i in (0, 1))
-        row += [run.config.training.epochs, splits, seeds, len(run.results)]
-        values = {**run.metrics, **run.diagnostics, "minutes": run.minutes}
-        for name in numbers:
-            value = values[name]
-            row += ["", ""] if value is None else [_number(value.mean), _number(value.sd)]
-        writer.writerow(row)
-    return stream.getvalue()
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+        row |= {"epochs": run.config.training.epochs, "splits": splits, "seeds": seeds, "n": len(run.results)}
+        for name, value in {**run.metrics, **run.diagnostics, "minutes": run.minutes}.items():
+            mean, sd = (None, None) if value is None else (value.mean, value.sd)
+            row |= {name: None if mean is None else f"{mean:.4f}", f"{name} sd": None if sd is None else f"{sd:.4f}"}
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n")

@@ -1,18 +1,57 @@
-"""Print tables: numbers as text, Markdown for people, CSV for programs, and the count of verdicts as JSON values."""
+"""The stage ``make-tables``: each table as CSV for programs, Markdown for people, LaTeX for papers; verdicts counted."""
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from vixml.plan.cost import Missing
-from vixml.report.results import MEANING, STATES, Aggregate
-from vixml.report.tables import Cell, FactTable, Line, Section, Table
-from vixml.text import duration
+import pandas as pd
 
-NOT_RUN = "not run"
+from vixml.config.tables import load_any_tables, spec_path
+from vixml.files import write_json, write_text
+from vixml.plan.cost import Missing
+from vixml.provenance import stage
+from vixml.report.facts import Measured, build_tables
+from vixml.report.not_run import missing_cost
+from vixml.report.results import MEANING, STATES, Aggregate, Results, config_files, load, named_scores
+from vixml.report.tables import NOT_RUN, Cell, Section, Sources, Table
+from vixml.text import duration, markdown
+
+
+def make_tables(
+    scores: Sequence[Path],
+    config_dir: Path,
+    tables: Sequence[str],
+    out: Path,
+    measured: Measured | None = None,
+) -> None:
+    """Write ``{table}.csv``, ``{table}.md`` and ``{table}.tex`` for each table, ``summary.json`` and ``metrics.json``.
+
+    Args:
+        scores: score folders, exactly those that belong in the tables; rows without one say "not run".
+        config_dir: folder of tables/, reported/ and the registry.
+        tables: names of files of config/tables.
+        out: folder to publish.
+        measured: corpora and latencies for the tables of facts.
+    """
+    measured = measured or Measured()
+    inputs = named_scores(scores) | config_files(config_dir) | measured.named()
+    inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
+    specs = load_any_tables(config_dir, tables)
+    with stage(out, "make-tables", config={"tables": list(tables)}, inputs=inputs) as work:
+        results = load(scores)
+        sources = Sources.load(config_dir, results)
+        built = build_tables(specs, sources, config_dir, measured)
+        for table in built:
+            for ending, printer in {"csv": to_csv, "md": to_markdown, "tex": to_latex}.items():
+                write_text(work / f"{table.spec.id}.{ending}", printer(table))
+        write_json(work / "summary.json", states_summary(built, missing_cost(specs, sources, config_dir)))
+        write_json(work / "metrics.json", metrics(results, built))
+
+
+# -- one cell as text -------------------------------------------------------------------------------------------------
 
 
 def mean_sd(value: Aggregate | None, decimals: int = 2) -> str:
@@ -29,76 +68,58 @@ def mean_sd(value: Aggregate | None, decimals: int = 2) -> str:
     return f"{value.mean:.{decimals}f}{sd} ({value.n})"
 
 
-def paper(cell: Cell) -> str:
-    """Print the published value exactly as it was printed."""
-    return cell.claim.printed if cell.claim else ""
-
-
-def verdict(line: Line) -> str:
-    """Print a row's verdicts: one state if all cells share it, else each with its metric."""
-    states = [cell.verdict.state for cell in line.cells]
-    if len(set(states)) == 1:
-        return states[0]
-    return ", ".join(f"{cell.metric} {cell.verdict.state}" for cell in line.cells)
-
-
-def whys(line: Line) -> list[str]:
-    """Return the reasons of a row's verdicts, each once."""
-    return list(dict.fromkeys(part for cell in line.cells for part in cell.verdict.why.split("; ") if part))
-
-
-def shared_whys(section: Section) -> list[str]:
-    """Return the reasons that every row of a section gives: printed once above it instead of in each row."""
-    first, *others = [whys(line) for line in section.lines]
-    return [why for why in first if all(why in other for other in others)]
-
-
-def note(line: Line, without: Sequence[str] = ()) -> str:
-    """Print a row's note and its reasons, less those printed elsewhere."""
-    return "; ".join(filter(None, (line.note, *(why for why in whys(line) if why not in without))))
-
-
 def delta(cell: Cell) -> str:
     """Print ours less the paper's; a dash where one of them is missing."""
-    if cell.ours is None or cell.claim is None:
+    if not isinstance(cell.ours, Aggregate) or cell.claim is None:
         return "–"
     return f"{cell.ours.mean - cell.claim.value:+.{cell.claim.decimals}f}"
 
 
-def by_metric(line: Line, metrics: Sequence[str]) -> list[Cell | None]:
-    """Return a row's cells in the table's column order; None where the paper left a blank."""
-    cells = {cell.metric: cell for cell in line.cells}
-    return [cells.get(metric) for metric in metrics]
+def text(cell: Cell | None, part: str) -> str:
+    """Print a part of a cell (``paper``, ``ours`` or ``Δ``); a dash where the paper left a blank."""
+    if cell is None:
+        return "–"
+    if part == "ours":
+        return cell.ours if isinstance(cell.ours, str) else mean_sd(cell.ours)
+    return cell.published if part == "paper" else delta(cell)
+
+
+# -- one table in each form -------------------------------------------------------------------------------------------
 
 
 def to_csv(table: Table) -> str:
-    """Return the table as CSV: a line a row, for each metric the published value and ours in separate columns."""
-    spec, stream = table.spec, io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    per_metric = ("paper", "ours", "sd", "low", "high", "delta", "verdict")
-    writer.writerow(
-        ["table", "dataset", "block", "row", "params", "paper_run", "run", "seeds", "n", "hours"]
-        + [f"{metric} {part}" for metric in spec.metrics for part in per_metric]
-        + ["note"]
-    )
+    """Return the table as CSV, one line per row: for each column the published value, ours and a verdict."""
+    lines = []
     for section in table.sections:
-        for line in section.lines:
-            row = [spec.id, section.dataset, line.block, line.label, line.params, line.paper_run or "", line.run or ""]
-            row += [" ".join(map(str, line.seeds)), len(line.seeds), _number(line.hours.mean if line.hours else None)]
-            for cell in by_metric(line, spec.metrics):
-                row += _csv_cell(cell)
-            writer.writerow([*row, note(line)])
-    return stream.getvalue()
+        for row in section.rows:
+            line = {"table": table.spec.id, "section": section.title}
+            if table.scored:
+                line |= {"dataset": section.dataset, "block": row.block, "row": row.label, "params": row.params}
+                line |= {"paper_run": row.paper_run or "", "run": row.run or "", "seeds": " ".join(map(str, row.seeds))}
+                line |= {"n": str(len(row.seeds)), "hours": _number(row.hours.mean if row.hours else None)}
+            else:
+                line["row"] = row.label
+            for column, cell in zip(table.columns, row.in_order(table.columns), strict=True):
+                line |= {f"{column} {part}": value for part, value in _values(cell, table.scored).items()}
+            lines.append(line | {"note": row.remarks()})
+    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
 
 
-def _csv_cell(cell: Cell | None) -> list[str]:
+def _values(cell: Cell | None, scored: bool) -> dict[str, str]:
+    """Return a cell's parts for programs: numbers of ours by themselves, four decimals each."""
+    parts = ("paper", "ours", "sd", "low", "high", "delta", "verdict") if scored else ("paper", "ours", "verdict")
     if cell is None:
-        return [""] * 7
-    ours = cell.ours
-    if ours is None:
-        return [paper(cell), NOT_RUN, "", "", "", "", cell.verdict.state]
-    numbers = [_number(value) for value in (ours.mean, ours.sd, ours.low, ours.high)]
-    return [paper(cell), *numbers, delta(cell) if cell.claim else "", cell.verdict.state]
+        return dict.fromkeys(parts, "")
+    found = {"paper": cell.published, "ours": text(cell, "ours"), "verdict": cell.verdict.state}
+    if isinstance(ours := cell.ours, Aggregate):
+        found |= {
+            "ours": _number(ours.mean),
+            "sd": _number(ours.sd),
+            "low": _number(ours.low),
+            "high": _number(ours.high),
+        }
+        found["delta"] = delta(cell) if cell.claim else ""
+    return {part: found.get(part, "") for part in parts}
 
 
 def _number(value: float | None) -> str:
@@ -106,78 +127,43 @@ def _number(value: float | None) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return the table as Markdown, a section a dataset, as the paper groups it."""
+    """Return the table as Markdown, section by section; published values and ours in columns of their own."""
     spec = table.spec
-    out = [
-        f"# {spec.heading}",
-        "",
-        *([spec.note, ""] if spec.note else []),
-        (f"`paper`: as printed in {spec.source}. " if spec.paper_table else "")
-        + "`ours`: measured here, mean ± sample standard deviation over seeds (number of seeds), in percent."
-        + (" The two never share a column." if spec.paper_table else ""),
-    ]
+    out = [f"# {spec.heading}", ""] + ([spec.note, ""] if spec.note else [])
+    if table.scored:
+        printed = f"`paper`: as printed in {spec.source}. " if spec.paper_table else ""
+        ours = "`ours`: measured here, mean ± sample standard deviation over seeds (number of seeds), in percent."
+        out += [printed + ours + (" The two never share a column." if printed else ""), ""]
     for section in table.sections:
-        out += ["", f"## {section.title}", "", *_markdown_section(section, spec.metrics, spec.row_title)]
-    out += ["", "## Verdicts", "", "| verdict | published cells | measured here | meaning |", "|---|---:|---:|---|"]
-    published, measured = table.states(True), table.states(False)
-    out += [f"| {state} | {published[state]} | {measured[state]} | {MEANING[state]} |" for state in STATES]
-    return "\n".join(out) + "\n"
+        out += [f"## {section.title}", "", _markdown_section(table, section)]
+    if table.compared:
+        published, measured = table.states(True), table.states(False)
+        counts = [[state, str(published[state]), str(measured[state]), MEANING[state]] for state in STATES]
+        heads = ["verdict", "published cells", "measured here", "meaning"]
+        out += ["## Verdicts", "", markdown(heads, counts, words={3})]
+    return "\n".join(out).rstrip("\n") + "\n"
 
 
-def _markdown_section(section: Section, metrics: Sequence[str], row_title: str) -> list[str]:
-    if section.published:
-        head = [row_title, "params", *(f"paper {m}" for m in metrics), *(f"ours {m}" for m in metrics)]
-        head += [f"Δ {m}" for m in metrics]
-        align = ["---", "---:"] + ["---:"] * 3 * len(metrics)
-    else:
-        head = ["run", *(f"ours {m}" for m in metrics), "training"]
-        align = ["---"] + ["---:"] * (len(metrics) + 1)
-    shared = shared_whys(section)
-    out = [f"Every row is {', '.join(shared)}.", ""] if shared else []
-    out += [_pipe([*head, "verdict", "note"]), "|" + "|".join([*align, "---", "---"]) + "|"]
-    for line in section.lines:
-        cells = by_metric(line, metrics)
-        ours = [mean_sd(cell.ours) if cell else "–" for cell in cells]
-        if section.published:
-            row = [line.label, line.params, *(paper(cell) if cell else "–" for cell in cells), *ours]
-            row += [delta(cell) if cell else "–" for cell in cells]
-        else:
-            row = [line.label, *ours, duration(line.hours.mean if line.hours else None)]
-        out.append(_pipe([*row, verdict(line), note(line, shared)]))
-    return out
+def _markdown_section(table: Table, section: Section) -> str:
+    shared = section.shared_reasons
+    before = ["run" if section.of_runs else table.spec.row_title] + ["params"] * section.has_params
+    numbers = [f"{part} {column}" for part in section.parts for column in table.columns] + [
+        "training"
+    ] * section.of_runs
+    rows = []
+    for row in section.rows:
+        cells = row.in_order(table.columns)
+        line = [row.label] + [row.params] * section.has_params
+        line += [text(cell, part) for part in section.parts for cell in cells]
+        line += [duration(row.hours.mean if row.hours else None)] * section.of_runs
+        rows.append([*line, *([row.verdict] if table.compared else []), row.remarks(shared)])
+    after = ["verdict", "note"] if table.compared else ["note"]
+    width = len(before) + len(numbers)
+    said = f"Every row: {', '.join(shared)}.\n\n" if shared else ""
+    return said + markdown([*before, *numbers, *after], rows, words=range(width, width + len(after)))
 
 
-def _pipe(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(field.replace("|", "\\|") for field in fields) + " |"
-
-
-def states_summary(tables: Sequence[Table | FactTable], missing: Missing | None = None) -> dict[str, Any]:
-    """Return the content of ``summary.json``: how many cells are in which state, per table and in all.
-
-    With ``missing``, the predicted GPU hours of what was not run, too: per table, and in all (what tables share counts once).
-    """
-    total = {state: sum(t.states(True)[state] + t.states(False)[state] for t in tables) for state in STATES}
-    return {
-        "schema_version": 1,
-        "tables": {
-            table.spec.id: {
-                "title": table.spec.heading,
-                "published_cells": len(table.cells(True)),
-                "published": table.states(True),
-                "measured_cells": len(table.cells(False)),
-                "measured": table.states(False),
-            }
-            | ({} if missing is None else {"gpu_hours_not_run": round(missing.by_table[table.spec.id].hours, 3)})
-            for table in tables
-        },
-        "states": total,
-    } | ({} if missing is None else {"gpu_hours_not_run": round(missing.total.hours, 3)})
-
-
-# --- Print a table as LaTeX with booktabs: to be read with ``\input`` in a paper, one tabular a dataset.
-
-
-# What a printed text may hold that LaTeX reads as a command, or that is no ASCII.
+# Characters that LaTeX reads as a command, or that are not ASCII.
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     **{sign: "\\" + sign for sign in "&%$#_{}"},
@@ -204,53 +190,93 @@ def escape(text: str) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Return the table: for each metric the published value, ours, their difference; a verdict a row."""
-    spec = table.spec
+    r"""Return the table with booktabs, one tabular per section, to be read with ``\input``.
+
+    Under each column's heading: the published value, ours and, of scores, their difference; a verdict ends the row.
+    """
     out = [
-        f"% {spec.heading}. Generated by vixml make-tables; needs \\usepackage{{booktabs}}.",
-        "% paper: as printed. ours: measured here, mean and sample standard deviation over seeds (n).",
+        f"% {table.spec.heading}. Generated by vixml make-tables; needs \\usepackage{{booktabs}}.",
+        *(["% paper: as printed. ours: measured here."] if table.compared else []),
+        *(
+            ["% Scores: mean and sample standard deviation over seeds (number of seeds), percent."]
+            if table.scored
+            else []
+        ),
     ]
     for section in table.sections:
-        out += ["", *_section(section, spec.metrics, spec.row_title)]
+        out += ["", *_latex_section(table, section)]
     return "\n".join(out) + "\n"
 
 
-def _section(section: Section, metrics: Sequence[str], row_title: str) -> list[str]:
-    parts = ("paper", "ours", "Δ") if section.published else ("ours",)
-    width = 1 + len(parts) * len(metrics) + 1
-    heads = [""] + [rf"\multicolumn{{{len(parts)}}}{{c}}{{{escape(metric)}}}" for metric in metrics] + [""]
-    rules = [rf"\cmidrule(lr){{{2 + i * len(parts)}-{1 + (i + 1) * len(parts)}}}" for i in range(len(metrics))]
+def _latex_section(table: Table, section: Section) -> list[str]:
+    n, last = len(section.parts), ["verdict"] if table.compared else []
+    width = 1 + n * len(table.columns) + len(last)
+
+    def line(fields: Sequence[str]) -> str:
+        return " & ".join(fields) + r" \\"
+
+    def across(words: str, span: int = width, side: str = "l") -> str:
+        return rf"\multicolumn{{{span}}}{{{side}}}{{{words}}}"
+
+    starts = range(2, 2 + n * len(table.columns), n)
     out = [
-        rf"\begin{{tabular}}{{l{'r' * (width - 2)}l}}",
+        rf"\begin{{tabular}}{{l{'r' * n * len(table.columns)}{'l' * len(last)}}}",
         r"\toprule",
-        rf"\multicolumn{{{width}}}{{l}}{{{escape(section.title)}}} \\",
-        _row(heads),
-        " ".join(rules),
-        _row([escape(row_title), *(escape(part) for _ in metrics for part in parts), "verdict"]),
+        line([across(escape(section.title))]),
+        line(["", *(across(escape(column), n, "c") for column in table.columns), *("" for _ in last)]),
+        " ".join(rf"\cmidrule(lr){{{start}-{start + n - 1}}}" for start in starts),
+        line([escape(table.spec.row_title), *(escape(part) for _ in table.columns for part in section.parts), *last]),
         r"\midrule",
     ]
     block = None
-    for line in section.lines:
-        if section.published and line.block != block:
-            if block is not None:
-                out.append(r"\midrule")
-            block = line.block
-            if block:
-                out.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape(block)}}}}} \\")
-        cells = [_cell(cell, part) for cell in by_metric(line, metrics) for part in parts]
-        out.append(_row([escape(line.label), *cells, escape(verdict(line))]))
+    for row in section.rows:
+        if section.published and row.block != block:
+            out += [r"\midrule"] if block is not None else []
+            block = row.block
+            out += [line([across(rf"\textit{{{escape(block)}}}")])] if block else []
+        cells = [text(cell, part) for cell in row.in_order(table.columns) for part in section.parts]
+        out.append(line([escape(one) for one in (row.label, *cells, *([row.verdict] if last else []))]))
     return [*out, r"\bottomrule", r"\end{tabular}"]
 
 
-def _cell(cell: Cell | None, part: str) -> str:
-    if cell is None:
-        return "--"
-    if part == "paper":
-        return escape(paper(cell))
-    if part == "Δ":
-        return escape(delta(cell))
-    return NOT_RUN if cell.ours is None else escape(mean_sd(cell.ours))
+# -- all tables together ----------------------------------------------------------------------------------------------
 
 
-def _row(fields: Sequence[str]) -> str:
-    return " & ".join(fields) + r" \\"
+def states_summary(tables: Sequence[Table], missing: Missing | None = None) -> dict[str, Any]:
+    """Return the content of ``summary.json``: how many cells are in which state, per table and in all.
+
+    With ``missing``, also the predicted GPU hours of what was not run, per table and in all (what tables share counts once).
+    """
+    total = {state: sum(t.states(True)[state] + t.states(False)[state] for t in tables) for state in STATES}
+    return {
+        "schema_version": 1,
+        "tables": {
+            table.spec.id: {
+                "title": table.spec.heading,
+                "published_cells": len(table.cells(True)),
+                "published": table.states(True),
+                "measured_cells": len(table.cells(False)),
+                "measured": table.states(False),
+            }
+            | ({} if missing is None else {"gpu_hours_not_run": round(missing.by_table[table.spec.id].hours, 3)})
+            for table in tables
+        },
+        "states": total,
+    } | ({} if missing is None else {"gpu_hours_not_run": round(missing.total.hours, 3)})
+
+
+def metrics(results: Results, tables: Sequence[Table]) -> dict[str, Any]:
+    """Return ``{dataset: {run: {metric: mean over seeds, seeds: n}}}`` of every run read: what `dvc metrics diff` compares.
+
+    In percent; of the metrics that any of the tables of scores shows.
+    """
+    shown = dict.fromkeys(metric for table in tables if table.scored for metric in table.columns)
+    found: dict[str, Any] = {}
+    for (dataset, run), seeds in results.by_run.items():
+        means = {
+            name: round(math.fsum(result.metrics[name] for result in seeds) / len(seeds), 4)
+            for name in shown
+            if all(name in result.metrics for result in seeds)
+        }
+        found.setdefault(dataset, {})[run] = means | {"seeds": len(seeds)}
+    return found
