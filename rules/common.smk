@@ -90,8 +90,6 @@ REPORT = f"{PAGES}/report.html"
 TUNING = f"{PAGES}/tuning/manifest.json"
 # Keys of a configuration that are paths, not settings.
 PLACES = {"config_dir", "results", "pages", "folder", "include", "device"}
-LOGS = f"{RESULTS}/logs"
-BENCHMARKS = f"{RESULTS}/benchmarks"
 
 # A profile with GPUs sets `device=cuda`; `--config` on the command line would replace it.
 DEVICE = "cuda" if WORKFLOW.device == "auto" and "gpu" in workflow.global_resources else WORKFLOW.device

@@ -20,13 +20,6 @@ rule make_tables:
     output:
         *marked_tables(),
         manifest=TABLES,
-    log:
-        f"{PAGES}/logs/make_tables.log",
-    benchmark:
-        f"{PAGES}/benchmarks/make_tables.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
@@ -52,13 +45,6 @@ rule make_figures:
     output:
         *marked_figures(),
         manifest=FIGURES,
-    log:
-        f"{PAGES}/logs/make_figures.log",
-    benchmark:
-        f"{PAGES}/benchmarks/make_figures.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
@@ -93,13 +79,6 @@ rule make_report:
             category="Report",
             labels={"what": "Everything on one page"},
         ),
-    log:
-        f"{PAGES}/logs/make_report.log",
-    benchmark:
-        f"{PAGES}/benchmarks/make_report.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
@@ -138,13 +117,6 @@ rule make_tuning:
             labels={"what": "Runs compared on held-out queries"},
         ),
         manifest=TUNING,
-    log:
-        f"{PAGES}/logs/make_tuning.log",
-    benchmark:
-        f"{PAGES}/benchmarks/make_tuning.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=10,

@@ -4,7 +4,9 @@
 # OUTPUTS: results/logs/{rule}/{names of the job}.log; results/benchmarks/{rule}/{names of the job}.tsv.
 for one in workflow.rules:
     if one.output and not one.log:
+        # Pages have no wildcards and lie apart, by the name of the configuration.
+        folder, name = (RESULTS, names_in(one.output[0])) if one.wildcard_names else (PAGES, "")
         one.log_modifier = one.benchmark_modifier = workflow.modifier.path_modifier
-        one.set_log(f"{LOGS}/{one.name}/{names_in(one.output[0])}.log")
-        one.benchmark = f"{BENCHMARKS}/{one.name}/{names_in(one.output[0])}.tsv"
+        one.set_log(f"{folder}/logs/{one.name}/{name}".rstrip("/") + ".log")
+        one.benchmark = f"{folder}/benchmarks/{one.name}/{name}".rstrip("/") + ".tsv"
         one.conda_env = ENVIRONMENT
