@@ -15,9 +15,10 @@ from vixml.config.registry import Propensity
 from vixml.errors import VixmlError
 from vixml.files import load_array, read_json, save_array, write_json
 from vixml.models.inputs import RunInputs, open_inputs
-from vixml.models.siamese import build_model, load_model
+from vixml.models.siamese import Siamese, build_model, load_model
 from vixml.provenance import read_manifest
 from vixml.ragged import Ragged
+from vixml.training import train as stage_module
 from vixml.training.train import train, validation_rows
 
 CPU = torch.device("cpu")
@@ -241,6 +242,16 @@ def test_the_folder_of_a_trained_run(trained, task):
     manifest = read_manifest(trained)
     assert set(manifest["inputs"]) == {"corpus", "tokens", "bank", "model_dir"}
     assert manifest["config"]["seed"] == 0 and manifest["config"]["training"]["epochs"] == 3
+
+
+def test_the_optimizer_is_made_where_the_model_is_trained(task, tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(Siamese, "to", lambda model, device: order.append("model moved"))
+    new_state = stage_module.new_state
+    monkeypatch.setattr(stage_module, "new_state", lambda training: order.append("state") or new_state(training))
+    config = planted.make_config(training={"epochs": 0})
+    train("planted", "run", 0, config, Propensity(), task, tmp_path / "model", CPU)
+    assert order == ["model moved", "state"], "the scaler of fp16 asks which device it is"
 
 
 def test_held_out_queries_reach_no_step(task, tmp_path, trained):
