@@ -146,7 +146,7 @@ def test_parts_are_means_over_seeds_in_the_order_asked_for(results):
     assert len(found.charts) == 5 and "c: 1 2.0" in found.charts[0]
 
 
-def test_no_queries_without_a_picture_is_not_a_precision_of_nought(results):
+def test_no_queries_without_an_image_is_not_a_precision_of_nought(results):
     folder = write_result(results, "picto", "a", 0, METRICS)
     add_parts(folder, parts())
     (found,) = breakdowns(load([folder]), ["a"])

@@ -80,8 +80,8 @@ def test_a_corpus_is_counted_as_by_hand(tmp_path):
     assert found["n_train"] == len(corpus.texts("train")) and found["n_labels"] == len(corpus.texts("label"))
     assert found["avg_labels_per_query"] == pairs / len(truth)
     assert found["avg_queries_per_label"] == pairs / found["n_labels"]
-    pictured = [len(corpus.images("test").row(i)) > 0 for i in range(corpus.n("test"))]
-    assert found["pct_test_queries_with_images"] == pytest.approx(100 * np.mean(pictured))
+    with_images = [len(corpus.images("test").row(i)) > 0 for i in range(corpus.n("test"))]
+    assert found["pct_test_queries_with_images"] == pytest.approx(100 * np.mean(with_images))
 
 
 def test_what_was_counted_stands_in_its_row_and_a_stand_in_confirms_nothing(tmp_path):

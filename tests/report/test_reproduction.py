@@ -128,7 +128,7 @@ def test_hours_and_disk_are_those_of_what_was_not_run():
     assert f"All together {missing.total.hours:,.0f} hours" in said
 
 
-def test_every_part_of_the_paper_and_every_departure_has_its_line():
+def test_every_part_of_the_paper_and_every_deviation_has_its_line():
     made = pages(REPO / "config")
     parts = [f"Table {n}" for n in range(1, 15)] + ["Figure 1", "Figure 2", "Text latency", "Text time", "Text PRIME"]
     shown = re.findall(r"^\| ((?:Table|Figure|Text) \w+) \|", made["parts"], re.MULTILINE)

@@ -1,4 +1,8 @@
-"""What each number rests on: values seed by seed, the resolved config, the manifests of every stage, and one command."""
+"""Evidence behind each number of the report.
+
+Of ours: values seed by seed, the resolved config, the manifests of every stage, and the one command that reproduces it. Of
+the paper's: where it was printed, what was trained for it, and what it would take to run it here.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,14 @@ from vixml.provenance import MANIFEST, read_manifest
 from vixml.report.results import Aggregate, Result, Results, aggregate
 from vixml.report.tables import Row, Section, Sources, Table
 
-# --- The one command that makes a run's scores again: what a reader copies from the report.
-
+# -- the command that a reader copies -------------------------------------------------------------------------------------
 
 PAPER = "paper.yaml"  # the configuration that asks for the paper's own runs
 
 
 @dataclass(frozen=True)
 class Commands:
-    """What to type for a run.
+    """Commands that make the scores of a run.
 
     Attributes:
         configfile: file of the configuration that measured what is here, empty for the default one.
@@ -82,6 +85,8 @@ def _braced(targets: Iterable[str]) -> list[str]:
     ]
 
 
+# -- our runs -------------------------------------------------------------------------------------------------------------
+
 TRAINED, PREDICTIONS = ("model", "index"), "{split}/predictions"
 STAGES = (*TRAINED, PREDICTIONS, "{split}/score")
 
@@ -126,7 +131,7 @@ class IndexRecord:
 
 @dataclass(frozen=True)
 class RunEvidence:
-    """One run, told once however many cells rest on it; model and index may be those of a run that it reuses.
+    """One run, shown once however many cells rest on it; model and index may be those of a run that it reuses.
 
     Attributes:
         key: its anchor in the page.
@@ -274,8 +279,7 @@ def _training(result: Result) -> str:
     return f"seed {result.seed}{whose}: " + ", ".join(values)
 
 
-# --- Where a published row was printed, what the paper trained for it, and what it would take to run it here.
-
+# -- published rows -------------------------------------------------------------------------------------------------------
 
 # Columns of reported_results.csv that describe a row, with what a reader calls them.
 DESCRIBED = {

@@ -216,19 +216,19 @@ def _data_uri(png: bytes) -> str:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What the report shows besides tables.
+    """Contents of the report besides tables.
 
     Attributes:
         name: of the workflow's configuration.
         description: one sentence on it.
-        command: what makes everything again.
+        command: makes everything again.
         figures: folder of ``make-figures``, or None.
         corpus: corpus of the gallery, or None for no gallery.
         images: its image store.
         compare: runs of the gallery.
         side_by_side: runs of the breakdowns.
         configfile: file of the workflow's configuration, empty for the default one.
-        measured: what tables of facts are measured from.
+        measured: sources of the tables of facts.
     """
 
     name: str = "demo"
