@@ -346,19 +346,16 @@ def _lists(items: Sequence[Any], path: Path, n_rows: int) -> tuple[Ragged, dict[
 
 def _integers(found: Any, path: Path, item: int) -> Sequence[int]:
     """Return the rows of one item."""
-    if isinstance(found, _Record):
-        try:
+    try:
+        if isinstance(found, _Record):
             found = found.integer() if found.name == "scalar" else found.array()
-        except (pickle.UnpicklingError, TypeError) as error:
-            raise _refused(path, f"item {item}: {error}", "integers, a row each") from error
+        if isinstance(found, list | tuple) and _Record in map(type, found):
+            found = [value.integer() if isinstance(value, _Record) else value for value in found]
+    except (pickle.UnpicklingError, TypeError) as error:
+        raise _refused(path, f"item {item}: {error}", "integers, a row each") from error
     if found is None or (type(found) is int and found == -1):
         return ()
     # type() and not isinstance: true is an int in Python, but no row.
-    if isinstance(found, list | tuple) and _Record in set(map(type, found)):
-        try:
-            found = [value.integer() if isinstance(value, _Record) else value for value in found]
-        except (pickle.UnpicklingError, TypeError) as error:
-            raise _refused(path, f"item {item}: {error}", "integers, a row each") from error
     if not isinstance(found, list | tuple) or not set(map(type, found)) <= {int}:
         raise VixmlError(
             "a map holds something that is no list of rows",
