@@ -1,4 +1,4 @@
-"""Build a corpus from a user's own tables (docs/adding-a-dataset.md): texts, labels by id or by name, pictures.
+"""Build a corpus from a user's own tables (docs/adding-a-dataset.md): texts, labels by id or by name, images.
 
 Rules, each counted under ``rules`` of ``counts.json``: those of :mod:`vixml.data.xc_repository`; without a table of labels,
 the labels are the values that stand in *train* (test must not decide what is a label), and other values of test are
@@ -184,7 +184,7 @@ def build_catalogue(dataset: Dataset, raw_dir: Path | str, out: Path | str) -> d
         The content of ``counts.json``.
 
     Raises:
-        VixmlError: a table missing or malformed, a label that the table of labels does not hold, a picture outside the
+        VixmlError: a table missing or malformed, a label that the table of labels does not hold, an image outside the
             folder (file and line are named).
     """
     entry = dataset.catalogue
@@ -218,7 +218,7 @@ def build_catalogue(dataset: Dataset, raw_dir: Path | str, out: Path | str) -> d
 
 
 def folder_of(entry: Catalogue, raw_dir: Path | str) -> Path:
-    """Return where a catalogue's tables and pictures lie."""
+    """Return where a catalogue's tables and images lie."""
     return Path(raw_dir) / entry.folder
 
 
@@ -388,7 +388,7 @@ def _labels_of_train(writer: CorpusWriter, entry: Catalogue, train: _Part) -> _L
 
 
 class _Pictures:
-    """Read items' pictures; a catalogue has paths or URLs, not both, since they are had in different ways."""
+    """Read items' images; a catalogue has paths or URLs, not both, since they are had in different ways."""
 
     def __init__(self, entry: Catalogue) -> None:
         self.entry = entry
@@ -396,7 +396,7 @@ class _Pictures:
         self._seen = False
 
     def of(self, record: dict[str, Any], where: str, separator: str | None) -> list[str]:
-        """Return an item's pictures, in order.
+        """Return an item's images, in order.
 
         Raises:
             VixmlError: a path that leaves the folder, an address of another kind, or both kinds in one catalogue.
@@ -408,7 +408,7 @@ class _Pictures:
         return [self._checked(name, f"{where}: {self.entry.images}") for name in names]
 
     def check(self, tables: dict[str, Path]) -> None:
-        """Refuse a catalogue of which no table has the column of pictures: its name is misspelt.
+        """Refuse a catalogue of which no table has the column of images: its name is misspelt.
 
         Raises:
             VixmlError: no such column.

@@ -185,7 +185,7 @@ def count(
         rows: split -> number of items.
         labels: split -> label matrix, for train and test.
         images: split -> image lists.
-        n_images: pictures in all.
+        n_images: images in all.
     """
     frequency, pictured = labels["train"].counts(), images["label"].lengths
     counts: dict[str, Any] = {"n_train": rows["train"], "n_test": rows["test"], "n_labels": rows["label"]}
@@ -363,7 +363,7 @@ class TableWriter:
 
 
 class Images:
-    """Number the pictures of a corpus: each once, in the order in which items first name it."""
+    """Number the images of a corpus: each once, in the order in which items first name it."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
@@ -375,7 +375,7 @@ class Images:
         return iter(self._ids)
 
     def number(self, names: Sequence[str]) -> list[int]:
-        """Return the image ids of one item's pictures, in order; a picture named twice counts once."""
+        """Return the image ids of one item's images, in order; an image named twice counts once."""
         return [self._ids.setdefault(name, len(self._ids)) for name in dict.fromkeys(names)]
 
 
@@ -407,7 +407,7 @@ class CorpusWriter:
 
         Args:
             prefix: what stands in front of a picture's name in ``source``.
-            urls: whether the pictures are URLs: then ``image_urls.parquet`` lists them for whoever fetches them.
+            urls: whether the images are URLs: then ``image_urls.parquet`` lists them for whoever fetches them.
             filters: split -> pairs never scored.
             facts: what else ``counts.json`` records.
 
@@ -420,7 +420,7 @@ class CorpusWriter:
         lists = {}
         for split in SPLITS:
             rows = Ragged.load(self.folder / f"{split}_images")
-            # Only now is it known how many pictures there are.
+            # Only now is it known how many images there are.
             lists[split] = Ragged(rows.values, rows.offsets, len(self.images))
             lists[split].save(self.folder / f"{split}_images")
         if urls:
@@ -435,7 +435,7 @@ class CorpusWriter:
     def _write_urls(self, lists: Mapping[str, Ragged]) -> None:
         names = list(self.images)
         with TableWriter(self.folder / URLS, URL) as table:
-            # In the order in which pictures were numbered, so that a new URL is the next image.
+            # In the order in which images were numbered, so that a new URL is the next image.
             for split, rows in ((split, lists[split]) for split in self.rows):
                 for item in range(len(rows)):
                     for place, image in enumerate(rows.row(item)):
@@ -471,7 +471,7 @@ class SplitWriter:
         self._stack.__exit__(kind, error, trace)
 
     def add(self, item: str, text: str, labels: Sequence[int] = (), images: Sequence[str] = ()) -> None:
-        """Add an item: its id, its text, its labels in ascending order (of a query), its pictures in order."""
+        """Add an item: its id, its text, its labels in ascending order (of a query), its images in order."""
         self._table.append(item, text)
         self._images.append(self.corpus.images.number(images))
         if self._labels is not None:

@@ -86,7 +86,7 @@ def explained(
 # apart.
 
 
-# Tries within one call; each goes on where the last one stopped.
+# Tries within one call; each resumes where the last one stopped.
 RETRIES = 5
 # Seconds to connect, and without a byte.
 TIMEOUT = (30.0, 120.0)
@@ -96,12 +96,12 @@ _QUOTA = re.compile(r"too many users|quota", re.IGNORECASE)
 
 
 def partial_folder(target: Path) -> Path:
-    """Return where a download is kept until it is whole: beside the file, so that a later call goes on with it."""
+    """Return where a download is kept until it is whole: beside the file, so that a later call resumes it."""
     return target.with_name(f".partial-{target.name}")
 
 
 def fetch_from_drive(name: str, source: Source, target: Path) -> Path:
-    """Download one file from Google Drive into :func:`partial_folder`; a download that was cut is gone on with.
+    """Download one file from Google Drive into :func:`partial_folder`; an interrupted download is resumed.
 
     Args:
         name: the source's key, for messages.

@@ -129,7 +129,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, name: str, revision: str | None, raw_dir: Path, layout: Layout) -> Checkpoint:
-        """Open a checkpoint. A folder placed by hand goes before the hub; an interrupted download is gone on with.
+        """Open a checkpoint. A folder placed by hand takes precedence over the hub; an interrupted download is resumed.
 
         Args:
             name: ORGANISATION/NAME on the hub.

@@ -1,4 +1,4 @@
-"""Read the local pictures of a user's catalogue, and nothing outside its folder."""
+"""Read the local images of a user's catalogue, and nothing outside its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LocalFiles:
         self.digest = hashlib.sha256()
 
     def read(self, reference: str, limit: int = MEMBER_LIMIT) -> bytes | None:
-        """Return the bytes of a picture, or None if there is no such file.
+        """Return the bytes of an image, or None if there is no such file.
 
         Raises:
             VixmlError: a path (a link, for example) that leads out of the folder, or a file larger than ``limit``.

@@ -1,7 +1,7 @@
 """Build PICTO: pictograms (name and drawings) to be tagged with the search words that people wrote for them.
 
 A query is a pictogram; icons of the same name in several packs are one query with the tags and drawings of all. Labels
-are its tags, not the packs' categories: drawing style gives the pack away, and categories belong to a pack. Pictures of
+are its tags, not the packs' categories: drawing style gives the pack away, and categories belong to a pack. Images of
 labels come from two packs that make no queries, so no label shows a query's own drawing.
 """
 
@@ -304,7 +304,7 @@ def held_out(names: Sequence[str], seed: int, fraction: float) -> set[str]:
 def label_drawings(labels: Sequence[str], icons: Iterable[Pictogram]) -> list[list[Drawing]]:
     """Return for each label up to three icons whose name is the tag or contains it as whole words.
 
-    Exact names first, then the shortest names (the fewest other things in the picture), Tabler before Material Design.
+    Exact names first, then the shortest names (the fewest other things in the image), Tabler before Material Design.
     """
     wanted = set(labels)
     longest = max((len(label.split()) for label in labels), default=0)

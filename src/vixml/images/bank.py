@@ -91,11 +91,11 @@ REBUILD = "delete the folder and run the stage that writes it again: embed-image
 
 @dataclass(frozen=True)
 class ImageBank:
-    """Hold one vector a picture; row = image id, or, with lists of its own, a number of its own.
+    """Hold one vector per image; row = image id, or, with lists of its own, a number of its own.
 
     Attributes:
         vectors: (n_images, dim) float16, memory-mapped: only the rows gathered are ever read.
-        missing: (n_missing,) int64, ascending: ids without a picture. Their rows are zero and never handed out.
+        missing: (n_missing,) int64, ascending: ids without an image. Their rows are zero and never handed out.
         vision: which encoder made them.
         folder: where they lie.
         own: split -> (n_split) lists over rows, where the bank was published with them; else empty, and the corpus's lists
@@ -188,7 +188,7 @@ class ImageBank:
             seed: of the control's draw; the same images are drawn whatever the items.
 
         Raises:
-            VixmlError: the lists speak of another number of pictures than the bank holds.
+            VixmlError: the lists speak of another number of images than the bank holds.
         """
         if item_images.n_cols != len(self):
             raise VixmlError(
@@ -213,7 +213,7 @@ class ImageBank:
         return kept.take(donor)
 
     def gather(self, rows: Ragged | np.ndarray, dtype: type = np.float32) -> np.ndarray:
-        """Return the vectors of some pictures.
+        """Return the vectors of some images.
 
         Args:
             rows: image ids, (n,); of a :class:`Ragged` its values, row after row.
@@ -271,15 +271,15 @@ def _first_not_finite(vectors: np.ndarray) -> int | None:
     return None
 
 
-# --- How many items have a picture: the columns of Table 8.
+# --- How many items have an image: the columns of Table 8.
 
 
 def share_with_images(lists: Ragged, missing: Iterable[int]) -> float:
-    """Return how many items, in percent with two decimals, have a picture that is not missing.
+    """Return how many items, in percent with two decimals, have an image that is not missing.
 
     Args:
         lists: (n_items) lists of image ids.
-        missing: ids without a picture.
+        missing: ids without an image.
 
     Example:
         >>> share_with_images(Ragged.from_rows([[0, 1], [1], []], n_cols=2), missing=[1])
@@ -292,6 +292,6 @@ def share_with_images(lists: Ragged, missing: Iterable[int]) -> float:
 
 
 def coverage(corpus: Corpus, missing: Iterable[int]) -> dict[str, float]:
-    """Return for each split how many items, in percent, have a picture: those of Table 8."""
+    """Return for each split how many items, in percent, have an image: those of Table 8."""
     missing = list(missing)
     return {split: share_with_images(corpus.images(split), missing) for split in SPLITS}

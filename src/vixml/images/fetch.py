@@ -1,7 +1,7 @@
-"""Stage ``fetch-images``: fetch every picture of a corpus that names them by URL, into the image store.
+"""Stage ``fetch-images``: fetch every image of a corpus that names them by URL, into the image store.
 
 Shard by shard: what is settled stands in a journal (:mod:`vixml.images.fetch`) until the shard is written, beside the
-output, so that a run killed at any moment goes on where it stood. Which picture has which id follows from the corpus, so
+output, so that a run killed at any moment resumes. Which image has which id follows from the corpus, so
 neither the order of arrival nor the number of connections reaches the result.
 """
 
@@ -36,7 +36,7 @@ from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
 
-# --- Prepare fetched pictures in other processes, as many at once as wait: handing one over takes longer than
+# --- Prepare fetched images in other processes, as many at once as wait: handing one over takes longer than
 # preparing it.
 
 
@@ -46,11 +46,11 @@ PORTION = 32
 
 
 class Preparers:
-    """Processes that prepare pictures. Use it as a context, inside an event loop.
+    """Processes that prepare images. Use it as a context, inside an event loop.
 
     Args:
         processes: how many; the result does not depend on it.
-        size: side in pixels of a prepared picture.
+        size: side in pixels of a prepared image.
     """
 
     def __init__(self, processes: int, size: int) -> None:
@@ -68,7 +68,7 @@ class Preparers:
         self._pool.shutdown(cancel_futures=True)
 
     async def prepared(self, data: bytes) -> Prepared:
-        """Return a picture as :func:`vixml.images.render.prepare` makes it, or None and the reason.
+        """Return an image as :func:`vixml.images.render.prepare` makes it, or None and the reason.
 
         Raises:
             VixmlError: a process died.
@@ -113,7 +113,7 @@ class Preparers:
 
 
 def prepare_all(files: list[bytes], size: int) -> list[Prepared]:
-    """Prepare some pictures; a failure is a reason beside ``None``."""
+    """Prepare some images; a failure is a reason beside ``None``."""
     found: list[Prepared] = []
     for data in files:
         try:
@@ -123,7 +123,7 @@ def prepare_all(files: list[bytes], size: int) -> list[Prepared]:
     return found
 
 
-# --- What was fetched so far, so that a killed run goes on and fetches nothing twice.
+# --- What was fetched so far, so that a killed run resumes and fetches nothing twice.
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ class Fetched:
         bytes: length of the file as it came, or None.
         sha256: of the file as it came, or None.
         attempts: requests made.
-        error: why there is no picture, or None.
-        png: the picture, prepared, or None.
+        error: why there is no image, or None.
+        png: the image, prepared, or None.
         may_pass: whether the failure is one that may pass: then it is tried once more before the shard is written.
     """
 
@@ -214,7 +214,7 @@ class Journal:
 
 
 LOG = "fetched.parquet"
-FEW = 20  # pictures of a shard from which on their failing says something of the network
+FEW = 20  # images of a shard from which on their failing says something of the network
 LOG_SCHEMA = pa.schema(
     [("image", pa.int32()), ("url", pa.string()), ("status", pa.int16()), ("bytes", pa.int64()),
      ("sha256", pa.string()), ("attempts", pa.int16()), ("error", pa.string())]
@@ -229,21 +229,21 @@ def fetch_images(
     settings: Fetch,
     threads: int = 1,
 ) -> None:
-    """Fetch, check and prepare the pictures of a corpus and publish an image store.
+    """Fetch, check and prepare the images of a corpus and publish an image store.
 
-    Each URL is fetched once, however many items name it. A picture that cannot be had (gone, refused, not a picture, too
+    Each URL is fetched once, however many items name it. An image that cannot be had (gone, refused, not an image, too
     large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
 
     Args:
         corpus_dir: a corpus with ``image_urls.parquet``.
         out: folder to publish. Beside it, ``<out>-fetching`` holds what a killed run had already.
-        size: side in pixels of the prepared pictures (METHOD: 384).
+        size: side in pixels of the prepared images (METHOD: 384).
         n_shards: files of the store.
         settings: connections, retries, limits.
         threads: processes that decode and prepare; the result does not depend on it.
 
     Raises:
-        VixmlError: the corpus names no URLs, or not one picture could be had.
+        VixmlError: the corpus names no URLs, or not one image could be had.
     """
     corpus_dir, out = Path(corpus_dir), Path(out)
     corpus = Corpus.load(corpus_dir)
@@ -310,7 +310,7 @@ async def _fetch_all(
                     async def go(images: list[int], before: dict[int, int], journal: Journal = journal) -> None:
                         waiting = iter(images)
                         try:
-                            # More than there are connections: none lies idle while a picture is prepared.
+                            # More than there are connections: none lies idle while an image is prepared.
                             workers = settings.concurrency + settings.concurrency // 2
                             async with asyncio.TaskGroup() as group:
                                 for _ in range(min(workers, len(images))):

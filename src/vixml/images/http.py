@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from vixml.config.registry import Fetch
 
-# What a server may say of a picture; a host that does not know says "octet-stream", and decoding decides.
+# What a server may say of an image; a host that does not know says "octet-stream", and decoding decides.
 PICTURE_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 # Worth another try: the server is busy, or broke something on the way.
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
@@ -27,7 +27,7 @@ LONGEST_WAIT = 120.0
 
 
 class Refused(Exception):
-    """A URL that will never give a picture; the message is one of a few beginnings."""
+    """A URL that will never give an image; the message is one of a few beginnings."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
@@ -184,7 +184,7 @@ class Getter:
             parsed = httpx2.URL(url)
             if parsed.scheme not in ("http", "https") or not parsed.host:
                 raise Refused("not a web address (http or https)")
-            # One host is never asked by more than its share, however many of its pictures are wanted.
+            # One host is never asked by more than its share, however many of its images are wanted.
             turn = self._hosts.setdefault(parsed.host, asyncio.Semaphore(self.settings.per_host))
             async for attempt in AsyncRetrying(
                 stop=stop_after_attempt(self.settings.attempts),

@@ -1,22 +1,23 @@
-"""Stage ``import-vectors``: image vectors that somebody published, as the bank that ``embed-images`` would write.
+"""Stage ``import-vectors``: published image embeddings, in the form that ``embed-images`` writes.
 
-Of each split there is a matrix, float32, a row a picture, and a map from items to rows. The pictures behind the rows are
-not named, and those that could not be had are left out, so no row can be tied to an image id of the corpus: the bank brings
-its own lists of rows for each item, and the corpus stays as it is.
+Each split has a float32 matrix, one row per image, and a map from items to rows. The images behind the rows are not named
+and unavailable ones are left out, so no row can be matched to an image id of the corpus: the result brings its own lists of
+rows for each item, and the corpus stays as it is.
+
+The map is a *pickled* array of lists. It is parsed without running anything: every instruction is checked first, and every
+name is answered by a :class:`_Record`, which only remembers what it was given.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import pickletools
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -29,10 +30,164 @@ from vixml.progress import Quiet, bar
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 
-# --- Read and write the rows of a ``.npy`` matrix block by block, in the memory of one block.
-
-
 BLOCK_BYTES = 16 << 20
+HINT = (
+    "the file is of another dataset or vision encoder, or damaged: fetch it again, or place the published one by hand"
+)
+HINT_PICKLED_ROWS = "fetch it again from its publisher; do not open it with numpy.load: a pickle runs what it likes"
+# A list of three numbers takes about 25 bytes, as an array of its own about 80.
+BYTES_PER_ITEM = 256
+SPARE_BYTES = 1 << 16
+INSTRUCTIONS = frozenset(
+    ["PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "SHORT_BINUNICODE", "BINUNICODE", "UNICODE", "SHORT_BINBYTES", "BINBYTES", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"]
+)  # fmt: skip
+NAMES = frozenset(
+    [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("__builtin__", "bytes")]
+    + [(f"{core}.multiarray", name) for core in ("numpy.core", "numpy._core") for name in ("_reconstruct", "scalar")]
+)
+INTEGERS = frozenset(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8))
+
+
+@dataclass(frozen=True)
+class Published:
+    """The two files of one split.
+
+    Attributes:
+        vectors: (n_images, dim) float32, ``.npy``.
+        rows: for each item a list of rows of ``vectors``, or -1; ``.npy``, pickled.
+    """
+
+    vectors: Path
+    rows: Path
+
+
+def import_vectors(
+    corpus_dir: Path | str,
+    files: Mapping[str, Published],
+    vision: str,
+    entry: VisionModel,
+    out: Path | str,
+) -> None:
+    """Check published image embeddings and write ``vectors.npy``, ``{split}_images/`` and ``bank.json``.
+
+    Rows are in the order train, test, label. A row of zeros was never computed: its image counts as missing. Memory holds
+    one block of rows and the lists of one split.
+
+    Args:
+        corpus_dir: the corpus whose items the maps speak of, in the same order.
+        files: split -> its two files.
+        vision: which encoder made the vectors; an entry of config/models.yaml.
+        entry: that entry.
+        out: folder to publish.
+
+    Raises:
+        VixmlError: a file missing or cut short, vectors of another length, a map that points beyond its matrix or has
+            another number of items, a vector with NaN, infinity or beyond float16, or items in another order than the
+            corpus's.
+    """
+    corpus = Corpus.load(corpus_dir)
+    config = {"vision": vision, "model": entry.model_dump(mode="json")}
+    inputs: dict[str, Path | str] = {"corpus": corpus_dir}
+    inputs |= {f"{split}_vectors": files[split].vectors for split in SPLITS}
+    inputs |= {f"{split}_map": files[split].rows for split in SPLITS}
+    matrices = {split: _open(files[split].vectors, vision, entry.dim) for split in SPLITS}
+    facts: dict[str, Any] = {"precision": "published"}
+    with stage(out, "import-vectors", config=config, inputs=inputs, facts=facts) as work:
+        total, first, pictured = sum(map(len, matrices.values())), 0, {}
+        for split in SPLITS:
+            lists, counts = read_row_lists(files[split].rows, corpus.n(split), len(matrices[split]))
+            _check_order(lists, corpus.images(split), files[split].rows, counts)
+            facts[split] = {"n_vectors": len(matrices[split]), **counts}
+            Ragged((lists.values + first).astype(np.int32), lists.offsets, total).save(work / f"{split}_images")
+            first += len(matrices[split])
+        missing: list[int] = []
+        with (
+            open(work / "vectors.npy", "wb") as stream,
+            bar(f"importing vectors of {vision}", total) as advance,
+        ):
+            # Written as a stream: pages of a memory map would count as this process's memory.
+            described = {"descr": "<f2", "fortran_order": False, "shape": (total, entry.dim)}
+            np.lib.format.write_array_header_1_0(stream, described)
+            first = 0
+            for split in SPLITS:
+                zeros = _convert(matrices[split], stream, advance)
+                facts[split]["vectors_of_zeros"] = len(zeros)
+                missing += (first + zeros).tolist()
+                first += len(matrices[split])
+        for split in SPLITS:
+            pictured[split] = share_with_images(Ragged.load(work / f"{split}_images"), missing)
+        header = {"format": FORMAT, "n_images": total, "dim": entry.dim, "vision": vision, "precision": "published"}
+        write_json(work / "bank.json", header | {"lists": "own", "missing": missing})
+        facts |= {"n_images": total, "n_missing": len(missing), "pct_with_images": pictured}
+
+
+def _open(path: Path, vision: str, dim: int) -> RowFile:
+    matrix = RowFile.open(path, "float32", hint=HINT)
+    if matrix.shape[1] != dim:
+        raise VixmlError(
+            "published vectors have another length than the vision encoder's",
+            where=path,
+            found=f"{matrix.shape[1]} numbers a vector",
+            expected=f"{dim}, as {vision} in config/models.yaml",
+            hint=HINT,
+        )
+    return matrix
+
+
+def _check_order(lists: Ragged, addresses: Ragged, path: Path, counts: dict[str, int]) -> None:
+    """Refuse a map whose items stand in another order than the corpus's.
+
+    Published vectors come from the addresses that the corpus lists, so an item without an address has no vector. By chance,
+    in another order, the share of such items among those with a vector would be that of all; half of it is refused.
+    """
+    if not len(addresses.values):
+        return  # a corpus without images says nothing about the order
+    pictured, addressed = lists.lengths > 0, addresses.lengths > 0
+    odd = int((pictured & ~addressed).sum())
+    counts["items_with_vectors_but_no_address"] = odd
+    if odd > 0.5 * (1 - addressed.mean()) * pictured.sum():
+        raise VixmlError(
+            "a map's items stand in another order than the corpus's",
+            where=path,
+            found=f"{odd:,} of {int(pictured.sum()):,} items with vectors have no image in the corpus",
+            expected="next to none",
+            hint="build the corpus from the archive that the vectors were made from",
+        )
+
+
+def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
+    """Append a matrix as float16 to ``stream``; return the rows that are zero.
+
+    Raises:
+        VixmlError: NaN, infinity, or a number that float16 does not hold; all are counted, the first is named.
+    """
+    bad = {"NaN": 0, "infinity": 0, "beyond float16 (65504)": 0}
+    row, zeros = -1, [np.zeros(0, dtype=np.int64)]
+    for first, block in matrix.blocks():
+        with np.errstate(over="ignore"):
+            half = block.astype(np.float16)
+        # A sum is not finite where a part is not, and needs no table of truth values; a false alarm is looked into.
+        if not np.isfinite(half.sum(axis=1, dtype=np.float32)).all():
+            nan, infinite, over = np.isnan(block), np.isinf(block), np.isinf(half) & np.isfinite(block)
+            for key, where in zip(bad, (nan, infinite, over), strict=True):
+                bad[key] += int(where.sum())
+            wrong = (nan | infinite | over).any(axis=1)
+            row = first + int(np.argmax(wrong)) if row < 0 and wrong.any() else row
+        zeros.append(first + np.flatnonzero(~half.any(axis=1)))
+        stream.write(memoryview(half).cast("B") if half.size else b"")
+        advance(len(block))
+    if row >= 0:
+        raise VixmlError(
+            "published vectors that float16 cannot hold",
+            where=f"{matrix.path}, row {row}",
+            found=", ".join(f"{count:,} numbers {name}" for name, count in bad.items() if count),
+            expected="finite numbers up to 65504",
+            hint=HINT,
+        )
+    return np.concatenate(zeros)
+
+
+# -- the matrices ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -88,19 +243,21 @@ class RowFile:
         return self.shape[0]
 
     def blocks(self, n_rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield ``(first row, rows (n, dim))``; each block is overwritten by the next.
+        """Yield ``(first row, rows (n, dim))`` in the memory of one block; each block is overwritten by the next.
 
         Args:
             n_rows: rows a block; by default about 16 MB.
         """
         n, dim = self.shape
         step = n_rows or max(1, BLOCK_BYTES // max(1, dim * self.dtype.itemsize))
-        room = np.empty((min(step, n), dim), dtype=self.dtype)
-        with open(self.path, "rb", buffering=0) as stream:
+        buffer = np.empty((min(step, n), dim), dtype=self.dtype)
+        with open(self.path, "rb") as stream:
             stream.seek(self.offset)
             for first in range(0, n, step):
-                block = room[: min(step, n - first)]
-                _fill(stream, block, self.path)
+                block = buffer[: min(step, n - first)]
+                if block.size and stream.readinto(memoryview(block).cast("B")) != block.nbytes:
+                    hint = "is somebody writing it? try again"
+                    raise VixmlError("a file ended while it was read", where=self.path, hint=hint)
                 yield first, block
 
 
@@ -125,53 +282,7 @@ def read_header(path: Path, hint: str) -> tuple[tuple[int, ...], bool, np.dtype,
         ) from error
 
 
-@contextmanager
-def row_writer(path: Path, shape: tuple[int, int], dtype: str) -> Iterator[RowWriter]:
-    """Write a matrix of ``shape`` row after row; leaving the context checks that all came."""
-    with open(path, "wb") as stream:
-        described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, described)
-        writer = RowWriter(stream, np.dtype(dtype))
-        yield writer
-        if writer.n_rows != shape[0]:
-            raise ValueError(f"{writer.n_rows} rows were written of {shape[0]}")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-class RowWriter:
-    """Append rows to an open ``.npy`` file."""
-
-    def __init__(self, stream, dtype: np.dtype) -> None:
-        self._stream, self._dtype, self.n_rows = stream, dtype, 0
-
-    def append(self, rows: np.ndarray) -> None:
-        """Append (n, dim) rows."""
-        self._stream.write(memoryview(np.ascontiguousarray(rows, dtype=self._dtype)).cast("B"))
-        self.n_rows += len(rows)
-
-
-def _fill(stream, block: np.ndarray, path: Path) -> None:
-    room, filled = memoryview(block).cast("B") if block.size else memoryview(b""), 0
-    while filled < len(room):
-        n = stream.readinto(room[filled:])
-        if not n:
-            raise VixmlError("a file ended while it was read", where=path, hint="is somebody writing it? try again")
-        filled += n
-
-
-# --- Read a published map from items to rows of a matrix: a *pickled* array of lists, without running what a pickle
-# can run.
-
-
-# A list of three numbers takes about 25 bytes, as an array of its own about 80.
-BYTES_PER_ITEM = 256
-SPARE_BYTES = 1 << 16
-INSTRUCTIONS = frozenset(
-    ["PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "SHORT_BINUNICODE", "BINUNICODE", "UNICODE", "SHORT_BINBYTES", "BINBYTES", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"]
-)  # fmt: skip
-INTEGERS = frozenset(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8))
-HINT_PICKLED_ROWS = "fetch it again from its publisher; do not open it with numpy.load: a pickle runs what it likes"
+# -- the maps -------------------------------------------------------------------------------------------------------
 
 
 def read_row_lists(path: Path | str, n_items: int, n_rows: int) -> tuple[Ragged, dict[str, int]]:
@@ -235,13 +346,15 @@ def _lists(items: Sequence[Any], path: Path, n_rows: int) -> tuple[Ragged, dict[
 
 def _integers(found: Any, path: Path, item: int) -> Sequence[int]:
     """Return the rows of one item."""
+    try:
+        if isinstance(found, _Record):
+            found = found.integer() if found.name == "scalar" else found.array()
+        if isinstance(found, list | tuple) and _Record in map(type, found):
+            found = [value.integer() if isinstance(value, _Record) else value for value in found]
+    except (pickle.UnpicklingError, TypeError) as error:
+        raise _refused(path, f"item {item}: {error}", "integers, a row each") from error
     if found is None or (type(found) is int and found == -1):
         return ()
-    if isinstance(found, _Array):
-        try:
-            found = found.integers()
-        except (pickle.UnpicklingError, TypeError) as error:
-            raise _refused(path, f"item {item}: {error}", "integers, a row each") from error
     # type() and not isinstance: true is an int in Python, but no row.
     if not isinstance(found, list | tuple) or not set(map(type, found)) <= {int}:
         raise VixmlError(
@@ -271,10 +384,13 @@ def _objects(content: bytes, path: Path, n_items: int) -> list[Any]:
     try:
         _inspect(content)
         found = _Restricted(io.BytesIO(content)).load()
-        if not isinstance(found, _Array):
+        if not isinstance(found, _Record):
             raise pickle.UnpicklingError(f"{_shown(found)} in place of an array")
-        return found.objects(n_items)
-    # What a bad pickle raises is open: it may put any instruction behind any other.
+        objects = found.array(objects_only=True)
+        if len(objects) != n_items:
+            raise pickle.UnpicklingError(f"{len(objects)} objects in place of {n_items}")
+        return objects
+    # A bad pickle may raise nearly anything: any instruction can follow any other.
     except (
         pickle.UnpicklingError,
         ValueError,
@@ -284,8 +400,8 @@ def _objects(content: bytes, path: Path, n_items: int) -> list[Any]:
         EOFError,
         OverflowError,
     ) as error:
-        words = str(error).splitlines() or [type(error).__name__]
-        raise _refused(path, words[0][:200], "a pickled array of lists of integers, and nothing else") from error
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise _refused(path, lines[0][:200], "a pickled array of lists of integers, and nothing else") from error
 
 
 def _refused(path: Path, found: str, expected: str) -> VixmlError:
@@ -293,296 +409,107 @@ def _refused(path: Path, found: str, expected: str) -> VixmlError:
 
 
 def _inspect(content: bytes) -> None:
-    """Look at every instruction before one is carried out.
+    """Check every instruction before one is carried out.
 
     Raises:
         ValueError, pickle.UnpicklingError: one that a map does not need, or that asks for more memory than there are bytes.
     """
     end = 0
-    for code, argument, place in pickletools.genops(content):
+    for code, argument, position in pickletools.genops(content):
         if code.name not in INSTRUCTIONS:
-            raise pickle.UnpicklingError(f"the instruction {code.name} at byte {place}")
-        # The reader of the standard library makes its memory as long as the largest number of a PUT.
+            raise pickle.UnpicklingError(f"the instruction {code.name} at byte {position}")
+        # The standard library allocates a memo as long as the largest number of a PUT.
         if type(argument) is int and code.name in ("PUT", "BINPUT", "LONG_BINPUT", "FRAME") and argument > len(content):
-            raise pickle.UnpicklingError(f"{code.name} {argument} at byte {place}, in {len(content)} bytes")
-        end = place + 1
+            raise pickle.UnpicklingError(f"{code.name} {argument} at byte {position}, in {len(content)} bytes")
+        end = position + 1
     if end != len(content):
         raise pickle.UnpicklingError(f"{len(content) - end} bytes behind its end")
 
 
 class _Restricted(pickle.Unpickler):
-    """Answer the names that a pickled array of lists needs with stand-ins; any other is an error."""
+    """Answer the names that a pickled array of lists needs with records; any other is an error."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in of a name."""
+    def find_class(self, module: str, name: str) -> _Record:
+        """Return a record of a name."""
         if (module, name) not in NAMES:
             raise pickle.UnpicklingError(f"the name {module}.{name}")
-        return NAMES[module, name]
+        return _Record(name)
 
     def persistent_load(self, pid: Any) -> Any:
         """Refuse: nothing lies outside the file."""
         raise pickle.UnpicklingError("a reference to something outside the file")
 
 
-class _Stand:
-    """A stand-in without state, so that no pickle can change it."""
+class _Record:
+    """Remember a name, the arguments of its call and the state that was set; run nothing.
 
-    __slots__ = ()
+    The methods that read a record do not recurse, however deep a pickle nests them.
+    """
 
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("a state for something that has none")
+    __slots__ = ("arguments", "name", "state")
 
+    def __init__(self, name: str, arguments: tuple[Any, ...] | None = None) -> None:
+        self.name, self.arguments, self.state = name, arguments, None
 
-class _ArrayType(_Stand):
-    __slots__ = ()
-
-
-class _NewArray(_Stand):
-    __slots__ = ()
-
-    def __call__(self, kind: Any, shape: Any, code: Any) -> _Array:
-        if not isinstance(kind, _ArrayType):
-            raise pickle.UnpicklingError("an array of another kind")
-        return _Array()
-
-
-class _NewDtype(_Stand):
-    __slots__ = ()
-
-    def __call__(self, name: Any, align: Any = False, copy: Any = False) -> _Dtype:
-        return _Dtype(name)
-
-
-class _NewScalar(_Stand):
-    __slots__ = ()
-
-    def __call__(self, dtype: Any, content: Any) -> int:
-        (value,) = _numbers(dtype, content, 1)
-        return value
-
-
-class _Encode(_Stand):
-    """``_codecs.encode``: how older pickles write bytes."""
-
-    __slots__ = ()
-
-    def __call__(self, text: Any, encoding: Any) -> bytes:
-        if type(text) is not str or encoding != "latin1":
-            raise pickle.UnpicklingError("bytes in another encoding")
-        return text.encode("latin1")
-
-
-class _NoBytes(_Stand):
-    """``bytes()``: how older pickles write none."""
-
-    __slots__ = ()
-
-    def __call__(self) -> bytes:
-        return b""
-
-
-class _Dtype:
-    __slots__ = ("name", "order")
-
-    def __init__(self, name: Any) -> None:
-        if type(name) is not str or (name not in INTEGERS and name != "O8"):
-            raise pickle.UnpicklingError(f"numbers of type {name!r:.20}")
-        self.name, self.order = name, "="
+    def __call__(self, *arguments: Any) -> _Record:
+        if self.arguments is not None:
+            raise pickle.UnpicklingError("a call of a result")
+        return _Record(self.name, arguments)
 
     def __setstate__(self, state: Any) -> None:
-        # Version, byte order, and five that only structures have.
-        if type(state) is not tuple or not 5 <= len(state) <= 9 or state[1] not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError("an unknown kind of numbers")
-        if any(part is not None for part in state[2:5]):
-            raise pickle.UnpicklingError("numbers with fields")
-        self.order = state[1]
+        if self.arguments is None or self.state is not None:
+            raise pickle.UnpicklingError("a state for something that has none")
+        self.state = state
+
+    def array(self, *, objects_only: bool = False) -> list[Any]:
+        """Return the contents of a one-dimensional array of objects or integers, which is as long as it says."""
+        match self.name, self.arguments, self.state:
+            case "_reconstruct", (_Record(name="ndarray", arguments=None), _, _), (_, (int(n),), dtype, _, content):
+                if _dtype(dtype) == "O8":
+                    if type(content) is not list or len(content) != n:
+                        raise pickle.UnpicklingError(f"an array that does not hold the {n} objects it says")
+                    return content
+                if not objects_only:
+                    return _numbers(dtype, content, n)
+        raise pickle.UnpicklingError("an array of another kind or shape")
+
+    def integer(self) -> int:
+        """Return a NumPy number."""
+        match self.name, self.arguments:
+            case "scalar", (dtype, content):
+                return _numbers(dtype, content, 1)[0]
+        raise pickle.UnpicklingError("something else than integers")
+
+    def bytes(self) -> bytes:
+        """Return bytes as older pickles write them: ``bytes()`` or ``_codecs.encode(text, "latin1")``."""
+        match self.name, self.arguments:
+            case "bytes", ():
+                return b""
+            case "encode", (str(text), "latin1"):
+                return text.encode("latin1")
+        raise pickle.UnpicklingError("something else than bytes")
 
 
-class _Array:
-    """What a pickle says of an array: kept, not built."""
-
-    __slots__ = ("content", "dtype", "shape")
-
-    def __setstate__(self, state: Any) -> None:
-        if type(state) is not tuple or len(state) != 5 or not isinstance(state[2], _Dtype):
-            raise pickle.UnpicklingError("an unknown kind of array")
-        _, self.shape, self.dtype, _, self.content = state
-
-    def objects(self, n_items: int) -> list[Any]:
-        """Return the objects of an array of that many."""
-        if self.dtype.name != "O8" or self.shape != (n_items,) or type(self.content) is not list:
-            raise pickle.UnpicklingError(f"an array of other numbers or another shape than ({n_items},)")
-        if len(self.content) != n_items:
-            raise pickle.UnpicklingError(f"{len(self.content)} objects in place of {n_items}")
-        return self.content
-
-    def integers(self) -> list[Any]:
-        """Return the integers of a one-dimensional array; empty and zero-dimensional ones are as long as they say."""
-        shape = getattr(self, "shape", None)
-        if type(shape) is not tuple or len(shape) != 1 or type(shape[0]) is not int:
-            raise pickle.UnpicklingError("an array of rows that is not a list")
-        if self.dtype.name == "O8":
-            if type(self.content) is not list or len(self.content) != shape[0]:
-                raise pickle.UnpicklingError("an array of rows that is cut short")
-            return self.content
-        return _numbers(self.dtype, self.content, shape[0])
+def _dtype(found: Any) -> str:
+    """Return the name of a dtype that was recorded, such as ``O8`` or ``<i4``."""
+    match found:
+        case _Record(name="dtype", arguments=("O8", *_)):
+            return "O8"
+        case _Record(name="dtype", arguments=(str(name), *_), state=None) if name in INTEGERS:
+            return f"<{name}"
+        # Version, byte order, and parts that only structures have.
+        case _Record(name="dtype", arguments=(str(name), *_), state=(_, str(order), None, None, None, *_)) if (
+            name in INTEGERS and order in ("<", ">", "|", "=")
+        ):
+            return ("<" if order in "=|" else order) + name
+    raise pickle.UnpicklingError("an unknown kind of numbers")
 
 
 def _numbers(dtype: Any, content: Any, n: int) -> list[int]:
-    """Return integers from bytes."""
-    if not isinstance(dtype, _Dtype) or dtype.name not in INTEGERS or type(content) is not bytes:
+    """Return ``n`` integers from bytes."""
+    kind, content = np.dtype(_dtype(dtype)), content.bytes() if isinstance(content, _Record) else content
+    if kind.kind not in "iu" or type(content) is not bytes:
         raise pickle.UnpicklingError("something else than integers")
-    kind = np.dtype(("<" if dtype.order in "=|" else dtype.order) + dtype.name)
     if len(content) != n * kind.itemsize:
         raise pickle.UnpicklingError(f"{len(content)} bytes for {n} integers")
     return np.frombuffer(content, dtype=kind).tolist()
-
-
-NAMES: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _ArrayType(),
-    ("numpy", "dtype"): _NewDtype(),
-    ("_codecs", "encode"): _Encode(),
-    ("__builtin__", "bytes"): _NoBytes(),
-    **{(f"{place}.multiarray", "_reconstruct"): _NewArray() for place in ("numpy.core", "numpy._core")},
-    **{(f"{place}.multiarray", "scalar"): _NewScalar() for place in ("numpy.core", "numpy._core")},
-}
-
-
-HINT = (
-    "the file is of another dataset or vision encoder, or damaged: fetch it again, or place the published one by hand"
-)
-
-
-@dataclass(frozen=True)
-class Published:
-    """The two files of one split.
-
-    Attributes:
-        vectors: (n_pictures, dim) float32, ``.npy``.
-        rows: for each item a list of rows of ``vectors``, or -1; ``.npy``, pickled.
-    """
-
-    vectors: Path
-    rows: Path
-
-
-def import_vectors(
-    corpus_dir: Path | str,
-    files: Mapping[str, Published],
-    vision: str,
-    entry: VisionModel,
-    out: Path | str,
-) -> None:
-    """Check published vectors and publish them as an image bank: ``vectors.npy``, ``{split}_images/``, ``bank.json``.
-
-    Rows stand in the order train, test, label. A row of zeros was never computed: it is missing, as a picture that could
-    not be had is elsewhere. Memory holds one block of rows and the lists of one split.
-
-    Args:
-        corpus_dir: the corpus whose items the maps speak of, in the same order.
-        files: split -> its two files.
-        vision: which encoder made the vectors; an entry of config/models.yaml.
-        entry: that entry.
-        out: folder to publish.
-
-    Raises:
-        VixmlError: a file missing or cut short, vectors of another length, a map that points beyond its matrix or has
-            another number of items, a vector with NaN, infinity or beyond float16, or items in another order than the
-            corpus's.
-    """
-    corpus = Corpus.load(corpus_dir)
-    config = {"vision": vision, "model": entry.model_dump(mode="json")}
-    inputs: dict[str, Path | str] = {"corpus": corpus_dir}
-    inputs |= {f"{split}_vectors": files[split].vectors for split in SPLITS}
-    inputs |= {f"{split}_map": files[split].rows for split in SPLITS}
-    matrices = {split: _open(files[split].vectors, vision, entry.dim) for split in SPLITS}
-    facts: dict[str, Any] = {"precision": "published"}
-    with stage(out, "import-vectors", config=config, inputs=inputs, facts=facts) as work:
-        total, first, pictured = sum(map(len, matrices.values())), 0, {}
-        for split in SPLITS:
-            lists, counts = read_row_lists(files[split].rows, corpus.n(split), len(matrices[split]))
-            _check_order(lists, corpus.images(split), files[split].rows, counts)
-            facts[split] = {"n_vectors": len(matrices[split]), **counts}
-            Ragged((lists.values + first).astype(np.int32), lists.offsets, total).save(work / f"{split}_images")
-            first += len(matrices[split])
-        missing: list[int] = []
-        with (
-            row_writer(work / "vectors.npy", (total, entry.dim), "float16") as writer,
-            bar(f"importing vectors of {vision}", total) as advance,
-        ):
-            for split in SPLITS:
-                found = _convert(matrices[split], writer, missing, advance)
-                facts[split]["vectors_of_zeros"] = found
-        for split in SPLITS:
-            pictured[split] = share_with_images(Ragged.load(work / f"{split}_images"), missing)
-        header = {"format": FORMAT, "n_images": total, "dim": entry.dim, "vision": vision, "precision": "published"}
-        write_json(work / "bank.json", header | {"lists": "own", "missing": missing})
-        facts |= {"n_images": total, "n_missing": len(missing), "pct_with_images": pictured}
-
-
-def _open(path: Path, vision: str, dim: int) -> RowFile:
-    matrix = RowFile.open(path, "float32", hint=HINT)
-    if matrix.shape[1] != dim:
-        raise VixmlError(
-            "published vectors have another length than the vision encoder's",
-            where=path,
-            found=f"{matrix.shape[1]} numbers a vector",
-            expected=f"{dim}, as {vision} in config/models.yaml",
-            hint=HINT,
-        )
-    return matrix
-
-
-def _check_order(lists: Ragged, addresses: Ragged, path: Path, counts: dict[str, int]) -> None:
-    """Refuse a map whose items stand in another order than the corpus's.
-
-    Published vectors come from the addresses that the corpus lists, so an item without an address has no vector. By chance,
-    in another order, the share of such items among those with a vector would be that of all; half of it is refused.
-    """
-    if not len(addresses.values):
-        return  # a corpus that knows no pictures says nothing of the order
-    pictured, addressed = lists.lengths > 0, addresses.lengths > 0
-    odd = int((pictured & ~addressed).sum())
-    counts["items_with_vectors_but_no_address"] = odd
-    if odd > 0.5 * (1 - addressed.mean()) * pictured.sum():
-        raise VixmlError(
-            "a map's items stand in another order than the corpus's",
-            where=path,
-            found=f"{odd:,} of {int(pictured.sum()):,} items with vectors have no picture in the corpus",
-            expected="next to none",
-            hint="build the corpus from the archive that the vectors were made from",
-        )
-
-
-def _convert(matrix: RowFile, writer: RowWriter, missing: list[int], advance: Quiet) -> int:
-    """Append a matrix as float16; rows of zeros are added to ``missing``. Returns how many those are.
-
-    Raises:
-        VixmlError: NaN, infinity, or a number that float16 does not hold; all are counted, the first is named.
-    """
-    bad = {"NaN": 0, "infinity": 0, "beyond float16 (65504)": 0}
-    row, zeros = -1, 0
-    for first, block in matrix.blocks():
-        with np.errstate(over="ignore"):
-            half = block.astype(np.float16)
-        # A sum is not finite where a part is not, and needs no table of truth values; a false alarm is looked into.
-        if not np.isfinite(half.sum(axis=1, dtype=np.float32)).all():
-            nan, infinite, over = np.isnan(block), np.isinf(block), np.isinf(half) & np.isfinite(block)
-            for key, where in zip(bad, (nan, infinite, over), strict=True):
-                bad[key] += int(where.sum())
-            wrong = (nan | infinite | over).any(axis=1)
-            row = first + int(np.argmax(wrong)) if row < 0 and wrong.any() else row
-        empty = np.flatnonzero(~half.any(axis=1))
-        missing.extend((writer.n_rows + empty).tolist())
-        zeros += len(empty)
-        writer.append(half)
-        advance(len(block))
-    if row >= 0:
-        raise VixmlError(
-            "published vectors that float16 cannot hold",
-            where=f"{matrix.path}, row {row}",
-            found=", ".join(f"{count:,} numbers {name}" for name, count in bad.items() if count),
-            expected="finite numbers up to 65504",
-            hint=HINT,
-        )
-    return zeros

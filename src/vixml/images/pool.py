@@ -1,4 +1,4 @@
-"""Stage ``embed-images``: one float16 vector for every picture of a store, from a frozen vision encoder."""
+"""Stage ``embed-images``: one float16 vector for every image of a store, from a frozen vision encoder."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def embed_images(
     precision: str = "auto",
     threads: int = 1,
 ) -> None:
-    """Pool every picture and publish an image bank: ``vectors.npy`` and ``bank.json``.
+    """Pool every image and publish an image bank: ``vectors.npy`` and ``bank.json``.
 
-    A killed run goes on: beside ``out``, ``<out>-pooling`` holds the vectors so far. Which pictures share a batch does not
+    A killed run resumes: beside ``out``, ``<out>-pooling`` holds the vectors so far. Which images share a batch does not
     depend on where it stopped, so the result has the same bytes.
 
     Args:
@@ -82,7 +82,7 @@ def embed_images(
         threads: batches pooled at once; on one machine the bytes do not depend on it.
 
     Raises:
-        VixmlError: unreadable picture, or a vector with NaN or infinity (the image is named).
+        VixmlError: unreadable image, or a vector with NaN or infinity (the image is named).
     """
     device, out = resolve_device(device), Path(out)
     precision = choose_precision(precision, device)
@@ -100,7 +100,7 @@ def embed_images(
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
     with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_a_batch(), room:
         hashes = {name: describe_input(path)["sha256"] for name, path in inputs.items()}
-        # Another number of pictures at a time pools what is left as well.
+        # Another number of images at a time pools what is left as well.
         described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
         identity = {"config": described, "inputs": hashes, "device": device, "code": stage_digest("embed-images")}
         kept = kept_folder(out, "pooling", identity | {"versions": versions()})
@@ -131,7 +131,7 @@ def smaller_batches(vision: str, batch_size: int) -> str:
 
 
 def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, threads: int, kept: Path) -> None:
-    """Fill ``kept/vectors.npy``, from the picture on that ``kept/position.json`` names; missing pictures' rows are zero."""
+    """Fill ``kept/vectors.npy``, from the image on that ``kept/position.json`` names; missing images' rows are zero."""
     total = len(store) - len(store.missing)
     path, position = kept / "vectors.npy", kept / "position.json"
     done = read_json(position)["pictures"] if position.exists() and path.exists() else 0
@@ -160,21 +160,21 @@ def pool(
     threads: int = 1,
     where: object = "<memory>",
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ``(image ids (n,), vectors (n, dim) float16)`` batch by batch, in order; the last may hold one picture.
+    """Yield ``(image ids (n,), vectors (n, dim) float16)`` batch by batch, in order; the last may hold one image.
 
-    Each worker thread takes a batch from bytes to vectors. Which pictures share a batch is settled by their order
+    Each worker thread takes a batch from bytes to vectors. Which images share a batch is settled by their order
     alone and each batch runs on one thread, so the vectors do not depend on the number of threads; and no thread ever
     waits for another inside a layer, which costs dearly where cores are shared.
 
     Raises:
-        VixmlError: unreadable picture, or a vector with NaN or infinity (the image is named).
+        VixmlError: unreadable image, or a vector with NaN or infinity (the image is named).
     """
     batches = iter(lambda items=iter(pictures): list(islice(items, batch_size)), [])
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="pool") as workers:
         waiting: deque[tuple[list[int], Future]] = deque()
         for batch in batches:
             waiting.append(([image for image, _, _ in batch], workers.submit(pool_batch, batch, encoder, where)))
-            # A bounded queue: memory does not grow with the number of pictures.
+            # A bounded queue: memory does not grow with the number of images.
             if len(waiting) > 2 * threads:
                 images, future = waiting.popleft()
                 yield np.asarray(images, dtype=np.int64), future.result()
@@ -184,7 +184,7 @@ def pool(
 
 
 def pool_batch(batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, where: object = "<memory>") -> np.ndarray:
-    """Return the vectors of some pictures: (n, dim) float16.
+    """Return the vectors of some images: (n, dim) float16.
 
     Raises:
         VixmlError: as :func:`pool`.

@@ -1,8 +1,8 @@
-"""Stage ``publish-dataset``: a corpus with its pictures and vectors as a folder that others can load and pass on.
+"""Stage ``publish-dataset``: a corpus with its images and vectors as a folder that others can load and pass on.
 
-Parquet tables, pictures inside them, a dataset card and checksums: ``datasets.load_dataset(folder)`` reads it, and so does
+Parquet tables, images inside them, a dataset card and checksums: ``datasets.load_dataset(folder)`` reads it, and so does
 anything that reads Parquet. Row numbers are the only ids: label 7 is row 7 of the labels, image 12 row 12 of the images,
-whether or not there is a picture.
+whether or not there is an image.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Table:
             path = folder / f"{self.prefix}-{number:05d}-of-{n_files:05d}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             room = min(per_file, n_rows - number * per_file)
-            # Pictures are compressed already, and vectors do not shrink.
+            # Images are compressed already, and vectors do not shrink.
             packed = {c.name: "none" if c.kind in ("image", "vector") else "zstd" for c in self.columns}
             with pq.ParquetWriter(path, self.schema, compression=_paths(self.schema, packed)) as writer:
                 while room > 0:
@@ -222,7 +222,7 @@ class Contents:
         world: the registry.
         dataset: entry of its ``datasets``.
         corpus: of it.
-        store: its pictures, or None.
+        store: its images, or None.
         banks: vision encoder -> vectors.
         tables: what was written.
         shares: of what (``pictures``, or a vision encoder) -> split -> items that have any, in percent.
@@ -459,7 +459,7 @@ def publish_dataset(
     bank_dirs: Sequence[Path | str],
     out: Path | str,
 ) -> None:
-    """Write the folder: tables, pictures, vectors, ``README.md`` (the card) and ``SHA256SUMS``.
+    """Write the folder: tables, images, vectors, ``README.md`` (the card) and ``SHA256SUMS``.
 
     Memory holds one batch of rows, and the lists of labels and images.
 
@@ -467,7 +467,7 @@ def publish_dataset(
         world: the registry, for titles, origins and licences.
         dataset_id: entry of its ``datasets``.
         corpus_dir: the corpus.
-        images_dir: its image store; None publishes where the pictures come from, without them.
+        images_dir: its image store; None publishes where the images come from, without them.
         bank_dirs: image banks of it.
         out: folder to publish.
 
@@ -615,7 +615,7 @@ def _items(corpus: Corpus, split: str, table: Table, banks: dict[str, ImageBank]
 
 
 def _pictures(corpus: Corpus, store: ImageStore | None) -> Iterator[pa.RecordBatch]:
-    """Yield every image id in turn; one without a picture has a row with null, so that row = image id."""
+    """Yield every image id in turn; one without an image has a row with null, so that row = image id."""
     schema = _images(store).schema
     there = iter(()) if store is None else iter(store)
     held = next(there, None)

@@ -1,4 +1,4 @@
-"""Stage ``render-images``: draw or prepare every picture of a corpus and keep it in the image store."""
+"""Stage ``render-images``: draw or prepare every image of a corpus and keep it in the image store."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ MAX_PIXELS = 1 << 26
 
 
 def prepare(data: bytes, size: int) -> bytes:
-    """Return a picture as PNG of ``size`` x ``size`` pixels; a smaller one keeps its size and gets a wider margin.
+    """Return an image as PNG of ``size`` x ``size`` pixels; a smaller one keeps its size and gets a wider margin.
 
     Args:
         data: the file.
         size: side in pixels.
 
     Raises:
-        Undrawable: not a picture, cut short, or of too many pixels; the reason has a few fixed beginnings.
+        Undrawable: not an image, cut short, or of too many pixels; the reason has a few fixed beginnings.
 
     Example:
         >>> written = io.BytesIO()
@@ -71,7 +71,7 @@ def prepare(data: bytes, size: int) -> bytes:
 
 
 def _on_white(opened: Image.Image) -> Image.Image:
-    """Return an opened picture as RGB, white where it is transparent."""
+    """Return an opened image as RGB, white where it is transparent."""
     if not opened.has_transparency_data:
         return opened.convert("RGB")
     layer = opened.convert("RGBA")
@@ -93,7 +93,7 @@ _OUTWARD = re.compile(r"url\(\s*+[\"']?+\s*+(?!#)|@import", re.IGNORECASE)
 
 
 class Undrawable(Exception):
-    """Say why an svg has no picture; the caller counts the reason."""
+    """Say why an svg has no image; the caller counts the reason."""
 
 
 def is_svg(data: bytes) -> bool:
@@ -104,7 +104,7 @@ def is_svg(data: bytes) -> bool:
 def draw(svg: bytes, size: int) -> bytes:
     """Return the drawing as PNG: ``size`` x ``size`` pixels, white background, ``currentColor`` black, shape kept.
 
-    A drawing that is not square is centred. System fonts are not used: a picture must not depend on the machine.
+    A drawing that is not square is centred. System fonts are not used: an image must not depend on the machine.
 
     Args:
         svg: the file, UTF-8.
@@ -200,7 +200,7 @@ class _Reader:
 
 
 def squared(png: bytes, size: int) -> bytes:
-    """Return the picture centred on a white square (RGB PNG)."""
+    """Return the image centred on a white square (RGB PNG)."""
     from PIL import Image
 
     with Image.open(io.BytesIO(png)) as drawn:
@@ -242,7 +242,7 @@ def render_images(
         n_shards: files of the store.
         out: folder to publish.
         threads: processes that draw; the result does not depend on it.
-        catalogue: folder of the local pictures, where the corpus has any. A file that is not there is a missing picture.
+        catalogue: folder of the local images, where the corpus has any. A file that is not there is a missing image.
 
     Raises:
         VixmlError: see above; or every single drawing failed.
@@ -301,7 +301,7 @@ def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterato
     """Yield ``(png, None)`` or ``(None, reason)`` for each file (None: there is none), in order.
 
     Processes, because the renderer holds the interpreter's lock (two threads draw no faster than one). At most a few
-    portions wait at any time, so memory does not grow with the number of pictures.
+    portions wait at any time, so memory does not grow with the number of images.
     """
     portions = iter(lambda svgs=iter(svgs): list(islice(svgs, PORTION)), [])
     if processes <= 1:

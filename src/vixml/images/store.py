@@ -1,7 +1,7 @@
-"""Keep every picture of a dataset in a few Parquet shards, row = picture, in ascending image id.
+"""Keep every image of a dataset in a few Parquet shards, row = image, in ascending image id.
 
-Where a picture came from (an svg in a wheel, a URL) is the writer's business: whoever yields ``(id, key, png)`` fills
-the same store, so that everything behind it is one code path. A picture that could not be had is *missing*: it has no
+Where an image came from (an svg in a wheel, a URL) is the writer's business: whoever yields ``(id, key, png)`` fills
+the same store, so that everything behind it is one code path. An image that could not be had is *missing*: it has no
 row, its id stands in ``store.json``, and no later stage can mistake it for a white square.
 """
 
@@ -20,7 +20,7 @@ from vixml.files import atomic_path, read_json, write_json
 
 FORMAT = "vixml-images-1"
 SCHEMA = pa.schema([("image", pa.int32()), ("key", pa.string()), ("png", pa.binary())])
-# Pictures per row group: what a reader holds at once. 256 photos of 384 x 384 are about 60 MB, pictograms far less.
+# Images per row group: what a reader holds at once. 256 photos of 384 x 384 are about 60 MB, pictograms far less.
 GROUP = 256
 REBUILD = "delete the folder and run the stage that writes it again"
 
@@ -35,12 +35,12 @@ def write_store(
 ) -> dict[str, object]:
     """Write the shards, then ``store.json``; memory holds one row group at a time.
 
-    Shard s holds the ids ``[s * w, (s + 1) * w)`` with ``w = ceil(n_images / n_shards)``: where a picture lies follows
-    from its id, and the bytes follow from the pictures alone.
+    Shard s holds the ids ``[s * w, (s + 1) * w)`` with ``w = ceil(n_images / n_shards)``: where an image lies follows
+    from its id, and the bytes follow from the images alone.
 
     Args:
         out_dir: folder to write.
-        items: ``(image_id, key, png)`` for every id from 0 to ``n_images - 1``, ascending; ``None`` for a picture that
+        items: ``(image_id, key, png)`` for every id from 0 to ``n_images - 1``, ascending; ``None`` for an image that
             is missing.
         n_images: how many ids there are.
         n_shards: how many files.
@@ -84,7 +84,7 @@ def write_shard(path: Path, rows: Iterable[tuple[int, str, bytes]]) -> None:
         rows: ``(image_id, key, png)``, ascending.
     """
     columns: dict[str, list] = {"image": [], "key": [], "png": []}
-    # PNG is compressed already, and a dictionary of pictures only costs memory.
+    # PNG is compressed already, and a dictionary of images only costs memory.
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, SCHEMA, compression="none", use_dictionary=False) as writer,
@@ -135,13 +135,13 @@ def _in_turn(
 
 @dataclass
 class ImageStore:
-    """Read a store: one picture by id, or all in order.
+    """Read a store: one image by id, or all in order.
 
     Attributes:
         folder: where the shards lie.
         n_images: how many ids there are, missing ones included.
         n_shards: how many files.
-        missing: ids without a picture.
+        missing: ids without an image.
 
     Example:
         >>> import tempfile
@@ -194,12 +194,12 @@ class ImageStore:
         return self.n_images
 
     def __iter__(self) -> Iterator[tuple[int, str, bytes]]:
-        """Yield ``(image_id, key, png)`` of every picture there is, ascending."""
+        """Yield ``(image_id, key, png)`` of every image there is, ascending."""
         for shard in range(self.n_shards):
             yield from self.shard(shard)
 
     def pictures_from(self, position: int) -> Iterator[tuple[int, str, bytes]]:
-        """Yield what iterating over the store does, less the first ``position`` pictures, which are hardly read."""
+        """Yield what iterating over the store does, less the first ``position`` images, which are hardly read."""
         for shard in range(self.n_shards):
             with self._file(shard) as file:
                 rows = file.metadata.num_rows
@@ -217,7 +217,7 @@ class ImageStore:
         """Return one picture's PNG bytes.
 
         Raises:
-            VixmlError: no such id, or a picture that is missing.
+            VixmlError: no such id, or an image that is missing.
         """
         if not 0 <= image_id < self.n_images:
             raise VixmlError(

@@ -1,7 +1,7 @@
 """What every vision encoder offers, and how one is opened by name.
 
-An encoder is frozen: it turns a picture into one vector, once, and training only ever sees the vectors. Whatever its
-network, it says how a picture becomes an array (``preprocess``, run in many threads) and how a batch of arrays becomes
+An encoder is frozen: it turns an image into one vector, once, and training only ever sees the vectors. Whatever its
+network, it says how an image becomes an array (``preprocess``, run in many threads) and how a batch of arrays becomes
 vectors (``encode``, run on the device), so that pooling is one code path for all of them.
 """
 
@@ -29,7 +29,7 @@ from vixml.files import read_json, write_json
 from vixml.provenance import stage
 from vixml.runtime import choose_precision, dtype_of, find_device
 
-# --- Decode a stored picture to pixels.
+# --- Decode a stored image to pixels.
 
 
 # A decoded photo is a few MB; a "decompression bomb" of 100 kB can be gigabytes.
@@ -37,13 +37,13 @@ MAX_PIXELS = 64_000_000
 
 
 def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
-    """Return a picture as (size, size, 3) uint8, RGB; transparency becomes white.
+    """Return an image as (size, size, 3) uint8, RGB; transparency becomes white.
 
-    A picture of another size is shrunk or enlarged (by ``resample``) to fit and centred on white; its shape is kept.
+    An image of another size is shrunk or enlarged (by ``resample``) to fit and centred on white; its shape is kept.
 
     Raises:
         ValueError: more than 64 million pixels.
-        OSError: not a picture (``PIL.UnidentifiedImageError``), or cut short.
+        OSError: not an image (``PIL.UnidentifiedImageError``), or cut short.
     """
     try:
         # The store holds PNG; Pillow's other sixty readers need not see bytes from the network.
@@ -67,7 +67,7 @@ def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Res
 
 
 class VisionEncoder(Protocol):
-    """A frozen network that pools a picture into one vector.
+    """A frozen network that pools an image into one vector.
 
     Attributes:
         name: its entry in config/models.yaml.
@@ -80,15 +80,15 @@ class VisionEncoder(Protocol):
     image_size: int
 
     def preprocess(self, png: bytes) -> np.ndarray:
-        """Decode a picture: (image_size, image_size, 3) uint8, RGB. Called from several threads at once.
+        """Decode an image: (image_size, image_size, 3) uint8, RGB. Called from several threads at once.
 
         Raises:
-            ValueError, OSError: not a picture; the caller adds which one.
+            ValueError, OSError: not an image; the caller adds which one.
         """
         ...
 
     def encode(self, batch: torch.Tensor) -> torch.Tensor:
-        """Pool pictures: (n, image_size, image_size, 3) uint8, n >= 1, to (n, dim) float32 on the encoder's device."""
+        """Pool images: (n, image_size, image_size, 3) uint8, n >= 1, to (n, dim) float32 on the encoder's device."""
         ...
 
 
@@ -180,11 +180,11 @@ TIMM_NAME = re.compile(r"^[a-z0-9_]+$")
 
 @dataclass(frozen=True)
 class Processing:
-    """How a picture becomes numbers: ``(pixels * scale - mean) / std``, each colour by itself.
+    """How an image becomes numbers: ``(pixels * scale - mean) / std``, each colour by itself.
 
     Attributes:
         size: side in pixels.
-        resample: how a picture of another size is brought to it.
+        resample: how an image of another size is brought to it.
         scale: factor of the pixels 0 to 255.
         mean: of the scaled pixels, red, green, blue.
         std: their deviation.
@@ -397,7 +397,7 @@ def _of_another_network(name: str, key: str, expected: int, found: int) -> Vixml
     )
 
 
-# --- EfficientNet-Lite0 as a frozen encoder: one 1280-d vector a picture.
+# --- EfficientNet-Lite0 as a frozen encoder: one 1280-d vector per image.
 
 
 # (repeats, kernel, stride of the first, expansion, output channels) of each stage.
@@ -416,8 +416,8 @@ BN_EPS = 1e-3
 # variances decide it: on a photograph the median ratio of measured to stored variance is 1.2 for this scaling and 5.8
 # for that one. In bf16 the scaling is exact, too: no value needs more than 8 significant bits.
 MEAN, SCALE = 127.0, 1 / 128
-# Pictures that a processor takes through the network together: their activations stay in its cache. 8 gave 475
-# pictures a second on one core, 64 gave 376 (112 pixels, bf16, benchmarks/pooling.py).
+# Images that a processor takes through the network together: their activations stay in its cache. 8 gave 475
+# images a second on one core, 64 gave 376 (112 pixels, bf16, benchmarks/pooling.py).
 CPU_PART = 8
 
 
@@ -480,7 +480,7 @@ class Lite0(nn.Module):
         self.head = SameConv(inputs, HEAD)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pool normalised pictures."""
+        """Pool normalised images."""
         x = F.relu6(self.stem(x), inplace=True)
         for block in self.blocks:
             x = block(x)
@@ -585,7 +585,7 @@ class EfficientNetLite0:
         self, name: str, network: Lite0, image_size: int, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         self.name, self.image_size, self.device, self.dtype = name, image_size, device, dtype
-        # Channels-last lets the convolutions read pictures as they lie in memory: (h, w, 3), no transpose.
+        # Channels-last lets the convolutions read images as they lie in memory: (h, w, 3), no transpose.
         self.network = network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
 
     @classmethod
@@ -609,7 +609,7 @@ class EfficientNetLite0:
         return cls(name, network, entry.image_size, device, dtype)
 
     def preprocess(self, png: bytes) -> np.ndarray:
-        """Decode to (image_size, image_size, 3) uint8; a picture of another size is fitted, centred on white."""
+        """Decode to (image_size, image_size, 3) uint8; an image of another size is fitted, centred on white."""
 
         return decode_square(png, self.image_size)
 
@@ -623,15 +623,15 @@ class EfficientNetLite0:
         return torch.cat([self.network(part) for part in x.split(CPU_PART)])
 
 
-# --- Stage ``prepare-vision``: a vision model of the hub to a folder of its picture part, checked against its
+# --- Stage ``prepare-vision``: a vision model of the hub to a folder of its image part, checked against its
 # architecture.
 
 
 def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> None:
     """Write ``out`` with configuration, weights and the processor's settings.
 
-    Of a checkpoint that reads text as well, the picture part alone is kept, byte by byte. A folder placed by hand goes
-    before the hub; an interrupted download is gone on with by the next call.
+    Of a checkpoint that reads text as well, the image part alone is kept, byte by byte. A folder placed by hand goes
+    before the hub; the next call resumes an interrupted download.
 
     Args:
         name: entry of config/models.yaml, for the manifest.
@@ -675,7 +675,7 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
 
 
 def _picture_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the configuration of the picture part, and the names of its tensors: as published -> as written."""
+    """Return the configuration of the image part, and the names of its tensors: as published -> as written."""
     config, keys = checkpoint.config, checkpoint.shapes
     part = "visual." if "model_cfg" in config else "vision_model." if "vision_config" in config else ""
     if "vision_config" in config:
