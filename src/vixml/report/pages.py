@@ -657,9 +657,7 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
             speed = gpu.decoder if one.causal else gpu.encoder
             found.append((f"a query, {run}", "paper", float(value), one.encode(one.query) / speed * 1e3, "ms"))
         elif topic == "latency per image":
-            found.append(
-                ("an image, siglip2", "paper", float(value), VISION["siglip2"].flop / gpu.encoder * 1e3, "ms")
-            )
+            found.append(("an image, siglip2", "paper", float(value), VISION["siglip2"].flop / gpu.encoder * 1e3, "ms"))
     for line in load_reference(reference)["rows"]:
         if line["hours"]:
             predicted = job(line["dataset"], line["run"]).step_flop / HARDWARE["cpu"].encoder / 60
