@@ -98,7 +98,7 @@ def explain_lock(folder: Path) -> str:
         )
     else:
         said = "nothing runs here any more. What it finished is kept.\n  what now: "
-    clear = "snakemake --unlock\n            then the same command again; a training goes on from its checkpoint"
+    clear = "snakemake --unlock\n            then the same command again; a training resumes from its checkpoint"
     return f"This folder is locked by a run that was killed; {said}{clear}"
 
 

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _refuse(out_of_memory(kind, error, f"vixml {' '.join(sys.argv[1:2])}", MORE_MEMORY))
     except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to go on", file=sys.stderr)
+        print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return 130
     return 0
 

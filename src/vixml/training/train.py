@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vixml.config.registry import Propensity
-from vixml.config.run import CARRIED_OUT, RunConfig
+from vixml.config.run import RunConfig
 from vixml.data.propensity import inverse_propensity
 from vixml.digest import stage_digest
 from vixml.files import save_array, sha256_json, write_json, write_text
@@ -143,11 +143,10 @@ def run_identity(config: RunConfig, seed: int, inputs: RunInputs, precision: str
     # Another way to the same result does not part a run from its past, the less so where it is the way out of an error:
     # after running out of memory with smaller parts, after a machine without liger-kernel with it. Workers and saving lead
     # to the same bytes; parts and kernels to the same gradient up to rounding, and parts draw their own dropout masks.
-    settings = config.model_dump(exclude={"row": True, "inference": True, **CARRIED_OUT})
     # The propensities shape what is drawn, and the code what is learned: another of either leads elsewhere.
     return sha256_json(
         {
-            "config": settings,
+            "config": config.settings("train"),
             "seed": seed,
             "inputs": described,
             "precision": precision,
