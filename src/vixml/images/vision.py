@@ -397,6 +397,8 @@ def _of_another_network(name: str, key: str, expected: int, found: int) -> Vixml
 
 # -- EfficientNet-Lite0 -----------------------------------------------------------------------------------------------
 
+# Not timm's tf_efficientnet_lite0: at 112 pixels in float32 on one EPYC thread this network pools 120 images a second of
+# processor time, timm's 96 (channels-last), with folded normalisation 103.
 # (repeats, kernel, stride of the first, expansion, output channels) of each stage.
 STAGES = (
     (1, 3, 1, 1, 16),
