@@ -209,7 +209,7 @@ def test_bad_csv(tmp_path, build, text, where, says):
 
 
 def test_a_misspelt_column_of_pictures_is_no_reason_to_go_without(build):
-    with pytest.raises(VixmlError, match="no table has the column of pictures") as caught:
+    with pytest.raises(VixmlError, match="no table has the column of images") as caught:
         build({"train": TRAIN, "test": TEST}, entry=dataset(images="picture"))
     assert "'picture'" in caught.value.expected
 

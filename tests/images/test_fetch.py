@@ -161,7 +161,7 @@ def test_a_network_that_is_down_loses_nothing(server, tmp_path):
 
 def test_not_one_picture_is_an_error(server, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", [[server.url("gone/1")]])
-    with pytest.raises(VixmlError, match="not one picture") as caught:
+    with pytest.raises(VixmlError, match="not one image") as caught:
         fetch(corpus, tmp_path / "images")
     assert "HTTP 404" in str(caught.value.found)
 
@@ -249,7 +249,7 @@ def test_a_corpus_without_addresses(tmp_path):
             with writer.split(split) as part:
                 part.add("q", "text", [0])
         writer.finish(facts={})
-    with pytest.raises(VixmlError, match="names no pictures by address"):
+    with pytest.raises(VixmlError, match="names no images by address"):
         fetch(tmp_path / "corpus", tmp_path / "images")
 
 

@@ -188,4 +188,4 @@ def test_pictures_from_a_position_are_the_rest_of_all(tmp_path):
     store = ImageStore.open(make_store(tmp_path / "images"))
     everything = list(store)
     for position in range(len(everything) + 2):
-        assert list(store.pictures_from(position)) == everything[position:]
+        assert list(store.images_from(position)) == everything[position:]

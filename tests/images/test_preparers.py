@@ -54,7 +54,7 @@ def test_a_process_that_dies_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr("vixml.images.fetch.prepare_all", die)
     with Server() as server:
         corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"ok/{number}")] for number in range(9)])
-        with pytest.raises(VixmlError, match="a process that prepares pictures died") as caught:
+        with pytest.raises(VixmlError, match="a process that prepares images died") as caught:
             fetch_images(corpus, tmp_path / "out", 24, 1, Fetch(allow_private=True))
         server.shutdown()
     assert "what was fetched is kept" in caught.value.hint and (tmp_path / "out-fetching").exists()

@@ -142,7 +142,7 @@ def test_the_card_says_sizes_coverage_origin_and_licences(place):
     assert info["images"]["download_size"] == shards and info["images"]["dataset_size"] > 0
     for said in (
         "6 training and 3 test queries, 7 labels, 11 images", "A stand-in", "CC BY 4.0: Some pictures", "Attribution",
-        "3 of 11 pictures could not be had", "95.72 %", "some/eyes", "`vixml build-corpus`", "## Checksums",
+        "3 of 11 images could not be had", "95.72 %", "some/eyes", "`vixml build-corpus`", "## Checksums",
     ):  # fmt: skip
         assert said in text, said
     facts = read_manifest(folder)["facts"]
@@ -185,7 +185,7 @@ def test_what_a_publisher_does_not_state_is_said(place):
     told = registry()
     told["sources"]["some"] = SOURCE | {"licence": "not stated"}
     text = (go(place, world=World.model_validate(told)) / "README.md").read_text(encoding="utf-8")
-    assert "no permission to pass their texts or pictures on" in text and "not stated: Some pictures" in text
+    assert "no permission to pass their texts or images on" in text and "not stated: Some pictures" in text
 
 
 # -- parts that do not belong together --------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def refused(place, **given) -> VixmlError:
 def test_another_store_is_refused(place):
     with stage(place.root / "short", "render-images", config={}, inputs={}) as work:
         write_store(work, [(0, "picture-0", png(0))], 1, 1)
-    assert refused(place, images=place.root / "short").found == "1 pictures"
+    assert refused(place, images=place.root / "short").found == "1 images"
     with stage(place.root / "other", "render-images", config={}, inputs={}) as work:
         write_store(work, [(i, f"other-{i}", png(i)) for i in range(N_IMAGES)], N_IMAGES, 3)
     error = refused(place, images=place.root / "other")

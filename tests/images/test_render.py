@@ -103,5 +103,5 @@ def test_inputs_that_are_not_what_the_corpus_was_built_from_stop_the_stage(input
 def test_a_corpus_without_one_sound_drawing_is_an_error(tmp_path):
     sources = {"flat": wheel(tmp_path / "raw", "flat", {"broken.svg": b"<svg"})}
     folder = corpus(tmp_path / "corpus", ["flat:broken.svg"])
-    with pytest.raises(VixmlError, match="not one picture"):
+    with pytest.raises(VixmlError, match="not one image"):
         render_images(folder, tmp_path / "raw", sources, 16, 1, tmp_path / "images")

@@ -311,8 +311,7 @@ class _reading:
             ) from error
 
 
-# --- Write a corpus row by row, in memory that does not grow with its texts and pairs (docs/formats.md).
-
+# -- writing row by row -----------------------------------------------------------------------------------------------
 
 # Rows held before they are written as one row group: a few megabytes of titles.
 GROUP = 1 << 15

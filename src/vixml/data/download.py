@@ -25,203 +25,6 @@ from vixml.errors import VixmlError
 from vixml.files import disk_full, read_json, sha256_file, write_json
 from vixml.progress import Quiet, bar
 
-# --- Fetch one file of a dataset of the Hugging Face hub.
-
-
-def fetch_from_hub(name: str, source: Source, work: Path, target: Path) -> Path:
-    """Fetch a source of kind ``hub`` into ``work`` and return where it lies there.
-
-    Raises:
-        VixmlError: the hub cannot be reached, or has no such file.
-    """
-    from huggingface_hub import hf_hub_download
-
-    revision = None if source.version == "-" else source.version
-    try:
-        return Path(
-            hf_hub_download(source.name, source.hub_path, repo_type="dataset", revision=revision, local_dir=work)
-        )
-    except Exception as error:  # its errors come from several HTTP libraries, of another name in each version
-        raise explained(
-            error,
-            f"cannot fetch {source.hub_path} of {source.name} from the hub",
-            revision,
-            refused="accept the dataset's terms on its page and set HF_TOKEN to your token",
-            absent=f"check name, version and hub_path of the source {name!r} in config/datasets.yaml",
-            by_hand=f"or place the file by hand as {target}",
-        ) from error
-
-
-def explained(
-    error: Exception, what: str, revision: str | None, *, refused: str, absent: str, by_hand: str
-) -> Exception:
-    """Return what to raise for an error of the hub: ours, with what to do; or the error itself where a stage says it.
-
-    Args:
-        error: as the hub's library raised it.
-        what: could not be done.
-        revision: asked for; None for the newest.
-        refused, absent: what to do where the hub refuses or has no such thing.
-        by_hand: how to do without the hub.
-    """
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    names = {kind.__name__ for kind in type(error).__mro__}
-    hint = "check the network"
-    if "GatedRepoError" in names or status in (401, 403):
-        hint = refused
-    elif "RepositoryNotFoundError" in names or status == 404:
-        hint = absent
-    words = str(error).strip().splitlines() or ["no message"]
-    return VixmlError(
-        what,
-        where=f"revision {revision or 'newest'}",
-        found=f"{type(error).__name__}: {words[0]}",
-        hint=f"{hint}; {by_hand} and run the same command again",
-    )
-
-
-# --- Fetch a published file from Google Drive: past its confirmation page, resumed after a stop, refusals told
-# apart.
-
-
-# Tries within one call; each resumes where the last one stopped.
-RETRIES = 5
-# Seconds to connect, and without a byte.
-TIMEOUT = (30.0, 120.0)
-# Seconds until the first byte of the file: should Google ever answer one page with the next, this ends it.
-FIRST_BYTE = 600.0
-_QUOTA = re.compile(r"too many users|quota", re.IGNORECASE)
-
-
-def partial_folder(target: Path) -> Path:
-    """Return where a download is kept until it is whole: beside the file, so that a later call resumes it."""
-    return target.with_name(f".partial-{target.name}")
-
-
-def fetch_from_drive(name: str, source: Source, target: Path) -> Path:
-    """Download one file from Google Drive into :func:`partial_folder`; an interrupted download is resumed.
-
-    Args:
-        name: the source's key, for messages.
-        source: its entry, with ``google_drive``.
-        target: where the file will stand in the end.
-
-    Returns:
-        The whole file, not yet verified, inside the partial folder.
-
-    Raises:
-        VixmlError: no network, a refusal (quota, access), or a download cut short; what has arrived is kept.
-    """
-    import gdown  # it imports requests and an HTML parser
-    from gdown.exceptions import DownloadCancelled, DownloadError, FileURLRetrievalError
-
-    folder = partial_folder(target)
-    folder.mkdir(exist_ok=True)
-    try:
-        try:
-            return _download(gdown.download, source, folder / target.name)
-        except DownloadError as error:
-            # The published file is another by now, or the kept part is all of it: begin anew, once.
-            if "byte range" not in str(error) or isinstance(error, FileURLRetrievalError):
-                raise
-            shutil.rmtree(folder)
-            folder.mkdir()
-            return _download(gdown.download, source, folder / target.name)
-    except FileURLRetrievalError as error:
-        message = _one_line(str(error))
-        quota = _QUOTA.search(message) is not None
-        raise _refused(
-            "Google Drive has given this file to too many people today"
-            if quota
-            else "Google Drive does not give this file to a program",
-            name,
-            source,
-            target,
-            message,
-            "try again in 24 hours, or " if quota else "",
-        ) from error
-    except DownloadCancelled as error:
-        found = f"no byte of the file in {FIRST_BYTE:.0f} s"
-        raise _refused("Google Drive sends pages in place of the file", name, source, target, found) from error
-    except (DownloadError, OSError) as error:  # what the network's library raises is an OSError too
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(target) from error
-        if getattr(error, "response", None) is not None:  # an answer came, but not the file
-            raise _refused("Google Drive refuses the file", name, source, target, _one_line(str(error))) from error
-        kept = sum(path.stat().st_size for path in folder.iterdir())
-        raise VixmlError(
-            "a download from Google Drive was cut short" if kept else "cannot reach Google Drive",
-            where=f"source {name}",
-            found=_one_line(str(error)),
-            hint=(f"run the same command again: {kept} bytes are kept and the rest is fetched; or " if kept else "")
-            + "check the network (HTTPS_PROXY and REQUESTS_CA_BUNDLE are obeyed); "
-            + by_hand(source, target),
-        ) from error
-    except (KeyError, AssertionError, ValueError) as error:
-        # What gdown raises on an answer that is neither a file nor a page it knows.
-        found = f"{type(error).__name__}: {error}"
-        raise _refused("Google Drive gave an answer that is not understood", name, source, target, found) from error
-
-
-def by_hand(source: Source, target: Path) -> str:
-    """Return what a person can do: the address, and where the file goes."""
-    return (
-        f"open https://drive.google.com/uc?id={source.google_drive} in a browser, place the file at {target} and run the "
-        "same command again"
-    )
-
-
-def _download(download: Callable[..., object], source: Source, output: Path) -> Path:
-    started = threading.Event()
-    cancel = threading.Event()
-    watch = threading.Timer(FIRST_BYTE, lambda: None if started.is_set() else cancel.set())
-    watch.daemon = True
-    with ExitStack() as stack:
-        stack.callback(watch.cancel)
-        shown: list[Quiet] = []
-        done = 0
-
-        def progress(received: int, total: int | None) -> None:
-            nonlocal done
-            if not shown:
-                started.set()
-                shown.append(stack.enter_context(bar(f"fetching {source.filename} (bytes)", total or received)))
-            shown[0](received - done)
-            done = received
-
-        watch.start()
-        # No cookies: what is fetched must not depend on who is signed in, and nothing is written into a home folder.
-        download(
-            id=source.google_drive,
-            output=str(output),
-            quiet=True,
-            use_cookies=False,
-            resume=True,
-            timeout=TIMEOUT,
-            retries=RETRIES,
-            progress=progress,
-            cancel=cancel,
-        )
-    return output
-
-
-def _refused(what: str, name: str, source: Source, target: Path, found: str, first: str = "") -> VixmlError:
-    return VixmlError(
-        what,
-        where=f"source {name} (Google Drive id {source.google_drive})",
-        found=found,
-        hint=first + by_hand(source, target),
-    )
-
-
-def _one_line(text: str) -> str:
-    """Return a library's message as one line, without the advice that follows its first paragraphs."""
-    text = text.removeprefix("Failed to retrieve file url:").split("You may still be able")[0]
-    return re.sub(r"\s+", " ", text).strip()[:300]
-
-
 # The time that raw files get, 2000-01-01: older than any result.
 _AGED = 946_684_800
 # Free space asked for before a download, beyond the file itself: pip keeps a second copy while it works.
@@ -448,3 +251,198 @@ def _write_receipt(target: Path, name: str, source: Source, how: str) -> None:
     if source.sha256 is None:
         receipt |= {"sha256": sha256_file(target), "bytes": target.stat().st_size}
     write_json(_receipt(target), receipt | {"verified_at": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+# -- from the Hugging Face hub ----------------------------------------------------------------------------------------
+
+
+def fetch_from_hub(name: str, source: Source, work: Path, target: Path) -> Path:
+    """Fetch a source of kind ``hub`` into ``work`` and return where it lies there.
+
+    Raises:
+        VixmlError: the hub cannot be reached, or has no such file.
+    """
+    from huggingface_hub import hf_hub_download
+
+    revision = None if source.version == "-" else source.version
+    try:
+        return Path(
+            hf_hub_download(source.name, source.hub_path, repo_type="dataset", revision=revision, local_dir=work)
+        )
+    except Exception as error:  # its errors come from several HTTP libraries, of another name in each version
+        raise explained(
+            error,
+            f"cannot fetch {source.hub_path} of {source.name} from the hub",
+            revision,
+            refused="accept the dataset's terms on its page and set HF_TOKEN to your token",
+            absent=f"check name, version and hub_path of the source {name!r} in config/datasets.yaml",
+            by_hand=f"or place the file by hand as {target}",
+        ) from error
+
+
+def explained(
+    error: Exception, what: str, revision: str | None, *, refused: str, absent: str, by_hand: str
+) -> Exception:
+    """Return what to raise for an error of the hub: ours, with what to do; or the error itself where a stage says it.
+
+    Args:
+        error: as the hub's library raised it.
+        what: could not be done.
+        revision: asked for; None for the newest.
+        refused, absent: what to do where the hub refuses or has no such thing.
+        by_hand: how to do without the hub.
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    hint = "check the network"
+    if "GatedRepoError" in names or status in (401, 403):
+        hint = refused
+    elif "RepositoryNotFoundError" in names or status == 404:
+        hint = absent
+    words = str(error).strip().splitlines() or ["no message"]
+    return VixmlError(
+        what,
+        where=f"revision {revision or 'newest'}",
+        found=f"{type(error).__name__}: {words[0]}",
+        hint=f"{hint}; {by_hand} and run the same command again",
+    )
+
+
+# -- from Google Drive ------------------------------------------------------------------------------------------------
+
+# Tries within one call; each resumes where the last one stopped.
+RETRIES = 5
+# Seconds to connect, and without a byte.
+TIMEOUT = (30.0, 120.0)
+# Seconds until the first byte of the file: should Google ever answer one page with the next, this ends it.
+FIRST_BYTE = 600.0
+_QUOTA = re.compile(r"too many users|quota", re.IGNORECASE)
+
+
+def partial_folder(target: Path) -> Path:
+    """Return where a download is kept until it is whole: beside the file, so that a later call resumes it."""
+    return target.with_name(f".partial-{target.name}")
+
+
+def fetch_from_drive(name: str, source: Source, target: Path) -> Path:
+    """Download one file from Google Drive into :func:`partial_folder`; an interrupted download is resumed.
+
+    Args:
+        name: the source's key, for messages.
+        source: its entry, with ``google_drive``.
+        target: where the file will stand in the end.
+
+    Returns:
+        The whole file, not yet verified, inside the partial folder.
+
+    Raises:
+        VixmlError: no network, a refusal (quota, access), or a download cut short; what has arrived is kept.
+    """
+    import gdown  # it imports requests and an HTML parser
+    from gdown.exceptions import DownloadCancelled, DownloadError, FileURLRetrievalError
+
+    folder = partial_folder(target)
+    folder.mkdir(exist_ok=True)
+    try:
+        try:
+            return _download(gdown.download, source, folder / target.name)
+        except DownloadError as error:
+            # The published file is another by now, or the kept part is all of it: begin anew, once.
+            if "byte range" not in str(error) or isinstance(error, FileURLRetrievalError):
+                raise
+            shutil.rmtree(folder)
+            folder.mkdir()
+            return _download(gdown.download, source, folder / target.name)
+    except FileURLRetrievalError as error:
+        message = _one_line(str(error))
+        quota = _QUOTA.search(message) is not None
+        raise _refused(
+            "Google Drive has given this file to too many people today"
+            if quota
+            else "Google Drive does not give this file to a program",
+            name,
+            source,
+            target,
+            message,
+            "try again in 24 hours, or " if quota else "",
+        ) from error
+    except DownloadCancelled as error:
+        found = f"no byte of the file in {FIRST_BYTE:.0f} s"
+        raise _refused("Google Drive sends pages in place of the file", name, source, target, found) from error
+    except (DownloadError, OSError) as error:  # what the network's library raises is an OSError too
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(target) from error
+        if getattr(error, "response", None) is not None:  # an answer came, but not the file
+            raise _refused("Google Drive refuses the file", name, source, target, _one_line(str(error))) from error
+        kept = sum(path.stat().st_size for path in folder.iterdir())
+        raise VixmlError(
+            "a download from Google Drive was cut short" if kept else "cannot reach Google Drive",
+            where=f"source {name}",
+            found=_one_line(str(error)),
+            hint=(f"run the same command again: {kept} bytes are kept and the rest is fetched; or " if kept else "")
+            + "check the network (HTTPS_PROXY and REQUESTS_CA_BUNDLE are obeyed); "
+            + by_hand(source, target),
+        ) from error
+    except (KeyError, AssertionError, ValueError) as error:
+        # What gdown raises on an answer that is neither a file nor a page it knows.
+        found = f"{type(error).__name__}: {error}"
+        raise _refused("Google Drive gave an answer that is not understood", name, source, target, found) from error
+
+
+def by_hand(source: Source, target: Path) -> str:
+    """Return what a person can do: the address, and where the file goes."""
+    return (
+        f"open https://drive.google.com/uc?id={source.google_drive} in a browser, place the file at {target} and run the "
+        "same command again"
+    )
+
+
+def _download(download: Callable[..., object], source: Source, output: Path) -> Path:
+    started = threading.Event()
+    cancel = threading.Event()
+    watch = threading.Timer(FIRST_BYTE, lambda: None if started.is_set() else cancel.set())
+    watch.daemon = True
+    with ExitStack() as stack:
+        stack.callback(watch.cancel)
+        shown: list[Quiet] = []
+        done = 0
+
+        def progress(received: int, total: int | None) -> None:
+            nonlocal done
+            if not shown:
+                started.set()
+                shown.append(stack.enter_context(bar(f"fetching {source.filename} (bytes)", total or received)))
+            shown[0](received - done)
+            done = received
+
+        watch.start()
+        # No cookies: what is fetched must not depend on who is signed in, and nothing is written into a home folder.
+        download(
+            id=source.google_drive,
+            output=str(output),
+            quiet=True,
+            use_cookies=False,
+            resume=True,
+            timeout=TIMEOUT,
+            retries=RETRIES,
+            progress=progress,
+            cancel=cancel,
+        )
+    return output
+
+
+def _refused(what: str, name: str, source: Source, target: Path, found: str, first: str = "") -> VixmlError:
+    return VixmlError(
+        what,
+        where=f"source {name} (Google Drive id {source.google_drive})",
+        found=found,
+        hint=first + by_hand(source, target),
+    )
+
+
+def _one_line(text: str) -> str:
+    """Return a library's message as one line, without the advice that follows its first paragraphs."""
+    text = text.removeprefix("Failed to retrieve file url:").split("You may still be able")[0]
+    return re.sub(r"\s+", " ", text).strip()[:300]

@@ -29,7 +29,7 @@ class LocalFiles:
         path = self.folder / SourceReader.split(reference)[2]
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise VixmlError(
-                "a picture lies outside the folder of its catalogue",
+                "an image lies outside the folder of its catalogue",
                 where=path,
                 found=str(path.resolve()),
                 hint="copy the file into the folder: a link that leads out is not followed",
@@ -38,7 +38,7 @@ class LocalFiles:
         if path.is_file():
             if path.stat().st_size > limit:
                 raise VixmlError(
-                    "a picture is larger than allowed",
+                    "an image is larger than allowed",
                     where=path,
                     found=f"{path.stat().st_size} bytes",
                     expected=f"at most {limit} bytes",

@@ -15,76 +15,6 @@ from vixml.errors import VixmlError
 from vixml.files import load_array, read_json
 from vixml.ragged import Ragged
 
-# --- Read rows that lie scattered in a file that may be larger than the memory.
-
-
-PAGE = mmap.PAGESIZE
-# Linux reads no more for one request than a device's read-ahead, 128 KB where nobody set another.
-PAGES_A_REQUEST = max(1, (128 << 10) // PAGE)
-# Not every system lets a map be advised; rows are the same without, read one after the other.
-CAN_ADVISE = hasattr(mmap, "MADV_RANDOM") and hasattr(mmap, "MADV_WILLNEED")
-
-
-def open_scattered(path: Path | str) -> np.ndarray:
-    """Open a ``.npy`` file for :func:`take_rows`: memory-mapped, read-only, without reading ahead.
-
-    Raises:
-        VixmlError: as :func:`vixml.files.load_array`.
-    """
-    rows = load_array(path)
-    if CAN_ADVISE and isinstance(rows.base, mmap.mmap):
-        with suppress(OSError):  # advice is a wish: a kernel or a file system may know none
-            rows.base.madvise(mmap.MADV_RANDOM)
-    return rows
-
-
-def take_rows(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return copies of some rows.
-
-    Args:
-        rows: (n, ...) as :func:`open_scattered` returns them, or any array.
-        ids: (k,) integers from 0 to n - 1, in any order.
-
-    Returns:
-        (k, ...) of the same dtype.
-    """
-    if CAN_ADVISE and isinstance(rows.base, mmap.mmap) and rows.nbytes:
-        start, stop = requests(ids, len(rows.base) - rows.nbytes, rows.nbytes // len(rows))
-        sizes = np.minimum(stop * PAGE, len(rows.base)) - start * PAGE
-        ask = rows.base.madvise  # thousands of times a batch, so nothing else is done between
-        with suppress(OSError):
-            for first, size in zip((start * PAGE).tolist(), sizes.tolist(), strict=True):
-                ask(mmap.MADV_WILLNEED, first, size)
-    return np.asarray(rows[ids])
-
-
-def requests(ids: np.ndarray, header: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which pages to ask for: each page of a row once, neighbours together, none in a request that is too long.
-
-    Args:
-        ids: (k,) rows.
-        header: bytes in front of row 0.
-        width: bytes a row.
-
-    Returns:
-        (n,) int64: first page of each request, ascending, and the one after its last.
-
-    Example:
-        >>> start, stop = requests(np.array([9, 0, 1]), header=128, width=PAGE)
-        >>> start.tolist(), stop.tolist()
-        ([0, 9], [3, 11])
-    """
-    offsets = header + np.unique(ids).astype(np.int64) * width
-    first, stop = offsets // PAGE, (offsets + width - 1) // PAGE + 1
-    apart = np.ones(len(first), dtype=bool)
-    apart[1:] = first[1:] > stop[:-1]
-    start, stop = first[apart], stop[np.roll(apart, -1)]  # where one stretch begins, the one before has ended
-    pieces = -(-(stop - start) // PAGES_A_REQUEST)
-    place = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = np.repeat(start, pieces) + PAGES_A_REQUEST * place
-    return start, np.minimum(start + PAGES_A_REQUEST, np.repeat(stop, pieces))
-
-
 FORMAT = "vixml-bank-1"
 REBUILD = "delete the folder and run the stage that writes it again: embed-images or import-vectors"
 
@@ -194,7 +124,7 @@ class ImageBank:
             raise VixmlError(
                 "item-to-image lists and image bank do not belong together",
                 where=self.folder,
-                found=f"lists over {item_images.n_cols} pictures",
+                found=f"lists over {item_images.n_cols} images",
                 expected=f"{len(self)}, as the bank holds",
                 hint="build corpus, images and bank of one dataset again; snakemake keeps them in step",
             )
@@ -236,9 +166,9 @@ class ImageBank:
             )
         if (absent := self._is_missing(ids)).any():
             raise VixmlError(
-                "this picture is missing, it has no vector",
+                "this image is missing, it has no vector",
                 where=f"{self.folder}, row {int(ids[absent][0])}",
-                hint="take ids from ImageBank.lists, which drops missing pictures",
+                hint="take ids from ImageBank.lists, which drops missing images",
             )
         gathered = take_rows(self.vectors, ids)
         if (row := _first_not_finite(gathered)) is not None:
@@ -271,7 +201,76 @@ def _first_not_finite(vectors: np.ndarray) -> int | None:
     return None
 
 
-# --- How many items have an image: the columns of Table 8.
+# -- scattered rows ---------------------------------------------------------------------------------------------------
+
+PAGE = mmap.PAGESIZE
+# Linux reads no more for one request than a device's read-ahead, 128 KB where nobody set another.
+PAGES_A_REQUEST = max(1, (128 << 10) // PAGE)
+# Not every system lets a map be advised; rows are the same without, read one after the other.
+CAN_ADVISE = hasattr(mmap, "MADV_RANDOM") and hasattr(mmap, "MADV_WILLNEED")
+
+
+def open_scattered(path: Path | str) -> np.ndarray:
+    """Open a ``.npy`` file for :func:`take_rows`: memory-mapped, read-only, without reading ahead.
+
+    Raises:
+        VixmlError: as :func:`vixml.files.load_array`.
+    """
+    rows = load_array(path)
+    if CAN_ADVISE and isinstance(rows.base, mmap.mmap):
+        with suppress(OSError):  # advice is a wish: a kernel or a file system may know none
+            rows.base.madvise(mmap.MADV_RANDOM)
+    return rows
+
+
+def take_rows(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return copies of some rows.
+
+    Args:
+        rows: (n, ...) as :func:`open_scattered` returns them, or any array.
+        ids: (k,) integers from 0 to n - 1, in any order.
+
+    Returns:
+        (k, ...) of the same dtype.
+    """
+    if CAN_ADVISE and isinstance(rows.base, mmap.mmap) and rows.nbytes:
+        start, stop = requests(ids, len(rows.base) - rows.nbytes, rows.nbytes // len(rows))
+        sizes = np.minimum(stop * PAGE, len(rows.base)) - start * PAGE
+        ask = rows.base.madvise  # thousands of times a batch, so nothing else is done between
+        with suppress(OSError):
+            for first, size in zip((start * PAGE).tolist(), sizes.tolist(), strict=True):
+                ask(mmap.MADV_WILLNEED, first, size)
+    return np.asarray(rows[ids])
+
+
+def requests(ids: np.ndarray, header: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which pages to ask for: each page of a row once, neighbours together, none in a request that is too long.
+
+    Args:
+        ids: (k,) rows.
+        header: bytes in front of row 0.
+        width: bytes a row.
+
+    Returns:
+        (n,) int64: first page of each request, ascending, and the one after its last.
+
+    Example:
+        >>> start, stop = requests(np.array([9, 0, 1]), header=128, width=PAGE)
+        >>> start.tolist(), stop.tolist()
+        ([0, 9], [3, 11])
+    """
+    offsets = header + np.unique(ids).astype(np.int64) * width
+    first, stop = offsets // PAGE, (offsets + width - 1) // PAGE + 1
+    apart = np.ones(len(first), dtype=bool)
+    apart[1:] = first[1:] > stop[:-1]
+    start, stop = first[apart], stop[np.roll(apart, -1)]  # where one stretch begins, the one before has ended
+    pieces = -(-(stop - start) // PAGES_A_REQUEST)
+    place = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = np.repeat(start, pieces) + PAGES_A_REQUEST * place
+    return start, np.minimum(start + PAGES_A_REQUEST, np.repeat(stop, pieces))
+
+
+# -- coverage ---------------------------------------------------------------------------------------------------------
 
 
 def share_with_images(lists: Ragged, missing: Iterable[int]) -> float:

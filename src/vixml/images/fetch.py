@@ -36,9 +36,176 @@ from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
 
-# --- Prepare fetched images in other processes, as many at once as wait: handing one over takes longer than
-# preparing it.
+LOG = "fetched.parquet"
+FEW = 20  # images of a shard from which on their failing says something of the network
+LOG_SCHEMA = pa.schema(
+    [("image", pa.int32()), ("url", pa.string()), ("status", pa.int16()), ("bytes", pa.int64()),
+     ("sha256", pa.string()), ("attempts", pa.int16()), ("error", pa.string())]
+)  # fmt: skip
 
+
+def fetch_images(
+    corpus_dir: Path | str,
+    out: Path | str,
+    size: int,
+    n_shards: int,
+    settings: Fetch,
+    threads: int = 1,
+) -> None:
+    """Fetch, check and prepare the images of a corpus and publish an image store.
+
+    Each URL is fetched once, however many items name it. An image that cannot be had (gone, refused, not an image, too
+    large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
+
+    Args:
+        corpus_dir: a corpus with ``image_urls.parquet``.
+        out: folder to publish. Beside it, ``<out>-fetching`` holds what a killed run had already.
+        size: side in pixels of the prepared images (METHOD: 384).
+        n_shards: files of the store.
+        settings: connections, retries, limits.
+        threads: processes that decode and prepare; the result does not depend on it.
+
+    Raises:
+        VixmlError: the corpus names no URLs, or not one image could be had.
+    """
+    corpus_dir, out = Path(corpus_dir), Path(out)
+    corpus = Corpus.load(corpus_dir)
+    if not (corpus_dir / URLS).exists():
+        raise VixmlError(
+            "this corpus names no images by address",
+            where=corpus_dir / URLS,
+            hint="vixml render-images prepares drawings and local files",
+        )
+    urls = corpus.image_keys()
+    config = {"image_size": size, "shards": n_shards, "fetch": settings.model_dump()}
+    facts: dict[str, object] = {}
+    with stage(out, "fetch-images", config=config, inputs={"corpus": corpus_dir}, facts=facts) as work:
+        identity = {"corpus": describe_input(corpus_dir)["sha256"], "size": size, "shards": n_shards}
+        kept = kept_folder(out, "fetching", identity)
+        with bar("fetching images", len(urls)) as advance:
+            asyncio.run(_fetch_all(urls, kept, size, n_shards, settings, threads, advance))
+        missing, reasons = _gather(kept, work, len(urls), n_shards)
+        if urls and len(missing) == len(urls):
+            raise VixmlError(
+                "not one image could be fetched",
+                where=corpus_dir / URLS,
+                found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
+                hint=f"is the network there? what was tried stands in {kept}: delete it to try again",
+            )
+        header = {"format": FORMAT, "n_images": len(urls), "n_shards": n_shards, "missing": missing}
+        write_json(work / "store.json", header)
+        facts |= {"n_images": len(urls), "n_missing": len(missing), "missing_reasons": dict(reasons)}
+        facts["pct_with_images"] = coverage(corpus, missing)
+    shutil.rmtree(kept)
+
+
+async def _fetch_all(
+    urls: list[str], kept: Path, size: int, n_shards: int, settings: Fetch, threads: int, advance: Quiet
+) -> None:
+    counts = {"missing": 0, "now": 0, "since": time.monotonic()}
+
+    def note() -> str:
+        speed = counts["now"] / max(time.monotonic() - counts["since"], 1e-9)
+        return f"{speed:.0f} a second, {counts['missing']} missing"
+
+    with Preparers(threads, size) as preparers:
+        async with Getter(settings) as getter:
+            for shard in range(n_shards):
+                ids = shard_range(shard, len(urls), n_shards)
+                if (kept / shard_name(shard)).exists():
+                    advance.skip(len(ids))
+                    continue
+                path = kept / f"journal-{shard:05d}.sqlite"
+                with Journal(path, asyncio.get_running_loop().call_soon) as journal:
+                    tried = journal.settled()
+                    advance.skip(len(tried))
+
+                    async def work(waiting: Iterator[int], before: dict[int, int], journal: Journal) -> None:
+                        for image in waiting:  # shared: each worker takes the next
+                            row = await _one(image, urls[image], getter, preparers, before.get(image, 0))
+                            journal.add(row)
+                            await asyncio.sleep(0)  # the journal is written before the next request is sent
+                            counts["now"] += 1
+                            counts["missing"] += row.png is None
+                            if image not in before:
+                                advance(1, note)
+
+                    async def go(images: list[int], before: dict[int, int], journal: Journal = journal) -> None:
+                        waiting = iter(images)
+                        try:
+                            # More than there are connections: none lies idle while an image is prepared.
+                            workers = settings.concurrency + settings.concurrency // 2
+                            async with asyncio.TaskGroup() as group:
+                                for _ in range(min(workers, len(images))):
+                                    group.create_task(work(waiting, before, journal))
+                        except ExceptionGroup as errors:  # all fail for the same reason: a full disk, a dead process
+                            raise errors.exceptions[0] from errors
+
+                    await go([image for image in ids if image not in tried], {})
+                    # What failed in a way that may pass has had the time of the whole shard to do so.
+                    again = journal.may_pass()
+                    await go(list(again), again)
+                    _require_network(journal, kept, len(ids))
+                    _write(journal, kept, shard)
+                for leftover in kept.glob(f"journal-{shard:05d}.sqlite*"):
+                    leftover.unlink()
+
+
+def _require_network(journal: Journal, kept: Path, n: int) -> None:
+    """Stop where half of a shard failed in a way that may pass: the network is down, and nothing is missing yet."""
+    failed = journal.may_pass()
+    if n < FEW or 2 * len(failed) < n:
+        return
+    reasons = Counter(row.error for row in journal if row.may_pass)
+    journal.forget(failed)
+    raise VixmlError(
+        "half of the images cannot be had just now",
+        where=kept,
+        found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
+        expected="a network, and servers that answer",
+        hint="run the same command again later: what was fetched is kept",
+    )
+
+
+async def _one(image: int, url: str, getter: Getter, preparers: Preparers, attempts: int) -> Fetched:
+    answer = await getter.get(url)
+    png, error = None, answer.error
+    if answer.data is not None:
+        png, error = await preparers.prepared(answer.data)
+    length = None if answer.data is None else len(answer.data)
+    made = attempts + answer.attempts
+    return Fetched(image, url, answer.status, length, answer.sha256, made, error, png, answer.may_pass)
+
+
+def _write(journal: Journal, kept: Path, shard: int) -> None:
+    """Write a shard and its log from the journal; the shard comes last, since it says that all is there."""
+    log: list[list[object]] = [[] for _ in LOG_SCHEMA]
+    for row in journal:
+        values = (row.image, row.url, row.status, row.bytes, row.sha256, row.attempts, row.error)
+        for column, value in zip(log, values, strict=True):
+            column.append(value)
+    with atomic_path(kept / f"log-{shard:05d}.parquet") as temporary:
+        pq.write_table(pa.table(log, schema=LOG_SCHEMA), temporary)
+    write_shard(kept / shard_name(shard), ((row.image, row.url, row.png) for row in journal if row.png is not None))
+
+
+def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[int], Counter[str]]:
+    """Link the shards into the output and put the logs together; returns the missing ids and their reasons."""
+    missing: list[int] = []
+    reasons: Counter[str] = Counter()
+    with atomic_path(work / LOG) as temporary, pq.ParquetWriter(temporary, LOG_SCHEMA) as writer:
+        for shard in range(n_shards):
+            os.link(kept / shard_name(shard), work / shard_name(shard))
+            table = pq.read_table(kept / f"log-{shard:05d}.parquet")
+            writer.write_table(table)
+            for image, error in zip(table["image"].to_pylist(), table["error"].to_pylist(), strict=True):
+                if error is not None:
+                    missing.append(image)
+                    reasons[error.split(":")[0]] += 1
+    return missing, reasons
+
+
+# -- preparing in other processes -------------------------------------------------------------------------------------
 
 Prepared = tuple[bytes | None, str | None]
 # Files handed over at once, at most: of a few MB each, a portion must not fill the memory.
@@ -80,7 +247,7 @@ class Preparers:
             return await future
         except BrokenProcessPool as error:
             raise VixmlError(
-                "a process that prepares pictures died",
+                "a process that prepares images died",
                 where="fetch-images",
                 found=str(error),
                 hint="out of memory? run the same command again: what was fetched is kept; --threads 1 takes less",
@@ -123,7 +290,7 @@ def prepare_all(files: list[bytes], size: int) -> list[Prepared]:
     return found
 
 
-# --- What was fetched so far, so that a killed run resumes and fetches nothing twice.
+# -- the journal ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -211,172 +378,3 @@ class Journal:
         """Yield all rows, ascending."""
         for row in self._base.execute("SELECT * FROM fetched ORDER BY image"):
             yield Fetched(*row)
-
-
-LOG = "fetched.parquet"
-FEW = 20  # images of a shard from which on their failing says something of the network
-LOG_SCHEMA = pa.schema(
-    [("image", pa.int32()), ("url", pa.string()), ("status", pa.int16()), ("bytes", pa.int64()),
-     ("sha256", pa.string()), ("attempts", pa.int16()), ("error", pa.string())]
-)  # fmt: skip
-
-
-def fetch_images(
-    corpus_dir: Path | str,
-    out: Path | str,
-    size: int,
-    n_shards: int,
-    settings: Fetch,
-    threads: int = 1,
-) -> None:
-    """Fetch, check and prepare the images of a corpus and publish an image store.
-
-    Each URL is fetched once, however many items name it. An image that cannot be had (gone, refused, not an image, too
-    large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
-
-    Args:
-        corpus_dir: a corpus with ``image_urls.parquet``.
-        out: folder to publish. Beside it, ``<out>-fetching`` holds what a killed run had already.
-        size: side in pixels of the prepared images (METHOD: 384).
-        n_shards: files of the store.
-        settings: connections, retries, limits.
-        threads: processes that decode and prepare; the result does not depend on it.
-
-    Raises:
-        VixmlError: the corpus names no URLs, or not one image could be had.
-    """
-    corpus_dir, out = Path(corpus_dir), Path(out)
-    corpus = Corpus.load(corpus_dir)
-    if not (corpus_dir / URLS).exists():
-        raise VixmlError(
-            "this corpus names no pictures by address",
-            where=corpus_dir / URLS,
-            hint="vixml render-images prepares drawings and local files",
-        )
-    urls = corpus.image_keys()
-    config = {"image_size": size, "shards": n_shards, "fetch": settings.model_dump()}
-    facts: dict[str, object] = {}
-    with stage(out, "fetch-images", config=config, inputs={"corpus": corpus_dir}, facts=facts) as work:
-        identity = {"corpus": describe_input(corpus_dir)["sha256"], "size": size, "shards": n_shards}
-        kept = kept_folder(out, "fetching", identity)
-        with bar("fetching pictures", len(urls)) as advance:
-            asyncio.run(_fetch_all(urls, kept, size, n_shards, settings, threads, advance))
-        missing, reasons = _gather(kept, work, len(urls), n_shards)
-        if urls and len(missing) == len(urls):
-            raise VixmlError(
-                "not one picture could be fetched",
-                where=corpus_dir / URLS,
-                found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-                hint=f"is the network there? what was tried stands in {kept}: delete it to try again",
-            )
-        header = {"format": FORMAT, "n_images": len(urls), "n_shards": n_shards, "missing": missing}
-        write_json(work / "store.json", header)
-        facts |= {"n_images": len(urls), "n_missing": len(missing), "missing_reasons": dict(reasons)}
-        facts["pct_with_images"] = coverage(corpus, missing)
-    shutil.rmtree(kept)
-
-
-async def _fetch_all(
-    urls: list[str], kept: Path, size: int, n_shards: int, settings: Fetch, threads: int, advance: Quiet
-) -> None:
-    counts = {"missing": 0, "now": 0, "since": time.monotonic()}
-
-    def note() -> str:
-        speed = counts["now"] / max(time.monotonic() - counts["since"], 1e-9)
-        return f"{speed:.0f} a second, {counts['missing']} missing"
-
-    with Preparers(threads, size) as preparers:
-        async with Getter(settings) as getter:
-            for shard in range(n_shards):
-                ids = shard_range(shard, len(urls), n_shards)
-                if (kept / shard_name(shard)).exists():
-                    advance.skip(len(ids))
-                    continue
-                path = kept / f"journal-{shard:05d}.sqlite"
-                with Journal(path, asyncio.get_running_loop().call_soon) as journal:
-                    tried = journal.settled()
-                    advance.skip(len(tried))
-
-                    async def work(waiting: Iterator[int], before: dict[int, int], journal: Journal) -> None:
-                        for image in waiting:  # shared: each worker takes the next
-                            row = await _one(image, urls[image], getter, preparers, before.get(image, 0))
-                            journal.add(row)
-                            await asyncio.sleep(0)  # the journal is written before the next request is sent
-                            counts["now"] += 1
-                            counts["missing"] += row.png is None
-                            if image not in before:
-                                advance(1, note)
-
-                    async def go(images: list[int], before: dict[int, int], journal: Journal = journal) -> None:
-                        waiting = iter(images)
-                        try:
-                            # More than there are connections: none lies idle while an image is prepared.
-                            workers = settings.concurrency + settings.concurrency // 2
-                            async with asyncio.TaskGroup() as group:
-                                for _ in range(min(workers, len(images))):
-                                    group.create_task(work(waiting, before, journal))
-                        except ExceptionGroup as errors:  # all fail for the same reason: a full disk, a dead process
-                            raise errors.exceptions[0] from errors
-
-                    await go([image for image in ids if image not in tried], {})
-                    # What failed in a way that may pass has had the time of the whole shard to do so.
-                    again = journal.may_pass()
-                    await go(list(again), again)
-                    _require_network(journal, kept, len(ids))
-                    _write(journal, kept, shard)
-                for leftover in kept.glob(f"journal-{shard:05d}.sqlite*"):
-                    leftover.unlink()
-
-
-def _require_network(journal: Journal, kept: Path, n: int) -> None:
-    """Stop where half of a shard failed in a way that may pass: the network is down, and nothing is missing yet."""
-    failed = journal.may_pass()
-    if n < FEW or 2 * len(failed) < n:
-        return
-    reasons = Counter(row.error for row in journal if row.may_pass)
-    journal.forget(failed)
-    raise VixmlError(
-        "half of the pictures cannot be had just now",
-        where=kept,
-        found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-        expected="a network, and servers that answer",
-        hint="run the same command again later: what was fetched is kept",
-    )
-
-
-async def _one(image: int, url: str, getter: Getter, preparers: Preparers, attempts: int) -> Fetched:
-    answer = await getter.get(url)
-    png, error = None, answer.error
-    if answer.data is not None:
-        png, error = await preparers.prepared(answer.data)
-    length = None if answer.data is None else len(answer.data)
-    made = attempts + answer.attempts
-    return Fetched(image, url, answer.status, length, answer.sha256, made, error, png, answer.may_pass)
-
-
-def _write(journal: Journal, kept: Path, shard: int) -> None:
-    """Write a shard and its log from the journal; the shard comes last, since it says that all is there."""
-    log: list[list[object]] = [[] for _ in LOG_SCHEMA]
-    for row in journal:
-        values = (row.image, row.url, row.status, row.bytes, row.sha256, row.attempts, row.error)
-        for column, value in zip(log, values, strict=True):
-            column.append(value)
-    with atomic_path(kept / f"log-{shard:05d}.parquet") as temporary:
-        pq.write_table(pa.table(log, schema=LOG_SCHEMA), temporary)
-    write_shard(kept / shard_name(shard), ((row.image, row.url, row.png) for row in journal if row.png is not None))
-
-
-def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[int], Counter[str]]:
-    """Link the shards into the output and put the logs together; returns the missing ids and their reasons."""
-    missing: list[int] = []
-    reasons: Counter[str] = Counter()
-    with atomic_path(work / LOG) as temporary, pq.ParquetWriter(temporary, LOG_SCHEMA) as writer:
-        for shard in range(n_shards):
-            os.link(kept / shard_name(shard), work / shard_name(shard))
-            table = pq.read_table(kept / f"log-{shard:05d}.parquet")
-            writer.write_table(table)
-            for image, error in zip(table["image"].to_pylist(), table["error"].to_pylist(), strict=True):
-                if error is not None:
-                    missing.append(image)
-                    reasons[error.split(":")[0]] += 1
-    return missing, reasons

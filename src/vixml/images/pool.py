@@ -28,27 +28,6 @@ from vixml.progress import bar
 from vixml.provenance import describe_input, stage, versions
 from vixml.runtime import choose_precision
 
-# --- The folder beside a stage's output that holds what a killed run had done already.
-
-
-def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
-    """Return ``<out>-<ending>``, made if it is not there; what belongs to other inputs or settings is thrown away.
-
-    Args:
-        out: the stage's output.
-        ending: what is being done, e.g. ``fetching``.
-        identity: all that decides the result (JSON values).
-    """
-    kept = out.with_name(f"{out.name}-{ending}")
-    stamp, name = kept / "identity", sha256_json(identity)
-    if kept.exists() and not (stamp.exists() and stamp.read_text() == name):
-        shutil.rmtree(kept)
-    kept.mkdir(parents=True, exist_ok=True)
-    with atomic_path(stamp) as temporary:
-        Path(temporary).write_text(name)
-    return kept
-
-
 # How often what is pooled is written down: a killed run loses at most this much, and a batch or two.
 KEEP_SECONDS = 20.0
 
@@ -138,10 +117,10 @@ def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, thread
     # Written through a map: the matrix of 13 million photos does not fit into memory.
     mode, shape = ("r+", None) if done else ("w+", (len(store), encoder.dim))
     vectors = np.lib.format.open_memmap(path, mode, None if done else np.float16, shape)
-    with bar(f"pooling pictures with {encoder.name}", total) as advance:
+    with bar(f"pooling images with {encoder.name}", total) as advance:
         advance.skip(done)
         kept_at = time.monotonic()
-        for images, batch in pool(store.pictures_from(done), encoder, batch_size, threads, store.folder):
+        for images, batch in pool(store.images_from(done), encoder, batch_size, threads, store.folder):
             vectors[images] = batch
             done += len(images)
             advance(len(images))
@@ -154,7 +133,7 @@ def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, thread
 
 
 def pool(
-    pictures: Iterable[tuple[int, str, bytes]],
+    items: Iterable[tuple[int, str, bytes]],
     encoder: VisionEncoder,
     batch_size: int,
     threads: int = 1,
@@ -169,7 +148,7 @@ def pool(
     Raises:
         VixmlError: unreadable image, or a vector with NaN or infinity (the image is named).
     """
-    batches = iter(lambda items=iter(pictures): list(islice(items, batch_size)), [])
+    batches = iter(lambda stream=iter(items): list(islice(stream, batch_size)), [])
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="pool") as workers:
         waiting: deque[tuple[list[int], Future]] = deque()
         for batch in batches:
@@ -195,7 +174,7 @@ def pool_batch(batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, wher
             pixels.append(encoder.preprocess(png))
         except (OSError, ValueError, SyntaxError) as error:  # PIL: a damaged PNG may be any of these
             raise VixmlError(
-                "a picture cannot be decoded",
+                "an image cannot be decoded",
                 where=f"{where}, image {image} ({key})",
                 found=str(error),
                 hint="run the stage that writes the store again",
@@ -217,10 +196,10 @@ def _check(vectors: np.ndarray, batch: list[tuple[int, str, bytes]], encoder: Vi
     if not finite.all():
         image, key, _ = batch[int(np.argmin(finite))]
         raise VixmlError(
-            "a picture's vector is not finite",
+            "an image's vector is not finite",
             where=f"{where}, image {image} ({key})",
             found="NaN or infinity (float16 ends at 65504)",
-            hint=f"try --precision fp32; if it stays, look at the picture: {encoder.name} cannot pool it",
+            hint=f"try --precision fp32; if it stays, look at the image: {encoder.name} cannot pool it",
         )
 
 
@@ -233,3 +212,24 @@ def one_thread_a_batch() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+# -- the folder of an unfinished run ----------------------------------------------------------------------------------
+
+
+def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
+    """Return ``<out>-<ending>``, made if it is not there; what belongs to other inputs or settings is thrown away.
+
+    Args:
+        out: the stage's output.
+        ending: what is being done, e.g. ``fetching``.
+        identity: all that decides the result (JSON values).
+    """
+    kept = out.with_name(f"{out.name}-{ending}")
+    stamp, name = kept / "identity", sha256_json(identity)
+    if kept.exists() and not (stamp.exists() and stamp.read_text() == name):
+        shutil.rmtree(kept)
+    kept.mkdir(parents=True, exist_ok=True)
+    with atomic_path(stamp) as temporary:
+        Path(temporary).write_text(name)
+    return kept

@@ -29,8 +29,107 @@ from vixml.progress import bar
 from vixml.provenance import describe_outputs, read_manifest, stage
 from vixml.ragged import Ragged
 
-# --- Write a dataset's tables as Parquet files that Hugging Face ``datasets`` loads, row group by row group.
+BATCH = 1 << 14
+# Rows a file: some hundred megabytes of texts, or of vectors.
+ROWS_PER_FILE = 500_000
+VECTORS_PER_FILE = 200_000
+SUMS = "SHA256SUMS"
 
+
+def publish_dataset(
+    world: World,
+    dataset_id: str,
+    corpus_dir: Path | str,
+    images_dir: Path | str | None,
+    bank_dirs: Sequence[Path | str],
+    out: Path | str,
+) -> None:
+    """Write the folder: tables, images, vectors, ``README.md`` (the card) and ``SHA256SUMS``.
+
+    Memory holds one batch of rows, and the lists of labels and images.
+
+    Args:
+        world: the registry, for titles, origins and licences.
+        dataset_id: entry of its ``datasets``.
+        corpus_dir: the corpus.
+        images_dir: its image store; None publishes where the images come from, without them.
+        bank_dirs: image banks of it.
+        out: folder to publish.
+
+    Raises:
+        VixmlError: a part missing or damaged, or parts that do not belong together.
+    """
+    corpus = Corpus.load(corpus_dir)
+    store = None if images_dir is None else _store(images_dir, corpus)
+    banks = _banks(bank_dirs, corpus)
+    inputs: dict[str, Path | str] = {"corpus": corpus_dir}
+    inputs |= {} if images_dir is None else {"images": images_dir}
+    inputs |= {f"bank_{vision}": bank.folder for vision, bank in banks.items()}
+    entry = world.datasets[dataset_id]
+    said = entry.model_dump(mode="json", include={"title", "sources", "stand_in", "facts", "published_vectors"})
+    said |= {"licences": {name: world.sources[name].licence for name in entry.sources}}
+    facts: dict[str, Any] = {}
+    with stage(out, "publish-dataset", config={"id": dataset_id, **said}, inputs=inputs, facts=facts) as work:
+        tables = [_queries(corpus, split, banks) for split in QUERY_SPLITS] + [_labels(corpus, banks)]
+        with bar("writing texts", sum(corpus.n(split) for split in SPLITS)) as advance:
+            for table, split in zip(tables, SPLITS, strict=True):
+                rows = _items(corpus, split, table, banks)
+                table.write(work, _told(rows, advance), corpus.n(split), ROWS_PER_FILE)
+        if corpus.n_images:
+            tables.append(table := _images(store))
+            per_file = corpus.n_images if store is None else len(shard_range(0, len(store), store.n_shards))
+            with bar("writing images", corpus.n_images) as advance:
+                table.write(work, _told(_image_rows(corpus, store), advance), corpus.n_images, per_file)
+        for vision, bank in banks.items():
+            tables.append(table := _vectors(vision, bank))
+            with bar(f"writing vectors of {vision}", len(bank)) as advance:
+                table.write(work, _told(_rows(bank, table), advance), len(bank), VECTORS_PER_FILE)
+        shares = {} if store is None else {"pictures": coverage(corpus, store.missing)}
+        for vision, bank in banks.items():
+            shares[vision] = {s: share_with_images(bank.images_of(corpus, s), bank.missing) for s in SPLITS}
+        files = describe_outputs(work)
+        write_text(work / SUMS, "".join(f"{file['sha256']}  {name}\n" for name, file in files.items()))
+        contents = Contents(world, dataset_id, corpus, store, banks, tuple(tables), shares, files)
+        write_card(work / "README.md", contents)
+        facts |= {"rows": {f"{t.config}/{t.split}": t.n_rows for t in tables}, "pct_with_images": shares}
+        facts |= {"n_files": len(files), "bytes": sum(file["bytes"] for file in files.values())}
+
+
+def _store(folder: Path | str, corpus: Corpus) -> ImageStore:
+    store = ImageStore.open(folder)
+    if len(store) != corpus.n_images:
+        raise VixmlError(
+            "an image store is not that of the corpus",
+            where=folder,
+            found=f"{len(store)} images",
+            expected=f"{corpus.n_images}, as {corpus.folder} names",
+            hint="build corpus and images of one dataset again; snakemake keeps them in step",
+        )
+    return store
+
+
+def _banks(folders: Sequence[Path | str], corpus: Corpus) -> dict[str, ImageBank]:
+    banks: dict[str, ImageBank] = {}
+    for folder in folders:
+        bank = ImageBank.open(folder)
+        if bank.vision in banks:
+            raise VixmlError(
+                "two banks of one vision encoder", where=folder, found=bank.vision, hint="give one of them"
+            )
+        for split in SPLITS:
+            if bank.images_of(corpus, split).n_cols != len(bank):
+                raise VixmlError(
+                    "a bank is not that of the corpus",
+                    where=folder,
+                    found=f"{len(bank)} rows",
+                    expected=f"{corpus.n_images}",
+                    hint="build corpus, images and bank of one dataset again; snakemake keeps them in step",
+                )
+        banks[bank.vision] = bank
+    return banks
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
 
 TYPES: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
     "string": (pa.string(), {"dtype": "string"}),
@@ -112,8 +211,8 @@ class Table:
             path.parent.mkdir(parents=True, exist_ok=True)
             room = min(per_file, n_rows - number * per_file)
             # Images are compressed already, and vectors do not shrink.
-            packed = {c.name: "none" if c.kind in ("image", "vector") else "zstd" for c in self.columns}
-            with pq.ParquetWriter(path, self.schema, compression=_paths(self.schema, packed)) as writer:
+            packed = any(column.kind in ("image", "vector") for column in self.columns)
+            with pq.ParquetWriter(path, self.schema, compression="none" if packed else "zstd") as writer:
                 while room > 0:
                     batch = next(waiting, None)
                     if batch is None:
@@ -125,19 +224,6 @@ class Table:
         self.n_files = n_files
         if next(waiting, None) is not None:
             raise VixmlError("a table has more rows than it should", where=folder / self.prefix, expected=n_rows)
-
-
-def _paths(schema: pa.Schema, packed: dict[str, str]) -> dict[str, str]:
-    """Return the compression of each column inside the file: a list or a struct is stored as its parts."""
-    found = {}
-    for field in schema:
-        parts = [""]
-        if pa.types.is_struct(field.type):
-            parts = [f".{part.name}" for part in field.type]
-        elif pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
-            parts = [".list.element"]
-        found |= {field.name + part: packed[field.name] for part in parts}
-    return found
 
 
 def _cut(batches: Iterator[pa.RecordBatch], per_file: int) -> Iterator[pa.RecordBatch]:
@@ -181,7 +267,7 @@ def id_lists(ragged: Ragged, first: int, n: int) -> pa.ListArray:
     return pa.ListArray.from_arrays((offsets - offsets[0]).astype(np.int32), values)
 
 
-def pictures(pngs: Sequence[bytes | None]) -> pa.StructArray:
+def image_column(pngs: Sequence[bytes | None]) -> pa.StructArray:
     """Return PNG files as an Arrow column that ``datasets`` decodes; null where there is none."""
     there = pa.array([png is None for png in pngs])
     nothing = pa.nulls(len(pngs), pa.string())
@@ -201,9 +287,7 @@ def vectors(rows: np.ndarray, absent: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(flat, rows.shape[1], mask=pa.array(absent))
 
 
-# --- Write the card of a published dataset: a README.md whose header tells ``datasets`` what there is, and the rest
-# people.
-
+# -- the card ---------------------------------------------------------------------------------------------------------
 
 # The keys of Table 8 in the registry's facts.
 PUBLISHED = {
@@ -310,7 +394,7 @@ def _about(c: Contents) -> str:
     said = [
         f"# {entry.title}",
         "",
-        f"A dataset for extreme multi-label classification with text and pictures: {c.corpus.n('train'):,} training and "
+        f"A dataset for extreme multi-label classification with text and images: {c.corpus.n('train'):,} training and "
         f"{c.corpus.n('test'):,} test queries, {c.corpus.n_labels:,} labels, {c.corpus.n_images:,} images. Text: {entry.text}. "
         f"Written by `vixml publish-dataset` {__version__}.",
     ]
@@ -377,7 +461,7 @@ def _coverage(c: Contents) -> str:
         rows.append((NAMES[split], *own, *([f"{known:.2f} %" if known is not None else "-"] if printed else [])))
     said = "## Coverage\n\n" + _table(head, rows)
     if c.store is not None and c.store.missing:
-        said += f"\n\n{len(c.store.missing):,} of {len(c.store):,} pictures could not be had: their rows hold null."
+        said += f"\n\n{len(c.store.missing):,} of {len(c.store):,} images could not be had: their rows hold null."
     return said
 
 
@@ -422,8 +506,8 @@ def _licence(c: Contents) -> str:
     )  # fmt: skip
     if "not stated" in found:
         said += (
-            " Some publishers state none: then there is no permission to pass their texts or pictures on. Ask them, or publish "
-            "without pictures."
+            " Some publishers state none: then there is no permission to pass their texts or images on. Ask them, or publish "
+            "without images."
         )
     if any("BY" in licence.split() or "BY-SA" in licence for licence in found):
         said += " Attribution: `source` of an image names the pack that it is from."
@@ -442,106 +526,6 @@ def _checksums(c: Contents) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-BATCH = 1 << 14
-# Rows a file: some hundred megabytes of texts, or of vectors.
-ROWS_PER_FILE = 500_000
-VECTORS_PER_FILE = 200_000
-SUMS = "SHA256SUMS"
-
-
-def publish_dataset(
-    world: World,
-    dataset_id: str,
-    corpus_dir: Path | str,
-    images_dir: Path | str | None,
-    bank_dirs: Sequence[Path | str],
-    out: Path | str,
-) -> None:
-    """Write the folder: tables, images, vectors, ``README.md`` (the card) and ``SHA256SUMS``.
-
-    Memory holds one batch of rows, and the lists of labels and images.
-
-    Args:
-        world: the registry, for titles, origins and licences.
-        dataset_id: entry of its ``datasets``.
-        corpus_dir: the corpus.
-        images_dir: its image store; None publishes where the images come from, without them.
-        bank_dirs: image banks of it.
-        out: folder to publish.
-
-    Raises:
-        VixmlError: a part missing or damaged, or parts that do not belong together.
-    """
-    corpus = Corpus.load(corpus_dir)
-    store = None if images_dir is None else _store(images_dir, corpus)
-    banks = _banks(bank_dirs, corpus)
-    inputs: dict[str, Path | str] = {"corpus": corpus_dir}
-    inputs |= {} if images_dir is None else {"images": images_dir}
-    inputs |= {f"bank_{vision}": bank.folder for vision, bank in banks.items()}
-    entry = world.datasets[dataset_id]
-    said = entry.model_dump(mode="json", include={"title", "sources", "stand_in", "facts", "published_vectors"})
-    said |= {"licences": {name: world.sources[name].licence for name in entry.sources}}
-    facts: dict[str, Any] = {}
-    with stage(out, "publish-dataset", config={"id": dataset_id, **said}, inputs=inputs, facts=facts) as work:
-        tables = [_queries(corpus, split, banks) for split in QUERY_SPLITS] + [_labels(corpus, banks)]
-        with bar("writing texts", sum(corpus.n(split) for split in SPLITS)) as advance:
-            for table, split in zip(tables, SPLITS, strict=True):
-                rows = _items(corpus, split, table, banks)
-                table.write(work, _told(rows, advance), corpus.n(split), ROWS_PER_FILE)
-        if corpus.n_images:
-            tables.append(table := _images(store))
-            per_file = corpus.n_images if store is None else len(shard_range(0, len(store), store.n_shards))
-            with bar("writing pictures", corpus.n_images) as advance:
-                table.write(work, _told(_pictures(corpus, store), advance), corpus.n_images, per_file)
-        for vision, bank in banks.items():
-            tables.append(table := _vectors(vision, bank))
-            with bar(f"writing vectors of {vision}", len(bank)) as advance:
-                table.write(work, _told(_rows(bank, table), advance), len(bank), VECTORS_PER_FILE)
-        shares = {} if store is None else {"pictures": coverage(corpus, store.missing)}
-        for vision, bank in banks.items():
-            shares[vision] = {s: share_with_images(bank.images_of(corpus, s), bank.missing) for s in SPLITS}
-        files = describe_outputs(work)
-        write_text(work / SUMS, "".join(f"{file['sha256']}  {name}\n" for name, file in files.items()))
-        contents = Contents(world, dataset_id, corpus, store, banks, tuple(tables), shares, files)
-        write_card(work / "README.md", contents)
-        facts |= {"rows": {f"{t.config}/{t.split}": t.n_rows for t in tables}, "pct_with_images": shares}
-        facts |= {"n_files": len(files), "bytes": sum(file["bytes"] for file in files.values())}
-
-
-def _store(folder: Path | str, corpus: Corpus) -> ImageStore:
-    store = ImageStore.open(folder)
-    if len(store) != corpus.n_images:
-        raise VixmlError(
-            "an image store is not that of the corpus",
-            where=folder,
-            found=f"{len(store)} pictures",
-            expected=f"{corpus.n_images}, as {corpus.folder} names",
-            hint="build corpus and images of one dataset again; snakemake keeps them in step",
-        )
-    return store
-
-
-def _banks(folders: Sequence[Path | str], corpus: Corpus) -> dict[str, ImageBank]:
-    banks: dict[str, ImageBank] = {}
-    for folder in folders:
-        bank = ImageBank.open(folder)
-        if bank.vision in banks:
-            raise VixmlError(
-                "two banks of one vision encoder", where=folder, found=bank.vision, hint="give one of them"
-            )
-        for split in SPLITS:
-            if bank.images_of(corpus, split).n_cols != len(bank):
-                raise VixmlError(
-                    "a bank is not that of the corpus",
-                    where=folder,
-                    found=f"{len(bank)} rows",
-                    expected=f"{corpus.n_images}",
-                    hint="build corpus, images and bank of one dataset again; snakemake keeps them in step",
-                )
-        banks[bank.vision] = bank
-    return banks
 
 
 # -- what the tables hold ---------------------------------------------------------------------------------------------
@@ -579,19 +563,17 @@ def _labels(corpus: Corpus, banks: dict[str, ImageBank]) -> Table:
 
 def _images(store: ImageStore | None) -> Table:
     columns = [
-        Column("key", "string", "the picture's name, or its address on the web"),
+        Column("key", "string", "the image's name, or its address on the web"),
         Column("source", "string", "where it comes from"),
     ]
     if store is not None:
-        columns.append(
-            Column("image", "image", "the picture, prepared for the vision encoder; null where it is missing")
-        )
+        columns.append(Column("image", "image", "the image, prepared for the vision encoder; null where it is missing"))
     return Table("images", "image", "images/image", tuple(columns))
 
 
 def _vectors(vision: str, bank: ImageBank) -> Table:
     row = "a row of its own, see `rows_" + vision + "`" if bank.own else "row = row of `images`"
-    about = f"what {vision} makes of a picture ({row}); null where there is none"
+    about = f"what {vision} makes of an image ({row}); null where there is none"
     return Table(f"vectors-{vision}", "vector", f"vectors/{vision}", (Column("vector", "vector", about, bank.dim),))
 
 
@@ -614,7 +596,7 @@ def _items(corpus: Corpus, split: str, table: Table, banks: dict[str, ImageBank]
         yield pa.record_batch([columns.get(c.name, nothing) for c in table.columns], schema=table.schema)
 
 
-def _pictures(corpus: Corpus, store: ImageStore | None) -> Iterator[pa.RecordBatch]:
+def _image_rows(corpus: Corpus, store: ImageStore | None) -> Iterator[pa.RecordBatch]:
     """Yield every image id in turn; one without an image has a row with null, so that row = image id."""
     schema = _images(store).schema
     there = iter(()) if store is None else iter(store)
@@ -637,7 +619,7 @@ def _pictures(corpus: Corpus, store: ImageStore | None) -> Iterator[pa.RecordBat
                     )
                 pngs.append(held[2])
                 held = next(there, None)
-            columns.append(pictures(pngs))
+            columns.append(image_column(pngs))
         yield pa.record_batch(columns, schema=schema)
 
 

@@ -115,11 +115,11 @@ def _in_turn(
     for image, key, png in items:
         if image != expected or expected >= n_images:
             raise VixmlError(
-                "a picture came out of turn",
+                "an image came out of turn",
                 where=where,
                 found=f"image {image} ({key})",
-                expected=f"image {expected}" if expected < n_images else f"{n_images} pictures in all",
-                hint="yield every image id once, ascending, with None for a missing picture",
+                expected=f"image {expected}" if expected < n_images else f"{n_images} images in all",
+                hint="yield every image id once, ascending, with None for a missing image",
             )
         expected += 1
         yield image, key, png
@@ -127,9 +127,9 @@ def _in_turn(
         raise VixmlError(
             "pictures ended too early",
             where=where,
-            found=f"{expected} pictures",
+            found=f"{expected} images",
             expected=f"{n_images}",
-            hint="yield every image id once, ascending, with None for a missing picture",
+            hint="yield every image id once, ascending, with None for a missing image",
         )
 
 
@@ -184,7 +184,7 @@ class ImageStore:
             raise VixmlError(
                 "an image store does not hold what it says",
                 where=folder,
-                found=f"{rows} pictures and {len(store.missing)} missing",
+                found=f"{rows} images and {len(store.missing)} missing",
                 expected=f"{store.n_images} in all",
                 hint=REBUILD,
             )
@@ -198,7 +198,7 @@ class ImageStore:
         for shard in range(self.n_shards):
             yield from self.shard(shard)
 
-    def pictures_from(self, position: int) -> Iterator[tuple[int, str, bytes]]:
+    def images_from(self, position: int) -> Iterator[tuple[int, str, bytes]]:
         """Yield what iterating over the store does, less the first ``position`` images, which are hardly read."""
         for shard in range(self.n_shards):
             with self._file(shard) as file:
@@ -228,7 +228,7 @@ class ImageStore:
                 hint="the ids belong to another dataset's store",
             )
         if image_id in self.missing:
-            raise VixmlError("this picture is missing", where=f"{self.folder}, image {image_id}", hint="see store.json")
+            raise VixmlError("this image is missing", where=f"{self.folder}, image {image_id}", hint="see store.json")
         held = self._held
         if image_id not in held:
             # Neighbours are often asked for next, and a row group is read whole anyway.
@@ -246,7 +246,7 @@ class ImageStore:
                     if image_id in held:
                         return held
         raise VixmlError(
-            "a shard lacks a picture that store.json does not call missing",
+            "a shard lacks an image that store.json does not call missing",
             where=f"{self.folder / shard_name(shard)}, image {image_id}",
             hint=REBUILD,
         )

@@ -21,213 +21,6 @@ from vixml.errors import VixmlError
 from vixml.files import write_bytes, write_json, write_text
 from vixml.provenance import stage
 
-# --- A language model of the hub to a model folder: its own files, or its text part.
-
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
-LAYOUT = Layout(
-    required=TOKENIZER_FILES[:2],
-    optional=TOKENIZER_FILES[2:],
-    hint="take a checkpoint whose tokenizer is published as tokenizer.json",
-)
-TEXT_PART = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?!lm_head\.)(.+)$")
-
-
-def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, Any]) -> None:
-    """Write a hub checkpoint's config, weights and tokenizer into ``work``.
-
-    A folder placed by hand goes before the hub. An interrupted download is gone on with by the next call.
-
-    Args:
-        entry: names the checkpoint and, where it is pinned, the revision.
-        raw_dir: folder of fetched files (results/raw).
-        work: the folder to fill.
-        facts: is told `origin` (`hub` or `placed by hand`), `revision` (the commit; null where a folder was placed) and
-            `unused_tensors` (in the files, but not read by the network: the head over the vocabulary, for example).
-
-    Raises:
-        VixmlError: the hub cannot be reached or refuses, or the files are not those of a checkpoint.
-    """
-    checkpoint = Checkpoint.open(entry.checkpoint, entry.revision, raw_dir, LAYOUT)
-    facts |= checkpoint.facts
-    config, names = _text_part(checkpoint)
-    facts["unused_tensors"] = _check_shapes(config, names, checkpoint)
-    write_json(work / LAYOUT.config, config)
-    checkpoint.write_weights(work, names)
-    checkpoint.done()
-
-
-def _text_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the configuration of the text part, and the names of its tensors: as published -> as written."""
-    from transformers import AutoConfig
-
-    config, keys = checkpoint.config, list(checkpoint.shapes)
-    if "text_config" not in config:
-        return config, {key: key for key in keys}
-    try:
-        settings = AutoConfig.for_model(**config).get_text_config()
-    except (ValueError, TypeError, KeyError) as error:
-        raise unknown_architecture(checkpoint.folder / LAYOUT.config, config, error) from error
-    text = settings.to_diff_dict()
-    dtype = text.get("dtype") or config.get("dtype") or config.get("torch_dtype")
-    return text | ({"dtype": dtype} if dtype else {}), {key: m[1] for key in keys if (m := TEXT_PART.match(key))}
-
-
-def _check_shapes(config: dict[str, Any], names: Mapping[str, str], checkpoint: Checkpoint) -> list[str]:
-    """Check every parameter of the network; return the tensors that it does not read."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    from vixml.models.backbone import without_pooler
-
-    try:
-        settings = AutoConfig.for_model(**{k: v for k, v in config.items() if k != "transformers_version"})
-        with torch.device("meta"):
-            model = AutoModel.from_config(settings, **without_pooler(settings))
-    except (ValueError, TypeError, KeyError) as error:
-        raise unknown_architecture(checkpoint.folder / LAYOUT.config, config, error) from error
-    shapes = checkpoint.shapes
-    # A model with a head has the network under a prefix of its own.
-    prefix = f"{model.base_model_prefix}."
-    found = {new.removeprefix(prefix): (old, shapes[old]) for old, new in names.items()}
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    for name, shape in wanted.items():
-        old, there = found.get(name, (name, None))
-        if there != shape:
-            raise VixmlError(
-                "the weights do not fit the architecture",
-                where=f"{checkpoint.folder}: {old}",
-                found=there or "no such tensor",
-                expected=shape,
-                hint="config.json and the weights are of two checkpoints, or of a form that is not known here",
-            )
-    return sorted(old for name, (old, _) in found.items() if name not in wanted)
-
-
-# --- A GGUF file (llama.cpp's format) to float32 weights and a tokenizer.
-
-
-FILE = "model.gguf"
-
-
-def read_gguf(data: bytes, where: str, work: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], str, dict[str, Any]]:
-    """Return what a GGUF file holds.
-
-    Args:
-        data: the file.
-        where: what errors call it.
-        work: a folder on whose disk the file lies for as long as it is read.
-
-    Returns:
-        the network's configuration, its tensors under transformers' names (float32), the text of ``tokenizer.json`` and
-        the content of ``tokenizer_config.json``.
-
-    Raises:
-        VixmlError: not a whole GGUF file, an architecture or a splitting of words that is not known here, or tensors that
-            the network has no place for.
-    """
-    # `gguf` maps files only, it reads no memory.
-    with tempfile.TemporaryDirectory(prefix=".tmp-gguf-", dir=work) as folder:
-        (Path(folder) / FILE).write_bytes(data)
-        try:
-            facts, names = _open(Path(folder) / FILE)
-            split = _splitter(facts, where)
-            config, tensors = _network(folder)
-            text, settings = _tokenizer(folder, split, facts)
-        except (VixmlError, MemoryError, ImportError):
-            raise
-        except Exception as error:  # both libraries raise whatever their parsing met
-            raise VixmlError(
-                "a weights file cannot be read",
-                where=where,
-                found=f"{type(error).__name__}: {error}",
-                expected="a GGUF file of an architecture that transformers reads",
-                hint="check 'kind' and 'weights_member' in config/models.yaml",
-            ) from error
-    # transformers skips tensors that it has no name for; a skipped one (scaled rotary frequencies, say) changes vectors.
-    if len(names - {"output.weight"}) != len(tensors):
-        raise VixmlError(
-            "a GGUF file and its network do not have the same tensors",
-            where=where,
-            found=f"{len(names)} tensors in the file: {', '.join(sorted(n for n in names if 'blk.' not in n))}, ...",
-            expected=f"the {len(tensors)} of {config['model_type']}, and output.weight at most",
-        )
-    return config, tensors, text, settings | {"model_max_length": config["max_position_embeddings"]}
-
-
-SPECIAL = {
-    "bos_token": "tokenizer.ggml.bos_token_id",
-    "eos_token": "tokenizer.ggml.eos_token_id",
-    "pad_token": "tokenizer.ggml.padding_token_id",
-    "unk_token": "tokenizer.ggml.unknown_token_id",
-}
-
-
-def _open(path: Path) -> tuple[dict[str, Any], set[str]]:
-    """Return the file's short facts and the names of its tensors."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(path)
-    keys = ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre", *SPECIAL.values())
-    facts = {key: reader.fields[key].contents() if key in reader.fields else None for key in keys}
-    return facts, {tensor.name for tensor in reader.tensors}
-
-
-def _splitter(facts: dict[str, Any], where: str) -> Any:
-    """Return how a text is split before its pieces are merged: the file has a name for it, which transformers ignores.
-
-    The names are llama.cpp's. Without the digits of `smollm`, two blanks in front of a number come out as two tokens where
-    the published tokenizer has one.
-    """
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-
-    words = ByteLevel(add_prefix_space=False, use_regex=True)
-    known = {"gpt-2": words, "smollm": Sequence([Digits(individual_digits=True), words])}
-    model, name = facts["tokenizer.ggml.model"], facts["tokenizer.ggml.pre"]
-    if model != "gpt2" or name not in known:
-        raise VixmlError(
-            "a GGUF file's tokenizer is of a kind that is not known here",
-            where=where,
-            found=f"tokenizer.ggml.model {model!r}, tokenizer.ggml.pre {name!r}",
-            expected=f"'gpt2' (byte-level BPE) and one of: {', '.join(map(repr, known))}",
-            hint="name another source for 'tokenizer' in config/models.yaml, or take kind: hub",
-        )
-    return known[name]
-
-
-def _network(folder: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    import torch
-    from transformers import AutoModel
-
-    # The base model: no head over the vocabulary.
-    model, report = AutoModel.from_pretrained(
-        folder, gguf_file=FILE, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
-    # What is missing would stay random, with no more than a warning.
-    if missing := sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"])):
-        raise ValueError(f"without, or of another shape: {', '.join(missing)}")
-    # Such a model refuses `save_pretrained`, so its parts go out one by one.
-    left_out = ("_", "quantization_config")  # the weights are plain numbers from here on
-    config = {key: value for key, value in model.config.to_dict().items() if not key.startswith(left_out)}
-    return config | {"dtype": "float32"}, {name: value.numpy() for name, value in model.state_dict().items()}
-
-
-def _tokenizer(folder: str, split: Any, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE, local_files_only=True)
-    tokenizer.backend_tokenizer.pre_tokenizer = split
-    # As the file numbers them: transformers 5.17 gives other names to some.
-    own = {key: facts[field] for key, field in SPECIAL.items()}
-    names = {
-        key: getattr(tokenizer, key) if number is None else tokenizer.backend_tokenizer.id_to_token(int(number))
-        for key, number in own.items()
-    }
-    # The generic class takes tokenizer.json as it is; the architecture's own would build it anew.
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | {key: name for key, name in names.items() if name}
-    return tokenizer.backend_tokenizer.to_str(pretty=True) + "\n", settings
-
-
 LIMIT = 4 << 30  # bytes a weights file may unpack to
 PREFIX = "model.0.auto_model."  # how sentence-transformers' ONNX export names the network
 
@@ -392,3 +185,208 @@ def _copy_tokenizer(archive: Archive, folder: str, work: Path) -> None:
         # tokenizer.json is all that is needed; reading it when it is not there raises the archive's own error.
         if member in archive or file == "tokenizer.json":
             write_bytes(work / file, archive.read(member, 64 << 20))
+
+
+# -- checkpoints of the hub -------------------------------------------------------------------------------------------
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+LAYOUT = Layout(
+    required=TOKENIZER_FILES[:2],
+    optional=TOKENIZER_FILES[2:],
+    hint="take a checkpoint whose tokenizer is published as tokenizer.json",
+)
+TEXT_PART = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?!lm_head\.)(.+)$")
+
+
+def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, Any]) -> None:
+    """Write a hub checkpoint's config, weights and tokenizer into ``work``.
+
+    A folder placed by hand goes before the hub. An interrupted download is gone on with by the next call.
+
+    Args:
+        entry: names the checkpoint and, where it is pinned, the revision.
+        raw_dir: folder of fetched files (results/raw).
+        work: the folder to fill.
+        facts: is told `origin` (`hub` or `placed by hand`), `revision` (the commit; null where a folder was placed) and
+            `unused_tensors` (in the files, but not read by the network: the head over the vocabulary, for example).
+
+    Raises:
+        VixmlError: the hub cannot be reached or refuses, or the files are not those of a checkpoint.
+    """
+    checkpoint = Checkpoint.open(entry.checkpoint, entry.revision, raw_dir, LAYOUT)
+    facts |= checkpoint.facts
+    config, names = _text_part(checkpoint)
+    facts["unused_tensors"] = _check_shapes(config, names, checkpoint)
+    write_json(work / LAYOUT.config, config)
+    checkpoint.write_weights(work, names)
+    checkpoint.done()
+
+
+def _text_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the configuration of the text part, and the names of its tensors: as published -> as written."""
+    from transformers import AutoConfig
+
+    config, keys = checkpoint.config, list(checkpoint.shapes)
+    if "text_config" not in config:
+        return config, {key: key for key in keys}
+    try:
+        settings = AutoConfig.for_model(**config).get_text_config()
+    except (ValueError, TypeError, KeyError) as error:
+        raise unknown_architecture(checkpoint.folder / LAYOUT.config, config, error) from error
+    text = settings.to_diff_dict()
+    dtype = text.get("dtype") or config.get("dtype") or config.get("torch_dtype")
+    return text | ({"dtype": dtype} if dtype else {}), {key: m[1] for key in keys if (m := TEXT_PART.match(key))}
+
+
+def _check_shapes(config: dict[str, Any], names: Mapping[str, str], checkpoint: Checkpoint) -> list[str]:
+    """Check every parameter of the network; return the tensors that it does not read."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    from vixml.models.backbone import without_pooler
+
+    try:
+        settings = AutoConfig.for_model(**{k: v for k, v in config.items() if k != "transformers_version"})
+        with torch.device("meta"):
+            model = AutoModel.from_config(settings, **without_pooler(settings))
+    except (ValueError, TypeError, KeyError) as error:
+        raise unknown_architecture(checkpoint.folder / LAYOUT.config, config, error) from error
+    shapes = checkpoint.shapes
+    # A model with a head has the network under a prefix of its own.
+    prefix = f"{model.base_model_prefix}."
+    found = {new.removeprefix(prefix): (old, shapes[old]) for old, new in names.items()}
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, shape in wanted.items():
+        old, there = found.get(name, (name, None))
+        if there != shape:
+            raise VixmlError(
+                "the weights do not fit the architecture",
+                where=f"{checkpoint.folder}: {old}",
+                found=there or "no such tensor",
+                expected=shape,
+                hint="config.json and the weights are of two checkpoints, or of a form that is not known here",
+            )
+    return sorted(old for name, (old, _) in found.items() if name not in wanted)
+
+
+# -- GGUF files -------------------------------------------------------------------------------------------------------
+
+FILE = "model.gguf"
+
+
+def read_gguf(data: bytes, where: str, work: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], str, dict[str, Any]]:
+    """Return what a GGUF file holds.
+
+    Args:
+        data: the file.
+        where: what errors call it.
+        work: a folder on whose disk the file lies for as long as it is read.
+
+    Returns:
+        the network's configuration, its tensors under transformers' names (float32), the text of ``tokenizer.json`` and
+        the content of ``tokenizer_config.json``.
+
+    Raises:
+        VixmlError: not a whole GGUF file, an architecture or a splitting of words that is not known here, or tensors that
+            the network has no place for.
+    """
+    # `gguf` maps files only, it reads no memory.
+    with tempfile.TemporaryDirectory(prefix=".tmp-gguf-", dir=work) as folder:
+        (Path(folder) / FILE).write_bytes(data)
+        try:
+            facts, names = _open(Path(folder) / FILE)
+            split = _splitter(facts, where)
+            config, tensors = _network(folder)
+            text, settings = _tokenizer(folder, split, facts)
+        except (VixmlError, MemoryError, ImportError):
+            raise
+        except Exception as error:  # both libraries raise whatever their parsing met
+            raise VixmlError(
+                "a weights file cannot be read",
+                where=where,
+                found=f"{type(error).__name__}: {error}",
+                expected="a GGUF file of an architecture that transformers reads",
+                hint="check 'kind' and 'weights_member' in config/models.yaml",
+            ) from error
+    # transformers skips tensors that it has no name for; a skipped one (scaled rotary frequencies, say) changes vectors.
+    if len(names - {"output.weight"}) != len(tensors):
+        raise VixmlError(
+            "a GGUF file and its network do not have the same tensors",
+            where=where,
+            found=f"{len(names)} tensors in the file: {', '.join(sorted(n for n in names if 'blk.' not in n))}, ...",
+            expected=f"the {len(tensors)} of {config['model_type']}, and output.weight at most",
+        )
+    return config, tensors, text, settings | {"model_max_length": config["max_position_embeddings"]}
+
+
+SPECIAL = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+}
+
+
+def _open(path: Path) -> tuple[dict[str, Any], set[str]]:
+    """Return the file's short facts and the names of its tensors."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    keys = ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre", *SPECIAL.values())
+    facts = {key: reader.fields[key].contents() if key in reader.fields else None for key in keys}
+    return facts, {tensor.name for tensor in reader.tensors}
+
+
+def _splitter(facts: dict[str, Any], where: str) -> Any:
+    """Return how a text is split before its pieces are merged: the file has a name for it, which transformers ignores.
+
+    The names are llama.cpp's. Without the digits of `smollm`, two blanks in front of a number come out as two tokens where
+    the published tokenizer has one.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    words = ByteLevel(add_prefix_space=False, use_regex=True)
+    known = {"gpt-2": words, "smollm": Sequence([Digits(individual_digits=True), words])}
+    model, name = facts["tokenizer.ggml.model"], facts["tokenizer.ggml.pre"]
+    if model != "gpt2" or name not in known:
+        raise VixmlError(
+            "a GGUF file's tokenizer is of a kind that is not known here",
+            where=where,
+            found=f"tokenizer.ggml.model {model!r}, tokenizer.ggml.pre {name!r}",
+            expected=f"'gpt2' (byte-level BPE) and one of: {', '.join(map(repr, known))}",
+            hint="name another source for 'tokenizer' in config/models.yaml, or take kind: hub",
+        )
+    return known[name]
+
+
+def _network(folder: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    import torch
+    from transformers import AutoModel
+
+    # The base model: no head over the vocabulary.
+    model, report = AutoModel.from_pretrained(
+        folder, gguf_file=FILE, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    # What is missing would stay random, with no more than a warning.
+    if missing := sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"])):
+        raise ValueError(f"without, or of another shape: {', '.join(missing)}")
+    # Such a model refuses `save_pretrained`, so its parts go out one by one.
+    left_out = ("_", "quantization_config")  # the weights are plain numbers from here on
+    config = {key: value for key, value in model.config.to_dict().items() if not key.startswith(left_out)}
+    return config | {"dtype": "float32"}, {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def _tokenizer(folder: str, split: Any, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE, local_files_only=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = split
+    # As the file numbers them: transformers 5.17 gives other names to some.
+    own = {key: facts[field] for key, field in SPECIAL.items()}
+    names = {
+        key: getattr(tokenizer, key) if number is None else tokenizer.backend_tokenizer.id_to_token(int(number))
+        for key, number in own.items()
+    }
+    # The generic class takes tokenizer.json as it is; the architecture's own would build it anew.
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | {key: name for key, name in names.items() if name}
+    return tokenizer.backend_tokenizer.to_str(pretty=True) + "\n", settings
