@@ -74,10 +74,10 @@ def made_by(stage, **names):
     return (place(stage, RESULTS, **{name: f"{{{name}}}" for name in NAMES} | names) / MANIFEST).as_posix()
 
 
-def names_in(output):
-    """Return the parts of a place that name a job: `{run}/seed{seed}` of `results/runs/{run}/seed{seed}/model`."""
-    parts = Path(strip_wildcard_constraints(output)).parts
-    return Path(*(part for part in parts if "{" in part)).as_posix()
+def record_of(rule, kind, ending):
+    """Return where a rule's log or benchmark lies: by the names of its job; that of pages by the name of the configuration."""
+    parts = [part for part in Path(strip_wildcard_constraints(rule.output[0])).parts if "{" in part]
+    return Path(RESULTS if parts else PAGES, kind, rule.name, *parts).as_posix() + ending
 
 
 # A configuration with another name than config/config.yaml has its own folder of pages, so none overwrites another's.

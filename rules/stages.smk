@@ -4,9 +4,7 @@
 # OUTPUTS: results/logs/{rule}/{names of the job}.log; results/benchmarks/{rule}/{names of the job}.tsv.
 for one in workflow.rules:
     if one.output and not one.log:
-        # Pages have no wildcards and lie apart, by the name of the configuration.
-        folder, name = (RESULTS, names_in(one.output[0])) if one.wildcard_names else (PAGES, "")
         one.log_modifier = one.benchmark_modifier = workflow.modifier.path_modifier
-        one.set_log(f"{folder}/logs/{one.name}/{name}".rstrip("/") + ".log")
-        one.benchmark = f"{folder}/benchmarks/{one.name}/{name}".rstrip("/") + ".tsv"
+        one.set_log(record_of(one, "logs", ".log"))
+        one.benchmark = record_of(one, "benchmarks", ".tsv")
         one.conda_env = ENVIRONMENT

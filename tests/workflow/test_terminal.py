@@ -26,6 +26,7 @@ def start(copy, *words: str) -> tuple[subprocess.Popen, int]:
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background may have it ignored
     )
     os.close(theirs)
     return process, ours

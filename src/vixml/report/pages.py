@@ -473,7 +473,7 @@ def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
 
 def _word(gap: float, half: float, control: bool) -> str:
     if control:
-        return "part of the gain remains" if gap > half else "no gain is left"
+        return "part of the gain remains" if gap > half else "no gain remains"
     return "yes" if gap > half else "the other way" if gap < -half else "not settled"
 
 
