@@ -108,3 +108,7 @@ rule all:
 
 onstart:
     check_site()
+
+
+onerror:
+    say_what_failed()

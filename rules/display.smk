@@ -26,15 +26,19 @@ def weights_of_jobs():
     return {job.jobid: 3 + job.priority * (job.rule.name == "train_model") for job in workflow.dag.needrun_jobs()}
 
 
+def say_what_failed():
+    """Print what to do after a job failed; an interruption has its own words."""
+    if not INTERRUPTION.seen:
+        print(WHEN_IT_FAILS, file=sys.stderr)
+
+
 @contextlib.contextmanager
 def resumable():
-    """Print, behind everything else, what is kept after a failure or an interruption, and how to resume."""
+    """Print, behind everything else, what is kept after an interruption, and how to resume."""
     try:
         yield
     except WorkflowError:
-        if workflow.exec_mode != ExecMode.DEFAULT or workflow.dryrun:
+        if not INTERRUPTION.seen or workflow.exec_mode != ExecMode.DEFAULT:
             raise
-        print(WHEN_INTERRUPTED if INTERRUPTION.seen else WHEN_IT_FAILS, file=sys.stderr)
-        if INTERRUPTION.seen:
-            raise SystemExit(130) from None
-        raise
+        print(WHEN_INTERRUPTED, file=sys.stderr)
+        raise SystemExit(130) from None

@@ -352,7 +352,11 @@ def get_run(config_dir: Path | str, dataset: str, run: str) -> RunConfig:
     Raises:
         VixmlError: no such run (with the nearest name).
     """
-    runs = load_runs(config_dir)
+    return find_run(load_runs(config_dir), config_dir, dataset, run)
+
+
+def find_run(runs: dict[tuple[str, str], RunConfig], config_dir: Path | str, dataset: str, run: str) -> RunConfig:
+    """Return one of the runs that were read; as :func:`get_run`."""
     if (dataset, run) not in runs:
         known = sorted(r for d, r in runs if d == dataset) or sorted({d for d, _ in runs})
         raise unknown_key(run, known, f"{config_dir}/runs: dataset {dataset}")

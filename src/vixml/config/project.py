@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vixml.config.load import load_runs, load_world, unknown_key
+from vixml.config.load import find_run, load_runs, load_world, unknown_key
 from vixml.config.registry import Dataset, TextModel, VisionModel, World
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
@@ -45,10 +45,7 @@ class Project:
         Raises:
             VixmlError: no such run; the nearest name is given.
         """
-        if (dataset, run) not in self.runs:
-            known = sorted(r for d, r in self.runs if d == dataset) or sorted({d for d, _ in self.runs})
-            raise unknown_key(run, known, f"{self.config_dir}/runs: dataset {dataset}")
-        return self.runs[dataset, run]
+        return find_run(self.runs, self.config_dir, dataset, run)
 
     def own_run(self, dataset: str, run: str) -> RunConfig:
         """Return a run that has a trained model of its own.
