@@ -27,7 +27,7 @@ include: "rules/targets.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/images.smk"
-include: "rules/publish.smk"
+include: "rules/export.smk"
 include: "rules/train.smk"
 include: "rules/index.smk"
 include: "rules/evaluate.smk"
@@ -66,7 +66,7 @@ rule images:
         "Image embeddings are up to date"
 
 
-rule publish:
+rule export:
     """Export every dataset of the configuration, with images and embeddings, as a folder that others can load."""
     input:
         target_published(),

@@ -113,12 +113,12 @@ def make_ready(chosen: argparse.Namespace, device: torch.device) -> tuple[Ready,
     architecture = world.text_models[name].architecture or ARCHITECTURES[name]
     network = AutoConfig.for_model(**architecture | {"num_hidden_layers": job.shape.layers})
     data = made_up(config, architecture["vocab_size"], chosen.batch_size * (chosen.rounds + 1))
-    bank = np.random.default_rng(1).standard_normal((VECTORS, dim), dtype=np.float32).astype(np.float16)
+    embeddings = np.random.default_rng(1).standard_normal((VECTORS, dim), dtype=np.float32).astype(np.float16)
     with tempfile.TemporaryDirectory() as folder:
         with torch.device(device):  # three billion numbers are drawn where that is quick
             AutoModel.from_config(network, dtype=getattr(torch, config.encoder.weights)).save_pretrained(folder)
         model = build_model(config, Path(folder), LABELS, dim, 0, data.prompt).to(device)
-    ready = ready_to_step(config, model, data, bank.__getitem__, config.training.precision)
+    ready = ready_to_step(config, model, data, embeddings.__getitem__, config.training.precision)
     with torch.no_grad():
         for module in model.backbone.modules():  # a new adapter's second matrix is zero: its gradients would say little
             if isinstance(module, nn.Linear) and module.weight.requires_grad:

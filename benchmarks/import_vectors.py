@@ -35,7 +35,7 @@ place = Path(sys.argv[1])
 files = {s: Published(place / f"{s}.npy", place / f"{s}_map.npy") for s in ("train", "test", "label")}
 eyes = VisionModel(title="E", checkpoint="none", kind="hub", image_size=32, dim=1152, licence="none")
 before, started = peak(), time.perf_counter()
-import_vectors(place / "corpus", files, "eyes", eyes, place / "bank")
+import_vectors(place / "corpus", files, "eyes", eyes, place / "embeddings")
 print(json.dumps({"seconds": round(time.perf_counter() - started, 2), "before_mib": before, "peak_mib": peak()}))
 """
 

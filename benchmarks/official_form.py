@@ -74,8 +74,10 @@ def main() -> None:
         config = load_runs("config")["picto", f"form-{modality}-official-split0"]
         training = config.training.model_copy(update={"epochs": given.epochs, "precision": "fp32"})
         config = config.model_copy(update={"training": training})
-        bank = data / "bank/efficientnet-lite0" if config.uses_images else None
-        inputs = RunInputs(data / "corpus", data / "tokens/minilm-l3-32", bank, given.results / "models/minilm-l3")
+        embeddings = data / "embeddings/efficientnet-lite0" if config.uses_images else None
+        inputs = RunInputs(
+            data / "corpus", data / "tokens/minilm-l3-32", embeddings, given.results / "models/minilm-l3"
+        )
         propensity = load_world("config").datasets["picto"].propensity
         with tempfile.TemporaryDirectory() as folder:
             training = open_training(config, 0, propensity, inputs, device)

@@ -30,7 +30,7 @@ from vixml.config.run import RunConfig
 from vixml.data.propensity import inverse_propensity
 from vixml.evaluation.metrics import evaluate
 from vixml.files import write_json
-from vixml.images.bank import ImageBank
+from vixml.images.embeddings import ImageEmbeddings
 from vixml.provenance import git_state, machine, versions
 from vixml.ragged import Ragged
 from vixml.retrieval.search import search
@@ -46,7 +46,7 @@ WORDS = {
     "tokens": "tokens of all texts: written, opened, checked, an epoch's batches taken",
     "labels": "true pairs: written, opened, propensities, an epoch's order and draw",
     "centroids": "centroids: the mean of each label's queries",
-    "bank": "image vectors: batches gathered from the memory-mapped bank",
+    "embeddings": "image vectors: batches gathered from memory-mapped image embeddings",
     "batches": "batches assembled, text alone",
     "mining": "one mining round: balanced 2-means in groups of 16",
     "search": "exact search, top 100, 1,000 queries",
@@ -120,7 +120,7 @@ def part(name: str, size: float, folder: Path) -> tuple[Callable[[], object], in
         some = range(0, len(batches), max(1, math.ceil(1 / size / 4)))
 
         return lambda: [batches[place] for place in some], len(some) * BATCH
-    if name == "bank":
+    if name == "embeddings":
         n = 3 * (train + labels)
         stored = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float16, (n, IMAGE_DIM))
         one = np.random.default_rng(0).standard_normal((10_007, IMAGE_DIM)).astype(np.float16)
@@ -129,15 +129,15 @@ def part(name: str, size: float, folder: Path) -> tuple[Callable[[], object], in
         stored.flush()
         del stored
         write_json(
-            folder / "bank.json",
-            {"format": "vixml-bank-1", "n_images": n, "dim": IMAGE_DIM, "vision": "made up", "missing": []},
+            folder / "embeddings.json",
+            {"format": "vixml-image-embeddings-1", "n_images": n, "dim": IMAGE_DIM, "vision": "made up", "missing": []},
         )
-        bank, rng = ImageBank.open(folder), np.random.default_rng(1)
+        embeddings, rng = ImageEmbeddings.open(folder), np.random.default_rng(1)
         n_batches = max(1, train // BATCH)
 
         def gather() -> None:
             for _ in range(n_batches):
-                bank.gather(rng.integers(0, n, 3 * BATCH), np.float16)
+                embeddings.gather(rng.integers(0, n, 3 * BATCH), np.float16)
 
         return gather, 3 * BATCH * n_batches
     if name == "mining":
@@ -181,7 +181,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(WORDS), default=list(WORDS))
     parser.add_argument("--sizes", nargs="+", type=float, default=[1 / 16, 1 / 4, 1])
-    parser.add_argument("--bank-largest", type=float, default=1 / 4, help="the whole bank takes 25 GB of disk")
+    parser.add_argument(
+        "--embeddings-largest", type=float, default=1 / 4, help="the whole embeddings takes 25 GB of disk"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--one", nargs=2, metavar=("PART", "SIZE"), help=argparse.SUPPRESS)
@@ -193,8 +195,8 @@ def main() -> None:
     parts = {name: before[name] for name in WORDS if name in before}
     for name in chosen.parts:
         sizes = chosen.sizes
-        if name == "bank":
-            sizes = [size * chosen.bank_largest / max(sizes) for size in sizes]
+        if name == "embeddings":
+            sizes = [size * chosen.embeddings_largest / max(sizes) for size in sizes]
         measured = []
         for size in sorted(sizes):
             command = [sys.executable, __file__, "--threads", str(chosen.threads), "--one", name, str(size)]

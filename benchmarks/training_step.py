@@ -228,7 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("results/data/picto/corpus"))
     parser.add_argument("--tokens", type=Path, default=Path("results/data/picto/tokens/minilm-l3-32"))
-    parser.add_argument("--bank", type=Path, default=Path("results/data/picto/bank/efficientnet-lite0"))
+    parser.add_argument("--embeddings", type=Path, default=Path("results/data/picto/embeddings/efficientnet-lite0"))
     parser.add_argument("--model-dir", type=Path, default=Path("results/models/minilm-l3"))
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--device", default="cpu")
@@ -255,8 +255,8 @@ def main() -> None:
                 "training": {"batch_size": chosen.batch_size, "epochs": 1, "precision": chosen.precision},
             }
         )
-        bank = chosen.bank if config.uses_images else None
-        inputs = RunInputs(chosen.corpus, chosen.tokens, bank, chosen.model_dir)
+        embeddings = chosen.embeddings if config.uses_images else None
+        inputs = RunInputs(chosen.corpus, chosen.tokens, embeddings, chosen.model_dir)
         try:
             cases[case] = compare(config, inputs, device, chosen.steps, chosen.rounds)
             # The step's operations (docs/cost.md) at the speed of one large product.

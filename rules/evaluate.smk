@@ -1,7 +1,7 @@
 # Vectors to numbers: predict_labels, score_run.
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus; results/runs/{dataset}/{run}/seed{seed}/index (not for popularity);
-#   results/data/{dataset}/bank/{vision} for runs that vote with image embeddings; .../seed{seed}/model for validation.
+#   results/data/{dataset}/embeddings/{vision} for runs that vote with image embeddings; .../seed{seed}/model for validation.
 #   A run that reuses another's model reads index and model from that run's folder.
 # OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/{split}/predictions and .../score.
 

@@ -2,7 +2,7 @@
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus (which images); results/raw/{filename} (drawings, vision weights, embeddings); for
 #   vision models of the hub a network, or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
-# OUTPUTS: results/data/{dataset}/images; results/vision/{vision}; results/data/{dataset}/bank/{vision}.
+# OUTPUTS: results/data/{dataset}/images; results/vision/{vision}; results/data/{dataset}/embeddings/{vision}.
 
 # Which of the two rules makes a dataset's images; the pattern matches nothing if there is no dataset of that kind.
 FETCHED = "|".join(re.escape(name) for name, entry in WORLD.datasets.items() if entry.fetches) or "(?!)"
@@ -10,7 +10,7 @@ FETCHED = "|".join(re.escape(name) for name, entry in WORLD.datasets.items() if 
 # Which embeddings are imported: a pattern of a dataset with a look-ahead at the encoder.
 IMPORTED = (
     "|".join(
-        f"{re.escape(name)}(?=/bank/{re.escape(vision)}/)"
+        f"{re.escape(name)}(?=/embeddings/{re.escape(vision)}/)"
         for name, entry in WORLD.datasets.items()
         for vision in entry.published_vectors
         if is_published(name, vision)

@@ -98,22 +98,22 @@ def target_data():
 def target_images():
     """Return all image vectors of the configuration, pooled or imported."""
     found = [
-        made_by("embed-images", dataset=d, vision=run.images.vision) for d, _, _, run in target_runs() if run.needs_bank
+        made_by("embed-images", dataset=d, vision=run.images.vision) for d, _, _, run in target_runs() if run.needs_embeddings
     ]
     return list(dict.fromkeys(found))
 
 
 def target_published():
     """Return every dataset of the configuration as a folder for others."""
-    return list(dict.fromkeys(made_by("publish-dataset", dataset=target.dataset) for target in WORKFLOW.targets))
+    return list(dict.fromkeys(made_by("export-dataset", dataset=target.dataset) for target in WORKFLOW.targets))
 
 
 def encoders_of(dataset):
     """Return the vision encoders whose vectors of a dataset runs of the configuration read."""
-    return list(dict.fromkeys(run.images.vision for d, _, _, run in target_runs() if d == dataset and run.needs_bank))
+    return list(dict.fromkeys(run.images.vision for d, _, _, run in target_runs() if d == dataset and run.needs_embeddings))
 
 
-def banks_of(wildcards):
+def embeddings_of(wildcards):
     """Return the image vectors of a dataset that runs of the configuration read."""
     return [
         made_by("embed-images", vision=vision, dataset=wildcards.dataset) for vision in encoders_of(wildcards.dataset)
@@ -130,7 +130,7 @@ def target_models():
 
 def gallery_dataset():
     """Return the dataset whose queries the report shows: the first whose pictures runs read, else none."""
-    wanted = (d for d, _, _, run in target_runs() if run.needs_bank and not is_published(d, run.images.vision))
+    wanted = (d for d, _, _, run in target_runs() if run.needs_embeddings and not is_published(d, run.images.vision))
     return next(wanted, None)
 
 

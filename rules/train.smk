@@ -1,7 +1,7 @@
 # Training: train_model.
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus and tokens; results/models/{model}; for runs with images
-#   results/data/{dataset}/bank/{vision}.
+#   results/data/{dataset}/embeddings/{vision}.
 # OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/model. A run of 0 epochs has one too: its "trained" model is the
 #   published checkpoint. A run that reuses another's model has none of its own.
 #   results/runs/{dataset}/{run}/seed{seed}/checkpoint exists while a training is unfinished.

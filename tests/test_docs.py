@@ -48,7 +48,7 @@ def test_the_first_page_counts_as_the_registry_does():
     runs = load_runs(ROOT / "config")
     chosen = [runs[target.dataset, run] for target in demo.targets for run in target.runs]
     models = [world.text_models[run.encoder.model] for run in chosen if run.needs_encoder]
-    models += [world.vision_models[run.images.vision] for run in chosen if run.needs_bank]
+    models += [world.vision_models[run.images.vision] for run in chosen if run.needs_embeddings]
     used = {*picto.sources, *(m.weights for m in models), *(getattr(m, "tokenizer", None) for m in models)} - {None}
     megabytes = round(sum(world.sources[name].bytes for name in used) / 1e6)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ STAGES = {
     "prepare-vision": "vixml.images.vision",
     "embed-images": "vixml.images.pool",
     "import-vectors": "vixml.images.import_vectors",
-    "publish-dataset": "vixml.images.publish",
+    "export-dataset": "vixml.images.export",
     "prepare-model": "vixml.models.weights",
     "train": "vixml.training.train",
     "build-index": "vixml.retrieval.index",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 _RUN = "runs/{dataset}/{run}/seed{seed}"
 
-# Stage -> the folder that it publishes, which is complete when it holds its manifest. Two stages may make the same kind of folder.
+# Stage -> the folder that it writes, which is complete when it holds its manifest. Two stages may make the same kind of folder.
 PLACES = {
     "prepare-model": "models/{model}",
     "prepare-vision": "vision/{vision}",
@@ -14,9 +14,9 @@ PLACES = {
     "tokenize": "data/{dataset}/tokens/{model}-{max_len}",
     "render-images": "data/{dataset}/images",
     "fetch-images": "data/{dataset}/images",
-    "embed-images": "data/{dataset}/bank/{vision}",
-    "import-vectors": "data/{dataset}/bank/{vision}",
-    "publish-dataset": "published/{dataset}",
+    "embed-images": "data/{dataset}/embeddings/{vision}",
+    "import-vectors": "data/{dataset}/embeddings/{vision}",
+    "export-dataset": "exported/{dataset}",
     "train": _RUN + "/model",
     "build-index": _RUN + "/index",
     "measure-latency": _RUN + "/latency",
@@ -26,7 +26,7 @@ PLACES = {
 
 
 def place(stage: str, results: Path | str = "results", **names: object) -> Path:
-    """Return the folder that a stage publishes.
+    """Return the folder that a stage writes.
 
     Args:
         stage: a key of :data:`PLACES`.

@@ -24,7 +24,7 @@ def track(items: Iterable[T], *, total: int, text: str) -> Iterator[T]:
     Args:
         items: anything to go through.
         total: how many there are.
-        text: what is being done, e.g. ``"drawing pictures"``.
+        text: what is being done, e.g. ``"drawing images"``.
     """
     with bar(text, total) as advance:
         for item in items:

@@ -46,7 +46,7 @@ def stage(
     the body raises, ``out`` is left as it was.
 
     Args:
-        out: the folder to publish.
+        out: the folder to write.
         name: the command-line verb, e.g. ``"train"``.
         config: the resolved configuration that this stage obeyed (JSON values).
         inputs: name -> file, or folder written by another stage; each is named by its hash in the manifest.

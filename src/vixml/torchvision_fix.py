@@ -2,7 +2,7 @@
 
 The package index has torchvision compiled for GPU builds of torch alone. Beside another build its compiled operators cannot be
 loaded, and since transformers imports torchvision wherever it is installed, not even a text model could be opened then.
-Nothing here calls those operators (they find boxes in pictures); they only have to have a declaration. Where the compiled
+Nothing here calls those operators (they find boxes in images); they only have to have a declaration. Where the compiled
 operators load, nothing is done.
 """
 

@@ -12,7 +12,7 @@ from vixml.config.run import RunConfig
 from vixml.data.corpus import SPLITS, CorpusData, Items
 from vixml.evaluation.score import score
 from vixml.files import read_json, save_array, sha256_json, write_json
-from vixml.images.bank import FORMAT
+from vixml.images.embeddings import FORMAT
 from vixml.images.store import write_store
 from vixml.provenance import MANIFEST, describe_outputs, stage
 from vixml.ragged import Ragged
@@ -48,12 +48,12 @@ def write_tree(results: Path, config_dir: Path) -> None:
             Ragged.from_rows(rows, WORDS, max_len=8).save(work / split)
     with stage(data / "images", "render-images", config={}, inputs={"corpus": data / "corpus"}) as work:
         write_store(work, [(i, str(i), None if i in MISSING else b"png") for i in range(N_IMAGES)], N_IMAGES, 2)
-    with stage(data / "bank" / "eyes", "embed-images", config={}, inputs={"images": data / "images"}) as work:
+    with stage(data / "embeddings" / "eyes", "embed-images", config={}, inputs={"images": data / "images"}) as work:
         vectors = rng.standard_normal((N_IMAGES, 4)).astype(np.float16)
         vectors[MISSING] = 0
         save_array(work / "vectors.npy", vectors)
         header = {"format": FORMAT, "n_images": N_IMAGES, "dim": 4, "vision": "eyes", "missing": MISSING}
-        write_json(work / "bank.json", header)
+        write_json(work / "embeddings.json", header)
     seed = results / "runs" / "picto" / "searching" / "seed0"
     identity = {"dataset": "picto", "run": "searching", "seed": 0}
     with stage(seed / "model", "train", config=identity, inputs={"corpus": data / "corpus", "model": model}) as work:

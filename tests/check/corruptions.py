@@ -17,7 +17,7 @@ from vixml.provenance import MANIFEST
 
 DATA = "data/picto"
 SEED = "runs/picto/searching/seed0"
-BANK, INDEX, PREDICTED = f"{DATA}/bank/eyes", f"{SEED}/index", f"{SEED}/test/predictions"
+EMBEDDINGS, INDEX, PREDICTED = f"{DATA}/embeddings/eyes", f"{SEED}/index", f"{SEED}/test/predictions"
 
 
 def raw_altered(results: Path) -> None:
@@ -167,9 +167,9 @@ CORRUPTIONS = [
     ("tokens", "out of range", value(f"{DATA}/tokens/tiny-8/label/values.npy", 3, 50, f"{DATA}/tokens/tiny-8")),
     ("tokens", "made from another corpus .* stale", rebuilt(f"{DATA}/corpus")),
     ("images", "store is not that of the corpus", keys(f"{DATA}/images/store.json", n_images=16)),
-    ("images", "vector has a wrong norm", value(f"{BANK}/vectors.npy", (7, 2), np.nan)),
-    ("images", "vector has a wrong norm", value(f"{BANK}/vectors.npy", 7, 0)),
-    ("images", "vector has a wrong norm", value(f"{BANK}/vectors.npy", 4, 1)),
+    ("images", "vector has a wrong norm", value(f"{EMBEDDINGS}/vectors.npy", (7, 2), np.nan)),
+    ("images", "vector has a wrong norm", value(f"{EMBEDDINGS}/vectors.npy", 7, 0)),
+    ("images", "vector has a wrong norm", value(f"{EMBEDDINGS}/vectors.npy", 4, 1)),
     ("images", "made from another images", rebuilt(f"{DATA}/images")),
     ("model", "weight is not finite", not_finite("a", 5)),
     ("model", "weight is not finite", not_finite("c", 6)),

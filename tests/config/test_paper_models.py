@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel
 from vixml.config.load import merge
 from vixml.config.run import RunConfig
 from vixml.config.template import parse_template
-from vixml.images.bank import ImageBank
+from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.encode import encode_items
 from vixml.models.inputs import open_inputs
 from vixml.models.prompt import Prompt, make_prompt
@@ -149,7 +149,7 @@ def small_prompt(config: RunConfig, template: str) -> Prompt:
 
 @pytest.mark.parametrize("runs", KINDS.values(), ids=["-".join(kind).replace(" ", "") for kind in KINDS])
 def test_a_model_builds_from_its_architecture_and_trains_two_steps(runs, task, tmp_path):
-    config = shrink(RUNS[runs[0]], ImageBank.open(task.bank).vision)
+    config = shrink(RUNS[runs[0]], ImageEmbeddings.open(task.embeddings).vision)
     model_dir = write_small(tmp_path / "model", config)
     # The planted texts are token ids already, so no tokenizer is asked: the prompt is put in place here.
     plain = merge(config.model_dump(), {"encoder": {"template": "{images}{text}", "label_template": None}})

@@ -134,7 +134,7 @@ def test_local_pictures_reach_the_store(build, tmp_path):
         store = ImageStore.open(out)
         assert store.missing == {2} and [image for image, _, _ in store] == [0, 1]
         facts = read_json(out / "manifest.json")["facts"]
-        assert facts["missing_reasons"] == {"no such file": 1} and len(facts["sha256_of_pictures"]) == 64
+        assert facts["missing_reasons"] == {"no such file": 1} and len(facts["sha256_of_images"]) == 64
     (folder / "boat.png").symlink_to("/etc/hostname")
     with pytest.raises(VixmlError, match="outside the folder"):
         render_images(tmp_path / "corpus", tmp_path, {}, 16, 1, tmp_path / "x", 1, tmp_path / "shop")

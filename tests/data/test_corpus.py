@@ -153,7 +153,7 @@ def test_an_unknown_split(folder):
 def test_counts():
     counts = small().counts()
     assert counts["n_train_pairs"] == 3 and counts["labels_per_train_query"] == 1.0
-    assert counts["labels_with_image"] == 0.3333 and counts["images_per_pictured_label"] == 1.0
+    assert counts["labels_with_image"] == 0.3333 and counts["images_per_label_with_image"] == 1.0
     verify_counts(counts, Counts(n_train=3, n_test=1, n_labels=3), "x")
     verify_counts(counts, None, "x")
     with pytest.raises(VixmlError, match="does not count"):

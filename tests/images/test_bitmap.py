@@ -63,10 +63,10 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "not a picture"),
-        (b"plain text", "not a picture"),
-        (encoded(Image.effect_noise((90, 90), 50))[:2000], "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not a picture"),
+        (b"", "not an image"),
+        (b"plain text", "not an image"),
+        (encoded(Image.effect_noise((90, 90), 50))[:2000], "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not an image"),
         (bomb(), "too large"),
     ],
 )

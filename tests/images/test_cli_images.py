@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from vixml.cli import stages
 from vixml.errors import VixmlError
-from vixml.images.bank import ImageBank
+from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.store import ImageStore
 
 
@@ -82,15 +82,15 @@ def place(tmp_path):
     return tmp_path
 
 
-def test_from_corpus_to_bank(app, place):
+def test_from_corpus_to_embeddings(app, place):
     common = ("--raw", place / "raw", "--config-dir", place)
     run(app, "render-images", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
     assert ImageStore.open(place / "images").missing == {1}
     embed = ("--images", place / "images", "--device", "cpu", "--precision", "fp32", *common)
-    run(app, "embed-images", "tiny", "net", *embed, "--out", place / "bank", "--threads", 2)
-    bank = ImageBank.open(place / "bank")
-    assert bank.vectors.shape == (3, 1280) and bank.missing.tolist() == [1]
-    assert bank.vectors[0].any() and (bank.vectors[0] != bank.vectors[2]).any()
+    run(app, "embed-images", "tiny", "net", *embed, "--out", place / "embeddings", "--threads", 2)
+    embeddings = ImageEmbeddings.open(place / "embeddings")
+    assert embeddings.vectors.shape == (3, 1280) and embeddings.missing.tolist() == [1]
+    assert embeddings.vectors[0].any() and (embeddings.vectors[0] != embeddings.vectors[2]).any()
     with pytest.raises(VixmlError, match="wrong vector length"):
         run(app, "embed-images", "tiny", "wide", *embed, "--out", place / "other")
 
@@ -100,8 +100,8 @@ def test_a_disk_too_small_for_the_vectors_is_noticed_before_anything_is_written(
     run(app, "render-images", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
     monkeypatch.setattr("vixml.provenance.shutil.disk_usage", lambda path: SimpleNamespace(free=2 * 3 * 1280 - 1))
     with pytest.raises(VixmlError, match="no space left"):
-        run(app, "embed-images", "tiny", "net", "--images", place / "images", "--out", place / "bank", *common)
-    assert not (place / "bank").exists()
+        run(app, "embed-images", "tiny", "net", "--images", place / "images", "--out", place / "embeddings", *common)
+    assert not (place / "embeddings").exists()
 
 
 def test_wrong_names_are_explained(app, place):

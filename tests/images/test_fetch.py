@@ -55,8 +55,8 @@ def test_every_fault_ends_as_it_must(server, tmp_path):
     """Each picture that can be had is had; each other one is missing, with its reason."""
     had = ["ok/0", "busy/1", "flaky/2", "stall/3", "cut/4", "moved/5", "late/6"]
     lost = {
-        "gone/10": "HTTP 404", "down/11": "HTTP 500", "page/12": "not a picture: text/html",
-        "text/13": "not a picture that can be read", "large/14": "larger than", "endless/15": "larger than",
+        "gone/10": "HTTP 404", "down/11": "HTTP 500", "page/12": "not an image: text/html",
+        "text/13": "not an image that can be read", "large/14": "larger than", "endless/15": "larger than",
         "bomb/16": "too large", "squeezed/17": "a content coding", "around/18": "too many redirects",
         "file/19": "a redirect to something",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Published vectors become the bank that pooling writes: item by item the same numbers, in the memory of one block."""
+"""Published vectors become the embeddings that pooling writes: item by item the same numbers, in the memory of one block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vixml import cli
 from vixml.config.registry import VisionModel
 from vixml.data.corpus import SPLITS, CorpusData, Items
 from vixml.errors import VixmlError
-from vixml.images.bank import ImageBank
+from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.import_vectors import Published, import_vectors
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
@@ -69,19 +69,19 @@ def place(tmp_path):
         np.save(files[split].vectors, matrices[split])
         write_map(files[split].rows, rows)
     return SimpleNamespace(
-        corpus=write_corpus(tmp_path / "corpus"), files=files, matrices=matrices, out=tmp_path / "bank"
+        corpus=write_corpus(tmp_path / "corpus"), files=files, matrices=matrices, out=tmp_path / "embeddings"
     )
 
 
-def go(place) -> ImageBank:
+def go(place) -> ImageEmbeddings:
     import_vectors(place.corpus, place.files, "eyes", EYES, place.out)
-    return ImageBank.open(place.out)
+    return ImageEmbeddings.open(place.out)
 
 
 def refused(place) -> VixmlError:
     with pytest.raises(VixmlError) as error:
         go(place)
-    assert not place.out.exists(), "half a bank was published"
+    assert not place.out.exists(), "half image embeddings was published"
     assert error.value.hint
     return error.value
 
@@ -89,14 +89,14 @@ def refused(place) -> VixmlError:
 def test_each_item_gets_its_own_vectors_in_order(place):
     from vixml.data.corpus import Corpus
 
-    bank, corpus = go(place), Corpus.load(place.corpus)
-    assert len(bank) == sum(map(len, place.matrices.values())) and bank.dim == DIM
+    embeddings, corpus = go(place), Corpus.load(place.corpus)
+    assert len(embeddings) == sum(map(len, place.matrices.values())) and embeddings.dim == DIM
     for split, rows in ROWS.items():
-        lists = bank.lists(bank.images_of(corpus, split), per_item=3)
+        lists = embeddings.lists(embeddings.images_of(corpus, split), per_item=3)
         for item, own in enumerate(rows):
             own = own if isinstance(own, list) else []
             expected = place.matrices[split][own].astype(np.float16)
-            assert np.array_equal(bank.gather(lists.row(item), np.float16), expected)
+            assert np.array_equal(embeddings.gather(lists.row(item), np.float16), expected)
     facts = read_manifest(place.out)["facts"]
     assert facts["pct_with_images"] == {"train": 50.0, "test": 100.0, "label": 66.67}
     assert facts["train"]["items_without"] == 2 and facts["n_missing"] == 0
@@ -105,21 +105,21 @@ def test_each_item_gets_its_own_vectors_in_order(place):
 def test_a_control_and_a_cut_work_on_own_lists(place):
     from vixml.data.corpus import Corpus
 
-    bank, corpus = go(place), Corpus.load(place.corpus)
-    lists = bank.images_of(corpus, "test")
-    assert bank.lists(lists, per_item=1).lengths.tolist() == [1, 1]
-    assert bank.lists(lists, per_item=3, control="shuffled").lengths.tolist() == [3, 1]
+    embeddings, corpus = go(place), Corpus.load(place.corpus)
+    lists = embeddings.images_of(corpus, "test")
+    assert embeddings.lists(lists, per_item=1).lengths.tolist() == [1, 1]
+    assert embeddings.lists(lists, per_item=3, control="shuffled").lengths.tolist() == [3, 1]
 
 
 def test_lists_of_another_corpus_are_refused(place, tmp_path):
     from vixml.data.corpus import Corpus
 
-    bank = go(place)
+    embeddings = go(place)
     other = Corpus.load(write_corpus(tmp_path / "other", ROWS | {"test": [[0]]}))
     with pytest.raises(VixmlError, match="do not belong together") as error:
-        bank.images_of(other, "test")
+        embeddings.images_of(other, "test")
     assert error.value.found == "lists of 2 items" and "import-vectors" in error.value.hint
-    assert bank.images_of(other, "train") is bank.own["train"]
+    assert embeddings.images_of(other, "train") is embeddings.own["train"]
 
 
 def test_a_row_of_zeros_is_missing_and_rows_are_counted(place):
@@ -127,9 +127,9 @@ def test_a_row_of_zeros_is_missing_and_rows_are_counted(place):
     matrix[1] = 0
     np.save(place.files["label"].vectors, matrix)
     write_map(place.files["label"].rows, [-1, [0, 0], [1, 2]])
-    bank = go(place)
+    embeddings = go(place)
     first = sum(len(place.matrices[split]) for split in ("train", "test"))
-    assert bank.missing.tolist() == [first + 1]
+    assert embeddings.missing.tolist() == [first + 1]
     facts = read_manifest(place.out)["facts"]
     assert facts["label"] | {"n_vectors": 5} == {
         "n_vectors": 5, "items_without": 1, "rows_repeated": 1, "rows_unnamed": 2, "items_with_vectors_but_no_address": 0,
@@ -219,7 +219,7 @@ def test_items_in_another_order_than_the_corpus(tmp_path):
     for split in SPLITS:
         np.save(files[split].vectors, np.ones((300, DIM), np.float32))
         write_map(files[split].rows, rows[split])
-    place = SimpleNamespace(corpus=write_corpus(tmp_path / "corpus", rows), files=files, out=tmp_path / "bank")
+    place = SimpleNamespace(corpus=write_corpus(tmp_path / "corpus", rows), files=files, out=tmp_path / "embeddings")
     # A few items more than the corpus knows are counted; a whole other order is refused.
     write_map(files["test"].rows, [[0] if i < 3 else item for i, item in enumerate(rows["test"])])
     go(place)
@@ -246,7 +246,7 @@ place = Path(sys.argv[1])
 files = {s: Published(place / f"{s}.npy", place / f"{s}_map.npy") for s in ("train", "test", "label")}
 eyes = VisionModel(title="Eyes", checkpoint="none", kind="hub", image_size=32, dim=1152, licence="none")
 before = peak()
-import_vectors(place / "corpus", files, "eyes", eyes, place / "bank")
+import_vectors(place / "corpus", files, "eyes", eyes, place / "embeddings")
 print(before, peak())
 """
 
@@ -295,7 +295,7 @@ def test_the_verb_reads_the_registry(place, tmp_path, capsys):
         (tmp_path / name).write_text(yaml.safe_dump(content), encoding="utf-8")
     common = ["--corpus", str(place.corpus), "--raw", str(raw), "--config-dir", str(tmp_path)]
     assert cli.main(["import-vectors", "d", "eyes", *common, "--out", str(place.out)]) == 0
-    assert np.array_equal(ImageBank.open(place.out).vectors, go(SimpleNamespace(**vars(place))).vectors)
+    assert np.array_equal(ImageEmbeddings.open(place.out).vectors, go(SimpleNamespace(**vars(place))).vectors)
     assert cli.main(["import-vectors", "d", "ears", *common, "--out", str(place.out)]) == 2
     assert "no published vectors" in capsys.readouterr().err
     # Placed by hand or not, a file that is not there is one clear error.

@@ -12,7 +12,7 @@ from vixml.config.load import load_world
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file
 from vixml.images import pool as pool_module
-from vixml.images.bank import ImageBank
+from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.pool import embed_images, pool
 from vixml.images.store import ImageStore, write_store
 from vixml.images.vision import decode_square
@@ -68,7 +68,7 @@ def test_a_wrong_shape_is_noticed():
 
 
 def test_a_damaged_picture_is_named(encoder):
-    for data in (b"not a picture", png(1)[:200], b""):
+    for data in (b"not an image", png(1)[:200], b""):
         with pytest.raises(VixmlError, match="cannot be decoded") as caught:
             list(pool([*PICTURES[:2], (2, "bad", data)], encoder, 2, 2))
         assert "image 2 (bad)" in str(caught.value)
@@ -95,7 +95,7 @@ def make_store(folder):
     return folder
 
 
-def test_the_stage_writes_a_bank(tmp_path, encoder, monkeypatch):
+def test_the_stage_writes_a_embeddings(tmp_path, encoder, monkeypatch):
     world = load_world("config")
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -103,16 +103,21 @@ def test_the_stage_writes_a_bank(tmp_path, encoder, monkeypatch):
     monkeypatch.setattr(pool_module, "load_vision", lambda *_: encoder)
     store, hashes = make_store(tmp_path / "images"), []
     for threads in (1, 3):
-        out = tmp_path / f"bank{threads}"
+        out = tmp_path / f"embeddings{threads}"
         embed_images(store, world, "efficientnet-lite0", raw, out, device="cpu", precision="fp32", threads=threads)
         hashes.append(sha256_file(out / "vectors.npy"))
     assert hashes[0] == hashes[1]
-    bank = ImageBank.open(tmp_path / "bank1")
-    assert (len(bank), bank.dim, bank.vision, bank.missing.tolist()) == (13, 1280, "efficientnet-lite0", [0, 7])
-    assert not bank.vectors[[0, 7]].any()
+    embeddings = ImageEmbeddings.open(tmp_path / "embeddings1")
+    assert (len(embeddings), embeddings.dim, embeddings.vision, embeddings.missing.tolist()) == (
+        13,
+        1280,
+        "efficientnet-lite0",
+        [0, 7],
+    )
+    assert not embeddings.vectors[[0, 7]].any()
     expected = encoder.encode(torch.tensor(decode_square(png(12), 32))[None])
-    np.testing.assert_allclose(bank.vectors[12], expected[0].numpy(), atol=2e-3, rtol=2e-3)
-    manifest = read_manifest(tmp_path / "bank1")
+    np.testing.assert_allclose(embeddings.vectors[12], expected[0].numpy(), atol=2e-3, rtol=2e-3)
+    manifest = read_manifest(tmp_path / "embeddings1")
     assert manifest["facts"]["n_missing"] == 2 and manifest["config"]["precision"] == "fp32"
     assert set(manifest["inputs"]) == {"images", "weights"}
 
@@ -172,12 +177,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, encoder, monkeypatch):
 
     assert run(Counting(encoder), "whole") == 11
     with pytest.raises(KeyboardInterrupt):
-        run(Counting(encoder, dies_after=8), "bank")
-    kept = tmp_path / "bank-pooling"
-    done = read_json(kept / "position.json")["pictures"]
-    assert 0 < done <= 8 and not (tmp_path / "bank").exists()
-    assert run(Counting(encoder), "bank") == 11 - done, "nothing twice"
-    assert sha256_file(tmp_path / "bank" / "vectors.npy") == sha256_file(tmp_path / "whole" / "vectors.npy")
+        run(Counting(encoder, dies_after=8), "embeddings")
+    kept = tmp_path / "embeddings-pooling"
+    done = read_json(kept / "position.json")["images"]
+    assert 0 < done <= 8 and not (tmp_path / "embeddings").exists()
+    assert run(Counting(encoder), "embeddings") == 11 - done, "nothing twice"
+    assert sha256_file(tmp_path / "embeddings" / "vectors.npy") == sha256_file(tmp_path / "whole" / "vectors.npy")
     assert not kept.exists()
     with pytest.raises(KeyboardInterrupt):
         run(Counting(encoder, dies_after=8), "other")

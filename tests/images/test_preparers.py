@@ -32,7 +32,7 @@ def test_each_gets_its_own():
         if number % 5:
             assert png == prepare(picture(number), 24) and reason is None
         else:
-            assert png is None and reason.startswith("not a picture")
+            assert png is None and reason.startswith("not an image")
     assert prepare_all([picture(1)], 24) == found[1:2]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vixml.files import load_array, save_array
-from vixml.images import bank
-from vixml.images.bank import PAGE, PAGES_A_REQUEST, open_scattered, requests, take_rows
+from vixml.images import embeddings
+from vixml.images.embeddings import PAGE, PAGES_A_REQUEST, open_scattered, requests, take_rows
 
 N, DIM = 20_000, 1152
 
@@ -39,7 +39,7 @@ def matrix(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("ids", [[], [N - 1], [7, 7, 0], [N - 1, 0, N // 2]])
 @pytest.mark.parametrize("advised", [True, False])
 def test_the_rows_are_those_of_the_file(matrix, ids, advised, monkeypatch):
-    monkeypatch.setattr(bank, "CAN_ADVISE", advised and bank.CAN_ADVISE)
+    monkeypatch.setattr(embeddings, "CAN_ADVISE", advised and embeddings.CAN_ADVISE)
     wanted = np.load(matrix)[ids]
     for rows in (open_scattered(matrix), load_array(matrix), np.load(matrix)):
         found = take_rows(rows, np.array(ids, dtype=np.int64))
@@ -62,14 +62,14 @@ class Spy(mmap.mmap):
             raise OSError("no such advice")
 
 
-@pytest.mark.skipif(not bank.CAN_ADVISE, reason="this system's maps take no advice")
+@pytest.mark.skipif(not embeddings.CAN_ADVISE, reason="this system's maps take no advice")
 @pytest.mark.parametrize("refuse", [False, True])
 def test_all_rows_are_asked_for_before_the_first_is_read(matrix, refuse, monkeypatch):
     with open(matrix, "rb") as stream:
         held = Spy(stream.fileno(), 0, access=mmap.ACCESS_READ)
     held.refuse = refuse
     rows = np.ndarray((N, DIM), np.float16, held, offset=128)
-    monkeypatch.setattr(bank, "load_array", lambda path: rows)
+    monkeypatch.setattr(embeddings, "load_array", lambda path: rows)
     ids = np.arange(N - 1, 0, -397)
     assert np.array_equal(take_rows(open_scattered(matrix), ids), np.load(matrix)[ids])
     pages = list(zip(*requests(ids, 128, 2 * DIM), strict=True))

@@ -24,7 +24,7 @@ def encode(
     tokens: Ragged,
     images: Ragged | None = None,
     projection: nn.Linear | None = None,
-    bank: Tensor | None = None,
+    embeddings: Tensor | None = None,
     pieces: Sequence[str | Sequence[int]] = ("images", "text"),
     pooling: str = "mean",
 ) -> Tensor:
@@ -35,7 +35,7 @@ def encode(
         places: list[Tensor] = []
         for piece in pieces:
             if piece == "images":
-                places += [projection(bank[int(image)]) for image in images.row(i)] if images is not None else []
+                places += [projection(embeddings[int(image)]) for image in images.row(i)] if images is not None else []
             else:
                 ids = tokens.row(i) if piece == "text" else piece
                 places += [embed(torch.tensor(int(token))) for token in ids]

@@ -41,21 +41,21 @@ def make_batch(name, seed=0):
     texts, counts = BATCHES[name]
     rng = np.random.default_rng(seed)
     tokens, images = random_lists(rng, texts, VOCABULARY), random_lists(rng, counts, N_IMAGES, low=0)
-    bank = torch.from_numpy(rng.standard_normal((N_IMAGES, IMAGE_DIM)).astype(np.float32))
-    return tokens, images, bank
+    embeddings = torch.from_numpy(rng.standard_normal((N_IMAGES, IMAGE_DIM)).astype(np.float32))
+    return tokens, images, embeddings
 
 
-def encode(model, tokens, images=None, bank=None, multiple=1):
+def encode(model, tokens, images=None, embeddings=None, multiple=1):
     packed = pack(tokens, images, multiple=multiple)
-    return model.encode(packed, bank[packed.image_rows] if bank is not None else None)
+    return model.encode(packed, embeddings[packed.image_rows] if embeddings is not None else None)
 
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_equals_the_padded_model(tiny_bert, name):
     model, plain = make_model(tiny_bert).eval(), plain_encoder.load(tiny_bert)
-    tokens, images, bank = make_batch(name)
-    ours = encode(model, tokens, images, bank)
-    expected = plain_encoder.encode(plain, tokens, images, model.projection, bank)
+    tokens, images, embeddings = make_batch(name)
+    ours = encode(model, tokens, images, embeddings)
+    expected = plain_encoder.encode(plain, tokens, images, model.projection, embeddings)
     assert ours.shape == (len(tokens), 32) and ours.dtype == torch.float32
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
@@ -63,12 +63,12 @@ def test_equals_the_padded_model(tiny_bert, name):
 @pytest.mark.parametrize("name", ["mixed", "one-token", "more-tokens-than-positions"])
 def test_gradients_equal_those_of_the_padded_model(tiny_bert, name):
     model, plain = make_model(tiny_bert).eval(), plain_encoder.load(tiny_bert)
-    tokens, images, bank = make_batch(name)
+    tokens, images, embeddings = make_batch(name)
     weight = torch.randn(len(tokens), 32)
-    (encode(model, tokens, images, bank) * weight).sum().backward()
+    (encode(model, tokens, images, embeddings) * weight).sum().backward()
     projection = torch.nn.Linear(IMAGE_DIM, 32)
     projection.load_state_dict(model.projection.state_dict())
-    (plain_encoder.encode(plain, tokens, images, projection, bank) * weight).sum().backward()
+    (plain_encoder.encode(plain, tokens, images, projection, embeddings) * weight).sum().backward()
     expected = dict(plain.named_parameters())
     compared = 0
     for parameter_name, parameter in model.backbone.network.named_parameters():
@@ -93,11 +93,11 @@ def gradients(model):
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize("multiple", [2, 7, 128])
 def test_filling_the_stream_up_changes_nothing(tiny_bert, name, multiple):
-    tokens, images, bank = make_batch(name)
+    tokens, images, embeddings = make_batch(name)
     weight = torch.randn(len(tokens), 32)
     plain, filled = make_model(tiny_bert).eval(), make_model(tiny_bert).eval()
     assert len(pack(tokens, images, multiple=multiple).gather) % multiple == 0
-    expected, ours = encode(plain, tokens, images, bank), encode(filled, tokens, images, bank, multiple)
+    expected, ours = encode(plain, tokens, images, embeddings), encode(filled, tokens, images, embeddings, multiple)
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
     (expected * weight).sum().backward()
     (ours * weight).sum().backward()
@@ -107,14 +107,14 @@ def test_filling_the_stream_up_changes_nothing(tiny_bert, name, multiple):
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_keeping_the_words_that_occur_changes_nothing(tiny_bert, name):
-    tokens, images, bank = make_batch(name)
+    tokens, images, embeddings = make_batch(name)
     weight = torch.randn(len(tokens), 32)
     whole, kept = make_model(tiny_bert).eval(), make_model(tiny_bert).eval()
     words = np.unique(np.append(tokens.values, VOCABULARY - 1)).astype(np.int64)
     kept.backbone.keep_words(words)
     table = kept.backbone.network.get_input_embeddings().weight
     assert table.shape == (len(words), 32) and kept.backbone.left_out == 32 * (VOCABULARY - len(words))
-    expected, ours = encode(whole, tokens, images, bank), encode(kept, tokens, images, bank)
+    expected, ours = encode(whole, tokens, images, embeddings), encode(kept, tokens, images, embeddings)
     assert torch.equal(ours, expected)
     (expected * weight).sum().backward()
     (ours * weight).sum().backward()
@@ -173,8 +173,8 @@ def test_filled_up_rows_equal_blocks(tmp_path, monkeypatch, family, prefix, trai
 
 def test_items_without_images_have_their_text_vector(tiny_bert):
     model = make_model(tiny_bert).eval()
-    tokens, images, bank = make_batch("mixed")
-    fused, text = encode(model, tokens, images, bank), encode(model, tokens)
+    tokens, images, embeddings = make_batch("mixed")
+    fused, text = encode(model, tokens, images, embeddings), encode(model, tokens)
     without = images.lengths == 0
     torch.testing.assert_close(fused[without], text[without], atol=1e-6, rtol=1e-6)
     assert (fused[~without] - text[~without]).abs().amax(dim=1).min() > 1e-3
@@ -182,49 +182,49 @@ def test_items_without_images_have_their_text_vector(tiny_bert):
 
 def test_a_vector_does_not_depend_on_the_batch(tiny_bert):
     model = make_model(tiny_bert).eval()
-    tokens, images, bank = make_batch("mixed")
-    together = encode(model, tokens, images, bank)
+    tokens, images, embeddings = make_batch("mixed")
+    together = encode(model, tokens, images, embeddings)
     for i in range(len(tokens)):
-        alone = encode(model, tokens.take([i]), images.take([i]), bank)
+        alone = encode(model, tokens.take([i]), images.take([i]), embeddings)
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
     order = np.random.default_rng(1).permutation(len(tokens))
-    shuffled = encode(model, tokens.take(order), images.take(order), bank)
+    shuffled = encode(model, tokens.take(order), images.take(order), embeddings)
     torch.testing.assert_close(shuffled, together[order], atol=1e-5, rtol=1e-5)
 
 
 def test_the_order_of_images_counts(tiny_bert):
     """Images have positions of their own."""
     model = make_model(tiny_bert).eval()
-    tokens, images, bank = make_batch("batch-of-one")
+    tokens, images, embeddings = make_batch("batch-of-one")
     images.values[:] = [1, 2]
-    first = encode(model, tokens, images, bank)
+    first = encode(model, tokens, images, embeddings)
     images.values[:] = [2, 1]
-    assert (encode(model, tokens, images, bank) - first).abs().max() > 1e-4
+    assert (encode(model, tokens, images, embeddings) - first).abs().max() > 1e-4
 
 
 def test_dropout_follows_the_mode_and_the_config(tiny_bert):
-    tokens, images, bank = make_batch("mixed")
+    tokens, images, embeddings = make_batch("mixed")
     model = make_model(tiny_bert).train()
-    assert not torch.equal(encode(model, tokens, images, bank), encode(model, tokens, images, bank))
+    assert not torch.equal(encode(model, tokens, images, embeddings), encode(model, tokens, images, embeddings))
     model.eval()
-    reference = encode(model, tokens, images, bank)
-    assert torch.equal(encode(model, tokens, images, bank), reference)
+    reference = encode(model, tokens, images, embeddings)
+    assert torch.equal(encode(model, tokens, images, embeddings), reference)
     without = make_model(tiny_bert, encoder={"dropout": 0.0}).train()
-    torch.testing.assert_close(encode(without, tokens, images, bank), reference, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(encode(without, tokens, images, embeddings), reference, atol=1e-6, rtol=1e-6)
 
 
 def test_attention_dropout_is_applied(tmp_path):
     folder = write_bert(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
-    tokens, images, bank = make_batch("mixed")
+    tokens, images, embeddings = make_batch("mixed")
     model = make_model(folder).train()
-    assert not torch.equal(encode(model, tokens, images, bank), encode(model, tokens, images, bank))
+    assert not torch.equal(encode(model, tokens, images, embeddings), encode(model, tokens, images, embeddings))
 
 
 def test_a_frozen_encoder_stays_deterministic_and_has_no_gradients(tiny_bert):
     model = make_model(tiny_bert, encoder={"train": "frozen"}).train()
-    tokens, images, bank = make_batch("mixed")
-    vectors = encode(model, tokens, images, bank)
-    assert torch.equal(vectors, encode(model, tokens, images, bank))
+    tokens, images, embeddings = make_batch("mixed")
+    vectors = encode(model, tokens, images, embeddings)
+    assert torch.equal(vectors, encode(model, tokens, images, embeddings))
     vectors.sum().backward()
     assert all(p.grad is None for p in model.backbone.parameters())
     assert model.projection.weight.grad.abs().sum() > 0
@@ -239,9 +239,9 @@ def test_refuses_texts_beyond_the_positions(tiny_bert):
 
 
 def test_refuses_images_for_a_text_model(tiny_bert):
-    tokens, images, bank = make_batch("mixed")
+    tokens, images, embeddings = make_batch("mixed")
     with pytest.raises(ValueError, match="text only"):
-        encode(make_model(tiny_bert, image_dim=None), tokens, images, bank)
+        encode(make_model(tiny_bert, image_dim=None), tokens, images, embeddings)
 
 
 def test_refuses_a_folder_without_weights(tmp_path):

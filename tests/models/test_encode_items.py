@@ -44,17 +44,17 @@ def test_encodes_without_dropout_in_the_callers_order(model, monkeypatch):
     rng = np.random.default_rng(0)
     tokens = random_lists(rng, rng.integers(1, 9, 20).tolist(), VOCABULARY)
     images = random_lists(rng, rng.integers(0, 4, 20).tolist(), 8, low=0)
-    bank = rng.standard_normal((8, 6)).astype(np.float32)
+    embeddings = rng.standard_normal((8, 6)).astype(np.float32)
     packed = pack(tokens, images)
-    expected = model.eval().encode(packed, bank[packed.image_rows])
+    expected = model.eval().encode(packed, embeddings[packed.image_rows])
     model.train()
     told = []
-    whole = encode_items(model, tokens, images, lambda rows: bank[rows], fp32, told.append)
+    whole = encode_items(model, tokens, images, lambda rows: embeddings[rows], fp32, told.append)
     assert model.training, "the mode is given back"
     assert not whole.requires_grad and sum(told) == 20
     torch.testing.assert_close(whole, expected, atol=1e-5, rtol=1e-5)
     monkeypatch.setitem(encode_module.TOKENS_PER_BATCH, "cpu", 12)
-    cut = encode_items(model, tokens, images, lambda rows: bank[rows], fp32)
+    cut = encode_items(model, tokens, images, lambda rows: embeddings[rows], fp32)
     torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-5)
 
 

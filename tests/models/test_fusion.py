@@ -66,31 +66,33 @@ def batch(seed=0):
     return tokens, images, torch.from_numpy(rng.standard_normal((7, 11)).astype(np.float32))
 
 
-def encode(model, tokens, images, bank):
+def encode(model, tokens, images, embeddings):
     packed = pack(tokens, images, Prompt(late=model.late is not None))
-    return model.encode(packed, bank[packed.image_rows])
+    return model.encode(packed, embeddings[packed.image_rows])
 
 
 def test_a_late_model_encodes_text_and_images_apart(tiny_bert):
     model = make(tiny_bert, images={"fusion": "late", "late": {"heads": 2, "feedforward": 16}}).eval()
-    tokens, images, bank = batch()
-    start = F.normalize(encode(model, tokens, images, bank), dim=1)
-    torch.testing.assert_close(start, F.normalize(encode(model, tokens, images.take([0] * 4), bank), dim=1))
+    tokens, images, embeddings = batch()
+    start = F.normalize(encode(model, tokens, images, embeddings), dim=1)
+    torch.testing.assert_close(start, F.normalize(encode(model, tokens, images.take([0] * 4), embeddings), dim=1))
     with torch.no_grad():  # from here on images count
         torch.nn.init.normal_(model.projection.weight, std=0.1)
-    ours = encode(model, tokens, images, bank)
+    ours = encode(model, tokens, images, embeddings)
     alone = make(tiny_bert).eval()
     alone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("late.")})
     text = alone.encode(pack(tokens))
     items = torch.from_numpy(images.row_ids())
-    expected = model.late(text, model.projection(bank[images.values.astype(np.int64)]), items)
+    expected = model.late(text, model.projection(embeddings[images.values.astype(np.int64)]), items)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     for i in range(len(tokens)):  # whatever else is in the batch
         torch.testing.assert_close(
-            encode(model, tokens.take([i]), images.take([i]), bank)[0], ours[i], atol=1e-5, rtol=1e-5
+            encode(model, tokens.take([i]), images.take([i]), embeddings)[0], ours[i], atol=1e-5, rtol=1e-5
         )
     nothing = images.take([0, 0])
-    torch.testing.assert_close(encode(model, tokens.take([0, 0]), nothing, bank)[0], ours[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        encode(model, tokens.take([0, 0]), nothing, embeddings)[0], ours[0], atol=1e-5, rtol=1e-5
+    )
 
 
 def test_late_fusion_trains_all_its_parts(tiny_bert):
@@ -108,22 +110,22 @@ def test_late_fusion_trains_all_its_parts(tiny_bert):
 def test_centring_subtracts_the_batch_mean_in_training_and_the_stored_one_after(tiny_bert):
     model = make(tiny_bert, encoder={"max_len": 12, "centre": True, "dropout": 0.0}).train()
     plain = make(tiny_bert, encoder={"max_len": 12, "dropout": 0.0})
-    tokens, images, bank = batch()
-    unit = F.normalize(encode(plain, tokens, images, bank), dim=1)
-    vectors = model.centred_vectors(encode(model, tokens, images, bank))
+    tokens, images, embeddings = batch()
+    unit = F.normalize(encode(plain, tokens, images, embeddings), dim=1)
+    vectors = model.centred_vectors(encode(model, tokens, images, embeddings))
     torch.testing.assert_close(vectors, unit - unit.mean(dim=0), atol=1e-5, rtol=1e-4)
     # The gradient goes through the mean: raising all vectors alike changes nothing.
     (vectors.sum(dim=0) * torch.randn(32)).sum().backward()
     assert model.projection.weight.grad.abs().max() < 1e-5
     with torch.no_grad():
-        second = model.centred_vectors(encode(model, tokens.take([0, 1]), images.take([0, 1]), bank))
+        second = model.centred_vectors(encode(model, tokens.take([0, 1]), images.take([0, 1]), embeddings))
     means = [unit.mean(dim=0), unit[:2].mean(dim=0)]
     torch.testing.assert_close(second, unit[:2] - means[1], atol=1e-5, rtol=1e-4)
     model.refresh_centre()
     # Each item counts alike: four of the first batch, two of the second.
     torch.testing.assert_close(model.centre, (4 * means[0] + 2 * means[1]) / 6, atol=1e-6, rtol=1e-5)
     model.refresh_centre()  # nothing seen since: the stored mean stays
-    after = model.centred_vectors(encode(model.eval(), tokens, images, bank))
+    after = model.centred_vectors(encode(model.eval(), tokens, images, embeddings))
     torch.testing.assert_close(after, unit - model.centre, atol=1e-5, rtol=1e-4)
 
 

@@ -52,13 +52,13 @@ def make_batch(counts, lengths=(3, 9, 1, 5, 5, 2), seed=0):
     rng = np.random.default_rng(seed)
     tokens = random_lists(rng, list(lengths), VOCABULARY)
     images = random_lists(rng, counts[: len(lengths)], N_IMAGES, low=0)
-    bank = torch.from_numpy(rng.standard_normal((N_IMAGES, IMAGE_DIM)).astype(np.float32))
-    return tokens, images, bank
+    embeddings = torch.from_numpy(rng.standard_normal((N_IMAGES, IMAGE_DIM)).astype(np.float32))
+    return tokens, images, embeddings
 
 
-def encode(model, tokens, images, bank, prompt):
+def encode(model, tokens, images, embeddings, prompt):
     packed = pack(tokens, images, prompt)
-    return model.encode(packed, bank[packed.image_rows])
+    return model.encode(packed, embeddings[packed.image_rows])
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,11 @@ def folders(tmp_path_factory):
 def check(folder, causal, template, counts, pooling, gradients=False):
     prompt = make_prompt(template, tokenize, causal=causal, bos=[1] if causal else [], eos=EOS)
     model, plain = make_model(folder, prompt, pooling=pooling), plain_encoder.load(folder)
-    tokens, images, bank = make_batch(counts)
+    tokens, images, embeddings = make_batch(counts)
     for rows in (np.arange(6), np.array([2])):  # the batch, and a batch of one
-        ours = encode(model, tokens.take(rows), images.take(rows), bank, prompt)
+        ours = encode(model, tokens.take(rows), images.take(rows), embeddings, prompt)
         expected = plain_encoder.encode(
-            plain, tokens.take(rows), images.take(rows), model.projection, bank, prompt.pieces, pooling
+            plain, tokens.take(rows), images.take(rows), model.projection, embeddings, prompt.pieces, pooling
         )
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
         if gradients:
@@ -144,10 +144,10 @@ def test_a_vector_does_not_depend_on_the_batch(folders):
     for name, causal in (("qwen2", True), ("bert", False)):
         prompt = make_prompt(TABLE_6["T1+E+I2+V+EOS"], tokenize, causal=causal, eos=EOS)
         model = make_model(folders[name], prompt)
-        tokens, images, bank = make_batch(COUNTS["mixed"])
-        together = encode(model, tokens, images, bank, prompt)
+        tokens, images, embeddings = make_batch(COUNTS["mixed"])
+        together = encode(model, tokens, images, embeddings, prompt)
         for i in range(len(tokens)):
-            alone = encode(model, tokens.take([i]), images.take([i]), bank, prompt)
+            alone = encode(model, tokens.take([i]), images.take([i]), embeddings, prompt)
             torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
 
 
@@ -183,20 +183,20 @@ def test_a_text_at_a_fixed_position_equals_the_official_layout(folders, name):
     """Three image slots in every item, those without an image masked out, then the text; default position ids."""
     prompt = Prompt(image_positions=3)
     model, plain = make_model(folders[name], prompt), plain_encoder.load(folders[name])
-    tokens, images, bank = make_batch(COUNTS["mixed"])
+    tokens, images, embeddings = make_batch(COUNTS["mixed"])
     words = torch.zeros(6, 9, dtype=torch.int64)
     mask, slots = torch.zeros(6, 12, dtype=torch.int64), torch.zeros(6, 3, IMAGE_DIM)
     for i in range(6):
         words[i, : len(tokens.row(i))] = torch.from_numpy(tokens.row(i))
-        slots[i, : len(images.row(i))] = bank[images.row(i)]
+        slots[i, : len(images.row(i))] = embeddings[images.row(i)]
         mask[i, : len(images.row(i))] = 1
         mask[i, 3 : 3 + len(tokens.row(i))] = 1
     inputs = torch.cat([model.projection(slots), plain.get_input_embeddings()(words)], dim=1)
     hidden = plain(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
     expected = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    ours = encode(model, tokens, images, bank, prompt)
+    ours = encode(model, tokens, images, embeddings, prompt)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
-    own = encode(model, tokens, images, bank, Prompt())
+    own = encode(model, tokens, images, embeddings, Prompt())
     differ = (own - ours).abs().amax(1) > 1e-4
     assert differ.tolist() == [count < 3 for count in COUNTS["mixed"]], "only where an image is missing"
 

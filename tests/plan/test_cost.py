@@ -17,12 +17,12 @@ from vixml.plan.cost import (
     RESERVE,
     Cost,
     Job,
-    bank_cost,
     count,
+    embeddings_cost,
     imported_cost,
     index_cost,
     model_cost,
-    pictures,
+    n_images,
     predict_cost,
     predict_run,
     run_cost,
@@ -236,17 +236,17 @@ def test_what_saves_memory():
 
 
 def test_pictures_are_counted_or_bounded():
-    assert pictures(WORLD, "picto", 3) == WORLD.datasets["picto"].expect.n_images
-    found = pictures(WORLD, "LF-AmazonTitles-131K", 3)
+    assert n_images(WORLD, "picto", 3) == WORLD.datasets["picto"].expect.n_images
+    found = n_images(WORLD, "LF-AmazonTitles-131K", 3)
     assert found == pytest.approx(3 * (294_805 * 0.7945 + 134_835 * 0.7850 + 131_073 * 0.9572))
-    bank = bank_cost(WORLD, "LF-AmazonTitles-131K", "siglip2", 3, GPU)
-    assert bank.disk_bytes == pytest.approx(2 * 1152 * found)
-    assert bank.hours == pytest.approx(found * VISION["siglip2"].flop / GPU.encoder / 3600)
+    embeddings = embeddings_cost(WORLD, "LF-AmazonTitles-131K", "siglip2", 3, GPU)
+    assert embeddings.disk_bytes == pytest.approx(2 * 1152 * found)
+    assert embeddings.hours == pytest.approx(found * VISION["siglip2"].flop / GPU.encoder / 3600)
     assert imported_cost(WORLD, "LF-AmazonTitles-131K", "siglip2", 3) == Cost(
-        disk_bytes=pytest.approx(3 * bank.disk_bytes)
+        disk_bytes=pytest.approx(3 * embeddings.disk_bytes)
     )
     with pytest.raises(VixmlError, match="vision encoder"):
-        bank_cost(
+        embeddings_cost(
             WORLD.model_copy(update={"vision_models": {"new": WORLD.vision_models["vit"]}}), "picto", "new", 3, GPU
         )
 

@@ -117,7 +117,7 @@ def judged(registry: Registry) -> list[tuple[str, str, bool, set[str]]]:
                     for one in section.rows
                     if (section.dataset, one.block, one.label) == (dataset, line.block, line.label)
                 ]
-                reads_images = registry.runs[dataset, run].needs_bank
+                reads_images = registry.runs[dataset, run].needs_embeddings
                 found.append((spec.id, line.label, reads_images, {cell.verdict.state for cell in own.cells}))
     return found
 

@@ -10,7 +10,7 @@ from vixml.config.run import RunConfig
 from vixml.data.corpus import CorpusData, Items
 from vixml.errors import VixmlError
 from vixml.files import save_array, write_json
-from vixml.images.bank import FORMAT, ImageBank
+from vixml.images.embeddings import FORMAT, ImageEmbeddings
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.retrieval.predict import GPU_MB, PredictInputs, predict, roomy
@@ -24,7 +24,7 @@ ONE = {"dataset": "tiny", "run": "one", "seed": 5}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Return a folder with corpus, index, bank and model, as their stages would leave them."""
+    """Return a folder with corpus, index, embeddings and model, as their stages would leave them."""
     root = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(0)
     sizes = {"train": N_TRAIN, "test": N_TEST, "label": N_LABELS}
@@ -51,9 +51,11 @@ def run(tmp_path_factory):
         for name, n in (("train", N_TRAIN), ("test", N_TEST), ("label_u", N_LABELS), ("label_z", N_LABELS)):
             vectors = rng.standard_normal((n, DIM)).astype(np.float32)
             save_array(work / f"{name}.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    with stage(root / "bank", "embed-images", config={}, inputs={}) as work:
+    with stage(root / "embeddings", "embed-images", config={}, inputs={}) as work:
         save_array(work / "vectors.npy", rng.standard_normal((N_IMAGES, 4)).astype(np.float16))
-        write_json(work / "bank.json", {"format": FORMAT, "n_images": N_IMAGES, "dim": 4, "vision": "x", "missing": []})
+        write_json(
+            work / "embeddings.json", {"format": FORMAT, "n_images": N_IMAGES, "dim": 4, "vision": "x", "missing": []}
+        )
     with stage(root / "model", "train", config=ONE, inputs={}) as work:
         save_array(work / "validation_rows.npy", HELD)
     return root, data
@@ -62,7 +64,7 @@ def run(tmp_path_factory):
 def predicted(run, tmp_path: Path, split="test", images=None, name="one", reuse=None, **inference):
     root, _ = run
     config = RunConfig(inference={"top_k": 8, **inference}, images=images or {}, reuse=reuse)
-    inputs = PredictInputs(root / "corpus", root / "index", root / "bank", root / "model")
+    inputs = PredictInputs(root / "corpus", root / "index", root / "embeddings", root / "model")
     predict("tiny", name, 5, config, split, inputs, tmp_path / "out")
     found = {path.stem: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
     return found, json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
@@ -143,15 +145,15 @@ def test_a_run_may_reuse_the_index_of_another_that_it_names(run, tmp_path):
 def test_images_join_the_vote_and_can_be_shuffled_as_in_training(run, tmp_path, control):
     images = {"per_item": 2, "control": control}
     found, manifest = predicted(run, tmp_path, images=images, method="knn", image_weight=0.7)
-    bank = ImageBank.open(run[0] / "bank")
+    embeddings = ImageEmbeddings.open(run[0] / "embeddings")
     queries, voters = (
-        with_images(vectors(run, split), bank, bank.lists(run[1].images[split], 2, control, 5), 0.7)
+        with_images(vectors(run, split), embeddings, embeddings.lists(run[1].images[split], 2, control, 5), 0.7)
         for split in ("test", "train")
     )
     expected = knn_vote(queries, voters, run[1].labels["train"], 50, 0.05, 8, filter=run[1].filters["test"])
     assert np.array_equal(found["labels"], expected[0])
     assert manifest["config"]["images"]["control"] == control
-    assert set(manifest["inputs"]) == {"corpus", "index", "bank"}
+    assert set(manifest["inputs"]) == {"corpus", "index", "embeddings"}
 
 
 def test_popularity_reads_no_vectors(run, tmp_path):
@@ -180,7 +182,7 @@ def test_what_is_missing_or_foreign_is_named(run, tmp_path):
     with pytest.raises(VixmlError, match="needs the folder index") as error:
         attempt(label_search)
     assert error.value.where == "--index"
-    with pytest.raises(VixmlError, match="needs the folder bank"):
+    with pytest.raises(VixmlError, match="needs the folder embeddings"):
         attempt(knn, index=root / "index")
     with pytest.raises(VixmlError, match="needs the folder trained"):
         attempt(label_search, "validation", index=root / "index")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vixml.errors import VixmlError
-from vixml.images.bank import ImageBank
+from vixml.images.embeddings import ImageEmbeddings
 from vixml.ragged import Ragged
 from vixml.retrieval.vote import knn_vote, popularity, with_images
 
@@ -97,11 +97,11 @@ def test_popularity_by_count_then_id_with_filters():
 
 def test_images_are_appended_as_unit_means():
     vectors = np.array([[3, 0], [0, 4], [0, 0], [5, 0]], dtype=np.float16)
-    bank = ImageBank(vectors, np.array([], dtype=np.int64), "demo", Path("bank"))
+    embeddings = ImageEmbeddings(vectors, np.array([], dtype=np.int64), "demo", Path("embeddings"))
     lists = Ragged.from_rows([[0, 1], [], [2], [3]], n_cols=4)
     text = np.float32([[2, 0], [1, 0], [0, 1], [0, 3]])
     for memory_mb in (256, 1e-5):
-        found = with_images(text, bank, lists, 0.36, memory_mb)
+        found = with_images(text, embeddings, lists, 0.36, memory_mb)
         half = np.sqrt(0.5)
         # sqrt(1 - w) = 0.8, sqrt(w) = 0.6. Item 0: the mean of two directions, whatever their lengths; item 1 has no
         # picture and item 2 one of zeros.
@@ -110,6 +110,8 @@ def test_images_are_appended_as_unit_means():
         assert found == pytest.approx(np.array(expected), abs=1e-6)
     # The inner product is the weighted mean of the two cosines: 0.64 * 0 + 0.36 * cos 45 degrees.
     assert found[0] @ found[3] == pytest.approx(0.36 * half, abs=1e-6)
-    assert with_images(text, bank, lists, 0.0)[:, :2] == pytest.approx(text / np.linalg.norm(text, axis=1)[:, None])
+    assert with_images(text, embeddings, lists, 0.0)[:, :2] == pytest.approx(
+        text / np.linalg.norm(text, axis=1)[:, None]
+    )
     with pytest.raises(VixmlError, match="do not belong together"):
-        with_images(text[:2], bank, lists, 0.5)
+        with_images(text[:2], embeddings, lists, 0.5)

@@ -26,7 +26,7 @@ def _quiet(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory):
-    """Folder of a random BERT with dropout 0.1, published as a stage publishes it."""
+    """Folder of a random BERT with dropout 0.1, published as a stage writes it."""
     return planted.publish(tmp_path_factory.mktemp("models") / "tiny", "prepare-model", tiny_models.write_bert)
 
 

@@ -18,7 +18,7 @@ from tiny_models import VOCABULARY
 from vixml.config.run import RunConfig
 from vixml.data.corpus import CorpusData, Items
 from vixml.files import save_array, write_json
-from vixml.images.bank import FORMAT
+from vixml.images.embeddings import FORMAT
 from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.siamese import build_model, save_model
 from vixml.progress import Quiet
@@ -57,7 +57,7 @@ def publish(out: Path, verb: str, write: Callable[[Path], object]) -> Path:
 
 
 def write_task(root: Path, model_dir: Path, seed: int = 0, causal: bool = False) -> RunInputs:
-    """Write corpus, tokens (bare for a decoder) and bank; return where they lie."""
+    """Write corpus, tokens (bare for a decoder) and embeddings; return where they lie."""
     rng = np.random.default_rng(seed)
     pairs = [(word, kind) for word in range(WORDS) for kind in range(KINDS)]
     kinds: list[int] = []  # of each image
@@ -87,7 +87,7 @@ def write_task(root: Path, model_dir: Path, seed: int = 0, causal: bool = False)
     return RunInputs(
         corpus=publish(root / "corpus", "build-corpus", corpus.write),
         tokens=publish(root / "tokens", "tokenize", lambda folder: _write_tokens(folder, texts, causal)),
-        bank=publish(root / "bank", "embed-images", lambda folder: _write_bank(folder, vectors)),
+        embeddings=publish(root / "embeddings", "embed-images", lambda folder: _write_embeddings(folder, vectors)),
         model_dir=model_dir,
     )
 
@@ -108,7 +108,7 @@ def _write_tokens(folder: Path, texts: dict[str, list[list[int]]], causal: bool)
         Ragged(lists.values, lists.offsets, lists.n_cols, header).save(folder / split)
 
 
-def _write_bank(folder: Path, vectors: np.ndarray) -> None:
+def _write_embeddings(folder: Path, vectors: np.ndarray) -> None:
     save_array(folder / "vectors.npy", vectors.astype(np.float16))
     header = {
         "format": FORMAT,
@@ -117,7 +117,7 @@ def _write_bank(folder: Path, vectors: np.ndarray) -> None:
         "vision": "efficientnet-lite0",
         "missing": [],
     }
-    write_json(folder / "bank.json", header)
+    write_json(folder / "embeddings.json", header)
 
 
 def make_training(

@@ -45,7 +45,7 @@ def data():
 
 
 def vectors_of(rows):
-    """Stand for the bank: (n,) rows -> (n, 2) float16."""
+    """Stand for the embeddings: (n,) rows -> (n, 2) float16."""
     return np.repeat(rows[:, None], 2, axis=1).astype(np.float16)
 
 

@@ -98,7 +98,7 @@ def constant_task(task, tmp_path):
         if "LayerNorm.weight" in name:
             tensor.zero_()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return RunInputs(task.corpus, task.tokens, task.bank, folder)
+    return RunInputs(task.corpus, task.tokens, task.embeddings, folder)
 
 
 def test_a_collapsed_run_is_told(constant_task, tmp_path):

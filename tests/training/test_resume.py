@@ -172,7 +172,9 @@ def test_identity_names_all_that_leads_to_the_weights(task, monkeypatch):
         run_identity(config(), 1, task, "fp32", Propensity()),
         run_identity(config(), 0, task, "bf16", Propensity()),
         run_identity(config(), 0, task, "fp32", Propensity(a=0.1)),
-        run_identity(config(), 0, type(task)(task.corpus, task.bank, task.bank, task.model_dir), "fp32", Propensity()),
+        run_identity(
+            config(), 0, type(task)(task.corpus, task.embeddings, task.embeddings, task.model_dir), "fp32", Propensity()
+        ),
     ]
     assert len({base, *others}) == len(others) + 1
     same = config().model_copy(update={"row": planted.make_config(row={"label": "another name"}).row})

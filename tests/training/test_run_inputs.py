@@ -35,15 +35,15 @@ def test_images_are_cut_and_shuffled_for_every_split(task):
         assert all(tuple(lists.row(i)) != after[i] for i in range(len(lists))), "and none stays where it was"
 
 
-def test_text_reads_no_bank(task):
+def test_text_reads_no_embeddings(task):
     data = open_inputs(
         RunInputs(task.corpus, task.tokens, None, task.model_dir), planted.make_config(modality="text"), 0
     )
     assert data.gather is None and data.image_dim is None and set(data.images.values()) == {None}
 
 
-def test_images_without_a_bank_are_an_error(task):
-    with pytest.raises(VixmlError, match="needs an image bank"):
+def test_images_without_embeddings_are_an_error(task):
+    with pytest.raises(VixmlError, match="needs image embeddings"):
         open_inputs(RunInputs(task.corpus, task.tokens, None, task.model_dir), planted.make_config(), 0)
 
 
@@ -79,31 +79,31 @@ def test_more_images_than_there_are_is_an_error(task):
     assert caught.value.found == 4 and "at most 3" in caught.value.expected
 
 
-def test_a_bank_with_lists_of_its_own_says_what_an_item_has(task, tmp_path):
+def test_embeddings_with_lists_of_its_own_says_what_an_item_has(task, tmp_path):
     def write(folder: Path):
-        shutil.copytree(task.bank, folder, dirs_exist_ok=True)
-        header = read_json(folder / "bank.json")
+        shutil.copytree(task.embeddings, folder, dirs_exist_ok=True)
+        header = read_json(folder / "embeddings.json")
         for split in ("train", "test", "label"):
             n = len(Ragged.load(task.corpus / f"{split}_images"))
             Ragged.from_rows([[item % 7] for item in range(n)], header["n_images"]).save(folder / f"{split}_images")
-        write_json(folder / "bank.json", header | {"lists": "own"})
+        write_json(folder / "embeddings.json", header | {"lists": "own"})
 
-    bank = planted.publish(tmp_path / "bank", "import-vectors", write)
-    inputs = RunInputs(task.corpus, task.tokens, bank, task.model_dir)
+    embeddings = planted.publish(tmp_path / "embeddings", "import-vectors", write)
+    inputs = RunInputs(task.corpus, task.tokens, embeddings, task.model_dir)
     found = open_inputs(inputs, planted.make_config(images={"per_item": 1}), 0)
     assert found.images["test"].values[:9].tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]
     with pytest.raises(VixmlError, match="more images an item") as caught:
         open_inputs(inputs, planted.make_config(images={"per_item": 2}), 0)
-    assert str(bank) in caught.value.expected and "published_vectors: false" in caught.value.hint
+    assert str(embeddings) in caught.value.expected and "published_vectors: false" in caught.value.hint
 
 
-def test_a_bank_of_another_vision_encoder_is_an_error(task):
+def test_embeddings_of_another_vision_encoder_is_an_error(task):
     with pytest.raises(VixmlError, match="another vision encoder") as caught:
         open_inputs(task, planted.make_config(images={"vision": "siglip2"}), 0)
     assert f"vectors of length {planted.IMAGE_DIM}" in caught.value.found
 
 
-def test_a_bank_of_another_dimension_does_not_fit_a_trained_model(task, tmp_path):
+def test_embeddings_of_another_dimension_does_not_fit_a_trained_model(task, tmp_path):
     config = planted.make_config(training={"epochs": 0})
     train("planted", "run", 0, config, Propensity(), task, tmp_path / "model", CPU)
     wider = build_model(
@@ -157,7 +157,7 @@ def test_tokens_of_another_corpus_are_an_error(task, tmp_path):
         rows = np.arange(len(tokens) - (split == "test"))
         tokens.take(rows).save(tmp_path / split)
     with pytest.raises(VixmlError, match="another corpus") as caught:
-        open_inputs(RunInputs(task.corpus, tmp_path, task.bank, task.model_dir), planted.make_config(), 0)
+        open_inputs(RunInputs(task.corpus, tmp_path, task.embeddings, task.model_dir), planted.make_config(), 0)
     assert caught.value.where == tmp_path / "test"
 
 
@@ -170,7 +170,7 @@ def test_tokens_of_another_tokenizer_are_an_error(task, tmp_path):
     shutil.copytree(task.model_dir, tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").write_text("{}")
     with pytest.raises(VixmlError, match="another tokenizer") as caught:
-        open_inputs(RunInputs(task.corpus, task.tokens, task.bank, tmp_path / "model"), planted.make_config(), 0)
+        open_inputs(RunInputs(task.corpus, task.tokens, task.embeddings, tmp_path / "model"), planted.make_config(), 0)
     assert caught.value.where == task.tokens
 
 
@@ -204,16 +204,16 @@ def test_validation_rows_are_a_share_of_train_and_the_same_for_every_run():
 
 def test_a_vector_that_is_no_number_stops_the_training_and_leaves_nothing(task, tmp_path):
     def write(folder: Path):
-        shutil.copytree(task.bank, folder, dirs_exist_ok=True)
+        shutil.copytree(task.embeddings, folder, dirs_exist_ok=True)
         vectors = np.load(folder / "vectors.npy")
         vectors[7, 3] = np.nan
         save_array(folder / "vectors.npy", vectors)
 
-    bank = planted.publish(tmp_path / "bank", "embed-images", write)
-    inputs = RunInputs(task.corpus, task.tokens, bank, task.model_dir)
+    embeddings = planted.publish(tmp_path / "embeddings", "embed-images", write)
+    inputs = RunInputs(task.corpus, task.tokens, embeddings, task.model_dir)
     with pytest.raises(VixmlError, match="not finite") as caught:
         train("planted", "run", 0, planted.make_config(), Propensity(), inputs, tmp_path / "run" / "model", CPU)
-    assert caught.value.where == f"{bank / 'vectors.npy'}, row 7"
+    assert caught.value.where == f"{embeddings / 'vectors.npy'}, row 7"
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -240,7 +240,7 @@ def test_the_folder_of_a_trained_run(trained, task):
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1, 2] and lines[-1] == record["last_epoch"]
     manifest = read_manifest(trained)
-    assert set(manifest["inputs"]) == {"corpus", "tokens", "bank", "model_dir"}
+    assert set(manifest["inputs"]) == {"corpus", "tokens", "embeddings", "model_dir"}
     assert manifest["config"]["seed"] == 0 and manifest["config"]["training"]["epochs"] == 3
 
 
@@ -266,7 +266,7 @@ def test_held_out_queries_reach_no_step(task, tmp_path, trained):
         labels.save(folder / "train_labels")
 
     planted.publish(corpus, "build-corpus", write)
-    inputs = RunInputs(corpus, task.tokens, task.bank, task.model_dir)
+    inputs = RunInputs(corpus, task.tokens, task.embeddings, task.model_dir)
     config = planted.make_config(training={"positives": "uniform"})
     for name, given in (("a", task), ("b", inputs)):
         train("planted", "run", 0, config, Propensity(), given, tmp_path / name / "model", CPU)

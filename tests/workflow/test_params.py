@@ -41,7 +41,7 @@ def params(folder: Path, configfile: Path, *settings: str) -> dict[str, list[str
     folder.mkdir()
     snakefile, jobs = folder / "Snakefile", folder / "jobs.jsonl"
     snakefile.write_text(PRINTING.format(root=ROOT, jobs=jobs))
-    targets = ["all", "publish"]
+    targets = ["all", "export"]
     command = ["snakemake", "-n", "--quiet", "all", "-s", snakefile, "--directory", ROOT, "--config"]
     command += [f"results={folder}/made", *settings, "--configfile", configfile, "--", *targets]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)

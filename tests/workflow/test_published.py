@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from vixml.data.corpus import SPLITS, Corpus
-from vixml.images.bank import ImageBank
+from vixml.images.embeddings import ImageEmbeddings
 
 VISION = "efficientnet-lite0"
 DATA = "results/data/picto"
@@ -26,11 +26,11 @@ LEARNT = [
 
 def publish_vectors(root: Path) -> None:
     """Write the pooled vectors as somebody would publish them, in results/raw, and name them in the registry."""
-    corpus, bank = Corpus.load(root / DATA / "corpus"), ImageBank.open(root / DATA / "bank" / VISION)
+    corpus, embeddings = Corpus.load(root / DATA / "corpus"), ImageEmbeddings.open(root / DATA / "embeddings" / VISION)
     registry = yaml.safe_load((root / "config/datasets.yaml").read_text(encoding="utf-8"))
     published = {}
     for split in SPLITS:
-        lists = bank.lists(corpus.images(split), per_item=100)
+        lists = embeddings.lists(corpus.images(split), per_item=100)
         # Their own order of rows: nothing may hang on image ids.
         order = np.random.default_rng(0).permutation(len(lists.values))
         place = np.argsort(order)
@@ -38,7 +38,7 @@ def publish_vectors(root: Path) -> None:
         for item in range(len(lists)):
             first, last = lists.offsets[item : item + 2]
             rows[item] = place[first:last].tolist() if last > first else -1
-        vectors = bank.gather(lists.values[order])
+        vectors = embeddings.gather(lists.values[order])
         published[split] = {}
         for key, array in (("vectors", vectors), ("map", rows)):
             name = f"eyes-{split}-{key}"
@@ -59,14 +59,14 @@ def test_training_from_published_vectors_is_training_from_pictures(apart):
     assert planned["import_vectors"] == 1 and planned["train_model"] == 1 and "embed_images" not in planned
     assert not {"build_corpus", "render_images"} & set(planned), "neither corpus nor pictures depend on the vectors"
     apart.run("snakemake", "--cores", "2")
-    bank = apart.root / DATA / "bank" / VISION
-    assert json.loads((bank / "manifest.json").read_text(encoding="utf-8"))["stage"] == "import-vectors"
+    embeddings = apart.root / DATA / "embeddings" / VISION
+    assert json.loads((embeddings / "manifest.json").read_text(encoding="utf-8"))["stage"] == "import-vectors"
     assert {name: (apart.root / name).read_bytes() for name in LEARNT} == before
     assert apart.planned() == {}
     apart.run("vixml", "check")
     # The page of formats names what was written.
     page = (apart.root / "docs/formats.md").read_text(encoding="utf-8")
-    assert all(f"`{key}`" in page for key in json.loads((bank / "bank.json").read_text(encoding="utf-8")))
+    assert all(f"`{key}`" in page for key in json.loads((embeddings / "embeddings.json").read_text(encoding="utf-8")))
     # The switch of the workflow leads back to the pictures.
     back = apart.planned("--config", "published_vectors=False")
     assert back["embed_images"] == 1 and "import_vectors" not in back
@@ -76,9 +76,9 @@ def test_the_data_is_published_and_loaded(apart, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
 
-    assert apart.planned("publish") == {"publish_dataset": 1, "publish": 1}
-    apart.run("snakemake", "--cores", "1", "publish")
-    folder = apart.root / "results/published/picto"
+    assert apart.planned("export") == {"export_dataset": 1, "export": 1}
+    apart.run("snakemake", "--cores", "1", "export")
+    folder = apart.root / "results/exported/picto"
     corpus = Corpus.load(apart.root / DATA / "corpus")
 
     def load(config: str, split: str):
@@ -88,4 +88,4 @@ def test_the_data_is_published_and_loaded(apart, monkeypatch, tmp_path):
         assert load("queries", split)["text"][:] == corpus.texts(split)
     assert load("labels", "label")["text"][:] == corpus.texts("label")
     assert len(load("images", "image")) == len(load(f"vectors-{VISION}", "vector")) == corpus.n_images
-    assert apart.planned("publish") == {}
+    assert apart.planned("export") == {}

@@ -56,7 +56,7 @@ def test_the_formats_page_names_every_file_and_every_key(finished):
         f"{s}.parquet" for s in SPLITS
     } <= known
     for path in files:
-        if path.name in {"scores.json", "training.json", "bank.json", "store.json", "header.json", "log.jsonl"}:
+        if path.name in {"scores.json", "training.json", "embeddings.json", "store.json", "header.json", "log.jsonl"}:
             for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
                 keys = set(json.loads(line))
                 assert keys <= known, f"docs/formats.md lacks {keys - known} of {path.name}"

@@ -29,7 +29,7 @@ from vixml.errors import VixmlError
 from vixml.evaluation.metrics import evaluate
 from vixml.evaluation.predictions import Predictions, load_predictions
 from vixml.files import load_array, read_json, sha256_file, sha256_json
-from vixml.images.bank import ImageBank, take_rows
+from vixml.images.embeddings import ImageEmbeddings, take_rows
 from vixml.provenance import MANIFEST, read_manifest
 from vixml.ragged import Ragged
 
@@ -282,20 +282,20 @@ def coverage(store: Artifact, corpus: Corpus) -> str:
     shares = []
     for split in SPLITS:
         lists = corpus.images(split)
-        pictured = np.zeros(len(lists), dtype=bool)
-        pictured[lists.row_ids()[present[lists.values]]] = True
-        shares.append(f"{100 * pictured.mean() if len(pictured) else 0:.1f} % of {split}")
-    return f"with a picture: {', '.join(shares)}; {len(header['missing']):,} of {len(present):,} missing"
+        with_image = np.zeros(len(lists), dtype=bool)
+        with_image[lists.row_ids()[present[lists.values]]] = True
+        shares.append(f"{100 * with_image.mean() if len(with_image) else 0:.1f} % of {split}")
+    return f"with an image: {', '.join(shares)}; {len(header['missing']):,} of {len(present):,} missing"
 
 
-def image_norms(bank: Artifact, corpus: Corpus) -> str:
+def image_norms(embeddings: Artifact, corpus: Corpus) -> str:
     """Check a sample of image vectors: finite, not zero, and zero where the image is missing."""
-    opened = ImageBank.open(bank.path)
+    opened = ImageEmbeddings.open(embeddings.path)
     for split in SPLITS:
         opened.images_of(corpus, split)  # refuses lists of another number of items
     if not opened.own and len(opened) != corpus.n_images:
-        what, expected = "a bank is not that of the corpus", f"{corpus.n_images} rows"
-        raise VixmlError(what, found=f"{len(opened)} rows", expected=expected, where=bank.path)
+        what, expected = "image embeddings are not those of the corpus", f"{corpus.n_images} rows"
+        raise VixmlError(what, found=f"{len(opened)} rows", expected=expected, where=embeddings.path)
     rows = sample(len(opened), ROWS)
     for part in pieces(rows, PIECE):
         norms = np.linalg.norm(take_rows(opened.vectors, part).astype(np.float32), axis=1)
@@ -306,10 +306,10 @@ def image_norms(bank: Artifact, corpus: Corpus) -> str:
             raise VixmlError(
                 "an image vector has a wrong norm",
                 found=norms[at],
-                expected="0, its picture is missing" if missing[at] else "finite, above 0",
-                where=f"{bank.path / 'vectors.npy'}, row {part[at]}",
+                expected="0, its image is missing" if missing[at] else "finite, above 0",
+                where=f"{embeddings.path / 'vectors.npy'}, row {part[at]}",
             )
-    return f"{bank.path.name}: norms of {len(rows):,} of {len(opened):,} vectors"
+    return f"{embeddings.path.name}: norms of {len(rows):,} of {len(opened):,} vectors"
 
 
 def training_record(model: Artifact, identity: dict[str, object]) -> None:
@@ -571,7 +571,7 @@ class Results:
         found = {
             "data": [p / "corpus" for p in data],
             "tokens": [q for p in data for q in sorted(p.glob("tokens/*"))],
-            "images": [q for p in data for q in (p / "images", *sorted(p.glob("bank/*")))],
+            "images": [q for p in data for q in (p / "images", *sorted(p.glob("embeddings/*")))],
             "model": [*sorted(self.folder.glob("models/*")), *(p / "model" for p in seeds)],
             "index": [p / "index" for p in seeds],
             "predictions": [p / split / "predictions" for p in own for split in ("test", "validation")],
@@ -598,7 +598,7 @@ class Results:
         if stage == "data":
             return [partial(counts, folder, dataset, self.world)]
         if parts[0] == "data":
-            return [of_corpus({"tokens": token_rows, "images": coverage, "bank": image_norms}[parts[2]])]
+            return [of_corpus({"tokens": token_rows, "images": coverage, "embeddings": image_norms}[parts[2]])]
         identity: dict[str, object] = {"dataset": dataset, "run": parts[2], "seed": int(parts[3].removeprefix("seed"))}
         if stage in ("predictions", "scores"):
             identity["split"] = parts[4]

@@ -108,7 +108,7 @@ FINISHED = {
     "corpus": "data/*/corpus",
     "tokens": "data/*/tokens/*",
     "images": "data/*/images",
-    "bank": "data/*/bank/*",
+    "embeddings": "data/*/embeddings/*",
     "language model": "models/*",
     "model": "runs/*/*/seed*/model",
     "index": "runs/*/*/seed*/index",

@@ -18,7 +18,7 @@ MEASURED_CORPUS = typer.Option(
     help="A corpus to count for the table of data sets, results/data/DATASET/corpus; once for each."
 )
 LATENCY = typer.Option(help="A folder of `vixml measure-latency`; once for each.")
-OUT = typer.Option(help="Folder to publish; it is complete when it holds manifest.json.")
+OUT = typer.Option(help="Folder to write; it is complete when it holds manifest.json.")
 
 
 def register(app: typer.Typer) -> None:
@@ -89,7 +89,7 @@ def make_report(
     score: Annotated[list[Path] | None, SCORE] = None,
     figures_dir: Annotated[Path | None, typer.Option(help="Folder of `vixml make-figures`.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="Corpus of the gallery's queries.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Image store of the gallery's pictures.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Image store of the gallery's images.")] = None,
     compare: Annotated[
         list[str] | None, typer.Option(help="A run whose labels the gallery shows; once for each.")
     ] = None,
@@ -109,7 +109,7 @@ def make_report(
     r"""Write report.html: numbers, figures, breakdowns, curves, a gallery and each run's evidence in one file.
 
     Reads score folders with the trainings beside them, the figures, and corpus
-    and pictures for the gallery. The file needs no network and nothing beside it.
+    and images for the gallery. The file needs no network and nothing beside it.
 
     Example:
 

@@ -43,10 +43,12 @@ Split = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads. On small models two jobs of 1 beat one of 2.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
-Out = Annotated[Path | None, _place("The folder to publish; it is complete when it holds manifest.json.")]
+Out = Annotated[Path | None, _place("The folder to write; it is complete when it holds manifest.json.")]
 Corpus = Annotated[Path | None, _place("`vixml build-corpus` wrote it.")]
 Tokens = Annotated[Path | None, _place("`vixml tokenize` wrote it.")]
-Bank = Annotated[Path | None, _place("Image vectors; `vixml embed-images` wrote them. Read by runs with images only.")]
+Embeddings = Annotated[
+    Path | None, _place("Image vectors; `vixml embed-images` wrote them. Read by runs with images only.")
+]
 Model = Annotated[Path | None, _place("Language model; `vixml prepare-model` wrote it.")]
 Trained = Annotated[Path | None, _place("The run's model; `vixml train` wrote it.")]
 Index = Annotated[Path | None, _place("The run's vectors; `vixml build-index` wrote them.")]
@@ -66,7 +68,7 @@ def register(app: typer.Typer) -> None:
     """Add the stages to the command line, in the order in which data passes through them."""
     for stage in (
         download, build_corpus, prepare_model, tokenize, render_images, fetch_images, prepare_vision, embed_images,
-        import_vectors, publish_dataset, train, build_index, measure_latency, predict, score,
+        import_vectors, export_dataset, train, build_index, measure_latency, predict, score,
     ):  # fmt: skip
         app.command(stage.__name__.replace("_", "-"))(stage)
 
@@ -253,11 +255,11 @@ def render_images(
     entry = project.dataset(dataset)
     if entry.image_size is None:
         raise VixmlError(
-            "a dataset whose pictures are neither drawn nor prepared",
+            "a dataset whose images are neither drawn nor prepared",
             where=f"{config_dir / 'datasets.yaml'}: datasets.{dataset}.image_size",
             found="nothing",
-            expected="the side of its pictures in pixels",
-            hint="give it, where the dataset has svg or local pictures",
+            expected="the side of its images in pixels",
+            hint="give it, where the dataset has svg or local images",
         )
     read = _folders(project, "render-images", {"corpus": corpus}, dataset=dataset)
     from vixml.data.catalogue import folder_of
@@ -293,9 +295,9 @@ def fetch_images(
     entry = project.dataset(dataset)
     if entry.image_size is None:
         raise VixmlError(
-            "the size of the pictures is not said",
+            "the size of the images is not said",
             where=f"{config_dir / 'datasets.yaml'}: datasets.{dataset}.image_size",
-            expected="the side of the prepared pictures in pixels; the paper's: 384",
+            expected="the side of the prepared images in pixels; the paper's: 384",
         )
     read = _folders(project, "fetch-images", {"corpus": corpus}, dataset=dataset)
     from vixml.images.fetch import fetch_images as run
@@ -350,7 +352,7 @@ def embed_images(
     """Pool every image of a store into one vector with a frozen vision encoder.
 
     Reads the store, and the encoder's weights among the downloaded files or from
-    its folder. Writes vectors.npy, float16, one row per image, and bank.json.
+    its folder. Writes vectors.npy, float16, one row per image, and embeddings.json.
     Training reads only these vectors, so this runs once for a dataset. Killed at
     any point, the same command resumes and ends with the same bytes.
 
@@ -389,7 +391,7 @@ def import_vectors(
     Reads for each split a matrix (float32, .npy) and a pickled map from items to
     its rows. No code in the map is run: anything but lists of integers is
     refused. Writes vectors.npy, float16, the lists of rows of each item, and
-    bank.json, so training does not know the difference. Memory holds one block
+    embeddings.json, so training does not know the difference. Memory holds one block
     of rows at a time.
 
     Example:
@@ -404,7 +406,7 @@ def import_vectors(
             where=f"{config_dir / 'datasets.yaml'}: datasets.{dataset}.published_vectors",
             found=vision,
             expected=", ".join(known) or "an entry",
-            hint="pool the pictures instead: vixml embed-images",
+            hint="pool the images instead: vixml embed-images",
         )
     read = _folders(project, "import-vectors", {"corpus": corpus}, **names)
     verify_raw(project.world, known[vision].sources, raw)
@@ -420,13 +422,13 @@ def import_vectors(
     run(read["corpus"], files, vision, project.vision_model(vision), out or project.out("import-vectors", **names))
 
 
-def publish_dataset(
+def export_dataset(
     dataset: Dataset,
     vision: Annotated[
-        list[str] | None, typer.Option(help="Publish the vectors of this encoder; may be given again.")
+        list[str] | None, typer.Option(help="Export the vectors of this encoder; may be given again.")
     ] = None,
     without_images: Annotated[
-        bool, typer.Option("--without-images", help="Publish where the images come from, not the images.")
+        bool, typer.Option("--without-images", help="Export where the images come from, not the images.")
     ] = False,
     corpus: Corpus = None,
     images: Images = None,
@@ -443,19 +445,19 @@ def publish_dataset(
 
     Example:
 
-        vixml publish-dataset picto --vision efficientnet-lite0
+        vixml export-dataset picto --vision efficientnet-lite0
     """
     project = _project(config_dir, results)
     project.dataset(dataset)
-    read = project.reads("publish-dataset", dataset=dataset)
+    read = project.reads("export-dataset", dataset=dataset)
     if without_images:
         read.pop("images", None)
-    banks = [project.out("embed-images", dataset=dataset, vision=name) for name in vision or []]
-    from vixml.images.publish import publish_dataset as run
+    all_embeddings = [project.out("embed-images", dataset=dataset, vision=name) for name in vision or []]
+    from vixml.images.export import export_dataset as run
 
     run(
-        project.world, dataset, corpus or read["corpus"], images or read.get("images"), banks,
-        out or project.out("publish-dataset", dataset=dataset),
+        project.world, dataset, corpus or read["corpus"], images or read.get("images"), all_embeddings,
+        out or project.out("export-dataset", dataset=dataset),
     )  # fmt: skip
 
 
@@ -467,7 +469,7 @@ def train(
     device: Device = "auto",
     corpus: Corpus = None,
     tokens: Tokens = None,
-    bank: Bank = None,
+    embeddings: Embeddings = None,
     model_dir: Model = None,
     out: Out = None,
     results: Results = RESULTS,
@@ -490,7 +492,7 @@ def train(
     """
     project, names = _project(config_dir, results), {"dataset": dataset, "run": run, "seed": seed}
     config = project.own_run(dataset, run)
-    inputs, _, where = _open(project, "train", names, (corpus, tokens, bank, model_dir), threads, device)
+    inputs, _, where = _open(project, "train", names, (corpus, tokens, embeddings, model_dir), threads, device)
     from vixml.training.train import train as go
 
     out = out or project.out("train", **names)
@@ -505,7 +507,7 @@ def build_index(
     device: Device = "auto",
     corpus: Corpus = None,
     tokens: Tokens = None,
-    bank: Bank = None,
+    embeddings: Embeddings = None,
     model_dir: Model = None,
     trained: Trained = None,
     out: Out = None,
@@ -524,7 +526,7 @@ def build_index(
     """
     project, names = _project(config_dir, results), {"dataset": dataset, "run": run, "seed": seed}
     config = project.own_run(dataset, run)
-    own = (corpus, tokens, bank, model_dir)
+    own = (corpus, tokens, embeddings, model_dir)
     inputs, read, where = _open(project, "build-index", names, own, threads, device, trained=trained)
     from vixml.retrieval.index import build_index as go
 
@@ -540,7 +542,7 @@ def measure_latency(
     device: Device = "auto",
     corpus: Corpus = None,
     tokens: Tokens = None,
-    bank: Bank = None,
+    embeddings: Embeddings = None,
     model_dir: Model = None,
     trained: Trained = None,
     index: Index = None,
@@ -560,7 +562,7 @@ def measure_latency(
     """
     project, names = _project(config_dir, results), {"dataset": dataset, "run": run, "seed": seed}
     config = project.own_run(dataset, run)
-    own = (corpus, tokens, bank, model_dir)
+    own = (corpus, tokens, embeddings, model_dir)
     inputs, read, where = _open(project, "measure-latency", names, own, threads, device, trained=trained, index=index)
     from vixml.retrieval.latency import measure_latency as go
 
@@ -584,7 +586,7 @@ def predict(
     ] = 512,
     corpus: Corpus = None,
     index: Index = None,
-    bank: Bank = None,
+    embeddings: Embeddings = None,
     trained: Trained = None,
     out: Out = None,
     results: Results = RESULTS,
@@ -605,13 +607,13 @@ def predict(
     """
     project, names = _project(config_dir, results), {"dataset": dataset, "run": run, "seed": seed, "split": split}
     config = project.run(dataset, run)  # before the seconds that torch takes to import
-    own = {"corpus": corpus, "index": index, "bank": bank, "trained": trained}
+    own = {"corpus": corpus, "index": index, "embeddings": embeddings, "trained": trained}
     read = _folders(project, "predict", own, **names)
     from vixml.retrieval.predict import PredictInputs
     from vixml.retrieval.predict import predict as go
     from vixml.runtime import choose_device
 
-    inputs = PredictInputs(read["corpus"], read.get("index"), read.get("bank"), read.get("trained"))
+    inputs = PredictInputs(read["corpus"], read.get("index"), read.get("embeddings"), read.get("trained"))
     out = out or project.out("predict", **names)
     go(dataset, run, seed, config, split, inputs, out, choose_device(device, threads), memory_mb)
 
@@ -661,11 +663,13 @@ def _open(
     **more: Path | None,
 ) -> tuple[RunInputs, dict[str, Path], torch.device]:
     """Return what a stage that encodes reads, all its folders, and where it computes."""
-    read = _folders(project, stage, dict(zip(("corpus", "tokens", "bank", "model"), own, strict=True)) | more, **names)
+    read = _folders(
+        project, stage, dict(zip(("corpus", "tokens", "embeddings", "model"), own, strict=True)) | more, **names
+    )
     from vixml.models.inputs import RunInputs
     from vixml.runtime import choose_device
 
-    inputs = RunInputs(read["corpus"], read["tokens"], read.get("bank"), read["model"])
+    inputs = RunInputs(read["corpus"], read["tokens"], read.get("embeddings"), read["model"])
     return inputs, read, choose_device(device, threads)
 
 

@@ -85,7 +85,7 @@ class Project:
         return entries[name]
 
     def out(self, stage: str, **names: object) -> Path:
-        """Return the folder that a stage publishes."""
+        """Return the folder that a stage writes."""
         return place(stage, self.results, **names)
 
     def reads(self, stage: str, **names: Any) -> dict[str, Path]:
@@ -112,8 +112,8 @@ class Project:
                 from_hub = self.vision_model(names["vision"]).weights is None
                 model = {"model": self.out("prepare-vision", **names)} if from_hub else {}
                 return {"images": self.out("render-images", **names)} | model
-            case "publish-dataset":
-                has_images = self.dataset(names["dataset"]).has_pictures
+            case "export-dataset":
+                has_images = self.dataset(names["dataset"]).has_images
                 return corpus | ({"images": self.out("render-images", **names)} if has_images else {})
             case "score":
                 return corpus | {"predictions": self.out("predict", **names)}
@@ -129,7 +129,7 @@ class Project:
             "model": self.out("prepare-model", model=encoder.model),
         }
         if config.uses_images:
-            found["bank"] = self.out("embed-images", dataset=dataset, vision=config.images.vision)
+            found["embeddings"] = self.out("embed-images", dataset=dataset, vision=config.images.vision)
         if stage != "train":
             found["trained"] = self.out("train", dataset=dataset, run=run, **names)
         if stage == "measure-latency":
@@ -143,7 +143,7 @@ class Project:
         if config.needs_encoder:
             found["index"] = self.out("build-index", **model)
             if config.inference.image_weight > 0:
-                found["bank"] = self.out("embed-images", dataset=dataset, vision=config.images.vision)
+                found["embeddings"] = self.out("embed-images", dataset=dataset, vision=config.images.vision)
         if split == "validation":  # the model names the queries that were held out
             found["trained"] = self.out("train", **model)
         return found
@@ -177,7 +177,7 @@ class Project:
             found["files"] = self.sources(stage, **names)
         elif "dataset" in names and stage not in ("predict", "tokenize", "embed-images"):
             found |= self.dataset(names["dataset"]).settings(stage)
-        if stage == "publish-dataset":
+        if stage == "export-dataset":
             sources = self.dataset(names["dataset"]).sources
             found["licences"] = {name: self.world.sources[name].licence for name in sources}
         if sources := self.sources(stage, **names):

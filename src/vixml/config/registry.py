@@ -196,13 +196,13 @@ class Dataset(Strict):
 
     @property
     def fetches(self) -> bool:
-        """Return whether the pictures are fetched from the web, not drawn or read from files."""
+        """Return whether the images are fetched from the web, not drawn or read from files."""
         by_table = self.image_urls is not None or self.image_table is not None
         return by_table or (self.catalogue is not None and self.catalogue.images_are == "urls")
 
     @property
-    def has_pictures(self) -> bool:
-        """Return whether a stage makes pictures of this dataset: fetched, drawn or read from files."""
+    def has_images(self) -> bool:
+        """Return whether a stage makes images of this dataset: fetched, drawn or read from files."""
         return self.fetches or self.builder == "picto" or bool(self.catalogue and self.catalogue.images)
 
     @property
@@ -227,7 +227,7 @@ class Dataset(Strict):
             "render-images": {"image_size", "shards"},
             # How patiently images were asked for does not shape them.
             "fetch-images": {"image_size": True, "shards": True, "fetch": {"max_bytes"}},
-            "publish-dataset": {"title", "sources", "stand_in", "facts", "text"},
+            "export-dataset": {"title", "sources", "stand_in", "facts", "text"},
             "train": {"propensity"},
             "score": {"propensity", "filter_required"},
         }

@@ -463,6 +463,6 @@ class RunConfig(Strict):
         return self.inference.method != "popularity"
 
     @property
-    def needs_bank(self) -> bool:
+    def needs_embeddings(self) -> bool:
         """Return whether any part of the run reads image vectors."""
         return self.needs_encoder and (self.uses_images or self.inference.image_weight > 0)

@@ -79,7 +79,7 @@ def build_corpus(
         dataset: its entry.
         sources: the registry's sources by name.
         raw_dir: folder with the fetched files.
-        out: folder to publish (docs/formats.md, `corpus/`).
+        out: folder to write (docs/formats.md, `corpus/`).
 
     Raises:
         VixmlError: a raw file missing, altered or malformed, counts other than `expect`, averages other than published.

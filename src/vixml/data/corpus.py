@@ -187,7 +187,7 @@ def count(
         images: split -> image lists.
         n_images: images in all.
     """
-    frequency, pictured = labels["train"].counts(), images["label"].lengths
+    frequency, with_image = labels["train"].counts(), images["label"].lengths
     counts: dict[str, Any] = {"n_train": rows["train"], "n_test": rows["test"], "n_labels": rows["label"]}
     counts["n_images"] = n_images
     for split in QUERY_SPLITS:
@@ -195,8 +195,8 @@ def count(
         counts[f"labels_per_{split}_query"] = _mean(labels[split].lengths)
         counts[f"images_per_{split}_query"] = _mean(images[split].lengths)
     counts["median_label_frequency"] = float(np.median(frequency)) if len(frequency) else 0.0
-    counts["labels_with_image"] = _mean(pictured > 0)
-    counts["images_per_pictured_label"] = _mean(pictured[pictured > 0])
+    counts["labels_with_image"] = _mean(with_image > 0)
+    counts["images_per_label_with_image"] = _mean(with_image[with_image > 0])
     return counts
 
 
@@ -405,7 +405,7 @@ class CorpusWriter:
         """Write images, filters and counts.
 
         Args:
-            prefix: what stands in front of a picture's name in ``source``.
+            prefix: what stands in front of an image's name in ``source``.
             urls: whether the images are URLs: then ``image_urls.parquet`` lists them for whoever fetches them.
             filters: split -> pairs never scored.
             facts: what else ``counts.json`` records.

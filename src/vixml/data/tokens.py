@@ -40,7 +40,7 @@ def tokenize_corpus(
         corpus_dir: folder of `build-corpus`.
         model_dir: folder of `prepare-model`; only its tokenizer files are read.
         max_len: tokens kept of each text, special tokens included (a decoder's texts have none).
-        out: folder to publish: ``{split}/`` (Ragged over the vocabulary; the header names the tokenizer).
+        out: folder to write: ``{split}/`` (Ragged over the vocabulary; the header names the tokenizer).
         model: the text model's name; the folder's name by default.
         attention: ``bidirectional`` (special tokens around each text) or ``causal`` (bare texts).
         eos: the token that ends a prompt; None takes the tokenizer's own.

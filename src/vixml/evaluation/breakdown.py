@@ -1,4 +1,4 @@
-"""Say where a score comes from: rare or frequent labels, queries and labels with or without a picture."""
+"""Say where a score comes from: rare or frequent labels, queries and labels with or without an image."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def break_down(
     filter: Ragged | None = None,
     ks: Sequence[int] = KS,
 ) -> dict[str, Any]:
-    """Split P@k by label frequency and by pictures.
+    """Split P@k by label frequency and by images.
 
     Contributions are in percent and add up to P@k: a contribution is the share of all ``n_queries * k`` places that a
-    true label *of that group* fills. For queries with and without a picture P@1 is a mean within each side.
+    true label *of that group* fills. For queries with and without an image P@1 is a mean within each side.
 
     Args:
         predictions: (n_queries, K) int32 label ids, best first, -1 for none.
@@ -67,15 +67,15 @@ def break_down(
         (``with``, ``without``).
     """
     decile = frequency_deciles(train_counts)
-    pictured = label_has_image.astype(np.int64)
+    with_image = label_has_image.astype(np.int64)
     by_decile = {k: np.zeros(N_GROUPS) for k in ks}
-    by_picture = {k: np.zeros(2) for k in ks}
+    by_image = {k: np.zeros(2) for k in ks}
     right = np.zeros(2)
     for chunk in hits_in_chunks(predictions, truth, filter):
         for k in ks:
             found = chunk.labels[:, :k][chunk.hits[:, :k]]
             by_decile[k] += np.bincount(decile[found], minlength=N_GROUPS)
-            by_picture[k] += np.bincount(pictured[found], minlength=2)
+            by_image[k] += np.bincount(with_image[found], minlength=2)
         right += np.bincount(query_has_image[chunk.rows].astype(np.int64), weights=chunk.hits[:, 0], minlength=2)
     queries = np.bincount(query_has_image.astype(np.int64), minlength=2)
     pairs = np.bincount(decile[truth.values], minlength=N_GROUPS)
@@ -95,14 +95,14 @@ def break_down(
             }
         )
     sides = (("with", 1), ("without", 0))
-    true_pairs = np.bincount(pictured[truth.values], minlength=2)
+    true_pairs = np.bincount(with_image[truth.values], minlength=2)
     return {
         "by_frequency": by_frequency,
         "by_label_image": {
             name: {
-                "n_labels": int((pictured == side).sum()),
+                "n_labels": int((with_image == side).sum()),
                 "n_true_pairs": int(true_pairs[side]),
-                "contribution": contributions(by_picture, side),
+                "contribution": contributions(by_image, side),
             }
             for name, side in sides
         },

@@ -42,7 +42,7 @@ def score(
         predictions_dir: predictions of this run, seed and split.
         entry: the data set in the registry: propensity constants, whether a filter must exist.
         dataset, run, seed, split: what is scored; checked against the predictions' manifest.
-        out: folder to publish.
+        out: folder to write.
         ks: where P, nDCG, PSP and PSnDCG are taken.
         deep_ks: where R, hit, MAP and MRR are taken.
 
@@ -74,8 +74,8 @@ def score(
         counts = corpus.labels("train").counts()
         weights = inverse_propensity(counts, corpus.n("train"), entry.propensity.a, entry.propensity.b)
         found = evaluate(predictions.labels, truth, weights, filter=filter, ks=ks, deep_ks=deep_ks)
-        pictured = corpus.images("label").lengths > 0
-        parts = break_down(predictions.labels, truth, counts, images, pictured, filter=filter)
+        with_image = corpus.images("label").lengths > 0
+        parts = break_down(predictions.labels, truth, counts, images, with_image, filter=filter)
         write_json(
             work / "scores.json",
             {

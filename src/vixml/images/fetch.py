@@ -28,7 +28,7 @@ from vixml.config.registry import Fetch
 from vixml.data.corpus import URLS, Corpus
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, write_json
-from vixml.images.bank import coverage
+from vixml.images.embeddings import coverage
 from vixml.images.http import Getter
 from vixml.images.pool import kept_folder
 from vixml.images.render import Undrawable, prepare
@@ -59,7 +59,7 @@ def fetch_images(
 
     Args:
         corpus_dir: a corpus with ``image_urls.parquet``.
-        out: folder to publish. Beside it, ``<out>-fetching`` holds what a killed run had already.
+        out: folder to write. Beside it, ``<out>-fetching`` holds what a killed run had already.
         size: side in pixels of the prepared images (METHOD: 384).
         n_shards: files of the store.
         settings: connections, retries, limits.
@@ -295,7 +295,7 @@ def prepare_all(files: list[bytes], size: int) -> list[Prepared]:
 
 @dataclass(frozen=True)
 class Fetched:
-    """One picture's fate.
+    """One image's fate.
 
     Attributes:
         image: its id.

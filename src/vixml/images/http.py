@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from vixml.config.registry import Fetch
 
 # What a server may say of an image; a host that does not know says "octet-stream", and decoding decides.
-PICTURE_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
+IMAGE_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 # Worth another try: the server is busy, or broke something on the way.
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
 LONGEST_WAIT = 120.0
@@ -212,9 +212,9 @@ class Getter:
                     raise TryAgain(f"HTTP {status}", status, retry_after(answer.headers.get("retry-after")))
                 if status != 200:
                     raise Refused(f"HTTP {status}", status)
-                kind = answer.headers.get("content-type", PICTURE_TYPES[0]).lower()
-                if not kind.startswith(PICTURE_TYPES):
-                    raise Refused(f"not a picture: {kind[:60]}", status)
+                kind = answer.headers.get("content-type", IMAGE_TYPES[0]).lower()
+                if not kind.startswith(IMAGE_TYPES):
+                    raise Refused(f"not an image: {kind[:60]}", status)
                 if answer.headers.get("content-encoding", "identity") != "identity":
                     raise Refused("a content coding that was not asked for", status)
                 body = bytearray()

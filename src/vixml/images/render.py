@@ -52,7 +52,7 @@ def render_images(
         sources: the registry's sources by name.
         size: side of the drawings in pixels.
         n_shards: files of the store.
-        out: folder to publish.
+        out: folder to write.
         threads: processes that draw; the result does not depend on it.
         catalogue: folder of the local images, where the corpus has any. A file that is not there is a missing image.
 
@@ -98,7 +98,7 @@ def render_images(
         header = write_store(work, items(), len(keys), n_shards)
         if local is not None:
             # Local files have no declared hash; this one says what was read.
-            facts["sha256_of_pictures"] = local.digest.hexdigest()
+            facts["sha256_of_images"] = local.digest.hexdigest()
         facts |= {"n_images": len(keys), "n_missing": len(header["missing"]), "missing_reasons": dict(reasons)}
         if keys and len(header["missing"]) == len(keys):
             raise VixmlError(
@@ -184,9 +184,9 @@ def prepare(data: bytes, size: int) -> bytes:
                     raise Undrawable(f"too large: {opened.width} x {opened.height} pixels")
                 image = _on_white(opened)
     except UnidentifiedImageError as error:  # its message holds an address in memory, another one every time
-        raise Undrawable("not a picture that can be read: of no known format") from error
+        raise Undrawable("not an image that can be read: of no known format") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Undrawable(f"not a picture that can be read: {error}") from error
+        raise Undrawable(f"not an image that can be read: {error}") from error
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     canvas = Image.new("RGB", (size, size), "white")
     canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))

@@ -125,7 +125,7 @@ def _in_turn(
         yield image, key, png
     if expected < n_images:
         raise VixmlError(
-            "pictures ended too early",
+            "images ended too early",
             where=where,
             found=f"{expected} images",
             expected=f"{n_images}",
@@ -214,7 +214,7 @@ class ImageStore:
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def read(self, image_id: int) -> bytes:
-        """Return one picture's PNG bytes.
+        """Return one image's PNG bytes.
 
         Raises:
             VixmlError: no such id, or an image that is missing.

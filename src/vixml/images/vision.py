@@ -635,7 +635,7 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
         name: entry of config/models.yaml, for the manifest.
         entry: names the checkpoint and, where it is pinned, the revision.
         raw_dir: folder of fetched files (results/raw).
-        out: folder to publish.
+        out: folder to write.
 
     Raises:
         VixmlError: the hub cannot be reached, or the files do not make the network that the entry describes.

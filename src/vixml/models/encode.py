@@ -74,7 +74,7 @@ def encode_items(
     Args:
         model: the Siamese model; its mode is restored afterwards.
         tokens: (n rows) text tokens.
-        images: (n rows) bank rows, or None.
+        images: (n rows) rows of the image embeddings, or None.
         gather: image rows -> (n_images, image_dim) vectors; needed with images.
         autocast: makes a fresh precision context.
         advance: told the number of items done, for a progress bar.

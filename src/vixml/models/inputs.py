@@ -15,7 +15,7 @@ from vixml.data.corpus import Corpus
 from vixml.data.tokens import tokenize_pieces
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
-from vixml.images.bank import ImageBank
+from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.prompt import Prompt, make_prompt
 from vixml.ragged import Ragged
 
@@ -27,13 +27,13 @@ class RunInputs:
     Attributes:
         corpus: results/data/{dataset}/corpus.
         tokens: results/data/{dataset}/tokens/....
-        bank: results/data/{dataset}/bank/{vision}, or None for text only.
+        embeddings: results/data/{dataset}/embeddings/{vision}, or None for text only.
         model_dir: results/models/{model}.
     """
 
     corpus: Path
     tokens: Path
-    bank: Path | None
+    embeddings: Path | None
     model_dir: Path
 
     def named(self) -> dict[str, Path]:
@@ -66,7 +66,7 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
     """Open what a run reads; images are cut at ``images.per_item`` and, for a control, replaced.
 
     Raises:
-        VixmlError: the run reads images but no bank was given, the bank is another vision encoder's or holds fewer images
+        VixmlError: the run reads images but got no embeddings, those of another vision encoder, or too few
             an item than wanted, or splits do not match the corpus.
     """
     corpus = Corpus.load(inputs.corpus)
@@ -90,35 +90,37 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
         found = RunData(corpus, tokens, dict.fromkeys(splits), None, None, prompts)
         _check_no_empty(found, inputs)
         return found
-    if inputs.bank is None:
+    if inputs.embeddings is None:
         raise VixmlError(
-            "a run with images needs an image bank", where="--bank", hint="pass the folder of embed-images"
+            "a run with images needs image embeddings", where="--embeddings", hint="pass the folder of embed-images"
         )
-    bank = ImageBank.open(inputs.bank)
-    if bank.vision != config.images.vision:
+    embeddings = ImageEmbeddings.open(inputs.embeddings)
+    if embeddings.vision != config.images.vision:
         raise VixmlError(
-            "the image bank was made by another vision encoder than the run asks for",
-            where=inputs.bank,
-            found=f"{bank.vision}, vectors of length {bank.dim}",
+            "the image embeddings are of another vision encoder than the run asks for",
+            where=inputs.embeddings,
+            found=f"{embeddings.vision}, vectors of length {embeddings.dim}",
             expected=f"images.vision = {config.images.vision}",
-            hint="pass that encoder's bank: vixml embed-images DATASET NAME",
+            hint="pass that encoder's embeddings: vixml embed-images DATASET NAME",
         )
-    held = {split: bank.images_of(corpus, split) for split in splits}
+    held = {split: embeddings.images_of(corpus, split) for split in splits}
     most = max(int(lists.lengths.max(initial=0)) for lists in held.values())
     if config.images.per_item > most:
         raise VixmlError(
             "more images an item are wanted than there are",
             where="images.per_item",
             found=config.images.per_item,
-            expected=f"at most {most}, the longest list of images in {inputs.bank if bank.own else inputs.corpus}",
-            hint="lower images.per_item; or, of vectors published as they are, pool the pictures here instead "
+            expected=f"at most {most}, the longest list of images in {inputs.embeddings if embeddings.own else inputs.corpus}",
+            hint="lower images.per_item; or, of vectors published as they are, pool the images here instead "
             "(published_vectors: false)"
-            if bank.own
+            if embeddings.own
             else "lower images.per_item, or build the corpus with more images an item",
         )
-    images = {split: bank.lists(held[split], config.images.per_item, config.images.control, seed) for split in splits}
-    gather = partial(bank.gather, dtype=np.float16)
-    found = RunData(corpus, tokens, images, gather, bank.dim, prompts)
+    images = {
+        split: embeddings.lists(held[split], config.images.per_item, config.images.control, seed) for split in splits
+    }
+    gather = partial(embeddings.gather, dtype=np.float16)
+    found = RunData(corpus, tokens, images, gather, embeddings.dim, prompts)
     _check_no_empty(found, inputs)
     return found
 

@@ -24,7 +24,7 @@ class Packed:
 
     Attributes:
         token_ids: (n_ids,) int64, ids to embed: text tokens in stream order, then the prompt's words once.
-        image_rows: (n_images,) int64, rows of the image bank: in stream order, or in the caller's for late fusion.
+        image_rows: (n_images,) int64, rows of the image embeddings: in stream order, or in the caller's for late fusion.
         image_items: (n_images,) int64, for late fusion the item of each image, in the caller's order; else None.
         gather: (n_tokens,) int64, for each place the row of ``[ids; images]`` that stands there.
         positions: (n_tokens,) int64, the token's place in its own sequence, words and images counted; with
@@ -68,7 +68,7 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
 
     Args:
         tokens: text tokens of each sequence.
-        images: bank rows of each sequence, or None for text only.
+        images: rows of the image embeddings of each sequence, or None for text only.
         prompt: how a sequence is laid out; None puts images before text, without words.
         multiple: the stream is filled up to a multiple of so many places, with sequences of one place that ``restore``
             does not name.
@@ -109,8 +109,8 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
     restore = np.empty(n, dtype=np.int64)
     restore[order] = np.arange(n)
     text = tokens.take(order)
-    pictures = inside.take(order) if inside is not None else None
-    rows = pictures.values if pictures is not None else np.zeros(0, dtype=np.int32)
+    image_lists = inside.take(order) if inside is not None else None
+    rows = image_lists.values if image_lists is not None else np.zeros(0, dtype=np.int32)
     lengths = lengths[order] - shared
     starts = shared + np.concatenate([[0], np.cumsum(lengths)])
     filling = -int(starts[-1]) % multiple
@@ -126,7 +126,7 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
                 gather[place + offset] = word + offset
             place, word = place + len(piece), word + len(piece)
             continue
-        part = text if piece == TEXT else pictures
+        part = text if piece == TEXT else image_lists
         if part is not None:
             base = 0 if piece == TEXT else first_word + len(prompt.words)
             inner = np.arange(len(part.values)) - np.repeat(part.offsets[:-1], part.lengths)
@@ -136,12 +136,12 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
             behind_images = place
     positions = np.arange(len(gather), dtype=np.int64)
     positions[shared : starts[-1]] -= np.repeat(starts[:-1] - shared, lengths)
-    if pictures is not None and prompt.image_positions and prompt.pieces.index(IMAGES) < prompt.pieces.index(TEXT):
+    if image_lists is not None and prompt.image_positions and prompt.pieces.index(IMAGES) < prompt.pieces.index(TEXT):
         left_out = np.zeros(
             len(gather) + 1, dtype=np.int64
         )  # steps up behind the images, and down where the next starts
-        np.add.at(left_out, behind_images, prompt.image_positions - pictures.lengths)
-        np.add.at(left_out, starts[1:], pictures.lengths - prompt.image_positions)
+        np.add.at(left_out, behind_images, prompt.image_positions - image_lists.lengths)
+        np.add.at(left_out, starts[1:], image_lists.lengths - prompt.image_positions)
         positions += left_out[:-1].cumsum()
     positions[starts[-1] :] = shared
     distinct, first, count = np.unique(lengths, return_index=True, return_counts=True)

@@ -234,14 +234,14 @@ class Siamese(nn.Module):
         self.encoding = len(packed)
         device = next(self.backbone.parameters()).device
         stream = self.backbone.embed_tokens(torch.from_numpy(packed.token_ids).to(device, non_blocking=True))
-        pictures = None
+        projected = None
         if len(packed.image_rows):
             if self.projection is None:
                 raise ValueError("the batch holds images but the model was built for text only")
             # Half as many bytes travel; the device widens them.
-            pictures = self.projection(torch.as_tensor(image_vectors).to(device, non_blocking=True).float())
+            projected = self.projection(torch.as_tensor(image_vectors).to(device, non_blocking=True).float())
             if packed.image_items is None:
-                stream = torch.cat([stream, pictures.to(stream.dtype)])
+                stream = torch.cat([stream, projected.to(stream.dtype)])
         stream = stream.index_select(0, torch.from_numpy(packed.gather).to(device, non_blocking=True))
         positions = torch.from_numpy(packed.positions).to(device, non_blocking=True)
         blocks = [tuple(row) for row in packed.blocks.tolist()]
@@ -249,9 +249,9 @@ class Siamese(nn.Module):
         pooled = pooled.index_select(0, torch.from_numpy(packed.restore).to(device, non_blocking=True))
         if self.late is not None:
             items = packed.image_items if packed.image_items is not None else np.zeros(0, dtype=np.int64)
-            if pictures is None:
-                pictures = pooled.new_zeros(0, pooled.shape[1])
-            pooled = self.late(pooled, pictures.to(pooled.dtype), torch.from_numpy(items))
+            if projected is None:
+                projected = pooled.new_zeros(0, pooled.shape[1])
+            pooled = self.late(pooled, projected.to(pooled.dtype), torch.from_numpy(items))
         return pooled
 
     def centred_vectors(self, vectors: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], ra
         entry: where weights and tokenizer come from; a model of the hub needs neither source.
         sources: the registry's sources.
         raw_dir: folder of fetched files (results/raw).
-        out: folder to publish.
+        out: folder to write.
 
     Raises:
         VixmlError: a tensor is missing, unknown or of another shape than the architecture asks for; the entry lacks a

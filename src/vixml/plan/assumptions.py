@@ -83,10 +83,10 @@ class Texts:
     Attributes:
         query_tokens: mean tokens of a query's text, without special tokens; None counts `encoder.max_len`, an upper bound.
         label_tokens: of a label's.
-        query_images: mean pictures of a query; None counts `images.per_item` for each query that has any.
+        query_images: mean images of a query; None counts `images.per_item` for each query that has any.
         label_images: of a label.
         labels_per_query: mean true labels of a training query; None reads the dataset's facts.
-        picture_bytes: size of a stored picture.
+        image_bytes: size of a stored image.
         source: where the figures come from.
     """
 
@@ -95,9 +95,9 @@ class Texts:
     query_images: float | None = None
     label_images: float | None = None
     labels_per_query: float | None = None
-    picture_bytes: float = 25e3
+    image_bytes: float = 25e3
     source: str = (
-        "an upper bound: every text at `encoder.max_len`, as many pictures as are read; 25 kB a picture (assumed)"
+        "an upper bound: every text at `encoder.max_len`, as many images as are read; 25 kB an image (assumed)"
     )
 
 
@@ -111,7 +111,7 @@ UNKNOWN = Texts()
 
 @dataclass(frozen=True)
 class Vision:
-    """A vision encoder: operations a picture, and its parameters on disk."""
+    """A vision encoder: operations an image, and its parameters on disk."""
 
     flop: float
     parameters: float

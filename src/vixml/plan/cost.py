@@ -330,7 +330,7 @@ class Cost:
 
     Attributes:
         flop_train: operations of training steps.
-        flop_encode: of other passes through networks: set-up, diagnostics, the index, pictures.
+        flop_encode: of other passes through networks: set-up, diagnostics, the index, images.
         flop_search: of searches.
         flop_host: of clustering and centroids, on the processor.
         hours: of one device, these in turn.
@@ -420,7 +420,7 @@ def predict_cost(job: Job, hardware: Hardware) -> Cost:
 
 
 def run_cost(world: World, dataset: str, config: RunConfig, hardware: Hardware) -> Cost:
-    """Return the cost of one run with one seed, without what runs share (models, tokens, pictures).
+    """Return the cost of one run with one seed, without what runs share (models, tokens, images).
 
     Args:
         world: the registry.
@@ -448,8 +448,8 @@ def tokens_cost(job: Job) -> Cost:
     return Cost(disk_bytes=job.token_bytes)
 
 
-def pictures(world: World, dataset: str, most: int) -> float:
-    """Return how many pictures a dataset has: as counted, else ``most`` for each item that has any."""
+def n_images(world: World, dataset: str, most: int) -> float:
+    """Return how many images a dataset has: as counted, else ``most`` for each item that has any."""
     entry, texts = world.datasets[dataset], TEXTS.get(dataset, UNKNOWN)
     counts = entry.expect
     if counts is None:
@@ -467,13 +467,13 @@ def pictures(world: World, dataset: str, most: int) -> float:
     )
 
 
-def pictures_cost(world: World, dataset: str, most: int) -> Cost:
-    """Return the disk that a dataset's pictures take."""
-    return Cost(disk_bytes=pictures(world, dataset, most) * TEXTS.get(dataset, UNKNOWN).picture_bytes)
+def images_cost(world: World, dataset: str, most: int) -> Cost:
+    """Return the disk that a dataset's images take."""
+    return Cost(disk_bytes=n_images(world, dataset, most) * TEXTS.get(dataset, UNKNOWN).image_bytes)
 
 
-def bank_cost(world: World, dataset: str, vision: str, most: int, hardware: Hardware) -> Cost:
-    """Return the cost of the stage ``embed-images``: each picture once through the vision encoder."""
+def embeddings_cost(world: World, dataset: str, vision: str, most: int, hardware: Hardware) -> Cost:
+    """Return the cost of the stage ``embed-images``: each image once through the vision encoder."""
     entry: VisionModel = world.vision_models[vision]
     if vision not in VISION:
         raise VixmlError(
@@ -482,7 +482,7 @@ def bank_cost(world: World, dataset: str, vision: str, most: int, hardware: Hard
             found=vision,
             expected=", ".join(VISION),
         )
-    n, network = pictures(world, dataset, most), VISION[vision]
+    n, network = n_images(world, dataset, most), VISION[vision]
     return Cost(
         flop_encode=n * network.flop,
         hours=n * network.flop / hardware.encoder / 3600,
@@ -493,8 +493,8 @@ def bank_cost(world: World, dataset: str, vision: str, most: int, hardware: Hard
 
 
 def imported_cost(world: World, dataset: str, vision: str, most: int) -> Cost:
-    """Return the disk of vectors that are imported as published: float32 as fetched, float16 in the bank."""
-    return Cost(disk_bytes=(4.0 + 2.0) * pictures(world, dataset, most) * world.vision_models[vision].dim)
+    """Return the disk of vectors that are imported as published: float32 as fetched, float16 as kept."""
+    return Cost(disk_bytes=(4.0 + 2.0) * n_images(world, dataset, most) * world.vision_models[vision].dim)
 
 
 # -- what stands in a cell that was not run --------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Cost of a whole configuration before anything runs: by dataset, by table, and which tables a budget buys. No torch.
 
-A plan is a set of parts, each with its cost: a model, a dataset's tokens and pictures, a training with its index, a search.
+A plan is a set of parts, each with its cost: a model, a dataset's tokens and images, a training with its index, a search.
 Runs share parts, tables share runs; whatever is asked for, a part counts once.
 """
 
@@ -22,11 +22,11 @@ from vixml.plan.assumptions import HARDWARE, TEXTS, Hardware, Kind
 from vixml.plan.cost import (
     Cost,
     Job,
-    bank_cost,
+    embeddings_cost,
+    images_cost,
     imported_cost,
     index_cost,
     model_cost,
-    pictures_cost,
     predict_cost,
     tokens_cost,
     train_cost,
@@ -199,30 +199,32 @@ def parts_of_run(
         own = Job.of(world, dataset, configs[dataset, trained])
         yield f"model/{model}", model_cost(world, model)
         yield f"tokens/{dataset}/{model}-{length}", tokens_cost(job)
-        if config.needs_bank:
-            vision, most = config.images.vision, most_pictures(dataset, configs)
+        if config.needs_embeddings:
+            vision, most = config.images.vision, most_images(dataset, configs)
             if vision in world.datasets[dataset].published_vectors:
-                yield f"bank/{dataset}/{vision}", imported_cost(world, dataset, vision, most)
+                yield f"embeddings/{dataset}/{vision}", imported_cost(world, dataset, vision, most)
             else:
-                yield f"pictures/{dataset}", pictures_cost(world, dataset, most)
-                yield f"bank/{dataset}/{vision}", bank_cost(world, dataset, vision, most, hardware)
+                yield f"images/{dataset}", images_cost(world, dataset, most)
+                yield f"embeddings/{dataset}/{vision}", embeddings_cost(world, dataset, vision, most, hardware)
         yield f"train/{dataset}/{trained}/seed{seed}", train_cost(own, hardware)
         yield f"index/{dataset}/{trained}/seed{seed}", index_cost(own, hardware)
     yield f"predict/{dataset}/{run}/seed{seed}", predict_cost(job, hardware)
 
 
 def _pooled(world: World) -> World:
-    """Return the registry without published vectors: every picture is fetched and pooled."""
+    """Return the registry without published vectors: every image is fetched and pooled."""
     datasets = {name: entry.model_copy(update={"published_vectors": {}}) for name, entry in world.datasets.items()}
     return world.model_copy(update={"datasets": datasets})
 
 
-def most_pictures(dataset: str, configs: dict[tuple[str, str], RunConfig]) -> int:
-    """Return how many pictures of an item any configured run of a dataset reads.
+def most_images(dataset: str, configs: dict[tuple[str, str], RunConfig]) -> int:
+    """Return how many images of an item any configured run of a dataset reads.
 
-    Of all of them, not of the planned ones: the pictures are shared, so what they cost must not depend on who asks.
+    Of all of them, not of the planned ones: the images are shared, so what they cost must not depend on who asks.
     """
-    return max((c.images.per_item for (name, _), c in configs.items() if name == dataset and c.needs_bank), default=0)
+    return max(
+        (c.images.per_item for (name, _), c in configs.items() if name == dataset and c.needs_embeddings), default=0
+    )
 
 
 def _table(spec: TableSpec, keys: Sequence[RunKey], configs: dict[tuple[str, str], RunConfig]) -> Group:

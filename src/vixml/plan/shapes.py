@@ -132,7 +132,7 @@ class Item:
         text: tokens of its text.
         own: positions of its sequence that are computed for it alone.
         seen: positions that attention looks at: those, and the tokens in front, which a decoder computes once per batch.
-        images: its pictures.
+        images: its images.
     """
 
     text: float
@@ -146,7 +146,7 @@ def items_of(name: str, entry: Dataset, config: RunConfig, causal: bool) -> tupl
 
     Args:
         name: the dataset, whose mean lengths are taken from :data:`TEXTS` where known, else are at most `max_len`.
-        entry: the dataset's entry; its facts say how many items have pictures.
+        entry: the dataset's entry; its facts say how many items have images.
         config: the run.
         causal: whether its language model is a decoder.
     """
@@ -158,14 +158,14 @@ def items_of(name: str, entry: Dataset, config: RunConfig, causal: bool) -> tupl
     found = []
     for tokens, images, share, template in sides:
         text = float(encoder.max_len) if tokens is None else min(encoder.max_len, tokens + (0 if causal else 2))
-        pictures = 0.0
+        n_images = 0.0
         if config.uses_images:
             most = config.images.per_item * entry.facts.get(share, 100.0) / 100
-            pictures = most if images is None else min(images, most)
+            n_images = most if images is None else min(images, most)
         leading, in_template = _template_tokens(template, causal)
-        inside = pictures if config.images.fusion == "early" else 0.0
+        inside = n_images if config.images.fusion == "early" else 0.0
         own = text + inside + in_template - leading
-        found.append(Item(text, own, own + leading, pictures))
+        found.append(Item(text, own, own + leading, n_images))
     return found[0], found[1]
 
 

@@ -181,7 +181,7 @@ def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str
         scores: score folders, exactly those that belong in the figures.
         config_dir: folder of figures/ and reported/.
         figures: names of files of config/figures.
-        out: folder to publish.
+        out: folder to write.
 
     Raises:
         VixmlError: a drawing whose files are missing.

@@ -271,7 +271,7 @@ def make_report(
         config_dir: folder of tables/, reported/ and the registry.
         tables: names of files of config/tables.
         options: what else it shows.
-        out: folder to publish.
+        out: folder to write.
 
     Raises:
         VixmlError: a corpus without its image store or the other way round.

@@ -430,7 +430,7 @@ class Registry:
             if text is None or not text.exact:
                 reasons.append(f"altered weights of {text.title if text else config.encoder.model}")
             vision = world.vision_models.get(config.images.vision)
-            if config.needs_bank and (vision is None or vision.stand_in):
+            if config.needs_embeddings and (vision is None or vision.stand_in):
                 reasons.append(f"vision encoder {vision.title if vision else config.images.vision}")
         return "stand-in: " + ", ".join(reasons) if reasons else None
 

@@ -83,7 +83,7 @@ def make_tuning(scores: Sequence[Path], out: Path) -> None:
 
     Args:
         scores: validation score folders; each run's ``model`` folder lies where the workflow puts it.
-        out: folder to publish.
+        out: folder to write.
 
     Raises:
         VixmlError: no score, a test score, a score without its model folder, or seeds trained with unlike settings.

@@ -33,7 +33,7 @@ def make_tables(
         scores: score folders, exactly those that belong in the tables; rows without one say "not run".
         config_dir: folder of tables/, reported/ and the registry.
         tables: names of files of config/tables.
-        out: folder to publish.
+        out: folder to write.
         measured: corpora and latencies for the tables of facts.
     """
     measured = measured or Measured()

@@ -38,7 +38,7 @@ def build_index(
         config: the resolved run.
         inputs: where the inputs lie.
         trained: the run's model folder.
-        out: folder to publish.
+        out: folder to write.
         device: where to encode.
     """
     facts: dict[str, Any] = {}

@@ -47,7 +47,7 @@ def measure_latency(
 
     ``tokenise`` a text; ``encode_alone``, a batch of one, and ``encode_batched``, a batch's time divided by its queries:
     tokens and image vectors to a unit vector; ``search``: the 100 best of all labels, exactly, a batch's time divided by
-    its queries. Image vectors are there already, as in the paper: a picture is pooled once, not for each query.
+    its queries. Image vectors are there already, as in the paper: an image is pooled once, not for each query.
 
     Args:
         dataset: for the record.
@@ -57,7 +57,7 @@ def measure_latency(
         inputs: where the inputs lie.
         trained: the run's model folder.
         index: its index folder.
-        out: folder to publish.
+        out: folder to write.
         device: where to encode.
         batch_size: queries of a batch.
     """

@@ -14,7 +14,7 @@ from vixml.config.run import RunConfig
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import load_array, save_array
-from vixml.images.bank import ImageBank
+from vixml.images.embeddings import ImageEmbeddings
 from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
@@ -33,14 +33,14 @@ class PredictInputs:
     Attributes:
         corpus: results/data/{dataset}/corpus.
         index: the run's index, or that of the run whose model it reuses; None for popularity.
-        bank: results/data/{dataset}/bank/{vision}; needed with ``inference.image_weight`` only.
+        embeddings: results/data/{dataset}/embeddings/{vision}; needed with ``inference.image_weight`` only.
         trained: the model folder beside that index, whose ``validation_rows.npy`` names the held-out queries; needed
             for split ``validation`` only.
     """
 
     corpus: Path
     index: Path | None = None
-    bank: Path | None = None
+    embeddings: Path | None = None
     trained: Path | None = None
 
     def named(self, config: RunConfig, split: Split) -> dict[str, Path]:
@@ -53,7 +53,7 @@ class PredictInputs:
         wanted = {
             "corpus": ("--corpus", True),
             "index": ("--index", inference.method != "popularity"),
-            "bank": ("--bank", inference.image_weight > 0),
+            "embeddings": ("--embeddings", inference.image_weight > 0),
             "trained": ("--trained", split == "validation"),
         }
         for name, (option, needed) in wanted.items():
@@ -89,7 +89,7 @@ def predict(
         config: the resolved run.
         split: which queries.
         inputs: where the inputs lie.
-        out: folder to publish.
+        out: folder to write.
         device: where to search.
         memory_mb: bound for temporary tables in main memory; of a GPU's own, ``GPU_MB`` are taken.
 
@@ -164,12 +164,12 @@ def _rank(
 
     train = queries if source == "train" else _vectors(inputs.index / "train.npy", corpus.n("train"))
     if how.image_weight > 0:
-        bank, images = ImageBank.open(inputs.bank), config.images
+        embeddings, images = ImageEmbeddings.open(inputs.embeddings), config.images
 
         def append(text: np.ndarray, split: str) -> np.ndarray:
             # As in training: a control is drawn by the run's seed.
-            own: Ragged = bank.lists(bank.images_of(corpus, split), images.per_item, images.control, seed)
-            return with_images(text, bank, own, how.image_weight, memory_mb)
+            own: Ragged = embeddings.lists(embeddings.images_of(corpus, split), images.per_item, images.control, seed)
+            return with_images(text, embeddings, own, how.image_weight, memory_mb)
 
         train = append(train, "train")
         queries = train if source == "train" else append(queries, "test")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vixml.errors import VixmlError
-from vixml.images.bank import ImageBank
+from vixml.images.embeddings import ImageEmbeddings
 from vixml.ragged import Ragged
 from vixml.retrieval.search import search as exact_search
 
@@ -227,22 +227,24 @@ def popularity(
     return ids, scores
 
 
-def with_images(text: np.ndarray, bank: ImageBank, lists: Ragged, weight: float, memory_mb: float = 256) -> np.ndarray:
+def with_images(
+    text: np.ndarray, embeddings: ImageEmbeddings, lists: Ragged, weight: float, memory_mb: float = 256
+) -> np.ndarray:
     """Append to each text vector the mean of the item's raw image vectors.
 
     The row is ``[sqrt(1 - w) text, sqrt(w) mean]``, both parts of unit length, so that the inner product of two rows is
-    the weighted mean of their two cosines. An item without pictures has zeros there: it neither gains nor loses by
-    pictures, and its row is shorter.
+    the weighted mean of their two cosines. An item without images has zeros there: it neither gains nor loses by
+    images, and its row is shorter.
 
     Args:
         text: (n, d) float32 text vectors.
-        bank: vectors of all images.
-        lists: n rows over images (:meth:`ImageBank.lists`).
+        embeddings: vectors of all images.
+        lists: n rows over images (:meth:`ImageEmbeddings.lists`).
         weight: ``w``, from 0 up to, but not including, 1.
         memory_mb: bound for the image vectors read at a time.
 
     Returns:
-        (n, d + bank.dim) float32.
+        (n, d + embeddings.dim) float32.
 
     Raises:
         VixmlError: another number of lists than of text vectors.
@@ -255,9 +257,11 @@ def with_images(text: np.ndarray, bank: ImageBank, lists: Ragged, weight: float,
             expected="one list a vector",
             hint="build the index again from this corpus",
         )
-    out = np.zeros((len(text), text.shape[1] + bank.dim), dtype=np.float32)
+    out = np.zeros((len(text), text.shape[1] + embeddings.dim), dtype=np.float32)
     images = out[:, text.shape[1] :]
-    step = max(1, int(memory_mb * 2**20 / (16 * bank.dim * max(1.0, float(lists.lengths.mean() if len(lists) else 1)))))
+    step = max(
+        1, int(memory_mb * 2**20 / (16 * embeddings.dim * max(1.0, float(lists.lengths.mean() if len(lists) else 1))))
+    )
     for start in range(0, len(text), step):
         part = slice(start, min(start + step, len(text)))
         out[part, : text.shape[1]] = np.sqrt(1 - weight) * _unit(np.asarray(text[part], dtype=np.float32))
@@ -265,7 +269,7 @@ def with_images(text: np.ndarray, bank: ImageBank, lists: Ragged, weight: float,
         some = np.flatnonzero(own.lengths)
         if len(some):
             # The mean's length is lost in what follows, so the sum does.
-            total = np.add.reduceat(_unit(bank.gather(own)), own.offsets[some], axis=0)
+            total = np.add.reduceat(_unit(embeddings.gather(own)), own.offsets[some], axis=0)
             images[part][some] = np.sqrt(weight) * _unit(total)
     return out
 

@@ -73,7 +73,7 @@ def train(
         config: the resolved run.
         propensity: constants of the data set, for drawing positives.
         inputs: where the inputs lie.
-        out: folder to publish.
+        out: folder to write.
         device: where to train.
     """
     name, checkpoint, facts = f"{run} seed {seed}", out.parent / "checkpoint", {}

@@ -15,12 +15,12 @@ from vixml.errors import VixmlError
 from vixml.files import load_array, read_json
 from vixml.ragged import Ragged
 
-FORMAT = "vixml-bank-1"
+FORMAT = "vixml-image-embeddings-1"
 REBUILD = "delete the folder and run the stage that writes it again: embed-images or import-vectors"
 
 
 @dataclass(frozen=True)
-class ImageBank:
+class ImageEmbeddings:
     """Hold one vector per image; row = image id, or, with lists of its own, a number of its own.
 
     Attributes:
@@ -28,13 +28,13 @@ class ImageBank:
         missing: (n_missing,) int64, ascending: ids without an image. Their rows are zero and never handed out.
         vision: which encoder made them.
         folder: where they lie.
-        own: split -> (n_split) lists over rows, where the bank was published with them; else empty, and the corpus's lists
+        own: split -> (n_split) lists over rows, where they were published with the embeddings; else empty, and the corpus's lists
             say which vectors an item has.
 
     Example:
-        >>> bank = ImageBank(np.eye(3, 4, dtype=np.float16), np.array([1]), "demo", Path("bank"))
-        >>> lists = bank.lists(Ragged.from_rows([[1, 0, 2], [2]], n_cols=3), per_item=1)
-        >>> lists.values.tolist(), bank.gather(lists).shape
+        >>> embeddings = ImageEmbeddings(np.eye(3, 4, dtype=np.float16), np.array([1]), "demo", Path("embeddings"))
+        >>> lists = embeddings.lists(Ragged.from_rows([[1, 0, 2], [2]], n_cols=3), per_item=1)
+        >>> lists.values.tolist(), embeddings.gather(lists).shape
         ([0, 2], (2, 4))
     """
 
@@ -45,18 +45,18 @@ class ImageBank:
     own: Mapping[str, Ragged] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path | str) -> ImageBank:
-        """Open a bank; vectors stay on the disk.
+    def open(cls, folder: Path | str) -> ImageEmbeddings:
+        """Open image embeddings; vectors stay on the disk.
 
         Raises:
-            VixmlError: missing, another version, or a matrix that is not what ``bank.json`` says.
+            VixmlError: missing, another version, or a matrix that is not what ``embeddings.json`` says.
         """
         folder = Path(folder)
-        header = read_json(folder / "bank.json")
+        header = read_json(folder / "embeddings.json")
         if header.get("format") != FORMAT:
             raise VixmlError(
-                "not an image bank of this version",
-                where=folder / "bank.json",
+                "not image embeddings of this version",
+                where=folder / "embeddings.json",
                 found=header.get("format"),
                 expected=FORMAT,
                 hint="rebuild it with this version of vixml: snakemake does so by itself",
@@ -65,7 +65,7 @@ class ImageBank:
         expected = (header["n_images"], header["dim"])
         if vectors.shape != expected or vectors.dtype != np.float16:
             raise VixmlError(
-                "an image bank does not hold what it says",
+                "image embeddings do not match their header",
                 where=folder / "vectors.npy",
                 found=f"{vectors.shape} {vectors.dtype}",
                 expected=f"{expected} float16",
@@ -85,10 +85,10 @@ class ImageBank:
         return self.vectors.shape[1]
 
     def images_of(self, corpus: Corpus, split: str) -> Ragged:
-        """Return which vectors each item of a split has: the bank's own lists where it has any, else the corpus's.
+        """Return which vectors each item of a split has: the embeddings' own lists where it has any, else the corpus's.
 
         Raises:
-            VixmlError: the bank's lists speak of another number of items than the corpus has.
+            VixmlError: the embeddings' lists speak of another number of items than the corpus has.
         """
         if not self.own:
             return corpus.images(split)
@@ -108,7 +108,7 @@ class ImageBank:
 
         Control ``shuffled``: whole lists then change hands. The items stand in one random circle and each takes its
         neighbour's list, so none keeps its own, while the number of lists, their lengths and their contents stay as they
-        were. Control ``constant``: every item has the same ``per_item`` images, drawn from the whole bank; where no item
+        were. Control ``constant``: every item has the same ``per_item`` images, drawn from all of them; where no item
         has any, none gets one.
 
         Args:
@@ -118,15 +118,15 @@ class ImageBank:
             seed: of the control's draw; the same images are drawn whatever the items.
 
         Raises:
-            VixmlError: the lists speak of another number of images than the bank holds.
+            VixmlError: the lists speak of another number of images than there are embeddings.
         """
         if item_images.n_cols != len(self):
             raise VixmlError(
-                "item-to-image lists and image bank do not belong together",
+                "item-to-image lists and image embeddings do not belong together",
                 where=self.folder,
                 found=f"lists over {item_images.n_cols} images",
-                expected=f"{len(self)}, as the bank holds",
-                hint="build corpus, images and bank of one dataset again; snakemake keeps them in step",
+                expected=f"{len(self)}, as many as there are embeddings",
+                hint="build corpus, images and embeddings of one dataset again; snakemake keeps them in step",
             )
         kept = item_images.select(~self._is_missing(item_images.values)).first(per_item)
         if control == "constant" and len(kept.values):
@@ -162,13 +162,13 @@ class ImageBank:
                 where=self.folder,
                 found=int(ids.min() if ids.min() < 0 else ids.max()),
                 expected=f"0 to {len(self) - 1}",
-                hint="the ids belong to another dataset's bank",
+                hint="the ids belong to another dataset's embeddings",
             )
         if (absent := self._is_missing(ids)).any():
             raise VixmlError(
                 "this image is missing, it has no vector",
                 where=f"{self.folder}, row {int(ids[absent][0])}",
-                hint="take ids from ImageBank.lists, which drops missing images",
+                hint="take ids from ImageEmbeddings.lists, which drops missing images",
             )
         gathered = take_rows(self.vectors, ids)
         if (row := _first_not_finite(gathered)) is not None:

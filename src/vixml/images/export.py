@@ -1,4 +1,4 @@
-"""Stage ``publish-dataset``: a corpus with its images and vectors as a folder that others can load and pass on.
+"""Stage ``export-dataset``: a corpus with its images and vectors as a folder that others can load and pass on.
 
 Parquet tables, images inside them, a dataset card and checksums: ``datasets.load_dataset(folder)`` reads it, and so does
 anything that reads Parquet. Row numbers are the only ids: label 7 is row 7 of the labels, image 12 row 12 of the images,
@@ -22,7 +22,7 @@ from vixml.config.registry import Source, World
 from vixml.data.corpus import QUERY_SPLITS, SPLITS, Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_text
-from vixml.images.bank import ImageBank, coverage, share_with_images
+from vixml.images.embeddings import ImageEmbeddings, coverage, share_with_images
 from vixml.images.import_vectors import RowFile
 from vixml.images.store import GROUP, ImageStore, shard_range
 from vixml.progress import bar
@@ -36,12 +36,12 @@ VECTORS_PER_FILE = 200_000
 SUMS = "SHA256SUMS"
 
 
-def publish_dataset(
+def export_dataset(
     world: World,
     dataset_id: str,
     corpus_dir: Path | str,
     images_dir: Path | str | None,
-    bank_dirs: Sequence[Path | str],
+    embeddings_dirs: Sequence[Path | str],
     out: Path | str,
 ) -> None:
     """Write the folder: tables, images, vectors, ``README.md`` (the card) and ``SHA256SUMS``.
@@ -52,44 +52,44 @@ def publish_dataset(
         world: the registry, for titles, origins and licences.
         dataset_id: entry of its ``datasets``.
         corpus_dir: the corpus.
-        images_dir: its image store; None publishes where the images come from, without them.
-        bank_dirs: image banks of it.
-        out: folder to publish.
+        images_dir: its image store; None exports where the images come from, without them.
+        embeddings_dirs: folders of image embeddings, each of another vision encoder.
+        out: folder to write.
 
     Raises:
         VixmlError: a part missing or damaged, or parts that do not belong together.
     """
     corpus = Corpus.load(corpus_dir)
     store = None if images_dir is None else _store(images_dir, corpus)
-    banks = _banks(bank_dirs, corpus)
+    all_embeddings = _all_embeddings(embeddings_dirs, corpus)
     inputs: dict[str, Path | str] = {"corpus": corpus_dir}
     inputs |= {} if images_dir is None else {"images": images_dir}
-    inputs |= {f"bank_{vision}": bank.folder for vision, bank in banks.items()}
+    inputs |= {f"embeddings_{vision}": embeddings.folder for vision, embeddings in all_embeddings.items()}
     entry = world.datasets[dataset_id]
     said = entry.model_dump(mode="json", include={"title", "sources", "stand_in", "facts", "published_vectors"})
     said |= {"licences": {name: world.sources[name].licence for name in entry.sources}}
     facts: dict[str, Any] = {}
-    with stage(out, "publish-dataset", config={"id": dataset_id, **said}, inputs=inputs, facts=facts) as work:
-        tables = [_queries(corpus, split, banks) for split in QUERY_SPLITS] + [_labels(corpus, banks)]
+    with stage(out, "export-dataset", config={"id": dataset_id, **said}, inputs=inputs, facts=facts) as work:
+        tables = [_queries(corpus, split, all_embeddings) for split in QUERY_SPLITS] + [_labels(corpus, all_embeddings)]
         with bar("writing texts", sum(corpus.n(split) for split in SPLITS)) as advance:
             for table, split in zip(tables, SPLITS, strict=True):
-                rows = _items(corpus, split, table, banks)
+                rows = _items(corpus, split, table, all_embeddings)
                 table.write(work, _told(rows, advance), corpus.n(split), ROWS_PER_FILE)
         if corpus.n_images:
             tables.append(table := _images(store))
             per_file = corpus.n_images if store is None else len(shard_range(0, len(store), store.n_shards))
             with bar("writing images", corpus.n_images) as advance:
                 table.write(work, _told(_image_rows(corpus, store), advance), corpus.n_images, per_file)
-        for vision, bank in banks.items():
-            tables.append(table := _vectors(vision, bank))
-            with bar(f"writing vectors of {vision}", len(bank)) as advance:
-                table.write(work, _told(_rows(bank, table), advance), len(bank), VECTORS_PER_FILE)
-        shares = {} if store is None else {"pictures": coverage(corpus, store.missing)}
-        for vision, bank in banks.items():
-            shares[vision] = {s: share_with_images(bank.images_of(corpus, s), bank.missing) for s in SPLITS}
+        for vision, embeddings in all_embeddings.items():
+            tables.append(table := _vectors(vision, embeddings))
+            with bar(f"writing vectors of {vision}", len(embeddings)) as advance:
+                table.write(work, _told(_rows(embeddings, table), advance), len(embeddings), VECTORS_PER_FILE)
+        shares = {} if store is None else {"images": coverage(corpus, store.missing)}
+        for vision, embeddings in all_embeddings.items():
+            shares[vision] = {s: share_with_images(embeddings.images_of(corpus, s), embeddings.missing) for s in SPLITS}
         files = describe_outputs(work)
         write_text(work / SUMS, "".join(f"{file['sha256']}  {name}\n" for name, file in files.items()))
-        contents = Contents(world, dataset_id, corpus, store, banks, tuple(tables), shares, files)
+        contents = Contents(world, dataset_id, corpus, store, all_embeddings, tuple(tables), shares, files)
         write_card(work / "README.md", contents)
         facts |= {"rows": {f"{t.config}/{t.split}": t.n_rows for t in tables}, "pct_with_images": shares}
         facts |= {"n_files": len(files), "bytes": sum(file["bytes"] for file in files.values())}
@@ -108,25 +108,28 @@ def _store(folder: Path | str, corpus: Corpus) -> ImageStore:
     return store
 
 
-def _banks(folders: Sequence[Path | str], corpus: Corpus) -> dict[str, ImageBank]:
-    banks: dict[str, ImageBank] = {}
+def _all_embeddings(folders: Sequence[Path | str], corpus: Corpus) -> dict[str, ImageEmbeddings]:
+    all_embeddings: dict[str, ImageEmbeddings] = {}
     for folder in folders:
-        bank = ImageBank.open(folder)
-        if bank.vision in banks:
+        embeddings = ImageEmbeddings.open(folder)
+        if embeddings.vision in all_embeddings:
             raise VixmlError(
-                "two banks of one vision encoder", where=folder, found=bank.vision, hint="give one of them"
+                "image embeddings of one vision encoder were given twice",
+                where=folder,
+                found=embeddings.vision,
+                hint="give one of them",
             )
         for split in SPLITS:
-            if bank.images_of(corpus, split).n_cols != len(bank):
+            if embeddings.images_of(corpus, split).n_cols != len(embeddings):
                 raise VixmlError(
-                    "a bank is not that of the corpus",
+                    "image embeddings are not those of the corpus",
                     where=folder,
-                    found=f"{len(bank)} rows",
+                    found=f"{len(embeddings)} rows",
                     expected=f"{corpus.n_images}",
-                    hint="build corpus, images and bank of one dataset again; snakemake keeps them in step",
+                    hint="build corpus, images and embeddings of one dataset again; snakemake keeps them in step",
                 )
-        banks[bank.vision] = bank
-    return banks
+        all_embeddings[embeddings.vision] = embeddings
+    return all_embeddings
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -307,9 +310,9 @@ class Contents:
         dataset: entry of its ``datasets``.
         corpus: of it.
         store: its images, or None.
-        banks: vision encoder -> vectors.
+        all_embeddings: vision encoder -> vectors.
         tables: what was written.
-        shares: of what (``pictures``, or a vision encoder) -> split -> items that have any, in percent.
+        shares: of what (``images``, or a vision encoder) -> split -> items that have any, in percent.
         files: path below the folder -> ``sha256`` and ``bytes``.
     """
 
@@ -317,7 +320,7 @@ class Contents:
     dataset: str
     corpus: Corpus
     store: ImageStore | None
-    banks: Mapping[str, ImageBank]
+    all_embeddings: Mapping[str, ImageEmbeddings]
     tables: Sequence[Table]
     shares: Mapping[str, Mapping[str, float]]
     files: Mapping[str, Mapping[str, Any]]
@@ -326,7 +329,9 @@ class Contents:
     def sources(self) -> dict[str, Source]:
         """Return where it comes from: the dataset's sources, and those of vectors that were imported."""
         entry = self.world.datasets[self.dataset]
-        imported = [v for v, bank in self.banks.items() if bank.own and v in entry.published_vectors]
+        imported = [
+            v for v, embeddings in self.all_embeddings.items() if embeddings.own and v in entry.published_vectors
+        ]
         names = [*entry.sources, *(name for v in imported for name in entry.published_vectors[v].sources)]
         return {name: self.world.sources[name] for name in dict.fromkeys(names)}
 
@@ -396,7 +401,7 @@ def _about(c: Contents) -> str:
         "",
         f"A dataset for extreme multi-label classification with text and images: {c.corpus.n('train'):,} training and "
         f"{c.corpus.n('test'):,} test queries, {c.corpus.n_labels:,} labels, {c.corpus.n_images:,} images. Text: {entry.text}. "
-        f"Written by `vixml publish-dataset` {__version__}.",
+        f"Written by `vixml export-dataset` {__version__}.",
     ]
     if entry.stand_in:
         said += [
@@ -421,9 +426,9 @@ def _use(c: Contents) -> str:
     if c.store is not None and c.corpus.n_images:
         lines += [
             'images = load_dataset(folder, "images", split="image")',
-            'pictures = [images[row]["image"] for row in query["images"]]  # None where one is missing',
+            'shown = [images[row]["image"] for row in query["images"]]  # None where one is missing',
         ]
-    for vision in c.banks:
+    for vision in c.all_embeddings:
         lines.append(f'vectors = load_dataset(folder, "vectors-{vision}", split="vector")')
     return (
         "## Use\n\n```python\n" + "\n".join(lines) + "\n```\n\nRow numbers are the ids: label 7 is row 7 of `labels`."
@@ -481,13 +486,13 @@ def _origin(c: Contents) -> str:
         known = made["inputs"].get(name, {}).get("sha256") or source.sha256 or "-"
         rows.append((f"{source.name}{version}", source.used_for, source.licence, f"`{known[:16]}`"))
     parts = {"corpus": c.corpus.folder} | ({"images": c.store.folder} if c.store is not None else {})
-    parts |= {f"vectors-{vision}": bank.folder for vision, bank in c.banks.items()}
+    parts |= {f"vectors-{vision}": embeddings.folder for vision, embeddings in c.all_embeddings.items()}
     made_by = []
     for name, folder in parts.items():
         manifest = read_manifest(folder)
         commit = (manifest["source"].get("commit") or "-")[:12]
         made_by.append((name, f"`vixml {manifest['stage']}`", commit, f"`{manifest['outputs_sha256'][:16]}`"))
-    for vision in c.banks:
+    for vision in c.all_embeddings:
         if (model := c.world.vision_models.get(vision)) is not None:
             rows.append((model.checkpoint, f"the vectors of {vision}", model.licence, "-"))
     said = "## Where it comes from\n\n"
@@ -535,30 +540,30 @@ TEXT = Column("text", "string", "as the models read it")
 IMAGES = Column("images", "ids", "rows of `images`, the best first")
 
 
-def _own(banks: dict[str, ImageBank]) -> list[Column]:
-    """Return a column for each bank that says itself which rows an item has."""
+def _own(all_embeddings: dict[str, ImageEmbeddings]) -> list[Column]:
+    """Return a column for each vision encoder whose embeddings say which rows an item has."""
     return [
         Column(f"rows_{vision}", "ids", f"rows of `vectors-{vision}`, where its rows are not images")
-        for vision, bank in banks.items()
-        if bank.own
+        for vision, embeddings in all_embeddings.items()
+        if embeddings.own
     ]
 
 
-def _queries(corpus: Corpus, split: str, banks: dict[str, ImageBank]) -> Table:
+def _queries(corpus: Corpus, split: str, all_embeddings: dict[str, ImageEmbeddings]) -> Table:
     columns = [
         ID,
         TEXT,
         Column("labels", "ids", "rows of `labels`, ascending: the right answers"),
         IMAGES,
-        *_own(banks),
+        *_own(all_embeddings),
     ]
     if any(corpus.filter(name) is not None for name in QUERY_SPLITS):
         columns.append(Column("not_scored", "ids", "rows of `labels` that are taken out before scoring"))
     return Table("queries", split, f"queries/{split}", tuple(columns))
 
 
-def _labels(corpus: Corpus, banks: dict[str, ImageBank]) -> Table:
-    return Table("labels", "label", "labels/label", (ID, TEXT, IMAGES, *_own(banks)))
+def _labels(corpus: Corpus, all_embeddings: dict[str, ImageEmbeddings]) -> Table:
+    return Table("labels", "label", "labels/label", (ID, TEXT, IMAGES, *_own(all_embeddings)))
 
 
 def _images(store: ImageStore | None) -> Table:
@@ -571,18 +576,24 @@ def _images(store: ImageStore | None) -> Table:
     return Table("images", "image", "images/image", tuple(columns))
 
 
-def _vectors(vision: str, bank: ImageBank) -> Table:
-    row = "a row of its own, see `rows_" + vision + "`" if bank.own else "row = row of `images`"
+def _vectors(vision: str, embeddings: ImageEmbeddings) -> Table:
+    row = "a row of its own, see `rows_" + vision + "`" if embeddings.own else "row = row of `images`"
     about = f"what {vision} makes of an image ({row}); null where there is none"
-    return Table(f"vectors-{vision}", "vector", f"vectors/{vision}", (Column("vector", "vector", about, bank.dim),))
+    return Table(
+        f"vectors-{vision}", "vector", f"vectors/{vision}", (Column("vector", "vector", about, embeddings.dim),)
+    )
 
 
 # -- their rows -------------------------------------------------------------------------------------------------------
 
 
-def _items(corpus: Corpus, split: str, table: Table, banks: dict[str, ImageBank]) -> Iterator[pa.RecordBatch]:
+def _items(
+    corpus: Corpus, split: str, table: Table, all_embeddings: dict[str, ImageEmbeddings]
+) -> Iterator[pa.RecordBatch]:
     lists = {"images": corpus.images(split)}
-    lists |= {f"rows_{vision}": bank.own[split] for vision, bank in banks.items() if bank.own}
+    lists |= {
+        f"rows_{vision}": embeddings.own[split] for vision, embeddings in all_embeddings.items() if embeddings.own
+    }
     if split in QUERY_SPLITS:
         lists["labels"] = corpus.labels(split)
         if (left_out := corpus.filter(split)) is not None:
@@ -623,10 +634,12 @@ def _image_rows(corpus: Corpus, store: ImageStore | None) -> Iterator[pa.RecordB
         yield pa.record_batch(columns, schema=schema)
 
 
-def _rows(bank: ImageBank, table: Table) -> Iterator[pa.RecordBatch]:
-    absent = np.zeros(len(bank), dtype=bool)
-    absent[bank.missing] = True
-    matrix = RowFile.open(bank.folder / "vectors.npy", "float16", hint="run the stage that writes the bank again")
+def _rows(embeddings: ImageEmbeddings, table: Table) -> Iterator[pa.RecordBatch]:
+    absent = np.zeros(len(embeddings), dtype=bool)
+    absent[embeddings.missing] = True
+    matrix = RowFile.open(
+        embeddings.folder / "vectors.npy", "float16", hint="run the stage that writes the embeddings again"
+    )
     for first, block in matrix.blocks(min(BATCH, 4096)):
         yield pa.record_batch([vectors(block, absent[first : first + len(block)])], schema=table.schema)
 

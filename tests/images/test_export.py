@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from exported_place import MISSING, N_IMAGES, SOURCE, TEXTS, go, registry, write_embeddings, write_place
 from images_helpers import png
 from PIL import Image
-from published_place import MISSING, N_IMAGES, SOURCE, TEXTS, go, registry, write_bank, write_place
 
 from vixml import cli
 from vixml.config.registry import World
 from vixml.data.corpus import SPLITS, Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json
-from vixml.images import publish
-from vixml.images.bank import ImageBank
+from vixml.images import export
+from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.store import ImageStore, write_store
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
@@ -87,17 +87,17 @@ def test_a_picture_lies_in_the_row_of_its_id(place, load):
 
 
 def test_a_vector_lies_in_the_row_of_its_image(place, load):
-    rows, bank = load(go(place), "vectors-eyes", split="vector"), ImageBank.open(place.bank)
+    rows, embeddings = load(go(place), "vectors-eyes", split="vector"), ImageEmbeddings.open(place.embeddings)
     for i, vector in enumerate(rows["vector"]):
-        assert vector is None if i in MISSING else np.array_equal(np.float16(vector), bank.vectors[i])
+        assert vector is None if i in MISSING else np.array_equal(np.float16(vector), embeddings.vectors[i])
 
 
-def test_a_bank_with_lists_of_its_own_names_its_rows(place, load):
+def test_embeddings_with_lists_of_its_own_names_its_rows(place, load):
     own = {
         split: Ragged.from_rows([[i % 4] if i % 3 else [2, 0] for i in range(len(TEXTS[split]))], 4) for split in SPLITS
     }
-    bank = write_bank(place.root / "own", "ears", own, n=4)
-    folder = go(place, banks=[place.bank, bank])
+    embeddings = write_embeddings(place.root / "own", "ears", own, n=4)
+    folder = go(place, all_embeddings=[place.embeddings, embeddings])
     assert configurations(folder)[-2:] == ["vectors-eyes", "vectors-ears"]
     assert load(folder, "labels", split="label")["rows_ears"][:] == [own["label"].row(i).tolist() for i in range(7)]
     assert load(folder, split="test")["rows_ears"][:] == [own["test"].row(i).tolist() for i in range(3)]
@@ -105,8 +105,8 @@ def test_a_bank_with_lists_of_its_own_names_its_rows(place, load):
     assert [vector is None for vector in vectors] == [False, True, False, False]
 
 
-def test_a_corpus_alone_is_published_with_the_origin_of_its_pictures(place, load):
-    folder = go(place, images=None, banks=[])
+def test_a_corpus_alone_is_published_with_the_origin_of_its_images(place, load):
+    folder = go(place, images=None, all_embeddings=[])
     assert configurations(folder) == ["queries", "labels", "images"]
     assert load(folder, "images", split="image").column_names == ["key", "source"]
     assert "## Coverage" not in (folder / "README.md").read_text(encoding="utf-8")
@@ -120,7 +120,7 @@ def test_files_and_batches_change_nothing(place, load, monkeypatch, batch, per_f
         ("ROWS_PER_FILE", per_file),
         ("VECTORS_PER_FILE", per_file),
     ):
-        monkeypatch.setattr(publish, name, value)
+        monkeypatch.setattr(export, name, value)
     folder = go(place)
     assert len(list(folder.glob("queries/train-*"))) == -(-6 // per_file)
     assert load(folder, split="train")["text"][:] == TEXTS["train"]
@@ -151,7 +151,7 @@ def test_the_card_says_sizes_coverage_origin_and_licences(place):
     }  # fmt: skip
     corpus = Corpus.load(place.corpus)
     there = [any(i not in MISSING for i in corpus.images("label").row(row)) for row in range(7)]
-    assert facts["pct_with_images"]["pictures"]["label"] == round(100 * sum(there) / 7, 2)
+    assert facts["pct_with_images"]["images"]["label"] == round(100 * sum(there) / 7, 2)
     assert f"{100 * sum(there) / 7:.2f} % | " in text
 
 
@@ -208,9 +208,12 @@ def test_another_store_is_refused(place):
     assert error.found == "other-0" and error.expected == "picture-0"
 
 
-def test_another_bank_is_refused_and_the_same_twice(place):
-    assert refused(place, banks=[write_bank(place.root / "more", "ears", n=12)]).found == "12 rows"
-    assert refused(place, banks=[place.bank, write_bank(place.root / "again", "eyes")]).found == "eyes"
+def test_other_embeddings_are_refused_and_the_same_twice(place):
+    assert refused(place, all_embeddings=[write_embeddings(place.root / "more", "ears", n=12)]).found == "12 rows"
+    assert (
+        refused(place, all_embeddings=[place.embeddings, write_embeddings(place.root / "again", "eyes")]).found
+        == "eyes"
+    )
 
 
 def test_a_shard_cut_short_and_an_unfinished_folder(place):
@@ -219,11 +222,11 @@ def test_a_shard_cut_short_and_an_unfinished_folder(place):
     shard.write_bytes(shard.read_bytes()[:-20])
     assert "cannot be read" in refused(place).what
     (place.corpus / "manifest.json").unlink()
-    assert "not complete" in refused(place, images=None, banks=[]).what
+    assert "not complete" in refused(place, images=None, all_embeddings=[]).what
 
 
 def test_a_table_that_is_too_short_is_noticed(place):
-    table = publish.Table("c", "s", "t/s", (publish.Column("id", "string", ""),))
+    table = export.Table("c", "s", "t/s", (export.Column("id", "string", ""),))
     with pytest.raises(VixmlError, match="ended too early"):
         table.write(place.root, iter(()), 3, 2)
 
@@ -234,11 +237,11 @@ def test_the_verb(place, capsys):
             yaml.safe_dump({key: registry()[key] for key in keys}), encoding="utf-8"
         )
     common = ["--corpus", str(place.corpus), "--config-dir", str(place.root), "--out", str(place.out)]
-    bank = place.root / "results/data/tiny/bank/net"
-    bank.parent.mkdir(parents=True)
-    bank.symlink_to(place.bank)
+    embeddings = place.root / "results/data/tiny/embeddings/net"
+    embeddings.parent.mkdir(parents=True)
+    embeddings.symlink_to(place.embeddings)
     options = ["--images", str(place.images), "--results", str(place.root / "results"), "--vision", "net"]
-    assert cli.main(["publish-dataset", "tiny", *common, *options]) == 0
+    assert cli.main(["export-dataset", "tiny", *common, *options]) == 0
     assert read_json(place.out / "manifest.json")["facts"]["rows"]["images/image"] == N_IMAGES
-    assert cli.main(["publish-dataset", "tony", *common]) == 2
+    assert cli.main(["export-dataset", "tony", *common]) == 2
     assert "did you mean 'tiny'?" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A small dataset to publish: odd texts, an image store with missing pictures, a bank, and a registry that names it."""
+"""A small dataset to publish: odd texts, an image store with missing pictures, image embeddings, and a registry that names it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from images_helpers import png
 from vixml.config.registry import World
 from vixml.data.corpus import SPLITS, CorpusData, Items
 from vixml.files import save_array, write_json
-from vixml.images.bank import FORMAT
-from vixml.images.publish import publish_dataset
+from vixml.images.embeddings import FORMAT
+from vixml.images.export import export_dataset
 from vixml.images.store import write_store
 from vixml.provenance import stage
 from vixml.ragged import Ragged
@@ -41,8 +41,8 @@ def registry(**dataset) -> dict:
     }
 
 
-def write_bank(folder: Path, vision: str, own: dict[str, Ragged] | None = None, n: int = N_IMAGES) -> Path:
-    """Publish a bank of seeded vectors, with lists of its own or without."""
+def write_embeddings(folder: Path, vision: str, own: dict[str, Ragged] | None = None, n: int = N_IMAGES) -> Path:
+    """Publish image embeddings of seeded vectors, with lists of its own or without."""
     rows = np.random.default_rng(n).standard_normal((n, DIM)).astype(np.float16)
     missing = list(MISSING) if own is None else [1]
     rows[missing] = 0
@@ -58,12 +58,12 @@ def write_bank(folder: Path, vision: str, own: dict[str, Ragged] | None = None, 
         }
         for split, lists in (own or {}).items():
             lists.save(work / f"{split}_images")
-        write_json(work / "bank.json", header | ({"lists": "own"} if own else {}))
+        write_json(work / "embeddings.json", header | ({"lists": "own"} if own else {}))
     return folder
 
 
 def write_place(root: Path) -> SimpleNamespace:
-    """Write a corpus with odd texts, an image store of three shards with missing pictures, and a bank."""
+    """Write a corpus with odd texts, an image store of three shards with missing pictures, and image embeddings."""
     rng = np.random.default_rng(0)
     n = {split: len(texts) for split, texts in TEXTS.items()}
     keys = [f"picture-{i}" for i in range(N_IMAGES)]
@@ -82,15 +82,19 @@ def write_place(root: Path) -> SimpleNamespace:
     pictures = [(i, key, None if i in MISSING else png(i)) for i, key in enumerate(keys)]
     with stage(root / "images", "render-images", config={}, inputs={}) as work:
         write_store(work, pictures, N_IMAGES, 3)
-    bank = write_bank(root / "bank", "eyes")
+    embeddings = write_embeddings(root / "embeddings", "eyes")
     return SimpleNamespace(
-        root=root, corpus=root / "corpus", images=root / "images", bank=bank, out=root / "out",
+        root=root, corpus=root / "corpus", images=root / "images", embeddings=embeddings, out=root / "out",
         pngs=[data for _, _, data in pictures],
     )  # fmt: skip
 
 
 def go(place: SimpleNamespace, **given) -> Path:
     """Publish the place, with what is given in other ways; return the folder."""
-    options = {"world": World.model_validate(registry()), "images": place.images, "banks": [place.bank]} | given
-    publish_dataset(options["world"], "tiny", place.corpus, options["images"], options["banks"], place.out)
+    options = {
+        "world": World.model_validate(registry()),
+        "images": place.images,
+        "all_embeddings": [place.embeddings],
+    } | given
+    export_dataset(options["world"], "tiny", place.corpus, options["images"], options["all_embeddings"], place.out)
     return place.out

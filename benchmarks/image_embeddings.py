@@ -1,13 +1,13 @@
 """Batches with image vectors at the paper's largest size: memory held, and how long a training step waits for them.
 
-The bank is a file of LF-AmazonTitles-1.3M's size on this disk (6.8 M vectors of 1152 numbers, float16: 14.6 GiB), filled with
+The embeddings is a file of LF-AmazonTitles-1.3M's size on this disk (6.8 M vectors of 1152 numbers, float16: 14.6 GiB), filled with
 noise; queries, labels and their pictures are drawn at random, so that each vector of a batch lies somewhere else in the file.
 Ours: a batch's rows asked for at once, by processes that assemble batches ahead; from a cold disk beside a plain memory map. Straightforward: the same rows taken from one
 dense float32 array in memory, by the training process itself; an array of the true size would not fit here, so its rows are
 drawn from one as large as `--dense-rows` (its bytes at the true size are counted, not held). The training step itself is stood
 in by waiting for `--step` seconds; what is measured is how much longer each step takes because its batch was not there.
 
-    python benchmarks/image_bank.py
+    python benchmarks/image_embeddings.py
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from measure import bandwidth, ratios, row, spread, take_turns, write
 
 from vixml.config.run import RunConfig
 from vixml.files import load_array, write_json
-from vixml.images.bank import FORMAT, PAGE, ImageBank, open_scattered, requests, take_rows
+from vixml.images.embeddings import FORMAT, PAGE, ImageEmbeddings, open_scattered, requests, take_rows
 from vixml.ragged import Ragged
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives, iterate, query_order
 
 SIZE = "batch 2048, LF-AmazonTitles-1.3M"
-RESULT = Path("benchmarks/results/image_bank.json")
+RESULT = Path("benchmarks/results/image_embeddings.json")
 QUERIES, LABELS, PER_QUERY, VECTORS, DIM = 2_248_619, 1_305_265, 22, 6_800_000, 1152
 WORDS, MAX_LEN, PER_ITEM = 30_000, 32, 3
 HEADER = 128  # bytes in front of the vectors in their file
 BATCHES = 10  # assembled, while the processes ahead are not at work
 
 
-def write_bank(folder: Path, rows: int) -> ImageBank:
-    """Write a bank of noise through a memory map."""
+def write_embeddings(folder: Path, rows: int) -> ImageEmbeddings:
+    """Write image embeddings of noise through a memory map."""
     vectors = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float16, (rows, DIM))
     noise = np.random.default_rng(0).standard_normal((50_000, DIM), dtype=np.float32).astype(np.float16)
     for first in range(0, rows, len(noise)):
@@ -49,8 +49,8 @@ def write_bank(folder: Path, rows: int) -> ImageBank:
     vectors.flush()
     del vectors
     header = {"format": FORMAT, "n_images": rows, "dim": DIM, "vision": "noise", "precision": "fp16"}
-    write_json(folder / "bank.json", header | {"missing": []})
-    return ImageBank.open(folder)
+    write_json(folder / "embeddings.json", header | {"missing": []})
+    return ImageEmbeddings.open(folder)
 
 
 def lists(rng: np.random.Generator, rows: int, lengths: np.ndarray, n_cols: int) -> Ragged:
@@ -154,14 +154,14 @@ def main() -> None:
     parser.add_argument("--cold-rounds", type=int, default=3, help="each takes a plain memory map some 20 seconds")
     parser.add_argument("--dense-rows", type=int, default=500_000)
     parser.add_argument(
-        "--folder", type=Path, help="where the bank is written and removed; default: a temporary folder"
+        "--folder", type=Path, help="where the embeddings is written and removed; default: a temporary folder"
     )
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     n_vectors = int(VECTORS * given.share)
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
-        bank = write_bank(folder, n_vectors)
+        embeddings = write_embeddings(folder, n_vectors)
         data = training_set(n_vectors, given.share)
         positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
         order = query_order(data.rows, None, 0, 0)
@@ -192,7 +192,7 @@ def main() -> None:
         )
         if not np.array_equal(found["ours"], found["straightforward"]):
             raise SystemExit("the two ways of reading vectors differ")
-        ours = epoch(lambda ids: bank.gather(ids, np.float16))
+        ours = epoch(lambda ids: embeddings.gather(ids, np.float16))
         before = own_memory()
         forget(file)
         from_disk = assembling(ours.__getitem__, BATCHES)
@@ -233,7 +233,7 @@ def main() -> None:
             limit=2.0 * n_vectors * DIM, limit_by="two bytes a number", held_by_the_process=held, **device,
         ),
     ]  # fmt: skip
-    write("image_bank", rows, given.out)
+    write("image_embeddings", rows, given.out)
 
 
 if __name__ == "__main__":
