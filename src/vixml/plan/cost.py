@@ -1,4 +1,4 @@
-"""Cost of a run before anybody runs it: operations and bytes, and hours at a stated speed (docs/cost.md). No torch."""
+"""Cost of a run before it runs: operations and bytes, and hours at a stated speed (docs/cost.md). Without torch."""
 
 from __future__ import annotations
 
@@ -11,22 +11,69 @@ from pathlib import Path
 from typing import Literal
 
 from vixml.config.published import TrainingRun, read_csv
-from vixml.config.registry import Counts, VisionModel, World
+from vixml.config.registry import Counts, World
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
-from vixml.plan.assumptions import HARDWARE, TEXTS, UNKNOWN, VISION, WATCHED, Hardware
+from vixml.plan.assumptions import HARDWARE, TEXTS, UNKNOWN, WATCHED, Hardware
 from vixml.plan.shapes import Item, Shape, clustering_flop, items_of, layer_weights, shape_of
 
-# --- One run, counted from its configuration: operations, memory, files.
+SCORE_TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
+RESERVE = 1.5e9  # bytes of a process before any work: libraries, a GPU's context
+PEAKS = {"gpu_memory_bytes", "host_memory_bytes", "scratch_bytes"}
 
 
-TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
-RESERVE = 1.5e9  # what a process holds before any work: libraries, a GPU's context
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a stage, a run or several; ``a + b`` adds all fields but the peaks, of which it keeps the larger.
+
+    Attributes:
+        flop_train: operations of training steps.
+        flop_encode: of other passes through networks: set-up, diagnostics, the index, images.
+        flop_search: of searches.
+        flop_host: of clustering and centroids.
+        hours: of one device, one stage after the other.
+        disk_bytes: files that stay.
+        scratch_bytes: a checkpoint, until its model is trained (peak).
+        gpu_memory_bytes: on the device (peak).
+        host_memory_bytes: in main memory (peak).
+
+    Example:
+        >>> both = Cost(hours=2.0, gpu_memory_bytes=5e9) + Cost(hours=1.0, gpu_memory_bytes=7e9)
+        >>> both.hours, both.gpu_memory_bytes
+        (3.0, 7000000000.0)
+    """
+
+    flop_train: float = 0.0
+    flop_encode: float = 0.0
+    flop_search: float = 0.0
+    flop_host: float = 0.0
+    hours: float = 0.0
+    disk_bytes: float = 0.0
+    scratch_bytes: float = 0.0
+    gpu_memory_bytes: float = 0.0
+    host_memory_bytes: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        return Cost(**{name: max(pair) if name in PEAKS else sum(pair) for name, pair in pairs.items()})
+
+    @property
+    def flop(self) -> float:
+        """Return all operations."""
+        return self.flop_train + self.flop_encode + self.flop_search + self.flop_host
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Cost of what was not run: by table, and of all tables together, where shared parts count once."""
+
+    by_table: dict[str, Cost]
+    total: Cost
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one dataset.
+    """One run of one dataset, and the sizes that its cost follows from.
 
     Attributes:
         config: the run.
@@ -50,15 +97,15 @@ class Job:
 
     @classmethod
     def of(cls, world: World, dataset: str, config: RunConfig) -> Job:
-        """Look up what a run needs.
+        """Look up the sizes of a run.
 
         Raises:
-            VixmlError: a dataset without counts, or a language model whose architecture is not known.
+            VixmlError: a dataset without counts, or a language model of an unknown architecture.
         """
         entry, model = world.datasets[dataset], world.text_models[config.encoder.model]
         if entry.expect is None:
             raise VixmlError(
-                "the cost of a dataset without counts cannot be told",
+                "the cost of a dataset without counts cannot be predicted",
                 where=f"datasets.{dataset}.expect",
                 found="nothing",
                 hint="give n_train, n_test and n_labels: after build-corpus, counts.json in its folder has them",
@@ -70,63 +117,69 @@ class Job:
         dim = world.vision_models[config.images.vision].dim
         return cls(config, entry.expect, shape, causal, query, label, dim, each * entry.expect.n_train)
 
+    def speed(self, hardware: Hardware) -> float:
+        """Return the operations per second that a machine sustains with this language model."""
+        return hardware.decoder if self.causal else hardware.encoder
+
     # -- sizes ----------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def trained_queries(self) -> int:
-        """Return how many training queries are not held out."""
-        return self.counts.n_train - self.held_out
+    @property
+    def queries(self) -> int:
+        """Return the number of queries, training and test."""
+        return self.counts.n_train + self.counts.n_test
 
-    @cached_property
+    @property
     def held_out(self) -> int:
-        """Return how many training queries are held out."""
+        """Return the number of training queries that are held out."""
         return round(self.counts.n_train * self.config.training.validation)
 
-    @cached_property
+    @property
+    def trained_queries(self) -> int:
+        """Return the number of training queries that are not held out."""
+        return self.counts.n_train - self.held_out
+
+    @property
     def batch(self) -> int:
-        """Return the queries of a batch: fewer than configured only where there are no more."""
+        """Return the queries of a batch."""
         return min(self.config.training.batch_size, self.trained_queries)
 
     @cached_property
     def batch_labels(self) -> float:
         """Return the mean labels of a full batch: one per query, or the distinct ones (docs/deviations.md D1).
 
-        As if drawn evenly from all; a draw that favours some has fewer distinct ones.
+        Assumes that labels are drawn evenly; otherwise a batch has fewer distinct ones.
         """
         n = self.counts.n_labels
         if self.config.training.label_copies == "kept":
             return float(self.batch)
         return n * -math.expm1(self.batch * math.log1p(-1 / n)) if n > 1 else 1.0
 
-    @cached_property
+    @property
     def stored_only(self) -> bool:
-        """Return whether training reads stored vectors: the encoder is frozen and nothing in front of it learns."""
+        """Return whether training reads stored vectors: the encoder is frozen and nothing before it is trained."""
         return self.config.encoder.train == "frozen" and not self.config.uses_images
 
-    @cached_property
+    @property
     def free_vectors(self) -> int:
-        """Return the parameters of the free vectors."""
-        rows = min(self.config.prototype.free_vectors, self.counts.n_labels) if self.config.has_prototypes else 0
-        return rows * self.shape.hidden
+        """Return the number of free vectors."""
+        return min(self.config.prototype.free_vectors, self.counts.n_labels) if self.config.has_prototypes else 0
 
-    @cached_property
+    @property
     def rank(self) -> int:
         """Return the rank of the adapters; 0 without."""
         return self.config.encoder.lora.r if self.config.encoder.train == "lora" else 0
 
     @cached_property
     def trainable(self) -> int:
-        """Return the parameters that learn."""
-        d, found = self.shape.hidden, self.free_vectors
+        """Return the number of trained parameters."""
+        d, images = self.shape.hidden, self.config.images
+        found = self.free_vectors * d + self.shape.layers * self.shape.adapters(self.rank)
         if self.config.encoder.train == "full":
             found += self.shape.parameters
-        found += self.shape.layers * self.shape.adapters(self.rank)
         if self.config.method == "PRIME":
             found += layer_weights(d, self.config.prototype.feedforward)
         if self.config.uses_images:
-            found += self.image_dim * d
-            if self.config.images.fusion == "late":
-                found += layer_weights(d, self.config.images.late.feedforward)
+            found += self.image_dim * d + (layer_weights(d, images.late.feedforward) if images.fusion == "late" else 0)
         return found
 
     # -- operations -----------------------------------------------------------------------------------------------
@@ -134,31 +187,31 @@ class Job:
     def encode(self, item: Item, *, train: bool = False) -> float:
         """Return the operations of encoding one item, with its share of a training step's backward pass.
 
-        A forward pass takes 2 operations a weight and token. Going back takes 2 for the gradient of what entered and 2
-        for that of the weight: the latter for what learns only. Gradient checkpointing adds a forward pass.
+        A forward pass takes 2 operations per weight and token. The backward pass takes 2 for the gradient of the input
+        and, for trained weights only, 2 for that of the weight. Gradient checkpointing adds a forward pass.
         """
-        shape, encoder, late = self.shape, self.config.encoder, self.config.images.fusion == "late"
-        linear = 2 * shape.layers * shape.linear * item.own
-        adapters = 2 * shape.layers * shape.adapters(self.rank) * item.own
-        attention = shape.layers * shape.attention(item.own, item.seen)
+        shape, encoder, images = self.shape, self.config.encoder, self.config.images
+        late = self.config.uses_images and images.fusion == "late"
+        linear = 2 * shape.layers * shape.linear * item.computed
+        others = 2 * shape.layers * shape.adapters(self.rank) * item.computed
+        others += shape.layers * shape.attention(item.computed, item.attended)
         projection = 2 * self.image_dim * shape.hidden * item.images
         fusion = 0.0
-        if self.config.uses_images and late:
+        if late:
             tokens = 1 + item.images
-            fusion = 2 * layer_weights(shape.hidden, self.config.images.late.feedforward) * tokens
-            fusion += 4 * shape.hidden * tokens**2
+            fusion = 2 * layer_weights(shape.hidden, images.late.feedforward) * tokens + 4 * shape.hidden * tokens**2
         if not train:
-            return linear + adapters + attention + projection + fusion
-        again = 1 if encoder.gradient_checkpointing else 0
+            return linear + others + projection + fusion
+        again = int(encoder.gradient_checkpointing)
         if encoder.train == "full":
-            passes, others = 3 + again, 3 + again
+            passes = 3 + again, 3 + again
         elif encoder.train == "lora" or (self.config.uses_images and not late):
-            passes, others = 2 + again, 3 + again
+            passes = 2 + again, 3 + again
         else:
-            passes, others = 1, 1
-        return passes * linear + others * (adapters + attention) + 2 * projection + 3 * fusion
+            passes = 1, 1
+        return passes[0] * linear + passes[1] * others + 2 * projection + 3 * fusion
 
-    @cached_property
+    @property
     def prototype(self) -> float:
         """Return the operations of one label's prototype: a layer over three tokens."""
         if self.config.method != "PRIME":
@@ -166,17 +219,13 @@ class Job:
         return 6 * layer_weights(self.shape.hidden, self.config.prototype.feedforward) + 36 * self.shape.hidden
 
     @cached_property
-    def all_labels(self) -> float:
-        """Return the operations of encoding all labels."""
-        return self.counts.n_labels * self.encode(self.label)
-
-    @cached_property
     def step_flop(self) -> float:
         """Return the operations of all training steps: queries, labels, prototypes, table of scores."""
         batches = self.trained_queries / max(1, self.batch)  # the last one may be a part
-        text = 0.0 if self.stored_only else 1.0
-        one = self.batch * self.encode(self.query, train=True) * text
-        one += self.batch_labels * (self.encode(self.label, train=True) * text + 3 * self.prototype)
+        one = self.batch_labels * 3 * self.prototype
+        if not self.stored_only:
+            one += self.batch * self.encode(self.query, train=True)
+            one += self.batch_labels * self.encode(self.label, train=True)
         one += (2 if self.config.has_prototypes else 1) * 6 * self.batch * self.batch_labels * self.shape.hidden
         return self.config.training.epochs * batches * one
 
@@ -184,332 +233,162 @@ class Job:
     def watch_flop(self) -> float:
         """Return the operations around the steps: all items once at the start; labels and held-out queries each epoch;
         the training queries once more for the last centroids."""
-        if not self.config.training.epochs:
-            return 0.0
-        start = self.counts.n_train * self.encode(self.query) + self.all_labels
-        held, vectors = self.held_out, self.counts.n_labels * (3 if self.config.method == "PRIME" else 2)
-        labels = self.counts.n_labels if held else min(self.counts.n_labels, WATCHED)
+        prime, n_labels, held = self.config.method == "PRIME", self.counts.n_labels, self.held_out
+        labels = n_labels if held else min(n_labels, WATCHED)
+        query, label = self.encode(self.query), self.encode(self.label)
         each = labels * self.prototype
-        each += 2 * held * (vectors + self.trained_queries) * self.shape.hidden
+        each += 2 * held * (n_labels * (3 if prime else 2) + self.trained_queries) * self.shape.hidden
+        total = self.counts.n_train * query + n_labels * label
         if not self.stored_only:
-            each += labels * self.encode(self.label) + held * self.encode(self.query)
-        encoded = self.config.method == "PRIME" and self.config.prototype.last_centroids == "encoded"
-        end = self.trained_queries * self.encode(self.query) if encoded and not self.stored_only else 0.0
-        return start + self.config.training.epochs * each + end
-
-    @cached_property
-    def centroid_flop(self) -> float:
-        """Return the operations of the centroids, before the first epoch and after each."""
-        epochs = self.config.training.epochs
-        return 2.0 * self.pairs * self.shape.hidden * (epochs + 1) if epochs and self.config.method == "PRIME" else 0.0
+            each += labels * label + held * query
+            if prime and self.config.prototype.last_centroids == "encoded":
+                total += self.trained_queries * query
+        return total + self.config.training.epochs * each
 
     @cached_property
     def cluster_flop(self) -> float:
         """Return the operations of balanced 2-means: groups for mining, clusters for free vectors."""
         training, mining, d = self.config.training, self.config.mining, self.shape.hidden
-        if not training.epochs:
-            return 0.0
-        found = 0.0
-        if self.config.has_prototypes:
-            found += clustering_flop(self.counts.n_labels, self.free_vectors // d, d)
+        found = clustering_flop(self.counts.n_labels, self.free_vectors, d)
         if mining is not None:
-            last = training.epochs - (mining.cluster == "end")  # nothing is clustered behind the last epoch
+            last = training.epochs - (mining.cluster == "end")  # nothing is clustered after the last epoch
             for epoch in range(mining.start, last, mining.update):
                 found += clustering_flop(self.trained_queries, mining.n_groups(self.trained_queries, epoch), d)
         return found
 
-    @cached_property
-    def host_flop(self) -> float:
-        """Return what is bound by memory: centroids and 2-means."""
-        return self.centroid_flop + self.cluster_flop
+    # -- bytes ----------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def index_flop(self) -> float:
-        """Return the operations of encoding all queries and labels, once trained."""
-        queries = self.counts.n_train + self.counts.n_test
-        return queries * self.encode(self.query) + self.all_labels + self.counts.n_labels * self.prototype
-
-    @cached_property
-    def search_flop(self) -> float:
-        """Return the operations of searching every test query's neighbours."""
-        how, counts, width = self.config.inference, self.counts, self.shape.hidden
-        among = {
-            "label-search": counts.n_labels,
-            "retrieval-augmented": counts.n_labels + counts.n_train,
-            "knn": counts.n_train,
-            "popularity": 0,
-        }[how.method]
-        width += self.image_dim if how.image_weight else 0
-        return 2.0 * counts.n_test * among * width
-
-    # -- memory ---------------------------------------------------------------------------------------------------
-
-    @cached_property
+    @property
     def weight_bytes(self) -> float:
-        """Return what the language model's own weights take on the device."""
-        wide = self.config.encoder.train == "full" or self.config.encoder.weights == "float32"
-        kept = 4.0 * self.shape.parameters if wide else 2.0 * self.shape.parameters
-        # Autocast keeps a half-precision copy of the wide weights that it multiplies with.
-        half = wide and self.config.training.precision != "fp32"
-        return kept + (2.0 * self.shape.layers * self.shape.linear if half else 0.0)
+        """Return the size of the language model on the device, with autocast's half-precision copy of float32 weights."""
+        float32 = self.config.encoder.train == "full" or self.config.encoder.weights == "float32"
+        half = float32 and self.config.training.precision != "fp32"
+        copied = 2.0 * self.shape.layers * self.shape.linear if half else 0.0
+        return (4.0 if float32 else 2.0) * self.shape.parameters + copied
 
-    @cached_property
-    def label_buffers(self) -> float:
-        """Return what is kept of every label beside the model: centroid, cluster."""
+    @property
+    def label_bytes(self) -> float:
+        """Return the size of what is kept per label beside the model: centroid, cluster."""
         each = 4 * self.shape.hidden + 1 if self.config.method == "PRIME" else 0
         return float(self.counts.n_labels * (each + (8 if self.config.has_prototypes else 0)))
 
     @cached_property
     def activation_bytes(self) -> float:
-        """Return what a training step keeps for its backward pass."""
+        """Return the size of what a training step keeps for its backward pass."""
         late_frozen = self.config.encoder.train == "frozen" and self.config.images.fusion == "late"
-        if self.stored_only or late_frozen or not self.config.training.epochs:
+        if self.stored_only or late_frozen:
             return 0.0
-        total = 0.0
+        total, layers = 0.0, self.shape.layers
         for item, n in ((self.query, self.batch), (self.label, self.batch_labels)):
-            one, layers = self.shape.saved(item.seen, self.rank), self.shape.layers
+            one = self.shape.saved(item.attended, self.rank)
             kept = layers * self.shape.hidden + one if self.config.encoder.gradient_checkpointing else layers * one
-            total += n * item.own * kept
+            total += n * item.computed * kept
         return total * (4 if self.config.training.precision == "fp32" else 2)
 
-    @cached_property
-    def device_bytes(self) -> float:
-        """Return the peak on the device: weights, what learns (with gradient and AdamW's two moments), activations, scores."""
-        own = self.shape.parameters if self.config.encoder.train == "full" else 0
-        found = RESERVE + self.weight_bytes + self.label_buffers + 4.0 * (self.trainable - own)
-        if self.config.training.epochs:
-            scores = 4.0 * TABLES * self.batch * self.batch_labels
-            found += 12.0 * self.trainable + self.activation_bytes + scores
-        return found
+    @property
+    def token_bytes(self) -> float:
+        """Return the size of the tokens of all texts: int32 ids, int64 offsets."""
+        return self.queries * (4 * self.query.text + 8) + self.counts.n_labels * (4 * self.label.text + 8)
 
-    @cached_property
+    @property
     def host_bytes(self) -> float:
         """Return the peak in main memory: vectors of all queries and labels, raw and normalised; tokens; true pairs."""
         vectors = 8.0 * self.shape.hidden * (self.counts.n_train + self.counts.n_labels)
-        loading = 4.0 * self.shape.parameters
-        return RESERVE + max(loading, vectors + 16 * self.pairs) + self.token_bytes
-
-    # -- files ----------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def token_bytes(self) -> float:
-        """Return the size of the tokens of all texts: int32 ids, int64 offsets."""
-        queries = self.counts.n_train + self.counts.n_test
-        return queries * (4 * self.query.text + 8) + self.counts.n_labels * (4 * self.label.text + 8)
-
-    @cached_property
-    def model_bytes(self) -> float:
-        """Return the size of a trained model: what learned, and what is kept of every label."""
-        return 4.0 * self.trainable + self.label_buffers
-
-    @cached_property
-    def checkpoint_bytes(self) -> float:
-        """Return the size of the checkpoint that lies beside the model until it is trained."""
-        return self.model_bytes + 8.0 * self.trainable + 4.0 * self.shape.hidden * self.counts.n_train
-
-    @cached_property
-    def index_bytes(self) -> float:
-        """Return the size of the vectors of all queries and labels (twice, with prototypes), float32."""
-        labels = self.counts.n_labels * (2 if self.config.has_prototypes else 1)
-        return 4.0 * self.shape.hidden * (self.counts.n_train + self.counts.n_test + labels)
-
-    @cached_property
-    def prediction_bytes(self) -> float:
-        """Return the size of the predictions: an int32 id and a float32 score each."""
-        return 8.0 * self.counts.n_test * self.config.inference.top_k
-
-
-# Where no run of ours repeats a published one: operations a second of one modern accelerator, in round numbers.
-SUSTAINED = 1e14
-PEAKS = {"gpu_memory_bytes", "host_memory_bytes", "scratch_bytes"}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of a stage, a run or many; ``a + b`` adds what adds up and keeps the larger peak.
-
-    Attributes:
-        flop_train: operations of training steps.
-        flop_encode: of other passes through networks: set-up, diagnostics, the index, images.
-        flop_search: of searches.
-        flop_host: of clustering and centroids, on the processor.
-        hours: of one device, these in turn.
-        disk_bytes: files that stay.
-        scratch_bytes: a checkpoint, until its model is trained (peak).
-        gpu_memory_bytes: on the device (peak).
-        host_memory_bytes: in main memory (peak).
-
-    Example:
-        >>> both = Cost(hours=2.0, gpu_memory_bytes=5e9) + Cost(hours=1.0, gpu_memory_bytes=7e9)
-        >>> both.hours, both.gpu_memory_bytes
-        (3.0, 7000000000.0)
-    """
-
-    flop_train: float = 0.0
-    flop_encode: float = 0.0
-    flop_search: float = 0.0
-    flop_host: float = 0.0
-    hours: float = 0.0
-    disk_bytes: float = 0.0
-    scratch_bytes: float = 0.0
-    gpu_memory_bytes: float = 0.0
-    host_memory_bytes: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        values = {}
-        for field in fields(self):
-            a, b = getattr(self, field.name), getattr(other, field.name)
-            values[field.name] = max(a, b) if field.name in PEAKS else a + b
-        return Cost(**values)
+        return RESERVE + max(4.0 * self.shape.parameters, vectors + 16 * self.pairs) + self.token_bytes
 
     @property
-    def flop(self) -> float:
-        """Return all operations."""
-        return self.flop_train + self.flop_encode + self.flop_search + self.flop_host
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Cost of what was not run: by table, and for all tables together (what they share counts once)."""
-
-    by_table: dict[str, Cost]
-    total: Cost
+    def model_bytes(self) -> float:
+        """Return the size of a trained model: trained parameters, and what is kept per label."""
+        return 4.0 * self.trainable + self.label_bytes
 
 
 def train_cost(job: Job, hardware: Hardware) -> Cost:
-    """Return the cost of the stage ``train``: steps, and the passes and clusterings around them."""
-    speed = hardware.decoder if job.causal else hardware.encoder
-    return Cost(
+    """Return the cost of the stage ``train``: steps, and the passes and clusterings around them.
+
+    Device memory holds weights, trained parameters (with gradient and AdamW's two moments), activations and scores.
+    """
+    epochs, d, trained = job.config.training.epochs, job.shape.hidden, job.trainable
+    own = job.shape.parameters if job.config.encoder.train == "full" else 0
+    device = RESERVE + job.weight_bytes + job.label_bytes + 4.0 * (trained - own)
+    cost = Cost(disk_bytes=job.model_bytes, gpu_memory_bytes=device, host_memory_bytes=job.host_bytes)
+    if not epochs:
+        return cost
+    # Centroids are computed before the first epoch and after each.
+    centroids = 2.0 * job.pairs * d * (epochs + 1) if job.config.method == "PRIME" else 0.0
+    seconds = (job.step_flop + job.watch_flop) / job.speed(hardware)
+    seconds += centroids / hardware.host + job.cluster_flop / hardware.clusters
+    return cost + Cost(
         flop_train=job.step_flop,
         flop_encode=job.watch_flop,
-        flop_host=job.host_flop,
-        hours=(
-            (job.step_flop + job.watch_flop) / speed
-            + job.centroid_flop / hardware.host
-            + job.cluster_flop / hardware.clusters
-        )
-        / 3600,
-        disk_bytes=job.model_bytes,
-        scratch_bytes=job.checkpoint_bytes if job.config.training.epochs else 0.0,
-        gpu_memory_bytes=job.device_bytes,
-        host_memory_bytes=job.host_bytes,
-    )
+        flop_host=centroids + job.cluster_flop,
+        hours=seconds / 3600,
+        scratch_bytes=job.model_bytes + 8.0 * trained + 4.0 * d * job.counts.n_train,
+        gpu_memory_bytes=device + 12.0 * trained + job.activation_bytes + 4.0 * SCORE_TABLES * job.batch * job.batch_labels,
+    )  # fmt: skip
 
 
 def index_cost(job: Job, hardware: Hardware) -> Cost:
-    """Return the cost of the stage ``build-index``: every query and label encoded once."""
-    speed = hardware.decoder if job.causal else hardware.encoder
+    """Return the cost of the stage ``build-index``: every query and label encoded once, labels as ``u`` and ``z``."""
+    labels = job.counts.n_labels
+    flop = job.queries * job.encode(job.query) + labels * (job.encode(job.label) + job.prototype)
     return Cost(
-        flop_encode=job.index_flop,
-        hours=job.index_flop / speed / 3600,
-        disk_bytes=job.index_bytes,
+        flop_encode=flop,
+        hours=flop / job.speed(hardware) / 3600,
+        disk_bytes=4.0 * job.shape.hidden * (job.queries + labels * (2 if job.config.has_prototypes else 1)),
         gpu_memory_bytes=RESERVE + job.weight_bytes + job.model_bytes,
         host_memory_bytes=job.host_bytes,
     )
 
 
 def predict_cost(job: Job, hardware: Hardware) -> Cost:
-    """Return the cost of the stage ``predict``: exact search; all that a run costs which reuses a model."""
+    """Return the cost of the stage ``predict``: exact search; the whole cost of a run that reuses a model.
+
+    A prediction is an int32 id and a float32 score.
+    """
+    how, counts = job.config.inference, job.counts
+    among = {
+        "label-search": counts.n_labels,
+        "retrieval-augmented": counts.n_labels + counts.n_train,
+        "knn": counts.n_train,
+        "popularity": 0,
+    }[how.method]
+    flop = 2.0 * counts.n_test * among * (job.shape.hidden + (job.image_dim if how.image_weight else 0))
+    size = 8.0 * counts.n_test * how.top_k
     return Cost(
-        flop_search=job.search_flop,
-        hours=job.search_flop / hardware.float32 / 3600,
-        disk_bytes=job.prediction_bytes,
+        flop_search=flop,
+        hours=flop / hardware.float32 / 3600,
+        disk_bytes=size,
         gpu_memory_bytes=RESERVE if job.config.needs_encoder else 0.0,
-        host_memory_bytes=RESERVE + 2 * job.prediction_bytes,
+        host_memory_bytes=RESERVE + 2 * size,
     )
 
 
-def run_cost(world: World, dataset: str, config: RunConfig, hardware: Hardware) -> Cost:
-    """Return the cost of one run with one seed, without what runs share (models, tokens, images).
+def run_cost(job: Job, hardware: Hardware) -> Cost:
+    """Return the cost of one run with one seed, without shared parts (models, tokens, images).
 
-    Args:
-        world: the registry.
-        dataset: an entry of it.
-        config: the run; with ``reuse`` nothing is trained or encoded.
-        hardware: where.
+    A run that reuses a model trains and encodes nothing.
     """
-    job = Job.of(world, dataset, config)
     cost = predict_cost(job, hardware)
-    if config.needs_encoder and config.reuse is None:
+    if job.config.needs_encoder and job.config.reuse is None:
         cost = train_cost(job, hardware) + index_cost(job, hardware) + cost
     return cost
 
 
-def model_cost(world: World, name: str) -> Cost:
-    """Return the disk that a language model takes: float32, but for decoders of the hub, published in bfloat16."""
-    entry = world.text_models[name]
-    shape = shape_of(name, entry)
-    half = entry.kind == "hub" and entry.attention == "causal"
-    return Cost(disk_bytes=shape.parameters * (2.0 if half else 4.0))
+# -- cells of tables that were not run --------------------------------------------------------------------------------
 
-
-def tokens_cost(job: Job) -> Cost:
-    """Return the disk that the tokens of a dataset take, for one tokenizer and length."""
-    return Cost(disk_bytes=job.token_bytes)
-
-
-def n_images(world: World, dataset: str, most: int) -> float:
-    """Return how many images a dataset has: as counted, else ``most`` for each item that has any."""
-    entry, texts = world.datasets[dataset], TEXTS.get(dataset, UNKNOWN)
-    counts = entry.expect
-    if counts is None:
-        raise VixmlError("a dataset without counts", where=f"datasets.{dataset}.expect", hint="give them")
-    if counts.n_images is not None:
-        return float(counts.n_images)
-
-    def share(key: str) -> float:
-        return entry.facts.get(key, 100.0) / 100
-
-    return (
-        counts.n_train * (texts.query_images or most * share("pct_train_queries_with_images"))
-        + counts.n_test * (texts.query_images or most * share("pct_test_queries_with_images"))
-        + counts.n_labels * (texts.label_images or most * share("pct_labels_with_images"))
-    )
-
-
-def images_cost(world: World, dataset: str, most: int) -> Cost:
-    """Return the disk that a dataset's images take."""
-    return Cost(disk_bytes=n_images(world, dataset, most) * TEXTS.get(dataset, UNKNOWN).image_bytes)
-
-
-def embeddings_cost(world: World, dataset: str, vision: str, most: int, hardware: Hardware) -> Cost:
-    """Return the cost of the stage ``embed-images``: each image once through the vision encoder."""
-    entry: VisionModel = world.vision_models[vision]
-    if vision not in VISION:
-        raise VixmlError(
-            "the cost of a vision encoder is not known",
-            where="VISION in src/vixml/plan/assumptions.py",
-            found=vision,
-            expected=", ".join(VISION),
-        )
-    n, network = n_images(world, dataset, most), VISION[vision]
-    return Cost(
-        flop_encode=n * network.flop,
-        hours=n * network.flop / hardware.encoder / 3600,
-        disk_bytes=2.0 * n * entry.dim,
-        gpu_memory_bytes=RESERVE + 4 * network.parameters,
-        host_memory_bytes=RESERVE + 4 * network.parameters,
-    )
-
-
-def imported_cost(world: World, dataset: str, vision: str, most: int) -> Cost:
-    """Return the disk of vectors that are imported as published: float32 as fetched, float16 as kept."""
-    return Cost(disk_bytes=(4.0 + 2.0) * n_images(world, dataset, most) * world.vision_models[vision].dim)
-
-
-# -- what stands in a cell that was not run --------------------------------------------------------------------------
+SUSTAINED = 1e14  # operations per second of a modern accelerator, for published runs that no run of ours repeats
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted training cost, as a cell prints it.
+    """A predicted training cost, as printed in a cell.
 
     Attributes:
         flop: floating point operations.
         hours: at ``speed``.
         speed: as printed.
         bound: whether every text was counted at full length, so that the operations are an upper bound.
-        note: what is not in it.
+        note: what the cost excludes.
 
     Example:
         >>> print(Prediction(3e18, 8.333))
@@ -549,11 +428,11 @@ def load_train_sizes(config_dir: Path | str) -> dict[str, int]:
 
 
 def predict(run: TrainingRun, params: str, sizes: dict[str, int]) -> Prediction:
-    """Predict the cost of one of the paper's runs from what the paper prints of it, where no run of ours repeats it.
+    """Predict the cost of a published run that no run of ours repeats, from what the paper prints about it.
 
-    ``6 x parameters x tokens`` operations a sequence (forward and backward; with LoRA the weight gradients saved are
-    spent on recomputing activations), two sequences (a query and its label) for each training query and epoch, each
-    counted at its full length: ``max_len`` text tokens and one token an image.
+    ``6 x parameters x tokens`` operations per sequence (with LoRA, recomputing activations costs what the missing weight
+    gradients save), two sequences (a query and its label) per training query and epoch, each counted at full length:
+    ``max_len`` text tokens and one token per image.
 
     Example:
         >>> run = TrainingRun("run01", "D", "text", "MiniLM-L3", 0, 300, 32, ("T1",))
@@ -565,43 +444,41 @@ def predict(run: TrainingRun, params: str, sizes: dict[str, int]) -> Prediction:
 
 
 def predict_run(world: World, dataset: str, config: RunConfig, hardware: Hardware) -> Prediction:
-    """Predict the cost of a run of ours: training, index and search as :func:`run_cost` counts them."""
-    cost = run_cost(world, dataset, config, hardware)
+    """Predict the cost of one of our runs: training, index and search as :func:`run_cost` counts them."""
+    job = Job.of(world, dataset, config)
+    cost = run_cost(job, hardware)
     if config.reuse is not None:
         speed = f"{hardware.float32 / 1e12:.3g} TFLOP/s"
         return Prediction(cost.flop, cost.hours, speed, False, f"beside the model of {config.reuse}")
-    causal = world.text_models[config.encoder.model].attention == "causal"
-    speed = f"{(hardware.decoder if causal else hardware.encoder) / 1e12:.3g} TFLOP/s"
-    return Prediction(cost.flop, cost.hours, speed, TEXTS.get(dataset, UNKNOWN).query_tokens is None)
+    bound = TEXTS.get(dataset, UNKNOWN).query_tokens is None
+    return Prediction(cost.flop, cost.hours, f"{job.speed(hardware) / 1e12:.3g} TFLOP/s", bound)
 
 
-# --- What a job asks of a batch system: memory and time, from the same counts as the plan, with room to spare. No
-# torch.
-
+# -- memory and time that a job requests from a batch system -----------------------------------------------------------
 
 Stage = Literal["train", "index", "predict"]
 COSTS: dict[Stage, Callable[[Job, Hardware], Cost]] = {
     "train": train_cost, "index": index_cost, "predict": predict_cost,
 }  # fmt: skip
-# A prediction is not a promise: a job that is killed for its memory or its time costs more than one that asked for more.
+# Generous, because a job killed at its limit costs more than a request that is too large.
 MEMORY_MARGIN, TIME_MARGIN = 1.5, 2.0
 LEAST_MB, LEAST_MINUTES = 4000, 60
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Memory and time to request.
+    """A request for memory and time.
 
     Attributes:
-        mem_mb: main memory, in 10^6 bytes; without a GPU it holds what would lie on one, too.
-        minutes: of wall time.
+        mem_mb: main memory in 10^6 bytes; without a GPU, device memory is part of it.
+        minutes: wall time.
     """
 
     mem_mb: int
     minutes: int
 
 
-# Where nothing can be counted, for example with a data set whose entry gives no sizes.
+# Requests where nothing can be counted, for example of a dataset whose entry gives no sizes.
 DEFAULT_NEEDS: dict[Stage, Needs] = {
     "train": Needs(16000, 2880),
     "index": Needs(16000, 480),
@@ -610,30 +487,30 @@ DEFAULT_NEEDS: dict[Stage, Needs] = {
 
 
 def needs(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: bool, attempt: int = 1) -> Needs:
-    """Return what a stage of a run asks for: half as much memory again as predicted, and twice the time.
+    """Return the request of one stage of a run: 1.5 times the predicted memory and twice the predicted time.
 
     Args:
         world: the registry.
         dataset: an entry of it.
         config: the run.
-        stage: of it.
+        stage: one of its stages.
         gpu: whether it runs on a GPU.
-        attempt: 1, 2, ... of a job that a batch system had to kill: each asks for as much again.
+        attempt: 1, 2, ... of a job that a batch system killed; multiplies the request.
 
     Example:
-        >>> from vixml.config.load import load_world
-        >>> from vixml.config.load import load_runs
+        >>> from vixml.config.load import load_runs, load_world
         >>> world, runs = load_world("config"), load_runs("config")
         >>> needs(world, "picto", runs["picto", "text-minilm-l3"], "train", gpu=False)
         Needs(mem_mb=6000, minutes=60)
     """
-    hardware = HARDWARE["gpu" if gpu else "cpu"]
     try:
-        cost = COSTS[stage](Job.of(world, dataset, config), hardware)
+        cost = COSTS[stage](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
     except VixmlError:
         found = DEFAULT_NEEDS[stage]
-        return Needs(found.mem_mb * attempt, found.minutes * attempt)
-    memory = cost.host_memory_bytes + (0.0 if gpu else cost.gpu_memory_bytes)
-    mem_mb = max(LEAST_MB, math.ceil(MEMORY_MARGIN * memory / 1e9) * 1000)
-    minutes = max(LEAST_MINUTES, math.ceil(TIME_MARGIN * 60 * cost.hours))
-    return Needs(mem_mb * attempt, minutes * attempt)
+    else:
+        memory = cost.host_memory_bytes + (0.0 if gpu else cost.gpu_memory_bytes)
+        found = Needs(
+            max(LEAST_MB, math.ceil(MEMORY_MARGIN * memory / 1e9) * 1000),
+            max(LEAST_MINUTES, math.ceil(TIME_MARGIN * 60 * cost.hours)),
+        )
+    return Needs(found.mem_mb * attempt, found.minutes * attempt)

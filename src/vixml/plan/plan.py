@@ -1,7 +1,7 @@
-"""Cost of a whole configuration before anything runs: by dataset, by table, and which tables a budget buys. No torch.
+"""Cost of a whole configuration before it runs: by dataset, by table, and which tables fit a budget. Without torch.
 
 A plan is a set of parts, each with its cost: a model, a dataset's tokens and images, a training with its index, a search.
-Runs share parts, tables share runs; whatever is asked for, a part counts once.
+Runs share parts and tables share runs; every sum counts a part once.
 """
 
 from __future__ import annotations
@@ -18,19 +18,9 @@ from vixml.config.run import RunConfig
 from vixml.config.tables import TableSpec, load_tables, named_runs
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
-from vixml.plan.assumptions import HARDWARE, TEXTS, Hardware, Kind
-from vixml.plan.cost import (
-    Cost,
-    Job,
-    embeddings_cost,
-    images_cost,
-    imported_cost,
-    index_cost,
-    model_cost,
-    predict_cost,
-    tokens_cost,
-    train_cost,
-)
+from vixml.plan.assumptions import HARDWARE, TEXTS, UNKNOWN, VISION, Hardware, Kind
+from vixml.plan.cost import RESERVE, Cost, Job, index_cost, predict_cost, train_cost
+from vixml.plan.shapes import shape_of
 
 RunKey = tuple[str, str, int]  # dataset, run, seed
 BASE = Path("config/config.yaml")
@@ -38,12 +28,12 @@ BASE = Path("config/config.yaml")
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that belong together: a dataset's, or a table's.
+    """Runs of one dataset or one table.
 
     Attributes:
         name: as printed.
-        runs: those planned.
-        named: how many there would be in all; a table may name runs that this configuration does not ask for.
+        runs: the planned ones.
+        named: number in all; a table may name runs that this configuration leaves out.
     """
 
     name: str
@@ -53,20 +43,20 @@ class Group:
 
 @dataclass(frozen=True)
 class Choice:
-    """A table in the order in which a budget buys them.
+    """A table, in the order in which a budget buys them.
 
     Attributes:
-        group: the table.
-        alone: its cost.
-        added: what it costs beside the tables before it.
-        hours: of all tables up to here.
+        name: the table.
+        alone: its hours.
+        added: its hours in addition to the tables before it.
+        hours: of all tables up to this one.
         fits: whether these are within the budget.
-        fits_alone: whether the table by itself is.
+        fits_alone: whether this table by itself is.
     """
 
-    group: Group
-    alone: Cost
-    added: Cost
+    name: str
+    alone: float
+    added: float
     hours: float
     fits: bool
     fits_alone: bool
@@ -74,7 +64,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """A configuration's parts and who needs which."""
+    """The parts of a configuration, and which runs need which."""
 
     name: str
     hardware: Hardware
@@ -85,11 +75,11 @@ class Plan:
     bounds: tuple[str, ...]  # datasets whose texts are counted at full length
 
     def parts_of(self, runs: Iterable[RunKey]) -> list[str]:
-        """Return the parts that some runs need, each once."""
+        """Return the parts of some runs, each once."""
         return list(dict.fromkeys(part for run in runs for part in self.runs[run]))
 
     def cost(self, runs: Iterable[RunKey]) -> Cost:
-        """Return what some runs cost together."""
+        """Return the cost of some runs together."""
         return sum((self.parts[part] for part in self.parts_of(runs)), Cost())
 
     @property
@@ -98,7 +88,7 @@ class Plan:
         return self.cost(self.runs)
 
     def trainings(self, runs: Iterable[RunKey]) -> int:
-        """Return how many models some runs train."""
+        """Return the number of models that some runs train."""
         return sum(self.parts[part].flop_train > 0 for part in self.parts_of(runs))
 
     def too_large(self) -> list[str]:
@@ -106,23 +96,22 @@ class Plan:
         return [name for name, cost in self.parts.items() if cost.gpu_memory_bytes > self.hardware.memory]
 
     def choose(self, budget: float) -> list[Choice]:
-        """Return the tables, cheapest first given those before them, and whether each fits into ``budget`` hours.
+        """Return the tables, each time the one that adds least, and whether each fits into ``budget`` hours.
 
-        What a table adds can only shrink as others come before it, so taking the cheapest next is what a purse would do;
-        it is not proved to be the largest number of tables.
+        The order is greedy; a different choice might fit more tables.
         """
-        left, taken, found = list(self.tables), [], []
-        before = Cost()
+
+        def together(group: Group) -> float:
+            return self.cost([*taken, *group.runs]).hours
+
+        left, taken, found, before = list(self.tables), [], [], 0.0
         while left:
-            costs = [self.cost([*taken, *group.runs]).hours for group in left]
-            group = left.pop(costs.index(min(costs)))
-            have = set(self.parts_of(taken))
-            added = sum((self.parts[p] for p in self.parts_of(group.runs) if p not in have), Cost())
+            group = min(left, key=together)
+            left.remove(group)
+            total, alone = together(group), self.cost(group.runs).hours
+            found.append(Choice(group.name, alone, total - before, total, total <= budget, alone <= budget))
             taken += group.runs
-            before = before + added
-            alone = self.cost(group.runs)
-            fits = (before.hours <= budget, alone.hours <= budget)
-            found.append(Choice(group, alone, added, before.hours, *fits))
+            before = total
         return found
 
 
@@ -151,12 +140,12 @@ def read_workflow(overlay: Path | None, base: Path = BASE) -> WorkflowConfig:
 
 
 def choose_hardware(device: Kind, sustained: float | None = None) -> Hardware:
-    """Return a machine; ``sustained`` (FLOP/s) replaces what it is taken to sustain in training and encoding."""
+    """Return a machine; ``sustained`` (FLOP/s) replaces its speed of training and encoding."""
     hardware = HARDWARE[device]
     if sustained is None:
         return hardware
     if not sustained > 0:
-        raise VixmlError("a speed is above 0", where="--sustained", found=sustained / 1e12)
+        raise VixmlError("a speed must be above 0", where="--sustained", found=sustained / 1e12)
     return replace(
         hardware, encoder=sustained, decoder=sustained, source=f"given: {sustained / 1e12:.4g} TFLOP/s sustained"
     )
@@ -178,37 +167,82 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
         found = dict(parts_of_run(world, configs, key, hardware))
         parts |= found
         runs[key] = tuple(found)
-    datasets = list(dict.fromkeys(dataset for dataset, _, _ in keys))
-    targets = [Group(d, own := tuple(key for key in keys if key[0] == d), len(own)) for d in datasets]
+    by_dataset: dict[str, list[RunKey]] = {}
+    for key in keys:
+        by_dataset.setdefault(key[0], []).append(key)
+    targets = tuple(Group(dataset, tuple(own), len(own)) for dataset, own in by_dataset.items())
     names = sorted(path.stem for path in (Path(workflow.config_dir) / "tables").glob("*.yaml"))
     tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir, names)]
     tables = sorted((group for group in tables if group.runs), key=lambda group: _natural(group.name))
-    bounds = [d for d in datasets if d not in TEXTS]
-    return Plan(workflow.name, hardware, parts, runs, tuple(targets), tuple(tables), tuple(bounds))
+    bounds = tuple(dataset for dataset in by_dataset if dataset not in TEXTS)
+    return Plan(workflow.name, hardware, parts, runs, targets, tuple(tables), bounds)
 
 
 def parts_of_run(
     world: World, configs: dict[tuple[str, str], RunConfig], key: RunKey, hardware: Hardware
 ) -> Iterator[tuple[str, Cost]]:
-    """Yield the parts that a run needs, those of the run whose model it reuses among them."""
+    """Yield the parts of a run, with the training and index of the run whose model it reuses.
+
+    Raises:
+        VixmlError: as :meth:`Job.of`; a vision encoder of unknown cost.
+    """
     dataset, run, seed = key
     config = configs[dataset, run]
     job = Job.of(world, dataset, config)
     if config.needs_encoder:
         trained, model, length = config.reuse or run, config.encoder.model, config.encoder.max_len
         own = Job.of(world, dataset, configs[dataset, trained])
-        yield f"model/{model}", model_cost(world, model)
-        yield f"tokens/{dataset}/{model}-{length}", tokens_cost(job)
+        entry = world.text_models[model]
+        # Float32, except decoders of the hub, which are published in bfloat16.
+        size = 2.0 if entry.kind == "hub" and entry.attention == "causal" else 4.0
+        yield f"model/{model}", Cost(disk_bytes=size * shape_of(model, entry).parameters)
+        yield f"tokens/{dataset}/{model}-{length}", Cost(disk_bytes=job.token_bytes)
         if config.needs_embeddings:
-            vision, most = config.images.vision, most_images(dataset, configs)
-            if vision in world.datasets[dataset].published_vectors:
-                yield f"embeddings/{dataset}/{vision}", imported_cost(world, dataset, vision, most)
-            else:
-                yield f"images/{dataset}", images_cost(world, dataset, most)
-                yield f"embeddings/{dataset}/{vision}", embeddings_cost(world, dataset, vision, most, hardware)
+            yield from _image_parts(world, dataset, config.images.vision, most_images(dataset, configs), hardware)
         yield f"train/{dataset}/{trained}/seed{seed}", train_cost(own, hardware)
         yield f"index/{dataset}/{trained}/seed{seed}", index_cost(own, hardware)
     yield f"predict/{dataset}/{run}/seed{seed}", predict_cost(job, hardware)
+
+
+def _image_parts(world: World, dataset: str, vision: str, most: int, hardware: Hardware) -> Iterator[tuple[str, Cost]]:
+    """Yield a dataset's images and their embeddings: each image once through the encoder, or as published."""
+    n, dim, name = n_images(world, dataset, most), world.vision_models[vision].dim, f"embeddings/{dataset}/{vision}"
+    if vision in world.datasets[dataset].published_vectors:
+        yield name, Cost(disk_bytes=(4.0 + 2.0) * n * dim)  # float32 as fetched, float16 as kept
+        return
+    if vision not in VISION:
+        raise VixmlError(
+            "the cost of a vision encoder is not known",
+            where="VISION in src/vixml/plan/assumptions.py",
+            found=vision,
+            expected=", ".join(VISION),
+        )
+    yield f"images/{dataset}", Cost(disk_bytes=n * TEXTS.get(dataset, UNKNOWN).image_bytes)
+    flop, memory = n * VISION[vision].flop, RESERVE + 4 * VISION[vision].parameters
+    yield (
+        name,
+        Cost(
+            flop_encode=flop,
+            hours=flop / hardware.encoder / 3600,
+            disk_bytes=2.0 * n * dim,
+            gpu_memory_bytes=memory,
+            host_memory_bytes=memory,
+        ),
+    )
+
+
+def n_images(world: World, dataset: str, most: int) -> float:
+    """Return the number of images of a dataset with counts: as counted, else ``most`` for each item that has any."""
+    entry, texts = world.datasets[dataset], TEXTS.get(dataset, UNKNOWN)
+    counts = entry.expect
+    if counts.n_images is not None:
+        return float(counts.n_images)
+    sides = (
+        (counts.n_train, texts.query_images, "pct_train_queries_with_images"),
+        (counts.n_test, texts.query_images, "pct_test_queries_with_images"),
+        (counts.n_labels, texts.label_images, "pct_labels_with_images"),
+    )
+    return sum(n * (images or most * (entry.facts.get(share, 100.0) / 100)) for n, images, share in sides)
 
 
 def _pooled(world: World) -> World:
@@ -218,27 +252,23 @@ def _pooled(world: World) -> World:
 
 
 def most_images(dataset: str, configs: dict[tuple[str, str], RunConfig]) -> int:
-    """Return how many images of an item any configured run of a dataset reads.
-
-    Of all of them, not of the planned ones: the images are shared, so what they cost must not depend on who asks.
-    """
+    """Return the largest ``images.per_item`` of all configured runs of a dataset, whichever are planned: they share images."""
     return max(
         (c.images.per_item for (name, _), c in configs.items() if name == dataset and c.needs_embeddings), default=0
     )
 
 
 def _table(spec: TableSpec, keys: Sequence[RunKey], configs: dict[tuple[str, str], RunConfig]) -> Group:
-    """Return a table's planned runs: of a row without a seed, all of them, as the table averages what it finds."""
+    """Return a table's planned runs; a row without a seed takes all seeds, as the table averages them."""
     found: dict[RunKey, None] = {}
-    absent = set()
+    n_absent = 0
     for dataset, run, seed in dict.fromkeys(named_runs(spec.model_dump())):
         own = [key for key in keys if key[:2] == (dataset, run) and seed in (None, key[2])]
         found |= dict.fromkeys(own)
-        if not own and (dataset, run) in configs:
-            absent.add((dataset, run, seed))
-    return Group(spec.name, tuple(found), len(found) + len(absent))
+        n_absent += not own and (dataset, run) in configs
+    return Group(spec.name, tuple(found), len(found) + n_absent)
 
 
 def _natural(name: str) -> list[Any]:
-    """Sort Table 2 before Table 10."""
+    """Return a sort key that puts Table 2 before Table 10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""A network and a sequence as numbers: parameters by layer, operations of a pass, tokens of an item. No torch."""
+"""Sizes of a network and of an average item: parameters per layer, operations of a pass, tokens of a sequence. Without torch."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from vixml.plan.assumptions import ARCHITECTURES, TEXTS, UNKNOWN
 
 GATED = {"llama", "qwen2", "qwen3", "gemma3_text"}
 PLAIN = {"bert", "distilbert"}
-LLOYD = 6  # iterations a level, as in vixml.training.clustering
-LARGE, LLOYD_LARGE = 4600, 24  # and for groups from this size on
-# DistilBERT's names for what the others call by the second name.
+LLOYD = 6  # iterations per level, as in vixml.training.clustering
+LARGE, LLOYD_LARGE = 4600, 24  # and for groups of this size or more
+# DistilBERT's keys -> those of the others.
 ALIASES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "hidden_dim": "intermediate_size"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A language model's sizes.
+    """Sizes of a language model. A test compares its operations with those that torch counts.
 
     Attributes:
         layers: layers that a run keeps.
         hidden: width of a token.
-        heads: attention heads.
-        kv_heads: heads of keys and values.
+        heads, kv_heads: attention heads, and those of keys and values.
         head_dim: width of a head.
         intermediate: width of the feed-forward part.
-        gated: whether that has a gate beside the up projection.
+        gated: whether that part has a gate beside the up projection.
         embeddings: parameters of word, position and type embeddings.
 
     Example:
@@ -62,39 +61,34 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """Return the parameters of the network: embeddings and projections. Norms and biases, below 1 %, are left out."""
+        """Return the parameters: embeddings and projections. Norms and biases, below 1 %, are left out."""
         return self.embeddings + self.layers * self.linear
 
     def adapters(self, rank: int) -> int:
         """Return the parameters of low-rank adapters on every projection of one layer."""
         return rank * sum(a + b for a, b in self.projections)
 
-    def attention(self, own: float, seen: float) -> float:
-        """Return the operations of one layer's attention: ``own`` tokens that look at ``seen`` (scores, then sums)."""
-        return 4 * self.heads * self.head_dim * own * seen
+    def attention(self, queries: float, keys: float) -> float:
+        """Return the operations of one layer's attention: scores of each query with each key, then sums of values."""
+        return 4 * self.heads * self.head_dim * queries * keys
 
-    def saved(self, seen: float, rank: int = 0) -> float:
-        """Return how many numbers of a token one layer keeps for the backward pass.
+    def saved(self, keys: float, rank: int = 0) -> float:
+        """Return how many numbers per token one layer keeps for the backward pass.
 
-        Six of width `hidden` (what enters and leaves the norms, the residuals), queries, keys, values and what attention
-        gives, two tables of attention weights, the feed-forward part (four with a gate: gate, its activation, up, their
-        product; two without), and what lies between an adapter's matrices.
+        Six of width `hidden` (inputs and outputs of the norms, residuals), queries, keys, values and the output of
+        attention, two tables of attention weights, the feed-forward part (four with a gate: gate, its activation, up,
+        their product; two without), and one vector of length `rank` per adapter.
         """
         wide = (4 if self.gated else 2) * self.intermediate
         heads = (2 * self.heads + 2 * self.kv_heads) * self.head_dim
-        return 6 * self.hidden + heads + 2 * self.heads * seen + wide + rank * len(self.projections)
+        return 6 * self.hidden + heads + 2 * self.heads * keys + wide + rank * len(self.projections)
 
 
 def shape_of(name: str, model: TextModel, layers: int | None = None) -> Shape:
-    """Return the sizes of an entry of config/models.yaml.
-
-    Args:
-        name: the entry.
-        model: what stands there.
-        layers: of these keep only so many.
+    """Return the sizes of a language model of the registry, of its first ``layers`` layers if given.
 
     Raises:
-        VixmlError: an architecture that is not given, or of a type not known here.
+        VixmlError: no architecture, or one of an unknown type.
     """
     given: dict[str, Any] = model.architecture or ARCHITECTURES.get(name, {})
     given = {ALIASES.get(key, key): value for key, value in given.items()}
@@ -105,13 +99,12 @@ def shape_of(name: str, model: TextModel, layers: int | None = None) -> Shape:
             where=f"text_models.{name}.architecture",
             found=kind if given else "nothing",
             expected="an architecture of type " + ", ".join(sorted(GATED | PLAIN)),
-            hint="give it there, or in src/vixml/plan/assumptions.py",
+            hint="add it there, or in src/vixml/plan/assumptions.py",
         )
-    hidden, heads = given["hidden_size"], given["num_attention_heads"]
+    hidden, heads, depth = given["hidden_size"], given["num_attention_heads"], given["num_hidden_layers"]
     rows = given["vocab_size"] + given.get("type_vocab_size", 0)
     if kind in PLAIN:
-        rows += given["max_position_embeddings"]  # the others turn vectors by their position
-    depth = given["num_hidden_layers"]
+        rows += given["max_position_embeddings"]  # the others rotate vectors by their position
     return Shape(
         layers=min(depth, layers or depth),
         hidden=hidden,
@@ -126,18 +119,18 @@ def shape_of(name: str, model: TextModel, layers: int | None = None) -> Shape:
 
 @dataclass(frozen=True)
 class Item:
-    """An average query or label.
+    """Mean sizes of a query or label.
 
     Attributes:
         text: tokens of its text.
-        own: positions of its sequence that are computed for it alone.
-        seen: positions that attention looks at: those, and the tokens in front, which a decoder computes once per batch.
+        computed: positions of its sequence that are computed for it alone.
+        attended: positions in its attention: those, and the prefix, which a decoder computes once per batch.
         images: its images.
     """
 
     text: float
-    own: float
-    seen: float
+    computed: float
+    attended: float
     images: float
 
 
@@ -145,42 +138,34 @@ def items_of(name: str, entry: Dataset, config: RunConfig, causal: bool) -> tupl
     """Return the average query and label of a run.
 
     Args:
-        name: the dataset, whose mean lengths are taken from :data:`TEXTS` where known, else are at most `max_len`.
-        entry: the dataset's entry; its facts say how many items have images.
+        name: the dataset, whose mean lengths are those of :data:`TEXTS` if known, otherwise `max_len`.
+        entry: the dataset's entry; its facts give the shares of items with images.
         config: the run.
         causal: whether its language model is a decoder.
     """
     texts, encoder = TEXTS.get(name, UNKNOWN), config.encoder
-    sides = (
-        (texts.query_tokens, texts.query_images, "pct_train_queries_with_images", encoder.template),
-        (texts.label_tokens, texts.label_images, "pct_labels_with_images", encoder.label_template or encoder.template),
-    )
-    found = []
-    for tokens, images, share, template in sides:
+
+    def item(tokens: float | None, images: float | None, share: str, template: str) -> Item:
         text = float(encoder.max_len) if tokens is None else min(encoder.max_len, tokens + (0 if causal else 2))
-        n_images = 0.0
-        if config.uses_images:
-            most = config.images.per_item * entry.facts.get(share, 100.0) / 100
-            n_images = most if images is None else min(images, most)
-        leading, in_template = _template_tokens(template, causal)
-        inside = n_images if config.images.fusion == "early" else 0.0
-        own = text + inside + in_template - leading
-        found.append(Item(text, own, own + leading, n_images))
-    return found[0], found[1]
+        most = config.images.per_item * entry.facts.get(share, 100.0) / 100 if config.uses_images else 0.0
+        n_images = most if images is None else min(images, most)
+        prefix, in_template = _template_tokens(template, causal)
+        computed = text + (n_images if config.images.fusion == "early" else 0.0) + in_template - prefix
+        return Item(text, computed, computed + prefix, n_images)
+
+    query = item(texts.query_tokens, texts.query_images, "pct_train_queries_with_images", encoder.template)
+    template = encoder.label_template or encoder.template
+    return query, item(texts.label_tokens, texts.label_images, "pct_labels_with_images", template)
 
 
 def _template_tokens(template: str, causal: bool) -> tuple[int, int]:
-    """Return how many tokens a template puts in front of every sequence, and how many it adds in all.
-
-    A word or a mark counts as one token, and so does `{eos}`.
-    """
+    """Return the tokens of a template's shared prefix, and of the whole template: one per word, mark and `{eos}`."""
     pieces = parse_template(template)
     counts = [
         1 if piece.field == "eos" else 0 if piece.field else len(re.findall(r"\w+|[^\w\s]", piece.words))
         for piece in pieces
     ]
-    leading = counts[0] if causal and pieces[0].field is None else 0
-    return leading, sum(counts)
+    return counts[0] if causal and pieces[0].field is None else 0, sum(counts)
 
 
 def layer_weights(dim: int, feedforward: int) -> int:
@@ -189,9 +174,9 @@ def layer_weights(dim: int, feedforward: int) -> int:
 
 
 def clustering_flop(n: int, groups: int, dim: int) -> float:
-    """Return the operations of balanced 2-means: at each level a product and a sum for each point and iteration.
+    """Return the operations of balanced 2-means: at each level a product and a sum per point and iteration.
 
-    Levels of large groups are counted with all the iterations that they may take.
+    Levels of large groups count with their maximum number of iterations.
     """
     if groups <= 1:
         return 0.0

@@ -14,7 +14,7 @@ from vixml.config.published import read_csv
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import read_json
-from vixml.plan.assumptions import HARDWARE, VISION, Hardware, Kind
+from vixml.plan.assumptions import HARDWARE, VISION, Kind
 from vixml.plan.cost import Job, count, train_cost
 from vixml.plan.plan import BASE, Choice, Group, Plan, choose_hardware, hours, make_plan, read_workflow
 from vixml.plan.shapes import clustering_flop, shape_of
@@ -26,65 +26,81 @@ SCHEMA_VERSION = 1
 BENCHMARK = Path("benchmarks/results/training_step-2threads.json")
 REFERENCE = Path("results/reference/picto-summary.json")
 REHEARSAL = Path("benchmarks/results/scale.json")
+Lines = tuple[list[str], list[list[str]]]  # titles, rows
 
 
-def head(plan: Plan, first: str) -> list[str]:
-    """Return the columns of a plan."""
-    return [first, "runs", "trained", plan.hardware.unit, "disk", "GPU mem.", "memory"]
+def plan(
+    overlay: Path | None,
+    *,
+    budget: str | None = None,
+    device: Kind = "gpu",
+    sustained: float | None = None,
+    json_out: bool = False,
+    write: Path | None = None,
+    check: bool = False,
+) -> None:
+    """Run the command ``vixml plan``.
+
+    Raises:
+        VixmlError: bad input; with ``check``, a page that is out of date.
+    """
+    workflow = read_workflow(overlay, BASE)
+    found = make_plan(workflow, choose_hardware(device, None if sustained is None else sustained * 1e12))
+    choices = found.choose(hours(budget)) if budget is not None else []
+    if budget is not None and not choices:
+        raise VixmlError("this configuration makes no table", where=overlay or BASE, found="no planned runs")
+    if write is not None:
+        update_page(write, pages(found, workflow.config_dir), "a page of predicted costs", check)
+    if json_out:
+        print(json.dumps(as_json(found, choices), indent=2))
+    else:
+        show(found, choices, budget)
 
 
-def row(plan: Plan, group: Group) -> list[str]:
-    """Return one line of a plan."""
-    cost = plan.cost(group.runs)
-    runs = str(len(group.runs)) + (f" of {group.named}" if group.named != len(group.runs) else "")
-    on_gpu = plan.hardware.memory != float("inf")
-    return [
-        group.name,
-        runs,
-        str(plan.trainings(group.runs)),
-        duration(cost.hours),
-        size(cost.disk_bytes),
-        size(cost.gpu_memory_bytes) if on_gpu else "–",
-        size(cost.host_memory_bytes),
-    ]
+def costs(plan: Plan, first: str, groups: Sequence[Group]) -> Lines:
+    """Return one line per dataset or table, and for datasets one with all runs, what they share counted once."""
+    if first == "dataset":
+        groups = [*groups, Group("all", tuple(plan.runs), len(plan.runs))]
+    rows = []
+    for group in groups:
+        cost, n = plan.cost(group.runs), len(group.runs)
+        rows.append([
+            group.name,
+            f"{n} of {group.named}" if group.named != n else str(n),
+            str(plan.trainings(group.runs)),
+            duration(cost.hours),
+            size(cost.disk_bytes),
+            size(cost.gpu_memory_bytes) if plan.hardware.memory != float("inf") else "–",
+            size(cost.host_memory_bytes),
+        ])  # fmt: skip
+    return [first, "runs", "trained", plan.hardware.unit, "disk", "GPU mem.", "memory"], rows
 
 
-def total(plan: Plan) -> list[str]:
-    """Return the last line of a plan: all runs, what they share once."""
-    return row(plan, Group("all", tuple(plan.runs), len(plan.runs)))
+def purchases(choices: Sequence[Choice]) -> Lines:
+    """Return one line per table, in the order in which a budget buys them."""
+    rows = [
+        [*(c.name, duration(c.alone), duration(c.added), duration(c.hours)), "yes" if c.fits else "alone" if c.fits_alone else "no"]
+        for c in choices
+    ]  # fmt: skip
+    return ["table", "alone", "adds", "in all", "fits"], rows
 
 
 def notes(plan: Plan) -> list[str]:
-    """Return what a reader of the figures must know."""
-    said = [
+    """Return the sentences that explain the figures."""
+    found = [
         f"Hours of {plan.hardware.name} ({plan.hardware.unit}); {plan.hardware.source}.",
         "Runs are counted per seed. What several runs share (a model, tokens, images, a training) counts once in each "
         "line, so the lines do not add up to `all`. GPU memory and memory are the largest of any stage; a checkpoint takes "
         f"up to {size(plan.total.scratch_bytes)} more disk while a model trains.",
     ]
     if plan.bounds:
-        said.append(
+        found.append(
             f"Texts of {', '.join(plan.bounds)} are counted at full length (`encoder.max_len`): operations and memory are "
             "upper bounds."
         )
-    large = plan.too_large()
-    if large:
-        said.append(f"More than the memory of {plan.hardware.name}: {', '.join(large)}.")
-    return said
-
-
-def choice_row(choice: Choice) -> list[str]:
-    """Return one line of a budget."""
-    return [
-        choice.group.name,
-        duration(choice.alone.hours),
-        duration(choice.added.hours),
-        duration(choice.hours),
-        "yes" if choice.fits else "alone" if choice.fits_alone else "no",
-    ]
-
-
-CHOICES = ["table", "alone", "adds", "in all", "fits"]
+    if large := plan.too_large():
+        found.append(f"More than the memory of {plan.hardware.name}: {', '.join(large)}.")
+    return found
 
 
 def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
@@ -104,15 +120,14 @@ def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
         console.print(table)
 
     if choices:
-        draw(CHOICES, [choice_row(choice) for choice in choices])
-        chosen = [choice.group.name for choice in choices if choice.fits]
-        alone = [choice.group.name for choice in choices if choice.fits_alone and not choice.fits]
-        said = f"Within {budget}: {', '.join(chosen) if chosen else 'no table'}."
-        console.print(said + (f" Each alone, instead: {', '.join(alone)}.\n" if alone else "\n"))
+        draw(*purchases(choices))
+        chosen = ", ".join(choice.name for choice in choices if choice.fits) or "no table"
+        alone = ", ".join(choice.name for choice in choices if choice.fits_alone and not choice.fits)
+        console.print(f"Within {budget}: {chosen}." + (f" Each alone, instead: {alone}.\n" if alone else "\n"))
     else:
-        draw(head(plan, "dataset"), [*(row(plan, group) for group in plan.targets), total(plan)])
+        draw(*costs(plan, "dataset", plan.targets))
         if plan.tables:
-            draw(head(plan, "table"), [row(plan, group) for group in plan.tables])
+            draw(*costs(plan, "table", plan.tables))
     for sentence in notes(plan):
         console.print(sentence)
 
@@ -121,102 +136,62 @@ def as_json(plan: Plan, choices: Sequence[Choice]) -> dict[str, Any]:
     """Return a plan for programs: hours, operations, bytes."""
 
     def group(one: Group) -> dict[str, Any]:
-        facts = {"name": one.name, "runs": len(one.runs), "runs_named": one.named, "trained": plan.trainings(one.runs)}
-        return facts | asdict(plan.cost(one.runs))
+        about = {"name": one.name, "runs": len(one.runs), "runs_named": one.named, "trained": plan.trainings(one.runs)}
+        return about | asdict(plan.cost(one.runs))
 
-    hardware = {key: value for key, value in asdict(plan.hardware).items() if value != float("inf")}
     return {
         "schema_version": SCHEMA_VERSION,
         "config": plan.name,
-        "hardware": hardware,
+        "hardware": {key: value for key, value in asdict(plan.hardware).items() if value != float("inf")},
         "total": {"runs": len(plan.runs), "trained": plan.trainings(plan.runs)} | asdict(plan.total),
         "targets": [group(one) for one in plan.targets],
         "tables": [group(one) for one in plan.tables],
         "budget": [
-            {"table": c.group.name, "alone": c.alone.hours, "adds": c.added.hours, "hours": c.hours}
-            | {"fits": c.fits, "fits_alone": c.fits_alone}
+            {"table": c.name, "alone": c.alone, "adds": c.added, "hours": c.hours, "fits": c.fits, "fits_alone": c.fits_alone}
             for c in choices
         ],
         "parts": {name: asdict(cost) for name, cost in plan.parts.items()},
         "upper_bounds": list(plan.bounds),
-    }
+    }  # fmt: skip
 
 
-def pages(
-    plan: Plan, config_dir: Path | str, benchmark: Path, reference: Path, rehearsal: Path = REHEARSAL
-) -> dict[str, str]:
-    """Return the generated parts of docs/cost.md by their place."""
-    titles = ["part", "time (share of the data set)", "rows at the largest", "growth", "memory"]
-    host = [[what, f"{speed / 1e9:.1f}"] for what, speed in host_speed(rehearsal).items()]
-    asked = markdown(head(plan, "dataset"), [*(row(plan, group) for group in plan.targets), total(plan)])
-    tables = markdown(head(plan, "table"), [row(plan, group) for group in plan.tables])
-    order = markdown(CHOICES[:-1], [choice_row(choice)[:-1] for choice in plan.choose(float("inf"))])
+def pages(plan: Plan, config_dir: Path | str) -> dict[str, str]:
+    """Return the generated parts of docs/cost.md by the name of their markers."""
+    titles, rows = purchases(plan.choose(float("inf")))
+    order = markdown(titles[:-1], [cells[:-1] for cells in rows])
+    asked = [markdown(*costs(plan, "dataset", plan.targets)), markdown(*costs(plan, "table", plan.tables))]
     times = markdown(
         ["what", "where", "known", "predicted", "predicted / known"],
-        [[*cells, f"{ratio:.2f}"] for *cells, ratio in known(config_dir, reference)],
+        [[*cells, f"{ratio:.2f}"] for *cells, ratio in known(config_dir, REFERENCE)],
     )
     speeds = [
         [case, way, f"{flop / 1e9:.0f}"]
         for way in ("ours, bf16", "ours, fp32")
-        for case, flop in sustained_here(config_dir, benchmark, way).items()
+        for case, flop in sustained_here(config_dir, BENCHMARK, way).items()
     ]
-    world = load_world(config_dir)
+    parts = ["part", "time (share of the data set)", "rows at the largest", "growth", "memory"]
+    host = [[what, f"{speed / 1e9:.1f}"] for what, speed in host_speed(REHEARSAL).items()]
     sizes = []
-    for name, model in world.text_models.items():
+    for name, model in load_world(config_dir).text_models.items():
         counted, printed = shape_of(name, model).parameters, count(model.parameters)
         sizes.append([model.title, model.parameters, f"{counted / 1e6:,.1f}M", f"{counted / printed:.3f}"])
     return {
-        "plan": "\n".join([asked, tables, order, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
+        "plan": "\n".join([*asked, order, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
         "known": "\n".join([times, markdown(["case", "way", "GFLOP/s per thread"], speeds)]),
         "rehearsal": "\n".join(
-            [markdown(titles, rehearsed(rehearsal), {1}), markdown(["on the processor", "GFLOP/s"], host)]
+            [markdown(parts, rehearsed(REHEARSAL), {1}), markdown(["on the processor", "GFLOP/s"], host)]
         ),
         "parameters": markdown(["model", "Table 9", "counted", "counted / printed"], sizes),
     }
 
 
-def plan(
-    overlay: Path | None,
-    *,
-    base: Path = BASE,
-    budget: str | None = None,
-    device: Kind = "gpu",
-    sustained: float | None = None,
-    json_out: bool = False,
-    write: Path | None = None,
-    check: bool = False,
-    benchmark: Path = BENCHMARK,
-    reference: Path = REFERENCE,
-) -> None:
-    """Do what the verb ``plan`` offers.
-
-    Raises:
-        VixmlError: bad input; with ``check``, a page that is out of date.
-    """
-    workflow = read_workflow(overlay, base)
-    hardware: Hardware = choose_hardware(device, None if sustained is None else sustained * 1e12)
-    found = make_plan(workflow, hardware)
-    choices = found.choose(hours(budget)) if budget is not None else []
-    if budget is not None and not choices:
-        raise VixmlError(
-            "no table of this configuration to choose from", where=overlay or base, found="no planned runs"
-        )
-    if write is not None:
-        contents = pages(found, workflow.config_dir, benchmark, reference)
-        update_page(write, contents, "a page of predicted costs", check)
-    if json_out:
-        print(json.dumps(as_json(found, choices), indent=2))
-    else:
-        show(found, choices, budget)
-
-
-# -- known times beside what the model of costs predicts for them -------------------------------------------------------
+# -- known times beside predicted ones -------------------------------------------------------
 
 
 def sustained_here(config_dir: Path | str, benchmark: Path, way: str = "ours, bf16") -> dict[str, float]:
-    """Return the operations a second and thread that the benchmark of a training step sustained, by case.
+    """Return the operations per second and thread that the benchmark of a training step sustained, by case.
 
-    Samples a second times the operations that this model counts for a sample, of the benchmark's own configuration.
+    These are samples per second times the operations counted per sample of the benchmark's configuration.
     """
     world, measured = load_world(config_dir), read_json(benchmark)
     found = {}
@@ -236,10 +211,10 @@ def sustained_here(config_dir: Path | str, benchmark: Path, way: str = "ours, bf
 
 
 def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, str, float]]:
-    """Return (what, where, known, predicted, predicted / known) of every time that is known.
+    """Return (what, where, known, predicted, predicted / known) of every known time.
 
-    The paper's training times are compared with the whole stage; ours leave out set-up and diagnostics, and so does their
-    prediction. A latency is compared with one forward pass.
+    The paper's training times are compared with the whole stage, ours with the training steps alone, because they leave
+    out set-up and diagnostics. A latency is compared with one forward pass.
     """
     world, runs, gpu = load_world(config_dir), load_runs(config_dir), HARDWARE["gpu"]
 
@@ -258,8 +233,8 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
         elif topic == "latency per query":
             dataset, run = _stated(item)
             one = job(dataset, run)
-            speed = gpu.decoder if one.causal else gpu.encoder
-            found.append((f"a query, {run}", "paper", float(value), one.encode(one.query) / speed * 1e3, "ms"))
+            predicted = one.encode(one.query) / one.speed(gpu) * 1e3
+            found.append((f"a query, {run}", "paper", float(value), predicted, "ms"))
         elif topic == "latency per image":
             found.append(("an image, siglip2", "paper", float(value), VISION["siglip2"].flop / gpu.encoder * 1e3, "ms"))
     for line in load_reference(reference)["rows"]:
@@ -273,38 +248,33 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
 
 
 def host_speed(rehearsal: Path) -> dict[str, float]:
-    """Return the operations a second that a processor sustained in 2-means and centroids, at the largest size rehearsed."""
+    """Return the operations per second that a processor sustained in 2-means and centroids, at the largest size."""
     measured = read_json(rehearsal)
-    width, largest = measured["dim"], {name: part["measured"][-1] for name, part in measured["parts"].items()}
-    mining, centroids = largest["mining"], largest["centroids"]
+    width = measured["dim"]
+    mining, centroids = (measured["parts"][name]["measured"][-1] for name in ("mining", "centroids"))
+    clustered = clustering_flop(mining["rows"], math.ceil(mining["rows"] / measured["group"]), width)
     return {
-        "balanced 2-means": clustering_flop(mining["rows"], math.ceil(mining["rows"] / measured["group"]), width)
-        / mining["seconds"],
+        "balanced 2-means": clustered / mining["seconds"],
         "centroids": 2.0 * centroids["rows"] * width / centroids["seconds"],
     }
 
 
 def rehearsed(rehearsal: Path) -> list[list[str]]:
-    """Return one line a part: what, time at each size, how it grows, memory at the largest size."""
+    """Return one line per part: name, time at each size, rows, growth of time, memory at the largest size."""
     lines = []
     for part in read_json(rehearsal)["parts"].values():
-        sizes = part["measured"]
-        times = [f"{one['seconds']:.3g} s ({_share(one['size'])})" for one in sizes]
-        rows = f"{sizes[-1]['rows']:,}"
-        lines.append(
-            [part["words"], ", ".join(times), rows, f"{part['growth']:.2f}", f"{sizes[-1]['peak_mb'] / 1024:.1f} GB"]
-        )
+        sizes, last = part["measured"], part["measured"][-1]
+        shares = ["all" if one["size"] == 1 else f"1/{1 / one['size']:.0f}" for one in sizes]
+        times = ", ".join(f"{one['seconds']:.3g} s ({share})" for one, share in zip(sizes, shares, strict=True))
+        memory = f"{last['peak_mb'] / 1024:.1f} GB"
+        lines.append([part["words"], times, f"{last['rows']:,}", f"{part['growth']:.2f}", memory])
     return lines
-
-
-def _share(size: float) -> str:
-    return "all" if size == 1 else f"1/{1 / size:.0f}"
 
 
 def _stated(item: str) -> tuple[str, str]:
     if item not in STATED:
         raise VixmlError(
-            "a published time that no run stands for",
+            "a published time without a run",
             where="config/reported/other_facts.csv",
             found=item,
             hint="name its run in STATED of src/vixml/report/facts.py",
