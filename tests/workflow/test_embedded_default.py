@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from three_doors import CONDA, commit, finished_rules, slurm
+from entry_points import CONDA, commit, finished_rules, slurm
 from tiny_world import Copy, clone
 
 from vixml.files import sha256_file
