@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from same_bytes import assert_same
 from entry_points import CONDA, DVC, MODEL, advice, finished_rules, kill_9, kill_in_training, slurm, start, unmade
+from same_bytes import assert_same
 from tiny_world import Copy
 
 from vixml.provenance import MANIFEST
