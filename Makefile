@@ -17,9 +17,10 @@ STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum
 # One test process per core. Each loads torch, so at most eight.
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist loadfile
 PYTEST := OMP_NUM_THREADS=1 python -m pytest $(SIDE_BY_SIDE)
-# Tests whose numbers depend on the precision of `auto`. Tests that compare processes or fetch set their own.
-NUMERIC := tests/training tests/models tests/retrieval tests/images tests/evaluation tests/config/test_paper_models.py \
-  tests/test_benchmarks.py tests/test_runtime.py --ignore tests/training/test_parts.py --ignore tests/images/test_fetch.py
+# Tests whose numbers depend on the precision of `auto`. Those that only compare processes set their own.
+NUMERIC := tests/training tests/models tests/retrieval tests/evaluation tests/config/test_paper_models.py tests/test_benchmarks.py \
+  tests/test_runtime.py $(addprefix tests/images/test_,pool.py efficientnet.py hub_vision.py embeddings.py cli_images.py) \
+  --ignore tests/training/test_parts.py
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'

@@ -98,7 +98,9 @@ def target_data():
 def target_images():
     """Return all image vectors of the configuration, pooled or imported."""
     found = [
-        made_by("embed-images", dataset=d, vision=run.images.vision) for d, _, _, run in target_runs() if run.needs_embeddings
+        made_by("embed-images", dataset=d, vision=run.images.vision)
+        for d, _, _, run in target_runs()
+        if run.needs_embeddings
     ]
     return list(dict.fromkeys(found))
 
@@ -110,7 +112,9 @@ def target_published():
 
 def encoders_of(dataset):
     """Return the vision encoders whose vectors of a dataset runs of the configuration read."""
-    return list(dict.fromkeys(run.images.vision for d, _, _, run in target_runs() if d == dataset and run.needs_embeddings))
+    return list(
+        dict.fromkeys(run.images.vision for d, _, _, run in target_runs() if d == dataset and run.needs_embeddings)
+    )
 
 
 def embeddings_of(wildcards):

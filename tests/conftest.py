@@ -20,10 +20,10 @@ settings.register_profile("vixml", deadline=None, derandomize=True)
 settings.load_profile("vixml")
 
 # Each of these knows SLURM's queue as its own.
-IN_THE_QUEUE = ("tests/workflow/test_slurm.py", "tests/workflow/test_three_doors.py")
+IN_THE_QUEUE = ("tests/workflow/test_slurm.py", "tests/workflow/test_entry_points.py")
 # What takes longest begins first, so that processes end together.
 FIRST = (
-    "workflow/test_embedded_default", "workflow/test_three_doors", "workflow/test_slurm", "workflow/test_published",
+    "workflow/test_embedded_default", "workflow/test_entry_points", "workflow/test_slurm", "workflow/test_published",
     "workflow/test_dvc", "report/test_report_browser", "workflow/test_two_configurations", "training/test_parts",
     "workflow/test_run", "workflow/test_reports", "workflow/test_latency", "workflow/test_one_table", "workflow/test_static",
     "training/test_resume", "config/test_paper_models",

@@ -1,4 +1,4 @@
-"""A door that this machine does not have is refused in one message, before any job starts."""
+"""An entry point that this machine does not have is refused in one message, before any job starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def without(folder: Path, *names: str) -> str:
         (["sinfo", "sbatch"], ["--profile", "profiles/slurm"], "this machine has none", "on a node of the cluster"),
     ],
 )
-def test_a_door_that_is_not_there(copy, tmp_path, monkeypatch, absent, options, what, hint):
+def test_an_entry_point_that_is_missing(copy, tmp_path, monkeypatch, absent, options, what, hint):
     before = (copy.root / "results/report.html").stat().st_mtime_ns
     monkeypatch.setenv("PATH", without(tmp_path / "bin", *absent))
     shown = copy.run("snakemake", *options, "--forcerun", "make_report", "--", "paper_tables", check=False)

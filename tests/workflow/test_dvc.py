@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import yaml
-from three_doors import commit, finished_rules
+from entry_points import commit, finished_rules
 from tiny_world import Copy
 
 

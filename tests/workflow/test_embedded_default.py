@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from three_doors import CONDA, commit, finished_rules, slurm
+from entry_points import CONDA, commit, finished_rules, slurm
 from tiny_world import Copy, clone
 
 from vixml.files import sha256_file
@@ -26,7 +26,7 @@ SUMMARY = "results/reference/picto-summary.json"
 UNTRAINED = ("popularity", "label-search-minilm-l3", "knn-text-minilm-l3", "knn-vixml-minilm-l3")
 PRECISION = 0.5
 SHORT = ("text-minilm-l3", "frozen-vixml-minilm-l3", "vixml-minilm-l3--shuffled")
-EPOCHS = 2
+EPOCHS = 1
 
 
 @pytest.fixture(scope="module")

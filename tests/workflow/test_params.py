@@ -1,4 +1,4 @@
-"""A param says what a job makes, never where: the same configuration in other folders, on another machine, has the same params."""
+"""No param contains a path: the same configuration in other folders or on another machine has the same params."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIGURATIONS = sorted(
     for path in ROOT.glob(f"{folder}/*.yaml")
     if "targets" in yaml.safe_load(path.read_text())
 )
-# The project's Snakefile; behind the dry run, every job's rule, wildcards and params.
+# Runs the Snakefile, then writes the rule, wildcards and params of every job.
 PRINTING = """
 include: "{root}/Snakefile"
 
@@ -59,7 +59,7 @@ def leaves(value: object) -> list[str]:
 
 
 @pytest.mark.parametrize("configfile", CONFIGURATIONS)
-def test_no_param_holds_a_place(configfile, tmp_path):
+def test_no_param_contains_a_path(configfile, tmp_path):
     config_dir = Path(configfile).parent
     shutil.copytree(ROOT / "config", tmp_path / "moved/config")
     if config_dir != Path("config"):
@@ -87,7 +87,7 @@ def test_no_param_holds_a_place(configfile, tmp_path):
         assert here == elsewhere
 
 
-def test_every_rule_was_looked_at():
+def test_every_rule_was_checked():
     if len(SEEN) == 0:
         pytest.skip("the test above was not run in this process")
     rules = {name for path in ROOT.glob("rules/*.smk") for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)}

@@ -10,7 +10,7 @@ import time
 
 import one_node_slurm
 import pytest
-from three_doors import MODEL, slurm
+from entry_points import MODEL, slurm
 from tiny_world import Copy
 
 pytestmark = pytest.mark.slow

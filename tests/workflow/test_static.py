@@ -1,4 +1,4 @@
-"""What a reader of the workflow may rely on, without running it: form, contracts, every configuration plans."""
+"""Style and contracts of the workflow, checked without running it; every configuration plans."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
-def test_snakefmt_has_nothing_to_say():
+def test_snakefmt_is_clean():
     done = run("snakefmt", "--check", "Snakefile", "rules")
     assert done.returncode == 0, done.stderr
 
 
-def test_lint_has_nothing_to_say():
+def test_lint_is_clean():
     done = run("snakemake", "--lint")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -50,7 +50,7 @@ def test_lint_has_nothing_to_say():
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_every_configuration_plans(path, tmp_path):
     overlay = [] if path.name == "config.yaml" else ["--configfile", path.relative_to(ROOT).as_posix()]
-    # Another folder of results: what lies in ours must not matter.
+    # An empty folder of results, so that ours does not matter.
     done = run("snakemake", "-n", "all", *overlay, "--config", f"results={tmp_path}", "--directory", str(ROOT))
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^train_model +\d+$", done.stdout + done.stderr, re.MULTILINE)
@@ -66,7 +66,7 @@ def test_a_configuration_is_called_as_the_report_calls_it(path):
 
 
 def test_no_written_command_names_a_target_after_its_configuration():
-    # Snakemake takes every word after --configfile for another file, and stops at the first that is none.
+    # Snakemake reads every word after --configfile as another file.
     pages = [
         ROOT / "README.md",
         ROOT / "Snakefile",
@@ -95,9 +95,9 @@ def test_a_file_of_rules_opens_with_its_contract(path):
 
 
 @pytest.mark.parametrize(("path", "text"), RULES)
-def test_a_rule_says_everything(path, text):
+def test_a_rule_has_every_directive(path, text):
     name = re.match(r"rule (\w+)", text)[1]
-    assert re.match(r"rule \w+:\n    \"\"\"[A-Z].*\.\"\"\"\n", text), "no sentence on what it does"
+    assert re.match(r"rule \w+:\n    \"\"\"[A-Z].*\.\"\"\"\n", text), "no docstring"
     # Log, benchmark and environment are the same for all: rules/stages.smk.
     for directive in ("output", "resources", "params", "message"):
         assert re.search(rf"^    {directive}:", text, re.MULTILINE), f"no {directive}"
@@ -107,31 +107,31 @@ def test_a_rule_says_everything(path, text):
 
 
 @pytest.mark.parametrize(("path", "text"), RULES)
-def test_a_rule_calls_one_verb_and_depends_on_its_code(path, text):
-    verbs = re.findall(r"\bvixml ([a-z-]+)", text.split("shell:")[1])
-    assert len(verbs) == 1 and verbs[0] in STAGES
+def test_a_rule_calls_one_command_and_depends_on_its_code(path, text):
+    commands = re.findall(r"\bvixml ([a-z-]+)", text.split("shell:")[1])
+    assert len(commands) == 1 and commands[0] in STAGES
     # A download is named by its hash; no edit of code asks for it again.
-    assert f'code=code("{verbs[0]}")' in text or verbs[0] == "download"
+    assert f'code=code("{commands[0]}")' in text or commands[0] == "download"
     assert "2>&1 | logged {log}" in text
 
 
-def test_the_verbs_take_the_options_that_rules_pass():
+def test_commands_accept_the_options_that_rules_pass():
     for parameters in RULES:
         _, text = parameters.values
-        verb = re.search(r"vixml ([a-z-]+)", text)[1]
-        known = _options(verb)
+        command = re.search(r"vixml ([a-z-]+)", text)[1]
+        known = _options(command)
         shell = text.split("shell:")[1]
         used = set(re.findall(r"(--[a-z-]+)", shell)) | {f"--{o}" for o in re.findall(r'options?\("([a-z-]+)"', text)}
         used |= set(re.findall(r'f"(--[a-z]+) ', text))
-        assert used <= known, f"{verb} does not know {used - known}"
+        assert used <= known, f"{command} does not know {used - known}"
 
 
-def _options(verb: str) -> set[str]:
+def _options(name: str) -> set[str]:
     import typer.main
 
     from vixml.cli import app
 
-    command = typer.main.get_command(app).commands[verb]
+    command = typer.main.get_command(app).commands[name]
     return {option for parameter in command.params for option in parameter.opts}
 
 
@@ -163,13 +163,13 @@ def test_every_entry_of_a_profile_is_explained(profile):
         assert block.lstrip().startswith("#") or re.search(r"^ *#", block, re.MULTILINE), f"no comment: {block}"
 
 
-def test_every_environment_carries_the_pins_of_the_lock():
+def test_every_environment_has_the_pins_of_the_lock():
     done = run(sys.executable, "envs/pins.py", "check")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_package_that_is_imported_is_declared():
-    """One that only comes with another package is gone where that has another version."""
+    """A dependency of a dependency may disappear with its next version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     texts = [*project["dependencies"], *project["optional-dependencies"]["gpu"]]
     declared = {re.match(r"[\w.-]+", text)[0].lower().replace("_", "-") for text in texts}
@@ -193,7 +193,7 @@ def test_make_lists_its_targets():
         assert f"make {target}" in shown
 
 
-def test_no_file_names_a_place_of_one_machine():
+def test_no_file_contains_a_path_of_one_machine():
     listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout.split("\0")
     for name in filter(None, listed):
         path = ROOT / name
@@ -212,8 +212,8 @@ def test_no_file_names_a_place_of_one_machine():
         (["--profile", "profiles/gpu", "--config", "device=cpu"], "cpu"),
     ],
 )
-def test_the_profile_of_a_gpu_insists_on_it(options, device):
-    """Whatever else is configured on the command line, which replaces all of a profile's own `config`."""
+def test_the_gpu_profile_requires_a_gpu(options, device):
+    """Also with --config, which replaces the `config` of a profile."""
     done = run("snakemake", *options, "--cores", "1", "-n", "-p", "paper_tables")
     assert done.returncode == 0, done.stderr
     assert set(re.findall(r"--device (\w+)", done.stdout + done.stderr)) == {device}

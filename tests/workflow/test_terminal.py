@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from three_doors import MODEL
+from entry_points import MODEL
 
 
 def start(copy, *words: str) -> tuple[subprocess.Popen, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from three_doors import commit, finished_rules
+from entry_points import commit, finished_rules
 from tiny_world import Copy
 
 ITEMS = [

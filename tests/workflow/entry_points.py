@@ -1,4 +1,4 @@
-"""The three doors to the one workflow: their commands as documented, on copies of the miniature that hold raw files alone."""
+"""The three entry points to the one workflow: their commands as documented, on copies of the miniature that hold raw files alone."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Time what each door costs where nothing is to be done, and how long the paper's whole plan takes.
+"""Time what each entry point costs where nothing is to be done, and how long the paper's whole plan takes.
 
-python benchmarks/doors.py                        # on the tests' miniature, made for it in a temporary folder
-python benchmarks/doors.py --tree ~/vixml         # on a clone in which `snakemake` has made everything, and `make record` was given
+python benchmarks/workflow_overhead.py                        # on the tests' miniature, made for it in a temporary folder
+python benchmarks/workflow_overhead.py --tree ~/vixml         # on a clone in which `snakemake` has made everything, and `make record` was given
 
-The doors take turns, round by round. Each command's own start is part of its time: it is what a reader waits.
+The entry points take turns, round by round. Each command's own start is part of its time: it is what a reader waits.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from vixml.files import write_json
 from vixml.provenance import git_state, machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = Path("benchmarks/results/doors.json")
-# door -> (its command where nothing is to be done, what it prints then, the seconds that it may take)
-DOORS = {
+RESULT = Path("benchmarks/results/workflow_overhead.json")
+# entry point -> (its command where nothing is to be done, what it prints then, the seconds that it may take)
+ENTRY_POINTS = {
     "snakemake": (("snakemake", "--cores", "all", "paper_tables"), "Nothing to be done", 5.0),
     "dvc": (("dvc", "repro"), "Stage 'results' didn't change, skipping", 10.0),
     "slurm, dry run": (("snakemake", "--profile", "profiles/slurm", "-n", "paper_tables"), "Nothing to be done", 10.0),
@@ -76,16 +76,20 @@ def spread(seconds: list[float], limit: float) -> dict[str, float]:
     return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds), "limit": limit}
 
 
-def doors(tree: Path, rounds: int) -> dict[str, dict[str, Any]]:
-    """Return each door's seconds where nothing is to be done."""
-    seconds: dict[str, list[float]] = {door: [] for door in DOORS}
+def entry_points(tree: Path, rounds: int) -> dict[str, dict[str, Any]]:
+    """Return the seconds of each entry point where nothing is to be done."""
+    seconds: dict[str, list[float]] = {entry_point: [] for entry_point in ENTRY_POINTS}
     for _ in range(rounds):
-        for door, (command, says, _) in DOORS.items():
+        for entry_point, (command, says, _) in ENTRY_POINTS.items():
             took, shown = run(tree, command)
             if says not in shown:
                 sys.exit(f"{tree} is not up to date: {' '.join(command)} printed\n{shown[-3000:]}")
-            seconds[door].append(took)
-    return {door: {"command": " ".join(DOORS[door][0])} | spread(seconds[door], DOORS[door][2]) for door in DOORS}
+            seconds[entry_point].append(took)
+    return {
+        entry_point: {"command": " ".join(ENTRY_POINTS[entry_point][0])}
+        | spread(seconds[entry_point], ENTRY_POINTS[entry_point][2])
+        for entry_point in ENTRY_POINTS
+    }
 
 
 def paper(rounds: int) -> dict[str, Any]:
@@ -112,19 +116,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree = given.tree.resolve() if given.tree else miniature(Path(folder) / "repository")
         manifests = len(list((tree / "results").rglob("manifest.json")))
-        found = doors(tree, given.rounds)
+        found = entry_points(tree, given.rounds)
     planned = paper(given.rounds)
     print(f"{'nothing to be done':<24}{'median':>9}{'fastest':>9}{'slowest':>9}{'allowed':>9}")
     for name, row in [*found.items(), (f"paper: {planned['jobs']} jobs", planned)]:
         print(f"{name:<24}" + "".join(f"{row[key]:>7.2f} s" for key in ("median", "min", "max", "limit")))
     about = {
-        "benchmark": "doors",
+        "benchmark": "workflow_overhead",
         "tree": "as given" if given.tree else "the tests' miniature",
         "stages": manifests,
         "rounds": given.rounds,
     }
     origin = {"machine": machine(), "versions": versions(), "source": git_state()}
-    write_json(given.out, {**about, "doors": found, "paper": planned, **origin})
+    write_json(given.out, {**about, "entry_points": found, "paper": planned, **origin})
 
 
 if __name__ == "__main__":

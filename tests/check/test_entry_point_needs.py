@@ -1,4 +1,4 @@
-"""What a door needs is asked before any work: one message that says what is missing and what to do."""
+"""The requirements of an entry point are checked before any work: one message that says what is missing and what to do."""
 
 from __future__ import annotations
 

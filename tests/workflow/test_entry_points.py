@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
+from entry_points import CONDA, DVC, MODEL, advice, finished_rules, kill_9, kill_in_training, slurm, start, unmade
 from same_bytes import assert_same
-from three_doors import CONDA, DVC, MODEL, advice, finished_rules, kill_9, kill_in_training, slurm, start, unmade
 from tiny_world import Copy
 
 from vixml.provenance import MANIFEST
@@ -23,7 +23,7 @@ from vixml.provenance import MANIFEST
 pytestmark = pytest.mark.slow
 JOBS = 20  # of the miniature
 LONG = ("epochs: 2", "epochs: 100")
-DOORS = ["by_conda", "by_dvc", "by_slurm"]
+ENTRY_POINTS = ["by_conda", "by_dvc", "by_slurm"]
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ def long(once, finished, programs) -> Copy:
     return Copy(once("long-run", run), programs)
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_the_same_bytes(door, finished, request):
-    made = request.getfixturevalue(door)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_the_same_bytes(entry_point, finished, request):
+    made = request.getfixturevalue(entry_point)
     assert_same(finished.root / "results", made.root / "results")
     assert made.planned() == {}, "Snakemake alone finds nothing left"
 
@@ -77,12 +77,12 @@ def test_jobs_ran_in_the_environment_of_their_rule(by_conda):
     assert program.startswith(f"{by_conda.root}/.snakemake/conda/"), "vixml was installed by the post-deploy script"
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_what_one_door_made_the_others_leave_as_it_is(door, request, conda, cluster):
-    made = request.getfixturevalue(door)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_what_one_entry_point_made_the_others_leave_as_it_is(entry_point, request, conda, cluster):
+    made = request.getfixturevalue(entry_point)
     before = {path: path.stat().st_mtime_ns for path in (made.root / "results").rglob(MANIFEST)}
     # An environment is made once for each folder, which takes a minute; so where conda made it, conda looks again.
-    first = CONDA if door == "by_conda" else ("snakemake", "--cores", "all", "paper_tables")
+    first = CONDA if entry_point == "by_conda" else ("snakemake", "--cores", "all", "paper_tables")
     for command in (first, DVC, slurm(), DVC):
         shown = made.run(*command)
         assert finished_rules(shown) == [] and "has been submitted" not in shown, command
@@ -90,9 +90,9 @@ def test_what_one_door_made_the_others_leave_as_it_is(door, request, conda, clus
     assert {path: path.stat().st_mtime_ns for path in (made.root / "results").rglob(MANIFEST)} == before
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_every_table_names_what_it_came_from(door, request):
-    made = request.getfixturevalue(door)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_every_table_names_what_it_came_from(entry_point, request):
+    made = request.getfixturevalue(entry_point)
     head = made.run("git", "rev-list", "--max-parents=0", "HEAD").strip()
     tables = made.root / "results/tables"
     assert {path.name for path in tables.iterdir()} - {MANIFEST} == set(
@@ -128,18 +128,18 @@ def test_every_table_names_what_it_came_from(door, request):
     assert raw == {path.name for path in (made.root / "results/raw").glob("*.whl")}, "down to what was downloaded"
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_killed_in_the_middle_of_a_training(door, request, long):
-    made = request.getfixturevalue(door)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_killed_in_the_middle_of_a_training(entry_point, request, long):
+    made = request.getfixturevalue(entry_point)
     made.edit("config/runs/picto.yaml", *LONG)
     # Each wave of jobs takes SLURM ten seconds, so there the training alone.
-    command = {"by_conda": CONDA, "by_dvc": DVC}.get(door) or slurm(MODEL)
+    command = {"by_conda": CONDA, "by_dvc": DVC}.get(entry_point) or slurm(MODEL)
     kill_in_training(made, command)
     assert not (made.root / MODEL).exists(), "half a model would pass for a whole one"
     shown = Copy(made.root).run(*command, check=False)  # it looks for processes that are called snakemake
     assert shown.count("locked by a run that was killed") == 1
     todo = advice(shown)
-    assert todo.endswith("snakemake --unlock") and ("scancel" in todo) == (door == "by_slurm")
+    assert todo.endswith("snakemake --unlock") and ("scancel" in todo) == (entry_point == "by_slurm")
     made.run("bash", "-c", todo)
     made.run(*command)
     log = (made.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text(encoding="utf-8")
@@ -158,9 +158,9 @@ def test_killed_again_and_again(finished, programs, tmp_path):
         return sum(MANIFEST in files for _, _, files in os.walk(made.root / "results"))
 
     while True:
-        # Three stages further each time, so that there is an end however slow the machine is; then at any moment.
+        # Four stages further each time, so that there is an end however slow the machine is; then at any moment.
         before, process = stages(), start(made, command)
-        while process.poll() is None and stages() < before + 3:
+        while process.poll() is None and stages() < before + 4:
             time.sleep(0.1)
         try:
             process.wait(timeout=moments.random())
