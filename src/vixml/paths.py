@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _RUN = "runs/{dataset}/{run}/seed{seed}"
@@ -38,6 +39,26 @@ def place(stage: str, results: Path | str = "results", **names: object) -> Path:
         'results/runs/picto/vixml-minilm-l3/seed0/model'
     """
     return Path(results, PLACES[stage].format(**names))
+
+
+def find(stage: str, results: Path | str = "results") -> list[tuple[Path, dict[str, str]]]:
+    """Return the folders of a stage that exist, finished or not, each with the names in its path, in order.
+
+    Args:
+        stage: a key of :data:`PLACES`.
+        results: the folder of all results.
+
+    Example:
+        >>> import tempfile
+        >>> results = tempfile.mkdtemp()
+        >>> place("tokenize", results, dataset="picto", model="minilm-l3", max_len=32).mkdir(parents=True)
+        >>> [names for _, names in find("tokenize", results)]
+        [{'dataset': 'picto', 'model': 'minilm-l3', 'max_len': '32'}]
+    """
+    pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/.][^/]*)", PLACES[stage])  # a leading dot is that of a work folder
+    folders = sorted(path for path in Path(results).glob(re.sub(r"\{\w+\}", "*", PLACES[stage])) if path.is_dir())
+    matches = [(path, re.fullmatch(pattern, path.relative_to(results).as_posix())) for path in folders]
+    return [(path, match.groupdict()) for path, match in matches if match]
 
 
 def raw_dir(results: Path | str) -> Path:

@@ -1,4 +1,4 @@
-"""Checking in stages: what is in order passes, and each corruption names its stage, though what follows is wrong as well."""
+"""Checks in stages: results in order pass, and each corruption names its stage, although later stages are wrong as well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from checked_tree import COUNTS, write_tree
 from corruptions import CORRUPTIONS, DATA, INDEX, replaced, through_an_index, value
 from result_files import copy_config
 
-from vixml.check.check import STAGES, Absent, Artifact, Failed, attempt, inspect, last_line, line, open_results
+from vixml.check.check import STAGES, Absent, attempt, inspect, last_line, line, open_results
 from vixml.cli import main
 from vixml.config.load import read_yaml
 from vixml.errors import VixmlError
@@ -43,7 +43,7 @@ def look(tree: Path, **options) -> list:
     return list(inspect(open_results(tree / "results", tree / "config", **options)))
 
 
-def test_what_is_in_order_passes_every_stage(pristine):
+def test_results_in_order_pass_every_stage(pristine):
     reports = look(pristine)
     assert [report.stage for report in reports] == list(STAGES)
     assert not [str(failure) for report in reports for failure in report.failed]
@@ -81,14 +81,14 @@ def test_a_corruption_names_its_stage(tree, stage, what, spoil):
     spoil(tree / "results")
     reports = look(tree)
     assert [r.stage for r in reports if r.failed] == [stage] == [reports[-1].stage]
-    assert reports[-1].failed[0].file is not None
+    assert reports[-1].failed[0].where is not None
     shown = line(reports[-1])
     assert shown.startswith(f"{stage:<12} FAILED")
     assert re.search(what, shown), shown
     assert last_line(reports).startswith(f"the stage {stage} failed")
 
 
-def test_quick_takes_large_files_by_their_size(tree, monkeypatch):
+def test_quick_compares_only_the_size_of_large_files(tree, monkeypatch):
     replaced(f"{DATA}/corpus/train.parquet", b"train 0", b"trail 0")(tree / "results")
     assert look(tree, quick=True)[-1].stage == "data", "a small file is always hashed"
     monkeypatch.setattr("vixml.check.check.BIG", 100)
@@ -97,23 +97,25 @@ def test_quick_takes_large_files_by_their_size(tree, monkeypatch):
     assert look(tree, quick=True)[-1].stage == "data"
 
 
-def test_a_run_is_looked_at_with_the_run_whose_model_it_uses(tree):
+def test_a_run_is_checked_with_the_run_whose_model_it_uses(tree):
     reports = {r.stage: r for r in look(tree, dataset="picto", run="searching--augmented")}
     assert (reports["index"].n_folders, reports["scores"].n_folders) == (1, 2)
     assert "retrieval-augmented: rankings whole (2 times)" in line(reports["predictions"])
 
 
-def test_results_of_another_place_are_compared_with_what_lies_here(tree, monkeypatch):
-    """The manifests name the folders that the stages read; here they lie elsewhere, and are found."""
+def test_inputs_of_moved_results_are_found(tree, monkeypatch):
+    """Manifests name the folders that the stages read, which are elsewhere now."""
     monkeypatch.chdir(tree)
     reports = list(inspect(open_results(Path("results"), Path("config"))))
     assert not any(report.failed or report.absent for report in reports if report.stage != "data")
-    folder = Artifact(tree / "results" / INDEX, tree / "results")
-    assert folder.locate("/elsewhere/data/results/data/picto/corpus") == tree / "results" / DATA / "corpus"
-    assert folder.locate("/elsewhere/results/data/other/corpus") is None
+    results = open_results(tree / "results", tree / "config")
+    assert results.locate("/elsewhere/data/results/data/picto/corpus") == tree / "results" / DATA / "corpus"
+    assert results.locate("/elsewhere/results/data/other/corpus") is None
+    (tree / "results" / "vision" / "eyes").mkdir(parents=True)
+    assert results.locate("/elsewhere/results/vision/eyes") == tree / "results" / "vision" / "eyes"
 
 
-def test_what_is_gone_or_unfinished_is_said_and_no_failure(tree):
+def test_absent_and_unfinished_folders_are_listed_and_no_failure(tree):
     (tree / "results" / INDEX / MANIFEST).unlink()
     reports = {r.stage: r for r in look(tree)}
     assert "1 unfinished" in line(reports["index"])
@@ -133,7 +135,7 @@ def test_nothing_to_check_is_refused(tree, tmp_path):
         look(tree, dataset="other")
 
 
-def test_the_verb_prints_a_line_a_stage_and_says_by_its_status_what_it_found(tree, capsys):
+def test_the_command_prints_one_line_per_stage_and_returns_a_status(tree, capsys):
     options = ["--results", str(tree / "results"), "--config-dir", str(tree / "config")]
     assert main(["check", *options]) == 0
     shown = capsys.readouterr().out.splitlines()
@@ -149,19 +151,23 @@ def test_the_verb_prints_a_line_a_stage_and_says_by_its_status_what_it_found(tre
     assert {p.relative_to(tree / "results" / INDEX).name for p in changed} <= {"", "label_z.npy", MANIFEST}
 
 
-def test_a_check_answers_even_where_its_files_are_no_files():
+def test_an_error_in_a_check_is_its_answer():
     def refuse():
         raise VixmlError("bad", where="here", found=1, expected=2)
-
-    assert attempt(refuse) == Failed("bad", 1, 2, "here")
-    assert attempt(lambda: Path("/nowhere/at/all").read_bytes()) == Failed(
-        "a file cannot be read", "No such file or directory", "a readable file", "/nowhere/at/all"
-    )
-    assert attempt(lambda: json.loads("[]")["a"]).what == "a file does not hold what it should"
 
     def miss():
         raise Absent("it")
 
+    assert str(attempt(refuse, "there")) == str(VixmlError("bad", where="here", found=1, expected=2))
+    assert str(attempt(lambda: Path("/nowhere/at/all").read_bytes())) == str(
+        VixmlError(
+            "a file cannot be read",
+            where="/nowhere/at/all",
+            found="No such file or directory",
+            expected="a readable file",
+        )
+    )
+    assert attempt(lambda: json.loads("[]")["a"], "there").what == "a file does not hold what it should"
     assert isinstance(attempt(miss), Absent) and attempt(lambda: None) == ""
     with pytest.raises(ZeroDivisionError):
         attempt(lambda: 1 / 0)

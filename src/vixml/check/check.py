@@ -1,17 +1,15 @@
 """Check finished results in stages, from data to scores: a failure names its stage, and later stages are not checked.
 
-A number can only be right if everything in front of it is. So nothing is said of a score before the data, the tokens, the
-image vectors, the models, the indexes and the predictions behind it were found in order.
+A score can only be right if everything before it is. Therefore the data, tokens, image vectors, models, indexes and
+predictions behind it are checked first.
 
-A check returns a sentence worth printing, or nothing; it raises VixmlError for what is wrong (the loaders of the other modules
-do the same) and :class:`Absent` for what it cannot look at.
+A check returns a sentence to print, or nothing. It raises VixmlError for what is wrong, as the loaders of the other packages
+do, and :class:`Absent` for what cannot be looked at.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,427 +18,372 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from vixml.config.load import load_world, unknown_key
 from vixml.config.registry import World
 from vixml.data.corpus import SPLITS, Corpus, verify_counts
+from vixml.data.download import verify_file
 from vixml.data.propensity import inverse_propensity
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import evaluate
 from vixml.evaluation.predictions import Predictions, load_predictions
 from vixml.files import load_array, read_json, sha256_file, sha256_json
 from vixml.images.embeddings import ImageEmbeddings, take_rows
+from vixml.images.store import ImageStore
+from vixml.paths import PLACES, find, place, raw_dir
 from vixml.provenance import MANIFEST, read_manifest
 from vixml.ragged import Ragged
 
-STAGES = ("data", "tokens", "images", "model", "index", "predictions", "scores")
-# The folders right below results: an input is found by what follows one of them, wherever results lay when it was read.
-TOP = ("pages", "raw", "models", "data", "runs", "tables", "figures", "tuning", "report")
+# The folders directly below results: an input is found by the part of its path from there, even if results were moved.
+TOP = {"raw", *(path.split("/")[0] for path in PLACES.values())}
 KEYS = {"stage": str, "config": dict, "inputs": dict, "outputs": dict, "outputs_sha256": str}  # of a manifest
-BIG = 4 << 20  # bytes; a quick check takes larger files by their size
-SHOWN = 5  # failures, and absent things, that are printed of a stage
-ROWS, PIECE = 16384, 1024  # rows of a matrix whose norms are checked, and how many of these at a time
+BIG = 4 << 20  # bytes; a quick check compares only the size of larger files
+SHOWN = 5  # failures, and absent things, that are printed per stage
+ROWS, PIECE = 16384, 1024  # rows of a matrix whose norms are checked, and how many at a time
 QUERIES, LABELS = 128, 8192  # queries that are searched again, and labels compared with them at a time
-CLOSE = 1e-5  # two ways of adding up one inner product of unit vectors
+CLOSE = 1e-5  # difference of two ways to sum one inner product of unit vectors
 UNIT = 1e-4  # rows are normalised in float32
-SAMPLED = 0.01  # the recall of an index may be off by this much: two samples of queries differ
-PART = 1 << 24  # bytes of a tensor read at a time
-# How a number is stored -> its bits as an unsigned number, and an exponent of ones only: NaN or infinity. Read so,
-# bfloat16 needs no library.
-EXPONENT = {
-    "F64": ("<u8", 0x7FF << 52),
-    "F32": ("<u4", 0xFF << 23),
-    "F16": ("<u2", 0x1F << 10),
-    "BF16": ("<u2", 0xFF << 7),
-}
-
-Check = Callable[[], str | None]
+SAMPLED = 0.01  # tolerance of the recall of an index: two samples of queries differ
+PART = 1 << 22  # numbers of a tensor checked at a time
 
 
-# --- Answers, and the checks that every finished folder must pass.
+# -- answers of checks ------------------------------------------------------------------------------------------------
 
 
 class Absent(Exception):
     """Something that a check would look at does not exist."""
 
 
-@dataclass(frozen=True)
-class Failed:
-    """A check found something else than it expected."""
-
-    what: str
-    found: object
-    expected: object
-    file: object
-
-    def __str__(self) -> str:
-        parts = {"file": self.file, "found": self.found, "expected": self.expected}
-        return "\n".join(
-            [self.what, *(f"  {key + ':':<9} {value}" for key, value in parts.items() if value is not None)]
-        )
-
-
-def attempt(check: Check, where: object = None) -> str | Failed | Absent:
-    """Return the answer of a check; what it refuses or cannot read is a failure, not the end of all checks.
+def attempt(check: Callable[[], str | None], where: object = None) -> str | VixmlError | Absent:
+    """Return the answer of a check: its sentence, or the error; an error does not end the other checks.
 
     Args:
         check: one check.
-        where: the file to name if a failure does not know its own.
+        where: the file to name if an error names none.
     """
     try:
         return check() or ""
     except Absent as absent:
         return absent
     except VixmlError as error:
-        return Failed(error.what, error.found, error.expected, error.where or where)
+        error.where = error.where or where
+        return error
     except OSError as error:
-        return Failed("a file cannot be read", error.strerror or error, "a readable file", error.filename or where)
-    except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
-        # A file whose parts are missing or of another kind: whatever reads it stumbles somewhere.
-        return Failed("a file does not hold what it should", f"{type(error).__name__}: {error}", None, where)
+        what, found = "a file cannot be read", error.strerror or error
+        return VixmlError(what, found=found, expected="a readable file", where=error.filename or where)
+    except (AttributeError, LookupError, TypeError, ValueError, SafetensorError) as error:
+        # Whatever reads a file with missing or wrong parts raises one of these.
+        found = f"{type(error).__name__}: {error}"
+        return VixmlError("a file does not hold what it should", found=found, where=where)
 
 
-def same(found: Mapping[str, Any], expected: Mapping[str, object], file: object, what: str) -> None:
-    """Check that some keys of a mapping have the values expected; name all that differ."""
+def require(ok: bool, what: str, found: object, expected: object, where: object) -> None:
+    """Raise VixmlError unless ``ok``."""
+    if not ok:
+        raise VixmlError(what, found=found, expected=expected, where=where)
+
+
+def require_values(found: Mapping[str, Any], expected: Mapping[str, object], file: object, what: str) -> None:
+    """Require values of some keys of a mapping; the error names all that differ."""
     wrong = [key for key, value in expected.items() if found.get(key) != value]
-    if wrong:
-        raise VixmlError(
-            what,
-            found=", ".join(f"{key} {found.get(key)}" for key in wrong),
-            expected=", ".join(f"{key} {expected[key]}" for key in wrong),
-            where=file,
-        )
+    values = [", ".join(f"{key} {source.get(key)}" for key in wrong) for source in (found, expected)]
+    require(not wrong, what, *values, file)
+
+
+# -- a finished folder, and the checks that each must pass --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder that a stage has finished.
+    """The folder of a stage.
 
     Attributes:
         path: of the folder.
-        results: the folder of all results, below which it lies.
+        names: the names in its path: dataset, run and the like.
+        results: all results, of which it is a part.
     """
 
     path: Path
-    results: Path
+    names: dict[str, str]
+    results: Results
+
+    @property
+    def finished(self) -> bool:
+        """Return whether its stage has finished."""
+        return (self.path / MANIFEST).exists()
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Return its manifest; read it only once :meth:`whole_manifest` was ok."""
+        """Return its manifest; read it only after :meth:`whole_manifest` passed."""
         return read_manifest(self.path)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Return what the stage obeyed."""
+        """Return the configuration of the stage."""
         return self.manifest["config"]
+
+    @property
+    def run(self) -> tuple[str, str]:
+        """Return its dataset and run."""
+        return self.names["dataset"], self.names["run"]
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """Return the names in its path, as a manifest has them."""
+        return {**self.names, "seed": int(self.names["seed"])}
 
     @property
     def source(self) -> str:
         """Return the split of the corpus that predictions or scores are of."""
         return "test" if self.config["split"] == "test" else "train"
 
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Return the corpus of its dataset."""
+        path = place("build-corpus", self.results.folder, **self.names)
+        if not (path / MANIFEST).exists():
+            raise Absent(f"the corpus of {self.names['dataset']}")
+        return Corpus.load(path)
+
     def input(self, name: str) -> Path:
         """Return the folder of an input."""
-        path = self.locate(self.manifest["inputs"][name]["path"])
+        path = self.results.locate(self.manifest["inputs"][name]["path"])
         if path is None:
             raise Absent(f"the {name} of {self.path}")
         return path
 
-    def locate(self, path: str) -> Path | None:
-        """Return where an input lies now, or None: below this folder of results, even if it was another one then."""
-        parts = Path(path).parts
-        for at, part in enumerate(parts):
-            if part in TOP and (here := self.results.joinpath(*parts[at:])).exists():
-                return here
-        return None
-
     def whole_manifest(self) -> None:
-        """Check that the manifest can be read, has its parts, and that none was altered by hand."""
-        file = self.path / MANIFEST
-        manifest = read_manifest(self.path)
+        """Check that the manifest can be read, has its parts, and was not altered by hand."""
+        file, manifest = self.path / MANIFEST, read_manifest(self.path)
         for key, kind in KEYS.items():
-            if not isinstance(manifest.get(key), kind):
-                raise VixmlError("a manifest lacks a part", found=f"no {key}", expected=", ".join(KEYS), where=file)
+            require(isinstance(manifest.get(key), kind), "a manifest lacks a part", f"no {key}", ", ".join(KEYS), file)
         for key, digest in (("outputs", "outputs_sha256"), ("config", "config_sha256")):
-            if (now := sha256_json(manifest[key])) != manifest.get(digest):
-                what, expected = f"a manifest was altered: its {key}", manifest.get(digest)
-                raise VixmlError(what, found=now, expected=expected, where=f"{file}: {digest}")
+            now, then = sha256_json(manifest[key]), manifest.get(digest)
+            require(now == then, f"a manifest was altered: its {key}", now, then, f"{file}: {digest}")
 
-    def same_files(self, quick: bool = False) -> None:
-        """Check that the files are those that the stage wrote, by size and SHA-256, and that there are no others.
-
-        Args:
-            quick: take files above :data:`BIG` bytes by their size.
-        """
+    def same_files(self) -> None:
+        """Check that the files are those that the stage wrote, by size and SHA-256, and that there are no others."""
         outputs, other = self.manifest["outputs"], "a file is not the one that its stage wrote"
         for name, entry in outputs.items():
-            file, bytes_ = self.path / name, f"{entry['bytes']} bytes"
-            if not file.is_file():
-                what = "a file that the manifest names is missing"
-                raise VixmlError(what, found="nothing", expected=bytes_, where=file)
-            if (size := file.stat().st_size) != entry["bytes"]:
-                raise VixmlError(other, found=f"{size} bytes", expected=bytes_, where=file)
-            if not (quick and size > BIG) and (digest := sha256_file(file)) != entry["sha256"]:
-                raise VixmlError(other, found=digest, expected=entry["sha256"], where=file)
-        for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            file, expected = self.path / name, f"{entry['bytes']} bytes"
+            require(file.is_file(), "a file that the manifest names is missing", "nothing", expected, file)
+            size = file.stat().st_size
+            require(size == entry["bytes"], other, f"{size} bytes", expected, file)
+            if not self.results.skips(file):
+                digest = sha256_file(file)
+                require(digest == entry["sha256"], other, digest, entry["sha256"], file)
+        for file in sorted(p for p in self.path.rglob("*") if p.is_file() and not p.name.startswith(".")):
             name = file.relative_to(self.path).as_posix()
-            if name not in outputs and name != MANIFEST and not file.name.startswith("."):
-                expected = "only what the manifest names"
-                raise VixmlError("a file that its stage did not write", found=name, expected=expected, where=file)
+            known = name in outputs or name == MANIFEST
+            require(known, "a file that its stage did not write", name, "only what the manifest names", file)
 
-    def current_inputs(self, quick: bool = False) -> None:
-        """Check that the inputs are still what the stage read: otherwise its result is of another chain.
+    def current_inputs(self) -> None:
+        """Check that the inputs are still those that the stage read; otherwise the result is out of date.
 
-        An input that is gone cannot be compared; that is no failure (raw files may be removed once they were read).
+        An input that is gone cannot be compared, which is no failure: raw files may be removed after they were read.
         """
         gone = []
         for name, entry in self.manifest["inputs"].items():
-            path = self.locate(entry["path"])
+            path = self.results.locate(entry["path"])
             if path is None or (path.is_dir() and not (path / MANIFEST).exists()):
                 gone.append(name)
-                continue
-            if path.is_dir():
-                now = read_manifest(path)["outputs_sha256"]
-            elif quick and path.stat().st_size > BIG:
-                continue
-            else:
-                now = sha256_file(path)
-            if now != entry["sha256"]:
-                raise VixmlError(
-                    f"made from another {name} than the one that lies there now: the chain is stale",
-                    found=f"{path}: {now}",
-                    expected=entry["sha256"],
-                    where=f"{self.path / MANIFEST}: inputs.{name}",
-                )
+            elif path.is_dir() or not self.results.skips(path):
+                now = read_manifest(path)["outputs_sha256"] if path.is_dir() else sha256_file(path)
+                what = f"made from another {name} than the one that is there now: the chain is stale"
+                where = f"{self.path / MANIFEST}: inputs.{name}"
+                require(now == entry["sha256"], what, f"{path}: {now}", entry["sha256"], where)
         if gone:
             raise Absent(f"{', '.join(gone)} of {self.path}")
 
 
-# --- What each stage's files must hold, from data to scores. Without torch.
+# -- checks of one stage's files, from data to scores --------------------------------------------------------------------
 
 
-def raw_files(results: Path, world: World, quick: bool) -> str:
-    """Check the fetched files that are present against the registry's sizes and hashes."""
-    found = [s for s in world.sources.values() if (results / "raw" / s.filename).is_file()]
+def raw_files(results: Results) -> str:
+    """Check the downloaded files that are present against the registry's sizes and hashes."""
+    folder = raw_dir(results.folder)
+    found = {name: source for name, source in results.world.sources.items() if (folder / source.filename).is_file()}
     if not found:
-        raise Absent(f"files in {results / 'raw'}")
-    unknown, altered = 0, "a raw file was altered or cut short"
-    for source in found:
-        file = results / "raw" / source.filename
-        size, receipt = file.stat().st_size, file.with_name(f"{file.name}.json")
-        if source.bytes is not None and size != source.bytes:
-            raise VixmlError(altered, found=f"{size} bytes", expected=f"{source.bytes} bytes", where=file)
-        # A file placed by hand may have no published hash: its receipt says what was placed, where `download` saw it.
-        if source.sha256 is None and not receipt.exists():
-            unknown += 1
-            continue
-        expected = source.sha256 or read_json(receipt)["sha256"]
-        if not (quick and size > BIG) and (digest := sha256_file(file)) != expected:
-            raise VixmlError(altered, found=digest, expected=expected, where=file)
-    said = f"{len(found) - unknown} raw files as registered"
-    return said + (f", {unknown} placed by hand, without a known hash" if unknown else "")
+        raise Absent(f"files in {folder}")
+    unknown = 0
+    for name, source in found.items():
+        file = folder / source.filename
+        # The receipt of a file placed by hand, which may have no published hash, records the first hash seen.
+        unknown += source.sha256 is None and not file.with_name(f"{file.name}.json").exists()
+        if results.skips(file):
+            size = file.stat().st_size
+            what, expected = "a raw file was altered or cut short", f"{source.bytes} bytes"
+            require(source.bytes in (None, size), what, f"{size} bytes", expected, file)
+        else:
+            verify_file(file, name, source)
+    hand = f", {unknown} placed by hand, without a known hash" if unknown else ""
+    return f"{len(found) - unknown} raw files as registered{hand}"
 
 
-def counts(corpus: Artifact, dataset: str, world: World) -> str:
-    """Check that a corpus is whole, and counts what ``counts.json`` and the registry say."""
-    if dataset not in world.datasets:
+def corpus_counts(folder: Artifact) -> str:
+    """Check that a corpus is whole, and has the counts of ``counts.json`` and of the registry."""
+    dataset, file = folder.names["dataset"], folder.path / "counts.json"
+    entry = folder.results.world.datasets.get(dataset)
+    if entry is None:
         raise Absent(f"the entry {dataset} in datasets.yaml, to count against")
-    entry = world.datasets[dataset]
-    opened = Corpus.load(corpus.path, filter_required=entry.filter_required)
-    file = corpus.path / "counts.json"
-    said = read_json(file)
-    found = {"n_train": opened.n("train"), "n_test": opened.n("test")}
-    found |= {"n_labels": opened.n_labels, "n_images": opened.n_images}
-    same(said, found, file, "a corpus does not hold what it counts")
-    verify_counts(said, entry.expect, file)
+    corpus, counted = Corpus.load(folder.path, filter_required=entry.filter_required), read_json(file)
+    found = {"n_train": corpus.n("train"), "n_test": corpus.n("test")}
+    found |= {"n_labels": corpus.n_labels, "n_images": corpus.n_images}
+    require_values(counted, found, file, "a corpus does not hold what it counts")
+    verify_counts(counted, entry.expect, file)
     numbers = ", ".join(f"{value:,} {name.removeprefix('n_')}" for name, value in found.items())
     return f"{dataset}: {numbers}" + (", as registered" if entry.expect else ", none registered")
 
 
-def token_rows(tokens: Artifact, corpus: Corpus) -> str:
+def token_rows(folder: Artifact) -> str:
     """Check that every text of the corpus has its row, no longer than allowed, with ids of the vocabulary."""
+    corpus, allowed = folder.corpus, folder.config["max_len"]
     for split in SPLITS:
-        folder = tokens.path / split
-        rows = Ragged.load(folder)  # refuses ids out of range
-        if len(rows) != corpus.n(split):
-            what, expected = "tokens are not those of the corpus", f"{corpus.n(split)} rows"
-            raise VixmlError(what, found=f"{len(rows)} rows", expected=expected, where=folder)
-        longest, allowed = int(rows.lengths.max(initial=0)), tokens.config["max_len"]
-        if longest > allowed:
-            what = "a text has more tokens than allowed"
-            raise VixmlError(what, found=longest, expected=f"{allowed} at most", where=folder)
-    return f"{tokens.path.name}: {sum(corpus.n(split) for split in SPLITS):,} texts"
+        rows, where = Ragged.load(folder.path / split), folder.path / split  # refuses ids out of range
+        found, expected = f"{len(rows)} rows", f"{corpus.n(split)} rows"
+        require(found == expected, "tokens are not those of the corpus", found, expected, where)
+        longest = int(rows.lengths.max(initial=0))
+        require(longest <= allowed, "a text has more tokens than allowed", longest, f"{allowed} at most", where)
+    return f"{folder.path.name}: {sum(corpus.n(split) for split in SPLITS):,} texts"
 
 
-def coverage(store: Artifact, corpus: Corpus) -> str:
-    """Check that the store is of the corpus's images; say how many queries and labels have one."""
-    file = store.path / "store.json"
-    header = read_json(file)
-    same(header, {"n_images": corpus.n_images}, file, "an image store is not that of the corpus")
-    present = np.ones(corpus.n_images, dtype=bool)
-    present[np.asarray(header["missing"], dtype=np.int64)] = False
-    shares = []
+def coverage(folder: Artifact) -> str:
+    """Check that the store is whole and of the corpus's images; count the queries and labels that have one."""
+    corpus, store, shares = folder.corpus, ImageStore.open(folder.path), []
+    what, where = "an image store is not that of the corpus", folder.path / "store.json"
+    require(len(store) == corpus.n_images, what, f"n_images {len(store)}", f"n_images {corpus.n_images}", where)
+    present = np.ones(len(store), dtype=bool)
+    present[list(store.missing)] = False
     for split in SPLITS:
         lists = corpus.images(split)
-        with_image = np.zeros(len(lists), dtype=bool)
-        with_image[lists.row_ids()[present[lists.values]]] = True
+        with_image = lists.select(present[lists.values]).lengths > 0
         shares.append(f"{100 * with_image.mean() if len(with_image) else 0:.1f} % of {split}")
-    return f"with an image: {', '.join(shares)}; {len(header['missing']):,} of {len(present):,} missing"
+    return f"with an image: {', '.join(shares)}; {len(store.missing):,} of {len(store):,} missing"
 
 
-def image_norms(embeddings: Artifact, corpus: Corpus) -> str:
-    """Check a sample of image vectors: finite, not zero, and zero where the image is missing."""
-    opened = ImageEmbeddings.open(embeddings.path)
+def image_norms(folder: Artifact) -> str:
+    """Check a sample of image vectors: finite, not zero, and zero if the image is missing."""
+    corpus, opened = folder.corpus, ImageEmbeddings.open(folder.path)
     for split in SPLITS:
         opened.images_of(corpus, split)  # refuses lists of another number of items
-    if not opened.own and len(opened) != corpus.n_images:
-        what, expected = "image embeddings are not those of the corpus", f"{corpus.n_images} rows"
-        raise VixmlError(what, found=f"{len(opened)} rows", expected=expected, where=embeddings.path)
-    rows = sample(len(opened), ROWS)
-    for part in pieces(rows, PIECE):
-        norms = np.linalg.norm(take_rows(opened.vectors, part).astype(np.float32), axis=1)
-        missing = np.isin(part, opened.missing)
-        wrong = np.where(missing, norms != 0, ~(np.isfinite(norms) & (norms > 0)))
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise VixmlError(
-                "an image vector has a wrong norm",
-                found=norms[at],
-                expected="0, its image is missing" if missing[at] else "finite, above 0",
-                where=f"{embeddings.path / 'vectors.npy'}, row {part[at]}",
-            )
-    return f"{embeddings.path.name}: norms of {len(rows):,} of {len(opened):,} vectors"
+    if not opened.own:
+        found, expected = f"{len(opened)} rows", f"{corpus.n_images} rows"
+        require(found == expected, "image embeddings are not those of the corpus", found, expected, folder.path)
+    rows, norms = sampled_norms(opened.vectors)
+    missing = np.isin(rows, opened.missing)
+    wrong = np.flatnonzero(np.where(missing, norms != 0, ~(np.isfinite(norms) & (norms > 0))))
+    if len(wrong):
+        at, where = wrong[0], f"{folder.path / 'vectors.npy'}, row {rows[wrong[0]]}"
+        expected = "0, its image is missing" if missing[at] else "finite, above 0"
+        raise VixmlError("an image vector has a wrong norm", found=norms[at], expected=expected, where=where)
+    return f"{folder.path.name}: norms of {len(rows):,} of {len(opened):,} vectors"
 
 
-def training_record(model: Artifact, identity: dict[str, object]) -> None:
+def same_identity(folder: Artifact) -> None:
+    """Check that a folder's manifest agrees with its path."""
+    what = "a folder holds the result of something else"
+    require_values(folder.config, folder.identity, folder.path / MANIFEST, what)
+
+
+def training_record(folder: Artifact) -> None:
     """Check that ``training.json`` is of this run, and that its last loss is a number."""
-    file = model.path / "training.json"
+    file = folder.path / "training.json"
     record = read_json(file)
-    same(record, identity, file, "a training record of something else")
+    require_values(record, folder.identity, file, "a training record of something else")
     loss = (record.get("last_epoch") or {}).get("loss")
-    if loss is not None and not math.isfinite(loss):
-        what = "a training ended without a loss"
-        raise VixmlError(what, found=loss, expected="a finite number", where=f"{file}: last_epoch.loss")
+    ok = loss is None or math.isfinite(loss)
+    require(ok, "a training ended without a loss", loss, "a finite number", f"{file}: last_epoch.loss")
 
 
-def finite_weights(model: Artifact) -> None:
-    """Check that no weight of a trained model is NaN or infinite, a piece of a tensor at a time."""
-    file = model.path / "model.safetensors"
+def finite_weights(folder: Artifact) -> None:
+    """Check that no weight of a trained model is NaN or infinite, a part of a tensor at a time."""
+    if folder.results.quick:
+        return
+    file = folder.path / "model.safetensors"
     if not file.exists():
         raise Absent(str(file))
-    with open(file, "rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    for name, entry in header.items():
-        if entry.get("dtype") not in EXPONENT:
-            continue  # whole numbers, and the file's own notes
-        kind, ones = EXPONENT[entry["dtype"]]
-        start, stop = entry["data_offsets"]
-        width = np.dtype(kind).itemsize
-        for at in range(start, stop, PART):
-            n = (min(at + PART, stop) - at) // width
-            bits = np.fromfile(file, dtype=kind, count=n, offset=8 + length + at)
-            wrong = (bits & bits.dtype.type(ones)) == ones
-            if wrong.any():
-                where = f"{file}: {name}, number {(at - start) // width + int(np.argmax(wrong))}"
-                raise VixmlError("a weight is not finite", found="NaN or infinity", expected="numbers", where=where)
+    with safe_open(file, "pt") as stream:
+        for name in stream.keys():  # noqa: SIM118 -- it is no mapping
+            for i, part in enumerate(stream.get_tensor(name).reshape(-1).split(PART)):
+                wrong = (~part.isfinite()).nonzero()
+                if len(wrong):
+                    where = f"{file}: {name}, number {i * PART + int(wrong[0])}"
+                    raise VixmlError("a weight is not finite", found="NaN or infinity", expected="numbers", where=where)
 
 
-def unit_rows(index: Artifact, corpus: Corpus) -> str:
+def unit_rows(folder: Artifact) -> str:
     """Check the vectors of queries and labels: as many as the corpus has, and a sample of them of length 1."""
-    names = {"train": "train", "test": "test", "label_u": "label", "label_z": "label"}
-    for name, split in names.items():
-        file = index.path / f"{name}.npy"
+    for name, split in {"train": "train", "test": "test", "label_u": "label", "label_z": "label"}.items():
+        file, n = folder.path / f"{name}.npy", folder.corpus.n(split)
         if name == "label_z" and not file.exists():
             continue  # a method without prototypes
         vectors = load_array(file)
-        if vectors.ndim != 2 or len(vectors) != corpus.n(split) or vectors.dtype != np.float32:
-            found, expected = f"{vectors.shape} {vectors.dtype}", f"({corpus.n(split)}, dim) float32"
-            raise VixmlError("an index is not that of the corpus", found=found, expected=expected, where=file)
-        for part in pieces(sample(len(vectors), ROWS), PIECE):
-            norms = np.linalg.norm(vectors[part], axis=1)
-            wrong = ~(np.abs(norms - 1) <= UNIT)  # NaN is wrong too
-            if wrong.any():
-                at = int(np.argmax(wrong))
-                where = f"{file}, row {part[at]}"
-                raise VixmlError("a vector is not of length 1", found=norms[at], expected=f"1 ± {UNIT:g}", where=where)
+        ok = vectors.ndim == 2 and len(vectors) == n and vectors.dtype == np.float32
+        found, expected = f"{vectors.shape} {vectors.dtype}", f"({n}, dim) float32"
+        require(ok, "an index is not that of the corpus", found, expected, file)
+        rows, norms = sampled_norms(vectors)
+        wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT))  # NaN is wrong too
+        if len(wrong):
+            where, expected = f"{file}, row {rows[wrong[0]]}", f"1 ± {UNIT:g}"
+            raise VixmlError("a vector is not of length 1", found=norms[wrong[0]], expected=expected, where=where)
     return "rows of length 1"
 
 
-def load_ranking(predictions: Path, source: str, corpus: Corpus) -> Predictions:
-    """Load every ranking: labels that exist, each once, best first."""
-    return load_predictions(predictions, corpus.n(source), corpus.n_labels)
+def rankings(folder: Artifact) -> str:
+    """Check every ranking, and those of a label search against all inner products, for a sample of queries.
 
-
-def rankings(predictions: Artifact, corpus: Corpus) -> None:
-    """Check every ranking: labels that exist, each once, best first, of the split that the folder says."""
-    found = load_ranking(predictions.path, predictions.source, corpus)
-    if (found.rows is not None) != (predictions.source == "train"):
-        raise VixmlError(
-            "predictions of another split",
-            found=predictions.config["split"],
-            expected="held-out rows of train for split validation, and for no other",
-            where=predictions.path,
-        )
-
-
-def exact_recall(predictions: Artifact, corpus: Corpus) -> str:
-    """Check the rankings of a label search against all inner products, for a sample of queries.
-
-    Of an exact search recall@k must be 1, for each query; through an index that looks at a part of the labels, the mean must
-    be what the run asks for, less :data:`SAMPLED`. Labels that tie at rank k are equally good. Predictions by votes or by
-    popularity have no such reference.
+    A ranking has labels that exist, each once, best first, and the rows of the split in its path. Predictions by votes or
+    by popularity have no further reference.
     """
-    how = predictions.config["inference"]
-    if how["method"] != "label-search":
-        return f"{how['method']}: rankings whole"
-    index, source = predictions.input("index"), predictions.source
-    found = load_ranking(predictions.path, source, corpus)
-    ranked, scores = found.labels, load_array(predictions.path / "scores.npy")
+    source, how = folder.source, folder.config["inference"]
+    found = load_predictions(folder.path, folder.corpus.n(source), folder.corpus.n_labels)
+    expected = "held-out rows of train for split validation, and for no other"
+    ok = (found.rows is not None) == (source == "train")
+    require(ok, "predictions of another split", folder.config["split"], expected, folder.path)
+    return exact_recall(folder, found) if how["method"] == "label-search" else f"{how['method']}: rankings whole"
+
+
+def exact_recall(folder: Artifact, predictions: Predictions) -> str:
+    """Compare a sample of rankings with an exact search; labels that tie at rank k are equally good.
+
+    With an exact search recall@k must be 1 for each query; with an approximate index the mean must be at least
+    ``index_recall`` less :data:`SAMPLED`.
+    """
+    index, source, how = folder.input("index"), folder.source, folder.config["inference"]
+    ranked, scores = predictions.labels, load_array(folder.path / "scores.npy")
     some = sample(len(ranked), QUERIES)
-    rows = some if found.rows is None else found.rows[some]
+    rows = some if predictions.rows is None else predictions.rows[some]
     queries = load_array(index / f"{source}.npy")[rows].astype(np.float64)
     labels = load_array(index / f"label_{how['labels_as']}.npy")
-    pairs = corpus.filter(source)
+    pairs = folder.corpus.filter(source)
     banned = Ragged.from_rows([[]] * len(rows), len(labels)) if pairs is None else pairs.take(rows)
     k, right, wanted = ranked.shape[1], 0, 0
     exactly = how.get("index", "exact") == "exact"
     best = _best_scores(queries, labels, banned, k)
-    file = predictions.path / "labels.npy"
+    few, other = (
+        "a ranking lacks labels, or has one that the filter excludes",
+        "a ranking is not that of an exact search",
+    )
     for i, row in enumerate(some):
+        in_labels, in_scores = (f"{folder.path / name}, row {row}" for name in ("labels.npy", "scores.npy"))
         reachable, own = best[i][best[i] > -np.inf], ranked[row][ranked[row] >= 0]
-        excluded = np.isin(own, banned.row(i)).sum()
-        if len(own) != len(reachable) or excluded:
-            raise VixmlError(
-                "a ranking has too few labels, or one that the filter excludes",
-                found=f"{len(own)} labels, {excluded} excluded",
-                expected=f"{len(reachable)} labels",
-                where=f"{file}, row {row}",
-            )
+        n, excluded = len(reachable), int(np.isin(own, banned.row(i)).sum())
+        found = f"{len(own)} labels, {excluded} excluded"
+        require(len(own) == n and not excluded, few, found, f"{n} labels", in_labels)
         exact = labels[own].astype(np.float64) @ queries[i]
-        if (off := np.abs(exact - scores[row, : len(own)]).max(initial=0)) > CLOSE:
-            raise VixmlError(
-                "scores are not the inner products of the index",
-                found=f"off by {off:.3g}",
-                expected=f"within {CLOSE:g}",
-                where=f"{predictions.path / 'scores.npy'}, row {row}",
-            )
+        off = np.abs(exact - scores[row, : len(own)]).max(initial=0)
+        what, expected = "scores are not the inner products of the index", f"within {CLOSE:g}"
+        require(off <= CLOSE, what, f"off by {off:.3g}", expected, in_scores)
         hits = int((exact >= reachable.min(initial=np.inf) - CLOSE).sum())
-        if hits < len(reachable) and exactly:
-            what, recall = "a ranking is not that of an exact search", f"recall@{k} = {hits / len(reachable):.4f}"
-            raise VixmlError(what, found=recall, expected="1", where=f"{file}, row {row}")
-        wanted, right = wanted + len(reachable), right + hits
+        require(hits == n or not exactly, other, f"recall@{k} = {hits / max(n, 1):.4f}", "1", in_labels)
+        wanted, right = wanted + n, right + hits
     if exactly:
         return f"recall@{k} = 1 against exact search"
-    recall = right / max(wanted, 1)
-    if recall < how["index_recall"] - SAMPLED:
-        raise VixmlError(
-            "an index misses more than the run allows",
-            found=f"recall@{k} = {recall:.4f}",
-            expected=f"{how['index_recall']:g}, on another sample of queries",
-            where=file,
-        )
-    return f"recall@{k} of at least {how['index_recall']:g} through an index ({how['index']})"
+    recall, least, where = right / max(wanted, 1), how["index_recall"], folder.path / "labels.npy"
+    what, expected = "an index misses more than the run allows", f"{least:g}, on another sample of queries"
+    require(recall >= least - SAMPLED, what, f"recall@{k} = {recall:.4f}", expected, where)
+    return f"recall@{k} of at least {least:g} through an index ({how['index']})"
 
 
 def _best_scores(queries: np.ndarray, labels: np.ndarray, banned: Ragged, k: int) -> np.ndarray:
@@ -456,33 +399,39 @@ def _best_scores(queries: np.ndarray, labels: np.ndarray, banned: Ragged, k: int
     return best
 
 
-def same_scores(score: Artifact, corpus: Corpus) -> str:
-    """Compute every metric again from the predictions, and compare it with what ``scores.json`` says."""
-    file, config, source = score.path / "scores.json", score.config, score.source
-    said = read_json(file)
+def same_scores(folder: Artifact) -> str:
+    """Compute every metric again from the predictions, and compare it with ``scores.json``."""
+    file, config, source, corpus = folder.path / "scores.json", folder.config, folder.source, folder.corpus
+    written = read_json(file)
     identity = {key: config[key] for key in ("dataset", "run", "seed", "split", "ks", "deep_ks")}
-    same(said, identity, file, "a score of something else than its folder says")
-    predictions = load_ranking(score.input("predictions"), source, corpus)
+    require_values(written, identity, file, "a score of something else than its folder says")
+    predictions = load_predictions(folder.input("predictions"), corpus.n(source), corpus.n_labels)
     truth, pairs = corpus.labels(source), corpus.filter(source)
     if predictions.rows is not None:
         truth, pairs = truth.take(predictions.rows), None if pairs is None else pairs.take(predictions.rows)
     how = config["propensity"]
     weights = inverse_propensity(corpus.labels("train").counts(), corpus.n("train"), how["a"], how["b"])
-    again = evaluate(
-        predictions.labels, truth, weights, filter=pairs, ks=config["ks"], deep_ks=config["deep_ks"]
-    ).metrics
-    if set(again) != set(said["metrics"]):
-        found, expected = ", ".join(said["metrics"]), ", ".join(again)
-        raise VixmlError("a score has other metrics", found=found, expected=expected, where=file)
+    ks = {"ks": config["ks"], "deep_ks": config["deep_ks"]}
+    again, found = evaluate(predictions.labels, truth, weights, filter=pairs, **ks).metrics, written["metrics"]
+    require(set(again) == set(found), "a score has other metrics", ", ".join(found), ", ".join(again), file)
     for name, value in again.items():
-        if not abs(value - said["metrics"][name]) <= 1e-6:
-            what, found = f"{name} is not that of the predictions", said["metrics"][name]
-            raise VixmlError(what, found=found, expected=value, where=f"{file}: {name}")
+        ok = abs(value - found[name]) <= 1e-6
+        require(ok, f"{name} is not that of the predictions", found[name], value, f"{file}: {name}")
     return f"{len(again)} metrics computed again"
 
 
+def sampled_norms(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a sample of the rows of a matrix, ascending, and their norms in float32."""
+    rows = sample(len(vectors), ROWS)
+    norms = np.zeros(len(rows), dtype=np.float32)
+    for at in range(0, len(rows), PIECE):
+        part = take_rows(vectors, rows[at : at + PIECE]).astype(np.float32)
+        norms[at : at + PIECE] = np.linalg.norm(part, axis=1)
+    return rows, norms
+
+
 def sample(n: int, at_most: int) -> np.ndarray:
-    """Return rows to look at, ascending: all of ``n``, or ``at_most`` of them, the same ones every time.
+    """Return all of ``n`` rows, or ``at_most`` of them, ascending, the same ones every time.
 
     Example:
         >>> sample(3, 5).tolist(), len(sample(1000, 5)), bool((sample(1000, 5) == sample(1000, 5)).all())
@@ -493,12 +442,22 @@ def sample(n: int, at_most: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(n, at_most, replace=False, shuffle=False))
 
 
-def pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return rows in pieces of ``size``, the last one shorter."""
-    return [rows[at : at + size] for at in range(0, len(rows), size)]
+# -- all finished folders, stage by stage --------------------------------------------------------------------------------
 
-
-# --- All finished folders, stage by stage.
+Check = Callable[[Artifact], str | None]
+# The stages of the report -> those of the workflow -> the checks of their files, beside those of the manifest.
+CHECKS: dict[str, dict[str, tuple[Check, ...]]] = {
+    "data": {"build-corpus": (corpus_counts,)},
+    "tokens": {"tokenize": (token_rows,)},
+    "images": {"prepare-vision": (), "render-images": (coverage,), "embed-images": (image_norms,)},
+    "model": {"prepare-model": (), "train": (same_identity, training_record, finite_weights)},
+    "index": {"build-index": (same_identity, unit_rows)},
+    "predictions": {"predict": (same_identity, rankings)},
+    "scores": {"score": (same_identity, same_scores)},
+}
+STAGES = tuple(CHECKS)
+DATA = ("build-corpus", "tokenize", "render-images", "embed-images")  # stages of a dataset
+RUNS = ("train", "build-index", "predict", "score")  # and of a run
 
 
 @dataclass(frozen=True)
@@ -517,7 +476,7 @@ class StageReport:
     stage: str
     n_folders: int
     said: dict[str, int]
-    failed: list[Failed]
+    failed: list[VixmlError]
     absent: list[str]
     unfinished: list[str]
 
@@ -531,7 +490,7 @@ class Results:
         world: the registry.
         dataset: this one only; None for all.
         run: this one only, with the run whose model it uses; None for all.
-        quick: take large files by their size.
+        quick: compare only the size of large files.
     """
 
     folder: Path
@@ -540,75 +499,49 @@ class Results:
     run: str | None = None
     quick: bool = False
 
-    @cached_property
-    def runs(self) -> list[tuple[str, str]]:
-        """Return dataset and run of everything to look at."""
-        there = [p.relative_to(self.folder / "runs").parts for p in sorted(self.folder.glob("runs/*/*")) if p.is_dir()]
-        wanted = [(d, r) for d, r in there if self.dataset in (None, d) and self.run in (None, r)]
-        used = {(d, model) for d, r in wanted for model in self._models_of(d, r)}
-        return sorted({*wanted, *used})
+    def skips(self, file: Path) -> bool:
+        """Return whether a file is not hashed."""
+        return self.quick and file.stat().st_size > BIG
 
-    def _models_of(self, dataset: str, run: str) -> set[str]:
-        """Return the runs whose models a run's predictions were made with."""
-        files = self.folder.glob(f"runs/{dataset}/{run}/seed*/*/predictions/{MANIFEST}")
-        folders = [Artifact(file.parent, self.folder) for file in files]
-        return {f.config.get("trained_as", run) for f in folders if attempt(f.whole_manifest) == ""}
+    def locate(self, path: str) -> Path | None:
+        """Return the present place of an input below this folder of results, whichever folder it was then; None if gone."""
+        parts = Path(path).parts
+        for at, part in enumerate(parts):
+            if part in TOP and (here := self.folder.joinpath(*parts[at:])).exists():
+                return here
+        return None
+
+    def on_disk(self, *stages: str) -> list[Artifact]:
+        """Return all folders of some stages of the workflow, finished or not."""
+        return [Artifact(path, names, self) for stage in stages for path, names in find(stage, self.folder)]
+
+    def artifacts(self, stage: str) -> list[Artifact]:
+        """Return the folders of a stage to look at: of a run whose model another one uses, those up to the index."""
+        found = self.on_disk(stage)
+        if stage in DATA:
+            return [folder for folder in found if folder.names["dataset"] in self.datasets]
+        if stage in RUNS:
+            found = [folder for folder in found if folder.run in self.runs]
+        if stage in ("predict", "score"):
+            found = [folder for folder in found if self.run in (None, folder.run[1])]
+        return found
 
     @cached_property
-    def datasets(self) -> list[str]:
+    def runs(self) -> set[tuple[str, str]]:
+        """Return dataset and run of everything to look at, with the runs whose models the predictions were made with."""
+        there = [f for f in self.on_disk(*RUNS) if self.dataset in (None, f.run[0]) and self.run in (None, f.run[1])]
+        made = [
+            f for f in self.on_disk("predict") if f.run in {f.run for f in there} and attempt(f.whole_manifest) == ""
+        ]
+        return {f.run for f in there} | {(f.run[0], f.config.get("trained_as", f.run[1])) for f in made}
+
+    @cached_property
+    def datasets(self) -> set[str]:
         """Return the datasets to look at."""
         if self.run is not None:
-            return sorted({dataset for dataset, _ in self.runs})
-        there = sorted(path.name for path in self.folder.glob("data/*") if path.is_dir())
-        return [name for name in there if self.dataset in (None, name)]
-
-    def folders(self, stage: str) -> list[Path]:
-        """Return the folders of a stage, finished or not."""
-        data = [self.folder / "data" / dataset for dataset in self.datasets]
-        seeds = [p for d, r in self.runs for p in sorted((self.folder / "runs" / d / r).glob("seed*"))]
-        # What a run of another name reads is looked at as far as its index.
-        own = [p for p in seeds if self.run in (None, p.parent.name)]
-        found = {
-            "data": [p / "corpus" for p in data],
-            "tokens": [q for p in data for q in sorted(p.glob("tokens/*"))],
-            "images": [q for p in data for q in (p / "images", *sorted(p.glob("embeddings/*")))],
-            "model": [*sorted(self.folder.glob("models/*")), *(p / "model" for p in seeds)],
-            "index": [p / "index" for p in seeds],
-            "predictions": [p / split / "predictions" for p in own for split in ("test", "validation")],
-            "scores": [p / split / "score" for p in own for split in ("test", "validation")],
-        }[stage]
-        return [path for path in found if path.is_dir()]
-
-    def checks(self, stage: str, folder: Artifact) -> list[Check]:
-        """Return the checks of a folder's files, beside those of its manifest."""
-        parts = folder.path.relative_to(self.folder).parts
-        if parts[0] == "models":
-            return []
-        dataset = parts[1]
-
-        def of_corpus(check: Callable[[Artifact, Corpus], str | None]) -> Check:
-            def run() -> str | None:
-                path = self.folder / "data" / dataset / "corpus"
-                if not (path / MANIFEST).exists():
-                    raise Absent(f"the corpus of {dataset}")
-                return check(folder, Corpus.load(path))
-
-            return run
-
-        if stage == "data":
-            return [partial(counts, folder, dataset, self.world)]
-        if parts[0] == "data":
-            return [of_corpus({"tokens": token_rows, "images": coverage, "embeddings": image_norms}[parts[2]])]
-        identity: dict[str, object] = {"dataset": dataset, "run": parts[2], "seed": int(parts[3].removeprefix("seed"))}
-        if stage in ("predictions", "scores"):
-            identity["split"] = parts[4]
-        of_something_else = "a folder holds the result of something else"
-        first = partial(same, folder.config, identity, folder.path / MANIFEST, of_something_else)
-        if stage == "model":
-            weights = [] if self.quick else [partial(finite_weights, folder)]
-            return [first, partial(training_record, folder, identity), *weights]
-        checks = {"index": [unit_rows], "predictions": [rankings, exact_recall], "scores": [same_scores]}
-        return [first, *map(of_corpus, checks[stage])]
+            return {dataset for dataset, _ in self.runs}
+        found = {folder.names["dataset"] for folder in self.on_disk(*DATA, *RUNS)}
+        return {name for name in found if self.dataset in (None, name)}
 
 
 def open_results(
@@ -617,17 +550,17 @@ def open_results(
     """Return the results to look at.
 
     Raises:
-        VixmlError: a dataset or run without any result, or nothing finished at all: that nothing failed would say nothing.
+        VixmlError: a dataset or run without any result, or nothing finished at all: a check of nothing cannot fail.
     """
     everything = Results(folder, load_world(config_dir), quick=quick)
-    known = sorted({*everything.datasets, *(d for d, _ in everything.runs)})
-    if dataset is not None and dataset not in known:
-        raise unknown_key(dataset, known, f"--dataset: {folder}")
+    if dataset is not None and dataset not in everything.datasets:
+        raise unknown_key(dataset, sorted(everything.datasets), f"--dataset: {folder}")
     runs = sorted({r for d, r in everything.runs if dataset in (None, d)})
     if run is not None and run not in runs:
         raise unknown_key(run, runs, f"--run: {folder}/runs")
     chosen = Results(folder, everything.world, dataset, run, quick)
-    if not any((path / MANIFEST).exists() for stage in STAGES for path in chosen.folders(stage)):
+    stages = [stage for checks in CHECKS.values() for stage in checks]
+    if not any(artifact.finished for stage in stages for artifact in chosen.artifacts(stage)):
         raise VixmlError(
             "there is nothing to check",
             where=folder,
@@ -648,49 +581,40 @@ def inspect(results: Results) -> Iterator[StageReport]:
 
 def inspect_stage(results: Results, stage: str) -> StageReport:
     """Check all folders of one stage; a folder's first failure ends the checks of that folder only."""
-    folders = results.folders(stage)
-    finished = [path for path in folders if (path / MANIFEST).exists()]
-    answers: list[str | Failed | Absent] = []
+    answers: list[str | VixmlError | Absent] = []
     if stage == "data":
-        raw = partial(raw_files, results.folder, results.world, results.quick)
-        answers.append(attempt(raw, results.folder / "raw"))
-    for path in finished:
-        answers += _answers(results, stage, Artifact(path, results.folder))
+        answers.append(attempt(partial(raw_files, results), raw_dir(results.folder)))
+    folders = [(artifact, checks) for name, checks in CHECKS[stage].items() for artifact in results.artifacts(name)]
+    for artifact, checks in folders:
+        # The stage's own checks say more than a hash that differs, so they come first.
+        every = (Artifact.whole_manifest, *checks, Artifact.same_files, Artifact.current_inputs)
+        for check in every if artifact.finished else ():
+            answers.append(answer := attempt(partial(check, artifact), artifact.path))
+            if isinstance(answer, VixmlError):
+                break
+    unfinished = [str(artifact.path) for artifact, _ in folders if not artifact.finished]
     return StageReport(
         stage=stage,
-        n_folders=len(finished),
+        n_folders=len(folders) - len(unfinished),
         said=dict(Counter(answer for answer in answers if isinstance(answer, str) and answer)),
-        failed=[answer for answer in answers if isinstance(answer, Failed)],
+        failed=[answer for answer in answers if isinstance(answer, VixmlError)],
         absent=list(dict.fromkeys(str(answer) for answer in answers if isinstance(answer, Absent))),
-        unfinished=[str(path) for path in folders if path not in finished],
+        unfinished=unfinished,
     )
-
-
-def _answers(results: Results, stage: str, folder: Artifact) -> Iterator[str | Failed | Absent]:
-    def checks() -> Iterator[Check]:
-        yield folder.whole_manifest
-        # The stage's own checks say more than that a hash differs, so they come before it.
-        yield from results.checks(stage, folder)
-        yield partial(folder.same_files, results.quick)
-        yield partial(folder.current_inputs, results.quick)
-
-    for check in checks():
-        yield (answer := attempt(check, folder.path))
-        if isinstance(answer, Failed):
-            return
 
 
 def line(report: StageReport) -> str:
     """Return the line of one stage, and below it every failure."""
     word = "FAILED" if report.failed else "ok" if report.n_folders else "not there"
-    folders = f"{report.n_folders} folder{'' if report.n_folders == 1 else 's'}" if report.n_folders else ""
-    said = [f"{text} ({n} times)" if n > 1 else text for text, n in report.said.items()]
-    parts = [folders, *([] if report.failed else said)]
+    parts = [f"{report.n_folders} folder{'' if report.n_folders == 1 else 's'}"] if report.n_folders else []
+    if not report.failed:
+        parts += [f"{text} ({n} times)" if n > 1 else text for text, n in report.said.items()]
     if report.unfinished:
         parts.append(f"{len(report.unfinished)} unfinished")
     if report.absent:
-        parts.append("not compared: " + _some(report.absent))
-    lines = [f"{report.stage:<12} {word:<10} {'; '.join(filter(None, parts))}".rstrip()]
+        more = f" and {len(report.absent) - SHOWN} more" if len(report.absent) > SHOWN else ""
+        parts.append("not compared: " + ", ".join(report.absent[:SHOWN]) + more)
+    lines = [f"{report.stage:<12} {word:<10} {'; '.join(parts)}".rstrip()]
     for failure in report.failed[:SHOWN]:
         lines += [f"  {text}" for text in str(failure).splitlines()]
     if len(report.failed) > SHOWN:
@@ -706,8 +630,3 @@ def last_line(reports: Sequence[StageReport]) -> str:
     later = STAGES[STAGES.index(failed) + 1 :]
     rest = f"; not looked at: {', '.join(later)}" if later else ""
     return f"the stage {failed} failed{rest}. Run snakemake again; if it finds nothing to do, delete the folder first"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
