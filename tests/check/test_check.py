@@ -66,7 +66,7 @@ def test_an_index_may_miss_what_the_run_allows(tree, recall):
     through_an_index(tree / "results", recall)
     shown = {report.stage: report for report in look(tree)}["predictions"]
     assert not [failure for failure in shown.failed if "index" in str(failure)]
-    assert f"recall@10 of at least {recall:g} through an index (ivf)" in shown.said
+    assert f"recall@10 of at least {recall:g} through an index (ivf)" in shown.answers
 
 
 def test_an_index_that_misses_more_is_named(tree, monkeypatch):

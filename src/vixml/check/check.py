@@ -467,7 +467,7 @@ class StageReport:
     Attributes:
         stage: one of :data:`STAGES`.
         n_folders: finished folders.
-        said: sentences of the checks, each with how often.
+        answers: sentences of the checks, each with its number.
         failed: every failure.
         absent: what could not be looked at.
         unfinished: folders without a manifest.
@@ -475,7 +475,7 @@ class StageReport:
 
     stage: str
     n_folders: int
-    said: dict[str, int]
+    answers: dict[str, int]
     failed: list[VixmlError]
     absent: list[str]
     unfinished: list[str]
@@ -529,11 +529,10 @@ class Results:
     @cached_property
     def runs(self) -> set[tuple[str, str]]:
         """Return dataset and run of everything to look at, with the runs whose models the predictions were made with."""
-        there = [f for f in self.on_disk(*RUNS) if self.dataset in (None, f.run[0]) and self.run in (None, f.run[1])]
-        made = [
-            f for f in self.on_disk("predict") if f.run in {f.run for f in there} and attempt(f.whole_manifest) == ""
-        ]
-        return {f.run for f in there} | {(f.run[0], f.config.get("trained_as", f.run[1])) for f in made}
+        every = {folder.run for folder in self.on_disk(*RUNS)}
+        chosen = {(d, r) for d, r in every if self.dataset in (None, d) and self.run in (None, r)}
+        made = [f for f in self.on_disk("predict") if f.run in chosen and attempt(f.whole_manifest) == ""]
+        return chosen | {(f.run[0], f.config.get("trained_as", f.run[1])) for f in made}
 
     @cached_property
     def datasets(self) -> set[str]:
@@ -596,7 +595,7 @@ def inspect_stage(results: Results, stage: str) -> StageReport:
     return StageReport(
         stage=stage,
         n_folders=len(folders) - len(unfinished),
-        said=dict(Counter(answer for answer in answers if isinstance(answer, str) and answer)),
+        answers=dict(Counter(answer for answer in answers if isinstance(answer, str) and answer)),
         failed=[answer for answer in answers if isinstance(answer, VixmlError)],
         absent=list(dict.fromkeys(str(answer) for answer in answers if isinstance(answer, Absent))),
         unfinished=unfinished,
@@ -608,7 +607,7 @@ def line(report: StageReport) -> str:
     word = "FAILED" if report.failed else "ok" if report.n_folders else "not there"
     parts = [f"{report.n_folders} folder{'' if report.n_folders == 1 else 's'}"] if report.n_folders else []
     if not report.failed:
-        parts += [f"{text} ({n} times)" if n > 1 else text for text, n in report.said.items()]
+        parts += [f"{text} ({n} times)" if n > 1 else text for text, n in report.answers.items()]
     if report.unfinished:
         parts.append(f"{len(report.unfinished)} unfinished")
     if report.absent:

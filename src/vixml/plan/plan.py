@@ -159,18 +159,14 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
     """
     world, configs = load_world(workflow.config_dir), load_runs(workflow.config_dir)
     if not workflow.published_vectors:
-        world = _pooled(world)
+        pooled = {n: entry.model_copy(update={"published_vectors": {}}) for n, entry in world.datasets.items()}
+        world = world.model_copy(update={"datasets": pooled})  # every image is fetched and pooled
     keys = list(dict.fromkeys((t.dataset, run, seed) for t in workflow.targets for run in t.runs for seed in t.seeds))
-    parts: dict[str, Cost] = {}
-    runs: dict[RunKey, tuple[str, ...]] = {}
-    for key in keys:
-        found = dict(parts_of_run(world, configs, key, hardware))
-        parts |= found
-        runs[key] = tuple(found)
-    by_dataset: dict[str, list[RunKey]] = {}
-    for key in keys:
-        by_dataset.setdefault(key[0], []).append(key)
-    targets = tuple(Group(dataset, tuple(own), len(own)) for dataset, own in by_dataset.items())
+    needed = {key: dict(parts_of_run(world, configs, key, hardware)) for key in keys}
+    parts = {name: cost for found in needed.values() for name, cost in found.items()}
+    runs = {key: tuple(found) for key, found in needed.items()}
+    by_dataset = {dataset: tuple(key for key in keys if key[0] == dataset) for dataset, _, _ in keys}
+    targets = tuple(Group(dataset, own, len(own)) for dataset, own in by_dataset.items())
     names = sorted(path.stem for path in (Path(workflow.config_dir) / "tables").glob("*.yaml"))
     tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir, names)]
     tables = sorted((group for group in tables if group.runs), key=lambda group: _natural(group.name))
@@ -219,16 +215,8 @@ def _image_parts(world: World, dataset: str, vision: str, most: int, hardware: H
         )
     yield f"images/{dataset}", Cost(disk_bytes=n * TEXTS.get(dataset, UNKNOWN).image_bytes)
     flop, memory = n * VISION[vision].flop, RESERVE + 4 * VISION[vision].parameters
-    yield (
-        name,
-        Cost(
-            flop_encode=flop,
-            hours=flop / hardware.encoder / 3600,
-            disk_bytes=2.0 * n * dim,
-            gpu_memory_bytes=memory,
-            host_memory_bytes=memory,
-        ),
-    )
+    hours, disk = flop / hardware.encoder / 3600, 2.0 * n * dim
+    yield name, Cost(flop_encode=flop, hours=hours, disk_bytes=disk, gpu_memory_bytes=memory, host_memory_bytes=memory)
 
 
 def n_images(world: World, dataset: str, most: int) -> float:
@@ -243,12 +231,6 @@ def n_images(world: World, dataset: str, most: int) -> float:
         (counts.n_labels, texts.label_images, "pct_labels_with_images"),
     )
     return sum(n * (images or most * (entry.facts.get(share, 100.0) / 100)) for n, images, share in sides)
-
-
-def _pooled(world: World) -> World:
-    """Return the registry without published vectors: every image is fetched and pooled."""
-    datasets = {name: entry.model_copy(update={"published_vectors": {}}) for name, entry in world.datasets.items()}
-    return world.model_copy(update={"datasets": datasets})
 
 
 def most_images(dataset: str, configs: dict[tuple[str, str], RunConfig]) -> int:
