@@ -1,4 +1,4 @@
-"""Name the place of every result below the folder of results. Nothing else writes these paths."""
+"""Name and find the folder of every result below the folder of results. Nothing else writes these paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small tree of results that is in order from data to scores: real stages where they are quick, true formats elsewhere."""
+"""A small tree of results in order from data to scores: real stages where they are quick, their file formats elsewhere."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _corpus(rng: np.random.Generator) -> CorpusData:
 
 
 def seal(folder: Path) -> None:
-    """Make a folder's manifest fit its altered files, as if its stage had written them so."""
+    """Update a folder's manifest to its altered files, as if its stage had written them."""
     path = folder / MANIFEST
     outputs = describe_outputs(folder)
     write_json(path, read_json(path) | {"outputs": outputs, "outputs_sha256": sha256_json(outputs)})

@@ -1,6 +1,6 @@
-"""Ways to spoil a small tree of results (checked_tree.py), and the stage and the words that must name each.
+"""Corruptions of a small tree of results (checked_tree.py), each with the stage and the message that must report it.
 
-Each spoils one thing, and makes the manifest of its folder fit where the files alone would not be noticed.
+Each corrupts one thing. Most also update the folder's manifest, so that not only a hash differs.
 """
 
 from __future__ import annotations
@@ -26,19 +26,13 @@ def raw_altered(results: Path) -> None:
     file.write_bytes(b"short")
 
 
-def counted_wrongly(results: Path) -> None:
-    path = results / DATA / "corpus" / "counts.json"
-    write_json(path, read_json(path) | {"n_test": 13})
-    seal(path.parent)
-
-
 def not_as_registered(results: Path) -> None:
     path = results.parent / "config" / "datasets.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("n_train: 30", "n_train: 31"), encoding="utf-8")
 
 
 def replaced(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:
-    """Alter bytes of a file whose size and sense stay."""
+    """Alter bytes of a file; it keeps its size and can still be read."""
 
     def spoil(results: Path) -> None:
         data = (results / name).read_bytes()
@@ -78,12 +72,10 @@ def keys(name: str, **changed: object) -> Callable[[Path], None]:
 
 
 def rebuilt(folder: str) -> Callable[[Path], None]:
-    """Let a stage have run again with another result, in order in itself."""
+    """Let a stage have run again with another result, which is in order by itself."""
 
     def spoil(results: Path) -> None:
-        manifest = read_json(results / folder / MANIFEST)
         (results / folder / "note.txt").write_text("a file more", encoding="utf-8")
-        write_json(results / folder / MANIFEST, manifest)
         seal(results / folder)
 
     return spoil
@@ -122,7 +114,7 @@ def a_bfloat16_that_is_not_a_number(results: Path) -> None:
 def another_label_ranked(results: Path) -> None:
     folder = results / SEED / "test" / "predictions"
     labels = np.load(folder / "labels.npy")
-    # The last is exchanged for the worst of all, whose score would show it: both are put there.
+    # The last label becomes the worst of all, with its true score.
     vectors, queries = (np.load(results / SEED / "index" / f"{name}.npy") for name in ("label_z", "test"))
     worst = int(np.argmin(vectors @ queries[5]))
     labels[5, -1] = worst
@@ -134,7 +126,7 @@ def another_label_ranked(results: Path) -> None:
 
 
 def through_an_index(results: Path, recall: float) -> None:
-    """Let the predictions say that they were searched through an index, and miss one of 120 labels."""
+    """Turn the predictions into those of an approximate index that misses one of 120 labels."""
     another_label_ranked(results)
     path = results / SEED / "test" / "predictions" / MANIFEST
     manifest = read_json(path)
@@ -157,7 +149,7 @@ def another_score(results: Path) -> None:
 
 CORRUPTIONS = [
     ("data", "altered or cut short", raw_altered),
-    ("data", "does not hold what it counts", counted_wrongly),
+    ("data", "does not hold what it counts", keys(f"{DATA}/corpus/counts.json", n_test=13)),
     ("data", "does not count what the registry says", not_as_registered),
     ("data", "not the one that its stage wrote", replaced(f"{DATA}/corpus/train.parquet", b"train 0", b"trail 0")),
     ("data", "not a JSON file", written(f"{DATA}/corpus/manifest.json", "{")),

@@ -35,7 +35,7 @@ def pristine(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tree(pristine, tmp_path) -> Path:
-    """Return a copy that a test may spoil: the folders `config` and `results`."""
+    """Return a copy that a test may corrupt: the folders `config` and `results`."""
     return Path(shutil.copytree(pristine, tmp_path / "tree"))
 
 

@@ -195,8 +195,8 @@ def test_diagnostics_encode_all_labels_only_if_queries_are_held_out():
     counts = Counts(n_train=8, n_test=2, n_labels=10**6)
     many, few = (replace(job_of(training=TRAINING | {"validation": v}), counts=counts) for v in (0.0, 0.25))
     query, label = many.encode(many.query), many.encode(many.label)
-    assert many.watch_flop == pytest.approx(8 * query + 10**6 * label + 3 * WATCHED * (label + many.prototype))
-    assert few.watch_flop > 4 * 10**6 * few.encode(few.label) > 2 * many.watch_flop
+    assert many.diagnostics_flop == pytest.approx(8 * query + 10**6 * label + 3 * WATCHED * (label + many.prototype))
+    assert few.diagnostics_flop > 4 * 10**6 * few.encode(few.label) > 2 * many.diagnostics_flop
 
 
 def test_large_groups_are_counted_with_more_iterations():
@@ -224,7 +224,7 @@ def test_a_frozen_encoder_encodes_once():
     assert frozen.step_flop < full.step_flop / 3
     more = job_of(encoder={"train": "frozen"}, training={"epochs": 6, "batch_size": 4})
     start = 8 * frozen.encode(frozen.query) + 10 * frozen.encode(frozen.label)
-    assert more.watch_flop - start == pytest.approx(2 * (frozen.watch_flop - start))
+    assert more.diagnostics_flop - start == pytest.approx(2 * (frozen.diagnostics_flop - start))
 
 
 # -- bytes ------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def at_home(monkeypatch):
+def in_repository(monkeypatch):
     """Work in the repository, on a terminal of 80 columns."""
     monkeypatch.chdir(REPO)
     monkeypatch.setenv("COLUMNS", "80")
@@ -107,7 +107,7 @@ def test_every_configuration_can_be_planned(path):
     assert rows[-1][:2] == ["all", str(len(plan.runs))] and {len(row) for row in rows} == {len(titles)}
 
 
-def test_a_speed_can_be_given(at_home, capsys):
+def test_a_speed_can_be_given(in_repository, capsys):
     assert choose_hardware("gpu", 3e14).decoder == 3e14
     with pytest.raises(VixmlError, match="above 0"):
         choose_hardware("gpu", 0.0)
@@ -115,7 +115,7 @@ def test_a_speed_can_be_given(at_home, capsys):
     assert "300 TFLOP/s" in " ".join(capsys.readouterr().out.split())
 
 
-def test_output_fits_80_columns(at_home, capsys):
+def test_output_fits_80_columns(in_repository, capsys):
     for options in ([], ["--budget", "500h"], ["--device", "cpu"]):
         assert cli.main(["plan", "--config", "config/paper.yaml", *options]) == 0
         shown = capsys.readouterr().out
@@ -123,7 +123,7 @@ def test_output_fits_80_columns(at_home, capsys):
         assert ("Within 500h:" in shown) == ("--budget" in options)
 
 
-def test_a_budget_lists_tables_that_fit_together_and_tables_that_fit_alone(at_home, capsys):
+def test_a_budget_lists_tables_that_fit_together_and_tables_that_fit_alone(in_repository, capsys):
     assert cli.main(["plan", "--config", "config/paper.yaml", "--budget", "24h"]) == 0
     said = " ".join(capsys.readouterr().out.split()).split("Within 24h:")[1].split(". Hours")[0]
     together, instead = (re.findall(r"Table \d+|Appendix A text", part) for part in said.split("Each alone"))
@@ -135,7 +135,7 @@ def test_a_budget_lists_tables_that_fit_together_and_tables_that_fit_alone(at_ho
     assert all(plan.cost([*bought, *runs[name]]).hours > 24 for name in runs if name not in together)
 
 
-def test_json_is_for_programs(at_home, capsys):
+def test_json_is_for_programs(in_repository, capsys):
     assert cli.main(["plan", "--config", "config/paper.yaml", "--budget", "2d", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     plan = planned("paper.yaml")
@@ -146,20 +146,20 @@ def test_json_is_for_programs(at_home, capsys):
     json.loads(capsys.readouterr().out)
 
 
-def test_bad_input_is_one_block(at_home, capsys):
+def test_bad_input_is_one_block(in_repository, capsys):
     assert cli.main(["plan", "--config", "config/none.yaml"]) == 2
     assert "a configuration file is missing" in capsys.readouterr().err
     assert cli.main(["plan", "--budget", "soon"]) == 2
     assert "not a time" in capsys.readouterr().err
 
 
-def test_the_page_of_costs_is_up_to_date(at_home, capsys):
+def test_the_page_of_costs_is_up_to_date(in_repository, capsys):
     """If this fails: vixml plan --config config/paper.yaml --write docs/cost.md."""
     status = cli.main(["plan", "--config", "config/paper.yaml", "--write", "docs/cost.md", "--check"])
     assert status == 0, capsys.readouterr().err
 
 
-def test_a_page_that_is_out_of_date_is_named_and_then_rewritten(at_home, tmp_path, capsys):
+def test_a_page_that_is_out_of_date_is_named_and_then_rewritten(in_repository, tmp_path, capsys):
     page = tmp_path / "cost.md"
     text = (REPO / "docs/cost.md").read_text(encoding="utf-8")
     page.write_text(re.sub(r"\| all \|.*", "| all | typed by hand |", text), encoding="utf-8")
@@ -179,7 +179,7 @@ def test_torch_is_not_imported():
     assert "HEAVY []" in done.stdout
 
 
-def test_the_examples_of_its_help_parse(at_home, capsys, monkeypatch):
+def test_the_examples_of_its_help_parse(in_repository, capsys, monkeypatch):
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
     assert cli.main(["plan", "--help"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]

@@ -367,12 +367,12 @@ def exact_recall(folder: Artifact, predictions: Predictions) -> str:
     )
     for i, row in enumerate(some):
         in_labels, in_scores = (f"{folder.path / name}, row {row}" for name in ("labels.npy", "scores.npy"))
-        reachable, own = best[i][best[i] > -np.inf], ranked[row][ranked[row] >= 0]
-        n, excluded = len(reachable), int(np.isin(own, banned.row(i)).sum())
-        found = f"{len(own)} labels, {excluded} excluded"
-        require(len(own) == n and not excluded, few, found, f"{n} labels", in_labels)
-        exact = labels[own].astype(np.float64) @ queries[i]
-        off = np.abs(exact - scores[row, : len(own)]).max(initial=0)
+        reachable, predicted = best[i][best[i] > -np.inf], ranked[row][ranked[row] >= 0]
+        n, excluded = len(reachable), int(np.isin(predicted, banned.row(i)).sum())
+        found = f"{len(predicted)} labels, {excluded} excluded"
+        require(len(predicted) == n and not excluded, few, found, f"{n} labels", in_labels)
+        exact = labels[predicted].astype(np.float64) @ queries[i]
+        off = np.abs(exact - scores[row, : len(predicted)]).max(initial=0)
         what, expected = "scores are not the inner products of the index", f"within {CLOSE:g}"
         require(off <= CLOSE, what, f"off by {off:.3g}", expected, in_scores)
         hits = int((exact >= reachable.min(initial=np.inf) - CLOSE).sum())

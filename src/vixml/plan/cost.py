@@ -230,7 +230,7 @@ class Job:
         return self.config.training.epochs * batches * one
 
     @cached_property
-    def watch_flop(self) -> float:
+    def diagnostics_flop(self) -> float:
         """Return the operations around the steps: all items once at the start; labels and held-out queries each epoch;
         the training queries once more for the last centroids."""
         prime, n_labels, held = self.config.method == "PRIME", self.counts.n_labels, self.held_out
@@ -308,18 +308,18 @@ def train_cost(job: Job, hardware: Hardware) -> Cost:
     Device memory holds weights, trained parameters (with gradient and AdamW's two moments), activations and scores.
     """
     epochs, d, trained = job.config.training.epochs, job.shape.hidden, job.trainable
-    own = job.shape.parameters if job.config.encoder.train == "full" else 0
-    device = RESERVE + job.weight_bytes + job.label_bytes + 4.0 * (trained - own)
+    network = job.shape.parameters if job.config.encoder.train == "full" else 0  # part of weight_bytes already
+    device = RESERVE + job.weight_bytes + job.label_bytes + 4.0 * (trained - network)
     cost = Cost(disk_bytes=job.model_bytes, gpu_memory_bytes=device, host_memory_bytes=job.host_bytes)
     if not epochs:
         return cost
     # Centroids are computed before the first epoch and after each.
     centroids = 2.0 * job.pairs * d * (epochs + 1) if job.config.method == "PRIME" else 0.0
-    seconds = (job.step_flop + job.watch_flop) / job.speed(hardware)
+    seconds = (job.step_flop + job.diagnostics_flop) / job.speed(hardware)
     seconds += centroids / hardware.host + job.cluster_flop / hardware.clusters
     return cost + Cost(
         flop_train=job.step_flop,
-        flop_encode=job.watch_flop,
+        flop_encode=job.diagnostics_flop,
         flop_host=centroids + job.cluster_flop,
         hours=seconds / 3600,
         scratch_bytes=job.model_bytes + 8.0 * trained + 4.0 * d * job.counts.n_train,

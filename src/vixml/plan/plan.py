@@ -166,7 +166,7 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
     parts = {name: cost for found in needed.values() for name, cost in found.items()}
     runs = {key: tuple(found) for key, found in needed.items()}
     by_dataset = {dataset: tuple(key for key in keys if key[0] == dataset) for dataset, _, _ in keys}
-    targets = tuple(Group(dataset, own, len(own)) for dataset, own in by_dataset.items())
+    targets = tuple(Group(dataset, group, len(group)) for dataset, group in by_dataset.items())
     names = sorted(path.stem for path in (Path(workflow.config_dir) / "tables").glob("*.yaml"))
     tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir, names)]
     tables = sorted((group for group in tables if group.runs), key=lambda group: _natural(group.name))
@@ -187,7 +187,7 @@ def parts_of_run(
     job = Job.of(world, dataset, config)
     if config.needs_encoder:
         trained, model, length = config.reuse or run, config.encoder.model, config.encoder.max_len
-        own = Job.of(world, dataset, configs[dataset, trained])
+        trained_job = Job.of(world, dataset, configs[dataset, trained])
         entry = world.text_models[model]
         # Float32, except decoders of the hub, which are published in bfloat16.
         size = 2.0 if entry.kind == "hub" and entry.attention == "causal" else 4.0
@@ -195,8 +195,8 @@ def parts_of_run(
         yield f"tokens/{dataset}/{model}-{length}", Cost(disk_bytes=job.token_bytes)
         if config.needs_embeddings:
             yield from _image_parts(world, dataset, config.images.vision, most_images(dataset, configs), hardware)
-        yield f"train/{dataset}/{trained}/seed{seed}", train_cost(own, hardware)
-        yield f"index/{dataset}/{trained}/seed{seed}", index_cost(own, hardware)
+        yield f"train/{dataset}/{trained}/seed{seed}", train_cost(trained_job, hardware)
+        yield f"index/{dataset}/{trained}/seed{seed}", index_cost(trained_job, hardware)
     yield f"predict/{dataset}/{run}/seed{seed}", predict_cost(job, hardware)
 
 
@@ -245,9 +245,9 @@ def _table(spec: TableSpec, keys: Sequence[RunKey], configs: dict[tuple[str, str
     found: dict[RunKey, None] = {}
     n_absent = 0
     for dataset, run, seed in dict.fromkeys(named_runs(spec.model_dump())):
-        own = [key for key in keys if key[:2] == (dataset, run) and seed in (None, key[2])]
-        found |= dict.fromkeys(own)
-        n_absent += not own and (dataset, run) in configs
+        planned = [key for key in keys if key[:2] == (dataset, run) and seed in (None, key[2])]
+        found |= dict.fromkeys(planned)
+        n_absent += not planned and (dataset, run) in configs
     return Group(spec.name, tuple(found), len(found) + n_absent)
 
 
