@@ -1,9 +1,9 @@
 """Time the whole of `snakemake paper_tables` on PICTO at two commits, in turn, and set their numbers side by side.
 
 Each commit is checked out and installed (`make install`) in a folder of its own, which is kept: a second call installs nothing.
-The sources are downloaded once and copied to both, so that no network is timed; everything else is made anew in each round.
-Processor seconds say more than wall clock seconds on a machine that others use. With --epochs, every training of both commits
-is cut to so many epochs: on a slow machine that is enough to compare, and understates what quicker steps gain of the whole.
+The sources are downloaded once and copied to both, so that no network is timed; everything else is made again in each round.
+On a shared machine, processor time is more reliable than wall-clock time. --epochs shortens every training of both commits: enough
+to compare them on a slow machine, but it understates the gain of faster steps.
 
     python benchmarks/demo.py --folder /tmp/demo                # against the first commit that had a demo
     python benchmarks/demo.py --folder /tmp/demo --before v0.1 --epochs 1
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -28,12 +29,13 @@ import measure
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = "36b60f7"
 RUNS = "results/runs/picto"
-CONFIG, EPOCHS = "config/runs/picto.yaml", "training: {epochs: 10, "  # of every run of the demo that trains
+# The epochs of every run of the demo that trains are in one of these, depending on the commit.
+CONFIG, EPOCHS = ("config/runs/picto.yaml", "config/presets/picto.yaml"), "epochs: 10"
 METRICS = ("P@1", "P@5", "PSP@1", "R@100")
 
 
 def prepared(folder: Path, commit: str, raw: Path, epochs: int) -> Path:
-    """Return a clone of the commit with its environment, and with nothing made but the sources; download them if nobody has."""
+    """Return a clone of the commit with its environment and the downloaded sources, and no results."""
     name = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "--short", commit], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -41,14 +43,15 @@ def prepared(folder: Path, commit: str, raw: Path, epochs: int) -> Path:
     if not tree.exists():
         subprocess.run(["git", "clone", "-q", str(ROOT), str(tree)], check=True)
         subprocess.run(["git", "-C", str(tree), "checkout", "-q", name], check=True)
-    subprocess.run(["git", "-C", str(tree), "checkout", "-q", "--", CONFIG], check=True)
-    text = (tree / CONFIG).read_text()
-    if text.count(EPOCHS) != 1:
-        sys.exit(f"{tree / CONFIG}: {EPOCHS!r} must stand in it once")
-    (tree / CONFIG).write_text(text.replace(EPOCHS, EPOCHS.replace("10", str(epochs))))
+    subprocess.run(["git", "-C", str(tree), "checkout", "-q", "--", "config"], check=True)
+    texts = {path: path.read_text() for name in CONFIG if (path := tree / name).exists()}
+    if sum(len(re.findall(rf"\b{EPOCHS}\b", text)) for text in texts.values()) != 1:
+        sys.exit(f"{tree}: expected {EPOCHS!r} exactly once in {' and '.join(CONFIG)}")
+    for path, text in texts.items():
+        path.write_text(re.sub(rf"\b{EPOCHS}\b", f"epochs: {epochs}", text))
     subprocess.run(["make", "-s", "install"], cwd=tree, check=True)
     if not raw.exists():
-        # The corpus and the pictures ask for everything that is downloaded, but for the language models.
+        # Corpus and images need every download except the language models.
         wanted = ["data", "images", "results/models/minilm-l3/manifest.json"]
         run(tree, ["snakemake", "--cores", "all", "--quiet", "all", *wanted])
         shutil.copytree(tree / "results" / "raw", raw)

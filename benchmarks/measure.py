@@ -50,13 +50,13 @@ def ratios(slow: list[float], quick: list[float]) -> dict[str, float]:
 
 
 def bandwidth(device: str = "cpu") -> float:
-    """Return the bytes a second that a sum over 256 MB reads, the best of five."""
+    """Return the bytes per second that a sum over 256 MB reads, the best of five."""
     values = torch.ones(1 << 26, device=device)
     return values.nbytes / _best(lambda: values.sum(), device)
 
 
 def product_speed(n: int, m: int, dim: int, dtype: torch.dtype, device: str = "cpu") -> float:
-    """Return the operations a second of an (n, dim) by (dim, m) product, the best of five."""
+    """Return the operations per second of an (n, dim) by (dim, m) product, the best of five."""
     a, b = (torch.randn(rows, dim, device=device).to(dtype) for rows in (n, m))
     out = torch.empty(n, m, dtype=dtype, device=device)
     return 2 * n * m * dim / _best(lambda: torch.mm(a, b.T, out=out), device)

@@ -1,6 +1,6 @@
 """Time the preparation of a corpus of LF-AmazonTitles-1.3M's shape, at several shares of its size, and its peak memory.
 
-A synthetic archive in the true format (2,248,619 + 970,237 queries and 1,305,265 labels at share 1, 22 labels a query,
+A synthetic archive in the true format (2,248,619 + 970,237 queries and 1,305,265 labels at share 1, 22 labels per query,
 titles of about ten words) is written for each share, then built by the stage `build-corpus` and tokenized by the stage
 `tokenize`, each in a process of its own. The straightforward way, in another process: unpack the archive and parse each line,
 and keep nothing; no preparation that reads the archive can be faster without another parser.
@@ -182,7 +182,7 @@ def main() -> None:
             row = measure(share, Path(folder), given.repeats)
             rows.append(row)
             print(
-                f"share {share:.4f}: {row['rows']:,} rows; seconds a million rows: "
+                f"share {share:.4f}: {row['rows']:,} rows; seconds per million rows: "
                 + ", ".join(f"{way} {row[way]['seconds_per_million_rows']:.0f}" for way in WAYS)
                 + "; peak MiB: "
                 + ", ".join(f"{way} {row[way]['peak_mb']:.0f}" for way in WAYS),

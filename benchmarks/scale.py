@@ -38,7 +38,7 @@ from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, qu
 from vixml.training.clustering import balanced_groups
 from vixml.training.vectors import label_means
 
-# config/datasets.yaml: queries to train and to test, labels, labels a query; pictures are three an item at most.
+# config/datasets.yaml: queries to train and to test, labels, labels per query; pictures are three an item at most.
 TRAIN, TEST, LABELS, PER_QUERY = 2_248_619, 970_237, 1_305_265, 22.2
 TOKENS, DIM, IMAGE_DIM, BATCH = 12, 384, 1152, 2048
 RESULT = Path("benchmarks/results/scale.json")

@@ -117,23 +117,23 @@ def _entry_points(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _fetching(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row a delay of the server (benchmarks/fetch.py): beside ours stands the HTTP client alone."""
+    """Yield one row per delay of the server (benchmarks/fetch.py), ours beside the HTTP client alone."""
     for row in document["without_faults"]:
         speeds = {way: _of_values(values) for way, values in row["images_a_second"].items()}
         size = (
             f"{row['images']:,} images, {document['concurrency']} connections, {1e3 * row['delay_seconds']:.0f} ms away"
         )
-        yield {"path": "fetching pictures", "size": size, "unit": "images/s", "ours": speeds["ours"]} | {
+        yield {"path": "fetching images", "size": size, "unit": "images/s", "ours": speeds["ours"]} | {
             "straightforward": speeds["alone"],
             "ratio": _of_values(row["ratio_ours_to_alone"]),
         }
 
 
 def _shards(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row a size of pictures (benchmarks/image_shards.py): beside ours stands PIL alone on bytes in memory."""
+    """Yield one row per image size (benchmarks/image_shards.py), ours beside PIL alone on bytes in memory."""
     for row in document["sizes"]:
         ours, alone = row["ways"]["store, read and decoded"], row["ways"]["PIL alone, from memory"]
-        yield {"path": "stored pictures read and decoded", "size": f"{row['pictures']:,} of {row['size']} pixels"} | {
+        yield {"path": "stored images read and decoded", "size": f"{row['pictures']:,} of {row['size']} pixels"} | {
             "unit": "images/s",
             "ours": {"median": ours["pictures_a_second"]},
             "straightforward": {"median": alone["pictures_a_second"]},
@@ -142,7 +142,7 @@ def _shards(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _corpora(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row a size (benchmarks/prepare_corpus.py): beside ours stands unpacking and parsing every line."""
+    """Yield one row per size (benchmarks/prepare_corpus.py), ours beside unpacking and parsing every line."""
     for row in document["shares"]:
         ratio = {key: 1 / value for key, value in _of_values(row["ratio_to_straightforward"]).items()}
         yield {"path": "corpus from its archive", "size": f"{row['rows']:,} rows", "unit": "s", "ratio": ratio} | {
@@ -156,7 +156,7 @@ def _corpora(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _rehearsal(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield nothing: docs/cost.md prints the rehearsal (benchmarks/scale.py) in a table of its own."""
+    """Yield nothing: docs/cost.md has the table of benchmarks/scale.py."""
     yield from ()
 
 
