@@ -38,8 +38,7 @@ def _picto(build: Build) -> dict[str, Any]:
             expected="split_seed and test_fraction",
         )
     data = build_picto(build.reader, dataset.split_seed, dataset.test_fraction)
-    data.write(build.folder)
-    return data.counts()
+    return data.write(build.folder)
 
 
 def _xc_repository(build: Build) -> dict[str, Any]:

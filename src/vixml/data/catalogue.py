@@ -56,10 +56,10 @@ def build_catalogue(dataset: Dataset, raw_dir: Path | str, out: Path | str) -> d
         labels = _labels_of_train(writer, entry, part["train"])
     for split in QUERY_SPLITS:
         texts, found = TextRules(dataset.text_fields), Counter[str]()
-        with writer.split(split) as rows:
+        with writer.split(split) as add:
             for where, record in part[split]:
                 ids = labels.of(record, where, part[split].separator, found)
-                rows.add(
+                add(
                     texts.identify(record.get(entry.id), where),
                     texts.text(record, where),
                     ids,
@@ -70,7 +70,7 @@ def build_catalogue(dataset: Dataset, raw_dir: Path | str, out: Path | str) -> d
         texts.check_fields(part[split].path)
         rules[split] = dict(sorted((texts.counts + found).items()))
     images.check(tables)
-    return writer.finish(prefix=f"{SOURCE}:", urls=images.kind == "URL", facts={"rules": rules})
+    return writer.finish(source=lambda key: f"{SOURCE}:{key}", urls=images.kind == "URL", facts={"rules": rules})
 
 
 def folder_of(entry: Catalogue, raw_dir: Path | str) -> Path:
@@ -205,7 +205,7 @@ def _write_labels(
 ) -> _Labels:
     texts = TextRules(fields_of(entry.label_text) if entry.label_text else dataset.text_fields)
     rows: dict[str, int] = {}
-    with writer.split("label") as part:
+    with writer.split("label") as add:
         for row, (where, record) in enumerate(read_table(path)):
             text, item = texts.text(record, where), texts.identify(record.get(entry.id), where)
             name = values(record, entry.id, where, None) if entry.labels_by == "id" else [text] if text else []
@@ -217,7 +217,7 @@ def _write_labels(
                     expected=f"one {entry.labels_by} a label, each different (catalogue.labels_by)",
                 )
             rows[name[0]] = row
-            part.add(item, text, images=images.of(record, where, _separator(entry, path)))
+            add(item, text, images=images.of(record, where, _separator(entry, path)))
     if not rows:
         raise VixmlError("the table of labels is empty", where=path, hint=GUIDE)
     texts.check_fields(path)
@@ -237,9 +237,9 @@ def _labels_of_train(writer: CorpusWriter, entry: Catalogue, train: _Part) -> _L
             hint=GUIDE,
         )
     rows = {name: row for row, name in enumerate(sorted(names))}
-    with writer.split("label") as part:
+    with writer.split("label") as add:
         for name in rows:
-            part.add(name, name)
+            add(name, name)
     return _Labels(entry, rows, closed=False)
 
 

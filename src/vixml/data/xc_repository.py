@@ -82,9 +82,9 @@ def build_from_archive(
     with bar("reading records", total) as advance:
         for split in ("label", *QUERY_SPLITS):
             reader = _Records(archive, members[split], split, fields, writer.rows.get("label", 0))
-            with writer.split(split) as part:
+            with writer.split(split) as add:
                 for n, row in enumerate(reader, start=1):
-                    part.add(*row)
+                    add(*row)
                     if n % STEP == 0:
                         advance(STEP)
             rules[split] = reader.counts()
