@@ -183,7 +183,7 @@ def test_a_table_of_addresses_that_is_none(tmp_path, table, says):
         build_with_table(tmp_path, table)
     assert "urls.parquet" in str(caught.value)
     (tmp_path / "urls.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(VixmlError, match="cannot be read"):
+    with pytest.raises(VixmlError, match="not a readable parquet file"):
         ImageTable(tmp_path / "urls.parquet")
 
 
@@ -214,7 +214,7 @@ def test_a_table_gives_what_a_dictionary_gives(tmp_path_factory, rows):
         (members(train=[TRAIN[0], {"uid": "B", "title": "t"}]), "trn.json.gz:2", "'target_ind'"),
         (members(train=[{**TRAIN[0], "title": ["Rod"]}]), "trn.json.gz:1: title", "a string"),
         (members(train=[{**TRAIN[0], "uid": 0.5}]), "trn.json.gz:1", "0.5"),
-        (members(train=['{"uid": "A",']), "trn.json.gz:1", "one JSON object a line"),
+        (members(train=['{"uid": "A",']), "trn.json.gz:1", "one JSON object per line"),
         (members(train=b"plain text"), "trn.json.gz:1", "not a whole gzip"),
         (members(train=lines(TRAIN * 5000)[:-4000]), "trn.json.gz:", "not a whole gzip"),
         (members(label=[]), "lbl.json.gz", "no record"),

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vixml.config.registry import Counts
+from vixml.config.registry import Counts, Dataset
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, write_json
 from vixml.ragged import Ragged, RaggedWriter
@@ -166,6 +166,21 @@ class Corpus:
                 hint=_REBUILD,
             )
         return matrix
+
+
+def split_settings(dataset: Dataset) -> tuple[int, float]:
+    """Return seed and test fraction of a dataset that is split here.
+
+    Raises:
+        VixmlError: the registry lacks one of them.
+    """
+    if dataset.split_seed is None or dataset.test_fraction is None:
+        raise VixmlError(
+            "a dataset that is split here needs a seed and a test fraction",
+            where=f"config/datasets.yaml: {dataset.title}",
+            expected="split_seed and test_fraction",
+        )
+    return dataset.split_seed, dataset.test_fraction
 
 
 def verify_averages(counts: Mapping[str, Any], published: Mapping[str, float], where: object) -> None:
