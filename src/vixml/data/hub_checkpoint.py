@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vixml.data.download import explained
+from vixml.data.download import hub_error
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, write_json
 
@@ -182,13 +182,13 @@ def _download(name: str, revision: str | None, folder: Path, by_hand: Path, layo
         snapshot_download(name, revision=commit, allow_patterns=layout.patterns, local_dir=folder)
         return commit
     except Exception as error:  # its errors come from several HTTP libraries, of another name in each version
-        raise explained(
+        raise hub_error(
             error,
             f"cannot fetch {name} from the model hub",
             revision,
             refused="check the name, accept the model's terms on its page and set HF_TOKEN to your token",
             absent="check 'checkpoint' and 'revision' in config/models.yaml",
-            by_hand=f"or place its files by hand in {by_hand} ({layout})",
+            alternative=f"or place its files by hand in {by_hand} ({layout})",
         ) from error
 
 
