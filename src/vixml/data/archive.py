@@ -85,7 +85,7 @@ class Archive:
         return data
 
     def only(self, filename: str) -> Member | None:
-        """Return the member with that file name, in whatever folder; None if there is none.
+        """Return the member with that file name, in any folder, or None.
 
         Raises:
             VixmlError: several members have that name, or a member's path leads out of the archive's folder.
@@ -111,15 +111,6 @@ class Archive:
             )
         return Member(self, found[0]) if found else None
 
-    def open(self, member: str) -> IO[bytes]:
-        """Return a stream of one member's bytes.
-
-        Raises:
-            VixmlError: encrypted, or packed in a way that Python cannot unpack.
-        """
-        with self._reading(member):
-            return self._zip.open(self._members[member])
-
     @contextmanager
     def _reading(self, member: str) -> Iterator[None]:
         try:
@@ -135,14 +126,19 @@ class Archive:
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive, to be read as a stream; its text names archive and member, for messages."""
+    """One file of an archive, to be read as a stream; ``str`` names archive and member, for errors."""
 
     archive: Archive
     name: str
 
     def open(self) -> IO[bytes]:
-        """Return a stream of its bytes."""
-        return self.archive.open(self.name)
+        """Return a stream of its bytes.
+
+        Raises:
+            VixmlError: encrypted, or packed in a way that Python cannot unpack.
+        """
+        with self.archive._reading(self.name):
+            return self.archive._zip.open(self.name)
 
     def __str__(self) -> str:
         return f"{self.archive.name}: {self.name}"
@@ -228,7 +224,7 @@ class LocalFiles:
         path = self.folder / SourceReader.split(reference)[2]
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise VixmlError(
-                "an image lies outside the folder of its catalogue",
+                "an image is outside the folder of its catalogue",
                 where=path,
                 found=str(path.resolve()),
                 hint="copy the file into the folder: a link that leads out is not followed",

@@ -284,7 +284,7 @@ class _Build:
 
 GUIDE = "docs/adding-a-dataset.md describes the tables"
 TABLES = ("train", "test", "items", "label")
-# The longest cell of a CSV file; the library's own limit is a description of two pages.
+# The longest cell of a CSV file; the library's default is a description of two pages.
 CELL_LIMIT = 1 << 24
 Record = tuple[str, dict[str, Any]]
 
@@ -368,7 +368,7 @@ def tables_in(folder: Path | str) -> dict[str, Path]:
         paths = [path for ending in READERS if (path := Path(folder) / f"{name}{ending}").is_file()]
         if len(paths) > 1:
             raise VixmlError(
-                "a table is there in two formats",
+                "a table exists in two formats",
                 where=folder,
                 found=", ".join(path.name for path in paths),
                 expected=f"one file of the name {name}",

@@ -226,7 +226,7 @@ def verify_counts(found: dict[str, Any], expect: Counts | None, where: object) -
             where=where,
             found=", ".join(f"{key} = {found.get(key)}" for key in wrong),
             expected=", ".join(f"{key} = {expected[key]}" for key in wrong),
-            hint="an input or the build changed; if the change is meant, record the new counts in `expect` and run "
+            hint="an input or the build changed; if the change is intended, record the new counts in `expect` and run "
             "every result of this dataset again",
         )
 
@@ -289,7 +289,7 @@ def reading_parquet(path: Path, hint: str = _REBUILD) -> Iterator[None]:
 
 # -- writing row by row -----------------------------------------------------------------------------------------------
 
-# Rows held before they are written as one row group: a few megabytes of titles.
+# Rows of one row group, held in memory until it is written: a few megabytes of titles.
 GROUP = 1 << 15
 ITEM = pa.schema([("id", pa.string()), ("text", pa.string())])
 IMAGE = pa.schema([("key", pa.string()), ("source", pa.string())])

@@ -32,7 +32,7 @@ _SPARE = 1 << 20
 
 
 def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: bool = False) -> Path:
-    """Fetch one source into ``raw_dir``, unless the verified file is there already.
+    """Fetch one source into ``raw_dir``, unless the verified file is in place.
 
     Args:
         name: its key in the registry.
@@ -184,7 +184,7 @@ def _refuse_page(path: Path, name: str, source: Source) -> None:
 
 
 def _check_archive(path: Path, name: str, source: Source) -> None:
-    """Check that a file whose hash nobody published is a whole zip archive: its list of members stands at its end."""
+    """Check that a file whose hash nobody published is a whole zip archive, by the list of members at its end."""
     if path.suffix not in {".zip", ".whl"}:
         return
     try:
@@ -215,7 +215,7 @@ def _fetch_wheel(name: str, source: Source, work: Path, target: Path) -> Path:
         where=f"source {name}",
         found=f"pip fetched {others}" if done.returncode == 0 else _cause(done.stderr),
         expected=source.filename,
-        hint="check the network (pip's own settings apply: index, proxy), or place the file by hand at "
+        hint="check the network (pip's settings apply: index, proxy), or place the file by hand at "
         f"{target} (sha256 {source.sha256}) and run the same command again",
     )
 

@@ -238,7 +238,7 @@ class TextRules:
                     "a field of a record is not text",
                     where=f"{where}: {field}",
                     found=f"{type(value).__name__} {str(value)[:80]!r}",
-                    expected="a string, or null where there is none",
+                    expected="a string, or null",
                 )
             parts.append(self._clean(value))
         text = " ".join(filter(None, parts))
