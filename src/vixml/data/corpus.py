@@ -63,7 +63,8 @@ class CorpusData:
             with writer.split(split) as add:
                 for row, (item, text) in enumerate(zip(self.items[split].ids, self.items[split].texts, strict=True)):
                     labels = self.labels[split].row(row).tolist() if split in self.labels else ()
-                    add(item, text, labels, [self.image_keys[image] for image in self.images[split].row(row)])
+                    add(item, text, labels)
+            self.images[split].save(writer.folder / f"{split}_images")
         sources = dict(zip(self.image_keys, self.image_sources, strict=True))
         return writer.finish(source=sources.__getitem__, filters=self.filters, facts=self.facts)
 
