@@ -107,7 +107,7 @@ clean:  ## remove all results except downloads (results/raw) and committed resul
 	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name raw ! -name reference -exec rm -rf {} +; fi
 
 # Tests of code that uses torch, transformers, peft, tokenizers and the hub's client.
-ROOMS := tests/models tests/config/test_paper_models.py tests/training tests/retrieval tests/images tests/data/test_tokens.py tests/data/test_hub_file.py
+ROOMS := tests/models tests/config/test_paper_models.py tests/training tests/retrieval tests/images tests/data/test_tokens.py tests/data/test_download.py
 
 .PHONY: test-lowest test-highest
 test-lowest:  ## run the library tests with the lowest versions that pyproject.toml allows (a CUDA build of torch, 3 GB)

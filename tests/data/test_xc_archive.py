@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,10 @@ import pytest
 import xc_archives
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xc_archives import LABELS, TEST, TRAIN, lines, members
+from picto_wheels import write_zip
+from xc_archives import FILTERS, LABELS, TEST, TRAIN, lines, members
 
-from vixml.config.registry import Dataset, Source
+from vixml.config.registry import Dataset
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
 from vixml.data.xc_repository import ImageTable
@@ -30,10 +32,10 @@ def dataset(**over):
 
 @pytest.fixture
 def build(tmp_path):
-    """Build the corpus of an archive's files; returns it with its counts."""
+    """Build the corpus of an archive's files; return it with its counts."""
 
     def run(files=None, **over):
-        xc_archives.write(tmp_path / "D.raw.zip", members() if files is None else files)
+        write_zip(tmp_path / "D.raw.zip", members() if files is None else files)
         out = tmp_path / "corpus"
         build_corpus("D", dataset(**over), {"texts": xc_archives.source()}, tmp_path, out)
         return Corpus.load(out, filter_required=True), read_json(out / "counts.json")
@@ -84,9 +86,9 @@ def test_odd_records_are_kept_by_counted_rules(build):
         {"title": None, "target_ind": [2]},
         {"uid": 7, "title": "", "target_ind": []},
         '{"uid": "E", "title": "half \\ud83d emoji", "target_ind": [0]}',
-        {"uid": "F", "title": "a\u2028b", "target_ind": [0], "more": {"keys": "are let be"}},
+        {"uid": "F", "title": "a\u2028b", "target_ind": [0], "more": {"keys": "are ignored"}},
     ]
-    corpus, counts = build(members(train=odd, filters=xc_archives.FILTERS | {"filter_labels_train.txt": "5 0\n"}))
+    corpus, counts = build(members(train=odd, filters=FILTERS | {"filter_labels_train.txt": "5 0\n"}))
     assert corpus.ids("train") == ["A", "A#1", "#2", "7", "E", "F"]
     assert corpus.texts("train") == ["a b  c", "again", "", "", "half \ufffd emoji", "a b"]
     assert rows_of(corpus.labels("train")) == [[0, 1], [0], [2], [], [0], [0]]
@@ -101,7 +103,7 @@ def test_blank_lines_are_no_records(build):
     assert corpus.n("train") == 3
 
 
-def test_labels_may_stand_in_sparse_files(build):
+def test_labels_may_be_in_sparse_files(build):
     def bare(records):
         return [{k: v for k, v in record.items() if not k.startswith("target")} for record in records]
 
@@ -110,11 +112,7 @@ def test_labels_may_stand_in_sparse_files(build):
         return build(files | {"D/trn_X_Y.txt": train.encode(), "D/tst_X_Y.txt": b"1 3\n0:1 1:1 2:1\n"})
 
     assert rows_of(run()[0].labels("train")) == [[0, 2], [1], []]
-    for bad, says in (
-        ("3 4\n\n\n\n", "another list"),
-        ("2 3\n\n\n", "different lengths"),
-        ("4 3\n\n\n\n\n", "different"),
-    ):
+    for bad, says in (("3 4\n\n\n\n", "another list"), ("2 3\n\n\n", "different"), ("4 3\n\n\n\n\n", "different")):
         with pytest.raises(VixmlError, match=says):
             run(bad)
     with pytest.raises(VixmlError, match="malformed") as caught:
@@ -122,7 +120,7 @@ def test_labels_may_stand_in_sparse_files(build):
     assert "trn_X_Y.txt" in caught.value.expected
 
 
-def test_addresses_of_images_are_listed_for_whoever_fetches_them(build, tmp_path):
+def test_image_urls_of_records_are_listed_for_fetching(build, tmp_path):
     train = [{**TRAIN[0], "img": ["https://x/1", "https://x/2"]}, {**TRAIN[1], "img": "https://x/0"}, TRAIN[2]]
     label = [{**LABELS[0], "img": ["https://x/0", "https://x/0"]}, *LABELS[1:]]
     corpus, counts = build(members(train=train, label=label), image_urls="img")
@@ -142,24 +140,16 @@ TABLE = {"id": ["B", "L0", "A", "B", "nobody", "B"], "url": ["u/2", "u/0", "u/1"
 
 
 def build_with_table(tmp_path, table):
-    xc_archives.write(tmp_path / "D.raw.zip", members())
+    write_zip(tmp_path / "D.raw.zip", members())
     pq.write_table(pa.table(table), tmp_path / "urls.parquet")
     entry = dataset(sources=["texts", "urls"], image_table="urls")
-    place = {
-        "kind": "place",
-        "name": "urls",
-        "version": "-",
-        "licence": "-",
-        "used_for": "-",
-        "filename": "urls.parquet",
-    }
-    sources = {"texts": xc_archives.source(), "urls": Source.model_validate(place)}
+    sources = {"texts": xc_archives.source(), "urls": xc_archives.source("urls.parquet")}
     build_corpus("D", entry, sources, tmp_path, tmp_path / "corpus")
     return Corpus.load(tmp_path / "corpus", filter_required=True), read_json(tmp_path / "corpus" / "counts.json")
 
 
-def test_addresses_of_images_may_stand_in_a_table(tmp_path):
-    """By id, in the order of the table's rows; one named twice counts once; ids of nobody are of no interest."""
+def test_image_urls_may_be_in_a_table(tmp_path):
+    """By id, in the order of the table's rows; a repeated one counts once; other ids are ignored."""
     corpus, counts = build_with_table(tmp_path, TABLE)
     assert corpus.ids("train") == ["A", "B", "L0"] and corpus.image_keys() == ["u/0", "u/1", "u/2"]
     assert rows_of(corpus.images("train")) == [[1], [2, 0], [0]] and rows_of(corpus.images("label")) == [[0], [], []]
@@ -178,18 +168,18 @@ def test_addresses_of_images_may_stand_in_a_table(tmp_path):
         ({"id": pa.array([], pa.string()), "url": pa.array([], pa.string())}, "no record has an image"),
     ],
 )
-def test_a_table_of_addresses_that_is_none(tmp_path, table, says):
+def test_a_malformed_table_of_image_urls(tmp_path, table, says):
     with pytest.raises(VixmlError, match=says) as caught:
         build_with_table(tmp_path, table)
     assert "urls.parquet" in str(caught.value)
     (tmp_path / "urls.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(VixmlError, match="cannot be read"):
+    with pytest.raises(VixmlError, match="not a readable parquet file"):
         ImageTable(tmp_path / "urls.parquet")
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdé"), st.sampled_from(["x", "y", "z", " x"])), max_size=30))
-def test_a_table_gives_what_a_dictionary_gives(tmp_path_factory, rows):
+def test_a_table_of_image_urls_equals_a_dictionary(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("table") / "t.parquet"
     names, urls = ([row[i] for row in rows] for i in (0, 1))
     pq.write_table(
@@ -214,17 +204,17 @@ def test_a_table_gives_what_a_dictionary_gives(tmp_path_factory, rows):
         (members(train=[TRAIN[0], {"uid": "B", "title": "t"}]), "trn.json.gz:2", "'target_ind'"),
         (members(train=[{**TRAIN[0], "title": ["Rod"]}]), "trn.json.gz:1: title", "a string"),
         (members(train=[{**TRAIN[0], "uid": 0.5}]), "trn.json.gz:1", "0.5"),
-        (members(train=['{"uid": "A",']), "trn.json.gz:1", "one JSON object a line"),
+        (members(train=['{"uid": "A",']), "trn.json.gz:1", "one JSON object per line"),
         (members(train=b"plain text"), "trn.json.gz:1", "not a whole gzip"),
         (members(train=lines(TRAIN * 5000)[:-4000]), "trn.json.gz:", "not a whole gzip"),
         (members(label=[]), "lbl.json.gz", "no record"),
         (members(label=[{"uid": "L", "name": "n"}]), "lbl.json.gz", "1 records without 'title'"),
-        (members(filters={**xc_archives.FILTERS, "filter_labels_test.txt": "0 3\n"}), "filter_labels_test.txt:1", "0 to 2"),
-        (members(filters={**xc_archives.FILTERS, "filter_labels_test.txt": "1 0\n"}), "filter_labels_test.txt:1", "0 to 0"),
-        (members(filters={**xc_archives.FILTERS, "filter_labels_test.txt": "0\n"}), "filter_labels_test.txt:1", "row column"),
-        (members(filters={**xc_archives.FILTERS, "filter_labels_test.txt": ""}), "filter_labels_test.txt", "empty"),
+        (members(filters=FILTERS | {"filter_labels_test.txt": "0 3\n"}), "filter_labels_test.txt:1", "0 to 2"),
+        (members(filters=FILTERS | {"filter_labels_test.txt": "1 0\n"}), "filter_labels_test.txt:1", "0 to 0"),
+        (members(filters=FILTERS | {"filter_labels_test.txt": "0\n"}), "filter_labels_test.txt:1", "row column"),
+        (members(filters=FILTERS | {"filter_labels_test.txt": ""}), "filter_labels_test.txt", "empty"),
         (members(filters={"filter_labels_train.txt": "2 0\n"}), "D.raw.zip", "filter_labels_test.txt"),
-        (members(filters={**xc_archives.FILTERS, "filter_labels_test.txt": "x"} | {"filter_labels_text.txt": ""}),
+        (members(filters=FILTERS | {"filter_labels_test.txt": "x", "filter_labels_text.txt": ""}),
          "filter_labels_test.txt:1", "row column"),
         ({"D/readme.txt": b""}, "D.raw.zip", "no lbl.json.gz"),
         ({**members(), "E/trn.json.gz": lines(TRAIN)}, "D.raw.zip", "twice"),
@@ -249,8 +239,10 @@ def test_a_cut_gzip_names_the_line_it_was_cut_in(build):
     assert 0.3 * whole < int(caught.value.where.rsplit(":", 1)[1]) < 0.7 * whole
 
 
-def test_a_damaged_byte_is_noticed(build, tmp_path):
-    path = xc_archives.write(tmp_path / "D.raw.zip", members(train=[{**TRAIN[0], "uid": str(i)} for i in range(5000)]))
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_byte_is_noticed(tmp_path, compression):
+    files = members(train=[{**TRAIN[0], "uid": str(i)} for i in range(5000)])
+    path = write_zip(tmp_path / "D.raw.zip", files, compression)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
@@ -268,24 +260,22 @@ def test_a_damaged_byte_is_noticed(build, tmp_path):
         ({"facts": {"avg_queries_per_label": 2.29}}, "avg_queries_per_label = 1.0000", "= 2.29"),
     ],
 )
-def test_another_dataset_than_table_8_describes_stops(build, tmp_path, over, found, expected):
+def test_counts_and_averages_other_than_published_stop_the_build(build, tmp_path, over, found, expected):
     with pytest.raises(VixmlError) as caught:
         build(**over)
     assert found in caught.value.found and expected in caught.value.expected
     assert not (tmp_path / "corpus").exists()
 
 
-def test_what_does_not_need_a_filter_goes_without(tmp_path):
-    xc_archives.write(tmp_path / "D.raw.zip", members(filters={}))
-    build_corpus(
-        "D", dataset(filter_required=False), {"texts": xc_archives.source()}, tmp_path, tmp_path / "corpus"
-    )  # fmt: skip
+def test_a_dataset_may_have_no_filter(tmp_path):
+    write_zip(tmp_path / "D.raw.zip", members(filters={}))
+    entry = dataset(filter_required=False)
+    build_corpus("D", entry, {"texts": xc_archives.source()}, tmp_path, tmp_path / "corpus")
     assert Corpus.load(tmp_path / "corpus").filter("test") is None
     assert "n_filter_test_pairs" not in read_json(tmp_path / "corpus" / "counts.json")
 
 
-def test_texts_of_a_writer_are_those_of_one_piece(build):
-    """Row groups and flushes of the writers leave no seam."""
+def test_row_groups_join_to_one_table(build):
     n = 70_000
     train = [{"uid": str(i), "title": f"t{i}", "target_ind": [i % 3, (i + 1) % 3]} for i in range(n)]
     corpus, _ = build(members(train=train))

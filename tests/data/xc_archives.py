@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import zipfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from vixml.config.registry import Source
@@ -38,14 +36,6 @@ def members(
     packed = {"lbl": label, "trn": train, "tst": test}
     found = {f"{folder}{n}.json.gz": v if isinstance(v, bytes) else lines(v) for n, v in packed.items()}
     return found | {f"{folder}{name}": text.encode() for name, text in filters.items()}
-
-
-def write(path: Path, files: dict[str, bytes]) -> Path:
-    """Write the archive; its members are packed already."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
 
 
 def source(filename: str = "D.raw.zip") -> Source:

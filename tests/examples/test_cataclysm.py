@@ -1,4 +1,4 @@
-"""The worked example of docs/adding-a-dataset.md, on a few objects in the game's format made up here."""
+"""The worked example of docs/adding-a-dataset.md, on a few invented objects in the game's format."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def convert(game, out, *options):
 
 
 def test_tables_and_sprites_follow_the_stated_rules(game, tmp_path):
-    said, items, label = convert(game, tmp_path / "out")
-    assert "2 items, 5 labels, 5 pairs, 2 sprites" in said
-    # Recipes united, first alternatives, lists followed, tools and obsolete recipes and other sizes left out.
+    output, items, label = convert(game, tmp_path / "out")
+    assert "2 items, 5 labels, 5 pairs, 2 sprites" in output
+    # Recipes merged, first alternatives, lists followed; tools, obsolete recipes and other sizes left out.
     assert {name: list(row) for name, row in items.labels.items()} == {
         "spear": ["nail", "rope", "screw", "stick"],
         "long_spear": ["spear"],
@@ -107,7 +107,7 @@ def test_tables_and_sprites_follow_the_stated_rules(game, tmp_path):
             with Image.open(tmp_path / "out" / path) as sprite:
                 assert sprite.size == (96, 96)
                 colours[name] = sprite.getpixel((50, 50))
-    # The sheets' sprites are numbered through: 4 is the first of the second sheet.
+    # Sprites are numbered across sheets: 4 is the first of the second sheet.
     assert colours == {"spear": RED, "stick": BLUE}
     _, items, label = convert(game, tmp_path / "all", "--alternatives", "all")
     assert list(items.labels["spear"]) == ["nail", "plank", "rope", "screw", "stick"]

@@ -92,11 +92,11 @@ def write_url_corpus(folder: Path, urls: list[list[str]]) -> Path:
     """Publish a corpus of queries with these pictures, and a label without one."""
     with stage(folder, "build-corpus", config={}, inputs={}) as work:
         writer = CorpusWriter(work)
-        with writer.split("label") as part:
-            part.add("l", "label", images=[])
+        with writer.split("label") as add:
+            add("l", "label", images=[])
         for split in ("train", "test"):
-            with writer.split(split) as part:
+            with writer.split(split) as add:
                 for row, names in enumerate(urls):
-                    part.add(f"{split}{row}", "text", [0], names)
+                    add(f"{split}{row}", "text", [0], names)
         writer.finish(urls=True, facts={})
     return folder

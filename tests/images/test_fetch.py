@@ -243,11 +243,11 @@ def test_retry_after_is_seconds_or_a_date():
 def test_a_corpus_without_addresses(tmp_path):
     with stage(tmp_path / "corpus", "build-corpus", config={}, inputs={}) as work:
         writer = CorpusWriter(work)
-        with writer.split("label") as part:
-            part.add("l", "label")
+        with writer.split("label") as add:
+            add("l", "label")
         for split in ("train", "test"):
-            with writer.split(split) as part:
-                part.add("q", "text", [0])
+            with writer.split(split) as add:
+                add("q", "text", [0])
         writer.finish(facts={})
     with pytest.raises(VixmlError, match="names no images by address"):
         fetch(tmp_path / "corpus", tmp_path / "images")

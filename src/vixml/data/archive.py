@@ -1,15 +1,17 @@
-"""Read archives that came from the internet: in memory or as a stream, with size limits, never unpacked.
+"""Read archives from the internet, in memory or as a stream, with size limits and never unpacked; and local images.
 
-A wheel is a zip file. Its member names are only ever keys of a dictionary; no name becomes a path on the disk, so a
-name such as ``../../x`` can do nothing.
+A wheel is a zip file. Its member names are only ever keys of a dictionary; no name becomes a path on disk, so a name such
+as ``../../x`` can do nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -26,14 +28,14 @@ class Archive:
 
     Args:
         file: path of the zip, or its bytes (an archive inside another).
-        name: what errors call it; the path by default.
+        name: for errors; the path by default, required for bytes.
 
     Raises:
         VixmlError: missing, or not a zip.
     """
 
     def __init__(self, file: Path | str | bytes, name: str | None = None) -> None:
-        self.name = name or (str(file) if not isinstance(file, bytes) else "<memory>")
+        self.name = name or str(file)
         stream: Path | IO[bytes] = io.BytesIO(file) if isinstance(file, bytes) else Path(file)
         try:
             self._zip = zipfile.ZipFile(stream)
@@ -75,26 +77,18 @@ class Archive:
             )
         if info.file_size > limit:
             raise _too_large(where, f"{info.file_size} bytes declared", limit)
-        try:
-            with self._zip.open(info) as stream:
-                # One byte more than allowed: the declared size is only a claim.
-                data = stream.read(limit + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
-            raise VixmlError(
-                "a member of the archive cannot be read",
-                where=where,
-                found=str(error),
-                hint="the archive is damaged: delete it and fetch it again",
-            ) from error
+        with self._reading(member), self._zip.open(info) as stream:
+            # One byte more than allowed: the archive may declare a wrong size.
+            data = stream.read(limit + 1)
         if len(data) > limit:
             raise _too_large(where, f"more than {limit} bytes", limit)
         return data
 
     def only(self, filename: str) -> Member | None:
-        """Return the member of that file name, whatever folder it lies in; None if there is none.
+        """Return the member with that file name, in any folder, or None.
 
         Raises:
-            VixmlError: several members have it, or the archive names a place outside the folder it would be unpacked in.
+            VixmlError: several members have that name, or a member's path leads out of the archive's folder.
         """
         for name in self._members:
             path = PurePosixPath(name.replace("\\", "/"))
@@ -103,7 +97,7 @@ class Archive:
                     "an archive holds a file that would be written outside its folder",
                     where=self.name,
                     found=repr(name),
-                    expected="names inside the archive's own folder",
+                    expected="names inside the archive's folder",
                     hint="nothing was written; the archive is not the published one, or is malicious: delete it",
                 )
         found = sorted(name for name in self._members if PurePosixPath(name).name == filename)
@@ -117,15 +111,11 @@ class Archive:
             )
         return Member(self, found[0]) if found else None
 
-    def open(self, member: str) -> IO[bytes]:
-        """Return a stream of one member's bytes.
-
-        Raises:
-            VixmlError: encrypted, or packed in a way that Python cannot unpack.
-        """
+    @contextmanager
+    def _reading(self, member: str) -> Iterator[None]:
         try:
-            return self._zip.open(self._members[member])
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+            yield
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
             raise VixmlError(
                 "a member of the archive cannot be read",
                 where=f"{self.name}: {member}",
@@ -133,25 +123,22 @@ class Archive:
                 hint="the archive is damaged: delete it and fetch it again",
             ) from error
 
-    def nested(self, member: str, limit: int = MEMBER_LIMIT) -> Archive:
-        """Open a zip that lies inside this one, in memory."""
-        return Archive(self.read(member, limit), f"{self.name}{NESTED}{member}")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._zip.close()
-
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive, to be read as a stream; its text names archive and member, for messages."""
+    """One file of an archive, to be read as a stream; ``str`` names archive and member, for errors."""
 
     archive: Archive
     name: str
 
     def open(self) -> IO[bytes]:
-        """Return a stream of its bytes."""
-        return self.archive.open(self.name)
+        """Return a stream of its bytes.
+
+        Raises:
+            VixmlError: encrypted, or packed in a way that Python cannot unpack.
+        """
+        with self.archive._reading(self.name):
+            return self.archive._zip.open(self.name)
 
     def __str__(self) -> str:
         return f"{self.archive.name}: {self.name}"
@@ -187,11 +174,12 @@ class SourceReader:
                     expected="one of: " + ", ".join(sorted(self.sources)),
                     hint="the corpus was built with another registry: build it again",
                 )
-            self._open[source, nested] = (
-                Archive(self.raw_dir / self.sources[source].filename)
-                if nested is None
-                else self.archive(source).nested(nested)
-            )
+            if nested is None:
+                opened = Archive(self.raw_dir / self.sources[source].filename)
+            else:
+                outer = self.archive(source)
+                opened = Archive(outer.read(nested), f"{outer.name}{NESTED}{nested}")
+            self._open[source, nested] = opened
         return self._open[source, nested]
 
     @staticmethod
@@ -211,6 +199,48 @@ class SourceReader:
         """Return the bytes a reference names."""
         source, nested, member = self.split(reference)
         return self.archive(source, nested).read(member, limit)
+
+
+class LocalFiles:
+    """Read references ``catalogue:path`` of a user's catalogue, and nothing outside its folder.
+
+    Args:
+        folder: of the catalogue.
+
+    Attributes:
+        digest: SHA-256 of everything read, in order.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.digest = hashlib.sha256()
+
+    def read(self, reference: str, limit: int = MEMBER_LIMIT) -> bytes | None:
+        """Return the bytes of an image, or None if there is no such file.
+
+        Raises:
+            VixmlError: a path (a link, for example) that leads out of the folder, or a file larger than ``limit``.
+        """
+        path = self.folder / SourceReader.split(reference)[2]
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise VixmlError(
+                "an image is outside the folder of its catalogue",
+                where=path,
+                found=str(path.resolve()),
+                hint="copy the file into the folder: a link that leads out is not followed",
+            )
+        data = None
+        if path.is_file():
+            if path.stat().st_size > limit:
+                raise VixmlError(
+                    "an image is larger than allowed",
+                    where=path,
+                    found=f"{path.stat().st_size} bytes",
+                    expected=f"at most {limit} bytes",
+                )
+            data = path.read_bytes()
+        self.digest.update(b"-" if data is None else hashlib.sha256(data).digest())
+        return data
 
 
 def _too_large(where: str, found: str, limit: int) -> VixmlError:

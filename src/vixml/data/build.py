@@ -2,71 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vixml.config.registry import Dataset, Source
 from vixml.data.archive import SourceReader
 from vixml.data.catalogue import build_catalogue, required_tables
-from vixml.data.corpus import Corpus, verify_averages, verify_counts
+from vixml.data.corpus import Corpus, split_settings, verify_averages, verify_counts
 from vixml.data.download import verify_file
 from vixml.data.picto import build_picto
-from vixml.data.xc_repository import Fields, ImageTable, build_from_archive
-from vixml.errors import VixmlError
+from vixml.data.xc_repository import ImageTable, build_from_archive
 from vixml.provenance import stage
-
-
-@dataclass(frozen=True)
-class Build:
-    """What a builder is given: the dataset's key and entry, its sources' files, and the folder to write."""
-
-    dataset_id: str
-    dataset: Dataset
-    reader: SourceReader
-    folder: Path
-    sources: Mapping[str, Source]
-
-
-def _picto(build: Build) -> dict[str, Any]:
-    dataset = build.dataset
-    if dataset.split_seed is None or dataset.test_fraction is None:
-        raise VixmlError(
-            "a dataset that we split ourselves needs a seed and a share",
-            where=f"config/datasets.yaml: datasets.{build.dataset_id}",
-            expected="split_seed and test_fraction",
-        )
-    data = build_picto(build.reader, dataset.split_seed, dataset.test_fraction)
-    data.write(build.folder)
-    return data.counts()
-
-
-def _xc_repository(build: Build) -> dict[str, Any]:
-    dataset = build.dataset
-    expect = dataset.expect
-    total = expect.n_train + expect.n_test + expect.n_labels if expect else 0
-    table = None
-    if dataset.image_table is not None:
-        table = ImageTable(build.reader.raw_dir / build.sources[dataset.image_table].filename)
-    return build_from_archive(
-        build.reader.archive(dataset.sources[0]),
-        Fields(dataset.text_fields, dataset.image_urls, table),
-        build.folder,
-        filter_required=dataset.filter_required,
-        total=total,
-    )
-
-
-def _catalogue(build: Build) -> dict[str, Any]:
-    return build_catalogue(build.dataset, build.reader.raw_dir, build.folder)
-
-
-BUILDERS: dict[str, Callable[[Build], dict[str, Any]]] = {
-    "picto": _picto,
-    "xc-repository": _xc_repository,
-    "catalogue": _catalogue,
-}
 
 
 def build_corpus(
@@ -93,14 +40,21 @@ def build_corpus(
     config = {"id": dataset_id, **config, "sha256": {name: source.sha256 for name, source in used.items()}}
     facts: dict[str, Any] = {}
     inputs = {name: raw_dir / source.filename for name, source in used.items()}
-    if dataset.catalogue is not None:
-        inputs |= required_tables(dataset, raw_dir)
+    tables = required_tables(dataset, raw_dir) if dataset.catalogue is not None else {}
+    inputs |= tables
     if dataset.averages:
         config["averages"] = dataset.averages
     where = f"config/datasets.yaml: datasets.{dataset_id}"
     with stage(out, "build-corpus", config=config, inputs=inputs, facts=facts) as work:
-        facts |= BUILDERS[dataset.builder](Build(dataset_id, dataset, SourceReader(raw_dir, used), work, used))
+        reader = SourceReader(raw_dir, used)
+        if dataset.builder == "picto":
+            facts |= build_picto(reader, *split_settings(dataset)).write(work)
+        elif dataset.builder == "xc-repository":
+            table = ImageTable(inputs[dataset.image_table]) if dataset.image_table is not None else None
+            facts |= build_from_archive(reader.archive(dataset.sources[0]), dataset, work, table)
+        else:
+            facts |= build_catalogue(dataset, tables, work)
         verify_counts(facts, dataset.expect, f"{where}.expect")
         verify_averages(facts, dataset.averages, f"{where}.facts")
-        # What the next stages will read is read once here, so that a bad corpus is never published.
+        # Read once what the next stages will read, so that a bad corpus is never put in place.
         Corpus.load(work, filter_required=dataset.filter_required)

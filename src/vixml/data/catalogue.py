@@ -1,8 +1,8 @@
 """Build a corpus from a user's own tables (docs/adding-a-dataset.md): texts, labels by id or by name, images.
 
 Rules, each counted under ``rules`` of ``counts.json``: those of :mod:`vixml.data.xc_repository`; without a table of labels,
-the labels are the values that stand in *train* (test must not decide what is a label), and other values of test are
-left out; a label named twice by one item counts once; queries without a label are kept.
+the labels are the values found in *train* (test must not decide what is a label), and other values of test are left out;
+a label that an item names twice counts once; queries without a label are kept.
 """
 
 from __future__ import annotations
@@ -17,64 +17,51 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from vixml.config.registry import Catalogue, Dataset, fields_of
-from vixml.data.corpus import QUERY_SPLITS, CorpusWriter
+from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, reading_parquet, split_settings
 from vixml.data.xc_repository import TextRules, read_jsonl
 from vixml.errors import VixmlError
 
-# What stands in front of a local image's path in images.parquet.
+# Prefix of a local image's path in images.parquet.
 SOURCE = "catalogue"
 _URL = re.compile(r"https?://\S+$", re.IGNORECASE)
 
 
-def build_catalogue(dataset: Dataset, raw_dir: Path | str, out: Path | str) -> dict[str, Any]:
+def build_catalogue(dataset: Dataset, tables: dict[str, Path], out: Path | str) -> dict[str, Any]:
     """Write the corpus of a user's tables.
 
     Args:
         dataset: its entry, with ``catalogue``.
-        raw_dir: what a relative folder is below.
+        tables: of :func:`required_tables`.
         out: folder to write.
 
     Returns:
         The content of ``counts.json``.
 
     Raises:
-        VixmlError: a table missing or malformed, a label that the table of labels does not hold, an image outside the
-            folder (file and line are named).
+        VixmlError: a table malformed, a label that is not in the table of labels, an image outside the folder (file and
+            line are named).
     """
-    entry = dataset.catalogue
-    assert entry is not None  # the entry was validated
-    tables = required_tables(dataset, raw_dir)
-    part = _parts(dataset, tables)
-    rules: dict[str, dict[str, int]] = {}
-    writer = CorpusWriter(out)
-    images = _ImageColumn(entry)
-    if "label" in tables:
-        labels = _write_labels(writer, entry, dataset, tables["label"], images, rules)
-    else:
-        labels = _labels_of_train(writer, entry, part["train"])
+    build = _Build(dataset, tables, out)
+    build.write_labels()
     for split in QUERY_SPLITS:
-        texts, found = TextRules(dataset.text_fields), Counter[str]()
-        with writer.split(split) as rows:
-            for where, record in part[split]:
-                ids = labels.of(record, where, part[split].separator, found)
-                rows.add(
-                    texts.identify(record.get(entry.id), where),
-                    texts.text(record, where),
-                    ids,
-                    images.of(record, where, part[split].separator),
-                )
-        if not writer.rows[split]:
-            raise VixmlError("a split holds no item", where=part[split].path, hint=GUIDE)
-        texts.check_fields(part[split].path)
-        rules[split] = dict(sorted((texts.counts + found).items()))
-    images.check(tables)
-    return writer.finish(prefix=f"{SOURCE}:", urls=images.kind == "URL", facts={"rules": rules})
+        build.write_queries(split)
+    entry = build.entry
+    if entry.images is not None and not build.images_found:
+        raise VixmlError(
+            "no table has the column of images",
+            where=", ".join(str(path) for path in tables.values()),
+            expected=f"a column {entry.images!r} in one of them (catalogue.images)",
+            hint="correct its name in config/datasets.yaml, or leave it out",
+        )
+    urls = entry.images_are == "urls" and len(build.writer.images) > 0
+    return build.writer.finish(source=lambda key: f"{SOURCE}:{key}", urls=urls, facts={"rules": build.rules})
 
 
 def folder_of(entry: Catalogue, raw_dir: Path | str) -> Path:
-    """Return where a catalogue's tables and images lie."""
+    """Return the folder of a catalogue's tables and images."""
     return Path(raw_dir) / entry.folder
 
 
@@ -82,7 +69,7 @@ def required_tables(dataset: Dataset, raw_dir: Path | str) -> dict[str, Path]:
     """Return the tables of a catalogue, by name.
 
     Raises:
-        VixmlError: no folder, or neither `train` and `test` nor `items`.
+        VixmlError: no folder, or neither `train` and `test` nor `items`, or `items` without settings of the split.
     """
     assert dataset.catalogue is not None
     folder = folder_of(dataset.catalogue, raw_dir)
@@ -98,21 +85,17 @@ def required_tables(dataset: Dataset, raw_dir: Path | str) -> dict[str, Path]:
             expected="train.jsonl and test.jsonl, or items.jsonl (or .csv, .parquet)",
             hint=GUIDE,
         )
-    if "items" in tables and (dataset.split_seed is None or dataset.test_fraction is None):
-        raise VixmlError(
-            "a dataset that we split ourselves needs a seed and a share",
-            where="config/datasets.yaml",
-            expected="split_seed and test_fraction",
-        )
+    if "items" in tables:
+        split_settings(dataset)
     return tables
 
 
 @dataclass
-class _Part:
-    """The records of one split: a table, or the rows of `items` that fall into it."""
+class _Table:
+    """The records of a table, or those of its rows that fall into a split."""
 
     path: Path
-    separator: str | None
+    entry: Catalogue
     rows: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[Record]:
@@ -120,48 +103,127 @@ class _Part:
             if self.rows is None or self.rows[row]:
                 yield record
 
+    def values(self, record: dict[str, Any], column: str, where: str, *, whole: bool = False) -> list[str]:
+        """Return the values of one cell: a list, or one value (CSV text is cut at the separator unless ``whole``).
 
-def _parts(dataset: Dataset, tables: dict[str, Path]) -> dict[str, _Part]:
-    entry = dataset.catalogue
-    assert entry is not None
+        Empty values are left out.
 
-    def part(path: Path, rows: np.ndarray | None = None) -> _Part:
-        return _Part(path, _separator(entry, path), rows)
-
-    if "items" not in tables:
-        return {split: part(tables[split]) for split in QUERY_SPLITS}
-    # A hash is a random order that no library version can change; equal ids fall into one split but at its edge.
-    hashes = np.array(
-        [
-            int.from_bytes(hashlib.sha256(f"{dataset.split_seed}:{_key(record, entry, row)}".encode()).digest()[:8])
-            for row, (_, record) in enumerate(read_table(tables["items"]))
-        ],
-        dtype=np.uint64,
-    )
-    test = np.zeros(len(hashes), dtype=bool)
-    test[np.argsort(hashes, kind="stable")[: round(dataset.test_fraction * len(hashes))]] = True
-    return {"train": part(tables["items"], ~test), "test": part(tables["items"], test)}
-
-
-def _key(record: dict[str, Any], entry: Catalogue, row: int) -> str:
-    value = record.get(entry.id)
-    return f"#{row}" if value in (None, "") else str(value)
-
-
-def _separator(entry: Catalogue, path: Path) -> str | None:
-    return entry.separator if path.suffix == ".csv" else None
+        Raises:
+            VixmlError: a cell that holds something else than texts and whole numbers.
+        """
+        cell = record.get(column)
+        if isinstance(cell, str) and self.path.suffix == ".csv" and not whole:
+            cell = cell.split(self.entry.separator)
+        cells = cell if isinstance(cell, list) else [] if cell is None else [cell]
+        found = []
+        for value in cells:
+            if type(value) is int:
+                value = str(value)
+            if not isinstance(value, str):
+                raise VixmlError(
+                    "a cell holds something else than texts or whole numbers",
+                    where=f"{where}: {column}",
+                    found=repr(value)[:80],
+                    hint=GUIDE,
+                )
+            if value.strip():
+                found.append(value.strip())
+        return found
 
 
-@dataclass
-class _Labels:
-    """Names of labels -> rows; ``closed``: a table lists them all, so another name is an error in every split."""
+class _Build:
+    """Write the splits of one catalogue.
 
-    entry: Catalogue
-    rows: dict[str, int]
-    closed: bool
+    Attributes:
+        rules: split -> how often each rule was needed.
+        images_found: whether a table has the column of images.
+    """
 
-    def of(self, record: dict[str, Any], where: str, separator: str | None, found: Counter[str]) -> list[int]:
-        """Return a query's label ids, ascending."""
+    def __init__(self, dataset: Dataset, tables: dict[str, Path], out: Path | str) -> None:
+        assert dataset.catalogue is not None  # the entry was validated
+        self.dataset, self.entry, self.writer = dataset, dataset.catalogue, CorpusWriter(out)
+        self.label_table = _Table(tables["label"], self.entry) if "label" in tables else None
+        self.queries = self._split(tables)
+        self.label_rows: dict[str, int] = {}
+        self.rules: dict[str, dict[str, int]] = {}
+        self.images_found = False
+
+    def _split(self, tables: dict[str, Path]) -> dict[str, _Table]:
+        if "items" not in tables:
+            return {split: _Table(tables[split], self.entry) for split in QUERY_SPLITS}
+        seed, fraction = split_settings(self.dataset)
+
+        def digest(record: dict[str, Any], row: int) -> int:
+            value = record.get(self.entry.id)
+            key = f"#{row}" if value in (None, "") else str(value)
+            return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8])
+
+        # A hash is a random order that no library version can change; equal ids fall into one split but at its edge.
+        hashes = np.array(
+            [digest(record, row) for row, (_, record) in enumerate(read_table(tables["items"]))], dtype=np.uint64
+        )
+        test = np.zeros(len(hashes), dtype=bool)
+        test[np.argsort(hashes, kind="stable")[: round(fraction * len(hashes))]] = True
+        return {split: _Table(tables["items"], self.entry, rows) for split, rows in (("train", ~test), ("test", test))}
+
+    def write_labels(self) -> None:
+        """Write the labels: those of their table, or without one, the values found in train."""
+        if self.label_table is None:
+            self._write_labels_of_train(self.queries["train"])
+            return
+        entry, table = self.entry, self.label_table
+        texts = TextRules(fields_of(entry.label_text) if entry.label_text else self.dataset.text_fields)
+        with self.writer.split("label") as add:
+            for row, (where, record) in enumerate(table):
+                text, item = texts.text(record, where), texts.identify(record.get(entry.id), where)
+                name = [text] if text else []
+                if entry.labels_by == "id":
+                    name = table.values(record, entry.id, where, whole=True)
+                if len(name) != 1 or name[0] in self.label_rows:
+                    raise VixmlError(
+                        f"a label needs a unique {entry.labels_by}",
+                        where=where,
+                        found=f"no {entry.labels_by}"
+                        if len(name) != 1
+                        else f"{name[0]!r}, as in row {self.label_rows[name[0]]}",
+                        expected=f"one {entry.labels_by} per label, each different (catalogue.labels_by)",
+                    )
+                self.label_rows[name[0]] = row
+                add(item, text, images=self._images(table, record, where))
+        if not self.label_rows:
+            raise VixmlError("the table of labels is empty", where=table.path, hint=GUIDE)
+        texts.check_fields(table.path)
+        self.rules["label"] = dict(sorted(texts.counts.items()))
+
+    def _write_labels_of_train(self, train: _Table) -> None:
+        names = {name for where, record in train for name in train.values(record, self.entry.labels, where)}
+        if not names:
+            raise VixmlError(
+                "no query of train has a label",
+                where=train.path,
+                expected=f"labels in the column {self.entry.labels!r} (catalogue.labels)",
+                hint=GUIDE,
+            )
+        self.label_rows = {name: row for row, name in enumerate(sorted(names))}
+        with self.writer.split("label") as add:
+            for name in self.label_rows:
+                add(name, name)
+
+    def write_queries(self, split: str) -> None:
+        """Write train or test."""
+        table, texts, found = self.queries[split], TextRules(self.dataset.text_fields), Counter[str]()
+        with self.writer.split(split) as add:
+            for where, record in table:
+                labels = self._labels(table, record, where, found)
+                item, text = texts.identify(record.get(self.entry.id), where), texts.text(record, where)
+                add(item, text, labels, self._images(table, record, where))
+        if not self.writer.rows[split]:
+            raise VixmlError("a split holds no item", where=table.path, hint=GUIDE)
+        texts.check_fields(table.path)
+        self.rules[split] = dict(sorted((texts.counts + found).items()))
+
+    def _labels(self, table: _Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[int]:
+        """Return a query's label ids, ascending; if a table lists all labels, another name is an error."""
         if self.entry.labels not in record:
             raise VixmlError(
                 "a query has no column of labels",
@@ -170,159 +232,70 @@ class _Labels:
                 expected=f"a column {self.entry.labels!r} (catalogue.labels)",
                 hint="a query without a label has an empty list",
             )
-        names = values(record, self.entry.labels, where, separator)
-        ids = set()
-        for name in names:
-            if name in self.rows:
-                ids.add(self.rows[name])
-            elif self.closed:
-                raise VixmlError(
-                    "a query has a label that the table of labels does not hold",
-                    where=where,
-                    found=repr(name),
-                    expected="an id of the table label"
-                    if self.entry.labels_by == "id"
-                    else "a text of the table label",
-                    hint="add it there, or correct `labels_by` in config/datasets.yaml",
-                )
-            else:
-                found["labels_not_in_train"] += 1
-        repeated = len([name for name in names if name in self.rows]) - len(ids)
-        if repeated:
-            found["labels_repeated"] += repeated
-        if not ids:
-            found["without_labels"] += 1
+        names = table.values(record, self.entry.labels, where)
+        unknown = [name for name in names if name not in self.label_rows]
+        if unknown and self.label_table is not None:
+            raise VixmlError(
+                "a query has a label that the table of labels does not hold",
+                where=where,
+                found=repr(unknown[0]),
+                expected="an id of the table label" if self.entry.labels_by == "id" else "a text of the table label",
+                hint="add it there, or correct `labels_by` in config/datasets.yaml",
+            )
+        ids = {self.label_rows[name] for name in names if name in self.label_rows}
+        found["labels_not_in_train"] += len(unknown)
+        found["labels_repeated"] += len(names) - len(unknown) - len(ids)
+        found["without_labels"] += not ids
         return sorted(ids)
 
-
-def _write_labels(
-    writer: CorpusWriter,
-    entry: Catalogue,
-    dataset: Dataset,
-    path: Path,
-    images: _ImageColumn,
-    rules: dict[str, dict[str, int]],
-) -> _Labels:
-    texts = TextRules(fields_of(entry.label_text) if entry.label_text else dataset.text_fields)
-    rows: dict[str, int] = {}
-    with writer.split("label") as part:
-        for row, (where, record) in enumerate(read_table(path)):
-            text, item = texts.text(record, where), texts.identify(record.get(entry.id), where)
-            name = values(record, entry.id, where, None) if entry.labels_by == "id" else [text] if text else []
-            if len(name) != 1 or name[0] in rows:
-                raise VixmlError(
-                    "a label cannot be told from the others",
-                    where=where,
-                    found=f"no {entry.labels_by}" if len(name) != 1 else f"{name[0]!r}, as in row {rows[name[0]]}",
-                    expected=f"one {entry.labels_by} a label, each different (catalogue.labels_by)",
-                )
-            rows[name[0]] = row
-            part.add(item, text, images=images.of(record, where, _separator(entry, path)))
-    if not rows:
-        raise VixmlError("the table of labels is empty", where=path, hint=GUIDE)
-    texts.check_fields(path)
-    rules["label"] = dict(sorted(texts.counts.items()))
-    return _Labels(entry, rows, closed=True)
-
-
-def _labels_of_train(writer: CorpusWriter, entry: Catalogue, train: _Part) -> _Labels:
-    names: set[str] = set()
-    for where, record in train:
-        names.update(values(record, entry.labels, where, train.separator))
-    if not names:
-        raise VixmlError(
-            "no query of train has a label",
-            where=train.path,
-            expected=f"labels in the column {entry.labels!r} (catalogue.labels)",
-            hint=GUIDE,
-        )
-    rows = {name: row for row, name in enumerate(sorted(names))}
-    with writer.split("label") as part:
-        for name in rows:
-            part.add(name, name)
-    return _Labels(entry, rows, closed=False)
-
-
-class _ImageColumn:
-    """Read items' images; a catalogue has paths or URLs, not both, since they are had in different ways."""
-
-    def __init__(self, entry: Catalogue) -> None:
-        self.entry = entry
-        self.kind: str | None = None
-        self._seen = False
-
-    def of(self, record: dict[str, Any], where: str, separator: str | None) -> list[str]:
+    def _images(self, table: _Table, record: dict[str, Any], where: str) -> list[str]:
         """Return an item's images, in order.
 
         Raises:
-            VixmlError: a path that leaves the folder, an address of another kind, or both kinds in one catalogue.
+            VixmlError: a path that leaves the folder, or another kind of name than the registry says.
         """
-        if self.entry.images is None:
+        column = self.entry.images
+        if column is None:
             return []
-        self._seen = self._seen or self.entry.images in record
-        names = values(record, self.entry.images, where, separator)
-        return [self._checked(name, f"{where}: {self.entry.images}") for name in names]
+        self.images_found = self.images_found or column in record
+        return [self._image(name, f"{where}: {column}") for name in table.values(record, column, where)]
 
-    def check(self, tables: dict[str, Path]) -> None:
-        """Refuse a catalogue of which no table has the column of images: its name is misspelt.
-
-        Raises:
-            VixmlError: no such column.
-        """
-        if self.entry.images is not None and not self._seen:
-            raise VixmlError(
-                "no table has the column of images",
-                where=", ".join(str(path) for path in tables.values()),
-                expected=f"a column {self.entry.images!r} in one of them (catalogue.images)",
-                hint="correct its name in config/datasets.yaml, or leave it out",
-            )
-
-    def _checked(self, name: str, where: str) -> str:
-        kind = "URL" if _URL.match(name) else "path"
-        path = PurePosixPath(name)
-        if kind == "path" and ("://" in name or path.is_absolute() or ".." in path.parts or "\\" in name):
+    def _image(self, name: str, where: str) -> str:
+        is_url, path = _URL.match(name) is not None, PurePosixPath(name)
+        if not is_url and ("://" in name or path.is_absolute() or ".." in path.parts or "\\" in name):
             raise VixmlError(
                 "an image is neither inside the catalogue's folder nor on the web",
                 where=where,
                 found=repr(name),
                 expected="a path inside the folder, written with /, or an address with http:// or https://",
             )
-        if kind != {"paths": "path", "urls": "URL"}[self.entry.images_are]:
+        if is_url != (self.entry.images_are == "urls"):
             raise VixmlError(
                 "an image is named in another way than the registry says",
                 where=where,
-                found=f"the {kind} {name!r}",
+                found=f"the {'URL' if is_url else 'path'} {name!r}",
                 expected=self.entry.images_are,
                 hint="correct catalogue.images_are in config/datasets.yaml, or this row",
             )
-        if self.kind not in (None, kind):
-            raise VixmlError(
-                "a catalogue names images by path and by URL",
-                where=where,
-                found=f"the {kind} {name!r} after a {self.kind}",
-                expected="one of the two for the whole catalogue",
-                hint="fetch the others into the folder and name their paths",
-            )
-        self.kind = kind
-        return name if kind == "URL" else path.as_posix()
+        return name if is_url else path.as_posix()
 
 
 # -- records of tables ------------------------------------------------------------------------------------------------
 
 GUIDE = "docs/adding-a-dataset.md describes the tables"
 TABLES = ("train", "test", "items", "label")
-# The longest cell of a CSV file; the library's own limit is a description of two pages.
+# The longest cell of a CSV file; the library's default is a description of two pages.
 CELL_LIMIT = 1 << 24
 Record = tuple[str, dict[str, Any]]
 
 
-def read_jsonl_table(path: Path) -> Iterator[Record]:
+def _read_jsonl(path: Path) -> Iterator[Record]:
     """Yield (file:line, record) of JSON lines."""
     for number, record in read_jsonl(path):
         yield f"{path}:{number}", record
 
 
-def read_csv_table(path: Path) -> Iterator[Record]:
+def _read_csv(path: Path) -> Iterator[Record]:
     """Yield (file:line, record) of a CSV file with a header, in UTF-8; quoted cells may hold line breaks.
 
     Raises:
@@ -337,7 +310,7 @@ def read_csv_table(path: Path) -> Iterator[Record]:
             line = reader.line_num
             if not any(header) or len(set(header)) < len(header):
                 raise VixmlError(
-                    "a CSV file needs a header with one name a column",
+                    "a CSV file needs a header with one name per column",
                     where=f"{path}:1",
                     found=", ".join(header) or "nothing",
                     hint=GUIDE,
@@ -366,38 +339,26 @@ def read_csv_table(path: Path) -> Iterator[Record]:
         raise VixmlError("not a CSV file", where=f"{path}:{line + 1}", found=str(error), hint=GUIDE) from error
 
 
-def read_parquet_table(path: Path) -> Iterator[Record]:
-    """Yield (file, row; record) of a Parquet file, a few thousand rows at a time.
-
-    Raises:
-        VixmlError: damaged or not Parquet.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _read_parquet(path: Path) -> Iterator[Record]:
+    """Yield (file and row, record) of a Parquet file, a few thousand rows at a time."""
     row = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=4096):
-                for record in batch.to_pylist():
-                    yield f"{path}, row {row}", record
-                    row += 1
-    except (pa.ArrowException, OSError) as error:
-        raise VixmlError(
-            "not a readable parquet file", where=path, found=str(error).splitlines()[0], hint=GUIDE
-        ) from error
+    with reading_parquet(path, GUIDE), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=4096):
+            for record in batch.to_pylist():
+                yield f"{path}, row {row}", record
+                row += 1
 
 
 READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
-    ".jsonl": read_jsonl_table,
-    ".jsonl.gz": read_jsonl_table,
-    ".csv": read_csv_table,
-    ".parquet": read_parquet_table,
+    ".jsonl": _read_jsonl,
+    ".jsonl.gz": _read_jsonl,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
 }
 
 
 def tables_in(folder: Path | str) -> dict[str, Path]:
-    """Return the tables that a folder holds, by name.
+    """Return the tables in a folder, by name.
 
     Raises:
         VixmlError: one table in two formats.
@@ -407,7 +368,7 @@ def tables_in(folder: Path | str) -> dict[str, Path]:
         paths = [path for ending in READERS if (path := Path(folder) / f"{name}{ending}").is_file()]
         if len(paths) > 1:
             raise VixmlError(
-                "a table is there in two formats",
+                "a table exists in two formats",
                 where=folder,
                 found=", ".join(path.name for path in paths),
                 expected=f"one file of the name {name}",
@@ -419,32 +380,6 @@ def tables_in(folder: Path | str) -> dict[str, Path]:
 
 
 def read_table(path: Path) -> Iterator[Record]:
-    """Yield (where, record) of a table of any of the formats."""
+    """Yield (where, record) of a table in any format."""
     ending = next(ending for ending in sorted(READERS, key=len, reverse=True) if path.name.endswith(ending))
     return READERS[ending](path)
-
-
-def values(record: dict[str, Any], column: str, where: str, separator: str | None) -> list[str]:
-    """Return the values of one cell: a list, or one value (in CSV: text cut at ``separator``); empty ones left out.
-
-    Raises:
-        VixmlError: a cell that holds something else than texts and whole numbers.
-    """
-    cell = record.get(column)
-    if isinstance(cell, str) and separator is not None:
-        cell = cell.split(separator)
-    cells = cell if isinstance(cell, list) else [] if cell is None else [cell]
-    found = []
-    for value in cells:
-        if type(value) is int:
-            value = str(value)
-        if not isinstance(value, str):
-            raise VixmlError(
-                "a cell holds something else than texts or whole numbers",
-                where=f"{where}: {column}",
-                found=repr(value)[:80],
-                hint=GUIDE,
-            )
-        if value.strip():
-            found.append(value.strip())
-    return found

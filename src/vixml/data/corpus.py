@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vixml.config.registry import Counts
+from vixml.config.registry import Counts, Dataset
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, write_json
 from vixml.ragged import Ragged, RaggedWriter
@@ -45,7 +45,7 @@ class CorpusData:
         image_keys, image_sources: row = image id.
         images: split -> (n_split rows over images), in order of preference.
         filters: split -> (n_split rows over labels), pairs never scored; empty where the dataset has none.
-        facts: what else counts.json records.
+        facts: further entries of counts.json.
     """
 
     items: dict[str, Items]
@@ -56,28 +56,21 @@ class CorpusData:
     filters: dict[str, Ragged] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def counts(self) -> dict[str, Any]:
-        """Return what the corpus counts: the content of counts.json."""
-        rows = {split: len(items.ids) for split, items in self.items.items()}
-        return count(rows, self.labels, self.images, len(self.image_keys)) | self.facts
-
-    def write(self, folder: Path | str) -> None:
-        """Write the folder of docs/formats.md; the same corpus gives the same bytes."""
-        folder = Path(folder)
-        for split in SPLITS:
-            items = self.items[split]
-            _write_table(folder / f"{split}.parquet", {"id": items.ids, "text": items.texts})
-            self.images[split].save(folder / f"{split}_images")
-        _write_table(folder / "images.parquet", {"key": self.image_keys, "source": self.image_sources})
-        for split in QUERY_SPLITS:
-            self.labels[split].save(folder / f"{split}_labels")
-        for split, matrix in self.filters.items():
-            matrix.save(folder / f"filter_{split}")
-        write_json(folder / "counts.json", self.counts())
+    def write(self, folder: Path | str) -> dict[str, Any]:
+        """Write the folder of docs/formats.md and return its counts; the same corpus gives the same bytes."""
+        writer = CorpusWriter(folder, self.image_keys)
+        for split in ("label", *QUERY_SPLITS):
+            with writer.split(split) as add:
+                for row, (item, text) in enumerate(zip(self.items[split].ids, self.items[split].texts, strict=True)):
+                    labels = self.labels[split].row(row).tolist() if split in self.labels else ()
+                    add(item, text, labels)
+            self.images[split].save(writer.folder / f"{split}_images")
+        sources = dict(zip(self.image_keys, self.image_sources, strict=True))
+        return writer.finish(source=sources.__getitem__, filters=self.filters, facts=self.facts)
 
 
 class Corpus:
-    """A corpus on the disk. Sizes are checked when it is opened; columns are read when they are asked for."""
+    """A corpus on disk. Opening it checks the sizes; columns are read on demand."""
 
     def __init__(self, folder: Path | str, rows: dict[str, int]) -> None:
         self.folder, self._rows = Path(folder), rows
@@ -148,7 +141,7 @@ class Corpus:
         wrong = np.flatnonzero(inside[1:] & (np.diff(matrix.values) <= 0)) + 1
         if len(wrong):
             raise VixmlError(
-                "labels of a row do not ascend, or one stands twice",
+                "the labels of a row do not ascend, or one occurs twice",
                 where=f"{folder}, row {int(np.searchsorted(matrix.offsets, wrong[0], side='right') - 1)}",
                 hint=_REBUILD,
             )
@@ -176,28 +169,19 @@ class Corpus:
         return matrix
 
 
-def count(
-    rows: Mapping[str, int], labels: Mapping[str, Ragged], images: Mapping[str, Ragged], n_images: int
-) -> dict[str, Any]:
-    """Return what a corpus counts: the content of counts.json, but for what its builder adds.
+def split_settings(dataset: Dataset) -> tuple[int, float]:
+    """Return seed and test fraction of a dataset that is split here.
 
-    Args:
-        rows: split -> number of items.
-        labels: split -> label matrix, for train and test.
-        images: split -> image lists.
-        n_images: images in all.
+    Raises:
+        VixmlError: the registry lacks one of them.
     """
-    frequency, with_image = labels["train"].counts(), images["label"].lengths
-    counts: dict[str, Any] = {"n_train": rows["train"], "n_test": rows["test"], "n_labels": rows["label"]}
-    counts["n_images"] = n_images
-    for split in QUERY_SPLITS:
-        counts[f"n_{split}_pairs"] = len(labels[split].values)
-        counts[f"labels_per_{split}_query"] = _mean(labels[split].lengths)
-        counts[f"images_per_{split}_query"] = _mean(images[split].lengths)
-    counts["median_label_frequency"] = float(np.median(frequency)) if len(frequency) else 0.0
-    counts["labels_with_image"] = _mean(with_image > 0)
-    counts["images_per_label_with_image"] = _mean(with_image[with_image > 0])
-    return counts
+    if dataset.split_seed is None or dataset.test_fraction is None:
+        raise VixmlError(
+            "a dataset that is split here needs a seed and a test fraction",
+            where=f"config/datasets.yaml: {dataset.title}",
+            expected="split_seed and test_fraction",
+        )
+    return dataset.split_seed, dataset.test_fraction
 
 
 def verify_averages(counts: Mapping[str, Any], published: Mapping[str, float], where: object) -> None:
@@ -243,7 +227,7 @@ def verify_counts(found: dict[str, Any], expect: Counts | None, where: object) -
             where=where,
             found=", ".join(f"{key} = {found.get(key)}" for key in wrong),
             expected=", ".join(f"{key} = {expected[key]}" for key in wrong),
-            hint="an input or the build changed; if the change is meant, record the new counts in `expect` and run "
+            hint="an input or the build changed; if the change is intended, record the new counts in `expect` and run "
             "every result of this dataset again",
         )
 
@@ -258,15 +242,11 @@ def _known(split: str, among: Sequence[str] = SPLITS) -> str:
     return split
 
 
-def _write_table(path: Path, columns: dict[str, list[str]]) -> None:
-    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
-
-
 def _n_rows(path: Path, columns: Sequence[str]) -> int:
     """Return the number of rows; check the columns' presence and type without reading them."""
-    with _reading(path):
+    if not path.exists():
+        raise VixmlError("a table of the corpus is missing", where=path, hint=_REBUILD)
+    with reading_parquet(path):
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
     for name in columns:
@@ -284,7 +264,7 @@ def _n_rows(path: Path, columns: Sequence[str]) -> int:
 
 
 def _column(path: Path, name: str) -> list[str]:
-    with _reading(path):
+    with reading_parquet(path):
         column = pq.read_table(path, columns=[name]).column(name)
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
@@ -294,26 +274,23 @@ def _column(path: Path, name: str) -> list[str]:
     return column.to_pylist()
 
 
-class _reading:
-    """Turn what pyarrow raises on a missing or damaged file into one clear error."""
+@contextmanager
+def reading_parquet(path: Path, hint: str = _REBUILD) -> Iterator[None]:
+    """Turn what pyarrow raises on a damaged file into one clear error.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        if not self.path.exists():
-            raise VixmlError("a table of the corpus is missing", where=self.path, hint=_REBUILD)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, pa.ArrowException | OSError | KeyError | UnicodeDecodeError):
-            raise VixmlError(
-                "not a readable parquet file", where=self.path, found=str(error).splitlines()[0], hint=_REBUILD
-            ) from error
+    Raises:
+        VixmlError: not a readable Parquet file.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        found = str(error).splitlines()[0][:200]
+        raise VixmlError("not a readable parquet file", where=path, found=found, hint=hint) from error
 
 
 # -- writing row by row -----------------------------------------------------------------------------------------------
 
-# Rows held before they are written as one row group: a few megabytes of titles.
+# Rows of one row group, held in memory until it is written: a few megabytes of titles.
 GROUP = 1 << 15
 ITEM = pa.schema([("id", pa.string()), ("text", pa.string())])
 IMAGE = pa.schema([("key", pa.string()), ("source", pa.string())])
@@ -323,59 +300,25 @@ URL = pa.schema(
 URLS = "image_urls.parquet"
 
 
-class TableWriter:
-    """Write a Parquet table row by row, in row groups.
+@contextmanager
+def _table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[..., None]]:
+    """Write a Parquet table in row groups: yield a function that adds one row; the file appears on success."""
+    columns: list[list[Any]] = [[] for _ in schema]
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
 
-    Args:
-        path: the file; it appears when the writer is left without an error.
-        schema: its columns.
-    """
+        def flush() -> None:
+            if columns[0]:
+                writer.write_table(pa.table(columns, schema=schema), row_group_size=GROUP)
+                columns[:] = [[] for _ in schema]
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.schema, self.n_rows = path, schema, 0
-        self._columns: list[list[Any]] = [[] for _ in schema]
+        def append(*row: object) -> None:
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+            if len(columns[0]) == GROUP:
+                flush()
 
-    def __enter__(self) -> TableWriter:
-        with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self.path))
-            self._writer = stack.enter_context(pq.ParquetWriter(temporary, self.schema))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None:
-            self._flush()
-        self._stack.__exit__(kind, error, trace)
-
-    def append(self, *row: object) -> None:
-        """Add one row."""
-        for column, value in zip(self._columns, row, strict=True):
-            column.append(value)
-        self.n_rows += 1
-        if len(self._columns[0]) == GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._columns[0]:
-            self._writer.write_table(pa.table(self._columns, schema=self.schema), row_group_size=GROUP)
-            self._columns = [[] for _ in self.schema]
-
-
-class Images:
-    """Number the images of a corpus: each once, in the order in which items first name it."""
-
-    def __init__(self) -> None:
-        self._ids: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._ids)
-
-    def number(self, names: Sequence[str]) -> list[int]:
-        """Return the image ids of one item's images, in order; an image named twice counts once."""
-        return [self._ids.setdefault(name, len(self._ids)) for name in dict.fromkeys(names)]
+        yield append
+        flush()
 
 
 class CorpusWriter:
@@ -383,21 +326,56 @@ class CorpusWriter:
 
     Args:
         folder: the work folder of the stage.
+        image_keys: keys of images to number first, in order; others follow in the order in which items name them.
+
+    Attributes:
+        images: key -> image id.
+        rows: split -> number of items, for the splits written so far.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, image_keys: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
-        self.images = Images()
+        self.images = {key: number for number, key in enumerate(image_keys)}
         self.rows: dict[str, int] = {}
 
-    def split(self, split: str) -> SplitWriter:
-        """Return a context in which the rows of ``split`` are added; the labels come first (their number is needed)."""
-        return SplitWriter(self, split)
+    @contextmanager
+    def split(self, split: str) -> Iterator[Callable[..., None]]:
+        """Yield ``add(id, text, labels=(), images=())``; the split is written when the context ends.
+
+        Labels (of a query) are ascending ids; images are keys in order of preference, of which a repeated one counts once.
+
+        Raises:
+            VixmlError: queries before the labels, whose number they need.
+        """
+        if split != "label" and "label" not in self.rows:
+            raise VixmlError("queries were written before the labels", where=self.folder, hint="write label first")
+        n_rows = 0
+        with ExitStack() as stack:
+            append = stack.enter_context(_table_writer(self.folder / f"{split}.parquet", ITEM))
+            image_lists = stack.enter_context(RaggedWriter(self.folder / f"{split}_images"))
+            label_lists = None
+            if split in QUERY_SPLITS:
+                label_lists = stack.enter_context(RaggedWriter(self.folder / f"{split}_labels"))
+
+            def add(item: str, text: str, labels: Sequence[int] = (), images: Sequence[str] = ()) -> None:
+                nonlocal n_rows
+                n_rows += 1
+                append(item, text)
+                numbers = self.images
+                image_lists.append([numbers.setdefault(key, len(numbers)) for key in dict.fromkeys(images)])
+                if label_lists is not None:
+                    label_lists.append(labels)
+
+            yield add
+            self.rows[split] = n_rows
+            image_lists.close(len(self.images))
+            if label_lists is not None:
+                label_lists.close(self.rows["label"])
 
     def finish(
         self,
         *,
-        prefix: str = "",
+        source: Callable[[str], str] = str,
         urls: bool = False,
         filters: Mapping[str, Ragged] | None = None,
         facts: Mapping[str, Any],
@@ -405,17 +383,17 @@ class CorpusWriter:
         """Write images, filters and counts.
 
         Args:
-            prefix: what stands in front of an image's name in ``source``.
-            urls: whether the images are URLs: then ``image_urls.parquet`` lists them for whoever fetches them.
+            source: an image's key -> its reference in ``images.parquet``.
+            urls: whether the keys are URLs: ``image_urls.parquet`` then lists them for `fetch-images`.
             filters: split -> pairs never scored.
-            facts: what else ``counts.json`` records.
+            facts: further entries of ``counts.json``.
 
         Returns:
             The content of ``counts.json``.
         """
-        with TableWriter(self.folder / "images.parquet", IMAGE) as table:
-            for name in self.images:
-                table.append(name, prefix + name)
+        with _table_writer(self.folder / "images.parquet", IMAGE) as append:
+            for key in self.images:
+                append(key, source(key))
         lists = {}
         for split in SPLITS:
             rows = Ragged.load(self.folder / f"{split}_images")
@@ -423,55 +401,29 @@ class CorpusWriter:
             lists[split] = Ragged(rows.values, rows.offsets, len(self.images))
             lists[split].save(self.folder / f"{split}_images")
         if urls:
-            self._write_urls(lists)
+            keys = list(self.images)
+            with _table_writer(self.folder / URLS, URL) as append:
+                # In the order in which images were numbered, so that a new URL is the next image.
+                for split in self.rows:
+                    for item in range(len(lists[split])):
+                        for place, image in enumerate(lists[split].row(item)):
+                            append(split, item, place, keys[image], int(image))
         for split, matrix in (filters or {}).items():
             matrix.save(self.folder / f"filter_{split}")
         labels = {split: Ragged.load(self.folder / f"{split}_labels") for split in QUERY_SPLITS}
-        counts = count(self.rows, labels, lists, len(self.images)) | dict(facts)
+        counts = self._count(labels, lists) | dict(facts)
         write_json(self.folder / "counts.json", counts)
         return counts
 
-    def _write_urls(self, lists: Mapping[str, Ragged]) -> None:
-        names = list(self.images)
-        with TableWriter(self.folder / URLS, URL) as table:
-            # In the order in which images were numbered, so that a new URL is the next image.
-            for split, rows in ((split, lists[split]) for split in self.rows):
-                for item in range(len(rows)):
-                    for place, image in enumerate(rows.row(item)):
-                        table.append(split, item, place, names[image], int(image))
-
-
-class SplitWriter:
-    """Add the rows of one split of a corpus."""
-
-    def __init__(self, corpus: CorpusWriter, split: str) -> None:
-        self.corpus, self.name = corpus, split
-        self._labels: RaggedWriter | None = None
-        self._stack = ExitStack()
-
-    def __enter__(self) -> SplitWriter:
-        folder = self.corpus.folder
-        with self._stack as stack:
-            self._table = stack.enter_context(TableWriter(folder / f"{self.name}.parquet", ITEM))
-            self._images = stack.enter_context(RaggedWriter(folder / f"{self.name}_images"))
-            if self.name in QUERY_SPLITS:
-                if "label" not in self.corpus.rows:
-                    raise VixmlError("queries were written before the labels", where=folder, hint="write label first")
-                self._labels = stack.enter_context(RaggedWriter(folder / f"{self.name}_labels"))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None:
-            self.corpus.rows[self.name] = self._table.n_rows
-            self._images.close(len(self.corpus.images))
-            if self._labels is not None:
-                self._labels.close(self.corpus.rows["label"])
-        self._stack.__exit__(kind, error, trace)
-
-    def add(self, item: str, text: str, labels: Sequence[int] = (), images: Sequence[str] = ()) -> None:
-        """Add an item: its id, its text, its labels in ascending order (of a query), its images in order."""
-        self._table.append(item, text)
-        self._images.append(self.corpus.images.number(images))
-        if self._labels is not None:
-            self._labels.append(labels)
+    def _count(self, labels: Mapping[str, Ragged], images: Mapping[str, Ragged]) -> dict[str, Any]:
+        frequency, with_image = labels["train"].counts(), images["label"].lengths
+        counts: dict[str, Any] = {f"n_{split}": self.rows[split] for split in QUERY_SPLITS}
+        counts |= {"n_labels": self.rows["label"], "n_images": len(self.images)}
+        for split in QUERY_SPLITS:
+            counts[f"n_{split}_pairs"] = len(labels[split].values)
+            counts[f"labels_per_{split}_query"] = _mean(labels[split].lengths)
+            counts[f"images_per_{split}_query"] = _mean(images[split].lengths)
+        counts["median_label_frequency"] = float(np.median(frequency)) if len(frequency) else 0.0
+        counts["labels_with_image"] = _mean(with_image > 0)
+        counts["images_per_label_with_image"] = _mean(with_image[with_image > 0])
+        return counts

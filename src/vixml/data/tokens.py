@@ -1,7 +1,7 @@
 """The stage `tokenize`: every text of a corpus to token ids, once, without padding.
 
-An encoder's texts have their special tokens around them. A decoder's are bare: its first token stands before the whole
-prompt, of which the text is one piece, and its last token is a piece of its own.
+An encoder's texts are surrounded by special tokens. A decoder's are bare: its first token precedes the whole prompt, of
+which the text is one piece, and its last token is another piece.
 """
 
 from __future__ import annotations
@@ -43,31 +43,28 @@ def tokenize_corpus(
         out: folder to write: ``{split}/`` (Ragged over the vocabulary; the header names the tokenizer).
         model: the text model's name; the folder's name by default.
         attention: ``bidirectional`` (special tokens around each text) or ``causal`` (bare texts).
-        eos: the token that ends a prompt; None takes the tokenizer's own.
+        eos: the token that ends a prompt; None takes the one that the tokenizer's settings name.
 
     Raises:
         VixmlError: no readable tokenizer, ``max_len`` too small for its special tokens, an unknown ``eos``, or a malformed
             corpus.
     """
     corpus_dir, model_dir = Path(corpus_dir), Path(model_dir)
+    path = model_dir / "tokenizer.json"
     model = model or model_dir.name
     bare = attention == "causal"
     tokenizer = load_tokenizer(model_dir, max_len, bare=bare)
     special = 0 if bare else tokenizer.num_special_tokens_to_add(is_pair=False)
     header = {
         "tokenizer": model,
-        "tokenizer_sha256": sha256_file(model_dir / "tokenizer.json"),
+        "tokenizer_sha256": sha256_file(path),
         "max_len": max_len,
         "special": "bare" if bare else "around",
         "bos_ids": bos_ids(load_tokenizer(model_dir)) if bare else [],
         "eos_id": eos_id(model_dir, tokenizer, eos),
     }
     facts: dict[str, Any] = {}
-    inputs = {
-        "corpus": corpus_dir,
-        "tokenizer": model_dir / "tokenizer.json",
-        "tokenizer_config": model_dir / "tokenizer_config.json",
-    }
+    inputs = {"corpus": corpus_dir, "tokenizer": path, "tokenizer_config": model_dir / "tokenizer_config.json"}
     config = {"model": model, "max_len": max_len, "attention": attention, "eos": eos}
     with stage(out, "tokenize", config=config, inputs=inputs, facts=facts) as work:
         corpus = Corpus.load(corpus_dir)
@@ -77,9 +74,9 @@ def tokenize_corpus(
             facts[split] = {
                 "tokens": len(tokens.values),
                 "longest": int(lengths.max(initial=0)),
-                # A text as long as allowed was probably cut: worth a look at max_len.
+                # Probably cut: is max_len large enough?
                 "at_max_len": int((lengths == max_len).sum()),
-                # A bare text may have no token at all: what surrounds it in the prompt is then all there is.
+                # A bare text may have no token at all; the prompt then has only what surrounds it.
                 "empty": int((lengths == special).sum()),
             }
             tokens.save(work / split)
@@ -89,18 +86,17 @@ def load_tokenizer(model_dir: Path | str, max_len: int | None = None, *, bare: b
     """Return a folder's tokenizer: truncating at ``max_len`` (None: not at all), never padding.
 
     Raises:
-        VixmlError: missing or malformed ``tokenizer.json``, or no room for text beside the special tokens (``bare``: there
-            are none).
+        VixmlError: missing or malformed ``tokenizer.json``, or no room for text beside the special tokens (none if
+            ``bare``).
     """
     path = Path(model_dir) / "tokenizer.json"
     if not path.is_file():
-        raise VixmlError("a tokenizer is missing", where=path, hint="run the stage that makes it: vixml prepare-model")
+        raise VixmlError("a tokenizer is missing", where=path, hint="run the stage that writes it: vixml prepare-model")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise VixmlError(
-            "not a readable tokenizer", where=path, found=str(error), hint="make it again: vixml prepare-model"
-        ) from error
+        hint = "write it again: vixml prepare-model"
+        raise VixmlError("not a readable tokenizer", where=path, found=str(error), hint=hint) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     if max_len is None:
@@ -118,11 +114,11 @@ def load_tokenizer(model_dir: Path | str, max_len: int | None = None, *, bare: b
 
 
 def tokenize_pieces(model_dir: Path | str, pieces: list[str]) -> list[list[int]]:
-    """Return the token ids of a prompt's words, each piece by itself: no special tokens, nothing cut.
+    """Return the token ids of a prompt's pieces, each by itself, without special tokens or truncation.
 
     Args:
         model_dir: folder of `prepare-model`; only ``tokenizer.json`` is read.
-        pieces: the words, e.g. ``["This product text", "and its image"]``.
+        pieces: e.g. ``["This product text", "and its image"]``.
 
     Raises:
         VixmlError: no readable tokenizer.
@@ -152,11 +148,11 @@ def encode(tokenizer: Tokenizer, texts: list[str], header: dict[str, Any], text:
 def bos_ids(tokenizer: Tokenizer) -> list[int]:
     """Return the ids that a tokenizer puts in front of a text: one of Llama's and Gemma's, none of Qwen's and SmolLM2's.
 
-    What ``tokenizer.json`` does decides, not whether the settings name a ``bos_token``: SmolLM2's name one that its
-    tokenizer never adds.
+    The behaviour of ``tokenizer.json`` decides, not a ``bos_token`` in the settings: SmolLM2's name one that its tokenizer
+    never adds.
 
     Args:
-        tokenizer: one that cuts nothing.
+        tokenizer: one that truncates nothing.
     """
     probe = tokenizer.encode("a", add_special_tokens=True)
     return [i for i, _ in takewhile(lambda pair: pair[1], zip(probe.ids, probe.special_tokens_mask, strict=True))]
@@ -170,36 +166,27 @@ def eos_id(model_dir: Path | str, tokenizer: Tokenizer, eos: str | None = None) 
     Raises:
         VixmlError: a token that is not in the vocabulary.
     """
+    path = Path(model_dir) / "tokenizer_config.json"
+    where, hint = "config/models.yaml: eos", "correct it, or leave it out to take the tokenizer's end token"
     if eos is None:
-        return _named_token(model_dir, tokenizer, ("eos_token", "sep_token"), "the end token")
+        settings = read_json(path)
+        for key in ("eos_token", "sep_token"):
+            token = settings.get(key) if isinstance(settings, dict) else None
+            # Older files write a token as an object.
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                eos, where = token, f"{path}: {key}"
+                hint = "the tokenizer's files do not belong together: vixml prepare-model"
+                break
+        else:
+            return None
     number = tokenizer.token_to_id(eos)
     if number is None:
         raise VixmlError(
             "the end token is not in the vocabulary",
-            where="config/models.yaml: eos",
+            where=where,
             found=json.dumps(eos),
-            expected=f"a token of {Path(model_dir) / 'tokenizer.json'}",
-            hint="correct it, or leave it out to take the tokenizer's own",
+            expected=f"a token of {path.with_name('tokenizer.json')}",
+            hint=hint,
         )
     return number
-
-
-def _named_token(model_dir: Path | str, tokenizer: Tokenizer, keys: tuple[str, ...], what: str) -> int | None:
-    """Return the id of the first of some tokens that a tokenizer's settings name; None if they name none."""
-    path = Path(model_dir) / "tokenizer_config.json"
-    settings = read_json(path)
-    for key in keys:
-        token = settings.get(key) if isinstance(settings, dict) else None
-        # Older files write a token as an object.
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-            number = tokenizer.token_to_id(token)
-            if number is None:
-                raise VixmlError(
-                    f"{what} is not in the vocabulary",
-                    where=f"{path}: {key}",
-                    found=json.dumps(token),
-                    hint="the tokenizer's files do not belong together: vixml prepare-model",
-                )
-            return number
-    return None

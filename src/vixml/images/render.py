@@ -17,10 +17,9 @@ from xml.parsers import expat
 from PIL import Image, UnidentifiedImageError
 
 from vixml.config.registry import Source
-from vixml.data.archive import SourceReader
+from vixml.data.archive import LocalFiles, SourceReader
 from vixml.data.catalogue import SOURCE
 from vixml.data.corpus import URLS, Corpus
-from vixml.data.local_files import LocalFiles
 from vixml.errors import VixmlError
 from vixml.images.store import write_store
 from vixml.progress import track
