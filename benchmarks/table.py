@@ -123,20 +123,20 @@ def _fetching(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         size = (
             f"{row['images']:,} images, {document['concurrency']} connections, {1e3 * row['delay_seconds']:.0f} ms away"
         )
-        yield {"path": "fetching pictures", "size": size, "unit": "images/s", "ours": speeds["ours"]} | {
+        yield {"path": "fetching images", "size": size, "unit": "images/s", "ours": speeds["ours"]} | {
             "straightforward": speeds["alone"],
             "ratio": _of_values(row["ratio_ours_to_alone"]),
         }
 
 
 def _shards(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row a size of pictures (benchmarks/image_shards.py): beside ours stands PIL alone on bytes in memory."""
+    """Yield one row per image size (benchmarks/image_shards.py): beside ours stands PIL alone on bytes in memory."""
     for row in document["sizes"]:
         ours, alone = row["ways"]["store, read and decoded"], row["ways"]["PIL alone, from memory"]
-        yield {"path": "stored pictures read and decoded", "size": f"{row['pictures']:,} of {row['size']} pixels"} | {
+        yield {"path": "stored images read and decoded", "size": f"{row['images']:,} of {row['size']} pixels"} | {
             "unit": "images/s",
-            "ours": {"median": ours["pictures_a_second"]},
-            "straightforward": {"median": alone["pictures_a_second"]},
+            "ours": {"median": ours["images_a_second"]},
+            "straightforward": {"median": alone["images_a_second"]},
             "ratio": {"median": ours["ratio_to_pil_alone"], "min": ours["smallest"], "max": ours["largest"]},
         }
 

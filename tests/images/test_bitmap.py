@@ -13,14 +13,14 @@ from PIL import Image
 from vixml.images.render import MAX_PIXELS, Undrawable, is_svg, prepare
 
 
-def test_a_picture_fits_the_square_and_keeps_its_shape():
+def test_an_image_fits_the_square_and_keeps_its_shape():
     made = pixels(prepare(encoded(Image.new("RGB", (400, 100), (200, 0, 0))), 64))
     assert made.shape == (64, 64, 3)
     red = (made == (200, 0, 0)).all(-1)
     assert red[24:40].all() and red.sum() == 16 * 64 and (made[~red] == 255).all()
 
 
-def test_a_small_picture_is_not_enlarged():
+def test_a_small_image_is_not_enlarged():
     made = pixels(prepare(encoded(Image.new("RGB", (8, 8), "black")), 16))
     assert (made[4:12, 4:12] == 0).all() and (made == 0).all(-1).sum() == 64
 
@@ -30,8 +30,8 @@ def test_what_is_transparent_is_white():
     sprite.putpixel((3, 3), (0, 0, 255, 255))
     palette = sprite.convert("P", palette=Image.Palette.ADAPTIVE)
     palette.info["transparency"] = palette.getpixel((0, 0))
-    for picture in (sprite, sprite.convert("LA").convert("RGBA")):
-        made = pixels(prepare(encoded(picture), 16))
+    for image in (sprite, sprite.convert("LA").convert("RGBA")):
+        made = pixels(prepare(encoded(image), 16))
         assert (made[0, 0] == 255).all() and not (made[3, 3] == 255).all()
     made = pixels(prepare(encoded(palette, transparency=palette.info["transparency"]), 16))
     assert (made[0, 0] == 255).all()
@@ -46,9 +46,9 @@ def test_every_format(kind, mode):
     assert pixels(prepare(written.getvalue(), 20)).max() <= 8
 
 
-def test_the_same_picture_gives_the_same_bytes():
-    picture = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 70, 3), dtype=np.uint8)))
-    assert prepare(picture, 48) == prepare(picture, 48)
+def test_the_same_image_gives_the_same_bytes():
+    image = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 70, 3), dtype=np.uint8)))
+    assert prepare(image, 48) == prepare(image, 48)
 
 
 def bomb() -> bytes:
@@ -70,7 +70,7 @@ def bomb() -> bytes:
         (bomb(), "too large"),
     ],
 )
-def test_what_is_no_picture_has_a_reason_that_is_the_same_every_time(data, reason):
+def test_what_is_no_image_has_a_reason_that_is_the_same_every_time(data, reason):
     found = []
     for _ in range(2):
         with pytest.raises(Undrawable, match=reason) as caught:

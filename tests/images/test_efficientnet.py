@@ -89,20 +89,20 @@ def test_folding_changes_nothing(size):
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
-def test_encode_pools_any_number_of_pictures_alike(encoder):
-    pictures = torch.randint(0, 256, (2 * CPU_PART + 3, 32, 32, 3), dtype=torch.uint8)
-    together = encoder.encode(pictures)
-    assert together.shape == (len(pictures), 1280) and together.dtype == torch.float32
-    alone = torch.cat([encoder.encode(picture[None]) for picture in pictures])
+def test_encode_pools_any_number_of_images_alike(encoder):
+    images = torch.randint(0, 256, (2 * CPU_PART + 3, 32, 32, 3), dtype=torch.uint8)
+    together = encoder.encode(images)
+    assert together.shape == (len(images), 1280) and together.dtype == torch.float32
+    alone = torch.cat([encoder.encode(image[None]) for image in images])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     assert together.std(dim=0).mean() > 0.001
 
 
 def test_half_precision_agrees(encoder):
-    pictures = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
-    half = EfficientNetLite0("half", random_network(), 32, "cpu", torch.bfloat16).encode(pictures)
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    half = EfficientNetLite0("half", random_network(), 32, "cpu", torch.bfloat16).encode(images)
     assert half.dtype == torch.float32
-    assert torch.cosine_similarity(half, encoder.encode(pictures)).min() > 0.99
+    assert torch.cosine_similarity(half, encoder.encode(images)).min() > 0.99
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_wheels_that_cannot_be_read(tmp_path):
 
 
 def test_published_weights_give_the_published_definitions_features(weights):
-    # Made once with efficientnet-lite-pytorch 0.1.0 (image_size=112): two pictures of noise, the first eight features
+    # Made once with efficientnet-lite-pytorch 0.1.0 (image_size=112): two images of noise, the first eight features
     # of each, sums and norms.
     reference = torch.tensor(
         [
@@ -159,8 +159,8 @@ def test_published_weights_give_the_published_definitions_features(weights):
     network = Lite0()
     load_checkpoint(network, read_checkpoint(weights, MEMBER), weights)
     encoder = EfficientNetLite0("lite0", network, 112)
-    pictures = torch.randint(0, 256, (2, 112, 112, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = encoder.encode(pictures)
+    images = torch.randint(0, 256, (2, 112, 112, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    found = encoder.encode(images)
     torch.testing.assert_close(found[:, :8], reference, atol=5e-5, rtol=0)
     torch.testing.assert_close(found.sum(dim=1), torch.tensor([186.662201, 134.423965]), atol=2e-3, rtol=0)
     torch.testing.assert_close(found.norm(dim=1), torch.tensor([17.9005852, 14.0159827]), atol=2e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""The image embeddings: which pictures each item gets, and vectors that can be trusted."""
+"""The image embeddings: which images each item gets, and vectors that can be trusted."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ def test_a_constant_control_tells_items_and_splits_nothing():
     others = Ragged.from_rows([[6]] * 7, N)
     same = embeddings([0, 5]).lists(rows, 2, control="constant", seed=3)
     assert same.lengths.tolist() == [2, 2, 2] and len(set(same.values.tolist())) == 2
-    assert not {0, 5} & set(same.values.tolist()), "pictures that are not there are not drawn"
+    assert not {0, 5} & set(same.values.tolist()), "images that are not there are not drawn"
     again = embeddings([0, 5]).lists(others, 2, control="constant", seed=3)
     assert again.row(6).tolist() == same.row(0).tolist(), "of whatever split"
     none = embeddings().lists(Ragged.from_rows([[], []], N), 2, control="constant")
-    assert none.lengths.tolist() == [0, 0], "labels without pictures stay without"
+    assert none.lengths.tolist() == [0, 0], "labels without images stay without"
     same.check("test")
 
 
-def test_lists_over_another_number_of_pictures_are_refused():
+def test_lists_over_another_number_of_images_are_refused():
     with pytest.raises(VixmlError, match="do not belong together"):
         embeddings().lists(Ragged.from_rows([[0]], N + 1), 3)
 

@@ -1,4 +1,4 @@
-"""A published dataset is loaded by Hugging Face `datasets`, offline, and says what the corpus says, picture by picture."""
+"""A published dataset is loaded by Hugging Face `datasets`, offline, and says what the corpus says, image by image."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def configurations(folder: Path) -> list[str]:
 # -- the folder is loaded and compared --------------------------------------------------------------------------------
 
 
-def test_every_text_label_and_picture_comes_back(place, load):
+def test_every_text_label_and_image_comes_back(place, load):
     folder, corpus = go(place), Corpus.load(place.corpus)
     assert configurations(folder) == ["queries", "labels", "images", "vectors-eyes"]
     queries = load(folder)  # the default
@@ -74,11 +74,11 @@ def test_every_text_label_and_picture_comes_back(place, load):
     ]
 
 
-def test_a_picture_lies_in_the_row_of_its_id(place, load):
+def test_an_image_lies_in_the_row_of_its_id(place, load):
     images = load(go(place), "images", split="image")
     assert len(images) == N_IMAGES and images["key"][:] == Corpus.load(place.corpus).image_keys()
     for i, row in enumerate(images):
-        assert row["source"] == f"some:picture-{i}.svg"
+        assert row["source"] == f"some:image-{i}.svg"
         if i in MISSING:
             assert row["image"] is None
         else:
@@ -141,7 +141,7 @@ def test_the_card_says_sizes_coverage_origin_and_licences(place):
     shards = sum(path.stat().st_size for path in folder.glob("images/*.parquet"))
     assert info["images"]["download_size"] == shards and info["images"]["dataset_size"] > 0
     for said in (
-        "6 training and 3 test queries, 7 labels, 11 images", "A stand-in", "CC BY 4.0: Some pictures", "Attribution",
+        "6 training and 3 test queries, 7 labels, 11 images", "A stand-in", "CC BY 4.0: Some images", "Attribution",
         "3 of 11 images could not be had", "95.72 %", "some/eyes", "`vixml build-corpus`", "## Checksums",
     ):  # fmt: skip
         assert said in text, said
@@ -185,7 +185,7 @@ def test_what_a_publisher_does_not_state_is_said(place):
     told = registry()
     told["sources"]["some"] = SOURCE | {"licence": "not stated"}
     text = (go(place, world=World.model_validate(told)) / "README.md").read_text(encoding="utf-8")
-    assert "no permission to pass their texts or images on" in text and "not stated: Some pictures" in text
+    assert "no permission to pass their texts or images on" in text and "not stated: Some images" in text
 
 
 # -- parts that do not belong together --------------------------------------------------------------------------------
@@ -200,12 +200,12 @@ def refused(place, **given) -> VixmlError:
 
 def test_another_store_is_refused(place):
     with stage(place.root / "short", "render-images", config={}, inputs={}) as work:
-        write_store(work, [(0, "picture-0", png(0))], 1, 1)
+        write_store(work, [(0, "image-0", png(0))], 1, 1)
     assert refused(place, images=place.root / "short").found == "1 images"
     with stage(place.root / "other", "render-images", config={}, inputs={}) as work:
         write_store(work, [(i, f"other-{i}", png(i)) for i in range(N_IMAGES)], N_IMAGES, 3)
     error = refused(place, images=place.root / "other")
-    assert error.found == "other-0" and error.expected == "picture-0"
+    assert error.found == "other-0" and error.expected == "image-0"
 
 
 def test_other_embeddings_are_refused_and_the_same_twice(place):

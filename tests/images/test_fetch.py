@@ -1,4 +1,4 @@
-"""Fetching pictures: what can be had is had, once, whatever the server does; nothing else gets in."""
+"""Fetching images: what can be had is had, once, whatever the server does; nothing else gets in."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from image_server import Server, bomb, image_file
 from images_helpers import write_url_corpus as write_corpus
-from picture_server import Server, bomb, picture
 from PIL import Image
 
 from vixml.config.registry import Fetch
@@ -52,7 +52,7 @@ def fetch(corpus: Path, out: Path, n_shards=2, threads=1, **changes):
 
 
 def test_every_fault_ends_as_it_must(server, tmp_path):
-    """Each picture that can be had is had; each other one is missing, with its reason."""
+    """Each image that can be had is had; each other one is missing, with its reason."""
     had = ["ok/0", "busy/1", "flaky/2", "stall/3", "cut/4", "moved/5", "late/6"]
     lost = {
         "gone/10": "HTTP 404", "down/11": "HTTP 500", "page/12": "not an image: text/html",
@@ -65,7 +65,7 @@ def test_every_fault_ends_as_it_must(server, tmp_path):
     store, log = fetch(corpus, tmp_path / "images", max_bytes=150_000)
     assert [row["url"] for row in log] == Corpus.load(corpus).image_keys()
     for image, path in enumerate(had):
-        assert store.read(image) == prepare(picture(int(path.split("/")[1])), SIZE), path
+        assert store.read(image) == prepare(image_file(int(path.split("/")[1])), SIZE), path
         assert log[image]["status"] == 200 and log[image]["error"] is None and log[image]["bytes"] > 0
     for image, (path, reason) in enumerate(lost.items(), start=len(had)):
         assert image in store.missing and log[image]["error"].startswith(reason), (path, log[image])
@@ -105,7 +105,7 @@ def test_no_more_requests_at_once_than_connections(server, tmp_path):
     assert 1 < server.most <= 4
 
 
-def test_a_url_of_many_items_is_one_picture(server, tmp_path):
+def test_a_url_of_many_items_is_one_image(server, tmp_path):
     same = server.url("ok/1")
     corpus = write_corpus(tmp_path / "corpus", [[same, server.url("ok/2")], [server.url("ok/2"), same], [same, same]])
     store, _ = fetch(corpus, tmp_path / "images")
@@ -146,7 +146,7 @@ def test_killed_it_goes_on_and_fetches_nothing_twice(server, tmp_path):
     assert not store.missing and len(log) == 120
     again = [path for path, count in server.asked.items() if count > 1]
     assert len(again) <= 6, "no more than those asked for, or being prepared, when it was killed"
-    assert all(store.read(i) == prepare(picture(i), SIZE) for i in range(120))
+    assert all(store.read(i) == prepare(image_file(i), SIZE) for i in range(120))
 
 
 def test_a_network_that_is_down_loses_nothing(server, tmp_path):
@@ -159,7 +159,7 @@ def test_a_network_that_is_down_loses_nothing(server, tmp_path):
     assert server.asked["/down/3"] == 4 and server.asked["/ok/1"] == 1, "tried again; what was there is kept"
 
 
-def test_not_one_picture_is_an_error(server, tmp_path):
+def test_not_one_image_is_an_error(server, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", [[server.url("gone/1")]])
     with pytest.raises(VixmlError, match="not one image") as caught:
         fetch(corpus, tmp_path / "images")
@@ -172,7 +172,7 @@ def test_what_was_fetched_for_another_corpus_is_not_taken(server, tmp_path):
         fetch(first, tmp_path / "images", n_shards=1)
     second = write_corpus(tmp_path / "b", [[server.url("ok/2")]])
     store, _ = fetch(second, tmp_path / "images", n_shards=1)
-    assert store.read(0) == prepare(picture(2), SIZE)
+    assert store.read(0) == prepare(image_file(2), SIZE)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_redirect_or_a_name_into_the_own_network_is_refused(monkeypatch):
 
     monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", home)
     with pytest.raises(Refused, match="not public"):
-        asyncio.run(PublicAddresses().connect_tcp("pictures.example.org", 80))
+        asyncio.run(PublicAddresses().connect_tcp("images.example.org", 80))
 
 
 def test_a_connection_that_the_other_side_closed_says_so():
@@ -253,7 +253,7 @@ def test_a_corpus_without_addresses(tmp_path):
         fetch(tmp_path / "corpus", tmp_path / "images")
 
 
-def test_a_prepared_picture_is_the_papers(server, tmp_path):
+def test_a_prepared_image_is_the_papers(server, tmp_path):
     """RGB, Lanczos, inside the square, white around."""
     corpus = write_corpus(tmp_path / "corpus", [[server.url("ok/3")]])
     store, _ = fetch(corpus, tmp_path / "images", n_shards=1)

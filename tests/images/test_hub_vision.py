@@ -56,7 +56,7 @@ def random_weights(model):
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory):
-    """A model of text and pictures, with its processor, as its authors publish it."""
+    """A model of text and images, with its processor, as its authors publish it."""
     text = dict(SMALL, vocab_size=60, bos_token_id=0, eos_token_id=1, pad_token_id=1)
     vision = dict(SMALL, image_size=SIDE, patch_size=PATCH)
     model = random_weights(SiglipModel(SiglipConfig(text_config=text, vision_config=vision)))
@@ -97,13 +97,13 @@ def opened(folder, tmp_path, kind="hub", dtype=FP32, **changes):
 def test_vectors_are_those_of_the_published_model_and_processor(which, request, tmp_path):
     folder, model, processor = request.getfixturevalue(which)
     encoder = opened(folder, tmp_path)
-    pictures = [png(seed, size) for seed, size in ((1, SIDE), (2, 80), (3, 20))]
-    pixels = torch.from_numpy(np.stack([encoder.preprocess(picture) for picture in pictures]))
-    expected = processor([Image.open(io.BytesIO(picture)) for picture in pictures], return_tensors="pt")["pixel_values"]
+    images = [png(seed, size) for seed, size in ((1, SIDE), (2, 80), (3, 20))]
+    pixels = torch.from_numpy(np.stack([encoder.preprocess(image) for image in images]))
+    expected = processor([Image.open(io.BytesIO(image)) for image in images], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(encoder.normalise(pixels), expected, rtol=0, atol=1e-6)
     with torch.no_grad():
         wanted = model(pixel_values=expected).pooler_output
-    assert wanted.std(dim=0).min() > 1e-3, "the pictures tell in every number"
+    assert wanted.std(dim=0).min() > 1e-3, "the images tell in every number"
     torch.testing.assert_close(encoder.encode(pixels), wanted, rtol=1e-4, atol=1e-5)
     for row in range(3):  # a batch of one
         torch.testing.assert_close(encoder.encode(pixels[row : row + 1])[0], wanted[row], rtol=1e-4, atol=1e-5)
@@ -119,7 +119,7 @@ def test_half_precision_stays_close(siglip, tmp_path, dtype, bound):
     assert (found - wanted).norm(dim=1).max() < bound * wanted.norm(dim=1).min()
 
 
-def test_the_picture_part_alone_is_kept_byte_for_byte(siglip, tmp_path):
+def test_the_image_part_alone_is_kept_byte_for_byte(siglip, tmp_path):
     folder, _, _ = siglip
     opened(folder, tmp_path)
     files = {path.name for path in (tmp_path / "eyes").iterdir()}
@@ -168,7 +168,7 @@ def test_a_download_outlives_an_entry_that_does_not_fit_it(vit, tmp_path, monkey
 
 @timm.models.register_model
 def vit_tiny_siglip_for_tests(pretrained=False, **settings):
-    """The architecture of SigLIP's picture part as timm has it, small."""
+    """The architecture of SigLIP's image part as timm has it, small."""
     shape = dict(img_size=SIDE, patch_size=PATCH, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0)
     shape |= {key: settings[key] for key in ("num_classes", "global_pool")}
     return VisionTransformer(**shape, class_token=False, act_layer="gelu_tanh")

@@ -32,7 +32,7 @@ def test_everything_comes_back(tmp_path, n_shards, small_groups):
     assert per_shard == [1, 2, 3, 4, 6, 7, 8]
 
 
-def test_bytes_follow_from_the_pictures_alone(tmp_path, small_groups):
+def test_bytes_follow_from_the_images_alone(tmp_path, small_groups):
     hashes = []
     for name in "ab":
         write_store(tmp_path / name, ITEMS, 10, 3)

@@ -137,7 +137,7 @@ def test_a_row_of_zeros_is_missing_and_rows_are_counted(place):
     }  # fmt: skip
 
 
-def test_a_corpus_without_pictures_takes_vectors_too(place, tmp_path):
+def test_a_corpus_without_images_takes_vectors_too(place, tmp_path):
     place.corpus = write_corpus(tmp_path / "bare", images=False)
     assert len(go(place)) == sum(map(len, place.matrices.values()))
 

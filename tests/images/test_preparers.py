@@ -1,4 +1,4 @@
-"""Pictures prepared in other processes: each caller gets its own, whatever is handed over together."""
+"""Images prepared in other processes: each caller gets its own, whatever is handed over together."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import signal
 
 import pytest
+from image_server import Server, image_file
 from images_helpers import write_url_corpus
-from picture_server import Server, picture
 
 from vixml.config.registry import Fetch
 from vixml.errors import VixmlError
@@ -24,29 +24,29 @@ def die(files, size):
 def test_each_gets_its_own():
     async def go() -> list:
         with Preparers(1, 24) as preparers:
-            files = [picture(number) if number % 5 else b"no picture" for number in range(3 * PORTION)]
+            files = [image_file(number) if number % 5 else b"no image" for number in range(3 * PORTION)]
             return await asyncio.gather(*map(preparers.prepared, files))
 
     found = asyncio.run(go())
     for number, (png, reason) in enumerate(found):
         if number % 5:
-            assert png == prepare(picture(number), 24) and reason is None
+            assert png == prepare(image_file(number), 24) and reason is None
         else:
             assert png is None and reason.startswith("not an image")
-    assert prepare_all([picture(1)], 24) == found[1:2]
+    assert prepare_all([image_file(1)], 24) == found[1:2]
 
 
 def test_who_no_longer_waits_disturbs_nobody():
     async def go() -> list:
         with Preparers(1, 24) as preparers:
-            gone = asyncio.create_task(preparers.prepared(picture(0)))
-            stays = asyncio.create_task(preparers.prepared(picture(1)))
+            gone = asyncio.create_task(preparers.prepared(image_file(0)))
+            stays = asyncio.create_task(preparers.prepared(image_file(1)))
             await asyncio.sleep(0)
             gone.cancel()
             return await asyncio.gather(gone, stays, return_exceptions=True)
 
     gone, stays = asyncio.run(go())
-    assert isinstance(gone, asyncio.CancelledError) and stays == (prepare(picture(1), 24), None)
+    assert isinstance(gone, asyncio.CancelledError) and stays == (prepare(image_file(1), 24), None)
 
 
 def test_a_process_that_dies_is_one_clear_error(tmp_path, monkeypatch):
@@ -63,9 +63,9 @@ def test_a_process_that_dies_is_one_clear_error(tmp_path, monkeypatch):
 def test_a_process_that_dies_is_an_error_for_all_who_wait():
     async def go() -> list:
         with Preparers(1, 24) as preparers:
-            await preparers.prepared(picture(0))
+            await preparers.prepared(image_file(0))
             for process in preparers._pool._processes.values():
                 os.kill(process.pid, signal.SIGKILL)
-            return await asyncio.gather(*map(preparers.prepared, [picture(1)] * 3), return_exceptions=True)
+            return await asyncio.gather(*map(preparers.prepared, [image_file(1)] * 3), return_exceptions=True)
 
     assert all(isinstance(one, VixmlError) for one in asyncio.run(go()))

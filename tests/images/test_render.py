@@ -47,7 +47,7 @@ def test_a_corpus_becomes_a_store(inputs, tmp_path):
     folder, raw, sources = inputs
     render_images(folder, raw, sources, 16, 2, tmp_path / "images")
     store = ImageStore.open(tmp_path / "images")
-    assert [(image, key) for image, key, _ in store] == [(0, "picture-0"), (2, "picture-2")]
+    assert [(image, key) for image, key, _ in store] == [(0, "image-0"), (2, "image-2")]
     assert (pixels(store.read(0)) == 0).all()
     assert (pixels(store.read(2))[:, :8] == 0).all() and (pixels(store.read(2))[:, 8:] == 255).all()
     manifest = read_manifest(tmp_path / "images")

@@ -13,9 +13,9 @@ from vixml.images.render import MAX_BYTES, Undrawable, draw
 
 
 def test_current_color_is_black_on_white():
-    picture = pixels(draw(svg('<rect width="12" height="24" fill="currentColor"/>', attributes='color="red"'), 24))
-    assert picture.shape == (24, 24, 3)
-    assert (picture[:, :12] == 0).all() and (picture[:, 12:] == 255).all()
+    image = pixels(draw(svg('<rect width="12" height="24" fill="currentColor"/>', attributes='color="red"'), 24))
+    assert image.shape == (24, 24, 3)
+    assert (image[:, :12] == 0).all() and (image[:, 12:] == 255).all()
 
 
 @pytest.mark.parametrize("box", ["0 0 40 20", "0 0 20 40"])
