@@ -1,4 +1,4 @@
-"""A small dataset to publish: odd texts, an image store with missing images, image embeddings, and a registry that names it."""
+"""A small dataset to export: odd texts, an image store with missing images, image embeddings, and a registry that names it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def registry(**dataset) -> dict:
     }
 
 
-def write_embeddings(folder: Path, vision: str, own: dict[str, Ragged] | None = None, n: int = N_IMAGES) -> Path:
-    """Publish image embeddings of seeded vectors, with lists of its own or without."""
+def write_embeddings(folder: Path, vision: str, item_lists: dict[str, Ragged] | None = None, n: int = N_IMAGES) -> Path:
+    """Export image embeddings of seeded vectors, with item lists or without."""
     rows = np.random.default_rng(n).standard_normal((n, DIM)).astype(np.float16)
-    missing = list(MISSING) if own is None else [1]
+    missing = list(MISSING) if item_lists is None else [1]
     rows[missing] = 0
-    with stage(folder, "embed-images" if own is None else "import-vectors", config={}, inputs={}) as work:
+    with stage(folder, "embed-images" if item_lists is None else "import-vectors", config={}, inputs={}) as work:
         save_array(work / "vectors.npy", rows)
         header = {
             "format": FORMAT,
@@ -56,9 +56,9 @@ def write_embeddings(folder: Path, vision: str, own: dict[str, Ragged] | None = 
             "precision": "fp32",
             "missing": missing,
         }
-        for split, lists in (own or {}).items():
+        for split, lists in (item_lists or {}).items():
             lists.save(work / f"{split}_images")
-        write_json(work / "embeddings.json", header | ({"lists": "own"} if own else {}))
+        write_json(work / "embeddings.json", header | ({"lists": "own"} if item_lists else {}))
     return folder
 
 
@@ -90,11 +90,11 @@ def write_place(root: Path) -> SimpleNamespace:
 
 
 def go(place: SimpleNamespace, **given) -> Path:
-    """Publish the place, with what is given in other ways; return the folder."""
+    """Export the place, with what is given in other ways; return the folder."""
     options = {
         "world": World.model_validate(registry()),
         "images": place.images,
-        "all_embeddings": [place.embeddings],
+        "embeddings": [place.embeddings],
     } | given
-    export_dataset(options["world"], "tiny", place.corpus, options["images"], options["all_embeddings"], place.out)
+    export_dataset(options["world"], "tiny", place.corpus, options["images"], options["embeddings"], place.out)
     return place.out

@@ -119,7 +119,7 @@ def test_lists_of_another_corpus_are_refused(place, tmp_path):
     with pytest.raises(VixmlError, match="do not belong together") as error:
         embeddings.images_of(other, "test")
     assert error.value.found == "lists of 2 items" and "import-vectors" in error.value.hint
-    assert embeddings.images_of(other, "train") is embeddings.own["train"]
+    assert embeddings.images_of(other, "train") is embeddings.item_lists["train"]
 
 
 def test_a_row_of_zeros_is_missing_and_rows_are_counted(place):

@@ -293,7 +293,7 @@ def image_norms(embeddings: Artifact, corpus: Corpus) -> str:
     opened = ImageEmbeddings.open(embeddings.path)
     for split in SPLITS:
         opened.images_of(corpus, split)  # refuses lists of another number of items
-    if not opened.own and len(opened) != corpus.n_images:
+    if not opened.item_lists and len(opened) != corpus.n_images:
         what, expected = "image embeddings are not those of the corpus", f"{corpus.n_images} rows"
         raise VixmlError(what, found=f"{len(opened)} rows", expected=expected, where=embeddings.path)
     rows = sample(len(opened), ROWS)
