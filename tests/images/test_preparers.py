@@ -12,11 +12,11 @@ from images_helpers import write_url_corpus
 
 from vixml.config.registry import Fetch
 from vixml.errors import VixmlError
-from vixml.images.fetch import PORTION, Preparers, fetch_images, prepare_all
-from vixml.images.render import prepare
+from vixml.images.fetch import PORTION, Preparers, fetch_images
+from vixml.images.render import attempt_all, prepare
 
 
-def die(files, size):
+def die(make, files, size):
     """Stand for what ends a process: memory, a crash in a decoder."""
     os._exit(1)
 
@@ -33,7 +33,7 @@ def test_each_gets_its_own():
             assert png == prepare(image_file(number), 24) and reason is None
         else:
             assert png is None and reason.startswith("not an image")
-    assert prepare_all([image_file(1)], 24) == found[1:2]
+    assert attempt_all(prepare, [image_file(1)], 24) == found[1:2]
 
 
 def test_who_no_longer_waits_disturbs_nobody():
@@ -51,7 +51,7 @@ def test_who_no_longer_waits_disturbs_nobody():
 
 def test_a_process_that_dies_is_one_clear_error(tmp_path, monkeypatch):
     """Not a group of sixty-four."""
-    monkeypatch.setattr("vixml.images.fetch.prepare_all", die)
+    monkeypatch.setattr("vixml.images.fetch.attempt_all", die)
     with Server() as server:
         corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"ok/{number}")] for number in range(9)])
         with pytest.raises(VixmlError, match="a process that prepares images died") as caught:

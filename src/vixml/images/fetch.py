@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +31,8 @@ from vixml.errors import VixmlError
 from vixml.files import atomic_path, write_json
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter
-from vixml.images.pool import kept_folder
-from vixml.images.render import Undrawable, prepare
-from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
+from vixml.images.render import Attempt, attempt_all, prepare
+from vixml.images.store import FORMAT, kept_folder, shard_name, shard_range, write_shard
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
 
@@ -83,7 +83,15 @@ def fetch_images(
         identity = {"corpus": describe_input(corpus_dir)["sha256"], "size": size, "shards": n_shards}
         kept = kept_folder(out, "fetching", identity)
         with bar("fetching images", len(urls)) as advance:
-            asyncio.run(_fetch_all(urls, kept, size, n_shards, settings, threads, advance))
+
+            async def fetch() -> None:
+                with Preparers(threads, size) as preparers:
+                    async with Getter(settings) as getter:
+                        fetcher = Fetcher(urls, kept, getter, preparers, advance)
+                        for shard in range(n_shards):
+                            await fetcher.shard(shard, shard_range(shard, len(urls), n_shards))
+
+            asyncio.run(fetch())
         missing, reasons = _gather(kept, work, len(urls), n_shards)
         if urls and len(missing) == len(urls):
             raise VixmlError(
@@ -99,56 +107,73 @@ def fetch_images(
     shutil.rmtree(kept)
 
 
-async def _fetch_all(
-    urls: list[str], kept: Path, size: int, n_shards: int, settings: Fetch, threads: int, advance: Quiet
-) -> None:
-    counts = {"missing": 0, "now": 0, "since": time.monotonic()}
+class Fetcher:
+    """Fetches and prepares the images of one shard after the other.
 
-    def note() -> str:
-        speed = counts["now"] / max(time.monotonic() - counts["since"], 1e-9)
-        return f"{speed:.0f} a second, {counts['missing']} missing"
+    Args:
+        urls: address of each image.
+        kept: folder of the shards and journals so far.
+        getter: asks for files.
+        preparers: prepare them.
+        advance: progress bar.
+    """
 
-    with Preparers(threads, size) as preparers:
-        async with Getter(settings) as getter:
-            for shard in range(n_shards):
-                ids = shard_range(shard, len(urls), n_shards)
-                if (kept / shard_name(shard)).exists():
-                    advance.skip(len(ids))
-                    continue
-                path = kept / f"journal-{shard:05d}.sqlite"
-                with Journal(path, asyncio.get_running_loop().call_soon) as journal:
-                    tried = journal.settled()
-                    advance.skip(len(tried))
+    def __init__(self, urls: list[str], kept: Path, getter: Getter, preparers: Preparers, advance: Quiet) -> None:
+        self.urls, self.kept, self.getter, self.preparers, self.advance = urls, kept, getter, preparers, advance
+        self._started, self._fetched, self._missing = time.monotonic(), 0, 0
 
-                    async def work(waiting: Iterator[int], before: dict[int, int], journal: Journal) -> None:
-                        for image in waiting:  # shared: each worker takes the next
-                            row = await _one(image, urls[image], getter, preparers, before.get(image, 0))
-                            journal.add(row)
-                            await asyncio.sleep(0)  # the journal is written before the next request is sent
-                            counts["now"] += 1
-                            counts["missing"] += row.png is None
-                            if image not in before:
-                                advance(1, note)
+    async def shard(self, shard: int, ids: range) -> None:
+        """Fetch a shard and write it, unless it is there."""
+        if (self.kept / shard_name(shard)).exists():
+            self.advance.skip(len(ids))
+            return
+        path = self.kept / f"journal-{shard:05d}.sqlite"
+        with Journal(path, asyncio.get_running_loop().call_soon) as journal:
+            tried = journal.settled()
+            self.advance.skip(len(tried))
+            await self._fetch([image for image in ids if image not in tried], {}, journal)
+            # Temporary failures have had the time of the whole shard to pass.
+            again = journal.may_pass()
+            await self._fetch(list(again), again, journal)
+            _require_network(journal, self.kept, len(ids))
+            _write(journal, self.kept, shard)
+        for leftover in self.kept.glob(f"{path.name}*"):
+            leftover.unlink()
 
-                    async def go(images: list[int], before: dict[int, int], journal: Journal = journal) -> None:
-                        waiting = iter(images)
-                        try:
-                            # More than there are connections: none lies idle while an image is prepared.
-                            workers = settings.concurrency + settings.concurrency // 2
-                            async with asyncio.TaskGroup() as group:
-                                for _ in range(min(workers, len(images))):
-                                    group.create_task(work(waiting, before, journal))
-                        except ExceptionGroup as errors:  # all fail for the same reason: a full disk, a dead process
-                            raise errors.exceptions[0] from errors
+    async def _fetch(self, images: list[int], before: dict[int, int], journal: Journal) -> None:
+        """Fetch images; ``before`` holds the requests made for those that are tried again."""
+        # More workers than connections: none is idle while an image is prepared.
+        connections = self.getter.settings.concurrency
+        waiting = iter(images)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(connections + connections // 2, len(images))):
+                    group.create_task(self._work(waiting, before, journal))
+        except ExceptionGroup as errors:  # all fail for the same reason: a full disk, a dead process
+            raise errors.exceptions[0] from errors
 
-                    await go([image for image in ids if image not in tried], {})
-                    # What failed in a way that may pass has had the time of the whole shard to do so.
-                    again = journal.may_pass()
-                    await go(list(again), again)
-                    _require_network(journal, kept, len(ids))
-                    _write(journal, kept, shard)
-                for leftover in kept.glob(f"journal-{shard:05d}.sqlite*"):
-                    leftover.unlink()
+    async def _work(self, waiting: Iterator[int], before: dict[int, int], journal: Journal) -> None:
+        for image in waiting:  # shared: each worker takes the next
+            answer = await self.getter.get(self.urls[image])
+            png, error, length = None, answer.error, None
+            if answer.data is not None:
+                length = len(answer.data)
+                png, error = await self.preparers.prepared(answer.data)
+            attempts = before.get(image, 0) + answer.attempts
+            journal.add(
+                Fetched(
+                    image, self.urls[image], answer.status, length, answer.sha256, attempts, error, png, answer.may_pass
+                )
+            )
+            await asyncio.sleep(0)  # the journal is written before the next request is sent
+            self._fetched += 1
+            self._missing += png is None
+            if image not in before:
+                self.advance(1, self._note)
+
+    def _note(self) -> str:
+        speed = self._fetched / max(time.monotonic() - self._started, 1e-9)
+        return f"{speed:.0f} per second, {self._missing} missing"
 
 
 def _require_network(journal: Journal, kept: Path, n: int) -> None:
@@ -167,25 +192,11 @@ def _require_network(journal: Journal, kept: Path, n: int) -> None:
     )
 
 
-async def _one(image: int, url: str, getter: Getter, preparers: Preparers, attempts: int) -> Fetched:
-    answer = await getter.get(url)
-    png, error = None, answer.error
-    if answer.data is not None:
-        png, error = await preparers.prepared(answer.data)
-    length = None if answer.data is None else len(answer.data)
-    made = attempts + answer.attempts
-    return Fetched(image, url, answer.status, length, answer.sha256, made, error, png, answer.may_pass)
-
-
 def _write(journal: Journal, kept: Path, shard: int) -> None:
-    """Write a shard and its log from the journal; the shard comes last, since it says that all is there."""
-    log: list[list[object]] = [[] for _ in LOG_SCHEMA]
-    for row in journal:
-        values = (row.image, row.url, row.status, row.bytes, row.sha256, row.attempts, row.error)
-        for column, value in zip(log, values, strict=True):
-            column.append(value)
+    """Write a shard and its log from the journal; the shard comes last, because its presence means that both are complete."""
+    log = [{name: getattr(row, name) for name in LOG_SCHEMA.names} for row in journal]
     with atomic_path(kept / f"log-{shard:05d}.parquet") as temporary:
-        pq.write_table(pa.table(log, schema=LOG_SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(log, schema=LOG_SCHEMA), temporary)
     write_shard(kept / shard_name(shard), ((row.image, row.url, row.png) for row in journal if row.png is not None))
 
 
@@ -207,7 +218,6 @@ def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[
 
 # -- preparing in other processes -------------------------------------------------------------------------------------
 
-Prepared = tuple[bytes | None, str | None]
 # Files handed over at once, at most: of a few MB each, a portion must not fill the memory.
 PORTION = 32
 
@@ -222,9 +232,10 @@ class Preparers:
 
     def __init__(self, processes: int, size: int) -> None:
         self.size = size
-        # One portion more than processes, so that none waits for the next.
-        self._free = processes + 1
-        self._waiting: deque[tuple[bytes, asyncio.Future[Prepared]]] = deque()
+        # One more portion than processes, so that no process waits for the next.
+        self._portions = processes + 1
+        self._workers: set[asyncio.Task[None]] = set()
+        self._waiting: deque[tuple[bytes, asyncio.Future[Attempt]]] = deque()
         # spawn: a fork of a process that runs an event loop may hang.
         self._pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
 
@@ -234,7 +245,7 @@ class Preparers:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    async def prepared(self, data: bytes) -> Prepared:
+    async def prepared(self, data: bytes) -> Attempt:
         """Return an image as :func:`vixml.images.render.prepare` makes it, or None and the reason.
 
         Raises:
@@ -242,7 +253,10 @@ class Preparers:
         """
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((data, future))
-        self._hand_over()
+        if len(self._workers) < self._portions:
+            worker = asyncio.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
         try:
             return await future
         except BrokenProcessPool as error:
@@ -253,41 +267,28 @@ class Preparers:
                 hint="out of memory? run the same command again: what was fetched is kept; --threads 1 takes less",
             ) from error
 
-    def _hand_over(self) -> None:
-        if not self._free or not self._waiting:
-            return
-        self._free -= 1
-        portion = [self._waiting.popleft() for _ in range(min(PORTION, len(self._waiting)))]
-        files, futures = [data for data, _ in portion], [future for _, future in portion]
-        try:
-            asked = asyncio.get_running_loop().run_in_executor(self._pool, prepare_all, files, self.size)
-        except BrokenProcessPool as error:  # the processes are dead: those who wait must not wait for ever
-            asked = asyncio.get_running_loop().create_future()
-            asked.set_exception(error)
-        asked.add_done_callback(lambda done: self._hand_back(futures, done))
-
-    def _hand_back(self, futures: list[asyncio.Future[Prepared]], done: asyncio.Future[list[Prepared]]) -> None:
-        self._free += 1
-        error = asyncio.CancelledError() if done.cancelled() else done.exception()
-        for number, future in enumerate(futures):
-            if future.done():  # whoever waited was cancelled
-                continue
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(done.result()[number])
-        self._hand_over()
-
-
-def prepare_all(files: list[bytes], size: int) -> list[Prepared]:
-    """Prepare some images; a failure is a reason beside ``None``."""
-    found: list[Prepared] = []
-    for data in files:
-        try:
-            found.append((prepare(data, size), None))
-        except Undrawable as error:
-            found.append((None, str(error)))
-    return found
+    async def _work(self) -> None:
+        """Prepare portions until no image waits."""
+        while self._waiting:
+            portion = [self._waiting.popleft() for _ in range(min(PORTION, len(self._waiting)))]
+            files, futures = [data for data, _ in portion], [future for _, future in portion]
+            made: list[Attempt] = []
+            failure: BaseException = asyncio.CancelledError()
+            try:
+                made = await asyncio.get_running_loop().run_in_executor(
+                    self._pool, attempt_all, prepare, files, self.size
+                )
+            except Exception as error:
+                failure = error
+            finally:
+                # A caller that was cancelled no longer waits.
+                for future, result in zip_longest(futures, made):
+                    if future.done():
+                        continue
+                    if result is None:
+                        future.set_exception(failure)
+                    else:
+                        future.set_result(result)
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------

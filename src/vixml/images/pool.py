@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +18,14 @@ import torch
 from vixml.config.registry import World
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError
-from vixml.files import atomic_path, read_json, sha256_json, write_json
+from vixml.files import read_json, write_json
 from vixml.images.embeddings import FORMAT
-from vixml.images.store import ImageStore
-from vixml.images.vision import VisionEncoder, load_vision, resolve_device, weights_path
+from vixml.images.store import ImageStore, kept_folder
+from vixml.images.vision import VisionEncoder, load_vision, weights_path
 from vixml.memory import enough_memory
 from vixml.progress import bar
 from vixml.provenance import describe_input, stage, versions
-from vixml.runtime import choose_precision
+from vixml.runtime import choose_precision, find_device
 
 # How often what is pooled is written down: a killed run loses at most this much, and a batch or two.
 KEEP_SECONDS = 20.0
@@ -63,7 +62,7 @@ def embed_images(
     Raises:
         VixmlError: unreadable image, or a vector with NaN or infinity (the image is named).
     """
-    device, out = resolve_device(device), Path(out)
+    device, out = find_device(device).type, Path(out)
     precision = choose_precision(precision, device)
     encoder = load_vision(world, vision, raw_dir, device, precision, model_dir)
     entry = world.vision_models[vision]
@@ -212,24 +211,3 @@ def one_thread_a_batch() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-# -- the folder of an unfinished run ----------------------------------------------------------------------------------
-
-
-def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
-    """Return ``<out>-<ending>``, made if it is not there; what belongs to other inputs or settings is thrown away.
-
-    Args:
-        out: the stage's output.
-        ending: what is being done, e.g. ``fetching``.
-        identity: all that decides the result (JSON values).
-    """
-    kept = out.with_name(f"{out.name}-{ending}")
-    stamp, name = kept / "identity", sha256_json(identity)
-    if kept.exists() and not (stamp.exists() and stamp.read_text() == name):
-        shutil.rmtree(kept)
-    kept.mkdir(parents=True, exist_ok=True)
-    with atomic_path(stamp) as temporary:
-        Path(temporary).write_text(name)
-    return kept

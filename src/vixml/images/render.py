@@ -6,12 +6,13 @@ import io
 import re
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from xml.parsers import expat
 
 from PIL import Image, UnidentifiedImageError
@@ -109,7 +110,7 @@ def render_images(
             )
 
 
-def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterator[tuple[bytes | None, str | None]]:
+def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterator[Attempt]:
     """Yield ``(png, None)`` or ``(None, reason)`` for each file (None: there is none), in order.
 
     Processes, because the renderer holds the interpreter's lock (two threads draw no faster than one). At most a few
@@ -118,14 +119,14 @@ def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterato
     portions = iter(lambda svgs=iter(svgs): list(islice(svgs, PORTION)), [])
     if processes <= 1:
         for portion in portions:
-            yield from draw_portion(portion, size)
+            yield from attempt_all(draw_or_prepare, portion, size)
         return
     # spawn: a fork of a process that already runs threads (progress bar, arrow) may hang.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         waiting: deque[Future] = deque()
         try:
             for portion in portions:
-                waiting.append(pool.submit(draw_portion, portion, size))
+                waiting.append(pool.submit(attempt_all, draw_or_prepare, portion, size))
                 if len(waiting) > 2 * processes:
                     yield from waiting.popleft().result()
             while waiting:
@@ -139,17 +140,29 @@ def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterato
             ) from error
 
 
-def draw_portion(svgs: list[bytes | None], size: int) -> list[tuple[bytes | None, str | None]]:
-    """Draw some svgs, prepare some bitmaps; a failure is a reason beside ``None``."""
-    drawn: list[tuple[bytes | None, str | None]] = []
-    for svg in svgs:
+Attempt = tuple[bytes | None, str | None]
+
+
+def attempt_all(make: Callable[[Any, int], bytes], files: Sequence[bytes | None], size: int) -> list[Attempt]:
+    """Return ``(png, None)`` or ``(None, reason)`` for each file."""
+    made: list[Attempt] = []
+    for file in files:
         try:
-            if svg is None:
-                raise Undrawable("no such file")
-            drawn.append(((draw if is_svg(svg) else prepare)(svg, size), None))
+            made.append((make(file, size), None))
         except Undrawable as error:
-            drawn.append((None, str(error)))
-    return drawn
+            made.append((None, str(error)))
+    return made
+
+
+def draw_or_prepare(file: bytes | None, size: int) -> bytes:
+    """Return an svg drawn or a bitmap prepared, as PNG.
+
+    Raises:
+        Undrawable: no such file (None), or as :func:`draw` and :func:`prepare`.
+    """
+    if file is None:
+        raise Undrawable("no such file")
+    return draw(file, size) if is_svg(file) else prepare(file, size)
 
 
 # -- photographs ------------------------------------------------------------------------------------------------------
@@ -188,11 +201,7 @@ def prepare(data: bytes, size: int) -> bytes:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Undrawable(f"not an image that can be read: {error}") from error
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
-    canvas = Image.new("RGB", (size, size), "white")
-    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
-    written = io.BytesIO()
-    canvas.save(written, "PNG")
-    return written.getvalue()
+    return centred(image, size)
 
 
 def _on_white(opened: Image.Image) -> Image.Image:
@@ -255,7 +264,8 @@ def draw(svg: bytes, size: int) -> bytes:
         if type(error).__name__ != "PanicException":
             raise
         raise Undrawable(f"the renderer gave up: {error}") from error
-    return squared(png, size)
+    with Image.open(io.BytesIO(png)) as drawn:
+        return centred(drawn.convert("RGB"), size)
 
 
 def checked(svg: bytes) -> str:
@@ -323,12 +333,8 @@ class _Reader:
             raise Undrawable("refers to something outside itself")
 
 
-def squared(png: bytes, size: int) -> bytes:
-    """Return the image centred on a white square (RGB PNG)."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png)) as drawn:
-        image = drawn.convert("RGB")
+def centred(image: Image.Image, size: int) -> bytes:
+    """Return an RGB image centred on a white square, as PNG."""
     if image.size != (size, size):
         canvas = Image.new("RGB", (size, size), "white")
         canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))

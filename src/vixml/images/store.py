@@ -7,16 +7,18 @@ row, its id stands in ``store.json``, and no later stage can mistake it for a wh
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vixml.errors import VixmlError
-from vixml.files import atomic_path, read_json, write_json
+from vixml.files import atomic_path, read_json, sha256_json, write_json
 
 FORMAT = "vixml-images-1"
 SCHEMA = pa.schema([("image", pa.int32()), ("key", pa.string()), ("png", pa.binary())])
@@ -265,3 +267,24 @@ class ImageStore:
             file.close()
             raise VixmlError("a shard with other columns", where=path, found=found, expected=expected, hint=REBUILD)
         return file
+
+
+# -- the folder of an unfinished run ----------------------------------------------------------------------------------
+
+
+def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
+    """Return ``<out>-<ending>``, made if needed, and emptied first if it belongs to other inputs or settings.
+
+    Args:
+        out: the stage's output.
+        ending: the work, e.g. ``fetching``.
+        identity: everything that determines the result (JSON values).
+    """
+    kept = out.with_name(f"{out.name}-{ending}")
+    stamp, name = kept / "identity", sha256_json(identity)
+    if kept.exists() and not (stamp.exists() and stamp.read_text() == name):
+        shutil.rmtree(kept)
+    kept.mkdir(parents=True, exist_ok=True)
+    with atomic_path(stamp) as temporary:
+        Path(temporary).write_text(name)
+    return kept

