@@ -55,15 +55,15 @@ class Fixed:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e6])
-def test_a_vector_that_is_not_finite_names_its_image(bad):
+def test_the_image_of_a_non_finite_vector_is_named(bad):
     items = [(i, f"key-{i}", str(i).encode()) for i in range(5)]
     with pytest.raises(VixmlError, match="not finite") as caught:
         list(pool(items, Fixed({3: [0, bad, 0]}), 2, 2, "here"))
     assert "here, image 3 (key-3)" in str(caught.value)
 
 
-def test_a_wrong_shape_is_noticed():
-    with pytest.raises(VixmlError, match="another shape"):
+def test_a_wrong_shape_is_an_error():
+    with pytest.raises(VixmlError, match="wrong shape"):
         list(pool([(0, "k", b"0")], Fixed({0: [1.0, 2.0]}), 2))
 
 
@@ -74,7 +74,7 @@ def test_a_damaged_image_is_named(encoder):
         assert "image 2 (bad)" in str(caught.value)
 
 
-def test_few_images_wait_at_any_time():
+def test_the_queue_of_images_is_bounded():
     taken = []
 
     def endless():
@@ -95,7 +95,7 @@ def make_store(folder):
     return folder
 
 
-def test_the_stage_writes_a_embeddings(tmp_path, encoder, monkeypatch):
+def test_the_stage_writes_image_embeddings(tmp_path, encoder, monkeypatch):
     world = load_world("config")
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -122,7 +122,7 @@ def test_the_stage_writes_a_embeddings(tmp_path, encoder, monkeypatch):
     assert set(manifest["inputs"]) == {"images", "weights"}
 
 
-def test_decoding_fits_and_centres_and_puts_white_below():
+def test_decoding_fits_centres_and_fills_with_white():
     wide = encoded(Image.new("RGB", (40, 20), "red"))
     pixels = decode_square(wide, 16)
     assert pixels.shape == (16, 16, 3) and (pixels[4:12] == [255, 0, 0]).all() and (pixels[:4] == 255).all()
@@ -160,7 +160,7 @@ class Counting:
         return self.encoder.encode(batch)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, encoder, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, encoder, monkeypatch):
     world = load_world("config")
     entry = world.vision_models["efficientnet-lite0"].model_copy(update={"batch_size": 2})
     world = world.model_copy(update={"vision_models": {"eyes": entry}})
@@ -189,7 +189,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, encoder, monkeypatch):
     assert run(Counting(encoder), "other", "bf16") == 11, "what other settings left is not taken"
 
 
-def test_images_from_a_position_are_the_rest_of_all(tmp_path):
+def test_images_from_a_position_are_the_remaining_images(tmp_path):
     store = ImageStore.open(make_store(tmp_path / "images"))
     everything = list(store)
     for position in range(len(everything) + 2):

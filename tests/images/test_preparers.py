@@ -21,7 +21,7 @@ def die(make, files, size):
     os._exit(1)
 
 
-def test_each_gets_its_own():
+def test_each_caller_gets_its_image():
     async def go() -> list:
         with Preparers(1, 24) as preparers:
             files = [image_file(number) if number % 5 else b"no image" for number in range(3 * PORTION)]
@@ -36,7 +36,7 @@ def test_each_gets_its_own():
     assert attempt_all(prepare, [image_file(1)], 24) == found[1:2]
 
 
-def test_who_no_longer_waits_disturbs_nobody():
+def test_a_cancelled_caller_does_not_affect_others():
     async def go() -> list:
         with Preparers(1, 24) as preparers:
             gone = asyncio.create_task(preparers.prepared(image_file(0)))
@@ -60,7 +60,7 @@ def test_a_process_that_dies_is_one_clear_error(tmp_path, monkeypatch):
     assert "what was fetched is kept" in caught.value.hint and (tmp_path / "out-fetching").exists()
 
 
-def test_a_process_that_dies_is_an_error_for_all_who_wait():
+def test_a_process_that_dies_is_an_error_for_all_callers():
     async def go() -> list:
         with Preparers(1, 24) as preparers:
             await preparers.prepared(image_file(0))

@@ -1,8 +1,8 @@
 """Stage ``fetch-images``: fetch every image of a corpus that names them by URL, into the image store.
 
-Shard by shard: what is settled stands in a journal (:mod:`vixml.images.fetch`) until the shard is written, beside the
-output, so that a run killed at any moment resumes. Which image has which id follows from the corpus, so
-neither the order of arrival nor the number of connections reaches the result.
+Shards are fetched one after the other. A :class:`Journal` beside the output holds the results until the shard is written, so
+that a killed run resumes. Image ids come from the corpus, so neither the order of arrival nor the number of connections
+affects the result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
 
 LOG = "fetched.parquet"
-FEW = 20  # images of a shard from which on their failing says something of the network
+FEW = 20  # in a shard with fewer images, failures do not prove that the network is down
 LOG_SCHEMA = pa.schema(
     [("image", pa.int32()), ("url", pa.string()), ("status", pa.int16()), ("bytes", pa.int64()),
      ("sha256", pa.string()), ("attempts", pa.int16()), ("error", pa.string())]
@@ -52,27 +52,27 @@ def fetch_images(
     settings: Fetch,
     threads: int = 1,
 ) -> None:
-    """Fetch, check and prepare the images of a corpus and publish an image store.
+    """Fetch, check and prepare the images of a corpus and write an image store.
 
-    Each URL is fetched once, however many items name it. An image that cannot be had (gone, refused, not an image, too
+    Each URL is fetched once, however many items name it. An unavailable image (gone, refused, not an image, too
     large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
 
     Args:
         corpus_dir: a corpus with ``image_urls.parquet``.
-        out: folder to write. Beside it, ``<out>-fetching`` holds what a killed run had already.
+        out: folder to write. Beside it, ``<out>-fetching`` holds the results of a killed run.
         size: side in pixels of the prepared images (METHOD: 384).
         n_shards: files of the store.
         settings: connections, retries, limits.
         threads: processes that decode and prepare; the result does not depend on it.
 
     Raises:
-        VixmlError: the corpus names no URLs, or not one image could be had.
+        VixmlError: the corpus names no URLs, or no image could be fetched.
     """
     corpus_dir, out = Path(corpus_dir), Path(out)
     corpus = Corpus.load(corpus_dir)
     if not (corpus_dir / URLS).exists():
         raise VixmlError(
-            "this corpus names no images by address",
+            "this corpus does not name its images by URL",
             where=corpus_dir / URLS,
             hint="vixml render-images prepares drawings and local files",
         )
@@ -95,10 +95,10 @@ def fetch_images(
         missing, reasons = _gather(kept, work, len(urls), n_shards)
         if urls and len(missing) == len(urls):
             raise VixmlError(
-                "not one image could be fetched",
+                "no image could be fetched",
                 where=corpus_dir / URLS,
                 found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-                hint=f"is the network there? what was tried stands in {kept}: delete it to try again",
+                hint=f"check the network; {kept} records the attempts: delete it to try again",
             )
         header = {"format": FORMAT, "n_images": len(urls), "n_shards": n_shards, "missing": missing}
         write_json(work / "store.json", header)
@@ -177,17 +177,17 @@ class Fetcher:
 
 
 def _require_network(journal: Journal, kept: Path, n: int) -> None:
-    """Stop where half of a shard failed in a way that may pass: the network is down, and nothing is missing yet."""
+    """Stop if half of a shard failed temporarily: the network is down, and the images are not missing yet."""
     failed = journal.may_pass()
     if n < FEW or 2 * len(failed) < n:
         return
     reasons = Counter(row.error for row in journal if row.may_pass)
     journal.forget(failed)
     raise VixmlError(
-        "half of the images cannot be had just now",
+        "half of the images are unavailable at the moment",
         where=kept,
         found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-        expected="a network, and servers that answer",
+        expected="a working network, and servers that answer",
         hint="run the same command again later: what was fetched is kept",
     )
 
@@ -201,7 +201,7 @@ def _write(journal: Journal, kept: Path, shard: int) -> None:
 
 
 def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[int], Counter[str]]:
-    """Link the shards into the output and put the logs together; returns the missing ids and their reasons."""
+    """Link the shards into the output and join the logs; return the missing ids and the counts of reasons."""
     missing: list[int] = []
     reasons: Counter[str] = Counter()
     with atomic_path(work / LOG) as temporary, pq.ParquetWriter(temporary, LOG_SCHEMA) as writer:
@@ -218,7 +218,7 @@ def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[
 
 # -- preparing in other processes -------------------------------------------------------------------------------------
 
-# Files handed over at once, at most: of a few MB each, a portion must not fill the memory.
+# Most files per portion: at a few MB each, a portion must fit in memory.
 PORTION = 32
 
 
@@ -296,18 +296,18 @@ class Preparers:
 
 @dataclass(frozen=True)
 class Fetched:
-    """One image's fate.
+    """The outcome of one image.
 
     Attributes:
         image: its id.
-        url: where it was asked for.
+        url: its address.
         status: the last HTTP status, or None.
-        bytes: length of the file as it came, or None.
-        sha256: of the file as it came, or None.
+        bytes: length of the file as received, or None.
+        sha256: hash of the file as received, or None.
         attempts: requests made.
         error: why there is no image, or None.
         png: the image, prepared, or None.
-        may_pass: whether the failure is one that may pass: then it is tried once more before the shard is written.
+        may_pass: whether the failure is temporary: then the image is tried once more before the shard is written.
     """
 
     image: int
@@ -328,9 +328,9 @@ class Journal:
     """Keep :class:`Fetched` rows by image id. Use it as a context.
 
     Args:
-        path: the file; made where there is none.
-        soon: calls a function a moment later, as an event loop's ``call_soon`` does: rows that come at once are then written
-            at once, which takes a tenth of the time. None writes each row by itself.
+        path: the file; created if needed.
+        soon: calls a function a moment later, as an event loop's ``call_soon`` does, so that rows that arrive together are
+            written together, in a tenth of the time. None writes each row separately.
     """
 
     def __init__(self, path: Path, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
@@ -352,7 +352,7 @@ class Journal:
         self._base.close()
 
     def add(self, row: Fetched) -> None:
-        """Keep a row for good."""
+        """Store a row."""
         if self._soon is not None and not self._base.in_transaction:
             self._base.execute("BEGIN")
             self._soon(self._commit)
@@ -368,11 +368,11 @@ class Journal:
         return dict(self._base.execute("SELECT image, attempts FROM fetched"))
 
     def may_pass(self) -> dict[int, int]:
-        """Return the requests made for each image whose failure may pass."""
+        """Return the requests made for each image with a temporary failure."""
         return dict(self._base.execute("SELECT image, attempts FROM fetched WHERE may_pass"))
 
     def forget(self, images: Iterable[int]) -> None:
-        """Drop rows, so that these are tried again."""
+        """Delete rows, so that these images are tried again."""
         self._base.executemany("DELETE FROM fetched WHERE image = ?", [(image,) for image in images])
 
     def __iter__(self) -> Iterator[Fetched]:

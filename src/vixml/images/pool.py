@@ -27,7 +27,7 @@ from vixml.progress import bar
 from vixml.provenance import describe_input, stage, versions
 from vixml.runtime import choose_precision, find_device
 
-# How often what is pooled is written down: a killed run loses at most this much, and a batch or two.
+# Interval between saves: a killed run loses at most this much work, and a batch or two.
 KEEP_SECONDS = 20.0
 
 
@@ -56,8 +56,8 @@ def embed_images(
         out: folder to write.
         model_dir: folder of ``vixml prepare-vision``, for a model of the hub.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; what was chosen stands in the manifest.
-        threads: batches pooled at once; on one machine the bytes do not depend on it.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the choice is in the manifest.
+        threads: number of batches pooled at once; on one machine the result does not depend on it.
 
     Raises:
         VixmlError: unreadable image, or a vector with NaN or infinity (the image is named).
@@ -78,7 +78,7 @@ def embed_images(
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
     with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_a_batch(), room:
         hashes = {name: describe_input(path)["sha256"] for name, path in inputs.items()}
-        # Another number of images at a time pools what is left as well.
+        # A run with another batch size may continue.
         described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
         identity = {"config": described, "inputs": hashes, "device": device, "code": stage_digest("embed-images")}
         kept = kept_folder(out, "pooling", identity | {"versions": versions()})
@@ -101,7 +101,7 @@ def embed_images(
 
 
 def smaller_batches(vision: str, batch_size: int) -> str:
-    """Return what to make smaller after pooling ran out of memory: an imperative clause."""
+    """Return advice, as an imperative clause, for pooling that ran out of memory."""
     if batch_size == 1:
         return "take a GPU with more memory, or pool on the processor with `--device cpu`"
     key = f"vision_models.{vision}.batch_size: {batch_size // 2}"
@@ -109,11 +109,11 @@ def smaller_batches(vision: str, batch_size: int) -> str:
 
 
 def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, threads: int, kept: Path) -> None:
-    """Fill ``kept/vectors.npy``, from the image on that ``kept/position.json`` names; missing images' rows are zero."""
+    """Fill ``kept/vectors.npy`` from the position in ``kept/position.json``; rows of missing images are zero."""
     total = len(store) - len(store.missing)
     path, position = kept / "vectors.npy", kept / "position.json"
     done = read_json(position)["images"] if position.exists() and path.exists() else 0
-    # Written through a map: the matrix of 13 million photos does not fit into memory.
+    # Memory-mapped: the matrix of 13 million photos does not fit into memory.
     mode, shape = ("r+", None) if done else ("w+", (len(store), encoder.dim))
     vectors = np.lib.format.open_memmap(path, mode, None if done else np.float16, shape)
     with bar(f"pooling images with {encoder.name}", total) as advance:
@@ -140,9 +140,9 @@ def pool(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield ``(image ids (n,), vectors (n, dim) float16)`` batch by batch, in order; the last may hold one image.
 
-    Each worker thread takes a batch from bytes to vectors. Which images share a batch is settled by their order
-    alone and each batch runs on one thread, so the vectors do not depend on the number of threads; and no thread ever
-    waits for another inside a layer, which costs dearly where cores are shared.
+    Each worker thread takes a batch from bytes to vectors. Batches depend only on the order of the images, and each runs on
+    one thread, so the vectors do not depend on the number of threads. No thread waits for another inside a layer, which is
+    slow on shared cores.
 
     Raises:
         VixmlError: unreadable image, or a vector with NaN or infinity (the image is named).
@@ -171,7 +171,7 @@ def pool_batch(batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, wher
     for image, key, png in batch:
         try:
             pixels.append(encoder.preprocess(png))
-        except (OSError, ValueError, SyntaxError) as error:  # PIL: a damaged PNG may be any of these
+        except (OSError, ValueError, SyntaxError) as error:  # PIL raises any of these for a damaged PNG
             raise VixmlError(
                 "an image cannot be decoded",
                 where=f"{where}, image {image} ({key})",
@@ -186,7 +186,7 @@ def pool_batch(batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, wher
 def _check(vectors: np.ndarray, batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, where: object) -> None:
     if vectors.shape != (len(batch), encoder.dim):
         raise VixmlError(
-            "a vision encoder returned vectors of another shape",
+            "a vision encoder returned vectors of the wrong shape",
             where=encoder.name,
             found=vectors.shape,
             expected=(len(batch), encoder.dim),
@@ -198,7 +198,7 @@ def _check(vectors: np.ndarray, batch: list[tuple[int, str, bytes]], encoder: Vi
             "an image's vector is not finite",
             where=f"{where}, image {image} ({key})",
             found="NaN or infinity (float16 ends at 65504)",
-            hint=f"try --precision fp32; if it stays, look at the image: {encoder.name} cannot pool it",
+            hint=f"try --precision fp32; if that does not help, look at the image: {encoder.name} cannot pool it",
         )
 
 

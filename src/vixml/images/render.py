@@ -27,7 +27,7 @@ from vixml.images.store import write_store
 from vixml.progress import track
 from vixml.provenance import stage
 
-# Drawings handed to a process at once: enough that passing them costs nothing beside the 1.5 ms each takes.
+# Drawings passed to a process at once: enough that passing costs little compared with 1.5 ms per drawing.
 PORTION = 64
 
 
@@ -41,11 +41,11 @@ def render_images(
     threads: int = 1,
     catalogue: Path | None = None,
 ) -> None:
-    """Draw the svg, or prepare the bitmap, of every row of the corpus's ``images.parquet`` and publish an image store.
+    """Draw the svg, or prepare the bitmap, of every row of the corpus's ``images.parquet`` and write an image store.
 
-    A drawing that cannot be had (broken, hostile, too large: :mod:`vixml.images.render`) is recorded as missing and
-    counted by reason in the manifest. An archive that is absent, altered or lacks a named member stops the stage: then
-    the inputs are not what the corpus was built from.
+    An image that cannot be made (broken, hostile, too large) is recorded as missing and counted by reason in the manifest.
+    An archive that is absent, altered or lacks a named member stops the stage, because the corpus was built from other
+    inputs.
 
     Args:
         corpus_dir: a corpus.
@@ -55,18 +55,18 @@ def render_images(
         n_shards: files of the store.
         out: folder to write.
         threads: processes that draw; the result does not depend on it.
-        catalogue: folder of the local images, where the corpus has any. A file that is not there is a missing image.
+        catalogue: folder of the local images, if the corpus has any. A file that does not exist is a missing image.
 
     Raises:
-        VixmlError: see above; or every single drawing failed.
+        VixmlError: see above; or every image failed.
     """
     corpus_dir, raw_dir = Path(corpus_dir), Path(raw_dir)
     corpus = Corpus.load(corpus_dir)
     if (corpus_dir / URLS).exists():
         raise VixmlError(
-            "the images of this corpus are addresses on the web",
+            "this corpus names its images by URL",
             where=corpus_dir / URLS,
-            expected="files, to be drawn or prepared",
+            expected="files to draw or prepare",
             hint="fetch them into the image store instead",
         )
     keys, references = corpus.image_keys(), corpus.image_sources()
@@ -75,7 +75,7 @@ def render_images(
     for name in used:
         if name not in sources:
             raise VixmlError(
-                "an image comes from a source that the registry does not know",
+                "an image comes from a source that is not in the registry",
                 where=corpus_dir / "images.parquet",
                 found=name,
                 expected="one of: " + ", ".join(sorted(sources)),
@@ -98,23 +98,23 @@ def render_images(
 
         header = write_store(work, items(), len(keys), n_shards)
         if local is not None:
-            # Local files have no declared hash; this one says what was read.
+            # Local files have no declared hash; this one identifies what was read.
             facts["sha256_of_images"] = local.digest.hexdigest()
         facts |= {"n_images": len(keys), "n_missing": len(header["missing"]), "missing_reasons": dict(reasons)}
         if keys and len(header["missing"]) == len(keys):
             raise VixmlError(
-                "not one image could be drawn",
+                "no image could be drawn",
                 where=corpus_dir / "images.parquet",
                 found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-                hint="is resvg_py whole? try `python -c 'import resvg_py'`",
+                hint="is resvg_py installed correctly? try `python -c 'import resvg_py'`",
             )
 
 
 def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterator[Attempt]:
-    """Yield ``(png, None)`` or ``(None, reason)`` for each file (None: there is none), in order.
+    """Yield ``(png, None)`` or ``(None, reason)`` for each file (None: no file), in order.
 
-    Processes, because the renderer holds the interpreter's lock (two threads draw no faster than one). At most a few
-    portions wait at any time, so memory does not grow with the number of images.
+    Processes, because the renderer holds the interpreter's lock: two threads draw no faster than one. Only a few portions
+    wait at any time, so memory does not grow with the number of images.
     """
     portions = iter(lambda svgs=iter(svgs): list(islice(svgs, PORTION)), [])
     if processes <= 1:
@@ -136,7 +136,7 @@ def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterato
                 "a process that draws images died",
                 where="render-images",
                 found=str(error),
-                hint="out of memory? run again with --threads 1; the image at fault then shows in the crash report",
+                hint="out of memory? run again with --threads 1: the crash report then shows the image",
             ) from error
 
 
@@ -167,13 +167,13 @@ def draw_or_prepare(file: bytes | None, size: int) -> bytes:
 
 # -- photographs ------------------------------------------------------------------------------------------------------
 
-# What is opened, and how large: a small file may unfold to more memory than there is.
+# Accepted formats and size: a small file may decode to more memory than the machine has.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 1 << 26
 
 
 def prepare(data: bytes, size: int) -> bytes:
-    """Return an image as PNG of ``size`` x ``size`` pixels; a smaller one keeps its size and gets a wider margin.
+    """Return an image as PNG of ``size`` x ``size`` pixels; a smaller image is not enlarged but gets a wider margin.
 
     Args:
         data: the file.
@@ -190,13 +190,13 @@ def prepare(data: bytes, size: int) -> bytes:
     """
     try:
         with warnings.catch_warnings():
-            # The library warns of a bomb at its own limit; ours, below, is lower.
+            # The library warns of decompression bombs at a higher limit than ours below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise Undrawable(f"too large: {opened.width} x {opened.height} pixels")
                 image = _on_white(opened)
-    except UnidentifiedImageError as error:  # its message holds an address in memory, another one every time
+    except UnidentifiedImageError as error:  # its message holds an address in memory, which varies
         raise Undrawable("not an image that can be read: of no known format") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Undrawable(f"not an image that can be read: {error}") from error
@@ -215,7 +215,7 @@ def _on_white(opened: Image.Image) -> Image.Image:
 
 # -- drawings ---------------------------------------------------------------------------------------------------------
 
-# The largest icon of the packs used here takes 34 kB, holds 75 elements and is nested 8 deep; an honest drawing needs
+# The largest icon of the packs used here takes 34 kB, holds 75 elements and is nested 8 deep; a harmless drawing needs
 # little more. The renderer recurses: 300 levels overflow its stack, which ends the process instead of raising an error,
 # and each reference (`use`, a pattern inside a pattern) may add as many levels as the file is deep.
 MAX_BYTES = 1 << 19
@@ -226,16 +226,16 @@ _OUTWARD = re.compile(r"url\(\s*+[\"']?+\s*+(?!#)|@import", re.IGNORECASE)
 
 
 class Undrawable(Exception):
-    """Say why an svg has no image; the caller counts the reason."""
+    """The reason why a file gives no image; the caller counts it."""
 
 
 def is_svg(data: bytes) -> bool:
-    """Return whether a file is text that begins as XML does; no bitmap format does."""
+    """Return whether a file begins like XML; no bitmap format does."""
     return data[:256].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
 
 
 def draw(svg: bytes, size: int) -> bytes:
-    """Return the drawing as PNG: ``size`` x ``size`` pixels, white background, ``currentColor`` black, shape kept.
+    """Return the drawing as PNG: ``size`` x ``size`` pixels, white background, black ``currentColor``, aspect ratio kept.
 
     A drawing that is not square is centred. System fonts are not used: an image must not depend on the machine.
 
@@ -244,7 +244,7 @@ def draw(svg: bytes, size: int) -> bytes:
         size: side in pixels.
 
     Raises:
-        Undrawable: broken, hostile, too large or empty; the reason has a few fixed beginnings, fit to be counted.
+        Undrawable: broken, hostile, too large or empty; the reason has a few fixed beginnings, suitable for counting.
 
     Example:
         >>> draw(b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"><path d="M0 0h2v1h-2z"/></svg>', 16)[:4]
@@ -269,10 +269,10 @@ def draw(svg: bytes, size: int) -> bytes:
 
 
 def checked(svg: bytes) -> str:
-    """Return the text of an svg that stays within itself and within bounds.
+    """Return the text of an svg that has no outside references and is within the limits.
 
     Raises:
-        Undrawable: see the module's head.
+        Undrawable: as :func:`draw`.
     """
     if len(svg) > MAX_BYTES:
         raise Undrawable(f"too large: {len(svg)} bytes")
@@ -289,14 +289,14 @@ def checked(svg: bytes) -> str:
         parser.Parse(text.encode("utf-8"), True)
     except expat.ExpatError as error:
         raise Undrawable(f"not an svg that can be drawn: {error}") from error
-    reader.look("".join(reader.styles))
+    reader.check("".join(reader.styles))
     if reader.deepest * (1 + reader.references) > MAX_LEVELS:
         raise Undrawable(f"nested too deeply: {reader.deepest} levels, {reader.references} references")
     return text
 
 
 class _Reader:
-    """Follow an XML parser through an svg and stop it at what is not allowed."""
+    """Handlers of an XML parser that raise at the first thing that is not allowed."""
 
     def __init__(self) -> None:
         self.elements = self.depth = self.deepest = self.references = 0
@@ -309,15 +309,15 @@ class _Reader:
             raise Undrawable(f"too large: more than {MAX_ELEMENTS} elements")
         for key, value in attributes.items():
             if key.rpartition(":")[2].lower() == "href":
-                # A list of what is allowed cannot be tricked by a scheme nobody thought of: '#name' stays inside.
+                # Only '#name' is allowed: a list of forbidden schemes would be incomplete.
                 if not value.lstrip().startswith("#"):
                     raise Undrawable("refers to something outside itself")
                 self.references += 1
             else:
-                self.look(value)
+                self.check(value)
 
-    def look(self, value: str) -> None:
-        """Judge an attribute or a style sheet; character references in it are resolved by now."""
+    def check(self, value: str) -> None:
+        """Check an attribute or a style sheet, with character references resolved."""
         if _OUTWARD.search(value):
             raise Undrawable("refers to something outside itself")
         self.references += value.lower().count("url(")
