@@ -1,4 +1,4 @@
-"""Time the fetching of pictures against the HTTP client alone: same requests, same concurrency, bodies thrown away.
+"""Time the fetching of images against the HTTP client alone: same requests, same concurrency, bodies thrown away.
 
 A server in another process on this machine (`fetching/server.py`) answers each request after `--delay` seconds, as servers on the
 web do. Ours is the whole stage: fetch, hash, check, decode, prepare, journal, shards. The two take turns, each in a process of its
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from fetching.server import PICTURES, Running, picture
+from fetching.server import IMAGES, Running, image_file
 
 from vixml.config.registry import Fetch
 from vixml.data.corpus import CorpusWriter
@@ -38,7 +38,7 @@ LOST = ("gone", "text")  # what never passes
 
 
 def paths(n: int, faults: dict[str, float]) -> list[str]:
-    """Return ``KIND/N`` for each picture, faults where a fixed seed puts them."""
+    """Return ``KIND/N`` for each image, faults where a fixed seed puts them."""
     kinds = ["ok"] * n
     order = iter(np.random.default_rng(0).permutation(n))
     for kind, share in faults.items():
@@ -48,7 +48,7 @@ def paths(n: int, faults: dict[str, float]) -> list[str]:
 
 
 def write_corpus(folder: Path, urls: list[str]) -> None:
-    """Publish a corpus of one picture an item."""
+    """Publish a corpus of one image per item."""
     with stage(folder, "build-corpus", config={}, inputs={}) as work:
         writer = CorpusWriter(work)
         with writer.split("label") as add:
@@ -101,7 +101,7 @@ def resident(process: psutil.Process) -> float:
 
 
 def compare(chosen: argparse.Namespace, delay: float, folder: Path) -> dict[str, Any]:
-    """Time both ways in turn on pictures without faults."""
+    """Time both ways in turn on images without faults."""
     settings = Fetch(concurrency=chosen.concurrency, per_host=chosen.concurrency, allow_private=True)
     found: dict[str, list[dict]] = {"alone": [], "ours": []}
     with Running(delay) as server:
@@ -129,7 +129,7 @@ def compare(chosen: argparse.Namespace, delay: float, folder: Path) -> dict[str,
 
 
 def with_faults(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Fetch from a server with faults; check that every picture that can be had is had, whole, once."""
+    """Fetch from a server with faults; check that every image that can be had is had, whole, once."""
     settings = Fetch(
         concurrency=chosen.concurrency,
         per_host=chosen.concurrency,
@@ -148,8 +148,8 @@ def with_faults(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     kinds = [name.split("/")[0] for name in names]
     lost = {image for image, kind in enumerate(kinds) if kind in LOST}
     store = ImageStore.open(folder / "store-faults")
-    expected = [prepare(picture(number), chosen.size) for number in range(PICTURES)]
-    right = sum(png == expected[image % PICTURES] for image, _, png in store)
+    expected = [prepare(image_file(number), chosen.size) for number in range(IMAGES)]
+    right = sum(png == expected[image % IMAGES] for image, _, png in store)
     twice = sum(count > 1 for path, count in whole.items() if path.split("/")[1] not in LOST)
     result = {
         "images": chosen.images,
@@ -173,8 +173,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--delay", type=float, default=0.1, help="Seconds before the server's answer.")
     parser.add_argument("--concurrency", type=int, default=64)
-    parser.add_argument("--size", type=int, default=64, help="Side of the prepared pictures.")
-    parser.add_argument("--threads", type=int, default=1, help="Processes that prepare pictures.")
+    parser.add_argument("--size", type=int, default=64, help="Side of the prepared images.")
+    parser.add_argument("--threads", type=int, default=1, help="Processes that prepare images.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()

@@ -1,7 +1,7 @@
 """Batches with image vectors at the paper's largest size: memory held, and how long a training step waits for them.
 
 The embeddings is a file of LF-AmazonTitles-1.3M's size on this disk (6.8 M vectors of 1152 numbers, float16: 14.6 GiB), filled with
-noise; queries, labels and their pictures are drawn at random, so that each vector of a batch lies somewhere else in the file.
+noise; queries, labels and their images are drawn at random, so that each vector of a batch lies somewhere else in the file.
 Ours: a batch's rows asked for at once, by processes that assemble batches ahead; from a cold disk beside a plain memory map. Straightforward: the same rows taken from one
 dense float32 array in memory, by the training process itself; an array of the true size would not fit here, so its rows are
 drawn from one as large as `--dense-rows` (its bytes at the true size are counted, not held). The training step itself is stood

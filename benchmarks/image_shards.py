@@ -1,10 +1,10 @@
-"""Time reading and decoding a store of pictures against PIL alone on the same bytes in memory, and against a tar file.
+"""Time reading and decoding a store of images against PIL alone on the same bytes in memory, and against a tar file.
 
 The store is what `render-images` and `fetch-images` write (Parquet, `vixml.images.store`); the alternative is a WebDataset-style
 tar of the same PNG files, read with the standard library, which knows no order but its own. Ways take turns round by round in one
-process; every way decodes to the same pixels. Also timed: one picture by its number, in random order.
+process; every way decodes to the same pixels. Also timed: one image by its number, in random order.
 
-    python benchmarks/image_shards.py --pictures 2000 --size 384
+    python benchmarks/image_shards.py --images 2000 --size 384
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from vixml.images.vision import decode_square
 from vixml.provenance import git_state, machine, versions
 
 RESULT = Path("benchmarks/results/image_shards.json")
-SINGLE = 200  # pictures read one by one, by their number
+SINGLE = 200  # images read one by one, by their number
 
 
 def photos(n: int, size: int) -> list[bytes]:
-    """Return pictures as the fetcher stores them: photo-like (smooth, with some noise), of several shapes, as PNG."""
+    """Return images as the fetcher stores them: photo-like (smooth, with some noise), of several shapes, as PNG."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(n):
@@ -48,17 +48,17 @@ def photos(n: int, size: int) -> list[bytes]:
     return found
 
 
-def write_tar(path: Path, pictures: list[bytes]) -> None:
-    """Write a tar as WebDataset has it: one member a picture, named by its number."""
+def write_tar(path: Path, images: list[bytes]) -> None:
+    """Write a tar as WebDataset has it: one member per image, named by its number."""
     with tarfile.open(path, "w") as archive:
-        for number, data in enumerate(pictures):
+        for number, data in enumerate(images):
             member = tarfile.TarInfo(f"{number:08d}.png")
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
 
 
 def from_tar(path: Path) -> Iterator[bytes]:
-    """Yield the pictures of a tar, one after the other."""
+    """Yield the images of a tar, one after the other."""
     with tarfile.open(path, "r|") as archive:
         for member in archive:
             yield archive.extractfile(member).read()
@@ -66,12 +66,12 @@ def from_tar(path: Path) -> Iterator[bytes]:
 
 def plain(data: bytes, size: int) -> np.ndarray:
     """Decode with PIL alone."""
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def one_by_one_tar(path: Path, numbers: list[int]) -> list[bytes]:
-    """Read pictures of a tar by number: its index must be read first, since a tar has none."""
+    """Read images of a tar by number: its index must be read first, since a tar has none."""
     with tarfile.open(path, "r:") as archive:
         return [archive.extractfile(f"{number:08d}.png").read() for number in numbers]
 
@@ -79,7 +79,7 @@ def one_by_one_tar(path: Path, numbers: list[int]) -> list[bytes]:
 def main() -> None:
     """Print a line a way and write them with their origin."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--size", type=int, nargs="+", default=[384, 112])
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
@@ -92,22 +92,22 @@ def main() -> None:
 
 
 def measure(folder: Path, size: int, chosen: argparse.Namespace) -> dict:
-    """Return what pictures of one size took."""
+    """Return what images of one size took."""
     folder.mkdir()
-    pictures = photos(chosen.pictures, size)
-    write_store(folder, ((i, str(i), data) for i, data in enumerate(pictures)), len(pictures), chosen.shards)
-    write_tar(folder / "pictures.tar", pictures)
+    images = photos(chosen.images, size)
+    write_store(folder, ((i, str(i), data) for i, data in enumerate(images)), len(images), chosen.shards)
+    write_tar(folder / "images.tar", images)
     ways: dict[str, Callable[[], Iterator[np.ndarray]]] = {
-        "PIL alone, from memory": lambda: (plain(data, size) for data in pictures),
+        "PIL alone, from memory": lambda: (plain(data, size) for data in images),
         "store, read and decoded": lambda: (decode_square(png, size) for _, _, png in ImageStore.open(folder)),
-        "tar, read and decoded": lambda: (decode_square(png, size) for png in from_tar(folder / "pictures.tar")),
-        "decoded as the store's, from memory": lambda: (decode_square(data, size) for data in pictures),
+        "tar, read and decoded": lambda: (decode_square(png, size) for png in from_tar(folder / "images.tar")),
+        "decoded as the store's, from memory": lambda: (decode_square(data, size) for data in images),
     }
     reads: dict[str, Callable[[], Iterator[bytes]]] = {
         "store, read alone": lambda: (png for _, _, png in ImageStore.open(folder)),
-        "tar, read alone": lambda: from_tar(folder / "pictures.tar"),
+        "tar, read alone": lambda: from_tar(folder / "images.tar"),
     }
-    numbers = np.random.default_rng(1).permutation(len(pictures))[:SINGLE].tolist()
+    numbers = np.random.default_rng(1).permutation(len(images))[:SINGLE].tolist()
     seconds: dict[str, list[float]] = {way: [] for way in [*ways, *reads, "store, one by one", "tar, one by one"]}
     for turn in range(chosen.rounds + 1):  # the first round warms up
         sums = {}
@@ -120,29 +120,29 @@ def measure(folder: Path, size: int, chosen: argparse.Namespace) -> dict:
             start = time.perf_counter()
             n = sum(len(data) for data in reads[way]())
             seconds[way].append(time.perf_counter() - start)
-            assert n == sum(map(len, pictures))
+            assert n == sum(map(len, images))
         start = time.perf_counter()
         store = ImageStore.open(folder)
         from_store = [store.read(number) for number in numbers]
         seconds["store, one by one"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        assert one_by_one_tar(folder / "pictures.tar", numbers) == from_store
+        assert one_by_one_tar(folder / "images.tar", numbers) == from_store
         seconds["tar, one by one"].append(time.perf_counter() - start)
     alone = seconds["PIL alone, from memory"][1:]
-    result: dict = {"size": size, "pictures": len(pictures), "mb": sum(map(len, pictures)) / 1e6, "ways": {}}
+    result: dict = {"size": size, "images": len(images), "mb": sum(map(len, images)) / 1e6, "ways": {}}
     for way, all_rounds in seconds.items():
         times = all_rounds[1:]
-        count = len(numbers) if "one by one" in way else len(pictures)
-        ratios = [a / b * count / len(pictures) for a, b in zip(alone, times, strict=True)]
+        count = len(numbers) if "one by one" in way else len(images)
+        ratios = [a / b * count / len(images) for a, b in zip(alone, times, strict=True)]
         result["ways"][way] = {
-            "pictures_a_second": count / statistics.median(times),
+            "images_a_second": count / statistics.median(times),
             "ratio_to_pil_alone": statistics.median(ratios),
             "smallest": min(ratios),
             "largest": max(ratios),
         }
         said = result["ways"][way]
         print(
-            f"{size} px, {way:37s} {said['pictures_a_second']:9.0f} a second, {said['ratio_to_pil_alone']:.2f} of PIL alone",
+            f"{size} px, {way:37s} {said['images_a_second']:9.0f} a second, {said['ratio_to_pil_alone']:.2f} of PIL alone",
             flush=True,
         )
     return result

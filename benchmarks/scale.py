@@ -4,7 +4,7 @@ Each part runs in a process of its own at three sizes, so that its peak of memor
 its time must grow no faster than its size (`growth` 1 is linear; a level more of 2-means, or a page not in the cache, adds a
 little). Vectors have MiniLM-L3's 384 dimensions: 768, in memory beside what they are sorted into, would not fit 24 GB.
 
-    python benchmarks/scale.py                      # all parts, 1/16, 1/4 and 1 (pictures to 1/4), about 15 minutes
+    python benchmarks/scale.py                      # all parts, 1/16, 1/4 and 1 (images to 1/4), about 15 minutes
     python benchmarks/scale.py --parts mining --sizes 0.0625 0.25 1
 """
 
@@ -38,7 +38,7 @@ from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, qu
 from vixml.training.clustering import balanced_groups
 from vixml.training.vectors import label_means
 
-# config/datasets.yaml: queries to train and to test, labels, labels per query; pictures are three an item at most.
+# config/datasets.yaml: queries to train and to test, labels, labels per query; at most three images per item.
 TRAIN, TEST, LABELS, PER_QUERY = 2_248_619, 970_237, 1_305_265, 22.2
 TOKENS, DIM, IMAGE_DIM, BATCH = 12, 384, 1152, 2048
 RESULT = Path("benchmarks/results/scale.json")

@@ -133,10 +133,10 @@ def _shards(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield one row per image size (benchmarks/image_shards.py), ours beside PIL alone on bytes in memory."""
     for row in document["sizes"]:
         ours, alone = row["ways"]["store, read and decoded"], row["ways"]["PIL alone, from memory"]
-        yield {"path": "stored images read and decoded", "size": f"{row['pictures']:,} of {row['size']} pixels"} | {
+        yield {"path": "stored images read and decoded", "size": f"{row['images']:,} of {row['size']} pixels"} | {
             "unit": "images/s",
-            "ours": {"median": ours["pictures_a_second"]},
-            "straightforward": {"median": alone["pictures_a_second"]},
+            "ours": {"median": ours["images_a_second"]},
+            "straightforward": {"median": alone["images_a_second"]},
             "ratio": {"median": ours["ratio_to_pil_alone"], "min": ours["smallest"], "max": ours["largest"]},
         }
 

@@ -1,7 +1,7 @@
-"""A server of pictures in a process of its own, for `benchmarks/fetch.py`: fast, and with faults where a path asks for them.
+"""A server of images in a process of its own, for `benchmarks/fetch.py`: fast, and with faults where a path asks for them.
 
-`/KIND/N`: picture N. Kinds: `ok`; `gone` (404); `broken` (500, on the first request); `busy` (429 with Retry-After, first);
-`stall` (says nothing for a minute, first); `cut` (half of the body, first); `text` (no picture, always). What was sent whole
+`/KIND/N`: image N. Kinds: `ok`; `gone` (404); `broken` (500, on the first request); `busy` (429 with Retry-After, first);
+`stall` (says nothing for a minute, first); `cut` (half of the body, first); `text` (no image, always). What was sent whole
 is counted by path; `/counts` tells.
 """
 
@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-PICTURES = 499
+IMAGES = 499
 SIDES = (120, 90)
 
 
-def picture(number: int) -> bytes:
+def image_file(number: int) -> bytes:
     """Return one of 499 small photos (JPEG, about 3 kB)."""
-    rng = np.random.default_rng(number % PICTURES)
+    rng = np.random.default_rng(number % IMAGES)
     small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     written = io.BytesIO()
     small.resize(SIDES, Image.Resampling.BICUBIC).save(written, "JPEG", quality=80)
@@ -57,7 +57,7 @@ class Protocol(asyncio.Protocol):
         _, kind, number = path.split("/")
         self.server.asked[path] += 1
         again = self.server.asked[path] > 1
-        data = self.server.bodies[int(number) % PICTURES]
+        data = self.server.bodies[int(number) % IMAGES]
         if kind == "gone":
             self.send(b"gone", "404 Not Found")
         elif kind == "broken" and not again:
@@ -72,7 +72,7 @@ class Protocol(asyncio.Protocol):
         else:
             self.server.whole[path] += 1
             self.server.served.value += 1
-            self.send(b"this is no picture" if kind == "text" else data)
+            self.send(b"this is no image" if kind == "text" else data)
 
     def send(
         self,
@@ -101,7 +101,7 @@ class Server:
 
     def __init__(self, delay: float, served: Any) -> None:
         self.delay, self.served = delay, served
-        self.bodies = [picture(number) for number in range(PICTURES)]
+        self.bodies = [image_file(number) for number in range(IMAGES)]
         self.asked: Counter[str] = Counter()
         self.whole: Counter[str] = Counter()
 

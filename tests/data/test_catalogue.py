@@ -149,7 +149,7 @@ def test_urls_are_listed_for_fetching(build, tmp_path):
     assert [(row["split"], row["item"], row["place"], row["url"], row["image"]) for row in table] == [
         ("train", 0, 0, "https://x/b", 0), ("train", 0, 1, "http://x/a", 1), ("train", 1, 0, "https://x/b", 0),
     ]  # fmt: skip
-    with pytest.raises(VixmlError, match="addresses on the web"):
+    with pytest.raises(VixmlError, match="names its images by URL"):
         render_images(tmp_path / "corpus", tmp_path, {}, 16, 1, tmp_path / "x", 1, tmp_path / "shop")
 
 

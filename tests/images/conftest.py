@@ -24,7 +24,7 @@ def _quiet(monkeypatch):
 
 @pytest.fixture(scope="session")
 def encoder() -> EfficientNetLite0:
-    """An encoder over seeded random weights, for pictures of 32 pixels."""
+    """An encoder over seeded random weights, for images of 32 pixels."""
     return EfficientNetLite0("random", random_network(), 32)
 
 

@@ -1,4 +1,4 @@
-"""A small dataset to publish: odd texts, an image store with missing pictures, image embeddings, and a registry that names it."""
+"""A small dataset to export: odd texts, an image store with missing images, image embeddings, and a registry that names it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXTS = {
     "label": [f"label {i}" for i in range(7)],
 }
 SOURCE = {
-    "kind": "place", "name": "Some pictures", "version": "3", "filename": "some.zip", "licence": "CC BY 4.0",
+    "kind": "place", "name": "Some images", "version": "3", "filename": "some.zip", "licence": "CC BY 4.0",
     "used_for": "all of it",
 }  # fmt: skip
 EYES = {"title": "Eyes", "checkpoint": "some/eyes", "kind": "hub", "image_size": 32, "dim": DIM, "licence": "MIT"}
@@ -41,12 +41,12 @@ def registry(**dataset) -> dict:
     }
 
 
-def write_embeddings(folder: Path, vision: str, own: dict[str, Ragged] | None = None, n: int = N_IMAGES) -> Path:
-    """Publish image embeddings of seeded vectors, with lists of its own or without."""
+def write_embeddings(folder: Path, vision: str, item_lists: dict[str, Ragged] | None = None, n: int = N_IMAGES) -> Path:
+    """Export image embeddings of seeded vectors, with item lists or without."""
     rows = np.random.default_rng(n).standard_normal((n, DIM)).astype(np.float16)
-    missing = list(MISSING) if own is None else [1]
+    missing = list(MISSING) if item_lists is None else [1]
     rows[missing] = 0
-    with stage(folder, "embed-images" if own is None else "import-vectors", config={}, inputs={}) as work:
+    with stage(folder, "embed-images" if item_lists is None else "import-vectors", config={}, inputs={}) as work:
         save_array(work / "vectors.npy", rows)
         header = {
             "format": FORMAT,
@@ -56,17 +56,17 @@ def write_embeddings(folder: Path, vision: str, own: dict[str, Ragged] | None = 
             "precision": "fp32",
             "missing": missing,
         }
-        for split, lists in (own or {}).items():
+        for split, lists in (item_lists or {}).items():
             lists.save(work / f"{split}_images")
-        write_json(work / "embeddings.json", header | ({"lists": "own"} if own else {}))
+        write_json(work / "embeddings.json", header | ({"lists": "own"} if item_lists else {}))
     return folder
 
 
 def write_place(root: Path) -> SimpleNamespace:
-    """Write a corpus with odd texts, an image store of three shards with missing pictures, and image embeddings."""
+    """Write a corpus with odd texts, an image store of three shards with missing images, and image embeddings."""
     rng = np.random.default_rng(0)
     n = {split: len(texts) for split, texts in TEXTS.items()}
-    keys = [f"picture-{i}" for i in range(N_IMAGES)]
+    keys = [f"image-{i}" for i in range(N_IMAGES)]
     images = {s: [rng.permutation(N_IMAGES)[: i % 4].tolist() for i in range(n[s])] for s in SPLITS}
     labels = {s: [sorted(rng.permutation(7)[: 1 + i % 3].tolist()) for i in range(n[s])] for s in ("train", "test")}
     data = CorpusData(
@@ -79,22 +79,22 @@ def write_place(root: Path) -> SimpleNamespace:
     )
     with stage(root / "corpus", "build-corpus", config={}, inputs={}) as work:
         data.write(work)
-    pictures = [(i, key, None if i in MISSING else png(i)) for i, key in enumerate(keys)]
+    rows = [(i, key, None if i in MISSING else png(i)) for i, key in enumerate(keys)]
     with stage(root / "images", "render-images", config={}, inputs={}) as work:
-        write_store(work, pictures, N_IMAGES, 3)
+        write_store(work, rows, N_IMAGES, 3)
     embeddings = write_embeddings(root / "embeddings", "eyes")
     return SimpleNamespace(
         root=root, corpus=root / "corpus", images=root / "images", embeddings=embeddings, out=root / "out",
-        pngs=[data for _, _, data in pictures],
+        pngs=[data for _, _, data in rows],
     )  # fmt: skip
 
 
 def go(place: SimpleNamespace, **given) -> Path:
-    """Publish the place, with what is given in other ways; return the folder."""
+    """Export the place, with what is given in other ways; return the folder."""
     options = {
         "world": World.model_validate(registry()),
         "images": place.images,
-        "all_embeddings": [place.embeddings],
+        "embeddings": [place.embeddings],
     } | given
-    export_dataset(options["world"], "tiny", place.corpus, options["images"], options["all_embeddings"], place.out)
+    export_dataset(options["world"], "tiny", place.corpus, options["images"], options["embeddings"], place.out)
     return place.out

@@ -1,4 +1,4 @@
-"""Small pictures, corpora and registries for the tests of this room."""
+"""Small images, corpora and registries for the tests of this room."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def svg(body: str, box: str = "0 0 24 24", attributes: str = "") -> bytes:
 
 
 def png(seed: int, size: int = 32) -> bytes:
-    """Return a picture of noise."""
+    """Return an image of noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     return encoded(Image.fromarray(noise))
 
 
-def encoded(picture: Image.Image, **options: object) -> bytes:
-    """Return a picture as PNG bytes."""
+def encoded(image: Image.Image, **options: object) -> bytes:
+    """Return an image as PNG bytes."""
     written = io.BytesIO()
-    picture.save(written, "PNG", **options)
+    image.save(written, "PNG", **options)
     return written.getvalue()
 
 
@@ -63,12 +63,12 @@ def wheel(raw: Path, name: str, members: dict[str, bytes]) -> Source:
 
 
 def corpus(folder: Path, image_sources: list[str]) -> Path:
-    """Write a corpus of one query and one label with these pictures."""
+    """Write a corpus of one query and one label with these images."""
     n = len(image_sources)
     data = CorpusData(
         items={split: Items.of(["a"]) for split in ("train", "test", "label")},
         labels={split: Ragged.from_rows([[0]], 1) for split in ("train", "test")},
-        image_keys=[f"picture-{i}" for i in range(n)],
+        image_keys=[f"image-{i}" for i in range(n)],
         image_sources=image_sources,
         images={split: Ragged.from_rows([list(range(n))], n) for split in ("train", "test", "label")},
     )
@@ -89,7 +89,7 @@ def random_network() -> Lite0:
 
 
 def write_url_corpus(folder: Path, urls: list[list[str]]) -> Path:
-    """Publish a corpus of queries with these pictures, and a label without one."""
+    """Publish a corpus of queries with these images, and a label without one."""
     with stage(folder, "build-corpus", config={}, inputs={}) as work:
         writer = CorpusWriter(work)
         with writer.split("label") as add:

@@ -13,25 +13,25 @@ from PIL import Image
 from vixml.images.render import MAX_PIXELS, Undrawable, is_svg, prepare
 
 
-def test_a_picture_fits_the_square_and_keeps_its_shape():
+def test_an_image_fits_the_square_and_keeps_its_aspect_ratio():
     made = pixels(prepare(encoded(Image.new("RGB", (400, 100), (200, 0, 0))), 64))
     assert made.shape == (64, 64, 3)
     red = (made == (200, 0, 0)).all(-1)
     assert red[24:40].all() and red.sum() == 16 * 64 and (made[~red] == 255).all()
 
 
-def test_a_small_picture_is_not_enlarged():
+def test_a_small_image_is_not_enlarged():
     made = pixels(prepare(encoded(Image.new("RGB", (8, 8), "black")), 16))
     assert (made[4:12, 4:12] == 0).all() and (made == 0).all(-1).sum() == 64
 
 
-def test_what_is_transparent_is_white():
+def test_transparency_becomes_white():
     sprite = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     sprite.putpixel((3, 3), (0, 0, 255, 255))
     palette = sprite.convert("P", palette=Image.Palette.ADAPTIVE)
     palette.info["transparency"] = palette.getpixel((0, 0))
-    for picture in (sprite, sprite.convert("LA").convert("RGBA")):
-        made = pixels(prepare(encoded(picture), 16))
+    for image in (sprite, sprite.convert("LA").convert("RGBA")):
+        made = pixels(prepare(encoded(image), 16))
         assert (made[0, 0] == 255).all() and not (made[3, 3] == 255).all()
     made = pixels(prepare(encoded(palette, transparency=palette.info["transparency"]), 16))
     assert (made[0, 0] == 255).all()
@@ -39,16 +39,16 @@ def test_what_is_transparent_is_white():
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP", "PNG"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_every_format(kind, mode):
+def test_every_format_is_read(kind, mode):
     written = io.BytesIO()
     Image.new(mode, (20, 20), 0).save(written, kind)
     assert not is_svg(written.getvalue())
     assert pixels(prepare(written.getvalue(), 20)).max() <= 8
 
 
-def test_the_same_picture_gives_the_same_bytes():
-    picture = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 70, 3), dtype=np.uint8)))
-    assert prepare(picture, 48) == prepare(picture, 48)
+def test_preparing_is_deterministic():
+    image = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 70, 3), dtype=np.uint8)))
+    assert prepare(image, 48) == prepare(image, 48)
 
 
 def bomb() -> bytes:
@@ -70,7 +70,7 @@ def bomb() -> bytes:
         (bomb(), "too large"),
     ],
 )
-def test_what_is_no_picture_has_a_reason_that_is_the_same_every_time(data, reason):
+def test_a_file_that_is_not_an_image_gives_a_stable_reason(data, reason):
     found = []
     for _ in range(2):
         with pytest.raises(Undrawable, match=reason) as caught:

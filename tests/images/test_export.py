@@ -1,4 +1,4 @@
-"""A published dataset is loaded by Hugging Face `datasets`, offline, and says what the corpus says, picture by picture."""
+"""An exported dataset loads with Hugging Face `datasets`, offline, and equals the corpus, image by image."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def configurations(folder: Path) -> list[str]:
 # -- the folder is loaded and compared --------------------------------------------------------------------------------
 
 
-def test_every_text_label_and_picture_comes_back(place, load):
+def test_every_text_and_label_is_loaded_back(place, load):
     folder, corpus = go(place), Corpus.load(place.corpus)
     assert configurations(folder) == ["queries", "labels", "images", "vectors-eyes"]
     queries = load(folder)  # the default
@@ -74,11 +74,11 @@ def test_every_text_label_and_picture_comes_back(place, load):
     ]
 
 
-def test_a_picture_lies_in_the_row_of_its_id(place, load):
+def test_the_row_of_an_image_is_its_id(place, load):
     images = load(go(place), "images", split="image")
     assert len(images) == N_IMAGES and images["key"][:] == Corpus.load(place.corpus).image_keys()
     for i, row in enumerate(images):
-        assert row["source"] == f"some:picture-{i}.svg"
+        assert row["source"] == f"some:image-{i}.svg"
         if i in MISSING:
             assert row["image"] is None
         else:
@@ -86,34 +86,36 @@ def test_a_picture_lies_in_the_row_of_its_id(place, load):
             assert np.array_equal(np.asarray(row["image"].convert("RGB")), np.asarray(shown))
 
 
-def test_a_vector_lies_in_the_row_of_its_image(place, load):
+def test_the_row_of_a_vector_is_its_image_id(place, load):
     rows, embeddings = load(go(place), "vectors-eyes", split="vector"), ImageEmbeddings.open(place.embeddings)
     for i, vector in enumerate(rows["vector"]):
         assert vector is None if i in MISSING else np.array_equal(np.float16(vector), embeddings.vectors[i])
 
 
-def test_embeddings_with_lists_of_its_own_names_its_rows(place, load):
-    own = {
+def test_embeddings_with_item_lists_name_their_rows(place, load):
+    item_lists = {
         split: Ragged.from_rows([[i % 4] if i % 3 else [2, 0] for i in range(len(TEXTS[split]))], 4) for split in SPLITS
     }
-    embeddings = write_embeddings(place.root / "own", "ears", own, n=4)
-    folder = go(place, all_embeddings=[place.embeddings, embeddings])
+    embeddings = write_embeddings(place.root / "own", "ears", item_lists, n=4)
+    folder = go(place, embeddings=[place.embeddings, embeddings])
     assert configurations(folder)[-2:] == ["vectors-eyes", "vectors-ears"]
-    assert load(folder, "labels", split="label")["rows_ears"][:] == [own["label"].row(i).tolist() for i in range(7)]
-    assert load(folder, split="test")["rows_ears"][:] == [own["test"].row(i).tolist() for i in range(3)]
+    assert load(folder, "labels", split="label")["rows_ears"][:] == [
+        item_lists["label"].row(i).tolist() for i in range(7)
+    ]
+    assert load(folder, split="test")["rows_ears"][:] == [item_lists["test"].row(i).tolist() for i in range(3)]
     vectors = load(folder, "vectors-ears", split="vector")["vector"][:]
     assert [vector is None for vector in vectors] == [False, True, False, False]
 
 
-def test_a_corpus_alone_is_published_with_the_origin_of_its_images(place, load):
-    folder = go(place, images=None, all_embeddings=[])
+def test_a_corpus_without_store_is_exported_with_the_sources_of_its_images(place, load):
+    folder = go(place, images=None, embeddings=[])
     assert configurations(folder) == ["queries", "labels", "images"]
     assert load(folder, "images", split="image").column_names == ["key", "source"]
     assert "## Coverage" not in (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("batch", "per_file"), [(1, 2), (2, 3), (3, 2), (100, 100)])
-def test_files_and_batches_change_nothing(place, load, monkeypatch, batch, per_file):
+def test_the_result_does_not_depend_on_file_and_batch_size(place, load, monkeypatch, batch, per_file):
     for name, value in (
         ("BATCH", batch),
         ("GROUP", batch),
@@ -131,7 +133,7 @@ def test_files_and_batches_change_nothing(place, load, monkeypatch, batch, per_f
 # -- the card ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_card_says_sizes_coverage_origin_and_licences(place):
+def test_the_card_states_sizes_coverage_origin_and_licences(place):
     folder = go(place)
     text = (folder / "README.md").read_text(encoding="utf-8")
     header = yaml.safe_load(text.split("---\n")[1])
@@ -140,11 +142,11 @@ def test_the_card_says_sizes_coverage_origin_and_licences(place):
     assert [split["num_examples"] for split in info["queries"]["splits"]] == [6, 3]
     shards = sum(path.stat().st_size for path in folder.glob("images/*.parquet"))
     assert info["images"]["download_size"] == shards and info["images"]["dataset_size"] > 0
-    for said in (
-        "6 training and 3 test queries, 7 labels, 11 images", "A stand-in", "CC BY 4.0: Some pictures", "Attribution",
-        "3 of 11 images could not be had", "95.72 %", "some/eyes", "`vixml build-corpus`", "## Checksums",
+    for expected in (
+        "6 training and 3 test queries, 7 labels, 11 images", "A stand-in", "CC BY 4.0: Some images", "Attribution",
+        "3 of 11 images are missing", "95.72 %", "some/eyes", "`vixml build-corpus`", "## Checksums",
     ):  # fmt: skip
-        assert said in text, said
+        assert expected in text, expected
     facts = read_manifest(folder)["facts"]
     assert facts["rows"] == {
         "queries/train": 6, "queries/test": 3, "labels/label": 7, "images/image": 11, "vectors-eyes/vector": 11,
@@ -168,7 +170,7 @@ def test_the_example_on_the_card_runs(place, load, tmp_path):
     assert done.stdout.strip() == f"test a {names}"
 
 
-def test_checksums_are_those_of_the_files_and_the_same_input_gives_the_same_bytes(place):
+def test_checksums_match_the_files_and_the_export_is_deterministic(place):
     folder = go(place)
     sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
     data = {p.relative_to(folder).as_posix() for p in folder.rglob("*.parquet")}
@@ -181,11 +183,11 @@ def test_checksums_are_those_of_the_files_and_the_same_input_gives_the_same_byte
     assert set(changed) <= {"manifest.json"}
 
 
-def test_what_a_publisher_does_not_state_is_said(place):
-    told = registry()
-    told["sources"]["some"] = SOURCE | {"licence": "not stated"}
-    text = (go(place, world=World.model_validate(told)) / "README.md").read_text(encoding="utf-8")
-    assert "no permission to pass their texts or images on" in text and "not stated: Some pictures" in text
+def test_the_card_says_when_a_publisher_states_no_licence(place):
+    entries = registry()
+    entries["sources"]["some"] = SOURCE | {"licence": "not stated"}
+    text = (go(place, world=World.model_validate(entries)) / "README.md").read_text(encoding="utf-8")
+    assert "no permission to pass their texts or images on" in text and "not stated: Some images" in text
 
 
 # -- parts that do not belong together --------------------------------------------------------------------------------
@@ -198,40 +200,37 @@ def refused(place, **given) -> VixmlError:
     return error.value
 
 
-def test_another_store_is_refused(place):
+def test_a_store_of_another_corpus_is_refused(place):
     with stage(place.root / "short", "render-images", config={}, inputs={}) as work:
-        write_store(work, [(0, "picture-0", png(0))], 1, 1)
+        write_store(work, [(0, "image-0", png(0))], 1, 1)
     assert refused(place, images=place.root / "short").found == "1 images"
     with stage(place.root / "other", "render-images", config={}, inputs={}) as work:
         write_store(work, [(i, f"other-{i}", png(i)) for i in range(N_IMAGES)], N_IMAGES, 3)
     error = refused(place, images=place.root / "other")
-    assert error.found == "other-0" and error.expected == "picture-0"
+    assert error.found == "other-0" and error.expected == "image-0"
 
 
-def test_other_embeddings_are_refused_and_the_same_twice(place):
-    assert refused(place, all_embeddings=[write_embeddings(place.root / "more", "ears", n=12)]).found == "12 rows"
-    assert (
-        refused(place, all_embeddings=[place.embeddings, write_embeddings(place.root / "again", "eyes")]).found
-        == "eyes"
-    )
+def test_embeddings_of_another_corpus_and_duplicates_are_refused(place):
+    assert refused(place, embeddings=[write_embeddings(place.root / "more", "ears", n=12)]).found == "12 rows"
+    assert refused(place, embeddings=[place.embeddings, write_embeddings(place.root / "again", "eyes")]).found == "eyes"
 
 
-def test_a_shard_cut_short_and_an_unfinished_folder(place):
+def test_a_truncated_shard_and_an_unfinished_folder_are_refused(place):
     assert len(ImageStore.open(place.images)) == N_IMAGES
     shard = place.images / "shard-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-20])
     assert "cannot be read" in refused(place).what
     (place.corpus / "manifest.json").unlink()
-    assert "not complete" in refused(place, images=None, all_embeddings=[]).what
+    assert "not complete" in refused(place, images=None, embeddings=[]).what
 
 
-def test_a_table_that_is_too_short_is_noticed(place):
-    table = export.Table("c", "s", "t/s", (export.Column("id", "string", ""),))
+def test_a_table_with_too_few_rows_is_an_error(place):
+    table = export.Table("c", "s", "t/s", (export.Column("id", "string", ""),), iter(()), n_rows=3, per_file=2)
     with pytest.raises(VixmlError, match="ended too early"):
-        table.write(place.root, iter(()), 3, 2)
+        table.write(place.root)
 
 
-def test_the_verb(place, capsys):
+def test_the_command(place, capsys):
     for name, keys in (("datasets", ("sources", "datasets")), ("models", ("text_models", "vision_models"))):
         (place.root / f"{name}.yaml").write_text(
             yaml.safe_dump({key: registry()[key] for key in keys}), encoding="utf-8"

@@ -1,4 +1,4 @@
-"""Fetching pictures: what can be had is had, once, whatever the server does; nothing else gets in."""
+"""Fetching images: what can be had is had, once, whatever the server does; nothing else gets in."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from image_server import Server, bomb, image_file
 from images_helpers import write_url_corpus as write_corpus
-from picture_server import Server, bomb, picture
 from PIL import Image
 
 from vixml.config.registry import Fetch
@@ -51,8 +51,8 @@ def fetch(corpus: Path, out: Path, n_shards=2, threads=1, **changes):
     return ImageStore.open(out), pq.read_table(out / "fetched.parquet").to_pylist()
 
 
-def test_every_fault_ends_as_it_must(server, tmp_path):
-    """Each picture that can be had is had; each other one is missing, with its reason."""
+def test_every_fault_has_the_expected_outcome(server, tmp_path):
+    """Each image that can be had is had; each other one is missing, with its reason."""
     had = ["ok/0", "busy/1", "flaky/2", "stall/3", "cut/4", "moved/5", "late/6"]
     lost = {
         "gone/10": "HTTP 404", "down/11": "HTTP 500", "page/12": "not an image: text/html",
@@ -65,7 +65,7 @@ def test_every_fault_ends_as_it_must(server, tmp_path):
     store, log = fetch(corpus, tmp_path / "images", max_bytes=150_000)
     assert [row["url"] for row in log] == Corpus.load(corpus).image_keys()
     for image, path in enumerate(had):
-        assert store.read(image) == prepare(picture(int(path.split("/")[1])), SIZE), path
+        assert store.read(image) == prepare(image_file(int(path.split("/")[1])), SIZE), path
         assert log[image]["status"] == 200 and log[image]["error"] is None and log[image]["bytes"] > 0
     for image, (path, reason) in enumerate(lost.items(), start=len(had)):
         assert image in store.missing and log[image]["error"].startswith(reason), (path, log[image])
@@ -93,19 +93,19 @@ def test_the_bytes_do_not_depend_on_connections_or_arrival(server, tmp_path):
     assert max(server.asked.values()) == 3, "each once a run"
 
 
-def test_one_host_gets_its_share_and_no_more(server, tmp_path):
+def test_requests_per_host_are_limited(server, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", [[server.url(f"late/{i}")] for i in range(40)])
     fetch(corpus, tmp_path / "images", concurrency=32, per_host=3)
     assert 1 < server.most <= 3
 
 
-def test_no_more_requests_at_once_than_connections(server, tmp_path):
+def test_concurrent_requests_are_limited_to_the_connections(server, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", [[server.url(f"late/{i}")] for i in range(40)])
     fetch(corpus, tmp_path / "images", concurrency=4)
     assert 1 < server.most <= 4
 
 
-def test_a_url_of_many_items_is_one_picture(server, tmp_path):
+def test_a_url_of_many_items_is_fetched_once(server, tmp_path):
     same = server.url("ok/1")
     corpus = write_corpus(tmp_path / "corpus", [[same, server.url("ok/2")], [server.url("ok/2"), same], [same, same]])
     store, _ = fetch(corpus, tmp_path / "images")
@@ -126,7 +126,7 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_it_goes_on_and_fetches_nothing_twice(server, tmp_path):
+def test_a_killed_run_resumes_and_fetches_nothing_twice(server, tmp_path):
     urls = [server.url(f"late/{i}") for i in range(120)]
     corpus = write_corpus(tmp_path / "corpus", [[url] for url in urls])
     script, out = tmp_path / "child.py", tmp_path / "images"
@@ -146,40 +146,40 @@ def test_killed_it_goes_on_and_fetches_nothing_twice(server, tmp_path):
     assert not store.missing and len(log) == 120
     again = [path for path, count in server.asked.items() if count > 1]
     assert len(again) <= 6, "no more than those asked for, or being prepared, when it was killed"
-    assert all(store.read(i) == prepare(picture(i), SIZE) for i in range(120))
+    assert all(store.read(i) == prepare(image_file(i), SIZE) for i in range(120))
 
 
 def test_a_network_that_is_down_loses_nothing(server, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", [[server.url(f"down/{i}")] for i in range(30)] + [[server.url("ok/1")]])
-    with pytest.raises(VixmlError, match="cannot be had just now") as caught:
+    with pytest.raises(VixmlError, match="are unavailable at the moment") as caught:
         fetch(corpus, tmp_path / "images", n_shards=1, attempts=1)
     assert "run the same command again" in str(caught.value)
-    with pytest.raises(VixmlError, match="just now"):
+    with pytest.raises(VixmlError, match="unavailable at the moment"):
         fetch(corpus, tmp_path / "images", n_shards=1, attempts=1)
     assert server.asked["/down/3"] == 4 and server.asked["/ok/1"] == 1, "tried again; what was there is kept"
 
 
-def test_not_one_picture_is_an_error(server, tmp_path):
+def test_no_image_at_all_is_an_error(server, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", [[server.url("gone/1")]])
-    with pytest.raises(VixmlError, match="not one image") as caught:
+    with pytest.raises(VixmlError, match="no image could be fetched") as caught:
         fetch(corpus, tmp_path / "images")
     assert "HTTP 404" in str(caught.value.found)
 
 
-def test_what_was_fetched_for_another_corpus_is_not_taken(server, tmp_path):
+def test_images_fetched_for_another_corpus_are_not_reused(server, tmp_path):
     first = write_corpus(tmp_path / "a", [[server.url("gone/1")]])
     with pytest.raises(VixmlError):
         fetch(first, tmp_path / "images", n_shards=1)
     second = write_corpus(tmp_path / "b", [[server.url("ok/2")]])
     store, _ = fetch(second, tmp_path / "images", n_shards=1)
-    assert store.read(0) == prepare(picture(2), SIZE)
+    assert store.read(0) == prepare(image_file(2), SIZE)
 
 
 @pytest.mark.parametrize(
     "url",
     ["file:///etc/passwd", "ftp://example.org/a.png", "http://", "no address", "http://[::1", "javascript:alert(1)"],
 )
-def test_what_is_no_web_address_is_refused(url):
+def test_anything_but_a_web_address_is_refused(url):
     async def go():
         async with Getter(Fetch(**QUICK)) as getter:
             return await getter.get(url)
@@ -192,7 +192,7 @@ def test_what_is_no_web_address_is_refused(url):
     "host",
     ["127.0.0.1", "localhost", "10.0.0.1", "192.168.1.1", "169.254.169.254", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]"],
 )
-def test_addresses_of_the_own_network_are_refused(host, server):
+def test_private_addresses_are_refused(host, server):
     async def go():
         async with Getter(Fetch(**QUICK | {"allow_private": False})) as getter:
             return await getter.get(f"http://{host}:{server.server_port}/ok/1")
@@ -202,7 +202,7 @@ def test_addresses_of_the_own_network_are_refused(host, server):
     assert not server.asked, "no request was sent"
 
 
-def test_a_redirect_or_a_name_into_the_own_network_is_refused(monkeypatch):
+def test_a_redirect_or_a_name_to_a_private_address_is_refused(monkeypatch):
     """The address connected to is checked, not the name: here a public-looking name that leads home."""
 
     async def home(self, host, port, **_):
@@ -210,10 +210,10 @@ def test_a_redirect_or_a_name_into_the_own_network_is_refused(monkeypatch):
 
     monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", home)
     with pytest.raises(Refused, match="not public"):
-        asyncio.run(PublicAddresses().connect_tcp("pictures.example.org", 80))
+        asyncio.run(PublicAddresses().connect_tcp("images.example.org", 80))
 
 
-def test_a_connection_that_the_other_side_closed_says_so():
+def test_a_connection_closed_by_the_other_side_is_detected():
     """The library asks every idle connection before it takes one; without an answer it would send into the void."""
 
     async def go() -> list[bool]:
@@ -240,7 +240,7 @@ def test_retry_after_is_seconds_or_a_date():
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
 
 
-def test_a_corpus_without_addresses(tmp_path):
+def test_a_corpus_without_urls_is_refused(tmp_path):
     with stage(tmp_path / "corpus", "build-corpus", config={}, inputs={}) as work:
         writer = CorpusWriter(work)
         with writer.split("label") as add:
@@ -249,11 +249,11 @@ def test_a_corpus_without_addresses(tmp_path):
             with writer.split(split) as add:
                 add("q", "text", [0])
         writer.finish(facts={})
-    with pytest.raises(VixmlError, match="names no images by address"):
+    with pytest.raises(VixmlError, match="does not name its images by URL"):
         fetch(tmp_path / "corpus", tmp_path / "images")
 
 
-def test_a_prepared_picture_is_the_papers(server, tmp_path):
+def test_an_image_is_prepared_as_in_the_paper(server, tmp_path):
     """RGB, Lanczos, inside the square, white around."""
     corpus = write_corpus(tmp_path / "corpus", [[server.url("ok/3")]])
     store, _ = fetch(corpus, tmp_path / "images", n_shards=1)

@@ -56,7 +56,7 @@ def random_weights(model):
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory):
-    """A model of text and pictures, with its processor, as its authors publish it."""
+    """A model of text and images, with its processor, as its authors publish it."""
     text = dict(SMALL, vocab_size=60, bos_token_id=0, eos_token_id=1, pad_token_id=1)
     vision = dict(SMALL, image_size=SIDE, patch_size=PATCH)
     model = random_weights(SiglipModel(SiglipConfig(text_config=text, vision_config=vision)))
@@ -94,16 +94,16 @@ def opened(folder, tmp_path, kind="hub", dtype=FP32, **changes):
 
 
 @pytest.mark.parametrize("which", ["siglip", "vit"])
-def test_vectors_are_those_of_the_published_model_and_processor(which, request, tmp_path):
+def test_vectors_equal_those_of_the_published_model_and_processor(which, request, tmp_path):
     folder, model, processor = request.getfixturevalue(which)
     encoder = opened(folder, tmp_path)
-    pictures = [png(seed, size) for seed, size in ((1, SIDE), (2, 80), (3, 20))]
-    pixels = torch.from_numpy(np.stack([encoder.preprocess(picture) for picture in pictures]))
-    expected = processor([Image.open(io.BytesIO(picture)) for picture in pictures], return_tensors="pt")["pixel_values"]
+    images = [png(seed, size) for seed, size in ((1, SIDE), (2, 80), (3, 20))]
+    pixels = torch.from_numpy(np.stack([encoder.preprocess(image) for image in images]))
+    expected = processor([Image.open(io.BytesIO(image)) for image in images], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(encoder.normalise(pixels), expected, rtol=0, atol=1e-6)
     with torch.no_grad():
         wanted = model(pixel_values=expected).pooler_output
-    assert wanted.std(dim=0).min() > 1e-3, "the pictures tell in every number"
+    assert wanted.std(dim=0).min() > 1e-3, "the images tell in every number"
     torch.testing.assert_close(encoder.encode(pixels), wanted, rtol=1e-4, atol=1e-5)
     for row in range(3):  # a batch of one
         torch.testing.assert_close(encoder.encode(pixels[row : row + 1])[0], wanted[row], rtol=1e-4, atol=1e-5)
@@ -119,7 +119,7 @@ def test_half_precision_stays_close(siglip, tmp_path, dtype, bound):
     assert (found - wanted).norm(dim=1).max() < bound * wanted.norm(dim=1).min()
 
 
-def test_the_picture_part_alone_is_kept_byte_for_byte(siglip, tmp_path):
+def test_only_the_image_part_is_kept_byte_for_byte(siglip, tmp_path):
     folder, _, _ = siglip
     opened(folder, tmp_path)
     files = {path.name for path in (tmp_path / "eyes").iterdir()}
@@ -134,7 +134,7 @@ def test_the_picture_part_alone_is_kept_byte_for_byte(siglip, tmp_path):
     assert set(manifest["inputs"]) == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
-def test_a_published_configuration_that_leaves_out_defaults_is_read(siglip, tmp_path):
+def test_a_published_configuration_without_defaults_is_read(siglip, tmp_path):
     folder = place(siglip[0], tmp_path / "raw")
     settings = read_json(folder / "config.json")
     del settings["vision_config"]["model_type"]
@@ -153,9 +153,9 @@ def test_a_model_is_fetched_and_its_commit_recorded(vit, tmp_path, monkeypatch):
     assert not list((tmp_path / "raw" / "hub").iterdir()), "the download is handed over, not kept twice"
 
 
-def test_a_download_outlives_an_entry_that_does_not_fit_it(vit, tmp_path, monkeypatch):
+def test_a_download_is_kept_when_the_entry_does_not_match_it(vit, tmp_path, monkeypatch):
     with serve_hub(monkeypatch, "Tiny/Eyes", vit[0]) as hub:
-        with pytest.raises(VixmlError, match="something else than the checkpoint"):
+        with pytest.raises(VixmlError, match="registry and the checkpoint differ"):
             prepare_vision("eyes", entry(dim=48), tmp_path / "raw", tmp_path / "eyes")
         fetched = len(hub.asked)
         prepare_vision("eyes", entry(), tmp_path / "raw", tmp_path / "eyes")
@@ -168,7 +168,7 @@ def test_a_download_outlives_an_entry_that_does_not_fit_it(vit, tmp_path, monkey
 
 @timm.models.register_model
 def vit_tiny_siglip_for_tests(pretrained=False, **settings):
-    """The architecture of SigLIP's picture part as timm has it, small."""
+    """The architecture of SigLIP's image part as timm has it, small."""
     shape = dict(img_size=SIDE, patch_size=PATCH, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0)
     shape |= {key: settings[key] for key in ("num_classes", "global_pool")}
     return VisionTransformer(**shape, class_token=False, act_layer="gelu_tanh")
@@ -231,7 +231,7 @@ def test_the_two_backends_agree_on_the_same_weights(siglip, open_clip_folder, tm
 
 
 @pytest.mark.parametrize("name", ["hf-hub:somebody/model", "local-dir:/etc", "hf_hub:x/y"])
-def test_a_name_that_leads_elsewhere_is_refused(open_clip_folder, tmp_path, name):
+def test_a_name_that_would_load_from_elsewhere_is_refused(open_clip_folder, tmp_path, name):
     folder = place(open_clip_folder, tmp_path / "raw")
     config = read_json(folder / "open_clip_config.json")
     config["model_cfg"]["vision_cfg"]["timm_model_name"] = name
@@ -279,23 +279,23 @@ def of_text(folder):
         (without_processor, {}, "checkpoint lacks a file"),
         (without_pooler, {}, "weights do not fit"),
         (of_another_width, {}, "weights do not fit"),
-        (oblong, {}, "processor of another kind"),
-        (two_means, {}, "processor of another kind"),
+        (oblong, {}, "unsupported image processor"),
+        (two_means, {}, "unsupported image processor"),
         (of_text, {}, "vision model"),
-        (lambda folder: None, {"dim": 33}, "something else than the checkpoint"),
-        (lambda folder: None, {"image_size": 64}, "something else than the checkpoint"),
+        (lambda folder: None, {"dim": 33}, "registry and the checkpoint differ"),
+        (lambda folder: None, {"image_size": 64}, "registry and the checkpoint differ"),
     ],
 )
-def test_what_is_no_fitting_checkpoint_is_one_clear_error(vit, tmp_path, damage, changes, says):
+def test_an_unsuitable_checkpoint_is_one_clear_error(vit, tmp_path, damage, changes, says):
     damage(place(vit[0], tmp_path / "raw"))
     with pytest.raises(VixmlError, match=says):
         prepare_vision("eyes", entry(**changes), tmp_path / "raw", tmp_path / "eyes")
     assert [path.name for path in tmp_path.iterdir()] == ["raw"], "nothing is left behind"
 
 
-def test_a_model_of_the_hub_needs_its_folder_and_one_from_a_wheel_has_none(tmp_path):
+def test_a_model_of_the_hub_needs_a_folder_and_one_from_a_wheel_needs_no_preparation(tmp_path):
     world = load_world(CONFIG)
-    with pytest.raises(VixmlError, match="without its folder") as caught:
+    with pytest.raises(VixmlError, match="needs its folder") as caught:
         load_vision(world, "siglip2", tmp_path, "cpu", "fp32")
     assert "vixml prepare-vision siglip2" in caught.value.hint
     with pytest.raises(VixmlError, match="needs no preparation"):

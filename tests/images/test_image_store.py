@@ -19,7 +19,7 @@ def small_groups(monkeypatch):
 
 
 @pytest.mark.parametrize("n_shards", [1, 3, 4, 10, 17])
-def test_everything_comes_back(tmp_path, n_shards, small_groups):
+def test_every_image_is_read_back(tmp_path, n_shards, small_groups):
     header = write_store(tmp_path, iter(ITEMS), 10, n_shards)
     store = ImageStore.open(tmp_path)
     assert header["missing"] == [0, 5, 9] and store.missing == {0, 5, 9} and len(store) == 10
@@ -32,7 +32,7 @@ def test_everything_comes_back(tmp_path, n_shards, small_groups):
     assert per_shard == [1, 2, 3, 4, 6, 7, 8]
 
 
-def test_bytes_follow_from_the_pictures_alone(tmp_path, small_groups):
+def test_the_bytes_depend_only_on_the_images(tmp_path, small_groups):
     hashes = []
     for name in "ab":
         write_store(tmp_path / name, ITEMS, 10, 3)
@@ -40,7 +40,7 @@ def test_bytes_follow_from_the_pictures_alone(tmp_path, small_groups):
     assert hashes[0] == hashes[1]
 
 
-def test_an_empty_store_is_a_store(tmp_path):
+def test_an_empty_store_is_valid(tmp_path):
     write_store(tmp_path, [], 0, 2)
     assert list(ImageStore.open(tmp_path)) == []
 
@@ -55,20 +55,20 @@ def test_memory_holds_one_row_group(tmp_path):
 @pytest.mark.parametrize(
     ("items", "what"),
     [
-        ([(0, "a", b"a"), (0, "a", b"a")], "out of turn"),
-        ([(1, "b", b"b"), (0, "a", b"a")], "out of turn"),
-        ([(0, "a", b"a")], "too early"),
-        ([(0, "a", b"a"), (1, "b", b"b"), (2, "c", b"c")], "out of turn"),
+        ([(0, "a", b"a"), (0, "a", b"a")], "out of order"),
+        ([(1, "b", b"b"), (0, "a", b"a")], "out of order"),
+        ([(0, "a", b"a")], "too few images"),
+        ([(0, "a", b"a"), (1, "b", b"b"), (2, "c", b"c")], "out of order"),
     ],
 )
-def test_items_out_of_turn_are_refused_and_nothing_is_published(tmp_path, items, what):
+def test_ids_out_of_order_are_refused_and_nothing_is_written(tmp_path, items, what):
     with pytest.raises(VixmlError, match=what):
         write_store(tmp_path, items, 2, 2)
     assert not (tmp_path / "store.json").exists()
 
 
 @pytest.mark.parametrize("image", [-1, 10, 5])
-def test_reading_an_id_that_is_not_there(tmp_path, image):
+def test_reading_an_absent_id_is_an_error(tmp_path, image):
     write_store(tmp_path, ITEMS, 10, 3)
     with pytest.raises(VixmlError, match="missing" if image == 5 else "out of range"):
         ImageStore.open(tmp_path).read(image)
@@ -92,7 +92,7 @@ def test_damaged_shards_are_named(tmp_path):
     (tmp_path / "store.json").write_text(
         '{"format": "vixml-images-1", "n_images": 12, "n_shards": 2, "missing": [0, 5, 9]}', encoding="utf-8"
     )
-    with pytest.raises(VixmlError, match="does not hold what it says"):
+    with pytest.raises(VixmlError, match="does not match its store"):
         ImageStore.open(tmp_path)
     (tmp_path / "store.json").write_text('{"format": "other"}', encoding="utf-8")
     with pytest.raises(VixmlError, match="not an image store of this version"):

@@ -86,7 +86,7 @@ def refused(place) -> VixmlError:
     return error.value
 
 
-def test_each_item_gets_its_own_vectors_in_order(place):
+def test_each_item_gets_its_vectors_in_order(place):
     from vixml.data.corpus import Corpus
 
     embeddings, corpus = go(place), Corpus.load(place.corpus)
@@ -102,7 +102,7 @@ def test_each_item_gets_its_own_vectors_in_order(place):
     assert facts["train"]["items_without"] == 2 and facts["n_missing"] == 0
 
 
-def test_a_control_and_a_cut_work_on_own_lists(place):
+def test_controls_and_cuts_work_on_item_lists(place):
     from vixml.data.corpus import Corpus
 
     embeddings, corpus = go(place), Corpus.load(place.corpus)
@@ -119,10 +119,10 @@ def test_lists_of_another_corpus_are_refused(place, tmp_path):
     with pytest.raises(VixmlError, match="do not belong together") as error:
         embeddings.images_of(other, "test")
     assert error.value.found == "lists of 2 items" and "import-vectors" in error.value.hint
-    assert embeddings.images_of(other, "train") is embeddings.own["train"]
+    assert embeddings.images_of(other, "train") is embeddings.item_lists["train"]
 
 
-def test_a_row_of_zeros_is_missing_and_rows_are_counted(place):
+def test_a_row_of_zeros_counts_as_missing(place):
     matrix = np.vstack([place.matrices["label"], np.ones((2, DIM), np.float32)])
     matrix[1] = 0
     np.save(place.files["label"].vectors, matrix)
@@ -137,12 +137,12 @@ def test_a_row_of_zeros_is_missing_and_rows_are_counted(place):
     }  # fmt: skip
 
 
-def test_a_corpus_without_pictures_takes_vectors_too(place, tmp_path):
+def test_vectors_are_imported_for_a_corpus_without_images(place, tmp_path):
     place.corpus = write_corpus(tmp_path / "bare", images=False)
     assert len(go(place)) == sum(map(len, place.matrices.values()))
 
 
-def test_a_large_half_is_kept_and_more_is_refused_and_counted(place):
+def test_the_largest_float16_is_kept_and_larger_numbers_are_refused_and_counted(place):
     matrix = place.matrices["test"]
     matrix[0, :] = 65504
     np.save(place.files["test"].vectors, matrix)
@@ -153,7 +153,7 @@ def test_a_large_half_is_kept_and_more_is_refused_and_counted(place):
     ("bad", "said"),
     [(np.nan, "2 numbers NaN"), (-np.inf, "2 numbers infinity"), (65520.0, "2 numbers beyond float16 (65504)")],
 )
-def test_a_number_that_float16_cannot_hold_is_counted_and_named(place, bad, said):
+def test_numbers_that_float16_cannot_hold_are_counted_and_located(place, bad, said):
     matrix = place.matrices["test"]
     matrix[1, 2] = matrix[3, 0] = bad
     np.save(place.files["test"].vectors, matrix)
@@ -164,28 +164,28 @@ def test_a_number_that_float16_cannot_hold_is_counted_and_named(place, bad, said
 # -- files that do not belong here ------------------------------------------------------------------------------------
 
 
-def test_a_map_beyond_its_matrix(place):
+def test_a_map_that_points_beyond_its_matrix_is_refused(place):
     write_map(place.files["test"].rows, [[0], [2, 4, 99]])
     error = refused(place)
     assert "points beyond" in error.what and error.found == "row 4, and 1 more such rows"
     assert str(error.where).endswith("test_map.npy, item 1") and "0 to 3" in error.expected
 
 
-def test_a_negative_row_is_no_row(place):
+def test_a_negative_row_is_refused(place):
     write_map(place.files["test"].rows, [[-1], [0]])
     assert refused(place).found == "row -1"
 
 
-def test_a_map_of_another_number_of_items(place):
+def test_a_map_with_the_wrong_number_of_items_is_refused(place):
     write_map(place.files["train"].rows, [*ROWS["train"], [0]])
     error = refused(place)
     assert "does not fit the corpus" in error.what and "(5,)" in error.found and "4 items" in error.expected
 
 
-def test_vectors_of_another_length(place):
+def test_vectors_of_the_wrong_length_are_refused(place):
     np.save(place.files["label"].vectors, np.ones((3, DIM + 1), np.float32))
     error = refused(place)
-    assert error.found == "7 numbers a vector" and error.expected.startswith("6, as eyes")
+    assert error.found == "7 numbers per vector" and error.expected.startswith("6, as eyes")
 
 
 @pytest.mark.parametrize(
@@ -193,17 +193,17 @@ def test_vectors_of_another_length(place):
     [np.ones((3, DIM)), np.ones(3, np.float32), np.asfortranarray(np.ones((3, DIM), np.float32))],
     ids=["float64", "one dimension", "columns first"],
 )
-def test_a_matrix_of_another_kind(place, matrix):
+def test_a_matrix_of_the_wrong_kind_is_refused(place, matrix):
     np.save(place.files["label"].vectors, matrix)
-    assert refused(place).what == "not a matrix of the kind that is read here"
+    assert refused(place).what == "not a matrix of the expected kind"
 
 
-def test_a_matrix_cut_short_or_too_long(place):
+def test_a_truncated_or_too_long_matrix_is_refused(place):
     path = place.files["label"].vectors
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
     error = refused(place)
-    assert error.what == "a matrix is cut short" and error.found == f"{len(whole) - 4} bytes"
+    assert error.what == "a matrix is truncated" and error.found == f"{len(whole) - 4} bytes"
     path.write_bytes(whole + b"more")
     assert "longer than its header" in refused(place).what
     path.write_bytes(whole[:40])
@@ -212,7 +212,7 @@ def test_a_matrix_cut_short_or_too_long(place):
     assert refused(place).what == "an array is missing"
 
 
-def test_items_in_another_order_than_the_corpus(tmp_path):
+def test_items_in_a_different_order_than_the_corpus_are_refused(tmp_path):
     rng = np.random.default_rng(1)
     rows = {split: [[i] if rng.random() < 0.8 else -1 for i in range(300)] for split in SPLITS}
     files = {split: Published(tmp_path / f"{split}.npy", tmp_path / f"{split}_map.npy") for split in SPLITS}
@@ -227,7 +227,7 @@ def test_items_in_another_order_than_the_corpus(tmp_path):
     assert read_manifest(place.out)["facts"]["test"]["items_with_vectors_but_no_address"] == known
     write_map(files["test"].rows, [rows["test"][i] for i in rng.permutation(300)])
     place.out = tmp_path / "other"
-    assert "another order" in refused(place).what
+    assert "not in the order of the corpus" in refused(place).what
 
 
 # -- memory, and the verb ---------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path):
     assert grown[1] < 80 and grown[1] - grown[8] < 20, f"{grown} MiB for {megabytes:.0f} MiB"
 
 
-def test_the_verb_reads_the_registry(place, tmp_path, capsys):
+def test_the_command_reads_the_registry(place, tmp_path, capsys):
     raw = tmp_path
     sources, published = {}, {}
     for split, files in place.files.items():

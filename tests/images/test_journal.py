@@ -13,7 +13,7 @@ def row(image: int, **over) -> Fetched:
     return Fetched(image, **values | over)
 
 
-def test_rows_that_come_at_once_are_written_at_once(tmp_path):
+def test_rows_that_arrive_together_are_written_together(tmp_path):
     later = []
     with Journal(tmp_path / "a.sqlite", later.append) as journal:
         rows = [row(2), row(0, error="HTTP 503", png=None, may_pass=True), row(1)]
@@ -47,7 +47,7 @@ os._exit(9)
 """
 
 
-def test_a_killed_process_loses_at_most_what_came_last(tmp_path):
+def test_a_killed_process_loses_at_most_the_last_rows(tmp_path):
     command = [sys.executable, "-c", CHILD, str(tmp_path / "a.sqlite"), str(__file__).rsplit("/", 1)[0]]
     assert subprocess.run(command).returncode == 9
     with Journal(tmp_path / "a.sqlite") as journal:

@@ -44,7 +44,7 @@ def refused(path: Path, n: int = 1) -> VixmlError:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 @given(rows=LISTS)
-def test_what_numpy_pickles_is_read_back(protocol, rows, tmp_path_factory):
+def test_arrays_pickled_by_numpy_are_read_back(protocol, rows, tmp_path_factory):
     path = write(tmp_path_factory.getbasetemp() / "map.npy", pickle.dumps(objects(rows), protocol), len(rows))
     found, counts = read_row_lists(path, len(rows), 70_001)
     expected = [list(dict.fromkeys(item)) if isinstance(item, list) else [] for item in rows]
@@ -54,14 +54,14 @@ def test_what_numpy_pickles_is_read_back(protocol, rows, tmp_path_factory):
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("kind", ["i1", "<i4", "<i8", ">i8", "u2", object])
-def test_rows_may_be_arrays_or_numbers_of_numpy(tmp_path, protocol, kind):
+def test_rows_may_be_numpy_arrays_or_scalars(tmp_path, protocol, kind):
     rows = [np.array([3, 1], dtype=kind), [np.int64(2), np.uint8(7)], np.zeros(0, dtype=kind), -1]
     path = write(tmp_path / "map.npy", pickle.dumps(objects(rows), protocol), 4)
     found, _ = read_row_lists(path, 4, 10)
     assert [found.row(i).tolist() for i in range(4)] == [[3, 1], [2, 7], [], []]
 
 
-def test_names_of_older_and_newer_numpy_are_one(tmp_path):
+def test_module_names_of_older_and_newer_numpy_are_accepted(tmp_path):
     content = pickle.dumps(objects([[1]]), 3)
     assert b"numpy._core.multiarray" in content
     old = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
@@ -83,7 +83,7 @@ class Evil:
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize("inside", [True, False], ids=["in the array", "in its place"])
-def test_a_call_of_anything_else_does_not_run(tmp_path, protocol, inside):
+def test_calls_of_other_functions_do_not_run(tmp_path, protocol, inside):
     mark = tmp_path / "it-ran"
     for evil in (
         Evil(os.system, f"touch {shlex.quote(str(mark))}"),
@@ -148,7 +148,7 @@ NEW = name("numpy.core.multiarray", "_reconstruct") + name("numpy", "ndarray") +
         b"\x80\x04h\x05.",
     ],
 )  # fmt: skip
-def test_no_other_instruction_or_state_passes(tmp_path, content):
+def test_other_instructions_and_states_are_refused(tmp_path, content):
     assert refused(write(tmp_path / "map.npy", content)).what == "a pickle that is not read"
 
 
@@ -171,17 +171,17 @@ def array_of(item: bytes) -> bytes:
     ],
     ids=["deep", "true in a list", "true", "a bare number", "text", "dup", "itself", "huge"],
 )
-def test_an_item_is_a_list_of_rows_and_nothing_else(tmp_path, item, said):
+def test_an_item_must_be_a_list_of_rows(tmp_path, item, said):
     error = refused(write(tmp_path / "map.npy", array_of(item)))
     assert said is None or said in error.found
 
 
-def test_a_map_far_larger_than_its_items_is_not_read(tmp_path):
+def test_a_map_too_large_for_its_items_is_refused(tmp_path):
     path = write(tmp_path / "map.npy", b"\x80\x04" + b"]" * 200_000 + b".")
     assert "at most" in refused(path).expected
 
 
-def test_reading_many_lists_is_no_slow_matter(tmp_path):
+def test_reading_many_lists_is_fast(tmp_path):
     """Ten thousand lists in a fraction of a second; a quadratic step would show."""
     rows = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(10_000)]
     path = write(tmp_path / "map.npy", pickle.dumps(objects(rows), 3), 10_000)
@@ -189,7 +189,7 @@ def test_reading_many_lists_is_no_slow_matter(tmp_path):
     assert found.values.tolist() == list(range(30_000)) and counts["rows_unnamed"] == 1
 
 
-def test_an_array_of_numbers_is_no_map(tmp_path):
+def test_an_array_of_numbers_is_refused(tmp_path):
     np.save(tmp_path / "map.npy", np.arange(3))
     assert "not a map" in refused(tmp_path / "map.npy", 3).what
     (tmp_path / "map.npy").write_bytes(struct.pack("<8s", b"\x93NUMPY\x03\x00") + b"\x00" * 20)

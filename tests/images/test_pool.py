@@ -1,4 +1,4 @@
-"""The stage embed-images: vectors in order, whatever the batches and threads; bad pictures are named."""
+"""The stage embed-images: vectors in order, whatever the batches and threads; bad images are named."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vixml.images.store import ImageStore, write_store
 from vixml.images.vision import decode_square
 from vixml.provenance import read_manifest, stage
 
-PICTURES = [(i, f"key-{i}", png(i)) for i in range(13)]
+IMAGES = [(i, f"key-{i}", png(i)) for i in range(13)]
 
 
 def pooled(encoder, batch_size: int, threads: int = 1) -> np.ndarray:
-    ids, vectors = zip(*pool(PICTURES, encoder, batch_size, threads), strict=True)
+    ids, vectors = zip(*pool(IMAGES, encoder, batch_size, threads), strict=True)
     assert np.concatenate(ids).tolist() == list(range(13))
     return np.concatenate(vectors)
 
@@ -35,7 +35,7 @@ def test_vectors_do_not_depend_on_threads(encoder):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 12, 13, 64])  # 4 and 12 leave a last batch of one
 def test_vectors_do_not_depend_on_the_batch(encoder, batch_size):
-    expected = encoder.encode(torch.from_numpy(np.stack([encoder.preprocess(p) for _, _, p in PICTURES])))
+    expected = encoder.encode(torch.from_numpy(np.stack([encoder.preprocess(p) for _, _, p in IMAGES])))
     np.testing.assert_allclose(pooled(encoder, batch_size), expected.numpy(), atol=2e-3, rtol=2e-3)
 
 
@@ -55,26 +55,26 @@ class Fixed:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e6])
-def test_a_vector_that_is_not_finite_names_its_picture(bad):
+def test_the_image_of_a_non_finite_vector_is_named(bad):
     items = [(i, f"key-{i}", str(i).encode()) for i in range(5)]
     with pytest.raises(VixmlError, match="not finite") as caught:
         list(pool(items, Fixed({3: [0, bad, 0]}), 2, 2, "here"))
     assert "here, image 3 (key-3)" in str(caught.value)
 
 
-def test_a_wrong_shape_is_noticed():
-    with pytest.raises(VixmlError, match="another shape"):
+def test_a_wrong_shape_is_an_error():
+    with pytest.raises(VixmlError, match="wrong shape"):
         list(pool([(0, "k", b"0")], Fixed({0: [1.0, 2.0]}), 2))
 
 
-def test_a_damaged_picture_is_named(encoder):
+def test_a_damaged_image_is_named(encoder):
     for data in (b"not an image", png(1)[:200], b""):
         with pytest.raises(VixmlError, match="cannot be decoded") as caught:
-            list(pool([*PICTURES[:2], (2, "bad", data)], encoder, 2, 2))
+            list(pool([*IMAGES[:2], (2, "bad", data)], encoder, 2, 2))
         assert "image 2 (bad)" in str(caught.value)
 
 
-def test_few_pictures_wait_at_any_time():
+def test_the_queue_of_images_is_bounded():
     taken = []
 
     def endless():
@@ -89,13 +89,13 @@ def test_few_pictures_wait_at_any_time():
 
 
 def make_store(folder):
-    items = [(i, k, None if i in (0, 7) else p) for i, k, p in PICTURES]
+    items = [(i, k, None if i in (0, 7) else p) for i, k, p in IMAGES]
     with stage(folder, "render-images", config={}, inputs={}) as work:
         write_store(work, items, len(items), 2)
     return folder
 
 
-def test_the_stage_writes_a_embeddings(tmp_path, encoder, monkeypatch):
+def test_the_stage_writes_image_embeddings(tmp_path, encoder, monkeypatch):
     world = load_world("config")
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -122,7 +122,7 @@ def test_the_stage_writes_a_embeddings(tmp_path, encoder, monkeypatch):
     assert set(manifest["inputs"]) == {"images", "weights"}
 
 
-def test_decoding_fits_and_centres_and_puts_white_below():
+def test_decoding_fits_centres_and_fills_with_white():
     wide = encoded(Image.new("RGB", (40, 20), "red"))
     pixels = decode_square(wide, 16)
     assert pixels.shape == (16, 16, 3) and (pixels[4:12] == [255, 0, 0]).all() and (pixels[:4] == 255).all()
@@ -144,7 +144,7 @@ def test_a_decompression_bomb_is_refused(monkeypatch):
 
 
 class Counting:
-    """The encoder of the tests, which counts its pictures and may be killed."""
+    """The encoder of the tests, which counts its images and may be killed."""
 
     def __init__(self, encoder, dies_after=None):
         self.encoder, self.dies_after, self.seen = encoder, dies_after, 0
@@ -160,7 +160,7 @@ class Counting:
         return self.encoder.encode(batch)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, encoder, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, encoder, monkeypatch):
     world = load_world("config")
     entry = world.vision_models["efficientnet-lite0"].model_copy(update={"batch_size": 2})
     world = world.model_copy(update={"vision_models": {"eyes": entry}})
@@ -189,7 +189,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, encoder, monkeypatch):
     assert run(Counting(encoder), "other", "bf16") == 11, "what other settings left is not taken"
 
 
-def test_pictures_from_a_position_are_the_rest_of_all(tmp_path):
+def test_images_from_a_position_are_the_remaining_images(tmp_path):
     store = ImageStore.open(make_store(tmp_path / "images"))
     everything = list(store)
     for position in range(len(everything) + 2):

@@ -47,7 +47,7 @@ def test_a_corpus_becomes_a_store(inputs, tmp_path):
     folder, raw, sources = inputs
     render_images(folder, raw, sources, 16, 2, tmp_path / "images")
     store = ImageStore.open(tmp_path / "images")
-    assert [(image, key) for image, key, _ in store] == [(0, "picture-0"), (2, "picture-2")]
+    assert [(image, key) for image, key, _ in store] == [(0, "image-0"), (2, "image-2")]
     assert (pixels(store.read(0)) == 0).all()
     assert (pixels(store.read(2))[:, :8] == 0).all() and (pixels(store.read(2))[:, 8:] == 255).all()
     manifest = read_manifest(tmp_path / "images")
@@ -68,7 +68,7 @@ def test_the_store_does_not_depend_on_the_number_of_processes(inputs, tmp_path):
     assert hashes[0] == hashes[1]
 
 
-def test_order_is_kept_over_many_portions():
+def test_the_order_is_kept_over_many_portions():
     n = 5 * PORTION + 1
     svgs = [svg(f'<rect width="{i % 24}" height="24"/>') if i % 7 else b"" for i in range(n)]
     alone, shared = list(draw_all(svgs, 8, 1)), list(draw_all(iter(svgs), 8, 2))
@@ -76,7 +76,7 @@ def test_order_is_kept_over_many_portions():
     assert all((png is None) == (i % 7 == 0) for i, (png, _) in enumerate(alone))
 
 
-def test_drawing_takes_no_more_than_it_needs():
+def test_drawing_reads_its_input_lazily():
     taken = []
 
     def endless():
@@ -89,9 +89,9 @@ def test_drawing_takes_no_more_than_it_needs():
     assert len(taken) == PORTION
 
 
-def test_inputs_that_are_not_what_the_corpus_was_built_from_stop_the_stage(inputs, tmp_path):
+def test_inputs_that_differ_from_those_of_the_corpus_stop_the_stage(inputs, tmp_path):
     folder, raw, sources = inputs
-    with pytest.raises(VixmlError, match="registry does not know") as caught:
+    with pytest.raises(VixmlError, match="not in the registry") as caught:
         render_images(folder, raw, {"flat": sources["flat"]}, 16, 1, tmp_path / "images")
     assert "deep" in str(caught.value)
     wheel(raw, "flat", {"other.svg": svg("")})
@@ -100,8 +100,8 @@ def test_inputs_that_are_not_what_the_corpus_was_built_from_stop_the_stage(input
     assert not (tmp_path / "images").exists()
 
 
-def test_a_corpus_without_one_sound_drawing_is_an_error(tmp_path):
+def test_a_corpus_without_any_valid_drawing_is_an_error(tmp_path):
     sources = {"flat": wheel(tmp_path / "raw", "flat", {"broken.svg": b"<svg"})}
     folder = corpus(tmp_path / "corpus", ["flat:broken.svg"])
-    with pytest.raises(VixmlError, match="not one image"):
+    with pytest.raises(VixmlError, match="no image could be drawn"):
         render_images(folder, tmp_path / "raw", sources, 16, 1, tmp_path / "images")

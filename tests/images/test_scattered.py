@@ -20,7 +20,7 @@ N, DIM = 20_000, 1152
 @pytest.mark.parametrize("width", [2, 2304, PAGE, 3 * PAGE + 1, 40 * PAGE])
 @pytest.mark.parametrize("header", [0, 128, PAGE])
 @pytest.mark.parametrize("ids", [[], [0], [5, 5], [3, 0, 1, 2], range(200), range(0, 400, 7)])
-def test_requests_name_every_page_of_the_rows_once_and_no_other(ids, header, width):
+def test_requests_cover_every_page_of_the_rows_exactly_once(ids, header, width):
     naive = {byte // PAGE for i in ids for byte in (*range(header + i * width, header + (i + 1) * width, PAGE),
                                                     header + (i + 1) * width - 1)}  # fmt: skip
     found = list(zip(*requests(np.array(list(ids), dtype=np.int32), header, width), strict=True))
@@ -38,7 +38,7 @@ def matrix(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("ids", [[], [N - 1], [7, 7, 0], [N - 1, 0, N // 2]])
 @pytest.mark.parametrize("advised", [True, False])
-def test_the_rows_are_those_of_the_file(matrix, ids, advised, monkeypatch):
+def test_the_rows_equal_those_of_the_file(matrix, ids, advised, monkeypatch):
     monkeypatch.setattr(embeddings, "CAN_ADVISE", advised and embeddings.CAN_ADVISE)
     wanted = np.load(matrix)[ids]
     for rows in (open_scattered(matrix), load_array(matrix), np.load(matrix)):
@@ -46,7 +46,7 @@ def test_the_rows_are_those_of_the_file(matrix, ids, advised, monkeypatch):
         assert found.dtype == np.float16 and np.array_equal(found, wanted) and found.flags.writeable
 
 
-def test_an_empty_file_of_rows(tmp_path):
+def test_an_empty_file_has_no_rows(tmp_path):
     save_array(tmp_path / "none.npy", np.zeros((0, 4), np.float16))
     assert take_rows(open_scattered(tmp_path / "none.npy"), np.zeros(0, np.int64)).shape == (0, 4)
 
@@ -64,7 +64,7 @@ class Spy(mmap.mmap):
 
 @pytest.mark.skipif(not embeddings.CAN_ADVISE, reason="this system's maps take no advice")
 @pytest.mark.parametrize("refuse", [False, True])
-def test_all_rows_are_asked_for_before_the_first_is_read(matrix, refuse, monkeypatch):
+def test_all_rows_are_requested_before_the_first_is_read(matrix, refuse, monkeypatch):
     with open(matrix, "rb") as stream:
         held = Spy(stream.fileno(), 0, access=mmap.ACCESS_READ)
     held.refuse = refuse
@@ -95,7 +95,7 @@ def read_from_disk(path: Path, rows_of) -> tuple[int, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this system does not count what is read")
-def test_nothing_is_read_that_was_not_asked_for(matrix):
+def test_only_requested_pages_are_read(matrix):
     ids = np.arange(50, N, 397)
     plain, _ = read_from_disk(matrix, lambda path: load_array(path)[ids])
     _, one_by_one = read_from_disk(matrix, lambda path: open_scattered(path)[ids])

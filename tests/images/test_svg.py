@@ -13,20 +13,20 @@ from vixml.images.render import MAX_BYTES, Undrawable, draw
 
 
 def test_current_color_is_black_on_white():
-    picture = pixels(draw(svg('<rect width="12" height="24" fill="currentColor"/>', attributes='color="red"'), 24))
-    assert picture.shape == (24, 24, 3)
-    assert (picture[:, :12] == 0).all() and (picture[:, 12:] == 255).all()
+    image = pixels(draw(svg('<rect width="12" height="24" fill="currentColor"/>', attributes='color="red"'), 24))
+    assert image.shape == (24, 24, 3)
+    assert (image[:, :12] == 0).all() and (image[:, 12:] == 255).all()
 
 
 @pytest.mark.parametrize("box", ["0 0 40 20", "0 0 20 40"])
-def test_a_drawing_keeps_its_shape_and_is_centred(box):
+def test_a_drawing_keeps_its_aspect_ratio_and_is_centred(box):
     ink = pixels(draw(svg('<rect width="40" height="40"/>', box), 32))[:, :, 0] == 0
     covered = np.zeros((32, 32), bool)
     covered[8:24] = True
     assert (ink == (covered if box == "0 0 40 20" else covered.T)).all()
 
 
-def test_a_drawing_is_the_same_every_time():
+def test_drawing_is_deterministic():
     drawing = svg('<circle cx="12" cy="12" r="7" stroke="currentColor" fill="none"/>')
     assert draw(drawing, 48) == draw(drawing, 48)
 
@@ -74,7 +74,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_drawings_are_refused_and_reach_nothing(name, monkeypatch):
+def test_hostile_drawings_are_refused_without_access(name, monkeypatch):
     def touched(*_: object, **__: object) -> None:
         raise AssertionError("the network was touched")
 
@@ -85,12 +85,12 @@ def test_hostile_drawings_are_refused_and_reach_nothing(name, monkeypatch):
 
 
 @pytest.mark.parametrize("size", ['width="1e9" height="1e9"', 'width="100000" height="1"'])
-def test_the_canvas_has_our_size_whatever_the_file_says(size):
+def test_the_canvas_size_does_not_depend_on_the_file(size):
     data = f'<svg xmlns="http://www.w3.org/2000/svg" {size}><rect width="99999999" height="9"/></svg>'.encode()
     assert pixels(draw(data, 16)).shape == (16, 16, 3)
 
 
-def test_a_panic_in_the_renderer_is_a_reason_and_an_interrupt_is_not(monkeypatch):
+def test_a_panic_of_the_renderer_is_a_reason_but_an_interrupt_passes(monkeypatch):
     def fail(kind: type[BaseException]) -> None:
         def raise_it(**_: object) -> bytes:
             raise kind("inside")

@@ -13,8 +13,7 @@ from vixml import runtime
 from vixml.check import doctor
 from vixml.cli import main
 from vixml.errors import VixmlError
-from vixml.images.vision import resolve_device
-from vixml.runtime import choose_device
+from vixml.runtime import choose_device, find_device
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def machine(monkeypatch, tmp_path):
 
 
 def test_without_a_gpu(machine, capsys):
-    assert choose_device("auto", 1).type == resolve_device("auto") == "cpu"
+    assert choose_device("auto", 1).type == find_device("auto").type == "cpu"
     assert torch.get_num_threads() == 1 and not capsys.readouterr().err
     with pytest.raises(VixmlError, match="no GPU can be used") as caught:
         choose_device("cuda", 1)
@@ -87,8 +86,8 @@ def test_a_gpu_that_cannot_be_used(machine, capsys, set_up, reason, fix):
     assert choose_device("auto", 1).type == "cpu"
     said = capsys.readouterr().err
     assert said.count("WARNING") == 1 and fix in said and all(words in said for words in reason)
-    assert resolve_device("auto") == "cpu" and "WARNING" in capsys.readouterr().err, "pooling says so too"
-    for choose in (lambda: choose_device("cuda", 1), lambda: resolve_device("cuda")):
+    assert find_device("auto").type == "cpu" and "WARNING" in capsys.readouterr().err, "pooling says so too"
+    for choose in (lambda: choose_device("cuda", 1), lambda: find_device("cuda").type):
         with pytest.raises(VixmlError, match="no GPU can be used") as caught:
             choose()
         assert fix in caught.value.hint and all(words in caught.value.found for words in reason)
@@ -113,7 +112,7 @@ def test_a_gpu_that_works_is_taken(machine, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     real = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *shape, device: real(*shape))
-    assert choose_device("auto", 1).type == choose_device("cuda", 1).type == resolve_device("cuda") == "cuda"
+    assert choose_device("auto", 1).type == choose_device("cuda", 1).type == find_device("cuda").type == "cuda"
     assert choose_device("cpu", 1).type == "cpu" and not capsys.readouterr().err
 
 

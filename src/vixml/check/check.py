@@ -267,7 +267,7 @@ def image_norms(folder: Artifact) -> str:
     corpus, opened = folder.corpus, ImageEmbeddings.open(folder.path)
     for split in SPLITS:
         opened.images_of(corpus, split)  # refuses lists of another number of items
-    if not opened.own:
+    if not opened.item_lists:
         found, expected = f"{len(opened)} rows", f"{corpus.n_images} rows"
         require(found == expected, "image embeddings are not those of the corpus", found, expected, folder.path)
     rows, norms = sampled_norms(opened.vectors)

@@ -1,4 +1,4 @@
-"""Read the matrix of image vectors, and say which of them each item gets."""
+"""Image embeddings: the matrix of image vectors, and the rows that each item gets."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ REBUILD = "delete the folder and run the stage that writes it again: embed-image
 
 @dataclass(frozen=True)
 class ImageEmbeddings:
-    """Hold one vector per image; row = image id, or, with lists of its own, a number of its own.
+    """Hold one vector per image. The row is the image id; with published item lists, it is the number that those lists use.
 
     Attributes:
         vectors: (n_images, dim) float16, memory-mapped: only the rows gathered are ever read.
-        missing: (n_missing,) int64, ascending: ids without an image. Their rows are zero and never handed out.
-        vision: which encoder made them.
-        folder: where they lie.
-        own: split -> (n_split) lists over rows, where they were published with the embeddings; else empty, and the corpus's lists
-            say which vectors an item has.
+        missing: (n_missing,) int64, ascending: ids without an image. Their rows are zero and never returned.
+        vision: the vision encoder that made them.
+        folder: their folder.
+        item_lists: split -> (n_split) lists over rows, if they were published with the embeddings; otherwise empty, and the
+            corpus's lists name the vectors of an item.
 
     Example:
         >>> embeddings = ImageEmbeddings(np.eye(3, 4, dtype=np.float16), np.array([1]), "demo", Path("embeddings"))
@@ -42,7 +42,7 @@ class ImageEmbeddings:
     missing: np.ndarray
     vision: str
     folder: Path
-    own: Mapping[str, Ragged] = field(default_factory=dict)
+    item_lists: Mapping[str, Ragged] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path | str) -> ImageEmbeddings:
@@ -59,7 +59,7 @@ class ImageEmbeddings:
                 where=folder / "embeddings.json",
                 found=header.get("format"),
                 expected=FORMAT,
-                hint="rebuild it with this version of vixml: snakemake does so by itself",
+                hint="rebuild them with this version of vixml; snakemake does so automatically",
             )
         vectors = open_scattered(folder / "vectors.npy")
         expected = (header["n_images"], header["dim"])
@@ -71,10 +71,10 @@ class ImageEmbeddings:
                 expected=f"{expected} float16",
                 hint=REBUILD,
             )
-        own = {}
+        item_lists = {}
         if header.get("lists") == "own":
-            own = {split: Ragged.load(folder / f"{split}_images") for split in SPLITS}
-        return cls(vectors, np.asarray(header["missing"], dtype=np.int64), header["vision"], folder, own)
+            item_lists = {split: Ragged.load(folder / f"{split}_images") for split in SPLITS}
+        return cls(vectors, np.asarray(header["missing"], dtype=np.int64), header["vision"], folder, item_lists)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -85,14 +85,14 @@ class ImageEmbeddings:
         return self.vectors.shape[1]
 
     def images_of(self, corpus: Corpus, split: str) -> Ragged:
-        """Return which vectors each item of a split has: the embeddings' own lists where it has any, else the corpus's.
+        """Return the rows of each item of a split: the published item lists if there are any, otherwise the corpus's.
 
         Raises:
-            VixmlError: the embeddings' lists speak of another number of items than the corpus has.
+            VixmlError: the item lists and the corpus have different numbers of items.
         """
-        if not self.own:
+        if not self.item_lists:
             return corpus.images(split)
-        lists = self.own[split]
+        lists = self.item_lists[split]
         if len(lists) != corpus.n(split):
             raise VixmlError(
                 "item-to-image lists and corpus do not belong together",
@@ -106,19 +106,18 @@ class ImageEmbeddings:
     def lists(self, item_images: Ragged, per_item: int, control: str = "none", seed: int = 0) -> Ragged:
         """Return the images that each item gets: missing ones dropped, then at most ``per_item``, order kept.
 
-        Control ``shuffled``: whole lists then change hands. The items stand in one random circle and each takes its
-        neighbour's list, so none keeps its own, while the number of lists, their lengths and their contents stay as they
-        were. Control ``constant``: every item has the same ``per_item`` images, drawn from all of them; where no item
-        has any, none gets one.
+        Control ``shuffled`` then permutes whole lists: the items form one random circle and each takes its neighbour's list,
+        so that no item keeps its list, while the number of lists, their lengths and their contents are unchanged. Control
+        ``constant`` gives every item the same ``per_item`` images, drawn from all; if no item has an image, none gets one.
 
         Args:
             item_images: (n_items) lists of image ids, in order of preference (:meth:`images_of`).
             per_item: how many at most.
-            control: ``none`` gives everyone their own.
+            control: ``none`` gives every item its images.
             seed: of the control's draw; the same images are drawn whatever the items.
 
         Raises:
-            VixmlError: the lists speak of another number of images than there are embeddings.
+            VixmlError: the lists refer to another number of images than there are embeddings.
         """
         if item_images.n_cols != len(self):
             raise VixmlError(
@@ -126,12 +125,12 @@ class ImageEmbeddings:
                 where=self.folder,
                 found=f"lists over {item_images.n_cols} images",
                 expected=f"{len(self)}, as many as there are embeddings",
-                hint="build corpus, images and embeddings of one dataset again; snakemake keeps them in step",
+                hint="build corpus, images and embeddings of one dataset again; snakemake keeps them consistent",
             )
         kept = item_images.select(~self._is_missing(item_images.values)).first(per_item)
         if control == "constant" and len(kept.values):
-            held = np.flatnonzero(~self._is_missing(np.arange(len(self))))
-            same = np.random.default_rng(seed).choice(held, min(per_item, len(held)), replace=False)
+            present = np.flatnonzero(~self._is_missing(np.arange(len(self))))
+            same = np.random.default_rng(seed).choice(present, min(per_item, len(present)), replace=False)
             return Ragged(
                 np.tile(same, len(kept)).astype(kept.values.dtype), len(same) * np.arange(len(kept) + 1), kept.n_cols
             )
@@ -166,7 +165,7 @@ class ImageEmbeddings:
             )
         if (absent := self._is_missing(ids)).any():
             raise VixmlError(
-                "this image is missing, it has no vector",
+                "this image is missing and has no vector",
                 where=f"{self.folder}, row {int(ids[absent][0])}",
                 hint="take ids from ImageEmbeddings.lists, which drops missing images",
             )
@@ -191,8 +190,8 @@ class ImageEmbeddings:
 def _first_not_finite(vectors: np.ndarray) -> int | None:
     """Return the first row of (n, dim) float16 vectors that holds NaN or infinity.
 
-    Those are the numbers whose bits, without the sign, are 0x7C00 or more. As integers a batch is looked through six times
-    as fast as `np.isfinite` or a sum does it, in blocks that stay in the processor's cache.
+    Those are the numbers whose bits, without the sign, are 0x7C00 or more. As integers a batch is checked six times
+    as fast as with `np.isfinite` or a sum, in blocks that stay in the processor's cache.
     """
     for start in range(0, len(vectors), 128):
         bits = vectors[start : start + 128].view(np.uint16) & np.uint16(0x7FFF)
@@ -204,9 +203,9 @@ def _first_not_finite(vectors: np.ndarray) -> int | None:
 # -- scattered rows ---------------------------------------------------------------------------------------------------
 
 PAGE = mmap.PAGESIZE
-# Linux reads no more for one request than a device's read-ahead, 128 KB where nobody set another.
+# Linux reads at most a device's read-ahead for one request, 128 KB by default.
 PAGES_A_REQUEST = max(1, (128 << 10) // PAGE)
-# Not every system lets a map be advised; rows are the same without, read one after the other.
+# Not every system accepts advice on a memory map; without it the rows are the same, read one after the other.
 CAN_ADVISE = hasattr(mmap, "MADV_RANDOM") and hasattr(mmap, "MADV_WILLNEED")
 
 
@@ -218,7 +217,7 @@ def open_scattered(path: Path | str) -> np.ndarray:
     """
     rows = load_array(path)
     if CAN_ADVISE and isinstance(rows.base, mmap.mmap):
-        with suppress(OSError):  # advice is a wish: a kernel or a file system may know none
+        with suppress(OSError):  # a kernel or a file system may not support advice
             rows.base.madvise(mmap.MADV_RANDOM)
     return rows
 
@@ -236,20 +235,20 @@ def take_rows(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
     if CAN_ADVISE and isinstance(rows.base, mmap.mmap) and rows.nbytes:
         start, stop = requests(ids, len(rows.base) - rows.nbytes, rows.nbytes // len(rows))
         sizes = np.minimum(stop * PAGE, len(rows.base)) - start * PAGE
-        ask = rows.base.madvise  # thousands of times a batch, so nothing else is done between
+        madvise = rows.base.madvise  # called thousands of times per batch
         with suppress(OSError):
             for first, size in zip((start * PAGE).tolist(), sizes.tolist(), strict=True):
-                ask(mmap.MADV_WILLNEED, first, size)
+                madvise(mmap.MADV_WILLNEED, first, size)
     return np.asarray(rows[ids])
 
 
 def requests(ids: np.ndarray, header: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which pages to ask for: each page of a row once, neighbours together, none in a request that is too long.
+    """Return the pages to request: each page of a row once, neighbours together, no request too long.
 
     Args:
         ids: (k,) rows.
-        header: bytes in front of row 0.
-        width: bytes a row.
+        header: bytes before row 0.
+        width: bytes per row.
 
     Returns:
         (n,) int64: first page of each request, ascending, and the one after its last.
@@ -263,7 +262,7 @@ def requests(ids: np.ndarray, header: int, width: int) -> tuple[np.ndarray, np.n
     first, stop = offsets // PAGE, (offsets + width - 1) // PAGE + 1
     apart = np.ones(len(first), dtype=bool)
     apart[1:] = first[1:] > stop[:-1]
-    start, stop = first[apart], stop[np.roll(apart, -1)]  # where one stretch begins, the one before has ended
+    start, stop = first[apart], stop[np.roll(apart, -1)]  # where one stretch begins, the previous one has ended
     pieces = -(-(stop - start) // PAGES_A_REQUEST)
     place = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     start = np.repeat(start, pieces) + PAGES_A_REQUEST * place
@@ -274,7 +273,7 @@ def requests(ids: np.ndarray, header: int, width: int) -> tuple[np.ndarray, np.n
 
 
 def share_with_images(lists: Ragged, missing: Iterable[int]) -> float:
-    """Return how many items, in percent with two decimals, have an image that is not missing.
+    """Return the percentage of items that have an image that is not missing, to two decimals.
 
     Args:
         lists: (n_items) lists of image ids.
@@ -291,6 +290,6 @@ def share_with_images(lists: Ragged, missing: Iterable[int]) -> float:
 
 
 def coverage(corpus: Corpus, missing: Iterable[int]) -> dict[str, float]:
-    """Return for each split how many items, in percent, have an image: those of Table 8."""
+    """Return for each split the percentage of items that have an image (Table 8)."""
     missing = list(missing)
     return {split: share_with_images(corpus.images(split), missing) for split in SPLITS}

@@ -1,8 +1,8 @@
 """Stage ``fetch-images``: fetch every image of a corpus that names them by URL, into the image store.
 
-Shard by shard: what is settled stands in a journal (:mod:`vixml.images.fetch`) until the shard is written, beside the
-output, so that a run killed at any moment resumes. Which image has which id follows from the corpus, so
-neither the order of arrival nor the number of connections reaches the result.
+Shards are fetched one after the other. A :class:`Journal` beside the output holds the results until the shard is written, so
+that a killed run resumes. Image ids come from the corpus, so neither the order of arrival nor the number of connections
+affects the result.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
@@ -30,14 +31,13 @@ from vixml.errors import VixmlError
 from vixml.files import atomic_path, write_json
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter
-from vixml.images.pool import kept_folder
-from vixml.images.render import Undrawable, prepare
-from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
+from vixml.images.render import Attempt, attempt_all, prepare
+from vixml.images.store import FORMAT, kept_folder, shard_name, shard_range, write_shard
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
 
 LOG = "fetched.parquet"
-FEW = 20  # images of a shard from which on their failing says something of the network
+FEW = 20  # in a shard with fewer images, failures do not prove that the network is down
 LOG_SCHEMA = pa.schema(
     [("image", pa.int32()), ("url", pa.string()), ("status", pa.int16()), ("bytes", pa.int64()),
      ("sha256", pa.string()), ("attempts", pa.int16()), ("error", pa.string())]
@@ -52,27 +52,27 @@ def fetch_images(
     settings: Fetch,
     threads: int = 1,
 ) -> None:
-    """Fetch, check and prepare the images of a corpus and publish an image store.
+    """Fetch, check and prepare the images of a corpus and write an image store.
 
-    Each URL is fetched once, however many items name it. An image that cannot be had (gone, refused, not an image, too
+    Each URL is fetched once, however many items name it. An unavailable image (gone, refused, not an image, too
     large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
 
     Args:
         corpus_dir: a corpus with ``image_urls.parquet``.
-        out: folder to write. Beside it, ``<out>-fetching`` holds what a killed run had already.
+        out: folder to write. Beside it, ``<out>-fetching`` holds the results of a killed run.
         size: side in pixels of the prepared images (METHOD: 384).
         n_shards: files of the store.
         settings: connections, retries, limits.
         threads: processes that decode and prepare; the result does not depend on it.
 
     Raises:
-        VixmlError: the corpus names no URLs, or not one image could be had.
+        VixmlError: the corpus names no URLs, or no image could be fetched.
     """
     corpus_dir, out = Path(corpus_dir), Path(out)
     corpus = Corpus.load(corpus_dir)
     if not (corpus_dir / URLS).exists():
         raise VixmlError(
-            "this corpus names no images by address",
+            "this corpus does not name its images by URL",
             where=corpus_dir / URLS,
             hint="vixml render-images prepares drawings and local files",
         )
@@ -83,14 +83,22 @@ def fetch_images(
         identity = {"corpus": describe_input(corpus_dir)["sha256"], "size": size, "shards": n_shards}
         kept = kept_folder(out, "fetching", identity)
         with bar("fetching images", len(urls)) as advance:
-            asyncio.run(_fetch_all(urls, kept, size, n_shards, settings, threads, advance))
+
+            async def fetch() -> None:
+                with Preparers(threads, size) as preparers:
+                    async with Getter(settings) as getter:
+                        fetcher = Fetcher(urls, kept, getter, preparers, advance)
+                        for shard in range(n_shards):
+                            await fetcher.shard(shard, shard_range(shard, len(urls), n_shards))
+
+            asyncio.run(fetch())
         missing, reasons = _gather(kept, work, len(urls), n_shards)
         if urls and len(missing) == len(urls):
             raise VixmlError(
-                "not one image could be fetched",
+                "no image could be fetched",
                 where=corpus_dir / URLS,
                 found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-                hint=f"is the network there? what was tried stands in {kept}: delete it to try again",
+                hint=f"check the network; {kept} records the attempts: delete it to try again",
             )
         header = {"format": FORMAT, "n_images": len(urls), "n_shards": n_shards, "missing": missing}
         write_json(work / "store.json", header)
@@ -99,98 +107,101 @@ def fetch_images(
     shutil.rmtree(kept)
 
 
-async def _fetch_all(
-    urls: list[str], kept: Path, size: int, n_shards: int, settings: Fetch, threads: int, advance: Quiet
-) -> None:
-    counts = {"missing": 0, "now": 0, "since": time.monotonic()}
+class Fetcher:
+    """Fetches and prepares the images of one shard after the other.
 
-    def note() -> str:
-        speed = counts["now"] / max(time.monotonic() - counts["since"], 1e-9)
-        return f"{speed:.0f} a second, {counts['missing']} missing"
+    Args:
+        urls: address of each image.
+        kept: folder of the shards and journals so far.
+        getter: asks for files.
+        preparers: prepare them.
+        advance: progress bar.
+    """
 
-    with Preparers(threads, size) as preparers:
-        async with Getter(settings) as getter:
-            for shard in range(n_shards):
-                ids = shard_range(shard, len(urls), n_shards)
-                if (kept / shard_name(shard)).exists():
-                    advance.skip(len(ids))
-                    continue
-                path = kept / f"journal-{shard:05d}.sqlite"
-                with Journal(path, asyncio.get_running_loop().call_soon) as journal:
-                    tried = journal.settled()
-                    advance.skip(len(tried))
+    def __init__(self, urls: list[str], kept: Path, getter: Getter, preparers: Preparers, advance: Quiet) -> None:
+        self.urls, self.kept, self.getter, self.preparers, self.advance = urls, kept, getter, preparers, advance
+        self._started, self._fetched, self._missing = time.monotonic(), 0, 0
 
-                    async def work(waiting: Iterator[int], before: dict[int, int], journal: Journal) -> None:
-                        for image in waiting:  # shared: each worker takes the next
-                            row = await _one(image, urls[image], getter, preparers, before.get(image, 0))
-                            journal.add(row)
-                            await asyncio.sleep(0)  # the journal is written before the next request is sent
-                            counts["now"] += 1
-                            counts["missing"] += row.png is None
-                            if image not in before:
-                                advance(1, note)
+    async def shard(self, shard: int, ids: range) -> None:
+        """Fetch a shard and write it, unless it is there."""
+        if (self.kept / shard_name(shard)).exists():
+            self.advance.skip(len(ids))
+            return
+        path = self.kept / f"journal-{shard:05d}.sqlite"
+        with Journal(path, asyncio.get_running_loop().call_soon) as journal:
+            tried = journal.settled()
+            self.advance.skip(len(tried))
+            await self._fetch([image for image in ids if image not in tried], {}, journal)
+            # Temporary failures have had the time of the whole shard to pass.
+            again = journal.may_pass()
+            await self._fetch(list(again), again, journal)
+            _require_network(journal, self.kept, len(ids))
+            _write(journal, self.kept, shard)
+        for leftover in self.kept.glob(f"{path.name}*"):
+            leftover.unlink()
 
-                    async def go(images: list[int], before: dict[int, int], journal: Journal = journal) -> None:
-                        waiting = iter(images)
-                        try:
-                            # More than there are connections: none lies idle while an image is prepared.
-                            workers = settings.concurrency + settings.concurrency // 2
-                            async with asyncio.TaskGroup() as group:
-                                for _ in range(min(workers, len(images))):
-                                    group.create_task(work(waiting, before, journal))
-                        except ExceptionGroup as errors:  # all fail for the same reason: a full disk, a dead process
-                            raise errors.exceptions[0] from errors
+    async def _fetch(self, images: list[int], before: dict[int, int], journal: Journal) -> None:
+        """Fetch images; ``before`` holds the requests made for those that are tried again."""
+        # More workers than connections: none is idle while an image is prepared.
+        connections = self.getter.settings.concurrency
+        waiting = iter(images)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(connections + connections // 2, len(images))):
+                    group.create_task(self._work(waiting, before, journal))
+        except ExceptionGroup as errors:  # all fail for the same reason: a full disk, a dead process
+            raise errors.exceptions[0] from errors
 
-                    await go([image for image in ids if image not in tried], {})
-                    # What failed in a way that may pass has had the time of the whole shard to do so.
-                    again = journal.may_pass()
-                    await go(list(again), again)
-                    _require_network(journal, kept, len(ids))
-                    _write(journal, kept, shard)
-                for leftover in kept.glob(f"journal-{shard:05d}.sqlite*"):
-                    leftover.unlink()
+    async def _work(self, waiting: Iterator[int], before: dict[int, int], journal: Journal) -> None:
+        for image in waiting:  # shared: each worker takes the next
+            answer = await self.getter.get(self.urls[image])
+            png, error, length = None, answer.error, None
+            if answer.data is not None:
+                length = len(answer.data)
+                png, error = await self.preparers.prepared(answer.data)
+            attempts = before.get(image, 0) + answer.attempts
+            journal.add(
+                Fetched(
+                    image, self.urls[image], answer.status, length, answer.sha256, attempts, error, png, answer.may_pass
+                )
+            )
+            await asyncio.sleep(0)  # the journal is written before the next request is sent
+            self._fetched += 1
+            self._missing += png is None
+            if image not in before:
+                self.advance(1, self._note)
+
+    def _note(self) -> str:
+        speed = self._fetched / max(time.monotonic() - self._started, 1e-9)
+        return f"{speed:.0f} per second, {self._missing} missing"
 
 
 def _require_network(journal: Journal, kept: Path, n: int) -> None:
-    """Stop where half of a shard failed in a way that may pass: the network is down, and nothing is missing yet."""
+    """Stop if half of a shard failed temporarily: the network is down, and the images are not missing yet."""
     failed = journal.may_pass()
     if n < FEW or 2 * len(failed) < n:
         return
     reasons = Counter(row.error for row in journal if row.may_pass)
     journal.forget(failed)
     raise VixmlError(
-        "half of the images cannot be had just now",
+        "half of the images are unavailable at the moment",
         where=kept,
         found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-        expected="a network, and servers that answer",
+        expected="a working network, and servers that answer",
         hint="run the same command again later: what was fetched is kept",
     )
 
 
-async def _one(image: int, url: str, getter: Getter, preparers: Preparers, attempts: int) -> Fetched:
-    answer = await getter.get(url)
-    png, error = None, answer.error
-    if answer.data is not None:
-        png, error = await preparers.prepared(answer.data)
-    length = None if answer.data is None else len(answer.data)
-    made = attempts + answer.attempts
-    return Fetched(image, url, answer.status, length, answer.sha256, made, error, png, answer.may_pass)
-
-
 def _write(journal: Journal, kept: Path, shard: int) -> None:
-    """Write a shard and its log from the journal; the shard comes last, since it says that all is there."""
-    log: list[list[object]] = [[] for _ in LOG_SCHEMA]
-    for row in journal:
-        values = (row.image, row.url, row.status, row.bytes, row.sha256, row.attempts, row.error)
-        for column, value in zip(log, values, strict=True):
-            column.append(value)
+    """Write a shard and its log from the journal; the shard comes last, because its presence means that both are complete."""
+    log = [{name: getattr(row, name) for name in LOG_SCHEMA.names} for row in journal]
     with atomic_path(kept / f"log-{shard:05d}.parquet") as temporary:
-        pq.write_table(pa.table(log, schema=LOG_SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(log, schema=LOG_SCHEMA), temporary)
     write_shard(kept / shard_name(shard), ((row.image, row.url, row.png) for row in journal if row.png is not None))
 
 
 def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[int], Counter[str]]:
-    """Link the shards into the output and put the logs together; returns the missing ids and their reasons."""
+    """Link the shards into the output and join the logs; return the missing ids and the counts of reasons."""
     missing: list[int] = []
     reasons: Counter[str] = Counter()
     with atomic_path(work / LOG) as temporary, pq.ParquetWriter(temporary, LOG_SCHEMA) as writer:
@@ -207,8 +218,7 @@ def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[
 
 # -- preparing in other processes -------------------------------------------------------------------------------------
 
-Prepared = tuple[bytes | None, str | None]
-# Files handed over at once, at most: of a few MB each, a portion must not fill the memory.
+# Most files per portion: at a few MB each, a portion must fit in memory.
 PORTION = 32
 
 
@@ -222,9 +232,10 @@ class Preparers:
 
     def __init__(self, processes: int, size: int) -> None:
         self.size = size
-        # One portion more than processes, so that none waits for the next.
-        self._free = processes + 1
-        self._waiting: deque[tuple[bytes, asyncio.Future[Prepared]]] = deque()
+        # One more portion than processes, so that no process waits for the next.
+        self._portions = processes + 1
+        self._workers: set[asyncio.Task[None]] = set()
+        self._waiting: deque[tuple[bytes, asyncio.Future[Attempt]]] = deque()
         # spawn: a fork of a process that runs an event loop may hang.
         self._pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
 
@@ -234,7 +245,7 @@ class Preparers:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    async def prepared(self, data: bytes) -> Prepared:
+    async def prepared(self, data: bytes) -> Attempt:
         """Return an image as :func:`vixml.images.render.prepare` makes it, or None and the reason.
 
         Raises:
@@ -242,7 +253,10 @@ class Preparers:
         """
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((data, future))
-        self._hand_over()
+        if len(self._workers) < self._portions:
+            worker = asyncio.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
         try:
             return await future
         except BrokenProcessPool as error:
@@ -253,41 +267,28 @@ class Preparers:
                 hint="out of memory? run the same command again: what was fetched is kept; --threads 1 takes less",
             ) from error
 
-    def _hand_over(self) -> None:
-        if not self._free or not self._waiting:
-            return
-        self._free -= 1
-        portion = [self._waiting.popleft() for _ in range(min(PORTION, len(self._waiting)))]
-        files, futures = [data for data, _ in portion], [future for _, future in portion]
-        try:
-            asked = asyncio.get_running_loop().run_in_executor(self._pool, prepare_all, files, self.size)
-        except BrokenProcessPool as error:  # the processes are dead: those who wait must not wait for ever
-            asked = asyncio.get_running_loop().create_future()
-            asked.set_exception(error)
-        asked.add_done_callback(lambda done: self._hand_back(futures, done))
-
-    def _hand_back(self, futures: list[asyncio.Future[Prepared]], done: asyncio.Future[list[Prepared]]) -> None:
-        self._free += 1
-        error = asyncio.CancelledError() if done.cancelled() else done.exception()
-        for number, future in enumerate(futures):
-            if future.done():  # whoever waited was cancelled
-                continue
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(done.result()[number])
-        self._hand_over()
-
-
-def prepare_all(files: list[bytes], size: int) -> list[Prepared]:
-    """Prepare some images; a failure is a reason beside ``None``."""
-    found: list[Prepared] = []
-    for data in files:
-        try:
-            found.append((prepare(data, size), None))
-        except Undrawable as error:
-            found.append((None, str(error)))
-    return found
+    async def _work(self) -> None:
+        """Prepare portions until no image waits."""
+        while self._waiting:
+            portion = [self._waiting.popleft() for _ in range(min(PORTION, len(self._waiting)))]
+            files, futures = [data for data, _ in portion], [future for _, future in portion]
+            made: list[Attempt] = []
+            failure: BaseException = asyncio.CancelledError()
+            try:
+                made = await asyncio.get_running_loop().run_in_executor(
+                    self._pool, attempt_all, prepare, files, self.size
+                )
+            except Exception as error:
+                failure = error
+            finally:
+                # A caller that was cancelled no longer waits.
+                for future, result in zip_longest(futures, made):
+                    if future.done():
+                        continue
+                    if result is None:
+                        future.set_exception(failure)
+                    else:
+                        future.set_result(result)
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------
@@ -295,18 +296,18 @@ def prepare_all(files: list[bytes], size: int) -> list[Prepared]:
 
 @dataclass(frozen=True)
 class Fetched:
-    """One image's fate.
+    """The outcome of one image.
 
     Attributes:
         image: its id.
-        url: where it was asked for.
+        url: its address.
         status: the last HTTP status, or None.
-        bytes: length of the file as it came, or None.
-        sha256: of the file as it came, or None.
+        bytes: length of the file as received, or None.
+        sha256: hash of the file as received, or None.
         attempts: requests made.
         error: why there is no image, or None.
         png: the image, prepared, or None.
-        may_pass: whether the failure is one that may pass: then it is tried once more before the shard is written.
+        may_pass: whether the failure is temporary: then the image is tried once more before the shard is written.
     """
 
     image: int
@@ -327,9 +328,9 @@ class Journal:
     """Keep :class:`Fetched` rows by image id. Use it as a context.
 
     Args:
-        path: the file; made where there is none.
-        soon: calls a function a moment later, as an event loop's ``call_soon`` does: rows that come at once are then written
-            at once, which takes a tenth of the time. None writes each row by itself.
+        path: the file; created if needed.
+        soon: calls a function a moment later, as an event loop's ``call_soon`` does, so that rows that arrive together are
+            written together, in a tenth of the time. None writes each row separately.
     """
 
     def __init__(self, path: Path, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
@@ -351,7 +352,7 @@ class Journal:
         self._base.close()
 
     def add(self, row: Fetched) -> None:
-        """Keep a row for good."""
+        """Store a row."""
         if self._soon is not None and not self._base.in_transaction:
             self._base.execute("BEGIN")
             self._soon(self._commit)
@@ -367,11 +368,11 @@ class Journal:
         return dict(self._base.execute("SELECT image, attempts FROM fetched"))
 
     def may_pass(self) -> dict[int, int]:
-        """Return the requests made for each image whose failure may pass."""
+        """Return the requests made for each image with a temporary failure."""
         return dict(self._base.execute("SELECT image, attempts FROM fetched WHERE may_pass"))
 
     def forget(self, images: Iterable[int]) -> None:
-        """Drop rows, so that these are tried again."""
+        """Delete rows, so that these images are tried again."""
         self._base.executemany("DELETE FROM fetched WHERE image = ?", [(image,) for image in images])
 
     def __iter__(self) -> Iterator[Fetched]:

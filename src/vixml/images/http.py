@@ -1,4 +1,4 @@
-"""Get one file from the web as if everyone there meant harm: bounded in time, size and redirects, from public addresses."""
+"""Get files from untrusted servers: time, size and redirects are limited, and only public addresses are contacted."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from vixml.config.registry import Fetch
 
-# What a server may say of an image; a host that does not know says "octet-stream", and decoding decides.
+# Accepted content types; some servers send "octet-stream" for images, and decoding decides.
 IMAGE_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
-# Worth another try: the server is busy, or broke something on the way.
-AGAIN = {408, 425, 429, 500, 502, 503, 504}
-LONGEST_WAIT = 120.0
+# Temporary failures: the server is busy, or the transfer failed.
+RETRIED = {408, 425, 429, 500, 502, 503, 504}
+MAX_WAIT = 120.0
 
 
 class Refused(Exception):
-    """A URL that will never give an image; the message is one of a few beginnings."""
+    """A permanent failure of a URL; the message has one of a few beginnings."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
@@ -35,7 +35,7 @@ class Refused(Exception):
 
 
 class TryAgain(Refused):
-    """A failure that may pass; ``wait`` is how many seconds the server asked for, or None."""
+    """A temporary failure; ``wait`` is the delay in seconds that the server asked for, or None."""
 
     def __init__(self, reason: str, status: int | None = None, wait: float | None = None) -> None:
         super().__init__(reason, status)
@@ -44,14 +44,14 @@ class TryAgain(Refused):
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a URL.
+    """The outcome of a URL.
 
     Attributes:
         data: the file, or None.
-        status: the last HTTP status, or None where no answer came.
+        status: the last HTTP status, or None without an answer.
         attempts: requests made.
         error: why there is no file, or None.
-        may_pass: whether the failure is one that may pass.
+        may_pass: whether the failure is temporary.
     """
 
     data: bytes | None
@@ -67,10 +67,10 @@ class Answer:
 
 
 class Stream(httpcore2.AsyncNetworkStream):
-    """The library's stream, but quick to say whether the other side hung up.
+    """The library's stream with a fast check whether the other side closed the connection.
 
-    Before each request the library asks that of every idle connection, and its own answer, which looks up addresses on the
-    way, took most of the time of a fetcher with 64 connections (benchmarks/fetch.py).
+    The library checks every idle connection before each request, and its check, which looks up addresses, took most of the
+    time of a fetcher with 64 connections (benchmarks/fetch.py).
     """
 
     def __init__(self, inner: httpcore2.AsyncNetworkStream) -> None:
@@ -84,7 +84,7 @@ class Stream(httpcore2.AsyncNetworkStream):
         return Stream(await self._inner.start_tls(*arguments, **options))
 
     def get_extra_info(self, info: str) -> Any:
-        """Answer; an idle connection on which something can be read was closed by the other side."""
+        """Return the information; an idle connection that is readable was closed by the other side."""
         return bool(self._poll.poll(0)) if info == "is_readable" else self._inner.get_extra_info(info)
 
 
@@ -107,7 +107,7 @@ class AnyAddress(httpcore2.AsyncNetworkBackend):
         return Stream(await self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
 
     async def address(self, host: str, port: int) -> str:
-        """Return what to connect to: here the name itself, for the library to look up."""
+        """Return the address to connect to: here the name itself, which the library looks up."""
         return host
 
     async def sleep(self, seconds: float) -> None:
@@ -116,18 +116,18 @@ class AnyAddress(httpcore2.AsyncNetworkBackend):
 
 
 class PublicAddresses(AnyAddress):
-    """Open connections to public addresses alone.
+    """Open connections to public addresses only.
 
-    A name is looked up here and the address checked is the one connected to, so neither a redirect nor a name that changes
-    its address leads into the own network.
+    The address that is checked is the one connected to, so neither a redirect nor a name that changes its address leads into
+    the local network.
     """
 
     async def address(self, host: str, port: int) -> str:
-        """Look up and check."""
+        """Look up a name and check its address."""
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
         except OSError as error:
-            raise httpcore2.ConnectError(f"no address of {host}") from error
+            raise httpcore2.ConnectError(f"no address for {host}") from error
         address = found[0][4][0]
         if not ipaddress.ip_address(address.split("%")[0]).is_global:
             raise Refused(f"an address that is not public: {address}")
@@ -135,7 +135,7 @@ class PublicAddresses(AnyAddress):
 
 
 class Transport(httpx2.AsyncHTTPTransport):
-    """The library's transport, with our way of connecting. A test fails if the library no longer asks it."""
+    """The library's transport with our backend. A test fails if the library no longer uses it."""
 
     def __init__(self, connections: int, allow_private: bool) -> None:
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
@@ -158,7 +158,7 @@ class Getter:
     def __init__(self, settings: Fetch) -> None:
         self.settings = settings
         self._hosts: dict[str, asyncio.Semaphore] = {}
-        # Waited for outside the time-outs: a caller more than there are connections has not been kept waiting by a server.
+        # Waiting for a free connection does not count towards the time-outs.
         self._connections = asyncio.Semaphore(settings.concurrency)
 
     async def __aenter__(self) -> Getter:
@@ -168,7 +168,7 @@ class Getter:
             timeout=chosen.timeout_seconds,
             follow_redirects=True,
             max_redirects=chosen.redirects,
-            # No content coding: a small answer could unfold to any size.
+            # No content coding: a small answer could expand to any size.
             headers={"accept-encoding": "identity", "accept": "image/*", "user-agent": chosen.user_agent},
         )
         await self._client.__aenter__()
@@ -178,14 +178,14 @@ class Getter:
         await self._client.__aexit__(*details)
 
     async def get(self, url: str) -> Answer:
-        """Return what became of ``url``; never raises for what the network does."""
+        """Return the outcome of ``url``; network failures do not raise."""
         attempts = 0
         try:
             parsed = httpx2.URL(url)
             if parsed.scheme not in ("http", "https") or not parsed.host:
                 raise Refused("not a web address (http or https)")
-            # One host is never asked by more than its share, however many of its images are wanted.
-            turn = self._hosts.setdefault(parsed.host, asyncio.Semaphore(self.settings.per_host))
+            # Limits the requests to one host at a time.
+            host = self._hosts.setdefault(parsed.host, asyncio.Semaphore(self.settings.per_host))
             async for attempt in AsyncRetrying(
                 stop=stop_after_attempt(self.settings.attempts),
                 retry=retry_if_exception_type(TryAgain),
@@ -194,7 +194,7 @@ class Getter:
             ):
                 with attempt:
                     attempts += 1
-                    async with turn, self._connections:
+                    async with host, self._connections:
                         data = await self._once(parsed)
             return Answer(data, 200, attempts, None)
         except Refused as error:
@@ -205,10 +205,10 @@ class Getter:
     async def _once(self, url: httpx2.URL) -> bytes:
         chosen = self.settings
         try:
-            # A server that sends a byte now and then keeps each read alive; the whole has its limit too.
+            # A slow server may never exceed the time-out of a read, so the whole request has a limit too.
             async with asyncio.timeout(4 * chosen.timeout_seconds), self._client.stream("GET", url) as answer:
                 status = answer.status_code
-                if status in AGAIN:
+                if status in RETRIED:
                     raise TryAgain(f"HTTP {status}", status, retry_after(answer.headers.get("retry-after")))
                 if status != 200:
                     raise Refused(f"HTTP {status}", status)
@@ -233,11 +233,11 @@ class Getter:
             raise TryAgain(f"{type(error).__name__}: {error}"[:200]) from error
 
     def _wait(self, state: RetryCallState) -> float:
-        """Return how long to wait: what the server asked for, else twice as long each time, with some chance in it."""
+        """Return the delay in seconds: as the server asked, otherwise doubled each time, with random jitter."""
         error = state.outcome.exception()
         grown = self.settings.backoff_seconds * 2 ** (state.attempt_number - 1) * random.uniform(0.5, 1.0)
         asked = error.wait if isinstance(error, TryAgain) else None
-        return min(max(grown, asked or 0.0), LONGEST_WAIT)
+        return min(max(grown, asked or 0.0), MAX_WAIT)
 
 
 def retry_after(value: str | None) -> float | None:

@@ -1,11 +1,11 @@
 """Stage ``import-vectors``: published image embeddings, in the form that ``embed-images`` writes.
 
-Each split has a float32 matrix, one row per image, and a map from items to rows. The images behind the rows are not named
-and unavailable ones are left out, so no row can be matched to an image id of the corpus: the result brings its own lists of
-rows for each item, and the corpus stays as it is.
+Each split has a float32 matrix, one row per image, and a map from items to rows. The files do not name the images and omit
+unavailable ones, so no row can be matched to an image id of the corpus: the result has its own lists of rows for each item,
+and the corpus does not change.
 
 The map is a *pickled* array of lists. It is parsed without running anything: every instruction is checked first, and every
-name is answered by a :class:`_Record`, which only remembers what it was given.
+name becomes a :class:`_Record`, which only stores its arguments.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ from vixml.provenance import stage
 from vixml.ragged import Ragged
 
 BLOCK_BYTES = 16 << 20
-HINT = (
-    "the file is of another dataset or vision encoder, or damaged: fetch it again, or place the published one by hand"
-)
-HINT_PICKLED_ROWS = "fetch it again from its publisher; do not open it with numpy.load: a pickle runs what it likes"
+HINT = "the file is damaged or belongs to another dataset or vision encoder: fetch it again, or place the published one by hand"
+HINT_PICKLED_ROWS = "fetch it again from its publisher; do not open it with numpy.load: a pickle can run any code"
 # A list of three numbers takes about 25 bytes, as an array of its own about 80.
 BYTES_PER_ITEM = 256
 SPARE_BYTES = 1 << 16
@@ -74,16 +72,16 @@ def import_vectors(
     one block of rows and the lists of one split.
 
     Args:
-        corpus_dir: the corpus whose items the maps speak of, in the same order.
+        corpus_dir: the corpus; the maps list its items in the same order.
         files: split -> its two files.
-        vision: which encoder made the vectors; an entry of config/models.yaml.
+        vision: the encoder that made the vectors; an entry of config/models.yaml.
         entry: that entry.
         out: folder to write.
 
     Raises:
-        VixmlError: a file missing or cut short, vectors of another length, a map that points beyond its matrix or has
-            another number of items, a vector with NaN, infinity or beyond float16, or items in another order than the
-            corpus's.
+        VixmlError: a file missing or cut short, vectors of the wrong length, a map that points beyond its matrix or has
+            the wrong number of items, a vector with NaN, infinity or beyond float16, or items in an order that differs
+            from the corpus.
     """
     corpus = Corpus.load(corpus_dir)
     config = {"vision": vision, "model": entry.model_dump(mode="json")}
@@ -125,9 +123,9 @@ def _open(path: Path, vision: str, dim: int) -> RowFile:
     matrix = RowFile.open(path, "float32", hint=HINT)
     if matrix.shape[1] != dim:
         raise VixmlError(
-            "published vectors have another length than the vision encoder's",
+            "published vectors do not have the length of the vision encoder's",
             where=path,
-            found=f"{matrix.shape[1]} numbers a vector",
+            found=f"{matrix.shape[1]} numbers per vector",
             expected=f"{dim}, as {vision} in config/models.yaml",
             hint=HINT,
         )
@@ -135,22 +133,22 @@ def _open(path: Path, vision: str, dim: int) -> RowFile:
 
 
 def _check_order(lists: Ragged, addresses: Ragged, path: Path, counts: dict[str, int]) -> None:
-    """Refuse a map whose items stand in another order than the corpus's.
+    """Refuse a map whose items are in a different order than in the corpus.
 
-    Published vectors come from the addresses that the corpus lists, so an item without an address has no vector. By chance,
-    in another order, the share of such items among those with a vector would be that of all; half of it is refused.
+    Published vectors come from the addresses that the corpus lists, so an item without an address has no vector. In a random
+    order, the share of such items among those with a vector equals their share of all items; half of that is refused.
     """
     if not len(addresses.values):
-        return  # a corpus without images says nothing about the order
+        return  # without images the order cannot be checked
     with_image, addressed = lists.lengths > 0, addresses.lengths > 0
     odd = int((with_image & ~addressed).sum())
     counts["items_with_vectors_but_no_address"] = odd
     if odd > 0.5 * (1 - addressed.mean()) * with_image.sum():
         raise VixmlError(
-            "a map's items stand in another order than the corpus's",
+            "the items of a map are not in the order of the corpus",
             where=path,
             found=f"{odd:,} of {int(with_image.sum()):,} items with vectors have no image in the corpus",
-            expected="next to none",
+            expected="almost none",
             hint="build the corpus from the archive that the vectors were made from",
         )
 
@@ -166,7 +164,7 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
     for first, block in matrix.blocks():
         with np.errstate(over="ignore"):
             half = block.astype(np.float16)
-        # A sum is not finite where a part is not, and needs no table of truth values; a false alarm is looked into.
+        # A sum is not finite if a part is not, and needs no array of booleans; a false alarm is checked below.
         if not np.isfinite(half.sum(axis=1, dtype=np.float32)).all():
             nan, infinite, over = np.isnan(block), np.isinf(block), np.isinf(half) & np.isfinite(block)
             for key, where in zip(bad, (nan, infinite, over), strict=True):
@@ -192,12 +190,12 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RowFile:
-    """A matrix on the disk whose header was read and whose length was checked.
+    """A matrix on disk whose header and length were checked.
 
     Attributes:
         path: the file.
         shape: (n, dim).
-        dtype: of a number.
+        dtype: of the elements.
         offset: where the rows start.
     """
 
@@ -212,17 +210,17 @@ class RowFile:
 
         Args:
             path: the file.
-            dtype: what its numbers must be, e.g. ``float32``.
-            hint: what to do where it is bad.
+            dtype: the expected dtype, e.g. ``float32``.
+            hint: advice for the error.
 
         Raises:
-            VixmlError: missing, not ``.npy``, other numbers, not a matrix in C order, shorter or longer than it says.
+            VixmlError: missing, not ``.npy``, another dtype, not a matrix in C order, shorter or longer than its header says.
         """
         path = Path(path)
         shape, fortran, found, offset = read_header(path, hint)
         if found != np.dtype(dtype) or len(shape) != 2 or fortran:
             raise VixmlError(
-                "not a matrix of the kind that is read here",
+                "not a matrix of the expected kind",
                 where=path,
                 found=f"{found}, shape {shape}" + (", columns first" if fortran else ""),
                 expected=f"{dtype}, two dimensions, row after row",
@@ -231,7 +229,7 @@ class RowFile:
         size, needed = path.stat().st_size, offset + shape[0] * shape[1] * found.itemsize
         if size != needed:
             raise VixmlError(
-                "a matrix is cut short" if size < needed else "a matrix is longer than its header says",
+                "a matrix is truncated" if size < needed else "a matrix is longer than its header says",
                 where=path,
                 found=f"{size:,} bytes",
                 expected=f"{needed:,} bytes for {shape[0]:,} rows of {shape[1]}",
@@ -243,10 +241,10 @@ class RowFile:
         return self.shape[0]
 
     def blocks(self, n_rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield ``(first row, rows (n, dim))`` in the memory of one block; each block is overwritten by the next.
+        """Yield ``(first row, rows (n, dim))``; each block overwrites the previous one.
 
         Args:
-            n_rows: rows a block; by default about 16 MB.
+            n_rows: rows per block; by default about 16 MB.
         """
         n, dim = self.shape
         step = n_rows or max(1, BLOCK_BYTES // max(1, dim * self.dtype.itemsize))
@@ -256,8 +254,8 @@ class RowFile:
             for first in range(0, n, step):
                 block = buffer[: min(step, n - first)]
                 if block.size and stream.readinto(memoryview(block).cast("B")) != block.nbytes:
-                    hint = "is somebody writing it? try again"
-                    raise VixmlError("a file ended while it was read", where=self.path, hint=hint)
+                    hint = "another process may be writing it: try again"
+                    raise VixmlError("a file became shorter while it was read", where=self.path, hint=hint)
                 yield first, block
 
 
@@ -265,14 +263,14 @@ def read_header(path: Path, hint: str) -> tuple[tuple[int, ...], bool, np.dtype,
     """Return shape, whether columns come first, dtype and length of the header of a ``.npy`` file.
 
     Raises:
-        VixmlError: missing, or no header of a version that is known.
+        VixmlError: missing, or a header of an unknown version.
     """
     try:
         with open(path, "rb") as stream:
             version = np.lib.format.read_magic(stream)
             readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             if version not in readers:
-                raise ValueError(f"version {version[0]}.{version[1]} of the format")
+                raise ValueError(f"format version {version[0]}.{version[1]}")
             return (*readers[version](stream), stream.tell())
     except FileNotFoundError as error:
         raise VixmlError("an array is missing", where=path, hint=hint) from error
@@ -290,15 +288,15 @@ def read_row_lists(path: Path | str, n_items: int, n_rows: int) -> tuple[Ragged,
 
     Args:
         path: the file.
-        n_items: how many items it must speak of.
-        n_rows: rows of the matrix that it points into.
+        n_items: expected number of items.
+        n_rows: rows of its matrix.
 
     Returns:
-        (n_items) lists over rows, each row once a list, order kept; and what was counted: ``items_without`` (-1, nothing
+        (n_items) lists over rows, each row once per list, order kept; and counts: ``items_without`` (-1, nothing
         or an empty list), ``rows_repeated`` (in one list), ``rows_unnamed`` (of the matrix).
 
     Raises:
-        VixmlError: missing or cut short, another number of items, a row that does not exist, or a pickle of anything else.
+        VixmlError: missing or truncated, the wrong number of items, a row that does not exist, or a pickle of anything else.
     """
     path = Path(path)
     shape, _, dtype, offset = read_header(path, HINT_PICKLED_ROWS)
@@ -352,20 +350,20 @@ def _integers(found: Any, path: Path, item: int) -> Sequence[int]:
         if isinstance(found, list | tuple) and _Record in map(type, found):
             found = [value.integer() if isinstance(value, _Record) else value for value in found]
     except (pickle.UnpicklingError, TypeError) as error:
-        raise _refused(path, f"item {item}: {error}", "integers, a row each") from error
+        raise _refused(path, f"item {item}: {error}", "integers, one per row") from error
     if found is None or (type(found) is int and found == -1):
         return ()
-    # type() and not isinstance: true is an int in Python, but no row.
+    # type() and not isinstance: True is an int in Python, but not a row.
     if not isinstance(found, list | tuple) or not set(map(type, found)) <= {int}:
         raise VixmlError(
-            "a map holds something that is no list of rows",
+            "a map holds something other than a list of rows",
             where=f"{path}, item {item}",
             found=_shown(found),
             expected="a list of integers, or -1 for an item without images",
             hint=HINT_PICKLED_ROWS,
         )
     if any(not -(2**63) <= row < 2**63 for row in found):
-        raise VixmlError("a map holds a number that is no row", where=f"{path}, item {item}", hint=HINT_PICKLED_ROWS)
+        raise VixmlError("a map holds a number that is not a row", where=f"{path}, item {item}", hint=HINT_PICKLED_ROWS)
     return found
 
 
@@ -390,7 +388,7 @@ def _objects(content: bytes, path: Path, n_items: int) -> list[Any]:
         if len(objects) != n_items:
             raise pickle.UnpicklingError(f"{len(objects)} objects in place of {n_items}")
         return objects
-    # A bad pickle may raise nearly anything: any instruction can follow any other.
+    # A bad pickle may raise almost anything: any instruction can follow any other.
     except (
         pickle.UnpicklingError,
         ValueError,
@@ -409,10 +407,10 @@ def _refused(path: Path, found: str, expected: str) -> VixmlError:
 
 
 def _inspect(content: bytes) -> None:
-    """Check every instruction before one is carried out.
+    """Check every instruction before any is executed.
 
     Raises:
-        ValueError, pickle.UnpicklingError: one that a map does not need, or that asks for more memory than there are bytes.
+        ValueError, pickle.UnpicklingError: one that a map does not need, or that allocates more memory than the file has bytes.
     """
     end = 0
     for code, argument, position in pickletools.genops(content):
@@ -427,7 +425,7 @@ def _inspect(content: bytes) -> None:
 
 
 class _Restricted(pickle.Unpickler):
-    """Answer the names that a pickled array of lists needs with records; any other is an error."""
+    """Resolve the names that a pickled array of lists needs to records; any other is an error."""
 
     def find_class(self, module: str, name: str) -> _Record:
         """Return a record of a name."""
@@ -436,14 +434,14 @@ class _Restricted(pickle.Unpickler):
         return _Record(name)
 
     def persistent_load(self, pid: Any) -> Any:
-        """Refuse: nothing lies outside the file."""
+        """Refuse references to objects outside the file."""
         raise pickle.UnpicklingError("a reference to something outside the file")
 
 
 class _Record:
-    """Remember a name, the arguments of its call and the state that was set; run nothing.
+    """A name, the arguments of its call and its state; nothing is run.
 
-    The methods that read a record do not recurse, however deep a pickle nests them.
+    The methods do not recurse, however deeply a pickle nests records.
     """
 
     __slots__ = ("arguments", "name", "state")
@@ -458,16 +456,16 @@ class _Record:
 
     def __setstate__(self, state: Any) -> None:
         if self.arguments is None or self.state is not None:
-            raise pickle.UnpicklingError("a state for something that has none")
+            raise pickle.UnpicklingError("a state for an object without one")
         self.state = state
 
     def array(self, *, objects_only: bool = False) -> list[Any]:
-        """Return the contents of a one-dimensional array of objects or integers, which is as long as it says."""
+        """Return the contents of a one-dimensional array of objects or integers, which has the length that it states."""
         match self.name, self.arguments, self.state:
             case "_reconstruct", (_Record(name="ndarray", arguments=None), _, _), (_, (int(n),), dtype, _, content):
                 if _dtype(dtype) == "O8":
                     if type(content) is not list or len(content) != n:
-                        raise pickle.UnpicklingError(f"an array that does not hold the {n} objects it says")
+                        raise pickle.UnpicklingError(f"an array that does not hold the {n} objects that it states")
                     return content
                 if not objects_only:
                     return _numbers(dtype, content, n)
@@ -478,7 +476,7 @@ class _Record:
         match self.name, self.arguments:
             case "scalar", (dtype, content):
                 return _numbers(dtype, content, 1)[0]
-        raise pickle.UnpicklingError("something else than integers")
+        raise pickle.UnpicklingError("something other than integers")
 
     def bytes(self) -> bytes:
         """Return bytes as older pickles write them: ``bytes()`` or ``_codecs.encode(text, "latin1")``."""
@@ -487,7 +485,7 @@ class _Record:
                 return b""
             case "encode", (str(text), "latin1"):
                 return text.encode("latin1")
-        raise pickle.UnpicklingError("something else than bytes")
+        raise pickle.UnpicklingError("something other than bytes")
 
 
 def _dtype(found: Any) -> str:
@@ -509,7 +507,7 @@ def _numbers(dtype: Any, content: Any, n: int) -> list[int]:
     """Return ``n`` integers from bytes."""
     kind, content = np.dtype(_dtype(dtype)), content.bytes() if isinstance(content, _Record) else content
     if kind.kind not in "iu" or type(content) is not bytes:
-        raise pickle.UnpicklingError("something else than integers")
+        raise pickle.UnpicklingError("something other than integers")
     if len(content) != n * kind.itemsize:
         raise pickle.UnpicklingError(f"{len(content)} bytes for {n} integers")
     return np.frombuffer(content, dtype=kind).tolist()

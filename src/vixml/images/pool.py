@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +18,16 @@ import torch
 from vixml.config.registry import World
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError
-from vixml.files import atomic_path, read_json, sha256_json, write_json
+from vixml.files import read_json, write_json
 from vixml.images.embeddings import FORMAT
-from vixml.images.store import ImageStore
-from vixml.images.vision import VisionEncoder, load_vision, resolve_device, weights_path
+from vixml.images.store import ImageStore, kept_folder
+from vixml.images.vision import VisionEncoder, load_vision, weights_path
 from vixml.memory import enough_memory
 from vixml.progress import bar
 from vixml.provenance import describe_input, stage, versions
-from vixml.runtime import choose_precision
+from vixml.runtime import choose_precision, find_device
 
-# How often what is pooled is written down: a killed run loses at most this much, and a batch or two.
+# Interval between saves: a killed run loses at most this much work, and a batch or two.
 KEEP_SECONDS = 20.0
 
 
@@ -57,13 +56,13 @@ def embed_images(
         out: folder to write.
         model_dir: folder of ``vixml prepare-vision``, for a model of the hub.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; what was chosen stands in the manifest.
-        threads: batches pooled at once; on one machine the bytes do not depend on it.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the choice is in the manifest.
+        threads: number of batches pooled at once; on one machine the result does not depend on it.
 
     Raises:
         VixmlError: unreadable image, or a vector with NaN or infinity (the image is named).
     """
-    device, out = resolve_device(device), Path(out)
+    device, out = find_device(device).type, Path(out)
     precision = choose_precision(precision, device)
     encoder = load_vision(world, vision, raw_dir, device, precision, model_dir)
     entry = world.vision_models[vision]
@@ -79,7 +78,7 @@ def embed_images(
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
     with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_a_batch(), room:
         hashes = {name: describe_input(path)["sha256"] for name, path in inputs.items()}
-        # Another number of images at a time pools what is left as well.
+        # A run with another batch size may continue.
         described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
         identity = {"config": described, "inputs": hashes, "device": device, "code": stage_digest("embed-images")}
         kept = kept_folder(out, "pooling", identity | {"versions": versions()})
@@ -102,7 +101,7 @@ def embed_images(
 
 
 def smaller_batches(vision: str, batch_size: int) -> str:
-    """Return what to make smaller after pooling ran out of memory: an imperative clause."""
+    """Return advice, as an imperative clause, for pooling that ran out of memory."""
     if batch_size == 1:
         return "take a GPU with more memory, or pool on the processor with `--device cpu`"
     key = f"vision_models.{vision}.batch_size: {batch_size // 2}"
@@ -110,11 +109,11 @@ def smaller_batches(vision: str, batch_size: int) -> str:
 
 
 def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, threads: int, kept: Path) -> None:
-    """Fill ``kept/vectors.npy``, from the image on that ``kept/position.json`` names; missing images' rows are zero."""
+    """Fill ``kept/vectors.npy`` from the position in ``kept/position.json``; rows of missing images are zero."""
     total = len(store) - len(store.missing)
     path, position = kept / "vectors.npy", kept / "position.json"
     done = read_json(position)["images"] if position.exists() and path.exists() else 0
-    # Written through a map: the matrix of 13 million photos does not fit into memory.
+    # Memory-mapped: the matrix of 13 million photos does not fit into memory.
     mode, shape = ("r+", None) if done else ("w+", (len(store), encoder.dim))
     vectors = np.lib.format.open_memmap(path, mode, None if done else np.float16, shape)
     with bar(f"pooling images with {encoder.name}", total) as advance:
@@ -141,9 +140,9 @@ def pool(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield ``(image ids (n,), vectors (n, dim) float16)`` batch by batch, in order; the last may hold one image.
 
-    Each worker thread takes a batch from bytes to vectors. Which images share a batch is settled by their order
-    alone and each batch runs on one thread, so the vectors do not depend on the number of threads; and no thread ever
-    waits for another inside a layer, which costs dearly where cores are shared.
+    Each worker thread takes a batch from bytes to vectors. Batches depend only on the order of the images, and each runs on
+    one thread, so the vectors do not depend on the number of threads. No thread waits for another inside a layer, which is
+    slow on shared cores.
 
     Raises:
         VixmlError: unreadable image, or a vector with NaN or infinity (the image is named).
@@ -172,7 +171,7 @@ def pool_batch(batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, wher
     for image, key, png in batch:
         try:
             pixels.append(encoder.preprocess(png))
-        except (OSError, ValueError, SyntaxError) as error:  # PIL: a damaged PNG may be any of these
+        except (OSError, ValueError, SyntaxError) as error:  # PIL raises any of these for a damaged PNG
             raise VixmlError(
                 "an image cannot be decoded",
                 where=f"{where}, image {image} ({key})",
@@ -187,7 +186,7 @@ def pool_batch(batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, wher
 def _check(vectors: np.ndarray, batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, where: object) -> None:
     if vectors.shape != (len(batch), encoder.dim):
         raise VixmlError(
-            "a vision encoder returned vectors of another shape",
+            "a vision encoder returned vectors of the wrong shape",
             where=encoder.name,
             found=vectors.shape,
             expected=(len(batch), encoder.dim),
@@ -199,7 +198,7 @@ def _check(vectors: np.ndarray, batch: list[tuple[int, str, bytes]], encoder: Vi
             "an image's vector is not finite",
             where=f"{where}, image {image} ({key})",
             found="NaN or infinity (float16 ends at 65504)",
-            hint=f"try --precision fp32; if it stays, look at the image: {encoder.name} cannot pool it",
+            hint=f"try --precision fp32; if that does not help, look at the image: {encoder.name} cannot pool it",
         )
 
 
@@ -212,24 +211,3 @@ def one_thread_a_batch() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-# -- the folder of an unfinished run ----------------------------------------------------------------------------------
-
-
-def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
-    """Return ``<out>-<ending>``, made if it is not there; what belongs to other inputs or settings is thrown away.
-
-    Args:
-        out: the stage's output.
-        ending: what is being done, e.g. ``fetching``.
-        identity: all that decides the result (JSON values).
-    """
-    kept = out.with_name(f"{out.name}-{ending}")
-    stamp, name = kept / "identity", sha256_json(identity)
-    if kept.exists() and not (stamp.exists() and stamp.read_text() == name):
-        shutil.rmtree(kept)
-    kept.mkdir(parents=True, exist_ok=True)
-    with atomic_path(stamp) as temporary:
-        Path(temporary).write_text(name)
-    return kept

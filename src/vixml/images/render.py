@@ -6,12 +6,13 @@ import io
 import re
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from xml.parsers import expat
 
 from PIL import Image, UnidentifiedImageError
@@ -25,7 +26,7 @@ from vixml.images.store import write_store
 from vixml.progress import track
 from vixml.provenance import stage
 
-# Drawings handed to a process at once: enough that passing them costs nothing beside the 1.5 ms each takes.
+# Drawings passed to a process at once: enough that passing costs little compared with 1.5 ms per drawing.
 PORTION = 64
 
 
@@ -39,11 +40,11 @@ def render_images(
     threads: int = 1,
     catalogue: Path | None = None,
 ) -> None:
-    """Draw the svg, or prepare the bitmap, of every row of the corpus's ``images.parquet`` and publish an image store.
+    """Draw the svg, or prepare the bitmap, of every row of the corpus's ``images.parquet`` and write an image store.
 
-    A drawing that cannot be had (broken, hostile, too large: :mod:`vixml.images.render`) is recorded as missing and
-    counted by reason in the manifest. An archive that is absent, altered or lacks a named member stops the stage: then
-    the inputs are not what the corpus was built from.
+    An image that cannot be made (broken, hostile, too large) is recorded as missing and counted by reason in the manifest.
+    An archive that is absent, altered or lacks a named member stops the stage, because the corpus was built from other
+    inputs.
 
     Args:
         corpus_dir: a corpus.
@@ -53,18 +54,18 @@ def render_images(
         n_shards: files of the store.
         out: folder to write.
         threads: processes that draw; the result does not depend on it.
-        catalogue: folder of the local images, where the corpus has any. A file that is not there is a missing image.
+        catalogue: folder of the local images, if the corpus has any. A file that does not exist is a missing image.
 
     Raises:
-        VixmlError: see above; or every single drawing failed.
+        VixmlError: see above; or every image failed.
     """
     corpus_dir, raw_dir = Path(corpus_dir), Path(raw_dir)
     corpus = Corpus.load(corpus_dir)
     if (corpus_dir / URLS).exists():
         raise VixmlError(
-            "the images of this corpus are addresses on the web",
+            "this corpus names its images by URL",
             where=corpus_dir / URLS,
-            expected="files, to be drawn or prepared",
+            expected="files to draw or prepare",
             hint="fetch them into the image store instead",
         )
     keys, references = corpus.image_keys(), corpus.image_sources()
@@ -73,7 +74,7 @@ def render_images(
     for name in used:
         if name not in sources:
             raise VixmlError(
-                "an image comes from a source that the registry does not know",
+                "an image comes from a source that is not in the registry",
                 where=corpus_dir / "images.parquet",
                 found=name,
                 expected="one of: " + ", ".join(sorted(sources)),
@@ -96,35 +97,35 @@ def render_images(
 
         header = write_store(work, items(), len(keys), n_shards)
         if local is not None:
-            # Local files have no declared hash; this one says what was read.
+            # Local files have no declared hash; this one identifies what was read.
             facts["sha256_of_images"] = local.digest.hexdigest()
         facts |= {"n_images": len(keys), "n_missing": len(header["missing"]), "missing_reasons": dict(reasons)}
         if keys and len(header["missing"]) == len(keys):
             raise VixmlError(
-                "not one image could be drawn",
+                "no image could be drawn",
                 where=corpus_dir / "images.parquet",
                 found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-                hint="is resvg_py whole? try `python -c 'import resvg_py'`",
+                hint="is resvg_py installed correctly? try `python -c 'import resvg_py'`",
             )
 
 
-def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterator[tuple[bytes | None, str | None]]:
-    """Yield ``(png, None)`` or ``(None, reason)`` for each file (None: there is none), in order.
+def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterator[Attempt]:
+    """Yield ``(png, None)`` or ``(None, reason)`` for each file (None: no file), in order.
 
-    Processes, because the renderer holds the interpreter's lock (two threads draw no faster than one). At most a few
-    portions wait at any time, so memory does not grow with the number of images.
+    Processes, because the renderer holds the interpreter's lock: two threads draw no faster than one. Only a few portions
+    wait at any time, so memory does not grow with the number of images.
     """
     portions = iter(lambda svgs=iter(svgs): list(islice(svgs, PORTION)), [])
     if processes <= 1:
         for portion in portions:
-            yield from draw_portion(portion, size)
+            yield from attempt_all(draw_or_prepare, portion, size)
         return
     # spawn: a fork of a process that already runs threads (progress bar, arrow) may hang.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         waiting: deque[Future] = deque()
         try:
             for portion in portions:
-                waiting.append(pool.submit(draw_portion, portion, size))
+                waiting.append(pool.submit(attempt_all, draw_or_prepare, portion, size))
                 if len(waiting) > 2 * processes:
                     yield from waiting.popleft().result()
             while waiting:
@@ -134,32 +135,44 @@ def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterato
                 "a process that draws images died",
                 where="render-images",
                 found=str(error),
-                hint="out of memory? run again with --threads 1; the image at fault then shows in the crash report",
+                hint="out of memory? run again with --threads 1: the crash report then shows the image",
             ) from error
 
 
-def draw_portion(svgs: list[bytes | None], size: int) -> list[tuple[bytes | None, str | None]]:
-    """Draw some svgs, prepare some bitmaps; a failure is a reason beside ``None``."""
-    drawn: list[tuple[bytes | None, str | None]] = []
-    for svg in svgs:
+Attempt = tuple[bytes | None, str | None]
+
+
+def attempt_all(make: Callable[[Any, int], bytes], files: Sequence[bytes | None], size: int) -> list[Attempt]:
+    """Return ``(png, None)`` or ``(None, reason)`` for each file."""
+    made: list[Attempt] = []
+    for file in files:
         try:
-            if svg is None:
-                raise Undrawable("no such file")
-            drawn.append(((draw if is_svg(svg) else prepare)(svg, size), None))
+            made.append((make(file, size), None))
         except Undrawable as error:
-            drawn.append((None, str(error)))
-    return drawn
+            made.append((None, str(error)))
+    return made
+
+
+def draw_or_prepare(file: bytes | None, size: int) -> bytes:
+    """Return an svg drawn or a bitmap prepared, as PNG.
+
+    Raises:
+        Undrawable: no such file (None), or as :func:`draw` and :func:`prepare`.
+    """
+    if file is None:
+        raise Undrawable("no such file")
+    return draw(file, size) if is_svg(file) else prepare(file, size)
 
 
 # -- photographs ------------------------------------------------------------------------------------------------------
 
-# What is opened, and how large: a small file may unfold to more memory than there is.
+# Accepted formats and size: a small file may decode to more memory than the machine has.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 1 << 26
 
 
 def prepare(data: bytes, size: int) -> bytes:
-    """Return an image as PNG of ``size`` x ``size`` pixels; a smaller one keeps its size and gets a wider margin.
+    """Return an image as PNG of ``size`` x ``size`` pixels; a smaller image is not enlarged but gets a wider margin.
 
     Args:
         data: the file.
@@ -176,22 +189,18 @@ def prepare(data: bytes, size: int) -> bytes:
     """
     try:
         with warnings.catch_warnings():
-            # The library warns of a bomb at its own limit; ours, below, is lower.
+            # The library warns of decompression bombs at a higher limit than ours below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise Undrawable(f"too large: {opened.width} x {opened.height} pixels")
                 image = _on_white(opened)
-    except UnidentifiedImageError as error:  # its message holds an address in memory, another one every time
+    except UnidentifiedImageError as error:  # its message holds an address in memory, which varies
         raise Undrawable("not an image that can be read: of no known format") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Undrawable(f"not an image that can be read: {error}") from error
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
-    canvas = Image.new("RGB", (size, size), "white")
-    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
-    written = io.BytesIO()
-    canvas.save(written, "PNG")
-    return written.getvalue()
+    return centred(image, size)
 
 
 def _on_white(opened: Image.Image) -> Image.Image:
@@ -205,7 +214,7 @@ def _on_white(opened: Image.Image) -> Image.Image:
 
 # -- drawings ---------------------------------------------------------------------------------------------------------
 
-# The largest icon of the packs used here takes 34 kB, holds 75 elements and is nested 8 deep; an honest drawing needs
+# The largest icon of the packs used here takes 34 kB, holds 75 elements and is nested 8 deep; a harmless drawing needs
 # little more. The renderer recurses: 300 levels overflow its stack, which ends the process instead of raising an error,
 # and each reference (`use`, a pattern inside a pattern) may add as many levels as the file is deep.
 MAX_BYTES = 1 << 19
@@ -216,16 +225,16 @@ _OUTWARD = re.compile(r"url\(\s*+[\"']?+\s*+(?!#)|@import", re.IGNORECASE)
 
 
 class Undrawable(Exception):
-    """Say why an svg has no image; the caller counts the reason."""
+    """The reason why a file gives no image; the caller counts it."""
 
 
 def is_svg(data: bytes) -> bool:
-    """Return whether a file is text that begins as XML does; no bitmap format does."""
+    """Return whether a file begins like XML; no bitmap format does."""
     return data[:256].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
 
 
 def draw(svg: bytes, size: int) -> bytes:
-    """Return the drawing as PNG: ``size`` x ``size`` pixels, white background, ``currentColor`` black, shape kept.
+    """Return the drawing as PNG: ``size`` x ``size`` pixels, white background, black ``currentColor``, aspect ratio kept.
 
     A drawing that is not square is centred. System fonts are not used: an image must not depend on the machine.
 
@@ -234,7 +243,7 @@ def draw(svg: bytes, size: int) -> bytes:
         size: side in pixels.
 
     Raises:
-        Undrawable: broken, hostile, too large or empty; the reason has a few fixed beginnings, fit to be counted.
+        Undrawable: broken, hostile, too large or empty; the reason has a few fixed beginnings, suitable for counting.
 
     Example:
         >>> draw(b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"><path d="M0 0h2v1h-2z"/></svg>', 16)[:4]
@@ -254,14 +263,15 @@ def draw(svg: bytes, size: int) -> bytes:
         if type(error).__name__ != "PanicException":
             raise
         raise Undrawable(f"the renderer gave up: {error}") from error
-    return squared(png, size)
+    with Image.open(io.BytesIO(png)) as drawn:
+        return centred(drawn.convert("RGB"), size)
 
 
 def checked(svg: bytes) -> str:
-    """Return the text of an svg that stays within itself and within bounds.
+    """Return the text of an svg that has no outside references and is within the limits.
 
     Raises:
-        Undrawable: see the module's head.
+        Undrawable: as :func:`draw`.
     """
     if len(svg) > MAX_BYTES:
         raise Undrawable(f"too large: {len(svg)} bytes")
@@ -278,14 +288,14 @@ def checked(svg: bytes) -> str:
         parser.Parse(text.encode("utf-8"), True)
     except expat.ExpatError as error:
         raise Undrawable(f"not an svg that can be drawn: {error}") from error
-    reader.look("".join(reader.styles))
+    reader.check("".join(reader.styles))
     if reader.deepest * (1 + reader.references) > MAX_LEVELS:
         raise Undrawable(f"nested too deeply: {reader.deepest} levels, {reader.references} references")
     return text
 
 
 class _Reader:
-    """Follow an XML parser through an svg and stop it at what is not allowed."""
+    """Handlers of an XML parser that raise at the first thing that is not allowed."""
 
     def __init__(self) -> None:
         self.elements = self.depth = self.deepest = self.references = 0
@@ -298,15 +308,15 @@ class _Reader:
             raise Undrawable(f"too large: more than {MAX_ELEMENTS} elements")
         for key, value in attributes.items():
             if key.rpartition(":")[2].lower() == "href":
-                # A list of what is allowed cannot be tricked by a scheme nobody thought of: '#name' stays inside.
+                # Only '#name' is allowed: a list of forbidden schemes would be incomplete.
                 if not value.lstrip().startswith("#"):
                     raise Undrawable("refers to something outside itself")
                 self.references += 1
             else:
-                self.look(value)
+                self.check(value)
 
-    def look(self, value: str) -> None:
-        """Judge an attribute or a style sheet; character references in it are resolved by now."""
+    def check(self, value: str) -> None:
+        """Check an attribute or a style sheet, with character references resolved."""
         if _OUTWARD.search(value):
             raise Undrawable("refers to something outside itself")
         self.references += value.lower().count("url(")
@@ -322,12 +332,8 @@ class _Reader:
             raise Undrawable("refers to something outside itself")
 
 
-def squared(png: bytes, size: int) -> bytes:
-    """Return the image centred on a white square (RGB PNG)."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png)) as drawn:
-        image = drawn.convert("RGB")
+def centred(image: Image.Image, size: int) -> bytes:
+    """Return an RGB image centred on a white square, as PNG."""
     if image.size != (size, size):
         canvas = Image.new("RGB", (size, size), "white")
         canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))

@@ -1,26 +1,27 @@
-"""Keep every image of a dataset in a few Parquet shards, row = image, in ascending image id.
+"""The image store: every image of a dataset in a few Parquet shards, one row per image, by ascending image id.
 
-Where an image came from (an svg in a wheel, a URL) is the writer's business: whoever yields ``(id, key, png)`` fills
-the same store, so that everything behind it is one code path. An image that could not be had is *missing*: it has no
-row, its id stands in ``store.json``, and no later stage can mistake it for a white square.
+Every source of images (svg files in a wheel, URLs) yields ``(id, key, png)``, so later stages need only one code path. An
+unavailable image is *missing*: it has no row, and its id is listed in ``store.json``, so no stage takes it for a white square.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vixml.errors import VixmlError
-from vixml.files import atomic_path, read_json, write_json
+from vixml.files import atomic_path, read_json, sha256_json, write_json
 
 FORMAT = "vixml-images-1"
 SCHEMA = pa.schema([("image", pa.int32()), ("key", pa.string()), ("png", pa.binary())])
-# Images per row group: what a reader holds at once. 256 photos of 384 x 384 are about 60 MB, pictograms far less.
+# Images per row group, which a reader holds in memory. 256 photos of 384 x 384 are about 60 MB, pictograms far less.
 GROUP = 256
 REBUILD = "delete the folder and run the stage that writes it again"
 
@@ -35,27 +36,27 @@ def write_store(
 ) -> dict[str, object]:
     """Write the shards, then ``store.json``; memory holds one row group at a time.
 
-    Shard s holds the ids ``[s * w, (s + 1) * w)`` with ``w = ceil(n_images / n_shards)``: where an image lies follows
-    from its id, and the bytes follow from the images alone.
+    Shard s holds the ids ``[s * w, (s + 1) * w)`` with ``w = ceil(n_images / n_shards)``: the id
+    determines the shard, and the bytes depend only on the images.
 
     Args:
         out_dir: folder to write.
         items: ``(image_id, key, png)`` for every id from 0 to ``n_images - 1``, ascending; ``None`` for an image that
             is missing.
-        n_images: how many ids there are.
-        n_shards: how many files.
+        n_images: number of ids.
+        n_shards: number of files.
 
     Returns:
-        What ``store.json`` says: ``format``, ``n_images``, ``n_shards``, ``missing``.
+        The contents of ``store.json``: ``format``, ``n_images``, ``n_shards``, ``missing``.
 
     Raises:
-        VixmlError: an id out of turn, too few or too many items.
+        VixmlError: ids out of order, too few or too many items.
     """
     out_dir = Path(out_dir)
-    numbered = _in_turn(items, n_images, out_dir)
+    numbered = _in_order(items, n_images, out_dir)
     missing: list[int] = []
 
-    def there(n: int) -> Iterator[tuple[int, str, bytes]]:
+    def present(n: int) -> Iterator[tuple[int, str, bytes]]:
         for image, key, png in islice(numbered, n):
             if png is None:
                 missing.append(image)
@@ -63,15 +64,15 @@ def write_store(
                 yield image, key, png
 
     for shard in range(n_shards):
-        write_shard(out_dir / shard_name(shard), there(len(shard_range(shard, n_images, n_shards))))
-    next(numbered, None)  # so that one item too many is noticed
+        write_shard(out_dir / shard_name(shard), present(len(shard_range(shard, n_images, n_shards))))
+    next(numbered, None)  # so that an extra item is an error
     header = {"format": FORMAT, "n_images": n_images, "n_shards": n_shards, "missing": missing}
     write_json(out_dir / "store.json", header)
     return header
 
 
 def shard_range(shard: int, n_images: int, n_shards: int) -> range:
-    """Return the ids that lie in a shard."""
+    """Return the ids of a shard."""
     width = _width(n_images, n_shards)
     return range(min(shard * width, n_images), min((shard + 1) * width, n_images))
 
@@ -84,7 +85,7 @@ def write_shard(path: Path, rows: Iterable[tuple[int, str, bytes]]) -> None:
         rows: ``(image_id, key, png)``, ascending.
     """
     columns: dict[str, list] = {"image": [], "key": [], "png": []}
-    # PNG is compressed already, and a dictionary of images only costs memory.
+    # PNG is compressed already, and a dictionary of images would only cost memory.
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, SCHEMA, compression="none", use_dictionary=False) as writer,
@@ -108,14 +109,14 @@ def _width(n_images: int, n_shards: int) -> int:
     return max(1, -(-n_images // n_shards))
 
 
-def _in_turn(
+def _in_order(
     items: Iterable[tuple[int, str, bytes | None]], n_images: int, where: Path
 ) -> Iterator[tuple[int, str, bytes | None]]:
     expected = 0
     for image, key, png in items:
         if image != expected or expected >= n_images:
             raise VixmlError(
-                "an image came out of turn",
+                "an image id out of order",
                 where=where,
                 found=f"image {image} ({key})",
                 expected=f"image {expected}" if expected < n_images else f"{n_images} images in all",
@@ -125,7 +126,7 @@ def _in_turn(
         yield image, key, png
     if expected < n_images:
         raise VixmlError(
-            "images ended too early",
+            "too few images",
             where=where,
             found=f"{expected} images",
             expected=f"{n_images}",
@@ -138,9 +139,9 @@ class ImageStore:
     """Read a store: one image by id, or all in order.
 
     Attributes:
-        folder: where the shards lie.
-        n_images: how many ids there are, missing ones included.
-        n_shards: how many files.
+        folder: folder of the shards.
+        n_images: number of ids, including missing ones.
+        n_shards: number of files.
         missing: ids without an image.
 
     Example:
@@ -156,11 +157,11 @@ class ImageStore:
     n_images: int
     n_shards: int
     missing: frozenset[int]
-    _held: dict[int, bytes] = field(default_factory=dict, repr=False)
+    _cached: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, folder: Path | str) -> ImageStore:
-        """Open a store and check that its shards hold what ``store.json`` says.
+        """Open a store and check its shards against ``store.json``.
 
         Raises:
             VixmlError: no store, another version, a shard that is absent, cut short or of another shape.
@@ -173,7 +174,7 @@ class ImageStore:
                 where=folder / "store.json",
                 found=header.get("format"),
                 expected=FORMAT,
-                hint="rebuild it with this version of vixml: snakemake does so by itself",
+                hint="rebuild it with this version of vixml; snakemake does so automatically",
             )
         store = cls(folder, int(header["n_images"]), int(header["n_shards"]), frozenset(header["missing"]))
         rows = 0
@@ -182,7 +183,7 @@ class ImageStore:
                 rows += file.metadata.num_rows
         if rows + len(store.missing) != store.n_images:
             raise VixmlError(
-                "an image store does not hold what it says",
+                "an image store does not match its store.json",
                 where=folder,
                 found=f"{rows} images and {len(store.missing)} missing",
                 expected=f"{store.n_images} in all",
@@ -194,12 +195,12 @@ class ImageStore:
         return self.n_images
 
     def __iter__(self) -> Iterator[tuple[int, str, bytes]]:
-        """Yield ``(image_id, key, png)`` of every image there is, ascending."""
+        """Yield ``(image_id, key, png)`` of every image that is not missing, ascending."""
         for shard in range(self.n_shards):
             yield from self.shard(shard)
 
     def images_from(self, position: int) -> Iterator[tuple[int, str, bytes]]:
-        """Yield what iterating over the store does, less the first ``position`` images, which are hardly read."""
+        """Yield the same as iteration, without the first ``position`` images; their shards are skipped unread."""
         for shard in range(self.n_shards):
             with self._file(shard) as file:
                 rows = file.metadata.num_rows
@@ -229,11 +230,11 @@ class ImageStore:
             )
         if image_id in self.missing:
             raise VixmlError("this image is missing", where=f"{self.folder}, image {image_id}", hint="see store.json")
-        held = self._held
-        if image_id not in held:
-            # Neighbours are often asked for next, and a row group is read whole anyway.
-            held = self._held = self._group_of(image_id)
-        return held[image_id]
+        cached = self._cached
+        if image_id not in cached:
+            # A row group is read whole anyway, and its other images are often wanted next.
+            cached = self._cached = self._group_of(image_id)
+        return cached[image_id]
 
     def _group_of(self, image_id: int) -> dict[int, bytes]:
         shard = image_id // _width(self.n_images, self.n_shards)
@@ -242,11 +243,11 @@ class ImageStore:
                 known = file.metadata.row_group(group).column(0).statistics
                 if known.min <= image_id <= known.max:
                     table = file.read_row_group(group, columns=["image", "png"])
-                    held = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
-                    if image_id in held:
-                        return held
+                    cached = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+                    if image_id in cached:
+                        return cached
         raise VixmlError(
-            "a shard lacks an image that store.json does not call missing",
+            "a shard lacks an image that store.json does not list as missing",
             where=f"{self.folder / shard_name(shard)}, image {image_id}",
             hint=REBUILD,
         )
@@ -265,3 +266,24 @@ class ImageStore:
             file.close()
             raise VixmlError("a shard with other columns", where=path, found=found, expected=expected, hint=REBUILD)
         return file
+
+
+# -- the folder of an unfinished run ----------------------------------------------------------------------------------
+
+
+def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
+    """Return ``<out>-<ending>``, made if needed, and emptied first if it belongs to other inputs or settings.
+
+    Args:
+        out: the stage's output.
+        ending: the work, e.g. ``fetching``.
+        identity: everything that determines the result (JSON values).
+    """
+    kept = out.with_name(f"{out.name}-{ending}")
+    stamp, name = kept / "identity", sha256_json(identity)
+    if kept.exists() and not (stamp.exists() and stamp.read_text() == name):
+        shutil.rmtree(kept)
+    kept.mkdir(parents=True, exist_ok=True)
+    with atomic_path(stamp) as temporary:
+        Path(temporary).write_text(name)
+    return kept

