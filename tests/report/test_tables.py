@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from result_files import METRICS, register_real, write_picto, write_real, write_result
 
-from vixml.config.published import PAPER, load_claims
+from vixml.config.published import PAPER, load_published
 from vixml.config.tables import load_tables
 from vixml.errors import VixmlError
 from vixml.report.results import GREEN, Registry, Results, aggregate, load
@@ -40,7 +40,7 @@ def test_each_published_cell_appears_exactly_once_and_none_is_invented(config_di
     )
     published = Counter(
         (c.dataset, c.row["backbone"], c.metric, c.printed)
-        for c in load_claims(config_dir)
+        for c in load_published(config_dir)
         if c.source == PAPER and c.table == table.spec.paper_table
     )
     assert printed == published
@@ -51,7 +51,7 @@ def test_each_published_cell_appears_exactly_once_and_none_is_invented(config_di
 def test_markdown_prints_each_published_value_once(config_dir, name):
     table = build(config_dir, name=name)
     numbers = Counter(re.findall(r"(?<![\w.])\d+\.\d{2}(?=[ ]\|)", to_markdown(table)))
-    published = Counter(c.claim.printed for c in table.cells(True))
+    published = Counter(c.entry.printed for c in table.cells(True))
     assert numbers == published
 
 

@@ -193,6 +193,23 @@ class FigureSpec(Strict):
     untrained: list[MeasuredMark] = Field([], description="Runs without training, drawn as horizontal lines.")
 
 
+class Comparison(Strict):
+    """A claim of the paper as PICTO can show it: one run less another (an entry of config/reported/comparisons.yaml)."""
+
+    says: str = Field(description="The paper's claim, in few words.")
+    runs: tuple[str, str] = Field(description="Ours that should be ahead, and the one that it is compared with.")
+    published: tuple[dict[str, str], dict[str, str]] | None = Field(
+        None, description="Columns that select the paper's two scores, in that order; absent where it has no such row."
+    )
+    control: bool = Field(False, description="Whether the first run should *not* be ahead.")
+
+
+class Comparisons(Strict):
+    """The file config/reported/comparisons.yaml."""
+
+    comparisons: list[Comparison]
+
+
 class DrawingSpec(Strict):
     """A drawing that is committed beside this file: `{id}.svg`, and `{id}.csv` with what it shows of each setting."""
 
@@ -238,6 +255,12 @@ def load_figures(config_dir: Path | str, names: Sequence[str]) -> list[FigureSpe
         drawn = path.exists() and "kind" in read_yaml(path)
         found.append(_load(DrawingSpec if drawn else FigureSpec, config_dir, "figures", name))
     return found
+
+
+def load_comparisons(config_dir: Path | str) -> list[Comparison]:
+    """Read ``reported/comparisons.yaml``."""
+    path = Path(config_dir) / "reported" / "comparisons.yaml"
+    return validate(Comparisons, read_yaml(path), path).comparisons
 
 
 def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vixml.config.load import read_yaml
-from vixml.config.published import Claim, TrainingRun
+from vixml.config.published import PublishedValue, TrainingRun
 from vixml.provenance import MANIFEST, read_manifest
 from vixml.report.results import Aggregate, Result, Results, aggregate
 from vixml.report.tables import Row, Section, Sources, Table
@@ -295,7 +295,7 @@ DESCRIBED = {
 
 
 @dataclass(frozen=True)
-class PrintedRow:
+class PublishedRow:
     """One published row of one table.
 
     Attributes:
@@ -328,7 +328,7 @@ def row_key(table: Table, section: Section, row: Row) -> str:
     return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
 
 
-def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[PrintedRow]:
+def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[PublishedRow]:
     """Return every published row of the tables, in order."""
     return [
         _printed(table, section, row, sources, commands)
@@ -339,11 +339,11 @@ def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) 
     ]
 
 
-def _printed(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> PrintedRow:
-    claims = [cell.claim for cell in row.cells if cell.claim is not None]
+def _printed(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> PublishedRow:
+    claims = [cell.entry for cell in row.cells if cell.entry is not None]
     first, dataset = claims[0], section.dataset
     runnable = row.run is not None and sources.registry.blocked(dataset, row.run) is None
-    return PrintedRow(
+    return PublishedRow(
         key=row_key(table, section, row),
         title=f"{table.spec.name}, {section.title}: {row.label}",
         source=first.source,
@@ -363,7 +363,7 @@ def _seed(table: Table, row: Row) -> int | None:
     return next((one.seed for one in rows), None)
 
 
-def _training_printed(claim: Claim, runs: dict[str, TrainingRun]) -> str:
+def _training_printed(claim: PublishedValue, runs: dict[str, TrainingRun]) -> str:
     if claim.quoted:
         return "none: the paper quotes this row from other authors"
     if not claim.run:

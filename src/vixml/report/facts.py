@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vixml.config.published import Claim, read_csv
+from vixml.config.published import read_csv, select_one
 from vixml.config.tables import ClaimRow, FactsSpec, TableSpec
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
@@ -376,35 +376,14 @@ def _claims(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measu
     return Table(spec, ("value",), (Section("Printed in the text", True, tuple(rows)),))
 
 
-def best_previous(row: ClaimRow, sources: Sources) -> Claim:
-    """Return the published value that a gain is counted from: one of Table 7.
-
-    Raises:
-        VixmlError: none, or more than one.
-    """
-    selected = [
-        claim
-        for claim in sources.claims
-        if (claim.table, claim.dataset, claim.metric) == ("Table 7", row.dataset, row.metric)
-        and claim.selected_by(row.claim)
-    ]
-    if len(selected) != 1:
-        raise VixmlError(
-            "a gain is counted from one published value",
-            where=f"config/tables/claims.yaml: {row.topic}, {row.item}",
-            found=f"{len(selected)} cells of Table 7 with {row.claim}",
-            hint="name more columns of reported_results.csv under `claim`",
-        )
-    return selected[0]
-
-
 def _answer(row: ClaimRow, sources: Sources) -> tuple[str | None, Verdict]:
     """Return what ours is, computed as the row says, and what may be said of it."""
     if row.how == "none":
         return None, Verdict("not-comparable", row.why)
-    previous = (
-        best_previous(row, sources) if row.how == "gain" else None
-    )  # first, so that a wrong selector is seen at once
+    previous = None
+    if row.how == "gain":  # first, so that a wrong selector is seen at once
+        columns = {"paper_table": "Table 7", "dataset": row.dataset or "", "metric": row.metric, **row.claim}
+        previous = select_one(sources.published, columns, f"config/tables/claims.yaml: {row.topic}, {row.item}")
     results = [sources.results.of(row.dataset or "", run) for run in row.runs]
     if not all(results):
         missing = ", ".join(run for run, found in zip(row.runs, results, strict=True) if not found)

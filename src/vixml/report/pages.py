@@ -10,14 +10,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from vixml.config.load import read_yaml
-from vixml.config.published import PAPER, Claim, read_csv
-from vixml.config.tables import TableSpec, load_any_tables, load_summary, load_tables
+from vixml.config.published import PublishedValue, read_csv, select_one
+from vixml.config.tables import Comparison, TableSpec, load_any_tables, load_comparisons, load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json, write_text
 from vixml.plan.cost import Missing
@@ -314,144 +313,25 @@ def summary(
 
 # -- claims of the paper as differences of two scores, and the two runs of PICTO that show their shape --------------------
 
-TITLES, WITH_IMAGES = "LF-AmazonTitles-131K", "MM-AmazonTitles-300K"
 METRIC = "P@1"
 
 
-@dataclass(frozen=True)
-class Printed:
-    """A published score.
-
-    Attributes:
-        table: e.g. ``Table 1``.
-        row: columns of reported_results.csv that single it out.
-        dataset: the paper's.
-    """
-
-    table: str
-    row: dict[str, str]
-    dataset: str = TITLES
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A claim of the paper as PICTO can show it: one run less another.
-
-    Attributes:
-        says: the paper's claim, in few words.
-        run: ours that should be ahead.
-        other: ours that it is compared with.
-        printed: the paper's two scores, in that order; None where it has no such row.
-        control: whether the first should *not* be ahead.
-    """
-
-    says: str
-    run: str
-    other: str
-    printed: tuple[Printed, Printed] | None = None
-    control: bool = False
-
-
-def _backbones(table: str, other: str, first: str, second: str) -> tuple[Printed, Printed]:
-    return Printed(table, {"backbone": first}), Printed(other, {"backbone": second})
-
-
-def _of_table_5(first: tuple[str, str], second: tuple[str, str]) -> tuple[Printed, Printed]:
-    one, two = ({"base_method": method, "modality": modality} for method, modality in (first, second))
-    return Printed("Table 5", one), Printed("Table 5", two)
-
-
-# The smallest backbone of each kind; where a table has DistilBERT alone, that.
-ENCODER, DECODER, TEXT, IMAGES = "MiniLM-L3", "Qwen2.5-0.5B-I", "text", "text+image"
-COMPARISONS = (
-    Comparison(
-        "images help an encoder", "vixml-minilm-l3", "text-minilm-l3",
-        _backbones("Table 3", "Table 1", ENCODER, ENCODER),
-    ),
-    Comparison(
-        "control: another item's images do not", "vixml-minilm-l3--shuffled", "text-minilm-l3", control=True
-    ),
-    Comparison(
-        "images help a decoder", "vixml-smollm2", "text-smollm2", _backbones("Table 3", "Table 1", DECODER, DECODER)
-    ),
-    Comparison("control: another item's images do not", "vixml-smollm2--shuffled", "text-smollm2", control=True),
-    Comparison(
-        "a decoder is ahead of an encoder, text", "text-smollm2", "text-minilm-l3",
-        _backbones("Table 1", "Table 1", DECODER, ENCODER),
-    ),
-    Comparison(
-        "a decoder is ahead of an encoder, images", "vixml-smollm2", "vixml-minilm-l3",
-        _backbones("Table 3", "Table 3", DECODER, ENCODER),
-    ),
-    Comparison(
-        "early fusion is ahead of late", "vixml-minilm-l3", "vixml-minilm-l3--late-fusion",
-        (
-            Printed("Table 4", {"method": "ViXML", "vision_encoder": "SigLIP2"}, WITH_IMAGES),
-            Printed("Table 4", {"method": "MUFIN", "vision_encoder": "SigLIP2"}, WITH_IMAGES),
-        ),
-    ),
-    Comparison("... both centred", "vixml-minilm-l3--centred", "vixml-minilm-l3--late-fusion"),
-    Comparison(
-        "PRIME is ahead of DEXA", "text-minilm-l3", "text-minilm-l3--dexa",
-        _of_table_5(("PRIME", TEXT), ("DEXA", TEXT)),
-    ),
-    Comparison(
-        "DEXA is ahead of NGAME", "text-minilm-l3--dexa", "text-minilm-l3--ngame",
-        _of_table_5(("DEXA", TEXT), ("NGAME", TEXT)),
-    ),
-    Comparison(
-        "images help NGAME", "vixml-minilm-l3--ngame", "text-minilm-l3--ngame",
-        _of_table_5(("NGAME", IMAGES), ("NGAME", TEXT)),
-    ),
-    Comparison(
-        "images help DEXA", "vixml-minilm-l3--dexa", "text-minilm-l3--dexa",
-        _of_table_5(("DEXA", IMAGES), ("DEXA", TEXT)),
-    ),
-    Comparison(
-        "three images are ahead of one", "vixml-minilm-l3", "vixml-minilm-l3--1-image",
-        (Printed("Table 10", {"n_images": "3"}, WITH_IMAGES), Printed("Table 10", {"n_images": "1"}, WITH_IMAGES)),
-    ),
-    Comparison(
-        "retrieval-augmented inference helps", "vixml-minilm-l3--augmented", "vixml-minilm-l3",
-        (Printed("Table 13", {"method": "ViXML (DEL+R)"}), Printed("Table 13", {"method": "ViXML (DEL)"})),
-    ),
-    Comparison(
-        "images help with it, too", "vixml-minilm-l3--augmented", "text-minilm-l3--augmented",
-        (Printed("Table 13", {"method": "ViXML (DEL+R)"}), Printed("Table 13", {"method": "DEL+R"})),
-    ),
-)  # fmt: skip
-
-
-def in_the_paper(one: Comparison, claims: Sequence[Claim]) -> list[str]:
+def in_the_paper(one: Comparison, values: Sequence[PublishedValue]) -> list[str]:
     """Return where the paper says it, and the difference of its two scores with their backbones; dashes if it does not.
 
     Raises:
-        VixmlError: columns that single out no published score, or several.
+        VixmlError: columns that select no published score, or several.
     """
-    if one.printed is None:
+    if one.published is None:
         return ["–", "–"]
-    first, second = (_claim(printed, claims) for printed in one.printed)
+    where = f"config/reported/comparisons.yaml: {one.says}"
+    first, second = (select_one(values, {"metric": METRIC, **columns}, where) for columns in one.published)
     tables = " and ".join(sorted({first.table, second.table})).replace(" and Table", " and")
     backbones = ", ".join(dict.fromkeys((first.row["backbone"], second.row["backbone"])))
-    return [tables.replace("Table", "Tables") if " and " in tables else tables,
-            f"{first.value - second.value:+.{first.decimals}f} ({backbones})"]  # fmt: skip
-
-
-def _claim(printed: Printed, claims: Sequence[Claim]) -> Claim:
-    found = [
-        claim
-        for claim in claims
-        if (claim.source, claim.table, claim.dataset, claim.metric) == (PAPER, printed.table, printed.dataset, METRIC)
-        and claim.selected_by(printed.row)
+    return [
+        tables.replace("Table", "Tables") if " and " in tables else tables,
+        f"{first.value - second.value:+.{first.decimals}f} ({backbones})",
     ]
-    if len(found) != 1:
-        raise VixmlError(
-            "a comparison stands on one published score",
-            where="COMPARISONS of src/vixml/report/pages.py",
-            found=f"{len(found)} of {printed.table}, {printed.dataset}, with {printed.row}",
-            hint="name more columns of config/reported/reported_results.csv",
-        )
-    return found[0]
 
 
 def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -461,10 +341,9 @@ def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
         one: the comparison.
         rows: run -> its row in a reference file.
     """
-    ahead, behind = rows.get(one.run), rows.get(one.other)
-    if ahead is None or behind is None:
-        missing = ", ".join(run for run, row in ((one.run, ahead), (one.other, behind)) if row is None)
+    if missing := ", ".join(run for run in one.runs if run not in rows):
         return ["–", "–", "–", f"not run: `{missing}`"]
+    ahead, behind = (rows[run] for run in one.runs)
     gap, half = difference(ahead, behind)
     word = f"too few seeds ({ahead['n']} and {behind['n']})" if half is None else _word(gap, half, one.control)
     interval = "–" if half is None else f"{gap - half:+.1f} to {gap + half:+.1f}"
@@ -519,7 +398,7 @@ def pages(
     sources = Sources.load(config_dir, Results())
     return {
         "parts": _parts(config_dir, sources),
-        "shape": _shape(references, sources),
+        "shape": _shape(config_dir, references, sources),
         "discrepancies": _discrepancies(config_dir),
         "deviations": _deviations(deviations),
     }
@@ -556,13 +435,15 @@ def _parts(config_dir: Path, sources: Sources) -> str:
     return markdown(heads, rows, words=(1, 3, 6)) + f"\n{said}\n"
 
 
-def _shape(references: Sequence[Path], sources: Sources) -> str:
+def _shape(config_dir: Path, references: Sequence[Path], sources: Sources) -> str:
     found: dict[str, dict[str, Any]] = {}
     for path in references:  # of a run in both, the first one's: it has more seeds
         for row in load_reference(path)["rows"]:
             if row["n"] and (row["run"] not in found):
                 found[row["run"]] = row
-    rows = [[one.says, *in_the_paper(one, sources.claims), *on_picto(one, found)] for one in COMPARISONS]
+    rows = [
+        [one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in load_comparisons(config_dir)
+    ]
     heads = ["the paper says", "where", "paper: difference", "PICTO: the first", "the second", "difference (95 %)", "on PICTO"]  # fmt: skip
     return markdown(heads, rows, words=(1, 6))
 
@@ -591,8 +472,8 @@ def reproduction(config_dir: Path, write: Path, check: bool) -> None:
         VixmlError: a comparison of a run that nobody configured; with ``check``, a page that is out of date.
     """
     known = {run for path in (config_dir / "runs").glob("picto*.yaml") for run in read_yaml(path)["runs"]}
-    for one in COMPARISONS:
-        for run in (one.run, one.other):
-            if run not in known:
-                raise VixmlError("a comparison names a run that nobody configured", where="COMPARISONS", found=run)
+    for one in load_comparisons(config_dir):
+        if unknown := [run for run in one.runs if run not in known]:
+            where = f"config/reported/comparisons.yaml: {one.says}"
+            raise VixmlError("a comparison names a run that nobody configured", where=where, found=unknown[0])
     update_page(write, pages(config_dir), "the page on what is reproduced", check)

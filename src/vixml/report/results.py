@@ -95,7 +95,7 @@ def aggregate(values: Sequence[float]) -> Aggregate:
 
 def judge(
     ours: Aggregate | None,
-    printed: float | None,
+    published: float | None,
     decimals: int = 2,
     *,
     stand_in: str | None = None,
@@ -109,7 +109,7 @@ def judge(
 
     Args:
         ours: our seeds, or None if there are none.
-        printed: the published value, or None where nothing was published.
+        published: the published value, or None where nothing was published.
         decimals: decimals printed.
         stand_in: why the data or weights are not the paper's, if they are not.
         blocked: what is missing to run it, if anything.
@@ -122,17 +122,17 @@ def judge(
         return Verdict("stand-in", stand_in)
     if not_comparable:
         return Verdict("not-comparable", not_comparable)
-    if printed is None:
+    if published is None:
         return Verdict("not-comparable", "nothing was published for this row")
     # 1e-9: decimal values such as 41.725 have no exact binary form.
-    if abs(ours.mean - printed) <= 0.5 * 10**-decimals + 1e-9:
+    if abs(ours.mean - published) <= 0.5 * 10**-decimals + 1e-9:
         return Verdict("matches")
     interval = ours.prediction()
     if interval is None:
         return Verdict("not-comparable", f"{ours.n} of at least {MIN_SEEDS} seeds: no interval")
-    if interval[0] - 1e-9 <= printed <= interval[1] + 1e-9:
+    if interval[0] - 1e-9 <= published <= interval[1] + 1e-9:
         return Verdict("consistent")
-    return Verdict("above" if ours.mean > printed else "below")
+    return Verdict("above" if ours.mean > published else "below")
 
 
 # Student's t, 0.975 quantile, for 1 to 30 degrees of freedom.

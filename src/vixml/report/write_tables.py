@@ -70,9 +70,9 @@ def mean_sd(value: Aggregate | None, decimals: int = 2) -> str:
 
 def delta(cell: Cell) -> str:
     """Print ours less the paper's; a dash where one of them is missing."""
-    if not isinstance(cell.ours, Aggregate) or cell.claim is None:
+    if not isinstance(cell.ours, Aggregate) or cell.entry is None:
         return "–"
-    return f"{cell.ours.mean - cell.claim.value:+.{cell.claim.decimals}f}"
+    return f"{cell.ours.mean - cell.entry.value:+.{cell.entry.decimals}f}"
 
 
 def text(cell: Cell | None, part: str) -> str:
@@ -118,7 +118,7 @@ def _values(cell: Cell | None, scored: bool) -> dict[str, str]:
             "low": _number(ours.low),
             "high": _number(ours.high),
         }
-        found["delta"] = delta(cell) if cell.claim else ""
+        found["delta"] = delta(cell) if cell.entry else ""
     return {part: found.get(part, "") for part in parts}
 
 
