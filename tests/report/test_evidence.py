@@ -25,7 +25,7 @@ def test_a_reused_model_is_drawn_once_and_named_in_the_evidence(results, config_
     predictions.mkdir()
     own = {"dataset": "picto", "run": "a--augmented", "seed": 0, "inference": {"method": "retrieval-augmented"}}
     write_manifest(predictions, "predict", own)
-    found = context(folders, config_dir, ["table1"], ReportOptions())
+    found = context(load(folders), config_dir, ["table1"], ReportOptions())
     assert [one.run for one in found["curves"]] == ["vixml-minilm-l3"]
     assert found["curves"][0] == curves(load(folders[:2]).all())
     reused = found["evidence"]["run-picto-a--augmented"]
@@ -34,7 +34,7 @@ def test_a_reused_model_is_drawn_once_and_named_in_the_evidence(results, config_
     assert shown["run"] == "a--augmented" and shown["inference"] == own["inference"] and "training" in shown
     assert reused.training[0].startswith("seed 0, model of vixml-minilm-l3: ")
     # Scored alone, it still shows how its model was trained.
-    assert context(folders[2:], config_dir, ["table1"], ReportOptions())["curves"][0].run == "vixml-minilm-l3"
+    assert context(load(folders[2:]), config_dir, ["table1"], ReportOptions())["curves"][0].run == "vixml-minilm-l3"
     make_report(folders[2:], config_dir, ["table1"], ReportOptions(), results / "report")
     inputs = json.loads((results / "report" / "manifest.json").read_text(encoding="utf-8"))["inputs"]
     assert {"log/picto/vixml-minilm-l3/seed0", "training/picto/a--augmented/seed0/test"} <= set(inputs)
@@ -115,7 +115,7 @@ def test_a_run_of_the_paper_is_asked_for_with_the_configuration_that_has_it():
 
 def test_a_published_row_says_what_was_printed_and_what_it_would_take(results, config_dir):
     register_real(config_dir)
-    found = context(write_real(results), config_dir, ["table1"], ReportOptions())["printed"]
+    found = context(load(write_real(results)), config_dir, ["table1"], ReportOptions())["printed"]
     row = next(one for one in found if one.title == "Table 1, LF-AmazonTitles-131K: MiniLM-L3")
     assert row.values[0][:2] == ("P@1", "41.72")
     assert row.source == "arXiv:2511.13189v1" and ("parameters", "17.4M") in row.described
@@ -128,7 +128,7 @@ def test_a_published_row_says_what_was_printed_and_what_it_would_take(results, c
 
 
 def test_rows_quoted_from_others_have_no_training(config_dir):
-    found = context([], config_dir, ["table7"], ReportOptions())["printed"]
+    found = context(load([]), config_dir, ["table7"], ReportOptions())["printed"]
     dexml = next(one for one in found if one.title.endswith(": DEXML"))
     assert dexml.training == "none: the paper quotes this row from other authors" and dexml.command is None
 

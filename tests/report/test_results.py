@@ -64,7 +64,8 @@ def test_a_reusing_run_has_the_training_of_the_run_it_reuses(results, monkeypatc
     [result] = load([score]).all()
     assert (result.run, result.trained_as, result.reuses) == ("short--augmented", "short", True)
     assert result.hours == pytest.approx(0.05) and result.training["run"] == "short"
-    assert result.trained_folder == load([own]).all()[0].seed_folder
+    assert result.place("train") == load([own]).all()[0].place("train")
+    assert result.place("predict").parent == score.parent
     # Named from inside its own folder, it is found as well.
     monkeypatch.chdir(score.parent.parent)
     [result] = load(["test/score"]).all()

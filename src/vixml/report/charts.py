@@ -385,7 +385,7 @@ def curves(results: Sequence[Result]) -> RunCurves | None:
 
     The loss is drawn for every seed; its terms and the validation diagnostics for the first.
     """
-    logs = [(result.seed, result.trained_folder / "model" / "log.jsonl") for result in results]
+    logs = [(result.seed, result.place("train") / "log.jsonl") for result in results]
     read = [(seed, lines) for seed, path in logs if path.exists() and (lines := read_log(path))]
     if not read:
         return None

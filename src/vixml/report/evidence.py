@@ -7,6 +7,7 @@ the paper's: where it was printed, what was trained for it, and what it would ta
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 from vixml.config.load import read_yaml
 from vixml.config.published import PublishedValue, TrainingRun
+from vixml.paths import place
 from vixml.provenance import MANIFEST, read_manifest
-from vixml.report.results import Aggregate, Result, Results, aggregate
+from vixml.report.results import TRAINED, Aggregate, Result, Results, aggregate
 from vixml.report.tables import Row, Section, Sources, Table
 
 # -- the command that a reader copies -------------------------------------------------------------------------------------
@@ -46,49 +48,36 @@ class Commands:
                 asked.setdefault((target["dataset"], run), tuple(target.get("seeds", [0])))
         return cls(configfile, asked)
 
-    def measured(self, folders: Sequence[Path]) -> str:
-        """Return the command for scores that are there: of a run's seeds, by their score folders."""
-        return snakemake([f"{folder.as_posix()}/manifest.json" for folder in folders], self.configfile)
-
     def planned(self, dataset: str, run: str, seed: int | None = None) -> str:
         """Return the command for a run that nobody has run here."""
         asked = self.asked.get((dataset, run))
         seeds = (asked or (0,)) if seed is None else (seed,)
-        base = f"results/runs/{dataset}/{run}"
-        file = f"config/{PAPER}" if asked else ""
-        return snakemake([f"{base}/seed{one}/test/score/manifest.json" for one in seeds], file)
+        scores = [place("score", dataset=dataset, run=run, seed=one, split="test") for one in seeds]
+        return snakemake(scores, f"config/{PAPER}" if asked else "")
 
 
-def snakemake(targets: Sequence[str], configfile: str = "") -> str:
-    r"""Return a command, targets first: every word after ``--configfile`` is taken for another file.
+def snakemake(folders: Iterable[Path], configfile: str = "") -> str:
+    r"""Return the command that makes these folders of one run: those of several seeds are one word, which the shell expands.
+
+    Targets come first: every word after ``--configfile`` is taken for another file.
 
     Example:
-        >>> print(snakemake(["a/seed0/s.json", "a/seed1/s.json"], "config/picto.yaml"))
-        snakemake --cores all a/seed{0,1}/s.json --configfile config/picto.yaml
-        >>> print(snakemake(["a/seed0/s.json"]))
-        snakemake --cores all a/seed0/s.json
+        >>> print(snakemake([Path("a/seed0/s"), Path("a/seed1/s")], "config/picto.yaml"))
+        snakemake --cores all a/seed{0,1}/s/manifest.json --configfile config/picto.yaml
+        >>> print(snakemake([Path("a/seed0/s")]))
+        snakemake --cores all a/seed0/s/manifest.json
     """
-    option = ["--configfile", configfile] if configfile else []
-    return " ".join(["snakemake --cores all", *_braced(targets), *option])
-
-
-def _braced(targets: Iterable[str]) -> list[str]:
-    """Return targets that differ in their seed only as one word, which the shell spells out."""
-    seeds: dict[tuple[str, str], list[str]] = {}
-    for target in targets:
-        before, _, after = target.partition("/seed")
-        seed, _, rest = after.partition("/")
-        seeds.setdefault((before, rest), []).append(seed)
-    return [
-        f"{before}/seed{numbers[0] if len(numbers) == 1 else '{' + ','.join(numbers) + '}'}/{rest}"
-        for (before, rest), numbers in seeds.items()
-    ]
+    seeds: dict[str, list[str]] = {}
+    for folder in folders:
+        before, seed, after = re.fullmatch(r"(.*/seed)(\d+)(/.*)", folder.as_posix()).groups()
+        seeds.setdefault(f"{before}%s{after}/{MANIFEST}", []).append(seed)
+    words = [target % (found[0] if len(found) == 1 else f"{{{','.join(found)}}}") for target, found in seeds.items()]
+    return " ".join(["snakemake --cores all", *words, *(["--configfile", configfile] if configfile else [])])
 
 
 # -- our runs -------------------------------------------------------------------------------------------------------------
 
-TRAINED, PREDICTIONS = ("model", "index"), "{split}/predictions"
-STAGES = (*TRAINED, PREDICTIONS, "{split}/score")
+STAGES = (*TRAINED, "predict", "score")
 
 
 @dataclass(frozen=True)
@@ -195,7 +184,7 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
     manifests = [(result, stage, manifest) for result in results for stage, manifest in _manifests(result)]
     config = manifests[0][2]["config"]
     for result, stage, manifest in manifests:
-        if result is results[0] and result.reuses and stage == PREDICTIONS:
+        if result is results[0] and result.reuses and stage == "predict":
             # The model's, and on top of it what this run does otherwise.
             config = config | manifest["config"]
     versions = results[0].manifest["versions"]
@@ -210,7 +199,7 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
         tuple(result.seed for result in results),
         tuple(_metric(name, results) for name in shown),
         tuple(_metric(name, results) for name in measured if name not in shown),
-        commands.measured([result.folder for result in results]),
+        snakemake([result.folder for result in results], commands.configfile),
         json.dumps(config, indent=2, ensure_ascii=False),
         ", ".join(f"{package} {version}" for package, version in versions.items()),
         tuple(_training(result) for result in results if result.training),
@@ -219,7 +208,7 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
         tuple(
             _index(result.seed, index)
             for result, stage, manifest in manifests
-            if stage == PREDICTIONS
+            if stage == "predict"
             for index in manifest["facts"].get("indexes", [])
         ),
     )
@@ -232,13 +221,8 @@ def _metric(name: str, results: Sequence[Result]) -> MetricRecord:
 
 def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:
     """Return the manifests of the stages that led to a score, those that are there."""
-    found = []
-    for stage in STAGES:
-        base = result.trained_folder if stage in TRAINED else result.seed_folder
-        folder = base / stage.format(split=result.split)
-        if (folder / MANIFEST).exists():
-            found.append((stage, read_manifest(folder)))
-    return found
+    folders = {stage: result.place(stage) for stage in STAGES}
+    return [(stage, read_manifest(folder)) for stage, folder in folders.items() if (folder / MANIFEST).exists()]
 
 
 def _record(seed: int, manifest: dict[str, Any]) -> StageRecord:
@@ -295,7 +279,7 @@ DESCRIBED = {
 
 
 @dataclass(frozen=True)
-class PublishedRow:
+class RowEvidence:
     """One published row of one table.
 
     Attributes:
@@ -328,7 +312,7 @@ def row_key(table: Table, section: Section, row: Row) -> str:
     return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
 
 
-def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[PublishedRow]:
+def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[RowEvidence]:
     """Return every published row of the tables, in order."""
     return [
         _printed(table, section, row, sources, commands)
@@ -339,17 +323,17 @@ def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) 
     ]
 
 
-def _printed(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> PublishedRow:
-    claims = [cell.entry for cell in row.cells if cell.entry is not None]
-    first, dataset = claims[0], section.dataset
+def _printed(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> RowEvidence:
+    values = [cell.entry for cell in row.cells if cell.entry is not None]
+    first, dataset = values[0], section.dataset
     runnable = row.run is not None and sources.registry.blocked(dataset, row.run) is None
-    return PublishedRow(
+    return RowEvidence(
         key=row_key(table, section, row),
         title=f"{table.spec.name}, {section.title}: {row.label}",
         source=first.source,
-        values=tuple((claim.metric, claim.printed, claim.note) for claim in claims),
+        values=tuple((value.metric, value.printed, value.note) for value in values),
         described=tuple((word, first.row[column]) for column, word in DESCRIBED.items() if first.row[column]),
-        training=_training_printed(first, sources.runs),
+        training=_training_of_row(first, sources.runs),
         run=row.run,
         verdicts=tuple(dict.fromkeys((cell.verdict.state, cell.verdict.why) for cell in row.cells)),
         command=commands.planned(dataset, row.run, _seed(table, row)) if runnable and row.run else None,
@@ -363,16 +347,16 @@ def _seed(table: Table, row: Row) -> int | None:
     return next((one.seed for one in rows), None)
 
 
-def _training_printed(claim: PublishedValue, runs: dict[str, TrainingRun]) -> str:
-    if claim.quoted:
+def _training_of_row(value: PublishedValue, runs: dict[str, TrainingRun]) -> str:
+    if value.quoted:
         return "none: the paper quotes this row from other authors"
-    if not claim.run:
+    if not value.run:
         return "none: nothing was trained for this row"
-    run = runs.get(claim.run)
+    run = runs.get(value.run)
     if run is None:
-        return claim.run
+        return value.run
     images = f", {run.n_images} images" if run.n_images else ""
     return (
-        f"{claim.run}: {run.backbone} on {run.modality} of {run.dataset}{images}, {run.epochs} epochs, "
+        f"{value.run}: {run.backbone} on {run.modality} of {run.dataset}{images}, {run.epochs} epochs, "
         f"{run.max_len} tokens; used in {' '.join(run.used_in)}"
     )

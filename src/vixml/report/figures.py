@@ -24,11 +24,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from vixml.config.published import PublishedValue, load_published, select_one
-from vixml.config.tables import DrawingSpec, FigureSpec, MeasuredMark, load_figures, spec_path
+from vixml.config.tables import DrawingSpec, FigureSpec, MeasuredMark, load_figures
 from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import stage
-from vixml.report.results import Results, aggregate, config_files, load, metric_over_seeds, named_scores
+from vixml.report.results import Results, aggregate, load, metric_over_seeds, stage_inputs
 
 Kind = Literal["published", "line", "measured", "untrained"]
 
@@ -93,7 +93,7 @@ def _measured(spec: FigureSpec, mark: MeasuredMark, results: Results, *, trained
     if trained and None in hours:
         raise VixmlError(
             "a run is to be drawn at its training time, but it has none",
-            where=runs[hours.index(None)].trained_folder / "model" / "training.json",
+            where=runs[hours.index(None)].place("train") / "training.json",
             expected="steps and seconds above 0",
             hint=f"train it, or list it under `untrained` in config/figures/{spec.id}.yaml",
         )
@@ -170,11 +170,11 @@ def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str
         VixmlError: a drawing whose files are missing.
     """
     specs = load_figures(config_dir, figures)
-    inputs = named_scores(scores) | config_files(config_dir)
-    inputs |= {f"figure/{name}": spec_path(config_dir, "figures", name) for name in figures}
+    results = load(scores)
+    inputs = stage_inputs(results, config_dir, "figure", figures)
     inputs |= {f"drawing/{path.name}": path for spec in specs for path in _drawing(spec, config_dir)}
     with stage(out, "make-figures", config={"figures": list(figures)}, inputs=inputs) as work:
-        published, results = load_published(config_dir), load(scores)
+        published = load_published(config_dir)
         for spec in specs:
             if isinstance(spec, DrawingSpec):
                 svg, _ = (shutil.copyfile(path, work / path.name) for path in _drawing(spec, config_dir))

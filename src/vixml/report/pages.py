@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -270,45 +271,65 @@ def print_summary(summary: dict[str, Any], pages: Path | None = None, published:
             console.print(f"{name + ':':<9}{place if place.exists() else 'not made yet'}", soft_wrap=True)
 
 
-def summary(
-    results_dir: Path,
-    scores: Sequence[Path] | None,
-    reference: Path | None,
-    tables: Sequence[str],
-    config_dir: Path,
-    *,
-    layout: str | None = None,
-    write_reference: Path | None = None,
-    readme: Path | None = None,
-    place: str = PLACE,
-    check: bool = False,
-    pages: Path | None = None,
-) -> None:
-    """Do what the verb ``summary`` offers.
+@dataclass(frozen=True)
+class SummaryOptions:
+    """Options of ``vixml summary``.
+
+    Attributes:
+        results: folder of results; every finished test score below it is read.
+        scores: score folders to read instead.
+        reference: file to read the numbers from instead of results.
+        tables: tables whose measured rows are shown.
+        config_dir: folder of tables/, summaries/, reported/ and the registry.
+        layout: show only the rows of this file of config/summaries.
+        write_reference: file to keep the numbers in.
+        readme: page to write the table into.
+        place: the page's markers.
+        check: change nothing; refuse a page that is out of date.
+        pages: folder of tables, figures and report, if not that of results.
+    """
+
+    results: Path
+    scores: Sequence[Path] | None
+    reference: Path | None
+    tables: Sequence[str]
+    config_dir: Path
+    layout: str | None = None
+    write_reference: Path | None = None
+    readme: Path | None = None
+    place: str = PLACE
+    check: bool = False
+    pages: Path | None = None
+
+
+def summary(options: SummaryOptions) -> None:
+    """Print the main numbers, and write them where the options say.
 
     Raises:
         VixmlError: nothing to summarise; with ``check``, a page that is out of date.
     """
-    published = ""
-    if reference is not None:
-        found = load_reference(reference)
+    published, config_dir = "", options.config_dir
+    layout = load_summary(config_dir, options.layout) if options.layout else None
+    if options.reference is not None:
+        found = load_reference(options.reference)
         if layout:
-            found = select_rows(found, load_summary(config_dir, layout))
+            found = select_rows(found, layout)
     else:
-        results = load(scores or find(results_dir))
+        results = load(options.scores or find(options.results))
         if not results:
-            raise VixmlError("no finished scores", where=results_dir, hint="run the workflow first: make demo")
-        shapes = [load_summary(config_dir, layout)] if layout else load_tables(config_dir, tables)
+            raise VixmlError("no finished scores", where=options.results, hint="run the workflow first: make demo")
+        specs = [layout] if layout else load_tables(config_dir, options.tables)
         sources = Sources.load(config_dir, results)
-        built = build_tables(shapes, sources, config_dir)
+        built = build_tables(specs, sources, config_dir)
         found = summarise(built, results)
         if any(table.cells(published=True) for table in built):
-            published = published_sentence(built, missing_cost(shapes, sources, config_dir))
-    if write_reference is not None and not check:
-        write_json(write_reference, found)
-    if readme is not None:
-        update_page(readme, {place: readme_table(found)}, "the results table of a page", check)
-    print_summary(found, None if reference is not None else pages or results_dir, published)
+            published = published_sentence(built, missing_cost(specs, sources, config_dir))
+    if options.write_reference is not None and not options.check:
+        write_json(options.write_reference, found)
+    if options.readme is not None:
+        contents = {options.place: readme_table(found)}
+        update_page(options.readme, contents, "the results table of a page", options.check)
+    print_summary(found, None if options.reference else options.pages or options.results, published)
 
 
 # -- claims of the paper as differences of two scores, and the two runs of PICTO that show their shape --------------------

@@ -142,23 +142,21 @@ def as_json(plan: Plan, choices: Sequence[Choice]) -> dict[str, Any]:
     }
 
 
-def pages(
-    plan: Plan, config_dir: Path | str, benchmark: Path, reference: Path, rehearsal: Path = REHEARSAL
-) -> dict[str, str]:
+def pages(plan: Plan, config_dir: Path | str) -> dict[str, str]:
     """Return the generated parts of docs/cost.md by their place."""
     titles = ["part", "time (share of the data set)", "rows at the largest", "growth", "memory"]
-    host = [[what, f"{speed / 1e9:.1f}"] for what, speed in host_speed(rehearsal).items()]
+    host = [[what, f"{speed / 1e9:.1f}"] for what, speed in host_speed(REHEARSAL).items()]
     asked = markdown(head(plan, "dataset"), [*(row(plan, group) for group in plan.targets), total(plan)])
     tables = markdown(head(plan, "table"), [row(plan, group) for group in plan.tables])
     order = markdown(CHOICES[:-1], [choice_row(choice)[:-1] for choice in plan.choose(float("inf"))])
     times = markdown(
         ["what", "where", "known", "predicted", "predicted / known"],
-        [[*cells, f"{ratio:.2f}"] for *cells, ratio in known(config_dir, reference)],
+        [[*cells, f"{ratio:.2f}"] for *cells, ratio in known(config_dir, REFERENCE)],
     )
     speeds = [
         [case, way, f"{flop / 1e9:.0f}"]
         for way in ("ours, bf16", "ours, fp32")
-        for case, flop in sustained_here(config_dir, benchmark, way).items()
+        for case, flop in sustained_here(config_dir, BENCHMARK, way).items()
     ]
     world = load_world(config_dir)
     sizes = []
@@ -169,7 +167,7 @@ def pages(
         "plan": "\n".join([asked, tables, order, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
         "known": "\n".join([times, markdown(["case", "way", "GFLOP/s per thread"], speeds)]),
         "rehearsal": "\n".join(
-            [markdown(titles, rehearsed(rehearsal), {1}), markdown(["on the processor", "GFLOP/s"], host)]
+            [markdown(titles, rehearsed(REHEARSAL), {1}), markdown(["on the processor", "GFLOP/s"], host)]
         ),
         "parameters": markdown(["model", "Table 9", "counted", "counted / printed"], sizes),
     }
@@ -185,10 +183,8 @@ def plan(
     json_out: bool = False,
     write: Path | None = None,
     check: bool = False,
-    benchmark: Path = BENCHMARK,
-    reference: Path = REFERENCE,
 ) -> None:
-    """Do what the verb ``plan`` offers.
+    """Print what a configuration will cost, and write it into a page.
 
     Raises:
         VixmlError: bad input; with ``check``, a page that is out of date.
@@ -202,7 +198,7 @@ def plan(
             "no table of this configuration to choose from", where=overlay or base, found="no planned runs"
         )
     if write is not None:
-        contents = pages(found, workflow.config_dir, benchmark, reference)
+        contents = pages(found, workflow.config_dir)
         update_page(write, contents, "a page of predicted costs", check)
     if json_out:
         print(json.dumps(as_json(found, choices), indent=2))

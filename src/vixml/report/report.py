@@ -19,7 +19,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from vixml.config.tables import FigureSpec, load_any_tables, load_figures, spec_path
+from vixml.config.tables import FigureSpec, load_any_tables, load_figures
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import hits_in_chunks
@@ -31,7 +31,7 @@ from vixml.report.evidence import PAPER, Commands, evidence, printed_rows, row_k
 from vixml.report.facts import Measured, build_tables
 from vixml.report.not_run import missing_cost
 from vixml.report.pages import interval, number, origin_sentence, summarise
-from vixml.report.results import GREEN, MEANING, STATES, Result, Results, config_files, load, named_scores
+from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, stage_inputs
 from vixml.report.tables import Row, Sources
 from vixml.report.write_tables import states_summary, text
 from vixml.text import duration
@@ -184,7 +184,7 @@ def _answered(top: _Top, row: int) -> list[tuple[int, bool]]:
 
 
 def _top(result: Result, corpus: Corpus) -> _Top:
-    path = result.folder.parent / "predictions" / "labels.npy"
+    path = result.place("predict") / "labels.npy"
     labels = load_array(path)
     if labels.ndim != 2 or len(labels) != corpus.n("test") or (labels.size and labels.max() >= corpus.n_labels):
         raise VixmlError(
@@ -280,29 +280,22 @@ def make_report(
         raise VixmlError(
             "the gallery needs both a corpus and an image store", hint="pass --corpus and --images, or neither"
         )
-    inputs = named_scores(scores) | config_files(config_dir) | _folders(scores, config_dir, options)
-    inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
-    config = {
-        "name": options.name,
-        "description": options.description,
-        "command": options.command,
-        "tables": list(tables),
-        "compare": list(options.compare),
-        "side_by_side": list(options.side_by_side),
-        "configfile": options.configfile,
-    }
+    results = load(scores)
+    inputs = stage_inputs(results, config_dir, "table", tables) | _folders(results, config_dir, options)
     inputs |= options.measured.named()
+    config = {name: getattr(options, name) for name in ("name", "description", "command", "configfile")}
+    config |= {"compare": list(options.compare), "side_by_side": list(options.side_by_side), "tables": list(tables)}
     with stage(out, "make-report", config=config, inputs=inputs) as work:
-        write_text(work / "report.html", page(context(scores, config_dir, tables, options)))
+        write_text(work / "report.html", page(context(results, config_dir, tables, options)))
 
 
-def _folders(scores: Sequence[Path], config_dir: Path, options: ReportOptions) -> dict[str, Path]:
+def _folders(results: Results, config_dir: Path, options: ReportOptions) -> dict[str, Path]:
     named = {"figures": options.figures, "corpus": options.corpus, "images": options.images}
     found = {name: path for name, path in named.items() if path is not None}
     found |= {f"config/{path.name}": path for path in [config_dir / PAPER] if path.exists()}
-    for result in load(scores).all():
+    for result in results.all():
         dataset, seed = result.dataset, f"seed{result.seed}"
-        log, predictions = result.trained_folder / "model" / "log.jsonl", result.folder.parent / "predictions"
+        log, predictions = result.place("train") / "log.jsonl", result.place("predict")
         if log.exists():
             found[f"log/{dataset}/{result.trained_as}/{seed}"] = log
         if options.corpus is not None and result.run in options.compare and predictions.exists():
@@ -310,9 +303,8 @@ def _folders(scores: Sequence[Path], config_dir: Path, options: ReportOptions) -
     return found
 
 
-def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], options: ReportOptions) -> dict[str, Any]:
+def context(results: Results, config_dir: Path, tables: Sequence[str], options: ReportOptions) -> dict[str, Any]:
     """Return everything the template prints."""
-    results = load(scores)
     sources = Sources.load(config_dir, results)
     specs = load_any_tables(config_dir, tables)
     built = build_tables(specs, sources, config_dir, options.measured)

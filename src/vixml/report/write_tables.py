@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from vixml.config.tables import load_any_tables, spec_path
+from vixml.config.tables import load_any_tables
 from vixml.files import write_json, write_text
 from vixml.plan.cost import Missing
 from vixml.provenance import stage
 from vixml.report.facts import Measured, build_tables
 from vixml.report.not_run import missing_cost
-from vixml.report.results import MEANING, STATES, Aggregate, Results, config_files, load, named_scores
+from vixml.report.results import MEANING, STATES, Aggregate, Results, load, stage_inputs
 from vixml.report.tables import NOT_RUN, Cell, Section, Sources, Table
 from vixml.text import duration, markdown
 
@@ -37,11 +37,9 @@ def make_tables(
         measured: corpora and latencies for the tables of facts.
     """
     measured = measured or Measured()
-    inputs = named_scores(scores) | config_files(config_dir) | measured.named()
-    inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
-    specs = load_any_tables(config_dir, tables)
+    results, specs = load(scores), load_any_tables(config_dir, tables)
+    inputs = stage_inputs(results, config_dir, "table", tables) | measured.named()
     with stage(out, "make-tables", config={"tables": list(tables)}, inputs=inputs) as work:
-        results = load(scores)
         sources = Sources.load(config_dir, results)
         built = build_tables(specs, sources, config_dir, measured)
         for table in built:
