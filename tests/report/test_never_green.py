@@ -44,7 +44,7 @@ def results(runs: set[tuple[str, str]], values: dict[str, list[float]]) -> Resul
 
 def with_results(found: Results, registry: Registry | None = None) -> Sources:
     old = sources()
-    return Sources(old.published, old.runs, old.sizes, registry or old.registry, found)
+    return Sources(old.published, old.runs, old.sizes, registry or old.registry, found, CONFIG)
 
 
 PICTO = {(block.dataset, row.run) for spec in SPECS for block in spec.measured for row in block.rows}

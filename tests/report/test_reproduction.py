@@ -124,7 +124,7 @@ def test_published_and_own_values_never_share_a_column():
 
 def test_hours_and_disk_are_those_of_what_was_not_run():
     config, names = REPO / "config", sorted(path.stem for path in (REPO / "config/tables").glob("*.yaml"))
-    missing = missing_cost(load_any_tables(config, names), Sources.load(config, Results()), config)
+    missing = missing_cost(load_any_tables(config, names), Sources.load(config, Results()))
     said = pages(config)["parts"]
     shown = {line.split(" | ")[6].strip("` |"): line.split(" | ")[4] for line in said.splitlines() if "`" in line}
     assert shown == {name: duration(missing.by_table[name].hours or None) for name in names}

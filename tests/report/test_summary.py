@@ -102,7 +102,7 @@ def test_published_cells_and_what_the_rest_would_take_are_one_sentence(config_di
     # Four cells of Table 1 were run; of Table 3, the one row that has a run here is left.
     assert "Of 168 published cells of Table 1, Table 3: 4 matches, 4 not-run, 160 blocked; those not run" in said
     sources = Sources.load(config_dir, load([]))
-    left = missing_cost(load_tables(config_dir, ["table3"]), sources, config_dir).total.hours
+    left = missing_cost(load_tables(config_dir, ["table3"]), sources).total.hours
     assert f"would take {duration(left)} of one H100, as predicted." in said
 
 

@@ -80,42 +80,8 @@ def snakemake(folders: Iterable[Path], configfile: str = "") -> str:
 STAGES = (*TRAINED, "predict", "score")
 
 
-@dataclass(frozen=True)
-class StageRecord:
-    """One finished stage of one seed."""
-
-    seed: int
-    stage: str
-    commit: str
-    modified: bool
-    device: str
-    started: str
-    seconds: float
-    memory_mb: float
-    command: str
-
-
-@dataclass(frozen=True)
-class MetricRecord:
-    """One metric: its value with each seed, in percent, and their summary."""
-
-    metric: str
-    values: tuple[float, ...]
-    summary: Aggregate
-
-
-@dataclass(frozen=True)
-class IndexRecord:
-    """One approximate index that a prediction searched.
-
-    Attributes:
-        about: a sentence: of what, how built, how large.
-        curve: how far it looked, what share of the exact best it found, milliseconds a query.
-    """
-
-    seed: int
-    about: str
-    curve: tuple[tuple[int, float, float], ...]
+# A metric, its value with each seed in percent, and their summary.
+Metric = tuple[str, tuple[float, ...], Aggregate]
 
 
 @dataclass(frozen=True)
@@ -125,35 +91,35 @@ class RunEvidence:
     Attributes:
         key: its anchor in the page.
         seeds: of the results, ascending.
-        metrics: those that a table shows.
+        metrics: those that a table shows, each with its values and their summary.
         more_metrics: the others.
         command: what makes exactly these scores again.
         config: resolved, as JSON.
         versions: of the packages that the scores depend on.
         training: a sentence a seed on how long the training took, where there was one.
         inputs: (path, SHA-256) of everything that its stages read, each once.
-        stages: its finished stages, seed by seed.
-        indexes: what it searched approximately, if anything.
+        stages: (seed, manifest) of its finished stages.
+        indexes: (seed, facts) of what it searched approximately, from the manifest of ``predict``.
     """
 
     key: str
     dataset: str
     run: str
     seeds: tuple[int, ...]
-    metrics: tuple[MetricRecord, ...]
-    more_metrics: tuple[MetricRecord, ...]
+    metrics: tuple[Metric, ...]
+    more_metrics: tuple[Metric, ...]
     command: str
     config: str
     versions: str
     training: tuple[str, ...]
     inputs: tuple[tuple[str, str], ...]
-    stages: tuple[StageRecord, ...]
-    indexes: tuple[IndexRecord, ...] = ()
+    stages: tuple[tuple[int, dict[str, Any]], ...]
+    indexes: tuple[tuple[int, dict[str, Any]], ...]
 
     @property
-    def last(self) -> StageRecord:
-        """Return the stage that wrote the first seed's score."""
-        return next(record for record in reversed(self.stages) if record.seed == self.seeds[0])
+    def last(self) -> dict[str, Any]:
+        """Return the manifest of the first seed's score."""
+        return next(manifest for seed, manifest in reversed(self.stages) if seed == self.seeds[0])
 
 
 def run_key(dataset: str, run: str) -> str:
@@ -204,9 +170,9 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
         ", ".join(f"{package} {version}" for package, version in versions.items()),
         tuple(_training(result) for result in results if result.training),
         tuple(sorted(inputs.items())),
-        tuple(_record(result.seed, manifest) for result, _, manifest in manifests),
+        tuple((result.seed, manifest) for result, _, manifest in manifests),
         tuple(
-            _index(result.seed, index)
+            (result.seed, index)
             for result, stage, manifest in manifests
             if stage == "predict"
             for index in manifest["facts"].get("indexes", [])
@@ -214,9 +180,9 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
     )
 
 
-def _metric(name: str, results: Sequence[Result]) -> MetricRecord:
+def _metric(name: str, results: Sequence[Result]) -> Metric:
     values = tuple(result.metrics[name] for result in results)
-    return MetricRecord(name, values, aggregate(values))
+    return name, values, aggregate(values)
 
 
 def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:
@@ -225,32 +191,15 @@ def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:
     return [(stage, read_manifest(folder)) for stage, folder in folders.items() if (folder / MANIFEST).exists()]
 
 
-def _record(seed: int, manifest: dict[str, Any]) -> StageRecord:
-    source, machine = manifest["source"], manifest["machine"]
-    return StageRecord(
-        seed=seed,
-        stage=manifest["stage"],
-        commit=(source.get("commit") or "unknown")[:12],
-        modified=bool(source.get("modified")),
-        device=machine.get("gpu") or f"{machine['processor']}, {machine.get('cores')} cores",
-        started=manifest["started_at"],
-        seconds=manifest["wall_seconds"],
-        memory_mb=manifest["peak_memory_mb"],
-        command=_short(manifest["command"]),
-    )
+def device(manifest: dict[str, Any]) -> str:
+    """Return the GPU of a stage, or its processor."""
+    machine = manifest["machine"]
+    return machine.get("gpu") or f"{machine['processor']}, {machine.get('cores')} cores"
 
 
-def _index(seed: int, index: dict[str, Any]) -> IndexRecord:
-    about = (
-        f"{index['kind']} over {index['n']:,} vectors of {index['dim']}, built in {index['build_seconds']:.1f} s, "
-        f"{index['bytes'] / 1e6:,.0f} MB, {index['k']} sought"
-    )
-    return IndexRecord(seed, about, tuple((step["effort"], step["recall"], step["ms"]) for step in index["curve"]))
-
-
-def _short(command: str) -> str:
-    # The program's own folder says nothing and differs between machines.
-    program, _, arguments = command.partition(" ")
+def command(manifest: dict[str, Any]) -> str:
+    """Return the command of a stage, without the folder of the program, which differs between machines."""
+    program, _, arguments = manifest["command"].partition(" ")
     return f"{Path(program).name} {arguments}".strip()
 
 

@@ -79,24 +79,22 @@ class Measured:
 
 
 def build_tables(
-    specs: Sequence[TableSpec | FactsSpec], sources: Sources, config_dir: Path | str, measured: Measured | None = None
+    specs: Sequence[TableSpec | FactsSpec], sources: Sources, measured: Measured | None = None
 ) -> list[Table]:
     """Build tables of either kind, in order.
 
     Raises:
         VixmlError: a malformed file of published facts, or of measured ones.
     """
-    builders: dict[str, Callable[[FactsSpec, Sources, Path, Measured], Table]] = {
+    builders: dict[str, Callable[[FactsSpec, Sources, Measured], Table]] = {
         "datasets": _datasets,
         "backbones": _backbones,
         "latencies": _latencies,
         "claims": _claims,
     }
-    config_dir, measured = Path(config_dir), measured or Measured()
+    measured = measured or Measured()
     return [
-        build_table(spec, sources)
-        if isinstance(spec, TableSpec)
-        else builders[spec.facts](spec, sources, config_dir, measured)
+        build_table(spec, sources) if isinstance(spec, TableSpec) else builders[spec.facts](spec, sources, measured)
         for spec in specs
     ]
 
@@ -164,10 +162,10 @@ def statistics(corpus: Corpus) -> dict[str, float]:
     }
 
 
-def _datasets(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measured) -> Table:
+def _datasets(spec: FactsSpec, sources: Sources, measured: Measured) -> Table:
     registry = sources.registry
     found = {name: statistics(Corpus.load(folder)) for name, folder in measured.corpora.items()}
-    published = {row["dataset"]: row for _, row in read_csv(config_dir / "reported" / "datasets.csv")}
+    published = {row["dataset"]: row for _, row in read_csv(sources.config_dir / "reported" / "datasets.csv")}
 
     def row(name: str) -> Row:
         printed, counted = published.get(name, {}), found.get(name)
@@ -195,10 +193,10 @@ def _datasets(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Mea
 BACKBONES = ("parameters", "checkpoint", "learning rate")
 
 
-def _backbones(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measured) -> Table:
+def _backbones(spec: FactsSpec, sources: Sources, measured: Measured) -> Table:
     printed: dict[str, dict[str, str]] = {}
     endings = {" params": "parameters", " HF checkpoint": "checkpoint", " learning rate": "learning rate"}
-    for _, row in read_csv(config_dir / "reported" / "hyperparameters.csv"):
+    for _, row in read_csv(sources.config_dir / "reported" / "hyperparameters.csv"):
         if row["group"] == "backbone (Table 9)":
             ending = next(e for e in endings if row["name"].endswith(e))
             printed.setdefault(row["name"].removesuffix(ending), {})[endings[ending]] = row["value"]
@@ -271,7 +269,7 @@ LATENCIES = {
 }  # fmt: skip
 
 
-def _latencies(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measured) -> Table:
+def _latencies(spec: FactsSpec, sources: Sources, measured: Measured) -> Table:
     found_of = _latencies_of_runs(measured.latencies)
     batched = next(iter(LATENCIES))
     registry = sources.registry
@@ -283,7 +281,7 @@ def _latencies(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Me
         )
 
     rows, beside = [], set()
-    for _, row in read_csv(config_dir / "reported" / "other_facts.csv"):
+    for _, row in read_csv(sources.config_dir / "reported" / "other_facts.csv"):
         if not row["topic"].startswith("latency"):
             continue
         run = STATED.get(row["item"])
@@ -349,13 +347,13 @@ def _quartiles(found: dict[str, float]) -> str:
 # -- sentences of the paper with a number in them ---------------------------------------------------------------------
 
 
-def _claims(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measured) -> Table:
+def _claims(spec: FactsSpec, sources: Sources, measured: Measured) -> Table:
     """Build the table: every sentence of other_facts.csv that is no latency has exactly one row.
 
     Raises:
         VixmlError: a sentence without a row, or a row without a sentence.
     """
-    path = config_dir / "reported" / "other_facts.csv"
+    path = sources.config_dir / "reported" / "other_facts.csv"
     published = {
         (row["topic"], row["item"]): row for _, row in read_csv(path) if not row["topic"].startswith("latency")
     }

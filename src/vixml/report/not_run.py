@@ -16,7 +16,7 @@ from vixml.report.tables import Sources
 Row = tuple[str, str, int | None]  # dataset, run, seed; None: any
 
 
-def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources, config_dir: Path | str) -> Missing:
+def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> Missing:
     """Predict the cost of the published rows without a result, as `vixml plan` predicts a table.
 
     A row takes its own seed, else every seed that a table names of its run, else seed 0. What a finished run has left
@@ -25,11 +25,10 @@ def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources, confi
 
     Args:
         specs: the tables asked about.
-        sources: the registry, and the results that are there.
-        config_dir: folder of tables/ and reported/.
+        sources: the configuration, and the results that are there.
     """
     registry = sources.registry
-    seeds = _seeds_named(config_dir)
+    seeds = _seeds_named(sources.config_dir)
 
     def parts(key: RunKey) -> dict[str, Cost]:
         entry = registry.world.datasets.get(key[0])
@@ -42,7 +41,7 @@ def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources, confi
     by_table: dict[str, set[str]] = {}
     for spec in specs:
         own = by_table.setdefault(spec.id, set())
-        for dataset, run, seed in dict.fromkeys(published_rows(spec, config_dir)):
+        for dataset, run, seed in dict.fromkeys(published_rows(spec, sources.config_dir)):
             if sources.results.of(dataset, run, seed):
                 continue
             wanted = seeds.get((dataset, run), [0]) if seed is None else [seed]

@@ -320,10 +320,10 @@ def summary(options: SummaryOptions) -> None:
             raise VixmlError("no finished scores", where=options.results, hint="run the workflow first: make demo")
         specs = [layout] if layout else load_tables(config_dir, options.tables)
         sources = Sources.load(config_dir, results)
-        built = build_tables(specs, sources, config_dir)
+        built = build_tables(specs, sources)
         found = summarise(built, results)
         if any(table.cells(published=True) for table in built):
-            published = published_sentence(built, missing_cost(specs, sources, config_dir))
+            published = published_sentence(built, missing_cost(specs, sources))
     if options.write_reference is not None and not options.check:
         write_json(options.write_reference, found)
     if options.readme is not None:
@@ -428,10 +428,8 @@ def pages(
 def _parts(config_dir: Path, sources: Sources) -> str:
     names = sorted(path.stem for path in (config_dir / "tables").glob("*.yaml"))
     specs = load_any_tables(config_dir, names)
-    tables = {
-        spec.paper_table: table for spec, table in zip(specs, build_tables(specs, sources, config_dir), strict=True)
-    }
-    missing = missing_cost(specs, sources, config_dir)
+    tables = {spec.paper_table: table for spec, table in zip(specs, build_tables(specs, sources), strict=True)}
+    missing = missing_cost(specs, sources)
     rows = []
     for _, part in read_csv(config_dir / "reported" / "inventory.csv"):
         name = f"{part['kind']} {part['id']}"

@@ -27,7 +27,7 @@ from vixml.files import load_array, write_text
 from vixml.images.store import ImageStore
 from vixml.provenance import stage
 from vixml.report.charts import RunCurves, breakdowns, curves
-from vixml.report.evidence import PAPER, Commands, evidence, printed_rows, row_key, run_key
+from vixml.report.evidence import PAPER, Commands, command, device, evidence, printed_rows, row_key, run_key
 from vixml.report.facts import Measured, build_tables
 from vixml.report.not_run import missing_cost
 from vixml.report.pages import interval, number, origin_sentence, summarise
@@ -307,7 +307,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
     """Return everything the template prints."""
     sources = Sources.load(config_dir, results)
     specs = load_any_tables(config_dir, tables)
-    built = build_tables(specs, sources, config_dir, options.measured)
+    built = build_tables(specs, sources, options.measured)
     scored = [table for table in built if table.scored]
     found = summarise(scored, results)
     main = summarise([table for table in scored if table.spec.id in MAIN] or scored, results)
@@ -324,7 +324,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "options": options,
         "compared": compared,
         "tables": built,
-        "states": states_summary(built, missing_cost(specs, sources, config_dir)),
+        "states": states_summary(built, missing_cost(specs, sources)),
         "n_published": sum(len(table.cells(True)) for table in scored),
         "n_green": sum(scores_states[state] for state in GREEN),
         "state_names": STATES,
@@ -387,6 +387,6 @@ def page(values: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"duration": duration, "text": text, "in_blocks": in_blocks}
-    environment.globals |= {"number": number, "interval": interval, "run_key": run_key, "row_key": row_key}
+    environment.filters |= {f.__name__: f for f in (command, device, duration, in_blocks, text)}
+    environment.globals |= {f.__name__: f for f in (interval, number, row_key, run_key)}
     return environment.get_template("report.html.j2").render(values)

@@ -179,13 +179,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything a table reads besides its own shape."""
+    """Everything a table reads besides its layout: the configuration's folder, what it holds, and the results."""
 
     published: list[PublishedValue]
     runs: dict[str, TrainingRun]
     sizes: dict[str, int]
     registry: Registry
     results: Results
+    config_dir: Path
     costs: dict[tuple[str, str], str] = field(default_factory=dict)  # what runs would cost, each predicted once
 
     @classmethod
@@ -193,9 +194,9 @@ class Sources:
         """Read the published numbers, where the folder has any, and the registry."""
         registry = Registry.load(config_dir)
         if not has_published(config_dir):
-            return cls([], {}, {}, registry, results)
+            return cls([], {}, {}, registry, results, Path(config_dir))
         published, runs = load_published(config_dir), load_training_runs(config_dir)
-        return cls(published, runs, load_train_sizes(config_dir), registry, results)
+        return cls(published, runs, load_train_sizes(config_dir), registry, results, Path(config_dir))
 
 
 def build_table(spec: TableSpec, sources: Sources) -> Table:

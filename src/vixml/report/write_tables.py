@@ -41,11 +41,11 @@ def make_tables(
     inputs = stage_inputs(results, config_dir, "table", tables) | measured.named()
     with stage(out, "make-tables", config={"tables": list(tables)}, inputs=inputs) as work:
         sources = Sources.load(config_dir, results)
-        built = build_tables(specs, sources, config_dir, measured)
+        built = build_tables(specs, sources, measured)
         for table in built:
             for ending, printer in {"csv": to_csv, "md": to_markdown, "tex": to_latex}.items():
                 write_text(work / f"{table.spec.id}.{ending}", printer(table))
-        write_json(work / "summary.json", states_summary(built, missing_cost(specs, sources, config_dir)))
+        write_json(work / "summary.json", states_summary(built, missing_cost(specs, sources)))
         write_json(work / "metrics.json", metrics(results, built))
 
 
