@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import typer
-from result_files import register_real, write_picto, write_real, write_result
+from result_files import REPO, register_real, write_picto, write_real, write_result
 from typer.testing import CliRunner
 
 from vixml.cli.reproduce import register
 from vixml.config.tables import load_summary, load_tables
 from vixml.errors import VixmlError
+from vixml.files import read_json, write_json
 from vixml.report.not_run import missing_cost
 from vixml.report.pages import SummaryOptions, fill_readme, load_reference, readme_table, select_rows
 from vixml.report.pages import summary as run
@@ -20,7 +18,6 @@ from vixml.report.results import load
 from vixml.report.tables import Sources
 from vixml.text import duration
 
-REPO = Path(__file__).resolve().parents[2]
 TABLES = ("table1", "table3")
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -112,9 +109,7 @@ def test_nothing_to_summarise(config_dir, results):
 
 
 def test_reference_of_another_version(reference):
-    reference.write_text(
-        json.dumps(json.loads(reference.read_text(encoding="utf-8")) | {"schema_version": 2}), encoding="utf-8"
-    )
+    write_json(reference, read_json(reference) | {"schema_version": 2})
     with pytest.raises(VixmlError, match="not a summary of this version"):
         load_reference(reference)
 
@@ -173,15 +168,7 @@ def test_verbs_end_to_end(config_dir, results, tmp_path):
         ["make-tables", *tables, *common, "--out", str(tmp_path / "t")],
         ["make-figures", "--figures", "figure2", *common, "--out", str(tmp_path / "f")],
         ["make-report", *tables, *common, "--figures-dir", str(tmp_path / "f"), "--out", str(tmp_path / "r")],
-        [
-            "summary",
-            "--results",
-            str(results),
-            "--config-dir",
-            str(config_dir),
-            "--write-reference",
-            str(tmp_path / "ref"),
-        ],
+        f"summary --results {results} --config-dir {config_dir} --write-reference {tmp_path / 'ref'}".split(),
     ]
     for arguments in runs:
         done = CliRunner().invoke(app(), arguments, catch_exceptions=False)

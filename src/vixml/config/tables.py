@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,7 +15,7 @@ from vixml.errors import VixmlError
 
 
 def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, str, int | None]]:
-    """Yield (dataset, run, seed) of every row of a table's shape, wherever it stands."""
+    """Yield (dataset, run, seed) of every row of a table's layout, at any depth."""
     if isinstance(node, dict):
         if isinstance(node.get("dataset"), str):
             datasets = [node["dataset"]]
@@ -30,10 +30,6 @@ def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, s
     elif isinstance(node, list | tuple):
         for value in node:
             yield from named_runs(value, datasets)
-
-
-# --- The shape of each table and figure, read from ``config/tables`` and ``config/figures``: layout is data, not
-# code.
 
 
 class Row(Strict):
@@ -77,7 +73,7 @@ class MeasuredBlock(Strict):
 
 
 class Headed(Strict):
-    """What stands above a table."""
+    """The heading of a table."""
 
     paper_table: str
     title: str
@@ -89,7 +85,7 @@ class Headed(Strict):
 
     @property
     def name(self) -> str:
-        """Return what a table is called in running text."""
+        """Return the name of a table in running text."""
         return self.paper_table or self.title
 
 
@@ -234,27 +230,22 @@ def load_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec]
 
 def load_any_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec | FactsSpec]:
     """Read the tables named, of scores or of facts, in that order."""
-    found: list[TableSpec | FactsSpec] = []
-    for name in names:
-        path = spec_path(config_dir, "tables", name)
-        of_facts = path.exists() and read_yaml(path).get("layout") == "facts"
-        found.append(_load(FactsSpec if of_facts else TableSpec, config_dir, "tables", name))
-    return found
+    return [
+        _load(config_dir, "tables", name, lambda data: FactsSpec if data.get("layout") == "facts" else TableSpec)
+        for name in names
+    ]
 
 
 def load_summary(config_dir: Path | str, name: str) -> TableSpec:
     """Read the layout of a page's table, with rows of ours only (`config/summaries`)."""
-    return _load(TableSpec, config_dir, "summaries", name)
+    return _load(config_dir, "summaries", name, lambda _: TableSpec)
 
 
 def load_figures(config_dir: Path | str, names: Sequence[str]) -> list[FigureSpec | DrawingSpec]:
     """Read the figures named, in that order; either kind."""
-    found: list[FigureSpec | DrawingSpec] = []
-    for name in names:
-        path = spec_path(config_dir, "figures", name)
-        drawn = path.exists() and "kind" in read_yaml(path)
-        found.append(_load(DrawingSpec if drawn else FigureSpec, config_dir, "figures", name))
-    return found
+    return [
+        _load(config_dir, "figures", name, lambda data: DrawingSpec if "kind" in data else FigureSpec) for name in names
+    ]
 
 
 def load_comparisons(config_dir: Path | str) -> list[Comparison]:
@@ -268,7 +259,7 @@ def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:
     return Path(config_dir) / kind / f"{name}.yaml"
 
 
-def _load(model: type[S], config_dir: Path | str, kind: str, name: str) -> S:
+def _load(config_dir: Path | str, kind: str, name: str, model_of: Callable[[dict[str, Any]], type[S]]) -> S:
     path = spec_path(config_dir, kind, name)
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
@@ -278,7 +269,8 @@ def _load(model: type[S], config_dir: Path | str, kind: str, name: str) -> S:
             found=name,
             hint="one of: " + ", ".join(known) if known else "check --config-dir",
         )
-    spec = validate(model, read_yaml(path), path)
+    data = read_yaml(path)
+    spec = validate(model_of(data), data, path)
     if spec.id != name:
         raise VixmlError("the id is not the file's name", where=f"{path}: id", found=spec.id, expected=name)
     return spec

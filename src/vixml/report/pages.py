@@ -23,7 +23,7 @@ from vixml.files import read_json, write_json, write_text
 from vixml.plan.cost import Missing
 from vixml.report.facts import build_tables
 from vixml.report.not_run import missing_cost
-from vixml.report.results import MIN_SEEDS, STATES, Results, find, load, t_quantile
+from vixml.report.results import MIN_SEEDS, STATES, Aggregate, Results, find, load, t_quantile
 from vixml.report.tables import NOT_RUN, Row, Section, Sources, Table
 from vixml.text import duration, markdown, size
 
@@ -132,10 +132,8 @@ def number(row: dict[str, Any], metric: str) -> str:
 def interval(row: dict[str, Any], metric: str) -> str:
     """Print the 95 % t interval of a mean over seeds; a dash below three seeds."""
     value = row["metrics"].get(metric)
-    if value is None or value["sd"] is None or row["n"] < MIN_SEEDS:
-        return "–"
-    half = t_quantile(row["n"] - 1) * value["sd"] / math.sqrt(row["n"])
-    return f"{value['mean'] - half:.1f} to {value['mean'] + half:.1f}"
+    found = Aggregate(**value, n=row["n"]) if value else None
+    return "–" if found is None or found.low is None else f"{found.low:.1f} to {found.high:.1f}"
 
 
 def select_rows(summary: dict[str, Any], layout: TableSpec) -> dict[str, Any]:

@@ -50,21 +50,32 @@ class Aggregate:
         mean: over seeds.
         sd: sample standard deviation (ddof 1); None for one seed.
         n: number of seeds.
-        low: lower end of the 95 % t interval of the mean; None below three seeds.
-        high: its upper end.
     """
 
     mean: float
     sd: float | None
     n: int
-    low: float | None
-    high: float | None
+
+    @property
+    def _spread(self) -> float | None:
+        """Return the standard deviation times the quantile of an interval, or None below three seeds."""
+        return None if self.n < MIN_SEEDS or self.sd is None else t_quantile(self.n - 1) * self.sd
+
+    @property
+    def low(self) -> float | None:
+        """Return the lower end of the 95 % t interval of the mean; None below three seeds."""
+        return None if self._spread is None else self.mean - self._spread / math.sqrt(self.n)
+
+    @property
+    def high(self) -> float | None:
+        """Return its upper end."""
+        return None if self._spread is None else self.mean + self._spread / math.sqrt(self.n)
 
     def prediction(self) -> tuple[float, float] | None:
         """Return the 95 % interval in which one further run falls, or None below three seeds."""
-        if self.n < MIN_SEEDS or self.sd is None:
+        if self._spread is None:
             return None
-        half = t_quantile(self.n - 1) * self.sd * math.sqrt(1 + 1 / self.n)
+        half = self._spread * math.sqrt(1 + 1 / self.n)
         return self.mean - half, self.mean + half
 
 
@@ -89,10 +100,7 @@ def aggregate(values: Sequence[float]) -> Aggregate:
         raise ValueError("nothing to aggregate")
     mean = math.fsum(values) / n
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None
-    if n < MIN_SEEDS or sd is None:
-        return Aggregate(mean, sd, n, None, None)
-    half = t_quantile(n - 1) * sd / math.sqrt(n)
-    return Aggregate(mean, sd, n, mean - half, mean + half)
+    return Aggregate(mean, sd, n)
 
 
 def judge(
