@@ -200,12 +200,12 @@ def test_numbers_as_printed():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("{label: BERT, claim: {backbone: BERT}, run: text-bert}", "", "no place"),
+        ("{label: BERT, published: {backbone: BERT}, run: text-bert}", "", "no place"),
         ("LF-AmazonTitles-1.3M, ", "", "no place"),
         ('"PSP@1", ', "", "no place"),
-        ("claim: {backbone: BERT}", "claim: {backbone: ALBERT}", "selects no published cell"),
-        ("claim: {backbone: BERT}", "claim: {backbone: MiniLM-L3}", "already has a place"),
-        ("claim: {backbone: BERT}", "claim: {bakbone: BERT}", "bakbone"),
+        ("published: {backbone: BERT}", "published: {backbone: ALBERT}", "selects no published cell"),
+        ("published: {backbone: BERT}", "published: {backbone: MiniLM-L3}", "already has a place"),
+        ("published: {backbone: BERT}", "published: {bakbone: BERT}", "bakbone"),
         ("metrics:", "metrix:", "metrics"),
         ("id: table1", "id: table2", "not the file's name"),
     ],
@@ -236,7 +236,7 @@ metrics: ["P@1", "P@5", "PSP@1", "R@100"]
 blocks:
   - rows:
 """ + "".join(
-    f"      - {{label: '{s}', claim: {{method: 'dual-decoder learning, seed {s}'}}, run: text-minilm-l3, seed: {s}}}\n"
+    f"      - {{label: '{s}', published: {{method: 'dual-decoder learning, seed {s}'}}, run: text-minilm-l3, seed: {s}}}\n"
     for s in range(1, 6)
 )
 CITED = """
@@ -249,7 +249,7 @@ metrics: ["P@1", "P@5", "PSP@1"]
 blocks:
   - rows:
 """ + "".join(
-    f"      - {{label: {m}, claim: {{method: {m}}}}}\n"
+    f"      - {{label: {m}, published: {{method: {m}}}}}\n"
     for m in ("DEXML", "UniDEC", "PRIME", "Renee", "DEXA", "OAK", "MOGIC", "MUFIN", "PINA", "ViXML (Ours)")
 )
 

@@ -1,4 +1,4 @@
-"""Published numbers: every cell that the paper printed, and the training run behind it.
+"""Published values: every cell of the paper's tables, and the training run behind it.
 
 Read from ``config/reported`` (its README says where they come from). A :class:`PublishedValue` never holds a number of ours.
 """
@@ -137,7 +137,7 @@ def read_csv(path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def has_published(config_dir: Path | str) -> bool:
-    """Return whether a configuration's folder has published numbers: one's own data set needs none."""
+    """Return whether a configuration's folder has published numbers: your own dataset needs none."""
     return (Path(config_dir) / "reported").exists()
 
 
@@ -221,7 +221,7 @@ def _check_run(row: dict[str, str], runs: dict[str, TrainingRun], where: str) ->
     table = "T" + row["paper_table"].removeprefix("Table ")
     if run is None or table not in run.used_in or run.dataset != row["dataset"]:
         raise VixmlError(
-            "a published cell names a training run that does not stand behind it",
+            "a published cell names a training run that does not belong to it",
             where=f"{where}, column run",
             found=row["run"],
             expected=f"a run of training_runs.csv with dataset {row['dataset']} and {table} in used_in",

@@ -25,7 +25,7 @@ def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, s
             if isinstance(run, str):
                 yield from ((dataset, run, node.get("seed")) for dataset in datasets)
         for key, value in node.items():
-            if key != "claim":
+            if key != "published":
                 yield from named_runs(value, datasets)
     elif isinstance(node, list | tuple):
         for value in node:
@@ -36,15 +36,15 @@ class Row(Strict):
     """A row of the paper, on every dataset for which the paper has it."""
 
     label: str = Field(description="As printed.")
-    claim: dict[str, str] = Field(description="Columns of reported_results.csv that identify the row's cells.")
+    published: dict[str, str] = Field(description="Columns of reported_results.csv that identify the row's cells.")
     run: str | None = Field(None, description="Our run that reproduces it; `null` if there is none.")
     seed: int | None = Field(None, description="One seed of that run, for tables with one row per seed.")
 
     @model_validator(mode="after")
     def _known_columns(self) -> Row:
-        unknown = sorted(set(self.claim) - set(IDENTITY))
+        unknown = sorted(set(self.published) - set(IDENTITY))
         if unknown:
-            raise ValueError(f"claim names no column of reported_results.csv: {', '.join(unknown)}")
+            raise ValueError(f"published names no column of reported_results.csv: {', '.join(unknown)}")
         return self
 
 
@@ -127,7 +127,7 @@ class ClaimRow(Strict):
     dataset: str | None = None
     runs: list[str] = Field([], description="Our runs, in the order that `how` needs.")
     metric: str = "P@1"
-    claim: dict[str, str] = Field({}, description="`gain`: columns that identify the published value.")
+    published: dict[str, str] = Field({}, description="`gain`: columns that identify the published value.")
     why: str = Field("", description="What the reader needs to know; for `none`, the reason.")
 
 
@@ -148,7 +148,7 @@ class FigureLine(Strict):
     """A horizontal line: a published number."""
 
     label: str
-    claim: dict[str, str]
+    published: dict[str, str]
 
 
 class FigureMark(Strict):

@@ -30,7 +30,7 @@ class Chart:
     """A frame with a title, a legend, horizontal lines at round values, and room for ticks below.
 
     Args:
-        title: stands above; also opens the label.
+        title: above the plot; also begins the label.
         names: of what is drawn, in the legend.
         style: class of its marks: ``b`` (bars) or ``s`` (lines).
         low: value at the bottom.
@@ -109,12 +109,12 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], title: str, x_label: 
                 low, high = chart.y(max(value.mean - value.sd, 0.0)), chart.y(value.mean + value.sd)
                 x = left + width / 2
                 chart.parts.append(f'<line class="error" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
-    said = [
+    bars_as_text = [
         f"{one.name}: "
         + ", ".join(f"{group} {value.mean:.1f}" for group, value in zip(groups, one.values, strict=True))
         for one in bars
     ]
-    return chart.svg("; ".join([f"{title}, percent", *said]), x_label)
+    return chart.svg("; ".join([f"{title}, percent", *bars_as_text]), x_label)
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def _parts(run: str, seeds: tuple[int, ...], found: Sequence[dict[str, Any]]) ->
         }
 
     def precision(side: str) -> Aggregate | None:
-        # Seeds share their queries, so a side is there for all of them or for none.
+        # Seeds share their queries, so either all have such queries or none.
         values = [parts["by_query_image"][side]["P@1"] for parts in found]
         return None if None in values else aggregate(values)
 
@@ -321,7 +321,7 @@ def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
     for metric in CONTRIBUTIONS:
         title = f"{metric} from labels with and without an image"
         yield chart(sides, [one.by_label_image[metric] for one in runs], title, "labels")
-    # A side without queries has no precision: there is nothing to set side by side.
+    # A side without queries has no precision: there is nothing to compare.
     values = [one.by_query_image for one in runs]
     if all(None not in found for found in values):
         yield chart(sides, values, "P@1 of queries with and without an image", "queries")

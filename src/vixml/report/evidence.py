@@ -1,4 +1,4 @@
-"""Evidence behind each number of the report.
+"""Evidence for each number of the report.
 
 Of ours: values seed by seed, the resolved config, the manifests of every stage, and the one command that reproduces it. Of
 the paper's: where it was printed, what was trained for it, and what it would take to run it here.
@@ -22,7 +22,7 @@ from vixml.report.tables import Row, Section, Sources, Table
 
 # -- the command that a reader copies -------------------------------------------------------------------------------------
 
-PAPER = "paper.yaml"  # the configuration that asks for the paper's own runs
+PAPER = "paper.yaml"  # the configuration with the paper's runs
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Commands:
 
     @classmethod
     def load(cls, config_dir: Path | str, configfile: str = "") -> Commands:
-        """Read which runs the paper's configuration asks for, if it is there."""
+        """Read which runs the paper's configuration asks for, if there is one."""
         path = Path(config_dir) / PAPER
         targets = read_yaml(path).get("targets", []) if path.exists() else []
         asked: dict[tuple[str, str], tuple[int, ...]] = {}
@@ -96,7 +96,7 @@ class RunEvidence:
         command: what makes exactly these scores again.
         config: resolved, as JSON.
         versions: of the packages that the scores depend on.
-        training: a sentence a seed on how long the training took, where there was one.
+        training: one sentence per trained seed on how long it took.
         inputs: (path, SHA-256) of everything that its stages read, each once.
         stages: (seed, manifest) of its finished stages.
         indexes: (seed, facts) of what it searched approximately, from the manifest of ``predict``.
@@ -138,7 +138,7 @@ def evidence(results: Results, commands: Commands, metrics: Sequence[str] = ()) 
     Args:
         results: what was measured.
         commands: how each is made again.
-        metrics: those that the tables show; the others stand apart.
+        metrics: those that the tables show; the others are listed apart.
     """
     runs = [
         _run(dataset, run, results.by_run[dataset, run], commands, metrics) for dataset, run in sorted(results.by_run)
@@ -186,7 +186,7 @@ def _metric(name: str, results: Sequence[Result]) -> Metric:
 
 
 def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:
-    """Return the manifests of the stages that led to a score, those that are there."""
+    """Return the manifests of the finished stages that led to a score."""
     folders = {stage: result.place(stage) for stage in STAGES}
     return [(stage, read_manifest(folder)) for stage, folder in folders.items() if (folder / MANIFEST).exists()]
 
@@ -236,7 +236,7 @@ class RowEvidence:
         title: table, dataset and row.
         source: who printed it.
         values: (metric, as printed, what had to be inferred).
-        described: (word, value) of what the table says of the row.
+        described: (word, value) of each column that describes the row.
         training: the paper's training run behind it, or why there is none.
         run: our run that repeats it, or None.
         verdicts: each verdict with its metric, and why.
@@ -261,10 +261,10 @@ def row_key(table: Table, section: Section, row: Row) -> str:
     return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
 
 
-def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[RowEvidence]:
+def published_evidence(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[RowEvidence]:
     """Return every published row of the tables, in order."""
     return [
-        _printed(table, section, row, sources, commands)
+        _row_evidence(table, section, row, sources, commands)
         for table in tables
         for section in table.sections
         if section.published and table.scored
@@ -272,7 +272,7 @@ def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) 
     ]
 
 
-def _printed(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> RowEvidence:
+def _row_evidence(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> RowEvidence:
     values = [cell.entry for cell in row.cells if cell.entry is not None]
     first, dataset = values[0], section.dataset
     runnable = row.run is not None and sources.registry.blocked(dataset, row.run) is None
@@ -291,7 +291,7 @@ def _printed(table: Table, section: Section, row: Row, sources: Sources, command
 
 
 def _seed(table: Table, row: Row) -> int | None:
-    """Return the seed of a row that stands for one seed of a run."""
+    """Return the seed of a row that shows one seed of a run."""
     rows = (one for block in table.spec.blocks for one in block.rows if (one.label, one.run) == (row.label, row.run))
     return next((one.seed for one in rows), None)
 

@@ -1,6 +1,6 @@
 """Tables of facts, not scores: data sets counted, backbones from the registry, latencies, sentences with a number in them.
 
-Each cell is a printed value, ours beside it in words or digits, and a verdict. :func:`build_tables` builds tables of
+Each cell holds a published value, ours as text, and a verdict. :func:`build_tables` builds tables of
 either kind.
 """
 
@@ -51,7 +51,7 @@ class Measured:
 
     @classmethod
     def of(cls, corpora: Sequence[Path], latencies: Sequence[Path]) -> Measured:
-        """Name each corpus by its dataset, the folder that it lies in.
+        """Name each corpus by its dataset, the name of its parent folder.
 
         Raises:
             VixmlError: two corpora of one dataset.
@@ -99,7 +99,7 @@ def build_tables(
     ]
 
 
-# -- comparing and printing values that are no draws ------------------------------------------------------------------
+# -- comparing values without variance ------------------------------------------------------------------
 
 
 def decimals_of(printed: str) -> int:
@@ -114,7 +114,7 @@ def decimals_of(printed: str) -> int:
 
 
 def compare(printed: str, ours: float, why: str = "") -> Verdict:
-    """Compare a value of ours that is no draw (a count, a setting) with a printed one, to its last printed digit.
+    """Compare a value of ours without variance (a count, a setting) with a published one, to its last printed digit.
 
     Example:
         >>> compare("79.45", 79.4512).state, compare("294805", 294804).state, compare("5e-4", 5e-4).state
@@ -375,12 +375,12 @@ def _claims(spec: FactsSpec, sources: Sources, measured: Measured) -> Table:
 
 
 def _answer(row: ClaimRow, sources: Sources) -> tuple[str | None, Verdict]:
-    """Return what ours is, computed as the row says, and what may be said of it."""
+    """Return our value, computed as the row says, and its verdict."""
     if row.how == "none":
         return None, Verdict("not-comparable", row.why)
     previous = None
     if row.how == "gain":  # first, so that a wrong selector is seen at once
-        columns = {"paper_table": "Table 7", "dataset": row.dataset or "", "metric": row.metric, **row.claim}
+        columns = {"paper_table": "Table 7", "dataset": row.dataset or "", "metric": row.metric, **row.published}
         previous = select_one(sources.published, columns, f"config/tables/claims.yaml: {row.topic}, {row.item}")
     results = [sources.results.of(row.dataset or "", run) for run in row.runs]
     if not all(results):

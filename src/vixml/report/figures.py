@@ -75,7 +75,7 @@ def points(spec: FigureSpec, published: Sequence[PublishedValue], results: Resul
             kind = (mark.label, one.run or "", modality, mark.architecture)
             found.append(Point("published", spec.dataset, *kind, one.value))
     for line in spec.lines:
-        level = value_of(line.label, **line.claim).value
+        level = value_of(line.label, **line.published).value
         found.append(Point("line", spec.dataset, line.label, "", "", "", level))
     for mark in spec.measured:
         found += _measured(spec, mark, results, trained=True)

@@ -1,7 +1,7 @@
 """Pages with generated parts: the main numbers in README.md and docs/results.md (``summary``), and docs/reproduction.md (``reproduction``).
 
-The main numbers go to the terminal, to a reference file that is committed, and from there into a page. The page on what
-is reproduced says what of the paper is here, which of its claims PICTO can show, and what the rest would take.
+The main numbers go to the terminal, to a reference file that is committed, and from there into a page. The page on
+reproduction lists which parts of the paper are here, which of its claims PICTO can show, and what the rest would cost.
 """
 
 from __future__ import annotations
@@ -191,10 +191,10 @@ def origin_sentence(summary: dict[str, Any]) -> str:
 
 
 def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str:
-    """Return ``text`` with what stands between the markers of ``place`` replaced by ``table``.
+    """Return ``text`` with ``table`` in place of what is between the markers of ``place``.
 
     Raises:
-        VixmlError: a marker that is missing, or stands more than once.
+        VixmlError: a marker that is missing, or occurs more than once.
     """
     begin, end = (f"<!-- {place}:{side} -->" for side in ("begin", "end"))
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
@@ -202,18 +202,18 @@ def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str
             "no place for the results table",
             where=where,
             expected=f"one line {begin} and below it one line {end}",
-            hint="add both lines where the table is to stand",
+            hint="add both lines where the table belongs",
         )
     before, rest = text.split(begin)
     return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
 
 
 def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
-    """Put each content between the markers of its place in a page; with ``check``, only say whether it stands there.
+    """Put each content between the markers of its place in a page; with ``check``, only compare.
 
     Args:
         page: the page.
-        contents: place -> what is to stand there.
+        contents: place -> text between its markers.
         what: of which the page is out of date, if it is.
         check: change nothing.
 
@@ -235,9 +235,9 @@ def published_sentence(tables: Sequence[Table], missing: Missing) -> str:
     """Return one sentence on the tables' published cells: how many are in which state, and what the rest would take."""
     counts = {state: sum(table.states(True)[state] for table in tables) for state in STATES}
     total, names = sum(counts.values()), ", ".join(table.spec.name for table in tables)
-    said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+    counted = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     hours = f"; those not run would take {duration(missing.total.hours)} of one H100, as predicted"
-    return f"Of {total:,} published cells of {names}: {said}{hours if counts['not-run'] else ''}."
+    return f"Of {total:,} published cells of {names}: {counted}{hours if counts['not-run'] else ''}."
 
 
 def print_summary(summary: dict[str, Any], pages: Path | None = None, published: str = "") -> None:
@@ -336,7 +336,7 @@ METRIC = "P@1"
 
 
 def in_the_paper(one: Comparison, values: Sequence[PublishedValue]) -> list[str]:
-    """Return where the paper says it, and the difference of its two scores with their backbones; dashes if it does not.
+    """Return where the paper makes the claim, and the difference of its two scores with their backbones; dashes if it does not.
 
     Raises:
         VixmlError: columns that select no published score, or several.
@@ -354,7 +354,7 @@ def in_the_paper(one: Comparison, values: Sequence[PublishedValue]) -> list[str]
 
 
 def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Return both runs' P@1, their difference with its 95 % interval, and what that says of the claim's shape.
+    """Return both runs' P@1, their difference with its 95 % interval, and whether it has the sign that the paper claims.
 
     Args:
         one: the comparison.
@@ -437,19 +437,19 @@ def _parts(config_dir: Path, sources: Sources) -> str:
             rows.append([name, part["content"].split(";")[0], "–", drawn, "–", "–", "in every report"])
             continue
         states = Counter(table.states(True))
-        said = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+        counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         cost = missing.by_table[table.spec.id]
         figures = [duration(cost.hours or None), size(cost.disk_bytes)]
-        rows.append([name, table.spec.title, str(len(table.cells(True))), said, *figures, f"`{table.spec.id}`"])
+        rows.append([name, table.spec.title, str(len(table.cells(True))), counted, *figures, f"`{table.spec.id}`"])
     heads = ["part", "what", "published cells", "without a run", "GPU time (H100)", "disk", "key"]
     total = missing.total
-    said = (
+    in_all = (
         f"All together {total.hours:,.0f} hours of one H100 with 80 GB and {size(total.disk_bytes)} of disk (predicted); what "
         f"tables share counts once. No stage needs more than {size(total.gpu_memory_bytes)} on the GPU and "
         f"{size(total.host_memory_bytes)} of main memory; a checkpoint takes up to {size(total.scratch_bytes)} of disk "
         "more while a model trains."
     )
-    return markdown(heads, rows, words=(1, 3, 6)) + f"\n{said}\n"
+    return markdown(heads, rows, words=(1, 3, 6)) + f"\n{in_all}\n"
 
 
 def _shape(config_dir: Path, references: Sequence[Path], sources: Sources) -> str:
@@ -483,7 +483,7 @@ def _deviations(page: Path) -> str:
 
 
 def reproduction(config_dir: Path, write: Path, check: bool) -> None:
-    """Do what the verb ``reproduction`` offers.
+    """Write the generated parts of docs/reproduction.md; with ``check``, only compare.
 
     Raises:
         VixmlError: a comparison of a run that nobody configured; with ``check``, a page that is out of date.

@@ -55,22 +55,22 @@ def total(plan: Plan) -> list[str]:
 
 
 def notes(plan: Plan) -> list[str]:
-    """Return what a reader of the figures must know."""
-    said = [
+    """Return notes for the reader of the figures."""
+    sentences = [
         f"Hours of {plan.hardware.name} ({plan.hardware.unit}); {plan.hardware.source}.",
         "Runs are counted per seed. What several runs share (a model, tokens, images, a training) counts once in each "
         "line, so the lines do not add up to `all`. GPU memory and memory are the largest of any stage; a checkpoint takes "
         f"up to {size(plan.total.scratch_bytes)} more disk while a model trains.",
     ]
     if plan.bounds:
-        said.append(
+        sentences.append(
             f"Texts of {', '.join(plan.bounds)} are counted at full length (`encoder.max_len`): operations and memory are "
             "upper bounds."
         )
     large = plan.too_large()
     if large:
-        said.append(f"More than the memory of {plan.hardware.name}: {', '.join(large)}.")
-    return said
+        sentences.append(f"More than the memory of {plan.hardware.name}: {', '.join(large)}.")
+    return sentences
 
 
 def choice_row(choice: Choice) -> list[str]:
@@ -107,8 +107,8 @@ def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
         draw(CHOICES, [choice_row(choice) for choice in choices])
         chosen = [choice.group.name for choice in choices if choice.fits]
         alone = [choice.group.name for choice in choices if choice.fits_alone and not choice.fits]
-        said = f"Within {budget}: {', '.join(chosen) if chosen else 'no table'}."
-        console.print(said + (f" Each alone, instead: {', '.join(alone)}.\n" if alone else "\n"))
+        within = f"Within {budget}: {', '.join(chosen) if chosen else 'no table'}."
+        console.print(within + (f" Each alone, instead: {', '.join(alone)}.\n" if alone else "\n"))
     else:
         draw(head(plan, "dataset"), [*(row(plan, group) for group in plan.targets), total(plan)])
         if plan.tables:
@@ -210,9 +210,9 @@ def plan(
 
 
 def sustained_here(config_dir: Path | str, benchmark: Path, way: str = "ours, bf16") -> dict[str, float]:
-    """Return the operations a second and thread that the benchmark of a training step sustained, by case.
+    """Return the operations per second and thread that the benchmark of a training step sustained, by case.
 
-    Samples a second times the operations that this model counts for a sample, of the benchmark's own configuration.
+    Samples per second times the operations counted for one sample of the benchmark's configuration.
     """
     world, measured = load_world(config_dir), read_json(benchmark)
     found = {}
@@ -269,7 +269,7 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
 
 
 def host_speed(rehearsal: Path) -> dict[str, float]:
-    """Return the operations a second that a processor sustained in 2-means and centroids, at the largest size rehearsed."""
+    """Return the operations per second that a processor sustained in 2-means and centroids, at the largest size rehearsed."""
     measured = read_json(rehearsal)
     width, largest = measured["dim"], {name: part["measured"][-1] for name, part in measured["parts"].items()}
     mining, centroids = largest["mining"], largest["centroids"]
@@ -281,7 +281,7 @@ def host_speed(rehearsal: Path) -> dict[str, float]:
 
 
 def rehearsed(rehearsal: Path) -> list[list[str]]:
-    """Return one line a part: what, time at each size, how it grows, memory at the largest size."""
+    """Return one line per part: what, time at each size, how it grows, memory at the largest size."""
     lines = []
     for part in read_json(rehearsal)["parts"].values():
         sizes = part["measured"]
@@ -300,7 +300,7 @@ def _share(size: float) -> str:
 def _stated(item: str) -> tuple[str, str]:
     if item not in STATED:
         raise VixmlError(
-            "a published time that no run stands for",
+            "a published time without a run",
             where="config/reported/other_facts.csv",
             found=item,
             hint="name its run in STATED of src/vixml/report/facts.py",

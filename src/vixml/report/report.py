@@ -27,7 +27,7 @@ from vixml.files import load_array, write_text
 from vixml.images.store import ImageStore
 from vixml.provenance import stage
 from vixml.report.charts import RunCurves, breakdowns, curves
-from vixml.report.evidence import PAPER, Commands, command, device, evidence, printed_rows, row_key, run_key
+from vixml.report.evidence import PAPER, Commands, command, device, evidence, published_evidence, row_key, run_key
 from vixml.report.facts import Measured, build_tables
 from vixml.report.not_run import missing_cost
 from vixml.report.pages import interval, number, origin_sentence, summarise
@@ -36,7 +36,7 @@ from vixml.report.tables import Row, Sources
 from vixml.report.write_tables import states_summary, text
 from vixml.text import duration
 
-# -- the gallery: a sample drawn blind, then the extremes, which the page says -------------------------------------------
+# -- the gallery: a sample drawn blind, then the extremes, labelled as such -------------------------------------------
 
 N_QUERIES, N_LABELS, N_IMAGES, SEED = 12, 5, 3, 0
 N_EXTREMES = 6
@@ -69,7 +69,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Part:
-    """Queries chosen by one rule, which the page states; ``by_outcome`` says whether the rule looks at results."""
+    """Queries chosen by one rule, which the page states; ``by_outcome``: whether the rule looks at results."""
 
     key: str
     title: str
@@ -127,7 +127,7 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     Args:
         corpus_dir: ``results/data/{dataset}/corpus``; names the dataset.
         images_dir: its image store.
-        compare: runs side by side; one without results says "not run". Gains and losses are of the second over the first.
+        compare: runs side by side; one without results is marked "not run". Gains and losses are of the second over the first.
         results: what was measured; of each run the lowest seed answers.
 
     Raises:
@@ -315,7 +315,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
     shown = None
     if options.corpus is not None and options.images is not None:
         shown = gallery(options.corpus, options.images, options.compare, results)
-    # A setting equal to a printed one is no number that was reproduced: only scores count as confirmed.
+    # Only scores count as confirmed: a setting that equals the paper's reproduces nothing.
     scores_states = states_summary(scored)["states"]
     commands = Commands.load(config_dir, options.configfile)
     compared = any(table.compared for table in built)
@@ -341,12 +341,12 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "gallery": shown,
         "breakdowns": breakdowns(results, options.side_by_side),
         "evidence": evidence(results, commands, found["metrics"]),
-        "printed": printed_rows(built, sources, commands),
+        "printed": published_evidence(built, sources, commands),
     }
 
 
 def _curves(results: Results) -> list[RunCurves]:
-    """Return the curves of each model once, however many runs use it: from the run's own seeds, if it was scored."""
+    """Return the curves of each model once, however many runs use it: from the seeds of that run, if it was scored."""
     models: dict[tuple[str, str], Sequence[Result]] = {}
     for (dataset, run), found in results.by_run.items():
         key = (dataset, found[0].trained_as)
@@ -373,7 +373,7 @@ def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
 
 
 def in_blocks(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Return a section's rows under the headings that they stand under, in order."""
+    """Return a section's rows by their heading, in order."""
     return [(title, list(found)) for title, found in groupby(rows, key=lambda row: row.block)]
 
 

@@ -1,7 +1,7 @@
 """Results read from score folders, their summary over seeds, and the verdict on a number beside a published one.
 
-Nothing is computed from data here: one :class:`Result` per score folder, read and checked. :class:`Registry` says
-whether a run can be repeated at all, and whether it stands in for the paper's.
+Nothing is computed from data here: one :class:`Result` per score folder, read and checked. :class:`Registry` knows
+whether a run can be repeated here, and whether its data and weights are the paper's.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def judge(
     not_comparable: str | None = None,
     cost: str = "",
 ) -> Verdict:
-    """Say what our number is worth beside the published one.
+    """Compare our number with the published one.
 
     The order matters: a stand-in is decided before any value is looked at, so no coincidence can turn it green.
 
@@ -288,7 +288,7 @@ def _same_corpus(result: Result, first: dict[str, Result]) -> None:
 def read_one(folder: Path | str) -> Result:
     """Read one score folder, its manifest and, if a model was trained, its ``training.json``.
 
-    A score written before runs could reuse a model has no ``trained_as``: its run had a model of its own.
+    A score written before runs could reuse a model has no ``trained_as``: it belongs to its run's model.
 
     Raises:
         VixmlError: missing files, another schema version, a metric that is no percentage, or a folder whose name and
@@ -344,7 +344,7 @@ def read_one(folder: Path | str) -> Result:
 
 def _root(score: Path) -> Path:
     """Return the folder of results that holds a score folder."""
-    # Not `parents`: of a relative path there may be too few.
+    # Not `parents`: a relative path may have too few.
     return Path(os.path.normpath(score / "/".join([".."] * len(Path(PLACES["score"]).parts))))
 
 
@@ -366,7 +366,7 @@ def _hours(training: dict[str, Any], path: Path) -> float | None:
     seconds = training.get("seconds")
     if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds <= 0:
         raise VixmlError(
-            "a training took no time that can be",
+            "a training has no valid time",
             where=f"{path}: seconds",
             found=seconds,
             expected="seconds of training, above 0",
@@ -400,7 +400,7 @@ def hours_over_seeds(results: Sequence[Result]) -> Aggregate | None:
     return aggregate(hours) if hours else None
 
 
-# -- the registry: whether a run can be repeated, and whether it stands in for the paper's ---------------------------------
+# -- the registry: whether a run can be repeated, and whether it is a stand-in ---------------------------------
 
 
 @dataclass(frozen=True)

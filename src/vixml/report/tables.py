@@ -35,7 +35,7 @@ NOT_RUN = "not run"  # printed where there is nothing of ours
 
 @dataclass(frozen=True)
 class Cell:
-    """One column of one row: what was published, what is ours, and what may be said of the two.
+    """One column of one row: the published value, ours, and the verdict.
 
     Attributes:
         column: its heading; of a score, the metric.
@@ -60,7 +60,7 @@ class Row:
         label: its heading.
         cells: in the order of the table's columns; some may be missing.
         note: a remark.
-        block: the heading that it stands under, with other rows.
+        block: the heading of its group of rows.
         params: size of the language model, as printed.
         run: our run, or None where no run repeats the row.
         paper_run: the paper's training run.
@@ -92,7 +92,7 @@ class Row:
         return list(dict.fromkeys(part for cell in self.cells for part in cell.verdict.why.split("; ") if part))
 
     def remarks(self, without: Sequence[str] = ()) -> str:
-        """Return its note and reasons as one text, less the reasons printed elsewhere."""
+        """Return its note and reasons as one text, without the reasons printed elsewhere."""
         return "; ".join(filter(None, (self.note, *(why for why in self.reasons if why not in without))))
 
     def in_order(self, columns: Sequence[str]) -> list[Cell | None]:
@@ -112,7 +112,7 @@ class Section:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Return what is printed of each cell, in columns of their own."""
+        """Return what is printed of each cell, each in a separate column."""
         if not self.published:
             return ("ours",)
         return (
@@ -172,7 +172,7 @@ class Table:
         return [c for s in self.sections if s.published == published for row in s.rows for c in row.cells]
 
     def states(self, published: bool) -> dict[str, int]:
-        """Count the verdicts; every state is there, also with 0."""
+        """Count the verdicts; every state is listed, also with 0."""
         counts = Counter(cell.verdict.state for cell in self.cells(published))
         return {state: counts[state] for state in STATES}
 
@@ -227,14 +227,14 @@ def _place(spec: TableSpec, published: Sequence[PublishedValue]) -> list[Placed]
         for row in block.rows:
             cells: dict[tuple[str, str], PublishedValue] = {}
             for number, value in enumerate(published):
-                if not value.selected_by(row.claim):
+                if not value.selected_by(row.published):
                     continue
                 if (value.dataset, value.metric) in cells or number not in free:
                     raise VixmlError(
                         "a row selects a published cell that already has a place, or two cells for one place",
                         where=f"{where}: row {row.label!r}",
                         found=f"{value.dataset} {value.metric} {value.printed} {value.row['method']}",
-                        hint="name more columns under `claim`",
+                        hint="name more columns under `published`",
                     )
                 cells[value.dataset, value.metric] = value
                 free.remove(number)
@@ -242,7 +242,7 @@ def _place(spec: TableSpec, published: Sequence[PublishedValue]) -> list[Placed]
                 raise VixmlError(
                     f"a row selects no published cell of {spec.paper_table}",
                     where=f"{where}: row {row.label!r}",
-                    found=row.claim,
+                    found=row.published,
                     hint="compare with reported/reported_results.csv of this configuration's folder",
                 )
             placed.append((block.title, row, cells))
@@ -283,7 +283,7 @@ def _published_cell(value: PublishedValue, row: PublishedRow, results: Sequence[
 
 
 def _cost(value: PublishedValue, row: PublishedRow, sources: Sources) -> str:
-    """Return what a row would cost: of our run if there is one, else of the paper's as its table describes it."""
+    """Return the predicted cost of a row: of our run if there is one, else of the paper's as its table describes it."""
     registry, key = sources.registry, (value.dataset, row.run)
     entry, config = registry.world.datasets.get(value.dataset), registry.runs.get(key)
     if entry is not None and entry.expect is not None and config is not None and config.needs_encoder:

@@ -73,7 +73,7 @@ class TunedRun:
 
     @property
     def order(self) -> tuple[str, str, float, float, str]:
-        """Return where the run stands: by dataset, modality and learning rates."""
+        """Return the sort key: dataset, modality and learning rates."""
         rates = self.config.optimizer
         return self.dataset, self.config.modality, rates.lr, rates.lr_new, self.run
 
@@ -82,7 +82,7 @@ def make_tuning(scores: Sequence[Path], out: Path) -> None:
     """Write ``tuning.csv`` and ``tuning.md``.
 
     Args:
-        scores: validation score folders; each run's ``model`` folder lies where the workflow puts it.
+        scores: validation score folders; each run's ``model`` folder is where the workflow puts it.
         out: folder to write.
 
     Raises:
@@ -172,7 +172,7 @@ def _inputs(runs: Sequence[TunedRun]) -> dict[str, Path]:
 
 
 def first_line(runs: Sequence[TunedRun]) -> str:
-    """Say on which queries the scores are.
+    """Return a heading that names the scored queries.
 
     Example:
         ``Scores on 679 held-out train queries of picto; test was not read``
@@ -248,7 +248,7 @@ def _cell(value: Aggregate | None, decimals: int) -> str:
 
 
 def to_csv(runs: Sequence[TunedRun]) -> str:
-    """Return the table for programs: mean and sample standard deviation in columns of their own."""
+    """Return the table for programs: mean and sample standard deviation in separate columns."""
     rows = []
     for run in runs:
         row = {"dataset": run.dataset, "split": SPLIT, "n_queries": run.results[0].n_queries, "run": run.run}

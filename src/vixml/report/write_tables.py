@@ -125,7 +125,7 @@ def _number(value: float | None) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return the table as Markdown, section by section; published values and ours in columns of their own."""
+    """Return the table as Markdown, section by section; published values and ours in separate columns."""
     spec = table.spec
     out = [f"# {spec.heading}", ""] + ([spec.note, ""] if spec.note else [])
     if table.scored:
@@ -157,8 +157,8 @@ def _markdown_section(table: Table, section: Section) -> str:
         rows.append([*line, *([row.verdict] if table.compared else []), row.remarks(shared)])
     after = ["verdict", "note"] if table.compared else ["note"]
     width = len(before) + len(numbers)
-    said = f"Every row: {', '.join(shared)}.\n\n" if shared else ""
-    return said + markdown([*before, *numbers, *after], rows, words=range(width, width + len(after)))
+    reasons = f"Every row: {', '.join(shared)}.\n\n" if shared else ""
+    return reasons + markdown([*before, *numbers, *after], rows, words=range(width, width + len(after)))
 
 
 # Characters that LaTeX reads as a command, or that are not ASCII.
