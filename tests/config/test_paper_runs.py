@@ -12,7 +12,7 @@ import pytest
 import yaml
 from paper_config import CONFIG, RUNS, TARGETS, TRAININGS, WORKFLOW, WORLD
 
-from vixml.config.published import PAPER, load_claims
+from vixml.config.published import PAPER, load_published
 
 FILES = sorted((CONFIG / "runs").glob("paper-*.yaml"))
 # What the official code does where the paper says otherwise: these have no row in the paper.
@@ -218,7 +218,7 @@ def published() -> dict[tuple[str, str, int, str], str]:
         if config.method == "none" and not WORLD.datasets[dataset].stand_in
     }
     ours, found = our_run_of(), {}
-    for claim in load_claims(CONFIG):
+    for claim in load_published(CONFIG):
         if claim.source != PAPER:
             continue
         if claim.run is not None:

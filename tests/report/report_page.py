@@ -1,20 +1,29 @@
-"""A report of everything, made from small result files, and a reader of its HTML."""
+"""Tables and a report of everything, made from small result files, and a reader of its HTML."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from result_files import copy_config, write_corpus, write_picto, write_predictions
 
+from vixml.config.tables import load_tables
 from vixml.files import read_json, write_json
 from vixml.report.figures import make_figures
 from vixml.report.report import ReportOptions, make_report
+from vixml.report.results import load
+from vixml.report.tables import Sources, Table, build_table
 
 COMPARE = ("text-minilm-l3", "vixml-minilm-l3")
 TABLES = ["table1", "table3"]
 VOID = {"meta", "img", "link", "br", "input", "line", "circle", "polyline", "rect"}
+
+
+def build(config_dir: Path, folders: Sequence[Path] = (), name: str = "table1") -> Table:
+    """Build one table of scores."""
+    return build_table(load_tables(config_dir, [name])[0], Sources.load(config_dir, load(folders)))
 
 
 class Page(HTMLParser):

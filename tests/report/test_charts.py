@@ -8,7 +8,7 @@ import pytest
 from result_files import METRICS, write_result
 
 from vixml.errors import VixmlError
-from vixml.report.charts import Bars, bar_chart, curves, line_chart, read_log, ticks
+from vixml.report.charts import Bars, Series, bar_chart, curves, line_chart, read_log, ticks
 from vixml.report.results import aggregate, load
 
 
@@ -29,8 +29,6 @@ def test_curves_skip_what_is_not_a_number(results):
 
 @pytest.mark.parametrize("values", [(0.5,), (0.5, 0.5), (0.0, 0.0, 0.0), (1e-6, 3e5)])
 def test_charts_of_flat_and_steep_lines(values):
-    from vixml.report.charts import Series
-
     svg = line_chart([Series("a <b>", tuple(range(1, len(values) + 1)), values)], "label", "title")
     assert "a &lt;b&gt;" in svg and "nan" not in svg and "inf" not in svg
 

@@ -10,7 +10,7 @@ import pytest
 from result_files import REPO
 
 from vixml.config.load import load_runs, load_world, read_yaml
-from vixml.config.published import PAPER, load_claims
+from vixml.config.published import PAPER, load_published
 from vixml.config.tables import load_tables
 from vixml.report.results import Results
 from vixml.report.tables import Sources, build_table
@@ -47,7 +47,7 @@ def test_every_published_row_is_quoted_or_can_be_run_and_predicts_its_cost(name)
 
 def test_every_published_cell_has_its_place_in_one_table():
     """Every score that the paper printed, in a table or in a sentence, once; build() refuses a cell without a place."""
-    claims = [c for c in load_claims(CONFIG) if c.source == PAPER]
+    claims = [c for c in load_published(CONFIG) if c.source == PAPER]
     specs = load_tables(CONFIG, EVERY)
     assert {c.table for c in claims} == {spec.paper_table for spec in specs}
     assert sum(len(build(name).cells(True)) for name in EVERY) == len(claims) == 602
@@ -81,7 +81,7 @@ def test_each_line_is_one_row_of_the_file(name):
     table = build(name)
     seen = set()
     for line in (line for section in table.sections if section.published for line in section.rows):
-        identity = {(c.claim.dataset, *sorted(c.claim.row.items())) for c in line.cells}
+        identity = {(c.entry.dataset, *sorted(c.entry.row.items())) for c in line.cells}
         assert len(identity) == 1 and not identity & seen, line.label
         seen |= identity
 
@@ -105,7 +105,7 @@ def test_each_run_named_is_the_one_that_measures_its_row(name):
     for section in build(name).sections:
         for line in (line for line in section.rows if section.published and line.run):
             assert (section.dataset, line.run) in config, (line.label, line.run)
-            row = dict(line.cells[0].claim.row)
+            row = dict(line.cells[0].entry.row)
             row["n_images"] = row["n_images"].removeprefix("0")  # Table 10 has text only as 0 images
             run = config[section.dataset, line.run]
             said = described(world, run)
@@ -126,7 +126,7 @@ def test_one_training_of_the_paper_is_one_of_ours_in_every_table():
         seeds = {(row.label, row.run): row.seed or 0 for block in spec.blocks for row in block.rows}
         for section in build(spec.id).sections:
             for line in (line for line in section.rows if line.paper_run):
-                inference = line.cells[0].claim.row["inference"]
+                inference = line.cells[0].entry.row["inference"]
                 run = (section.dataset, line.run, seeds[line.label, line.run])
                 assert line.run and ours.setdefault((line.paper_run, inference), run) == run, (spec.id, line.label)
     assert max(Counter(ours.values()).values()) == 1

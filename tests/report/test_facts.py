@@ -31,7 +31,7 @@ def sources():
 def build(name, config_dir=CONFIG, found=None, measured=None):
     [spec] = load_any_tables(config_dir, [name])
     assert isinstance(spec, FactsSpec)
-    [table] = build_tables([spec], found or sources(), config_dir, measured)
+    [table] = build_tables([spec], found or sources(), measured)
     return table
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from result_files import METRICS, copy_config, write_picto, write_result
 
-from vixml.config.published import load_claims
+from vixml.config.published import load_published
 from vixml.config.tables import load_figures
 from vixml.errors import VixmlError
 from vixml.report.figures import make_figures, points, spread
@@ -75,14 +75,14 @@ def test_without_results_the_paper_alone_is_drawn(config_dir, tmp_path):
 def test_a_run_without_time_is_not_given_any(config_dir, results):
     score = write_result(results, "picto", "text-minilm-l3", 0, METRICS)
     with pytest.raises(VixmlError, match="training time"):
-        points(load_figures(config_dir, ["figure2"])[0], load_claims(config_dir), load([score]))
+        points(load_figures(config_dir, ["figure2"])[0], load_published(config_dir), load([score]))
 
 
 def test_a_level_must_be_one_published_value(config_dir):
     path = config_dir / "figures" / "figure2.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("method: MOGIC", "method: MAGIC"), encoding="utf-8")
-    with pytest.raises(VixmlError, match="single out"):
-        points(load_figures(config_dir, ["figure2"])[0], load_claims(config_dir), load([]))
+    with pytest.raises(VixmlError, match="exactly one published value"):
+        points(load_figures(config_dir, ["figure2"])[0], load_published(config_dir), load([]))
 
 
 def test_manifest_names_what_was_read(drawn):

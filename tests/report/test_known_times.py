@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
+from result_files import REPO
 
 from vixml.plan.assumptions import CLUSTERS, HARDWARE, HOST
 from vixml.report.plan_page import BENCHMARK, REFERENCE, REHEARSAL, host_speed, known, rehearsed, sustained_here
-
-REPO = Path(__file__).resolve().parents[2]
 
 
 def test_the_speed_of_a_core_is_that_of_the_benchmark():

@@ -7,11 +7,9 @@ import shutil
 import subprocess
 
 import pytest
+from report_page import build
 from result_files import METRICS, PICTO, REPO, register_real, write_picto, write_real, write_result
 
-from vixml.config.tables import load_tables
-from vixml.report.results import load
-from vixml.report.tables import Sources, build_table
 from vixml.report.write_tables import delta, escape, make_tables, to_latex
 
 EVERY = sorted(path.stem for path in (REPO / "config/tables").glob("*.yaml"))
@@ -20,10 +18,6 @@ COMMANDS = {
     "begin", "end", "toprule", "midrule", "bottomrule", "cmidrule", "multicolumn", "textit", "pm", "Delta",
     "textless", "textgreater", "textbar", "textbackslash", "textasciitilde", "textasciicircum",
 }  # fmt: skip
-
-
-def build(config_dir, name, folders=()):
-    return build_table(load_tables(config_dir, [name])[0], Sources.load(config_dir, load(folders)))
 
 
 def written(config_dir, names, out, folders=()):
@@ -64,7 +58,7 @@ def test_every_row_fills_its_columns_and_every_brace_is_closed(name, without_res
 
 def test_values_and_differences_are_those_of_the_table(config_dir, results):
     register_real(config_dir)
-    table = build(config_dir, "table1", write_picto(results) + write_real(results, shift=2.0))
+    table = build(config_dir, write_picto(results) + write_real(results, shift=2.0))
     text = to_latex(table)
     line = next(line for line in text.splitlines() if line.startswith("MiniLM-L3 &"))
     assert "41.72 & 43.72 $\\pm$ 0.00 (3) & +2.00 &" in line

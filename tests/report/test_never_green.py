@@ -44,11 +44,11 @@ def results(runs: set[tuple[str, str]], values: dict[str, list[float]]) -> Resul
 
 def with_results(found: Results, registry: Registry | None = None) -> Sources:
     old = sources()
-    return Sources(old.claims, old.runs, old.sizes, registry or old.registry, found)
+    return Sources(old.published, old.runs, old.sizes, registry or old.registry, found, CONFIG)
 
 
 PICTO = {(block.dataset, row.run) for spec in SPECS for block in spec.measured for row in block.rows}
-PUBLISHED = sorted({claim.value for claim in sources().claims if claim.source == PAPER})
+PUBLISHED = sorted({claim.value for claim in sources().published if claim.source == PAPER})
 
 
 @given(st.lists(PERCENT, min_size=1, max_size=6), PERCENT, st.integers(0, 3))
@@ -101,7 +101,7 @@ def judged(registry: Registry) -> list[tuple[str, str, bool, set[str]]]:
         for section in (section for section in nothing_ran()[spec.id].sections if section.published):
             for line in (line for line in section.rows if line.run):
                 # Five seeds: a row of one seed reads its own.
-                exact = dict.fromkeys(METRICS, [50.0] * 5) | {c.column: [c.claim.value] * 5 for c in line.cells}
+                exact = dict.fromkeys(METRICS, [50.0] * 5) | {c.column: [c.entry.value] * 5 for c in line.cells}
                 key = (section.dataset, line.run)
                 free = next((rows for rows in rounds if key not in rows), None)
                 if free is None:

@@ -41,13 +41,13 @@ def registry():
 
 @cache
 def missing_all(names):
-    return missing_cost(load_any_tables(CONFIG, names), sources(), CONFIG)
+    return missing_cost(load_any_tables(CONFIG, names), sources())
 
 
 def missing(names=SHAPES, folders=()):
     if not folders:
         return missing_all(tuple(names))
-    return missing_cost(load_any_tables(CONFIG, names), Sources.load(CONFIG, load(folders)), CONFIG)
+    return missing_cost(load_any_tables(CONFIG, names), Sources.load(CONFIG, load(folders)))
 
 
 def parts(dataset, run, seed=0):

@@ -71,7 +71,7 @@ def test_the_report_shows_the_runs_that_are_asked_for(own, scores, tmp_path):
     ("over", "says"),
     [
         ({"measured": []}, "no rows"),
-        ({"blocks": [{"rows": [{"label": "x", "claim": {"backbone": "x"}}]}]}, "paper_table"),
+        ({"blocks": [{"rows": [{"label": "x", "published": {"backbone": "x"}}]}]}, "paper_table"),
         ({"measurd": []}, "unknown key 'measurd'"),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_table_that_can_show_nothing_is_refused(own, over, says):
 
 def test_rows_of_the_paper_without_its_numbers_are_an_error(own, scores, tmp_path):
     path = own / "tables/cataclysm.yaml"
-    rows = [{"label": "MiniLM-L3", "claim": {"backbone": "MiniLM-L3"}}]
+    rows = [{"label": "MiniLM-L3", "published": {"backbone": "MiniLM-L3"}}]
     path.write_text(
         yaml.safe_dump(
             yaml.safe_load(path.read_text(encoding="utf-8")) | {"paper_table": "Table 1", "blocks": [{"rows": rows}]}

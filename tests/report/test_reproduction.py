@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from result_files import REPO
 
-from vixml.config.published import load_claims
-from vixml.config.tables import load_any_tables
+from vixml.config.published import load_published
+from vixml.config.tables import Comparison, load_any_tables, load_comparisons
 from vixml.errors import VixmlError
 from vixml.report.not_run import missing_cost
-from vixml.report.pages import COMPARISONS, Comparison, Printed, in_the_paper, pages, reproduction
+from vixml.report.pages import in_the_paper, pages, reproduction
 from vixml.report.results import Results
 from vixml.report.tables import Sources
 from vixml.text import duration
+
+COMPARISONS = load_comparisons(REPO / "config")
 
 
 def row(run, mean, sd, n):
@@ -37,7 +39,7 @@ def reference(tmp_path):
 
 def shape(references):
     lines = pages(REPO / "config", references)["shape"].splitlines()[2:]
-    return {(one.says, one.other): line.split(" | ") for one, line in zip(COMPARISONS, lines, strict=True)}
+    return {(one.says, one.runs[1]): line.split(" | ") for one, line in zip(COMPARISONS, lines, strict=True)}
 
 
 def test_the_committed_page_is_in_step():
@@ -59,7 +61,7 @@ def test_every_published_score_is_counted():
     counted = [line.split(" | ") for line in parts.splitlines() if line.startswith("| Table")]
     of_scores = [int(cells[2]) for cells in counted if cells[0] not in {"| Table 8", "| Table 9"}]
     tables = {f"Table {number}" for number in range(1, 15)}
-    assert sum(of_scores) == sum(claim.table in tables for claim in load_claims(REPO / "config"))
+    assert sum(of_scores) == sum(claim.table in tables for claim in load_published(REPO / "config"))
 
 
 @pytest.mark.parametrize(
@@ -91,29 +93,30 @@ def test_what_was_not_run_says_so(reference):
 
 
 def test_what_the_paper_prints_of_a_claim_is_a_difference_of_two_cells_of_its_tables():
-    claims = load_claims(REPO / "config")
-    found = {(one.says, one.other): in_the_paper(one, claims) for one in COMPARISONS}
+    claims = load_published(REPO / "config")
+    found = {(one.says, one.runs[1]): in_the_paper(one, claims) for one in COMPARISONS}
     # By hand: 47.18 - 41.72 of Tables 3 and 1, and 55.03 - 53.44 of Table 4 (config/reported/discrepancies.csv).
     assert found["images help an encoder", "text-minilm-l3"] == ["Tables 1 and 3", "+5.46 (MiniLM-L3)"]
     fusion = found["early fusion is ahead of late", "vixml-minilm-l3--late-fusion"]
     assert fusion == ["Table 4", "+1.59 (DistilBERT)"]
-    assert all(cells == ["–", "–"] for one, cells in zip(COMPARISONS, found.values(), strict=True) if not one.printed)
+    assert all(cells == ["–", "–"] for one, cells in zip(COMPARISONS, found.values(), strict=True) if not one.published)
     # A control and a variant of ours are nothing that the paper says; every other row is.
-    assert [one.says for one in COMPARISONS if not one.printed and not one.control] == ["... both centred"]
+    assert [one.says for one in COMPARISONS if not one.published and not one.control] == ["... both centred"]
     assert all(float(cells[1].split()[0]) > 0 for cells in found.values() if cells[1] != "–")
 
 
 @pytest.mark.parametrize("columns", [{"backbone": "MiniLM-L4"}, {}])
 def test_a_claim_that_no_cell_or_several_stand_behind_is_refused(columns):
-    odd = Comparison("x", "a", "b", (Printed("Table 1", columns), Printed("Table 1", {"backbone": "MiniLM-L3"})))
-    with pytest.raises(VixmlError, match="one published score"):
-        in_the_paper(odd, load_claims(REPO / "config"))
+    scores = [{"paper_table": "Table 1", **one} for one in (columns, {"backbone": "MiniLM-L3"})]
+    odd = Comparison(says="x", runs=("a", "b"), published=scores)
+    with pytest.raises(VixmlError, match="exactly one published value"):
+        in_the_paper(odd, load_published(REPO / "config"))
 
 
 def test_published_and_own_values_never_share_a_column():
     head, _, *lines = pages(REPO / "config")["shape"].splitlines()
     columns = [name.strip() for name in head.strip("| ").split(" | ")]
-    published = {claim.printed for claim in load_claims(REPO / "config")}
+    published = {claim.printed for claim in load_published(REPO / "config")}
     assert columns[2].startswith("paper") and not any("paper" in name for name in columns[3:])
     for line in lines:
         assert not published & set(re.findall(r"\d+\.\d\d\b", "|".join(line.split(" | ")[3:])))
@@ -121,7 +124,7 @@ def test_published_and_own_values_never_share_a_column():
 
 def test_hours_and_disk_are_those_of_what_was_not_run():
     config, names = REPO / "config", sorted(path.stem for path in (REPO / "config/tables").glob("*.yaml"))
-    missing = missing_cost(load_any_tables(config, names), Sources.load(config, Results()), config)
+    missing = missing_cost(load_any_tables(config, names), Sources.load(config, Results()))
     said = pages(config)["parts"]
     shown = {line.split(" | ")[6].strip("` |"): line.split(" | ")[4] for line in said.splitlines() if "`" in line}
     assert shown == {name: duration(missing.by_table[name].hours or None) for name in names}

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import typer
-from result_files import register_real, write_picto, write_real, write_result
+from result_files import REPO, register_real, write_picto, write_real, write_result
 from typer.testing import CliRunner
 
 from vixml.cli.reproduce import register
 from vixml.config.tables import load_summary, load_tables
 from vixml.errors import VixmlError
+from vixml.files import read_json, write_json
 from vixml.report.not_run import missing_cost
-from vixml.report.pages import fill_readme, load_reference, readme_table, select_rows, summary
+from vixml.report.pages import SummaryOptions, fill_readme, load_reference, readme_table, select_rows
+from vixml.report.pages import summary as run
 from vixml.report.results import load
 from vixml.report.tables import Sources
 from vixml.text import duration
 
-REPO = Path(__file__).resolve().parents[2]
 TABLES = ("table1", "table3")
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def summary(results, scores, reference, config_dir, **options):
+    run(SummaryOptions(results, scores, reference, TABLES, config_dir, **options))
 
 
 @pytest.fixture
@@ -34,14 +36,14 @@ def readme(tmp_path):
 @pytest.fixture
 def reference(config_dir, results, tmp_path):
     write_picto(results)
-    summary(results, None, None, TABLES, config_dir, write_reference=tmp_path / "ref.json")
+    summary(results, None, None, config_dir, write_reference=tmp_path / "ref.json")
     return tmp_path / "ref.json"
 
 
 def test_reference_and_results_give_the_same_table(config_dir, results, reference, readme, tmp_path):
-    summary(results, None, None, TABLES, config_dir, readme=readme)
+    summary(results, None, None, config_dir, readme=readme)
     first = readme.read_text(encoding="utf-8")
-    summary(tmp_path / "none", None, reference, TABLES, config_dir, readme=readme, check=True)
+    summary(tmp_path / "none", None, reference, config_dir, readme=readme, check=True)
     assert (
         "| MiniLM-L3 | 49.97 ± 0.50 | 35.00 ± 0.00 | 30.00 ± 0.00 | 80.00 ± 0.00 | 48.7 to 51.2 | 3.1 min | 3 |"
         in first
@@ -51,17 +53,17 @@ def test_reference_and_results_give_the_same_table(config_dir, results, referenc
 
 
 def test_check_notices_an_edit_and_changes_nothing(config_dir, reference, readme, tmp_path):
-    summary(tmp_path, None, reference, TABLES, config_dir, readme=readme)
+    summary(tmp_path, None, reference, config_dir, readme=readme)
     edited = readme.read_text(encoding="utf-8").replace("49.97", "59.97")
     readme.write_text(edited, encoding="utf-8")
     with pytest.raises(VixmlError, match="out of date"):
-        summary(tmp_path, None, reference, TABLES, config_dir, readme=readme, check=True)
+        summary(tmp_path, None, reference, config_dir, readme=readme, check=True)
     assert readme.read_text(encoding="utf-8") == edited
 
 
 def test_writing_twice_changes_nothing(config_dir, reference, readme, tmp_path):
     for _ in range(2):
-        summary(tmp_path, None, reference, TABLES, config_dir, readme=readme)
+        summary(tmp_path, None, reference, config_dir, readme=readme)
         text = readme.read_text(encoding="utf-8")
         assert text.count("| Popularity |") == 1
     assert text == readme.read_text(encoding="utf-8")
@@ -70,7 +72,7 @@ def test_writing_twice_changes_nothing(config_dir, reference, readme, tmp_path):
 def test_runs_without_results_say_so(config_dir, results, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     write_result(results, "picto", "popularity", 0, {"P@1": 5.0, "P@5": 4.0, "PSP@1": 1.0, "R@100": 30.0})
-    summary(results, None, None, TABLES, config_dir)
+    summary(results, None, None, config_dir)
     printed = capsys.readouterr().out
     assert "5.00" in printed and "more rows of these tables were not run" in printed
     assert "tables:  not made yet" in printed and "report:  not made yet" in printed
@@ -80,7 +82,7 @@ def test_terminal_table_fits_80_columns(config_dir, results, capsys, monkeypatch
     monkeypatch.setenv("COLUMNS", "80")
     write_picto(results)
     (results / "tables").mkdir()
-    summary(results, None, None, TABLES, config_dir)
+    summary(results, None, None, config_dir)
     printed = capsys.readouterr().out
     assert "49.97±0.50" in printed and "3.1 min" in printed
     assert f"tables:  {results / 'tables'}" in printed
@@ -92,24 +94,22 @@ def test_terminal_table_fits_80_columns(config_dir, results, capsys, monkeypatch
 def test_published_cells_and_what_the_rest_would_take_are_one_sentence(config_dir, results, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     register_real(config_dir)
-    summary(results, write_picto(results) + write_real(results), None, TABLES, config_dir)
+    summary(results, write_picto(results) + write_real(results), None, config_dir)
     said = " ".join(capsys.readouterr().out.split())
     # Four cells of Table 1 were run; of Table 3, the one row that has a run here is left.
     assert "Of 168 published cells of Table 1, Table 3: 4 matches, 4 not-run, 160 blocked; those not run" in said
     sources = Sources.load(config_dir, load([]))
-    left = missing_cost(load_tables(config_dir, ["table3"]), sources, config_dir).total.hours
+    left = missing_cost(load_tables(config_dir, ["table3"]), sources).total.hours
     assert f"would take {duration(left)} of one H100, as predicted." in said
 
 
 def test_nothing_to_summarise(config_dir, results):
     with pytest.raises(VixmlError, match="no finished scores"):
-        summary(results, None, None, TABLES, config_dir)
+        summary(results, None, None, config_dir)
 
 
 def test_reference_of_another_version(reference):
-    reference.write_text(
-        json.dumps(json.loads(reference.read_text(encoding="utf-8")) | {"schema_version": 2}), encoding="utf-8"
-    )
+    write_json(reference, read_json(reference) | {"schema_version": 2})
     with pytest.raises(VixmlError, match="not a summary of this version"):
         load_reference(reference)
 
@@ -136,7 +136,7 @@ def test_readme_table_is_valid_markdown(reference):
 )
 def test_the_tables_of_the_pages_are_up_to_date(reference, layout, page, place):
     file = REPO / f"results/reference/{reference}.json"
-    summary(REPO, None, file, TABLES, REPO / "config", layout=layout, readme=REPO / page, place=place, check=True)
+    summary(REPO, None, file, REPO / "config", layout=layout, readme=REPO / page, place=place, check=True)
 
 
 def test_a_layout_selects_rows_of_a_reference_file():
@@ -168,15 +168,7 @@ def test_verbs_end_to_end(config_dir, results, tmp_path):
         ["make-tables", *tables, *common, "--out", str(tmp_path / "t")],
         ["make-figures", "--figures", "figure2", *common, "--out", str(tmp_path / "f")],
         ["make-report", *tables, *common, "--figures-dir", str(tmp_path / "f"), "--out", str(tmp_path / "r")],
-        [
-            "summary",
-            "--results",
-            str(results),
-            "--config-dir",
-            str(config_dir),
-            "--write-reference",
-            str(tmp_path / "ref"),
-        ],
+        f"summary --results {results} --config-dir {config_dir} --write-reference {tmp_path / 'ref'}".split(),
     ]
     for arguments in runs:
         done = CliRunner().invoke(app(), arguments, catch_exceptions=False)

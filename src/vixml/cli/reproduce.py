@@ -194,10 +194,12 @@ def summary(
         vixml summary --reference results/reference/picto-summary.json \
             --layout readme --readme README.md --check
     """
+    from vixml.report.pages import SummaryOptions
     from vixml.report.pages import summary as run
 
     tables = tables or ["table1", "table3"]
-    run(
+    options = SummaryOptions(
         results, score, reference, tables, config_dir, layout=layout, write_reference=write_reference, readme=readme,
         place=place, check=check, pages=pages,
     )  # fmt: skip
+    run(options)

@@ -1,13 +1,13 @@
-"""Published numbers: every cell that the paper printed, and the training run behind it.
+"""Published values: every cell of the paper's tables, and the training run behind it.
 
-Read from ``config/reported`` (its README says where they come from). A :class:`Claim` never holds a number of ours.
+Read from ``config/reported`` (its README says where they come from). A :class:`PublishedValue` never holds a number of ours.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class TrainingRun:
 
 
 @dataclass(frozen=True)
-class Claim:
+class PublishedValue:
     """One published cell.
 
     Attributes:
@@ -89,9 +89,29 @@ class Claim:
         """Return whether the paper quotes this number from other authors."""
         return self.row["trained_by_paper"] == "cited"
 
-    def selected_by(self, selector: dict[str, str]) -> bool:
-        """Return whether every column named in ``selector`` has that value here."""
-        return all(self.row[column] == value for column, value in selector.items())
+    def selected_by(self, columns: Mapping[str, str]) -> bool:
+        """Return whether every column named has that value here; ``metric`` includes its cut-off (``P@1``)."""
+        known = {"source": self.source, "paper_table": self.table, "dataset": self.dataset, "metric": self.metric}
+        known |= self.row
+        return all(known[column] == value for column, value in columns.items())
+
+
+def select_one(values: Iterable[PublishedValue], columns: Mapping[str, str], where: object) -> PublishedValue:
+    """Return the one published value with these columns, of the paper unless they name another ``source``.
+
+    Raises:
+        VixmlError: none, or more than one.
+    """
+    columns = {"source": PAPER, **columns}
+    found = [value for value in values if value.selected_by(columns)]
+    if len(found) != 1:
+        raise VixmlError(
+            "exactly one published value must be selected",
+            where=where,
+            found=f"{len(found)} values with {', '.join(f'{key}: {value}' for key, value in columns.items())}",
+            hint="compare with config/reported/reported_results.csv, and name more of its columns or fewer",
+        )
+    return found[0]
 
 
 def read_csv(path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -117,7 +137,7 @@ def read_csv(path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def has_published(config_dir: Path | str) -> bool:
-    """Return whether a configuration's folder has published numbers: one's own data set needs none."""
+    """Return whether a configuration's folder has published numbers: your own dataset needs none."""
     return (Path(config_dir) / "reported").exists()
 
 
@@ -147,7 +167,7 @@ def load_training_runs(config_dir: Path | str) -> dict[str, TrainingRun]:
     return runs
 
 
-def load_claims(config_dir: Path | str) -> list[Claim]:
+def load_published(config_dir: Path | str) -> list[PublishedValue]:
     """Return every published cell, in file order.
 
     Raises:
@@ -155,7 +175,7 @@ def load_claims(config_dir: Path | str) -> list[Claim]:
     """
     path = Path(config_dir) / "reported" / "reported_results.csv"
     runs = load_training_runs(config_dir)
-    claims: list[Claim] = []
+    values: list[PublishedValue] = []
     seen: dict[tuple[str, ...], int] = {}
     for line, row in read_csv(path):
         where = f"{path}:{line}"
@@ -171,8 +191,8 @@ def load_claims(config_dir: Path | str) -> list[Claim]:
         _check_value(row["value"], where)
         if row["run"]:
             _check_run(row, runs, where)
-        claims.append(
-            Claim(
+        values.append(
+            PublishedValue(
                 source=row["source"],
                 table=row["paper_table"],
                 dataset=row["dataset"],
@@ -183,7 +203,7 @@ def load_claims(config_dir: Path | str) -> list[Claim]:
                 note=row["note"],
             )
         )
-    return claims
+    return values
 
 
 def _check_value(printed: str, where: str) -> None:
@@ -201,7 +221,7 @@ def _check_run(row: dict[str, str], runs: dict[str, TrainingRun], where: str) ->
     table = "T" + row["paper_table"].removeprefix("Table ")
     if run is None or table not in run.used_in or run.dataset != row["dataset"]:
         raise VixmlError(
-            "a published cell names a training run that does not stand behind it",
+            "a published cell names a training run that does not belong to it",
             where=f"{where}, column run",
             found=row["run"],
             expected=f"a run of training_runs.csv with dataset {row['dataset']} and {table} in used_in",

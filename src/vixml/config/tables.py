@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,7 +15,7 @@ from vixml.errors import VixmlError
 
 
 def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, str, int | None]]:
-    """Yield (dataset, run, seed) of every row of a table's shape, wherever it stands."""
+    """Yield (dataset, run, seed) of every row of a table's layout, at any depth."""
     if isinstance(node, dict):
         if isinstance(node.get("dataset"), str):
             datasets = [node["dataset"]]
@@ -25,30 +25,26 @@ def named_runs(node: Any, datasets: Sequence[str] = ()) -> Iterator[tuple[str, s
             if isinstance(run, str):
                 yield from ((dataset, run, node.get("seed")) for dataset in datasets)
         for key, value in node.items():
-            if key != "claim":
+            if key != "published":
                 yield from named_runs(value, datasets)
     elif isinstance(node, list | tuple):
         for value in node:
             yield from named_runs(value, datasets)
 
 
-# --- The shape of each table and figure, read from ``config/tables`` and ``config/figures``: layout is data, not
-# code.
-
-
 class Row(Strict):
     """A row of the paper, on every dataset for which the paper has it."""
 
     label: str = Field(description="As printed.")
-    claim: dict[str, str] = Field(description="Columns of reported_results.csv that identify the row's cells.")
+    published: dict[str, str] = Field(description="Columns of reported_results.csv that identify the row's cells.")
     run: str | None = Field(None, description="Our run that reproduces it; `null` if there is none.")
     seed: int | None = Field(None, description="One seed of that run, for tables with one row per seed.")
 
     @model_validator(mode="after")
     def _known_columns(self) -> Row:
-        unknown = sorted(set(self.claim) - set(IDENTITY))
+        unknown = sorted(set(self.published) - set(IDENTITY))
         if unknown:
-            raise ValueError(f"claim names no column of reported_results.csv: {', '.join(unknown)}")
+            raise ValueError(f"published names no column of reported_results.csv: {', '.join(unknown)}")
         return self
 
 
@@ -77,7 +73,7 @@ class MeasuredBlock(Strict):
 
 
 class Headed(Strict):
-    """What stands above a table."""
+    """The heading of a table."""
 
     paper_table: str
     title: str
@@ -89,7 +85,7 @@ class Headed(Strict):
 
     @property
     def name(self) -> str:
-        """Return what a table is called in running text."""
+        """Return the name of a table in running text."""
         return self.paper_table or self.title
 
 
@@ -131,7 +127,7 @@ class ClaimRow(Strict):
     dataset: str | None = None
     runs: list[str] = Field([], description="Our runs, in the order that `how` needs.")
     metric: str = "P@1"
-    claim: dict[str, str] = Field({}, description="`gain`: columns that identify the published value.")
+    published: dict[str, str] = Field({}, description="`gain`: columns that identify the published value.")
     why: str = Field("", description="What the reader needs to know; for `none`, the reason.")
 
 
@@ -152,7 +148,7 @@ class FigureLine(Strict):
     """A horizontal line: a published number."""
 
     label: str
-    claim: dict[str, str]
+    published: dict[str, str]
 
 
 class FigureMark(Strict):
@@ -193,6 +189,23 @@ class FigureSpec(Strict):
     untrained: list[MeasuredMark] = Field([], description="Runs without training, drawn as horizontal lines.")
 
 
+class Comparison(Strict):
+    """A claim of the paper as PICTO can show it: one run less another (an entry of config/reported/comparisons.yaml)."""
+
+    says: str = Field(description="The paper's claim, in few words.")
+    runs: tuple[str, str] = Field(description="Ours that should be ahead, and the one that it is compared with.")
+    published: tuple[dict[str, str], dict[str, str]] | None = Field(
+        None, description="Columns that select the paper's two scores, in that order; absent where it has no such row."
+    )
+    control: bool = Field(False, description="Whether the first run should *not* be ahead.")
+
+
+class Comparisons(Strict):
+    """The file config/reported/comparisons.yaml."""
+
+    comparisons: list[Comparison]
+
+
 class DrawingSpec(Strict):
     """A drawing that is committed beside this file: `{id}.svg`, and `{id}.csv` with what it shows of each setting."""
 
@@ -217,27 +230,28 @@ def load_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec]
 
 def load_any_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec | FactsSpec]:
     """Read the tables named, of scores or of facts, in that order."""
-    found: list[TableSpec | FactsSpec] = []
-    for name in names:
-        path = spec_path(config_dir, "tables", name)
-        of_facts = path.exists() and read_yaml(path).get("layout") == "facts"
-        found.append(_load(FactsSpec if of_facts else TableSpec, config_dir, "tables", name))
-    return found
+    return [
+        _load(config_dir, "tables", name, lambda data: FactsSpec if data.get("layout") == "facts" else TableSpec)
+        for name in names
+    ]
 
 
 def load_summary(config_dir: Path | str, name: str) -> TableSpec:
     """Read the layout of a page's table, with rows of ours only (`config/summaries`)."""
-    return _load(TableSpec, config_dir, "summaries", name)
+    return _load(config_dir, "summaries", name, lambda _: TableSpec)
 
 
 def load_figures(config_dir: Path | str, names: Sequence[str]) -> list[FigureSpec | DrawingSpec]:
     """Read the figures named, in that order; either kind."""
-    found: list[FigureSpec | DrawingSpec] = []
-    for name in names:
-        path = spec_path(config_dir, "figures", name)
-        drawn = path.exists() and "kind" in read_yaml(path)
-        found.append(_load(DrawingSpec if drawn else FigureSpec, config_dir, "figures", name))
-    return found
+    return [
+        _load(config_dir, "figures", name, lambda data: DrawingSpec if "kind" in data else FigureSpec) for name in names
+    ]
+
+
+def load_comparisons(config_dir: Path | str) -> list[Comparison]:
+    """Read ``reported/comparisons.yaml``."""
+    path = Path(config_dir) / "reported" / "comparisons.yaml"
+    return validate(Comparisons, read_yaml(path), path).comparisons
 
 
 def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:
@@ -245,7 +259,7 @@ def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:
     return Path(config_dir) / kind / f"{name}.yaml"
 
 
-def _load(model: type[S], config_dir: Path | str, kind: str, name: str) -> S:
+def _load(config_dir: Path | str, kind: str, name: str, model_of: Callable[[dict[str, Any]], type[S]]) -> S:
     path = spec_path(config_dir, kind, name)
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
@@ -255,7 +269,8 @@ def _load(model: type[S], config_dir: Path | str, kind: str, name: str) -> S:
             found=name,
             hint="one of: " + ", ".join(known) if known else "check --config-dir",
         )
-    spec = validate(model, read_yaml(path), path)
+    data = read_yaml(path)
+    spec = validate(model_of(data), data, path)
     if spec.id != name:
         raise VixmlError("the id is not the file's name", where=f"{path}: id", found=spec.id, expected=name)
     return spec

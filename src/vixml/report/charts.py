@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -30,7 +30,7 @@ class Chart:
     """A frame with a title, a legend, horizontal lines at round values, and room for ticks below.
 
     Args:
-        title: stands above; also opens the label.
+        title: above the plot; also begins the label.
         names: of what is drawn, in the legend.
         style: class of its marks: ``b`` (bars) or ``s`` (lines).
         low: value at the bottom.
@@ -109,12 +109,12 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], title: str, x_label: 
                 low, high = chart.y(max(value.mean - value.sd, 0.0)), chart.y(value.mean + value.sd)
                 x = left + width / 2
                 chart.parts.append(f'<line class="error" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
-    said = [
+    bars_as_text = [
         f"{one.name}: "
         + ", ".join(f"{group} {value.mean:.1f}" for group, value in zip(groups, one.values, strict=True))
         for one in bars
     ]
-    return chart.svg("; ".join([f"{title}, percent", *said]), x_label)
+    return chart.svg("; ".join([f"{title}, percent", *bars_as_text]), x_label)
 
 
 @dataclass(frozen=True)
@@ -229,92 +229,67 @@ def _dataset(dataset: str, results: Results, compare: Sequence[str]) -> Breakdow
     # Of runs compared, in the order asked for; then the others.
     names = [run for name, run in sorted(results.by_run) if name == dataset]
     names = [run for run in compare if run in names] + [run for run in names if run not in compare]
-    runs, without, first = [], [], None
-    for run in names:
-        read = [(result, parts) for result, parts in _read(results.by_run[dataset, run])]
-        if len(read) < len(results.by_run[dataset, run]):
-            without.append(run)
-            continue
-        first = first or read[0]
-        for result, parts in read:
-            _same_groups(result, parts, *first)
-        runs.append(_parts(run, read))
-    if first is None:
+    read = {run: [_read(result) for result in results.of(dataset, run)] for run in names}
+    whole = {run: found for run, found in read.items() if None not in found}
+    if not whole:
         return None
-    parts = first[1]
-    drawn = [one for one in runs if one.run in compare]
-    groups = tuple(
-        Group(_frequency(group["train_count"]), group["n_labels"], group["n_true_pairs"])
-        for group in parts["by_frequency"]
+    first, parts = results.of(dataset, next(iter(whole)))[0], next(iter(whole.values()))[0]
+    for run, found in whole.items():
+        for result, one in zip(results.of(dataset, run), found, strict=True):
+            if _groups(one) != _groups(parts):
+                raise VixmlError(
+                    "two results of one dataset are broken down over different groups of labels",
+                    where=result.folder / "scores.json",
+                    expected=f"the groups of {first.folder / 'scores.json'}",
+                    hint="one of them belongs to an older corpus; snakemake runs it again",
+                )
+    runs = tuple(
+        _parts(run, tuple(result.seed for result in results.of(dataset, run)), found) for run, found in whole.items()
     )
-    queries = parts["by_query_image"]
+    drawn = [one for one in runs if one.run in compare]
     return Breakdown(
         dataset,
-        groups,
-        (queries["with"]["n_queries"], queries["without"]["n_queries"]),
+        tuple(Group(_frequency(g["train_count"]), g["n_labels"], g["n_true_pairs"]) for g in parts["by_frequency"]),
+        tuple(parts["by_query_image"][side]["n_queries"] for side in SIDES),
         tuple(_charts(drawn)),
         tuple(one.run for one in drawn),
-        tuple(runs),
-        tuple(without),
+        runs,
+        tuple(run for run in names if run not in whole),
     )
 
 
-def _read(results: Sequence[Result]) -> Iterator[tuple[Result, dict[str, Any]]]:
-    for result in results:
-        path = result.folder / "scores.json"
-        parts = read_json(path).get("breakdown")
-        if parts is None:
-            continue
-        missing = {"by_frequency", "by_label_image", "by_query_image"} - set(parts)
-        if missing:
-            raise VixmlError(
-                "a breakdown lacks a part",
-                where=f"{path}: breakdown",
-                found=f"no {', '.join(sorted(missing))}",
-                hint="score the run again",
-            )
-        yield result, parts
-
-
-def _same_groups(result: Result, parts: dict[str, Any], other: Result, others: dict[str, Any]) -> None:
-    def shape(value: dict[str, Any]) -> list[tuple[Any, ...]]:
-        return [(group["train_count"], group["n_labels"]) for group in value["by_frequency"]]
-
-    if shape(parts) != shape(others):
+def _read(result: Result) -> dict[str, Any] | None:
+    path = result.folder / "scores.json"
+    parts = read_json(path).get("breakdown")
+    if parts is not None and (missing := {"by_frequency", "by_label_image", "by_query_image"} - set(parts)):
         raise VixmlError(
-            "two results of one dataset are broken down over different groups of labels",
-            where=result.folder / "scores.json",
-            expected=f"the groups of {other.folder / 'scores.json'}",
-            hint="one of them belongs to an older corpus; snakemake runs it again",
+            "a breakdown lacks a part",
+            where=f"{path}: breakdown",
+            found=f"no {', '.join(sorted(missing))}",
+            hint="score the run again",
         )
+    return parts
 
 
-def _parts(run: str, read: Sequence[tuple[Result, dict[str, Any]]]) -> RunParts:
-    found = [parts for _, parts in read]
+def _groups(parts: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [(group["train_count"], group["n_labels"]) for group in parts["by_frequency"]]
 
-    def over_seeds(values: Sequence[float | None]) -> Aggregate | None:
-        # Seeds share their queries, so a side is there for all of them or for none.
-        there = [value for value in values if value is not None]
-        return aggregate(there) if len(there) == len(values) else None
 
-    return RunParts(
-        run,
-        tuple(result.seed for result, _ in read),
-        {
-            metric: tuple(
-                aggregate([parts["by_frequency"][group]["contribution"][metric] for parts in found])
-                for group in range(len(found[0]["by_frequency"]))
-            )
+def _parts(run: str, seeds: tuple[int, ...], found: Sequence[dict[str, Any]]) -> RunParts:
+    def contributions(part: str, keys: Iterable[Any]) -> dict[str, tuple[Aggregate, ...]]:
+        return {
+            metric: tuple(aggregate([parts[part][key]["contribution"][metric] for parts in found]) for key in keys)
             for metric in CONTRIBUTIONS
-        },
-        {
-            metric: tuple(
-                aggregate([parts["by_label_image"][side]["contribution"][metric] for parts in found]) for side in SIDES
-            )
-            for metric in CONTRIBUTIONS
-        },
-        tuple(over_seeds([parts["by_query_image"][side]["P@1"] for parts in found]) for side in SIDES),
-    )
+        }
+
+    def precision(side: str) -> Aggregate | None:
+        # Seeds share their queries, so either all have such queries or none.
+        values = [parts["by_query_image"][side]["P@1"] for parts in found]
+        return None if None in values else aggregate(values)
+
+    groups = range(len(found[0]["by_frequency"]))
+    by_image = contributions("by_label_image", SIDES)
+    return RunParts(run, seeds, contributions("by_frequency", groups), by_image, tuple(map(precision, SIDES)))
 
 
 def _frequency(count: Sequence[int] | None) -> str:
@@ -333,20 +308,23 @@ def _frequency(count: Sequence[int] | None) -> str:
 def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
     if not runs:
         return
+
+    def chart(groups: Sequence[str], values: Sequence[tuple[Aggregate, ...]], title: str, x_label: str) -> str:
+        bars = [Bars(one.run, found) for one, found in zip(runs, values, strict=True)]
+        return bar_chart(groups, bars, title, x_label)
+
+    tenths = [str(number) for number in range(1, len(runs[0].by_frequency["P@1"]) + 1)]
+    sides, rarest = ["with an image", "without"], "group of labels, rarest first"
     for metric in CONTRIBUTIONS:
-        bars = [Bars(one.run, one.by_frequency[metric]) for one in runs]
-        tenths = [str(number) for number in range(1, len(bars[0].values) + 1)]
-        yield bar_chart(
-            tenths, bars, f"{metric} from each group of labels, rarest first", "group of labels, rarest first"
-        )
+        title = f"{metric} from each group of labels, rarest first"
+        yield chart(tenths, [one.by_frequency[metric] for one in runs], title, rarest)
     for metric in CONTRIBUTIONS:
-        bars = [Bars(one.run, one.by_label_image[metric]) for one in runs]
-        sides = ["with an image", "without"]
-        yield bar_chart(sides, bars, f"{metric} from labels with and without an image", "labels")
-    # A side without queries has no precision: there is nothing to set side by side.
-    if all(value is not None for one in runs for value in one.by_query_image):
-        bars = [Bars(one.run, tuple(v for v in one.by_query_image if v is not None)) for one in runs]
-        yield bar_chart(["with an image", "without"], bars, "P@1 of queries with and without an image", "queries")
+        title = f"{metric} from labels with and without an image"
+        yield chart(sides, [one.by_label_image[metric] for one in runs], title, "labels")
+    # A side without queries has no precision: there is nothing to compare.
+    values = [one.by_query_image for one in runs]
+    if all(None not in found for found in values):
+        yield chart(sides, values, "P@1 of queries with and without an image", "queries")
 
 
 # -- training curves --------------------------------------------------------------------------------------------------
@@ -385,7 +363,7 @@ def curves(results: Sequence[Result]) -> RunCurves | None:
 
     The loss is drawn for every seed; its terms and the validation diagnostics for the first.
     """
-    logs = [(result.seed, result.trained_folder / "model" / "log.jsonl") for result in results]
+    logs = [(result.seed, result.place("train") / "log.jsonl") for result in results]
     read = [(seed, lines) for seed, path in logs if path.exists() and (lines := read_log(path))]
     if not read:
         return None
@@ -396,23 +374,16 @@ def curves(results: Sequence[Result]) -> RunCurves | None:
         (f"validation P@1 (%), seed {first}", _named(lines, "P@1/")),
         (f"mean cosine between items, seed {first}", _named(lines, "cosine_")),
     ]
-    charts = [line_chart(series, f"{run}: {title}", title) for title, found in groups if (series := _drawable(found))]
-    return RunCurves(run, tuple(charts))
+    drawn = [(title, [one for one in series if one.xs]) for title, series in groups]
+    return RunCurves(run, tuple(line_chart(series, f"{run}: {title}", title) for title, series in drawn if series))
 
 
 def _named(lines: Sequence[dict[str, Any]], prefix: str) -> list[Series]:
+    """Return one line for each key that begins with ``prefix``."""
     keys = dict.fromkeys(key for line in lines for key in line if key.startswith(prefix))
     return [_series(key.removeprefix(prefix), lines, key) for key in keys]
 
 
 def _series(name: str, lines: Sequence[dict[str, Any]], key: str) -> Series:
-    pairs = [(line["epoch"] + 1, line[key]) for line in lines if _finite(line.get(key))]
-    return Series(name, tuple(x for x, _ in pairs), tuple(y for _, y in pairs))
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _drawable(series: Sequence[Series]) -> list[Series]:
-    return [one for one in series if one.xs]
+    finite = [line for line in lines if isinstance(line.get(key), int | float) and math.isfinite(line[key])]
+    return Series(name, tuple(line["epoch"] + 1 for line in finite), tuple(line[key] for line in finite))

@@ -1,4 +1,4 @@
-"""Evidence behind each number of the report.
+"""Evidence for each number of the report.
 
 Of ours: values seed by seed, the resolved config, the manifests of every stage, and the one command that reproduces it. Of
 the paper's: where it was printed, what was trained for it, and what it would take to run it here.
@@ -7,20 +7,22 @@ the paper's: where it was printed, what was trained for it, and what it would ta
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vixml.config.load import read_yaml
-from vixml.config.published import Claim, TrainingRun
+from vixml.config.published import PublishedValue, TrainingRun
+from vixml.paths import place
 from vixml.provenance import MANIFEST, read_manifest
-from vixml.report.results import Aggregate, Result, Results, aggregate
+from vixml.report.results import TRAINED, Aggregate, Result, Results, aggregate
 from vixml.report.tables import Row, Section, Sources, Table
 
 # -- the command that a reader copies -------------------------------------------------------------------------------------
 
-PAPER = "paper.yaml"  # the configuration that asks for the paper's own runs
+PAPER = "paper.yaml"  # the configuration with the paper's runs
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Commands:
 
     @classmethod
     def load(cls, config_dir: Path | str, configfile: str = "") -> Commands:
-        """Read which runs the paper's configuration asks for, if it is there."""
+        """Read which runs the paper's configuration asks for, if there is one."""
         path = Path(config_dir) / PAPER
         targets = read_yaml(path).get("targets", []) if path.exists() else []
         asked: dict[tuple[str, str], tuple[int, ...]] = {}
@@ -46,87 +48,40 @@ class Commands:
                 asked.setdefault((target["dataset"], run), tuple(target.get("seeds", [0])))
         return cls(configfile, asked)
 
-    def measured(self, folders: Sequence[Path]) -> str:
-        """Return the command for scores that are there: of a run's seeds, by their score folders."""
-        return snakemake([f"{folder.as_posix()}/manifest.json" for folder in folders], self.configfile)
-
     def planned(self, dataset: str, run: str, seed: int | None = None) -> str:
         """Return the command for a run that nobody has run here."""
         asked = self.asked.get((dataset, run))
         seeds = (asked or (0,)) if seed is None else (seed,)
-        base = f"results/runs/{dataset}/{run}"
-        file = f"config/{PAPER}" if asked else ""
-        return snakemake([f"{base}/seed{one}/test/score/manifest.json" for one in seeds], file)
+        scores = [place("score", dataset=dataset, run=run, seed=one, split="test") for one in seeds]
+        return snakemake(scores, f"config/{PAPER}" if asked else "")
 
 
-def snakemake(targets: Sequence[str], configfile: str = "") -> str:
-    r"""Return a command, targets first: every word after ``--configfile`` is taken for another file.
+def snakemake(folders: Iterable[Path], configfile: str = "") -> str:
+    r"""Return the command that makes these folders of one run: those of several seeds are one word, which the shell expands.
+
+    Targets come first: every word after ``--configfile`` is taken for another file.
 
     Example:
-        >>> print(snakemake(["a/seed0/s.json", "a/seed1/s.json"], "config/picto.yaml"))
-        snakemake --cores all a/seed{0,1}/s.json --configfile config/picto.yaml
-        >>> print(snakemake(["a/seed0/s.json"]))
-        snakemake --cores all a/seed0/s.json
+        >>> print(snakemake([Path("a/seed0/s"), Path("a/seed1/s")], "config/picto.yaml"))
+        snakemake --cores all a/seed{0,1}/s/manifest.json --configfile config/picto.yaml
+        >>> print(snakemake([Path("a/seed0/s")]))
+        snakemake --cores all a/seed0/s/manifest.json
     """
-    option = ["--configfile", configfile] if configfile else []
-    return " ".join(["snakemake --cores all", *_braced(targets), *option])
-
-
-def _braced(targets: Iterable[str]) -> list[str]:
-    """Return targets that differ in their seed only as one word, which the shell spells out."""
-    seeds: dict[tuple[str, str], list[str]] = {}
-    for target in targets:
-        before, _, after = target.partition("/seed")
-        seed, _, rest = after.partition("/")
-        seeds.setdefault((before, rest), []).append(seed)
-    return [
-        f"{before}/seed{numbers[0] if len(numbers) == 1 else '{' + ','.join(numbers) + '}'}/{rest}"
-        for (before, rest), numbers in seeds.items()
-    ]
+    seeds: dict[str, list[str]] = {}
+    for folder in folders:
+        before, seed, after = re.fullmatch(r"(.*/seed)(\d+)(/.*)", folder.as_posix()).groups()
+        seeds.setdefault(f"{before}%s{after}/{MANIFEST}", []).append(seed)
+    words = [target % (found[0] if len(found) == 1 else f"{{{','.join(found)}}}") for target, found in seeds.items()]
+    return " ".join(["snakemake --cores all", *words, *(["--configfile", configfile] if configfile else [])])
 
 
 # -- our runs -------------------------------------------------------------------------------------------------------------
 
-TRAINED, PREDICTIONS = ("model", "index"), "{split}/predictions"
-STAGES = (*TRAINED, PREDICTIONS, "{split}/score")
+STAGES = (*TRAINED, "predict", "score")
 
 
-@dataclass(frozen=True)
-class StageRecord:
-    """One finished stage of one seed."""
-
-    seed: int
-    stage: str
-    commit: str
-    modified: bool
-    device: str
-    started: str
-    seconds: float
-    memory_mb: float
-    command: str
-
-
-@dataclass(frozen=True)
-class MetricRecord:
-    """One metric: its value with each seed, in percent, and their summary."""
-
-    metric: str
-    values: tuple[float, ...]
-    summary: Aggregate
-
-
-@dataclass(frozen=True)
-class IndexRecord:
-    """One approximate index that a prediction searched.
-
-    Attributes:
-        about: a sentence: of what, how built, how large.
-        curve: how far it looked, what share of the exact best it found, milliseconds a query.
-    """
-
-    seed: int
-    about: str
-    curve: tuple[tuple[int, float, float], ...]
+# A metric, its value with each seed in percent, and their summary.
+Metric = tuple[str, tuple[float, ...], Aggregate]
 
 
 @dataclass(frozen=True)
@@ -136,35 +91,35 @@ class RunEvidence:
     Attributes:
         key: its anchor in the page.
         seeds: of the results, ascending.
-        metrics: those that a table shows.
+        metrics: those that a table shows, each with its values and their summary.
         more_metrics: the others.
         command: what makes exactly these scores again.
         config: resolved, as JSON.
         versions: of the packages that the scores depend on.
-        training: a sentence a seed on how long the training took, where there was one.
+        training: one sentence per trained seed on how long it took.
         inputs: (path, SHA-256) of everything that its stages read, each once.
-        stages: its finished stages, seed by seed.
-        indexes: what it searched approximately, if anything.
+        stages: (seed, manifest) of its finished stages.
+        indexes: (seed, facts) of what it searched approximately, from the manifest of ``predict``.
     """
 
     key: str
     dataset: str
     run: str
     seeds: tuple[int, ...]
-    metrics: tuple[MetricRecord, ...]
-    more_metrics: tuple[MetricRecord, ...]
+    metrics: tuple[Metric, ...]
+    more_metrics: tuple[Metric, ...]
     command: str
     config: str
     versions: str
     training: tuple[str, ...]
     inputs: tuple[tuple[str, str], ...]
-    stages: tuple[StageRecord, ...]
-    indexes: tuple[IndexRecord, ...] = ()
+    stages: tuple[tuple[int, dict[str, Any]], ...]
+    indexes: tuple[tuple[int, dict[str, Any]], ...]
 
     @property
-    def last(self) -> StageRecord:
-        """Return the stage that wrote the first seed's score."""
-        return next(record for record in reversed(self.stages) if record.seed == self.seeds[0])
+    def last(self) -> dict[str, Any]:
+        """Return the manifest of the first seed's score."""
+        return next(manifest for seed, manifest in reversed(self.stages) if seed == self.seeds[0])
 
 
 def run_key(dataset: str, run: str) -> str:
@@ -183,7 +138,7 @@ def evidence(results: Results, commands: Commands, metrics: Sequence[str] = ()) 
     Args:
         results: what was measured.
         commands: how each is made again.
-        metrics: those that the tables show; the others stand apart.
+        metrics: those that the tables show; the others are listed apart.
     """
     runs = [
         _run(dataset, run, results.by_run[dataset, run], commands, metrics) for dataset, run in sorted(results.by_run)
@@ -195,7 +150,7 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
     manifests = [(result, stage, manifest) for result in results for stage, manifest in _manifests(result)]
     config = manifests[0][2]["config"]
     for result, stage, manifest in manifests:
-        if result is results[0] and result.reuses and stage == PREDICTIONS:
+        if result is results[0] and result.reuses and stage == "predict":
             # The model's, and on top of it what this run does otherwise.
             config = config | manifest["config"]
     versions = results[0].manifest["versions"]
@@ -210,63 +165,41 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
         tuple(result.seed for result in results),
         tuple(_metric(name, results) for name in shown),
         tuple(_metric(name, results) for name in measured if name not in shown),
-        commands.measured([result.folder for result in results]),
+        snakemake([result.folder for result in results], commands.configfile),
         json.dumps(config, indent=2, ensure_ascii=False),
         ", ".join(f"{package} {version}" for package, version in versions.items()),
         tuple(_training(result) for result in results if result.training),
         tuple(sorted(inputs.items())),
-        tuple(_record(result.seed, manifest) for result, _, manifest in manifests),
+        tuple((result.seed, manifest) for result, _, manifest in manifests),
         tuple(
-            _index(result.seed, index)
+            (result.seed, index)
             for result, stage, manifest in manifests
-            if stage == PREDICTIONS
+            if stage == "predict"
             for index in manifest["facts"].get("indexes", [])
         ),
     )
 
 
-def _metric(name: str, results: Sequence[Result]) -> MetricRecord:
+def _metric(name: str, results: Sequence[Result]) -> Metric:
     values = tuple(result.metrics[name] for result in results)
-    return MetricRecord(name, values, aggregate(values))
+    return name, values, aggregate(values)
 
 
 def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:
-    """Return the manifests of the stages that led to a score, those that are there."""
-    found = []
-    for stage in STAGES:
-        base = result.trained_folder if stage in TRAINED else result.seed_folder
-        folder = base / stage.format(split=result.split)
-        if (folder / MANIFEST).exists():
-            found.append((stage, read_manifest(folder)))
-    return found
+    """Return the manifests of the finished stages that led to a score."""
+    folders = {stage: result.place(stage) for stage in STAGES}
+    return [(stage, read_manifest(folder)) for stage, folder in folders.items() if (folder / MANIFEST).exists()]
 
 
-def _record(seed: int, manifest: dict[str, Any]) -> StageRecord:
-    source, machine = manifest["source"], manifest["machine"]
-    return StageRecord(
-        seed=seed,
-        stage=manifest["stage"],
-        commit=(source.get("commit") or "unknown")[:12],
-        modified=bool(source.get("modified")),
-        device=machine.get("gpu") or f"{machine['processor']}, {machine.get('cores')} cores",
-        started=manifest["started_at"],
-        seconds=manifest["wall_seconds"],
-        memory_mb=manifest["peak_memory_mb"],
-        command=_short(manifest["command"]),
-    )
+def device(manifest: dict[str, Any]) -> str:
+    """Return the GPU of a stage, or its processor."""
+    machine = manifest["machine"]
+    return machine.get("gpu") or f"{machine['processor']}, {machine.get('cores')} cores"
 
 
-def _index(seed: int, index: dict[str, Any]) -> IndexRecord:
-    about = (
-        f"{index['kind']} over {index['n']:,} vectors of {index['dim']}, built in {index['build_seconds']:.1f} s, "
-        f"{index['bytes'] / 1e6:,.0f} MB, {index['k']} sought"
-    )
-    return IndexRecord(seed, about, tuple((step["effort"], step["recall"], step["ms"]) for step in index["curve"]))
-
-
-def _short(command: str) -> str:
-    # The program's own folder says nothing and differs between machines.
-    program, _, arguments = command.partition(" ")
+def command(manifest: dict[str, Any]) -> str:
+    """Return the command of a stage, without the folder of the program, which differs between machines."""
+    program, _, arguments = manifest["command"].partition(" ")
     return f"{Path(program).name} {arguments}".strip()
 
 
@@ -295,7 +228,7 @@ DESCRIBED = {
 
 
 @dataclass(frozen=True)
-class PrintedRow:
+class RowEvidence:
     """One published row of one table.
 
     Attributes:
@@ -303,7 +236,7 @@ class PrintedRow:
         title: table, dataset and row.
         source: who printed it.
         values: (metric, as printed, what had to be inferred).
-        described: (word, value) of what the table says of the row.
+        described: (word, value) of each column that describes the row.
         training: the paper's training run behind it, or why there is none.
         run: our run that repeats it, or None.
         verdicts: each verdict with its metric, and why.
@@ -328,10 +261,10 @@ def row_key(table: Table, section: Section, row: Row) -> str:
     return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
 
 
-def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[PrintedRow]:
+def published_evidence(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[RowEvidence]:
     """Return every published row of the tables, in order."""
     return [
-        _printed(table, section, row, sources, commands)
+        _row_evidence(table, section, row, sources, commands)
         for table in tables
         for section in table.sections
         if section.published and table.scored
@@ -339,17 +272,17 @@ def printed_rows(tables: Sequence[Table], sources: Sources, commands: Commands) 
     ]
 
 
-def _printed(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> PrintedRow:
-    claims = [cell.claim for cell in row.cells if cell.claim is not None]
-    first, dataset = claims[0], section.dataset
+def _row_evidence(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> RowEvidence:
+    values = [cell.entry for cell in row.cells if cell.entry is not None]
+    first, dataset = values[0], section.dataset
     runnable = row.run is not None and sources.registry.blocked(dataset, row.run) is None
-    return PrintedRow(
+    return RowEvidence(
         key=row_key(table, section, row),
         title=f"{table.spec.name}, {section.title}: {row.label}",
         source=first.source,
-        values=tuple((claim.metric, claim.printed, claim.note) for claim in claims),
+        values=tuple((value.metric, value.printed, value.note) for value in values),
         described=tuple((word, first.row[column]) for column, word in DESCRIBED.items() if first.row[column]),
-        training=_training_printed(first, sources.runs),
+        training=_training_of_row(first, sources.runs),
         run=row.run,
         verdicts=tuple(dict.fromkeys((cell.verdict.state, cell.verdict.why) for cell in row.cells)),
         command=commands.planned(dataset, row.run, _seed(table, row)) if runnable and row.run else None,
@@ -358,21 +291,21 @@ def _printed(table: Table, section: Section, row: Row, sources: Sources, command
 
 
 def _seed(table: Table, row: Row) -> int | None:
-    """Return the seed of a row that stands for one seed of a run."""
+    """Return the seed of a row that shows one seed of a run."""
     rows = (one for block in table.spec.blocks for one in block.rows if (one.label, one.run) == (row.label, row.run))
     return next((one.seed for one in rows), None)
 
 
-def _training_printed(claim: Claim, runs: dict[str, TrainingRun]) -> str:
-    if claim.quoted:
+def _training_of_row(value: PublishedValue, runs: dict[str, TrainingRun]) -> str:
+    if value.quoted:
         return "none: the paper quotes this row from other authors"
-    if not claim.run:
+    if not value.run:
         return "none: nothing was trained for this row"
-    run = runs.get(claim.run)
+    run = runs.get(value.run)
     if run is None:
-        return claim.run
+        return value.run
     images = f", {run.n_images} images" if run.n_images else ""
     return (
-        f"{claim.run}: {run.backbone} on {run.modality} of {run.dataset}{images}, {run.epochs} epochs, "
+        f"{value.run}: {run.backbone} on {run.modality} of {run.dataset}{images}, {run.epochs} epochs, "
         f"{run.max_len} tokens; used in {' '.join(run.used_in)}"
     )

@@ -1,6 +1,6 @@
 """Tables of facts, not scores: data sets counted, backbones from the registry, latencies, sentences with a number in them.
 
-Each cell is a printed value, ours beside it in words or digits, and a verdict. :func:`build_tables` builds tables of
+Each cell holds a published value, ours as text, and a verdict. :func:`build_tables` builds tables of
 either kind.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vixml.config.published import Claim, read_csv
+from vixml.config.published import read_csv, select_one
 from vixml.config.tables import ClaimRow, FactsSpec, TableSpec
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
@@ -51,7 +51,7 @@ class Measured:
 
     @classmethod
     def of(cls, corpora: Sequence[Path], latencies: Sequence[Path]) -> Measured:
-        """Name each corpus by its dataset, the folder that it lies in.
+        """Name each corpus by its dataset, the name of its parent folder.
 
         Raises:
             VixmlError: two corpora of one dataset.
@@ -79,29 +79,27 @@ class Measured:
 
 
 def build_tables(
-    specs: Sequence[TableSpec | FactsSpec], sources: Sources, config_dir: Path | str, measured: Measured | None = None
+    specs: Sequence[TableSpec | FactsSpec], sources: Sources, measured: Measured | None = None
 ) -> list[Table]:
     """Build tables of either kind, in order.
 
     Raises:
         VixmlError: a malformed file of published facts, or of measured ones.
     """
-    builders: dict[str, Callable[[FactsSpec, Sources, Path, Measured], Table]] = {
+    builders: dict[str, Callable[[FactsSpec, Sources, Measured], Table]] = {
         "datasets": _datasets,
         "backbones": _backbones,
         "latencies": _latencies,
         "claims": _claims,
     }
-    config_dir, measured = Path(config_dir), measured or Measured()
+    measured = measured or Measured()
     return [
-        build_table(spec, sources)
-        if isinstance(spec, TableSpec)
-        else builders[spec.facts](spec, sources, config_dir, measured)
+        build_table(spec, sources) if isinstance(spec, TableSpec) else builders[spec.facts](spec, sources, measured)
         for spec in specs
     ]
 
 
-# -- comparing and printing values that are no draws ------------------------------------------------------------------
+# -- comparing values without variance ------------------------------------------------------------------
 
 
 def decimals_of(printed: str) -> int:
@@ -116,7 +114,7 @@ def decimals_of(printed: str) -> int:
 
 
 def compare(printed: str, ours: float, why: str = "") -> Verdict:
-    """Compare a value of ours that is no draw (a count, a setting) with a printed one, to its last printed digit.
+    """Compare a value of ours without variance (a count, a setting) with a published one, to its last printed digit.
 
     Example:
         >>> compare("79.45", 79.4512).state, compare("294805", 294804).state, compare("5e-4", 5e-4).state
@@ -164,10 +162,10 @@ def statistics(corpus: Corpus) -> dict[str, float]:
     }
 
 
-def _datasets(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measured) -> Table:
+def _datasets(spec: FactsSpec, sources: Sources, measured: Measured) -> Table:
     registry = sources.registry
     found = {name: statistics(Corpus.load(folder)) for name, folder in measured.corpora.items()}
-    published = {row["dataset"]: row for _, row in read_csv(config_dir / "reported" / "datasets.csv")}
+    published = {row["dataset"]: row for _, row in read_csv(sources.config_dir / "reported" / "datasets.csv")}
 
     def row(name: str) -> Row:
         printed, counted = published.get(name, {}), found.get(name)
@@ -195,10 +193,10 @@ def _datasets(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Mea
 BACKBONES = ("parameters", "checkpoint", "learning rate")
 
 
-def _backbones(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measured) -> Table:
+def _backbones(spec: FactsSpec, sources: Sources, measured: Measured) -> Table:
     printed: dict[str, dict[str, str]] = {}
     endings = {" params": "parameters", " HF checkpoint": "checkpoint", " learning rate": "learning rate"}
-    for _, row in read_csv(config_dir / "reported" / "hyperparameters.csv"):
+    for _, row in read_csv(sources.config_dir / "reported" / "hyperparameters.csv"):
         if row["group"] == "backbone (Table 9)":
             ending = next(e for e in endings if row["name"].endswith(e))
             printed.setdefault(row["name"].removesuffix(ending), {})[endings[ending]] = row["value"]
@@ -271,7 +269,7 @@ LATENCIES = {
 }  # fmt: skip
 
 
-def _latencies(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measured) -> Table:
+def _latencies(spec: FactsSpec, sources: Sources, measured: Measured) -> Table:
     found_of = _latencies_of_runs(measured.latencies)
     batched = next(iter(LATENCIES))
     registry = sources.registry
@@ -283,7 +281,7 @@ def _latencies(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Me
         )
 
     rows, beside = [], set()
-    for _, row in read_csv(config_dir / "reported" / "other_facts.csv"):
+    for _, row in read_csv(sources.config_dir / "reported" / "other_facts.csv"):
         if not row["topic"].startswith("latency"):
             continue
         run = STATED.get(row["item"])
@@ -349,13 +347,13 @@ def _quartiles(found: dict[str, float]) -> str:
 # -- sentences of the paper with a number in them ---------------------------------------------------------------------
 
 
-def _claims(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measured) -> Table:
+def _claims(spec: FactsSpec, sources: Sources, measured: Measured) -> Table:
     """Build the table: every sentence of other_facts.csv that is no latency has exactly one row.
 
     Raises:
         VixmlError: a sentence without a row, or a row without a sentence.
     """
-    path = config_dir / "reported" / "other_facts.csv"
+    path = sources.config_dir / "reported" / "other_facts.csv"
     published = {
         (row["topic"], row["item"]): row for _, row in read_csv(path) if not row["topic"].startswith("latency")
     }
@@ -376,35 +374,14 @@ def _claims(spec: FactsSpec, sources: Sources, config_dir: Path, measured: Measu
     return Table(spec, ("value",), (Section("Printed in the text", True, tuple(rows)),))
 
 
-def best_previous(row: ClaimRow, sources: Sources) -> Claim:
-    """Return the published value that a gain is counted from: one of Table 7.
-
-    Raises:
-        VixmlError: none, or more than one.
-    """
-    selected = [
-        claim
-        for claim in sources.claims
-        if (claim.table, claim.dataset, claim.metric) == ("Table 7", row.dataset, row.metric)
-        and claim.selected_by(row.claim)
-    ]
-    if len(selected) != 1:
-        raise VixmlError(
-            "a gain is counted from one published value",
-            where=f"config/tables/claims.yaml: {row.topic}, {row.item}",
-            found=f"{len(selected)} cells of Table 7 with {row.claim}",
-            hint="name more columns of reported_results.csv under `claim`",
-        )
-    return selected[0]
-
-
 def _answer(row: ClaimRow, sources: Sources) -> tuple[str | None, Verdict]:
-    """Return what ours is, computed as the row says, and what may be said of it."""
+    """Return our value, computed as the row says, and its verdict."""
     if row.how == "none":
         return None, Verdict("not-comparable", row.why)
-    previous = (
-        best_previous(row, sources) if row.how == "gain" else None
-    )  # first, so that a wrong selector is seen at once
+    previous = None
+    if row.how == "gain":  # first, so that a wrong selector is seen at once
+        columns = {"paper_table": "Table 7", "dataset": row.dataset or "", "metric": row.metric, **row.published}
+        previous = select_one(sources.published, columns, f"config/tables/claims.yaml: {row.topic}, {row.item}")
     results = [sources.results.of(row.dataset or "", run) for run in row.runs]
     if not all(results):
         missing = ", ".join(run for run, found in zip(row.runs, results, strict=True) if not found)

@@ -23,12 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from vixml.config.published import Claim, load_claims
-from vixml.config.tables import DrawingSpec, FigureSpec, MeasuredMark, load_figures, spec_path
+from vixml.config.published import PublishedValue, load_published, select_one
+from vixml.config.tables import DrawingSpec, FigureSpec, MeasuredMark, load_figures
 from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import stage
-from vixml.report.results import Results, aggregate, config_files, load, metric_over_seeds, named_scores
+from vixml.report.results import Results, aggregate, load, metric_over_seeds, stage_inputs
 
 Kind = Literal["published", "line", "measured", "untrained"]
 
@@ -57,48 +57,31 @@ class Point:
     seeds: tuple[tuple[int, float | None, float], ...] = ()
 
 
-def points(spec: FigureSpec, claims: Sequence[Claim], results: Results) -> list[Point]:
+def points(spec: FigureSpec, published: Sequence[PublishedValue], results: Results) -> list[Point]:
     """Return every point: the paper's first, then those measured here; runs without results are left out.
 
     Raises:
         VixmlError: a published value that is missing or not unique, or a run drawn as trained that was not.
     """
-    found = [_published(spec, claims, mark, modality) for modality in ("text", "text+image") for mark in spec.marks]
+
+    def value_of(label: str, **columns: str) -> PublishedValue:
+        columns = {"source": spec.source, "dataset": spec.dataset, "metric": spec.metric} | columns
+        return select_one(published, columns, f"config/figures/{spec.id}.yaml: {label}")
+
+    found = []
+    for modality, table in (("text", spec.text_table), ("text+image", spec.image_table)):
+        for mark in spec.marks:
+            one = value_of(mark.label, paper_table=table, backbone=mark.backbone, modality=modality)
+            kind = (mark.label, one.run or "", modality, mark.architecture)
+            found.append(Point("published", spec.dataset, *kind, one.value))
     for line in spec.lines:
-        claim = _one(spec, claims, line.claim, line.label)
-        found.append(Point("line", spec.dataset, line.label, "", "", "", claim.value))
+        level = value_of(line.label, **line.published).value
+        found.append(Point("line", spec.dataset, line.label, "", "", "", level))
     for mark in spec.measured:
         found += _measured(spec, mark, results, trained=True)
     for mark in spec.untrained:
         found += _measured(spec, mark, results, trained=False)
     return found
-
-
-def _published(spec: FigureSpec, claims: Sequence[Claim], mark: object, modality: str) -> Point:
-    table = spec.text_table if modality == "text" else spec.image_table
-    selector = {"paper_table": table, "backbone": mark.backbone, "modality": modality}
-    claim = _one(spec, claims, selector, mark.label)
-    return Point("published", spec.dataset, mark.label, claim.run or "", modality, mark.architecture, claim.value)
-
-
-def _one(spec: FigureSpec, claims: Sequence[Claim], selector: dict[str, str], label: str) -> Claim:
-    columns = {key: value for key, value in selector.items() if key != "paper_table"}
-    found = [
-        claim
-        for claim in claims
-        if (claim.source, claim.dataset, claim.metric) == (spec.source, spec.dataset, spec.metric)
-        and claim.table == selector.get("paper_table", claim.table)
-        and claim.selected_by(columns)
-    ]
-    if len(found) != 1:
-        raise VixmlError(
-            "a mark of a figure does not single out one published value",
-            where=f"config/figures/{spec.id}.yaml: {label}",
-            found=f"{len(found)} cells for {selector}",
-            expected="1",
-            hint="compare with config/reported/reported_results.csv",
-        )
-    return found[0]
 
 
 def _measured(spec: FigureSpec, mark: MeasuredMark, results: Results, *, trained: bool) -> list[Point]:
@@ -110,7 +93,7 @@ def _measured(spec: FigureSpec, mark: MeasuredMark, results: Results, *, trained
     if trained and None in hours:
         raise VixmlError(
             "a run is to be drawn at its training time, but it has none",
-            where=runs[hours.index(None)].trained_folder / "model" / "training.json",
+            where=runs[hours.index(None)].place("train") / "training.json",
             expected="steps and seconds above 0",
             hint=f"train it, or list it under `untrained` in config/figures/{spec.id}.yaml",
         )
@@ -187,17 +170,17 @@ def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str
         VixmlError: a drawing whose files are missing.
     """
     specs = load_figures(config_dir, figures)
-    inputs = named_scores(scores) | config_files(config_dir)
-    inputs |= {f"figure/{name}": spec_path(config_dir, "figures", name) for name in figures}
+    results = load(scores)
+    inputs = stage_inputs(results, config_dir, "figure", figures)
     inputs |= {f"drawing/{path.name}": path for spec in specs for path in _drawing(spec, config_dir)}
     with stage(out, "make-figures", config={"figures": list(figures)}, inputs=inputs) as work:
-        claims, results = load_claims(config_dir), load(scores)
+        published = load_published(config_dir)
         for spec in specs:
             if isinstance(spec, DrawingSpec):
                 svg, _ = (shutil.copyfile(path, work / path.name) for path in _drawing(spec, config_dir))
                 (work / f"{spec.id}.png").write_bytes(_png(svg.read_text(encoding="utf-8")))
                 continue
-            found = points(spec, claims, results)
+            found = points(spec, published, results)
             write_text(work / f"{spec.id}.csv", to_csv(spec, found))
             save(draw(spec, found), work / spec.id)
 

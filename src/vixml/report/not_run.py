@@ -1,4 +1,4 @@
-"""Predicted cost of the published rows that nobody ran here, by the plan's own parts, each counted once in every sum."""
+"""Predicted cost of the published rows that nobody ran here, from the parts of the plan, each counted once in every sum."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from vixml.report.tables import Sources
 Row = tuple[str, str, int | None]  # dataset, run, seed; None: any
 
 
-def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources, config_dir: Path | str) -> Missing:
+def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> Missing:
     """Predict the cost of the published rows without a result, as `vixml plan` predicts a table.
 
-    A row takes its own seed, else every seed that a table names of its run, else seed 0. What a finished run has left
-    (the model that another run searches with, a dataset's images) is there already and costs nothing. A row that no run
+    A row counts its seed, else every seed that a table names of its run, else seed 0. What a finished run left behind
+    (the model that another run searches with, a dataset's images) costs nothing. A row that no run
     here repeats has no predicted cost, nor has a dataset whose size is not known.
 
     Args:
         specs: the tables asked about.
-        sources: the registry, and the results that are there.
-        config_dir: folder of tables/ and reported/.
+        sources: the configuration, and the results so far.
     """
     registry = sources.registry
-    seeds = _seeds_named(config_dir)
+    seeds = _seeds_named(sources.config_dir)
 
     def parts(key: RunKey) -> dict[str, Cost]:
         entry = registry.world.datasets.get(key[0])
@@ -37,18 +36,20 @@ def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources, confi
             return {}
         return dict(parts_of_run(registry.world, registry.runs, key, HARDWARE["gpu"]))
 
-    there = {part for result in sources.results.all() for part in parts((result.dataset, result.run, result.seed))}
+    present = {part for result in sources.results.all() for part in parts((result.dataset, result.run, result.seed))}
     cost: dict[str, Cost] = {}
     by_table: dict[str, set[str]] = {}
     for spec in specs:
-        own = by_table.setdefault(spec.id, set())
-        for dataset, run, seed in dict.fromkeys(published_rows(spec, config_dir)):
+        parts_of_table = by_table.setdefault(spec.id, set())
+        for dataset, run, seed in dict.fromkeys(published_rows(spec, sources.config_dir)):
             if sources.results.of(dataset, run, seed):
                 continue
             wanted = seeds.get((dataset, run), [0]) if seed is None else [seed]
-            found = {name: part for s in wanted for name, part in parts((dataset, run, s)).items() if name not in there}
+            found = {
+                name: part for s in wanted for name, part in parts((dataset, run, s)).items() if name not in present
+            }
             cost |= found
-            own.update(found)
+            parts_of_table.update(found)
 
     def add(names: Iterable[str]) -> Cost:
         return sum((cost[name] for name in sorted(names)), Cost())

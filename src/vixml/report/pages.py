@@ -1,7 +1,7 @@
 """Pages with generated parts: the main numbers in README.md and docs/results.md (``summary``), and docs/reproduction.md (``reproduction``).
 
-The main numbers go to the terminal, to a reference file that is committed, and from there into a page. The page on what
-is reproduced says what of the paper is here, which of its claims PICTO can show, and what the rest would take.
+The main numbers go to the terminal, to a reference file that is committed, and from there into a page. The page on
+reproduction lists which parts of the paper are here, which of its claims PICTO can show, and what the rest would cost.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from vixml.config.load import read_yaml
-from vixml.config.published import PAPER, Claim, read_csv
-from vixml.config.tables import TableSpec, load_any_tables, load_summary, load_tables
+from vixml.config.published import PublishedValue, read_csv, select_one
+from vixml.config.tables import Comparison, TableSpec, load_any_tables, load_comparisons, load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json, write_text
 from vixml.plan.cost import Missing
 from vixml.report.facts import build_tables
 from vixml.report.not_run import missing_cost
-from vixml.report.results import MIN_SEEDS, STATES, Results, find, load, t_quantile
+from vixml.report.results import MIN_SEEDS, STATES, Aggregate, Results, find, load, t_quantile
 from vixml.report.tables import NOT_RUN, Row, Section, Sources, Table
 from vixml.text import duration, markdown, size
 
@@ -132,10 +132,8 @@ def number(row: dict[str, Any], metric: str) -> str:
 def interval(row: dict[str, Any], metric: str) -> str:
     """Print the 95 % t interval of a mean over seeds; a dash below three seeds."""
     value = row["metrics"].get(metric)
-    if value is None or value["sd"] is None or row["n"] < MIN_SEEDS:
-        return "–"
-    half = t_quantile(row["n"] - 1) * value["sd"] / math.sqrt(row["n"])
-    return f"{value['mean'] - half:.1f} to {value['mean'] + half:.1f}"
+    found = Aggregate(**value, n=row["n"]) if value else None
+    return "–" if found is None or found.low is None else f"{found.low:.1f} to {found.high:.1f}"
 
 
 def select_rows(summary: dict[str, Any], layout: TableSpec) -> dict[str, Any]:
@@ -193,10 +191,10 @@ def origin_sentence(summary: dict[str, Any]) -> str:
 
 
 def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str:
-    """Return ``text`` with what stands between the markers of ``place`` replaced by ``table``.
+    """Return ``text`` with ``table`` in place of what is between the markers of ``place``.
 
     Raises:
-        VixmlError: a marker that is missing, or stands more than once.
+        VixmlError: a marker that is missing, or occurs more than once.
     """
     begin, end = (f"<!-- {place}:{side} -->" for side in ("begin", "end"))
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
@@ -204,18 +202,18 @@ def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str
             "no place for the results table",
             where=where,
             expected=f"one line {begin} and below it one line {end}",
-            hint="add both lines where the table is to stand",
+            hint="add both lines where the table belongs",
         )
     before, rest = text.split(begin)
     return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
 
 
 def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
-    """Put each content between the markers of its place in a page; with ``check``, only say whether it stands there.
+    """Put each content between the markers of its place in a page; with ``check``, only compare.
 
     Args:
         page: the page.
-        contents: place -> what is to stand there.
+        contents: place -> text between its markers.
         what: of which the page is out of date, if it is.
         check: change nothing.
 
@@ -237,9 +235,9 @@ def published_sentence(tables: Sequence[Table], missing: Missing) -> str:
     """Return one sentence on the tables' published cells: how many are in which state, and what the rest would take."""
     counts = {state: sum(table.states(True)[state] for table in tables) for state in STATES}
     total, names = sum(counts.values()), ", ".join(table.spec.name for table in tables)
-    said = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+    counted = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     hours = f"; those not run would take {duration(missing.total.hours)} of one H100, as predicted"
-    return f"Of {total:,} published cells of {names}: {said}{hours if counts['not-run'] else ''}."
+    return f"Of {total:,} published cells of {names}: {counted}{hours if counts['not-run'] else ''}."
 
 
 def print_summary(summary: dict[str, Any], pages: Path | None = None, published: str = "") -> None:
@@ -271,200 +269,100 @@ def print_summary(summary: dict[str, Any], pages: Path | None = None, published:
             console.print(f"{name + ':':<9}{place if place.exists() else 'not made yet'}", soft_wrap=True)
 
 
-def summary(
-    results_dir: Path,
-    scores: Sequence[Path] | None,
-    reference: Path | None,
-    tables: Sequence[str],
-    config_dir: Path,
-    *,
-    layout: str | None = None,
-    write_reference: Path | None = None,
-    readme: Path | None = None,
-    place: str = PLACE,
-    check: bool = False,
-    pages: Path | None = None,
-) -> None:
-    """Do what the verb ``summary`` offers.
+@dataclass(frozen=True)
+class SummaryOptions:
+    """Options of ``vixml summary``.
+
+    Attributes:
+        results: folder of results; every finished test score below it is read.
+        scores: score folders to read instead.
+        reference: file to read the numbers from instead of results.
+        tables: tables whose measured rows are shown.
+        config_dir: folder of tables/, summaries/, reported/ and the registry.
+        layout: show only the rows of this file of config/summaries.
+        write_reference: file to keep the numbers in.
+        readme: page to write the table into.
+        place: the page's markers.
+        check: change nothing; refuse a page that is out of date.
+        pages: folder of tables, figures and report, if not that of results.
+    """
+
+    results: Path
+    scores: Sequence[Path] | None
+    reference: Path | None
+    tables: Sequence[str]
+    config_dir: Path
+    layout: str | None = None
+    write_reference: Path | None = None
+    readme: Path | None = None
+    place: str = PLACE
+    check: bool = False
+    pages: Path | None = None
+
+
+def summary(options: SummaryOptions) -> None:
+    """Print the main numbers, and write them where the options say.
 
     Raises:
         VixmlError: nothing to summarise; with ``check``, a page that is out of date.
     """
-    published = ""
-    if reference is not None:
-        found = load_reference(reference)
+    published, config_dir = "", options.config_dir
+    layout = load_summary(config_dir, options.layout) if options.layout else None
+    if options.reference is not None:
+        found = load_reference(options.reference)
         if layout:
-            found = select_rows(found, load_summary(config_dir, layout))
+            found = select_rows(found, layout)
     else:
-        results = load(scores or find(results_dir))
+        results = load(options.scores or find(options.results))
         if not results:
-            raise VixmlError("no finished scores", where=results_dir, hint="run the workflow first: make demo")
-        shapes = [load_summary(config_dir, layout)] if layout else load_tables(config_dir, tables)
+            raise VixmlError("no finished scores", where=options.results, hint="run the workflow first: make demo")
+        specs = [layout] if layout else load_tables(config_dir, options.tables)
         sources = Sources.load(config_dir, results)
-        built = build_tables(shapes, sources, config_dir)
+        built = build_tables(specs, sources)
         found = summarise(built, results)
         if any(table.cells(published=True) for table in built):
-            published = published_sentence(built, missing_cost(shapes, sources, config_dir))
-    if write_reference is not None and not check:
-        write_json(write_reference, found)
-    if readme is not None:
-        update_page(readme, {place: readme_table(found)}, "the results table of a page", check)
-    print_summary(found, None if reference is not None else pages or results_dir, published)
+            published = published_sentence(built, missing_cost(specs, sources))
+    if options.write_reference is not None and not options.check:
+        write_json(options.write_reference, found)
+    if options.readme is not None:
+        contents = {options.place: readme_table(found)}
+        update_page(options.readme, contents, "the results table of a page", options.check)
+    print_summary(found, None if options.reference else options.pages or options.results, published)
 
 
 # -- claims of the paper as differences of two scores, and the two runs of PICTO that show their shape --------------------
 
-TITLES, WITH_IMAGES = "LF-AmazonTitles-131K", "MM-AmazonTitles-300K"
 METRIC = "P@1"
 
 
-@dataclass(frozen=True)
-class Printed:
-    """A published score.
-
-    Attributes:
-        table: e.g. ``Table 1``.
-        row: columns of reported_results.csv that single it out.
-        dataset: the paper's.
-    """
-
-    table: str
-    row: dict[str, str]
-    dataset: str = TITLES
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A claim of the paper as PICTO can show it: one run less another.
-
-    Attributes:
-        says: the paper's claim, in few words.
-        run: ours that should be ahead.
-        other: ours that it is compared with.
-        printed: the paper's two scores, in that order; None where it has no such row.
-        control: whether the first should *not* be ahead.
-    """
-
-    says: str
-    run: str
-    other: str
-    printed: tuple[Printed, Printed] | None = None
-    control: bool = False
-
-
-def _backbones(table: str, other: str, first: str, second: str) -> tuple[Printed, Printed]:
-    return Printed(table, {"backbone": first}), Printed(other, {"backbone": second})
-
-
-def _of_table_5(first: tuple[str, str], second: tuple[str, str]) -> tuple[Printed, Printed]:
-    one, two = ({"base_method": method, "modality": modality} for method, modality in (first, second))
-    return Printed("Table 5", one), Printed("Table 5", two)
-
-
-# The smallest backbone of each kind; where a table has DistilBERT alone, that.
-ENCODER, DECODER, TEXT, IMAGES = "MiniLM-L3", "Qwen2.5-0.5B-I", "text", "text+image"
-COMPARISONS = (
-    Comparison(
-        "images help an encoder", "vixml-minilm-l3", "text-minilm-l3",
-        _backbones("Table 3", "Table 1", ENCODER, ENCODER),
-    ),
-    Comparison(
-        "control: another item's images do not", "vixml-minilm-l3--shuffled", "text-minilm-l3", control=True
-    ),
-    Comparison(
-        "images help a decoder", "vixml-smollm2", "text-smollm2", _backbones("Table 3", "Table 1", DECODER, DECODER)
-    ),
-    Comparison("control: another item's images do not", "vixml-smollm2--shuffled", "text-smollm2", control=True),
-    Comparison(
-        "a decoder is ahead of an encoder, text", "text-smollm2", "text-minilm-l3",
-        _backbones("Table 1", "Table 1", DECODER, ENCODER),
-    ),
-    Comparison(
-        "a decoder is ahead of an encoder, images", "vixml-smollm2", "vixml-minilm-l3",
-        _backbones("Table 3", "Table 3", DECODER, ENCODER),
-    ),
-    Comparison(
-        "early fusion is ahead of late", "vixml-minilm-l3", "vixml-minilm-l3--late-fusion",
-        (
-            Printed("Table 4", {"method": "ViXML", "vision_encoder": "SigLIP2"}, WITH_IMAGES),
-            Printed("Table 4", {"method": "MUFIN", "vision_encoder": "SigLIP2"}, WITH_IMAGES),
-        ),
-    ),
-    Comparison("... both centred", "vixml-minilm-l3--centred", "vixml-minilm-l3--late-fusion"),
-    Comparison(
-        "PRIME is ahead of DEXA", "text-minilm-l3", "text-minilm-l3--dexa",
-        _of_table_5(("PRIME", TEXT), ("DEXA", TEXT)),
-    ),
-    Comparison(
-        "DEXA is ahead of NGAME", "text-minilm-l3--dexa", "text-minilm-l3--ngame",
-        _of_table_5(("DEXA", TEXT), ("NGAME", TEXT)),
-    ),
-    Comparison(
-        "images help NGAME", "vixml-minilm-l3--ngame", "text-minilm-l3--ngame",
-        _of_table_5(("NGAME", IMAGES), ("NGAME", TEXT)),
-    ),
-    Comparison(
-        "images help DEXA", "vixml-minilm-l3--dexa", "text-minilm-l3--dexa",
-        _of_table_5(("DEXA", IMAGES), ("DEXA", TEXT)),
-    ),
-    Comparison(
-        "three images are ahead of one", "vixml-minilm-l3", "vixml-minilm-l3--1-image",
-        (Printed("Table 10", {"n_images": "3"}, WITH_IMAGES), Printed("Table 10", {"n_images": "1"}, WITH_IMAGES)),
-    ),
-    Comparison(
-        "retrieval-augmented inference helps", "vixml-minilm-l3--augmented", "vixml-minilm-l3",
-        (Printed("Table 13", {"method": "ViXML (DEL+R)"}), Printed("Table 13", {"method": "ViXML (DEL)"})),
-    ),
-    Comparison(
-        "images help with it, too", "vixml-minilm-l3--augmented", "text-minilm-l3--augmented",
-        (Printed("Table 13", {"method": "ViXML (DEL+R)"}), Printed("Table 13", {"method": "DEL+R"})),
-    ),
-)  # fmt: skip
-
-
-def in_the_paper(one: Comparison, claims: Sequence[Claim]) -> list[str]:
-    """Return where the paper says it, and the difference of its two scores with their backbones; dashes if it does not.
+def in_the_paper(one: Comparison, values: Sequence[PublishedValue]) -> list[str]:
+    """Return where the paper makes the claim, and the difference of its two scores with their backbones; dashes if it does not.
 
     Raises:
-        VixmlError: columns that single out no published score, or several.
+        VixmlError: columns that select no published score, or several.
     """
-    if one.printed is None:
+    if one.published is None:
         return ["–", "–"]
-    first, second = (_claim(printed, claims) for printed in one.printed)
+    where = f"config/reported/comparisons.yaml: {one.says}"
+    first, second = (select_one(values, {"metric": METRIC, **columns}, where) for columns in one.published)
     tables = " and ".join(sorted({first.table, second.table})).replace(" and Table", " and")
     backbones = ", ".join(dict.fromkeys((first.row["backbone"], second.row["backbone"])))
-    return [tables.replace("Table", "Tables") if " and " in tables else tables,
-            f"{first.value - second.value:+.{first.decimals}f} ({backbones})"]  # fmt: skip
-
-
-def _claim(printed: Printed, claims: Sequence[Claim]) -> Claim:
-    found = [
-        claim
-        for claim in claims
-        if (claim.source, claim.table, claim.dataset, claim.metric) == (PAPER, printed.table, printed.dataset, METRIC)
-        and claim.selected_by(printed.row)
+    return [
+        tables.replace("Table", "Tables") if " and " in tables else tables,
+        f"{first.value - second.value:+.{first.decimals}f} ({backbones})",
     ]
-    if len(found) != 1:
-        raise VixmlError(
-            "a comparison stands on one published score",
-            where="COMPARISONS of src/vixml/report/pages.py",
-            found=f"{len(found)} of {printed.table}, {printed.dataset}, with {printed.row}",
-            hint="name more columns of config/reported/reported_results.csv",
-        )
-    return found[0]
 
 
 def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Return both runs' P@1, their difference with its 95 % interval, and what that says of the claim's shape.
+    """Return both runs' P@1, their difference with its 95 % interval, and whether it has the sign that the paper claims.
 
     Args:
         one: the comparison.
         rows: run -> its row in a reference file.
     """
-    ahead, behind = rows.get(one.run), rows.get(one.other)
-    if ahead is None or behind is None:
-        missing = ", ".join(run for run, row in ((one.run, ahead), (one.other, behind)) if row is None)
+    if missing := ", ".join(run for run in one.runs if run not in rows):
         return ["–", "–", "–", f"not run: `{missing}`"]
+    ahead, behind = (rows[run] for run in one.runs)
     gap, half = difference(ahead, behind)
     word = f"too few seeds ({ahead['n']} and {behind['n']})" if half is None else _word(gap, half, one.control)
     interval = "–" if half is None else f"{gap - half:+.1f} to {gap + half:+.1f}"
@@ -519,7 +417,7 @@ def pages(
     sources = Sources.load(config_dir, Results())
     return {
         "parts": _parts(config_dir, sources),
-        "shape": _shape(references, sources),
+        "shape": _shape(config_dir, references, sources),
         "discrepancies": _discrepancies(config_dir),
         "deviations": _deviations(deviations),
     }
@@ -528,10 +426,8 @@ def pages(
 def _parts(config_dir: Path, sources: Sources) -> str:
     names = sorted(path.stem for path in (config_dir / "tables").glob("*.yaml"))
     specs = load_any_tables(config_dir, names)
-    tables = {
-        spec.paper_table: table for spec, table in zip(specs, build_tables(specs, sources, config_dir), strict=True)
-    }
-    missing = missing_cost(specs, sources, config_dir)
+    tables = {spec.paper_table: table for spec, table in zip(specs, build_tables(specs, sources), strict=True)}
+    missing = missing_cost(specs, sources)
     rows = []
     for _, part in read_csv(config_dir / "reported" / "inventory.csv"):
         name = f"{part['kind']} {part['id']}"
@@ -541,28 +437,30 @@ def _parts(config_dir: Path, sources: Sources) -> str:
             rows.append([name, part["content"].split(";")[0], "–", drawn, "–", "–", "in every report"])
             continue
         states = Counter(table.states(True))
-        said = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+        counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         cost = missing.by_table[table.spec.id]
         figures = [duration(cost.hours or None), size(cost.disk_bytes)]
-        rows.append([name, table.spec.title, str(len(table.cells(True))), said, *figures, f"`{table.spec.id}`"])
+        rows.append([name, table.spec.title, str(len(table.cells(True))), counted, *figures, f"`{table.spec.id}`"])
     heads = ["part", "what", "published cells", "without a run", "GPU time (H100)", "disk", "key"]
     total = missing.total
-    said = (
+    in_all = (
         f"All together {total.hours:,.0f} hours of one H100 with 80 GB and {size(total.disk_bytes)} of disk (predicted); what "
         f"tables share counts once. No stage needs more than {size(total.gpu_memory_bytes)} on the GPU and "
         f"{size(total.host_memory_bytes)} of main memory; a checkpoint takes up to {size(total.scratch_bytes)} of disk "
         "more while a model trains."
     )
-    return markdown(heads, rows, words=(1, 3, 6)) + f"\n{said}\n"
+    return markdown(heads, rows, words=(1, 3, 6)) + f"\n{in_all}\n"
 
 
-def _shape(references: Sequence[Path], sources: Sources) -> str:
+def _shape(config_dir: Path, references: Sequence[Path], sources: Sources) -> str:
     found: dict[str, dict[str, Any]] = {}
     for path in references:  # of a run in both, the first one's: it has more seeds
         for row in load_reference(path)["rows"]:
             if row["n"] and (row["run"] not in found):
                 found[row["run"]] = row
-    rows = [[one.says, *in_the_paper(one, sources.claims), *on_picto(one, found)] for one in COMPARISONS]
+    rows = [
+        [one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in load_comparisons(config_dir)
+    ]
     heads = ["the paper says", "where", "paper: difference", "PICTO: the first", "the second", "difference (95 %)", "on PICTO"]  # fmt: skip
     return markdown(heads, rows, words=(1, 6))
 
@@ -585,14 +483,14 @@ def _deviations(page: Path) -> str:
 
 
 def reproduction(config_dir: Path, write: Path, check: bool) -> None:
-    """Do what the verb ``reproduction`` offers.
+    """Write the generated parts of docs/reproduction.md; with ``check``, only compare.
 
     Raises:
         VixmlError: a comparison of a run that nobody configured; with ``check``, a page that is out of date.
     """
     known = {run for path in (config_dir / "runs").glob("picto*.yaml") for run in read_yaml(path)["runs"]}
-    for one in COMPARISONS:
-        for run in (one.run, one.other):
-            if run not in known:
-                raise VixmlError("a comparison names a run that nobody configured", where="COMPARISONS", found=run)
+    for one in load_comparisons(config_dir):
+        if unknown := [run for run in one.runs if run not in known]:
+            where = f"config/reported/comparisons.yaml: {one.says}"
+            raise VixmlError("a comparison names a run that nobody configured", where=where, found=unknown[0])
     update_page(write, pages(config_dir), "the page on what is reproduced", check)

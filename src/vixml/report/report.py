@@ -19,7 +19,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from vixml.config.tables import FigureSpec, load_any_tables, load_figures, spec_path
+from vixml.config.tables import FigureSpec, load_any_tables, load_figures
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import hits_in_chunks
@@ -27,16 +27,16 @@ from vixml.files import load_array, write_text
 from vixml.images.store import ImageStore
 from vixml.provenance import stage
 from vixml.report.charts import RunCurves, breakdowns, curves
-from vixml.report.evidence import PAPER, Commands, evidence, printed_rows, row_key, run_key
+from vixml.report.evidence import PAPER, Commands, command, device, evidence, published_evidence, row_key, run_key
 from vixml.report.facts import Measured, build_tables
 from vixml.report.not_run import missing_cost
 from vixml.report.pages import interval, number, origin_sentence, summarise
-from vixml.report.results import GREEN, MEANING, STATES, Result, Results, config_files, load, named_scores
+from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, stage_inputs
 from vixml.report.tables import Row, Sources
 from vixml.report.write_tables import states_summary, text
 from vixml.text import duration
 
-# -- the gallery: a sample drawn blind, then the extremes, which the page says -------------------------------------------
+# -- the gallery: a sample drawn blind, then the extremes, labelled as such -------------------------------------------
 
 N_QUERIES, N_LABELS, N_IMAGES, SEED = 12, 5, 3, 0
 N_EXTREMES = 6
@@ -69,7 +69,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Part:
-    """Queries chosen by one rule, which the page states; ``by_outcome`` says whether the rule looks at results."""
+    """Queries chosen by one rule, which the page states; ``by_outcome``: whether the rule looks at results."""
 
     key: str
     title: str
@@ -127,7 +127,7 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     Args:
         corpus_dir: ``results/data/{dataset}/corpus``; names the dataset.
         images_dir: its image store.
-        compare: runs side by side; one without results says "not run". Gains and losses are of the second over the first.
+        compare: runs side by side; one without results is marked "not run". Gains and losses are of the second over the first.
         results: what was measured; of each run the lowest seed answers.
 
     Raises:
@@ -184,7 +184,7 @@ def _answered(top: _Top, row: int) -> list[tuple[int, bool]]:
 
 
 def _top(result: Result, corpus: Corpus) -> _Top:
-    path = result.folder.parent / "predictions" / "labels.npy"
+    path = result.place("predict") / "labels.npy"
     labels = load_array(path)
     if labels.ndim != 2 or len(labels) != corpus.n("test") or (labels.size and labels.max() >= corpus.n_labels):
         raise VixmlError(
@@ -280,29 +280,22 @@ def make_report(
         raise VixmlError(
             "the gallery needs both a corpus and an image store", hint="pass --corpus and --images, or neither"
         )
-    inputs = named_scores(scores) | config_files(config_dir) | _folders(scores, config_dir, options)
-    inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
-    config = {
-        "name": options.name,
-        "description": options.description,
-        "command": options.command,
-        "tables": list(tables),
-        "compare": list(options.compare),
-        "side_by_side": list(options.side_by_side),
-        "configfile": options.configfile,
-    }
+    results = load(scores)
+    inputs = stage_inputs(results, config_dir, "table", tables) | _folders(results, config_dir, options)
     inputs |= options.measured.named()
+    config = {name: getattr(options, name) for name in ("name", "description", "command", "configfile")}
+    config |= {"compare": list(options.compare), "side_by_side": list(options.side_by_side), "tables": list(tables)}
     with stage(out, "make-report", config=config, inputs=inputs) as work:
-        write_text(work / "report.html", page(context(scores, config_dir, tables, options)))
+        write_text(work / "report.html", page(context(results, config_dir, tables, options)))
 
 
-def _folders(scores: Sequence[Path], config_dir: Path, options: ReportOptions) -> dict[str, Path]:
+def _folders(results: Results, config_dir: Path, options: ReportOptions) -> dict[str, Path]:
     named = {"figures": options.figures, "corpus": options.corpus, "images": options.images}
     found = {name: path for name, path in named.items() if path is not None}
     found |= {f"config/{path.name}": path for path in [config_dir / PAPER] if path.exists()}
-    for result in load(scores).all():
+    for result in results.all():
         dataset, seed = result.dataset, f"seed{result.seed}"
-        log, predictions = result.trained_folder / "model" / "log.jsonl", result.folder.parent / "predictions"
+        log, predictions = result.place("train") / "log.jsonl", result.place("predict")
         if log.exists():
             found[f"log/{dataset}/{result.trained_as}/{seed}"] = log
         if options.corpus is not None and result.run in options.compare and predictions.exists():
@@ -310,12 +303,11 @@ def _folders(scores: Sequence[Path], config_dir: Path, options: ReportOptions) -
     return found
 
 
-def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], options: ReportOptions) -> dict[str, Any]:
+def context(results: Results, config_dir: Path, tables: Sequence[str], options: ReportOptions) -> dict[str, Any]:
     """Return everything the template prints."""
-    results = load(scores)
     sources = Sources.load(config_dir, results)
     specs = load_any_tables(config_dir, tables)
-    built = build_tables(specs, sources, config_dir, options.measured)
+    built = build_tables(specs, sources, options.measured)
     scored = [table for table in built if table.scored]
     found = summarise(scored, results)
     main = summarise([table for table in scored if table.spec.id in MAIN] or scored, results)
@@ -323,7 +315,7 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
     shown = None
     if options.corpus is not None and options.images is not None:
         shown = gallery(options.corpus, options.images, options.compare, results)
-    # A setting equal to a printed one is no number that was reproduced: only scores count as confirmed.
+    # Only scores count as confirmed: a setting that equals the paper's reproduces nothing.
     scores_states = states_summary(scored)["states"]
     commands = Commands.load(config_dir, options.configfile)
     compared = any(table.compared for table in built)
@@ -332,7 +324,7 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
         "options": options,
         "compared": compared,
         "tables": built,
-        "states": states_summary(built, missing_cost(specs, sources, config_dir)),
+        "states": states_summary(built, missing_cost(specs, sources)),
         "n_published": sum(len(table.cells(True)) for table in scored),
         "n_green": sum(scores_states[state] for state in GREEN),
         "state_names": STATES,
@@ -349,12 +341,12 @@ def context(scores: Sequence[Path], config_dir: Path, tables: Sequence[str], opt
         "gallery": shown,
         "breakdowns": breakdowns(results, options.side_by_side),
         "evidence": evidence(results, commands, found["metrics"]),
-        "printed": printed_rows(built, sources, commands),
+        "printed": published_evidence(built, sources, commands),
     }
 
 
 def _curves(results: Results) -> list[RunCurves]:
-    """Return the curves of each model once, however many runs use it: from the run's own seeds, if it was scored."""
+    """Return the curves of each model once, however many runs use it: from the seeds of that run, if it was scored."""
     models: dict[tuple[str, str], Sequence[Result]] = {}
     for (dataset, run), found in results.by_run.items():
         key = (dataset, found[0].trained_as)
@@ -381,7 +373,7 @@ def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
 
 
 def in_blocks(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Return a section's rows under the headings that they stand under, in order."""
+    """Return a section's rows by their heading, in order."""
     return [(title, list(found)) for title, found in groupby(rows, key=lambda row: row.block)]
 
 
@@ -395,6 +387,6 @@ def page(values: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"duration": duration, "text": text, "in_blocks": in_blocks}
-    environment.globals |= {"number": number, "interval": interval, "run_key": run_key, "row_key": row_key}
+    environment.filters |= {f.__name__: f for f in (command, device, duration, in_blocks, text)}
+    environment.globals |= {f.__name__: f for f in (interval, number, row_key, run_key)}
     return environment.get_template("report.html.j2").render(values)

@@ -1,7 +1,7 @@
 """Results read from score folders, their summary over seeds, and the verdict on a number beside a published one.
 
-Nothing is computed from data here: one :class:`Result` per score folder, read and checked. :class:`Registry` says
-whether a run can be repeated at all, and whether it stands in for the paper's.
+Nothing is computed from data here: one :class:`Result` per score folder, read and checked. :class:`Registry` knows
+whether a run can be repeated here, and whether its data and weights are the paper's.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vixml.config.load import load_runs, load_world, registry_files
 from vixml.config.registry import World
 from vixml.config.run import RunConfig
+from vixml.config.tables import spec_path
 from vixml.errors import VixmlError
 from vixml.files import read_json
+from vixml.paths import PLACES, place
 from vixml.provenance import MANIFEST, read_manifest
 
 # -- verdicts, and the interval that they rest on ------------------------------------------------------------------------
@@ -48,21 +50,32 @@ class Aggregate:
         mean: over seeds.
         sd: sample standard deviation (ddof 1); None for one seed.
         n: number of seeds.
-        low: lower end of the 95 % t interval of the mean; None below three seeds.
-        high: its upper end.
     """
 
     mean: float
     sd: float | None
     n: int
-    low: float | None
-    high: float | None
+
+    @property
+    def _spread(self) -> float | None:
+        """Return the standard deviation times the quantile of an interval, or None below three seeds."""
+        return None if self.n < MIN_SEEDS or self.sd is None else t_quantile(self.n - 1) * self.sd
+
+    @property
+    def low(self) -> float | None:
+        """Return the lower end of the 95 % t interval of the mean; None below three seeds."""
+        return None if self._spread is None else self.mean - self._spread / math.sqrt(self.n)
+
+    @property
+    def high(self) -> float | None:
+        """Return its upper end."""
+        return None if self._spread is None else self.mean + self._spread / math.sqrt(self.n)
 
     def prediction(self) -> tuple[float, float] | None:
         """Return the 95 % interval in which one further run falls, or None below three seeds."""
-        if self.n < MIN_SEEDS or self.sd is None:
+        if self._spread is None:
             return None
-        half = t_quantile(self.n - 1) * self.sd * math.sqrt(1 + 1 / self.n)
+        half = self._spread * math.sqrt(1 + 1 / self.n)
         return self.mean - half, self.mean + half
 
 
@@ -87,15 +100,12 @@ def aggregate(values: Sequence[float]) -> Aggregate:
         raise ValueError("nothing to aggregate")
     mean = math.fsum(values) / n
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None
-    if n < MIN_SEEDS or sd is None:
-        return Aggregate(mean, sd, n, None, None)
-    half = t_quantile(n - 1) * sd / math.sqrt(n)
-    return Aggregate(mean, sd, n, mean - half, mean + half)
+    return Aggregate(mean, sd, n)
 
 
 def judge(
     ours: Aggregate | None,
-    printed: float | None,
+    published: float | None,
     decimals: int = 2,
     *,
     stand_in: str | None = None,
@@ -103,13 +113,13 @@ def judge(
     not_comparable: str | None = None,
     cost: str = "",
 ) -> Verdict:
-    """Say what our number is worth beside the published one.
+    """Compare our number with the published one.
 
     The order matters: a stand-in is decided before any value is looked at, so no coincidence can turn it green.
 
     Args:
         ours: our seeds, or None if there are none.
-        printed: the published value, or None where nothing was published.
+        published: the published value, or None where nothing was published.
         decimals: decimals printed.
         stand_in: why the data or weights are not the paper's, if they are not.
         blocked: what is missing to run it, if anything.
@@ -122,17 +132,17 @@ def judge(
         return Verdict("stand-in", stand_in)
     if not_comparable:
         return Verdict("not-comparable", not_comparable)
-    if printed is None:
+    if published is None:
         return Verdict("not-comparable", "nothing was published for this row")
     # 1e-9: decimal values such as 41.725 have no exact binary form.
-    if abs(ours.mean - printed) <= 0.5 * 10**-decimals + 1e-9:
+    if abs(ours.mean - published) <= 0.5 * 10**-decimals + 1e-9:
         return Verdict("matches")
     interval = ours.prediction()
     if interval is None:
         return Verdict("not-comparable", f"{ours.n} of at least {MIN_SEEDS} seeds: no interval")
-    if interval[0] - 1e-9 <= printed <= interval[1] + 1e-9:
+    if interval[0] - 1e-9 <= published <= interval[1] + 1e-9:
         return Verdict("consistent")
-    return Verdict("above" if ours.mean > printed else "below")
+    return Verdict("above" if ours.mean > published else "below")
 
 
 # Student's t, 0.975 quantile, for 1 to 30 degrees of freedom.
@@ -158,6 +168,7 @@ def t_quantile(df: int) -> float:
 
 SCHEMA_VERSION = 1
 KEYS = ("dataset", "run", "seed", "split", "metrics", "n_queries")
+TRAINED = ("train", "build-index")  # stages whose folders a run that reuses a model shares with the run that trained it
 
 
 @dataclass(frozen=True)
@@ -170,7 +181,7 @@ class Result:
         hours: measured training time of that model without set-up; None for what was never trained.
         training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
         manifest: of the score folder: commit, versions, machine, time.
-        folder: ``.../{dataset}/{run}/seed{seed}/{split}/score``.
+        folder: of the score.
     """
 
     dataset: str
@@ -186,19 +197,14 @@ class Result:
     folder: Path
 
     @property
-    def seed_folder(self) -> Path:
-        """Return ``.../{dataset}/{run}/seed{seed}``."""
-        return self.folder.parent.parent
-
-    @property
     def reuses(self) -> bool:
         """Return whether the model is another run's."""
         return self.trained_as != self.run
 
-    @property
-    def trained_folder(self) -> Path:
-        """Return the seed folder that holds the model and the index used: ``.../{dataset}/{trained_as}/seed{seed}``."""
-        return _trained_folder(self.folder, self.trained_as)
+    def place(self, stage: str) -> Path:
+        """Return the folder of a stage behind this score; model and index may be those of the run that it reuses."""
+        run = self.trained_as if stage in TRAINED else self.run
+        return place(stage, _root(self.folder), dataset=self.dataset, run=run, seed=self.seed, split=self.split)
 
 
 @dataclass(frozen=True)
@@ -222,19 +228,19 @@ class Results:
 
 def find(results_dir: Path | str, split: str = "test") -> list[Path]:
     """Return every finished score folder below ``results_dir``, sorted."""
-    pattern = f"runs/*/*/seed*/{split}/score/{MANIFEST}"
-    return sorted(path.parent for path in Path(results_dir).glob(pattern))
+    pattern = place("score", "", dataset="*", run="*", seed="*", split=split) / MANIFEST
+    return sorted(path.parent for path in Path(results_dir).glob(pattern.as_posix()))
 
 
 def load(folders: Iterable[Path | str], split: str = "test") -> Results:
     """Read score folders.
 
     Raises:
-        VixmlError: two results for one cell, a validation score where test is asked for, or what :func:`read_one`
-            refuses.
+        VixmlError: two results for one cell, a validation score where test is asked for, results of one dataset scored on
+            different queries, or what :func:`read_one` refuses.
     """
     seen: dict[tuple[str, str, int], Result] = {}
-    sizes: dict[str, Result] = {}
+    first: dict[str, Result] = {}  # of each dataset
     for folder in folders:
         result = read_one(folder)
         if result.split != split:
@@ -252,7 +258,15 @@ def load(folders: Iterable[Path | str], split: str = "test") -> Results:
                 hint="name each score folder once",
             )
         seen[key] = result
-        _same_corpus(result, sizes)
+        other = first.setdefault(result.dataset, result)
+        if other.n_queries != result.n_queries:
+            raise VixmlError(
+                "two results of one dataset were scored on different queries",
+                where=result.folder / "scores.json",
+                found=f"{result.n_queries} queries",
+                expected=f"{other.n_queries}, as in {other.folder}",
+                hint="one of them belongs to an older corpus; snakemake runs it again",
+            )
     by_run: dict[tuple[str, str], list[Result]] = {}
     for key in sorted(seen):
         by_run.setdefault(key[:2], []).append(seen[key])
@@ -274,7 +288,7 @@ def _same_corpus(result: Result, first: dict[str, Result]) -> None:
 def read_one(folder: Path | str) -> Result:
     """Read one score folder, its manifest and, if a model was trained, its ``training.json``.
 
-    A score written before runs could reuse a model has no ``trained_as``: its run had a model of its own.
+    A score written before runs could reuse a model has no ``trained_as``: it belongs to its run's model.
 
     Raises:
         VixmlError: missing files, another schema version, a metric that is no percentage, or a folder whose name and
@@ -297,38 +311,41 @@ def read_one(folder: Path | str) -> Result:
                 expected="a number from 0 to 100",
                 hint="score the run again",
             )
-    says = (str(scores["dataset"]), str(scores["run"]), f"seed{scores['seed']}", str(scores["split"]))
-    lies = folder.absolute().parts[-5:-1]
-    if lies != says:
+    content = place("score", "", **{key: scores[key] for key in ("dataset", "run", "seed", "split")})
+    actual = Path(*folder.absolute().parts[-len(content.parts) :])
+    if actual != content:
         raise VixmlError(
             "a score folder holds the score of something else",
             where=folder,
-            found="/".join(says),
-            expected="/".join(lies),
+            found=content.as_posix(),
+            expected=actual.as_posix(),
             hint="score folders are not to be moved or renamed; score the run again",
         )
-    trained_as = str(scores.get("trained_as", says[1]))
-    training_path = _trained_folder(folder, trained_as) / "model" / "training.json"
-    training = _read_training(training_path)
-    return Result(
-        dataset=says[0],
-        run=says[1],
+    result = Result(
+        dataset=str(scores["dataset"]),
+        run=str(scores["run"]),
         seed=int(scores["seed"]),
-        split=says[3],
+        split=str(scores["split"]),
         metrics={name: float(value) for name, value in scores["metrics"].items()},
         n_queries=int(scores["n_queries"]),
-        trained_as=trained_as,
-        hours=_hours(training, training_path),
-        training=training,
+        trained_as=str(scores.get("trained_as", scores["run"])),
+        hours=None,
+        training={},
         manifest=manifest,
         folder=folder,
     )
+    path = result.place("train") / "training.json"
+    if not path.exists():
+        return result
+    training = read_json(path)
+    _check_version(training, path)
+    return replace(result, training=training, hours=_hours(training, path))
 
 
-def _trained_folder(folder: Path, trained_as: str) -> Path:
-    # Not `parent`: of a relative path there may be too few.
-    seed = folder.absolute().parent.parent.name
-    return Path(os.path.normpath(folder / "../../../.." / trained_as / seed))
+def _root(score: Path) -> Path:
+    """Return the folder of results that holds a score folder."""
+    # Not `parents`: a relative path may have too few.
+    return Path(os.path.normpath(score / "/".join([".."] * len(Path(PLACES["score"]).parts))))
 
 
 def _check_version(value: dict[str, Any], path: Path) -> None:
@@ -342,14 +359,6 @@ def _check_version(value: dict[str, Any], path: Path) -> None:
         )
 
 
-def _read_training(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    training = read_json(path)
-    _check_version(training, path)
-    return training
-
-
 def _hours(training: dict[str, Any], path: Path) -> float | None:
     # A run of 0 epochs has a model folder too, but nothing was trained and no time is to be plotted.
     if not training.get("steps"):
@@ -357,7 +366,7 @@ def _hours(training: dict[str, Any], path: Path) -> float | None:
     seconds = training.get("seconds")
     if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds <= 0:
         raise VixmlError(
-            "a training took no time that can be",
+            "a training has no valid time",
             where=f"{path}: seconds",
             found=seconds,
             expected="seconds of training, above 0",
@@ -391,7 +400,7 @@ def hours_over_seeds(results: Sequence[Result]) -> Aggregate | None:
     return aggregate(hours) if hours else None
 
 
-# -- the registry: whether a run can be repeated, and whether it stands in for the paper's ---------------------------------
+# -- the registry: whether a run can be repeated, and whether it is a stand-in ---------------------------------
 
 
 @dataclass(frozen=True)
@@ -440,19 +449,26 @@ class Registry:
         return entry.title if entry else dataset
 
 
-# -- inputs of the stages of this room, named for a manifest ------------------------------------------------------------
+# -- inputs of the stages of this package, named for a manifest ---------------------------------------------------------
 
 
-def named_scores(scores: Sequence[Path]) -> dict[str, Path]:
-    """Return score folders and the training record behind each."""
+def stage_inputs(results: Results, config_dir: Path, kind: str, names: Sequence[str]) -> dict[str, Path]:
+    """Return what a stage of this package reads: scores and trainings, the configuration, layouts of one kind.
+
+    Args:
+        results: what was measured.
+        config_dir: folder of the configuration.
+        kind: `table` or `figure`.
+        names: layouts of that kind.
+    """
     named: dict[str, Path] = {}
-    for result in load(scores).all():
+    for result in results.all():
         key = f"{result.dataset}/{result.run}/seed{result.seed}/{result.split}"
         named[f"score/{key}"] = result.folder
-        training = result.trained_folder / "model" / "training.json"
-        if training.exists():
+        if (training := result.place("train") / "training.json").exists():
             named[f"training/{key}"] = training
-    return named
+    named |= config_files(config_dir)
+    return named | {f"{kind}/{name}": spec_path(config_dir, f"{kind}s", name) for name in names}
 
 
 def config_files(config_dir: Path) -> dict[str, Path]:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vixml.config.published import Claim, TrainingRun, has_published, load_claims, load_training_runs
+from vixml.config.published import PublishedValue, TrainingRun, has_published, load_published, load_training_runs
 from vixml.config.tables import FactsSpec, MeasuredBlock, MeasuredRow, TableSpec
-from vixml.config.tables import Row as PrintedRow
+from vixml.config.tables import Row as PublishedRow
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE
 from vixml.plan.cost import load_train_sizes, predict, predict_run
@@ -35,21 +35,21 @@ NOT_RUN = "not run"  # printed where there is nothing of ours
 
 @dataclass(frozen=True)
 class Cell:
-    """One column of one row: what was published, what is ours, and what may be said of the two.
+    """One column of one row: the published value, ours, and the verdict.
 
     Attributes:
         column: its heading; of a score, the metric.
         published: as printed; empty where nothing was published.
         ours: a score over seeds, or a text; None where there is nothing of ours.
         verdict: of the two.
-        claim: of a published score, the entry of reported_results.csv.
+        entry: of a published score, that of reported_results.csv.
     """
 
     column: str
     published: str
     ours: Aggregate | str | None
     verdict: Verdict
-    claim: Claim | None = None
+    entry: PublishedValue | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Row:
         label: its heading.
         cells: in the order of the table's columns; some may be missing.
         note: a remark.
-        block: the heading that it stands under, with other rows.
+        block: the heading of its group of rows.
         params: size of the language model, as printed.
         run: our run, or None where no run repeats the row.
         paper_run: the paper's training run.
@@ -92,7 +92,7 @@ class Row:
         return list(dict.fromkeys(part for cell in self.cells for part in cell.verdict.why.split("; ") if part))
 
     def remarks(self, without: Sequence[str] = ()) -> str:
-        """Return its note and reasons as one text, less the reasons printed elsewhere."""
+        """Return its note and reasons as one text, without the reasons printed elsewhere."""
         return "; ".join(filter(None, (self.note, *(why for why in self.reasons if why not in without))))
 
     def in_order(self, columns: Sequence[str]) -> list[Cell | None]:
@@ -112,11 +112,11 @@ class Section:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Return what is printed of each cell, in columns of their own."""
+        """Return what is printed of each cell, each in a separate column."""
         if not self.published:
             return ("ours",)
         return (
-            ("paper", "ours", "Δ") if any(cell.claim for row in self.rows for cell in row.cells) else ("paper", "ours")
+            ("paper", "ours", "Δ") if any(cell.entry for row in self.rows for cell in row.cells) else ("paper", "ours")
         )
 
     @property
@@ -172,20 +172,21 @@ class Table:
         return [c for s in self.sections if s.published == published for row in s.rows for c in row.cells]
 
     def states(self, published: bool) -> dict[str, int]:
-        """Count the verdicts; every state is there, also with 0."""
+        """Count the verdicts; every state is listed, also with 0."""
         counts = Counter(cell.verdict.state for cell in self.cells(published))
         return {state: counts[state] for state in STATES}
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything a table reads besides its own shape."""
+    """Everything a table reads besides its layout: the configuration's folder, what it holds, and the results."""
 
-    claims: list[Claim]
+    published: list[PublishedValue]
     runs: dict[str, TrainingRun]
     sizes: dict[str, int]
     registry: Registry
     results: Results
+    config_dir: Path
     costs: dict[tuple[str, str], str] = field(default_factory=dict)  # what runs would cost, each predicted once
 
     @classmethod
@@ -193,9 +194,9 @@ class Sources:
         """Read the published numbers, where the folder has any, and the registry."""
         registry = Registry.load(config_dir)
         if not has_published(config_dir):
-            return cls([], {}, {}, registry, results)
-        claims, runs = load_claims(config_dir), load_training_runs(config_dir)
-        return cls(claims, runs, load_train_sizes(config_dir), registry, results)
+            return cls([], {}, {}, registry, results, Path(config_dir))
+        published, runs = load_published(config_dir), load_training_runs(config_dir)
+        return cls(published, runs, load_train_sizes(config_dir), registry, results, Path(config_dir))
 
 
 def build_table(spec: TableSpec, sources: Sources) -> Table:
@@ -204,102 +205,93 @@ def build_table(spec: TableSpec, sources: Sources) -> Table:
     Raises:
         VixmlError: a published cell that no row of the spec selects, or two rows select; a selector that finds nothing.
     """
-    where = f"config/tables/{spec.id}.yaml"
-    published = [c for c in sources.claims if c.source == spec.source and c.table == spec.paper_table]
-    by_cell = _place(spec, published, where)
+    published = [one for one in sources.published if (one.source, one.table) == (spec.source, spec.paper_table)]
+    placed = _place(spec, published)
     sections = [
         Section(sources.registry.title(dataset), True, rows, dataset)
         for dataset in spec.datasets
-        if (rows := _published_rows(spec, dataset, by_cell, sources))
+        if (rows := _published_rows(spec, dataset, placed, sources))
     ]
     sections += [_measured_section(spec, block, sources) for block in spec.measured]
-    return Table(spec, tuple(spec.metrics), tuple(sections), compared=bool(sources.claims))
+    return Table(spec, tuple(spec.metrics), tuple(sections), compared=bool(sources.published))
 
 
-def _rows(spec: TableSpec) -> list[tuple[str, int, PrintedRow]]:
-    rows = [(block.title, row) for block in spec.blocks for row in block.rows]
-    return [(title, index, row) for index, (title, row) in enumerate(rows)]
+# Heading, row, and its published values by dataset and metric.
+Placed = tuple[str, PublishedRow, dict[tuple[str, str], PublishedValue]]
 
 
-def _place(spec: TableSpec, published: list[Claim], where: str) -> dict[tuple[int, str, str], Claim]:
-    """Return {(row, dataset, metric): claim}; each claim exactly once."""
-    placed: dict[tuple[int, str, str], Claim] = {}
-    used: Counter[int] = Counter()
-    for _, index, row in _rows(spec):
-        found = False
-        for number, claim in enumerate(published):
-            if not claim.selected_by(row.claim):
-                continue
-            key = (index, claim.dataset, claim.metric)
-            if key in placed or used[number]:
+def _place(spec: TableSpec, published: Sequence[PublishedValue]) -> list[Placed]:
+    """Return the rows of a table with the published values that each selects; each value exactly once."""
+    where, placed, free = f"config/tables/{spec.id}.yaml", [], set(range(len(published)))
+    for block in spec.blocks:
+        for row in block.rows:
+            cells: dict[tuple[str, str], PublishedValue] = {}
+            for number, value in enumerate(published):
+                if not value.selected_by(row.published):
+                    continue
+                if (value.dataset, value.metric) in cells or number not in free:
+                    raise VixmlError(
+                        "a row selects a published cell that already has a place, or two cells for one place",
+                        where=f"{where}: row {row.label!r}",
+                        found=f"{value.dataset} {value.metric} {value.printed} {value.row['method']}",
+                        hint="name more columns under `published`",
+                    )
+                cells[value.dataset, value.metric] = value
+                free.remove(number)
+            if not cells:
                 raise VixmlError(
-                    "a row selects a published cell that already has a place, or two cells for one place",
+                    f"a row selects no published cell of {spec.paper_table}",
                     where=f"{where}: row {row.label!r}",
-                    found=f"{claim.dataset} {claim.metric} {claim.printed} {claim.row['method']}",
-                    hint="name more columns under `claim`",
+                    found=row.published,
+                    hint="compare with reported/reported_results.csv of this configuration's folder",
                 )
-            placed[key], found = claim, True
-            used[number] += 1
-        if not found:
-            raise VixmlError(
-                f"a row selects no published cell of {spec.paper_table}",
-                where=f"{where}: row {row.label!r}",
-                found=row.claim,
-                hint="compare with reported/reported_results.csv of this configuration's folder",
-            )
-    for number, claim in enumerate(published):
-        shown = used[number] and claim.dataset in spec.datasets and claim.metric in spec.metrics
-        if not shown:
+            placed.append((block.title, row, cells))
+    for number, one in enumerate(published):
+        if number in free or one.dataset not in spec.datasets or one.metric not in spec.metrics:
             raise VixmlError(
                 "a published cell has no place in the table",
                 where=where,
-                found=f"{claim.dataset} {claim.metric} {claim.printed}: {claim.row['method']}, {claim.row['backbone']}",
+                found=f"{one.dataset} {one.metric} {one.printed}: {one.row['method']}, {one.row['backbone']}",
                 hint="add its row, dataset or metric",
             )
     return placed
 
 
-def _published_rows(
-    spec: TableSpec, dataset: str, by_cell: dict[tuple[int, str, str], Claim], sources: Sources
-) -> tuple[Row, ...]:
+def _published_rows(spec: TableSpec, dataset: str, placed: Sequence[Placed], sources: Sources) -> tuple[Row, ...]:
     rows = []
-    for block, index, row in _rows(spec):
-        claims = [claim for metric in spec.metrics if (claim := by_cell.get((index, dataset, metric))) is not None]
-        if not claims:
-            continue
-        results = sources.results.of(dataset, row.run, row.seed)
-        cells = tuple(_published_cell(claim, row, results, sources) for claim in claims)
-        rows.append(_row(row, results, cells, block=block, params=claims[0].row["params"], paper_run=claims[0].run))
+    for block, row, cells in placed:
+        if values := [cells[dataset, metric] for metric in spec.metrics if (dataset, metric) in cells]:
+            results = sources.results.of(dataset, row.run, row.seed)
+            found = tuple(_published_cell(value, row, results, sources) for value in values)
+            rows.append(_row(row, results, found, block=block, params=values[0].row["params"], paper_run=values[0].run))
     return tuple(rows)
 
 
-def _published_cell(claim: Claim, row: PrintedRow, results: Sequence[Result], sources: Sources) -> Cell:
+def _published_cell(value: PublishedValue, row: PublishedRow, results: Sequence[Result], sources: Sources) -> Cell:
     registry = sources.registry
-    ours = metric_over_seeds(results, claim.metric)
+    ours = metric_over_seeds(results, value.metric)
     verdict = judge(
         ours,
-        claim.value,
-        claim.decimals,
-        stand_in=registry.stand_in(claim.dataset, row.run) if row.run else None,
-        blocked=registry.blocked(claim.dataset, row.run),
-        not_comparable="the paper quotes this number from others" if claim.quoted else None,
-        cost=_cost(claim, row, claim.dataset, sources),
+        value.value,
+        value.decimals,
+        stand_in=registry.stand_in(value.dataset, row.run) if row.run else None,
+        blocked=registry.blocked(value.dataset, row.run),
+        not_comparable="the paper quotes this number from others" if value.quoted else None,
+        cost=_cost(value, row, sources),
     )
-    return Cell(claim.metric, claim.printed, ours, verdict, claim)
+    return Cell(value.metric, value.printed, ours, verdict, value)
 
 
-def _cost(claim: Claim, row: PrintedRow, dataset: str, sources: Sources) -> str:
-    """Return what a row would cost: of our run if there is one, else of the paper's as its table describes it."""
-    registry = sources.registry
-    entry = registry.world.datasets.get(dataset)
-    config = registry.runs.get((dataset, row.run)) if row.run else None
+def _cost(value: PublishedValue, row: PublishedRow, sources: Sources) -> str:
+    """Return the predicted cost of a row: of our run if there is one, else of the paper's as its table describes it."""
+    registry, key = sources.registry, (value.dataset, row.run)
+    entry, config = registry.world.datasets.get(value.dataset), registry.runs.get(key)
     if entry is not None and entry.expect is not None and config is not None and config.needs_encoder:
-        if (dataset, row.run) not in sources.costs:
-            cost = predict_run(registry.world, dataset, config, HARDWARE["gpu"])
-            sources.costs[dataset, row.run] = str(cost)
-        return sources.costs[dataset, row.run]
-    run = sources.runs.get(claim.run) if claim.run else None
-    return str(predict(run, claim.row["params"], sources.sizes)) if run else ""
+        if key not in sources.costs:
+            sources.costs[key] = str(predict_run(registry.world, value.dataset, config, HARDWARE["gpu"]))
+        return sources.costs[key]
+    run = sources.runs.get(value.run) if value.run else None
+    return str(predict(run, value.row["params"], sources.sizes)) if run else ""
 
 
 def _measured_section(spec: TableSpec, block: MeasuredBlock, sources: Sources) -> Section:
@@ -313,7 +305,7 @@ def _measured_section(spec: TableSpec, block: MeasuredBlock, sources: Sources) -
         for metric in spec.metrics:
             ours = metric_over_seeds(results, metric)
             verdict = judge(ours, None, stand_in=stand_in, blocked=blocked)
-            if ours is not None and not sources.claims:
+            if ours is not None and not sources.published:
                 verdict = Verdict("not-comparable")  # nothing was published at all, so there is nothing to stand in for
             cells.append(Cell(metric, "", ours, verdict))
         rows.append(_row(row, results, tuple(cells), block="measured here", note=row.note))
@@ -321,7 +313,7 @@ def _measured_section(spec: TableSpec, block: MeasuredBlock, sources: Sources) -
 
 
 def _row(
-    spec: PrintedRow | MeasuredRow, results: Sequence[Result], cells: tuple[Cell, ...], **described: str | None
+    spec: PublishedRow | MeasuredRow, results: Sequence[Result], cells: tuple[Cell, ...], **described: str | None
 ) -> Row:
     seeds = tuple(result.seed for result in results)
     return Row(spec.label, cells, run=spec.run, seeds=seeds, hours=hours_over_seeds(results), **described)

@@ -73,7 +73,7 @@ class TunedRun:
 
     @property
     def order(self) -> tuple[str, str, float, float, str]:
-        """Return where the run stands: by dataset, modality and learning rates."""
+        """Return the sort key: dataset, modality and learning rates."""
         rates = self.config.optimizer
         return self.dataset, self.config.modality, rates.lr, rates.lr_new, self.run
 
@@ -82,7 +82,7 @@ def make_tuning(scores: Sequence[Path], out: Path) -> None:
     """Write ``tuning.csv`` and ``tuning.md``.
 
     Args:
-        scores: validation score folders; each run's ``model`` folder lies where the workflow puts it.
+        scores: validation score folders; each run's ``model`` folder is where the workflow puts it.
         out: folder to write.
 
     Raises:
@@ -112,8 +112,8 @@ def _tuned(dataset: str, run: str, results: tuple[Result, ...]) -> TunedRun:
         if _on_any_split(config) != _on_any_split(configs[0]):
             raise VixmlError(
                 "two seeds or splits of one run were trained with unlike settings",
-                where=result.trained_folder / "model" / MANIFEST,
-                expected=f"the config in {results[0].trained_folder / 'model' / MANIFEST}",
+                where=result.place("train") / MANIFEST,
+                expected=f"the config in {results[0].place('train') / MANIFEST}",
                 hint="one of them is older; snakemake trains it again",
             )
     hours = [result.hours for result in results]
@@ -137,7 +137,7 @@ def _on_any_split(config: RunConfig) -> RunConfig:
 
 
 def _trained_config(result: Result) -> RunConfig:
-    path = result.trained_folder / "model" / MANIFEST
+    path = result.place("train") / MANIFEST
     config = dict(read_manifest(path.parent)["config"])
     found = [config.pop(key, None) for key in IDENTITY]
     if found != [result.dataset, result.trained_as, result.seed]:
@@ -156,7 +156,7 @@ def _diagnostic(result: Result, key: str) -> float:
     if not isinstance(last.get(key), int | float):
         raise VixmlError(
             f"a training did not measure {key} on held-out queries",
-            where=f"{result.trained_folder / 'model' / 'training.json'}: last_epoch",
+            where=f"{result.place('train') / 'training.json'}: last_epoch",
             found=", ".join(last) or "nothing",
             hint="train the run again, with training.validation above 0",
         )
@@ -167,12 +167,12 @@ def _inputs(runs: Sequence[TunedRun]) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for result in (result for run in runs for result in run.results):
         key = f"{result.dataset}/{result.run}/seed{result.seed}"
-        named |= {f"score/{key}": result.folder, f"model/{key}": result.trained_folder / "model"}
+        named |= {f"score/{key}": result.folder, f"model/{key}": result.place("train")}
     return named
 
 
 def first_line(runs: Sequence[TunedRun]) -> str:
-    """Say on which queries the scores are.
+    """Return a heading that names the scored queries.
 
     Example:
         ``Scores on 679 held-out train queries of picto; test was not read``
@@ -248,7 +248,7 @@ def _cell(value: Aggregate | None, decimals: int) -> str:
 
 
 def to_csv(runs: Sequence[TunedRun]) -> str:
-    """Return the table for programs: mean and sample standard deviation in columns of their own."""
+    """Return the table for programs: mean and sample standard deviation in separate columns."""
     rows = []
     for run in runs:
         row = {"dataset": run.dataset, "split": SPLIT, "n_queries": run.results[0].n_queries, "run": run.run}

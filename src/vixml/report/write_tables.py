@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from vixml.config.tables import load_any_tables, spec_path
+from vixml.config.tables import load_any_tables
 from vixml.files import write_json, write_text
 from vixml.plan.cost import Missing
 from vixml.provenance import stage
 from vixml.report.facts import Measured, build_tables
 from vixml.report.not_run import missing_cost
-from vixml.report.results import MEANING, STATES, Aggregate, Results, config_files, load, named_scores
+from vixml.report.results import MEANING, STATES, Aggregate, Results, load, stage_inputs
 from vixml.report.tables import NOT_RUN, Cell, Section, Sources, Table
 from vixml.text import duration, markdown
 
@@ -37,17 +37,15 @@ def make_tables(
         measured: corpora and latencies for the tables of facts.
     """
     measured = measured or Measured()
-    inputs = named_scores(scores) | config_files(config_dir) | measured.named()
-    inputs |= {f"table/{name}": spec_path(config_dir, "tables", name) for name in tables}
-    specs = load_any_tables(config_dir, tables)
+    results, specs = load(scores), load_any_tables(config_dir, tables)
+    inputs = stage_inputs(results, config_dir, "table", tables) | measured.named()
     with stage(out, "make-tables", config={"tables": list(tables)}, inputs=inputs) as work:
-        results = load(scores)
         sources = Sources.load(config_dir, results)
-        built = build_tables(specs, sources, config_dir, measured)
+        built = build_tables(specs, sources, measured)
         for table in built:
             for ending, printer in {"csv": to_csv, "md": to_markdown, "tex": to_latex}.items():
                 write_text(work / f"{table.spec.id}.{ending}", printer(table))
-        write_json(work / "summary.json", states_summary(built, missing_cost(specs, sources, config_dir)))
+        write_json(work / "summary.json", states_summary(built, missing_cost(specs, sources)))
         write_json(work / "metrics.json", metrics(results, built))
 
 
@@ -70,9 +68,9 @@ def mean_sd(value: Aggregate | None, decimals: int = 2) -> str:
 
 def delta(cell: Cell) -> str:
     """Print ours less the paper's; a dash where one of them is missing."""
-    if not isinstance(cell.ours, Aggregate) or cell.claim is None:
+    if not isinstance(cell.ours, Aggregate) or cell.entry is None:
         return "–"
-    return f"{cell.ours.mean - cell.claim.value:+.{cell.claim.decimals}f}"
+    return f"{cell.ours.mean - cell.entry.value:+.{cell.entry.decimals}f}"
 
 
 def text(cell: Cell | None, part: str) -> str:
@@ -118,7 +116,7 @@ def _values(cell: Cell | None, scored: bool) -> dict[str, str]:
             "low": _number(ours.low),
             "high": _number(ours.high),
         }
-        found["delta"] = delta(cell) if cell.claim else ""
+        found["delta"] = delta(cell) if cell.entry else ""
     return {part: found.get(part, "") for part in parts}
 
 
@@ -127,7 +125,7 @@ def _number(value: float | None) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return the table as Markdown, section by section; published values and ours in columns of their own."""
+    """Return the table as Markdown, section by section; published values and ours in separate columns."""
     spec = table.spec
     out = [f"# {spec.heading}", ""] + ([spec.note, ""] if spec.note else [])
     if table.scored:
@@ -159,8 +157,8 @@ def _markdown_section(table: Table, section: Section) -> str:
         rows.append([*line, *([row.verdict] if table.compared else []), row.remarks(shared)])
     after = ["verdict", "note"] if table.compared else ["note"]
     width = len(before) + len(numbers)
-    said = f"Every row: {', '.join(shared)}.\n\n" if shared else ""
-    return said + markdown([*before, *numbers, *after], rows, words=range(width, width + len(after)))
+    reasons = f"Every row: {', '.join(shared)}.\n\n" if shared else ""
+    return reasons + markdown([*before, *numbers, *after], rows, words=range(width, width + len(after)))
 
 
 # Characters that LaTeX reads as a command, or that are not ASCII.
