@@ -131,7 +131,7 @@ def open_run(config: RunConfig, inputs: RunInputs, precision: str, device: torch
         data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth, rows,
         np.ones(truth.n_cols),
     )  # fmt: skip
-    model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, 0, words=data.words()).to(device)
+    model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, 0, words=data.vocabulary()).to(device)
     return ready_to_step(config, model, training_set, data.gather, precision)
 
 

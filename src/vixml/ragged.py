@@ -61,8 +61,8 @@ class Ragged:
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         # Position of each value in the source: its row's start plus its place in the row.
-        place = np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
-        return Ragged(np.asarray(self.values[place], dtype=np.int32), offsets, self.n_cols, self.header)
+        position = np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
+        return Ragged(np.asarray(self.values[position], dtype=np.int32), offsets, self.n_cols, self.header)
 
     def select(self, keep: np.ndarray) -> Ragged:
         """Return the rows with only the values at which ``keep`` (n_values,) is true."""

@@ -158,7 +158,7 @@ CORRUPTIONS = [
     ("tokens", "not those of the corpus", a_row_less),
     ("tokens", "out of range", value(f"{DATA}/tokens/tiny-8/label/values.npy", 3, 50, f"{DATA}/tokens/tiny-8")),
     ("tokens", "made from another corpus .* stale", rebuilt(f"{DATA}/corpus")),
-    ("images", "store does not hold what it says", keys(f"{DATA}/images/store.json", n_images=16)),
+    ("images", "image store does not match its store.json", keys(f"{DATA}/images/store.json", n_images=16)),
     ("images", "store is not that of the corpus", keys(f"{DATA}/images/store.json", n_images=16, missing=[4, 15])),
     ("images", "vector has a wrong norm", value(f"{EMBEDDINGS}/vectors.npy", (7, 2), np.nan)),
     ("images", "vector has a wrong norm", value(f"{EMBEDDINGS}/vectors.npy", 7, 0)),

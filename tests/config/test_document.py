@@ -22,6 +22,7 @@ SCHEMA_OF = {
     "tables": "tables",
     "summaries": "tables",
     "figures": "figures",
+    "reported": "comparisons",
     "datasets.yaml": "datasets",
     "models.yaml": "models",
 }

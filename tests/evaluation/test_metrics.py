@@ -26,7 +26,7 @@ def test_hand_worked():
     truth = Ragged.from_rows([[0, 2], [1], []], n_cols=5)
     predictions = table([[2, 1, 0], [3, 1], [4, 0, 1]], 3)
     found = evaluate(predictions, truth, np.array([1.0, 2, 4, 8, 16]), ks=(1, 2, 3), deep_ks=(1, 2, 3))
-    second = 1 / np.log2(3)  # discount of place 2: 0.6309; that of place 3 is 1 / log2(4) = 0.5
+    second = 1 / np.log2(3)  # discount of position 2: 0.6309; that of position 3 is 1 / log2(4) = 0.5
     expected = {
         "P@1": 1 / 3,
         "P@2": 2 / 6,
@@ -34,7 +34,7 @@ def test_hand_worked():
         "nDCG@1": 1 / 3,
         "nDCG@2": (1 / (1 + second) + second / 1) / 3,  # two true labels: the ideal is 1 + 0.6309; one: 1
         "nDCG@3": (1.5 / (1 + second) + second / 1) / 3,
-        "PSP@1": 4 / (4 + 2),  # the best first places are label 2 (weight 4) and label 1 (weight 2)
+        "PSP@1": 4 / (4 + 2),  # the best first positions are label 2 (weight 4) and label 1 (weight 2)
         "PSP@2": (4 + 2) / (4 + 1 + 2),
         "PSP@3": (4 + 1 + 2) / (4 + 1 + 2),
         "PSnDCG@1": 4 / (4 + 2),

@@ -1,4 +1,4 @@
-"""Damaged predictions are refused with the place named."""
+"""Damaged predictions are refused with the position named."""
 
 from pathlib import Path
 
@@ -21,9 +21,9 @@ def written(folder: Path, labels=GOOD, scores=SCORES, rows=None) -> Path:
     return folder
 
 
-def changed(array: np.ndarray, place: tuple[int, int], value: float) -> np.ndarray:
+def changed(array: np.ndarray, position: tuple[int, int], value: float) -> np.ndarray:
     copy = array.copy()
-    copy[place] = value
+    copy[position] = value
     return copy
 
 
@@ -37,12 +37,12 @@ def test_good_predictions_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "what", "where"),
     [
-        ({"labels": changed(GOOD, (1, 1), 3)}, "does not exist", "labels.npy, row 1, place 2"),
-        ({"labels": changed(GOOD, (0, 0), -2)}, "does not exist", "labels.npy, row 0, place 1"),
-        ({"labels": changed(GOOD, (1, 0), -1)}, "after the end of its row", "labels.npy, row 1, place 2"),
+        ({"labels": changed(GOOD, (1, 1), 3)}, "does not exist", "labels.npy, row 1, position 2"),
+        ({"labels": changed(GOOD, (0, 0), -2)}, "does not exist", "labels.npy, row 0, position 1"),
+        ({"labels": changed(GOOD, (1, 0), -1)}, "after the end of its row", "labels.npy, row 1, position 2"),
         ({"labels": changed(GOOD, (1, 2), 1)}, "twice", "labels.npy, row 1"),
-        ({"scores": changed(SCORES, (1, 1), np.nan)}, "not a number", "scores.npy, row 1, place 2"),
-        ({"scores": changed(SCORES, (1, 1), 0.6)}, "rise", "scores.npy, row 1, place 2"),
+        ({"scores": changed(SCORES, (1, 1), np.nan)}, "not a number", "scores.npy, row 1, position 2"),
+        ({"scores": changed(SCORES, (1, 1), 0.6)}, "rise", "scores.npy, row 1, position 2"),
         ({"labels": GOOD[:1], "scores": SCORES[:1]}, "do not fit the corpus", "labels.npy"),
         ({"labels": GOOD.astype(np.int64)}, "do not fit the corpus", "labels.npy"),
         ({"scores": SCORES[:, :2]}, "do not fit the predicted labels", "scores.npy"),
@@ -61,4 +61,4 @@ def test_rows_far_into_the_file_are_named(tmp_path):
     labels[4999, 2] = 9
     with pytest.raises(VixmlError) as error:
         load_predictions(written(tmp_path, labels, np.tile(SCORES[1:], (5000, 1))), n_queries=5000, n_labels=3)
-    assert "row 4999, place 3" in str(error.value.where)
+    assert "row 4999, position 3" in str(error.value.where)

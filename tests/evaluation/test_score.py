@@ -71,7 +71,7 @@ def test_scores_and_where_they_come_from(tmp_path):
         tmp_path / "score", **KS,
     )  # fmt: skip
     found = json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))
-    # Query 1: label 0 is filtered, so label 3 moves to the first place and is right; query 2 has no true label.
+    # Query 1: label 0 is filtered, so label 3 moves to the first position and is right; query 2 has no true label.
     metrics = found["metrics"]
     assert metrics["P@1"] == pytest.approx(100 * 2 / 3)
     assert metrics["R@3"] == pytest.approx(100 * (1 / 2 + 1) / 3)

@@ -1,4 +1,4 @@
-"""The encoder restated plainly: a padded batch through transformers' own model, every place filled by a loop."""
+"""The encoder restated plainly: a padded batch through transformers' own model, every position filled by a loop."""
 
 from __future__ import annotations
 
@@ -28,28 +28,30 @@ def encode(
     pieces: Sequence[str | Sequence[int]] = ("images", "text"),
     pooling: str = "mean",
 ) -> Tensor:
-    """Return the mean over attended places, or the last of them, of the pieces in order: (n, dim), not normalised."""
+    """Return the mean over attended positions, or the last of them, of the pieces in order: (n, dim), not normalised."""
     embed = network.get_input_embeddings()  # Gemma scales what it looks up
     items = []
     for i in range(len(tokens)):
-        places: list[Tensor] = []
+        positions: list[Tensor] = []
         for piece in pieces:
             if piece == "images":
-                places += [projection(embeddings[int(image)]) for image in images.row(i)] if images is not None else []
+                positions += (
+                    [projection(embeddings[int(image)]) for image in images.row(i)] if images is not None else []
+                )
             else:
                 ids = tokens.row(i) if piece == "text" else piece
-                places += [embed(torch.tensor(int(token))) for token in ids]
-        items.append(places)
-    longest = max(len(places) for places in items)
-    # Padded places hold noise: whatever attends to them would be seen.
-    inputs = [[*places, *torch.randn(longest - len(places), len(places[0]))] for places in items]
-    mask = [[1] * len(places) + [0] * (longest - len(places)) for places in items]
-    positions = [list(range(len(places))) + [0] * (longest - len(places)) for places in items]
+                positions += [embed(torch.tensor(int(token))) for token in ids]
+        items.append(positions)
+    longest = max(len(positions) for positions in items)
+    # Padded positions hold noise: whatever attends to them would be seen.
+    inputs = [[*positions, *torch.randn(longest - len(positions), len(positions[0]))] for positions in items]
+    mask = [[1] * len(positions) + [0] * (longest - len(positions)) for positions in items]
+    positions = [list(range(len(positions))) + [0] * (longest - len(positions)) for positions in items]
     hidden = network(
         inputs_embeds=torch.stack([torch.stack(row) for row in inputs]),
         attention_mask=torch.tensor(mask),
         position_ids=torch.tensor(positions),
     ).last_hidden_state
     if pooling == "last":
-        return torch.stack([hidden[i, len(places) - 1] for i, places in enumerate(items)])
-    return torch.stack([hidden[i, : len(places)].mean(dim=0) for i, places in enumerate(items)])
+        return torch.stack([hidden[i, len(positions) - 1] for i, positions in enumerate(items)])
+    return torch.stack([hidden[i, : len(positions)].mean(dim=0) for i, positions in enumerate(items)])

@@ -12,22 +12,22 @@ from vixml.models.attention import attend
 
 def by_hand(q, k, v, causal, scale):
     """Return (n, heads, length, head_dim), one query of one head at a time, in float64."""
-    (n, heads, length, _), places = q.shape, k.shape[2]
+    (n, heads, length, _), positions = q.shape, k.shape[2]
     out = torch.zeros_like(q, dtype=torch.float64)
     for item in range(n):
         for head in range(heads):
             shared = head * k.shape[1] // heads
-            for place in range(length):
-                seen = places - length + place + 1 if causal else places
+            for position in range(length):
+                seen = positions - length + position + 1 if causal else positions
                 keys, values = k[item, shared, :seen].double(), v[item, shared, :seen].double()
-                weights = torch.softmax(keys @ q[item, head, place].double() * scale, dim=0)
-                out[item, head, place] = weights @ values
+                weights = torch.softmax(keys @ q[item, head, position].double() * scale, dim=0)
+                out[item, head, position] = weights @ values
     return out
 
 
-def draw(heads, kv_heads, length, places, seed=0):
+def draw(heads, kv_heads, length, positions, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    sizes = [(3, heads, length, 8), (3, kv_heads, places, 8), (3, kv_heads, places, 8)]
+    sizes = [(3, heads, length, 8), (3, kv_heads, positions, 8), (3, kv_heads, positions, 8)]
     return [torch.randn(size, generator=generator, requires_grad=True) for size in sizes]
 
 
@@ -53,7 +53,7 @@ def test_against_the_double_loop(shape, causal, learning):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_scores_keep_their_precision_beside_half_precision_inputs(shape):
-    """Large scores: rounded to bf16, neighbours of a sharp softmax would change places."""
+    """Large scores: rounded to bf16, neighbours of a sharp softmax would change positions."""
     q, k, v = (x.detach().bfloat16().requires_grad_() for x in draw(*shape))
     scale = 20 / math.sqrt(8)
     found = attend(q, k, v, causal=True, scale=scale)

@@ -111,7 +111,7 @@ def test_keeping_the_words_that_occur_changes_nothing(tiny_bert, name):
     weight = torch.randn(len(tokens), 32)
     whole, kept = make_model(tiny_bert).eval(), make_model(tiny_bert).eval()
     words = np.unique(np.append(tokens.values, VOCABULARY - 1)).astype(np.int64)
-    kept.backbone.keep_words(words)
+    kept.backbone.keep_tokens(words)
     table = kept.backbone.network.get_input_embeddings().weight
     assert table.shape == (len(words), 32) and kept.backbone.left_out == 32 * (VOCABULARY - len(words))
     expected, ours = encode(whole, tokens, images, embeddings), encode(kept, tokens, images, embeddings)
@@ -135,7 +135,7 @@ def test_causal_decoders_equal_the_padded_model(tmp_path, family):
     packed = pack(tokens)
     weight = torch.randn(len(tokens), 32)
     stream = backbone.embed_tokens(torch.from_numpy(packed.token_ids))[torch.from_numpy(packed.gather)]
-    ours = backbone(stream, torch.from_numpy(packed.positions), packed.blocks.tolist())[packed.restore]
+    ours = backbone(stream, torch.from_numpy(packed.position_ids), packed.blocks.tolist())[packed.restore]
     expected = plain_encoder.encode(plain, tokens)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     (ours * weight).sum().backward()
@@ -162,7 +162,7 @@ def test_filled_up_rows_equal_blocks(tmp_path, monkeypatch, family, prefix, trai
         model = Backbone(folder, make_config(encoder={"train": train, "lora": {"r": 4}}).encoder).eval()
         stream = model.embed_tokens(torch.from_numpy(packed.token_ids))[torch.from_numpy(packed.gather)].detach()
         stream.requires_grad_()
-        vectors = model(stream, torch.from_numpy(packed.positions), packed.blocks.tolist(), packed.prefix)
+        vectors = model(stream, torch.from_numpy(packed.position_ids), packed.blocks.tolist(), packed.prefix)
         vectors = vectors[packed.restore]
         (vectors * weight).sum().backward()
         found.append([vectors.detach(), stream.grad, *(p.grad for p in model.parameters() if p.grad is not None)])

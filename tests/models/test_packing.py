@@ -17,7 +17,7 @@ from vixml.ragged import Ragged
 def contents(packed):
     """Return each sequence in the caller's order, as the list of (kind, id, position) that the stream holds."""
     rows = [("text", int(t)) for t in packed.token_ids] + [("image", int(i)) for i in packed.image_rows]
-    stream = [(*rows[g], int(p)) for g, p in zip(packed.gather, packed.positions, strict=True)]
+    stream = [(*rows[g], int(p)) for g, p in zip(packed.gather, packed.position_ids, strict=True)]
     sequences = []
     for start, count, length in packed.blocks.tolist():
         sequences += [stream[start + k * length : start + (k + 1) * length] for k in range(count)]
@@ -40,8 +40,8 @@ def test_images_stand_first_then_text_and_positions_count_on(batch):
     packed = pack(Ragged.from_rows([t for t, _ in batch], 9), Ragged.from_rows([i for _, i in batch], 5))
     expected = []
     for text, images in batch:
-        places = [("image", i) for i in images] + [("text", t) for t in text]
-        expected.append([(*place, position) for position, place in enumerate(places)])
+        positions = [("image", i) for i in images] + [("text", t) for t in text]
+        expected.append([(*position, position) for position, position in enumerate(positions)])
     assert contents(packed) == expected
     assert len(packed) == len(batch)
     lengths = packed.blocks[:, 2].tolist()
@@ -56,12 +56,12 @@ def test_images_in_front_take_the_same_positions_in_every_item(batch, multiple):
     prompt = Prompt(((11,), "images", (12,), "text", (13,)), causal=True, image_positions=3)
     texts, images = Ragged.from_rows([t for t, _ in batch], 9), Ragged.from_rows([i for _, i in batch], 5)
     packed = pack(texts, images, prompt, multiple)
-    assert packed.prefix == 1 and packed.positions[0] == 0
+    assert packed.prefix == 1 and packed.position_ids[0] == 0
     expected = []
     for text, own in batch:
         rest = [("text", word) for word in [12, *text, 13]]
         expected.append([("image", i, 1 + k) for k, i in enumerate(own)] + [(*t, 4 + k) for k, t in enumerate(rest)])
-    found = contents(replace(packed, gather=packed.gather[1:], positions=packed.positions[1:],
+    found = contents(replace(packed, gather=packed.gather[1:], position_ids=packed.position_ids[1:],
                              blocks=packed.blocks - [1, 0, 0]))  # fmt: skip
     assert found == expected
     plain = pack(texts, images, replace(prompt, image_positions=0), multiple)

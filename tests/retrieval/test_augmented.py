@@ -83,7 +83,7 @@ def test_agrees_with_loops(
     assert ids.shape == scores.shape == (n, top_k) and ids.dtype == np.int32 and scores.dtype == np.float32
     for row, ranked in enumerate(expected):
         length = len(ranked)
-        # Sums in another order differ by 1e-16, and only a tie of exactly that size could change places.
+        # Sums in another order differ by 1e-16, and only a tie of exactly that size could change positions.
         assert scores[row, :length] == pytest.approx([score for _, score in ranked], abs=1e-6)
         assert sorted(ids[row, :length].tolist()) == sorted(label for label, _ in ranked) or length == top_k
         assert (ids[row, length:] == -1).all() and (scores[row, length:] == -np.inf).all()
@@ -131,7 +131,7 @@ def test_a_filtered_label_takes_no_place_and_gets_no_vote():
     ids, scores = retrieval_augmented(
         QUERY, LABELS, VOTERS, OF_VOTERS, 4, retrieved_labels=2, retrieved_queries=1, temperature=0.5, filter=filter
     )
-    # Label 3 is retrieved in the place that label 1 leaves; training query 0 votes for label 0 alone.
+    # Label 3 is retrieved in the position that label 1 leaves; training query 0 votes for label 0 alone.
     l0, l3, q0 = weights_of(0.5, -1.0, 0.75)
     assert ids.tolist() == [[0, 3, -1, -1]]
     assert scores[0, :2] == pytest.approx([0.9 * l0 + 0.1 * q0, 0.9 * l3])
@@ -153,7 +153,7 @@ def test_with_all_weight_on_labels_it_ranks_as_label_search(joint):
         queries, labels, voters, of_voters, 20, label_weight=1, retrieved_labels=20, joint=joint, filter=filter
     )
     expected, _ = search(queries, labels, 20, filter=filter)
-    if joint:  # training queries take places, so that fewer labels are left, in the same order
+    if joint:  # training queries take positions, so that fewer labels are left, in the same order
         assert 0 < (ids >= 0).sum() < ids.size
         expected = np.where(ids >= 0, expected, -1)
     assert np.array_equal(ids, expected)
@@ -187,7 +187,7 @@ def test_the_chunks_do_not_show(joint):
 
 def test_the_joint_search_is_a_search_among_stacked_vectors():
     (queries, labels, voters, _), _ = many()
-    # A training query with a label of its own, which nothing else has: every place shows in the result.
+    # A training query with a label of its own, which nothing else has: every position shows in the result.
     of_voters = Ragged.from_rows([[80 + i] for i in range(300)], n_cols=380)
     # Labels that only training queries have lie opposite to their query, below anything that is retrieved.
     vectors = np.concatenate([labels, -voters])
@@ -196,7 +196,7 @@ def test_the_joint_search_is_a_search_among_stacked_vectors():
     )
     stacked, _ = search(queries, np.concatenate([vectors, voters]), 10)
     shown = np.where(stacked < 380, stacked, stacked - 300)
-    # A label and the training query that has it may both be there: then they share a place.
+    # A label and the training query that has it may both be there: then they share a position.
     for row in range(len(queries)):
         assert set(ids[row][ids[row] >= 0].tolist()) == set(shown[row].tolist())
 

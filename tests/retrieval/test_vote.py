@@ -53,7 +53,7 @@ def test_agrees_with_loops(n, n_voters, neighbours, top_k, seed, filtered, memor
     assert ids.shape == scores.shape == (n, top_k) and ids.dtype == np.int32 and scores.dtype == np.float32
     for row, ranked in enumerate(expected):
         length = len(ranked)
-        # Sums in another order differ by 1e-16, and only a tie of exactly that size could change places.
+        # Sums in another order differ by 1e-16, and only a tie of exactly that size could change positions.
         assert scores[row, :length] == pytest.approx([score for _, score in ranked], abs=1e-6)
         assert sorted(ids[row, :length].tolist()) == sorted(label for label, _ in ranked) or length == top_k
         assert (ids[row, length:] == -1).all() and (scores[row, length:] == -np.inf).all()

@@ -133,7 +133,7 @@ def make_training(
         data.images["label"], truth.take(kept), np.arange(n), np.ones(truth.n_cols), data.prompts["train"],
     )  # fmt: skip
     model = build_model(
-        config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.words()
+        config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.vocabulary()
     )
     held_out, precision = np.arange(n, n + held), config.training.precision
     return Training(config, model, training_set, held_out, data.gather, precision, seed, **others)

@@ -187,7 +187,7 @@ def test_pure_function_of_seed_epoch_and_index(data):
 
 
 def test_draws_inside_a_batch_are_those_of_its_epoch_and_place(data):
-    """The same queries and positives in another epoch, or at another place, draw anew."""
+    """The same queries and positives in another epoch, or at another position, draw anew."""
     order = query_order(data.rows, None, 0, 0)
     positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
     twice = np.concatenate([order, order])
@@ -217,7 +217,7 @@ def test_mined_groups_stay_together_in_random_order(data):
         runs = [g for i, g in enumerate(found) if i == 0 or found[i - 1] != g]
         assert len(runs) == 7, "each group is one run"
         sequences.append(tuple(runs))
-    assert len(set(sequences)) > 1, "groups change places"
+    assert len(set(sequences)) > 1, "groups change positions"
     inside = [[row for row in order.tolist() if group_of[row] == 0] for order in orders]
     assert len({tuple(rows) for rows in inside}) > 1, "and queries inside a group do"
 

@@ -198,8 +198,8 @@ def test_easy_negatives_take_their_share_of_a_row_without_a_violator():
 def test_each_term_uses_its_own_draw():
     vectors, truth, drawn_label, drawn_query = random_batch(7, 8, 12, 0.5)
     base = compare(vectors, truth, drawn_label, drawn_query, OFFICIAL)
-    for place, name in enumerate(["q_u", "q_z", "reg"]):
-        others = [drawn_label[(place + 1) % 3] if i == place else one for i, one in enumerate(drawn_label)]
+    for position, name in enumerate(["q_u", "q_z", "reg"]):
+        others = [drawn_label[(position + 1) % 3] if i == position else one for i, one in enumerate(drawn_label)]
         changed = compare(vectors, truth, others, drawn_query, OFFICIAL)
         assert {term for term, value in changed.items() if value != base[term]} == {name}
 

@@ -79,11 +79,11 @@ def the_loss(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("where", "place", "items"),
+    ("where", "position", "items"),
     [(first_encoding, "epoch 1, encoding", None), (a_step, "step", 33), (a_backward_pass, "step 3", 33), (the_loss, "step 4", 33)],
 )  # fmt: skip
 def test_one_error_names_the_next_smaller_value_and_that_resumes(
-    task, tmp_path, monkeypatch, capsys, where, place, items
+    task, tmp_path, monkeypatch, capsys, where, position, items
 ):
     planted.save_always(monkeypatch)
     with monkeypatch.context() as patch:
@@ -91,7 +91,7 @@ def test_one_error_names_the_next_smaller_value_and_that_resumes(
         with pytest.raises(VixmlError, match="out of GPU memory") as caught:
             run(task, tmp_path, settings())
     error = caught.value
-    assert "run seed 0" in error.where and place in error.where
+    assert "run seed 0" in error.where and position in error.where
     assert "79.10 GiB in all, 1.25 GiB free" in error.found and "2.50 GiB more were asked for" in error.found
     assert "training.items_at_once: " in error.hint and "same command" in error.hint
     smaller = int(error.hint.split("items_at_once: ")[1].split("`")[0])

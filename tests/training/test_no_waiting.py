@@ -1,6 +1,6 @@
 """No step asks its device for an answer, and whatever is sent there is sent without waiting.
 
-No GPU is needed to see it: what would wait for one are a few operations (the value of a tensor in Python, the places of its
+No GPU is needed to see it: what would wait for one are a few operations (the value of a tensor in Python, the positions of its
 non-zero entries), and copies that are not asked to go on by themselves or do not start from pinned memory.
 """
 

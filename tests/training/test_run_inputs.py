@@ -67,8 +67,10 @@ def test_an_untrained_run_is_centred_too(decoder_task, tmp_path, method):
 def test_an_untrained_dexa_has_its_clusters(task, tmp_path):
     config = planted.make_config(method="DEXA", prototype={"init": "zeros"}, training={"epochs": 0})
     train("planted", "run", 0, config, Propensity(), task, tmp_path / "model", CPU)
-    words = open_inputs(task, config, 0).words()
-    model = build_model(config, task.model_dir, planted.WORDS * planted.KINDS, planted.IMAGE_DIM, 0, words=words)
+    vocabulary = open_inputs(task, config, 0).vocabulary()
+    model = build_model(
+        config, task.model_dir, planted.WORDS * planted.KINDS, planted.IMAGE_DIM, 0, vocabulary=vocabulary
+    )
     load_model(tmp_path / "model", model)
     assert len(model.cluster.unique()) > 1 and not model.prototypes.free.weight.any()
 
@@ -112,7 +114,7 @@ def test_embeddings_of_another_dimension_does_not_fit_a_trained_model(task, tmp_
         planted.WORDS * planted.KINDS,
         planted.IMAGE_DIM + 1,
         0,
-        words=open_inputs(task, config, 0).words(),
+        vocabulary=open_inputs(task, config, 0).vocabulary(),
     )
     with pytest.raises(VixmlError, match="belong to another model") as caught:
         load_model(tmp_path / "model", wider)
@@ -122,12 +124,12 @@ def test_embeddings_of_another_dimension_does_not_fit_a_trained_model(task, tmp_
 def test_a_model_of_a_corpus_with_other_words_is_refused(task, tmp_path):
     config = planted.make_config(training={"epochs": 0})
     train("planted", "run", 0, config, Propensity(), task, tmp_path / "model", CPU)
-    words = open_inputs(task, config, 0).words()
+    vocabulary = open_inputs(task, config, 0).vocabulary()
     n_labels, image_dim = planted.WORDS * planted.KINDS, planted.IMAGE_DIM
-    load_model(tmp_path / "model", build_model(config, task.model_dir, n_labels, image_dim, 0, words=words))
-    other = np.sort(np.append(words[1:], np.setdiff1d(np.arange(words.max()), words)[0]))
-    with pytest.raises(VixmlError, match="a corpus with other words"):
-        load_model(tmp_path / "model", build_model(config, task.model_dir, n_labels, image_dim, 0, words=other))
+    load_model(tmp_path / "model", build_model(config, task.model_dir, n_labels, image_dim, 0, vocabulary=vocabulary))
+    other = np.sort(np.append(vocabulary[1:], np.setdiff1d(np.arange(vocabulary.max()), vocabulary)[0]))
+    with pytest.raises(VixmlError, match="a corpus with another vocabulary"):
+        load_model(tmp_path / "model", build_model(config, task.model_dir, n_labels, image_dim, 0, vocabulary=other))
 
 
 def test_prompts_follow_the_template_and_the_tokens(decoder_task):
@@ -234,9 +236,9 @@ def test_the_folder_of_a_trained_run(trained, task):
     assert record["n_train"] + n_held == len(open_inputs(task, planted.make_config(), 0).tokens["train"])
     assert record["steps"] == 3 * -(-record["n_train"] // 32) and record["precision"] == "fp32"
     # Embeddings of words that occur nowhere belong to the language model, and are not trained.
-    words = open_inputs(task, planted.make_config(), 0).words()
-    vocabulary, dim = read_json(task.model_dir / "config.json")["vocab_size"], 32
-    assert record["parameters"] - record["trained_parameters"] == (vocabulary - len(words)) * dim > 0
+    vocabulary = open_inputs(task, planted.make_config(), 0).vocabulary()
+    size, dim = read_json(task.model_dir / "config.json")["vocab_size"], 32
+    assert record["parameters"] - record["trained_parameters"] == (size - len(vocabulary)) * dim > 0
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1, 2] and lines[-1] == record["last_epoch"]
     manifest = read_manifest(trained)
@@ -294,8 +296,8 @@ def test_no_epochs_keep_the_checkpoints_encoder(task, tmp_path, changes):
     train("planted", "run", 0, config, Propensity(), task, tmp_path / "model", CPU)
     assert (tmp_path / "model" / "log.jsonl").read_text() == ""
     image_dim = planted.IMAGE_DIM if config.uses_images else None
-    words = open_inputs(task, config, 0).words()
-    model = build_model(config, task.model_dir, planted.WORDS * planted.KINDS, image_dim, 0, words=words)
+    vocabulary = open_inputs(task, config, 0).vocabulary()
+    model = build_model(config, task.model_dir, planted.WORDS * planted.KINDS, image_dim, 0, vocabulary=vocabulary)
     before = {name: p.clone() for name, p in model.backbone.named_parameters()}
     load_model(tmp_path / "model", model)
     for name, parameter in model.backbone.named_parameters():

@@ -27,7 +27,7 @@ def document_config(
         vixml document-config --check
     """
     from vixml.config.document import Section, document, either, sections
-    from vixml.config.tables import DrawingSpec, FactsSpec, FigureSpec, TableSpec
+    from vixml.config.tables import Comparisons, DrawingSpec, FactsSpec, FigureSpec, TableSpec
 
     parts = sections()
     # A file of config/tables or config/figures is of either of two kinds, so both parts of the page share one schema.
@@ -45,6 +45,12 @@ def document_config(
         Section("tables", "Layout of a table of facts", "`config/tables/*.yaml`, `layout: facts`.", table, shapes[1]),
         Section("figures", "Layout of a figure", "`config/figures/*.yaml`, without `kind`.", figure, kinds[0]),
         Section("figures", "A drawing", "`config/figures/*.yaml`, `kind: drawing`.", figure, kinds[1]),
+        Section.of(
+            "comparisons",
+            "Claims as differences of two runs",
+            "`config/reported/comparisons.yaml`, the rows of docs/reproduction.md.",
+            Comparisons,
+        ),
     ]
     changed = document(root, parts, check=check)
     print("\n".join(map(str, changed)) if changed else "nothing to change")

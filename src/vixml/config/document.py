@@ -233,6 +233,8 @@ def _value(field: dict[str, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in field.get("enum", [field.get("const")]))
     kind = field.get("type", "any")
     if kind == "array":
+        if "prefixItems" in field:
+            return f"list of {len(field['prefixItems'])}: {_value(field['prefixItems'][0])}"
         return f"list of {_value(field['items'])}"
     words = {
         "number": "number",

@@ -50,7 +50,7 @@ def break_down(
 ) -> dict[str, Any]:
     """Split P@k by label frequency and by images.
 
-    Contributions are in percent and add up to P@k: a contribution is the share of all ``n_queries * k`` places that a
+    Contributions are in percent and add up to P@k: a contribution is the share of all ``n_queries * k`` positions that a
     true label *of that group* fills. For queries with and without an image P@1 is a mean within each side.
 
     Args:

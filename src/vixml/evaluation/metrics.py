@@ -138,9 +138,9 @@ def _stand_in(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
         rows = by_length[start : min(start + step, n_any)]
         own, hits = labels[rows], np.zeros((len(rows), labels.shape[1]), dtype=bool)
         first, length = pairs.offsets[rows], lengths[rows]
-        for place in range(int(length[0])):
-            n = int(np.searchsorted(-length, -place))  # rows that are longer than ``place``
-            hits[:n] |= own[:n] == pairs.values[first[:n] + place][:, None]
+        for position in range(int(length[0])):
+            n = int(np.searchsorted(-length, -position))  # rows that are longer than ``position``
+            hits[:n] |= own[:n] == pairs.values[first[:n] + position][:, None]
         found[rows] = hits
     return found
 
@@ -148,9 +148,9 @@ def _stand_in(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
 def _look_up(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
     keys = _sorted_keys(pairs)
     wanted = np.arange(len(labels), dtype=np.int64)[:, None] * pairs.n_cols + labels
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     # -1 would otherwise be the last label of the row before.
-    return (keys[place] == wanted) & (labels >= 0)
+    return (keys[position] == wanted) & (labels >= 0)
 
 
 def _check_shapes(predictions: np.ndarray, truth: Ragged, filter: Ragged | None) -> None:
@@ -259,8 +259,8 @@ class _Sums:
         n = chunk.truth.lengths
         width = min(self.depth, chunk.labels.shape[1])
         short = (chunk.labels >= 0).sum(axis=1) < self.depth
-        for place, value in enumerate(((n == 0).sum(), short.sum(), chunk.n_removed, chunk.n_filtered_true)):
-            self.counts[place] += int(value)
+        for position, value in enumerate(((n == 0).sum(), short.sum(), chunk.n_removed, chunk.n_filtered_true)):
+            self.counts[position] += int(value)
         # Columns that were not predicted count as wrong.
         shallow = np.zeros((len(n), max(self.ks, default=0)), dtype=np.float64)
         both = min(width, shallow.shape[1])
@@ -286,15 +286,15 @@ class _Sums:
                 self._put(name, k, gains[:, :k] @ discount[:k] / ideal)
 
     def _add_deep(self, hits: np.ndarray, n: np.ndarray) -> None:
-        # Few of the places are hits: all is counted from these.
-        rows, places = np.nonzero(hits)
+        # Few of the positions are hits: all is counted from these.
+        rows, positions = np.nonzero(hits)
         hits_of_row = np.bincount(rows, minlength=len(n))
         nth = np.arange(1, len(rows) + 1) - np.repeat(np.cumsum(hits_of_row) - hits_of_row, hits_of_row)
-        precision = nth / (places + 1)
+        precision = nth / (positions + 1)
         first = np.full(len(n), np.inf)
-        first[rows[nth == 1]] = places[nth == 1] + 1
+        first[rows[nth == 1]] = positions[nth == 1] + 1
         for k in self.deep_ks:
-            inside = places < k
+            inside = positions < k
             found = np.bincount(rows[inside], minlength=len(n))
             self._put("R", k, found / np.maximum(n, 1))
             self._put("hit", k, found > 0)
@@ -324,11 +324,11 @@ def _best_weights(truth: Ragged, by_weight: np.ndarray, rank: np.ndarray, depth:
     rows = truth.row_ids()
     # One number a pair: sorting numbers is many times faster than sorting by two columns.
     order = np.sort(rows * truth.n_cols + rank[truth.values])
-    place = np.arange(len(order)) - np.repeat(truth.offsets[:-1], truth.lengths)
-    kept = place < depth
+    position = np.arange(len(order)) - np.repeat(truth.offsets[:-1], truth.lengths)
+    kept = position < depth
     rows = rows[kept]
     best = np.zeros((len(truth), depth))
-    best[rows, place[kept]] = by_weight[order[kept] - rows * truth.n_cols]
+    best[rows, position[kept]] = by_weight[order[kept] - rows * truth.n_cols]
     return best
 
 

@@ -98,11 +98,11 @@ def _check_rows(folder: Path, start: int, labels: np.ndarray, scores: np.ndarray
 
 def _refuse(wrong: np.ndarray, what: str, path: Path, start: int, values: np.ndarray, expected: str) -> None:
     if wrong.any():
-        row, place = np.argwhere(wrong)[0]
+        row, position = np.argwhere(wrong)[0]
         raise VixmlError(
             what,
-            where=f"{path}, row {start + row}, place {place + 1}",
-            found=values[row, place].item(),
+            where=f"{path}, row {start + row}, position {position + 1}",
+            found=values[row, position].item(),
             expected=expected,
             hint=REPAIR,
         )

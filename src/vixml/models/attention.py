@@ -30,14 +30,14 @@ class Rows:
     Attributes:
         tokens: how many tokens of the stream they are.
         count: sequences.
-        length: places of a row.
-        places: (tokens,) int64, where each token stands among the ``count * length`` places.
+        length: positions of a row.
+        positions: (tokens,) int64, where each token stands among the ``count * length`` positions.
     """
 
     tokens: int
     count: int
     length: int
-    places: Tensor
+    positions: Tensor
 
 
 def rows_of(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.device) -> list[Rows]:
@@ -50,7 +50,7 @@ def rows_of(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.d
 
     Example:
         >>> [rows] = rows_of([(1, 2, 1), (3, 1, 3)], 1, torch.device("cpu"))
-        >>> rows.count, rows.length, rows.places.tolist()  # place 0 of each row is the shared word's
+        >>> rows.count, rows.length, rows.positions.tolist()  # position 0 of each row is the shared word's
         (3, 4, [1, 5, 9, 10, 11])
     """
     found = []
@@ -59,8 +59,8 @@ def rows_of(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.d
         length = prefix + int(lengths.max())
         starts = np.arange(len(lengths)) * length + prefix
         inner = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
-        places = torch.from_numpy(np.repeat(starts, lengths) + inner)
-        found.append(Rows(len(places), len(lengths), length, places.to(device, non_blocking=True)))
+        positions = torch.from_numpy(np.repeat(starts, lengths) + inner)
+        found.append(Rows(len(positions), len(lengths), length, positions.to(device, non_blocking=True)))
     return found
 
 
@@ -86,8 +86,8 @@ def packed_attention(
         key: (1, kv_heads, n_tokens, head_dim).
         value: (1, kv_heads, n_tokens, head_dim).
         attention_mask: ignored, there is nothing to mask.
-        blocks: ``(first place, sequences, length)`` of each group of equally long sequences.
-        prefix: places at the head of the stream that every sequence looks back at (causal only).
+        blocks: ``(first position, sequences, length)`` of each group of equally long sequences.
+        prefix: positions at the head of the stream that every sequence looks back at (causal only).
         rows: the same sequences as :func:`rows_of` puts them together; used where tokens look back only.
         dropout: probability of dropping an attention weight.
         scaling: factor on the scores; None means ``head_dim ** -0.5``.
@@ -134,9 +134,9 @@ def _attend_rows(
     """Attend in rows: (heads, tokens, head_dim) -> (tokens, heads, head_dim); the heads are (kv_heads, prefix, head_dim)."""
 
     def fill_up(x: Tensor, head: Tensor | None) -> Tensor:
-        # Copied to places, not gathered from them: no token stands twice, so the gradient is a plain gather.
+        # Copied to positions, not gathered from them: no token stands twice, so the gradient is a plain gather.
         blank = x.new_zeros(rows.count * rows.length, len(x), x.shape[2])
-        filled = blank.index_copy(0, rows.places, x.transpose(0, 1)).view(rows.count, rows.length, *blank.shape[1:])
+        filled = blank.index_copy(0, rows.positions, x.transpose(0, 1)).view(rows.count, rows.length, *blank.shape[1:])
         if head is not None:
             shared = head.transpose(0, 1).expand(rows.count, -1, -1, -1)
             filled = torch.cat([shared, filled[:, shared.shape[1] :]], dim=1)
@@ -144,7 +144,7 @@ def _attend_rows(
 
     # Queries of the shared words stay blank: nobody reads what they find.
     out = attend(fill_up(q, None), fill_up(k, head_k), fill_up(v, head_v), causal=True, **how)
-    return out.transpose(1, 2).flatten(0, 1).index_select(0, rows.places)
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, rows.positions)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropout: float = 0.0) -> Tensor:
@@ -155,21 +155,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropo
 
     Args:
         q: (n, heads, length, head_dim).
-        k: (n, kv_heads, places, head_dim), ``places >= length``: the last ``length`` places are those of the queries.
+        k: (n, kv_heads, positions, head_dim), ``positions >= length``: the last ``length`` positions are those of the queries.
         v: likewise.
-        causal: whether a query sees only the places up to its own.
+        causal: whether a query sees only the positions up to its own.
         scale: factor on the scores.
         dropout: probability of dropping a weight.
 
     Returns:
         (n, heads, length, head_dim).
     """
-    (n, heads, length, dim), kv_heads, places = q.shape, k.shape[1], k.shape[2]
+    (n, heads, length, dim), kv_heads, positions = q.shape, k.shape[1], k.shape[2]
     mask = None
     if causal and length > 1:
-        mask = torch.ones(length, places, dtype=torch.bool, device=q.device).tril(places - length)
+        mask = torch.ones(length, positions, dtype=torch.bool, device=q.device).tril(positions - length)
     if q.device.type != "cpu" or not torch.is_grad_enabled():
-        square = mask is not None and length == places
+        square = mask is not None and length == positions
         mask = None if square else mask
         if mask is not None and q.device.type != "cpu":
             # No fused kernel of a GPU takes both a mask and shared keys; copies of the keys are cheaper than going without.
@@ -180,11 +180,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropo
     # they would be off by a few hundredths.
     with torch.autocast("cpu", enabled=False):
         rows = (q.float() * scale).reshape(n, kv_heads, -1, dim)
-        scores = (rows @ k.float().transpose(-1, -2)).view(n, kv_heads, -1, length, places)
+        scores = (rows @ k.float().transpose(-1, -2)).view(n, kv_heads, -1, length, positions)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     weights = F.dropout(torch.softmax(scores, dim=-1), dropout).to(v.dtype)
-    return (weights.view(n, kv_heads, -1, places) @ v).view(n, heads, length, dim)
+    return (weights.view(n, kv_heads, -1, positions) @ v).view(n, heads, length, dim)
 
 
 def is_causal(module: nn.Module) -> bool:
@@ -193,5 +193,5 @@ def is_causal(module: nn.Module) -> bool:
 
 
 # No mask function is registered beside it: where there is one, transformers looks in every forward pass of a decoder whether
-# the positions are those of packed sequences, and a GPU is waited for until it has the answer.
+# the position ids are those of packed sequences, and a GPU is waited for until it has the answer.
 AttentionInterface.register(PACKED, packed_attention)

@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         causal: whether tokens see only what stands before them (a decoder).
         max_positions: longest sequence.
         row_of: (vocabulary,) int64, the row of each token's embedding, or None: then that is its id.
-        left_out: parameters of the embeddings that :meth:`keep_words` dropped.
+        left_out: parameters of the embeddings that :meth:`keep_tokens` dropped.
         kernels: those in use, ``liger`` or ``plain``, whatever ``encoder.kernels`` asks for.
 
     Raises:
@@ -99,7 +99,7 @@ class Backbone(nn.Module):
         self.left_out = 0
         self.register_buffer("row_of", None)
 
-    def keep_words(self, token_ids: np.ndarray) -> None:
+    def keep_tokens(self, token_ids: np.ndarray) -> None:
         """Drop the embeddings of all other tokens: no text of the corpus has them, so nothing that is computed changes.
 
         They would take their share of each step (gradient, moments, weights) and of each file. Of PICTO's 30,522 they are
@@ -128,13 +128,13 @@ class Backbone(nn.Module):
         return self.network.get_input_embeddings()(rows)
 
     def forward(
-        self, stream: Tensor, positions: Tensor, blocks: Sequence[tuple[int, int, int]], prefix: int = 0
+        self, stream: Tensor, position_ids: Tensor, blocks: Sequence[tuple[int, int, int]], prefix: int = 0
     ) -> Tensor:
         """Encode a stream of input vectors.
 
         Args:
             stream: (n_tokens, dim), word embeddings and projected images in their places.
-            positions: (n_tokens,) int64.
+            position_ids: (n_tokens,) int64.
             blocks: as in :func:`vixml.models.attention.packed_attention`.
             prefix: likewise.
 
@@ -147,7 +147,7 @@ class Backbone(nn.Module):
             rows = rows_of(blocks, prefix, stream.device)  # once for all layers
         hidden = self.network(
             inputs_embeds=stream.unsqueeze(0),
-            position_ids=positions.unsqueeze(0),
+            position_ids=position_ids.unsqueeze(0),
             blocks=blocks,
             prefix=prefix,
             rows=rows,

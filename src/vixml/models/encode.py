@@ -134,9 +134,9 @@ def all_prototypes(model: Siamese, label_u: Tensor, chunk: int = 8192, labels: n
     model.eval()
     device = model.cluster.device
     out = torch.empty_like(label_u)
-    places = torch.arange(len(label_u)) if labels is None else torch.from_numpy(labels)
+    positions = torch.arange(len(label_u)) if labels is None else torch.from_numpy(labels)
     for start in range(0, len(label_u), chunk):
         some = slice(start, start + chunk)
-        out[some] = model.prototype(label_u[some].to(device), places[some].to(device)).cpu()
+        out[some] = model.prototype(label_u[some].to(device), positions[some].to(device)).cpu()
     model.train(was_training)
     return out

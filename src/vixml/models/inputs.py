@@ -52,7 +52,7 @@ class RunData:
     image_dim: int | None
     prompts: Mapping[str, Prompt]
 
-    def words(self) -> np.ndarray:
+    def vocabulary(self) -> np.ndarray:
         """Return every token that a text or a template has: (n,) int64, ascending."""
         prompted = [word for prompt in self.prompts.values() for word in prompt.words]
         seen = np.zeros(max(*(tokens.n_cols for tokens in self.tokens.values()), *prompted, 0) + 1, dtype=bool)

@@ -2,7 +2,7 @@
 
 A batch is one stream of tokens, sequences ordered by length. Sequences of equal length are neighbours, so attention
 sees them as one dense block per length: no mask, no padding, and a vector that cannot depend on what else is in the
-batch (docs/deviations.md D6). A prompt says where text, images and words stand; an absent image takes no place at all
+batch (docs/deviations.md D6). A prompt says where text, images and words stand; an absent image takes no position at all
 (D5). In a decoder the words in front of every sequence see only one another, so they stand once at the head of the
 stream, and every sequence looks back at them.
 """
@@ -20,17 +20,17 @@ from vixml.ragged import Ragged
 
 @dataclass(frozen=True)
 class Packed:
-    """One stream of ``n_tokens`` places holding ``n`` sequences.
+    """One stream of ``n_tokens`` positions holding ``n`` sequences.
 
     Attributes:
         token_ids: (n_ids,) int64, ids to embed: text tokens in stream order, then the prompt's words once.
         image_rows: (n_images,) int64, rows of the image embeddings: in stream order, or in the caller's for late fusion.
         image_items: (n_images,) int64, for late fusion the item of each image, in the caller's order; else None.
-        gather: (n_tokens,) int64, for each place the row of ``[ids; images]`` that stands there.
-        positions: (n_tokens,) int64, the token's place in its own sequence, words and images counted; with
+        gather: (n_tokens,) int64, for each position the row of ``[ids; images]`` that stands there.
+        position_ids: (n_tokens,) int64, the token's position in its own sequence, words and images counted; with
             ``Prompt.image_positions``, images in front of the text count as so many in every item.
-        prefix: places at the head of the stream that belong to every sequence.
-        blocks: (n_blocks, 3) int64 rows ``(first place, sequences, length)``: sequences of one length, without prefix.
+        prefix: positions at the head of the stream that belong to every sequence.
+        blocks: (n_blocks, 3) int64 rows ``(first position, sequences, length)``: sequences of one length, without prefix.
         restore: (n,) int64, where sequence i of the caller's order went in the stream's order. Sequences that only fill
             the stream up stand last, and nobody asks for them.
     """
@@ -39,7 +39,7 @@ class Packed:
     image_rows: np.ndarray
     image_items: np.ndarray | None
     gather: np.ndarray
-    positions: np.ndarray
+    position_ids: np.ndarray
     prefix: int
     blocks: np.ndarray
     restore: np.ndarray
@@ -49,7 +49,7 @@ class Packed:
 
     def pin_memory(self) -> Packed:
         """Move all that a GPU fetches where it can do so without the processor's help."""
-        fetched = ("token_ids", "gather", "positions", "restore")
+        fetched = ("token_ids", "gather", "position_ids", "restore")
         return replace(self, **{name: pinned(getattr(self, name)) for name in fetched})
 
 
@@ -70,7 +70,7 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
         tokens: text tokens of each sequence.
         images: rows of the image embeddings of each sequence, or None for text only.
         prompt: how a sequence is laid out; None puts images before text, without words.
-        multiple: the stream is filled up to a multiple of so many places, with sequences of one place that ``restore``
+        multiple: the stream is filled up to a multiple of so many positions, with sequences of one position that ``restore``
             does not name.
 
     Returns:
@@ -81,12 +81,12 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
 
     Example:
         >>> p = pack(Ragged.from_rows([[5, 6, 7], [8]], 10), Ragged.from_rows([[], [2]], 3))
-        >>> p.token_ids.tolist(), p.image_rows.tolist(), p.positions.tolist(), p.blocks.tolist()
+        >>> p.token_ids.tolist(), p.image_rows.tolist(), p.position_ids.tolist(), p.blocks.tolist()
         ([8, 5, 6, 7], [2], [0, 1, 0, 1, 2], [[0, 1, 2], [2, 1, 3]])
-        >>> p.gather.tolist()  # place 0 is image 0, which stands after the four text tokens
+        >>> p.gather.tolist()  # position 0 is image 0, which stands after the four text tokens
         [4, 0, 1, 2, 3]
         >>> p = pack(Ragged.from_rows([[5], [6, 7]], 10), None, Prompt(((1, 2), "text", (3,)), causal=True))
-        >>> p.prefix, p.positions.tolist(), p.blocks.tolist()  # words 1 and 2 stand once, at the head
+        >>> p.prefix, p.position_ids.tolist(), p.blocks.tolist()  # words 1 and 2 stand once, at the head
         (2, [0, 1, 2, 3, 2, 3, 4], [[2, 1, 2], [4, 1, 3]])
         >>> p.token_ids[p.gather].tolist()
         [1, 2, 5, 3, 6, 7, 3]
@@ -104,7 +104,7 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
     if n and lengths.min() < 1:
         raise ValueError(f"sequence {int(lengths.argmin())} is empty")
     if n and lengths.min() <= shared:
-        shared = 0  # a sequence of nothing but leading words has no place of its own beside a shared prefix
+        shared = 0  # a sequence of nothing but leading words has no position of its own beside a shared prefix
     order = np.argsort(lengths, kind="stable")
     restore = np.empty(n, dtype=np.int64)
     restore[order] = np.arange(n)
@@ -117,33 +117,33 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
     gather = np.zeros(starts[-1] + filling, dtype=np.int64)
     first_word = len(text.values)
     gather[:shared] = first_word + np.arange(shared)
-    # Piece by piece, `place` walks along every sequence at once.
-    place, word = starts[:-1] - shared, first_word
+    # Piece by piece, `position` walks along every sequence at once.
+    position, word = starts[:-1] - shared, first_word
     for piece in prompt.pieces:
         if not isinstance(piece, str):
             skip = shared if word == first_word and piece is prompt.pieces[0] else 0
             for offset in range(skip, len(piece)):
-                gather[place + offset] = word + offset
-            place, word = place + len(piece), word + len(piece)
+                gather[position + offset] = word + offset
+            position, word = position + len(piece), word + len(piece)
             continue
         part = text if piece == TEXT else image_lists
         if part is not None:
             base = 0 if piece == TEXT else first_word + len(prompt.words)
             inner = np.arange(len(part.values)) - np.repeat(part.offsets[:-1], part.lengths)
-            gather[np.repeat(place, part.lengths) + inner] = base + np.arange(len(part.values))
-            place = place + part.lengths
+            gather[np.repeat(position, part.lengths) + inner] = base + np.arange(len(part.values))
+            position = position + part.lengths
         if piece == IMAGES:
-            behind_images = place
-    positions = np.arange(len(gather), dtype=np.int64)
-    positions[shared : starts[-1]] -= np.repeat(starts[:-1] - shared, lengths)
+            behind_images = position
+    position_ids = np.arange(len(gather), dtype=np.int64)
+    position_ids[shared : starts[-1]] -= np.repeat(starts[:-1] - shared, lengths)
     if image_lists is not None and prompt.image_positions and prompt.pieces.index(IMAGES) < prompt.pieces.index(TEXT):
         left_out = np.zeros(
             len(gather) + 1, dtype=np.int64
         )  # steps up behind the images, and down where the next starts
         np.add.at(left_out, behind_images, prompt.image_positions - image_lists.lengths)
         np.add.at(left_out, starts[1:], image_lists.lengths - prompt.image_positions)
-        positions += left_out[:-1].cumsum()
-    positions[starts[-1] :] = shared
+        position_ids += left_out[:-1].cumsum()
+    position_ids[starts[-1] :] = shared
     distinct, first, count = np.unique(lengths, return_index=True, return_counts=True)
     blocks = np.stack([starts[first], count, distinct], axis=1).astype(np.int64)
     if filling:
@@ -152,4 +152,4 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
     items = None
     if images is not None and prompt.late:
         rows, items = images.values, images.row_ids()
-    return Packed(ids, rows.astype(np.int64), items, gather, positions, shared, blocks, restore)
+    return Packed(ids, rows.astype(np.int64), items, gather, position_ids, shared, blocks, restore)

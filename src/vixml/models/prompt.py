@@ -97,8 +97,8 @@ def make_prompt(
         else:
             pieces.append(found)
     added: list[str | tuple[int, ...]] = []
-    for place, found in enumerate(pieces):
-        own = tuple(bos) if (found != IMAGES if each_piece else place == 0) else ()
+    for position, found in enumerate(pieces):
+        own = tuple(bos) if (found != IMAGES if each_piece else position == 0) else ()
         if not isinstance(found, str):
             added.append((*own, *found))
         elif own and added and not isinstance(added[-1], str):

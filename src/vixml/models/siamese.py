@@ -146,8 +146,8 @@ class LateFusion(nn.Module):
         order, out = [], []
         for count in counts.unique().tolist():
             rows = (counts == count).nonzero().flatten()
-            places = (starts[rows, None] + torch.arange(count)).to(text.device, non_blocking=True)
-            tokens = torch.cat([text[rows.to(text.device, non_blocking=True), None], images[places]], dim=1)
+            positions = (starts[rows, None] + torch.arange(count)).to(text.device, non_blocking=True)
+            tokens = torch.cat([text[rows.to(text.device, non_blocking=True), None], images[positions]], dim=1)
             out.append(self.layer(tokens).mean(dim=1, dtype=torch.float32))
             order.append(rows)
         return torch.cat(out)[torch.cat(order).argsort().to(text.device, non_blocking=True)]
@@ -243,9 +243,9 @@ class Siamese(nn.Module):
             if packed.image_items is None:
                 stream = torch.cat([stream, projected.to(stream.dtype)])
         stream = stream.index_select(0, torch.from_numpy(packed.gather).to(device, non_blocking=True))
-        positions = torch.from_numpy(packed.positions).to(device, non_blocking=True)
+        position_ids = torch.from_numpy(packed.position_ids).to(device, non_blocking=True)
         blocks = [tuple(row) for row in packed.blocks.tolist()]
-        pooled = self.backbone(stream, positions, blocks, packed.prefix)
+        pooled = self.backbone(stream, position_ids, blocks, packed.prefix)
         pooled = pooled.index_select(0, torch.from_numpy(packed.restore).to(device, non_blocking=True))
         if self.late is not None:
             items = packed.image_items if packed.image_items is not None else np.zeros(0, dtype=np.int64)
@@ -345,7 +345,7 @@ def build_model(
     image_dim: int | None,
     seed: int,
     prompt: Prompt | None = None,
-    words: np.ndarray | None = None,
+    vocabulary: np.ndarray | None = None,
     device: torch.device | None = None,
 ) -> Siamese:
     """Return the run's model; parts without pretrained weights are drawn from the seed.
@@ -357,13 +357,13 @@ def build_model(
         image_dim: length of an image vector, or None.
         seed: of the run.
         prompt: how sequences are laid out.
-        words: (n,) int64, the tokens that occur; where the whole language model trains, embeddings of others are dropped.
+        vocabulary: (n,) int64, the tokens that occur; where the whole language model trains, embeddings of others are dropped.
         device: where it will compute, which decides on its kernels; the model is built on the processor.
     """
     torch.manual_seed(int(generator(seed, INIT, 0).integers(2**31)))
     model = Siamese(config, model_dir, n_labels, image_dim, prompt, device)
-    if words is not None and config.encoder.train == "full":
-        model.backbone.keep_words(words)
+    if vocabulary is not None and config.encoder.train == "full":
+        model.backbone.keep_tokens(vocabulary)
     return model
 
 
@@ -399,12 +399,12 @@ def load_model(folder: Path, model: Siamese) -> None:
                 expected=expected,
                 hint=AGAIN,
             )
-    words = "backbone.row_of"
-    if words in own and not torch.equal(own[words].cpu(), tensors[words]):
+    row_of = "backbone.row_of"
+    if row_of in own and not torch.equal(own[row_of].cpu(), tensors[row_of]):
         raise VixmlError(
-            "the model was trained on a corpus with other words",
+            "the model was trained on a corpus with another vocabulary",
             where=folder / "model.safetensors",
-            found=f"embeddings of {int((tensors[words] >= 0).sum())} tokens",
+            found=f"embeddings of {int((tensors[row_of] >= 0).sum())} tokens",
             expected="those that the texts of this corpus have",
             hint=AGAIN,
         )

@@ -288,7 +288,7 @@ def read_gguf(data: bytes, where: str, work: Path) -> tuple[dict[str, Any], dict
 
     Raises:
         VixmlError: not a whole GGUF file, an architecture or a splitting of words that is not known here, or tensors that
-            the network has no place for.
+            the network has no position for.
     """
     # `gguf` maps files only, it reads no memory.
     with tempfile.TemporaryDirectory(prefix=".tmp-gguf-", dir=work) as folder:

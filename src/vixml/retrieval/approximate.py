@@ -102,7 +102,7 @@ class Index:
             near = self.propose(asked, min(k + SPARE, self.widest))
             seconds = time.perf_counter() - begun
             scores = decide(asked, labels, near, k)[1]
-            # By score, so that labels which tie at place k stand for one another.
+            # By score, so that labels which tie at position k stand for one another.
             found = (scores >= best[:, -1:]) & (scores > -np.inf)
             share = float(found.sum() / max((best > -np.inf).sum(), 1))
             curve.append({"effort": self.effort, "recall": share, "ms": 1000 * seconds / len(asked)})

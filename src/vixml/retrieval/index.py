@@ -50,7 +50,7 @@ def build_index(
         data = open_inputs(inputs, config, seed)
         model = build_model(
             config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["train"],
-            data.words(), device,
+            data.vocabulary(), device,
         )  # fmt: skip
         load_model(trained, model)
         total = sum(data.corpus.n(split) for split in ("train", "test", "label"))

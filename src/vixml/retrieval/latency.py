@@ -70,7 +70,7 @@ def measure_latency(
         data = open_inputs(inputs, config, seed)
         model = build_model(
             config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["test"],
-            data.words(), device,
+            data.vocabulary(), device,
         )  # fmt: skip
         load_model(trained, model)
 

@@ -4,7 +4,7 @@ The result is defined without reference to how it is computed: labels ordered by
 rounded to float32, ties by smaller label id. A float32 matrix product alone cannot give that: its last bits change with
 the shape of the blocks, the library and the device. So blocks only *propose*, in the fastest arithmetic that the device has,
 some more labels than asked for, and float64 *decides* among these; an error bound says when the proposals certainly hold the
-true top K. The rare query where they may not (more near-ties at place K than spare proposals) is searched again: with
+true top K. The rare query where they may not (more near-ties at position K than spare proposals) is searched again: with
 proposals in float32, and if that does not settle it either, wholly in float64.
 """
 
@@ -158,10 +158,10 @@ def propose(
                 products[:, part.stop - part.start :] = -torch.inf  # rows that fill the last group up
                 if banned is not None:
                     ban(products, banned.take(np.arange(start, stop)), part)
-                values, places = _largest(products, proposed)
+                values, positions = _largest(products, proposed)
                 some = slice(start, stop)
                 merged, chosen = torch.cat([scores[some], values], dim=1).topk(proposed, dim=1)
-                ids[some] = torch.cat([ids[some], places + part.start], dim=1).gather(1, chosen)
+                ids[some] = torch.cat([ids[some], positions + part.start], dim=1).gather(1, chosen)
                 scores[some] = merged
 
         share_out(pool, c, work, shares=torch.get_num_threads() if pool is None else pool._max_workers)
@@ -215,16 +215,16 @@ def _largest(products: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     r, width = products.shape
     groups = width // GROUP
     if groups <= 2 * wanted:
-        places = _places(products.float(), min(wanted, width))
-        return products.gather(1, places).float(), places
+        positions = _positions(products.float(), min(wanted, width))
+        return products.gather(1, positions).float(), positions
     table = products.view(r, GROUP, groups)
-    best = _places(table.amax(dim=1).float(), wanted)
+    best = _positions(table.amax(dim=1).float(), wanted)
     among = table.gather(2, best[:, None, :].expand(r, GROUP, wanted)).reshape(r, -1).float()
-    places = _places(among, wanted)
-    return among.gather(1, places), (places // wanted) * groups + best.gather(1, places % wanted)
+    positions = _positions(among, wanted)
+    return among.gather(1, positions), (positions // wanted) * groups + best.gather(1, positions % wanted)
 
 
-def _places(values: Tensor, wanted: int) -> Tensor:
+def _positions(values: Tensor, wanted: int) -> Tensor:
     """Return where the ``wanted`` largest of each row of float32 stand, in no order: (r, wanted) int64."""
     if values.device.type == "cpu" and wanted < values.shape[1]:
         # numpy's selection is vectorised: several times faster than torch's.
@@ -322,7 +322,7 @@ def search(
                 found = propose(block[again], source, only, proposed, labels_step, dtype, pool)
                 at_least = found.at_least()[:, width - 1]
                 best[again], top[again] = _decide(block[again], source, found, at_least, width, memory_mb, pool)
-                # The last proposal must lie below place k by more than both could be wrong; -inf: nothing was left out.
+                # The last proposal must lie below position k by more than both could be wrong; -inf: nothing was left out.
                 last = found.at_most()[:, -1]
                 unsure = (last >= at_least) & (last > -torch.inf) if proposed < m else torch.zeros_like(last).bool()
                 again = again[unsure]
@@ -376,7 +376,7 @@ def _decide(
     """Order the proposals that may be among the best by their float64 product: (c, width) int64 and float32."""
     best = torch.zeros(len(block), width, dtype=torch.int64, device=block.device)
     top = torch.full((len(block), width), -torch.inf, device=block.device)
-    # They stand best first, so those that are certainly worse than place k stand at the end.
+    # They stand best first, so those that are certainly worse than position k stand at the end.
     kept = (found.at_most() >= at_least[:, None]).sum(dim=1).clamp_min(width).tolist()
     # Pieces of a few MB stay in the processor's cache: six times faster than pieces of 250 MB.
     piece = min(8 if block.device.type == "cpu" else 256, memory_mb / 8) * 2**20
@@ -476,8 +476,8 @@ def _first(ids: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
     # topk promises nothing about ties, so ties are made impossible: one integer that holds the score, then the id.
     bits = scores.contiguous().view(torch.int32).long()
     ordered = torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
-    places = (ordered * 2**31 - ids).topk(min(width, ids.shape[1]), dim=1).indices
-    return ids.gather(1, places), scores.gather(1, places)
+    positions = (ordered * 2**31 - ids).topk(min(width, ids.shape[1]), dim=1).indices
+    return ids.gather(1, positions), scores.gather(1, positions)
 
 
 def _steps(n: int, step: int) -> Iterator[slice]:

@@ -131,7 +131,7 @@ def vote_chunks(
         n_queries: rows in all.
         neighbours: voters of a query.
         voter_labels: voters over labels; each votes for as many as a voter has on average.
-        others: further entries of a query's row, e.g. places of the result.
+        others: further entries of a query's row, e.g. positions of the result.
         memory_mb: the bound.
     """
     a_row = neighbours * max(1.0, float(voter_labels.lengths.mean()) if len(voter_labels) else 1.0) + others
@@ -174,10 +174,10 @@ def rank_votes(
     order = np.lexsort((label, -total, row))
     row, label, total = row[order], label[order], total[order]
     starts = np.searchsorted(row, np.arange(n_rows))
-    place = np.arange(len(row)) - starts[row]
-    kept = place < top_k
-    ids[row[kept], place[kept]] = label[kept]
-    scores[row[kept], place[kept]] = total[kept]
+    position = np.arange(len(row)) - starts[row]
+    kept = position < top_k
+    ids[row[kept], position[kept]] = label[kept]
+    scores[row[kept], position[kept]] = total[kept]
     return ids, scores
 
 

@@ -229,7 +229,9 @@ def open_training(
         weights = inverse_propensity(truth.counts(), len(truth), propensity.a, propensity.b)
     tokens, images = opened.tokens, opened.images
     data = TrainingSet(tokens["train"], tokens["label"], images["train"], images["label"], truth, rows, weights, prompt)
-    model = build_model(config, inputs.model_dir, truth.n_cols, opened.image_dim, seed, prompt, opened.words(), device)
+    model = build_model(
+        config, inputs.model_dir, truth.n_cols, opened.image_dim, seed, prompt, opened.vocabulary(), device
+    )
     return Training(config, model, data, held_out, opened.gather, precision, seed, group)
 
 
