@@ -68,7 +68,7 @@ def compare(size: tuple, dtype: torch.dtype, rounds: int, speed: float) -> dict[
         size: one of :data:`SIZES`.
         dtype: of queries, keys and values.
         rounds: how often.
-        speed: operations a second of a large product.
+        speed: operations per second of a large product.
     """
     name, n, heads, kv_heads, length, prefix, dim = size
     torch.manual_seed(0)

@@ -121,7 +121,7 @@ def compare(chosen: argparse.Namespace, delay: float, folder: Path) -> dict[str,
     result["resident_mb_at_25_50_75_98_percent"] = [run["resident_mb_at_25_50_75_98_percent"] for run in found["ours"]]
     print(
         f"delay {delay * 1e3:.0f} ms: alone {statistics.median(rates['alone']):.0f}, ours "
-        f"{statistics.median(rates['ours']):.0f} images a second, ratio {statistics.median(ratios):.2f} "
+        f"{statistics.median(rates['ours']):.0f} images per second, ratio {statistics.median(ratios):.2f} "
         f"({min(ratios):.2f} to {max(ratios):.2f}); memory {result['resident_mb_at_25_50_75_98_percent']}",
         flush=True,
     )

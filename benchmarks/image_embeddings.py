@@ -84,7 +84,7 @@ def forget(path: Path) -> None:
 
 
 def disk_speed(path: Path, size: int = 1 << 30) -> float:
-    """Return the bytes a second that the disk gives when the first ``size`` of a file are read in order, the best of three."""
+    """Return the bytes per second that the disk gives when the first ``size`` of a file are read in order, the best of three."""
     found, block = [], bytearray(1 << 22)
     for _ in range(3):
         forget(path)
@@ -100,7 +100,7 @@ def pages(ids: np.ndarray) -> float:
     """Return the bytes of the pages on which the vectors of ``ids`` lie: a disk gives no less than a page.
 
     Example:
-        >>> pages(np.array([0, 0, 1])) / PAGE  # 2304 bytes a vector, and its file's header
+        >>> pages(np.array([0, 0, 1])) / PAGE  # 2304 bytes per vector, and its file's header
         2.0
     """
     start, stop = requests(ids, HEADER, 2 * DIM)

@@ -1,8 +1,8 @@
-"""Import published vectors: seconds, bytes a second and peak memory, at several sizes.
+"""Import published vectors: seconds, bytes per second and peak memory, at several sizes.
 
 python benchmarks/import_vectors.py --megabytes 250 500 1000 --folder /var/tmp
 
-The files are written first, as their publisher does: float32 rows, and a pickled map of three rows an item. Then the stage
+The files are written first, as their publisher does: float32 rows, and a pickled map of three rows per item. Then the stage
 runs in a process of its own, whose peak memory is that of the process (VmHWM), less what it had before the stage began.
 """
 

@@ -62,7 +62,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def turn_to(monkeypatch, address: str) -> None:
-    """Do what HF_ENDPOINT does, which is read once a process."""
+    """Do what HF_ENDPOINT does, which is read once per process."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
     files = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)

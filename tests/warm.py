@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "vixml.torchvision_fix",  # before transformers; it declares once a process, so that children keep it
+    "vixml.torchvision_fix",  # before transformers; it declares once per process, so that children keep it
     "transformers.models.bert.modeling_bert", "torch._dynamo", "peft", "pandas", "pyarrow.parquet", "faiss", "onnx", "PIL.Image",
     "matplotlib.figure", "jinja2", "pydantic", "typer", "rich.progress", "rich.rule", "typer.rich_utils", "yaml", "snakemake.cli",
     "snakemake.api", "snakemake.report", "smart_open", "yte", "dvc.cli.parser", "dvc.repo",

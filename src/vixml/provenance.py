@@ -232,7 +232,7 @@ def versions() -> dict[str, str]:
 def environment() -> dict[str, Any]:
     """Return how many packages are installed, and one hash of their names and versions; vixml itself is named by its commit.
 
-    Equal hashes mean equal environments, whoever made them; ``pip list`` shows what is behind one. Looked up once a process.
+    Equal hashes mean equal environments, whoever made them; ``pip list`` shows what is behind one. Looked up once per process.
     """
     installed = set()
     for package in importlib.metadata.distributions():

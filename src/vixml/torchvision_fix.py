@@ -31,7 +31,7 @@ def _compiled_operators_load() -> bool:
     return True
 
 
-# Declared at import, once a process, and kept: a library's declarations end with it.
+# Declared at import, once per process, and kept: a library's declarations end with it.
 _library = None
 if not _compiled_operators_load():
     _library = torch.library.Library("torchvision", "DEF")

@@ -90,7 +90,7 @@ def test_the_bytes_do_not_depend_on_connections_or_arrival(server, tmp_path):
             ]
         )
     assert found[0] == found[1] == found[2]
-    assert max(server.asked.values()) == 3, "each once a run"
+    assert max(server.asked.values()) == 3, "each once per run"
 
 
 def test_requests_per_host_are_limited(server, tmp_path):

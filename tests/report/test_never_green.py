@@ -32,7 +32,7 @@ def nothing_ran() -> dict[str, Table]:
 
 
 def results(runs: set[tuple[str, str]], values: dict[str, list[float]]) -> Results:
-    """Return results of every run with the same values: one a seed, for each metric."""
+    """Return results of every run with the same values: one per seed, for each metric."""
 
     def one(dataset: str, run: str, seed: int) -> Result:
         metrics = {metric: seeds[seed] for metric, seeds in values.items()}

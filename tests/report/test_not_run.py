@@ -116,7 +116,7 @@ def test_one_seed_fills_a_row_of_means_and_one_row_of_seeds(results):
     gained = {
         name: before.by_table[name].hours - after.by_table[name].hours for name in ("table1", "table12", "claims")
     }
-    # Table 1 averages what there is; Table 12 has a row a seed, and the claim on their spread wants all five.
+    # Table 1 averages what there is; Table 12 has a row per seed, and the claim on their spread wants all five.
     assert gained == pytest.approx({"table1": 5 * one, "table12": one, "claims": one})
 
 

@@ -21,7 +21,7 @@ from vixml.training import checkpoint
 from vixml.training.checkpoint import NAME
 from vixml.training.train import run_identity, train
 
-ROWS, BATCH, EPOCHS = 23, 5, 3  # five steps an epoch, the last of three queries; the second and third mined
+ROWS, BATCH, EPOCHS = 23, 5, 3  # five steps per epoch, the last of three queries; the second and third mined
 CPU = torch.device("cpu")
 ALWAYS = {"checkpoint_minutes": 1e-9}
 

@@ -76,7 +76,7 @@ def test_an_untrained_dexa_has_its_clusters(task, tmp_path):
 
 
 def test_more_images_than_there_are_is_an_error(task):
-    with pytest.raises(VixmlError, match="more images an item") as caught:
+    with pytest.raises(VixmlError, match="more images per item") as caught:
         open_inputs(task, planted.make_config(images={"per_item": 4}), 0)
     assert caught.value.found == 4 and "at most 3" in caught.value.expected
 
@@ -94,7 +94,7 @@ def test_embeddings_with_lists_of_its_own_says_what_an_item_has(task, tmp_path):
     inputs = RunInputs(task.corpus, task.tokens, embeddings, task.model_dir)
     found = open_inputs(inputs, planted.make_config(images={"per_item": 1}), 0)
     assert found.images["test"].values[:9].tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]
-    with pytest.raises(VixmlError, match="more images an item") as caught:
+    with pytest.raises(VixmlError, match="more images per item") as caught:
         open_inputs(inputs, planted.make_config(images={"per_item": 2}), 0)
     assert str(embeddings) in caught.value.expected and "published_vectors: false" in caught.value.hint
 

@@ -59,7 +59,7 @@ def test_every_figure_and_kind_of_page_has_a_caption():
 
 
 def test_snakemakes_page_opens_each_category(finished, tmp_path):
-    # With two labels a file, the page of Snakemake 9 makes switches of them and fails at pairs that are not there.
+    # With two labels per file, the page of Snakemake 9 makes switches of them and fails at pairs that are not there.
     run(finished, "snakemake", "--report", str(tmp_path / "report.html"))
     faults: list[str] = []
     with started() as browser:

@@ -29,7 +29,7 @@ def check(
 ) -> None:
     r"""Check finished results in stages: data, tokens, images, model, index, predictions, scores.
 
-    Prints a line a stage: counts and hashes, then tokens, image coverage and norms,
+    Prints one line per stage: counts and hashes, then tokens, image coverage and norms,
     then recall against exact search, then scores computed again. The first stage
     that fails is the last looked at: what comes after it is made from it. Changes
     nothing. The exit status is 1 if a stage failed.

@@ -159,7 +159,7 @@ def _check_shapes(predictions: np.ndarray, truth: Ragged, filter: Ragged | None)
             "predictions and true labels do not belong together",
             where="predictions",
             found=f"shape {predictions.shape}",
-            expected=f"({len(truth)}, K), a row a query",
+            expected=f"({len(truth)}, K), one row per query",
             hint="predict again on the split that is scored",
         )
     if filter is not None and (len(filter), filter.n_cols) != (len(truth), truth.n_cols):
@@ -322,7 +322,7 @@ def _best_weights(truth: Ragged, by_weight: np.ndarray, rank: np.ndarray, depth:
         depth: columns.
     """
     rows = truth.row_ids()
-    # One number a pair: sorting numbers is many times faster than sorting by two columns.
+    # One number per pair: sorting numbers is many times faster than sorting by two columns.
     order = np.sort(rows * truth.n_cols + rank[truth.values])
     position = np.arange(len(order)) - np.repeat(truth.offsets[:-1], truth.lengths)
     kept = position < depth

@@ -49,7 +49,7 @@ def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predi
             "predictions do not fit the corpus",
             where=folder / "labels.npy",
             found=f"shape {labels.shape}, {labels.dtype}",
-            expected=f"({expected}, K) int32, a row a query",
+            expected=f"({expected}, K) int32, one row per query",
             hint=REPAIR,
         )
     if scores.shape != labels.shape or scores.dtype != np.float32:

@@ -390,7 +390,7 @@ def _of_another_network(name: str, key: str, expected: int, found: int) -> Vixml
 
 # -- EfficientNet-Lite0 -----------------------------------------------------------------------------------------------
 
-# Not timm's tf_efficientnet_lite0: at 112 pixels in float32 on one EPYC thread this network pools 120 images a second of
+# Not timm's tf_efficientnet_lite0: at 112 pixels in float32 on one EPYC thread this network pools 120 images per second of
 # processor time, timm's 96 (channels-last), with folded normalisation 103.
 # (repeats, kernel, stride of the first, expansion, output channels) of each stage.
 STAGES = (
@@ -409,7 +409,7 @@ BN_EPS = 1e-3
 # for that one. In bf16 the scaling is exact, too: no value needs more than 8 significant bits.
 MEAN, SCALE = 127.0, 1 / 128
 # Images per pass on a CPU, so that their activations stay in its cache. 8 gave 475
-# images a second on one core, 64 gave 376 (112 pixels, bf16, benchmarks/pooling.py).
+# images per second on one core, 64 gave 376 (112 pixels, bf16, benchmarks/pooling.py).
 CPU_PART = 8
 
 

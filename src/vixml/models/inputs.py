@@ -107,14 +107,14 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
     most = max(int(lists.lengths.max(initial=0)) for lists in held.values())
     if config.images.per_item > most:
         raise VixmlError(
-            "more images an item are wanted than there are",
+            "more images per item are wanted than there are",
             where="images.per_item",
             found=config.images.per_item,
             expected=f"at most {most}, the longest list of images in {inputs.embeddings if embeddings.item_lists else inputs.corpus}",
             hint="lower images.per_item; or, of vectors published as they are, pool the images here instead "
             "(published_vectors: false)"
             if embeddings.item_lists
-            else "lower images.per_item, or build the corpus with more images an item",
+            else "lower images.per_item, or build the corpus with more images per item",
         )
     images = {
         split: embeddings.lists(held[split], config.images.per_item, config.images.control, seed) for split in splits
@@ -159,7 +159,7 @@ def _check_no_empty(data: RunData, inputs: RunInputs) -> None:
                 "an item has nothing that could be encoded: its text has no token, and no words of the template stand by it",
                 where=f"{inputs.tokens / split}, row {empty[0]}",
                 found=f"{len(empty)} such rows, text {data.corpus.texts(split)[empty[0]]!r}",
-                expected="a token an item, at least",
+                expected="at least one token per item",
                 hint="give it a text, or a template with words or {eos}: encoder.template",
             )
 

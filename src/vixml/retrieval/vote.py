@@ -117,7 +117,7 @@ def check_voters(voters: np.ndarray, voter_labels: Ragged, where: str) -> None:
             "vectors and labels of the voters do not belong together",
             where=where,
             found=f"{len(voters)} vectors, {len(voter_labels)} rows of labels",
-            expected="one row of labels a vector",
+            expected="one row of labels per vector",
             hint="build the index again from this corpus",
         )
 
@@ -342,7 +342,7 @@ def retrieval_augmented(
             "label vectors and labels of the training queries do not belong together",
             where="retrieval-augmented inference",
             found=f"{len(labels)} vectors, training queries over {voter_labels.n_cols} labels",
-            expected="one vector a label",
+            expected="one vector per label",
             hint="build the index again from this corpus",
         )
     n_voters = retrieved_labels if joint else retrieved_queries
