@@ -32,26 +32,24 @@ def encode(
     embed = network.get_input_embeddings()  # Gemma scales what it looks up
     items = []
     for i in range(len(tokens)):
-        positions: list[Tensor] = []
+        vectors: list[Tensor] = []
         for piece in pieces:
             if piece == "images":
-                positions += (
-                    [projection(embeddings[int(image)]) for image in images.row(i)] if images is not None else []
-                )
+                vectors += [projection(embeddings[int(image)]) for image in images.row(i)] if images is not None else []
             else:
                 ids = tokens.row(i) if piece == "text" else piece
-                positions += [embed(torch.tensor(int(token))) for token in ids]
-        items.append(positions)
-    longest = max(len(positions) for positions in items)
+                vectors += [embed(torch.tensor(int(token))) for token in ids]
+        items.append(vectors)
+    longest = max(len(vectors) for vectors in items)
     # Padded positions hold noise: whatever attends to them would be seen.
-    inputs = [[*positions, *torch.randn(longest - len(positions), len(positions[0]))] for positions in items]
-    mask = [[1] * len(positions) + [0] * (longest - len(positions)) for positions in items]
-    positions = [list(range(len(positions))) + [0] * (longest - len(positions)) for positions in items]
+    inputs = [[*vectors, *torch.randn(longest - len(vectors), len(vectors[0]))] for vectors in items]
+    mask = [[1] * len(vectors) + [0] * (longest - len(vectors)) for vectors in items]
+    position_ids = [list(range(len(vectors))) + [0] * (longest - len(vectors)) for vectors in items]
     hidden = network(
         inputs_embeds=torch.stack([torch.stack(row) for row in inputs]),
         attention_mask=torch.tensor(mask),
-        position_ids=torch.tensor(positions),
+        position_ids=torch.tensor(position_ids),
     ).last_hidden_state
     if pooling == "last":
-        return torch.stack([hidden[i, len(positions) - 1] for i, positions in enumerate(items)])
-    return torch.stack([hidden[i, : len(positions)].mean(dim=0) for i, positions in enumerate(items)])
+        return torch.stack([hidden[i, len(vectors) - 1] for i, vectors in enumerate(items)])
+    return torch.stack([hidden[i, : len(vectors)].mean(dim=0) for i, vectors in enumerate(items)])

@@ -40,8 +40,8 @@ def test_images_stand_first_then_text_and_positions_count_on(batch):
     packed = pack(Ragged.from_rows([t for t, _ in batch], 9), Ragged.from_rows([i for _, i in batch], 5))
     expected = []
     for text, images in batch:
-        positions = [("image", i) for i in images] + [("text", t) for t in text]
-        expected.append([(*position, position) for position, position in enumerate(positions)])
+        sequence = [("image", i) for i in images] + [("text", t) for t in text]
+        expected.append([(*token, position) for position, token in enumerate(sequence)])
     assert contents(packed) == expected
     assert len(packed) == len(batch)
     lengths = packed.blocks[:, 2].tolist()
