@@ -31,9 +31,9 @@ from vixml.data.download import declare
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, sha256_json
-from vixml.paths import place, raw_dir
 from vixml.provenance import MANIFEST
 from vixml.runtime import precision_override
+from vixml.stages import Job, place, raw_dir
 
 try:
     precision_override()  # a misspelt VIXML_PRECISION stops before the first job, not within it
@@ -131,22 +131,26 @@ def settings(value):
     return json.dumps(value, sort_keys=True)
 
 
-def code(verb):
+def code(stage):
     """Return the digest of the code behind a command, computed only when Snakemake considers a job of it."""
-    return lambda wildcards: stage_digest(verb)
+    return lambda wildcards: stage_digest(stage)
 
 
 def obeys(stage):
     """Return a function of the settings that a stage obeys, as text."""
-    return lambda wildcards: settings(known(PROJECT.obeys, stage, wildcards))
+    return asked(stage, lambda job: settings(job.obeys()))
 
 
-def known(ask, stage, wildcards):
-    """Return what the project answers of a stage; a name that nobody defined is one clear error."""
-    try:
-        return ask(stage, **dict(wildcards.items()))
-    except VixmlError as error:
-        raise WorkflowError(str(error)) from None
+def asked(stage, ask):
+    """Return a function of wildcards that asks a job of a stage; a name that nobody defined is one clear error."""
+
+    def answer(wildcards):
+        try:
+            return ask(Job(PROJECT, stage, dict(wildcards.items())))
+        except VixmlError as error:
+            raise WorkflowError(str(error)) from None
+
+    return answer
 
 
 def content(paths):
@@ -189,26 +193,16 @@ def configuration_of_paper():
 
 def reads(stage):
     """Return a function of the manifests that a stage reads, by name."""
-
-    def inputs(wildcards):
-        folders = known(PROJECT.reads, stage, wildcards)
-        return {name: (folder / MANIFEST).as_posix() for name, folder in folders.items()}
-
-    return inputs
+    return asked(stage, lambda job: {name: (folder / MANIFEST).as_posix() for name, folder in job.reads().items()})
 
 
 def sources(stage):
     """Return a function of the raw files that a stage reads."""
-
-    def files(wildcards):
-        return [RAW.format(filename=WORLD.sources[name].filename) for name in known(PROJECT.sources, stage, wildcards)]
-
-    return files
+    return asked(stage, lambda job: [RAW.format(filename=WORLD.sources[name].filename) for name in job.sources()])
 
 
-def run_of(wildcards):
-    """Return a run's resolved configuration."""
-    return known(lambda stage, dataset, run, **others: PROJECT.run(dataset, run), None, wildcards)
+# A run's resolved configuration, a function of wildcards.
+run_of = asked("train", lambda job: job.run)
 
 
 def tables_of_dataset(wildcards):

@@ -15,9 +15,10 @@ import typer.main
 import yaml
 
 from vixml import cli
-from vixml.digest import STAGES
 from vixml.errors import VixmlError
+from vixml.stages import PLACES, STAGES
 
+COMMANDS = [*STAGES, "summary", "document-config", "plan", "check", "doctor"]
 HEAVY = ["torch", "pandas", "matplotlib", "transformers", "pyarrow", "snakemake"]
 
 
@@ -25,34 +26,47 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "vixml", *arguments], capture_output=True, text=True, timeout=600)
 
 
-def test_help_names_every_verb():
+def test_help_names_every_command():
     done = run("--help")
     assert done.returncode == 0
-    for verb in [*STAGES, "summary", "document-config", "plan", "check", "doctor"]:
-        assert verb in done.stdout
+    for name in COMMANDS:
+        assert name in done.stdout
 
 
-@pytest.mark.parametrize("verb", [*STAGES, "summary", "document-config", "plan", "check", "doctor"])
-def test_a_verb_explains_itself(verb, capsys):
-    assert cli.main([verb, "--help"]) == 0
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_explains_itself(command, capsys):
+    assert cli.main([command, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "Example:" in shown and f"vixml {verb}" in shown
+    assert "Example:" in shown and f"vixml {command}" in shown
 
 
-@pytest.mark.parametrize("verb", [*STAGES, "summary", "document-config", "plan", "check", "doctor"])
-def test_an_example_can_be_copied_from_a_terminal_and_parses(verb, capsys, monkeypatch):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_example_can_be_copied_from_a_terminal_and_parses(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
-    assert cli.main([verb, "--help"]) == 0
+    assert cli.main([command, "--help"]) == 0
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     shown = lines[lines.index(" Example:") + 1 : next(i for i, line in enumerate(lines) if line.startswith("╭─"))]
     commands = "\n".join(shown).replace("\\\n", " ").split("\n")
-    commands = [shlex.split(command) for command in commands if command.strip()]
+    commands = [shlex.split(line) for line in commands if line.strip()]
     assert commands
     for program, name, *arguments in commands:
-        assert (program, name) == ("vixml", verb), "a line of the example is broken"
+        assert (program, name) == ("vixml", command), "a line of the example is broken"
         # Raises on an option that is unknown, incomplete or missing; runs nothing.
-        typer.main.get_command(cli.app).commands[verb].make_context(verb, arguments)
+        typer.main.get_command(cli.app).commands[command].make_context(command, arguments)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_stage_has_an_option_for_each_folder_that_it_reads_or_writes(name):
+    stage = STAGES[name]
+    inputs = {f"--{other}" for other in stage.reads if other != "model"} | (
+        {"--model-dir"} if "model" in stage.reads else set()
+    )
+    options = {
+        option for parameter in typer.main.get_command(cli.app).commands[name].params for option in parameter.opts
+    }
+    assert inputs | {"--out", "--results", "--config-dir"} | ({"--raw"} if stage.sources else set()) <= options
+    assert set(stage.reads.values()) <= set(PLACES) and set(stage.only_if) <= set(stage.reads)
 
 
 def test_help_imports_nothing_heavy():
@@ -100,20 +114,20 @@ def registry(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "verb",
+    "command",
     [
         ["build-corpus", "d"],
         ["render-images", "d", "--corpus", "corpus"],
         ["prepare-model", "t"],
         ["embed-images", "d", "v", "--images", "images"],
     ],
-    ids=lambda verb: verb[0],
+    ids=lambda command: command[0],
 )
-def test_no_verb_reads_a_raw_file_that_was_altered(registry, capsys, verb):
+def test_no_command_reads_a_raw_file_that_was_altered(registry, capsys, command):
     """Whether it was downloaded or placed by hand."""
     out = registry / "out"
     options = ["--raw", str(registry / "raw"), "--config-dir", str(registry), "--out", str(out)]
-    assert cli.main([*verb, *options]) == 2
+    assert cli.main([*command, *options]) == 2
     shown = capsys.readouterr().err
     assert "error: a raw file was altered or cut short" in shown and "pack.whl" in shown
     assert "vixml download pack" in shown and not out.exists()
@@ -125,7 +139,7 @@ def test_a_wrong_option_is_status_2():
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Return a function that runs a verb which raises."""
+    """Return a function that runs a command which raises."""
 
     def go(error: BaseException) -> int:
         def raising(**_):
@@ -162,7 +176,7 @@ def test_a_termination_cleans_up(tmp_path):
     code = (
         "import sys, time; from vixml import cli; from vixml.provenance import stage\n"
         "def work(**_):\n"
-        f"    with stage({str(tmp_path / 'out')!r}, 'verb', config={{}}, inputs={{}}):\n"
+        f"    with stage({str(tmp_path / 'out')!r}, 'stage', config={{}}, inputs={{}}):\n"
         "        print('ready', flush=True); time.sleep(60)\n"
         "cli.app = work\n"
         "sys.exit(cli.main([]))\n"

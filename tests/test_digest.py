@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vixml.digest import KEPT, LEFT_OUT, ROOT, STAGES, _parsed, module_digest, modules_of, stage_digest
+from vixml.digest import KEPT, LEFT_OUT, ROOT, _parsed, module_digest, modules_of, stage_digest
 from vixml.errors import VixmlError
+from vixml.stages import STAGES
 
 ENTRY = '''"""The entry."""
 
@@ -128,18 +129,18 @@ def test_an_unknown_stage_is_refused():
         module_digest("vixml.nowhere")
 
 
-@pytest.mark.parametrize("verb", STAGES)
-def test_every_stage_has_an_entry_that_its_verb_imports(verb):
-    module = STAGES[verb]
+@pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
+def test_the_command_of_a_stage_imports_its_module(stage):
+    module = stage.module
     assert module in modules_of(module)
     imports = re.findall(
         r"from (vixml\.[a-z_.]+) import", "".join(p.read_text(encoding="utf-8") for p in (ROOT / "cli").glob("*.py"))
     )
-    assert module in imports, f"no verb calls {module}"
+    assert module in imports, f"no command calls {module}"
 
 
 def test_training_does_not_depend_on_what_comes_after_it():
-    reached = modules_of(STAGES["train"])
+    reached = modules_of(STAGES["train"].module)
     assert "vixml.config.template" in reached, "how a template is read reaches every vector"
     later = [
         m
@@ -180,11 +181,11 @@ def test_what_was_parsed_before_is_kept_and_may_be_lost_or_spoilt(tmp_path, monk
         module_digest.cache_clear()
         _parsed.cache_clear()
         monkeypatch.setenv("XDG_CACHE_HOME", cache)
-        return module_digest(STAGES["score"])
+        return module_digest(STAGES["score"].module)
 
     expected = digest(str(tmp_path))
     kept = list((tmp_path / "vixml/digests").iterdir())
-    assert len(kept) == len(modules_of(STAGES["score"]))
+    assert len(kept) == len(modules_of(STAGES["score"].module))
     with monkeypatch.context() as patch:
         patch.setattr("vixml.digest.ast.parse", None)
         assert digest(str(tmp_path)) == expected, "nothing is parsed twice"

@@ -19,31 +19,9 @@ from pathlib import Path
 
 from vixml.errors import VixmlError
 from vixml.files import write_json
+from vixml.stages import STAGES
 
 ROOT = Path(__file__).resolve().parent
-
-# Verb of the command line -> the module whose stage function it calls. The one place where this is written.
-STAGES = {
-    "download": "vixml.data.download",
-    "build-corpus": "vixml.data.build",
-    "tokenize": "vixml.data.tokens",
-    "render-images": "vixml.images.render",
-    "fetch-images": "vixml.images.fetch",
-    "prepare-vision": "vixml.images.vision",
-    "embed-images": "vixml.images.pool",
-    "import-vectors": "vixml.images.import_vectors",
-    "export-dataset": "vixml.images.export",
-    "prepare-model": "vixml.models.weights",
-    "train": "vixml.training.train",
-    "build-index": "vixml.retrieval.index",
-    "predict": "vixml.retrieval.predict",
-    "measure-latency": "vixml.retrieval.latency",
-    "score": "vixml.evaluation.score",
-    "make-tables": "vixml.report.write_tables",
-    "make-figures": "vixml.report.figures",
-    "make-report": "vixml.report.report",
-    "make-tuning": "vixml.report.tuning",
-}
 
 # Modules whose effect shows in a stage's params already, or never reaches a result.
 LEFT_OUT = (
@@ -60,18 +38,18 @@ LEFT_OUT = (
 KEPT = ("vixml.config.template", "vixml.config.tables", "vixml.config.published")
 
 
-def stage_digest(verb: str) -> str:
+def stage_digest(stage: str) -> str:
     """Return 16 hex digits that change exactly when the behaviour of a stage's code may have changed.
 
     Args:
-        verb: the stage's verb on the command line, a key of :data:`STAGES`.
+        stage: a key of ``vixml.stages.STAGES``.
 
     Raises:
         VixmlError: no such stage, or a module that is not valid Python.
     """
-    if verb not in STAGES:
-        raise VixmlError("no such stage", found=verb, expected="one of " + ", ".join(STAGES))
-    return module_digest(STAGES[verb])
+    if stage not in STAGES:
+        raise VixmlError("no such stage", found=stage, expected="one of " + ", ".join(STAGES))
+    return module_digest(STAGES[stage].module)
 
 
 @cache
@@ -82,7 +60,7 @@ def module_digest(entry: str, root: Path = ROOT) -> str:
         VixmlError: ``entry`` is no module of the package.
     """
     if _file_of(entry, root) is None:
-        raise VixmlError("no such module", where=root, found=entry, hint="correct STAGES in src/vixml/digest.py")
+        raise VixmlError("no such module", where=root, found=entry, hint="correct STAGES in src/vixml/stages.py")
     digest = hashlib.sha256()
     for name in modules_of(entry, root):
         digest.update(f"{name} {_parsed(name, root)[0]}\n".encode())

@@ -7,7 +7,7 @@ import typer
 from result_files import REPO, register_real, write_picto, write_real, write_result
 from typer.testing import CliRunner
 
-from vixml.cli.reproduce import register
+from vixml.cli.report import register
 from vixml.config.tables import load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json

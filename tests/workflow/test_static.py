@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from vixml.config.load import load_workflow
-from vixml.digest import STAGES
+from vixml.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 RULE_FILES = sorted((ROOT / "rules").glob("*.smk"))

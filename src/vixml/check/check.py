@@ -31,9 +31,9 @@ from vixml.evaluation.predictions import Predictions, load_predictions
 from vixml.files import load_array, read_json, sha256_file, sha256_json
 from vixml.images.embeddings import ImageEmbeddings, take_rows
 from vixml.images.store import ImageStore
-from vixml.paths import PLACES, find, place, raw_dir
 from vixml.provenance import MANIFEST, read_manifest
 from vixml.ragged import Ragged
+from vixml.stages import PLACES, find, place, raw_dir
 
 # The folders directly below results: an input is found by the part of its path from there, even if results were moved.
 TOP = {"raw", *(path.split("/")[0] for path in PLACES.values())}

@@ -24,8 +24,8 @@ import psutil
 from vixml import __version__
 from vixml.config.load import load_workflow, read_yaml
 from vixml.errors import VixmlError
-from vixml.paths import find, place
 from vixml.provenance import MANIFEST, git_state, machine
+from vixml.stages import find, place
 from vixml.text import size
 
 REPOSITORY = Path(__file__).resolve().parents[3]

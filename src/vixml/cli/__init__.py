@@ -1,7 +1,7 @@
-"""The command line: one verb a stage, one stage a rule.
+"""The command line: one command per stage, which its rule calls.
 
-No science stands here: a verb reads its options, calls its stage and reports. Heavy libraries (torch, transformers,
-pandas, matplotlib) are imported inside the verbs, so that ``vixml --help`` is instant.
+A command parses its options and calls a function. Heavy libraries (torch, transformers, pandas, matplotlib) are imported
+inside the commands, so that ``vixml --help`` is instant.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from types import FrameType
 import typer
 
 from vixml import __version__
-from vixml.cli import check, config, reproduce, stages
+from vixml.cli import check, report, stages
 from vixml.errors import VixmlError
 from vixml.files import disk_full
 from vixml.runtime import precision_override
 
 MORE_MEMORY = "end what else runs here, or take a machine with more memory"
-ROOMS = (stages, reproduce, check, config)
 
 app = typer.Typer(
     name="vixml",
-    help="Reproduce ViXML, one stage a verb. Snakemake calls these verbs; each can be run by hand as well.",
+    help="Reproduce ViXML, one command per stage. Snakemake calls these commands; each can also be run by hand.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,21 +42,21 @@ def _version(wanted: bool) -> None:
 def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    precision_override()  # a misspelt setting stops every verb, not the first one that computes
+    precision_override()  # a misspelt setting stops every command, not the first one that computes
 
 
-for _room in ROOMS:
-    _room.register(app)
+for _module in (stages, report, check):
+    _module.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit status.
+    """Run one command; return the exit status.
 
     Bad input (:class:`VixmlError`, a full disk) is printed as one block without a stack trace and gives status 2; an
-    interrupt gives 130. A defect of our own keeps its stack trace.
+    interrupt gives 130. Any other error is a defect and keeps its stack trace.
 
     Args:
-        arguments: without the program's name; those of the process by default.
+        arguments: without the program's name; by default, those of the process.
     """
     # As an exception, a termination lets the stage remove its unfinished folder.
     signal.signal(signal.SIGTERM, _terminated)
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VixmlError as error:
         return _refuse(error)
     except BrokenPipeError:
-        # The reader of our output (`vixml summary | head`) has seen enough.
+        # The reader of the output has closed it (`vixml summary | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _refuse(disk_full(error.filename or "the folder of the results"))
     except (MemoryError, RuntimeError) as error:
-        # A stage with something to make smaller has said so itself (vixml.memory); torch is loaded where this is its error.
+        # A stage that can be made smaller raises its own error (vixml.memory). torch is loaded already if the error is its.
         from vixml.memory import kind_of_memory, out_of_memory
 
         if (kind := kind_of_memory(error)) is None:

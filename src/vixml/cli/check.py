@@ -1,4 +1,4 @@
-"""Verbs ``check``, ``check-remote`` and ``doctor``."""
+"""Commands on the state of results, machine and repository: ``check``, ``check-remote``, ``doctor``, ``document-config``."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Annotated
 
 import typer
 
-RESULTS = typer.Option(help="Folder of all results.")
-CONFIG_DIR = typer.Option(help="Folder of datasets.yaml, models.yaml and runs/.")
+Results = Annotated[Path, typer.Option(help="Folder of all results.")]
+ConfigDir = Annotated[Path, typer.Option(help="Folder of datasets.yaml, models.yaml and runs/.")]
+RESULTS, CONFIG_DIR = Path("results"), Path("config")
 
 
 def register(app: typer.Typer) -> None:
-    """Add this room's verbs to the command line."""
-    app.command("check")(check)
-    app.command("check-remote")(check_remote)
-    app.command("doctor")(doctor)
+    """Add these commands to the command line."""
+    for function in (check, check_remote, doctor, document_config):
+        app.command()(function)
 
 
 def check(
-    results: Annotated[Path, RESULTS] = Path("results"),
+    results: Results = RESULTS,
     dataset: Annotated[str | None, typer.Option(help="Look at this dataset only.")] = None,
     run: Annotated[str | None, typer.Option(help="Look at this run only, and at what it is made from.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Take files above 4 MB by their size, not their hash.")
     ] = False,
-    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     r"""Check finished results in stages: data, tokens, images, model, index, predictions, scores.
 
@@ -73,8 +73,8 @@ def check_remote(
 
 
 def doctor(
-    results: Annotated[Path, RESULTS] = Path("results"),
-    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+    results: Results = RESULTS,
+    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     r"""Print one block on this machine, installation and results, to paste into a report of a problem.
 
@@ -88,3 +88,22 @@ def doctor(
     from vixml.check.doctor import block
 
     print(block(results, config_dir))
+
+
+def document_config(
+    root: Annotated[Path, typer.Option(help="The repository.")] = Path("."),
+    check: Annotated[bool, typer.Option(help="Change nothing; fail if a file is out of date.")] = False,
+) -> None:
+    """Write docs/config.md and config/schemas/ from the config models.
+
+    Run it after a change of the models in src/vixml/config; a test fails until
+    then.
+
+    Example:
+
+        vixml document-config --check
+    """
+    from vixml.config.document import document
+
+    changed = document(root, check=check)
+    print("\n".join(map(str, changed)) if changed else "nothing to change")

@@ -1,114 +1,138 @@
 """The stages of the workflow, one command each: ``vixml train picto vixml-minilm-l3 --seed 0``.
 
-A stage is named by what it is about; where it reads and writes follows from the names (``vixml.paths``), and experts can name
-other folders.
+A command's arguments name its subject. The folders that it reads and writes follow from the names (``vixml.stages``); experts can
+name others, with options that :func:`command` adds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from vixml.errors import VixmlError
-from vixml.paths import raw_dir
-from vixml.provenance import MANIFEST
+from vixml.stages import PLACES, STAGES, Job, Stage, place, raw_dir
 
 if TYPE_CHECKING:
-    import torch
-
-    from vixml.config.project import Project
-    from vixml.config.registry import World
     from vixml.models.inputs import RunInputs
 
-PLACES = "Folders (they follow from the names)"
 
-
-def _place(what: str) -> typer.models.OptionInfo:
-    return typer.Option(help=what, rich_help_panel=PLACES, show_default=False)
+def _folder(text: str, **more: Any) -> typer.models.OptionInfo:
+    return typer.Option(help=text, rich_help_panel="Folders (they follow from the names)", **more)
 
 
 Dataset = Annotated[str, typer.Argument(help="Entry of datasets.yaml.", show_default=False)]
 Run = Annotated[str, typer.Argument(help="Run of that dataset, from config/runs/.", show_default=False)]
 TextModel = Annotated[str, typer.Argument(help="Language model, an entry of models.yaml.", show_default=False)]
 Vision = Annotated[str, typer.Argument(help="Vision encoder, an entry of models.yaml.", show_default=False)]
-Seed = Annotated[
-    int, typer.Option(help="Everything random is drawn from it; same seed, same bytes (on one processor).")
-]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers; same seed, same bytes (on one processor).")]
 Split = Annotated[
     Literal["test", "validation"],
     typer.Option(help="test, or validation: training queries that the run held out, for tuning."),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads. On small models two jobs of 1 beat one of 2.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
-Out = Annotated[Path | None, _place("The folder to write; it is complete when it holds manifest.json.")]
-Corpus = Annotated[Path | None, _place("`vixml build-corpus` wrote it.")]
-Tokens = Annotated[Path | None, _place("`vixml tokenize` wrote it.")]
-Embeddings = Annotated[
-    Path | None, _place("Image vectors; `vixml embed-images` wrote them. Read by runs with images only.")
-]
-Model = Annotated[Path | None, _place("Language model; `vixml prepare-model` wrote it.")]
-Trained = Annotated[Path | None, _place("The run's model; `vixml train` wrote it.")]
-Index = Annotated[Path | None, _place("The run's vectors; `vixml build-index` wrote them.")]
-Images = Annotated[Path | None, _place("Image store; `vixml render-images` or `vixml fetch-images` wrote it.")]
-Raw = Annotated[Path | None, _place("Folder of downloaded files (`vixml download`).")]
-Results = Annotated[Path, typer.Option(envvar="VIXML_RESULTS", help="Folder of all results.", rich_help_panel=PLACES)]
-ConfigDir = Annotated[
-    Path,
-    typer.Option(
-        envvar="VIXML_CONFIG_DIR", help="Folder of datasets.yaml, models.yaml and runs/.", rich_help_panel=PLACES
-    ),
-]
+Raw = Annotated[Path | None, _folder("Folder of downloaded files (`vixml download`).", show_default=False)]
+Results = Annotated[Path, _folder("Folder of all results.", envvar="VIXML_RESULTS")]
+ConfigDir = Annotated[Path, _folder("Folder of datasets.yaml, models.yaml and runs/.", envvar="VIXML_CONFIG_DIR")]
 RESULTS, CONFIG_DIR = Path("results"), Path("config")
+COMMANDS: list[Callable[..., None]] = []
 
 
 def register(app: typer.Typer) -> None:
     """Add the stages to the command line, in the order in which data passes through them."""
-    for stage in (
-        download, build_corpus, prepare_model, tokenize, render_images, fetch_images, prepare_vision, embed_images,
-        import_vectors, export_dataset, train, build_index, measure_latency, predict, score,
-    ):  # fmt: skip
-        app.command(stage.__name__.replace("_", "-"))(stage)
+    for function in COMMANDS:
+        app.command()(function)
 
 
-def _project(config_dir: Path, results: Path) -> Project:
-    from vixml.config.project import Project
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a stage from ``function(job, names and options...)``, whose name is the stage's.
 
-    return Project(config_dir, results)
+    It gets an option for each folder that the stage reads, ``--raw`` if it reads raw files, ``--out``, ``--results`` and
+    ``--config-dir``. ``job`` is made of these and of the names.
+    """
+    stage = STAGES[function.__name__.replace("_", "-")]
+    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "job"]
+    folders = _folder_options(stage)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in folders.items()
+    ]
+
+    @functools.wraps(function)
+    def run(**values: Any) -> None:
+        from vixml.config.project import Project
+
+        given = {name.removesuffix("_dir"): values.pop(name) for name in folders}
+        project = Project(given.pop("config"), given.pop("results"))
+        job = Job(project, stage.name, values, given)
+        if stage.per_model:
+            project.own_run(values["dataset"], values["run"])
+        function(job, **values)
+
+    run.__signature__ = inspect.Signature([*own, *added])
+    COMMANDS.append(run)
+    return run
 
 
-def verify_raw(world: World, names: Iterable[str], raw: Path) -> None:
-    """Check the raw files that a stage is about to read: one may have been placed by hand, or altered since.
+def _folder_options(stage: Stage) -> dict[str, tuple[Any, Path | None]]:
+    """Return the annotation and the default of each option that names a folder."""
+    found: dict[str, tuple[Any, Path | None]] = {}
+    for name, writer in stage.reads.items():
+        makers = " or ".join(f"`vixml {other}`" for other, path in PLACES.items() if path == PLACES[writer])
+        text = f"{makers} wrote it" + ("; not always read." if name in stage.only_if else ".")
+        # `model` names the entry of models.yaml.
+        found["model_dir" if name == "model" else name] = (
+            Annotated[Path | None, _folder(text, show_default=False)],
+            None,
+        )
+    if stage.sources:
+        found["raw"] = Raw, None
+    text = "The folder to write; it is complete when it holds manifest.json."
+    found["out"] = Annotated[Path | None, _folder(text, show_default=False)], None
+    return found | {"results": (Results, RESULTS), "config_dir": (ConfigDir, CONFIG_DIR)}
+
+
+def verify_raw(job: Job) -> None:
+    """Check the raw files that a job is about to read: one may have been placed by hand, or altered since.
 
     Raises:
         VixmlError: a file is missing, cut short or altered.
     """
     from vixml.data.download import verify_file
 
-    for name in names:
-        verify_file(raw / world.sources[name].filename, name, world.sources[name])
+    sources = job.project.world.sources
+    for name in job.sources():
+        verify_file(job.raw / sources[name].filename, name, sources[name])
 
 
-def _folders(project: Project, stage: str, given: dict[str, Path | None], **names: object) -> dict[str, Path]:
-    """Return the folders that a stage reads: those given, and those that follow from the names.
+def _image_size(job: Job) -> int:
+    """Return the side of the dataset's images in pixels.
 
     Raises:
-        VixmlError: one that follows from the names is not there.
+        VixmlError: the dataset has none.
     """
-    found = project.reads(stage, **names)
-    for name in found:
-        if (own := given.get(name)) is not None:
-            found[name] = own
-        elif not (found[name] / MANIFEST).exists():
-            raise VixmlError(
-                f"what `{stage}` reads is not there: {name}",
-                where=found[name],
-                expected=f"a finished folder, with {MANIFEST}",
-                hint="Snakemake makes everything in order (README); or name another folder, see `--help`",
-            )
-    return found
+    if job.dataset.image_size is None:
+        raise VixmlError(
+            "the images of this dataset are neither drawn nor prepared",
+            where=f"{job.project.config_dir / 'datasets.yaml'}: datasets.{job.names['dataset']}.image_size",
+            found="no size",
+            expected="the side of its images in pixels, e.g. 384",
+            hint="give it, if the dataset has images",
+        )
+    return job.dataset.image_size
+
+
+def _encoding(job: Job) -> tuple[RunInputs, dict[str, Path]]:
+    """Return what a stage that encodes reads, and all its folders."""
+    read = job.finished()
+    from vixml.models.inputs import RunInputs
+
+    return RunInputs(read["corpus"], read["tokens"], read.get("embeddings"), read["model"]), read
 
 
 def download(
@@ -135,21 +159,20 @@ def download(
         vixml download fontawesomefree
     """
     from vixml.config.load import unknown_key
+    from vixml.config.project import Project
     from vixml.data.download import fetch_source
 
-    world = _project(config_dir, results).world
+    world = Project(config_dir, results).world
     if source not in world.sources:
         raise unknown_key(source, sorted(world.sources), f"{config_dir}: sources")
     print(fetch_source(source, world.sources[source], raw or raw_dir(results), replace=replace))
 
 
-def build_corpus(
-    dataset: Dataset,
-    raw: Raw = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
-) -> None:
+COMMANDS.append(download)
+
+
+@command
+def build_corpus(job: Job, dataset: Dataset) -> None:
     """Turn raw files into one corpus: texts, label matrices, image lists.
 
     Reads the dataset's sources, each checked against its SHA-256, or the tables of
@@ -161,22 +184,14 @@ def build_corpus(
 
         vixml build-corpus picto
     """
-    project = _project(config_dir, results)
-    entry = project.dataset(dataset)
-    from vixml.data.build import build_corpus as run
+    entry = job.dataset
+    from vixml.data.build import build_corpus as go
 
-    run(
-        dataset, entry, project.world.sources, raw or raw_dir(results), out or project.out("build-corpus", dataset=dataset)
-    )  # fmt: skip
+    go(dataset, entry, job.project.world.sources, job.raw, job.out)
 
 
-def prepare_model(
-    model: TextModel,
-    raw: Raw = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
-) -> None:
+@command
+def prepare_model(job: Job, model: TextModel) -> None:
     """Make a folder that AutoModel and AutoTokenizer read, from downloaded files or the model hub.
 
     Reads the weights and the tokenizer that models.yaml names, each checked
@@ -189,23 +204,19 @@ def prepare_model(
 
         vixml prepare-model minilm-l3
     """
-    project, raw = _project(config_dir, results), raw or raw_dir(results)
-    entry = project.text_model(model)
-    from vixml.models.weights import prepare_model as run
+    entry = job.model
+    from vixml.models.weights import prepare_model as go
 
-    verify_raw(project.world, project.sources("prepare-model", model=model), raw)
-    run(model, entry, project.world.sources, raw, out or project.out("prepare-model", model=model))
+    verify_raw(job)
+    go(model, entry, job.project.world.sources, job.raw, job.out)
 
 
+@command
 def tokenize(
+    job: Job,
     dataset: Dataset,
     model: TextModel,
     max_len: Annotated[int, typer.Option(min=1, help="Tokens kept of each text, special tokens included.")],
-    corpus: Corpus = None,
-    model_dir: Model = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Turn every text of a corpus into token ids, once, without padding.
 
@@ -219,25 +230,17 @@ def tokenize(
 
         vixml tokenize picto minilm-l3 --max-len 32
     """
-    project, names = _project(config_dir, results), {"dataset": dataset, "model": model, "max_len": max_len}
-    entry = project.text_model(model)
-    read = _folders(project, "tokenize", {"corpus": corpus, "model": model_dir}, **names)
-    from vixml.data.tokens import tokenize_corpus
+    entry, read = job.model, job.finished()
+    from vixml.data.tokens import tokenize_corpus as go
 
-    tokenize_corpus(
-        read["corpus"], read["model"], max_len, out or project.out("tokenize", **names),
-        model=model, attention=entry.attention, eos=entry.eos,
-    )  # fmt: skip
+    go(read["corpus"], read["model"], max_len, job.out, model=model, attention=entry.attention, eos=entry.eos)
 
 
+@command
 def render_images(
+    job: Job,
     dataset: Dataset,
     threads: Annotated[int, typer.Option(min=1, help="Drawings made at once.")] = 1,
-    corpus: Corpus = None,
-    raw: Raw = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Draw or prepare the images of a corpus into one image store.
 
@@ -251,38 +254,25 @@ def render_images(
 
         vixml render-images picto --threads 2
     """
-    project, raw = _project(config_dir, results), raw or raw_dir(results)
-    entry = project.dataset(dataset)
-    if entry.image_size is None:
-        raise VixmlError(
-            "a dataset whose images are neither drawn nor prepared",
-            where=f"{config_dir / 'datasets.yaml'}: datasets.{dataset}.image_size",
-            found="nothing",
-            expected="the side of its images in pixels",
-            hint="give it, where the dataset has svg or local images",
-        )
-    read = _folders(project, "render-images", {"corpus": corpus}, dataset=dataset)
+    size, entry, read = _image_size(job), job.dataset, job.finished()
     from vixml.data.catalogue import folder_of
-    from vixml.images.render import render_images as run
+    from vixml.images.render import render_images as go
 
-    verify_raw(project.world, entry.sources, raw)
-    folder = folder_of(entry.catalogue, raw) if entry.catalogue is not None else None
-    out = out or project.out("render-images", dataset=dataset)
-    run(read["corpus"], raw, project.world.sources, entry.image_size, entry.shards, out, threads, folder)
+    verify_raw(job)
+    folder = folder_of(entry.catalogue, job.raw) if entry.catalogue is not None else None
+    go(read["corpus"], job.raw, job.project.world.sources, size, entry.shards, job.out, threads, folder)
 
 
+@command
 def fetch_images(
+    job: Job,
     dataset: Dataset,
     threads: Annotated[int, typer.Option(min=1, help="Processes that decode and prepare images.")] = 1,
-    corpus: Corpus = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Fetch the images of a corpus from the web into one image store.
 
     Each address is asked once, with time-outs, retries, a limit per host and a
-    limit of size; addresses of the own network are refused. An image becomes
+    limit of size; addresses in your own network are refused. An image becomes
     RGB, is shrunk to fit and stands on white. Killed at any point, the same
     command resumes and fetches nothing twice. What became of every address
     stands in fetched.parquet, how many items have an image in manifest.json.
@@ -291,28 +281,14 @@ def fetch_images(
 
         vixml fetch-images MM-AmazonTitles-300K --threads 8
     """
-    project = _project(config_dir, results)
-    entry = project.dataset(dataset)
-    if entry.image_size is None:
-        raise VixmlError(
-            "the size of the images is not said",
-            where=f"{config_dir / 'datasets.yaml'}: datasets.{dataset}.image_size",
-            expected="the side of the prepared images in pixels; the paper's: 384",
-        )
-    read = _folders(project, "fetch-images", {"corpus": corpus}, dataset=dataset)
-    from vixml.images.fetch import fetch_images as run
+    size, entry, read = _image_size(job), job.dataset, job.finished()
+    from vixml.images.fetch import fetch_images as go
 
-    out = out or project.out("fetch-images", dataset=dataset)
-    run(read["corpus"], out, entry.image_size, entry.shards, entry.fetch, threads)
+    go(read["corpus"], job.out, size, entry.shards, entry.fetch, threads)
 
 
-def prepare_vision(
-    vision: Vision,
-    raw: Raw = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
-) -> None:
+@command
+def prepare_vision(job: Job, vision: Vision) -> None:
     """Make a folder with the image part of a vision model of the hub.
 
     The checkpoint is fetched, unless its files were placed by hand in
@@ -325,14 +301,15 @@ def prepare_vision(
 
         vixml prepare-vision siglip2
     """
-    project = _project(config_dir, results)
-    entry = project.vision_model(vision)
-    from vixml.images.vision import prepare_vision as run
+    entry = job.vision
+    from vixml.images.vision import prepare_vision as go
 
-    run(vision, entry, raw or raw_dir(results), out or project.out("prepare-vision", vision=vision))
+    go(vision, entry, job.raw, job.out)
 
 
+@command
 def embed_images(
+    job: Job,
     dataset: Dataset,
     vision: Vision,
     threads: Annotated[int, typer.Option(min=1, help="Batches pooled at once; the vectors do not depend on it.")] = 1,
@@ -340,14 +317,6 @@ def embed_images(
     precision: Annotated[
         str, typer.Option(help="auto, fp32, bf16 or fp16; auto: as VIXML_PRECISION says, else what the hardware has.")
     ] = "auto",
-    images: Images = None,
-    model_dir: Annotated[
-        Path | None, _place("`vixml prepare-vision` wrote it; read by encoders of the hub only.")
-    ] = None,
-    raw: Raw = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Pool every image of a store into one vector with a frozen vision encoder.
 
@@ -360,31 +329,25 @@ def embed_images(
 
         vixml embed-images picto efficientnet-lite0 --threads 2
     """
-    project, raw, names = _project(config_dir, results), raw or raw_dir(results), {"dataset": dataset, "vision": vision}
-    entry = project.vision_model(vision)
-    read = _folders(project, "embed-images", {"images": images, "model": model_dir}, **names)
-    verify_raw(project.world, project.sources("embed-images", **names), raw)
-    from vixml.images.pool import embed_images as run
+    entry, read = job.vision, job.finished()
+    verify_raw(job)
+    from vixml.images.pool import embed_images as go
     from vixml.images.store import ImageStore
     from vixml.provenance import require_space
 
-    store, out = read["images"], out or project.out("embed-images", **names)
     # vectors.npy, float16, is written through a memory map.
-    require_space(out, 2 * len(ImageStore.open(store)) * entry.dim)
-    run(
-        store, project.world, vision, raw, out,
-        model_dir=read.get("model", model_dir), device=device, precision=precision, threads=threads,
+    require_space(job.out, 2 * len(ImageStore.open(read["images"])) * entry.dim)
+    go(
+        read["images"], job.project.world, vision, job.raw, job.out,
+        model_dir=read.get("model"), device=device, precision=precision, threads=threads,
     )  # fmt: skip
 
 
+@command
 def import_vectors(
+    job: Job,
     dataset: Dataset,
     vision: Annotated[str, typer.Argument(help="Vision encoder that made the vectors, an entry of models.yaml.")],
-    corpus: Corpus = None,
-    raw: Raw = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Turn image vectors that somebody published into what `vixml embed-images` writes.
 
@@ -398,31 +361,32 @@ def import_vectors(
 
         vixml import-vectors LF-AmazonTitles-131K siglip2
     """
-    project, raw, names = _project(config_dir, results), raw or raw_dir(results), {"dataset": dataset, "vision": vision}
-    known = project.dataset(dataset).published_vectors
+    known = job.dataset.published_vectors
     if vision not in known:
         raise VixmlError(
             "no published vectors of this encoder are known for this dataset",
-            where=f"{config_dir / 'datasets.yaml'}: datasets.{dataset}.published_vectors",
+            where=f"{job.project.config_dir / 'datasets.yaml'}: datasets.{dataset}.published_vectors",
             found=vision,
             expected=", ".join(known) or "an entry",
             hint="pool the images instead: vixml embed-images",
         )
-    read = _folders(project, "import-vectors", {"corpus": corpus}, **names)
-    verify_raw(project.world, known[vision].sources, raw)
+    entry, read = job.vision, job.finished()
+    verify_raw(job)
     from vixml.data.corpus import SPLITS
     from vixml.images.import_vectors import Published
-    from vixml.images.import_vectors import import_vectors as run
+    from vixml.images.import_vectors import import_vectors as go
 
     def file(source: str) -> Path:
-        return raw / project.world.sources[source].filename
+        return job.raw / job.project.world.sources[source].filename
 
     files = {split: getattr(known[vision], split) for split in SPLITS}
     files = {split: Published(file(found.vectors), file(found.map)) for split, found in files.items()}
-    run(read["corpus"], files, vision, project.vision_model(vision), out or project.out("import-vectors", **names))
+    go(read["corpus"], files, vision, entry, job.out)
 
 
+@command
 def export_dataset(
+    job: Job,
     dataset: Dataset,
     vision: Annotated[
         list[str] | None, typer.Option(help="Export the vectors of this encoder; may be given again.")
@@ -430,11 +394,6 @@ def export_dataset(
     without_images: Annotated[
         bool, typer.Option("--without-images", help="Export where the images come from, not the images.")
     ] = False,
-    corpus: Corpus = None,
-    images: Images = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Write a dataset with its images as a folder that others can load.
 
@@ -447,34 +406,16 @@ def export_dataset(
 
         vixml export-dataset picto --vision efficientnet-lite0
     """
-    project = _project(config_dir, results)
-    project.dataset(dataset)
-    read = project.reads("export-dataset", dataset=dataset)
-    if without_images:
-        read.pop("images", None)
-    all_embeddings = [project.out("embed-images", dataset=dataset, vision=name) for name in vision or []]
-    from vixml.images.export import export_dataset as run
+    read, results = job.reads(), job.project.results
+    images = None if without_images else read.get("images")
+    embeddings = [place("embed-images", results, dataset=dataset, vision=name) for name in vision or []]
+    from vixml.images.export import export_dataset as go
 
-    run(
-        project.world, dataset, corpus or read["corpus"], images or read.get("images"), all_embeddings,
-        out or project.out("export-dataset", dataset=dataset),
-    )  # fmt: skip
+    go(job.project.world, dataset, read["corpus"], job.given.get("images", images), embeddings, job.out)
 
 
-def train(
-    dataset: Dataset,
-    run: Run,
-    seed: Seed = 0,
-    threads: Threads = 1,
-    device: Device = "auto",
-    corpus: Corpus = None,
-    tokens: Tokens = None,
-    embeddings: Embeddings = None,
-    model_dir: Model = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
-) -> None:
+@command
+def train(job: Job, dataset: Dataset, run: Run, seed: Seed = 0, threads: Threads = 1, device: Device = "auto") -> None:
     """Train one run: the encoder, the image projection, the prototype network and the free vectors.
 
     Reads corpus, tokens, language model and, with images, their vectors. Shows
@@ -490,29 +431,16 @@ def train(
 
         vixml train picto vixml-minilm-l3 --seed 0
     """
-    project, names = _project(config_dir, results), {"dataset": dataset, "run": run, "seed": seed}
-    config = project.own_run(dataset, run)
-    inputs, _, where = _open(project, "train", names, (corpus, tokens, embeddings, model_dir), threads, device)
+    config, entry, (inputs, _) = job.run, job.dataset, _encoding(job)
+    from vixml.runtime import choose_device
     from vixml.training.train import train as go
 
-    out = out or project.out("train", **names)
-    go(dataset, run, seed, config, project.dataset(dataset).propensity, inputs, out, where)
+    go(dataset, run, seed, config, entry.propensity, inputs, job.out, choose_device(device, threads))
 
 
+@command
 def build_index(
-    dataset: Dataset,
-    run: Run,
-    seed: Seed = 0,
-    threads: Threads = 1,
-    device: Device = "auto",
-    corpus: Corpus = None,
-    tokens: Tokens = None,
-    embeddings: Embeddings = None,
-    model_dir: Model = None,
-    trained: Trained = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
+    job: Job, dataset: Dataset, run: Run, seed: Seed = 0, threads: Threads = 1, device: Device = "auto"
 ) -> None:
     """Encode every query and label of a trained run: what search and voting read.
 
@@ -524,31 +452,22 @@ def build_index(
 
         vixml build-index picto text-minilm-l3
     """
-    project, names = _project(config_dir, results), {"dataset": dataset, "run": run, "seed": seed}
-    config = project.own_run(dataset, run)
-    own = (corpus, tokens, embeddings, model_dir)
-    inputs, read, where = _open(project, "build-index", names, own, threads, device, trained=trained)
+    config, (inputs, read) = job.run, _encoding(job)
     from vixml.retrieval.index import build_index as go
+    from vixml.runtime import choose_device
 
-    go(dataset, run, seed, config, inputs, read["trained"], out or project.out("build-index", **names), where)
+    go(dataset, run, seed, config, inputs, read["trained"], job.out, choose_device(device, threads))
 
 
+@command
 def measure_latency(
+    job: Job,
     dataset: Dataset,
     run: Run,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries of a batch.")] = 256,
     threads: Threads = 1,
     device: Device = "auto",
-    corpus: Corpus = None,
-    tokens: Tokens = None,
-    embeddings: Embeddings = None,
-    model_dir: Model = None,
-    trained: Trained = None,
-    index: Index = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Measure what a query takes of a trained run: tokenise, encode (alone, in a batch), search.
 
@@ -560,17 +479,17 @@ def measure_latency(
 
         vixml measure-latency picto text-minilm-l3
     """
-    project, names = _project(config_dir, results), {"dataset": dataset, "run": run, "seed": seed}
-    config = project.own_run(dataset, run)
-    own = (corpus, tokens, embeddings, model_dir)
-    inputs, read, where = _open(project, "measure-latency", names, own, threads, device, trained=trained, index=index)
+    config, (inputs, read) = job.run, _encoding(job)
     from vixml.retrieval.latency import measure_latency as go
+    from vixml.runtime import choose_device
 
-    out = out or project.out("measure-latency", **names)
-    go(dataset, run, seed, config, inputs, read["trained"], read["index"], out, where, batch_size)
+    where = choose_device(device, threads)
+    go(dataset, run, seed, config, inputs, read["trained"], read["index"], job.out, where, batch_size)
 
 
+@command
 def predict(
+    job: Job,
     dataset: Dataset,
     run: Run,
     seed: Seed = 0,
@@ -584,13 +503,6 @@ def predict(
             help="Bound for temporary tables in MiB (a GPU takes 8192 of its own); the result does not depend on it.",
         ),
     ] = 512,
-    corpus: Corpus = None,
-    index: Index = None,
-    embeddings: Embeddings = None,
-    trained: Trained = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Rank labels for every query: search, retrieval-augmented inference, voting or popularity, as the run says.
 
@@ -605,31 +517,24 @@ def predict(
 
         vixml predict picto text-minilm-l3 --seed 0
     """
-    project, names = _project(config_dir, results), {"dataset": dataset, "run": run, "seed": seed, "split": split}
-    config = project.run(dataset, run)  # before the seconds that torch takes to import
-    own = {"corpus": corpus, "index": index, "embeddings": embeddings, "trained": trained}
-    read = _folders(project, "predict", own, **names)
+    config, read = job.run, job.finished()  # before the seconds that torch takes to import
     from vixml.retrieval.predict import PredictInputs
     from vixml.retrieval.predict import predict as go
     from vixml.runtime import choose_device
 
     inputs = PredictInputs(read["corpus"], read.get("index"), read.get("embeddings"), read.get("trained"))
-    out = out or project.out("predict", **names)
-    go(dataset, run, seed, config, split, inputs, out, choose_device(device, threads), memory_mb)
+    go(dataset, run, seed, config, split, inputs, job.out, choose_device(device, threads), memory_mb)
 
 
+@command
 def score(
+    job: Job,
     dataset: Dataset,
     run: Run,
     seed: Seed = 0,
     split: Split = "test",
     ks: Annotated[str, typer.Option(help="k of P, nDCG, PSP and PSnDCG.")] = "1,3,5",
     deep_ks: Annotated[str, typer.Option(help="k of R, hit, MAP and MRR.")] = "1,3,5,10,50,100",
-    corpus: Corpus = None,
-    predictions: Annotated[Path | None, _place("`vixml predict` wrote it.")] = None,
-    out: Out = None,
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Score predictions: P, nDCG, PSP, PSnDCG, R, hit, MAP and MRR at k, in percent.
 
@@ -642,35 +547,13 @@ def score(
 
         vixml score picto popularity
     """
-    project, names = _project(config_dir, results), {"dataset": dataset, "run": run, "seed": seed, "split": split}
-    entry = project.dataset(dataset)
-    read = _folders(project, "score", {"corpus": corpus, "predictions": predictions}, **names)
+    entry, read = job.dataset, job.finished()
     from vixml.evaluation.score import score as go
 
     go(
-        read["corpus"], read["predictions"], entry, dataset, run, seed, split, out or project.out("score", **names),
+        read["corpus"], read["predictions"], entry, dataset, run, seed, split, job.out,
         ks=_numbers(ks, "--ks"), deep_ks=_numbers(deep_ks, "--deep-ks"),
     )  # fmt: skip
-
-
-def _open(
-    project: Project,
-    stage: str,
-    names: dict[str, str | int],
-    own: tuple[Path | None, ...],
-    threads: int,
-    device: str,
-    **more: Path | None,
-) -> tuple[RunInputs, dict[str, Path], torch.device]:
-    """Return what a stage that encodes reads, all its folders, and where it computes."""
-    read = _folders(
-        project, stage, dict(zip(("corpus", "tokens", "embeddings", "model"), own, strict=True)) | more, **names
-    )
-    from vixml.models.inputs import RunInputs
-    from vixml.runtime import choose_device
-
-    inputs = RunInputs(read["corpus"], read["tokens"], read.get("embeddings"), read["model"])
-    return inputs, read, choose_device(device, threads)
 
 
 def _numbers(text: str, option: str) -> list[int]:

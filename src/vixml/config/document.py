@@ -6,15 +6,16 @@ The schemas serve editors (completion, red underlines); the workflow itself vali
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from vixml.config.registry import World
 from vixml.config.run import RunConfig
+from vixml.config.tables import Comparisons, DrawingSpec, FactsSpec, FigureSpec, TableSpec
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 from vixml.files import write_text
@@ -60,17 +61,12 @@ class Section:
         return cls(name, title, about, schema, schema)
 
 
-def either(*schemas: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON schema of a file that is of one of several kinds."""
-    return {
-        "$defs": {name: value for schema in schemas for name, value in schema.get("$defs", {}).items()},
-        "anyOf": [{key: value for key, value in schema.items() if key != "$defs"} for schema in schemas],
-    }
-
-
 def sections() -> list[Section]:
-    """Return the files that the config room knows."""
+    """Return every kind of configuration file."""
     run, world = RunConfig.model_json_schema(), World.model_json_schema()
+    # A file of config/tables or config/figures is of either of two kinds, so two parts of the page share one schema.
+    table, figure = TypeAdapter(TableSpec | FactsSpec), TypeAdapter(FigureSpec | DrawingSpec)
+    table, figure = table.json_schema(), figure.json_schema()
     return [
         Section.of(
             "workflow",
@@ -109,6 +105,36 @@ def sections() -> list[Section]:
             "`config/models.yaml`: language models and vision models. `sources` is explained above.",
             _part(world, "text_models", "vision_models"),
             _part(world, "text_models", "vision_models", sources=False),
+        ),
+        Section(
+            "tables",
+            "Layout of a table",
+            "`config/tables/*.yaml` and `config/summaries/*.yaml`. They contain no numbers.",
+            table,
+            TableSpec.model_json_schema(),
+        ),
+        Section(
+            "tables",
+            "Layout of a table of facts",
+            "`config/tables/*.yaml`, `layout: facts`.",
+            table,
+            FactsSpec.model_json_schema(),
+        ),
+        Section(
+            "figures",
+            "Layout of a figure",
+            "`config/figures/*.yaml`, without `kind`.",
+            figure,
+            FigureSpec.model_json_schema(),
+        ),
+        Section(
+            "figures", "A drawing", "`config/figures/*.yaml`, `kind: drawing`.", figure, DrawingSpec.model_json_schema()
+        ),
+        Section.of(
+            "comparisons",
+            "Claims as differences of two runs",
+            "`config/reported/comparisons.yaml`, the rows of docs/reproduction.md.",
+            Comparisons,
         ),
     ]
 
@@ -169,8 +195,9 @@ def _references(schema: Any, definitions: dict[str, Any]) -> Iterator[str]:
             yield from _references(value, definitions)
 
 
-def render(parts: Sequence[Section]) -> dict[str, str]:
+def render() -> dict[str, str]:
     """Return ``{path below the repository: text}`` of every generated file."""
+    parts = sections()
     files = {
         f"config/schemas/{part.name}.schema.json": json.dumps({"$schema": DIALECT} | part.schema, indent=2) + "\n"
         for part in parts
@@ -251,19 +278,18 @@ def _value(field: dict[str, Any]) -> str:
     return " ".join([words.get(kind, "mapping"), ", ".join(limits)]).strip()
 
 
-def document(root: Path | str, parts: Sequence[Section], *, check: bool = False) -> list[Path]:
+def document(root: Path | str, *, check: bool = False) -> list[Path]:
     """Write every generated file below ``root``; return those that differed.
 
     Args:
         root: the repository.
-        parts: what to describe.
         check: change nothing.
 
     Raises:
         VixmlError: ``check`` is set and a file is missing or out of date.
     """
     stale = []
-    for name, text in render(parts).items():
+    for name, text in render().items():
         path = Path(root) / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(path)

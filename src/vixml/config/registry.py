@@ -288,6 +288,11 @@ class TextModel(Strict):
         True, description="False for quantised or otherwise altered weights; stated beside every number."
     )
 
+    @property
+    def sources(self) -> list[str]:
+        """Return the entries of `sources` that hold its files, sorted; none for a model of the hub."""
+        return sorted({source for source in (self.weights, self.tokenizer) if source})
+
     def settings(self, stage: str) -> dict[str, Any]:
         """Return what a stage obeys of this entry, as JSON values."""
         if stage == "tokenize":
@@ -314,6 +319,11 @@ class VisionModel(Strict):
     batch_size: int = Field(64, ge=1, description="Images per step; up to rounding, the vectors do not depend on it.")
     licence: str = Field(description="Licence of the weights.")
     stand_in: bool = Field(False, description="True for a model that the paper did not use.")
+
+    @property
+    def sources(self) -> list[str]:
+        """Return the entry of `sources` that holds its weights; none for a model of the hub."""
+        return [self.weights] if self.weights else []
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Return what a stage obeys of this entry, as JSON values; the batch size changes no vector."""

@@ -15,10 +15,10 @@ from typing import Any
 
 from vixml.config.load import read_yaml
 from vixml.config.published import PublishedValue, TrainingRun
-from vixml.paths import place
 from vixml.provenance import MANIFEST, read_manifest
 from vixml.report.results import TRAINED, Aggregate, Result, Results, aggregate
 from vixml.report.tables import Row, Section, Sources, Table
+from vixml.stages import place
 
 # -- the command that a reader copies -------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from vixml.config.run import RunConfig
 from vixml.config.tables import spec_path
 from vixml.errors import VixmlError
 from vixml.files import read_json
-from vixml.paths import PLACES, place
 from vixml.provenance import MANIFEST, read_manifest
+from vixml.stages import PLACES, place
 
 # -- verdicts, and the interval that they rest on ------------------------------------------------------------------------
 

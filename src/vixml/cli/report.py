@@ -1,43 +1,44 @@
-"""Verbs ``make-tables``, ``make-figures``, ``make-report``, ``make-tuning`` and ``summary``."""
+"""Commands on results and costs: ``make-tables``, ``make-figures``, ``make-report``, ``make-tuning``, ``summary``, ``plan``, ``reproduction``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from vixml.cli import plan
-
-SCORE = typer.Option(
-    help="A score folder to read, results/runs/DATASET/RUN/seedN/test/score; once for each. What is not named is not "
-    "read, and its rows say 'not run'."
-)
-CONFIG_DIR = typer.Option(help="Folder of tables/, figures/, reported/, runs/, datasets.yaml and models.yaml.")
-MEASURED_CORPUS = typer.Option(
-    help="A corpus to count for the table of data sets, results/data/DATASET/corpus; once for each."
-)
-LATENCY = typer.Option(help="A folder of `vixml measure-latency`; once for each.")
-OUT = typer.Option(help="Folder to write; it is complete when it holds manifest.json.")
+Scores = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A score folder to read, results/runs/DATASET/RUN/seedN/test/score; may be given again. Rows of other runs say "
+        "'not run'."
+    ),
+]
+ConfigDir = Annotated[
+    Path, typer.Option(help="Folder of tables/, figures/, reported/, runs/, datasets.yaml and models.yaml.")
+]
+Corpora = Annotated[
+    list[Path] | None,
+    typer.Option(help="A corpus to count for the table of datasets, results/data/DATASET/corpus; may be given again."),
+]
+Latencies = Annotated[list[Path] | None, typer.Option(help="A folder of `vixml measure-latency`; may be given again.")]
+Out = Annotated[Path, typer.Option(help="Folder to write; it is complete when it holds manifest.json.")]
+CONFIG_DIR = Path("config")
 
 
 def register(app: typer.Typer) -> None:
-    """Add this room's verbs to the command line."""
-    app.command("make-tables")(make_tables)
-    app.command("make-figures")(make_figures)
-    app.command("make-report")(make_report)
-    app.command("make-tuning")(make_tuning)
-    app.command("summary")(summary)
-    plan.register(app)
+    """Add these commands to the command line."""
+    for function in (make_tables, make_figures, make_report, make_tuning, summary, plan, reproduction):
+        app.command()(function)
 
 
 def make_tables(
-    tables: Annotated[list[str], typer.Option(help="A table, by its file in config/tables; once for each.")],
-    out: Annotated[Path, OUT],
-    score: Annotated[list[Path] | None, SCORE] = None,
-    measured_corpus: Annotated[list[Path] | None, MEASURED_CORPUS] = None,
-    latency: Annotated[list[Path] | None, LATENCY] = None,
-    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+    tables: Annotated[list[str], typer.Option(help="A table, by its file in config/tables; may be given again.")],
+    out: Out,
+    score: Scores = None,
+    measured_corpus: Corpora = None,
+    latency: Latencies = None,
+    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     r"""Write tables in the paper's shape: published values, ours beside them, and a verdict for each cell.
 
@@ -61,10 +62,10 @@ def make_tables(
 
 
 def make_figures(
-    figures: Annotated[list[str], typer.Option(help="A figure, by its file in config/figures; once for each.")],
-    out: Annotated[Path, OUT],
-    score: Annotated[list[Path] | None, SCORE] = None,
-    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+    figures: Annotated[list[str], typer.Option(help="A figure, by its file in config/figures; may be given again.")],
+    out: Out,
+    score: Scores = None,
+    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     r"""Draw figures as PNG and SVG, with their points as CSV.
 
@@ -84,17 +85,17 @@ def make_figures(
 
 
 def make_report(
-    tables: Annotated[list[str], typer.Option(help="A table to show; once for each.")],
-    out: Annotated[Path, OUT],
-    score: Annotated[list[Path] | None, SCORE] = None,
+    tables: Annotated[list[str], typer.Option(help="A table to show; may be given again.")],
+    out: Out,
+    score: Scores = None,
     figures_dir: Annotated[Path | None, typer.Option(help="Folder of `vixml make-figures`.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="Corpus of the gallery's queries.")] = None,
     images: Annotated[Path | None, typer.Option(help="Image store of the gallery's images.")] = None,
     compare: Annotated[
-        list[str] | None, typer.Option(help="A run whose labels the gallery shows; once for each.")
+        list[str] | None, typer.Option(help="A run whose labels the gallery shows; may be given again.")
     ] = None,
     side_by_side: Annotated[
-        list[str] | None, typer.Option(help="A run to draw in the breakdowns; once for each.")
+        list[str] | None, typer.Option(help="A run to draw in the breakdowns; may be given again.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the workflow's configuration.")] = "demo",
     description: Annotated[str, typer.Option(help="One sentence on it.")] = "",
@@ -102,9 +103,9 @@ def make_report(
     configfile: Annotated[
         str, typer.Option(help="File of the workflow's configuration, for commands; empty for the default one.")
     ] = "",
-    measured_corpus: Annotated[list[Path] | None, MEASURED_CORPUS] = None,
-    latency: Annotated[list[Path] | None, LATENCY] = None,
-    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+    measured_corpus: Corpora = None,
+    latency: Latencies = None,
+    config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     r"""Write report.html: numbers, figures, breakdowns, curves, a gallery and each run's evidence in one file.
 
@@ -136,9 +137,11 @@ def make_report(
 def make_tuning(
     score: Annotated[
         list[Path],
-        typer.Option(help="A score folder to read, results/runs/DATASET/RUN/seedN/validation/score; once for each."),
+        typer.Option(
+            help="A score folder to read, results/runs/DATASET/RUN/seedN/validation/score; may be given again."
+        ),
     ],
-    out: Annotated[Path, OUT],
+    out: Out,
 ) -> None:
     r"""Write tuning.csv and tuning.md: runs side by side on held-out train queries, for choosing settings.
 
@@ -161,7 +164,7 @@ def summary(
     results: Annotated[
         Path, typer.Option(help="Folder of results: every finished test score below it is read.")
     ] = Path("results"),
-    score: Annotated[list[Path] | None, SCORE] = None,
+    score: Scores = None,
     reference: Annotated[
         Path | None, typer.Option(help="Read the numbers from this file (--write-reference) and not from results.")
     ] = None,
@@ -177,7 +180,7 @@ def summary(
     ] = None,
     place: Annotated[str, typer.Option(help="Which markers of --readme.")] = "results",
     check: Annotated[bool, typer.Option(help="Change nothing; fail if --readme is out of date.")] = False,
-    config_dir: Annotated[Path, CONFIG_DIR] = Path("config"),
+    config_dir: ConfigDir = CONFIG_DIR,
     pages: Annotated[
         Path | None, typer.Option(help="Folder of tables, figures and report; else that of results.")
     ] = None,
@@ -203,3 +206,66 @@ def summary(
         place=place, check=check, pages=pages,
     )  # fmt: skip
     run(options)
+
+
+def reproduction(
+    write: Annotated[Path, typer.Option(help="The page.")] = Path("docs/reproduction.md"),
+    check: Annotated[bool, typer.Option(help="Change nothing; fail if the page is out of date.")] = False,
+    config_dir: ConfigDir = CONFIG_DIR,
+) -> None:
+    """Write the tables of docs/reproduction.md: what of the paper is here, what PICTO shows, what the rest would take.
+
+    Reads committed files only: the tables' shapes, the published numbers, the
+    registry and results/reference. Run it after any of them changed.
+
+    Example:
+
+        vixml reproduction
+
+        vixml reproduction --check
+    """
+    from vixml.report.pages import reproduction as run
+
+    run(config_dir, write, check)
+
+
+def plan(
+    config: Annotated[
+        Path | None,
+        typer.Option(help="An overlay, as Snakemake's --configfile; without it, config/config.yaml alone."),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Say which tables fit into so much time, e.g. 24h, 90min or 2d.")
+    ] = None,
+    device: Annotated[
+        Literal["gpu", "cpu"], typer.Option(help="Hours of one H100, or of one core of the processor measured.")
+    ] = "gpu",
+    sustained: Annotated[
+        float | None,
+        typer.Option(help="TFLOP/s that training and encoding sustain on your machine, instead of what is assumed."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, part by part.")] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Put the figures into this page, between its markers, as in docs/cost.md.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Change nothing; fail if the page of --write is out of date.")] = False,
+) -> None:
+    """Print what a configuration will cost before anything runs: hours, disk, memory, by dataset and by table.
+
+    Operations and bytes are counted from the configuration and the networks'
+    sizes; hours follow from a stated speed (docs/cost.md). What runs share is
+    counted once. Nothing is fetched, read or started.
+
+    Example:
+
+        vixml plan --config config/paper.yaml
+
+        vixml plan --config config/paper.yaml --budget 24h
+
+        vixml plan --device cpu
+    """
+    from vixml.report.plan_page import plan as run
+
+    run(
+        config, budget=budget, device=device, sustained=sustained, json_out=json, write=write, check=check
+    )  # fmt: skip

@@ -1,7 +1,0 @@
-"""Let ``python -m vixml`` do what ``vixml`` does."""
-
-import sys
-
-from vixml.cli import main
-
-sys.exit(main())
