@@ -44,11 +44,7 @@ def prepared(folder: Path, commit: str, raw: Path, epochs: int) -> Path:
         subprocess.run(["git", "clone", "-q", str(ROOT), str(tree)], check=True)
         subprocess.run(["git", "-C", str(tree), "checkout", "-q", name], check=True)
     subprocess.run(["git", "-C", str(tree), "checkout", "-q", "--", "config"], check=True)
-    texts = {path: path.read_text() for name in CONFIG if (path := tree / name).exists()}
-    if sum(len(re.findall(rf"\b{EPOCHS}\b", text)) for text in texts.values()) != 1:
-        sys.exit(f"{tree}: expected {EPOCHS!r} exactly once in {' and '.join(CONFIG)}")
-    for path, text in texts.items():
-        path.write_text(re.sub(rf"\b{EPOCHS}\b", f"epochs: {epochs}", text))
+    set_epochs(tree, epochs)
     subprocess.run(["make", "-s", "install"], cwd=tree, check=True)
     if not raw.exists():
         # Corpus and images need every download except the language models.
@@ -61,6 +57,15 @@ def prepared(folder: Path, commit: str, raw: Path, epochs: int) -> Path:
             shutil.rmtree(made) if made.is_dir() else made.unlink()
     shutil.copytree(raw, tree / "results" / "raw")
     return tree
+
+
+def set_epochs(tree: Path, epochs: int) -> None:
+    """Change the number of epochs of every run of the demo that trains."""
+    texts = {path: path.read_text() for name in CONFIG if (path := tree / name).exists()}
+    if sum(len(re.findall(rf"\b{EPOCHS}\b", text)) for text in texts.values()) != 1:
+        sys.exit(f"{tree}: expected {EPOCHS!r} exactly once in {' and '.join(CONFIG)}")
+    for path, text in texts.items():
+        path.write_text(re.sub(rf"\b{EPOCHS}\b", f"epochs: {epochs}", text))
 
 
 def run(tree: Path, command: list[str]) -> tuple[float, float]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
+from vixml.config.load import load_runs
 from vixml.plan.assumptions import ARCHITECTURES
 from vixml.training.batches import EpochBatches, draw_positives
 from vixml.training.train import train_step
@@ -168,4 +171,22 @@ def test_growth_is_a_power_of_the_rows(monkeypatch):
     assert all((np.diff(made.row(i)) > 0).all() for i in range(2000)), "ascending, no value twice"
     assert 3 < made.lengths.mean() < 5
     for module in ("scale", "measure"):
+        sys.modules.pop(module, None)
+
+
+def test_the_demo_can_shorten_every_training(monkeypatch, tmp_path):
+    config_dir = Path(shutil.copytree(BENCHMARKS.parent / "config", tmp_path / "config"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import demo
+
+    demo.set_epochs(config_dir.parent, 1)
+    runs, demo_runs = (
+        load_runs(config_dir),
+        yaml.safe_load((config_dir / "config.yaml").read_text())["targets"][0]["runs"],
+    )
+    trained = [run for name in demo_runs if (run := runs["picto", name]).training.epochs]
+    assert {run.training.epochs for run in trained} == {1}
+    with pytest.raises(SystemExit, match="exactly once"):
+        demo.set_epochs(config_dir.parent, 1)
+    for module in ("demo", "measure"):
         sys.modules.pop(module, None)
