@@ -101,6 +101,30 @@ def read_json(path: Path | str) -> Any:
         ) from error
 
 
+def read_header(path: Path | str, form: str, kind: str) -> dict[str, Any]:
+    """Read the JSON header of a folder and check its ``format``.
+
+    Args:
+        path: the header's file.
+        form: the format that this version reads.
+        kind: what the folder holds, for the error, e.g. ``"an image store"``.
+
+    Raises:
+        VixmlError: missing, not JSON, or of another format.
+    """
+    header = read_json(path)
+    found = header.get("format") if isinstance(header, dict) else type(header).__name__
+    if found != form:
+        raise VixmlError(
+            f"not {kind} of this version",
+            where=path,
+            found=found,
+            expected=form,
+            hint="rebuild it with this version of vixml; snakemake does so automatically",
+        )
+    return header
+
+
 def save_array(path: Path | str, array: np.ndarray) -> None:
     """Write ``array`` as ``.npy`` atomically (the header carries shape and dtype; no pickles)."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vixml.errors import VixmlError
-from vixml.files import atomic_path, load_array, read_json, save_array, write_json
+from vixml.files import atomic_path, load_array, read_header, save_array, write_json
 
 FORMAT = "vixml-ragged-1"
 
@@ -147,15 +147,7 @@ class Ragged:
     def load(cls, folder: Path | str, *, mmap: bool = True) -> Ragged:
         """Read and check a folder written by :meth:`save`; arrays stay on disk (memory-mapped) by default."""
         folder = Path(folder)
-        header = read_json(folder / "header.json")
-        if header.get("format") != FORMAT:
-            raise VixmlError(
-                "not a ragged array of this version",
-                where=folder / "header.json",
-                found=header.get("format"),
-                expected=FORMAT,
-                hint="rebuild it with this version of vixml",
-            )
+        header = read_header(folder / "header.json", FORMAT, "a ragged array")
         extra = {k: v for k, v in header.items() if k not in {"format", "n_rows", "n_values", "n_cols"}}
         result = cls(
             load_array(folder / "values.npy", mmap=mmap),

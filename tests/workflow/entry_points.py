@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import one_node_slurm
+import psutil
 from tiny_world import Copy
 
 GIT = ("git", "-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "init.defaultBranch=main")
@@ -74,6 +75,34 @@ def kill_9(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def trainings(copy: Copy) -> list[psutil.Process]:
+    """Return the training processes that run in a copy."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if process.info["cwd"] == str(copy.root) and "train" in words and any("vixml" in word for word in words):
+            found.append(process)
+    return found
+
+
+def freeze(copy: Copy, process: subprocess.Popen) -> None:
+    """Wait for the first checkpoint of a training that ``process`` started, and stop the training: it cannot end meanwhile."""
+    checkpoint = copy.root / MODEL.replace("model/manifest.json", "checkpoint")
+    deadline = time.monotonic() + 600
+    while not (checkpoint.is_dir() and any(checkpoint.iterdir()) and trainings(copy)):
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.05)
+    for training in trainings(copy):
+        training.send_signal(signal.SIGSTOP)
+    assert checkpoint.is_dir(), "the training ended before it was stopped"
+
+
+def thaw(copy: Copy) -> None:
+    """Let stopped training processes continue: a signal to end reaches them only then."""
+    for process in trainings(copy):
+        process.send_signal(signal.SIGCONT)
+
+
 def kill_in_training(copy: Copy, command: tuple[str, ...], *, alone: bool = False) -> None:
     """Start a command, and kill it after the first checkpoint.
 
@@ -83,18 +112,12 @@ def kill_in_training(copy: Copy, command: tuple[str, ...], *, alone: bool = Fals
         alone: kill the command only, not what it started.
     """
     process = start(copy, command)
-    checkpoint = copy.root / MODEL.replace("model/manifest.json", "checkpoint")
-    deadline = time.monotonic() + 600
-    while not (checkpoint.is_dir() and any(checkpoint.iterdir())):
-        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.05)
-    time.sleep(1)
+    freeze(copy, process)
     if alone:
         process.kill()
         process.wait()
     else:
         kill_9(process)
-    assert checkpoint.is_dir(), "the training had ended before it was killed"
 
 
 def advice(shown: str) -> str:

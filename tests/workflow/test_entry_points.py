@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from entry_points import CONDA, DVC, MODEL, advice, finished_rules, kill_9, kill_in_training, slurm, start, unmade
+from entry_points import CONDA, DVC, MODEL, advice, finished_rules, kill_9, kill_in_training, slurm, start, thaw, unmade
 from same_bytes import assert_same
 from tiny_world import Copy
 
@@ -141,6 +141,7 @@ def test_killed_in_the_middle_of_a_training(entry_point, request, long):
     todo = advice(shown)
     assert todo.endswith("snakemake --unlock") and ("scancel" in todo) == (entry_point == "by_slurm")
     made.run("bash", "-c", todo)
+    thaw(made)
     made.run(*command)
     log = (made.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text(encoding="utf-8")
     assert "epoch 1/100" not in log and "epoch 100/100" in log, "the training began again from nothing"
@@ -184,6 +185,7 @@ def test_jobs_that_outlive_their_snakemake_are_named(long, tmp_path):
     todo = advice(shown)
     assert todo.startswith("kill ")
     made.run("bash", "-c", todo)
+    thaw(made)
     time.sleep(1)
     made.run(*command)
     assert json.loads((made.root / MODEL).with_name("training.json").read_text(encoding="utf-8"))["epochs"] == 300

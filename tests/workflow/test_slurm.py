@@ -6,11 +6,10 @@ import json
 import os
 import shutil
 import subprocess
-import time
 
 import one_node_slurm
 import pytest
-from entry_points import MODEL, slurm
+from entry_points import MODEL, freeze, slurm
 from tiny_world import Copy
 
 pytestmark = pytest.mark.slow
@@ -18,7 +17,7 @@ EPOCHS = 100
 
 
 def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
-    """Start a long training on the cluster, and wait for its first checkpoint; return Snakemake and SLURM's job."""
+    """Start a training on the cluster, stop it after its first checkpoint; return Snakemake and SLURM's job."""
     copy.edit("config/runs/picto.yaml", "epochs: 2", f"epochs: {EPOCHS}")
     process = subprocess.Popen(
         slurm(MODEL),
@@ -28,11 +27,7 @@ def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    checkpoint = copy.root / MODEL.replace("model/manifest.json", "checkpoint")
-    deadline = time.monotonic() + 600
-    while not (checkpoint.is_dir() and any(checkpoint.iterdir())):
-        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.1)
+    freeze(copy, process)
     job, gpus = subprocess.run(
         ["squeue", "-h", "-O", "JobID,tres-per-job"], check=True, capture_output=True, text=True
     ).stdout.split()

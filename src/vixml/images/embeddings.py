@@ -12,7 +12,7 @@ import numpy as np
 
 from vixml.data.corpus import SPLITS, Corpus
 from vixml.errors import VixmlError
-from vixml.files import load_array, read_json
+from vixml.files import load_array, read_header
 from vixml.ragged import Ragged
 
 FORMAT = "vixml-image-embeddings-1"
@@ -52,15 +52,7 @@ class ImageEmbeddings:
             VixmlError: missing, another version, or a matrix that is not what ``embeddings.json`` says.
         """
         folder = Path(folder)
-        header = read_json(folder / "embeddings.json")
-        if header.get("format") != FORMAT:
-            raise VixmlError(
-                "not image embeddings of this version",
-                where=folder / "embeddings.json",
-                found=header.get("format"),
-                expected=FORMAT,
-                hint="rebuild them with this version of vixml; snakemake does so automatically",
-            )
+        header = read_header(folder / "embeddings.json", FORMAT, "image embeddings")
         vectors = open_scattered(folder / "vectors.npy")
         expected = (header["n_images"], header["dim"])
         if vectors.shape != expected or vectors.dtype != np.float16:

@@ -20,7 +20,7 @@ import yaml
 
 from vixml import __version__
 from vixml.config.registry import Dataset, Source, World
-from vixml.data.corpus import QUERY_SPLITS, SPLITS, Corpus
+from vixml.data.corpus import QUERY_SPLITS, SPLITS, Corpus, reading_parquet
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_text
 from vixml.images.embeddings import ImageEmbeddings, coverage, share_with_images
@@ -351,18 +351,13 @@ def strings(path: Path, columns: Sequence[str], size: int) -> Iterator[tuple[int
         VixmlError: unreadable, or a value that is missing.
     """
     first = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=size, columns=list(columns)):
-                for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                    if column.null_count:
-                        raise VixmlError("a value is missing", where=f"{path}: {name}", found="null", hint=REBUILD)
-                yield first, batch.select(columns).cast(pa.schema([(name, pa.string()) for name in columns]))
-                first += batch.num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise VixmlError(
-            "not a readable parquet file", where=path, found=str(error).splitlines()[0], hint=REBUILD
-        ) from error
+    with reading_parquet(path, REBUILD), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=size, columns=list(columns)):
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                if column.null_count:
+                    raise VixmlError("a value is missing", where=f"{path}: {name}", found="null", hint=REBUILD)
+            yield first, batch.select(columns).cast(pa.schema([(name, pa.string()) for name in columns]))
+            first += batch.num_rows
 
 
 REBUILD = "build the corpus again: vixml build-corpus"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vixml.errors import VixmlError
-from vixml.files import atomic_path, read_json, sha256_json, write_json
+from vixml.files import atomic_path, read_header, sha256_json, write_json
 
 FORMAT = "vixml-images-1"
 SCHEMA = pa.schema([("image", pa.int32()), ("key", pa.string()), ("png", pa.binary())])
@@ -167,15 +167,7 @@ class ImageStore:
             VixmlError: no store, another version, a shard that is absent, cut short or of another shape.
         """
         folder = Path(folder)
-        header = read_json(folder / "store.json")
-        if header.get("format") != FORMAT:
-            raise VixmlError(
-                "not an image store of this version",
-                where=folder / "store.json",
-                found=header.get("format"),
-                expected=FORMAT,
-                hint="rebuild it with this version of vixml; snakemake does so automatically",
-            )
+        header = read_header(folder / "store.json", FORMAT, "an image store")
         store = cls(folder, int(header["n_images"]), int(header["n_shards"]), frozenset(header["missing"]))
         rows = 0
         for shard in range(store.n_shards):

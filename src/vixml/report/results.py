@@ -273,18 +273,6 @@ def load(folders: Iterable[Path | str], split: str = "test") -> Results:
     return Results({key: tuple(results) for key, results in by_run.items()})
 
 
-def _same_corpus(result: Result, first: dict[str, Result]) -> None:
-    other = first.setdefault(result.dataset, result)
-    if other.n_queries != result.n_queries:
-        raise VixmlError(
-            "two results of one dataset were scored on different queries",
-            where=result.folder / "scores.json",
-            found=f"{result.n_queries} queries",
-            expected=f"{other.n_queries}, as in {other.folder}",
-            hint="one of them belongs to an older corpus; snakemake runs it again",
-        )
-
-
 def read_one(folder: Path | str) -> Result:
     """Read one score folder, its manifest and, if a model was trained, its ``training.json``.
 
