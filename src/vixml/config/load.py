@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
+from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -38,14 +40,16 @@ class _UniqueKeys(_Loader):
         return super().construct_mapping(node, deep)
 
 
-def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    return float(loader.construct_scalar(node).replace("_", ""))
-
-
 # YAML 1.1 reads 1e-3 as text; people write learning rates that way.
 _UniqueKeys.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)$"), list("-+0123456789")
 )
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """Parse YAML once per text: a workflow asks for the same files many times."""
+    return yaml.load(text, _UniqueKeys)
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -56,8 +60,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with open(path, encoding="utf-8") as stream:
-            data = yaml.load(stream, _UniqueKeys)
+        data = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise VixmlError("a configuration file is missing", where=path, hint="check config_dir") from error
     except yaml.YAMLError as error:
