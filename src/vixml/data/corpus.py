@@ -284,7 +284,7 @@ def reading_parquet(path: Path, hint: str = _REBUILD) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-        found = str(error).splitlines()[0][:200]
+        found = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise VixmlError("not a readable parquet file", where=path, found=found, hint=hint) from error
 
 
