@@ -18,6 +18,7 @@ GIT = ("git", "-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c",
 CONDA = ("snakemake", "--cores", "all", "--use-conda", "paper_tables")
 DVC = ("dvc", "repro")
 MODEL = "results/runs/picto/vixml-minilm-l3/seed0/model/manifest.json"
+CHECKPOINT = MODEL.replace("model/manifest.json", "checkpoint/state.pt")
 
 
 def slurm(*words: str) -> tuple[str, ...]:
@@ -87,14 +88,15 @@ def trainings(copy: Copy) -> list[psutil.Process]:
 
 def freeze(copy: Copy, process: subprocess.Popen) -> None:
     """Wait for the first checkpoint of a training that ``process`` started, and stop the training: it cannot end meanwhile."""
-    checkpoint = copy.root / MODEL.replace("model/manifest.json", "checkpoint")
+    checkpoint = copy.root / CHECKPOINT
     deadline = time.monotonic() + 600
-    while not (checkpoint.is_dir() and any(checkpoint.iterdir()) and trainings(copy)):
+    # The whole file: while it is written it has another name in the same folder.
+    while not (checkpoint.exists() and trainings(copy)):
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.05)
     for training in trainings(copy):
         training.send_signal(signal.SIGSTOP)
-    assert checkpoint.is_dir(), "the training ended before it was stopped"
+    assert checkpoint.exists(), "the training ended before it was stopped"
 
 
 def thaw(copy: Copy) -> None:

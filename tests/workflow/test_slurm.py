@@ -9,7 +9,7 @@ import subprocess
 
 import one_node_slurm
 import pytest
-from entry_points import MODEL, freeze, slurm
+from entry_points import CHECKPOINT, MODEL, freeze, slurm
 from tiny_world import Copy
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def end(copy: Copy, process: subprocess.Popen[str]) -> str:
     assert process.returncode == 0, shown[-3000:]
     training = json.loads((copy.root / MODEL).with_name("training.json").read_text(encoding="utf-8"))
     assert training["epochs"] == EPOCHS
-    assert not (copy.root / MODEL.replace("model/manifest.json", "checkpoint")).exists()
+    assert not (copy.root / CHECKPOINT).parent.exists()
     log = (copy.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text(encoding="utf-8")
     assert f"epoch 1/{EPOCHS}" not in log and f"epoch {EPOCHS}/{EPOCHS}" in log, "the training began again from nothing"
     return shown

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from entry_points import MODEL
+from entry_points import CHECKPOINT, MODEL
 
 
 def start(copy, *words: str) -> tuple[subprocess.Popen, int]:
@@ -58,9 +58,8 @@ def test_a_few_lines_instead_of_the_schedulers_log(apart):
 def test_an_interrupted_run_says_what_is_kept_and_how_to_resume(apart):
     apart.edit("config/runs/picto.yaml", "epochs: 2", "epochs: 400")
     process, terminal = start(apart, MODEL)
-    checkpoint = apart.root / MODEL.replace("model/manifest.json", "checkpoint")
     deadline = time.monotonic() + 300
-    while not (checkpoint.is_dir() and any(checkpoint.iterdir())):
+    while not (apart.root / CHECKPOINT).exists():
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
