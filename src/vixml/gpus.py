@@ -1,0 +1,157 @@
+"""Leases on the GPUs of this machine: every job computes on cards of its own.
+
+A lease is a lock that the operating system holds for a process (``flock``), so a job that ends gives its cards back, however
+it ends. Jobs of one user, of several, and of several workflows see the same locks. A batch system that assigns cards
+(``CUDA_VISIBLE_DEVICES``) is obeyed: a lease chooses among them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vixml.errors import VixmlError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+LEASED = "VIXML_LEASED_GPUS"  # set for the processes that a job starts: its cards are theirs
+PATIENCE = 60.0  # seconds; a job that has just ended may take some to let go of its card
+_held: list[int] = []  # file descriptors: closing one gives the card back
+
+
+def folder() -> Path:
+    """Return where the locks lie: one folder for all users of this machine."""
+    return Path(tempfile.gettempdir()) / "vixml-gpus"
+
+
+def visible_gpus() -> list[tuple[str, str]]:
+    """Return the cards that this process may use: (name for ``CUDA_VISIBLE_DEVICES``, name that no other card has).
+
+    Empty where ``nvidia-smi`` lists none: then there is nothing to choose.
+    """
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    try:
+        done = subprocess.run(
+            [tool, "--query-gpu=index,uuid", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    cards = [tuple(part.strip() for part in line.split(",")) for line in done.stdout.splitlines() if "," in line]
+    cards = [] if done.returncode else [(index, uuid) for index, uuid, *_ in cards]
+    chosen = os.environ.get(VISIBLE)
+    if chosen is None:
+        return cards
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    unique = dict(cards)
+    # An identifier may be shortened, and that of a part of a card (MIG) is in no list.
+    full = [next((uuid for _, uuid in cards if uuid.startswith(name)), name) for name in names]
+    return [(name, unique.get(name, known)) for name, known in zip(names, full, strict=True)]
+
+
+def lease(n: int = 1, say: Callable[[str], object] = lambda line: print(line, file=sys.stderr)) -> list[str]:
+    """Take ``n`` free cards for this process and those that it starts; only they are visible to CUDA afterwards.
+
+    Call it before anything uses CUDA. A process whose parent leased cards takes part in that lease.
+
+    Args:
+        n: how many.
+        say: called once if all cards are taken and this process waits.
+
+    Returns:
+        The cards, as in ``CUDA_VISIBLE_DEVICES``; empty if there is nothing to choose.
+
+    Raises:
+        VixmlError: fewer cards than ``n``, or too few free ones after :data:`PATIENCE` seconds.
+    """
+    if LEASED in os.environ:
+        for name in os.environ[LEASED].split(","):
+            _share(name)
+        return os.environ.get(VISIBLE, "").split(",")
+    cards = visible_gpus()
+    if not cards:
+        return []
+    if len(cards) < n:
+        raise VixmlError(
+            f"{n} GPUs are asked for, more than there are",
+            where="processes_per_training" if n > 1 else VISIBLE,
+            found=f"{len(cards)}: {', '.join(name for name, _ in cards)}",
+            expected=f"at least {n}",
+            hint="lower it, or unset CUDA_VISIBLE_DEVICES if it hides some",
+        )
+    until, told = time.monotonic() + PATIENCE, False
+    while True:
+        taken = [(name, unique, lock) for name, unique in cards if (lock := _take(unique)) is not None]
+        for _, _, lock in taken[n:]:
+            os.close(lock)
+        if len(taken) >= n:
+            break
+        for _, _, lock in taken:
+            os.close(lock)
+        busy = "; ".join(f"GPU {name}: {_holder(unique)}" for name, unique in cards)
+        if time.monotonic() > until:
+            raise VixmlError(
+                "no GPU is free" if n == 1 else f"{n} GPUs are not free",
+                where=f"this machine's {len(cards)}",
+                found=busy,
+                hint="wait until one of these jobs ends, or stop it; a workflow starts as many jobs at once as `gpu` in its "
+                "profile's `resources` says. The same command then resumes",
+            )
+        if not told:
+            say(f"waits for a GPU, {PATIENCE:.0f} seconds at most: {busy}")
+            told = True
+        time.sleep(0.5)
+    names, uniques, locks = zip(*taken[:n], strict=True)
+    _held.extend(locks)
+    os.environ[VISIBLE], os.environ[LEASED] = ",".join(names), ",".join(uniques)
+    return list(names)
+
+
+def _open(unique: str) -> int:
+    """Open a card's lock file, which every user may write."""
+    where = folder()
+    if not where.is_dir():
+        where.mkdir(exist_ok=True)
+        where.chmod(0o1777)
+    path = where / "".join(c if c.isalnum() or c == "-" else "_" for c in unique)
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        lock = os.open(path, flags | os.O_CREAT, 0o666)
+        os.fchmod(lock, 0o666)
+        return lock
+
+
+def _take(unique: str) -> int | None:
+    """Return a lock on a card that nobody holds, or None. Held shared, so that this job's processes can hold it too."""
+    lock = _open(unique)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(lock, 0)
+        os.write(lock, f"process {os.getpid()}, {' '.join(sys.argv)[:200]}\n".encode())
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _share(unique: str) -> None:
+    """Hold a card that the parent leased, so that it is not free before this process ends."""
+    lock = _open(unique)
+    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    _held.append(lock)
+
+
+def _holder(unique: str) -> str:
+    """Return who holds a card, as it wrote."""
+    with os.fdopen(_open(unique), "rb") as file:
+        return file.read(300).decode("utf-8", "replace").strip() or "taken"
