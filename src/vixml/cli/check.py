@@ -14,7 +14,7 @@ RESULTS, CONFIG_DIR = Path("results"), Path("config")
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for function in (check, check_remote, doctor, document_config):
+    for function in (check, preflight, check_remote, doctor, document_config):
         app.command()(function)
 
 
@@ -48,6 +48,31 @@ def check(
     print(last_line(reports))
     if reports[-1].failed:
         raise typer.Exit(1)
+
+
+def preflight(
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration, as for `snakemake --configfile`; without it config/config.yaml.")
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Profile, as for `snakemake --profile`: device, and SLURM's partition.")
+    ] = None,
+) -> None:
+    r"""Check what a configuration needs of this machine before it runs: packages, GPU, memory, disk, models, network.
+
+    Prints one line per check: ok, fails or not checked, with what to do. Only
+    trainings that are not finished count. Changes nothing. The exit status is 1
+    if a job could not work. The workflow runs it before its first job when it
+    computes on a GPU.
+
+    Example:
+
+        vixml preflight --config config/paper.yaml --profile profiles/gpu
+    """
+    from vixml.check.preflight import before, refuse
+    from vixml.plan.plan import read_workflow
+
+    refuse(before(read_workflow(config), profile))
 
 
 def check_remote(

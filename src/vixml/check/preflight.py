@@ -1,0 +1,406 @@
+"""Check, before the first job, what a configuration needs of this machine, its network and its accounts.
+
+Each check yields lines: ok, fails or not checked, with what was found and what to do. A line that makes a job impossible stops
+the workflow; the others are advice.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from vixml.check.doctor import require_slurm
+from vixml.config.load import read_yaml
+from vixml.config.project import Project
+from vixml.config.registry import Source
+from vixml.config.run import RunConfig
+from vixml.config.workflow import WorkflowConfig
+from vixml.data.download import by_hand, hub_error
+from vixml.data.hub_checkpoint import placed_folder
+from vixml.errors import VixmlError
+from vixml.plan.assumptions import HARDWARE
+from vixml.plan.plan import Plan, make_plan
+from vixml.provenance import MANIFEST
+from vixml.runtime import SHARED, gpu_hardware
+from vixml.stages import Job, raw_dir
+from vixml.text import size
+
+State = Literal["ok", "fails", "not checked"]
+CONTEXT = 0.6e9  # bytes of a card that CUDA and its libraries take
+SCARCE = 2 << 30  # bytes of /dev/shm below which no process assembles batches
+SKEW = 300.0  # seconds that a clock may be wrong
+SECONDS = 10.0  # to wait for a host
+DRIVE = "https://drive.google.com"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One check.
+
+    Attributes:
+        name: what was checked.
+        state: the outcome.
+        found: a short text.
+        hint: what to do, an imperative clause.
+        stops: whether a job cannot work.
+    """
+
+    name: str
+    state: State
+    found: str
+    hint: str = ""
+    stops: bool = False
+
+    def __str__(self) -> str:
+        advice = f"\n{'':<27}what now: {self.hint}" if self.hint else ""
+        return f"{self.state:<12} {self.name:<13} {self.found}{advice}"
+
+
+def preflight(
+    project: Project, workflow: WorkflowConfig, jobs: Iterable[Job], *, gpu: bool, here: bool = True
+) -> Iterator[Line]:
+    """Yield the outcome of every check, as it is known.
+
+    Args:
+        project: the configuration and the folder of results.
+        workflow: what to run.
+        jobs: of stage ``train``, not finished yet; what they and the stages behind them need is checked.
+        gpu: whether heavy stages compute on a GPU of this machine.
+        here: whether jobs run on this machine, not on nodes of a cluster.
+    """
+    jobs = list(jobs)
+    plan = make_plan(workflow, HARDWARE["gpu"])
+    runs = {(job.names["dataset"], job.names["run"]): job.run for job in jobs}
+    yield from packages(runs.values())
+    if here:
+        yield from accelerator(plan, jobs, wanted=gpu)
+        yield from host_memory(plan, jobs)
+        yield from shared_memory(wanted=gpu)
+    else:
+        yield Line("nodes", "not checked", "GPU, driver and memory of a cluster's nodes cannot be seen from here")
+    yield from disk(plan, project.results)
+    yield from hub_models(project, runs.values())
+    yield from hosts(project, jobs)
+
+
+def before(workflow: WorkflowConfig, profile: Path | None) -> Iterator[Line]:
+    """Yield the checks of a configuration and a profile of Snakemake."""
+    project = Project(workflow.config_dir, workflow.results)
+    settings = read_yaml(profile / "config.yaml" if profile.is_dir() else profile) if profile is not None else {}
+    on_cluster = settings.get("executor") == "slurm"
+    given = dict(part.split("=", 1) for part in settings.get("config", []) if "=" in part)
+    device = given.get("device", workflow.device)
+    if on_cluster:
+        partition = settings.get("default-resources", {}).get("slurm_partition")
+        yield slurm([str(partition)] if partition else [])
+    gpu = not on_cluster and (device == "cuda" or (device == "auto" and gpu_hardware() is not None))
+    yield from preflight(project, workflow, unfinished(project, workflow), gpu=gpu, here=not on_cluster)
+
+
+def unfinished(project: Project, workflow: WorkflowConfig) -> list[Job]:
+    """Return the trainings of a configuration that are not finished."""
+    keys = {
+        (target.dataset, project.trained_as(target.dataset, run), seed): None
+        for target in workflow.targets for run in target.runs for seed in target.seeds
+    }  # fmt: skip
+    jobs = [Job(project, "train", {"dataset": d, "run": run, "seed": seed}) for d, run, seed in keys]
+    return [job for job in jobs if job.run.needs_encoder and not (job.out / MANIFEST).exists()]
+
+
+def packages(runs: Iterable[RunConfig]) -> Iterator[Line]:
+    """Compare installed packages with what vixml requires, and with what the kernels of the runs require."""
+    from packaging.requirements import Requirement
+
+    wrong = []
+    for text in importlib.metadata.requires("vixml") or []:
+        required = Requirement(text)
+        if required.marker is not None and not required.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(required.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{required.name} is missing")
+            continue
+        if not required.specifier.contains(version, prereleases=True):
+            wrong.append(f"{required.name} {version} (needs {required.specifier})")
+    if wrong:
+        yield Line(
+            "packages", "fails", ", ".join(wrong), "make install, or pip install with requirements.lock", stops=True
+        )
+    else:
+        yield Line("packages", "ok", "all that vixml requires")
+    fused = [run for run in runs if run.encoder.kernels == "liger"]
+    if fused:
+        try:
+            yield Line("kernels", "ok", f"liger-kernel {importlib.metadata.version('liger-kernel')}")
+        except importlib.metadata.PackageNotFoundError:
+            found = f"liger-kernel is missing; {len(fused)} runs would use plain kernels: slower, and more memory"
+            yield Line("kernels", "fails", found, 'pip install "vixml[gpu]"')
+
+
+# Run in a process of its own: a context on the card would stay with Snakemake, and hold memory.
+_LOOK = """
+import json, torch
+from vixml.runtime import gpu_trouble
+trouble = gpu_trouble()
+cards = [] if trouble else [(torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i)) for i in range(torch.cuda.device_count())]
+print(json.dumps({"trouble": trouble and [trouble.gpu, trouble.why, trouble.fix], "cards": cards, "torch": torch.__version__}))
+"""
+
+
+def accelerator(plan: Plan, jobs: list[Job], *, wanted: bool) -> Iterator[Line]:
+    """Check driver against build, and the cards' memory against the need of each run."""
+    if not wanted:
+        yield Line("GPU", "not checked", "none is found or asked for: heavy stages compute on the processor")
+        return
+    done = subprocess.run([sys.executable, "-c", _LOOK], capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        yield Line("GPU", "fails", f"torch cannot be asked: {last[:200]}", "vixml doctor", stops=True)
+        return
+    seen = json.loads(done.stdout.splitlines()[-1])
+    if seen["trouble"]:
+        gpu, why, fix = seen["trouble"]
+        yield Line("GPU", "fails", f"{gpu or 'none'}; {why}", fix, stops=True)
+        return
+    cards = seen["cards"]
+    names = ", ".join(f"{name} ({size(total)})" for name, _, total in cards)
+    yield Line("GPU", "ok", f"torch {seen['torch']} computes on {names}")
+    busy = [
+        f"{i}: {size(total - free)} in use" for i, (_, free, total) in enumerate(cards) if total - free > 2 * CONTEXT
+    ]
+    if busy:
+        yield Line(
+            "GPU in use",
+            "fails",
+            "; ".join(busy),
+            "nvidia-smi shows by whom; free it, or hide the card with CUDA_VISIBLE_DEVICES",
+        )
+    room = min(total for _, _, total in cards) - CONTEXT
+    needs = {name: plan.parts[name].gpu_memory_bytes for name in parts_of(plan, jobs)}
+    yield Line(*memory_line("GPU memory", needs, room), stops=any(need > room for need in needs.values()))
+
+
+def memory_line(name: str, needs: dict[str, float], room: float) -> tuple[str, State, str, str]:
+    """Return the fields of a line that compares needs with what there is."""
+    large = sorted(((need, part) for part, need in needs.items() if need > room), reverse=True)
+    if not large:
+        most = max(needs.values(), default=0.0)
+        return name, "ok", f"{size(room)}; at most {size(most)} are needed at once", ""
+    shown = ", ".join(f"{part} {size(need)}" for need, part in large[:3])
+    more = f" and {len(large) - 3} more" if len(large) > 3 else ""
+    hint = "leave these runs out of `targets`, make `training.items_at_once` smaller, or take a larger machine"
+    return name, "fails", f"{size(room)} are there, and predicted are: {shown}{more}", hint
+
+
+def parts_of(plan: Plan, jobs: list[Job]) -> list[str]:
+    """Return the parts of a plan that some trainings need."""
+    wanted = {(job.names["dataset"], job.names["run"], int(job.names["seed"])) for job in jobs}
+    return plan.parts_of(key for key in plan.runs if key in wanted)
+
+
+def host_memory(plan: Plan, jobs: list[Job]) -> Iterator[Line]:
+    """Compare main memory, or a container's limit, with the need of the largest job."""
+    room, limit = float(psutil.virtual_memory().total), Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else ""
+    room = min(room, float(text)) if text.isdecimal() else room
+    needs = {name: plan.parts[name].host_memory_bytes for name in parts_of(plan, jobs)}
+    yield Line(*memory_line("main memory", needs, room), stops=any(need > room for need in needs.values()))
+
+
+def disk(plan: Plan, results: Path) -> Iterator[Line]:
+    """Compare free space with what is still to be written."""
+    place = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    there = sum(path.stat().st_size for path in results.rglob("*") if path.is_file() and not path.is_symlink())
+    need = max(0.0, plan.total.disk_bytes + plan.total.scratch_bytes - there)
+    if need > free:
+        hint = f"make room on the disk of {place}, or name another folder: --config results=FOLDER"
+        yield Line("disk", "fails", f"{size(free)} free, {size(need)} predicted", hint, stops=True)
+    else:
+        yield Line("disk", "ok", f"{size(free)} free, {size(need)} predicted")
+    if not os.access(place, os.W_OK):
+        yield Line(
+            "disk",
+            "fails",
+            f"{place} cannot be written",
+            "give this user write access, or name another folder",
+            stops=True,
+        )
+
+
+def shared_memory(*, wanted: bool) -> Iterator[Line]:
+    """Look whether processes that assemble batches can hand them over."""
+    if not wanted or not SHARED.exists():
+        yield Line("/dev/shm", "not checked", "batches are assembled in the training's own process")
+        return
+    free = shutil.disk_usage(SHARED).free
+    if free < SCARCE:
+        found = f"{size(free)} free, less than {size(SCARCE)}: the training's own process assembles batches, and the GPU waits for it"
+        yield Line("/dev/shm", "fails", found, "give the container more (docker run --shm-size=16g)")
+    else:
+        yield Line("/dev/shm", "ok", f"{size(free)} free")
+
+
+def hub_models(project: Project, runs: Iterable[RunConfig]) -> Iterator[Line]:
+    """Ask the hub whether this account may read each model that is still to be fetched: terms, token, name."""
+    from huggingface_hub import HfApi, constants
+
+    runs, world = list(runs), project.world
+    used = [("prepare-model", name, world.text_models[name]) for name in sorted({run.encoder.model for run in runs})]
+    seen = sorted({run.images.vision for run in runs if run.uses_images})
+    used += [("prepare-vision", name, world.vision_models[name]) for name in seen]
+    readable: list[str] = []
+    refused: dict[tuple[str, str], list[str]] = {}  # (found, what to do) -> models
+    for stage, name, entry in used:
+        by_name = placed_folder(raw_dir(project.results), entry.checkpoint)
+        made = Job(project, stage, {"model": name, "vision": name}).out / MANIFEST
+        if not entry.kind.startswith("hub") or made.exists() or by_name.exists():
+            continue
+        try:
+            HfApi().auth_check(entry.checkpoint)
+        except Exception as error:  # from several HTTP libraries, with other names in each version
+            wrong = hub_error(
+                error, name, entry.revision,
+                refused="accept the terms on the model's page and set HF_TOKEN to your token",
+                absent="check `checkpoint` in models.yaml; a private model looks like this without HF_TOKEN",
+                alternative=f"or place its files in {by_name.parent}/ORGANISATION--NAME",
+            )  # fmt: skip
+            if not isinstance(wrong, VixmlError):
+                raise wrong from None
+            refused.setdefault((str(wrong.found), wrong.hint or ""), []).append(f"{name} ({entry.checkpoint})")
+        else:
+            readable.append(name)
+    for (found, hint), names in refused.items():
+        yield Line("hub", "fails", f"{', '.join(names)}: {found}", hint, stops=True)
+    if readable:
+        yield Line("hub", "ok", f"{', '.join(readable)} may be read from {constants.ENDPOINT}")
+    if not readable and not refused:
+        yield Line("hub", "not checked", "no model is to be fetched from it")
+
+
+def hosts(project: Project, jobs: list[Job]) -> Iterator[Line]:
+    """Ask each kind of host that raw files are still to come from, and compare the clocks."""
+    missing: dict[str, list[Source]] = {}
+    for source in sources_of(project, jobs):
+        if not (raw_dir(project.results) / source.filename).exists():
+            missing.setdefault(source.kind, []).append(source)
+    for kind, sources in sorted(missing.items()):
+        n = f"{len(sources)} files" if len(sources) > 1 else "1 file"
+        if kind == "place":
+            target = raw_dir(project.results) / sources[0].filename
+            yield Line(
+                "raw files",
+                "fails",
+                f"{n} to be placed by hand, first {target.name}",
+                by_hand(sources[0], target),
+                stops=True,
+            )
+            continue
+        try:
+            date = ASK[kind](sources[0])
+        except Exception as error:
+            found = f"{n} to fetch, and no answer: {type(error).__name__}: {error}".splitlines()[0][:200]
+            hint = f"check network and proxy; or place the files by hand in {raw_dir(project.results)}"
+            yield Line(f"from {kind}", "fails", found, hint, stops=True)
+            continue
+        yield Line(f"from {kind}", "ok", f"{n} to fetch, and the host answers")
+        if date is not None:
+            yield clock(date)
+    if not missing:
+        yield Line("network", "not checked", "no raw file is to be fetched")
+
+
+def sources_of(project: Project, jobs: list[Job]) -> list[Source]:
+    """Return the raw files behind some trainings, each once."""
+    found: dict[str, Source] = {}
+    for job in jobs:
+        names = {"dataset": job.names["dataset"], "model": job.run.encoder.model, "vision": job.run.images.vision}
+        stages = ["build-corpus", "prepare-model"]
+        if job.run.uses_images:
+            published = names["vision"] in project.dataset(names["dataset"]).published_vectors
+            stages += ["import-vectors"] if published else ["prepare-vision", "embed-images"]
+        for stage in stages:
+            found |= {name: project.world.sources[name] for name in Job(project, stage, names).sources()}
+    return list(found.values())
+
+
+def _answers(address: str) -> datetime | None:
+    """Return the time that a host gives with its answer, whatever the answer is."""
+    import httpx2
+
+    date = httpx2.head(address, timeout=SECONDS).headers.get("date")
+    return None if date is None else parsedate_to_datetime(date)
+
+
+def _hub(source: Source) -> datetime | None:
+    from huggingface_hub import constants
+
+    return _answers(constants.ENDPOINT)
+
+
+def _drive(source: Source) -> datetime | None:
+    return _answers(DRIVE)
+
+
+def _index(source: Source) -> None:
+    command = [sys.executable, "-m", "pip", "index", "versions", "--disable-pip-version-check", source.name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise ConnectionError((done.stderr.strip().splitlines() or ["pip failed without a message"])[-1])
+
+
+ASK = {"hub": _hub, "google-drive": _drive, "wheel": _index}
+
+
+def clock(date: datetime) -> Line:
+    """Compare this machine's clock with a host's."""
+    off = (datetime.now(UTC) - date).total_seconds()
+    if abs(off) <= SKEW:
+        return Line("clock", "ok", f"{abs(off):.0f} s from a host's")
+    found = f"{abs(off) / 60:.0f} minutes {'ahead of' if off > 0 else 'behind'} a host's"
+    hint = "set it (timedatectl set-ntp true): Snakemake compares times of files, and certificates have dates"
+    return Line("clock", "fails", found, hint, stops=True)
+
+
+def slurm(partitions: Iterable[str]) -> Line:
+    """Ask SLURM for the partitions that jobs will be sent to."""
+    try:
+        require_slurm(partitions)
+    except VixmlError as error:
+        return Line("SLURM", "fails", f"{error.what}; {error.found}", error.hint or "", stops=True)
+    return Line("SLURM", "ok", f"has {', '.join(sorted(partitions)) or 'a default partition'}")
+
+
+def refuse(lines: Iterable[Line]) -> None:
+    """Print each line as it comes, and stop if a job cannot work.
+
+    Raises:
+        VixmlError: a failed check that makes a job impossible.
+    """
+    failed = []
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+        if line.state == "fails" and line.stops:
+            failed.append(line)
+    if failed:
+        raise VixmlError(
+            f"{len(failed)} checks before the first job failed"
+            if len(failed) > 1
+            else "a check before the first job failed",
+            where="vixml preflight",
+            found=", ".join(dict.fromkeys(line.name for line in failed)),
+            hint="the lines above say what to do. Nothing was run",
+        )
