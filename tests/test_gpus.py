@@ -28,7 +28,7 @@ def cards(tmp_path, monkeypatch):
     """Pretend that this machine has three cards, and give their locks a folder of this test."""
     tool = tmp_path / "bin/nvidia-smi"
     tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\nfor i in 0 1 2; do echo \"$i, GPU-$i$i$i$i-aa\"; done\n")
+    tool.write_text('#!/bin/sh\nfor i in 0 1 2; do echo "$i, GPU-$i$i$i$i-aa"; done\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
     monkeypatch.setenv("TMPDIR", str(tmp_path))

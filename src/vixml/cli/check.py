@@ -61,7 +61,7 @@ def preflight(
     r"""Check what a configuration needs of this machine before it runs: packages, GPU, memory, disk, models, network.
 
     Prints one line per check: ok, fails or not checked, with what to do. Only
-    trainings that are not finished count. Changes nothing. The exit status is 1
+    trainings that are not finished count. Changes nothing, and fails
     if a job could not work. The workflow runs it before its first job when it
     computes on a GPU.
 
