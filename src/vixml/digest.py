@@ -28,6 +28,7 @@ LEFT_OUT = (
     "vixml.config",
     "vixml.errors",
     "vixml.progress",
+    "vixml.gpus",  # whichever card it is
     "vixml.memory",
     "vixml.provenance",
     "vixml.cli",

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vixml.errors import VixmlError
+from vixml.gpus import LEASED, lease
 from vixml.progress import warn
 
 if TYPE_CHECKING:
@@ -154,6 +155,13 @@ def find_device(wanted: str) -> torch.device:
         raise VixmlError("unknown device", where="--device", found=wanted, expected="auto, cpu or cuda")
     if wanted == "cpu":
         return torch.device("cpu")
+    # Before CUDA starts. Processes that someone else's torchrun started take the card of their number.
+    if (
+        torch.version.cuda
+        and not torch.cuda.is_initialized()
+        and (LEASED in os.environ or "LOCAL_RANK" not in os.environ)
+    ):
+        lease()
     trouble = gpu_trouble()
     if trouble is None:
         return torch.device("cuda")

@@ -415,7 +415,17 @@ def export_dataset(
 
 
 @command
-def train(job: Job, dataset: Dataset, run: Run, seed: Seed = 0, threads: Threads = 1, device: Device = "auto") -> None:
+def train(
+    job: Job,
+    dataset: Dataset,
+    run: Run,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    device: Device = "auto",
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that train together, each on a GPU of its own if there are any.")
+    ] = 1,
+) -> None:
     """Train one run: the encoder, the image projection, the prototype network and the free vectors.
 
     Reads corpus, tokens, language model and, with images, their vectors. Shows
@@ -424,8 +434,7 @@ def train(job: Job, dataset: Dataset, run: Run, seed: Seed = 0, threads: Threads
     of each epoch. Interrupted at any point, the same command resumes from
     checkpoint/ beside the model and ends with the same bytes as an uninterrupted
     run. The last epoch is the result: test data selects nothing. Several
-    processes, each with a GPU if there are any, share every batch when started
-    as `torchrun --standalone --nproc-per-node 4 -m vixml train ...`.
+    processes share every batch; --threads are those of each.
 
     Example:
 
@@ -433,8 +442,10 @@ def train(job: Job, dataset: Dataset, run: Run, seed: Seed = 0, threads: Threads
     """
     config, entry, (inputs, _) = job.run, job.dataset, _encoding(job)
     from vixml.runtime import choose_device
+    from vixml.training.distributed import start_processes
     from vixml.training.train import train as go
 
+    start_processes(processes, device)
     go(dataset, run, seed, config, entry.propensity, inputs, job.out, choose_device(device, threads))
 
 

@@ -4,13 +4,14 @@ Queries and labels of a batch are negatives of one another, so the loss needs th
 gathered, every process computes the same loss, and carries the gradient of its own share back through the encoder. The
 gradient is that of one process with the same batch.
 
-    torchrun --nproc-per-node 4 -m vixml train ...        (docs/hpc.md)
+    vixml train picto vixml-minilm-l3 --processes 4
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor, distributed
 from torch.nn import Parameter
 
 from vixml.errors import VixmlError
+from vixml.gpus import lease
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,20 @@ def lost_processes(group: ProcessGroup) -> Iterator[None]:
             found=str(error).splitlines()[0][:200],
             hint="its own message says why; the same command resumes from the checkpoint",
         ) from error
+
+
+def start_processes(n: int, device: str) -> None:
+    """Replace this process by ``n`` that run the same command together, each on a GPU of its own if there are any.
+
+    Does nothing in a process that was started so, by this function or by another ``torchrun`` (several nodes, docs/hpc.md).
+    """
+    if n == 1 or "WORLD_SIZE" in os.environ:
+        return
+    if device != "cpu" and torch.version.cuda:
+        lease(n)  # of the new processes too: they replace this one
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    sys.stdout.flush()
+    os.execv(sys.executable, [*launcher, "-m", "vixml", *sys.argv[1:]])
 
 
 def join(device: torch.device) -> ProcessGroup:
