@@ -45,7 +45,7 @@ def visible_gpus() -> list[tuple[str, str]]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     cards = [tuple(part.strip() for part in line.split(",")) for line in done.stdout.splitlines() if "," in line]
-    cards = [] if done.returncode else [(index, uuid) for index, uuid, *_ in cards]
+    cards = [] if done.returncode else [(index, uuid) for index, uuid, *_ in cards if index.isdecimal()]
     chosen = os.environ.get(VISIBLE)
     if chosen is None:
         return cards
