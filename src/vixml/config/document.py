@@ -86,9 +86,9 @@ def sections() -> list[Section]:
         Section(
             "presets",
             "Presets of runs",
-            "`config/presets/*.yaml`: keys of a run under one name. `official` is the form of training of the paper's official "
-            "code, key by key; `official-encoder` and `official-decoder` are the paper's recipes, based on it. In addition to the keys "
-            "of a run:",
+            "`config/presets/*.yaml`: keys of a run under one name, explained at the top of each file. `official` is the form of "
+            "training of the paper's official code, key by key; `official-encoder` and `official-decoder` are the paper's recipes, "
+            "based on it. In addition to the keys of a run:",
             run | {"title": "Preset", "properties": PRESET | run["properties"]},
             {"properties": PRESET},
         ),
