@@ -98,10 +98,10 @@ def test_a_file_of_rules_opens_with_its_contract(path):
 def test_a_rule_has_every_directive(path, text):
     name = re.match(r"rule (\w+)", text)[1]
     assert re.match(r"rule \w+:\n    \"\"\"[A-Z].*\.\"\"\"\n", text), "no docstring"
-    # Log, benchmark and environment are the same for all: rules/stages.smk.
+    # Log, benchmark and environment are the same for all: rules/stages.smk. Heavy and light resources: rules/resources.smk.
     for directive in ("output", "resources", "params", "message"):
         assert re.search(rf"^    {directive}:", text, re.MULTILINE), f"no {directive}"
-    assert "mem_mb=" in text and "runtime=" in text
+    assert re.search(r"mem_mb=.*runtime=|\*\*heavy\(|\*\*LIGHT", text, re.DOTALL)
     assert re.fullmatch(r"[a-z]+_[a-z]+", name), "rules are verb_noun"
     assert set(re.findall(r"wildcards\.(\w+)", text)) <= WILDCARDS
 
@@ -111,7 +111,7 @@ def test_a_rule_calls_one_command_and_depends_on_its_code(path, text):
     commands = re.findall(r"\bvixml ([a-z-]+)", text.split("shell:")[1])
     assert len(commands) == 1 and commands[0] in STAGES
     # A download is named by its hash; no edit of code asks for it again.
-    assert f'code=code("{commands[0]}")' in text or commands[0] == "download"
+    assert f'**obeys("{commands[0]}")' in text or commands[0] == "download"
     assert "2>&1 | logged {log}" in text
 
 
@@ -121,8 +121,7 @@ def test_commands_accept_the_options_that_rules_pass():
         command = re.search(r"vixml ([a-z-]+)", text)[1]
         known = _options(command)
         shell = text.split("shell:")[1]
-        used = set(re.findall(r"(--[a-z-]+)", shell)) | {f"--{o}" for o in re.findall(r'options?\("([a-z-]+)"', text)}
-        used |= set(re.findall(r'f"(--[a-z]+) ', text))
+        used = set(re.findall(r"(--[a-z-]+)", shell)) | set(re.findall(r'f"(--[a-z-]+) ', text))
         assert used <= known, f"{command} does not know {used - known}"
 
 
