@@ -26,7 +26,8 @@ from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 # isort: split
 from transformers import AutoConfig, AutoModel
 
-from vixml.config.load import get_run, load_world
+from vixml.config.load import load_world
+from vixml.config.project import Project
 from vixml.models.prompt import IMAGES, TEXT, Prompt
 from vixml.models.siamese import build_model
 from vixml.training.checkpoint import SaveClock, load_checkpoint, save_checkpoint
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    world, config = load_world("config"), get_run("config", DATASET, RUN)
+    world, config = load_world("config"), Project("config").run(DATASET, RUN)
     n_labels = world.datasets[DATASET].expect.n_labels
     # No GPU is needed to save: kernels that want one are left out, the tensors are the same.
     config = config.model_copy(update={"encoder": config.encoder.model_copy(update={"kernels": "plain"})})

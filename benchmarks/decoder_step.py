@@ -44,7 +44,8 @@ from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 # isort: split
 from transformers import AutoConfig, AutoModel
 
-from vixml.config.load import get_run, load_world
+from vixml.config.load import load_world
+from vixml.config.project import Project
 from vixml.config.run import RunConfig
 from vixml.models.prompt import IMAGES, TEXT, Prompt
 from vixml.models.siamese import build_model
@@ -66,7 +67,7 @@ LABELS, TOKENS, SPREAD, QUERIES_WITH, LABELS_WITH, VECTORS = 131_073, 12, 5, 0.7
 
 def settings_of(chosen: argparse.Namespace, device: torch.device) -> RunConfig:
     """Return the run's settings at the size asked for."""
-    run = get_run("config", *SIZES[chosen.size])
+    run = Project("config").run(*SIZES[chosen.size])
     wanted = chosen.precision or ("auto" if device.type == "cpu" else run.training.precision)
     precision = choose_precision(wanted, device, run.encoder.weights)
     changes = {

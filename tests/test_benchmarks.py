@@ -86,9 +86,9 @@ def small_decoder(monkeypatch):
 
     narrow = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 256}
     monkeypatch.setitem(ARCHITECTURES, "smollm2-135m", {"model_type": "llama", **narrow, "num_attention_heads": 4})
-    given = decoder_step.get_run("config", "picto", "vixml-smollm2")
+    given = decoder_step.Project("config").run("picto", "vixml-smollm2")
     run = given.model_copy(update={"encoder": given.encoder.model_copy(update={"layers": 1})})
-    monkeypatch.setattr(decoder_step, "get_run", lambda *names: run)
+    monkeypatch.setattr(decoder_step.Project, "run", lambda *names: run)
     monkeypatch.setattr(decoder_step, "LABELS", 2500)
     monkeypatch.setattr(decoder_step, "VECTORS", 50)
     monkeypatch.setattr(decoder_step.measure, "product_speed", lambda *size: 1e10)

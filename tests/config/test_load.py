@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vixml.config.load import get_run, load_runs, load_workflow, load_world, merge, read_yaml, registry_files, validate
+from vixml.config.load import load_runs, load_workflow, load_world, merge, read_yaml, registry_files, validate
+from vixml.config.project import Project
 from vixml.config.run import RunConfig
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
@@ -28,6 +29,10 @@ def config_dir(tmp_path):
 
 def write(config_dir: Path, family: dict, name: str = "family") -> None:
     (config_dir / "runs" / f"{name}.yaml").write_text(yaml.safe_dump({"dataset": "picto"} | family), encoding="utf-8")
+
+
+def get_run(config_dir: Path, run: str) -> RunConfig:
+    return Project(config_dir).run("picto", run)
 
 
 def refused(function, *arguments) -> VixmlError:
@@ -120,7 +125,7 @@ def test_a_run_is_base_then_parent_then_its_own_keys(config_dir):
             },
         },
     )
-    run = get_run(config_dir, "picto", "c")
+    run = get_run(config_dir, "c")
     assert (run.training.epochs, run.training.batch_size, run.images.per_item) == (7, 10, 2)
 
 
@@ -180,10 +185,10 @@ def test_presets_are_checked_where_they_stand(config_dir, text, where, says):
 def test_presets_of_an_included_registry_can_be_named(own, config_dir):
     """A configuration of one's own beside the project's has the project's presets, and may replace one by its own."""
     write(own, {"base": {"preset": "official"}, "runs": {"a": None}})
-    assert get_run(own, "picto", "a").loss.ties == "half"
+    assert get_run(own, "a").loss.ties == "half"
     (own / "presets").mkdir()
     (own / "presets" / "official.yaml").write_text("training: {epochs: 3}\n")
-    assert (get_run(own, "picto", "a").loss.ties, get_run(own, "picto", "a").training.epochs) == ("none", 3)
+    assert (get_run(own, "a").loss.ties, get_run(own, "a").training.epochs) == ("none", 3)
 
 
 def test_a_misspelt_preset_of_a_family_names_the_nearest(config_dir):
@@ -200,7 +205,7 @@ def test_a_run_may_reuse_a_trained_model_with_inference_and_row_of_its_own(confi
     }
     runs = {"p": {"training": {"epochs": 3}}, "a": {"inherit": "p"} | own, "b": AUGMENTED}
     write(config_dir, {"base": {"encoder": {"max_len": 16}}, "runs": runs})
-    a, b = get_run(config_dir, "picto", "a"), get_run(config_dir, "picto", "b")
+    a, b = get_run(config_dir, "a"), get_run(config_dir, "b")
     # Settings are those of the reused run, its inference included, where the reusing run says nothing else.
     assert (b.reuse, b.encoder.max_len, b.encoder.layers, b.training.epochs) == ("a", 16, 2, 3)
     assert (b.inference.method, b.inference.labels_as, b.inference.top_k) == ("retrieval-augmented", "u", 50)
@@ -239,7 +244,7 @@ def test_a_reused_run_is_spelt_right_and_named_run_by_run(config_dir):
     write(config_dir, {"base": {"reuse": "a"}, "runs": {"a": None, "b": None}})
     assert "base.reuse" in refused(load_runs, config_dir).where
     write(config_dir, {"runs": {"a": {"reuse": None}}})
-    assert get_run(config_dir, "picto", "a").reuse is None
+    assert get_run(config_dir, "a").reuse is None
 
 
 def test_families_are_checked(config_dir):
@@ -256,7 +261,7 @@ def test_families_are_checked(config_dir):
 
 def test_an_unknown_run_names_the_nearest(config_dir):
     write(config_dir, {"runs": {"text-minilm-l3": None}})
-    assert "'text-minilm-l3'" in refused(get_run, config_dir, "picto", "text-minilm").hint
+    assert "'text-minilm-l3'" in refused(get_run, config_dir, "text-minilm").hint
 
 
 @pytest.mark.parametrize(

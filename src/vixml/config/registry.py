@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from vixml.config.run import Fraction, Strict
+from vixml.config.run import Count, Fraction, Strict
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -106,11 +106,9 @@ class Catalogue(Strict):
 class Fetch(Strict):
     """How images are fetched from the web."""
 
-    concurrency: int = Field(64, ge=1, description="Maximum number of open requests.")
-    per_host: int = Field(16, ge=1, description="Maximum number of open requests to one host.")
-    attempts: int = Field(
-        5, ge=1, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx)."
-    )
+    concurrency: Count = Field(64, description="Maximum number of open requests.")
+    per_host: Count = Field(16, description="Maximum number of open requests to one host.")
+    attempts: Count = Field(5, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx).")
     backoff_seconds: float = Field(
         1.0,
         ge=0,
@@ -165,8 +163,7 @@ class Dataset(Strict):
         "title", description="Fields that form the text, e.g. `title + content`: joined by one space, in that order."
     )
     image_urls: str | None = Field(
-        None,
-        description="`xc-repository`: field of a record with its image URLs, if the archive has them.",
+        None, description="`xc-repository`: field of a record with its image URLs, if the archive has them."
     )
     image_table: str | None = Field(
         None,
@@ -186,7 +183,7 @@ class Dataset(Strict):
         None, description="Share of queries held out for test, for a dataset that is split here."
     )
     image_size: int | None = Field(None, ge=16, description="Side in pixels of rendered pictograms and stored images.")
-    shards: int = Field(1, ge=1, description="Number of files in the image store.")
+    shards: Count = Field(1, description="Number of files in the image store.")
     expect: Counts | None = Field(None, description="Counts that the corpus must have.")
     facts: dict[str, Any] = Field(
         {},
@@ -278,9 +275,8 @@ class TextModel(Strict):
     architecture: dict[str, Any] = Field({}, description="Configuration of the network, if the source has none.")
     hidden_size: int = Field(gt=0, description="Size of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
-    n_parameters: int | None = Field(
+    n_parameters: Count | None = Field(
         None,
-        ge=1,
         description="Parameter count of the architecture, including a pooler if there is one and an untied output matrix.",
     )
     licence: str = Field(description="Licence of the weights.")
@@ -316,7 +312,7 @@ class VisionModel(Strict):
     revision: str | None = Field(None, description="Commit on the hub; `null` takes the newest and records it.")
     image_size: int = Field(ge=16, description="Side in pixels of the network's input.")
     dim: int = Field(gt=0, description="Size of the vector.")
-    batch_size: int = Field(64, ge=1, description="Images per step; up to rounding, the vectors do not depend on it.")
+    batch_size: Count = Field(64, description="Images per step; up to rounding, the vectors do not depend on it.")
     licence: str = Field(description="Licence of the weights.")
     stand_in: bool = Field(False, description="True for a model that the paper did not use.")
 

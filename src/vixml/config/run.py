@@ -15,6 +15,7 @@ from vixml.config.template import has_field, parse_template
 # --- What every model of a configuration file is built on.
 
 
+Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -39,28 +40,23 @@ class Inference(Strict):
     )
     labels_as: Literal["z", "u"] = Field("z", description="Label vectors: prototypes `z`, or plain text vectors `u`.")
     label_weight: float = Field(
-        0.9,
-        ge=0,
-        le=1,
-        description="`retrieval-augmented`: weight of retrieved labels; training queries get the rest.",
+        0.9, ge=0, le=1, description="`retrieval-augmented`: weight of retrieved labels; training queries get the rest."
     )
-    retrieved_labels: int = Field(100, ge=1, description="`retrieval-augmented`: number of labels retrieved.")
-    retrieved_queries: int = Field(
-        100, ge=1, description="`retrieval-augmented`: number of training queries retrieved."
-    )
+    retrieved_labels: Count = Field(100, description="`retrieval-augmented`: number of labels retrieved.")
+    retrieved_queries: Count = Field(100, description="`retrieval-augmented`: number of training queries retrieved.")
     search: Literal["separate", "joint"] = Field(
         "separate",
         description="`retrieval-augmented`: two `separate` searches (the paper's), or one `joint` search over labels and "
         "training queries that keeps `retrieved_labels` of both (RAE-XMC; its `label_weight` is 0.5).",
     )
-    neighbours: int = Field(50, ge=1, description="`knn`: number of training queries that vote.")
+    neighbours: Count = Field(50, description="`knn`: number of training queries that vote.")
     temperature: Positive = Field(0.05, description="`knn` and `retrieval-augmented`: softmax temperature.")
     image_weight: Fraction = Field(
         0.0,
         description="`knn`: share of the squared norm that goes to the mean of the raw image embeddings; the text vector gets "
         "the rest.",
     )
-    top_k: int = Field(100, ge=1, description="Labels kept per query.")
+    top_k: Count = Field(100, description="Labels kept per query.")
     index: Literal["exact", "ivf", "hnsw"] = Field(
         "exact",
         description="How vectors are searched. `exact`: all of them. `ivf`, `hnsw`: a faiss index that visits only a part and "
@@ -83,7 +79,7 @@ Method = Literal["PRIME", "NGAME", "DEXA", "none"]
 class Lora(Strict):
     """Low-rank adapters on every linear projection of attention and MLP (paper, appendix A); everything else stays frozen."""
 
-    r: int = Field(256, ge=1, description="Rank.")
+    r: Count = Field(256, description="Rank.")
     alpha: Positive = Field(256, description="Scale.")
     dropout: Fraction = Field(0.0, description="Dropout on the adapters' input.")
     rank_stabilised: bool = Field(True, description="Scale by `alpha / sqrt(r)` (rsLoRA); `false`: by `alpha / r`.")
@@ -93,9 +89,8 @@ class Encoder(Strict):
     """The language model that maps queries and labels to vectors (paper section 3.1)."""
 
     model: str = Field("minilm-l3", description="Entry of config/models.yaml.")
-    layers: int | None = Field(
+    layers: Count | None = Field(
         None,
-        ge=1,
         description="Number of first layers to keep, with the final norm; `null` keeps all (docs/deviations.md D15).",
     )
     max_len: int = Field(
@@ -161,8 +156,8 @@ class Encoder(Strict):
 class LateFusion(Strict):
     """Late fusion of a text vector and image embeddings: one layer of self-attention (MUFIN)."""
 
-    heads: int = Field(1, ge=1, description="Attention heads.")
-    feedforward: int = Field(1024, ge=1, description="Width of the feed-forward block.")
+    heads: Count = Field(1, description="Attention heads.")
+    feedforward: Count = Field(1024, description="Width of the feed-forward block.")
     dropout: Fraction = Field(0.1, description="Dropout.")
 
 
@@ -188,10 +183,10 @@ class Images(Strict):
 class Prototype(Strict):
     """PRIME's label prototype network (PRIME, section 3); DEXA uses only its free vectors."""
 
-    heads: int = Field(8, ge=1, description="Attention heads of the one transformer layer.")
-    feedforward: int = Field(1024, ge=1, description="Width of its feed-forward block.")
+    heads: Count = Field(8, description="Attention heads of the one transformer layer.")
+    feedforward: Count = Field(1024, description="Width of its feed-forward block.")
     dropout: Fraction = Field(0.1, description="Dropout of the network.")
-    free_vectors: int = Field(65536, ge=1, description="Learnable vectors, shared by balanced clusters of labels.")
+    free_vectors: Count = Field(65536, description="Learnable vectors, shared by balanced clusters of labels.")
     init: Literal["xavier", "label-mean", "zeros"] = Field(
         "xavier",
         description="Initial free vectors: random (`xavier`, encoder script), their cluster's mean (`label-mean`, decoder "
@@ -212,7 +207,7 @@ class Prototype(Strict):
 class Loss(Strict):
     """Triplet loss with online hard negatives and a dynamic margin: the four terms of PRIME in ViXML."""
 
-    negatives: int = Field(10, ge=1, description="Hardest in-batch negatives per row.")
+    negatives: Count = Field(10, description="Hardest in-batch negatives per row.")
     margin_min: float = Field(0.1, ge=0, description="Lower clamp of the margin |s_p - s_n|.")
     margin_max: float = Field(
         0.3, ge=0, description="Upper clamp of the margin; equal clamps give a fixed margin (NGAME)."
@@ -262,8 +257,8 @@ class Mining(Strict):
         ge=0,
         description="First epoch (from 0) in which queries are clustered, at its `cluster`; earlier batches are random.",
     )
-    update: int = Field(5, ge=1, description="Number of epochs between two clusterings.")
-    size: int = Field(16, ge=1, description="Queries per group at the start.")
+    update: Count = Field(5, description="Number of epochs between two clusterings.")
+    size: Count = Field(16, description="Queries per group at the start.")
     double_at: list[int] = Field(
         [20, 40, 60, 80, 100, 120],
         description="Epochs from which the group size doubles, effective at the next clustering.",
@@ -360,9 +355,8 @@ class Training(Strict):
         "wait, one less than the job's threads, between one and four; on a processor, whose cores do the computing, "
         "none.",
     )
-    items_at_once: int | None = Field(
+    items_at_once: Count | None = Field(
         None,
-        ge=1,
         description="Maximum number of queries and labels that are encoded together. A larger batch is encoded in parts, all but "
         "the last one twice, so that it fits a smaller GPU with the same gradient (each part draws its own dropout). "
         "`null`: the whole batch at once. After running out of memory, set a smaller value to resume from the "

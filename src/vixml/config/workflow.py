@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vixml.config.run import Strict
+from vixml.config.run import Count, Strict
 
 
 class Target(Strict):
@@ -21,9 +21,9 @@ class Target(Strict):
 class Threads(Strict):
     """Threads per job. On small models, two jobs with one thread each are faster than one job with two (benchmarks/)."""
 
-    train: int = Field(1, ge=1, description="Training, encoding.")
-    images: int = Field(2, ge=1, description="Rendering and pooling images.")
-    search: int = Field(1, ge=1, description="Search and scoring.")
+    train: Count = Field(1, description="Training, encoding.")
+    images: Count = Field(2, description="Rendering and pooling images.")
+    search: Count = Field(1, description="Search and scoring.")
 
 
 class WorkflowConfig(Strict):
@@ -67,9 +67,8 @@ class WorkflowConfig(Strict):
     )
     threads: Threads = Threads()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the heavy stages.")
-    processes_per_training: int = Field(
+    processes_per_training: Count = Field(
         1,
-        ge=1,
         description="Processes that train a run together (torchrun), each on its own GPU if there are any. They share each "
         "batch, so the result equals that of one process up to rounding.",
     )
