@@ -1,4 +1,4 @@
-"""Schemas and docs/config.md are made from the models, and are what stands in the repository."""
+"""Schemas and docs/config.md follow from the models, and the committed ones are up to date."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_generated_files_are_up_to_date():
     assert main(["document-config", "--root", str(ROOT), "--check"]) == 0
 
 
-def test_a_stale_file_is_named_and_then_mended(tmp_path):
+def test_a_stale_file_is_named_and_rewritten(tmp_path):
     for name in ("config/schemas", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name)
     page = tmp_path / "docs/config.md"
