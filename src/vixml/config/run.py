@@ -52,9 +52,7 @@ class Inference(Strict):
     neighbours: Count = Field(50, description="`knn`: number of training queries that vote.")
     temperature: Positive = Field(0.05, description="`knn` and `retrieval-augmented`: softmax temperature.")
     image_weight: Fraction = Field(
-        0.0,
-        description="`knn`: share of the squared norm that goes to the mean of the raw image embeddings; the text vector gets "
-        "the rest.",
+        0.0, description="`knn`: share of the squared norm for the mean image embedding; the text vector gets the rest."
     )
     top_k: Count = Field(100, description="Labels kept per query.")
     index: Literal["exact", "ivf", "hnsw"] = Field(
@@ -66,8 +64,7 @@ class Inference(Strict):
         0.99,
         gt=0,
         le=1,
-        description="`ivf`, `hnsw`: share of the exact top results that must be found. The search effort is set to reach it on a "
-        "sample of the queries.",
+        description="`ivf`, `hnsw`: share of the exact top results to find, on a sample of the queries.",
     )
 
 
@@ -90,13 +87,10 @@ class Encoder(Strict):
 
     model: str = Field("minilm-l3", description="Entry of config/models.yaml.")
     layers: Count | None = Field(
-        None,
-        description="Number of first layers to keep, with the final norm; `null` keeps all (docs/deviations.md D15).",
+        None, description="Number of first layers to keep, and the final norm; `null`: all (docs/deviations.md D15)."
     )
     max_len: int = Field(
-        32,
-        ge=3,
-        description="Text tokens to keep, including an encoder's special tokens; images and prompt do not count.",
+        32, ge=3, description="Text tokens to keep, with an encoder's special tokens, without images and prompt."
     )
     template: str = Field(
         "{images}{text}",
@@ -188,9 +182,7 @@ class Prototype(Strict):
     dropout: Fraction = Field(0.1, description="Dropout of the network.")
     free_vectors: Count = Field(65536, description="Learnable vectors, shared by balanced clusters of labels.")
     init: Literal["xavier", "label-mean", "zeros"] = Field(
-        "xavier",
-        description="Initial free vectors: random (`xavier`, encoder script), their cluster's mean (`label-mean`, decoder "
-        "script) or zero.",
+        "xavier", description="Initial free vectors: random (`xavier`), their cluster's mean (`label-mean`), or zero."
     )
     last_centroids: Literal["stored", "encoded"] = Field(
         "stored",
@@ -223,17 +215,14 @@ class Loss(Strict):
     )
     draws: Literal["shared", "per-term"] = Field(
         "shared",
-        description="How each query's positive is drawn in the loss: one draw `shared` by all terms, or one `per-term` "
-        "(docs/deviations.md D23).",
+        description="Draw of a query's positive: `shared` by all terms, or `per-term` (docs/deviations.md D23).",
     )
     regulariser: float = Field(
         0.1, ge=0, description="Weight of the regulariser R, which makes the prototype improve on the text vector."
     )
     regulariser_margin: float = Field(0.1, ge=0, description="Margin inside R.")
     regulariser_negatives: Literal["u", "z"] = Field(
-        "u",
-        description="Hardest negatives that R compares: those of the text vectors `u` or of the prototypes `z` "
-        "(docs/deviations.md D22).",
+        "u", description="Vectors whose hardest negatives R compares: `u` or `z` (docs/deviations.md D22)."
     )
     regulariser_gradient: Literal["z", "both"] = Field(
         "z", description="Where R's gradient flows: into the prototypes only, or into `both` (docs/deviations.md D2)."
@@ -253,15 +242,12 @@ class Mining(Strict):
     """NGAME batches: groups of similar queries, concatenated at random."""
 
     start: int = Field(
-        10,
-        ge=0,
-        description="First epoch (from 0) in which queries are clustered, at its `cluster`; earlier batches are random.",
+        10, ge=0, description="First epoch (from 0) with clustering, at its `cluster`; earlier batches are random."
     )
     update: Count = Field(5, description="Number of epochs between two clusterings.")
     size: Count = Field(16, description="Queries per group at the start.")
     double_at: list[int] = Field(
-        [20, 40, 60, 80, 100, 120],
-        description="Epochs from which the group size doubles, effective at the next clustering.",
+        [20, 40, 60, 80, 100, 120], description="Epochs at which the size doubles, effective at the next clustering."
     )
     cluster: Literal["start", "end"] = Field(
         "start",
@@ -270,8 +256,7 @@ class Mining(Strict):
     )
     groups: Literal["exact", "power-of-two"] = Field(
         "exact",
-        description="Number of groups: queries / `size`, rounded up, or the next power of two, with fewer queries per group than "
-        "`size` (docs/deviations.md D25).",
+        description="Queries / `size`, rounded up (`exact`), or the next power of two (docs/deviations.md D25).",
     )
 
     def n_groups(self, n_queries: int, epoch: int) -> int:
@@ -304,15 +289,14 @@ class Optimizer(Strict):
     eps: Positive = Field(1e-6, description="AdamW epsilon.")
     warmup_steps: int = Field(100, ge=0, description="Steps of linear warm-up.")
     warmup_from: Literal["first-step", "zero"] = Field(
-        "first-step",
-        description="Rate of the first warm-up step: the `first-step` of the ramp, or `zero` (docs/deviations.md D27).",
+        "first-step", description="First rate: the `first-step` of the ramp, or `zero` (docs/deviations.md D27)."
     )
     warmup_steps_new: int | None = Field(
         None,
         ge=0,
-        description="Steps of linear warm-up for the new parts. Fewer than `warmup_steps` puts them ahead of the language model, "
-        "because an untrained prototype network pulls all queries to one point (docs/deviations.md, D4). `null`: the "
-        "same as `warmup_steps`.",
+        description="Steps of linear warm-up for the new parts; `null`: `warmup_steps`. Fewer put them ahead of the "
+        "language model, because an untrained prototype network pulls all queries to one point "
+        "(docs/deviations.md D4).",
     )
     clip_norm: Positive | None = Field(None, description="Clip the gradient's global norm; `null` does not clip.")
 
@@ -337,30 +321,28 @@ class Training(Strict):
         "manifest records the choice.",
     )
     validation: Fraction = Field(
-        0.0,
-        description="Share of *train* queries held out for diagnostics and tuning. Test data never selects anything.",
+        0.0, description="Share of *train* queries held out for diagnostics and tuning; test selects nothing."
     )
     validation_split: int = Field(
         0, ge=0, description="Which random share of the queries is held out; each number gives another share."
     )
     checkpoint_minutes: Positive = Field(
         10.0,
-        description="Minimum minutes between checkpoints within an epoch; each epoch also ends with one. Saving never takes more "
-        "than a hundredth of the time.",
+        description="Minimum minutes between checkpoints; each epoch ends with one. Saving takes at most 1 % of the "
+        "time.",
     )
     workers: int | None = Field(
         None,
         ge=0,
-        description="Processes that assemble batches; results do not depend on it. `null`: with a GPU, which would otherwise "
-        "wait, one less than the job's threads, between one and four; on a processor, whose cores do the computing, "
-        "none.",
+        description="Processes that assemble batches; results do not depend on it. `null`: with a GPU one less than "
+        "the job's threads, between one and four; otherwise none.",
     )
     items_at_once: Count | None = Field(
         None,
-        description="Maximum number of queries and labels that are encoded together. A larger batch is encoded in parts, all but "
-        "the last one twice, so that it fits a smaller GPU with the same gradient (each part draws its own dropout). "
-        "`null`: the whole batch at once. After running out of memory, set a smaller value to resume from the "
-        "checkpoint.",
+        description="Maximum number of queries and labels that are encoded together. A larger batch is encoded in "
+        "parts, all but the last one twice: less memory with the same gradient (each part draws its own "
+        "dropout). `null`: the whole batch. After running out of memory, set a smaller value to resume "
+        "from the checkpoint.",
     )
 
 

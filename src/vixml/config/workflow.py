@@ -57,13 +57,10 @@ class WorkflowConfig(Strict):
     )
     published_vectors: bool = Field(
         True,
-        description="Import image embeddings that the registry lists as published (`published_vectors` of a dataset). `false`: "
-        "fetch and pool the images here.",
+        description="Import published image embeddings (`published_vectors` of a dataset); `false`: pool images here.",
     )
     latencies: list[str] = Field(
-        [],
-        description="Trained runs of the first target's dataset whose milliseconds per query are measured, with their first "
-        "seed.",
+        [], description="Trained runs of the first target's dataset whose latency is measured, with their first seed."
     )
     threads: Threads = Threads()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the heavy stages.")
