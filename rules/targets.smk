@@ -1,6 +1,6 @@
 # What the configuration asks for: the scores, and everything behind them.
 #
-# REQUIRED INPUTS: constants and functions of rules/common.smk (WORKFLOW, RUNS, the paths of files).
+# REQUIRED INPUTS: constants and functions of rules/common.smk (WORKFLOW, run_of, the paths of files).
 # OUTPUTS: none; constants and functions for the Snakefile and the other files.
 from vixml.config.tables import named_runs
 
@@ -27,9 +27,10 @@ WITH_IMAGES = [names for names in ENCODED if run_of(names).needs_embeddings]
 GALLERY = [names for names in WITH_IMAGES if not is_published(names["dataset"], run_of(names).images.vision)][:1]
 # Sizes and latencies that the tables and the report print; latencies are those of the first dataset, with its first seed.
 COUNTED = DATASETS if not ONLY or "datasets" in FACTS else []
-SEED_OF = {names["run"]: names["seed"] for names in reversed(SCORED) if names["dataset"] == DATASETS[0]["dataset"]}
+SEED_OF = {(names["dataset"], names["run"]): names["seed"] for names in reversed(SCORED)}
 TIMED = [
-    DATASETS[0] | {"run": run, "seed": SEED_OF.get(run, 0)}
+    names | {"run": run, "seed": SEED_OF.get((names["dataset"], run), 0)}
+    for names in DATASETS[:1]
     for run in WORKFLOW.latencies
     if not ONLY or "latencies" in FACTS
 ]

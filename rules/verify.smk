@@ -69,11 +69,10 @@ def unrecorded():
 
 
 def several(what, names, hint):
-    """Return some lines on several things that are wrong; nothing if there are none."""
-    if not names:
-        return []
+    """Return a message on several things that are wrong, in a list; nothing if there are none."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [f"{len(names)} {what}", f"  found:    {', '.join(names[:3])}{more}", f"  what now: {hint}"]
+    message = VixmlError(f"{len(names)} {what}", found=", ".join(names[:3]) + more, hint=hint)
+    return [str(message)] if names else []
 
 
 def limiting_options():
