@@ -38,7 +38,7 @@ rule paper_tables:
     """Make tables, figures and the report, with everything they need. The default target."""
     default_target: True
     input:
-        PAGES_ASKED_FOR,
+        PAGE_FILES,
         made("score", SCORED),
 
 

@@ -1,4 +1,4 @@
-# Shared by all rules: the validated configuration, the paths of results, and what reruns a job.
+# Shared by all rules: the validated configuration, the paths of results, and the params that rerun a job.
 #
 # REQUIRED INPUTS: config (the merged YAML of Snakemake), config/{datasets,models}.yaml, config/runs/*.yaml,
 #   config/presets/*.yaml.
@@ -118,18 +118,18 @@ def made(stage, jobs):
     return list(dict.fromkeys((folder / MANIFEST).as_posix() for folder in folders))
 
 
-def asked(stage, ask):
-    """Return a function of wildcards (or names) that asks a job of a stage."""
+def per_job(stage, function):
+    """Return a function of wildcards, or of a dictionary of names, that calls `function` with the job of a stage."""
 
     def answer(wildcards):
         with one_message():
-            return ask(Job(PROJECT, stage, dict(wildcards.items())))
+            return function(Job(PROJECT, stage, dict(wildcards.items())))
 
     return answer
 
 
 # The resolved configuration of a run.
-run_of = asked("train", lambda job: job.run)
+run_of = per_job("train", lambda job: job.run)
 
 
 def reads(stage):
@@ -139,7 +139,7 @@ def reads(stage):
         manifests = {name: (folder / MANIFEST).as_posix() for name, folder in job.reads().items()}
         return manifests | {"raw": [RAW.format(filename=WORLD.sources[name].filename) for name in job.sources()]}
 
-    return asked(stage, files)
+    return per_job(stage, files)
 
 
 def obeys(stage):
@@ -147,7 +147,7 @@ def obeys(stage):
     # Both are computed only when Snakemake considers a job of the rule.
     params = {"code": lambda wildcards: stage_digest(stage)}
     if STAGES[stage].obeys is not Stage.obeys:
-        params["settings"] = asked(stage, lambda job: json.dumps(job.obeys(), sort_keys=True))
+        params["settings"] = per_job(stage, lambda job: json.dumps(job.obeys(), sort_keys=True))
     return params
 
 

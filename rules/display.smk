@@ -1,4 +1,4 @@
-# What a person sees of a call: on a terminal a display of a few lines, and what to do after a failure or an interruption.
+# Display of a call: a few lines on a terminal, and what to do after a failure or an interruption.
 #
 # REQUIRED INPUTS: constants of rules/common.smk; the events that Snakemake logs.
 # OUTPUTS: none; context managers around Snakemake's own `execute` (rules/verify.smk), a function for the Snakefile's onerror.

@@ -1,4 +1,4 @@
-# What rules have in common: a stage's log, benchmark and environment, and a target's message. Included behind all stages.
+# Log, benchmark and environment of every stage, and the message of every target. Included after all rules.
 #
 # REQUIRED INPUTS: the rules of the files before this one.
 # OUTPUTS: results/logs/{rule}/{names of the job}.log; results/benchmarks/{rule}/{names of the job}.tsv; those of pages in the folder

@@ -1,4 +1,4 @@
-# What the configuration asks for: the scores, and everything behind them.
+# Targets of the configuration: the scores that it asks for, and everything behind them.
 #
 # REQUIRED INPUTS: constants and functions of rules/common.smk (WORKFLOW, run_of, the paths of files).
 # OUTPUTS: none; constants and functions for the Snakefile and the other files.
@@ -34,8 +34,8 @@ TIMED = [
     for run in WORKFLOW.latencies
     if not ONLY or "latencies" in FACTS
 ]
-PAGES_ASKED_FOR = [TABLES, REPORT] if WORKFLOW.tables else []
-PAGES_ASKED_FOR += [FIGURES] if WORKFLOW.figures else []
+PAGE_FILES = [TABLES, REPORT] if WORKFLOW.tables else []
+PAGE_FILES += [FIGURES] if WORKFLOW.figures else []
 
 # What a reader types to make the results again. Snakemake reads every word after --configfile as another file, so the target comes
 # first.

@@ -1,6 +1,6 @@
 """Published values: every cell of the paper's tables, and the training run behind it.
 
-Read from ``config/reported`` (its README says where they come from). A :class:`PublishedValue` never holds a number of ours.
+Read from ``config/reported`` (its README says where they come from). A :class:`PublishedValue` is never a number of ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is true of the world: where inputs come from and what they must contain (config/datasets.yaml, models.yaml)."""
+"""Models of ``config/datasets.yaml`` and ``models.yaml``: where inputs come from, and what they must contain."""
 
 from __future__ import annotations
 
@@ -208,16 +208,16 @@ class Dataset(Strict):
         return {key: float(self.facts[key]) for key in AVERAGES if key in self.facts}
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """Return what a stage obeys of this entry, as JSON values."""
+        """Return the settings of this entry that a stage obeys, as JSON values."""
         if stage == "build-corpus":
             others = {"title", "facts", "stand_in", "propensity", "image_size", "shards", "fetch", "published_vectors"}
-            # Where a catalogue lies is no setting; its tables are inputs.
+            # The folder of a catalogue is no setting; its tables are inputs.
             left_out = dict.fromkeys(others, True) | {"catalogue": {"folder"}}
             found = self.model_dump(mode="json", exclude=left_out)
             return found | ({"averages": self.averages} if self.averages else {})
         kept = {
             "render-images": {"image_size", "shards"},
-            # How patiently images were asked for does not shape them.
+            # Retries and time-outs do not change the images.
             "fetch-images": {"image_size": True, "shards": True, "fetch": {"max_bytes"}},
             "export-dataset": {"title", "sources", "stand_in", "facts", "text"},
             "train": {"propensity"},
@@ -238,9 +238,7 @@ class Dataset(Strict):
                 f"found {', '.join(self.sources) or 'none'}"
             )
         if self.image_urls is not None and others:
-            raise ValueError(
-                "addresses of images stand in the records (image_urls) or in a table (image_table), not both"
-            )
+            raise ValueError("image URLs are in the records (image_urls) or in a table (image_table), not both")
         if self.builder != "picto" and not all(self.text_fields):
             raise ValueError(f"`text` names fields, joined by +; found {self.text!r}")
         return self
@@ -284,12 +282,12 @@ class TextModel(Strict):
         return sorted({source for source in (self.weights, self.tokenizer) if source})
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """Return what a stage obeys of this entry, as JSON values."""
+        """Return the settings of this entry that a stage obeys, as JSON values."""
         if stage == "tokenize":
             return self.model_dump(include={"attention", "eos"})
-        said = {"title", "parameters", "licence", "exact", "attention", "eos", "hidden_size", "n_parameters"}
+        left_out = {"title", "parameters", "licence", "exact", "attention", "eos", "hidden_size", "n_parameters"}
         # A model of the hub brings its own configuration; its entry's serves the plan of costs.
-        return self.model_dump(mode="json", exclude=said | ({"architecture"} if self.kind == "hub" else set()))
+        return self.model_dump(mode="json", exclude=left_out | ({"architecture"} if self.kind == "hub" else set()))
 
 
 class VisionModel(Strict):
@@ -315,7 +313,7 @@ class VisionModel(Strict):
         return [self.weights] if self.weights else []
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """Return what a stage obeys of this entry, as JSON values; the batch size changes no vector."""
+        """Return the settings of this entry that a stage obeys, as JSON values; the batch size changes no vector."""
         if stage == "import-vectors":
             return {"dim": self.dim}
         return self.model_dump(mode="json", exclude={"title", "licence", "stand_in", "batch_size"})

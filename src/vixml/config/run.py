@@ -1,4 +1,4 @@
-"""How one reported row is trained: the models behind ``config/runs/*.yaml``.
+"""Models of ``config/runs/*.yaml``: how one reported row is trained.
 
 These classes are the one source of defaults, validation, the JSON schemas in ``config/schemas`` and ``docs/config.md``.
 """
@@ -26,7 +26,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-# --- How a run ranks labels once its encoder stands: the part ``inference`` of ``config/runs/*.yaml``.
+# --- The part ``inference`` of ``config/runs/*.yaml``.
 
 
 class Inference(Strict):
@@ -399,7 +399,7 @@ class RunConfig(Strict):
         return self
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """Return what a stage obeys of this run, as JSON values: a change of anything else makes nothing again.
+        """Return the settings of this run that a stage obeys, as JSON values; a change of any other reruns nothing.
 
         Args:
             stage: ``train`` or ``predict``; what encoding obeys is part of the training.

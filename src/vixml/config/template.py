@@ -35,7 +35,7 @@ def parse_template(template: str) -> tuple[Piece, ...]:
         field, words = match.groups()
         if field in FIELDS:
             if any(piece.field == field for piece in pieces):
-                raise ValueError(f"the field {{{field}}} stands twice in the template {template!r}")
+                raise ValueError(f"the field {{{field}}} occurs twice in the template {template!r}")
             pieces.append(Piece(field))
         elif field is not None:
             near = difflib.get_close_matches(field, FIELDS, n=1, cutoff=0.5)
@@ -47,7 +47,7 @@ def parse_template(template: str) -> tuple[Piece, ...]:
         elif words.strip():
             pieces.append(Piece(None, words.strip()))
     if not any(piece.field == "text" for piece in pieces):
-        raise ValueError(f"the template {template!r} has no {{text}}: say where the item's text stands")
+        raise ValueError(f"the template {template!r} has no {{text}}: add it where the item's text belongs")
     return tuple(pieces)
 
 

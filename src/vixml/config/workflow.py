@@ -1,4 +1,4 @@
-"""What to run: the model behind ``config/config.yaml`` and its overlays."""
+"""Models of ``config/config.yaml`` and its overlays: what to run."""
 
 from __future__ import annotations
 
