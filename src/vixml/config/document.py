@@ -35,7 +35,7 @@ class Preset(Strict):
 
 
 class Base(RunConfig, Preset):
-    """Keys of a run, laid on those of a preset."""
+    """Keys of a run, which override those of a preset."""
 
 
 class Run(Base):

@@ -133,7 +133,7 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``over`` laid on top: mappings merge, everything else is replaced."""
+    """Return ``base`` overridden by ``over``: mappings merge, everything else is replaced."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -227,7 +227,7 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
 
     A family file has ``dataset``, ``base`` (keys shared by its runs) and ``runs``. A run may ``inherit`` from one
     other run of the file, which itself inherits from nothing but ``base``; or ``reuse`` the trained model of one, with
-    that run's configuration and an ``inference`` (laid on that run's) and a ``row`` of its own. ``base`` and each run may
+    that run's configuration, its own ``row``, and an ``inference`` that overrides that run's. ``base`` and each run may
     name a ``preset``, a file of ``presets/`` here or beside a registry file that is included, whose keys they override.
 
     Raises:
@@ -253,7 +253,7 @@ def preset_files(config_dir: Path | str) -> dict[str, Path]:
 
 
 def with_preset(presets: dict[str, Path], keys: dict[str, Any], where: str, inner: bool = False) -> dict[str, Any]:
-    """Return keys laid on those of the preset that they name, which may name one itself.
+    """Return keys, and those of the preset that they name where they do not override them; a preset may name another.
 
     Raises:
         VixmlError: no such preset, or presets more than two deep.
