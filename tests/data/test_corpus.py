@@ -142,6 +142,13 @@ def test_a_descent_between_rows_is_fine(folder):
     Corpus.load(folder)
 
 
+def test_an_item_has_an_image_once(folder):
+    Ragged.from_rows([[1, 0], [0], [1, 0, 1]], 2).save(folder / "train_images")
+    with pytest.raises(VixmlError, match="has an image twice") as caught:
+        Corpus.load(folder)
+    assert "train_images, row 2" in caught.value.where and caught.value.found == "image 1"
+
+
 def test_an_unknown_split(folder):
     corpus = Corpus.load(folder)
     with pytest.raises(VixmlError, match="no such split"):

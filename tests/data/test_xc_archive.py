@@ -112,9 +112,14 @@ def test_labels_may_be_in_sparse_files(build):
         return build(files | {"D/trn_X_Y.txt": train.encode(), "D/tst_X_Y.txt": b"1 3\n0:1 1:1 2:1\n"})
 
     assert rows_of(run()[0].labels("train")) == [[0, 2], [1], []]
-    for bad, says in (("3 4\n\n\n\n", "another list"), ("2 3\n\n\n", "different"), ("4 3\n\n\n\n\n", "different")):
-        with pytest.raises(VixmlError, match=says):
+    for bad, where, says in (
+        ("3 4\n\n\n\n", "trn_X_Y.txt:1", "another list"),
+        ("1 3\n\n", "trn.json.gz:2", "different"),  # at the first record without a row
+        ("4 3\n\n\n\n\n", "trn_X_Y.txt", "different"),
+    ):
+        with pytest.raises(VixmlError, match=says) as caught:
             run(bad)
+        assert str(caught.value.where).endswith(where)
     with pytest.raises(VixmlError, match="malformed") as caught:
         build(members(train=bare(TRAIN)))
     assert "trn_X_Y.txt" in caught.value.expected

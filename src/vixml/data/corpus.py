@@ -84,13 +84,23 @@ class Corpus:
             filter_required: whether the dataset defines reciprocal pairs that must not be scored (deviation D8).
 
         Raises:
-            VixmlError: a file missing or malformed, a required filter missing, parts of different sizes.
+            VixmlError: a file missing or malformed, a required filter missing, parts of different sizes, an item with an
+                image twice.
         """
         folder = Path(folder)
         tables = {split: ("id", "text") for split in SPLITS} | {"images": ("key", "source")}
         corpus = cls(folder, {name: _n_rows(folder / f"{name}.parquet", columns) for name, columns in tables.items()})
         for split in SPLITS:
-            corpus.images(split)
+            images = corpus.images(split)
+            pairs = np.sort(images.row_ids() * max(images.n_cols, 1) + images.values)
+            if len(repeated := pairs[1:][np.diff(pairs) == 0]):
+                row, image = divmod(int(repeated[0]), images.n_cols)
+                raise VixmlError(
+                    "an item has an image twice",
+                    where=f"{folder / f'{split}_images'}, row {row}",
+                    found=f"image {image}",
+                    hint=_REBUILD,
+                )
         for split in QUERY_SPLITS:
             corpus.labels(split)
             if corpus.filter(split) is None and filter_required:

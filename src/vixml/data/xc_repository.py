@@ -126,13 +126,21 @@ class _Records:
             if self.split != "label":
                 if n_rows == 0 and "target_ind" not in record:
                     matrix_file, matrix_rows, matrix = self._matrix(where)
-                labels = self._targets(record, where) if matrix is None else next(matrix, ())
+                labels = self._targets(record, where) if matrix is None else next(matrix, None)
+                if labels is None:
+                    raise VixmlError(
+                        "records and label matrix are of different lengths",
+                        where=where,
+                        found=f"record {n_rows + 1}",
+                        expected=f"{matrix_rows} records, one per row of {matrix_file}",
+                        hint="the files do not belong together",
+                    )
                 self.found["without_labels"] += not labels
             item = self.texts.identify(record.get("uid"), where)
             images = self._images(item, record, where)
             n_rows += 1
             yield item, self.texts.text(record, where), labels, images
-        if matrix is not None and (next(matrix, None) is not None or matrix_rows != n_rows):
+        if matrix is not None and next(matrix, None) is not None:
             raise VixmlError(
                 "records and label matrix are of different lengths",
                 where=matrix_file,
