@@ -111,7 +111,7 @@ def test_a_cut_array_is_refused(tmp_path):
 
 
 def test_hashes(tmp_path):
-    data = b"x" * (files.CHUNK + 1)
+    data = b"x" * ((1 << 20) + 1)
     (tmp_path / "a").write_bytes(data)
     assert files.sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
     assert files.sha256_json({"a": 1, "b": 2}) == files.sha256_json(json.loads('{"b": 2, "a": 1}'))

@@ -28,8 +28,8 @@ class Ragged:
     Attributes:
         values: (n_values,) int32, all rows one after the other.
         offsets: (n_rows + 1,) int64, where each row starts; ``offsets[0] == 0``.
-        n_cols: every value lies in [0, n_cols): vocabulary size, number of labels or of images.
-        header: what else the file says of itself (tokenizer, revision, length, ...).
+        n_cols: every value is in [0, n_cols): vocabulary size, number of labels or of images.
+        header: further entries of the file's header (tokenizer, revision, length, ...).
 
     Example:
         >>> r = Ragged.from_rows([[3, 1], [], [2]], n_cols=4)
@@ -55,7 +55,7 @@ class Ragged:
         return np.diff(self.offsets)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Ragged:
-        """Return the rows named, in that order (a copy; cost grows with what is taken, not with what is held)."""
+        """Return some rows, in the order given (a copy; its cost grows with the rows taken, not with all rows)."""
         rows = np.asarray(rows, dtype=np.int64)
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
@@ -79,7 +79,7 @@ class Ragged:
         return np.bincount(self.values, minlength=self.n_cols).astype(np.int64)
 
     def row_ids(self) -> np.ndarray:
-        """Return for each value the row it lies in: (n_values,) int64."""
+        """Return the row of each value: (n_values,) int64."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
 
     def transpose(self) -> Ragged:

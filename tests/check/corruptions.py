@@ -150,7 +150,7 @@ def another_score(results: Path) -> None:
 CORRUPTIONS = [
     ("data", "altered or cut short", raw_altered),
     ("data", "does not hold what it counts", keys(f"{DATA}/corpus/counts.json", n_test=13)),
-    ("data", "does not count what the registry says", not_as_registered),
+    ("data", "does not have the counts of the registry", not_as_registered),
     ("data", "not the one that its stage wrote", replaced(f"{DATA}/corpus/train.parquet", b"train 0", b"trail 0")),
     ("data", "not a JSON file", written(f"{DATA}/corpus/manifest.json", "{")),
     ("data", "a manifest lacks a part", written(f"{DATA}/corpus/manifest.json", '{"schema_version": 1}')),

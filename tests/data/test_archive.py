@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from picto_wheels import write_zip
+from helpers import write_zip
 
 from vixml.data.archive import Archive, SourceReader
 from vixml.errors import VixmlError

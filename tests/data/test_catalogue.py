@@ -10,6 +10,7 @@ import picto_wheels
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import rows_of
 from PIL import Image
 from pydantic import ValidationError
 
@@ -68,10 +69,6 @@ def build(tmp_path):
         return Corpus.load(tmp_path / "corpus"), read_json(tmp_path / "corpus" / "counts.json")
 
     return run
-
-
-def rows_of(matrix):
-    return [matrix.row(i).tolist() for i in range(len(matrix))]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import shutil
@@ -15,6 +14,7 @@ import zipfile
 import pytest
 import xc_archives
 from drive_server import Drive, make_certificate, serve
+from helpers import files_in, zipped
 
 from vixml.data import download
 from vixml.data.download import fetch_source, verify_file
@@ -27,10 +27,7 @@ SOURCE = xc_archives.source("texts.zip")
 
 
 def archive(size: int = 3_000_000) -> bytes:
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w") as file:
-        file.writestr("D/trn.json.gz", random.Random(0).randbytes(size))
-    return written.getvalue()
+    return zipped({"D/trn.json.gz": random.Random(0).randbytes(size)}, zipfile.ZIP_STORED)
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +48,6 @@ def drive(certificate, monkeypatch):
     yield drive
     server.shutdown()
     server.server_close()
-
-
-def files_in(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def kept_bytes(folder):

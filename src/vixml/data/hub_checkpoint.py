@@ -10,12 +10,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vixml.data.download import hub_error
 from vixml.errors import VixmlError
@@ -255,8 +257,6 @@ def unknown_architecture(
 
 # -- safetensors files ------------------------------------------------------------------------------------------------
 
-CHUNK = 8 << 20
-
 
 def _header(path: Path) -> dict[str, Any]:
     """Return the header of a safetensors file: tensor -> dtype, shape and offsets, checked against the file's length."""
@@ -292,16 +292,10 @@ def _cut_out(source: Path, header: Mapping[str, Any], names: Mapping[str, str], 
         entries[names[key]] = {k: header[key][k] for k in ("dtype", "shape")} | {"data_offsets": [start, end]}
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(source, "rb") as stream, atomic_path(target) as temporary, open(temporary, "wb") as out:
-        first = 8 + int.from_bytes(stream.read(8), "little")
+    data = np.memmap(source, np.uint8, "r")
+    first = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    with atomic_path(target) as temporary, open(temporary, "wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for key in order:
-            stream.seek(first + header[key]["data_offsets"][0])
-            out.writelines(_chunks(stream, _n_bytes(header[key])))
-
-
-def _chunks(stream: Any, n_bytes: int) -> Iterable[bytes]:
-    while n_bytes:
-        piece = stream.read(min(CHUNK, n_bytes))
-        n_bytes -= len(piece)
-        yield piece
+            start, end = header[key]["data_offsets"]
+            out.write(data[first + start : first + end])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +26,7 @@ from vixml.errors import VixmlError
 from vixml.images.store import write_store
 from vixml.progress import track
 from vixml.provenance import stage
+from vixml.runtime import map_in_order
 
 # Drawings passed to a process at once: enough that passing costs little compared with 1.5 ms per drawing.
 PORTION = 64
@@ -122,14 +124,9 @@ def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterato
         return
     # spawn: a fork of a process that already runs threads (progress bar, arrow) may hang.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting: deque[Future] = deque()
         try:
-            for portion in portions:
-                waiting.append(pool.submit(attempt_all, draw_or_prepare, portion, size))
-                if len(waiting) > 2 * processes:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+            for made in map_in_order(pool, partial(attempt_all, draw_or_prepare, size=size), portions, 2 * processes):
+                yield from made
         except BrokenProcessPool as error:
             raise VixmlError(
                 "a process that draws images died",

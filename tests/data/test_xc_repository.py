@@ -1,7 +1,8 @@
-"""From a raw archive of the repository to a corpus: what is read, which rules are counted, what is refused and where."""
+"""Raw archives of the Extreme Classification Repository: contents, counted rules, and errors with file and line."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import zipfile
 
@@ -10,17 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xc_archives
+from helpers import rows_of, write_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picto_wheels import write_zip
 from xc_archives import FILTERS, LABELS, TEST, TRAIN, lines, members
 
 from vixml.config.registry import Dataset
+from vixml.data import xc_repository
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
-from vixml.data.xc_repository import ImageTable
+from vixml.data.xc_repository import ImageTable, read_jsonl, read_pairs, read_sparse
 from vixml.errors import VixmlError
 from vixml.files import read_json
+
+# -- archives ---------------------------------------------------------------------------------------------------------
 
 EXPECT = {"n_train": 3, "n_test": 1, "n_labels": 3}
 
@@ -41,10 +45,6 @@ def build(tmp_path):
         return Corpus.load(out, filter_required=True), read_json(out / "counts.json")
 
     return run
-
-
-def rows_of(matrix):
-    return [matrix.row(i).tolist() for i in range(len(matrix))]
 
 
 def test_an_archive_becomes_a_corpus(build, tmp_path):
@@ -113,7 +113,7 @@ def test_labels_may_be_in_sparse_files(build):
 
     assert rows_of(run()[0].labels("train")) == [[0, 2], [1], []]
     for bad, where, says in (
-        ("3 4\n\n\n\n", "trn_X_Y.txt:1", "another list"),
+        ("3 4\n\n\n\n", "trn_X_Y.txt:1", "another number of columns"),
         ("1 3\n\n", "trn.json.gz:2", "different"),  # at the first record without a row
         ("4 3\n\n\n\n\n", "trn_X_Y.txt", "different"),
     ):
@@ -287,3 +287,104 @@ def test_row_groups_join_to_one_table(build):
     assert corpus.texts("train") == [f"t{i}" for i in range(n)]
     expected = np.sort(np.stack([np.arange(n) % 3, (np.arange(n) + 1) % 3], 1), 1).ravel()
     assert np.array_equal(corpus.labels("train").values, expected)
+
+
+# -- text files -------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sets(st.integers(0, 9)), max_size=12))
+def test_sparse_round_trip(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("xc") / "m.txt"
+    lines = [" ".join(f"{column}:1" for column in row) for row in rows]
+    path.write_text("\n".join([f"{len(rows)} 10", *lines]) + "\n")
+    n_rows, n_cols, again = read_sparse(path)
+    assert (n_rows, n_cols) == (len(rows), 10) and list(again) == [sorted(row) for row in rows]
+
+
+def test_sparse_sorts_and_accepts_windows_ends_and_gzip(tmp_path):
+    text = b"2 5\r\n3:1 1:1.0\r\n\r\n"
+    (tmp_path / "m.txt").write_bytes(text)
+    (tmp_path / "m.txt.gz").write_bytes(gzip.compress(text))
+    for name in ("m.txt", "m.txt.gz"):
+        assert list(read_sparse(tmp_path / name)[2]) == [[1, 3], []]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("", 1, "rows cols"),
+        ("3\n", 1, "rows cols"),
+        ("-1 3\n", 1, "rows cols"),
+        ("1 2147483648\n", 1, "rows cols"),
+        ("2 3\n0:1\nx:1\n", 3, "column:value"),
+        ("2 3\n0:1\n1\n", 3, "column:value"),
+        ("2 3\n0:1\n1:one\n", 3, "column:value"),
+        ("2 3\n0:1\n1:nan\n", 3, "column:value"),
+        ("2 3\n0:1\n-1:1\n", 3, "column:value"),
+        ("2 3\n0:1\n²:1\n", 3, "column:value"),
+        ("2 3\n0:1\n99999999999999999999:1\n", 3, "column:value"),
+        ("2 3\n0:1\n3:1\n", 3, "0 to 2"),
+        ("1 3\n1:1 1:1\n", 2, "once in a row"),
+        ("2 3\n0:1\n", 3, "2 rows"),
+        ("1 3\n0:1\n1:1\n", 3, "1 rows"),
+    ],
+)
+def test_sparse_errors(tmp_path, text, line, says):
+    path = tmp_path / "m.txt"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(VixmlError) as caught:
+        list(read_sparse(path)[2])
+    assert caught.value.where == f"{path}:{line}" and says in str(caught.value)
+
+
+def test_latin1_is_named_not_guessed(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_bytes('{"title": "ok"}\n{"title": "café"}\n'.encode("latin-1"))
+    with pytest.raises(VixmlError, match="not UTF-8") as caught:
+        list(read_jsonl(path))
+    assert f"{path}:2" in str(caught.value) and "0xe9" in caught.value.found
+
+
+def test_a_line_without_end_is_not_taken_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(xc_repository, "LINE_LIMIT", 1000)
+    path = tmp_path / "t.json.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' + b"x" * 100_000))
+    with pytest.raises(VixmlError, match="malformed") as caught:
+        list(read_jsonl(path))
+    assert caught.value.where == f"{path}:2" and "more than 1000 bytes" in caught.value.found
+
+
+def test_a_cut_gzip_and_a_false_one(tmp_path):
+    path = tmp_path / "t.json.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' * 1000)[:-12])
+    with pytest.raises(VixmlError, match="not a whole gzip file"):
+        list(read_jsonl(path))
+    path.write_bytes(b'{"a": 1}\n')
+    with pytest.raises(VixmlError, match="not a whole gzip file") as caught:
+        list(read_jsonl(path))
+    assert f"{path}:1" in str(caught.value)
+    with pytest.raises(VixmlError, match="missing"):
+        list(read_jsonl(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"), [("{", "JSON"), ("[1]", "JSON object"), ("null", "JSON object"), ("[" * 9999, "JSON")]
+)
+def test_jsonl_errors(tmp_path, bad, says):
+    path = tmp_path / "t.json"
+    path.write_text('{"title": "a"}\n\n' + bad + "\n", encoding="utf-8")
+    with pytest.raises(VixmlError) as caught:
+        list(read_jsonl(path))
+    assert caught.value.where == f"{path}:3" and says in str(caught.value)
+
+
+def test_pairs(tmp_path):
+    path = tmp_path / "filter.txt"
+    path.write_text("1 2\n1 0\n\n1 2\n", encoding="utf-8")
+    pairs = read_pairs(path, 3, 3)
+    assert rows_of(pairs) == [[], [0, 2], []]
+    for bad in ("1", "1 2 3", "a b", "3 0", "0 3", "-1 0"):
+        path.write_text(f"0 0\n{bad}\n", encoding="utf-8")
+        with pytest.raises(VixmlError) as caught:
+            read_pairs(path, 3, 3)
+        assert caught.value.where == f"{path}:2"
