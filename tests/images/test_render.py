@@ -13,6 +13,7 @@ from helpers import zipped
 from images_helpers import corpus, encoded, pixels, svg, wheel
 from PIL import Image
 
+from vixml.data.archive import SourceReader
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
 from vixml.images.render import (
@@ -214,12 +215,12 @@ def inputs(tmp_path):
         "deep": wheel(raw, "deep", {"p/icons.zip": zipped({"b.svg": svg('<rect width="12" height="24"/>')})}),
     }
     references = ["flat:a.svg", "flat:broken.svg", "deep:p/icons.zip!b.svg", "flat:spy.svg"]
-    return corpus(tmp_path / "corpus", references), raw, sources
+    return corpus(tmp_path / "corpus", references), SourceReader(raw, sources)
 
 
 def test_a_corpus_becomes_a_store(inputs, tmp_path):
-    folder, raw, sources = inputs
-    render_images(folder, raw, sources, 16, 2, tmp_path / "images")
+    folder, reader = inputs
+    render_images(folder, reader, 16, 2, tmp_path / "images")
     store = ImageStore.open(tmp_path / "images")
     assert [(image, key) for image, key, _ in store] == [(0, "image-0"), (2, "image-2")]
     assert (pixels(store.read(0)) == 0).all()
@@ -234,10 +235,10 @@ def test_a_corpus_becomes_a_store(inputs, tmp_path):
 
 
 def test_the_store_does_not_depend_on_the_number_of_processes(inputs, tmp_path):
-    folder, raw, sources = inputs
+    folder, reader = inputs
     hashes = []
     for processes in (1, 2):
-        render_images(folder, raw, sources, 16, 2, tmp_path / f"images{processes}", processes)
+        render_images(folder, reader, 16, 2, tmp_path / f"images{processes}", processes)
         hashes.append([sha256_file(tmp_path / f"images{processes}" / shard_name(s)) for s in range(2)])
     assert hashes[0] == hashes[1]
 
@@ -264,13 +265,15 @@ def test_drawing_reads_its_input_lazily():
 
 
 def test_inputs_that_differ_from_those_of_the_corpus_stop_the_stage(inputs, tmp_path):
-    folder, raw, sources = inputs
+    folder, reader = inputs
     with pytest.raises(VixmlError, match="not in the registry") as caught:
-        render_images(folder, raw, {"flat": sources["flat"]}, 16, 1, tmp_path / "images")
+        render_images(
+            folder, SourceReader(reader.raw_dir, {"flat": reader.sources["flat"]}), 16, 1, tmp_path / "images"
+        )
     assert "deep" in str(caught.value)
-    wheel(raw, "flat", {"other.svg": svg("")})
+    wheel(reader.raw_dir, "flat", {"other.svg": svg("")})
     with pytest.raises(VixmlError, match="no such member"):
-        render_images(folder, raw, sources, 16, 1, tmp_path / "images")
+        render_images(folder, reader, 16, 1, tmp_path / "images")
     assert not (tmp_path / "images").exists()
 
 
@@ -278,4 +281,4 @@ def test_a_corpus_without_any_valid_drawing_is_an_error(tmp_path):
     sources = {"flat": wheel(tmp_path / "raw", "flat", {"broken.svg": b"<svg"})}
     folder = corpus(tmp_path / "corpus", ["flat:broken.svg"])
     with pytest.raises(VixmlError, match="no image could be drawn"):
-        render_images(folder, tmp_path / "raw", sources, 16, 1, tmp_path / "images")
+        render_images(folder, SourceReader(tmp_path / "raw", sources), 16, 1, tmp_path / "images")

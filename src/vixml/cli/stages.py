@@ -255,12 +255,14 @@ def render_images(
         vixml render-images picto --threads 2
     """
     size, entry, read = _image_size(job), job.dataset, job.finished()
+    from vixml.data.archive import SourceReader
     from vixml.data.catalogue import folder_of
     from vixml.images.render import render_images as go
 
     verify_raw(job)
     folder = folder_of(entry.catalogue, job.raw) if entry.catalogue is not None else None
-    go(read["corpus"], job.raw, job.project.world.sources, size, entry.shards, job.out, threads, folder)
+    reader = SourceReader(job.raw, job.project.world.sources)
+    go(read["corpus"], reader, size, entry.shards, job.out, threads, folder)
 
 
 @command

@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -18,7 +18,6 @@ from xml.parsers import expat
 
 from PIL import Image, UnidentifiedImageError
 
-from vixml.config.registry import Source
 from vixml.data.archive import LocalFiles, SourceReader
 from vixml.data.catalogue import SOURCE
 from vixml.data.corpus import URLS, Corpus
@@ -34,8 +33,7 @@ PORTION = 64
 
 def render_images(
     corpus_dir: Path | str,
-    raw_dir: Path | str,
-    sources: Mapping[str, Source],
+    reader: SourceReader,
     size: int,
     n_shards: int,
     out: Path | str,
@@ -50,8 +48,7 @@ def render_images(
 
     Args:
         corpus_dir: a corpus.
-        raw_dir: folder of downloaded wheels.
-        sources: the registry's sources by name.
+        reader: reads the downloaded wheels of the registry's sources.
         size: side of the drawings in pixels.
         n_shards: files of the store.
         out: folder to write.
@@ -61,7 +58,7 @@ def render_images(
     Raises:
         VixmlError: see above; or every image failed.
     """
-    corpus_dir, raw_dir = Path(corpus_dir), Path(raw_dir)
+    corpus_dir = Path(corpus_dir)
     corpus = Corpus.load(corpus_dir)
     if (corpus_dir / URLS).exists():
         raise VixmlError(
@@ -73,21 +70,11 @@ def render_images(
     keys, references = corpus.image_keys(), corpus.image_sources()
     local = LocalFiles(catalogue) if catalogue is not None else None
     used = sorted({SourceReader.split(reference)[0] for reference in references} - ({SOURCE} if local else set()))
-    for name in used:
-        if name not in sources:
-            raise VixmlError(
-                "an image comes from a source that is not in the registry",
-                where=corpus_dir / "images.parquet",
-                found=name,
-                expected="one of: " + ", ".join(sorted(sources)),
-                hint="build the corpus again with this config/datasets.yaml",
-            )
-    inputs = {"corpus": corpus_dir} | {name: raw_dir / sources[name].filename for name in used}
-    config = {"image_size": size, "shards": n_shards, "sources": {name: sources[name].sha256 for name in used}}
+    inputs = {"corpus": corpus_dir} | {name: reader.path(name) for name in used}
+    config = {"image_size": size, "shards": n_shards, "sources": {name: reader.sources[name].sha256 for name in used}}
     facts: dict[str, object] = {}
     with stage(out, "render-images", config=config, inputs=inputs, facts=facts) as work:
         reasons: Counter[str] = Counter()
-        reader = SourceReader(raw_dir, sources)
 
         def items() -> Iterator[tuple[int, str, bytes | None]]:
             svgs = ((local or reader).read(reference) for reference in references)
