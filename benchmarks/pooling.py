@@ -21,7 +21,7 @@ import torch
 from vixml.config.load import load_world
 from vixml.images.pool import pool
 from vixml.images.store import ImageStore
-from vixml.images.vision import MEAN, SCALE, VisionEncoder, load_vision
+from vixml.images.vision import MEAN, SCALE, VisionEncoder, VisionSource
 from vixml.plan.assumptions import VISION
 from vixml.runtime import DTYPES, choose_precision, dtype_of, one_thread_each
 
@@ -64,10 +64,10 @@ def main() -> None:
     options = parser.parse_args()
 
     world = load_world(options.config_dir)
-    plain = load_vision(world, "efficientnet-lite0", options.raw, "cpu", "fp32")
+    plain = VisionSource(world, "efficientnet-lite0", Path(options.raw)).open("cpu", "fp32")
     plain.network.to(memory_format=torch.contiguous_format)
     precision = choose_precision(options.precision, "cpu")
-    fast = load_vision(world, "efficientnet-lite0", options.raw, "cpu", precision)
+    fast = VisionSource(world, "efficientnet-lite0", Path(options.raw)).open("cpu", precision)
     images = list(islice(ImageStore.open(options.store), options.images))
     torch.set_num_threads(options.threads)
     straightforward(images[:64], plain), ours(images[:64], fast, options.threads)  # warm up

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from vixml.config.load import load_world
 from vixml.errors import VixmlError
-from vixml.images import vision
 from vixml.images.vision import (
     CPU_PART,
     Lite0,
     SameConv,
+    VisionSource,
     efficientnet_lite0,
     load_checkpoint,
     read_checkpoint,
@@ -149,16 +149,16 @@ def test_published_weights_give_the_features_of_the_published_network(weights):
     torch.testing.assert_close(found.norm(dim=1), torch.tensor([17.9005852, 14.0159827]), atol=2e-4, rtol=0)
 
 
-def test_load_vision_opens_the_registrys_entry(weights):
-    encoder = vision.load_vision(load_world("config"), "efficientnet-lite0", weights.parent, "cpu", "fp32")
+def test_a_source_opens_the_registrys_entry(weights):
+    encoder = VisionSource(load_world("config"), "efficientnet-lite0", weights.parent).open("cpu", "fp32")
     assert (encoder.name, encoder.dim, encoder.image_size) == ("efficientnet-lite0", 1280, 112)
 
 
-def test_load_vision_explains_errors(tmp_path):
+def test_a_source_explains_errors(tmp_path):
     world = load_world("config")
     with pytest.raises(VixmlError, match="did you mean 'efficientnet-lite0'"):
-        vision.load_vision(world, "efficientnet-lite", tmp_path)
+        VisionSource(world, "efficientnet-lite", tmp_path).open()
     with pytest.raises(VixmlError, match="download"):
-        vision.load_vision(world, "efficientnet-lite0", tmp_path, "cpu")
+        VisionSource(world, "efficientnet-lite0", tmp_path).open("cpu")
     with pytest.raises(VixmlError, match="unknown precision"):
-        vision.load_vision(world, "efficientnet-lite0", tmp_path, "cpu", "int8")
+        VisionSource(world, "efficientnet-lite0", tmp_path).open("cpu", "int8")

@@ -30,7 +30,7 @@ from vixml.config.load import load_world
 from vixml.config.registry import VisionModel
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
-from vixml.images.vision import load_vision, open_hub_vision, prepare_vision
+from vixml.images.vision import VisionSource, open_hub_vision, prepare_vision
 from vixml.provenance import read_manifest
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -285,7 +285,7 @@ def test_an_unsuitable_checkpoint_is_one_clear_error(vit, tmp_path, damage, chan
 def test_a_model_of_the_hub_needs_a_folder_and_one_from_a_wheel_needs_no_preparation(tmp_path):
     world = load_world(CONFIG)
     with pytest.raises(VixmlError, match="needs its folder") as caught:
-        load_vision(world, "siglip2", tmp_path, "cpu", "fp32")
+        VisionSource(world, "siglip2", tmp_path).open("cpu", "fp32")
     assert "vixml prepare-vision siglip2" in caught.value.hint
     with pytest.raises(VixmlError, match="needs no preparation"):
         prepare_vision("x", world.vision_models["efficientnet-lite0"], tmp_path, tmp_path / "out")

@@ -15,7 +15,7 @@ from vixml.images import pool as pool_module
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.pool import embed_images, pool
 from vixml.images.store import ImageStore, write_store
-from vixml.images.vision import decode_square
+from vixml.images.vision import VisionSource, decode_square
 from vixml.provenance import read_manifest, stage
 
 IMAGES = [(i, f"key-{i}", png(i)) for i in range(13)]
@@ -106,11 +106,13 @@ def raw_with_wheel(tmp_path):
 
 def test_the_stage_writes_image_embeddings(tmp_path, encoder, monkeypatch):
     world, raw = load_world("config"), raw_with_wheel(tmp_path)
-    monkeypatch.setattr(pool_module, "load_vision", lambda *_: encoder)
+    monkeypatch.setattr(VisionSource, "open", lambda *_: encoder)
     store, hashes = make_store(tmp_path / "images"), []
     for threads in (1, 3):
         out = tmp_path / f"embeddings{threads}"
-        embed_images(store, world, "efficientnet-lite0", raw, out, device="cpu", precision="fp32", threads=threads)
+        embed_images(
+            store, VisionSource(world, "efficientnet-lite0", raw), out, device="cpu", precision="fp32", threads=threads
+        )
         hashes.append(sha256_file(out / "vectors.npy"))
     assert hashes[0] == hashes[1]
     embeddings = ImageEmbeddings.open(tmp_path / "embeddings1")
@@ -167,8 +169,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, encoder, monkeypatch):
     monkeypatch.setattr(pool_module, "KEEP_SECONDS", 0.0)
 
     def run(counting, out, precision="fp32"):
-        monkeypatch.setattr(pool_module, "load_vision", lambda *_: counting)
-        embed_images(store, world, "eyes", raw, tmp_path / out, device="cpu", precision=precision)
+        monkeypatch.setattr(VisionSource, "open", lambda *_: counting)
+        embed_images(store, VisionSource(world, "eyes", raw), tmp_path / out, device="cpu", precision=precision)
         return counting.seen
 
     assert run(Counting(encoder), "whole") == 11

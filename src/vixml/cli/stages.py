@@ -335,14 +335,13 @@ def embed_images(
     verify_raw(job)
     from vixml.images.pool import embed_images as go
     from vixml.images.store import ImageStore
+    from vixml.images.vision import VisionSource
     from vixml.provenance import require_space
 
     # vectors.npy, float16, is written through a memory map.
     require_space(job.out, 2 * len(ImageStore.open(read["images"])) * entry.dim)
-    go(
-        read["images"], job.project.world, vision, job.raw, job.out,
-        model_dir=read.get("model"), device=device, precision=precision, threads=threads,
-    )  # fmt: skip
+    source = VisionSource(job.project.world, vision, job.raw, read.get("model"))
+    go(read["images"], source, job.out, device=device, precision=precision, threads=threads)
 
 
 @command

