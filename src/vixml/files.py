@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 
 
 @contextmanager
@@ -110,14 +110,8 @@ def read_header(path: Path | str, form: str, kind: str) -> dict[str, Any]:
     """
     header = read_json(path)
     found = header.get("format") if isinstance(header, dict) else type(header).__name__
-    if found != form:
-        raise VixmlError(
-            f"not {kind} of this version",
-            where=path,
-            found=found,
-            expected=form,
-            hint="rebuild it with this version of vixml; snakemake does so automatically",
-        )
+    hint = "rebuild it with this version of vixml; snakemake does so automatically"
+    expect_equal(found, form, f"not {kind} of this version", where=path, hint=hint)
     return header
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from vixml import __version__
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import disk_full, read_json, sha256_file, sha256_json, write_json
 
 SCHEMA_VERSION = 1
@@ -189,14 +189,8 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         VixmlError: missing, or of another schema version.
     """
     manifest = read_json(Path(folder) / MANIFEST)
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise VixmlError(
-            "a result of another schema version",
-            where=Path(folder) / MANIFEST,
-            found=manifest.get("schema_version"),
-            expected=SCHEMA_VERSION,
-            hint="run its stage again with this version of vixml",
-        )
+    what, hint = "a result of another schema version", "run its stage again with this version of vixml"
+    expect_equal(manifest.get("schema_version"), SCHEMA_VERSION, what, where=Path(folder) / MANIFEST, hint=hint)
     return manifest
 
 

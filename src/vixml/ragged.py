@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal, expect_index
 from vixml.files import atomic_path, load_array, read_header, save_array, write_json
 
 FORMAT = "vixml-ragged-1"
@@ -123,14 +123,9 @@ class Ragged:
             )
         bad = np.flatnonzero((values < 0) | (values >= self.n_cols)) if len(values) else values
         if len(bad):
-            row = int(np.searchsorted(offsets, bad[0], side="right") - 1)
-            raise VixmlError(
-                "an id is out of range",
-                where=f"{where}, row {row}",
-                found=int(values[bad[0]]),
-                expected=f"0 to {self.n_cols - 1}",
-                hint="the file belongs to another label set or vocabulary, or is damaged: rebuild it",
-            )
+            where = f"{where}, row {int(np.searchsorted(offsets, bad[0], side='right') - 1)}"
+            hint = "the file belongs to another label set or vocabulary, or is damaged: rebuild it"
+            expect_index(int(values[bad[0]]), self.n_cols, "an id is out of range", where=where, hint=hint)
 
     def save(self, folder: Path | str) -> None:
         """Write the folder ``values.npy``, ``offsets.npy``, ``header.json`` (the header last)."""
@@ -155,14 +150,13 @@ class Ragged:
             int(header["n_cols"]),
             extra,
         )
-        if len(result.offsets) != header["n_rows"] + 1 or len(result.values) != header["n_values"]:
-            raise VixmlError(
-                "a ragged array does not have the size its header states",
-                where=folder,
-                found=f"{len(result.offsets) - 1} rows, {len(result.values)} values",
-                expected=f"{header['n_rows']} rows, {header['n_values']} values",
-                hint="rebuild it; it was altered or cut short",
-            )
+        expect_equal(
+            f"{len(result.offsets) - 1} rows, {len(result.values)} values",
+            f"{header['n_rows']} rows, {header['n_values']} values",
+            "a ragged array does not have the size its header states",
+            where=folder,
+            hint="rebuild it; it was altered or cut short",
+        )
         result.check(folder)
         return result
 
