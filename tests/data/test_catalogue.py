@@ -1,4 +1,4 @@
-"""A user's own tables: every format gives the same corpus; what is wrong is named with file and line."""
+"""A user's tables: every format gives the same corpus; errors name file and line."""
 
 from __future__ import annotations
 

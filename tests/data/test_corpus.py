@@ -1,4 +1,4 @@
-"""A corpus on the disk: what is written is what is read, and what is damaged is named."""
+"""A corpus on disk is read as it was written; damaged parts are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared fixtures of the image room."""
+"""Shared fixtures of the tests of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small images, corpora and registries for the tests of this room."""
+"""Small images, corpora and registries for the tests of images."""
 
 from __future__ import annotations
 

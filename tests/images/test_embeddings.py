@@ -103,11 +103,11 @@ def test_gather_refuses_ids_without_a_vector(row, what):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_gather_names_the_row_of_a_bad_vector(bad):
-    held = embeddings()
-    held.vectors[6, 1] = bad
-    assert held.gather(np.array([0, 5])).shape == (2, 4)
+    opened = embeddings()
+    opened.vectors[6, 1] = bad
+    assert opened.gather(np.array([0, 5])).shape == (2, 4)
     with pytest.raises(VixmlError, match="not finite") as caught:
-        held.gather(np.array([0, 6]))
+        opened.gather(np.array([0, 6]))
     assert "row 6" in str(caught.value)
 
 
@@ -170,7 +170,7 @@ def test_an_empty_file_has_no_rows(tmp_path):
 
 
 class Spy(mmap.mmap):
-    """A map that remembers what it was advised, and refuses advice if told so."""
+    """A map that remembers what it was advised, and refuses advice on request."""
 
     refuse = False
 
@@ -184,30 +184,30 @@ class Spy(mmap.mmap):
 @pytest.mark.parametrize("refuse", [False, True])
 def test_all_rows_are_requested_before_the_first_is_read(matrix, refuse, monkeypatch):
     with open(matrix, "rb") as stream:
-        held = Spy(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    held.refuse = refuse
-    rows = np.ndarray((N_ROWS, DIM), np.float16, held, offset=128)
+        mapped = Spy(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped.refuse = refuse
+    rows = np.ndarray((N_ROWS, DIM), np.float16, mapped, offset=128)
     monkeypatch.setattr(embeddings_module, "load_array", lambda path: rows)
     ids = np.arange(N_ROWS - 1, 0, -397)
     assert np.array_equal(take_rows(open_scattered(matrix), ids), np.load(matrix)[ids])
     pages = list(zip(*requests(ids, 128, 2 * DIM), strict=True))
-    wanted = [(mmap.MADV_WILLNEED, PAGE * a, min(PAGE * b, len(held)) - PAGE * a) for a, b in pages]
-    assert held.seen == [(mmap.MADV_RANDOM,), *(wanted[:1] if refuse else wanted)]
+    wanted = [(mmap.MADV_WILLNEED, PAGE * a, min(PAGE * b, len(mapped)) - PAGE * a) for a, b in pages]
+    assert mapped.seen == [(mmap.MADV_RANDOM,), *(wanted[:1] if refuse else wanted)]
 
 
-def read_from_disk(path: Path, rows_of) -> tuple[int, int]:
+def read_from_disk(path: Path, take) -> tuple[int, int]:
     """Return what taking rows of a file costs that no cache holds: bytes from the disk, and pages waited for one by one."""
 
     def so_far() -> tuple[int, int]:
-        told = Path("/proc/self/io").read_text(encoding="utf-8").split("\nread_bytes: ")[1].split()[0]
-        return int(told), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+        read = Path("/proc/self/io").read_text(encoding="utf-8").split("\nread_bytes: ")[1].split()[0]
+        return int(read), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
-    rows_of(path)  # what else is read for it, a page of a library, is there by now
+    take(path)  # what else is read for it, a page of a library, is there by now
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     before = so_far()
-    rows_of(path)
+    take(path)
     after = so_far()
     return after[0] - before[0], after[1] - before[1]
 

@@ -219,7 +219,7 @@ def test_items_in_a_different_order_than_the_corpus_are_refused(tmp_path):
     assert "not in the order of the corpus" in refused(place).what
 
 
-# -- memory, and the verb ---------------------------------------------------------------------------------------------
+# -- memory, and the command ------------------------------------------------------------------------------------------
 
 MEASURE = """
 import sys

@@ -40,7 +40,7 @@ def test_vectors_do_not_depend_on_the_batch(encoder, batch_size):
 
 
 class Fixed:
-    """An encoder that returns given vectors: a stand-in for a network that misbehaves."""
+    """An encoder that returns given vectors: it replaces a network that misbehaves."""
 
     name, dim, image_size = "fixed", 3, 8
 
