@@ -19,7 +19,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vixml import __version__
-from vixml.config.registry import World
+from vixml.config.registry import Source, World
 from vixml.data.corpus import QUERY_SPLITS, SPLITS, Corpus, reading_parquet
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, write_text
@@ -409,21 +409,7 @@ def card(
     imported = [entry.published_vectors[name] for name in parts.listed if name in entry.published_vectors]
     names = [*entry.sources, *(name for vectors in imported for name in vectors.sources)]
     sources = {name: parts.world.sources[name] for name in names}
-    inputs, origin = read_manifest(corpus.folder)["inputs"], []
-    for name, source in sources.items():
-        version = "" if source.version == "-" else f" {source.version}"
-        known = inputs.get(name, {}).get("sha256") or source.sha256 or "-"
-        origin.append((f"{source.name}{version}", source.used_for, source.licence, f"`{known[:16]}`"))
-    for encoder in parts.embeddings:
-        if (model := parts.world.vision_models.get(encoder)) is not None:
-            origin.append((model.checkpoint, f"the vectors of {encoder}", model.licence, "-"))
-    folders = {"corpus": corpus.folder} | ({"images": store.folder} if store is not None else {})
-    folders |= {f"vectors-{encoder}": embeddings.folder for encoder, embeddings in parts.embeddings.items()}
-    made_by = []
-    for name, folder in folders.items():
-        manifest = read_manifest(folder)
-        commit = (manifest["source"].get("commit") or "-")[:12]
-        made_by.append((name, f"`vixml {manifest['stage']}`", commit, f"`{manifest['outputs_sha256'][:16]}`"))
+    origin, made_by = _origin(parts, sources)
     licences: dict[str, list[str]] = {}
     for source in sources.values():
         licences.setdefault(source.licence, []).append(source.name)
@@ -450,6 +436,27 @@ def card(
         attribution=any("BY" in licence.split() or "BY-SA" in licence for licence in licences),
         checksums=markdown(("file", "bytes", "sha256"), checksums, text),
     )
+
+
+def _origin(parts: Parts, sources: Mapping[str, Source]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Return the rows of two tables: the sources of the data, and the stages that wrote the parts."""
+    corpus, store = parts.corpus, parts.store
+    inputs, origin = read_manifest(corpus.folder)["inputs"], []
+    for name, source in sources.items():
+        version = "" if source.version == "-" else f" {source.version}"
+        known = inputs.get(name, {}).get("sha256") or source.sha256 or "-"
+        origin.append((f"{source.name}{version}", source.used_for, source.licence, f"`{known[:16]}`"))
+    for encoder in parts.embeddings:
+        if (model := parts.world.vision_models.get(encoder)) is not None:
+            origin.append((model.checkpoint, f"the vectors of {encoder}", model.licence, "-"))
+    folders = {"corpus": corpus.folder} | ({"images": store.folder} if store is not None else {})
+    folders |= {f"vectors-{encoder}": embeddings.folder for encoder, embeddings in parts.embeddings.items()}
+    made_by = []
+    for name, folder in folders.items():
+        manifest = read_manifest(folder)
+        commit = (manifest["source"].get("commit") or "-")[:12]
+        made_by.append((name, f"`vixml {manifest['stage']}`", commit, f"`{manifest['outputs_sha256'][:16]}`"))
+    return origin, made_by
 
 
 def header_of(parts: Parts, tables: Sequence[Table], size: Mapping[str, int]) -> dict[str, Any]:
