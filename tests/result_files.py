@@ -137,7 +137,7 @@ def write_corpus(results: Path, n_test: int = 30, n_labels: int = 8) -> tuple[Pa
     n_images = n_test
     images = {
         "train": Ragged.from_rows([[]] * 4, n_images),
-        "test": Ragged.from_rows([[] if i == 0 else [i, 1] for i in range(n_test)], n_images),
+        "test": Ragged.from_rows([[] if i == 0 else list(dict.fromkeys((i, 1))) for i in range(n_test)], n_images),
         "label": Ragged.from_rows([[]] * n_labels, n_images),
     }
     labels = {

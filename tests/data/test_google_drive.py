@@ -12,10 +12,10 @@ import time
 import zipfile
 
 import pytest
-import xc_archives
 from drive_server import Drive, make_certificate, serve
 from helpers import files_in, zipped
 
+from vixml.config.registry import Source
 from vixml.data import download
 from vixml.data.download import fetch_source, verify_file
 from vixml.errors import VixmlError
@@ -23,7 +23,8 @@ from vixml.files import read_json
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
 
-SOURCE = xc_archives.source("texts.zip")
+ABOUT = {"name": "D, raw text", "version": "-", "licence": "not stated", "used_for": "tests"}
+SOURCE = Source(kind="google-drive", google_drive="1WuquxCAg8D4lKr", filename="texts.zip", **ABOUT)
 
 
 def archive(size: int = 3_000_000) -> bytes:

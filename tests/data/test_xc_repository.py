@@ -5,18 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import zipfile
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import xc_archives
 from helpers import rows_of, write_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xc_archives import FILTERS, LABELS, TEST, TRAIN, lines, members
 
-from vixml.config.registry import Dataset
+from vixml.config.registry import Dataset, Source
 from vixml.data import xc_repository
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
@@ -25,6 +25,41 @@ from vixml.errors import VixmlError
 from vixml.files import read_json
 
 # -- archives ---------------------------------------------------------------------------------------------------------
+
+LABELS = [
+    {"uid": "L0", "title": "Fish hooks", "content": "Sharp."},
+    {"uid": "L1", "title": "Käse, 芝士, сыр", "content": "Alt."},
+    {"uid": "L2", "title": "Net", "content": ""},
+]
+TRAIN = [
+    {"uid": "A", "title": "Rod", "content": "For fish.", "target_ind": [2, 0], "target_rel": [1.0, 1.0]},
+    {"uid": "B", "title": "Fondue\n\nset", "content": "Hot", "target_ind": [1], "target_rel": [1.0]},
+    {"uid": "L0", "title": "Fish hooks", "content": "Sharp.", "target_ind": [], "target_rel": []},
+]
+TEST = [{"uid": "C", "title": "Line", "content": None, "target_ind": [0, 1, 2], "target_rel": [1.0, 1.0, 1.0]}]
+FILTERS = {"filter_labels_train.txt": "2 0\n2 0\n", "filter_labels_test.txt": "0 1\n"}
+
+
+def lines(records: Iterable[dict[str, Any] | str]) -> bytes:
+    """Return records, or raw lines, as a gzip of JSON lines."""
+    texts = (record if isinstance(record, str) else json.dumps(record, ensure_ascii=False) for record in records)
+    return gzip.compress("".join(f"{text}\n" for text in texts).encode("utf-8", "surrogatepass"), mtime=0)
+
+
+def members(
+    label: Any = LABELS, train: Any = TRAIN, test: Any = TEST, filters: dict[str, str] = FILTERS, folder: str = "D/"
+) -> dict[str, bytes]:
+    """Return the files of an archive; a split may be given as bytes."""
+    packed = {"lbl": label, "trn": train, "tst": test}
+    found = {f"{folder}{n}.json.gz": v if isinstance(v, bytes) else lines(v) for n, v in packed.items()}
+    return found | {f"{folder}{name}": text.encode() for name, text in filters.items()}
+
+
+def source(filename: str = "D.raw.zip") -> Source:
+    """Return its entry in the registry: no hash is published."""
+    fields = {"name": "D, raw text", "version": "-", "licence": "not stated", "used_for": "tests"}
+    return Source(kind="google-drive", google_drive="1WuquxCAg8D4lKr", filename=filename, **fields)
+
 
 EXPECT = {"n_train": 3, "n_test": 1, "n_labels": 3}
 
@@ -41,7 +76,7 @@ def build(tmp_path):
     def run(files=None, **over):
         write_zip(tmp_path / "D.raw.zip", members() if files is None else files)
         out = tmp_path / "corpus"
-        build_corpus("D", dataset(**over), {"texts": xc_archives.source()}, tmp_path, out)
+        build_corpus("D", dataset(**over), {"texts": source()}, tmp_path, out)
         return Corpus.load(out, filter_required=True), read_json(out / "counts.json")
 
     return run
@@ -148,7 +183,7 @@ def build_with_table(tmp_path, table):
     write_zip(tmp_path / "D.raw.zip", members())
     pq.write_table(pa.table(table), tmp_path / "urls.parquet")
     entry = dataset(sources=["texts", "urls"], image_table="urls")
-    sources = {"texts": xc_archives.source(), "urls": xc_archives.source("urls.parquet")}
+    sources = {"texts": source(), "urls": source("urls.parquet")}
     build_corpus("D", entry, sources, tmp_path, tmp_path / "corpus")
     return Corpus.load(tmp_path / "corpus", filter_required=True), read_json(tmp_path / "corpus" / "counts.json")
 
@@ -252,7 +287,7 @@ def test_a_damaged_byte_is_noticed(tmp_path, compression):
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
     with pytest.raises(VixmlError) as caught:
-        build_corpus("D", dataset(), {"texts": xc_archives.source()}, tmp_path, tmp_path / "corpus")
+        build_corpus("D", dataset(), {"texts": source()}, tmp_path, tmp_path / "corpus")
     assert "trn.json.gz" in caught.value.where
 
 
@@ -275,7 +310,7 @@ def test_counts_and_averages_other_than_published_stop_the_build(build, tmp_path
 def test_a_dataset_may_have_no_filter(tmp_path):
     write_zip(tmp_path / "D.raw.zip", members(filters={}))
     entry = dataset(filter_required=False)
-    build_corpus("D", entry, {"texts": xc_archives.source()}, tmp_path, tmp_path / "corpus")
+    build_corpus("D", entry, {"texts": source()}, tmp_path, tmp_path / "corpus")
     assert Corpus.load(tmp_path / "corpus").filter("test") is None
     assert "n_filter_test_pairs" not in read_json(tmp_path / "corpus" / "counts.json")
 
