@@ -57,9 +57,11 @@ def test_files_are_for_everyone(tmp_path):
     before = os.umask(0o022)
     try:
         files.write_text(tmp_path / "a.txt", "x")
+        with files.atomic_path(tmp_path / "b.txt") as temporary:
+            temporary.chmod(0o600)  # as safetensors does
     finally:
         os.umask(before)
-    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
 
 
 def test_json_keeps_order_and_refuses_nan(tmp_path):

@@ -31,8 +31,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
+    temporary.touch()
+    mode = temporary.stat().st_mode
     try:
         yield temporary
+        os.chmod(temporary, mode)  # safetensors writes private files; results are for everyone
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
