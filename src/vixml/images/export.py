@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 
 from vixml import __version__
 from vixml.config.registry import Source, World
@@ -367,6 +367,98 @@ COVERAGE = {
 }
 
 
+# A template of Jinja; `n` separates thousands.
+CARD = """\
+---
+{{ header }}---
+
+# {{ entry.title }}
+
+A dataset for extreme multi-label classification with text and images: {{ corpus.n("train") | n }} training and
+{{- " " }}{{ corpus.n("test") | n }} test queries, {{ corpus.n_labels | n }} labels, {{ corpus.n_images | n }} images. Text:
+{{- " " }}{{ entry.text }}. Written by `vixml export-dataset` {{ version }}.
+{% if entry.stand_in %}
+
+A stand-in for the data of the ViXML paper, not that data: no result on it compares with the paper's.
+{% endif %}
+
+## Use
+
+```python
+from pathlib import Path
+
+from datasets import load_dataset
+
+folder = str(Path.cwd())  # the folder of this file
+queries = load_dataset(folder, "queries")  # train and test
+labels = load_dataset(folder, "labels", split="label")
+query = queries["test"][0]
+print(query["text"], [labels[row]["text"] for row in query["labels"]])
+{% if store and corpus.n_images %}
+images = load_dataset(folder, "images", split="image")
+shown = [images[row]["image"] for row in query["images"]]  # None where one is missing
+{% endif %}
+{% for encoder in embeddings %}
+vectors = load_dataset(folder, "vectors-{{ encoder }}", split="vector")
+{% endfor %}
+```
+
+Row numbers are the ids: label 7 is row 7 of `labels`.
+
+## Sizes
+
+{{ sizes }}
+{{ counts.n_train_pairs | n }} pairs in train and {{ counts.n_test_pairs | n }} pairs in test;
+{{- " %.2f" | format(counts.labels_per_train_query) }} labels per training query, median frequency of a label
+{{- " %g" | format(counts.median_label_frequency) }}.
+{% if coverage %}
+
+## Coverage
+
+{{ coverage -}}
+{% if store and store.missing %}
+
+{{ store.missing | length | n }} of {{ store | length | n }} images are missing: their rows hold null.
+{% endif %}
+{% endif %}
+
+## Columns
+
+{{ columns }}
+## Origin
+{% if origin %}
+
+{{ origin -}}
+{% endif %}
+
+{{ parts }}
+## Licence notes
+
+{% if licences %}
+The parts keep the licences of their publishers; this folder adds none.
+{%- if "not stated" in licences %} Some publishers state none: then there is no permission to pass their texts or images on.
+{{- " " }}Ask them, or export without images.{% endif %}
+{%- if attribution %} Attribution: `source` of an image names its pack.{% endif %}
+
+
+{% for licence, names in licences.items() %}
+- {{ licence }}: {{ names | unique | join(", ") }}
+{% endfor %}
+{% else %}
+The registry names no source: state the licence before you pass this folder on.
+{% endif %}
+
+## Checksums
+
+`sha256sum --check SHA256SUMS` compares every file.
+
+<details><summary>All files</summary>
+
+{{ checksums }}
+</details>
+"""
+
+
 def shares_with_images(parts: Parts) -> dict[str, dict[str, float]]:
     """Return ``images`` or vision encoder -> split -> percentage of items that have any."""
     corpus, store = parts.corpus, parts.store
@@ -415,9 +507,9 @@ def card(
         licences.setdefault(source.licence, []).append(source.name)
 
     text, blocks = range(4), {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    environment = Environment(loader=PackageLoader("vixml", "images"), undefined=StrictUndefined, **blocks)
+    environment = Environment(undefined=StrictUndefined, **blocks)
     environment.filters["n"] = "{:,}".format
-    return environment.get_template("card.md.j2").render(
+    return environment.from_string(CARD).render(
         header=yaml.safe_dump(header_of(parts, tables, size), sort_keys=False, allow_unicode=True, width=120),
         version=__version__,
         entry=entry,
