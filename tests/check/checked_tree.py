@@ -97,7 +97,7 @@ def _corpus(rng: np.random.Generator) -> CorpusData:
     )
 
 
-def seal(folder: Path) -> None:
+def update_manifest(folder: Path) -> None:
     """Update a folder's manifest to its altered files, as if its stage had written them."""
     path = folder / MANIFEST
     outputs = describe_outputs(folder)

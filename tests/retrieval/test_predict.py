@@ -37,7 +37,9 @@ def run(tmp_path_factory):
         image_keys=[str(i) for i in range(N_IMAGES)],
         image_sources=["nowhere"] * N_IMAGES,
         images={
-            split: Ragged.from_rows([rng.choice(N_IMAGES, rng.integers(0, 4)) for _ in range(n)], N_IMAGES)
+            split: Ragged.from_rows(
+                [rng.choice(N_IMAGES, rng.integers(0, 4), replace=False) for _ in range(n)], N_IMAGES
+            )
             for split, n in sizes.items()
         },
         filters={

@@ -255,12 +255,14 @@ def render_images(
         vixml render-images picto --threads 2
     """
     size, entry, read = _image_size(job), job.dataset, job.finished()
+    from vixml.data.archive import SourceReader
     from vixml.data.catalogue import folder_of
     from vixml.images.render import render_images as go
 
     verify_raw(job)
     folder = folder_of(entry.catalogue, job.raw) if entry.catalogue is not None else None
-    go(read["corpus"], job.raw, job.project.world.sources, size, entry.shards, job.out, threads, folder)
+    reader = SourceReader(job.raw, job.project.world.sources)
+    go(read["corpus"], reader, size, entry.shards, job.out, threads, folder)
 
 
 @command
@@ -333,14 +335,13 @@ def embed_images(
     verify_raw(job)
     from vixml.images.pool import embed_images as go
     from vixml.images.store import ImageStore
+    from vixml.images.vision import VisionSource
     from vixml.provenance import require_space
 
     # vectors.npy, float16, is written through a memory map.
     require_space(job.out, 2 * len(ImageStore.open(read["images"])) * entry.dim)
-    go(
-        read["images"], job.project.world, vision, job.raw, job.out,
-        model_dir=read.get("model"), device=device, precision=precision, threads=threads,
-    )  # fmt: skip
+    source = VisionSource(job.project.world, vision, job.raw, read.get("model"))
+    go(read["images"], source, job.out, device=device, precision=precision, threads=threads)
 
 
 @command
