@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from result_files import copy_config, write_corpus, write_picto, write_predictions
+from result_files import REPO, copy_config, write_corpus, write_picto, write_predictions
 
-from vixml.config.tables import load_tables
+from vixml.config.tables import load_any_tables, load_tables
 from vixml.files import read_json, write_json
 from vixml.report.figures import make_figures
 from vixml.report.report import ReportOptions, make_report
-from vixml.report.results import load
-from vixml.report.tables import Sources, Table, build_table
+from vixml.report.results import Results, load
+from vixml.report.tables import Measured, Sources, Table, build_tables
+from vixml.report.write_tables import to_csv
 
+CONFIG = REPO / "config"
+TABLES_OF_SCORES = [spec.id for spec in load_tables(CONFIG)]
+EVERY_TABLE = [spec.id for spec in load_any_tables(CONFIG)]
 COMPARE = ("text-minilm-l3", "vixml-minilm-l3")
 TABLES = ["table1", "table3"]
 VOID = {"meta", "img", "link", "br", "input", "line", "circle", "polyline", "rect"}
 
 
-def build(config_dir: Path, folders: Sequence[Path] = (), name: str = "table1") -> Table:
-    """Build one table of scores."""
-    return build_table(load_tables(config_dir, [name])[0], Sources.load(config_dir, load(folders)))
+@cache
+def sources() -> Sources:
+    """Return what the project's tables are made of where nothing was run."""
+    return Sources.load(CONFIG, Results())
+
+
+def build(
+    name: str = "table1", config_dir: Path = CONFIG, folders: Sequence[Path] = (), measured: Measured | None = None
+) -> Table:
+    """Build one table; of the project's configuration where nothing was run, if nothing else is given."""
+    known = config_dir == CONFIG and not folders and measured is None
+    found = sources() if known else Sources.load(config_dir, load(folders), measured)
+    return build_tables(load_any_tables(config_dir, [name]), found)[0]
+
+
+def rows(table: Table) -> list[dict[str, str]]:
+    """Return the lines of a table's CSV."""
+    return list(csv.DictReader(to_csv(table).splitlines()))
 
 
 class Page(HTMLParser):

@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-from functools import cache
 
 import numpy as np
 import pytest
 import yaml
-from result_files import REPO, copy_config, write_corpus
+from report_page import CONFIG, build, rows, sources
+from result_files import copy_config, write_corpus
 
-from vixml.config.tables import FactsSpec, load_any_tables
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
-from vixml.report.facts import Measured, build_tables, compare, statistics
-from vixml.report.results import Results
-from vixml.report.tables import Sources
-from vixml.report.write_tables import to_csv, to_latex, to_markdown
+from vixml.report.tables import Measured, compare, statistics
+from vixml.report.write_tables import to_latex, to_markdown
 
-CONFIG = REPO / "config"
 NAMES = ("table8", "table9", "latencies", "claims")
-
-
-@cache
-def sources():
-    return Sources.load(CONFIG, Results())
-
-
-def build(name, config_dir=CONFIG, found=None, measured=None):
-    [spec] = load_any_tables(config_dir, [name])
-    assert isinstance(spec, FactsSpec)
-    [table] = build_tables([spec], found or sources(), measured)
-    return table
-
-
-def rows(table):
-    return list(csv.DictReader(to_csv(table).splitlines()))
 
 
 def reported(name):
@@ -100,11 +80,11 @@ def test_a_changed_entry_of_the_registry_changes_its_cell_alone(tmp_path):
     config_dir = tmp_path / "config"
     copy_config(config_dir)
     path = config_dir / "models.yaml"
-    before = rows(build("table9", config_dir, Sources.load(config_dir, Results())))
+    before = rows(build("table9", config_dir))
     models = yaml.safe_load(path.read_text(encoding="utf-8"))
     models["text_models"]["qwen2.5-3b"]["n_parameters"] = 3_100_000_000
     path.write_text(yaml.safe_dump(models), encoding="utf-8")
-    after = rows(build("table9", config_dir, Sources.load(config_dir, Results())))
+    after = rows(build("table9", config_dir))
     changed = {(b["row"], key) for b, a in zip(before, after, strict=True) for key in b if b[key] != a[key]}
     assert changed == {
         ("Qwen2.5-3B-I", "parameters ours"), ("Qwen2.5-3B-I", "parameters verdict"), ("Qwen2.5-3B-I", "note"),
@@ -175,7 +155,7 @@ def test_a_sentence_without_a_row_and_a_row_without_a_sentence_are_errors(tmp_pa
     )
     path.write_text(yaml.safe_dump(spec), encoding="utf-8")
     with pytest.raises(VixmlError, match="not in step"):
-        build("claims", config_dir, Sources.load(config_dir, Results()))
+        build("claims", config_dir)
 
 
 @pytest.mark.parametrize("name", NAMES)

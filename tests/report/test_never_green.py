@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from result_files import REPO
+from report_page import CONFIG, build, sources
 
 from vixml.config.published import PAPER
 from vixml.config.tables import load_tables
 from vixml.report.results import GREEN, Registry, Result, Results, aggregate, judge
-from vixml.report.tables import Row, Sources, Table, build_table
+from vixml.report.tables import Row, Sources, Table, build_tables
 
-CONFIG = REPO / "config"
-SPECS = load_tables(CONFIG, sorted(path.stem for path in (CONFIG / "tables").glob("*.yaml")))
+SPECS = load_tables(CONFIG)
 METRICS = sorted({metric for spec in SPECS for metric in spec.metrics})
 PERCENT = st.floats(0, 100, allow_nan=False)
 
 
 @cache
-def sources() -> Sources:
-    return Sources.load(CONFIG, Results())
-
-
-@cache
 def nothing_ran() -> dict[str, Table]:
-    return {spec.id: build_table(spec, sources()) for spec in SPECS}
+    return {spec.id: build(spec.id) for spec in SPECS}
 
 
 def results(runs: set[tuple[str, str]], values: dict[str, list[float]]) -> Results:
@@ -43,8 +38,7 @@ def results(runs: set[tuple[str, str]], values: dict[str, list[float]]) -> Resul
 
 
 def with_results(found: Results, registry: Registry | None = None) -> Sources:
-    old = sources()
-    return Sources(old.published, old.runs, old.sizes, registry or old.registry, found, CONFIG)
+    return replace(sources(), registry=registry or sources().registry, results=found, costs={})
 
 
 PICTO = {(block.dataset, row.run) for spec in SPECS for block in spec.measured for row in block.rows}
@@ -72,7 +66,7 @@ def test_a_stand_in_is_judged_before_its_value_is_looked_at(ours, printed, decim
 def test_picto_with_the_papers_own_values_confirms_nothing_in_any_table(values):
     found = with_results(results(PICTO, dict(zip(METRICS, values, strict=True))))
     for spec in SPECS:
-        table = build_table(spec, found)
+        [table] = build_tables([spec], found)
         own = {cell.verdict.state for cell in table.cells(published=False)}
         assert own and own <= {"stand-in", "not-run"} and not own & GREEN
         assert table.cells(published=True) == nothing_ran()[spec.id].cells(published=True), (
@@ -109,7 +103,7 @@ def judged(registry: Registry) -> list[tuple[str, str, bool, set[str]]]:
                 free[key] = line, results({key}, exact)
         for rows in rounds:
             ran = Results({key: measured.by_run[key] for key, (_, measured) in rows.items()})
-            table = build_table(spec, with_results(ran, registry))
+            [table] = build_tables([spec], with_results(ran, registry))
             for (dataset, run), (line, _) in rows.items():
                 [own] = [
                     one

@@ -6,20 +6,17 @@ import json
 from functools import cache
 
 import pytest
-from result_files import METRICS, REPO, write_result
+from report_page import CONFIG, EVERY_TABLE, TABLES_OF_SCORES, build, sources
+from result_files import METRICS, write_result
 
 from vixml.config.tables import load_any_tables, load_tables
 from vixml.plan.assumptions import HARDWARE
 from vixml.plan.cost import predict_run
 from vixml.plan.plan import Plan, make_plan, parts_of_run, read_workflow
-from vixml.report.not_run import missing_cost
-from vixml.report.results import Results, load
-from vixml.report.tables import Sources, build_table
+from vixml.report.results import load
+from vixml.report.tables import Sources, missing_cost
 from vixml.report.write_tables import make_tables, states_summary
 
-CONFIG = REPO / "config"
-SHAPES = sorted(path.stem for path in (CONFIG / "tables").glob("*.yaml"))
-SCORES = [spec.id for spec in load_tables(CONFIG, SHAPES)]
 DATASET = "LF-AmazonTitles-131K"
 EVERY_METRIC = METRICS | {"R@10": 60.0}
 
@@ -28,11 +25,6 @@ EVERY_METRIC = METRICS | {"R@10": 60.0}
 def plan() -> Plan:
     workflow = read_workflow(CONFIG / "paper.yaml", CONFIG / "config.yaml")
     return make_plan(workflow.model_copy(update={"config_dir": str(CONFIG)}), HARDWARE["gpu"])
-
-
-@cache
-def sources() -> Sources:
-    return Sources.load(CONFIG, Results())
 
 
 def registry():
@@ -44,7 +36,7 @@ def missing_all(names):
     return missing_cost(load_any_tables(CONFIG, names), sources())
 
 
-def missing(names=SHAPES, folders=()):
+def missing(names=EVERY_TABLE, folders=()):
     if not folders:
         return missing_all(tuple(names))
     return missing_cost(load_any_tables(CONFIG, names), Sources.load(CONFIG, load(folders)))
@@ -54,7 +46,7 @@ def parts(dataset, run, seed=0):
     return dict(parts_of_run(registry().world, registry().runs, (dataset, run, seed), HARDWARE["gpu"]))
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", TABLES_OF_SCORES)
 def test_a_table_that_nobody_ran_costs_what_the_plan_says(name):
     [spec] = load_tables(CONFIG, [name])
     [group] = [group for group in plan().tables if group.name == spec.paper_table]
@@ -67,10 +59,10 @@ def test_a_table_that_nobody_ran_costs_what_the_plan_says(name):
 
 
 def test_all_tables_together_cost_what_a_budget_for_all_of_them_must_hold():
-    found = missing(SCORES)
+    found = missing(TABLES_OF_SCORES)
     assert found.total.hours == pytest.approx(plan().choose(float("inf"))[-1].hours)
     # The order of the tables is of no consequence, and neither is that facts are computed from the same runs.
-    assert missing(SCORES[::-1]).total.hours == pytest.approx(found.total.hours)
+    assert missing(TABLES_OF_SCORES[::-1]).total.hours == pytest.approx(found.total.hours)
     assert missing().total.hours == pytest.approx(found.total.hours)
 
 
@@ -83,10 +75,10 @@ def test_what_two_tables_share_counts_once_in_all_and_fully_in_each():
     assert second.added == 0 and second.alone == pytest.approx(both.total.hours)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", TABLES_OF_SCORES)
 def test_a_cell_predicts_what_the_plan_counts_for_its_run(name):
     """Training, index and search of a run of its own; the search alone where another run's model is there."""
-    table = build_table(load_tables(CONFIG, [name])[0], sources())
+    table = build(name)
     for section in (section for section in table.sections if section.published):
         for line in (line for line in section.rows if line.run):
             config = registry().runs[section.dataset, line.run]
@@ -132,7 +124,7 @@ def test_a_table_read_from_the_registry_costs_nothing():
 
 
 def test_the_summary_of_verdicts_carries_them(tmp_path):
-    make_tables([], CONFIG, SHAPES, tmp_path / "t")
+    make_tables([], CONFIG, EVERY_TABLE, tmp_path / "t")
     summary = json.loads((tmp_path / "t" / "summary.json").read_text(encoding="utf-8"))
     for group in plan().tables:
         [found] = [t for t in summary["tables"].values() if t["title"].startswith(f"{group.name}:")]

@@ -14,10 +14,9 @@ from result_files import REPO
 from vixml.config.published import load_published
 from vixml.config.tables import Comparison, load_any_tables, load_comparisons
 from vixml.errors import VixmlError
-from vixml.report.not_run import missing_cost
 from vixml.report.pages import in_the_paper, pages, reproduction
 from vixml.report.results import Results
-from vixml.report.tables import Sources
+from vixml.report.tables import Sources, missing_cost
 from vixml.text import duration
 
 COMPARISONS = load_comparisons(REPO / "config")

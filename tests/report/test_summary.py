@@ -11,11 +11,10 @@ from vixml.cli.report import register
 from vixml.config.tables import load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
-from vixml.report.not_run import missing_cost
 from vixml.report.pages import SummaryOptions, fill_readme, load_reference, readme_table, select_rows
 from vixml.report.pages import summary as run
 from vixml.report.results import load
-from vixml.report.tables import Sources
+from vixml.report.tables import Sources, missing_cost
 from vixml.text import duration
 
 TABLES = ("table1", "table3")

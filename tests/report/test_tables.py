@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
 
 import pytest
-from report_page import build
+from report_page import build, rows
 from result_files import METRICS, register_real, write_picto, write_real, write_result
 
 from vixml.config.published import PAPER, load_published
 from vixml.config.tables import load_tables
 from vixml.errors import VixmlError
 from vixml.report.results import Registry, Results, aggregate
-from vixml.report.write_tables import make_tables, mean_sd, to_csv, to_markdown
+from vixml.report.write_tables import make_tables, mean_sd, to_markdown
 
 NAMES = ("table1", "table3")
-
-
-def rows(table):
-    return list(csv.DictReader(to_csv(table).splitlines()))
 
 
 def by_key(table):
@@ -30,7 +25,7 @@ def by_key(table):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_published_cell_appears_exactly_once_and_none_is_invented(config_dir, name):
-    table = build(config_dir, name=name)
+    table = build(name, config_dir)
     printed = Counter(
         (r["dataset"], r["row"], m, r[f"{m} paper"]) for r in rows(table) for m in table.spec.metrics if r[f"{m} paper"]
     )
@@ -45,7 +40,7 @@ def test_each_published_cell_appears_exactly_once_and_none_is_invented(config_di
 
 @pytest.mark.parametrize("name", NAMES)
 def test_markdown_prints_each_published_value_once(config_dir, name):
-    table = build(config_dir, name=name)
+    table = build(name, config_dir)
     numbers = Counter(re.findall(r"(?<![\w.])\d+\.\d{2}(?=[ ]\|)", to_markdown(table)))
     published = Counter(c.entry.printed for c in table.cells(True))
     assert numbers == published
@@ -53,7 +48,7 @@ def test_markdown_prints_each_published_value_once(config_dir, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_results_every_cell_says_so(config_dir, name):
-    table = build(config_dir, name=name)
+    table = build(name, config_dir)
     assert all(r[f"{m} ours"] == "not run" for r in rows(table) for m in table.spec.metrics)
     assert all(r["n"] == "0" and r["hours"] == "" for r in rows(table))
     assert table.states(True)["blocked"] == 84
@@ -61,7 +56,7 @@ def test_without_results_every_cell_says_so(config_dir, name):
 
 
 def test_paper_and_ours_never_share_a_column(config_dir, results):
-    table = build(config_dir, write_picto(results))
+    table = build("table1", config_dir, write_picto(results))
     for row in rows(table):
         for metric in table.spec.metrics:
             own = row["block"] == "measured here"
@@ -75,7 +70,7 @@ def test_paper_and_ours_never_share_a_column(config_dir, results):
 
 
 def test_measured_rows(config_dir, results):
-    table = build(config_dir, write_picto(results))
+    table = build("table1", config_dir, write_picto(results))
     row = by_key(table)["picto", "measured here", "MiniLM-L3"]
     expected = aggregate([49.9, 50.5, 49.5])
     assert (row["run"], row["seeds"], row["n"]) == ("text-minilm-l3", "0 1 2", "3")
@@ -99,7 +94,7 @@ def test_measured_rows(config_dir, results):
 )
 def test_published_rows_that_were_run(config_dir, results, options, state):
     register_real(config_dir)
-    table = build(config_dir, write_real(results, **options))
+    table = build("table1", config_dir, write_real(results, **options))
     states = table.states(True)
     assert states[state] == 4
     # The five backbones without a run here are blocked on their run, the other datasets on their data.
@@ -108,7 +103,7 @@ def test_published_rows_that_were_run(config_dir, results, options, state):
 
 def test_a_published_row_with_other_data_or_weights_is_a_stand_in(config_dir, results):
     register_real(config_dir, stand_in=True)
-    table = build(config_dir, write_real(results))
+    table = build("table1", config_dir, write_real(results))
     assert table.states(True)["stand-in"] == 4 and table.states(True)["matches"] == 0
 
 
@@ -117,19 +112,19 @@ def test_a_vision_encoder_that_stands_in_marks_only_runs_with_images(config_dir,
     registry = Registry.load(config_dir)
     assert registry.stand_in("LF-AmazonTitles-131K", "text-minilm-l3") is None
     assert "EfficientNet" in registry.stand_in("LF-AmazonTitles-131K", "vixml-minilm-l3")
-    table = build(config_dir, write_real(results, "vixml-minilm-l3"), "table3")
+    table = build("table3", config_dir, write_real(results, "vixml-minilm-l3"))
     assert table.states(True)["stand-in"] == 4
 
 
 def test_a_run_that_nobody_configured_cannot_confirm_anything(config_dir, results):
     register_real(config_dir)
-    table = build(config_dir, write_real(results, "text-bert"))
+    table = build("table1", config_dir, write_real(results, "text-bert"))
     assert table.states(True)["stand-in"] == 4
 
 
 def test_a_runnable_row_predicts_its_cost(config_dir):
     register_real(config_dir)
-    row = by_key(build(config_dir))["LF-AmazonTitles-131K", "dual-encoder learning", "MiniLM-L3"]
+    row = by_key(build("table1", config_dir))["LF-AmazonTitles-131K", "dual-encoder learning", "MiniLM-L3"]
     assert row["P@1 verdict"] == "not-run"
     assert row["note"].startswith("predicted: at most ") and " FLOP, " in row["note"]
     shorter = config_dir / "runs" / "real.yaml"
@@ -138,7 +133,7 @@ def test_a_runnable_row_predicts_its_cost(config_dir):
         shorter.read_text(encoding="utf-8").replace("{modality: text}", "{modality: text, training: {epochs: 3}}"),
         encoding="utf-8",
     )
-    row = by_key(build(config_dir))["LF-AmazonTitles-131K", "dual-encoder learning", "MiniLM-L3"]
+    row = by_key(build("table1", config_dir))["LF-AmazonTitles-131K", "dual-encoder learning", "MiniLM-L3"]
     assert row["note"] != before, "the prediction is that of our run's configuration"
 
 
@@ -186,7 +181,7 @@ def test_a_row_of_a_run_that_does_not_exist_says_so(config_dir):
         path.read_text(encoding="utf-8").replace("run: text-minilm-l3--slow,", "run: text-minilm-l3--slwo,"),
         encoding="utf-8",
     )
-    row = by_key(build(config_dir))["picto", "measured here", "MiniLM-L3, lr 2e-4"]
+    row = by_key(build("table1", config_dir))["picto", "measured here", "MiniLM-L3, lr 2e-4"]
     assert (row["P@1 ours"], row["P@1 verdict"]) == ("not run", "blocked")
     assert "no run text-minilm-l3--slwo of picto in config/runs" in row["note"]
 
@@ -217,7 +212,7 @@ def test_a_shape_that_does_not_fit_is_refused(config_dir, old, new, message):
     text = text.replace(f"      - {old}\n", "") if not new and old.startswith("{") else text.replace(old, new, 1)
     path.write_text(text, encoding="utf-8")
     with pytest.raises(VixmlError, match=message):
-        build(config_dir)
+        build("table1", config_dir)
 
 
 def test_an_unknown_table_names_the_known_ones(config_dir):
@@ -257,7 +252,7 @@ blocks:
 def test_a_table_with_a_row_a_seed_needs_no_code(config_dir, results):
     (config_dir / "tables" / "table12.yaml").write_text(SEEDS, encoding="utf-8")
     register_real(config_dir)
-    table = build(config_dir, write_real(results, seeds=(1, 2)), "table12")
+    table = build("table12", config_dir, write_real(results, seeds=(1, 2)))
     assert [(line.seeds, line.cells[0].ours is None) for line in table.sections[0].rows] == [
         ((1,), False), ((2,), False), ((), True), ((), True), ((), True),
     ]  # fmt: skip
@@ -276,14 +271,14 @@ def test_a_measured_row_may_be_one_seed_or_all(config_dir, results):
         write_result(results, "picto", "text-minilm-l3", seed, dict.fromkeys(METRICS, value))
         for seed, value in values.items()
     ]
-    lines = build(config_dir, folders, "table12").sections[-1].rows
+    lines = build("table12", config_dir, folders).sections[-1].rows
     assert [(line.label, line.seeds) for line in lines] == [("s0", (0,)), ("s1", (1,)), ("s3", ()), ("all", (0, 1, 2))]
     assert [mean_sd(line.cells[0].ours) for line in lines] == ["44.00 (1)", "46.00 (1)", "not run", "45.00 ± 1.00 (3)"]
 
 
 def test_a_table_with_blanks_and_quoted_rows_needs_no_code(config_dir):
     (config_dir / "tables" / "table7.yaml").write_text(CITED, encoding="utf-8")
-    table = build(config_dir, name="table7")
+    table = build("table7", config_dir)
     assert len(table.cells(True)) == 73
     assert table.sections[0].title == "LF-AmazonTitles-131K"
     assert "| DEXML |  | 42.52 | 20.64 | – |" in to_markdown(table)

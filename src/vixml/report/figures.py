@@ -302,9 +302,7 @@ def _draw_paper(axes: Axes, spec: FigureSpec, found: Sequence[Point]) -> None:
 
 
 def _draw_measured(axes: Axes, spec: FigureSpec, found: Sequence[Point]) -> None:
-    axes.set_title(
-        f"Measured here: {spec.measured_dataset.upper()}, a stand-in for the paper's data\nmean, its seeds, ± 1 sd"
-    )
+    axes.set_title(f"Measured here: {spec.measured_title}\nmean, its seeds, ± 1 sd")
     axes.set_xlabel("training time (hours, log scale)")
     axes.set_ylabel(f"{spec.metric} (%)")
     trained = [p for p in found if p.kind == "measured"]

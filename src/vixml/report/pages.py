@@ -21,10 +21,8 @@ from vixml.config.tables import Comparison, TableSpec, load_any_tables, load_com
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json, write_text
 from vixml.plan.cost import Missing
-from vixml.report.facts import build_tables
-from vixml.report.not_run import missing_cost
 from vixml.report.results import MIN_SEEDS, STATES, Aggregate, Results, find, load, t_quantile
-from vixml.report.tables import NOT_RUN, Row, Section, Sources, Table
+from vixml.report.tables import NOT_RUN, Row, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import duration, markdown, size
 
 # -- the main numbers ----------------------------------------------------------------------------------------------------
@@ -424,8 +422,7 @@ def pages(
 
 
 def _parts(config_dir: Path, sources: Sources) -> str:
-    names = sorted(path.stem for path in (config_dir / "tables").glob("*.yaml"))
-    specs = load_any_tables(config_dir, names)
+    specs = load_any_tables(config_dir)
     tables = {spec.paper_table: table for spec, table in zip(specs, build_tables(specs, sources), strict=True)}
     missing = missing_cost(specs, sources)
     rows = []

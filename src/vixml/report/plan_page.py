@@ -18,7 +18,6 @@ from vixml.plan.assumptions import HARDWARE, VISION, Kind
 from vixml.plan.cost import Job, count, train_cost
 from vixml.plan.plan import BASE, Choice, Group, Plan, choose_hardware, hours, make_plan, read_workflow
 from vixml.plan.shapes import clustering_flop, shape_of
-from vixml.report.facts import STATED
 from vixml.report.pages import load_reference, update_page
 from vixml.text import duration, markdown, size
 
@@ -223,15 +222,15 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
 
     found = []
     for _, line in read_csv(Path(config_dir) / "reported" / "other_facts.csv"):
-        topic, item, value = line["topic"], line["item"], line["value"]
+        topic, value = line["topic"], line["value"]
         if (topic, line["unit"]) in {("training time", "h"), ("Figure 2", "h")}:
-            dataset, run = _stated(item)
+            dataset, run = _run_of(line)
             published = float(value.split()[-1])
             predicted = train_cost(job(dataset, run), gpu).hours
             where = "paper, end of Figure 2's axis" if topic == "Figure 2" else "paper"
             found.append((f"{run}, {dataset}", where, published, predicted, "h"))
         elif topic == "latency per query":
-            dataset, run = _stated(item)
+            dataset, run = _run_of(line)
             one = job(dataset, run)
             predicted = one.encode(one.query) / one.speed(gpu) * 1e3
             found.append((f"a query, {run}", "paper", float(value), predicted, "ms"))
@@ -271,12 +270,12 @@ def rehearsed(rehearsal: Path) -> list[list[str]]:
     return lines
 
 
-def _stated(item: str) -> tuple[str, str]:
-    if item not in STATED:
+def _run_of(fact: dict[str, str]) -> tuple[str, str]:
+    if not fact["run"]:
         raise VixmlError(
             "a published time without a run",
             where="config/reported/other_facts.csv",
-            found=item,
-            hint="name its run in STATED of src/vixml/report/facts.py",
+            found=fact["item"],
+            hint="name our run in its columns `dataset` and `run`",
         )
-    return STATED[item]
+    return fact["dataset"], fact["run"]

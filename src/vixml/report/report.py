@@ -28,11 +28,9 @@ from vixml.images.store import ImageStore
 from vixml.provenance import stage
 from vixml.report.charts import RunCurves, breakdowns, curves
 from vixml.report.evidence import PAPER, Commands, command, device, evidence, published_evidence, row_key, run_key
-from vixml.report.facts import Measured, build_tables
-from vixml.report.not_run import missing_cost
 from vixml.report.pages import interval, number, origin_sentence, summarise
 from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, stage_inputs
-from vixml.report.tables import Row, Sources
+from vixml.report.tables import Measured, Row, Sources, build_tables, missing_cost
 from vixml.report.write_tables import states_summary, text
 from vixml.text import duration
 
@@ -305,9 +303,9 @@ def _folders(results: Results, config_dir: Path, options: ReportOptions) -> dict
 
 def context(results: Results, config_dir: Path, tables: Sequence[str], options: ReportOptions) -> dict[str, Any]:
     """Return everything the template prints."""
-    sources = Sources.load(config_dir, results)
+    sources = Sources.load(config_dir, results, options.measured)
     specs = load_any_tables(config_dir, tables)
-    built = build_tables(specs, sources, options.measured)
+    built = build_tables(specs, sources)
     scored = [table for table in built if table.scored]
     found = summarise(scored, results)
     main = summarise([table for table in scored if table.spec.id in MAIN] or scored, results)

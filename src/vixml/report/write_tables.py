@@ -13,10 +13,8 @@ from vixml.config.tables import load_any_tables
 from vixml.files import write_json, write_text
 from vixml.plan.cost import Missing
 from vixml.provenance import stage
-from vixml.report.facts import Measured, build_tables
-from vixml.report.not_run import missing_cost
 from vixml.report.results import MEANING, STATES, Aggregate, Results, load, stage_inputs
-from vixml.report.tables import NOT_RUN, Cell, Section, Sources, Table
+from vixml.report.tables import NOT_RUN, Cell, Measured, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import duration, markdown
 
 
@@ -40,8 +38,8 @@ def make_tables(
     results, specs = load(scores), load_any_tables(config_dir, tables)
     inputs = stage_inputs(results, config_dir, "table", tables) | measured.named()
     with stage(out, "make-tables", config={"tables": list(tables)}, inputs=inputs) as work:
-        sources = Sources.load(config_dir, results)
-        built = build_tables(specs, sources, measured)
+        sources = Sources.load(config_dir, results, measured)
+        built = build_tables(specs, sources)
         for table in built:
             for ending, printer in {"csv": to_csv, "md": to_markdown, "tex": to_latex}.items():
                 write_text(work / f"{table.spec.id}.{ending}", printer(table))
