@@ -13,8 +13,8 @@ from result_files import METRICS, register_real, write_picto, write_real, write_
 from vixml.config.published import PAPER, load_published
 from vixml.config.tables import load_tables
 from vixml.errors import VixmlError
-from vixml.report.results import Registry, Results, aggregate
-from vixml.report.write_tables import make_tables, mean_sd, to_markdown
+from vixml.report.results import Registry, Results, aggregate, mean_sd
+from vixml.report.write_tables import make_tables, to_markdown
 
 NAMES = ("table1", "table3")
 

@@ -6,7 +6,6 @@ reproduction lists which parts of the paper are here, which of its claims PICTO 
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,15 +18,14 @@ from vixml.config.load import read_yaml
 from vixml.config.published import PublishedValue, read_csv, select_one
 from vixml.config.tables import Comparison, TableSpec, load_any_tables, load_comparisons, load_summary, load_tables
 from vixml.errors import VixmlError
-from vixml.files import read_json, write_json, write_text
+from vixml.files import write_json, write_text
 from vixml.plan.cost import Missing
-from vixml.report.results import MIN_SEEDS, STATES, Aggregate, Results, find, load, t_quantile
-from vixml.report.tables import NOT_RUN, Row, Section, Sources, Table, build_tables, missing_cost
+from vixml.report.results import NOT_RUN, STATES, Aggregate, Results, difference, find, load, mean_sd, read_versioned
+from vixml.report.tables import Row, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import duration, markdown, size
 
 # -- the main numbers ----------------------------------------------------------------------------------------------------
 
-SCHEMA_VERSION = 1
 PLACE = "results"  # markers of a page's table, unless others are named
 
 
@@ -40,7 +38,7 @@ def summarise(tables: Sequence[Table], results: Results) -> dict[str, Any]:
     """
     tables = [table for table in tables if table.scored]
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": 1,
         "metrics": list(dict.fromkeys(metric for table in tables for metric in table.columns)),
         "rows": [
             _row(table, section, row)
@@ -107,30 +105,23 @@ def load_reference(path: Path | str) -> dict[str, Any]:
     Raises:
         VixmlError: missing, or of another version.
     """
-    value = read_json(path)
-    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
-        raise VixmlError(
-            "not a summary of this version",
-            where=path,
-            found=value.get("schema_version") if isinstance(value, dict) else type(value).__name__,
-            expected=SCHEMA_VERSION,
-            hint="write it again: vixml summary --results results --write-reference FILE",
-        )
-    return value
+    return read_versioned(path, "write it again: vixml summary --results results --write-reference FILE")
+
+
+def value_of(row: dict[str, Any], metric: str) -> Aggregate | None:
+    """Return a metric of a row, if it has it."""
+    value = row["metrics"].get(metric)
+    return Aggregate(**value, n=row["n"]) if value else None
 
 
 def number(row: dict[str, Any], metric: str) -> str:
     """Print one cell: mean and sample standard deviation."""
-    value = row["metrics"].get(metric)
-    if value is None:
-        return NOT_RUN if not row["n"] else "–"
-    return f"{value['mean']:.2f}" + ("" if value["sd"] is None else f" ± {value['sd']:.2f}")
+    return mean_sd(value_of(row, metric), count=False, none="–" if row["n"] else NOT_RUN)
 
 
 def interval(row: dict[str, Any], metric: str) -> str:
     """Print the 95 % t interval of a mean over seeds; a dash below three seeds."""
-    value = row["metrics"].get(metric)
-    found = Aggregate(**value, n=row["n"]) if value else None
+    found = value_of(row, metric)
     return "–" if found is None or found.low is None else f"{found.low:.1f} to {found.high:.1f}"
 
 
@@ -360,43 +351,17 @@ def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
     """
     if missing := ", ".join(run for run in one.runs if run not in rows):
         return ["–", "–", "–", f"not run: `{missing}`"]
-    ahead, behind = (rows[run] for run in one.runs)
+    ahead, behind = (value_of(rows[run], METRIC) for run in one.runs)
     gap, half = difference(ahead, behind)
-    word = f"too few seeds ({ahead['n']} and {behind['n']})" if half is None else _word(gap, half, one.control)
+    word = f"too few seeds ({ahead.n} and {behind.n})" if half is None else _word(gap, half, one.control)
     interval = "–" if half is None else f"{gap - half:+.1f} to {gap + half:+.1f}"
-    return [_value(ahead), _value(behind), f"{gap:+.1f} ({interval})", word]
+    return [mean_sd(ahead, 1), mean_sd(behind, 1), f"{gap:+.1f} ({interval})", word]
 
 
 def _word(gap: float, half: float, control: bool) -> str:
     if control:
         return "part of the gain remains" if gap > half else "no gain remains"
     return "yes" if gap > half else "the other way" if gap < -half else "not settled"
-
-
-def _value(row: dict[str, Any]) -> str:
-    value = row["metrics"][METRIC]
-    sd = "" if value["sd"] is None else f" ± {value['sd']:.1f}"
-    return f"{value['mean']:.1f}{sd} ({row['n']})"
-
-
-def difference(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float | None]:
-    """Return the difference of two means, and half its 95 % interval (Welch); None below three seeds of either.
-
-    Example:
-        >>> row = {"n": 3, "metrics": {"P@1": {"mean": 50.0, "sd": 1.0}}}
-        >>> gap, half = difference(row, row)
-        >>> gap, round(half, 2)
-        (0.0, 2.27)
-    """
-    one, other = a["metrics"][METRIC], b["metrics"][METRIC]
-    gap = one["mean"] - other["mean"]
-    if min(a["n"], b["n"]) < MIN_SEEDS or one["sd"] is None or other["sd"] is None:
-        return gap, None
-    u, v = one["sd"] ** 2 / a["n"], other["sd"] ** 2 / b["n"]
-    if u + v == 0:
-        return gap, 0.0
-    df = (u + v) ** 2 / (u**2 / (a["n"] - 1) + v**2 / (b["n"] - 1))
-    return gap, t_quantile(max(1, math.floor(df + 1e-9))) * math.sqrt(u + v)
 
 
 # -- docs/reproduction.md -------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from vixml.provenance import stage
 from vixml.report.charts import RunCurves, breakdowns, curves
 from vixml.report.evidence import PAPER, Commands, command, device, evidence, published_evidence, row_key, run_key
 from vixml.report.pages import interval, number, origin_sentence, summarise
-from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, stage_inputs
+from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, mean_sd, stage_inputs
 from vixml.report.tables import Measured, Row, Sources, build_tables, missing_cost
 from vixml.report.write_tables import states_summary, text
 from vixml.text import duration
@@ -385,6 +385,6 @@ def page(values: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {f.__name__: f for f in (command, device, duration, in_blocks, text)}
+    environment.filters |= {f.__name__: f for f in (command, device, duration, in_blocks, mean_sd, text)}
     environment.globals |= {f.__name__: f for f in (interval, number, row_key, run_key)}
     return environment.get_template("report.html.j2").render(values)

@@ -32,7 +32,6 @@ from vixml.config.tables import ClaimRow, FactsSpec, MeasuredRow, TableSpec, loa
 from vixml.config.tables import Row as PublishedRow
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
-from vixml.files import read_json
 from vixml.plan.assumptions import HARDWARE
 from vixml.plan.cost import Cost, Missing, load_train_sizes, predict, predict_run
 from vixml.plan.plan import RunKey, parts_of_run
@@ -42,12 +41,13 @@ from vixml.report.results import (
     Registry,
     Results,
     Verdict,
+    add_once,
     hours_over_seeds,
     judge,
     metric_over_seeds,
+    read_versioned,
 )
 
-NOT_RUN = "not run"  # printed where there is nothing of ours
 SEEDS_OF_SD = 5  # the paper's
 
 # -- a table ------------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class Measured:
         found: dict[str, Path] = {}
         for folder in map(Path, corpora):
             dataset = folder.absolute().parent.name
-            _once(found, dataset, folder, f"two corpora of {dataset}", "name each dataset's once")
+            add_once(found, dataset, folder, f"two corpora of {dataset}", "name each dataset's once")
         return cls(found, tuple(latencies))
 
     def named(self) -> dict[str, Path]:
@@ -231,13 +231,6 @@ class Measured:
             dataset, run, seed = Path(folder).absolute().parts[-4:-1]
             named[f"latency/{dataset}/{run}/{seed}"] = Path(folder)
         return named
-
-
-def _once(found: dict[Any, Path], key: object, path: Path, problem: str, hint: str) -> None:
-    """Add a path under a key that must be new."""
-    if key in found:
-        raise VixmlError(problem, where=path, found=f"also {found[key]}", hint=hint)
-    found[key] = path
 
 
 @dataclass(frozen=True)
@@ -593,11 +586,7 @@ def _timed_runs(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Any]
     found: dict[tuple[str, str], dict[str, Any]] = {}
     paths: dict[tuple[str, str], Path] = {}
     for path in (Path(folder) / "latency.json" for folder in folders):
-        timed = read_json(path)
-        if not isinstance(timed, dict) or timed.get("schema_version") != 1:
-            raise VixmlError(
-                "not a latency of this version", where=path, expected="schema_version 1", hint="measure it again"
-            )
+        timed = read_versioned(path, "measure it again")
         for step, times in timed["milliseconds"].items():
             if not 0 < times["low"] <= times["median"] <= times["high"] < math.inf:
                 raise VixmlError(
@@ -608,7 +597,7 @@ def _timed_runs(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Any]
                     hint="measure it again",
                 )
         key = (timed["dataset"], timed["run"])
-        _once(paths, key, path, "two latencies of one run", "name each run's once")
+        add_once(paths, key, path, "two latencies of one run", "name each run's once")
         found[key] = timed
     return found
 

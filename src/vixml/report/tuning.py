@@ -19,8 +19,7 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import MANIFEST, read_manifest, stage
-from vixml.report.results import MIN_SEEDS, Aggregate, Result, aggregate, load, metric_over_seeds
-from vixml.report.write_tables import mean_sd
+from vixml.report.results import MIN_SEEDS, Aggregate, Result, aggregate, load, mean_sd, metric_over_seeds
 from vixml.text import markdown
 
 SPLIT = "validation"
@@ -216,8 +215,8 @@ def to_markdown(runs: Sequence[TunedRun]) -> str:
     rows = [
         [
             *(text(run) for text in settings.values()),
-            *(_cell(value, 2) for value in (*run.metrics.values(), *run.diagnostics.values())),
-            _cell(run.minutes, 1),
+            *(mean_sd(value, none="–") for value in (*run.metrics.values(), *run.diagnostics.values())),
+            mean_sd(run.minutes, 1, none="–"),
         ]
         for run in runs
     ]
@@ -241,10 +240,6 @@ def _warmup(run: TunedRun) -> str:
     optimizer = run.config.optimizer
     new = optimizer.warmup_steps_new
     return str(optimizer.warmup_steps) + ("" if new is None else f" (new parts {new})")
-
-
-def _cell(value: Aggregate | None, decimals: int) -> str:
-    return "–" if value is None else mean_sd(value, decimals)
 
 
 def to_csv(runs: Sequence[TunedRun]) -> str:

@@ -13,8 +13,8 @@ from vixml.config.tables import load_any_tables
 from vixml.files import write_json, write_text
 from vixml.plan.cost import Missing
 from vixml.provenance import stage
-from vixml.report.results import MEANING, STATES, Aggregate, Results, load, stage_inputs
-from vixml.report.tables import NOT_RUN, Cell, Measured, Section, Sources, Table, build_tables, missing_cost
+from vixml.report.results import MEANING, STATES, Aggregate, Results, load, mean_sd, stage_inputs
+from vixml.report.tables import Cell, Measured, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import duration, markdown
 
 
@@ -48,20 +48,6 @@ def make_tables(
 
 
 # -- one cell as text -------------------------------------------------------------------------------------------------
-
-
-def mean_sd(value: Aggregate | None, decimals: int = 2) -> str:
-    """Print ours: mean, sample standard deviation, number of seeds.
-
-    Example:
-        >>> from vixml.report.results import aggregate
-        >>> mean_sd(aggregate([49.0, 51.0])), mean_sd(aggregate([50.0])), mean_sd(None)
-        ('50.00 ± 1.41 (2)', '50.00 (1)', 'not run')
-    """
-    if value is None:
-        return NOT_RUN
-    sd = "" if value.sd is None else f" ± {value.sd:.{decimals}f}"
-    return f"{value.mean:.{decimals}f}{sd} ({value.n})"
 
 
 def delta(cell: Cell) -> str:
