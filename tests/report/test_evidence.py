@@ -26,7 +26,7 @@ def test_a_reused_model_is_drawn_once_and_named_in_the_evidence(results, config_
     own = {"dataset": "picto", "run": "a--augmented", "seed": 0, "inference": {"method": "retrieval-augmented"}}
     write_manifest(predictions, "predict", own)
     found = context(load(folders), config_dir, ["table1"], ReportOptions())
-    assert [one.run for one in found["curves"]] == ["vixml-minilm-l3"]
+    assert [run for run, _ in found["curves"]] == ["vixml-minilm-l3"]
     assert found["curves"][0] == curves(load(folders[:2]).all())
     reused = found["evidence"]["run-picto-a--augmented"]
     assert [manifest["stage"] for _, manifest in reused.stages] == ["train", "predict", "score"]
@@ -34,7 +34,7 @@ def test_a_reused_model_is_drawn_once_and_named_in_the_evidence(results, config_
     assert shown["run"] == "a--augmented" and shown["inference"] == own["inference"] and "training" in shown
     assert reused.training[0].startswith("seed 0, model of vixml-minilm-l3: ")
     # Scored alone, it still shows how its model was trained.
-    assert context(load(folders[2:]), config_dir, ["table1"], ReportOptions())["curves"][0].run == "vixml-minilm-l3"
+    assert context(load(folders[2:]), config_dir, ["table1"], ReportOptions())["curves"][0][0] == "vixml-minilm-l3"
     make_report(folders[2:], config_dir, ["table1"], ReportOptions(), results / "report")
     inputs = json.loads((results / "report" / "manifest.json").read_text(encoding="utf-8"))["inputs"]
     assert {"log/picto/vixml-minilm-l3/seed0", "training/picto/a--augmented/seed0/test"} <= set(inputs)
@@ -137,7 +137,7 @@ def test_parts_are_means_over_seeds_in_the_order_asked_for(results):
     assert [run.run for run in found.runs] == ["c", "a", "b"] and found.compared == ("c", "a")
     first = found.runs[0].by_frequency["P@1"]
     assert [value.mean for value in first] == [group + 2.0 for group in range(10)] and first[0].n == 2
-    assert [group.frequency for group in found.groups][:2] == ["1", "2"]
+    assert [group["frequency"] for group in found.groups][:2] == ["1", "2"]
     assert [value.mean for value in found.runs[0].by_query_image] == [50.0, 40.0]
     assert len(found.charts) == 5 and "c: 1 2.0" in found.charts[0]
 

@@ -26,7 +26,7 @@ from vixml.evaluation.metrics import hits_in_chunks
 from vixml.files import load_array, write_text
 from vixml.images.store import ImageStore
 from vixml.provenance import stage
-from vixml.report.charts import RunCurves, breakdowns, curves
+from vixml.report.charts import breakdowns, curves
 from vixml.report.evidence import PAPER, Commands, command, device, evidence, published_evidence, row_key, run_key
 from vixml.report.pages import interval, number, origin_sentence, summarise
 from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, mean_sd, stage_inputs
@@ -343,7 +343,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
     }
 
 
-def _curves(results: Results) -> list[RunCurves]:
+def _curves(results: Results) -> list[tuple[str, tuple[str, ...]]]:
     """Return the curves of each model once, however many runs use it: from the seeds of that run, if it was scored."""
     models: dict[tuple[str, str], Sequence[Result]] = {}
     for (dataset, run), found in results.by_run.items():
