@@ -33,8 +33,8 @@ def test_gallery_marks_true_labels_and_skips_missing_images(made):
     folders, _, options, _ = made
     found = gallery(options.corpus, options.images, (*COMPARE, "absent"), load(folders))
     assert found.runs == ((COMPARE[0], 0), (COMPARE[1], 0), ("absent", None))
-    assert [q.row for q in found.queries] == sample(30).tolist()
-    for query in found.queries:
+    assert [q.row for q in found.parts[0].queries] == sample(30).tolist()
+    for query in found.parts[0].queries:
         text, image = query.answers
         # ViXML answers row, row + 1, ...; text starts one later. True are row and row + 3.
         assert [hit for _, hit in image.labels] == [True, False, False, True, False]

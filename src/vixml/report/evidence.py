@@ -156,15 +156,20 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
     versions = results[0].manifest["versions"]
     inputs = {one["path"]: one["sha256"] for _, _, manifest in manifests for one in manifest["inputs"].values()}
     # A metric that some seeds lack has no summary over them; tables refuse it, here it is left out.
-    measured = [name for name in results[0].metrics if all(name in result.metrics for result in results)]
+    values = {
+        name: tuple(result.metrics[name] for result in results)
+        for name in results[0].metrics
+        if all(name in result.metrics for result in results)
+    }
+    measured = {name: (name, seeds, aggregate(seeds)) for name, seeds in values.items()}
     shown = [name for name in metrics if name in measured]
     return RunEvidence(
         run_key(dataset, run),
         dataset,
         run,
         tuple(result.seed for result in results),
-        tuple(_metric(name, results) for name in shown),
-        tuple(_metric(name, results) for name in measured if name not in shown),
+        tuple(measured[name] for name in shown),
+        tuple(metric for name, metric in measured.items() if name not in shown),
         snakemake([result.folder for result in results], commands.configfile),
         json.dumps(config, indent=2, ensure_ascii=False),
         ", ".join(f"{package} {version}" for package, version in versions.items()),
@@ -178,11 +183,6 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
             for index in manifest["facts"].get("indexes", [])
         ),
     )
-
-
-def _metric(name: str, results: Sequence[Result]) -> Metric:
-    values = tuple(result.metrics[name] for result in results)
-    return name, values, aggregate(values)
 
 
 def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:
@@ -266,9 +266,8 @@ def published_evidence(tables: Sequence[Table], sources: Sources, commands: Comm
     return [
         _row_evidence(table, section, row, sources, commands)
         for table in tables
-        for section in table.sections
-        if section.published and table.scored
-        for row in section.rows
+        if table.scored
+        for section, row in table.rows(published=True)
     ]
 
 
@@ -285,15 +284,9 @@ def _row_evidence(table: Table, section: Section, row: Row, sources: Sources, co
         training=_training_of_row(first, sources.runs),
         run=row.run,
         verdicts=tuple(dict.fromkeys((cell.verdict.state, cell.verdict.why) for cell in row.cells)),
-        command=commands.planned(dataset, row.run, _seed(table, row)) if runnable and row.run else None,
+        command=commands.planned(dataset, row.run, row.seed) if runnable and row.run else None,
         measured=run_key(dataset, row.run) if row.seeds and row.run else None,
     )
-
-
-def _seed(table: Table, row: Row) -> int | None:
-    """Return the seed of a row that shows one seed of a run."""
-    rows = (one for block in table.spec.blocks for one in block.rows if (one.label, one.run) == (row.label, row.run))
-    return next((one.seed for one in rows), None)
 
 
 def _training_of_row(value: PublishedValue, runs: dict[str, TrainingRun]) -> str:

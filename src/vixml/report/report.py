@@ -85,19 +85,6 @@ class Gallery:
     balance: str
     parts: tuple[Part, ...]
 
-    @property
-    def queries(self) -> tuple[Query, ...]:
-        """Return the queries of the sample that was drawn before any result was looked at."""
-        return self.parts[0].queries
-
-
-@dataclass(frozen=True)
-class _Top:
-    """The best labels of one run: (n_test, at most 5) ids, -1 for none, and which of them are true."""
-
-    labels: np.ndarray
-    hits: np.ndarray
-
 
 def sample(n_test: int) -> np.ndarray:
     """Return the rows shown: (at most 12,) int64 ascending, drawn without looking at any result."""
@@ -145,8 +132,13 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
             for number, image in enumerate(shown, start=1)
         ]
         answers = [
-            Answer(run, tuple((names[label], bool(hit)) for label, hit in _answered(top, row)))
-            for run, top in tops.items()
+            Answer(
+                run,
+                tuple(
+                    (names[label], bool(hit)) for label, hit in zip(labels[row], hits[row], strict=True) if label >= 0
+                ),
+            )
+            for run, (labels, hits) in tops.items()
         ]
         named = tuple(names[label] for label in sorted(truth.row(row).tolist()))
         return Query(row, texts[row], tuple(uris), named, tuple(answers))
@@ -159,7 +151,7 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     parts, balance = [Part("sample", "A sample drawn blind", rule, False, tuple(map(query, blind)))], ""
     if len(compare) > 1 and all(run in tops for run in compare[:2]):
         first, second = compare[:2]
-        gain = tops[second].hits.sum(1).astype(np.int64) - tops[first].hits.sum(1)
+        gain = tops[second][1].sum(1).astype(np.int64) - tops[first][1].sum(1)
         more, fewer = int((gain > 0).sum()), int((gain < 0).sum())
         balance = (
             f"Of all {n_test:,} test queries, {second} has more hits among its {N_LABELS} best labels than {first} in "
@@ -176,12 +168,8 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     return Gallery(dataset, runs, balance, tuple(parts))
 
 
-def _answered(top: _Top, row: int) -> list[tuple[int, bool]]:
-    pairs = zip(top.labels[row].tolist(), top.hits[row].tolist(), strict=True)
-    return [(label, hit) for label, hit in pairs if label >= 0]
-
-
-def _top(result: Result, corpus: Corpus) -> _Top:
+def _top(result: Result, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+    """Return a run's best labels, (n_test, at most 5) ids, -1 for none, and which of them are true."""
     path = result.place("predict") / "labels.npy"
     labels = load_array(path)
     if labels.ndim != 2 or len(labels) != corpus.n("test") or (labels.size and labels.max() >= corpus.n_labels):
@@ -194,10 +182,8 @@ def _top(result: Result, corpus: Corpus) -> _Top:
         )
     # As it is scored: what the filter takes out is not shown either.
     chunks = list(hits_in_chunks(labels, corpus.labels("test"), corpus.filter("test")))
-    return _Top(
-        np.concatenate([chunk.labels[:, :N_LABELS] for chunk in chunks]),
-        np.concatenate([chunk.hits[:, :N_LABELS] for chunk in chunks]),
-    )
+    labels, hits = ([getattr(chunk, of)[:, :N_LABELS] for chunk in chunks] for of in ("labels", "hits"))
+    return np.concatenate(labels), np.concatenate(hits)
 
 
 def _data_uri(png: bytes) -> str:
@@ -209,7 +195,11 @@ def _data_uri(png: bytes) -> str:
             stream = io.BytesIO()
             smaller.save(stream, format="PNG", optimize=True)
             png = stream.getvalue()
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return _embedded("png", png)
+
+
+def _embedded(kind: str, image: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 @dataclass(frozen=True)
@@ -244,19 +234,6 @@ class ReportOptions:
 MAIN = ("table1", "table3")  # text alone, and with images: what `vixml summary` prints
 HOURS = "Published values have no place on the hour axis, because the paper tabulated no hours."
 FOLLOWS = "Its parts follow the configuration of the runs named in it."
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, with its points (or the parts drawn) as a table for those who cannot see it."""
-
-    name: str
-    title: str
-    parts: str
-    note: str
-    uri: str
-    header: list[str]
-    rows: list[list[str]]
 
 
 def make_report(
@@ -354,7 +331,8 @@ def _curves(results: Results) -> list[tuple[str, tuple[str, ...]]]:
     return [one for one in drawn if one is not None]
 
 
-def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
+def _figures(folder: Path | None, config_dir: Path) -> list[dict[str, Any]]:
+    """Return each figure, with its points (or the parts drawn) as a table for those who cannot see it."""
     if folder is None:
         return []
     names = sorted(path.stem for path in Path(folder).glob("*.svg"))
@@ -362,11 +340,19 @@ def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
         raise VixmlError("a folder of figures holds none", where=folder, hint="run `vixml make-figures` first")
     drawings = []
     for spec in load_figures(config_dir, names):
-        svg = base64.b64encode((folder / f"{spec.id}.svg").read_bytes()).decode("ascii")
-        rows = list(csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines()))
-        title = f"{spec.paper_figure}: {spec.title}"
-        parts, note = ("point", HOURS) if isinstance(spec, FigureSpec) else ("part", FOLLOWS)
-        drawings.append(Drawing(spec.id, title, parts, note, f"data:image/svg+xml;base64,{svg}", rows[0], rows[1:]))
+        uri = _embedded("svg+xml", (folder / f"{spec.id}.svg").read_bytes())
+        header, *rows = csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines())
+        drawing = {
+            "name": spec.id,
+            "title": f"{spec.paper_figure}: {spec.title}",
+            "uri": uri,
+            "header": header,
+            "rows": rows,
+        }
+        drawing |= (
+            {"parts": "point", "note": HOURS} if isinstance(spec, FigureSpec) else {"parts": "part", "note": FOLLOWS}
+        )
+        drawings.append(drawing)
     return drawings
 
 

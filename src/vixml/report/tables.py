@@ -84,6 +84,7 @@ class Row:
         params: size of the language model, as printed.
         run: our run, or None where no run repeats the row.
         paper_run: the paper's training run.
+        seed: the one seed that it shows, or None for all.
         seeds: of the results.
         hours: of training, over seeds.
     """
@@ -95,6 +96,7 @@ class Row:
     params: str = ""
     run: str | None = None
     paper_run: str | None = None
+    seed: int | None = None
     seeds: tuple[int, ...] = ()
     hours: Aggregate | None = None
 
@@ -371,7 +373,8 @@ def _score_row(
         else:
             cells.append(Cell(metric, "", ours, judge(ours, None, stand_in=stand_in, blocked=blocked)))
     seeds = tuple(result.seed for result in results)
-    return Row(row.label, tuple(cells), run=row.run, seeds=seeds, hours=hours_over_seeds(results), **about)
+    hours = hours_over_seeds(results)
+    return Row(row.label, tuple(cells), run=row.run, seed=row.seed, seeds=seeds, hours=hours, **about)
 
 
 def _cost(row: PublishedRow | MeasuredRow, dataset: str, value: PublishedValue | None, sources: Sources) -> str:
