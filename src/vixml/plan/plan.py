@@ -46,17 +46,17 @@ class Choice:
     """A table, in the order in which a budget buys them.
 
     Attributes:
-        name: the table.
+        table: its name.
         alone: its hours.
-        added: its hours in addition to the tables before it.
+        adds: its hours in addition to the tables before it.
         hours: of all tables up to this one.
         fits: whether these are within the budget.
         fits_alone: whether this table by itself is.
     """
 
-    name: str
+    table: str
     alone: float
-    added: float
+    adds: float
     hours: float
     fits: bool
     fits_alone: bool

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vixml.config.load import read_yaml
-from vixml.config.published import PublishedValue, read_csv, select_one
+from vixml.config.published import PublishedValue, select_one
 from vixml.config.tables import Comparison, TableSpec, load_any_tables, load_comparisons, load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import write_json, write_text
@@ -40,18 +40,15 @@ def summarise(tables: Sequence[Table], results: Results) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "metrics": list(dict.fromkeys(metric for table in tables for metric in table.columns)),
-        "rows": [
-            _row(table, section, row)
-            for table in tables
-            for section in table.sections
-            if not section.published
-            for row in section.rows
-        ],
+        "rows": [_row(table, *found) for table in tables for found in table.rows(published=False)],
         "origin": origin(results),
     }
 
 
 def _row(table: Table, section: Section, row: Row) -> dict[str, Any]:
+    def rounded(value: float | None, decimals: int) -> float | None:
+        return None if value is None else round(value, decimals)
+
     return {
         "table": table.spec.id,
         "block": section.title,
@@ -63,20 +60,21 @@ def _row(table: Table, section: Section, row: Row) -> dict[str, Any]:
         "n": len(row.seeds),
         "seeds": list(row.seeds),
         "metrics": {
-            cell.column: {
-                "mean": round(cell.ours.mean, 4),
-                "sd": None if cell.ours.sd is None else round(cell.ours.sd, 4),
-            }
+            cell.column: {"mean": rounded(cell.ours.mean, 4), "sd": rounded(cell.ours.sd, 4)}
             for cell in row.cells
             if cell.ours is not None
         },
-        "hours": None if row.hours is None else round(row.hours.mean, 6),
+        "hours": rounded(row.hours and row.hours.mean, 6),
     }
 
 
 def origin(results: Results) -> dict[str, Any]:
     """Return where results come from: commits, machines, versions, days and sizes, each once."""
     manifests = [result.manifest for result in results.all()]
+
+    def trained_with(key: str) -> list[str]:
+        return sorted({str(result.training[key]) for result in results.all() if result.training.get(key)})
+
     started = sorted(manifest["started_at"][:10] for manifest in manifests)
     versions: dict[str, set[str]] = {}
     for manifest in manifests:
@@ -84,8 +82,8 @@ def origin(results: Results) -> dict[str, Any]:
             versions.setdefault(package, set()).add(version)
     return {
         "commits": sorted({_commit(manifest["source"]) for manifest in manifests}),
-        "devices": sorted({str(r.training["device"]) for r in results.all() if r.training.get("device")}),
-        "precisions": sorted({str(r.training["precision"]) for r in results.all() if r.training.get("precision")}),
+        "devices": trained_with("device"),
+        "precisions": trained_with("precision"),
         "processors": sorted({str(manifest["machine"]["processor"]) for manifest in manifests}),
         "versions": {package: " ".join(sorted(found)) for package, found in sorted(versions.items())},
         "days": [started[0], started[-1]] if started else [],
@@ -100,11 +98,7 @@ def _commit(source: dict[str, Any]) -> str:
 
 
 def load_reference(path: Path | str) -> dict[str, Any]:
-    """Read a file written by ``vixml summary --write-reference``.
-
-    Raises:
-        VixmlError: missing, or of another version.
-    """
+    """Read a file written by ``vixml summary --write-reference``."""
     return read_versioned(path, "write it again: vixml summary --results results --write-reference FILE")
 
 
@@ -150,16 +144,10 @@ def readme_table(summary: dict[str, Any]) -> str:
     """Return the measured rows as Markdown, with n, sd, the first metric's 95 % interval, and their origin below."""
     metrics, out = summary["metrics"], []
     for block, rows in groupby(summary["rows"], key=lambda row: row["block"]):
-        cells = [
-            [
-                row["label"],
-                *(number(row, m) for m in metrics),
-                interval(row, metrics[0]),
-                duration(row["hours"]),
-                str(row["n"]),
-            ]
-            for row in rows
-        ]
+        cells = []
+        for row in rows:
+            about = [interval(row, metrics[0]), duration(row["hours"]), str(row["n"])]
+            cells.append([row["label"], *(number(row, metric) for metric in metrics), *about])
         out.append(markdown([block, *metrics, f"95 % of {metrics[0]}", "training", "seeds"], cells))
     return "\n".join([*out, origin_sentence(summary)]) + "\n"
 
@@ -376,22 +364,21 @@ def pages(
     config_dir: Path | str, references: Sequence[Path] = REFERENCES, deviations: Path = DEVIATIONS
 ) -> dict[str, str]:
     """Return the page's generated parts by their place."""
-    config_dir = Path(config_dir)
     sources = Sources.load(config_dir, Results())
     return {
-        "parts": _parts(config_dir, sources),
-        "shape": _shape(config_dir, references, sources),
-        "discrepancies": _discrepancies(config_dir),
+        "parts": _parts(sources),
+        "shape": _shape(references, sources),
+        "discrepancies": _discrepancies(sources),
         "deviations": _deviations(deviations),
     }
 
 
-def _parts(config_dir: Path, sources: Sources) -> str:
-    specs = load_any_tables(config_dir)
+def _parts(sources: Sources) -> str:
+    specs = load_any_tables(sources.config_dir)
     tables = {spec.paper_table: table for spec, table in zip(specs, build_tables(specs, sources), strict=True)}
     missing = missing_cost(specs, sources)
     rows = []
-    for _, part in read_csv(config_dir / "reported" / "inventory.csv"):
+    for part in sources.reported("inventory"):
         name = f"{part['kind']} {part['id']}"
         table = tables.get(IN_THE_TEXT.get(name, name))
         if table is None:
@@ -414,23 +401,20 @@ def _parts(config_dir: Path, sources: Sources) -> str:
     return markdown(heads, rows, words=(1, 3, 6)) + f"\n{in_all}\n"
 
 
-def _shape(config_dir: Path, references: Sequence[Path], sources: Sources) -> str:
+def _shape(references: Sequence[Path], sources: Sources) -> str:
     found: dict[str, dict[str, Any]] = {}
     for path in references:  # of a run in both, the first one's: it has more seeds
         for row in load_reference(path)["rows"]:
             if row["n"] and (row["run"] not in found):
                 found[row["run"]] = row
-    rows = [
-        [one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in load_comparisons(config_dir)
-    ]
-    heads = ["the paper says", "where", "paper: difference", "PICTO: the first", "the second", "difference (95 %)", "on PICTO"]  # fmt: skip
-    return markdown(heads, rows, words=(1, 6))
+    compared = load_comparisons(sources.config_dir)
+    rows = [[one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in compared]
+    paper, picto = ["the paper says", "where", "paper: difference"], ["PICTO: the first", "the second"]
+    return markdown([*paper, *picto, "difference (95 %)", "on PICTO"], rows, words=(1, 6))
 
 
-def _discrepancies(config_dir: Path) -> str:
-    rows = [
-        [row["where"], row["what"], row["action"]] for _, row in read_csv(config_dir / "reported" / "discrepancies.csv")
-    ]
+def _discrepancies(sources: Sources) -> str:
+    rows = [[row["where"], row["what"], row["action"]] for row in sources.reported("discrepancies")]
     return markdown(["where", "what the sources say", "what is done here"], rows, words=(1, 2))
 
 

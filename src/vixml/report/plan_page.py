@@ -78,9 +78,9 @@ def costs(plan: Plan, first: str, groups: Sequence[Group]) -> Lines:
 def purchases(choices: Sequence[Choice]) -> Lines:
     """Return one line per table, in the order in which a budget buys them."""
     rows = [
-        [*(c.name, duration(c.alone), duration(c.added), duration(c.hours)), "yes" if c.fits else "alone" if c.fits_alone else "no"]
+        [c.table, *map(duration, (c.alone, c.adds, c.hours)), "yes" if c.fits else "alone" if c.fits_alone else "no"]
         for c in choices
-    ]  # fmt: skip
+    ]
     return ["table", "alone", "adds", "in all", "fits"], rows
 
 
@@ -120,8 +120,8 @@ def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
 
     if choices:
         draw(*purchases(choices))
-        chosen = ", ".join(choice.name for choice in choices if choice.fits) or "no table"
-        alone = ", ".join(choice.name for choice in choices if choice.fits_alone and not choice.fits)
+        chosen = ", ".join(choice.table for choice in choices if choice.fits) or "no table"
+        alone = ", ".join(choice.table for choice in choices if choice.fits_alone and not choice.fits)
         console.print(f"Within {budget}: {chosen}." + (f" Each alone, instead: {alone}.\n" if alone else "\n"))
     else:
         draw(*costs(plan, "dataset", plan.targets))
@@ -145,10 +145,7 @@ def as_json(plan: Plan, choices: Sequence[Choice]) -> dict[str, Any]:
         "total": {"runs": len(plan.runs), "trained": plan.trainings(plan.runs)} | asdict(plan.total),
         "targets": [group(one) for one in plan.targets],
         "tables": [group(one) for one in plan.tables],
-        "budget": [
-            {"table": c.name, "alone": c.alone, "adds": c.added, "hours": c.hours, "fits": c.fits, "fits_alone": c.fits_alone}
-            for c in choices
-        ],
+        "budget": [asdict(choice) for choice in choices],
         "parts": {name: asdict(cost) for name, cost in plan.parts.items()},
         "upper_bounds": list(plan.bounds),
     }  # fmt: skip
