@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 import pytest
@@ -109,24 +110,34 @@ def test_a_run_of_the_paper_is_asked_for_with_the_configuration_that_has_it():
     assert "--configfile" not in commands.planned("picto", "text-minilm-l3")
 
 
-def test_a_published_row_says_what_was_printed_and_what_it_would_take(results, config_dir):
+def panels(folders, config_dir, table, out):
+    """Return the panel of each published row in a report of one table, by its title."""
+    make_report(folders, config_dir, [table], ReportOptions(), out)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    found = re.findall(r'<section popover id="printed-.*?</section>', page, re.DOTALL)
+    return {re.search("<h3 .*?>(.*?)</h3>", panel)[1]: panel for panel in found}
+
+
+def test_a_published_row_shows_its_origin_and_the_command_that_runs_it(results, config_dir):
     register_real(config_dir)
-    found = context(load(write_real(results)), config_dir, ["table1"], ReportOptions())["printed"]
-    row = next(one for one in found if one.title == "Table 1, LF-AmazonTitles-131K: MiniLM-L3")
-    assert row.values[0][:2] == ("P@1", "41.72")
-    assert row.source == "arXiv:2511.13189v1" and ("parameters", "17.4M") in row.described
-    assert row.training.startswith("run01: MiniLM-L3 on text of LF-AmazonTitles-131K, 300 epochs, 32 tokens")
-    assert row.run == "text-minilm-l3" and row.measured == "run-LF-AmazonTitles-131K-text-minilm-l3"
-    assert row.verdicts == (("matches", ""),) and "/text-minilm-l3/seed0/" in row.command
-    other = next(one for one in found if one.title == "Table 1, LF-AmazonTitles-131K: BERT")
-    state, why = other.verdicts[0]
-    assert (state, other.command, other.measured) == ("blocked", None, None) and "predicted" in why
+    found = panels(write_real(results), config_dir, "table1", results / "report")
+    row = found["Table 1, LF-AmazonTitles-131K: MiniLM-L3"]
+    for text in (
+        "<dt>printed</dt><dd>P@1 41.72, P@5", ", in arXiv:2511.13189v1</dd>", "<dt>parameters</dt><dd>17.4M</dd>",
+        "run01: MiniLM-L3 on text of LF-AmazonTitles-131K, 300 epochs, 32 tokens", "<dd>text-minilm-l3 <button",
+        'popovertarget="run-LF-AmazonTitles-131K-text-minilm-l3"', "<dt>verdict</dt><dd>matches</dd>",
+        "Run it again", "/text-minilm-l3/seed0/",
+    ):  # fmt: skip
+        assert text in row, text
+    other = found["Table 1, LF-AmazonTitles-131K: BERT"]
+    assert "<dt>verdict</dt><dd>blocked: " in other and "predicted" in other
+    assert "Run it" not in other and "what it scored" not in other
 
 
-def test_rows_quoted_from_others_have_no_training(config_dir):
-    found = context(load([]), config_dir, ["table7"], ReportOptions())["printed"]
-    dexml = next(one for one in found if one.title.endswith(": DEXML"))
-    assert dexml.training == "none: the paper quotes this row from other authors" and dexml.command is None
+def test_rows_quoted_from_others_have_no_training(config_dir, tmp_path):
+    found = panels([], config_dir, "table7", tmp_path / "report")
+    quoted = next(panel for title, panel in found.items() if title.endswith(": DEXML"))
+    assert "none: the paper quotes this row from other authors" in quoted and "Run it" not in quoted
 
 
 def test_parts_are_means_over_seeds_in_the_order_asked_for(results):

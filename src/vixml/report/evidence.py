@@ -17,7 +17,7 @@ from vixml.config.load import read_yaml
 from vixml.config.published import PublishedValue, TrainingRun
 from vixml.provenance import MANIFEST, read_manifest
 from vixml.report.results import TRAINED, Aggregate, Result, Results, aggregate
-from vixml.report.tables import Row, Section, Sources, Table
+from vixml.report.tables import Row, Section, Table
 from vixml.stages import place
 
 # -- the command that a reader copies -------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ class Commands:
         return cls(configfile, asked)
 
     def planned(self, dataset: str, run: str, seed: int | None = None) -> str:
-        """Return the command for a run that nobody has run here."""
+        """Return the command for a run of a published row."""
         asked = self.asked.get((dataset, run))
         seeds = (asked or (0,)) if seed is None else (seed,)
         scores = [place("score", dataset=dataset, run=run, seed=one, split="test") for one in seeds]
@@ -227,69 +227,13 @@ DESCRIBED = {
 }
 
 
-@dataclass(frozen=True)
-class RowEvidence:
-    """One published row of one table.
-
-    Attributes:
-        key: its anchor in the page.
-        title: table, dataset and row.
-        source: who printed it.
-        values: (metric, as printed, what had to be inferred).
-        described: (word, value) of each column that describes the row.
-        training: the paper's training run behind it, or why there is none.
-        run: our run that repeats it, or None.
-        verdicts: each verdict with its metric, and why.
-        command: what runs it here, or None where it cannot be run.
-        measured: anchor of the evidence of our run, if it was run.
-    """
-
-    key: str
-    title: str
-    source: str
-    values: tuple[tuple[str, str, str], ...]
-    described: tuple[tuple[str, str], ...]
-    training: str
-    run: str | None
-    verdicts: tuple[tuple[str, str], ...]
-    command: str | None
-    measured: str | None
-
-
 def row_key(table: Table, section: Section, row: Row) -> str:
     """Return the anchor of a published row: its table, section and place."""
     return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
 
 
-def published_evidence(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[RowEvidence]:
-    """Return every published row of the tables, in order."""
-    return [
-        _row_evidence(table, section, row, sources, commands)
-        for table in tables
-        if table.scored
-        for section, row in table.rows(published=True)
-    ]
-
-
-def _row_evidence(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> RowEvidence:
-    values = [cell.entry for cell in row.cells if cell.entry is not None]
-    first, dataset = values[0], section.dataset
-    runnable = row.run is not None and sources.registry.blocked(dataset, row.run) is None
-    return RowEvidence(
-        key=row_key(table, section, row),
-        title=f"{table.spec.name}, {section.title}: {row.label}",
-        source=first.source,
-        values=tuple((value.metric, value.printed, value.note) for value in values),
-        described=tuple((word, first.row[column]) for column, word in DESCRIBED.items() if first.row[column]),
-        training=_training_of_row(first, sources.runs),
-        run=row.run,
-        verdicts=tuple(dict.fromkeys((cell.verdict.state, cell.verdict.why) for cell in row.cells)),
-        command=commands.planned(dataset, row.run, row.seed) if runnable and row.run else None,
-        measured=run_key(dataset, row.run) if row.seeds and row.run else None,
-    )
-
-
-def _training_of_row(value: PublishedValue, runs: dict[str, TrainingRun]) -> str:
+def training_of(value: PublishedValue, runs: dict[str, TrainingRun]) -> str:
+    """Return the paper's training run behind a published value, or why there is none."""
     if value.quoted:
         return "none: the paper quotes this row from other authors"
     if not value.run:

@@ -27,10 +27,10 @@ from vixml.files import load_array, write_text
 from vixml.images.store import ImageStore
 from vixml.provenance import stage
 from vixml.report.charts import breakdowns, curves
-from vixml.report.evidence import PAPER, Commands, command, device, evidence, published_evidence, row_key, run_key
+from vixml.report.evidence import DESCRIBED, PAPER, Commands, command, device, evidence, row_key, run_key, training_of
 from vixml.report.pages import interval, number, origin_sentence, summarise
 from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, mean_sd, stage_inputs
-from vixml.report.tables import Measured, Row, Sources, build_tables, missing_cost
+from vixml.report.tables import Measured, Row, Section, Sources, build_tables, missing_cost
 from vixml.report.write_tables import states_summary, text
 from vixml.text import duration
 
@@ -294,6 +294,12 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
     scores_states = states_summary(scored)["states"]
     commands = Commands.load(config_dir, options.configfile)
     compared = any(table.compared for table in built)
+
+    def command_for(section: Section, row: Row) -> str | None:
+        """Return the command that runs a published row, or None where no run repeats it."""
+        blocked = sources.registry.blocked(section.dataset, row.run)
+        return None if blocked or row.run is None else commands.planned(section.dataset, row.run, row.seed)
+
     return {
         "title": f"{'ViXML, reproduced' if compared else 'ViXML'}: {options.name}",
         "options": options,
@@ -316,7 +322,9 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "gallery": shown,
         "breakdowns": breakdowns(results, options.side_by_side),
         "evidence": evidence(results, commands, found["metrics"]),
-        "printed": published_evidence(built, sources, commands),
+        "described": DESCRIBED,
+        "training_of": lambda value: training_of(value, sources.runs),
+        "command_for": command_for,
     }
 
 
