@@ -518,12 +518,11 @@ def predict(
         vixml predict picto text-minilm-l3 --seed 0
     """
     config, read = job.run, job.finished()  # before the seconds that torch takes to import
-    from vixml.retrieval.predict import PredictInputs
+    from vixml.config.run import SeededRun
     from vixml.retrieval.predict import predict as go
     from vixml.runtime import choose_device
 
-    inputs = PredictInputs(read["corpus"], read.get("index"), read.get("embeddings"), read.get("trained"))
-    go(dataset, run, seed, config, split, inputs, job.out, choose_device(device, threads), memory_mb)
+    go(SeededRun(dataset, run, seed, config), split, read, job.out, choose_device(device, threads), memory_mb)
 
 
 @command
@@ -550,10 +549,8 @@ def score(
     entry, read = job.dataset, job.finished()
     from vixml.evaluation.score import score as go
 
-    go(
-        read["corpus"], read["predictions"], entry, dataset, run, seed, split, job.out,
-        ks=_numbers(ks, "--ks"), deep_ks=_numbers(deep_ks, "--deep-ks"),
-    )  # fmt: skip
+    names = {"dataset": dataset, "run": run, "seed": seed, "split": split}
+    go(names, entry, read, job.out, ks=_numbers(ks, "--ks"), deep_ks=_numbers(deep_ks, "--deep-ks"))
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from vixml.config.registry import Dataset
 from vixml.data.corpus import Corpus
@@ -20,28 +21,24 @@ SCHEMA_VERSION = 1
 
 
 def score(
-    corpus_dir: Path,
-    predictions_dir: Path,
+    names: Mapping[str, Any],
     entry: Dataset,
-    dataset: str,
-    run: str,
-    seed: int,
-    split: str,
+    inputs: Mapping[str, Path],
     out: Path,
     *,
     ks: Sequence[int] = KS,
     deep_ks: Sequence[int] = DEEP_KS,
 ) -> None:
-    """Write ``scores.json``: metrics in percent, what they were counted on, and where they come from.
+    """Write ``scores.json``: metrics in percent, counts of queries and pairs, and a breakdown of P@k.
 
-    Propensities come from the counts of all training queries, for a validation split as well: they describe the data
-    set, not the queries that a run happened to train on.
+    Propensities come from the counts of all training queries, for a validation split as well: they describe the
+    dataset, not the queries that a run happened to train on.
 
     Args:
-        corpus_dir: the corpus.
-        predictions_dir: predictions of this run, seed and split.
-        entry: the data set in the registry: propensity constants, whether a filter must exist.
-        dataset, run, seed, split: what is scored; checked against the predictions' manifest.
+        names: ``dataset``, ``run``, ``seed`` and ``split`` (``test`` or ``validation``) of the predictions; checked against
+            their manifest.
+        entry: the dataset in the registry: propensity constants, whether a filter must exist.
+        inputs: folders ``corpus`` and ``predictions``.
         out: folder to write.
         ks: where P, nDCG, PSP and PSnDCG are taken.
         deep_ks: where R, hit, MAP and MRR are taken.
@@ -50,23 +47,16 @@ def score(
         VixmlError: predictions of another run or split, damaged predictions, fewer columns than the largest k, a
             required filter that is missing.
     """
-    identity = {"dataset": dataset, "run": run, "seed": seed, "split": split}
-    origin = _check_origin(predictions_dir, identity)
-    # Titles, sources and notes of the entry do not change a score; what does, stands here.
-    config = {
-        "dataset": dataset,
-        "run": run,
-        "seed": seed,
-        "split": split,
-        **entry.settings("score"),
-        "ks": list(ks),
-        "deep_ks": list(deep_ks),
-    }
-    with stage(out, "score", config=config, inputs={"corpus": corpus_dir, "predictions": predictions_dir}) as work:
-        corpus = Corpus.load(corpus_dir, filter_required=entry.filter_required)
-        source = "test" if split == "test" else "train"
-        predictions = load_predictions(predictions_dir, corpus.n(source), corpus.n_labels)
-        _check_depth(predictions, predictions_dir, max([*ks, *deep_ks]))
+    cutoffs = {"ks": list(ks), "deep_ks": list(deep_ks)}
+    origin = _check_origin(inputs["predictions"], names)
+    # Only these settings of the entry change a score: not its titles, sources and notes.
+    config = {**names, **entry.settings("score"), **cutoffs}
+    inputs = {name: inputs[name] for name in ("corpus", "predictions")}
+    with stage(out, "score", config=config, inputs=inputs) as work:
+        corpus = Corpus.load(inputs["corpus"], filter_required=entry.filter_required)
+        source = "test" if names["split"] == "test" else "train"
+        predictions = load_predictions(inputs["predictions"], corpus.n(source), corpus.n_labels)
+        _check_depth(predictions, inputs["predictions"], max([*ks, *deep_ks]))
         truth, filter, images = corpus.labels(source), corpus.filter(source), corpus.images(source).lengths > 0
         if predictions.rows is not None:
             truth, images = truth.take(predictions.rows), images[predictions.rows]
@@ -80,15 +70,11 @@ def score(
             work / "scores.json",
             {
                 "schema_version": SCHEMA_VERSION,
-                "dataset": dataset,
-                "run": run,
-                "seed": seed,
-                "split": split,
-                # Predictions made before runs could reuse a model do not say; those runs used their own.
-                "trained_as": origin.get("trained_as", run),
+                **names,
+                # Missing in older predictions, of runs that could not reuse a model.
+                "trained_as": origin.get("trained_as", names["run"]),
                 **asdict(found),
-                "ks": list(ks),
-                "deep_ks": list(deep_ks),
+                **cutoffs,
                 "n_labels": corpus.n_labels,
                 "filtered": filter is not None,
                 "breakdown": parts,
@@ -96,8 +82,8 @@ def score(
         )
 
 
-def _check_origin(predictions_dir: Path, expected: dict[str, object]) -> dict[str, object]:
-    """Return the config that the predictions obeyed."""
+def _check_origin(predictions_dir: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration in the predictions' manifest."""
     config = read_manifest(predictions_dir)["config"]
     found = {key: config.get(key) for key in expected}
     if found != expected:
@@ -126,7 +112,7 @@ def _check_depth(predictions: Predictions, folder: Path, depth: int) -> None:
         raise VixmlError(
             f"too few labels were kept for metrics at {depth}",
             where=folder / "labels.npy",
-            found=f"{predictions.labels.shape[1]} a query",
+            found=f"{predictions.labels.shape[1]} per query",
             expected=f"{depth} or more",
             hint=f"set inference.top_k of the run to {depth}, or score at smaller k",
         )

@@ -23,14 +23,30 @@ from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.runtime import coarse_type, one_thread_each, share_out
 
-# --- What a search refuses: shapes and types that do not fit, and vectors that are not finite.
+# --- Input and output: arrays of results, a filter's rows, and checks of shapes, types and finite numbers.
+
+
+def no_labels(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the result of ``n`` queries that found nothing yet: (n, k) int32 ids of -1; (n, k) float32 scores of -inf."""
+    return np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
+
+
+def filter_of(filter: Ragged | None, rows: slice | np.ndarray) -> Ragged | None:
+    """Return the rows of a filter, if there is one."""
+    if filter is None:
+        return None
+    return filter.take(np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows)
+
+
+def steps(stop: int, step: int, start: int = 0) -> Iterator[slice]:
+    """Yield slices of at most ``step`` rows from ``start`` to ``stop``."""
+    for at in range(start, stop, step):
+        yield slice(at, min(at + step, stop))
 
 
 def check_rows(name: str, array: np.ndarray) -> None:
     """Check that every row is finite: NaN and infinity show in a sum of squares."""
-    step = max(1, (1 << 22) // max(array.shape[1], 1))
-    for start in range(0, len(array), step):
-        rows = slice(start, start + step)
+    for rows in steps(len(array), max(1, (1 << 22) // max(array.shape[1], 1))):
         part = np.asarray(array[rows], dtype=np.float32)
         if np.isfinite(np.einsum("ij,ij->", part, part)):
             continue
@@ -143,23 +159,19 @@ def propose(
     scores = torch.full((c, proposed), -torch.inf, device=block.device)
     queries, on_cpu = block.to(dtype), block.device.type == "cpu"
     longest, moved = 0.0, 0.0
-    for start in range(0, len(labels), step):
-        part = slice(start, min(start + step, len(labels)))
+    for part in steps(len(labels), step):
         rounded, length, distance = _rounded(labels[part], dtype, block.device, pool)
         longest, moved = max(longest, length), max(moved, distance)
 
         def work(first: int, last: int, part: slice = part, rounded: Tensor = rounded) -> None:
-            # One table for all its queries: fresh memory costs more than the product that is written to it.
+            # Reuse the table for all queries of this thread: allocating is slower than the product.
             together = min(last - first, TOGETHER) if on_cpu else last - first
             table = torch.empty(together, rounded.shape[1], dtype=dtype, device=block.device)
-            for start in range(first, last, together):
-                stop = min(start + together, last)
-                products = torch.mm(queries[start:stop], rounded, out=table[: stop - start])
+            for some in steps(last, together, first):
+                products = torch.mm(queries[some], rounded, out=table[: some.stop - some.start])
                 products[:, part.stop - part.start :] = -torch.inf  # rows that fill the last group up
-                if banned is not None:
-                    ban(products, banned.take(np.arange(start, stop)), part)
+                ban(products, filter_of(banned, some), part)
                 values, positions = _largest(products, proposed)
-                some = slice(start, stop)
                 merged, chosen = torch.cat([scores[some], values], dim=1).topk(proposed, dim=1)
                 ids[some] = torch.cat([ids[some], positions + part.start], dim=1).gather(1, chosen)
                 scores[some] = merged
@@ -190,14 +202,13 @@ def _rounded(
     def work(first: int, last: int) -> None:
         step = min(last - first, max(1, (1 << 17) // dim)) if device.type == "cpu" else last - first
         held = None if isinstance(labels, Tensor) else torch.empty(step, dim)
-        for at in range(first, last, step):
-            rows = slice(at, min(at + step, last))
+        for rows in steps(last, step, first):
             if held is None:
                 exact = labels[rows].to(torch.float32, copy=True)
             else:
                 # A copy: torch takes no read-only (memory-mapped) arrays.
-                np.copyto(held.numpy()[: rows.stop - at], labels[rows])
-                exact = held[: rows.stop - at].to(device)
+                np.copyto(held.numpy()[: rows.stop - rows.start], labels[rows])
+                exact = held[: rows.stop - rows.start].to(device)
             coarse = exact.to(dtype)
             rounded[:, rows] = coarse.T
             torch.linalg.vector_norm(exact, dim=1, out=largest[0, rows])
@@ -232,9 +243,9 @@ def _positions(values: Tensor, wanted: int) -> Tensor:
     return values.topk(wanted, dim=1, sorted=False).indices
 
 
-def ban(products: Tensor, banned: Ragged, part: slice) -> None:
+def ban(products: Tensor, banned: Ragged | None, part: slice) -> None:
     """Set filtered pairs of a (c, labels of ``part``) table to -inf, in place."""
-    if not len(banned.values):
+    if banned is None or not len(banned.values):
         return
     inside = (banned.values >= part.start) & (banned.values < part.stop)
     rows = torch.from_numpy(banned.row_ids()[inside]).to(products.device)
@@ -294,8 +305,7 @@ def search(
     check_search(queries, labels, k, filter)
     device = torch.device(device)
     n, m, dim = len(queries), len(labels), queries.shape[1]
-    ids = np.full((n, k), -1, dtype=np.int32)
-    scores = np.full((n, k), -np.inf, dtype=np.float32)
+    ids, scores = no_labels(n, k)
     check_rows("queries", queries)
     if not checked and isinstance(labels, np.ndarray):
         check_rows("labels", labels)
@@ -309,14 +319,14 @@ def search(
     q_step, l_step = block_sizes(n, m, dim, min(k + max(SPARE[dtype] for dtype in types), m), memory_mb)
     on_cpu = device.type == "cpu"
     with honest_products(), one_thread_each() if on_cpu else nullcontext() as pool:
-        for rows in _steps(n, q_step):
+        for rows in steps(n, q_step):
             block = _load(queries, rows, device)
-            banned = None if filter is None else filter.take(np.arange(rows.start, rows.stop))
+            banned = filter_of(filter, rows)
             best = torch.zeros(len(block), width, dtype=torch.int64, device=device)
             top = torch.full((len(block), width), -torch.inf, device=device)
             again = torch.arange(len(block), device=device)
             for dtype in types:
-                only = banned if banned is None or len(again) == len(block) else banned.take(again.cpu().numpy())
+                only = banned if len(again) == len(block) else filter_of(banned, again.cpu().numpy())
                 proposed = min(k + SPARE[dtype], m)
                 labels_step = max(1, 2 * l_step // dtype.itemsize)
                 found = propose(block[again], source, only, proposed, labels_step, dtype, pool)
@@ -328,9 +338,9 @@ def search(
                 again = again[unsure]
                 if not len(again):
                     break
-            for part in _steps(len(again), max(1, q_step // 4)):
+            for part in steps(len(again), max(1, q_step // 4)):
                 some = again[part]
-                only = None if banned is None else banned.take(some.cpu().numpy())
+                only = filter_of(banned, some.cpu().numpy())
                 best[some], top[some] = _search_in_float64(block[some], source, only, width, max(1, l_step // 6))
             ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().cpu().numpy()
             scores[rows, :width] = top.cpu().numpy()
@@ -346,7 +356,7 @@ def on_device(labels: np.ndarray, device: torch.device) -> np.ndarray | Tensor:
     if device.type != "cuda" or 2 * labels.nbytes > torch.cuda.mem_get_info(device)[0]:
         return labels
     held = torch.empty(labels.shape, dtype=torch.from_numpy(labels[:0].copy()).dtype, device=device)
-    for part in _steps(len(labels), 1 << 17):
+    for part in steps(len(labels), 1 << 17):
         held[part] = torch.from_numpy(np.array(labels[part])).to(device)
     return held
 
@@ -383,33 +393,33 @@ def _decide(
     step = int(max(1, piece // (12 * block.shape[1] * found.ids.shape[1])))
 
     def work(first: int, last: int) -> None:
-        held: list[Tensor] = []
-        for at in range(first, last, step):
-            rows = slice(at, min(at + step, last))
+        buffers: list[Tensor] = []
+        for rows in steps(last, step, first):
             near, coarse = (table[rows, : max(kept[rows])] for table in (found.ids, found.scores))
-            exact = _products(block[rows], labels, near, held)
+            exact = _products(block[rows], labels, near, buffers)
             best[rows], top[rows] = _first(near, exact.masked_fill_(coarse == -torch.inf, -torch.inf), width)
 
     share_out(pool, len(block), work)
     return best, top
 
 
-def _products(block: Tensor, labels: np.ndarray | Tensor, near: Tensor, held: list[Tensor]) -> Tensor:
+def _products(block: Tensor, labels: np.ndarray | Tensor, near: Tensor, buffers: list[Tensor]) -> Tensor:
     """Return the float64 products of (r, dim) queries with (r, p) labels each, as float32.
 
     Args:
-        block, near: as said.
+        block: (r, dim) float32.
         labels: (m, dim).
-        held: a thread's own memory, empty at first: used again and again, for fresh memory costs more than the products.
+        near: (r, p) int64.
+        buffers: memory of one thread, empty at first; reused, because allocating is slower than the products.
     """
     if isinstance(labels, Tensor):
         return torch.bmm(labels[near].double(), block.double()[:, :, None])[:, :, 0].float()
     ids, size = near.cpu().numpy(), near.numel() * block.shape[1]
-    if not held or held[0].numel() < size:
+    if not buffers or buffers[0].numel() < size:
         dtype = torch.from_numpy(labels[:0].copy()).dtype
-        held[:] = [torch.empty(size, dtype=dtype), torch.empty(size, dtype=torch.float64, device=block.device)]
+        buffers[:] = [torch.empty(size, dtype=dtype), torch.empty(size, dtype=torch.float64, device=block.device)]
     shape = (*near.shape, block.shape[1])
-    vectors, exact = (memory[:size].view(shape) for memory in held)
+    vectors, exact = (memory[:size].view(shape) for memory in buffers)
     np.take(labels, ids, axis=0, out=vectors.numpy(), mode="clip")
     return torch.bmm(exact.copy_(vectors), block.double()[:, :, None])[:, :, 0].float()
 
@@ -430,8 +440,7 @@ def decide(
         As :func:`search`.
     """
     n, p = near.shape
-    ids = np.full((n, k), -1, dtype=np.int32)
-    scores = np.full((n, k), -np.inf, dtype=np.float32)
+    ids, scores = no_labels(n, k)
     left_out = near < 0
     if filter is not None and len(filter.values):
         keys = np.arange(n)[:, None] * len(labels) + near
@@ -440,11 +449,10 @@ def decide(
     width = min(k, p)
 
     def work(first: int, last: int) -> None:
-        held: list[Tensor] = []
-        for at in range(first, last, step):
-            rows = slice(at, min(at + step, last))
+        buffers: list[Tensor] = []
+        for rows in steps(last, step, first):
             own = torch.from_numpy(np.maximum(near[rows], 0))
-            exact = _products(torch.from_numpy(np.array(queries[rows], dtype=np.float32)), labels, own, held)
+            exact = _products(torch.from_numpy(np.array(queries[rows], dtype=np.float32)), labels, own, buffers)
             exact.masked_fill_(torch.from_numpy(left_out[rows]), -torch.inf)
             best, top = _first(own, exact, width)
             ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().numpy()
@@ -461,10 +469,9 @@ def _search_in_float64(
     """Search among all labels in float64: (c, width) int64 and float32."""
     best = torch.zeros(len(block), 0, dtype=torch.int64, device=block.device)
     top = torch.zeros(len(block), 0, device=block.device)
-    for part in _steps(len(labels), step):
+    for part in steps(len(labels), step):
         exact = (block.double() @ _load(labels, part, block.device).double().T).float()
-        if banned is not None:
-            ban(exact, banned, part)
+        ban(exact, banned, part)
         ids = torch.arange(part.start, part.stop, device=block.device).expand(len(block), -1)
         ids, exact = _first(ids, exact, width)
         best, top = _first(torch.cat([best, ids], dim=1), torch.cat([top, exact], dim=1), width)
@@ -478,11 +485,6 @@ def _first(ids: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
     ordered = torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
     positions = (ordered * 2**31 - ids).topk(min(width, ids.shape[1]), dim=1).indices
     return ids.gather(1, positions), scores.gather(1, positions)
-
-
-def _steps(n: int, step: int) -> Iterator[slice]:
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
 
 
 def _load(array: np.ndarray | Tensor, rows: slice, device: torch.device) -> Tensor:
