@@ -1,4 +1,4 @@
-"""Say where a score comes from: rare or frequent labels, queries and labels with or without an image."""
+"""Break a score down: by frequency of labels, and by queries and labels with and without an image."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ KS = (1, 5)
 def frequency_deciles(train_counts: np.ndarray) -> np.ndarray:
     """Sort labels into ten groups, rarest first, that each hold about a tenth of the training *pairs*.
 
-    Groups of equal volume, not of equal numbers of labels: half of all labels together may be a few per cent of what
-    there is to find. Labels of one frequency stay together, so a group may be empty where one frequency is more than a
-    tenth of all pairs.
+    Groups have equal volume, not equal numbers of labels: half of all labels may have a few per cent of the pairs. Labels
+    of one frequency stay together, so a group may be empty where one frequency has more than a tenth of all pairs.
 
     Args:
-        train_counts: (n_labels,) how many training queries have each label.
+        train_counts: (n_labels,) number of training queries with each label.
 
     Returns:
         (n_labels,) int64 group, 0 for the rarest.
@@ -86,32 +85,18 @@ def break_down(
     by_frequency = []
     for group in range(N_GROUPS):
         inside = train_counts[decile == group]
-        by_frequency.append(
-            {
-                "n_labels": len(inside),
-                "train_count": [int(inside.min()), int(inside.max())] if len(inside) else None,
-                "n_true_pairs": int(pairs[group]),
-                "contribution": contributions(by_decile, group),
-            }
-        )
-    sides = (("with", 1), ("without", 0))
+        about = {
+            "n_labels": len(inside),
+            "train_count": [int(inside.min()), int(inside.max())] if len(inside) else None,
+        }
+        about |= {"n_true_pairs": int(pairs[group]), "contribution": contributions(by_decile, group)}
+        by_frequency.append(about)
     true_pairs = np.bincount(with_image[truth.values], minlength=2)
-    return {
-        "by_frequency": by_frequency,
-        "by_label_image": {
-            name: {
-                "n_labels": int((with_image == side).sum()),
-                "n_true_pairs": int(true_pairs[side]),
-                "contribution": contributions(by_image, side),
-            }
-            for name, side in sides
-        },
-        "by_query_image": {
-            # A side without queries has no precision, which is not the same as a precision of 0.
-            name: {
-                "n_queries": int(queries[side]),
-                "P@1": float(100 * right[side] / queries[side]) if queries[side] else None,
-            }
-            for name, side in sides
-        },
-    }
+    by_label_image, by_query_image = {}, {}
+    for name, side in (("with", 1), ("without", 0)):
+        about = {"n_labels": int((with_image == side).sum()), "n_true_pairs": int(true_pairs[side])}
+        by_label_image[name] = about | {"contribution": contributions(by_image, side)}
+        # A side without queries has no precision, which is not the same as a precision of 0.
+        precision = float(100 * right[side] / queries[side]) if queries[side] else None
+        by_query_image[name] = {"n_queries": int(queries[side]), "P@1": precision}
+    return {"by_frequency": by_frequency, "by_label_image": by_label_image, "by_query_image": by_query_image}

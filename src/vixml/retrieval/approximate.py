@@ -16,7 +16,7 @@ import torch
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
-from vixml.retrieval.search import decide, filter_of, no_labels, search, steps
+from vixml.retrieval.search import decide, rows_of, no_labels, search, steps
 
 Kind = Literal["hnsw", "ivf"]
 NEIGHBOURS, BUILD_EFFORT = 32, 200  # of a graph: links per label, labels looked at when one is linked
@@ -172,11 +172,11 @@ class Searcher:
         ids, scores = no_labels(len(queries), k)
         for rows in steps(len(queries), max(1, int(memory_mb * 2**20 / (16 * wanted)))):
             block = np.asarray(queries[rows], dtype=np.float32)
-            ids[rows], scores[rows] = decide(block, labels, index.propose(block, wanted), k, filter_of(filter, rows))
+            ids[rows], scores[rows] = decide(block, labels, index.propose(block, wanted), k, rows_of(filter, rows))
         short = np.flatnonzero((ids >= 0).sum(axis=1) < np.minimum(k, len(labels) - banned))
         if len(short):
             ids[short], scores[short] = search(
-                queries[short], labels, k, filter=filter_of(filter, short), memory_mb=memory_mb, device=self.device
+                queries[short], labels, k, filter=rows_of(filter, short), memory_mb=memory_mb, device=self.device
             )
         about = {"kind": self.kind, "n": len(labels), "dim": labels.shape[1], "k": k, "effort": index.effort}
         self.facts.append(about | {"build_seconds": index.build_seconds, "bytes": index.size_bytes, "curve": curve})

@@ -17,7 +17,7 @@ from vixml.images.embeddings import ImageEmbeddings
 from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.search import filter_of
+from vixml.retrieval.search import rows_of
 from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images
 
 Split = Literal["test", "validation"]
@@ -111,7 +111,7 @@ def _rank(
     if rows is not None:
         # Held-out queries may not vote, or each would elect its own labels.
         voters = np.setdiff1d(np.arange(corpus.n("train")), rows)
-        filter, votes = filter_of(filter, rows), votes.take(voters)
+        filter, votes = rows_of(filter, rows), votes.take(voters)
     if how.method == "popularity":
         return popularity(votes, corpus.n("test") if rows is None else len(rows), how.top_k, filter=filter)
 

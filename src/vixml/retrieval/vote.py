@@ -12,20 +12,20 @@ from vixml.errors import VixmlError
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.search import filter_of, no_labels, steps
+from vixml.retrieval.search import rows_of, no_labels, steps
 
 EXACT = Searcher()
-# Bytes for each vote (a neighbour's label) while votes are summed: key, order, weight, sum.
+# Bytes per vote (a neighbour's label) while votes are summed: key, order, weight, sum.
 BYTES_PER_VOTE = 64
 
 
 @dataclass(frozen=True)
 class Votes:
-    """Votes for labels, by query and then by rank of who cast them.
+    """Votes for labels, by query and then by rank of the voter.
 
     Attributes:
         rows: (n_votes,) int64, the query.
-        labels: (n_votes,) int32, for whom.
+        labels: (n_votes,) int32, the label.
         weights: (n_votes,) float64.
     """
 
@@ -39,7 +39,7 @@ class Votes:
 
         Args:
             nearest: (n, k) rows of ``voter_labels``, best first, -1 for none.
-            weights: (n, k) float64, of each neighbour's every vote.
+            weights: (n, k) float64, of each vote of a neighbour.
             voter_labels: voters over labels.
         """
         there = nearest >= 0
@@ -49,7 +49,7 @@ class Votes:
 
     @classmethod
     def joined(cls, parts: Sequence[Votes]) -> Votes:
-        """Return the votes of all parts (one or more), those of the first in front."""
+        """Return the votes of all parts (one or more), in order."""
         return cls(*(np.concatenate([getattr(part, of) for part in parts]) for of in ("rows", "labels", "weights")))
 
 
@@ -95,7 +95,7 @@ def knn_vote(
     for part in vote_chunks(len(queries), how.neighbours, voter_labels, how.top_k, search.memory_mb):
         weights = softmax(scores[part].astype(np.float64) / how.temperature)
         cast = Votes.cast(nearest[part], weights, voter_labels)
-        ids[part], votes[part] = rank_votes(cast, len(weights), voter_labels.n_cols, how.top_k, filter_of(filter, part))
+        ids[part], votes[part] = rank_votes(cast, len(weights), voter_labels.n_cols, how.top_k, rows_of(filter, part))
     return ids, votes
 
 
@@ -124,7 +124,7 @@ def vote_chunks(
         n_queries: rows in all.
         neighbours: voters of a query.
         voter_labels: voters over labels; each votes for as many as a voter has on average.
-        others: further entries of a query's row, e.g. positions of the result.
+        others: further entries per query, e.g. positions of the result.
         memory_mb: the bound.
     """
     a_row = neighbours * max(1.0, float(voter_labels.lengths.mean()) if len(voter_labels) else 1.0) + others
@@ -139,7 +139,7 @@ def rank_votes(
     Args:
         votes: of queries 0 to ``n_rows - 1``.
         n_rows: queries.
-        n_labels: labels; every vote is for one below it.
+        n_labels: number of labels.
         top_k: labels kept.
         banned: n_rows rows over labels, pairs left out.
 
@@ -159,7 +159,7 @@ def rank_votes(
     keys, weight = keys[order], weight[order]
     first = np.flatnonzero(np.diff(keys, prepend=-1))
     row, label = np.divmod(keys[first], n_labels)
-    # Ranked as published, in float32: what looks tied is tied, and goes to the smaller id.
+    # Rank in float32, as saved: what looks tied is tied, and goes to the smaller id.
     total = np.add.reduceat(weight, first).astype(np.float32)
     order = np.lexsort((label, -total, row))
     row, label, total = row[order], label[order], total[order]
@@ -251,11 +251,11 @@ def with_images(
     an_item = 16 * embeddings.dim * max(1.0, float(lists.lengths.mean() if len(lists) else 1))
     for part in steps(len(text), max(1, int(memory_mb * 2**20 / an_item))):
         out[part, : text.shape[1]] = np.sqrt(1 - weight) * _unit(np.asarray(text[part], dtype=np.float32))
-        own = lists.take(np.arange(part.start, part.stop))
-        some = np.flatnonzero(own.lengths)
+        listed = rows_of(lists, part)
+        some = np.flatnonzero(listed.lengths)
         if len(some):
-            # The mean's length is lost in what follows, so the sum does.
-            total = np.add.reduceat(_unit(embeddings.gather(own)), own.offsets[some], axis=0)
+            # The sum has the direction of the mean, and its length is normalised anyway.
+            total = np.add.reduceat(_unit(embeddings.gather(listed)), listed.offsets[some], axis=0)
             images[part][some] = np.sqrt(weight) * _unit(total)
     return out
 
@@ -266,8 +266,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(norms > 0, norms, 1)
 
 
-# --- Retrieval-augmented inference: labels and training queries are both retrieved, and the latter vote for their
-# labels.
+# --- Retrieval-augmented inference: labels and training queries are both retrieved; the latter vote for their labels.
 
 
 def retrieval_augmented(
@@ -336,7 +335,7 @@ def retrieval_augmented(
             cast.append(Votes(np.nonzero(own >= 0)[0], own[own >= 0], weight[own >= 0]))
         if ours < 1:
             cast.append(Votes.cast(there[:, n_labels:], (1 - ours) * weights[:, n_labels:], voter_labels))
-        banned = filter_of(filter, part)
+        banned = rows_of(filter, part)
         ids[part], scores[part] = rank_votes(Votes.joined(cast), len(weights), len(labels), top_k, banned)
     return ids, scores
 
