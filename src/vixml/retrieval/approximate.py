@@ -16,7 +16,7 @@ import torch
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
-from vixml.retrieval.search import decide, rows_of, no_labels, search, steps
+from vixml.retrieval.search import decide, no_labels, rows_of, search, steps
 
 Kind = Literal["hnsw", "ivf"]
 NEIGHBOURS, BUILD_EFFORT = 32, 200  # of a graph: links per label, labels looked at when one is linked

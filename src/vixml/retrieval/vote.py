@@ -12,7 +12,7 @@ from vixml.errors import VixmlError
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.search import rows_of, no_labels, steps
+from vixml.retrieval.search import no_labels, rows_of, steps
 
 EXACT = Searcher()
 # Bytes per vote (a neighbour's label) while votes are summed: key, order, weight, sum.
