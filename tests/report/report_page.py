@@ -103,8 +103,8 @@ def add_parts(score: Path, breakdown: dict[str, Any]) -> None:
     write_json(score / "scores.json", read_json(score / "scores.json") | {"breakdown": breakdown})
 
 
-def make_everything(root: Path) -> tuple[list[Path], Path, ReportOptions, Path]:
-    """Make a report of all that it can show; return score folders, config, options and its folder."""
+def make_everything(root: Path) -> dict[str, Any]:
+    """Make a report of all that it can show; return score folders, config, options and its folder by name."""
     results, config = root / "results", root / "config"
     folders = write_picto(results)
     for folder in folders:
@@ -117,4 +117,4 @@ def make_everything(root: Path) -> tuple[list[Path], Path, ReportOptions, Path]:
     make_figures(folders, config, ["figure2"], results / "figures")
     options = ReportOptions("demo", "A test.", "make demo", results / "figures", corpus, images)
     make_report(folders, config, TABLES, options, results / "report")
-    return folders, config, options, results / "report"
+    return {"folders": folders, "config": config, "options": options, "report": results / "report"}
