@@ -11,6 +11,7 @@ from report_page import add_parts, parts
 from result_files import METRICS, REPO, register_real, write_manifest, write_real, write_result
 
 from vixml.errors import VixmlError
+from vixml.files import read_json, write_json
 from vixml.report.charts import breakdowns, curves
 from vixml.report.evidence import Commands, evidence
 from vixml.report.report import ReportOptions, context, make_report
@@ -37,7 +38,7 @@ def test_a_reused_model_is_drawn_once_and_named_in_the_evidence(results, config_
     # Scored alone, it still shows how its model was trained.
     assert context(load(folders[2:]), config_dir, ["table1"], ReportOptions())["curves"][0][0] == "vixml-minilm-l3"
     make_report(folders[2:], config_dir, ["table1"], ReportOptions(), results / "report")
-    inputs = json.loads((results / "report" / "manifest.json").read_text(encoding="utf-8"))["inputs"]
+    inputs = read_json(results / "report/manifest.json")["inputs"]
     assert {"log/picto/vixml-minilm-l3/seed0", "training/picto/a--augmented/seed0/test"} <= set(inputs)
 
 
@@ -53,11 +54,11 @@ def test_an_approximate_search_shows_its_curve(results, config_dir):
         "k": 100,
         "effort": 16,
         "build_seconds": 61.23,
-        "bytes": 2_015_000_000,
+        "bytes": 2.015e9,
     }
     index["curve"] = [{"effort": 8, "recall": 0.97, "ms": 0.5}, {"effort": 16, "recall": 0.9912, "ms": 0.9}]
-    manifest = json.loads((predictions / "manifest.json").read_text(encoding="utf-8"))
-    (predictions / "manifest.json").write_text(json.dumps(manifest | {"facts": {"indexes": [index]}}), encoding="utf-8")
+    manifest = read_json(predictions / "manifest.json")
+    write_json(predictions / "manifest.json", manifest | {"facts": {"indexes": [index]}})
     make_report([folder], config_dir, ["table1"], ReportOptions(), results / "report")
     page = (results / "report" / "report.html").read_text(encoding="utf-8")
     about = "ivf over 1,305,265 vectors of 384, built in 61.2 s, 2,015 MB, 100 sought"
@@ -66,7 +67,7 @@ def test_an_approximate_search_shows_its_curve(results, config_dir):
         assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" in page
 
 
-def test_each_seed_stands_beside_the_mean_and_its_interval(results):
+def test_each_seed_is_listed_with_the_mean_and_its_interval(results):
     values = (49.0, 50.0, 51.0)
     folders = [write_result(results, "picto", "a", seed, METRICS | {"P@1": value}) for seed, value in enumerate(values)]
     found = evidence(load(folders), NONE, ["P@5", "P@1", "unknown"])["run-picto-a"]
@@ -101,10 +102,8 @@ def test_a_command_names_the_scores_of_exactly_that_run(results, monkeypatch):
 def test_a_run_of_the_paper_is_asked_for_with_the_configuration_that_has_it():
     commands = Commands.load(REPO / "config")
     shown = commands.planned("LF-AmazonTitles-131K", "text-qwen2.5-0.5b")
-    assert shown.startswith(
-        "snakemake --cores all results/runs/LF-AmazonTitles-131K/text-qwen2.5-0.5b/seed{0,1,2,3,4}/"
-    )
-    assert shown.endswith("--configfile config/paper.yaml")
+    targets = "results/runs/LF-AmazonTitles-131K/text-qwen2.5-0.5b/seed{0,1,2,3,4}/test/score/manifest.json"
+    assert shown == f"snakemake --cores all {targets} --configfile config/paper.yaml"
     assert "/seed2/" in commands.planned("LF-AmazonTitles-131K", "text-qwen2.5-0.5b", 2)
     # PICTO's runs need no other configuration than the default one.
     assert "--configfile" not in commands.planned("picto", "text-minilm-l3")
@@ -153,7 +152,7 @@ def test_parts_are_means_over_seeds_in_the_order_asked_for(results):
     assert len(found.charts) == 5 and "c: 1 2.0" in found.charts[0]
 
 
-def test_no_queries_without_an_image_is_not_a_precision_of_nought(results):
+def test_without_queries_there_is_no_precision(results):
     folder = write_result(results, "picto", "a", 0, METRICS)
     add_parts(folder, parts())
     (found,) = breakdowns(load([folder]), ["a"])
