@@ -35,7 +35,7 @@ def test_every_published_cell_has_its_place_in_one_table():
 
 
 def reported(table: str) -> list[dict[str, str]]:
-    """Return the paper's cells of a table as they stand in the file, read without the code under test."""
+    """Read the paper's cells of a table without the code under test."""
     with open(CONFIG / "reported" / "reported_results.csv", encoding="utf-8", newline="") as stream:
         return [row for row in csv.DictReader(stream) if row["source"] == PAPER and row["paper_table"] == table]
 
@@ -61,7 +61,7 @@ def test_each_line_is_one_row_of_the_file(name):
     """The cells of a line belong together: they differ in metric alone."""
     table = build(name)
     seen = set()
-    for line in (line for section in table.sections if section.published for line in section.rows):
+    for _, line in table.rows(published=True):
         identity = {(c.entry.dataset, *sorted(c.entry.row.items())) for c in line.cells}
         assert len(identity) == 1 and not identity & seen, line.label
         seen |= identity
@@ -83,32 +83,29 @@ def described(world, run):
 def test_each_run_named_is_the_one_that_measures_its_row(name):
     """Its settings are what the row says, its language model the one of the paper's training."""
     config, world = load_runs(CONFIG), load_world(CONFIG)
-    for section in build(name).sections:
-        for line in (line for line in section.rows if section.published and line.run):
-            assert (section.dataset, line.run) in config, (line.label, line.run)
-            row = dict(line.cells[0].entry.row)
-            row["n_images"] = row["n_images"].removeprefix("0")  # Table 10 has text only as 0 images
-            run = config[section.dataset, line.run]
-            said = described(world, run)
-            assert said == {column: row[column] for column in said}, (section.dataset, line.label, line.run)
-            if run.uses_images:
-                assert run.images.fusion == ("late" if row["method"] == "MUFIN" else "early"), (line.label, line.run)
-            if line.paper_run:  # Table 2 shortens names of models; the list of trainings does not
-                training = sources().runs[line.paper_run]
-                assert (training.dataset, training.backbone) == (
-                    section.dataset,
-                    world.text_models[run.encoder.model].title,
-                )
+    for section, line in build(name).rows(published=True):
+        if not line.run:
+            continue
+        where = (section.dataset, line.label, line.run)
+        row, run = dict(line.cells[0].entry.row), config[section.dataset, line.run]
+        row["n_images"] = row["n_images"].removeprefix("0")  # Table 10 has text only as 0 images
+        wanted = described(world, run)
+        assert wanted == {column: row[column] for column in wanted}, where
+        if run.uses_images:
+            assert run.images.fusion == ("late" if row["method"] == "MUFIN" else "early"), where
+        if line.paper_run:  # Table 2 shortens names of models; the list of trainings does not
+            training = sources().runs[line.paper_run]
+            names = (section.dataset, world.text_models[run.encoder.model].title)
+            assert (training.dataset, training.backbone) == names, where
 
 
 def test_one_training_of_the_paper_is_one_of_ours_in_every_table():
     ours = {}
     for spec in load_tables(CONFIG):
-        seeds = {(row.label, row.run): row.seed or 0 for block in spec.blocks for row in block.rows}
-        for section in build(spec.id).sections:
-            for line in (line for line in section.rows if line.paper_run):
+        for section, line in build(spec.id).rows(published=True):
+            if line.paper_run:
                 inference = line.cells[0].entry.row["inference"]
-                run = (section.dataset, line.run, seeds[line.label, line.run])
+                run = (section.dataset, line.run, line.seed or 0)
                 assert line.run and ours.setdefault((line.paper_run, inference), run) == run, (spec.id, line.label)
     assert max(Counter(ours.values()).values()) == 1
     assert {training for training, _ in ours} == {f"run{number:02}" for number in range(1, 72)}

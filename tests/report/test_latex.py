@@ -82,12 +82,8 @@ def test_it_compiles(tmp_path):
     body = "\n\n".join(written(REPO / "config", EVERY_TABLE, tmp_path / "t", folders))
     document = "\\documentclass[a1paper]{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}\n"
     (tmp_path / "all.tex").write_text(document, encoding="utf-8")
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
-    # LaTeX prints a box in place of a sign that its fonts lack, and goes on.
+    # LaTeX prints a box in place of a sign that its fonts lack, and continues.
     assert "Missing character" not in (tmp_path / "all.log").read_text(encoding="latin-1")
