@@ -432,10 +432,12 @@ def train(job: Job, dataset: Dataset, run: Run, seed: Seed = 0, threads: Threads
         vixml train picto vixml-minilm-l3 --seed 0
     """
     config, entry, (inputs, _) = job.run, job.dataset, _encoding(job)
+    from vixml.models.inputs import SeededRun
     from vixml.runtime import choose_device
     from vixml.training.train import train as go
 
-    go(dataset, run, seed, config, entry.propensity, inputs, job.out, choose_device(device, threads))
+    seeded = SeededRun(dataset, run, seed, config)
+    go(seeded, entry.propensity, inputs, job.out, choose_device(device, threads))
 
 
 @command

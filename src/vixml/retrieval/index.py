@@ -16,7 +16,7 @@ from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.siamese import build_model, load_model
 from vixml.progress import bar
 from vixml.provenance import stage
-from vixml.runtime import autocast, choose_precision
+from vixml.runtime import choose_precision
 
 
 def build_index(
@@ -48,10 +48,7 @@ def build_index(
         precision = choose_precision(config.training.precision, device, config.encoder.weights)
         config = config.at_precision(precision)
         data = open_inputs(inputs, config, seed)
-        model = build_model(
-            config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["train"],
-            data.vocabulary(), device,
-        )  # fmt: skip
+        model = build_model(config, data, seed, device)
         load_model(trained, model)
         total = sum(data.corpus.n(split) for split in ("train", "test", "label"))
         name = f"{run} seed {seed}"
@@ -61,11 +58,7 @@ def build_index(
         ):
             model = model.to(device).eval()
             for split in ("train", "test", "label"):
-                u = encode_items(
-                    model, data.tokens[split], data.images[split], data.gather,
-                    lambda: autocast(precision, device), advance, data.prompts[split],
-                    config.training.items_at_once,
-                )  # fmt: skip
+                u = encode_items(model, data.sequences[split], precision, config.training.items_at_once, advance)
                 unit = F.normalize(u, dim=1)
                 save_array(work / ("label_u.npy" if split == "label" else f"{split}.npy"), unit.numpy())
                 if split == "label" and model.prototypes is not None:

@@ -18,8 +18,7 @@ from vixml.config.run import RunConfig
 from vixml.data.tokens import load_tokenizer
 from vixml.files import load_array, write_json
 from vixml.memory import enough_memory
-from vixml.models.inputs import RunData, RunInputs, open_inputs
-from vixml.models.packing import pack
+from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.siamese import build_model, load_model
 from vixml.progress import bar
 from vixml.provenance import stage
@@ -68,23 +67,20 @@ def measure_latency(
         precision = choose_precision(config.training.precision, device, config.encoder.weights)
         config = config.at_precision(precision)
         data = open_inputs(inputs, config, seed)
-        model = build_model(
-            config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["test"],
-            data.vocabulary(), device,
-        )  # fmt: skip
+        model = build_model(config, data, seed, device)
         load_model(trained, model)
 
         def encode(rows: np.ndarray) -> None:
-            packed, vectors = _batch(data, rows)
+            packed = data.sequences["test"].take(rows).pack()
             with torch.no_grad(), autocast(precision, device):
-                F.normalize(model.centred_vectors(model.encode(packed, vectors)).float(), dim=1)
+                F.normalize(model.centred_vectors(model.encode(packed)).float(), dim=1)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
         n = data.corpus.n("test")
         size = min(batch_size, n)
         texts = data.corpus.texts("test")
-        tokenizer = load_tokenizer(inputs.model_dir, config.encoder.max_len, bare=data.prompts["test"].causal)
+        tokenizer = load_tokenizer(inputs.model_dir, config.encoder.max_len, bare=data.sequences["test"].prompt.causal)
         labels = load_array(index / ("label_z.npy" if (index / "label_z.npy").exists() else "label_u.npy"))
         queries = load_array(index / "test.npy")
         alone = [np.array([row % n]) for row in range(ALONE + WARM_UP)]
@@ -126,15 +122,6 @@ def measure_latency(
             "milliseconds": found,
         }
         write_json(work / "latency.json", report)
-
-
-def _batch(data: RunData, rows: np.ndarray) -> tuple[Any, np.ndarray | None]:
-    images = data.images["test"]
-    packed = pack(
-        data.tokens["test"].take(rows), images.take(rows) if images is not None else None, data.prompts["test"]
-    )
-    vectors = data.gather(packed.image_rows) if data.gather is not None and len(packed.image_rows) else None
-    return packed, vectors
 
 
 def _time(work: Callable[[np.ndarray], object], batches: list[np.ndarray]) -> dict[str, float]:
