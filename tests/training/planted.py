@@ -16,11 +16,11 @@ import torch
 from tiny_models import VOCABULARY
 
 from vixml.config.registry import Propensity
-from vixml.config.run import RunConfig
+from vixml.config.run import RunConfig, SeededRun
 from vixml.data.corpus import CorpusData, Items
 from vixml.files import save_array, write_json
 from vixml.images.embeddings import FORMAT
-from vixml.models.inputs import RunInputs, SeededRun, open_inputs
+from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.siamese import build_model, save_model
 from vixml.progress import Quiet
 from vixml.provenance import stage

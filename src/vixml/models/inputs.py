@@ -1,4 +1,4 @@
-"""A run and what it reads: corpus, tokens and image vectors, opened and checked against one another."""
+"""Inputs of a run: corpus, tokens and image vectors, opened and checked against one another."""
 
 from __future__ import annotations
 
@@ -19,36 +19,6 @@ from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.packing import Sequences
 from vixml.models.prompt import Prompt, make_prompt
 from vixml.ragged import Ragged
-
-
-@dataclass(frozen=True)
-class SeededRun:
-    """One run of a dataset with one seed.
-
-    Attributes:
-        dataset: id in datasets.yaml.
-        run: id of the run.
-        seed: of everything random.
-        config: the resolved run.
-    """
-
-    dataset: str
-    run: str
-    seed: int
-    config: RunConfig
-
-    def __str__(self) -> str:
-        return f"{self.run} seed {self.seed}"
-
-    @property
-    def names(self) -> dict[str, Any]:
-        """Return dataset, run and seed, for a record."""
-        return {"dataset": self.dataset, "run": self.run, "seed": self.seed}
-
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """Return the names and the resolved configuration, for a manifest."""
-        return self.names | self.config.model_dump()
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,13 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from vixml.config.registry import Propensity
-from vixml.config.run import Optimizer, RunConfig
+from vixml.config.run import Optimizer, RunConfig, SeededRun
 from vixml.data.propensity import inverse_propensity
 from vixml.digest import stage_digest
 from vixml.files import save_array, sha256_json, write_json, write_text
 from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items, fewer_items
-from vixml.models.inputs import RunInputs, SeededRun, open_inputs
+from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.packing import Sequences
 from vixml.models.siamese import Siamese, build_model, save_model
 from vixml.progress import Quiet, bar
