@@ -143,7 +143,7 @@ def test_a_sentence_without_a_row_and_a_row_without_a_sentence_are_errors(config
     first, *others = spec["claims"]
     spec["claims"] = others if change == "drop" else [first, *others, first | {"item": "another"}]
     path.write_text(yaml.safe_dump(spec), encoding="utf-8")
-    with pytest.raises(VixmlError, match="not in step"):
+    with pytest.raises(VixmlError, match="different sentences"):
         build("claims", config_dir)
 
 

@@ -10,7 +10,7 @@ from vixml.cli import app
 from vixml.config.tables import load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
-from vixml.report.pages import SummaryOptions, fill_readme, load_reference, select_rows
+from vixml.report.pages import SummaryOptions, fill, load_reference, select_rows
 from vixml.report.pages import summary as run
 from vixml.report.results import load
 from vixml.report.tables import Sources, missing_cost
@@ -111,7 +111,7 @@ def test_reference_of_another_version(reference):
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END}\n{BEGIN}", f"{BEGIN}{BEGIN}{END}"])
 def test_markers_must_be_there_once(text):
     with pytest.raises(VixmlError, match="no place"):
-        fill_readme(text, "table", "README.md")
+        fill(text, "table", "README.md")
 
 
 @pytest.mark.parametrize(

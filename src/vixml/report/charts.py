@@ -31,7 +31,7 @@ class Chart:
 
     Args:
         title: above the plot; also begins the label.
-        names: of what is drawn, in the legend.
+        names: of bars or lines, in the legend.
         style: class of its marks: ``b`` (bars) or ``s`` (lines).
         low: value at the bottom.
         high: value at the top.
@@ -206,7 +206,7 @@ def breakdowns(results: Results, compare: Sequence[str]) -> list[Breakdown]:
     """Return the parts of every dataset that has some.
 
     Args:
-        results: what was measured.
+        results: scores read.
         compare: runs drawn side by side; the table has all runs.
 
     Raises:
@@ -298,7 +298,7 @@ def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
         bars = [Bars(one.run, one.by_label_image[metric]) for one in runs]
         yield bar_chart(sides, bars, f"{metric} from labels with and without an image", "labels")
     bars = [Bars(one.run, one.by_query_image) for one in runs]
-    if all(None not in one.values for one in bars):  # otherwise there is nothing to compare
+    if all(None not in one.values for one in bars):  # a side without queries has no precision
         yield bar_chart(sides, bars, "P@1 of queries with and without an image", "queries")
 
 

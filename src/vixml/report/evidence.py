@@ -1,7 +1,7 @@
 """Evidence for each number of the report.
 
 Of ours: values seed by seed, the resolved config, the manifests of every stage, and the one command that reproduces it. Of
-the paper's: where it was printed, what was trained for it, and what it would take to run it here.
+a published value: the training run behind it, and the command that runs it here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Commands:
     """Commands that make the scores of a run.
 
     Attributes:
-        configfile: file of the configuration that measured what is here, empty for the default one.
+        configfile: file of the configuration behind the results, empty for the default one.
         asked: ``{(dataset, run): seeds}`` of the paper's configuration.
     """
 
@@ -39,7 +39,7 @@ class Commands:
 
     @classmethod
     def load(cls, config_dir: Path | str, configfile: str = "") -> Commands:
-        """Read which runs the paper's configuration asks for, if there is one."""
+        """Read the runs and seeds of the paper's configuration, if the folder has one."""
         path = Path(config_dir) / PAPER
         targets = read_yaml(path).get("targets", []) if path.exists() else []
         asked: dict[tuple[str, str], tuple[int, ...]] = {}
@@ -93,13 +93,13 @@ class RunEvidence:
         seeds: of the results, ascending.
         metrics: those that a table shows, each with its values and their summary.
         more_metrics: the others.
-        command: what makes exactly these scores again.
+        command: makes exactly these scores again.
         config: resolved, as JSON.
         versions: of the packages that the scores depend on.
         training: one sentence per trained seed on how long it took.
         inputs: (path, SHA-256) of everything that its stages read, each once.
         stages: (seed, manifest) of its finished stages.
-        indexes: (seed, facts) of what it searched approximately, from the manifest of ``predict``.
+        indexes: (seed, facts) of each index of an approximate search, from the manifest of ``predict``.
     """
 
     key: str
@@ -136,9 +136,9 @@ def evidence(results: Results, commands: Commands, metrics: Sequence[str] = ()) 
     """Return the evidence of every run by its anchor, in order.
 
     Args:
-        results: what was measured.
-        commands: how each is made again.
-        metrics: those that the tables show; the others are listed apart.
+        results: scores read.
+        commands: make each again.
+        metrics: those that the tables show; the others are listed separately.
     """
     runs = [
         _run(dataset, run, results.by_run[dataset, run], commands, metrics) for dataset, run in sorted(results.by_run)
@@ -151,7 +151,7 @@ def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, 
     config = manifests[0][2]["config"]
     for result, stage, manifest in manifests:
         if result is results[0] and result.reuses and stage == "predict":
-            # The model's, and on top of it what this run does otherwise.
+            # The model's settings, overridden by this run's.
             config = config | manifest["config"]
     versions = results[0].manifest["versions"]
     inputs = {one["path"]: one["sha256"] for _, _, manifest in manifests for one in manifest["inputs"].values()}
@@ -214,7 +214,7 @@ def _training(result: Result) -> str:
 
 # -- published rows -------------------------------------------------------------------------------------------------------
 
-# Columns of reported_results.csv that describe a row, with what a reader calls them.
+# Columns of reported_results.csv that describe a row, and their names in the page.
 DESCRIBED = {
     "method": "method",
     "backbone": "backbone",

@@ -254,7 +254,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     groups: list[tuple[list[int], float]] = []
     for index in order:
         groups.append(([index], heights[index]))
-        # A group's labels stand around its mean height; groups that touch become one.
+        # A group's labels surround its mean height; groups that touch are joined.
         while len(groups) > 1:
             (lower, low), (upper, high) = groups[-2:]
             if high - low >= gap * (len(lower) + len(upper)) / 2:
@@ -282,12 +282,12 @@ def _draw_paper(axes: Axes, spec: FigureSpec, found: Sequence[Point]) -> None:
     low, high = min(p.value for p in found) - 1.2, max(p.value for p in found) + 1.2
     for modality, x in place.items():
         column = [p for p in marks if p.modality == modality]
-        # The levels take part, so that no label comes to stand on a line.
+        # Include the levels, so that no label covers a line.
         levels = [p.value for p in found if p.kind == "line"]
         heights = spread([p.value for p in column] + levels, gap=(high - low) * 0.042)[: len(column)]
         side = -1 if x == 0 else 1
         for point, y in zip(column, heights, strict=True):
-            # Encoders and decoders stand beside each other, so that equal values do not hide one another.
+            # Encoders left, decoders right, so that equal values do not hide one another.
             at = x + (-0.05 if point.architecture == "encoder" else 0.05)
             axes.plot(at, point.value, zorder=3, **_look(modality, point.architecture))
             axes.annotate(

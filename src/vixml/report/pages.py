@@ -1,7 +1,7 @@
 """Pages with generated parts: the main numbers in README.md and docs/results.md (``summary``), and docs/reproduction.md (``reproduction``).
 
 The main numbers go to the terminal, to a reference file that is committed, and from there into a page. The page on
-reproduction lists which parts of the paper are here, which of its claims PICTO can show, and what the rest would cost.
+reproduction lists the parts of the paper, the claims that PICTO can show, and the predicted cost of the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PLACE = "results"  # markers of a page's table, unless others are named
 
 
 def summarise(tables: Sequence[Table], results: Results) -> dict[str, Any]:
-    """Return the rows measured here as JSON values, with their origin: what a reference file holds.
+    """Return the rows measured here as JSON values, with their origin: the content of a reference file.
 
     Args:
         tables: built tables; only their measured rows are used.
@@ -153,7 +153,7 @@ def readme_table(summary: dict[str, Any]) -> str:
 
 
 def origin_sentence(summary: dict[str, Any]) -> str:
-    """Return one paragraph on what the numbers are and where they come from."""
+    """Return one paragraph on the meaning and the origin of the numbers."""
     where = summary["origin"]
     queries = ", ".join(f"{n:,} test queries of {dataset}" for dataset, n in sorted(where["n_queries"].items()))
     sentences = [f"Percent on {queries or 'nothing yet'}; mean ± sample standard deviation over seeds."]
@@ -167,8 +167,8 @@ def origin_sentence(summary: dict[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str:
-    """Return ``text`` with ``table`` in place of what is between the markers of ``place``.
+def fill(text: str, content: str, where: object, place: str = PLACE) -> str:
+    """Return ``text`` with ``content`` between the markers of ``place``.
 
     Raises:
         VixmlError: a marker that is missing, or occurs more than once.
@@ -182,7 +182,7 @@ def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str
             hint="add both lines where the table belongs",
         )
     before, rest = text.split(begin)
-    return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
+    return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
 
 
 def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
@@ -191,7 +191,7 @@ def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool)
     Args:
         page: the page.
         contents: place -> text between its markers.
-        what: of which the page is out of date, if it is.
+        what: name of the content, for the error.
         check: change nothing.
 
     Raises:
@@ -199,7 +199,7 @@ def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool)
     """
     text = wanted = page.read_text(encoding="utf-8")
     for place, content in contents.items():
-        wanted = fill_readme(wanted, content, page, place)
+        wanted = fill(wanted, content, page, place)
     if check and wanted != text:
         raise VixmlError(
             f"{what} is out of date", where=page, hint="write it again with the same command without --check"
@@ -209,7 +209,7 @@ def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool)
 
 
 def published_sentence(tables: Sequence[Table], missing: Missing) -> str:
-    """Return one sentence on the tables' published cells: how many are in which state, and what the rest would take."""
+    """Return one sentence on the tables' published cells: counts by state, and the cost of those that were not run."""
     counts = {state: sum(table.states(True)[state] for table in tables) for state in STATES}
     total, names = sum(counts.values()), ", ".join(table.spec.name for table in tables)
     counted = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
@@ -307,7 +307,7 @@ def summary(options: SummaryOptions) -> None:
     print_summary(found, None if options.reference else options.pages or options.results, published)
 
 
-# -- claims of the paper as differences of two scores, and the two runs of PICTO that show their shape --------------------
+# -- claims of the paper as differences of two scores, beside two runs of PICTO ------------------------------------------
 
 METRIC = "P@1"
 

@@ -57,7 +57,7 @@ def plan(
 
 
 def costs(plan: Plan, first: str, groups: Sequence[Group]) -> Lines:
-    """Return one line per dataset or table, and for datasets one with all runs, what they share counted once."""
+    """Return one line per dataset or table, and for datasets one with all runs; shared parts count once."""
     if first == "dataset":
         groups = [*groups, Group("all", tuple(plan.runs), len(plan.runs))]
     rows = []

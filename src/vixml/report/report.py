@@ -113,7 +113,7 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
         corpus_dir: ``results/data/{dataset}/corpus``; names the dataset.
         images_dir: its image store.
         compare: runs side by side; one without results is marked "not run". Gains and losses are of the second over the first.
-        results: what was measured; of each run the lowest seed answers.
+        results: scores read; the lowest seed of each run answers.
 
     Raises:
         VixmlError: predictions that do not fit the corpus.
@@ -180,7 +180,7 @@ def _top(result: Result, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
             expected=f"{corpus.n('test')} rows, labels below {corpus.n_labels}",
             hint="predict again; snakemake does so by itself",
         )
-    # As it is scored: what the filter takes out is not shown either.
+    # As in scoring, filtered labels are left out.
     chunks = list(hits_in_chunks(labels, corpus.labels("test"), corpus.filter("test")))
     labels, hits = ([getattr(chunk, of)[:, :N_LABELS] for chunk in chunks] for of in ("labels", "hits"))
     return np.concatenate(labels), np.concatenate(hits)
@@ -231,7 +231,7 @@ class ReportOptions:
     measured: Measured = field(default_factory=Measured)
 
 
-MAIN = ("table1", "table3")  # text alone, and with images: what `vixml summary` prints
+MAIN = ("table1", "table3")  # text alone, and with images: the tables of `vixml summary`
 HOURS = "Published values have no place on the hour axis, because the paper tabulated no hours."
 FOLLOWS = "Its parts follow the configuration of the runs named in it."
 
@@ -245,7 +245,7 @@ def make_report(
         scores: score folders, exactly those that belong in the report.
         config_dir: folder of tables/, reported/ and the registry.
         tables: names of files of config/tables.
-        options: what else it shows.
+        options: the rest of its content.
         out: folder to write.
 
     Raises:

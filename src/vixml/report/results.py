@@ -212,7 +212,7 @@ class Result:
     Attributes:
         metrics: name -> percent.
         trained_as: the run whose trained model was used: itself, or the one that it reuses.
-        hours: measured training time of that model without set-up; None for what was never trained.
+        hours: measured training time of that model without set-up; None without training.
         training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
         manifest: of the score folder: commit, versions, machine, time.
         folder: of the score.
@@ -276,7 +276,7 @@ def load(folders: Iterable[Path | str], split: str = "test") -> Results:
 
     Raises:
         VixmlError: two results for one cell, a validation score where test is asked for, results of one dataset scored on
-            different queries, or what :func:`read_one` refuses.
+            different queries; errors of :func:`read_one`.
     """
     paths: dict[tuple[str, str, int], Path] = {}
     first: dict[str, Result] = {}  # of each dataset
@@ -454,7 +454,7 @@ class Registry:
     def stand_in(self, dataset: str, run: str) -> str | None:
         """Return why a run's data or weights are not the paper's, or None if they are."""
         world, reasons = self.world, []
-        # What nobody registered cannot be vouched for.
+        # Nobody vouches for data that are not registered.
         if dataset not in world.datasets or world.datasets[dataset].stand_in:
             reasons.append(f"dataset {self.title(dataset)}")
         config = self.runs.get((dataset, run))
@@ -470,7 +470,7 @@ class Registry:
         return "stand-in: " + ", ".join(reasons) if reasons else None
 
     def title(self, dataset: str) -> str:
-        """Return a dataset's printed name."""
+        """Return a dataset's title."""
         entry = self.world.datasets.get(dataset)
         return entry.title if entry else dataset
 
@@ -479,10 +479,10 @@ class Registry:
 
 
 def stage_inputs(results: Results, config_dir: Path, kind: str, names: Sequence[str]) -> dict[str, Path]:
-    """Return what a stage of this package reads: scores and trainings, the configuration, layouts of one kind.
+    """Return the inputs of a stage of this package: scores and trainings, the configuration, layouts of one kind.
 
     Args:
-        results: what was measured.
+        results: scores read.
         config_dir: folder of the configuration.
         kind: `table` or `figure`.
         names: layouts of that kind.

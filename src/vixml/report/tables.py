@@ -198,7 +198,7 @@ class Table:
         return {state: counts[state] for state in STATES}
 
 
-# -- what a table is made of --------------------------------------------------------------------------------------------
+# -- sources of a table -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything a table reads besides its layout: the configuration's folder, what it holds, and the results."""
+    """Everything a table reads besides its layout: the configuration and the results."""
 
     published: list[PublishedValue]
     runs: dict[str, TrainingRun]
@@ -396,25 +396,25 @@ def _cost(row: PublishedRow | MeasuredRow, dataset: str, value: PublishedValue |
 Answer = tuple[str | None, Verdict]  # ours as text, and its verdict
 
 
-def decimals_of(printed: str) -> int:
-    """Return the decimals of a printed number.
+def decimals_of(number: str) -> int:
+    """Return the decimals of a number as text.
 
     Example:
         >>> decimals_of("79.45"), decimals_of("1,305,265"), decimals_of("5e-4")
         (2, 0, 4)
     """
-    exponent = Decimal(printed.replace(",", "")).as_tuple().exponent
+    exponent = Decimal(number.replace(",", "")).as_tuple().exponent
     return max(0, -int(exponent))
 
 
-def compare(printed: str, ours: float, why: str = "") -> Verdict:
+def compare(published: str, ours: float, why: str = "") -> Verdict:
     """Compare a value of ours without variance (a count, a setting) with a published one, to its last printed digit.
 
     Example:
         >>> compare("79.45", 79.4512).state, compare("294805", 294804).state, compare("5e-4", 5e-4).state
         ('matches', 'below', 'matches')
     """
-    value, decimals = float(printed.replace(",", "")), decimals_of(printed)
+    value, decimals = float(published.replace(",", "")), decimals_of(published)
     # A count must be equal. 1e-9: decimal values have no exact binary form.
     if abs(ours - value) <= (0.5 * 10**-decimals if decimals else 5e-7) + 1e-9:
         return Verdict("matches", why)
@@ -502,27 +502,27 @@ def _backbones(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
         yield Section(title, True, tuple(found))
 
 
-def _backbone(title: str, column: str, printed: str, sources: Sources) -> Answer:
+def _backbone(title: str, column: str, published: str, sources: Sources) -> Answer:
     world = sources.registry.world
     name, text = next(((name, one) for name, one in world.text_models.items() if one.title == title), ("", None))
     entry = text or next((one for one in world.vision_models.values() if one.title == title), None)
     if column == "checkpoint" and entry is not None and entry.checkpoint is not None:
         ours = entry.checkpoint
-        return ours, Verdict("matches") if ours == printed else Verdict("not-comparable", f"another one: {ours}")
+        return ours, Verdict("matches") if ours == published else Verdict("not-comparable", f"another one: {ours}")
     if column == "checkpoint" or text is None:
         return _not_run("no entry in config/models.yaml")
     if column == "learning rate":
-        return _rate(printed, name, sources)
+        return _rate(published, name, sources)
     if text.n_parameters is None:
         return _not_run("not counted")
-    digits, unit = printed[:-1], printed[-1]
+    digits, unit = published[:-1], published[-1]
     ours, decimals = text.n_parameters / {"M": 1e6, "B": 1e9}[unit], decimals_of(digits)
     state = compare(digits, ours if decimals else round(ours)).state
     why = "" if state == "matches" else "the text part alone: what its vision part holds is not read here"
     return f"{ours:.{decimals}f}{unit}", Verdict(state, why)
 
 
-def _rate(printed: str, model: str, sources: Sources) -> Answer:
+def _rate(published: str, model: str, sources: Sources) -> Answer:
     """Return the peak rate of most of the paper's runs with this language model; the others are named."""
     registry = sources.registry
     rates = Counter(
@@ -542,7 +542,7 @@ def _rate(printed: str, model: str, sources: Sources) -> Answer:
     usual, *others = [rate for rate, _ in rates.most_common()]
     named = ", ".join(map(text, sorted(others)))
     why = f"some runs take {named} (config/reported/hyperparameters.csv)" if others else ""
-    return text(usual), compare(printed, usual, why)
+    return text(usual), compare(published, usual, why)
 
 
 # -- latencies (section G) ----------------------------------------------------------------------------------------------
@@ -556,9 +556,9 @@ BATCHED = "encode, a batch"
 def _latencies(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
     timed, registry = _timed_runs(sources.measured.latencies), sources.registry
 
-    def cells(found: dict[str, Any], verdict: Verdict, printed: str = "") -> tuple[Cell, ...]:
+    def cells(found: dict[str, Any], verdict: Verdict, published: str = "") -> tuple[Cell, ...]:
         return tuple(
-            Cell(column, printed if column == BATCHED else "", _quartiles(found["milliseconds"][step]), verdict)
+            Cell(column, published if column == BATCHED else "", _quartiles(found["milliseconds"][step]), verdict)
             for column, step in LATENCIES.items()
         )
 
@@ -585,7 +585,7 @@ def _latencies(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
 
 
 def _timed_runs(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return what ``measure-latency`` wrote, by dataset and run."""
+    """Return the results of ``measure-latency`` by dataset and run."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     paths: dict[tuple[str, str], Path] = {}
     for path in (Path(folder) / "latency.json" for folder in folders):
@@ -624,7 +624,7 @@ def _claims(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
         odd = sorted(published.keys() ^ asked.keys())[0]
         holder = "the table" if odd in asked else sources.config_dir / "reported" / "other_facts.csv"
         raise VixmlError(
-            "the table of claims and the published facts are not in step",
+            "the table of claims and other_facts.csv have different sentences",
             where=f"config/tables/{spec.id}.yaml: claims",
             found=f"{odd} in {holder} only",
             hint="give each sentence one row",
@@ -664,7 +664,7 @@ def _answer(row: ClaimRow, sources: Sources) -> Answer:
     return f"{100 * (hours[0].mean / hours[1].mean - 1):+.0f} %", comparable
 
 
-# `facts` of a layout -> columns of the table, and what yields its sections.
+# `facts` of a layout -> columns of the table, and the function that yields its sections.
 FACTS = {
     "datasets": (tuple(STATISTICS), _datasets),
     "backbones": (tuple(BACKBONES), _backbones),
@@ -679,9 +679,9 @@ FACTS = {
 def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> Missing:
     """Predict the cost of the published rows without a result, as `vixml plan` predicts a table.
 
-    A row counts its seed, else every seed that a table names of its run, else seed 0. What a finished run left behind
-    (the model that another run searches with, a dataset's images) costs nothing. A row that no run
-    here repeats has no predicted cost, nor has a dataset whose size is not known.
+    A row counts its seed, else every seed that a table names of its run, else seed 0. Parts of finished runs (the model
+    that another run searches with, a dataset's images) cost nothing. A row that no run repeats has no predicted cost,
+    nor has a dataset of unknown size.
 
     Args:
         specs: the tables asked about.

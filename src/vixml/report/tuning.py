@@ -95,7 +95,7 @@ def make_tuning(scores: Sequence[Path], out: Path) -> None:
 
 
 def read_runs(scores: Sequence[Path]) -> list[TunedRun]:
-    """Read validation scores and what each run was trained with, in the order of the table."""
+    """Read validation scores and the configuration of each training, in the order of the table."""
     if not scores:
         raise VixmlError("no score to compare", expected="validation score folders", hint="name each with --score")
     by_row: dict[tuple[str, str], list[Result]] = defaultdict(list)
@@ -183,7 +183,7 @@ def first_line(runs: Sequence[TunedRun]) -> str:
 
 
 def paired(runs: Sequence[TunedRun]) -> list[tuple[str, str, dict[str, Aggregate]]]:
-    """Return what every two runs of one modality differ in, pair by pair of the same split and seed.
+    """Return the differences of every two runs of one modality, pair by pair of the same split and seed.
 
     Returns:
         Names of the runs, and for each number the second run's less the first's; only where three pairs or more give an

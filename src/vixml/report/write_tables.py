@@ -227,7 +227,7 @@ def _latex_section(table: Table, section: Section) -> list[str]:
 def states_summary(tables: Sequence[Table], missing: Missing | None = None) -> dict[str, Any]:
     """Return the content of ``summary.json``: how many cells are in which state, per table and in all.
 
-    With ``missing``, also the predicted GPU hours of what was not run, per table and in all (what tables share counts once).
+    With ``missing``, also the predicted GPU hours of rows without a result, per table and in all (shared parts count once).
     """
     total = {state: sum(t.states(True)[state] + t.states(False)[state] for t in tables) for state in STATES}
     return {
@@ -248,7 +248,7 @@ def states_summary(tables: Sequence[Table], missing: Missing | None = None) -> d
 
 
 def metrics(results: Results, tables: Sequence[Table]) -> dict[str, Any]:
-    """Return ``{dataset: {run: {metric: mean over seeds, seeds: n}}}`` of every run read: what `dvc metrics diff` compares.
+    """Return ``{dataset: {run: {metric: mean over seeds, seeds: n}}}`` of every run, for `dvc metrics diff`.
 
     In percent; of the metrics that any of the tables of scores shows.
     """
