@@ -12,8 +12,7 @@ from vixml.cli import stages as verbs
 from vixml.config.registry import Dataset
 from vixml.data.corpus import CorpusData, Items
 from vixml.errors import VixmlError
-from vixml.evaluation.breakdown import break_down, frequency_deciles
-from vixml.evaluation.score import score
+from vixml.evaluation.score import break_down, frequency_deciles, score
 from vixml.files import save_array, write_text
 from vixml.provenance import stage
 from vixml.ragged import Ragged

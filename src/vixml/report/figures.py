@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from vixml.config.published import PublishedValue, load_published, select_one
-from vixml.config.tables import DrawingSpec, FigureSpec, MeasuredMark, load_figures
+from vixml.config.tables import DrawingSpec, FigureSpec, load_figures
 from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import stage
@@ -77,40 +77,25 @@ def points(spec: FigureSpec, published: Sequence[PublishedValue], results: Resul
     for line in spec.lines:
         level = value_of(line.label, **line.published).value
         found.append(Point("line", spec.dataset, line.label, "", "", "", level))
-    for mark in spec.measured:
-        found += _measured(spec, mark, results, trained=True)
-    for mark in spec.untrained:
-        found += _measured(spec, mark, results, trained=False)
+    for kind, marks in (("measured", spec.measured), ("untrained", spec.untrained)):
+        for mark in marks:
+            runs = results.of(spec.measured_dataset, mark.run)
+            value = metric_over_seeds(runs, spec.metric)
+            if value is None:
+                continue
+            hours = [run.hours for run in runs]
+            if kind == "measured" and None in hours:
+                raise VixmlError(
+                    "a run is to be drawn at its training time, but it has none",
+                    where=runs[hours.index(None)].place("train") / "training.json",
+                    expected="steps and seconds above 0",
+                    hint=f"train it, or list it under `untrained` in config/figures/{spec.id}.yaml",
+                )
+            names = (spec.measured_dataset, mark.label, mark.run, mark.modality, mark.architecture)
+            mean_hours = aggregate(hours).mean if kind == "measured" else None
+            seeds = tuple((run.seed, run.hours, run.metrics[spec.metric]) for run in runs)
+            found.append(Point(kind, *names, value.mean, value.sd, mean_hours, seeds))
     return found
-
-
-def _measured(spec: FigureSpec, mark: MeasuredMark, results: Results, *, trained: bool) -> list[Point]:
-    runs = results.of(spec.measured_dataset, mark.run)
-    value = metric_over_seeds(runs, spec.metric)
-    if value is None:
-        return []
-    hours = [run.hours for run in runs]
-    if trained and None in hours:
-        raise VixmlError(
-            "a run is to be drawn at its training time, but it has none",
-            where=runs[hours.index(None)].place("train") / "training.json",
-            expected="steps and seconds above 0",
-            hint=f"train it, or list it under `untrained` in config/figures/{spec.id}.yaml",
-        )
-    return [
-        Point(
-            kind="measured" if trained else "untrained",
-            dataset=spec.measured_dataset,
-            label=mark.label,
-            run=mark.run,
-            modality=mark.modality,
-            architecture=mark.architecture,
-            value=value.mean,
-            sd=value.sd,
-            hours=aggregate(hours).mean if trained else None,
-            seeds=tuple((run.seed, run.hours, run.metrics[spec.metric]) for run in runs),
-        )
-    ]
 
 
 def to_csv(spec: FigureSpec, found: Sequence[Point]) -> str:

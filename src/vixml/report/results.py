@@ -487,19 +487,17 @@ def stage_inputs(results: Results, config_dir: Path, kind: str, names: Sequence[
         kind: `table` or `figure`.
         names: layouts of that kind.
     """
-    named: dict[str, Path] = {}
+    config_dir, named = Path(config_dir), {}
     for result in results.all():
         key = f"{result.dataset}/{result.run}/seed{result.seed}/{result.split}"
         named[f"score/{key}"] = result.folder
         if (training := result.place("train") / "training.json").exists():
             named[f"training/{key}"] = training
-    named |= config_files(config_dir)
+    # The files of published numbers and of the registry.
+    files = [
+        *sorted(config_dir.glob("reported/*.csv")),
+        *registry_files(config_dir),
+        *sorted(config_dir.glob("runs/*.yaml")),
+    ]
+    named |= {f"config/{os.path.relpath(path, config_dir)}": path for path in files}
     return named | {f"{kind}/{name}": spec_path(config_dir, f"{kind}s", name) for name in names}
-
-
-def config_files(config_dir: Path) -> dict[str, Path]:
-    """Return the files of published numbers and of the registry."""
-    config_dir = Path(config_dir)
-    files = [*sorted((config_dir / "reported").glob("*.csv")), *registry_files(config_dir)]
-    files += sorted((config_dir / "runs").glob("*.yaml"))
-    return {f"config/{os.path.relpath(path, config_dir)}": path for path in files}
