@@ -447,17 +447,10 @@ def statistics(corpus: Corpus) -> dict[str, float]:
         lengths = corpus.images(split).lengths
         return float(100 * np.count_nonzero(lengths) / max(1, len(lengths)))
 
-    pairs = len(corpus.labels("train").values)
-    return {
-        "n_train": corpus.n("train"),
-        "n_test": corpus.n("test"),
-        "n_labels": corpus.n_labels,
-        "avg_labels_per_query": pairs / max(1, corpus.n("train")),
-        "avg_queries_per_label": pairs / max(1, corpus.n_labels),
-        "pct_train_queries_with_images": with_images("train"),
-        "pct_test_queries_with_images": with_images("test"),
-        "pct_labels_with_images": with_images("label"),
-    }
+    pairs, n_train, n_labels = len(corpus.labels("train").values), corpus.n("train"), corpus.n_labels
+    counts = (n_train, corpus.n("test"), n_labels, pairs / max(1, n_train), pairs / max(1, n_labels))
+    columns = [column for column, _ in STATISTICS.values()]
+    return dict(zip(columns, (*counts, *map(with_images, ("train", "test", "label"))), strict=True))
 
 
 def _datasets(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
