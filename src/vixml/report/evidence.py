@@ -16,7 +16,7 @@ from typing import Any
 from vixml.config.load import read_yaml
 from vixml.config.published import PublishedValue, TrainingRun
 from vixml.provenance import MANIFEST, read_manifest
-from vixml.report.results import TRAINED, Aggregate, Result, Results, aggregate
+from vixml.report.results import TRAINED, Result, Results, aggregate
 from vixml.report.tables import Row, Section, Table
 from vixml.stages import place
 
@@ -80,18 +80,17 @@ def snakemake(folders: Iterable[Path], configfile: str = "") -> str:
 STAGES = (*TRAINED, "predict", "score")
 
 
-# A metric, its value with each seed in percent, and their summary.
-Metric = tuple[str, tuple[float, ...], Aggregate]
-
-
-@dataclass(frozen=True)
 class RunEvidence:
     """One run, shown once however many cells rest on it; model and index may be those of a run that it reuses.
 
+    Args:
+        results: of its seeds, ascending.
+        commands: make it again.
+        shown: metrics that a table shows.
+
     Attributes:
         key: its anchor in the page.
-        seeds: of the results, ascending.
-        metrics: those that a table shows, each with its values and their summary.
+        metrics: those shown, each with its values and their summary.
         more_metrics: the others.
         command: makes exactly these scores again.
         config: resolved, as JSON.
@@ -99,27 +98,37 @@ class RunEvidence:
         training: one sentence per trained seed on how long it took.
         inputs: (path, SHA-256) of everything that its stages read, each once.
         stages: (seed, manifest) of its finished stages.
+        last: manifest of the first seed's score.
         indexes: (seed, facts) of each index of an approximate search, from the manifest of ``predict``.
     """
 
-    key: str
-    dataset: str
-    run: str
-    seeds: tuple[int, ...]
-    metrics: tuple[Metric, ...]
-    more_metrics: tuple[Metric, ...]
-    command: str
-    config: str
-    versions: str
-    training: tuple[str, ...]
-    inputs: tuple[tuple[str, str], ...]
-    stages: tuple[tuple[int, dict[str, Any]], ...]
-    indexes: tuple[tuple[int, dict[str, Any]], ...]
+    def __init__(self, results: Sequence[Result], commands: Commands, shown: Sequence[str]) -> None:
+        first = results[0]
+        self.dataset, self.run, self.key = first.dataset, first.run, run_key(first.dataset, first.run)
+        self.seeds = tuple(result.seed for result in results)
+        # A metric that some seeds lack has no summary over them; tables refuse it, here it is left out.
+        names = [name for name in first.metrics if all(name in result.metrics for result in results)]
+        values = {name: tuple(result.metrics[name] for result in results) for name in names}
+        measured = {name: (name, seeds, aggregate(seeds)) for name, seeds in values.items()}
+        self.metrics = tuple(measured[name] for name in shown if name in measured)
+        self.more_metrics = tuple(metric for name, metric in measured.items() if name not in shown)
+        self.command = snakemake([result.folder for result in results], commands.configfile)
+        self.training = tuple(_training(result) for result in results if result.training)
 
-    @property
-    def last(self) -> dict[str, Any]:
-        """Return the manifest of the first seed's score."""
-        return next(manifest for seed, manifest in reversed(self.stages) if seed == self.seeds[0])
+        found = {result.seed: _manifests(result) for result in results}
+        config = next(iter(found[first.seed].values()))["config"]
+        if first.reuses and "predict" in found[first.seed]:
+            config = config | found[first.seed]["predict"]["config"]  # the model's settings, overridden by this run's
+        self.config = json.dumps(config, indent=2, ensure_ascii=False)
+        self.versions = ", ".join(f"{package} {version}" for package, version in first.manifest["versions"].items())
+        self.stages = tuple((seed, manifest) for seed, stages in found.items() for manifest in stages.values())
+        self.last = found[first.seed]["score"]
+        inputs = {one["path"]: one["sha256"] for _, manifest in self.stages for one in manifest["inputs"].values()}
+        self.inputs = tuple(sorted(inputs.items()))
+        predictions = {seed: stages["predict"] for seed, stages in found.items() if "predict" in stages}
+        self.indexes = tuple(
+            (seed, one) for seed, made in predictions.items() for one in made["facts"].get("indexes", [])
+        )
 
 
 def run_key(dataset: str, run: str) -> str:
@@ -132,63 +141,16 @@ def run_key(dataset: str, run: str) -> str:
     return f"run-{dataset}-{run}"
 
 
-def evidence(results: Results, commands: Commands, metrics: Sequence[str] = ()) -> dict[str, RunEvidence]:
-    """Return the evidence of every run by its anchor, in order.
-
-    Args:
-        results: scores read.
-        commands: make each again.
-        metrics: those that the tables show; the others are listed separately.
-    """
-    runs = [
-        _run(dataset, run, results.by_run[dataset, run], commands, metrics) for dataset, run in sorted(results.by_run)
-    ]
+def evidence(results: Results, commands: Commands, shown: Sequence[str] = ()) -> dict[str, RunEvidence]:
+    """Return the evidence of every run by its anchor, in order; metrics that are not shown are listed separately."""
+    runs = [RunEvidence(results.by_run[key], commands, shown) for key in sorted(results.by_run)]
     return {run.key: run for run in runs}
 
 
-def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, metrics: Sequence[str]) -> RunEvidence:
-    manifests = [(result, stage, manifest) for result in results for stage, manifest in _manifests(result)]
-    config = manifests[0][2]["config"]
-    for result, stage, manifest in manifests:
-        if result is results[0] and result.reuses and stage == "predict":
-            # The model's settings, overridden by this run's.
-            config = config | manifest["config"]
-    versions = results[0].manifest["versions"]
-    inputs = {one["path"]: one["sha256"] for _, _, manifest in manifests for one in manifest["inputs"].values()}
-    # A metric that some seeds lack has no summary over them; tables refuse it, here it is left out.
-    values = {
-        name: tuple(result.metrics[name] for result in results)
-        for name in results[0].metrics
-        if all(name in result.metrics for result in results)
-    }
-    measured = {name: (name, seeds, aggregate(seeds)) for name, seeds in values.items()}
-    shown = [name for name in metrics if name in measured]
-    return RunEvidence(
-        run_key(dataset, run),
-        dataset,
-        run,
-        tuple(result.seed for result in results),
-        tuple(measured[name] for name in shown),
-        tuple(metric for name, metric in measured.items() if name not in shown),
-        snakemake([result.folder for result in results], commands.configfile),
-        json.dumps(config, indent=2, ensure_ascii=False),
-        ", ".join(f"{package} {version}" for package, version in versions.items()),
-        tuple(_training(result) for result in results if result.training),
-        tuple(sorted(inputs.items())),
-        tuple((result.seed, manifest) for result, _, manifest in manifests),
-        tuple(
-            (result.seed, index)
-            for result, stage, manifest in manifests
-            if stage == "predict"
-            for index in manifest["facts"].get("indexes", [])
-        ),
-    )
-
-
-def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:
-    """Return the manifests of the finished stages that led to a score."""
+def _manifests(result: Result) -> dict[str, dict[str, Any]]:
+    """Return the manifests of the finished stages that led to a score, by stage."""
     folders = {stage: result.place(stage) for stage in STAGES}
-    return [(stage, read_manifest(folder)) for stage, folder in folders.items() if (folder / MANIFEST).exists()]
+    return {stage: read_manifest(folder) for stage, folder in folders.items() if (folder / MANIFEST).exists()}
 
 
 def device(manifest: dict[str, Any]) -> str:
