@@ -9,7 +9,6 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -40,27 +39,45 @@ NOTE = (
 DIFFERENCES = "Points, pair by pair of the same held-out queries and seed; in brackets the 95 % t interval of the mean."
 
 
-@dataclass(frozen=True)
 class TunedRun:
     """One run of the grid, or one on several splits (``NAME-split0``, ``NAME-split1``, ...).
+
+    Args:
+        dataset: of the run.
+        run: its id, without the split.
+        results: its validation scores, splits and seeds ascending.
 
     Attributes:
         config: as resolved when its model was trained; of a run that reuses one, that run's.
         cells: which queries were held out (``training.validation_split``) and seed of each of ``results``.
-        results: its validation scores, splits and seeds ascending.
         metrics: name -> percent over seeds.
         diagnostics: key of :data:`DIAGNOSTICS` -> percent over seeds; None for a run without training.
         minutes: of training over seeds; None for a run without training.
+
+    Raises:
+        VixmlError: seeds or splits trained with unlike settings, or a training without diagnostics.
     """
 
-    dataset: str
-    run: str
-    config: RunConfig
-    cells: tuple[tuple[int, int], ...]
-    results: tuple[Result, ...]
-    metrics: dict[str, Aggregate]
-    diagnostics: dict[str, Aggregate | None]
-    minutes: Aggregate | None
+    def __init__(self, dataset: str, run: str, results: Sequence[Result]) -> None:
+        configs = [_trained_config(result) for result in results]
+        for config, result in zip(configs, results, strict=True):
+            if _on_any_split(config) != _on_any_split(configs[0]):
+                raise VixmlError(
+                    "two seeds or splits of one run were trained with unlike settings",
+                    where=result.place("train") / MANIFEST,
+                    expected=f"the config in {results[0].place('train') / MANIFEST}",
+                    hint="one of them is older; snakemake trains it again",
+                )
+        self.dataset, self.run, self.results, self.config = dataset, run, results, configs[0]
+        splits = [config.training.validation_split for config in configs]
+        self.cells = [(split, result.seed) for split, result in zip(splits, results, strict=True)]
+        self.metrics = {metric: metric_over_seeds(results, metric) for metric in METRICS}
+        self.diagnostics: dict[str, Aggregate | None] = dict.fromkeys(DIAGNOSTICS)
+        self.minutes = None
+        hours = [result.hours for result in results]
+        if None not in hours:
+            self.diagnostics = {key: aggregate([_diagnostic(one, key) for one in results]) for key in DIAGNOSTICS}
+            self.minutes = aggregate([60 * hour for hour in hours])
 
     def by_cell(self) -> dict[tuple[int, int], dict[str, float]]:
         """Return {(split, seed): {name of a metric or diagnostic: percent}}."""
@@ -101,34 +118,7 @@ def read_runs(scores: Sequence[Path]) -> list[TunedRun]:
     by_row: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for (dataset, run), results in sorted(load(scores, split=SPLIT).by_run.items()):
         by_row[dataset, ON_A_SPLIT.sub("", run)] += results
-    return sorted((_tuned(*key, tuple(results)) for key, results in by_row.items()), key=lambda run: run.order)
-
-
-def _tuned(dataset: str, run: str, results: tuple[Result, ...]) -> TunedRun:
-    configs = [_trained_config(result) for result in results]
-    splits = [config.training.validation_split for config in configs]
-    for config, result in zip(configs, results, strict=True):
-        if _on_any_split(config) != _on_any_split(configs[0]):
-            raise VixmlError(
-                "two seeds or splits of one run were trained with unlike settings",
-                where=result.place("train") / MANIFEST,
-                expected=f"the config in {results[0].place('train') / MANIFEST}",
-                hint="one of them is older; snakemake trains it again",
-            )
-    hours = [result.hours for result in results]
-    trained = all(hour is not None for hour in hours)
-    return TunedRun(
-        dataset=dataset,
-        run=run,
-        config=configs[0],
-        cells=tuple((split, result.seed) for split, result in zip(splits, results, strict=True)),
-        results=results,
-        metrics={metric: metric_over_seeds(results, metric) for metric in METRICS},
-        diagnostics={
-            key: aggregate([_diagnostic(result, key) for result in results]) if trained else None for key in DIAGNOSTICS
-        },
-        minutes=aggregate([60 * hour for hour in hours]) if trained else None,
-    )
+    return sorted((TunedRun(*key, results) for key, results in by_row.items()), key=lambda run: run.order)
 
 
 def _on_any_split(config: RunConfig) -> RunConfig:
