@@ -125,23 +125,18 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     texts, names = corpus.texts("test"), corpus.texts("label")
     truth, images = corpus.labels("test"), corpus.images("test")
 
+    def answer(run: str, row: int) -> Answer:
+        labels, hits = (table[row].tolist() for table in tops[run])
+        return Answer(run, tuple((names[label], hit) for label, hit in zip(labels, hits, strict=True) if label >= 0))
+
     def query(row: int) -> Query:
         shown = [image for image in images.row(row).tolist() if image not in store.missing][:N_IMAGES]
         uris = [
             (_data_uri(store.read(image)), f"{texts[row]}, image {number} of {len(shown)}")
             for number, image in enumerate(shown, start=1)
         ]
-        answers = [
-            Answer(
-                run,
-                tuple(
-                    (names[label], bool(hit)) for label, hit in zip(labels[row], hits[row], strict=True) if label >= 0
-                ),
-            )
-            for run, (labels, hits) in tops.items()
-        ]
         named = tuple(names[label] for label in sorted(truth.row(row).tolist()))
-        return Query(row, texts[row], tuple(uris), named, tuple(answers))
+        return Query(row, texts[row], tuple(uris), named, tuple(answer(run, row) for run in tops))
 
     n_test, blind = corpus.n("test"), sample(corpus.n("test")).tolist()
     rule = (
