@@ -17,10 +17,10 @@ STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum
 # One test process per core. Each loads torch, so at most eight.
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist loadfile
 PYTEST := OMP_NUM_THREADS=1 python -m pytest $(SIDE_BY_SIDE)
-# Tests whose numbers depend on the precision of `auto`. Those that only compare processes set their own.
-NUMERIC := tests/training tests/models tests/retrieval tests/evaluation tests/config/test_paper_models.py tests/test_benchmarks.py \
-  tests/test_runtime.py $(addprefix tests/images/test_,pool.py efficientnet.py hub_vision.py embeddings.py cli_images.py) \
-  --ignore tests/training/test_parts.py
+# Tests state the precision that they mean; these leave it to `auto`, or look at what each precision changes.
+NUMERIC := tests/test_benchmarks.py tests/test_runtime.py tests/retrieval \
+  $(addprefix tests/training/test_,device.py memory.py half_precision.py) \
+  $(addprefix tests/images/test_,pool.py efficientnet.py hub_vision.py embeddings.py cli_images.py)
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -52,7 +52,7 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 test: install  ## run the tests, with `auto` as float32 (six minutes on two idle cores)
 	@$(ACTIVATE) && $(PYTEST) -m "not slow"
 
-test-bf16: install  ## run the numeric tests again in bfloat16, which every processor supports (a few minutes)
+test-bf16: install  ## run the tests that depend on `auto` again in bfloat16, which every processor supports (a minute)
 	@$(ACTIVATE) && VIXML_PRECISION=bf16 $(PYTEST) -m "not slow" $(NUMERIC)
 
 slow: install  ## run the slow tests: the demo with conda; conda, DVC and SLURM to the same bytes, killed and resumed (half an hour on two cores without bfloat16)

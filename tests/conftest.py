@@ -12,7 +12,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from vixml import torchvision_fix as _first  # noqa: F401 -- before any test imports transformers
 
-# A test that means another precision than this one names it; `make test-bf16` repeats the numeric rooms with bf16.
+# A test that means another precision than this one names it; `make test-bf16` repeats those that leave it to `auto` in bf16.
 os.environ.setdefault("VIXML_PRECISION", "fp32")
 
 # No deadline: a busy machine is slow, not wrong. Derandomised: the same examples on every machine and day.

@@ -116,6 +116,8 @@ MinJobAge=3600
 MailProg=/bin/true
 GresTypes=gpu
 MaxArraySize=100
+SchedulerParameters=batch_sched_delay=0,bf_interval=2,sched_interval=2
+KillWait=5
 {topology} Gres=gpu:1 State=UNKNOWN
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

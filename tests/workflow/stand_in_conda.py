@@ -18,6 +18,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
+IMPORTED = ("matplotlib.pyplot", "pandas", "peft", "pyarrow.parquet", "pydantic", "torch", "transformers")
 ACTIVATE = 'source "$1/bin/activate"\n'
 
 
@@ -76,13 +77,17 @@ def link(source: str, target: str) -> None:
 
 
 def install(target: Path, pins: list[str]) -> None:
-    """Install each package as it is pinned; a module is compiled when it is first imported."""
+    """Install each package as it is pinned; compile the modules that jobs import, once for all environments that share them."""
     subprocess.run([sys.executable, "-m", "venv", str(target)], check=True)
     pip = [str(target / "bin" / "python"), "-m", "pip"]
     options = ["-qq", "--disable-pip-version-check", "--no-deps", "--no-compile"]
     subprocess.run([*pip, "install", *options, *pins], check=True)
     if subprocess.run([*pip, "check"], capture_output=True).returncode:
         raise SystemExit("the pins of the file do not fit each other")
+    code = f"import {', '.join(IMPORTED)}; transformers.BertModel"
+    subprocess.run(
+        [str(target / "bin" / "python"), "-c", code], check=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
+    )
 
 
 if __name__ == "__main__":

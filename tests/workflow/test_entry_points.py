@@ -22,7 +22,7 @@ from vixml.provenance import MANIFEST
 
 pytestmark = pytest.mark.slow
 JOBS = 20  # of the miniature
-LONG = ("epochs: 2", "epochs: 100")
+LONG = ("epochs: 2", "epochs: 30")
 ENTRY_POINTS = ["by_conda", "by_dvc", "by_slurm"]
 
 
@@ -144,7 +144,7 @@ def test_killed_in_the_middle_of_a_training(entry_point, request, long):
     thaw(made)
     made.run(*command)
     log = (made.root / "results/logs/train_model/picto/vixml-minilm-l3/seed0.log").read_text(encoding="utf-8")
-    assert "epoch 1/100" not in log and "epoch 100/100" in log, "the training began again from nothing"
+    assert "epoch 1/30" not in log and "epoch 30/30" in log, "the training began again from nothing"
     made.run("snakemake", "--cores", "2")
     assert_same(long.root / "results", made.root / "results")
 
@@ -177,7 +177,7 @@ def test_killed_again_and_again(finished, programs, tmp_path):
 
 def test_jobs_that_outlive_their_snakemake_are_named(long, tmp_path):
     made = Copy(shutil.copytree(long.root, tmp_path / "repository"), long.programs)
-    made.edit("config/runs/picto.yaml", LONG[1], "epochs: 300")
+    made.edit("config/runs/picto.yaml", LONG[1], "epochs: 40")
     command = ("snakemake", "--cores", "1", MODEL)
     kill_in_training(made, command, alone=True)
     shown = Copy(made.root).run(*command, check=False)  # it looks for processes that are called snakemake
@@ -188,4 +188,4 @@ def test_jobs_that_outlive_their_snakemake_are_named(long, tmp_path):
     thaw(made)
     time.sleep(1)
     made.run(*command)
-    assert json.loads((made.root / MODEL).with_name("training.json").read_text(encoding="utf-8"))["epochs"] == 300
+    assert json.loads((made.root / MODEL).with_name("training.json").read_text(encoding="utf-8"))["epochs"] == 40

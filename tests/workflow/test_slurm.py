@@ -13,7 +13,7 @@ from entry_points import CHECKPOINT, MODEL, freeze, slurm
 from tiny_world import Copy
 
 pytestmark = pytest.mark.slow
-EPOCHS = 100
+EPOCHS = 30
 
 
 def begin(copy: Copy) -> tuple[subprocess.Popen[str], str]:
