@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vixml.config.load import load_runs
 from vixml.plan.assumptions import ARCHITECTURES
-from vixml.training.batches import EpochBatches, draw_positives
+from vixml.training.batches import EpochBatches
 from vixml.training.train import train_step
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -117,8 +117,7 @@ def test_a_decoders_operations_are_those_of_its_products(small_decoder, checkpoi
     chosen = argparse.Namespace(**given, checkpointing=checkpointing, items_at_once=at_once)
     (training, state), job = small_decoder.make_ready(chosen, torch.device("cpu"))
     data = training.data
-    positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
-    batch = EpochBatches(data, training.config, data.rows, positives, 0, 0, training.gather)[0]
+    batch = EpochBatches(data, training.config, 0, 0)[0]
     added = {torch.ops.aten.addmm_: lambda y, a, b, **_: 2 * a[0] * a[1] * b[1]}  # torch forgot this one
     with FlopCounterMode(display=False, custom_mapping=added) as counter:
         train_step(training, state, batch)

@@ -41,6 +41,11 @@ def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, purpose, *index])))
 
 
+def derived_seed(seed: int, purpose: int, *index: int) -> int:
+    """Return a seed, below 2^31, that belongs to ``(seed, purpose, index...)`` and to nothing else."""
+    return int(generator(seed, purpose, *index).integers(2**31))
+
+
 VARIABLE = "VIXML_PRECISION"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 

@@ -142,11 +142,11 @@ def without(name):
         ({"damage": lambda data: data[: len(data) // 2]}, dict, "weights file cannot be read"),
         ({}, without("layers.1.self_attn.k_proj.weight"), "weights file cannot be read"),
         ({"extra": ["rope_freqs.weight"]}, dict, "do not have the same tensors"),
-        ({"pre": "llama-bpe"}, dict, "tokenizer is of a kind that is not known"),
+        ({"pre": "llama-bpe"}, dict, "tokenizer is of an unknown kind"),
     ],
     ids=["no-gguf", "cut", "missing", "unknown", "other-split"],
 )
-def test_what_is_not_understood_is_one_clear_error(llama, tmp_path, options, tensors, says):
+def test_an_unreadable_file_is_one_clear_error(llama, tmp_path, options, tensors, says):
     with pytest.raises(VixmlError, match=says) as caught:
         prepare(tmp_path, tensors(llama), **options)
     assert "net.whl: net/tiny.gguf" in str(caught.value.where)

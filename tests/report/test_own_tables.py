@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 
@@ -11,6 +10,7 @@ import yaml
 from result_files import METRICS, REPO, write_result
 
 from vixml.check.doctor import configurations
+from vixml.config.load import read_yaml
 from vixml.config.tables import load_tables
 from vixml.errors import VixmlError
 from vixml.files import read_json
@@ -30,41 +30,36 @@ def own(tmp_path):
     return tmp_path / "mine/a/b"
 
 
+def change(own, keys):
+    """Change keys of the table's layout."""
+    path = own / "tables/cataclysm.yaml"
+    path.write_text(yaml.safe_dump(read_yaml(path) | keys), encoding="utf-8")
+
+
 @pytest.fixture
 def scores(tmp_path):
-    found = []
-    for run, p1 in RUNS.items():
-        found.append(write_result(tmp_path / "results", "cataclysm", run, 0, METRICS | {"P@1": p1}, minutes=2.0))
-    return found
+    return [
+        write_result(tmp_path / "results", "cataclysm", run, 0, METRICS | {"P@1": p1}, minutes=2.0)
+        for run, p1 in RUNS.items()
+    ]
 
 
-def test_a_table_of_ones_own_needs_no_published_number(own, scores, tmp_path):
+def test_a_table_of_ones_own_speaks_of_no_published_numbers(own, scores, tmp_path):
     make_tables(scores, own, ["cataclysm"], tmp_path / "tables")
-    page = (tmp_path / "tables/cataclysm.md").read_text(encoding="utf-8")
-    assert page.startswith("# Components of crafted items\n") and "68.00 (1)" in page and "as printed" not in page
-    said = read_json(tmp_path / "tables/summary.json")["tables"]["cataclysm"]
-    assert said["title"] == "Components of crafted items" and said["published_cells"] == 0
-    # The registry that the folder includes is an input too: what changes there changes the tables.
-    assert "config/../../../config/models.yaml" in read_json(tmp_path / "tables/manifest.json")["inputs"]
-
-
-def test_it_speaks_of_no_numbers_but_its_own(own, scores, tmp_path):
-    make_tables(scores, own, ["cataclysm"], tmp_path / "tables")
-    make_report(scores, own, ["cataclysm"], ReportOptions("cataclysm"), tmp_path / "report")
-    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
-    shown = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
-    forms = [(tmp_path / f"tables/cataclysm.{form}").read_text(encoding="utf-8") for form in ("md", "tex")]
-    for text in (shown, *forms):
-        assert "68.00 (1)" in text
-        assert not re.search("publish|stand-in|paper|verdict|reproduced", text, re.IGNORECASE)
-
-
-def test_the_report_shows_the_runs_that_are_asked_for(own, scores, tmp_path):
     options = ReportOptions("cataclysm", side_by_side=("vixml", "text"))
     make_report(scores, own, ["cataclysm"], options, tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    markdown, latex = ((tmp_path / f"tables/cataclysm.{form}").read_text(encoding="utf-8") for form in ("md", "tex"))
+    for text in (re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL), markdown, latex):
+        assert "68.00 (1)" in text
+        assert not re.search("publish|stand-in|paper|verdict|reproduced", text, re.IGNORECASE)
+    assert markdown.startswith("# Components of crafted items\n")
     assert ">Components of crafted items</h3>" in page and ": Components of crafted items" not in page
-    assert json.dumps("side_by_side") in (tmp_path / "report/manifest.json").read_text(encoding="utf-8")
+    summary = read_json(tmp_path / "tables/summary.json")["tables"]["cataclysm"]
+    assert summary["title"] == "Components of crafted items" and summary["published_cells"] == 0
+    # The registry that the folder includes is an input too: a change there changes the tables.
+    assert "config/../../../config/models.yaml" in read_json(tmp_path / "tables/manifest.json")["inputs"]
+    assert read_json(tmp_path / "report/manifest.json")["config"]["side_by_side"] == ["vixml", "text"]
 
 
 @pytest.mark.parametrize(
@@ -76,22 +71,15 @@ def test_the_report_shows_the_runs_that_are_asked_for(own, scores, tmp_path):
     ],
 )
 def test_a_table_that_can_show_nothing_is_refused(own, over, says):
-    path = own / "tables/cataclysm.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text(encoding="utf-8")) | over), encoding="utf-8")
+    change(own, over)
     with pytest.raises(VixmlError) as caught:
         load_tables(own, ["cataclysm"])
-    assert says in str(caught.value) and "cataclysm.yaml" in str(caught.value.where)
+    assert says in str(caught.value) and str(caught.value.where).startswith(str(own / "tables/cataclysm.yaml"))
 
 
 def test_rows_of_the_paper_without_its_numbers_are_an_error(own, scores, tmp_path):
-    path = own / "tables/cataclysm.yaml"
     rows = [{"label": "MiniLM-L3", "published": {"backbone": "MiniLM-L3"}}]
-    path.write_text(
-        yaml.safe_dump(
-            yaml.safe_load(path.read_text(encoding="utf-8")) | {"paper_table": "Table 1", "blocks": [{"rows": rows}]}
-        ),
-        encoding="utf-8",
-    )
+    change(own, {"paper_table": "Table 1", "blocks": [{"rows": rows}]})
     with pytest.raises(VixmlError, match="selects no published cell of Table 1"):
         make_tables(scores, own, ["cataclysm"], tmp_path / "tables")
 

@@ -1,4 +1,4 @@
-"""When queries are clustered and into how many groups: the curriculum of NGAME, ours and the official one."""
+"""The curriculum of NGAME, ours and the official one: when queries are clustered, and into how many groups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from vixml.config.run import Mining
 from vixml.models.encode import encode_items
-from vixml.runtime import autocast
 from vixml.training import train
 from vixml.training.vectors import StoredVectors, label_means
 
@@ -87,11 +86,7 @@ def test_the_last_centroids(task, tmp_path, last, changes):
     training = planted.make_training(task, config)
     state = planted.train(training, tmp_path)
     data, rows = training.data, training.data.rows
-    images = None if data.query_images is None else data.query_images.take(rows)
-    encoded = encode_items(
-        training.model, data.query_tokens.take(rows), images, training.gather,
-        lambda: autocast("fp32", training.device), prompt=data.prompt,
-    )  # fmt: skip
+    encoded = encode_items(training.model, data.queries.take(rows), "fp32")
     means = {"stored": state.stored.read()[rows], "encoded": F.normalize(encoded, dim=1)}
     means = {name: label_means(vectors, data.truth.take(rows))[0] for name, vectors in means.items()}
     torch.testing.assert_close(training.model.centroid, means[last])

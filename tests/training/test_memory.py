@@ -1,4 +1,4 @@
-"""Out of memory: one error that names what to make smaller; nothing is lost, and the smaller value resumes."""
+"""Running out of memory: one error that names a smaller setting; nothing is lost, and with that setting the run resumes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from vixml.models.encode import fewer_items, token_budget_slices
 from vixml.models.siamese import Siamese
 from vixml.training import train as stage_module
 from vixml.training.checkpoint import NAME
-from vixml.training.train import run_identity, train
+from vixml.training.train import run_identity
 from vixml.training.vectors import EncodedBatch
 
-CPU = torch.device("cpu")
 SAID = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.25 GiB is free. "
     "Including non-PyTorch memory, this process has 77.84 GiB memory in use."
@@ -46,7 +45,7 @@ def settings(**training):
 
 
 def run(task, folder, config):
-    train("planted", "run", 0, config, Propensity(), task, folder / "model", CPU)
+    planted.run_stage(task, config, folder / "model")
 
 
 def at_call(function, count):
@@ -55,7 +54,7 @@ def at_call(function, count):
 
     def wrapped(*args, **options):
         if next(calls) == count:
-            function(*args, **options) if function.__name__ == "encode" else None  # it was under way
+            function(*args, **options) if function.__name__ == "encode" else None  # it had begun
             full()
         return function(*args, **options)
 
@@ -120,10 +119,10 @@ def test_what_is_carried_out_otherwise_is_the_same_run(task):
 
 def test_grouping_queries_falls_back_to_the_processor(task, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("VIXML_PROGRESS", raising=False)
-    # The first call shares the free vectors out, the second groups queries.
+    # The first call clusters labels for the free vectors, the second groups queries.
     monkeypatch.setattr(stage_module, "balanced_groups", at_call(stage_module.balanced_groups, 1))
     run(task, tmp_path, settings())
-    assert "no room to group all queries" in capsys.readouterr().err
+    assert "too small to group all queries" in capsys.readouterr().err
 
 
 def test_the_model_itself_does_not_fit(task, tmp_path, monkeypatch):

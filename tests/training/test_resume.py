@@ -1,4 +1,4 @@
-"""A killed run, taken up again, ends with the same bytes as one that was never interrupted."""
+"""A killed run, resumed, ends with the same bytes as one that was never interrupted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 
 import planted
@@ -19,10 +20,9 @@ from vixml.models.siamese import load_model
 from vixml.provenance import read_manifest
 from vixml.training import checkpoint
 from vixml.training.checkpoint import NAME
-from vixml.training.train import run_identity, train
+from vixml.training.train import run_identity
 
 ROWS, BATCH, EPOCHS = 23, 5, 3  # five steps per epoch, the last of three queries; the second and third mined
-CPU = torch.device("cpu")
 ALWAYS = {"checkpoint_minutes": 1e-9}
 
 
@@ -165,22 +165,19 @@ def test_a_checkpoint_of_something_else_is_not_resumed(task, tmp_path):
 
 
 def test_identity_names_all_that_leads_to_the_weights(task, monkeypatch):
-    base = run_identity(config(), 0, task, "fp32", Propensity())
+    def identity(settings=config(), seed=0, inputs=task, precision="fp32", **propensity):
+        return run_identity(settings, seed, inputs, precision, Propensity(**propensity))
+
     others = [
-        run_identity(config(batch_size=10), 0, task, "fp32", Propensity()),
-        run_identity(planted.make_config(mining=None), 0, task, "fp32", Propensity()),
-        run_identity(config(), 1, task, "fp32", Propensity()),
-        run_identity(config(), 0, task, "bf16", Propensity()),
-        run_identity(config(), 0, task, "fp32", Propensity(a=0.1)),
-        run_identity(
-            config(), 0, type(task)(task.corpus, task.embeddings, task.embeddings, task.model_dir), "fp32", Propensity()
-        ),
-    ]
+        identity(config(batch_size=10)), identity(planted.make_config(mining=None)), identity(seed=1),
+        identity(precision="bf16"), identity(a=0.1), identity(inputs=replace(task, tokens=task.embeddings)),
+    ]  # fmt: skip
+    base = identity()
     assert len({base, *others}) == len(others) + 1
     same = config().model_copy(update={"row": planted.make_config(row={"label": "another name"}).row})
-    assert run_identity(same, 0, task, "fp32", Propensity()) == base, "a row's name trains nothing"
+    assert identity(same) == base, "a row's name trains nothing"
     monkeypatch.setattr("vixml.training.train.stage_digest", lambda verb: f"another {verb}")
-    assert run_identity(config(), 0, task, "fp32", Propensity()) != base, "old weights are not trained on by new code"
+    assert identity() != base, "new code does not resume old weights"
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "other"])
@@ -197,7 +194,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(task, tmp_path, damage):
 
 def train_until_half_a_checkpoint_is_written(argument):
     config, inputs, out, saves = argument
-    checkpoint.SaveClock.due = lambda clock, epoch_ended: True
+    checkpoint.Checkpoint.due = lambda self, epoch_ended: True
     save, done = torch.save, iter(range(10**6))
 
     def save_then_die(payload, path):
@@ -208,7 +205,7 @@ def train_until_half_a_checkpoint_is_written(argument):
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = save_then_die
-    train("planted", "run", 3, config, Propensity(), inputs, out, CPU)
+    planted.run_stage(inputs, config, out, seed=3)
 
 
 def test_kill_9_while_a_checkpoint_is_written(programs, task, tmp_path):
@@ -219,8 +216,8 @@ def test_kill_9_while_a_checkpoint_is_written(programs, task, tmp_path):
     assert done.stderr == "killed now\n"
     assert not out.exists() and (out.parent / "checkpoint" / NAME).exists()
     for folder in (out, tmp_path / "whole" / "model"):
-        train("planted", "run", 3, settings, Propensity(), task, folder, CPU)
-        assert not (folder.parent / "checkpoint").exists(), "the checkpoint has done its work"
+        planted.run_stage(task, settings, folder, seed=3)
+        assert not (folder.parent / "checkpoint").exists(), "the checkpoint is deleted at the end"
     whole = tmp_path / "whole" / "model"
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert (out / "validation_rows.npy").read_bytes() == (whole / "validation_rows.npy").read_bytes()

@@ -432,11 +432,11 @@ def train(job: Job, dataset: Dataset, run: Run, seed: Seed = 0, threads: Threads
 
         vixml train picto vixml-minilm-l3 --seed 0
     """
-    config, entry, (inputs, _) = job.run, job.dataset, _encoding(job)
+    seeded, entry, (inputs, _) = job.seeded_run, job.dataset, _encoding(job)
     from vixml.runtime import choose_device
     from vixml.training.train import train as go
 
-    go(dataset, run, seed, config, entry.propensity, inputs, job.out, choose_device(device, threads))
+    go(seeded, entry.propensity, inputs, job.out, choose_device(device, threads))
 
 
 @command
@@ -453,11 +453,11 @@ def build_index(
 
         vixml build-index picto text-minilm-l3
     """
-    config, (inputs, read) = job.run, _encoding(job)
+    seeded, (inputs, read) = job.seeded_run, _encoding(job)
     from vixml.retrieval.index import build_index as go
     from vixml.runtime import choose_device
 
-    go(dataset, run, seed, config, inputs, read["trained"], job.out, choose_device(device, threads))
+    go(seeded, inputs, read["trained"], job.out, choose_device(device, threads))
 
 
 @command
@@ -480,12 +480,11 @@ def measure_latency(
 
         vixml measure-latency picto text-minilm-l3
     """
-    config, (inputs, read) = job.run, _encoding(job)
+    seeded, (inputs, read) = job.seeded_run, _encoding(job)
     from vixml.retrieval.latency import measure_latency as go
     from vixml.runtime import choose_device
 
-    where = choose_device(device, threads)
-    go(dataset, run, seed, config, inputs, read["trained"], read["index"], job.out, where, batch_size)
+    go(seeded, inputs, read["trained"], read["index"], job.out, choose_device(device, threads), batch_size)
 
 
 @command
@@ -518,13 +517,11 @@ def predict(
 
         vixml predict picto text-minilm-l3 --seed 0
     """
-    config, read = job.run, job.finished()  # before the seconds that torch takes to import
-    from vixml.retrieval.predict import PredictInputs
+    seeded, read = job.seeded_run, job.finished()  # before the slow import of torch
     from vixml.retrieval.predict import predict as go
     from vixml.runtime import choose_device
 
-    inputs = PredictInputs(read["corpus"], read.get("index"), read.get("embeddings"), read.get("trained"))
-    go(dataset, run, seed, config, split, inputs, job.out, choose_device(device, threads), memory_mb)
+    go(seeded, split, read, job.out, choose_device(device, threads), memory_mb)
 
 
 @command
@@ -551,10 +548,8 @@ def score(
     entry, read = job.dataset, job.finished()
     from vixml.evaluation.score import score as go
 
-    go(
-        read["corpus"], read["predictions"], entry, dataset, run, seed, split, job.out,
-        ks=_numbers(ks, "--ks"), deep_ks=_numbers(deep_ks, "--deep-ks"),
-    )  # fmt: skip
+    names = {"dataset": dataset, "run": run, "seed": seed, "split": split}
+    go(names, entry, read, job.out, ks=_numbers(ks, "--ks"), deep_ks=_numbers(deep_ks, "--deep-ks"))
 
 
 def _numbers(text: str, option: str) -> list[int]:

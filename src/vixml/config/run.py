@@ -6,6 +6,7 @@ These classes are the one source of defaults, validation, the JSON schemas in ``
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -442,3 +443,33 @@ class RunConfig(Strict):
     def needs_embeddings(self) -> bool:
         """Return whether any part of the run reads image vectors."""
         return self.needs_encoder and (self.uses_images or self.inference.image_weight > 0)
+
+
+@dataclass(frozen=True)
+class SeededRun:
+    """One run of a dataset with one seed.
+
+    Attributes:
+        dataset: id in datasets.yaml.
+        run: id of the run.
+        seed: of everything random.
+        config: the resolved run.
+    """
+
+    dataset: str
+    run: str
+    seed: int
+    config: RunConfig
+
+    def __str__(self) -> str:
+        return f"{self.run} seed {self.seed}"
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """Return dataset, run and seed, for a record."""
+        return {"dataset": self.dataset, "run": self.run, "seed": self.seed}
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Return the names and the resolved configuration, for a manifest."""
+        return self.names | self.config.model_dump()
