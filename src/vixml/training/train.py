@@ -74,22 +74,19 @@ def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, 
     group = join(device)
     # Rank 0 alone writes files and shows progress: the other processes have the same results.
     first = group.rank == 0
-    with (
-        stage(out, "train", config=run.resolved, inputs=inputs.named(), facts=facts) if first else nullcontext() as work
-    ):
+    written = stage(out, "train", config=run.resolved, inputs=inputs.named(), facts=facts) if first else nullcontext()
+    with written as work:
         training = open_training(run, propensity, inputs, device, group)
         config, model = training.config, training.model
         identity = run_identity(config, run.seed, inputs, training.precision, propensity)
         checkpoint = Checkpoint(out.parent / "checkpoint", identity, config.training.checkpoint_minutes)
         state, n_queries = new_state(training), len(training.data.rows) * config.training.epochs
-        with (
-            bar(str(run), n_queries) if first else nullcontext(Quiet()) as advance,
-            lost_processes(group),
-            enough_memory(
-                lambda: f"train {run}, {position(training, state)}",
-                lambda: fewer_items(config, model.encoding, model.training),
-            ),
-        ):
+        shown = bar(str(run), n_queries) if first else nullcontext(Quiet())
+        enough = enough_memory(
+            lambda: f"train {run}, {position(training, state)}",
+            lambda: fewer_items(config, model.encoding, model.training),
+        )
+        with shown as advance, lost_processes(group), enough:
             fit(training, state, checkpoint, TrainingView(advance, str(run), config.training.epochs))
         leave()
         if first:
@@ -431,8 +428,8 @@ def position(training: Training, state: State) -> str:
 
 def epoch_batches(training: Training, state: State) -> EpochBatches:
     """Return the batches of the state's epoch."""
-    shared, with_text = training.group, not training.stored_only
-    return EpochBatches(training.data, training.config, training.seed, state.epoch, state.groups, shared, with_text)
+    data, config, with_text = training.data, training.config, not training.stored_only
+    return EpochBatches(data, config, training.seed, state.epoch, state.groups, training.group, with_text)
 
 
 def train_step(training: Training, state: State, batch: Batch) -> Tensor:
