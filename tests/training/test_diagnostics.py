@@ -160,7 +160,7 @@ def test_centroids_are_the_means_of_what_was_stored(task, tmp_path):
 
 
 def test_stored_vectors_are_those_of_the_last_step(task, tmp_path):
-    """With one batch an epoch: an epoch stores what the weights of the former epoch give."""
+    """With one batch per epoch, an epoch stores the vectors of the previous epoch's weights."""
     config = planted.make_config(
         encoder={"dropout": 0.0}, optimizer={"warmup_steps": 0}, training={"epochs": 2, "batch_size": 64}
     )
@@ -184,14 +184,14 @@ def test_labels_without_queries_have_no_centroid(task, tmp_path):
 
 def test_view_counts_and_asks_for_the_loss_only_when_shown():
     class Bar:
-        counted, said, notes = 0, [], []
+        counted, lines, notes = 0, [], []
 
         def __call__(self, n, note):
             self.counted += n
             self.notes.append(note)
 
         def say(self, line):
-            self.said.append(line)
+            self.lines.append(line)
 
     bar = Bar()
     view = TrainingView(bar, "run seed 0", 3)
@@ -199,10 +199,10 @@ def test_view_counts_and_asks_for_the_loss_only_when_shown():
     assert bar.counted == 4 and bar.notes[0]().startswith("loss 0.250, ")
     view.epoch({"epoch": 0, "loss": 0.5, "samples_per_second": 12.0, "P@1/u": 40.0, "P@1/z": 50.0})
     assert (
-        bar.said[0] == "run seed 0: epoch 1/3, loss 0.5000, 12 samples/s, validation P@1 u 40.0, validation P@1 z 50.0"
+        bar.lines[0] == "run seed 0: epoch 1/3, loss 0.5000, 12 samples/s, validation P@1 u 40.0, validation P@1 z 50.0"
     )
     view.warn("look")
-    assert bar.said[1] == "WARNING run seed 0: look"
+    assert bar.lines[1] == "WARNING run seed 0: look"
 
 
 @pytest.mark.parametrize("which", [{}, {"modality": "text", "encoder": {"train": "frozen"}}])

@@ -24,14 +24,14 @@ from vixml.training.checkpoint import NAME
 from vixml.training.train import run_identity
 from vixml.training.vectors import EncodedBatch
 
-SAID = (
+MESSAGE = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.25 GiB is free. "
     "Including non-PyTorch memory, this process has 77.84 GiB memory in use."
 )
 
 
 def full(*args, **options):
-    raise torch.OutOfMemoryError(SAID)
+    raise torch.OutOfMemoryError(MESSAGE)
 
 
 def settings(**training):
@@ -107,7 +107,7 @@ def test_one_error_names_the_next_smaller_value_and_that_resumes(
     assert record["epochs"] == 2 and record["kernels"] == "plain" and not (tmp_path / "checkpoint").exists()
 
 
-def test_what_is_carried_out_otherwise_is_the_same_run(task):
+def test_settings_that_change_no_result_keep_the_identity(task):
     def identity(config):
         return run_identity(config, 0, task, "fp32", Propensity())
 
@@ -149,7 +149,7 @@ def test_the_next_smaller_value(at_once, items, training, expected):
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (torch.OutOfMemoryError(SAID), "GPU"),
+        (torch.OutOfMemoryError(MESSAGE), "GPU"),
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), "GPU"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GPU"),
         (MemoryError(), "main"),
@@ -181,14 +181,14 @@ def test_items_at_once_bounds_every_pass(task):
     assert [(s.start, s.stop) for s in slices] == [(0, 4), (4, 8), (8, 10)]
 
 
-def test_a_verb_without_a_key_to_change_ends_with_one_error_too(monkeypatch, capsys, tmp_path):
+def test_a_command_without_a_setting_to_change_ends_with_one_error_too(monkeypatch, capsys, tmp_path):
     def no_memory(*args, **options):
         raise MemoryError("Unable to allocate 9.1 TiB for an array")
 
     monkeypatch.setattr("vixml.check.doctor.block", no_memory)
     assert main(["doctor"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("error:") == 1 and "out of main memory" in said and "Traceback" not in said
+    shown = capsys.readouterr().err
+    assert shown.count("error:") == 1 and "out of main memory" in shown and "Traceback" not in shown
 
 
 def train_with_one_that_is_full(argument):
@@ -212,5 +212,5 @@ def test_one_process_of_several_ends_all(programs, task, tmp_path):
     shown, status = done.stderr, done.returncode
     assert status != 0, shown[-3000:]
     assert shown.count("error: out of GPU memory") == 1 and "items_at_once" in shown
-    assert shown.count("Traceback") <= 1, "torchrun's own at most"
+    assert shown.count("Traceback") <= 1, "at most that of torchrun"
     assert not (tmp_path / "model").exists()
