@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,9 +263,7 @@ def new_state(training: Training) -> State:
 
 
 def save_state(training: Training, state: State, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, on rank 0."""
-    if training.group.rank != 0:
-        return
+    """Write a checkpoint."""
     saved = {name: getattr(state, name) for name in SAVED_AS_THEY_ARE}
     saved |= {
         "model": training.model.learned_state(),
@@ -372,6 +369,7 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
         VixmlError: the checkpoint is damaged, processes would resume from different steps, or the run has diverged.
     """
     model, settings, device = training.model, training.config.training, training.device
+    first = training.group.rank == 0  # it alone writes checkpoints
     start_or_resume(training, state, checkpoint, view)
     while state.epoch < settings.epochs:
         if state.step_in_epoch == 0:
@@ -384,7 +382,7 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
             loss = train_step(training, state, batch)
             view.step(len(batch.queries), loss)
             state.step_in_epoch += 1
-            if checkpoint.due(epoch_ended=False):
+            if first and checkpoint.due(epoch_ended=False):
                 state.seconds += time.perf_counter() - started
                 save_state(training, state, checkpoint)
                 started = time.perf_counter()
@@ -400,7 +398,7 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
         state.history.append(report)
         view.epoch(report)
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
-        if checkpoint.due(epoch_ended=True):
+        if first and checkpoint.due(epoch_ended=True):
             save_state(training, state, checkpoint)
 
 
@@ -484,10 +482,10 @@ def sum_gradients(training: Training, batch: Batch) -> None:
     """Sum gradients over processes: prototypes saw the whole batch, the encoder this process's share."""
     model = training.model
     whole = list(model.prototypes.parameters()) if model.prototypes is not None else []
-    left_out: Iterable[Parameter] = whole
+    left_out = list(whole)
     if not batch.has_images and model.projection is not None:
         # No process uses it, so it has no gradient; with one of zero, AdamW would let it decay.
-        left_out = [*whole, *model.projection.parameters()]
+        left_out += model.projection.parameters()
     known = {id(parameter) for parameter in left_out}
     share = [] if training.stored_only else [p for p in model.parameters() if id(p) not in known]
     training.group.sum_gradients(share, whole)
