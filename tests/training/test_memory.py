@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -48,45 +49,39 @@ def run(task, folder, config):
     planted.run_stage(task, config, folder / "model")
 
 
-def at_call(function, count):
-    """Return a function that runs out of memory when it is called for the ``count``-th time (from 0)."""
-    calls = iter(range(10**6))
+def fail_at_call(patch, owner, name, count):
+    """Let a function run out of memory when it is called for the ``count``-th time (from 0)."""
+    function, calls = getattr(owner, name), itertools.count()
 
     def wrapped(*args, **options):
         if next(calls) == count:
-            function(*args, **options) if function.__name__ == "encode" else None  # it had begun
+            if name == "encode":
+                function(*args, **options)  # it had begun
             full()
         return function(*args, **options)
 
-    return wrapped
+    patch.setattr(owner, name, wrapped)
 
 
-def first_encoding(monkeypatch):
-    monkeypatch.setattr(Siamese, "encode", at_call(Siamese.encode, 0))
-
-
-def a_step(monkeypatch):
-    monkeypatch.setattr(Siamese, "encode", at_call(Siamese.encode, 6))
-
-
-def a_backward_pass(monkeypatch):
-    monkeypatch.setattr(EncodedBatch, "backward", at_call(EncodedBatch.backward, 2))
-
-
-def the_loss(monkeypatch):
-    monkeypatch.setattr(stage_module, "total_loss", at_call(stage_module.total_loss, 3))
+A_STEP = Siamese, "encode", 6
 
 
 @pytest.mark.parametrize(
-    ("where", "position", "items"),
-    [(first_encoding, "epoch 1, encoding", None), (a_step, "step", 33), (a_backward_pass, "step 3", 33), (the_loss, "step 4", 33)],
-)  # fmt: skip
+    ("failing", "position", "items", "kept"),
+    [
+        ((Siamese, "encode", 0), "epoch 1, encoding", None, False),
+        (A_STEP, "step", 33, True),
+        ((EncodedBatch, "backward", 2), "step 3", 33, True),
+        ((stage_module, "total_loss", 3), "step 4", 33, True),
+    ],
+    ids=["first encoding", "step", "backward pass", "loss"],
+)
 def test_one_error_names_the_next_smaller_value_and_that_resumes(
-    task, tmp_path, monkeypatch, capsys, where, position, items
+    task, tmp_path, monkeypatch, capsys, failing, position, items, kept
 ):
     planted.save_always(monkeypatch)
     with monkeypatch.context() as patch:
-        where(patch)
+        fail_at_call(patch, *failing)
         with pytest.raises(VixmlError, match="out of GPU memory") as caught:
             run(task, tmp_path, settings())
     error = caught.value
@@ -97,8 +92,7 @@ def test_one_error_names_the_next_smaller_value_and_that_resumes(
     now = int(error.hint.split("(now ")[1].split(" ")[0])
     assert smaller == now // 2 and (items is None or abs(now - items) < 3)
     assert not (tmp_path / "model").exists()
-    kept = (tmp_path / "checkpoint" / NAME).exists()
-    assert kept == (where is not first_encoding)
+    assert (tmp_path / "checkpoint" / NAME).exists() == kept
     monkeypatch.delenv("VIXML_PROGRESS", raising=False)
     capsys.readouterr()
     run(task, tmp_path, settings(items_at_once=smaller))
@@ -120,7 +114,7 @@ def test_settings_that_change_no_result_keep_the_identity(task):
 def test_grouping_queries_falls_back_to_the_processor(task, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("VIXML_PROGRESS", raising=False)
     # The first call clusters labels for the free vectors, the second groups queries.
-    monkeypatch.setattr(stage_module, "balanced_groups", at_call(stage_module.balanced_groups, 1))
+    fail_at_call(monkeypatch, stage_module, "balanced_groups", 1)
     run(task, tmp_path, settings())
     assert "too small to group all queries" in capsys.readouterr().err
 
@@ -194,7 +188,7 @@ def test_a_command_without_a_setting_to_change_ends_with_one_error_too(monkeypat
 def train_with_one_that_is_full(argument):
     task, folder = argument
     if os.environ["RANK"] == "1":
-        a_step(pytest.MonkeyPatch())
+        fail_at_call(pytest.MonkeyPatch(), *A_STEP)
     try:
         run(task, folder, settings())
     except VixmlError as error:
