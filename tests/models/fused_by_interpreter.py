@@ -1,6 +1,6 @@
 """Compute one step of each family of decoders with liger-kernel and without, and print how far apart they are.
 
-triton's interpreter (TRITON_INTERPRET=1, read when it is imported) runs the kernels on a processor, hence a process of its own.
+triton's interpreter (TRITON_INTERPRET=1, read when it is imported) runs the kernels on a processor, so this is a separate process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ interpreter._implicit_cvt = convert
 
 
 class Pretended:
-    """A GPU as far as the choice of kernels is concerned."""
+    """A device that the choice of kernels takes for a GPU."""
 
     type = "cuda"
 
@@ -56,7 +56,7 @@ def step(folder: Path, wanted: str) -> tuple[str, torch.Tensor, dict[str, torch.
     return model.backbone.kernels, vectors.detach(), gradients(model.backbone)
 
 
-# Functions of CUDA's own library, which the interpreter does not have.
+# Functions of CUDA's library, which the interpreter lacks.
 for name, library in list(sys.modules.items()):
     if name.startswith("liger_kernel.ops"):
         for function, other in (("rsqrt", lambda x: tl.rsqrt(x)), ("tanh", lambda x: 2 * tl.sigmoid(2 * x) - 1)):

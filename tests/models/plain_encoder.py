@@ -1,4 +1,4 @@
-"""The encoder restated plainly: a padded batch through transformers' own model, every position filled by a loop."""
+"""The encoder written plainly: a padded batch through transformers' own model, every position filled by a loop."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def test_every_projection_has_an_adapter_and_nothing_else_trains(tmp_path, famil
     model = make(write_decoder(tmp_path, family))
     trained = [name for name, p in model.backbone.named_parameters() if p.requires_grad]
     assert trained and all("lora_" in name for name in trained)
-    held = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained}
-    assert held == PROJECTIONS
+    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained}
+    assert adapted == PROJECTIONS
     linear = [name for name, m in model.backbone.named_modules() if isinstance(m, nn.Linear) and "lora_" not in name]
     assert len(trained) == 2 * len(linear), "two matrices a linear layer"
     model.train().encode(PACKED).sum().backward()
@@ -91,7 +91,7 @@ def test_scale_and_merge(decoder, stabilised):
 
 
 def layer_and_twin(bias, dtype):
-    """Return an adapted layer, and what peft computes with the same tensors."""
+    """Return an adapted layer, and peft's with the same tensors."""
     torch.manual_seed(0)
     made = []
     for kind in (AdaptedLinear, peft_lora.Linear):
@@ -163,9 +163,9 @@ def test_refuses_the_weights_of_another_model(decoder, tmp_path):
 
 def test_frozen_weights_may_be_in_half_precision(decoder):
     model = make(decoder, weights="bfloat16")
-    held = {p.dtype for p in model.backbone.parameters() if not p.requires_grad}
+    frozen = {p.dtype for p in model.backbone.parameters() if not p.requires_grad}
     trained = {p.dtype for p in model.backbone.parameters() if p.requires_grad}
-    assert held == {torch.bfloat16} and trained == {torch.float32}
+    assert frozen == {torch.bfloat16} and trained == {torch.float32}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cosine = torch.cosine_similarity(vectors(model), vectors(make(decoder)))
     assert cosine.min() > 0.995

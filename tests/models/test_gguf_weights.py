@@ -104,7 +104,7 @@ def test_the_tokenizer_is_the_files_own(llama, tmp_path):
         ids = ours.encode(text).ids
         assert ids == theirs(text)["input_ids"] and ours.decode(ids, skip_special_tokens=False) == text
     assert [ours.id_to_token(i) for i in ours.encode("he he").ids] == ["he", "Ġhe"]
-    # It names a first token, but is told not to add it.
+    # The file names a first token, and does not add it.
     assert theirs.bos_token == "<|im_start|>" and bos_ids(ours) == []
     assert eos_id(folder, ours) == 2
     assert theirs.chat_template is None, "a template is a program"

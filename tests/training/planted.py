@@ -59,7 +59,7 @@ def publish(out: Path, verb: str, write: Callable[[Path], object]) -> Path:
 
 
 def write_task(root: Path, model_dir: Path, seed: int = 0, causal: bool = False) -> RunInputs:
-    """Write corpus, tokens (bare for a decoder) and embeddings; return where they lie."""
+    """Write corpus, tokens (bare for a decoder) and embeddings; return the folders."""
     rng = np.random.default_rng(seed)
     pairs = [(word, kind) for word in range(WORDS) for kind in range(KINDS)]
     kinds: list[int] = []  # of each image

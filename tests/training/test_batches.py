@@ -92,13 +92,13 @@ def test_a_batch_has_its_positives_and_every_pair_of_the_truth(data, copies):
 @pytest.mark.parametrize("copies", ["merged", "kept"])
 def test_terms_share_a_draw_or_have_their_own(data, copies):
     shared = epoch_batches(data, config=run_with(label_copies=copies))
-    own = epoch_batches(data, config=run_with({"draws": "per-term"}, label_copies=copies))
+    separate = epoch_batches(data, config=run_with({"draws": "per-term"}, label_copies=copies))
     differ = 0
     for i in range(len(shared)):
-        first, second, third = own[i].drawn_label.tolist()
+        first, second, third = separate[i].drawn_label.tolist()
         assert (
             shared[i].drawn_label.tolist() == [first] * 3
-            and shared[i].drawn_query.tolist() == own[i].drawn_query.tolist()
+            and shared[i].drawn_query.tolist() == separate[i].drawn_query.tolist()
         )
         differ += (first != second) + (first != third) + (second != third)
     assert differ > 3

@@ -80,7 +80,7 @@ def test_groups_are_rounded_up_to_a_power_of_two(queries, size, groups):
 @pytest.mark.parametrize("changes", [{}, {"encoder": {"train": "frozen"}}, {"modality": "text"}])
 @pytest.mark.parametrize("last", ["stored", "encoded"])
 def test_the_last_centroids(task, tmp_path, last, changes):
-    """Means of vectors as they were stored while dropout was on, or of what the finished model gives."""
+    """Means of vectors stored during training, with dropout, or of the finished model's vectors."""
     changes = {**changes, "encoder": {"dropout": 0.2, **changes.get("encoder", {})}}
     config = planted.make_config(prototype={"last_centroids": last}, training={"epochs": 2}, **changes)
     training = planted.make_training(task, config)

@@ -122,12 +122,6 @@ def test_a_collapsed_run_warns(constant_task, tmp_path):
     assert len(warned) == 1 and "collapsed" in warned[0] and "0.32" in warned[0]
 
 
-def test_a_learning_run_does_not_warn(task, tmp_path):
-    warned = []
-    planted.train(planted.make_training(task, planted.make_config()), tmp_path, warn=warned.append)
-    assert warned == []
-
-
 def test_a_diverged_run_is_one_clear_error(task, tmp_path):
     training = planted.make_training(task, planted.make_config())
     with torch.no_grad():
@@ -137,11 +131,17 @@ def test_a_diverged_run_is_one_clear_error(task, tmp_path):
     assert "epoch 0" in str(caught.value.where)
 
 
-def test_an_epochs_report(task, tmp_path):
-    reports = []
-    training = planted.make_training(task, planted.make_config(training={"epochs": 2}))
-    state = planted.train(training, tmp_path, epoch=reports.append)
-    assert reports == state.history and [r["epoch"] for r in reports] == [0, 1]
+@pytest.fixture(scope="module")
+def finished(task, tmp_path_factory):
+    """A training, its state, and what it showed."""
+    training, reports, warned = planted.make_training(task, planted.make_config()), [], []
+    state = planted.train(training, tmp_path_factory.mktemp("run"), epoch=reports.append, warn=warned.append)
+    return training, state, reports, warned
+
+
+def test_a_learning_run_reports_each_epoch_and_does_not_warn(finished):
+    _, state, reports, warned = finished
+    assert warned == [] and reports == state.history and [r["epoch"] for r in reports] == [0, 1, 2]
     for report in reports:
         total = report["loss/q_u"] + report["loss/q_z"] + report["loss/u_q"] + 0.1 * report["loss/reg"]
         assert report["loss"] == pytest.approx(total, abs=1e-5)
@@ -149,18 +149,16 @@ def test_an_epochs_report(task, tmp_path):
         assert {"cosine_queries", "cosine_u", "cosine_prototypes", "samples_per_second", "seconds"} <= report.keys()
 
 
-def test_centroids_are_the_means_of_what_was_stored(task, tmp_path):
-    training = planted.make_training(task, planted.make_config(training={"epochs": 1}))
-    state, data = planted.train(training, tmp_path), training.data
-    for label in range(data.truth.n_cols):
-        holders = [i for i in data.rows if label in data.truth.row(i)]
-        expected = torch.stack([state.stored.read()[i] for i in holders]).mean(dim=0)
-        torch.testing.assert_close(training.model.centroid[label], expected)
+def test_centroids_are_the_means_of_stored_vectors(finished):
+    training, state, *_ = finished
+    for label in range(training.data.truth.n_cols):
+        queries = [i for i in training.data.rows if label in training.data.truth.row(i)]
+        torch.testing.assert_close(training.model.centroid[label], state.stored.read()[queries].mean(dim=0))
     assert training.model.has_centroid.all()
 
 
 def test_stored_vectors_are_those_of_the_last_step(task, tmp_path):
-    """With one batch an epoch: an epoch stores what the weights of the former epoch give."""
+    """With one batch per epoch, an epoch stores the vectors of the previous epoch's weights."""
     config = planted.make_config(
         encoder={"dropout": 0.0}, optimizer={"warmup_steps": 0}, training={"epochs": 2, "batch_size": 64}
     )
@@ -182,27 +180,23 @@ def test_labels_without_queries_have_no_centroid(task, tmp_path):
     assert training.model.has_centroid.nonzero()[:, 0].tolist() == sorted(used)
 
 
-def test_view_counts_and_asks_for_the_loss_only_when_shown():
+def test_the_view_counts_and_reads_the_loss_only_when_shown():
+    counted, notes, lines = [], [], []
+
     class Bar:
-        counted, said, notes = 0, [], []
-
         def __call__(self, n, note):
-            self.counted += n
-            self.notes.append(note)
+            counted.append(n)
+            notes.append(note)
 
-        def say(self, line):
-            self.said.append(line)
+        say = staticmethod(lines.append)
 
-    bar = Bar()
-    view = TrainingView(bar, "run seed 0", 3)
+    view = TrainingView(Bar(), "run seed 0", 3)
     view.step(4, torch.tensor(0.25))
-    assert bar.counted == 4 and bar.notes[0]().startswith("loss 0.250, ")
+    assert counted == [4] and notes[0]().startswith("loss 0.250, ")
     view.epoch({"epoch": 0, "loss": 0.5, "samples_per_second": 12.0, "P@1/u": 40.0, "P@1/z": 50.0})
-    assert (
-        bar.said[0] == "run seed 0: epoch 1/3, loss 0.5000, 12 samples/s, validation P@1 u 40.0, validation P@1 z 50.0"
-    )
     view.warn("look")
-    assert bar.said[1] == "WARNING run seed 0: look"
+    scores = "validation P@1 u 40.0, validation P@1 z 50.0"
+    assert lines == [f"run seed 0: epoch 1/3, loss 0.5000, 12 samples/s, {scores}", "WARNING run seed 0: look"]
 
 
 @pytest.mark.parametrize("which", [{}, {"modality": "text", "encoder": {"train": "frozen"}}])

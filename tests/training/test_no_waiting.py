@@ -52,7 +52,7 @@ def test_no_step_waits_for_its_device(request, monkeypatch, kind, at_once):
     train.initialise(training, state)
     training.model.train()
 
-    # Pinned memory is the caller's own copy, whose address is remembered.
+    # Pinned memory: a copy whose address is recorded.
     pinned: dict[int, torch.Tensor] = {}
 
     def pin(tensor):

@@ -78,7 +78,7 @@ def test_parts_give_the_gradient_of_the_whole(whole, task, kind, at_once):
 
 
 def test_dropout_is_the_same_when_a_part_is_encoded_again(task):
-    """Naive twin: all parts with the same draws, all their graphs in memory, one backward pass."""
+    """Against a naive version: all parts with the same draws, all their graphs in memory, one backward pass."""
     config = settings("early", dropout=0.3, items_at_once=9)
     training = planted.make_training(task, config, rows=40)
     model = training.model.train()
@@ -140,9 +140,9 @@ def in_processes(programs, work, argument, folder, processes=2):
 
 
 def write_gradients(argument):
-    told, out = argument
+    given, out = argument
     group = join(CPU)
-    for name, how in told.items():
+    for name, how in given.items():
         inputs, config, *rest = how
         torch.save(gradients(inputs, config, 1, group, *rest), out / f"{name}-{group.rank}.pt")
     leave()
@@ -181,10 +181,10 @@ def alone(task, decoder_task):
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_have_the_gradient_of_one(programs, task, decoder_task, alone, tmp_path, processes):
-    """The first step's gradients, not what an optimizer makes of them: AdamW would forgive a wrong scale."""
+    """The first step's gradients, not the optimizer's steps: AdamW hides a wrong scale."""
     # Two processes encode each batch at once, three in parts.
-    told = cases(task, decoder_task, None if processes == 2 else 5)
-    shown, statuses = in_processes(programs, write_gradients, (told, tmp_path), tmp_path / "group", processes)
+    given = cases(task, decoder_task, None if processes == 2 else 5)
+    shown, statuses = in_processes(programs, write_gradients, (given, tmp_path), tmp_path / "group", processes)
     assert statuses == [0] * processes, shown[:6000]
     for name, expected in alone.items():
         assert len(expected) >= 2 or name == "one query"

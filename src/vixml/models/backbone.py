@@ -299,4 +299,5 @@ def _compile(norm: Callable[[int], nn.Module], device: torch.device) -> None:
 
 
 def _first_line(error: Exception) -> str:
+    """Return an error's class and the first line of its message."""
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]

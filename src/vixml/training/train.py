@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,22 +73,19 @@ def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, 
     group = join(device)
     # Rank 0 alone writes files and shows progress: the other processes have the same results.
     first = group.rank == 0
-    with (
-        stage(out, "train", config=run.resolved, inputs=inputs.named(), facts=facts) if first else nullcontext() as work
-    ):
+    written = stage(out, "train", config=run.resolved, inputs=inputs.named(), facts=facts) if first else nullcontext()
+    with written as work:
         training = open_training(run, propensity, inputs, device, group)
         config, model = training.config, training.model
         identity = run_identity(config, run.seed, inputs, training.precision, propensity)
         checkpoint = Checkpoint(out.parent / "checkpoint", identity, config.training.checkpoint_minutes)
         state, n_queries = new_state(training), len(training.data.rows) * config.training.epochs
-        with (
-            bar(str(run), n_queries) if first else nullcontext(Quiet()) as advance,
-            lost_processes(group),
-            enough_memory(
-                lambda: f"train {run}, {position(training, state)}",
-                lambda: fewer_items(config, model.encoding, model.training),
-            ),
-        ):
+        shown = bar(str(run), n_queries) if first else nullcontext(Quiet())
+        enough = enough_memory(
+            lambda: f"train {run}, {position(training, state)}",
+            lambda: fewer_items(config, model.encoding, model.training),
+        )
+        with shown as advance, lost_processes(group), enough:
             fit(training, state, checkpoint, TrainingView(advance, str(run), config.training.epochs))
         leave()
         if first:
@@ -267,9 +263,7 @@ def new_state(training: Training) -> State:
 
 
 def save_state(training: Training, state: State, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, on rank 0."""
-    if training.group.rank != 0:
-        return
+    """Write a checkpoint."""
     saved = {name: getattr(state, name) for name in SAVED_AS_THEY_ARE}
     saved |= {
         "model": training.model.learned_state(),
@@ -375,6 +369,7 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
         VixmlError: the checkpoint is damaged, processes would resume from different steps, or the run has diverged.
     """
     model, settings, device = training.model, training.config.training, training.device
+    first = training.group.rank == 0  # it alone writes checkpoints
     start_or_resume(training, state, checkpoint, view)
     while state.epoch < settings.epochs:
         if state.step_in_epoch == 0:
@@ -387,7 +382,7 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
             loss = train_step(training, state, batch)
             view.step(len(batch.queries), loss)
             state.step_in_epoch += 1
-            if checkpoint.due(epoch_ended=False):
+            if first and checkpoint.due(epoch_ended=False):
                 state.seconds += time.perf_counter() - started
                 save_state(training, state, checkpoint)
                 started = time.perf_counter()
@@ -403,7 +398,7 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
         state.history.append(report)
         view.epoch(report)
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
-        if checkpoint.due(epoch_ended=True):
+        if first and checkpoint.due(epoch_ended=True):
             save_state(training, state, checkpoint)
 
 
@@ -431,8 +426,8 @@ def position(training: Training, state: State) -> str:
 
 def epoch_batches(training: Training, state: State) -> EpochBatches:
     """Return the batches of the state's epoch."""
-    shared, with_text = training.group, not training.stored_only
-    return EpochBatches(training.data, training.config, training.seed, state.epoch, state.groups, shared, with_text)
+    data, config, with_text = training.data, training.config, not training.stored_only
+    return EpochBatches(data, config, training.seed, state.epoch, state.groups, training.group, with_text)
 
 
 def train_step(training: Training, state: State, batch: Batch) -> Tensor:
@@ -487,10 +482,10 @@ def sum_gradients(training: Training, batch: Batch) -> None:
     """Sum gradients over processes: prototypes saw the whole batch, the encoder this process's share."""
     model = training.model
     whole = list(model.prototypes.parameters()) if model.prototypes is not None else []
-    left_out: Iterable[Parameter] = whole
+    left_out = list(whole)
     if not batch.has_images and model.projection is not None:
         # No process uses it, so it has no gradient; with one of zero, AdamW would let it decay.
-        left_out = [*whole, *model.projection.parameters()]
+        left_out += model.projection.parameters()
     known = {id(parameter) for parameter in left_out}
     share = [] if training.stored_only else [p for p in model.parameters() if id(p) not in known]
     training.group.sum_gradients(share, whole)
