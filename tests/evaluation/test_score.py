@@ -108,7 +108,7 @@ def test_scores_and_where_they_come_from(tmp_path):
 
 
 @pytest.mark.parametrize(("says", "trained_as"), [({}, "one"), ({"trained_as": "two"}, "two")])
-def test_a_score_says_whose_model_was_used(tmp_path, says, trained_as):
+def test_a_score_names_the_run_whose_model_was_used(tmp_path, says, trained_as):
     found = scored(tmp_path, predictions_at(tmp_path / "p", RANKED, **says))
     assert (found["run"], found["trained_as"]) == ("one", trained_as)
 
@@ -150,7 +150,7 @@ def test_contributions_add_up(tmp_path):
     assert parts["by_query_image"]["without"] == {"n_queries": 0, "P@1": None}
 
 
-def test_what_would_be_scored_wrongly_is_refused(tmp_path):
+def test_data_that_would_be_scored_wrongly_are_refused(tmp_path):
     corpus, good = corpus_at(tmp_path / "corpus"), predictions_at(tmp_path / "good", RANKED)
 
     def attempt(predictions=good, corpus=corpus, **how):
@@ -174,7 +174,7 @@ def test_what_would_be_scored_wrongly_is_refused(tmp_path):
     assert not (tmp_path / "score").exists()
 
 
-def test_both_verbs_teach_and_score_obeys(tmp_path):
+def test_both_commands_have_help_and_score_takes_options(tmp_path):
     app = typer.Typer()
     verbs.register(app)
     for verb in ("predict", "score"):

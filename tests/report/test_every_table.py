@@ -134,7 +134,7 @@ def test_a_label_that_spells_a_prompt_names_the_run_with_that_prompt(name):
             assert encoder.pooling == ("last" if line.label.endswith("(*)") else "mean"), line.label
 
 
-def test_every_run_measured_on_picto_exists_and_its_row_is_told_from_the_others():
+def test_every_run_measured_on_picto_exists_and_its_row_is_unique():
     runs = load_runs(CONFIG)
     for spec in load_tables(CONFIG):
         assert spec.measured, spec.id
@@ -153,7 +153,7 @@ def test_the_demo_writes_two_tables_the_larger_configurations_all():
         assert sorted(listed(name)) == EVERY_TABLE, name
 
 
-def test_what_picto_methods_measures_stands_in_a_table():
+def test_every_run_of_picto_methods_is_in_a_table():
     targets = read_yaml(CONFIG / "picto-methods.yaml")["targets"]
     measured = {run for target in targets for run in target["runs"]}
     shown = {row.run for spec in load_tables(CONFIG) for block in spec.measured for row in block.rows}

@@ -67,7 +67,7 @@ def test_a_corpus_is_counted_as_by_hand(tmp_path):
     assert found["pct_test_queries_with_images"] == pytest.approx(100 * np.mean(with_images))
 
 
-def test_what_was_counted_stands_in_its_row_and_a_stand_in_confirms_nothing(tmp_path):
+def test_counts_are_shown_in_their_row_and_a_stand_in_confirms_nothing(tmp_path):
     corpus_dir, _ = write_corpus(tmp_path)
     assert corpus_dir.parent.name == "picto"
     before, after = rows(build("table8")), rows(build("table8", measured=Measured({"picto": corpus_dir})))
@@ -101,7 +101,7 @@ def latency(folder, dataset="picto", run="text-minilm-l3", version=1):
     return folder
 
 
-def test_latencies_stand_beside_the_papers_or_in_rows_of_their_own(tmp_path):
+def test_latencies_are_beside_the_papers_or_in_other_rows(tmp_path):
     own = latency(tmp_path / "one")
     theirs = latency(tmp_path / "two", "LF-AmazonTitles-131K", "text-bert")
     table = build("latencies", measured=Measured(latencies=(own, theirs)))
@@ -126,7 +126,7 @@ def test_two_measurements_of_one_cell_are_both_named(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"low": 0.0}, {"median": float("nan")}, {"high": 0.1}])
-def test_a_latency_that_is_no_time_is_refused_with_its_file(tmp_path, change):
+def test_an_invalid_latency_is_refused_with_its_file(tmp_path, change):
     folder = latency(tmp_path / "one")
     found = read_json(folder / "latency.json")
     found["milliseconds"]["search"] |= change

@@ -48,7 +48,7 @@ def test_predictions_of_another_corpus(results):
         gallery(corpus, images, COMPARE, load([score]))
 
 
-def test_extremes_are_the_largest_and_ties_stand_by_row():
+def test_extremes_are_the_largest_with_ties_by_row():
     random = np.random.default_rng(0)
     for _ in range(50):
         gain = random.integers(-3, 4, size=40)
@@ -78,7 +78,7 @@ def changed(results):
     return folders, corpus, images
 
 
-def test_gains_and_losses_are_told_from_the_sample(changed):
+def test_gains_and_losses_are_marked_as_picked_by_outcome(changed):
     folders, corpus, images = changed
     blind, gains, losses = gallery(corpus, images, COMPARE, load(folders)).parts
     assert [query.row for query in gains.queries] == [9] and [query.row for query in losses.queries] == [7]

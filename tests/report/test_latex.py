@@ -68,7 +68,7 @@ def test_values_and_differences_are_those_of_the_table(config_dir, results):
     assert "not run" in text and "--" in text
 
 
-def test_signs_of_latex_are_printed_not_read():
+def test_special_characters_of_latex_are_escaped():
     assert escape(r"50 % of {a_b} & #1 $x$ \cmd ^ ~ <|eos|>") == (
         r"50 \% of \{a\_b\} \& \#1 \$x\$ \textbackslash{}cmd \textasciicircum{} \textasciitilde{} "
         r"\textless{}\textbar{}eos\textbar{}\textgreater{}"

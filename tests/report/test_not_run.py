@@ -61,7 +61,7 @@ def test_all_tables_together_cost_what_a_budget_for_all_of_them_must_hold():
     assert missing().total.hours == pytest.approx(found.total.hours)
 
 
-def test_what_two_tables_share_counts_once_in_all_and_fully_in_each():
+def test_parts_shared_by_tables_count_once_in_all_and_fully_in_each():
     both = missing(("table7", "table14"))
     assert both.by_table["table7"] == both.by_table["table14"]
     assert both.total.hours == pytest.approx(both.by_table["table7"].hours)
@@ -84,7 +84,7 @@ def test_a_cell_predicts_what_the_plan_counts_for_its_run(name):
             assert {cell.verdict.why for cell in line.cells} == {str(predicted)}
 
 
-def test_what_a_finished_run_left_is_not_paid_for_again(results):
+def test_parts_of_finished_runs_cost_nothing(results):
     """Table 13 searches once more with the model of Table 3's run: when that is there, its training is too."""
     done = write_result(results, DATASET, "vixml-distilbert", 0, EVERY_METRIC)
     before, after = missing(("table13",)), missing(("table13",), (done,))
@@ -105,7 +105,7 @@ def test_one_seed_fills_a_row_of_means_and_one_row_of_seeds(results):
         assert before.by_table[name].hours - after.by_table[name].hours == pytest.approx(share * one)
 
 
-def test_the_stand_in_takes_nothing_off_the_papers_bill(results):
+def test_results_on_stand_in_data_lower_no_predicted_cost(results):
     done = [write_result(results, "picto", run, 0, EVERY_METRIC) for run in ("text-minilm-l3", "vixml-minilm-l3")]
     assert missing(folders=tuple(done)).total.hours == missing().total.hours
 

@@ -95,7 +95,7 @@ def test_an_edited_value_of_the_papers_data_moves_difference_and_verdict_too(wor
     assert {s: after[s] - before[s] for s in before if after[s] != before[s]} == {"above": -1, "consistent": 1}
 
 
-def test_a_run_that_is_gone_turns_its_cells_to_not_run_and_nothing_else(world):
+def test_a_removed_run_turns_its_cells_to_not_run_and_nothing_else(world):
     tables, page, summary = world.make()
     tables_after, page_after, summary_after = world.make([f for f in world.folders if f.parts[-4] != RUN])
     found = changed(tables, tables_after)

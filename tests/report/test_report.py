@@ -35,7 +35,7 @@ def test_nothing_is_fetched(page, text):
     assert "@import" not in text and "url(" not in text
 
 
-def test_every_image_has_words_and_every_table_a_caption(page):
+def test_every_image_has_an_alternative_text_and_every_table_a_caption(page):
     images = page.all("img")
     assert len(images) >= 12
     assert all(attrs.get("alt", "").strip() for attrs in images)
@@ -62,7 +62,7 @@ def test_it_warns_prints_and_follows_dark_mode(text):
     assert "make demo" in text and "c0ffee000000" in text
 
 
-def test_numbers_agree_with_the_results(text):
+def test_numbers_are_those_of_the_results(text):
     assert text.count("49.97 ± 0.50") == 2  # main numbers, and its table
     assert text.count(">41.72</button>") == 1
 
@@ -79,7 +79,7 @@ def test_the_same_bytes_again(everything, tmp_path):
     assert "predictions/picto/vixml-minilm-l3/seed1" in inputs
 
 
-def test_what_was_run_comes_first_and_what_was_not_is_folded(page, text):
+def test_rows_that_were_run_come_first_and_the_others_are_folded(page, text):
     order = re.findall(r'<section id="(\w+)"', text)
     assert order[:3] == ["numbers", "gallery", "tables"] and order.index("verdicts") > order.index("tables")
     main = text[text.index('<section id="numbers"') : text.index('<section id="gallery"')]
@@ -99,7 +99,7 @@ def test_a_report_of_nothing(everything, tmp_path):
         make_report([], everything.config, ["table1"], ReportOptions(corpus=everything.options.corpus), tmp_path / "r")
 
 
-def test_a_run_stands_in_the_page_once_however_many_cells_open_it(page, text):
+def test_a_run_is_in_the_page_once_however_many_cells_open_it(page, text):
     opened = [attrs["popovertarget"] for attrs in page.all("button") if attrs.get("class") == "open"]
     key = "run-picto-vixml-minilm-l3"
     assert opened.count(key) >= 4 and text.count(f'id="{key}"') == 1
@@ -134,7 +134,7 @@ def _contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_words_stand_out_from_their_ground_in_every_scheme():
+def test_text_has_contrast_in_every_colour_scheme():
     css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     roots = [_colours(found) for found in re.findall(r":root \{(.*?)\}", css, re.DOTALL)]
     assert len(roots) == 3

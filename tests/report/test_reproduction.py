@@ -62,7 +62,7 @@ def test_every_published_score_is_counted():
 @pytest.mark.parametrize(("ours", "theirs", "n", "word"), [
     (58.0, 53.0, 3, "yes"), (53.0, 58.0, 3, "the other way"), (53.5, 53.0, 3, "not settled"), (58.0, 53.0, 2, "too few"),
 ])  # fmt: skip
-def test_the_word_follows_from_the_interval(reference, ours, theirs, n, word):
+def test_the_verdict_follows_from_the_interval(reference, ours, theirs, n, word):
     found = shape(reference(row("vixml-minilm-l3", ours, 1.0, n), row("text-minilm-l3", theirs, 1.0, n)))
     assert found["images help an encoder", "text-minilm-l3"][6].startswith(word)
 
@@ -76,12 +76,12 @@ def test_a_control_is_read_the_other_way_round(reference, shuffled, word):
     assert cells[5] == f"{shuffled - 53:+.1f} ({shuffled - 53 - half:+.1f} to {shuffled - 53 + half:+.1f})"
 
 
-def test_what_was_not_run_says_so(reference):
+def test_rows_without_a_run_say_so(reference):
     found = shape(reference(row("text-minilm-l3", 53.0, 1.0, 3)))
     assert all("not run" in cells[6] for cells in found.values())
 
 
-def test_what_the_paper_prints_of_a_claim_is_a_difference_of_two_cells_of_its_tables():
+def test_a_claim_of_the_paper_is_a_difference_of_two_of_its_cells():
     found = {(one.says, one.runs[1]): in_the_paper(one, PUBLISHED) for one in COMPARISONS}
     # By hand: 47.18 - 41.72 of Tables 3 and 1, and 55.03 - 53.44 of Table 4 (config/reported/discrepancies.csv).
     assert found["images help an encoder", "text-minilm-l3"] == ["Tables 1 and 3", "+5.46 (MiniLM-L3)"]
@@ -94,14 +94,14 @@ def test_what_the_paper_prints_of_a_claim_is_a_difference_of_two_cells_of_its_ta
 
 
 @pytest.mark.parametrize("columns", [{"backbone": "MiniLM-L4"}, {}])
-def test_a_claim_that_no_cell_or_several_stand_behind_is_refused(columns):
+def test_a_claim_must_select_one_cell_each(columns):
     scores = [{"paper_table": "Table 1", **one} for one in (columns, {"backbone": "MiniLM-L3"})]
     odd = Comparison(says="x", runs=("a", "b"), published=scores)
     with pytest.raises(VixmlError, match="exactly one published value"):
         in_the_paper(odd, PUBLISHED)
 
 
-def test_published_and_own_values_never_share_a_column():
+def test_published_values_and_ours_never_share_a_column():
     head, _, *lines = pages(CONFIG)["shape"].splitlines()
     columns = [name.strip() for name in head.strip("| ").split(" | ")]
     published = {claim.printed for claim in PUBLISHED}

@@ -173,7 +173,7 @@ def test_a_row_of_a_run_that_does_not_exist_says_so(config_dir):
         ("id: table1", "id: table2", "not the file's name"),
     ],
 )
-def test_a_shape_that_does_not_fit_is_refused(config_dir, old, new, message):
+def test_a_layout_that_does_not_fit_is_refused(config_dir, old, new, message):
     edit(config_dir / "tables/table1.yaml", old, new)
     with pytest.raises(VixmlError, match=message):
         build("table1", config_dir)

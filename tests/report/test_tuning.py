@@ -162,7 +162,7 @@ def test_a_run_without_training_has_scores_and_no_diagnostics(results, tmp_path)
     assert row["P@1/knn"] == row["minutes"] == "" and page.endswith("| – | – | – | – | – |\n")
 
 
-def test_a_reusing_run_stands_beside_the_run_it_reuses_with_the_same_training(results, tmp_path):
+def test_a_reusing_run_has_the_training_of_the_run_it_reuses(results, tmp_path):
     own = tuned(results, GRID[0])
     about = {"split": "validation", "n_queries": 679, "trained_as": GRID[0]}
     reusing = write_result(results, "picto", f"{GRID[0]}--augmented", 0, METRICS | {"P@1": 60.0}, **about)

@@ -182,7 +182,7 @@ def test_without_weight_on_labels_it_votes_as_neighbours_do_but_for_the_normalis
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_the_chunks_do_not_show(joint):
+def test_results_do_not_depend_on_chunks(joint):
     inputs, filter = many()
     first = retrieval_augmented(*inputs, augmented(20, joint), filter=filter)
     for memory_mb in (0.02, 0.3, 3):

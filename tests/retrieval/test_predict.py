@@ -166,13 +166,13 @@ def test_popularity_reads_no_vectors(run, tmp_path):
     assert np.array_equal(found["labels"], popularity(labels.take(others), len(HELD), 8, filter=own)[0])
 
 
-def test_more_places_than_labels_are_padded(run, tmp_path):
+def test_more_positions_than_labels_are_padded(run, tmp_path):
     found, _ = predicted(run, tmp_path, top_k=N_LABELS + 5)
     assert found["labels"].shape == (N_TEST, N_LABELS + 5)
     assert (found["labels"][:, -5:] == -1).all()
 
 
-def test_what_is_missing_or_foreign_is_named(run, tmp_path):
+def test_missing_inputs_and_those_of_other_runs_are_named(run, tmp_path):
     root, _ = run
     label_search, knn = RunConfig(), RunConfig(inference={"method": "knn", "image_weight": 0.5})
 

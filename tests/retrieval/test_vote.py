@@ -78,7 +78,7 @@ def test_hand_worked():
     assert scores[0, :2] == pytest.approx([0.7311, 0.2689], abs=1e-4)
 
 
-def test_the_chunks_do_not_show():
+def test_results_do_not_depend_on_chunks():
     rng = np.random.default_rng(5)
     queries, voters = (rng.standard_normal((n, 24)).astype(np.float32) for n in (50, 300))
     labels = Ragged.from_rows([rng.choice(40, rng.integers(0, 7), replace=False) for _ in range(300)], n_cols=40)

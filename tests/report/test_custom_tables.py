@@ -1,4 +1,4 @@
-"""A configuration of one's own, beside the project's: tables without the paper's rows, and no published numbers."""
+"""A configuration of your own, beside the project's: tables without the paper's rows, and no published numbers."""
 
 from __future__ import annotations
 
