@@ -43,6 +43,11 @@ def test_every_published_fact_has_one_place():
         assert sorted(cell.published for cell in build(name).cells(True)) == sorted(values)
 
 
+def test_the_runs_named_beside_stated_times_exist():
+    named = {(row["dataset"], row["run"]) for row in reported("other_facts") if row["run"]}
+    assert len(named) == 7 and named <= sources().registry.runs.keys()
+
+
 @pytest.mark.parametrize(
     ("printed", "ours", "state"),
     [
