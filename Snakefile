@@ -20,19 +20,16 @@ report: "docs/captions/workflow.rst"
 
 
 include: "rules/common.smk"
-include: "rules/lock.smk"
 include: "rules/site.smk"
 include: "rules/resources.smk"
 include: "rules/targets.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/images.smk"
-include: "rules/export.smk"
 include: "rules/train.smk"
 include: "rules/index.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
-include: "rules/stages.smk"
 include: "rules/display.smk"
 include: "rules/verify.smk"
 
@@ -41,56 +38,39 @@ rule paper_tables:
     """Make tables, figures and the report, with everything they need. The default target."""
     default_target: True
     input:
-        target_pages(),
-        target_scores(),
-    localrule: True
-    message:
-        "Tables, figures and report are up to date"
+        PAGE_FILES,
+        made("score", SCORED),
 
 
 rule data:
     """Build every corpus and its tokens."""
     input:
-        target_data(),
-    localrule: True
-    message:
-        "Corpora and tokens are up to date"
+        made("build-corpus", DATASETS),
+        made("tokenize", ENCODED),
 
 
 rule images:
     """Make every image and its embedding."""
     input:
-        target_images(),
-    localrule: True
-    message:
-        "Image embeddings are up to date"
+        made("embed-images", WITH_IMAGES),
 
 
 rule export:
     """Export every dataset of the configuration, with images and embeddings, as a folder that others can load."""
     input:
-        target_published(),
-    localrule: True
-    message:
-        "Published datasets are up to date"
+        made("export-dataset", DATASETS),
 
 
 rule train:
     """Train every run of the configuration."""
     input:
-        target_models(),
-    localrule: True
-    message:
-        "Models are up to date"
+        made("train", ENCODED),
 
 
 rule tuning_table:
     """Compare runs on queries held out of train, to choose settings; test is never read."""
     input:
         TUNING,
-    localrule: True
-    message:
-        "The tuning table is up to date"
 
 
 rule all:
@@ -100,10 +80,10 @@ rule all:
         rules.data.input,
         rules.images.input,
         rules.train.input,
-        target_tuning(),
-    localrule: True
-    message:
-        "Everything is up to date"
+        TUNING if HELD_OUT else [],
+
+
+include: "rules/stages.smk"
 
 
 onstart:

@@ -26,11 +26,12 @@ from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 # isort: split
 from transformers import AutoConfig, AutoModel
 
-from vixml.config.load import get_run, load_world
+from vixml.config.load import load_world
+from vixml.config.project import Project
 from vixml.models.prompt import IMAGES, TEXT, Prompt
-from vixml.models.siamese import build_model
-from vixml.training.checkpoint import SaveClock, load_checkpoint, save_checkpoint
-from vixml.training.optimizer import make_optimizer
+from vixml.models.siamese import Siamese
+from vixml.training.checkpoint import SHARE, Checkpoint
+from vixml.training.train import make_optimizer
 
 SIZE = "Qwen2.5-0.5B, LoRA, LF-AmazonTitles-131K"
 RESULT = Path("benchmarks/results/checkpoint.json")
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    world, config = load_world("config"), get_run("config", DATASET, RUN)
+    world, config = load_world("config"), Project("config").run(DATASET, RUN)
     n_labels = world.datasets[DATASET].expect.n_labels
     # No GPU is needed to save: kernels that want one are left out, the tensors are the same.
     config = config.model_copy(update={"encoder": config.encoder.model_copy(update={"kernels": "plain"})})
@@ -60,7 +61,7 @@ def main() -> None:
         AutoModel.from_config(settings, dtype=torch.bfloat16).save_pretrained(folder / "model")
         dim = world.vision_models[config.images.vision].dim
         prompt = Prompt(((1, 2), TEXT, (3,), IMAGES, (4,)), causal=True)  # words change nothing that is saved
-        model = build_model(config, folder / "model", n_labels, dim, 0, prompt)
+        model = Siamese(config, folder / "model", n_labels, dim, prompt)
         optimizer = make_optimizer(model, config.optimizer)
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -75,20 +76,21 @@ def main() -> None:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         needed = 12 * trained + stored.nbytes + n_labels * (8 + 4 * model.backbone.dim)
         bare = np.ones(needed, np.uint8)
+        checkpoint = Checkpoint(folder / "ours", "benchmark", 0.0)
         ways: dict[str, Callable[[], Any]] = {
-            "ours": lambda: save_checkpoint(folder / "ours", "benchmark", state),
+            "ours": lambda: checkpoint.save(state),
             "straightforward": lambda: to_disk(folder / "whole.pt", lambda path: torch.save(whole, path)),
             "disk": lambda: to_disk(folder / "block", bare.tofile),
         }
         seconds, _ = take_turns(ways, given.rounds)
-        reading, _ = take_turns({"ours": lambda: load_checkpoint(folder / "ours", "benchmark")}, given.rounds)
+        reading, _ = take_turns({"ours": checkpoint.load}, given.rounds)
         sizes = {
             "ours": (folder / "ours" / "state.pt").stat().st_size,
             "straightforward": (folder / "whole.pt").stat().st_size,
         }
-    # Never more often than SaveClock allows, inside epochs no more often than every so many minutes either.
+    # Never more often than Checkpoint.due allows, inside epochs no more often than every so many minutes either.
     cost = statistics.median(seconds["ours"])
-    between = max(60 * config.training.checkpoint_minutes, cost / SaveClock.SHARE)
+    between = max(60 * config.training.checkpoint_minutes, cost / SHARE)
     ours, plain = spread(seconds["ours"]), spread(seconds["straightforward"])
     device = {"threads": torch.get_num_threads(), "size": SIZE}
     rows = [

@@ -44,15 +44,17 @@ from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 # isort: split
 from transformers import AutoConfig, AutoModel
 
-from vixml.config.load import get_run, load_world
+from vixml.config.load import load_world
+from vixml.config.project import Project
 from vixml.config.run import RunConfig
+from vixml.models.packing import Sequences
 from vixml.models.prompt import IMAGES, TEXT, Prompt
-from vixml.models.siamese import build_model
+from vixml.models.siamese import Siamese
 from vixml.plan.assumptions import ARCHITECTURES
 from vixml.plan.cost import Job
 from vixml.ragged import Ragged
 from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
-from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives
+from vixml.training.batches import Batch, EpochBatches, TrainingSet
 from vixml.training.train import Training, train_step
 
 SIZES = {  # the run whose settings are taken
@@ -66,7 +68,7 @@ LABELS, TOKENS, SPREAD, QUERIES_WITH, LABELS_WITH, VECTORS = 131_073, 12, 5, 0.7
 
 def settings_of(chosen: argparse.Namespace, device: torch.device) -> RunConfig:
     """Return the run's settings at the size asked for."""
-    run = get_run("config", *SIZES[chosen.size])
+    run = Project("config").run(*SIZES[chosen.size])
     wanted = chosen.precision or ("auto" if device.type == "cpu" else run.training.precision)
     precision = choose_precision(wanted, device, run.encoder.weights)
     changes = {
@@ -85,7 +87,7 @@ def settings_of(chosen: argparse.Namespace, device: torch.device) -> RunConfig:
     return RunConfig.model_validate(given).at_precision(precision)
 
 
-def made_up(config: RunConfig, words: int, n: int) -> TrainingSet:
+def made_up(config: RunConfig, words: int, n: int, dim: int) -> TrainingSet:
     """Return ``n`` queries, labels, images and truth as the top of this file says."""
     rng = np.random.default_rng(0)
 
@@ -99,10 +101,11 @@ def made_up(config: RunConfig, words: int, n: int) -> TrainingSet:
 
     truth = Ragged.from_rows(np.sort(rng.integers(0, LABELS, (n, 2)), axis=1), LABELS)
     prompt = Prompt(((1, 2, 3), TEXT, (4, 5, 6), IMAGES, (7,)), causal=True)  # as long as the paper's
-    return TrainingSet(
-        texts(n), texts(LABELS), images(n, QUERIES_WITH), images(LABELS, LABELS_WITH), truth, np.arange(n), np.ones(LABELS),
-        prompt,
-    )  # fmt: skip
+    tokens, label_tokens = texts(n), texts(LABELS)
+    embeddings = np.random.default_rng(1).standard_normal((VECTORS, dim), dtype=np.float32).astype(np.float16)
+    queries = Sequences(tokens, images(n, QUERIES_WITH), prompt, embeddings.__getitem__)
+    labels = Sequences(label_tokens, images(LABELS, LABELS_WITH), prompt, embeddings.__getitem__)
+    return TrainingSet(queries, labels, truth, np.arange(n), np.ones(LABELS))
 
 
 def make_ready(chosen: argparse.Namespace, device: torch.device) -> tuple[Ready, Job]:
@@ -112,13 +115,13 @@ def make_ready(chosen: argparse.Namespace, device: torch.device) -> tuple[Ready,
     name, dim = config.encoder.model, job.image_dim
     architecture = world.text_models[name].architecture or ARCHITECTURES[name]
     network = AutoConfig.for_model(**architecture | {"num_hidden_layers": job.shape.layers})
-    data = made_up(config, architecture["vocab_size"], chosen.batch_size * (chosen.rounds + 1))
-    embeddings = np.random.default_rng(1).standard_normal((VECTORS, dim), dtype=np.float32).astype(np.float16)
+    data = made_up(config, architecture["vocab_size"], chosen.batch_size * (chosen.rounds + 1), dim)
     with tempfile.TemporaryDirectory() as folder:
         with torch.device(device):  # three billion numbers are drawn where that is quick
             AutoModel.from_config(network, dtype=getattr(torch, config.encoder.weights)).save_pretrained(folder)
-        model = build_model(config, Path(folder), LABELS, dim, 0, data.prompt).to(device)
-    ready = ready_to_step(config, model, data, embeddings.__getitem__, config.training.precision)
+        torch.manual_seed(0)
+        model = Siamese(config, folder, LABELS, dim, data.queries.prompt, device).to(device)
+    ready = ready_to_step(config, model, data, config.training.precision)
     with torch.no_grad():
         for module in model.backbone.modules():  # a new adapter's second matrix is zero: its gradients would say little
             if isinstance(module, nn.Linear) and module.weight.requires_grad:
@@ -129,17 +132,16 @@ def make_ready(chosen: argparse.Namespace, device: torch.device) -> tuple[Ready,
 def operations(training: Training, job: Job, batch: Batch) -> tuple[float, float]:
     """Return what a step needs, and what ours carries out."""
     data, shape, encoder = training.data, job.shape, training.config.encoder
-    tokens, images = items_of(data, batch)
-    lead = len(data.prompt.leading)
-    own = tokens.lengths + images.lengths + len(data.prompt.words) - lead
+    items = items_of(data, batch)
+    lead, own = len(items.prompt.leading), items.lengths
     t, pairs = own.sum() + lead, (own * lead + own * (own + 1) / 2).sum()
     frozen = 2.0 * shape.layers * shape.linear * t
     rest = 2.0 * shape.layers * shape.adapters(job.rank) * t + shape.layers * shape.attention(1, pairs)
-    projection = 2.0 * job.image_dim * shape.hidden * len(images.values)
+    projection = 2.0 * job.image_dim * shape.hidden * len(items.images.values)
     n, m = len(batch.queries), len(batch.labels)
     top = 3 * job.prototype * m + 12.0 * n * m * shape.hidden
     useful = 2 * frozen + 3 * rest + 2 * projection + top
-    forward, sizes = frozen + rest, [len(part.packed.gather) for part in batch.parts]
+    forward, sizes = frozen + rest, [len(part.gather) for part in batch.parts]
     return useful, useful + forward * (bool(encoder.gradient_checkpointing) + sum(sizes[:-1]) / sum(sizes))
 
 
@@ -152,7 +154,7 @@ def relative_differences(ready: Ready, plain: Straightforward, batch: Batch) -> 
         group["peak"] = 0.0  # steps that change nothing
     found = {}
     with torch.no_grad(), training.autocast():
-        ours = torch.cat([training.model.encode(part.packed, part.images) for part in batch.parts])
+        ours = torch.cat([training.model.encode(part) for part in batch.parts])
     theirs = plain.encode_items(items_of(training.data, batch))[0].detach()
     found["vectors"] = float((ours - theirs).abs().max() / theirs.abs().max())
     train_step(training, state, batch)
@@ -217,9 +219,7 @@ def main() -> None:
     training, _ = ready
     config, data, precision = training.config, training.data, training.precision
     plain, at_once = Straightforward(*ready), config.training.items_at_once
-    positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
-    batches = EpochBatches(data, config, data.rows, positives, 0, 0, training.gather)
-    without = EpochBatches(data, config, data.rows, positives, 0, 0, with_text=False)
+    batches, without = EpochBatches(data, config, 0, 0), EpochBatches(data, config, 0, 0, with_text=False)
     seconds: dict[str, list[float]] = {"ours": [], "straightforward": []}
     memory = dict.fromkeys(seconds, 0.0)
     ways = {"ours": lambda i: train_step(*ready, batches[i]), "straightforward": lambda i: plain.step(without[i])}

@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +30,9 @@ from measure import bandwidth, ratios, row, spread, take_turns, write
 from vixml.config.run import RunConfig
 from vixml.files import load_array, write_json
 from vixml.images.embeddings import FORMAT, PAGE, ImageEmbeddings, open_scattered, requests, take_rows
+from vixml.models.packing import Sequences
 from vixml.ragged import Ragged
-from vixml.training.batches import Batch, EpochBatches, TrainingSet, draw_positives, iterate, query_order
+from vixml.training.batches import Batch, EpochBatches, TrainingSet, iterate
 
 SIZE = "batch 2048, LF-AmazonTitles-1.3M"
 RESULT = Path("benchmarks/results/image_embeddings.json")
@@ -66,11 +68,10 @@ def training_set(rows: int, share: float) -> TrainingSet:
     n, m = int(QUERIES * share), int(LABELS * share)
     truth = lists(rng, n, np.full(n, PER_QUERY), m)
     truth = Ragged(np.sort(truth.values.reshape(n, PER_QUERY), axis=1).reshape(-1), truth.offsets, m)
+    queries, labels = (lists(rng, size, rng.integers(5, MAX_LEN, size), WORDS) for size in (n, m))
     return TrainingSet(
-        lists(rng, n, rng.integers(5, MAX_LEN, n), WORDS),
-        lists(rng, m, rng.integers(5, MAX_LEN, m), WORDS),
-        lists(rng, n, rng.integers(0, PER_ITEM + 1, n), rows),
-        lists(rng, m, rng.integers(0, PER_ITEM + 1, m), rows),
+        Sequences(queries, lists(rng, n, rng.integers(0, PER_ITEM + 1, n), rows)),
+        Sequences(labels, lists(rng, m, rng.integers(0, PER_ITEM + 1, m), rows)),
         truth,
         np.arange(n),
         np.ones(m),
@@ -163,13 +164,11 @@ def main() -> None:
         folder = Path(name)
         embeddings = write_embeddings(folder, n_vectors)
         data = training_set(n_vectors, given.share)
-        positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
-        order = query_order(data.rows, None, 0, 0)
-
         config = RunConfig(training={"batch_size": given.batch_size})
 
         def epoch(gather: Callable[[np.ndarray], np.ndarray]) -> EpochBatches:
-            return EpochBatches(data, config, order, positives, 0, 0, gather)
+            queries, labels = replace(data.queries, gather=gather), replace(data.labels, gather=gather)
+            return EpochBatches(replace(data, queries=queries, labels=labels), config, 0, 0)
 
         asked: list[np.ndarray] = []
 

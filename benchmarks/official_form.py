@@ -20,10 +20,12 @@ from torch import Tensor
 
 from vixml.config.load import load_runs, load_world, merge
 from vixml.config.run import RunConfig
-from vixml.models.inputs import RunInputs
+from vixml.models.inputs import RunInputs, SeededRun
+from vixml.models.packing import Sequences
 from vixml.progress import Quiet
 from vixml.runtime import choose_device
-from vixml.training.batches import EpochBatches, draw_positives, query_order
+from vixml.training.batches import EpochBatches
+from vixml.training.checkpoint import Checkpoint
 from vixml.training.train import State, Training, TrainingView, fit, new_state, open_training, train_step
 
 # What a batch's gradient obeys; curriculum, schedule, decay and last centroids act elsewhere.
@@ -49,11 +51,13 @@ def variants(official: RunConfig) -> dict[str, RunConfig]:
 def gradient(training: Training, state: State, config: RunConfig, index: int) -> Tensor:
     """Return the gradient of every trained parameter on one batch, in the form of ``config``."""
     fixed = config.images.per_item if config.uses_images and config.encoder.text_position == "fixed" else 0
-    data = replace(training.data, prompt=replace(training.data.prompt, image_positions=fixed))
-    epoch, seed = config.training.epochs, training.seed
-    order = query_order(data.rows, None, seed, epoch)
-    positives = draw_positives(data.truth, data.rows, data.weights, seed, epoch)
-    batch = EpochBatches(data, config, order, positives, seed, epoch, training.gather)[index]
+
+    def laid_out(items: Sequences) -> Sequences:
+        return replace(items, prompt=replace(items.prompt, image_positions=fixed))
+
+    data = replace(training.data, queries=laid_out(training.data.queries), labels=laid_out(training.data.labels))
+    epoch = config.training.epochs
+    batch = EpochBatches(data, config, training.seed, epoch)[index]
     state.epoch, state.step_in_epoch = epoch, index
     train_step(replace(training, config=config), state, batch)
     learning = [p for p in training.model.parameters() if p.requires_grad]
@@ -80,9 +84,9 @@ def main() -> None:
         )
         propensity = load_world("config").datasets["picto"].propensity
         with tempfile.TemporaryDirectory() as folder:
-            training = open_training(config, 0, propensity, inputs, device)
-            state = new_state(training)
-            fit(training, state, Path(folder), "", TrainingView(Quiet(), modality, given.epochs))
+            training = open_training(SeededRun("picto", modality, 0, config), propensity, inputs, device)
+            state, checkpoint = new_state(training), Checkpoint(Path(folder), "", config.training.checkpoint_minutes)
+            fit(training, state, checkpoint, TrainingView(Quiet(), modality, given.epochs))
         training.model.train()
         state.optimizer.step = lambda *_, **__: None  # the gradient is all that is wanted
         forms = variants(config)

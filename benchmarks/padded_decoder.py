@@ -15,10 +15,10 @@ from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModel
 
+from vixml.models.packing import Sequences
 from vixml.models.prompt import IMAGES, TEXT
-from vixml.ragged import Ragged
-from vixml.training.batches import Batch, TrainingSet, concatenate
-from vixml.training.losses import total_loss
+from vixml.training.batches import Batch, TrainingSet
+from vixml.training.losses import Positives, total_loss
 from vixml.training.train import State, Training
 
 
@@ -40,18 +40,18 @@ class Straightforward:
         self.network.base_model.model.activation_checkpointing_enable({"use_reentrant": False})
         self.network.train()
 
-    def encode(self, tokens: Ragged, images: Ragged) -> Tensor:
+    def encode(self, items: Sequences) -> Tensor:
         """Return (n, dim) float32 vectors of padded sequences."""
-        device, gather, n = self.training.device, self.training.gather, len(tokens)
+        device, n = self.training.device, len(items)
         embed, pieces, masks = self.network.get_input_embeddings(), [], []
-        for piece in self.training.data.prompt.pieces:
-            rows = {TEXT: tokens, IMAGES: images}[piece] if isinstance(piece, str) else None
+        for piece in items.prompt.pieces:
+            rows = {TEXT: items.tokens, IMAGES: items.images}[piece] if isinstance(piece, str) else None
             lengths = np.full(n, len(piece)) if rows is None else rows.lengths
             there = np.arange(lengths.max()) < lengths[:, None]
             masks.append(torch.from_numpy(there).to(device))
             if piece == IMAGES:
                 vectors = np.zeros((*there.shape, self.model.projection.in_features), dtype=np.float32)
-                vectors[there] = gather(images.values)
+                vectors[there] = items.gather(items.images.values)
                 pieces.append(self.model.projection(torch.from_numpy(vectors).to(device)))
             else:
                 ids = np.zeros(there.shape, dtype=np.int64)
@@ -65,15 +65,15 @@ class Straightforward:
         ).last_hidden_state
         return (hidden.float() * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
-    def encode_items(self, items: tuple[Ragged, Ragged]) -> tuple[Tensor, Callable[[Tensor], None]]:
+    def encode_items(self, items: Sequences) -> tuple[Tensor, Callable[[Tensor], None]]:
         """Return vectors of all items, and what carries their gradient back; in parts all are encoded twice."""
-        n = len(items[0])
+        n = len(items)
         size = self.at_once or n
         parts = [np.arange(first, min(first + size, n)) for first in range(0, n, size)]
 
         def part(rows: np.ndarray) -> Tensor:
             with self.training.autocast():
-                return self.encode(items[0].take(rows), items[1].take(rows))
+                return self.encode(items.take(rows))
 
         if len(parts) == 1:
             held = part(parts[0])
@@ -99,7 +99,7 @@ class Straightforward:
         positive[batch.pairs[:, 0], batch.pairs[:, 1]] = True
         drawn = (torch.from_numpy(x).to(device) for x in (batch.drawn_label, batch.drawn_query))
         unit = F.normalize(u_queries, dim=1), F.normalize(u_labels, dim=1)
-        loss, _ = total_loss(*unit, z, positive.to(device), *drawn, training.config.loss)
+        loss, _ = total_loss(*unit, z, Positives(positive.to(device), *drawn), training.config.loss)
         self.optimizer.zero_grad()
         loss.backward()
         back(vectors.grad)
@@ -107,8 +107,6 @@ class Straightforward:
         self.optimizer.step()
 
 
-def items_of(data: TrainingSet, batch: Batch) -> tuple[Ragged, Ragged]:
-    """Return text tokens and images of a batch's items, queries then labels."""
-    q, m = batch.queries, batch.labels
-    tokens = concatenate(data.query_tokens.take(q), data.label_tokens.take(m))
-    return tokens, concatenate(data.query_images.take(q), data.label_images.take(m))
+def items_of(data: TrainingSet, batch: Batch) -> Sequences:
+    """Return a batch's items, queries then labels."""
+    return data.queries.take(batch.queries).followed_by(data.labels.take(batch.labels))

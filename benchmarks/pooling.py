@@ -19,16 +19,16 @@ import numpy as np
 import torch
 
 from vixml.config.load import load_world
-from vixml.images.pool import one_thread_a_batch, pool
+from vixml.images.pool import pool
 from vixml.images.store import ImageStore
-from vixml.images.vision import MEAN, SCALE, EfficientNetLite0, load_vision
+from vixml.images.vision import MEAN, SCALE, VisionEncoder, VisionSource
 from vixml.plan.assumptions import VISION
-from vixml.runtime import DTYPES, choose_precision, dtype_of
+from vixml.runtime import DTYPES, choose_precision, dtype_of, one_thread_each
 
 Images = list[tuple[int, str, bytes]]
 
 
-def straightforward(images: Images, encoder: EfficientNetLite0) -> np.ndarray:
+def straightforward(images: Images, encoder: VisionEncoder) -> np.ndarray:
     """Pool in float32, NCHW, 64 a batch, without a second thread for decoding."""
     found = []
     for start in range(0, len(images), 64):
@@ -39,9 +39,9 @@ def straightforward(images: Images, encoder: EfficientNetLite0) -> np.ndarray:
     return np.concatenate(found)
 
 
-def ours(images: Iterable[tuple[int, str, bytes]], encoder: EfficientNetLite0, threads: int) -> np.ndarray:
+def ours(images: Iterable[tuple[int, str, bytes]], encoder: VisionEncoder, threads: int) -> np.ndarray:
     """Pool as the stage does."""
-    with one_thread_a_batch():
+    with one_thread_each():
         return np.concatenate([vectors for _, vectors in pool(images, encoder, 64, threads)])
 
 
@@ -64,10 +64,10 @@ def main() -> None:
     options = parser.parse_args()
 
     world = load_world(options.config_dir)
-    plain = load_vision(world, "efficientnet-lite0", options.raw, "cpu", "fp32")
+    plain = VisionSource(world, "efficientnet-lite0", Path(options.raw)).open("cpu", "fp32")
     plain.network.to(memory_format=torch.contiguous_format)
     precision = choose_precision(options.precision, "cpu")
-    fast = load_vision(world, "efficientnet-lite0", options.raw, "cpu", precision)
+    fast = VisionSource(world, "efficientnet-lite0", Path(options.raw)).open("cpu", precision)
     images = list(islice(ImageStore.open(options.store), options.images))
     torch.set_num_threads(options.threads)
     straightforward(images[:64], plain), ours(images[:64], fast, options.threads)  # warm up

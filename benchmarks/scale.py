@@ -31,6 +31,7 @@ from vixml.data.propensity import inverse_propensity
 from vixml.evaluation.metrics import evaluate
 from vixml.files import write_json
 from vixml.images.embeddings import ImageEmbeddings
+from vixml.models.packing import Sequences
 from vixml.provenance import git_state, machine, versions
 from vixml.ragged import Ragged
 from vixml.retrieval.search import search
@@ -113,10 +114,9 @@ def part(name: str, size: float, folder: Path) -> tuple[Callable[[], object], in
     if name == "batches":
         made, queries, names = lists(train, labels, PER_QUERY), texts(train, 0), texts(labels, 1)
         rows, weights = np.arange(train), np.ones(labels)
-        data = TrainingSet(queries, names, None, None, made, rows, weights)
-        positives = draw_positives(made, rows, weights, 0, 0)
+        data = TrainingSet(Sequences(queries), Sequences(names), made, rows, weights)
         config = RunConfig(modality="text", training={"batch_size": BATCH})
-        batches = EpochBatches(data, config, query_order(rows, None, 0, 0), positives, 0, 0)
+        batches = EpochBatches(data, config, 0, 0)
         some = range(0, len(batches), max(1, math.ceil(1 / size / 4)))
 
         return lambda: [batches[place] for place in some], len(some) * BATCH

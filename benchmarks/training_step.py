@@ -36,15 +36,14 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import write_json
 from vixml.models.inputs import RunInputs, open_inputs
+from vixml.models.packing import Sequences
 from vixml.models.siamese import PrototypeNetwork, Siamese, build_model
 from vixml.plan.cost import Job
 from vixml.provenance import git_state, machine, versions
-from vixml.ragged import Ragged
 from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
-from vixml.training.batches import EpochBatches, Gather, TrainingSet, draw_positives, query_order
-from vixml.training.losses import total_loss
+from vixml.training.batches import EpochBatches, TrainingSet
+from vixml.training.losses import Positives, total_loss
 from vixml.training.train import State, Training, new_state, train_step
-from vixml.training.vectors import StoredVectors
 
 RESULT = Path("benchmarks/results/training_step.json")
 
@@ -52,26 +51,26 @@ RESULT = Path("benchmarks/results/training_step.json")
 class Straightforward(nn.Module):
     """The same model written the way one would first: padded, float32, labels as often as they are drawn."""
 
-    def __init__(self, model_dir: Path, like: Siamese, data: TrainingSet, gather: Gather | None, config: RunConfig):
+    def __init__(self, model_dir: Path, like: Siamese, data: TrainingSet, config: RunConfig):
         super().__init__()
         self.network = AutoModel.from_pretrained(model_dir, dtype=torch.float32, add_pooling_layer=False)
-        p, free = config.prototype, like.prototypes.free
+        free = like.prototypes.free
         self.projection = nn.Linear(like.projection.in_features, like.backbone.dim) if like.projection else None
-        self.prototypes = PrototypeNetwork(free.embedding_dim, free.num_embeddings, p.heads, p.feedforward, p.dropout)
+        self.prototypes = PrototypeNetwork(free.embedding_dim, free.num_embeddings, config.prototype)
         self.prototypes.load_state_dict(like.prototypes.state_dict())
         if self.projection is not None:
             self.projection.load_state_dict(like.projection.state_dict())
         self.cluster, self.centroid = like.cluster.clone(), like.centroid.clone()
-        self.data, self.gather, self.config = data, gather, config
+        self.data, self.config = data, config
         for module in self.network.modules():
             if isinstance(module, nn.Dropout):
                 module.p = config.encoder.dropout if config.encoder.dropout is not None else module.p
         self.to(next(like.parameters()).device)
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=config.optimizer.lr)
 
-    def encode(self, tokens: Ragged, images: Ragged | None) -> Tensor:
+    def encode(self, items: Sequences) -> Tensor:
         """Return (n, dim) vectors of padded sequences, not normalised."""
-        device = self.centroid.device
+        device, tokens, images = self.centroid.device, items.tokens, items.images
         n, longest = len(tokens), int(tokens.lengths.max())
         ids, mask = torch.zeros(n, longest, dtype=torch.int64), torch.zeros(n, longest, dtype=torch.int64)
         for i in range(n):
@@ -85,7 +84,7 @@ class Straightforward(nn.Module):
             for i in range(n):
                 row = images.row(i)
                 if len(row):
-                    vectors[i, : len(row)], there[i, : len(row)] = torch.from_numpy(self.gather(row)), 1
+                    vectors[i, : len(row)], there[i, : len(row)] = torch.from_numpy(items.gather(row)), 1
             inputs = torch.cat([self.projection(vectors.to(device)), inputs], dim=1)
             mask = torch.cat([there, mask], dim=1)
         mask = mask.to(device)
@@ -97,21 +96,15 @@ class Straightforward(nn.Module):
     def step(self, queries: np.ndarray, positives: np.ndarray) -> Tensor:
         """Take one optimizer step on ``queries`` and the label drawn for each; return the loss."""
         data, device = self.data, self.centroid.device
-        has_images = data.query_images is not None
-        u_queries = self.encode(
-            data.query_tokens.take(queries), data.query_images.take(queries) if has_images else None
-        )
-        u_labels = self.encode(
-            data.label_tokens.take(positives), data.label_images.take(positives) if has_images else None
-        )
+        u_queries, u_labels = self.encode(data.queries.take(queries)), self.encode(data.labels.take(positives))
         labels = torch.from_numpy(positives).to(device)
         z = self.prototypes(u_labels, self.cluster[labels], self.centroid[labels])
         truths = [set(data.truth.row(query).tolist()) for query in queries]
         is_positive = torch.tensor([[label in truth for label in positives.tolist()] for truth in truths]).to(device)
         drawn = torch.arange(len(queries), device=device)
         loss, _ = total_loss(
-            F.normalize(u_queries, dim=1), F.normalize(u_labels, dim=1), z, is_positive, drawn.expand(3, -1), drawn,
-            self.config.loss,
+            F.normalize(u_queries, dim=1), F.normalize(u_labels, dim=1), z,
+            Positives(is_positive, drawn.expand(3, -1), drawn), self.config.loss,
         )  # fmt: skip
         self.optimizer.zero_grad()
         loss.backward()
@@ -127,22 +120,17 @@ def open_run(config: RunConfig, inputs: RunInputs, precision: str, device: torch
     data = open_inputs(inputs, config, seed=0)
     truth = data.corpus.labels("train")
     rows = np.flatnonzero(truth.lengths > 0)
-    training_set = TrainingSet(
-        data.tokens["train"], data.tokens["label"], data.images["train"], data.images["label"], truth, rows,
-        np.ones(truth.n_cols),
-    )  # fmt: skip
-    model = build_model(config, inputs.model_dir, truth.n_cols, data.image_dim, 0, words=data.vocabulary()).to(device)
-    return ready_to_step(config, model, training_set, data.gather, precision)
+    training_set = TrainingSet(data.sequences["train"], data.sequences["label"], truth, rows, np.ones(truth.n_cols))
+    return ready_to_step(config, build_model(config, data, 0, device).to(device), training_set, precision)
 
 
-def ready_to_step(config: RunConfig, model: Siamese, data: TrainingSet, gather: Gather | None, precision: str) -> Ready:
+def ready_to_step(config: RunConfig, model: Siamese, data: TrainingSet, precision: str) -> Ready:
     """Return a training ready to step: as in `fit`, without the first pass over all items.
 
     Args:
         config: the run.
         model: already on its device.
         data: what training reads.
-        gather: image rows -> (n_images, image_dim) vectors, or None.
         precision: ``fp32``, ``bf16`` or ``fp16``.
     """
     n_labels = len(model.cluster)
@@ -150,9 +138,8 @@ def ready_to_step(config: RunConfig, model: Siamese, data: TrainingSet, gather: 
     generator = torch.Generator().manual_seed(0)
     model.centroid.copy_(F.normalize(torch.randn(model.centroid.shape, generator=generator), dim=1))
     model.has_centroid.fill_(True)
-    training = Training(config, model, data, data.rows[:0], gather, precision, 0)
+    training = Training(config, model, data, data.rows[:0], precision, 0)
     state = new_state(training)
-    state.stored = StoredVectors(torch.zeros(len(data.truth), model.backbone.dim))
     model.train()
     return training, state
 
@@ -161,11 +148,8 @@ def same_vectors(plain: Straightforward, model: Siamese, batch: Any) -> float:
     """Return the largest difference between the two ways' query vectors, so that like is compared with like."""
     plain.eval(), model.eval()
     with torch.no_grad():
-        ours = model.encode(batch.parts[0].packed, batch.parts[0].images)[: len(batch.queries)]
-        images = plain.data.query_images
-        theirs = plain.encode(
-            plain.data.query_tokens.take(batch.queries), None if images is None else images.take(batch.queries)
-        )
+        ours = model.encode(batch.parts[0])[: len(batch.queries)]
+        theirs = plain.encode(plain.data.queries.take(batch.queries))
     plain.train(), model.train()
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
@@ -175,14 +159,13 @@ def compare(config: RunConfig, inputs: RunInputs, device: torch.device, steps: i
     precision = choose_precision(config.training.precision, device)
     ours = {f"ours, {p}": open_run(config, inputs, p, device) for p in dict.fromkeys(("fp32", precision))}
     first, _ = next(iter(ours.values()))
-    plain = Straightforward(inputs.model_dir, first.model, first.data, first.gather, config)
+    plain = Straightforward(inputs.model_dir, first.model, first.data, config)
     data, size = first.data, config.training.batch_size
     runs: dict[str, list[float]] = {name: [] for name in ("straightforward", *ours)}
     difference = math.nan
     for turn in range(-1, rounds):  # round -1 warms up
-        order = query_order(data.rows, None, 0, turn + 1)
-        positives = draw_positives(data.truth, data.rows, data.weights, 0, turn + 1)
-        batches = EpochBatches(data, config, order, positives, 0, turn + 1, first.gather)
+        batches = EpochBatches(data, config, 0, turn + 1)
+        order, positives = batches.order, batches.positives
         if turn < 0:
             difference = same_vectors(plain, first.model, batches[0])
 

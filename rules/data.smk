@@ -31,7 +31,7 @@ rule fetch_source:
 rule build_corpus:
     """Turn a dataset's files into texts, label matrices and image lists."""
     input:
-        raw=sources("build-corpus"),
+        unpack(reads("build-corpus")),
         tables=tables_of_dataset,
     output:
         made_by("build-corpus"),
@@ -39,8 +39,7 @@ rule build_corpus:
         mem_mb=4000,
         runtime=60,
     params:
-        settings=obeys("build-corpus"),
-        code=code("build-corpus"),
+        **obeys("build-corpus"),
     message:
         "Build the corpus of {wildcards.dataset}"
     shell:
@@ -58,8 +57,7 @@ rule tokenize_corpus:
         mem_mb=4000,
         runtime=120,
     params:
-        settings=obeys("tokenize"),
-        code=code("tokenize"),
+        **obeys("tokenize"),
     message:
         "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens per text"
     shell:

@@ -1,13 +1,21 @@
-# What a person sees of a call: on a terminal a display of a few lines, and two lines after an interruption.
+# Display of a call: a few lines on a terminal, and what to do after a failure or an interruption.
 #
 # REQUIRED INPUTS: constants of rules/common.smk; the events that Snakemake logs.
-# OUTPUTS: none; `running` stands around Snakemake's own `execute` (rules/verify.smk).
-import contextlib
-
+# OUTPUTS: none; context managers around Snakemake's own `execute` (rules/verify.smk), a function for the Snakefile's onerror.
 from snakemake.logging import logger
 from snakemake.settings.types import ExecMode
 
 from vixml import display
+
+WHEN_IT_FAILS = """
+Stopped. The message above says what went wrong; each job's log is below results/logs. Finished results are kept: run the same
+command again to resume. Training resumes from its last checkpoint.
+If the message says that the folder is locked although nothing is running: snakemake --unlock
+On a cluster: docs/hpc.md explains SLURM's messages.
+"""
+WHEN_INTERRUPTED = """
+Interrupted. Finished results are kept, and training keeps its last checkpoint.
+To resume, run the same command again."""
 
 INTERRUPTION = display.Interruption()
 logger.addHandler(INTERRUPTION)
@@ -27,14 +35,14 @@ def weights_of_jobs():
 
 
 def say_what_failed():
-    """Print what to do after a job failed; an interruption has its own words."""
+    """Print what to do after a job failed; an interruption has its own message."""
     if not INTERRUPTION.seen:
         print(WHEN_IT_FAILS, file=sys.stderr)
 
 
 @contextlib.contextmanager
 def resumable():
-    """Print, behind everything else, what is kept after an interruption, and how to resume."""
+    """After an interruption, print last what is kept and how to resume."""
     try:
         yield
     except WorkflowError:

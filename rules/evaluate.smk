@@ -14,13 +14,9 @@ rule predict_labels:
         made_by("predict"),
     threads: THREADS.search
     resources:
-        mem_mb=memory("predict"),
-        runtime=minutes("predict"),
-        gpu=gpus,
-        device=DEVICE,
+        **heavy("predict"),
     params:
-        settings=obeys("predict"),
-        code=code("predict"),
+        **obeys("predict"),
     message:
         "Predict labels of {wildcards.dataset}, {wildcards.split}, with {wildcards.run}, seed {wildcards.seed}"
     shell:
@@ -41,8 +37,7 @@ rule score_run:
         mem_mb=4000,
         runtime=60,
     params:
-        settings=obeys("score"),
-        code=code("score"),
+        **obeys("score"),
     message:
         "Score {wildcards.run} on {wildcards.dataset}, {wildcards.split}, seed {wildcards.seed}"
     shell:

@@ -1,21 +1,19 @@
-# Images to embeddings: render_images or fetch_images, prepare_vision, embed_images; or, if published, import_vectors.
+# Images to embeddings: render_images, fetch_images, prepare_vision, embed_images, import_vectors; and all as a folder: export_dataset.
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus (which images); results/raw/{filename} (drawings, vision weights, embeddings); for
 #   vision models of the hub a network, or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
-# OUTPUTS: results/data/{dataset}/images; results/vision/{vision}; results/data/{dataset}/embeddings/{vision}.
+# OUTPUTS: results/data/{dataset}/images; results/vision/{vision}; results/data/{dataset}/embeddings/{vision};
+#   results/exported/{dataset} (Parquet, a dataset card, checksums).
 
-# Which of the two rules makes a dataset's images; the pattern matches nothing if there is no dataset of that kind.
-FETCHED = "|".join(re.escape(name) for name, entry in WORLD.datasets.items() if entry.fetches) or "(?!)"
+# Which of the two rules makes a dataset's images.
+FETCHED = either(re.escape(name) for name, entry in WORLD.datasets.items() if entry.fetches)
 
 # Which embeddings are imported: a pattern of a dataset with a look-ahead at the encoder.
-IMPORTED = (
-    "|".join(
-        f"{re.escape(name)}(?=/embeddings/{re.escape(vision)}/)"
-        for name, entry in WORLD.datasets.items()
-        for vision in entry.published_vectors
-        if is_published(name, vision)
-    )
-    or "(?!)"
+IMPORTED = either(
+    f"{re.escape(name)}(?=/embeddings/{re.escape(vision)}/)"
+    for name, entry in WORLD.datasets.items()
+    for vision in entry.published_vectors
+    if is_published(name, vision)
 )
 
 
@@ -33,8 +31,7 @@ rule fetch_images:
         mem_mb=8000,
         runtime=7 * 24 * 60,
     params:
-        settings=obeys("fetch-images"),
-        code=code("fetch-images"),
+        **obeys("fetch-images"),
     message:
         "Fetch the images of {wildcards.dataset}"
     shell:
@@ -45,11 +42,10 @@ rule render_images:
     """Render every image of a corpus into one image store."""
     input:
         unpack(reads("render-images")),
-        raw=sources("render-images"),
     output:
         made_by("render-images"),
     wildcard_constraints:
-        dataset=f"(?!(?:{FETCHED})/)[A-Za-z0-9][A-Za-z0-9.\\-]*",
+        dataset=f"(?!(?:{FETCHED})/){ID}",
     # Before any training that could start meanwhile: the longest trainings wait for images.
     priority: 10000
     threads: THREADS.images
@@ -57,8 +53,7 @@ rule render_images:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=obeys("render-images"),
-        code=code("render-images"),
+        **obeys("render-images"),
     message:
         "Draw the images of {wildcards.dataset}"
     shell:
@@ -73,8 +68,7 @@ rule prepare_vision:
         mem_mb=8000,
         runtime=240,  # downloads a checkpoint of 4.5 GB
     params:
-        settings=obeys("prepare-vision"),
-        code=code("prepare-vision"),
+        **obeys("prepare-vision"),
     message:
         "Prepare the vision model {wildcards.vision}"
     shell:
@@ -85,21 +79,18 @@ rule embed_images:
     """Pool every image into one vector with a frozen vision encoder."""
     input:
         unpack(reads("embed-images")),
-        raw=sources("embed-images"),
     output:
         made_by("embed-images"),
     wildcard_constraints:
-        dataset=f"(?!(?:{IMPORTED}))[A-Za-z0-9][A-Za-z0-9.\\-]*",
+        dataset=f"(?!(?:{IMPORTED})){ID}",
     priority: 10000
     threads: THREADS.images
     resources:
+        **ON_DEVICE,
         mem_mb=8000,
         runtime=720,
-        gpu=gpus,
-        device=DEVICE,
     params:
-        settings=obeys("embed-images"),
-        code=code("embed-images"),
+        **obeys("embed-images"),
     message:
         "Embed the images of {wildcards.dataset} with {wildcards.vision}"
     shell:
@@ -113,7 +104,6 @@ rule import_vectors:
     """Convert published image embeddings to the format that pooling writes."""
     input:
         unpack(reads("import-vectors")),
-        raw=sources("import-vectors"),
     output:
         made_by("import-vectors"),
     wildcard_constraints:
@@ -123,9 +113,27 @@ rule import_vectors:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=obeys("import-vectors"),
-        code=code("import-vectors"),
+        **obeys("import-vectors"),
     message:
         "Import published vectors of {wildcards.vision} for {wildcards.dataset}"
     shell:
         "vixml import-vectors {wildcards.dataset} {wildcards.vision} 2>&1 | logged {log}"
+
+
+rule export_dataset:
+    """Write a dataset with its images and vectors as a folder that others can load."""
+    input:
+        unpack(reads("export-dataset")),
+        embeddings=lambda wildcards: made("embed-images", with_images(wildcards)),
+    output:
+        made_by("export-dataset"),
+    resources:
+        mem_mb=4000,
+        runtime=720,
+        vision=lambda wildcards: " ".join(f"--vision {name}" for name in vision_encoders(wildcards)),
+    params:
+        **obeys("export-dataset"),
+    message:
+        "Export {wildcards.dataset} as a folder for others"
+    shell:
+        "vixml export-dataset {wildcards.dataset} {resources.vision} 2>&1 | logged {log}"

@@ -12,13 +12,9 @@ rule build_index:
         made_by("build-index"),
     threads: THREADS.train
     resources:
-        mem_mb=memory("index"),
-        runtime=minutes("index"),
-        gpu=gpus,
-        device=DEVICE,
+        **heavy("index"),
     params:
-        # The run's settings that matter here belong to the training's settings, so a change remakes `trained`.
-        code=code("build-index"),
+        **obeys("build-index"),
     message:
         "Encode queries and labels of {wildcards.dataset} with {wildcards.run}, seed {wildcards.seed}"
     shell:
@@ -36,12 +32,9 @@ rule measure_latency:
         made_by("measure-latency"),
     threads: all_cores
     resources:
-        mem_mb=memory("index"),
-        runtime=60,
-        gpu=gpus,
-        device=DEVICE,
+        **heavy("index") | {"runtime": 60},
     params:
-        code=code("measure-latency"),
+        **obeys("measure-latency"),
     message:
         "Time a query of {wildcards.dataset} with {wildcards.run}"
     shell:

@@ -8,15 +8,14 @@
 rule prepare_model:
     """Make a language model's folder from published files, and check every tensor."""
     input:
-        sources("prepare-model"),
+        unpack(reads("prepare-model")),
     output:
         made_by("prepare-model"),
     resources:
         mem_mb=4000,
         runtime=240,  # downloads a checkpoint of 15 GB
     params:
-        settings=obeys("prepare-model"),
-        code=code("prepare-model"),
+        **obeys("prepare-model"),
     message:
         "Prepare the language model {wildcards.model}"
     shell:

@@ -7,26 +7,30 @@
 #   whose name differs from that of config/config.yaml: the same below results/pages/{name}.
 
 # Printed in the report but not a setting: moving a configuration to another folder does not rewrite the report.
-os.environ.update(VIXML_CONFIGFILE=configfile_of_all(), VIXML_COMMAND=command_of_all())
+os.environ.update(VIXML_CONFIGFILE=CONFIGFILE, VIXML_COMMAND=COMMAND)
+
+LAYOUT_OF_TABLES = layout(*(f"tables/{name}.yaml" for name in WORKFLOW.tables))
+LAYOUT_OF_FIGURES = layout(*(f"figures/{name}.*" for name in WORKFLOW.figures))
+# The report names runs of the paper in commands.
+LAYOUT_OF_REPORT = layout("paper.yaml", *(f"tables/{name}.yaml" for name in WORKFLOW.tables))
 
 
 rule make_tables:
     """Write each table: published values, ours beside them, and a verdict for each cell."""
     input:
-        layout=ancient(reported_files("tables", WORKFLOW.tables)),
-        scores=target_scores("test"),
-        corpora=target_corpora(),
-        latencies=target_latencies(),
+        layout=ancient(LAYOUT_OF_TABLES),
+        scores=made("score", TESTED),
+        corpora=made("build-corpus", COUNTED),
+        latencies=made("measure-latency", TIMED),
     output:
-        *marked_tables(),
+        *marked("tables", "csv", {name: spec.heading for name, spec in TABLE_SPECS.items()}, "tables"),
         manifest=TABLES,
     resources:
-        mem_mb=2000,
-        runtime=10,
+        **LIGHT,
     params:
-        layout=content(reported_files("tables", WORKFLOW.tables)),
+        **obeys("make-tables"),
+        layout=content(LAYOUT_OF_TABLES),
         tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
-        code=code("make-tables"),
     message:
         "Write the tables"
     shell:
@@ -40,18 +44,17 @@ rule make_tables:
 rule make_figures:
     """Draw each figure as PNG and SVG, with its points as CSV."""
     input:
-        layout=ancient(reported_files("figures", WORKFLOW.figures)),
-        scores=target_scores("test"),
+        layout=ancient(LAYOUT_OF_FIGURES),
+        scores=made("score", TESTED),
     output:
-        *marked_figures(),
+        *marked("figures", "svg", {name: f"{spec.paper_figure}: {spec.title}" for name, spec in FIGURE_SPECS.items()}),
         manifest=FIGURES,
     resources:
-        mem_mb=2000,
-        runtime=10,
+        **LIGHT,
     params:
-        layout=content(reported_files("figures", WORKFLOW.figures)),
+        **obeys("make-figures"),
+        layout=content(LAYOUT_OF_FIGURES),
         figures=" ".join(f"--figures {name}" for name in WORKFLOW.figures),
-        code=code("make-figures"),
     message:
         "Draw the figures"
     shell:
@@ -64,13 +67,13 @@ rule make_figures:
 rule make_report:
     """Write one page with numbers, figures, training curves and a gallery; it needs no network."""
     input:
-        layout=ancient(reported_files("tables", WORKFLOW.tables) + configuration_of_paper()),
-        scores=target_scores("test"),
+        layout=ancient(LAYOUT_OF_REPORT),
+        scores=made("score", TESTED),
         figures=FIGURES if WORKFLOW.figures else [],
-        corpus=made_by("build-corpus", dataset=gallery_dataset()) if gallery_dataset() else [],
-        images=made_by("render-images", dataset=gallery_dataset()) if gallery_dataset() else [],
-        corpora=target_corpora(),
-        latencies=target_latencies(),
+        corpus=made("build-corpus", GALLERY),
+        images=made("render-images", GALLERY),
+        corpora=made("build-corpus", COUNTED),
+        latencies=made("measure-latency", TIMED),
     output:
         manifest=f"{PAGES}/report/manifest.json",
         page=report(
@@ -80,12 +83,11 @@ rule make_report:
             labels={"what": "Everything on one page"},
         ),
     resources:
-        mem_mb=2000,
-        runtime=10,
+        **LIGHT,
     params:
-        layout=content(reported_files("tables", WORKFLOW.tables) + configuration_of_paper()),
+        **obeys("make-report"),
+        layout=content(LAYOUT_OF_REPORT),
         tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
-        code=code("make-report"),
         compare=" ".join(f"--compare {run}" for run in WORKFLOW.compare),
         side_by_side=" ".join(f"--side-by-side {run}" for run in WORKFLOW.side_by_side),
         name=WORKFLOW.name,
@@ -107,8 +109,9 @@ rule make_report:
 rule make_tuning:
     """Compare runs on held-out train queries, to choose their settings."""
     input:
-        scores=scores_of_tuning,
-        models=models_of_tuning,
+        scores=held_out("score"),
+        # Their settings and diagnostics are printed, too.
+        models=held_out("train"),
     output:
         report(
             f"{PAGES}/tuning/tuning.csv",
@@ -118,10 +121,9 @@ rule make_tuning:
         ),
         manifest=TUNING,
     resources:
-        mem_mb=2000,
-        runtime=10,
+        **LIGHT,
     params:
-        code=code("make-tuning"),
+        **obeys("make-tuning"),
     message:
         "Write the table of tuning"
     shell:

@@ -8,33 +8,31 @@ from vixml.plan.cost import needs
 if "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", 1)
 
+# Of a job that writes pages.
+LIGHT = {"mem_mb": 2000, "runtime": 10}
+# Of a job that computes on a GPU, if there is one.
+ON_DEVICE = {"gpu": int(WITH_GPU), "device": DEVICE}
+
+
+def heavy(stage, processes=1):
+    """Return the resources of a job that trains, encodes or searches; memory and time grow with each attempt."""
+
+    def of(wildcards, attempt):
+        return needs(WORLD, wildcards.dataset, run_of(wildcards), stage, gpu=WITH_GPU, attempt=attempt)
+
+    return {
+        "mem_mb": lambda wildcards, attempt: processes * of(wildcards, attempt).mem_mb,
+        "runtime": lambda wildcards, attempt: of(wildcards, attempt).minutes,
+        "gpu": processes * int(WITH_GPU),
+        "device": DEVICE,
+    }
+
 
 def longest_first(wildcards):
     """Return a job's priority: the more epochs, the earlier; images make an epoch about half as long again."""
     run = run_of(wildcards)
     share = 0.1 if run.encoder.train == "frozen" else 1.0
     return round(10 * run.training.epochs * share * (1.5 if run.uses_images else 1.0))
-
-
-def gpus(wildcards):
-    """Return how many GPUs a heavy job asks for: one where there is one, or where the configuration insists."""
-    return int(WITH_GPU)
-
-
-def memory(stage):
-    """Return the memory that a stage of a run asks for, in MB: more with each attempt."""
-    return lambda wildcards, attempt: needs_of(wildcards, stage, attempt).mem_mb
-
-
-def minutes(stage):
-    """Return the time that a stage of a run asks for, in minutes: more with each attempt."""
-    return lambda wildcards, attempt: needs_of(wildcards, stage, attempt).minutes
-
-
-def needs_of(wildcards, stage, attempt):
-    """Return what a stage of a run asks for; on a cluster's login node, which has no GPU, that of a GPU job."""
-    on_gpu = bool(gpus(wildcards)) or DEVICE == "cuda"
-    return needs(WORLD, wildcards.dataset, run_of(wildcards), stage, gpu=on_gpu, attempt=attempt)
 
 
 def all_cores(wildcards):

@@ -1,10 +1,16 @@
-# What every stage's rule has: a log, a benchmark and an environment, written once. Included behind all rules.
+# Log, benchmark and environment of every stage, and the message of every target. Included after all rules.
 #
 # REQUIRED INPUTS: the rules of the files before this one.
-# OUTPUTS: results/logs/{rule}/{names of the job}.log; results/benchmarks/{rule}/{names of the job}.tsv.
+# OUTPUTS: results/logs/{rule}/{names of the job}.log; results/benchmarks/{rule}/{names of the job}.tsv; those of pages in the folder
+#   of the pages.
 for one in workflow.rules:
-    if one.output and not one.log:
+    if not one.output:
+        one.message = f"The target {one.name} is up to date"
+    elif not one.log:
+        # By the names of the job.
+        names = [part for part in Path(strip_wildcard_constraints(one.output[0])).parts if "{" in part]
+        record = Path(RESULTS if names else PAGES, "{kind}", one.name, *names).as_posix()
         one.log_modifier = one.benchmark_modifier = workflow.modifier.path_modifier
-        one.set_log(record_of(one, "logs", ".log"))
-        one.benchmark = record_of(one, "benchmarks", ".tsv")
-        one.conda_env = ENVIRONMENT
+        one.set_log(record.replace("{kind}", "logs") + ".log")
+        one.benchmark = record.replace("{kind}", "benchmarks") + ".tsv"
+        one.conda_env = "../envs/gpu.yaml" if WITH_GPU else "../envs/cpu.yaml"

@@ -7,7 +7,6 @@
 #   results/runs/{dataset}/{run}/seed{seed}/checkpoint exists while a training is unfinished.
 
 PROCESSES = WORKFLOW.processes_per_training
-LAUNCH = "" if PROCESSES == 1 else f"torchrun --standalone --nproc-per-node {PROCESSES} -m"
 
 
 rule train_model:
@@ -19,19 +18,15 @@ rule train_model:
     priority: longest_first
     threads: THREADS.train * PROCESSES
     resources:
-        mem_mb=lambda wildcards, attempt: PROCESSES * memory("train")(wildcards, attempt),
-        runtime=minutes("train"),
-        gpu=lambda wildcards: PROCESSES * gpus(wildcards),
-        device=DEVICE,
-        launch=LAUNCH,
+        **heavy("train", PROCESSES),
+        processes=PROCESSES,
         own_threads=lambda wildcards, threads: -(-threads // PROCESSES),
     params:
-        settings=obeys("train"),
-        code=code("train"),
+        **obeys("train"),
     message:
         "Train {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         """
-        {resources.launch} vixml train {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} \
+        vixml train {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} --processes {resources.processes} \
             --threads {resources.own_threads} --device {resources.device} 2>&1 | logged {log}
         """

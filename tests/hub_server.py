@@ -1,4 +1,4 @@
-"""A server on this machine that answers as the model hub does, for tests of what is fetched from there."""
+"""A server on this machine that answers as the model hub does, for tests that fetch from it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ COMMIT = "c0ffee" * 6 + "0123"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What the hub answers about one repository: its commit, its list of files, the files.
+    """Answer as the hub does about one repository: its commit, its list of files, the files.
 
     Attributes:
         name: ORGANISATION/NAME; a data set's begins with ``datasets/``.
         folder: its files.
-        status: what every answer's status is; 200 for a hub in order.
+        status: of every answer; 200 for a hub in order.
         asked: the paths asked for.
     """
 

@@ -39,19 +39,19 @@ PICTO = {
 JITTER = {0: 0.0, 1: 0.6, 2: -0.4}
 
 
-def write_manifest(folder: Path, verb: str, config: dict, seconds: float = 1.5) -> None:
+def write_manifest(folder: Path, command: str, config: dict, seconds: float = 1.5) -> None:
     """Write what `vixml.provenance.stage` writes, with a fixed time and machine."""
     outputs = {p.name: {"sha256": "0" * 64, "bytes": p.stat().st_size} for p in sorted(folder.iterdir()) if p.is_file()}
     write_json(
         folder / "manifest.json",
         {
             "schema_version": 1,
-            "stage": verb,
+            "stage": command,
             "config": config,
             "config_sha256": sha256_json(config),
             "inputs": {"corpus": {"path": "results/data/picto/corpus", "sha256": "1" * 64}},
             "outputs": outputs,
-            "outputs_sha256": sha256_json([outputs, config, (folder / "scores.json").read_text(encoding="utf-8") if verb == "score" else ""]),
+            "outputs_sha256": sha256_json([outputs, config, (folder / "scores.json").read_text(encoding="utf-8") if command == "score" else ""]),
             "facts": {},
             "versions": {"python": "3.11.7", "vixml": "0.1.0", "numpy": "2.4.6"},
             "source": {"commit": "c0ffee" + "0" * 34, "modified": False},
@@ -60,7 +60,7 @@ def write_manifest(folder: Path, verb: str, config: dict, seconds: float = 1.5) 
             "wall_seconds": seconds,
             "peak_memory_mb": 512.0,
             "environment": {"packages": 1, "sha256": "0" * 64},
-            "command": f"vixml {verb} --seed {config['seed']}",
+            "command": f"vixml {command} --seed {config['seed']}",
         },
     )  # fmt: skip
 
@@ -123,21 +123,21 @@ def write_picto(results: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> list[Path]
 
 
 def png(shade: int) -> bytes:
-    """Return a small grey picture."""
+    """Return a small grey image."""
     stream = io.BytesIO()
     Image.new("L", (8, 8), shade).save(stream, format="PNG")
     return stream.getvalue()
 
 
 def write_corpus(results: Path, n_test: int = 30, n_labels: int = 8) -> tuple[Path, Path]:
-    """Write a small corpus and its image store; return both folders. Query 0 has no picture, image 1 is missing."""
+    """Write a small corpus and its image store; return both folders. Query 0 has no image, image 1 is missing."""
     data = results / "data" / "picto"
     names = {"train": 4, "test": n_test, "label": n_labels}
     items = {split: Items.of([f"{split} {i} <&>" for i in range(n)]) for split, n in names.items()}
     n_images = n_test
     images = {
         "train": Ragged.from_rows([[]] * 4, n_images),
-        "test": Ragged.from_rows([[] if i == 0 else [i, 1] for i in range(n_test)], n_images),
+        "test": Ragged.from_rows([[] if i == 0 else list(dict.fromkeys((i, 1))) for i in range(n_test)], n_images),
         "label": Ragged.from_rows([[]] * n_labels, n_images),
     }
     labels = {
@@ -149,8 +149,7 @@ def write_corpus(results: Path, n_test: int = 30, n_labels: int = 8) -> tuple[Pa
     with stage(data / "corpus", "build-corpus", config={}, inputs={}) as work:
         corpus.write(work)
     with stage(data / "images", "render-images", config={}, inputs={}) as work:
-        pictures = [(i, keys[i], None if i == 1 else png(i)) for i in range(n_images)]
-        write_store(work, pictures, n_images, 2)
+        write_store(work, [(i, keys[i], None if i == 1 else png(i)) for i in range(n_images)], n_images, 2)
     return data / "corpus", data / "images"
 
 

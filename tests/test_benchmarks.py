@@ -16,30 +16,35 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vixml.config.load import load_runs
 from vixml.plan.assumptions import ARCHITECTURES
-from vixml.training.batches import EpochBatches, draw_positives
+from vixml.training.batches import EpochBatches
 from vixml.training.train import train_step
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """Let a test import benchmarks by name; names like `metrics` are taken for this test only."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.chdir(BENCHMARKS.parent)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for path in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
 @pytest.fixture
 def benchmark(monkeypatch, tmp_path):
     """Return a function that runs a benchmark's `main` in this process and returns what it wrote."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    threads = torch.get_num_threads()
 
     def run(name: str, *arguments: str) -> dict:
-        for module in (name, "measure", "table"):
-            sys.modules.pop(module, None)  # names like `metrics` are taken for this run only
         out = tmp_path / f"{name}.json"
         monkeypatch.setattr(sys, "argv", [name, *arguments, "--out", str(out)])
         __import__(name).main()
         return json.loads(out.read_text(encoding="utf-8"))
 
-    yield run
-    torch.set_num_threads(threads)
-    for name in ("attention", "clustering", "search", "metrics", "index", "measure", "table"):
-        sys.modules.pop(name, None)
+    return run
 
 
 def rows(found: dict) -> list[dict]:
@@ -79,23 +84,17 @@ def test_index(benchmark):
 @pytest.fixture
 def small_decoder(monkeypatch):
     """Return `decoder_step` with a decoder of one narrow layer and few labels."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.chdir(BENCHMARKS.parent)
-    threads = torch.get_num_threads()
     import decoder_step
 
     narrow = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 256}
     monkeypatch.setitem(ARCHITECTURES, "smollm2-135m", {"model_type": "llama", **narrow, "num_attention_heads": 4})
-    given = decoder_step.get_run("config", "picto", "vixml-smollm2")
+    given = decoder_step.Project("config").run("picto", "vixml-smollm2")
     run = given.model_copy(update={"encoder": given.encoder.model_copy(update={"layers": 1})})
-    monkeypatch.setattr(decoder_step, "get_run", lambda *names: run)
+    monkeypatch.setattr(decoder_step.Project, "run", lambda *names: run)
     monkeypatch.setattr(decoder_step, "LABELS", 2500)
     monkeypatch.setattr(decoder_step, "VECTORS", 50)
     monkeypatch.setattr(decoder_step.measure, "product_speed", lambda *size: 1e10)
-    yield decoder_step
-    torch.set_num_threads(threads)
-    for name in ("decoder_step", "padded_decoder", "training_step", "measure", "table"):
-        sys.modules.pop(name, None)
+    return decoder_step
 
 
 @pytest.mark.parametrize("options", [(), ("--checkpointing", "--items-at-once", "5")])
@@ -118,8 +117,7 @@ def test_a_decoders_operations_are_those_of_its_products(small_decoder, checkpoi
     chosen = argparse.Namespace(**given, checkpointing=checkpointing, items_at_once=at_once)
     (training, state), job = small_decoder.make_ready(chosen, torch.device("cpu"))
     data = training.data
-    positives = draw_positives(data.truth, data.rows, data.weights, 0, 0)
-    batch = EpochBatches(data, training.config, data.rows, positives, 0, 0, training.gather)[0]
+    batch = EpochBatches(data, training.config, 0, 0)[0]
     added = {torch.ops.aten.addmm_: lambda y, a, b, **_: 2 * a[0] * a[1] * b[1]}  # torch forgot this one
     with FlopCounterMode(display=False, custom_mapping=added) as counter:
         train_step(training, state, batch)
@@ -127,8 +125,7 @@ def test_a_decoders_operations_are_those_of_its_products(small_decoder, checkpoi
     assert counter.get_total_flops() == pytest.approx(done, rel=0.06)
 
 
-def test_attention_has_a_limit(benchmark, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_attention_has_a_limit(monkeypatch):
     import attention
     import table
 
@@ -140,10 +137,7 @@ def test_attention_has_a_limit(benchmark, monkeypatch):
     assert shown["limit"] == row["limit_ms"] and shown["share_of_limit"] == row["limit_ms"] / row["ours_ms"]
 
 
-def test_the_table_shows_every_result_and_what_is_owed(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.chdir(BENCHMARKS.parent)
-    sys.modules.pop("table", None)
+def test_the_table_shows_every_result_and_what_is_owed(capsys):
     import table
 
     table.main()
@@ -157,11 +151,9 @@ def test_the_table_shows_every_result_and_what_is_owed(monkeypatch, capsys):
         assert (BENCHMARKS / command.split()[1].removeprefix("benchmarks/")).exists()
         stands = any(f"--out benchmarks/results/{name}" in line for line in shown)
         assert stands == (not (BENCHMARKS / "results" / name).exists())
-    sys.modules.pop("table", None)
 
 
-def test_growth_is_a_power_of_the_rows(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_growth_is_a_power_of_the_rows():
     import scale
 
     sizes = [{"rows": n, "seconds": 1e-3 * n**1.5} for n in (10, 100, 1000)]
@@ -170,23 +162,15 @@ def test_growth_is_a_power_of_the_rows(monkeypatch):
     made.check("made up")
     assert all((np.diff(made.row(i)) > 0).all() for i in range(2000)), "ascending, no value twice"
     assert 3 < made.lengths.mean() < 5
-    for module in ("scale", "measure"):
-        sys.modules.pop(module, None)
 
 
-def test_the_demo_can_shorten_every_training(monkeypatch, tmp_path):
+def test_the_demo_can_shorten_every_training(tmp_path):
     config_dir = Path(shutil.copytree(BENCHMARKS.parent / "config", tmp_path / "config"))
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     import demo
 
     demo.set_epochs(config_dir.parent, 1)
-    runs, demo_runs = (
-        load_runs(config_dir),
-        yaml.safe_load((config_dir / "config.yaml").read_text())["targets"][0]["runs"],
-    )
-    trained = [run for name in demo_runs if (run := runs["picto", name]).training.epochs]
+    runs, targets = load_runs(config_dir), yaml.safe_load((config_dir / "config.yaml").read_text())["targets"]
+    trained = [run for name in targets[0]["runs"] if (run := runs["picto", name]).training.epochs]
     assert {run.training.epochs for run in trained} == {1}
     with pytest.raises(SystemExit, match="exactly once"):
         demo.set_epochs(config_dir.parent, 1)
-    for module in ("demo", "measure"):
-        sys.modules.pop(module, None)

@@ -1,4 +1,4 @@
-"""What a person sees of a running workflow: events of Snakemake in, a few lines out."""
+"""The display of a running workflow: events of Snakemake in, a few lines out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def begin(display: Display, number: int, what: str, log: str = "") -> None:
     )
 
 
-def test_jobs_begin_go_on_and_end(display, tmp_path):
+def test_jobs_begin_progress_and_end(display, tmp_path):
     log = tmp_path / "log"
     log.write_text("loading\n\x1b[2Ktraining: 100/400, loss 0.5, about 12 s left\n")
     begin(display, 1, "Fetch a file")
@@ -70,9 +70,9 @@ def test_a_failed_job_is_shown_in_full(display, tmp_path):
     log.write_text("\n".join(f"line {n}" for n in range(100)) + "\nerror: no such run\n  what now: name another\n")
     begin(display, 2, "Train a run", str(log))
     display.emit(event(event="job_error", jobid=2, rule_name="train_model"))
-    said = printed(display)
-    assert "Failed: Train a run" in said and "error: no such run\n  what now: name another" in said and str(log) in said
-    assert said.count("line ") == FAILED - 2
+    text = printed(display)
+    assert "Failed: Train a run" in text and "error: no such run\n  what now: name another" in text and str(log) in text
+    assert text.count("line ") == FAILED - 2
     assert len(drawn(display)) == 1
 
 

@@ -1,4 +1,4 @@
-"""A stage's folder appears whole, with a manifest that says what made it, or not at all."""
+"""A stage's folder appears whole, with a manifest that records how it was made, or not at all."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from vixml.provenance import MANIFEST, describe_input, git_state, read_manifest,
 
 
 def make(out, text="x", inputs=None, **config):
-    with stage(out, "verb", config=config, inputs=inputs or {}) as work:
+    with stage(out, "demo", config=config, inputs=inputs or {}) as work:
         write_text(work / "deep" / "a.txt", text)
     return read_manifest(out)
 
 
-def test_a_manifest_says_what_made_the_folder(tmp_path):
+def test_a_manifest_records_how_the_folder_was_made(tmp_path):
     (tmp_path / "raw.bin").write_bytes(b"raw")
     made = make(tmp_path / "one", inputs={"raw": tmp_path / "raw.bin"}, k=1)
-    assert made["stage"] == "verb" and made["config"] == {"k": 1}
+    assert made["stage"] == "demo" and made["config"] == {"k": 1}
     assert made["inputs"]["raw"]["sha256"] == sha256_file(tmp_path / "raw.bin")
     assert made["outputs"] == {"deep/a.txt": {"sha256": sha256_file(tmp_path / "one/deep/a.txt"), "bytes": 1}}
     for key in ("versions", "source", "machine", "started_at", "wall_seconds", "peak_memory_mb", "command"):
@@ -46,7 +46,7 @@ def test_a_stage_names_its_input_stage_by_what_that_wrote(tmp_path):
 
 def test_a_failure_leaves_everything_as_it_was(tmp_path):
     before = make(tmp_path / "one", "old")
-    with pytest.raises(RuntimeError), stage(tmp_path / "one", "verb", config={}, inputs={}) as work:
+    with pytest.raises(RuntimeError), stage(tmp_path / "one", "demo", config={}, inputs={}) as work:
         write_text(work / "a.txt", "half")
         raise RuntimeError
     assert read_manifest(tmp_path / "one") == before
@@ -61,7 +61,7 @@ def test_a_kill_while_publishing_leaves_no_manifest(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr("vixml.provenance.os.replace", killed)
-        with pytest.raises(KeyboardInterrupt), stage(tmp_path / "one", "verb", config={}, inputs={}) as work:
+        with pytest.raises(KeyboardInterrupt), stage(tmp_path / "one", "demo", config={}, inputs={}) as work:
             (work / "a.txt").write_text("new", encoding="utf-8")
             patched.setattr("vixml.provenance.write_json", lambda path, value: path.write_text("{}", encoding="utf-8"))
     assert not (tmp_path / "one" / MANIFEST).exists(), "an old manifest beside new files would be a lie"
@@ -75,7 +75,7 @@ def test_publishing_again_replaces_folders(tmp_path):
 
 
 def test_a_full_disk_is_explained(tmp_path):
-    with pytest.raises(VixmlError, match="no space left"), stage(tmp_path / "one", "verb", config={}, inputs={}):
+    with pytest.raises(VixmlError, match="no space left"), stage(tmp_path / "one", "demo", config={}, inputs={}):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -95,7 +95,7 @@ def test_whatever_meets_a_full_disk_says_so_and_keeps_what_was_there(tmp_path, w
     before = make(tmp_path / "one", "old")
     with (
         pytest.raises(VixmlError, match="no space left") as caught,
-        stage(tmp_path / "one", "verb", config={}, inputs={}),
+        stage(tmp_path / "one", "demo", config={}, inputs={}),
         open("/dev/full", "wb", buffering=0) as stream,
     ):
         write(stream)
@@ -109,7 +109,7 @@ def test_other_failures_are_not_taken_for_a_full_disk(tmp_path):
             raise failure
 
 
-def test_space_is_asked_for_before_a_memory_map_is_written(tmp_path, monkeypatch):
+def test_space_is_checked_before_a_memory_map_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("vixml.provenance.shutil.disk_usage", lambda path: SimpleNamespace(free=5_000_000))
     require_space(tmp_path / "not" / "there" / "yet", 5_000_000)
     with pytest.raises(VixmlError, match="no space left") as caught:
@@ -123,7 +123,7 @@ def test_unfinished_and_missing_inputs_are_refused(tmp_path):
         describe_input(tmp_path / "half")
     with (
         pytest.raises(VixmlError, match="missing"),
-        stage(tmp_path / "one", "verb", config={}, inputs={"x": tmp_path / "none"}),
+        stage(tmp_path / "one", "demo", config={}, inputs={"x": tmp_path / "none"}),
     ):
         pass
     assert not (tmp_path / "one").exists()

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,15 +18,11 @@ N_COLS = 7
 lists = st.lists(st.lists(st.integers(0, N_COLS - 1), max_size=5), max_size=8)
 
 
-def plain(ragged: Ragged) -> list[list[int]]:
-    return [ragged.row(i).tolist() for i in range(len(ragged))]
-
-
 @given(lists)
 def test_rows_lengths_and_counts(rows):
     ragged = Ragged.from_rows(rows, N_COLS)
     flat = [value for row in rows for value in row]
-    assert plain(ragged) == rows
+    assert rows_of(ragged) == rows
     assert ragged.lengths.tolist() == [len(row) for row in rows]
     assert ragged.counts().tolist() == [flat.count(value) for value in range(N_COLS)]
     assert ragged.row_ids().tolist() == [i for i, row in enumerate(rows) for _ in row]
@@ -36,7 +33,7 @@ def test_rows_lengths_and_counts(rows):
 def test_take_is_indexing(rows, data):
     wanted = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=6)) if rows else []
     taken = Ragged.from_rows(rows, N_COLS, note="kept").take(wanted)
-    assert plain(taken) == [rows[i] for i in wanted]
+    assert rows_of(taken) == [rows[i] for i in wanted]
     assert taken.header == {"note": "kept"} and taken.n_cols == N_COLS
 
 
@@ -44,8 +41,8 @@ def test_take_is_indexing(rows, data):
 def test_transpose_twice_sorts_each_row(rows):
     ragged = Ragged.from_rows(rows, N_COLS)
     turned = ragged.transpose()
-    assert plain(turned) == [[i for i, row in enumerate(rows) for v in row if v == value] for value in range(N_COLS)]
-    assert plain(turned.transpose()) == [sorted(row) for row in rows]
+    assert rows_of(turned) == [[i for i, row in enumerate(rows) for v in row if v == value] for value in range(N_COLS)]
+    assert rows_of(turned.transpose()) == [sorted(row) for row in rows]
 
 
 @settings(max_examples=20)
@@ -54,7 +51,7 @@ def test_a_folder_comes_back(tmp_path_factory, rows, mmap):
     folder = tmp_path_factory.mktemp("ragged")
     Ragged.from_rows(rows, N_COLS, tokenizer="t").save(folder)
     found = Ragged.load(folder, mmap=mmap)
-    assert plain(found) == rows
+    assert rows_of(found) == rows
     assert found.n_cols == N_COLS and found.header == {"tokenizer": "t"}
 
 

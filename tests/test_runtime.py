@@ -27,7 +27,7 @@ def _unset(monkeypatch):
 
 @pytest.fixture
 def processor(monkeypatch):
-    """Return a function that pretends what this processor can."""
+    """Return a function that sets the capabilities of the processor."""
     return lambda **can: monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
 
 
@@ -71,7 +71,7 @@ def test_the_variable_replaces_every_auto_and_nothing_else(monkeypatch, processo
 
 
 @pytest.mark.parametrize("value", ["", "auto"])
-def test_an_empty_variable_says_nothing(monkeypatch, processor, value):
+def test_an_empty_variable_changes_nothing(monkeypatch, processor, value):
     processor(avx512_bf16=True)
     monkeypatch.setenv(VARIABLE, value)
     assert choose_precision("auto", CPU) == "bf16"
@@ -84,7 +84,7 @@ def test_an_unknown_value_is_one_clear_error(monkeypatch, capsys, value):
         with pytest.raises(VixmlError, match="unknown precision") as raised:
             decide(*(["auto"] if decide is choose_precision else []), CPU)
         assert VARIABLE in str(raised.value) and repr(value) in str(raised.value) and "fp32" in str(raised.value)
-    # Every verb stops at once, not the first one that computes.
+    # Every command stops at once, not the first one that computes.
     assert main(["document-config", "--check"]) == 2
     shown = capsys.readouterr().err
     assert shown.count("error:") == 1 and VARIABLE in shown and "what now:" in shown

@@ -2,7 +2,7 @@
 
 Importing torch and transformers takes 9 s of processor time, Snakemake 2 s, and the miniature's workflow starts some twenty
 processes. A server imports the libraries once, but nothing of vixml; ``snakemake``, ``vixml`` and ``dvc`` on PATH are then small clients: the
-server forks a child with their arguments, folder, environment and open files, which imports vixml from where it is told to.
+server forks a child with their arguments, folder, environment and open files, which imports vixml from the given folder.
 The slow tests run the true commands for the whole demo, in conda's environments, and wherever they kill; they find the same bytes.
 ``warm-python`` runs a script in the same way.
 """
@@ -43,9 +43,9 @@ place = os.getcwd()
 os.chdir({folder!r})
 server.connect("socket")
 os.chdir(place)
-told = json.dumps([sys.argv, place, dict(os.environ), os.umask(0o022)]).encode()
-server.sendmsg([len(told).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
-server.sendall(told)
+message = json.dumps([sys.argv, place, dict(os.environ), os.umask(0o022)]).encode()
+server.sendmsg([len(message).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+server.sendall(message)
 sys.exit(int.from_bytes(server.recv(1) or b"\\1", "big"))
 """
 
@@ -72,10 +72,10 @@ def start(folder: Path, watched: int) -> None:
 def script(folder: Path, work: Callable[[Any], object], argument: object) -> Path:
     """Write a script that calls ``work(argument)``, a function of a test's module, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    told, path = folder / "told.pickle", folder / "script.py"
-    told.write_bytes(pickle.dumps((work, argument)))
+    pickled, path = folder / "work.pickle", folder / "script.py"
+    pickled.write_bytes(pickle.dumps((work, argument)))
     lines = ["import pickle, sys", "from pathlib import Path", f"sys.path[:0] = {sys.path!r}"]
-    lines += [f"work, argument = pickle.loads(Path({str(told)!r}).read_bytes())", "work(argument)"]
+    lines += [f"work, argument = pickle.loads(Path({str(pickled)!r}).read_bytes())", "work(argument)"]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
@@ -119,10 +119,10 @@ def _work(client: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     client.settimeout(None)
     head, descriptors, _, _ = socket.recv_fds(client, 8, 3)
-    length, told = int.from_bytes(head, "big"), b""
-    while len(told) < length:
-        told += client.recv(length - len(told))
-    arguments, place, environment, mask = json.loads(told)
+    length, message = int.from_bytes(head, "big"), b""
+    while len(message) < length:
+        message += client.recv(length - len(message))
+    arguments, place, environment, mask = json.loads(message)
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)

@@ -2,8 +2,8 @@
 
 The digest of a stage covers its entry module and every ``vixml`` module reachable from there through imports (those
 inside functions too), with the data files that lie in the packages among them (templates). It hashes syntax trees, not
-text: comments, docstrings and layout do not count, and neither does the wording of an error. Nothing is imported. Every job of
-Snakemake asks anew, so what a module was parsed to is kept in the user's cache (``~/.cache/vixml/digests``, which may be removed).
+text: comments, docstrings and layout do not count, and neither does the wording of a ``raise VixmlError(...)``. Nothing is
+imported. Each job of Snakemake computes it again, so parsed modules are cached in ``~/.cache/vixml/digests``.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def modules_of(entry: str, root: Path = ROOT) -> list[str]:
 
 
 def _left_out(name: str, root: Path) -> bool:
-    # The package's own __init__ holds the version and a docstring; the version stands in every manifest.
+    # The __init__ of the package holds the version, which every manifest records.
     package = root.name
     names = [package + full.removeprefix("vixml") for full in LEFT_OUT]
     if name in [package + full.removeprefix("vixml") for full in KEPT]:
@@ -103,10 +103,10 @@ def _file_of(name: str, root: Path) -> Path | None:
 
 @cache
 def _parsed(name: str, root: Path) -> tuple[str, tuple[str, ...]]:
-    """Return the hash of one module's own tree, and the names that it imports (some may be no modules)."""
+    """Return the hash of one module's tree, and the names that it imports (some may be no modules)."""
     path = _file_of(name, root)
     source = path.read_bytes()
-    tree, imported = _kept(name, path, source) or _parse(name, path, source)
+    tree, imported = _cached(name, path, source) or _parse(name, path, source)
     if path.name != "__init__.py":
         return tree, tuple(imported)
     digest = hashlib.sha256(tree.encode())
@@ -125,25 +125,24 @@ def _parse(name: str, path: Path, source: bytes) -> tuple[str, list[str]]:
     _write(tree, parts)
     imported = sorted(set(_imports(tree, name, path.name == "__init__.py")))
     found = hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest(), imported
-    with suppress(OSError, RuntimeError, VixmlError):  # no home, or nothing may be written there, or no room
-        write_json(_place(name, path, source), found)
+    with suppress(OSError, RuntimeError, VixmlError):  # no home folder, no permission or a full disk
+        write_json(_cache_file(name, path, source), found)
     return found
 
 
-def _kept(name: str, path: Path, source: bytes) -> tuple[str, list[str]] | None:
-    """Return what an earlier process parsed of the same bytes by the same code, or None."""
+def _cached(name: str, path: Path, source: bytes) -> tuple[str, list[str]] | None:
+    """Return what an earlier process parsed from the same bytes with the same code, or None."""
     with suppress(OSError, RuntimeError, ValueError, TypeError):
-        tree, imported = json.loads(_place(name, path, source).read_bytes())
+        tree, imported = json.loads(_cache_file(name, path, source).read_bytes())
         if len(tree) == 64 and all(isinstance(module, str) for module in imported):
             return tree, imported
     return None
 
 
-def _place(name: str, path: Path, source: bytes) -> Path:
-    own = hashlib.sha256(Path(__file__).read_bytes())
-    own.update(f"{name} {path.name}\n".encode() + source)
+def _cache_file(name: str, path: Path, source: bytes) -> Path:
+    key = hashlib.sha256(Path(__file__).read_bytes() + f"{name} {path.name}\n".encode() + source)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "vixml" / "digests" / f"{own.hexdigest()}.json"
+    return Path(base) / "vixml" / "digests" / f"{key.hexdigest()}.json"
 
 
 def _data_files(package: Path) -> list[Path]:
@@ -158,10 +157,10 @@ def _imports(tree: ast.AST, name: str, is_package: bool) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                # In a module, one dot is the folder that it lies in; in an __init__, that is the module itself.
-                own = name.split(".")
-                keep = len(own) - node.level + (1 if is_package else 0)
-                base = ".".join(own[:keep] + ([base] if base else []))
+                # In a module, one dot is its folder; in an __init__, that is the module itself.
+                parts = name.split(".")
+                keep = len(parts) - node.level + (1 if is_package else 0)
+                base = ".".join(parts[:keep] + ([base] if base else []))
             yield from _with_parents(base)
             for alias in node.names:
                 yield f"{base}.{alias.name}"
@@ -213,12 +212,12 @@ def _write(node: object, parts: list[str]) -> None:
 
 
 def _is_text_statement(node: object) -> bool:
-    # A docstring, wherever it stands: of a module, class, function or attribute.
+    # A docstring of a module, class, function or attribute.
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _is_refusal(node: ast.AST) -> bool:
-    # `raise VixmlError(...)` counts as raising; what the error says reaches no result.
+    # `raise VixmlError(...)` counts as raising; its text reaches no result.
     return (
         isinstance(node, ast.Raise)
         and isinstance(node.exc, ast.Call)

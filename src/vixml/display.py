@@ -1,7 +1,7 @@
 """Show a running workflow on a terminal: one bar for all jobs, one line per running job, problems in full.
 
-Without a terminal, with ``NO_COLOR`` or ``CI`` set, or where Snakemake is asked for more (``--verbose``, ``--printshellcmds``), Snakemake
-prints its plain lines. Each job's own output is in its log either way.
+Without a terminal, with ``NO_COLOR`` or ``CI`` set, or with ``--verbose`` or ``--printshellcmds``, Snakemake prints its plain
+lines. The output of each job is in its log either way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -33,16 +32,16 @@ STEPS = re.compile(r": (\d+)/(\d+)")
 
 
 def wanted(environment: dict[str, str] | os._Environ[str]) -> bool:
-    """Return whether a person watches a terminal and has not asked for plain lines."""
+    """Return whether the output is a terminal and the environment does not request plain lines."""
     plain = any(environment.get(name) for name in ("NO_COLOR", "CI")) or environment.get("TERM") == "dumb"
     return sys.stderr.isatty() and not plain
 
 
 class Display(logging.Handler):
-    """What Snakemake reports, as a few lines that are drawn anew.
+    """Show the events of Snakemake as a few lines that are redrawn.
 
     Args:
-        jobs: asked once they are known: the number of each job that will run, and its expected share of the time (in any unit).
+        jobs: called once Snakemake knows them: the number of each job, and its expected share of the time (in any unit).
         console: where to draw.
     """
 
@@ -84,10 +83,10 @@ class Display(logging.Handler):
         jobs.add_column(no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
         under_way = 0.0
         for number, (what, log, since) in list(self.running.items()):
-            said = next(iter(last_lines(log, 1)), "")
-            if steps := STEPS.search(said):
+            progress = next(iter(last_lines(log, 1)), "")
+            if steps := STEPS.search(progress):
                 under_way += self.weights.get(number, 1.0) * int(steps[1]) / max(1, int(steps[2]))
-            jobs.add_row(f"  {what}", said or duration((time.monotonic() - since) / 3600))
+            jobs.add_row(f"  {what}", progress or duration((time.monotonic() - since) / 3600))
         share = (sum(self.weights.get(number, 1.0) for number in self.done) + under_way) / max(
             sum(self.weights.values()), 1e-9
         )
@@ -143,7 +142,7 @@ class Interruption(logging.Handler):
 
 
 def last_lines(log: Path | str, n: int) -> list[str]:
-    """Return the last lines of a log that say something, a bar's states taken for lines.
+    """Return the last lines of a log that are not blank; each state of a progress bar is a line.
 
     Example:
         >>> last_lines("/no/such/file", 1)
@@ -153,8 +152,8 @@ def last_lines(log: Path | str, n: int) -> list[str]:
         with open(log, "rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - TAIL * max(1, n // 4)))
-            said: Any = file.read().decode("utf-8", "replace")
+            text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.replace("\r", "\n"))
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.replace("\r", "\n"))
     return [line.rstrip() for line in plain.splitlines() if line.strip()][-n:]

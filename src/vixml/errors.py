@@ -43,3 +43,28 @@ class VixmlError(Exception):
             if value is not None:
                 lines.append(f"  {name + ':':<9} {value}")
         return "\n".join(lines)
+
+
+def expect_equal(found: object, expected: object, what: str, *, where: object, hint: str | None = None) -> None:
+    """Check that two values are equal.
+
+    Args:
+        found: a value, or a text such as ``"3 images"``.
+        expected: its expected value.
+        what, where, hint: of the error, as in :class:`VixmlError`.
+
+    Raises:
+        VixmlError: they differ.
+    """
+    if found != expected:
+        raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
+
+
+def expect_index(index: int, n: int, what: str, *, where: object, hint: str | None = None) -> None:
+    """Check that ``0 <= index < n``.
+
+    Raises:
+        VixmlError: it is not; the rest is as in :func:`expect_equal`.
+    """
+    if not 0 <= index < n:
+        raise VixmlError(what, where=where, found=index, expected=f"0 to {n - 1}", hint=hint)

@@ -10,17 +10,15 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from vixml.errors import VixmlError
-
-CHUNK = 1 << 20
+from vixml.errors import VixmlError, expect_equal
 
 
 @contextmanager
@@ -32,13 +30,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".tmp-{path.name}-", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
+    temporary.touch()
+    mode = temporary.stat().st_mode
     try:
         yield temporary
-        # mkstemp makes private files; results are meant to be read by others (a shared cluster folder).
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, mode)  # safetensors writes private files; results are for everyone
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -50,11 +47,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def disk_full(path: Path | str) -> VixmlError:
-    """Explain a full disk; nothing already written is lost."""
+def disk_full(path: Path | str, found: str | None = None, expected: str | None = None) -> VixmlError:
+    """Return the error for a full disk; nothing already written is lost."""
     return VixmlError(
         "no space left on the disk",
         where=path,
+        found=found,
+        expected=expected,
         hint="free some space and run the same command again; finished stages are kept, training resumes from its "
         "last checkpoint",
     )
@@ -114,14 +113,8 @@ def read_header(path: Path | str, form: str, kind: str) -> dict[str, Any]:
     """
     header = read_json(path)
     found = header.get("format") if isinstance(header, dict) else type(header).__name__
-    if found != form:
-        raise VixmlError(
-            f"not {kind} of this version",
-            where=path,
-            found=found,
-            expected=form,
-            hint="rebuild it with this version of vixml; snakemake does so automatically",
-        )
+    hint = "rebuild it with this version of vixml; snakemake does so automatically"
+    expect_equal(found, form, f"not {kind} of this version", where=path, hint=hint)
     return header
 
 
@@ -157,24 +150,11 @@ def load_array(path: Path | str, *, mmap: bool = True) -> np.ndarray:
 
 
 def sha256_file(path: Path | str) -> str:
-    """Return the hex SHA-256 of a file, read in 1 MiB pieces."""
-    digest = hashlib.sha256()
+    """Return the hex SHA-256 of a file."""
     with open(path, "rb") as stream:
-        _feed(digest, stream)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
     """Return the hex SHA-256 of a JSON value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def _feed(digest: Any, stream: BinaryIO) -> None:
-    while chunk := stream.read(CHUNK):
-        digest.update(chunk)
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value

@@ -10,7 +10,7 @@ import torch
 
 from vixml.errors import VixmlError
 
-# Beside torch.OutOfMemoryError: what CUDA, cuBLAS, NCCL and PyTorch's allocator for processors say in a RuntimeError.
+# Beside torch.OutOfMemoryError: RuntimeErrors of CUDA, cuBLAS, NCCL and PyTorch's allocator for processors.
 _GPU = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED", re.I
 )
@@ -24,8 +24,8 @@ def enough_memory(where: Callable[[], str], smaller: Callable[[], str]) -> Itera
     """Turn running out of memory inside a ``with`` block into one error.
 
     Args:
-        where: asked then: run, stage and step.
-        smaller: asked then: the key to make smaller and its next value, an imperative clause.
+        where: called in that case: run, stage and step.
+        smaller: called in that case: the key to lower and its next value, an imperative clause.
 
     Raises:
         VixmlError: memory ran out; anything else passes through.
@@ -39,7 +39,7 @@ def enough_memory(where: Callable[[], str], smaller: Callable[[], str]) -> Itera
 
 
 def kind_of_memory(error: BaseException) -> str | None:
-    """Return which memory an error says has run out, ``GPU`` or ``main``; None if it says something else."""
+    """Return which memory ran out, ``GPU`` or ``main``; None if the error has another cause."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or _GPU.search(text):
         return "GPU"
@@ -59,17 +59,17 @@ def out_of_memory(kind: str, error: BaseException, where: str, smaller: str) -> 
         where: run, stage and step.
         smaller: an imperative clause.
     """
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
     asked = re.search(
-        r"[Tt]ried to allocate ([\d.,]+ ?\w+)|allocate memory: you tried to allocate ([\d.,]+ ?\w+)", said
+        r"[Tt]ried to allocate ([\d.,]+ ?\w+)|allocate memory: you tried to allocate ([\d.,]+ ?\w+)", message
     )
-    room = re.search(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", said)
+    room = re.search(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", message)
     found = []
     if kind == "GPU" and (name := _gpu_name()):
         found.append(name)
     if room:
         found.append(f"{room[1]} in all, {room[2]} free")
-    found.append(f"{asked[1] or asked[2]} more were asked for" if asked else said[:200])
+    found.append(f"{asked[1] or asked[2]} more were asked for" if asked else message[:200])
     return VixmlError(
         f"out of {kind} memory",
         where=where,

@@ -1,6 +1,6 @@
 """Show how far a long stage is: a bar on a terminal, a plain line every ten seconds elsewhere (a job's log file).
 
-``VIXML_PROGRESS=0`` silences both; ``VIXML_PLAIN=1`` asks for lines on a terminal too, where several jobs share it.
+``VIXML_PROGRESS=0`` silences both; ``VIXML_PLAIN=1`` asks for lines on a terminal too, which several jobs may share.
 Nothing here reaches a result.
 """
 
@@ -41,13 +41,13 @@ class Quiet:
     """Show nothing; the interface of the others."""
 
     def __call__(self, n: int, note: Callable[[], str] | None = None) -> None:
-        """Record that ``n`` more items are done; ``note`` is asked for a few words only when something is shown."""
+        """Record that ``n`` more items are done; ``note`` is called only when something is shown."""
 
     def skip(self, n: int) -> None:
-        """Record that ``n`` items were done by a former, interrupted try: they say nothing of the speed."""
+        """Record that ``n`` items were done by an interrupted run; they do not count for the speed."""
 
     def say(self, line: str) -> None:
-        """Print a line of its own."""
+        """Print a separate line."""
 
 
 class Lines(Quiet):
@@ -98,7 +98,7 @@ class Drawn(Quiet):
 
 @contextmanager
 def bar(text: str, total: int) -> Iterator[Quiet]:
-    """Yield a function that is told how many more items are done.
+    """Yield a function to call with the number of items that were done since the last call.
 
     Args:
         text: what is being done.

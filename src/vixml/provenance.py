@@ -20,8 +20,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from vixml import __version__
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import disk_full, read_json, sha256_file, sha256_json, write_json
 
 SCHEMA_VERSION = 1
@@ -47,7 +49,7 @@ def stage(
 
     Args:
         out: the folder to write.
-        name: the command-line verb, e.g. ``"train"``.
+        name: its command, e.g. ``"train"``.
         config: the resolved configuration that this stage obeyed (JSON values).
         inputs: name -> file, or folder written by another stage; each is named by its hash in the manifest.
         facts: a dictionary that the body may fill (device, steps, counts); kept in the manifest.
@@ -96,7 +98,7 @@ def stage(
 
 
 def _no_space(error: OSError | RuntimeError) -> bool:
-    """Return whether a failed write met a full disk or quota; NumPy and torch say only that a write was cut short."""
+    """Return whether a failed write met a full disk or quota; NumPy and torch only report a short write."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return any(words in str(error) for words in _CUT_SHORT)
@@ -105,7 +107,7 @@ def _no_space(error: OSError | RuntimeError) -> bool:
 def require_space(out: Path | str, n_bytes: int) -> None:
     """Check before a stage that its disk holds ``n_bytes`` more.
 
-    For files written through a memory map: where the disk ends, the system kills the process without a word.
+    For files written through a memory map: on a full disk the system kills the process without a message.
 
     Raises:
         VixmlError: less is free.
@@ -115,14 +117,7 @@ def require_space(out: Path | str, n_bytes: int) -> None:
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < n_bytes:
-        full = disk_full(out)
-        raise VixmlError(
-            full.what,
-            where=out,
-            found=f"{free / 1e6:,.0f} MB free",
-            expected=f"{n_bytes / 1e6:,.0f} MB",
-            hint=full.hint,
-        )
+        raise disk_full(out, f"{free / 1e6:,.0f} MB free", f"{n_bytes / 1e6:,.0f} MB")
 
 
 def _prefix(out: Path) -> str:
@@ -133,24 +128,14 @@ def _sweep(out: Path) -> None:
     """Remove the work folders of this stage's former tries on this machine that were killed before they could."""
     for left in out.parent.glob(f"{_prefix(out)}*"):
         pid = left.name.removeprefix(_prefix(out)).split("-", 1)[0]
-        if pid.isdecimal() and not _alive(int(pid)):
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # signal 0 asks, it does nothing
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def _publish(work: Path, out: Path) -> None:
-    # mkdtemp makes private folders; results are for everyone.
+    # mkdtemp creates private folders; results are for everyone.
     out.mkdir(parents=True, exist_ok=True)
-    # The old manifest goes first: from here until the new one stands, the stage counts as not done.
+    # The old manifest goes first: until the new one is in place, the stage counts as not done.
     (out / MANIFEST).unlink(missing_ok=True)
     for entry in sorted(work.iterdir()):
         if entry.name == MANIFEST:
@@ -171,11 +156,9 @@ def describe_outputs(folder: Path) -> dict[str, dict[str, Any]]:
 def not_whole(folder: Path | str) -> list[str]:
     """Return the files that a finished folder's manifest names and that are missing or of another size."""
     folder = Path(folder)
-    named = read_json(folder / MANIFEST)["outputs"]
-    return [
-        name for name, said in named.items()
-        if not (path := folder / name).is_file() or path.stat().st_size != said["bytes"]
-    ]  # fmt: skip
+    outputs = read_json(folder / MANIFEST)["outputs"]
+    sizes = {name: path.stat().st_size for name in outputs if (path := folder / name).is_file()}
+    return [name for name, entry in outputs.items() if sizes.get(name) != entry["bytes"]]
 
 
 def describe_input(path: Path | str) -> dict[str, Any]:
@@ -206,14 +189,8 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         VixmlError: missing, or of another schema version.
     """
     manifest = read_json(Path(folder) / MANIFEST)
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise VixmlError(
-            "a result of another schema version",
-            where=Path(folder) / MANIFEST,
-            found=manifest.get("schema_version"),
-            expected=SCHEMA_VERSION,
-            hint="run its stage again with this version of vixml",
-        )
+    what, hint = "a result of another schema version", "run its stage again with this version of vixml"
+    expect_equal(manifest.get("schema_version"), SCHEMA_VERSION, what, where=Path(folder) / MANIFEST, hint=hint)
     return manifest
 
 
@@ -236,7 +213,7 @@ def environment() -> dict[str, Any]:
     """
     installed = set()
     for package in importlib.metadata.distributions():
-        about = package.metadata  # read from disk each time that it, a name or a version is asked for
+        about = package.metadata  # each access to `metadata`, `name` or `version` reads the disk
         if about["Name"] and about["Name"] != "vixml":
             installed.add(f"{re.sub(r'[-_.]+', '-', about['Name']).lower()}=={about['Version']}")
     return {"packages": len(installed), "sha256": sha256_json(sorted(installed))}
@@ -247,8 +224,10 @@ def git_state() -> dict[str, Any]:
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
+        # Without the lock of the index: another git command may run at the same time.
+        command = ["git", "--no-optional-locks", "-C", str(here), *arguments]
         try:
-            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=20)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal, expect_index
 from vixml.files import atomic_path, load_array, read_header, save_array, write_json
 
 FORMAT = "vixml-ragged-1"
@@ -28,8 +28,8 @@ class Ragged:
     Attributes:
         values: (n_values,) int32, all rows one after the other.
         offsets: (n_rows + 1,) int64, where each row starts; ``offsets[0] == 0``.
-        n_cols: every value lies in [0, n_cols): vocabulary size, number of labels or of images.
-        header: what else the file says of itself (tokenizer, revision, length, ...).
+        n_cols: every value is in [0, n_cols): vocabulary size, number of labels or of images.
+        header: further entries of the file's header (tokenizer, revision, length, ...).
 
     Example:
         >>> r = Ragged.from_rows([[3, 1], [], [2]], n_cols=4)
@@ -55,7 +55,7 @@ class Ragged:
         return np.diff(self.offsets)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Ragged:
-        """Return the rows named, in that order (a copy; cost grows with what is taken, not with what is held)."""
+        """Return some rows, in the order given (a copy; its cost grows with the rows taken, not with all rows)."""
         rows = np.asarray(rows, dtype=np.int64)
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
@@ -79,7 +79,7 @@ class Ragged:
         return np.bincount(self.values, minlength=self.n_cols).astype(np.int64)
 
     def row_ids(self) -> np.ndarray:
-        """Return for each value the row it lies in: (n_values,) int64."""
+        """Return the row of each value: (n_values,) int64."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
 
     def transpose(self) -> Ragged:
@@ -123,14 +123,9 @@ class Ragged:
             )
         bad = np.flatnonzero((values < 0) | (values >= self.n_cols)) if len(values) else values
         if len(bad):
-            row = int(np.searchsorted(offsets, bad[0], side="right") - 1)
-            raise VixmlError(
-                "an id is out of range",
-                where=f"{where}, row {row}",
-                found=int(values[bad[0]]),
-                expected=f"0 to {self.n_cols - 1}",
-                hint="the file belongs to another label set or vocabulary, or is damaged: rebuild it",
-            )
+            where = f"{where}, row {int(np.searchsorted(offsets, bad[0], side='right') - 1)}"
+            hint = "the file belongs to another label set or vocabulary, or is damaged: rebuild it"
+            expect_index(int(values[bad[0]]), self.n_cols, "an id is out of range", where=where, hint=hint)
 
     def save(self, folder: Path | str) -> None:
         """Write the folder ``values.npy``, ``offsets.npy``, ``header.json`` (the header last)."""
@@ -155,14 +150,13 @@ class Ragged:
             int(header["n_cols"]),
             extra,
         )
-        if len(result.offsets) != header["n_rows"] + 1 or len(result.values) != header["n_values"]:
-            raise VixmlError(
-                "a ragged array does not have the size its header states",
-                where=folder,
-                found=f"{len(result.offsets) - 1} rows, {len(result.values)} values",
-                expected=f"{header['n_rows']} rows, {header['n_values']} values",
-                hint="rebuild it; it was altered or cut short",
-            )
+        expect_equal(
+            f"{len(result.offsets) - 1} rows, {len(result.values)} values",
+            f"{header['n_rows']} rows, {header['n_values']} values",
+            "a ragged array does not have the size its header states",
+            where=folder,
+            hint="rebuild it; it was altered or cut short",
+        )
         result.check(folder)
         return result
 

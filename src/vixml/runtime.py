@@ -1,9 +1,10 @@
 """Precision, device, threads and random generators: how this machine computes a stage.
 
-``auto``, in a run's ``training.precision`` or in an option, takes the precision that the hardware multiplies natively. The environment variable
-``VIXML_PRECISION`` (``fp32``, ``bf16`` or ``fp16``) replaces every ``auto``, so that one machine can repeat what another
-computed: torch computes bfloat16 on any processor, only slowly where it is emulated. A precision that a run or an option
-names is never replaced. Manifests record what was chosen. torch is imported where it is needed, because the command line reads this module.
+``auto``, in a run's ``training.precision`` or in an option, is the precision that the hardware multiplies natively. The
+environment variable ``VIXML_PRECISION`` (``fp32``, ``bf16`` or ``fp16``) replaces every ``auto``, so that one machine can repeat
+the results of another: torch computes bfloat16 on any processor, slowly where it is emulated. A precision that a run or an
+option names is never replaced. Manifests record the choice. The command line reads this module, so torch is imported in
+functions only.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import os
 import shutil
 import subprocess
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
 # Separate streams of random numbers; the value is part of the result, so these numbers never change.
 ORDER, POSITIVE, DRAW, CLUSTER, INIT, DROPOUT = range(6)
 
@@ -39,13 +42,17 @@ def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, purpose, *index])))
 
 
+def derived_seed(seed: int, purpose: int, *index: int) -> int:
+    """Return a seed, below 2^31, that belongs to ``(seed, purpose, index...)`` and to nothing else."""
+    return int(generator(seed, purpose, *index).integers(2**31))
+
+
 VARIABLE = "VIXML_PRECISION"
-# torch's names; torch itself is imported where it is needed, since the command line reads this module.
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def precision_override() -> str | None:
-    """Return what ``VIXML_PRECISION`` says, None where it is unset, empty or ``auto``.
+    """Return the value of ``VIXML_PRECISION``, None where it is unset, empty or ``auto``.
 
     Raises:
         VixmlError: it is none of the known precisions.
@@ -65,7 +72,7 @@ def choose_precision(wanted: str, device: torch.device | str, weights: str = "fl
     Args:
         wanted: one of the three, or ``auto``.
         device: where it will be computed.
-        weights: how frozen weights are held, ``encoder.weights`` of a run.
+        weights: dtype of frozen weights, ``encoder.weights`` of a run.
 
     Raises:
         VixmlError: an unknown precision, or fp16 for frozen weights in bfloat16.
@@ -144,7 +151,7 @@ INSTALL = "install a build of torch for this machine's GPU and driver (PyTorch's
 
 
 def find_device(wanted: str) -> torch.device:
-    """Resolve ``auto``, ``cpu`` or ``cuda``; ``auto`` beside a GPU that cannot be used says so, loudly.
+    """Resolve ``auto``, ``cpu`` or ``cuda``; ``auto`` beside a GPU that cannot be used prints a warning.
 
     Raises:
         VixmlError: an unknown name, or ``cuda`` without a GPU that PyTorch can use.
@@ -167,7 +174,7 @@ def find_device(wanted: str) -> torch.device:
         return torch.device("cuda")
     if wanted == "cuda":
         raise VixmlError(
-            "no GPU can be used, and one is asked for",
+            "no GPU can be used, but one is required",
             where="device: cuda (profiles/gpu and profiles/slurm ask for it)",
             found=f"{trouble.gpu or 'no NVIDIA GPU in this machine'}; {trouble.why}",
             hint=f"{trouble.fix}; `--config device=cpu` (of one command: `--device cpu`) computes on the processor; "
@@ -187,9 +194,9 @@ class GpuTrouble:
     """Why PyTorch cannot compute on a GPU.
 
     Attributes:
-        gpu: the GPU of this machine and its driver, as far as they can be told; None if there is none, or if the
+        gpu: the GPU of this machine and its driver, as far as they are known; None if there is none, or if the
             environment hides all of them.
-        why: what stands between it and PyTorch.
+        why: why PyTorch cannot use it.
         fix: what to do, an imperative clause.
     """
 
@@ -202,13 +209,13 @@ def gpu_trouble() -> GpuTrouble | None:
     """Return why PyTorch cannot compute on a GPU, or None if it can. It is tried: to be visible is not enough."""
     import torch
 
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")  # torch warns of a driver that is too old, and then says that there is no GPU
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")  # torch warns of a driver that is too old, then reports no GPU
         visible = torch.cuda.is_available()
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible:
         try:
-            # Of several processes each takes its own: a context on the first card would cost memory there.
+            # Each of several processes takes another card: a context on the first one would cost memory there.
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             (torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)).sum().item()
         except Exception as error:  # a card that this build has no kernels for, or that another process has to itself
@@ -222,7 +229,7 @@ def gpu_trouble() -> GpuTrouble | None:
         return GpuTrouble(None, f"torch {torch.__version__} sees none", "take a machine with a GPU")
     if torch.version.cuda is None:
         return GpuTrouble(cards, f"torch {torch.__version__} is a build without CUDA", INSTALL)
-    why = [_first_line(one.message) for one in said]
+    why = [_first_line(one.message) for one in caught]
     if not why:
         try:
             torch.cuda.init()
@@ -240,29 +247,29 @@ def gpu_trouble() -> GpuTrouble | None:
 
 def gpu_hardware() -> str | None:
     """Return the NVIDIA GPUs of this machine, by driver or by bus, whether or not PyTorch can use them; None: there is none."""
-    said = None
+    failure = None
     if tool := shutil.which("nvidia-smi"):
         query = ["--query-gpu=name,driver_version", "--format=csv,noheader"]
         try:
             done = subprocess.run([tool, *query], capture_output=True, text=True, timeout=30)
         except (OSError, subprocess.TimeoutExpired) as error:
-            said = f"nvidia-smi failed: {_first_line(error)}"
+            failure = f"nvidia-smi failed: {_first_line(error)}"
         else:
             lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
             if not done.returncode:
                 # Equal cards are named once.
                 cards = [f"{n} x {card}" if n > 1 else card for card, n in Counter(lines).items()]
                 return "; ".join(cards).replace(", ", ", driver ") or None
-            said = f"nvidia-smi failed: {lines[0] if lines else f'status {done.returncode}'}"
+            failure = f"nvidia-smi failed: {lines[0] if lines else f'status {done.returncode}'}"
     if any((SYSTEM / "dev").glob("nvidia[0-9]*")) or any((SYSTEM / "proc/driver/nvidia/gpus").glob("*")):
-        return f"an NVIDIA GPU ({said or 'no nvidia-smi on PATH'})"
+        return f"an NVIDIA GPU ({failure or 'no nvidia-smi on PATH'})"
     for card in (SYSTEM / "sys/bus/pci/devices").glob("*"):
         try:
             vendor, kind = (card / "vendor").read_text().strip(), (card / "class").read_text().strip()
         except OSError:
             continue
         if vendor == "0x10de" and kind.startswith("0x03"):  # a display controller by NVIDIA
-            return f"an NVIDIA GPU without a driver ({said or 'no nvidia-smi on PATH'})"
+            return f"an NVIDIA GPU without a driver ({failure or 'no nvidia-smi on PATH'})"
     return None
 
 
@@ -273,7 +280,7 @@ def _first_line(error: object) -> str:
 # --- Share work out among the threads of a processor, each of which works alone.
 
 
-SHARES = 8  # parts that work is shared out in: more than threads, so that a thread held up holds up less
+SHARES = 8  # parts of the work: more than threads, so that a slow thread delays less
 
 
 @contextmanager
@@ -311,6 +318,17 @@ def share_out(pool: Executor | None, n: int, work: Callable[[int, int], object],
         job.result()
 
 
+def map_in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
+    """Yield ``work(item)`` of each item, in order; at most ``most`` calls wait, so memory does not grow with the items."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
 # --- Where a stage computes, and with how many threads.
 
 
@@ -325,7 +343,7 @@ def choose_device(wanted: str, threads: int) -> torch.device:
     """
     import torch
 
-    # Over-subscribed threads are many times slower than too few; the workflow gives each job its own number.
+    # Over-subscribed threads are many times slower than too few; the workflow gives each job a number of threads.
     torch.set_num_threads(threads)
     # oneDNN compiles and keeps a kernel for each shape. Streams come in few lengths (vixml.models.packing.MULTIPLE), but
     # attention's products have many; 1,024 kernels, its default, would fill a GiB. Read at its first operation, so this is
@@ -340,7 +358,7 @@ def batch_workers(wanted: int | None, device: torch.device) -> int:
 
     if wanted is not None:
         return wanted
-    # They hand image vectors over in shared memory, of which a container has 64 MB where nobody asked for more.
+    # They pass image vectors through shared memory, of which a container has 64 MB by default.
     scarce = SHARED.exists() and shutil.disk_usage(SHARED).free < 2 << 30
     if device.type == "cpu" or scarce:
         return 0

@@ -18,7 +18,7 @@ from vixml.provenance import MANIFEST
 if TYPE_CHECKING:
     from vixml.config.project import Project
     from vixml.config.registry import Dataset, TextModel, VisionModel
-    from vixml.config.run import RunConfig
+    from vixml.config.run import RunConfig, SeededRun
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,13 @@ class Job:
     def run(self) -> RunConfig:
         """Return the run's resolved configuration."""
         return self.project.run(self.names["dataset"], self.names["run"])
+
+    @property
+    def seeded_run(self) -> SeededRun:
+        """Return the run with its seed."""
+        from vixml.config.run import SeededRun
+
+        return SeededRun(self.names["dataset"], self.names["run"], self.names["seed"], self.run)
 
     @property
     def dataset(self) -> Dataset:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-# The two that torchvision's own Python code names when it is imported.
+# The two that torchvision's Python code names when it is imported.
 DECLARATIONS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

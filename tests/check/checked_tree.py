@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from vixml.config.load import load_world
-from vixml.config.run import RunConfig
+from vixml.config.run import RunConfig, SeededRun
 from vixml.data.corpus import SPLITS, CorpusData, Items
 from vixml.evaluation.score import score
 from vixml.files import read_json, save_array, sha256_json, write_json
@@ -16,7 +16,7 @@ from vixml.images.embeddings import FORMAT
 from vixml.images.store import write_store
 from vixml.provenance import MANIFEST, describe_outputs, stage
 from vixml.ragged import Ragged
-from vixml.retrieval.predict import PredictInputs, predict
+from vixml.retrieval.predict import predict
 
 SIZES = {"train": 30, "test": 12, "label": 20}
 N_IMAGES, DIM, WORDS = 15, 6, 50
@@ -67,14 +67,15 @@ def write_tree(results: Path, config_dir: Path) -> None:
             vectors = rng.standard_normal((SIZES[split], DIM)).astype(np.float32)
             save_array(work / f"{name}.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     entry = load_world(config_dir).datasets["picto"]
-    inputs = PredictInputs(data / "corpus", seed / "index", None, seed / "model")
+    inputs = {"corpus": data / "corpus", "index": seed / "index", "trained": seed / "model"}
     for run, (inference, reuse) in RUNS.items():
         config = RunConfig(inference={"top_k": 10, **inference}, reuse=reuse)
         for split in ("test", "validation"):
             out = results / "runs" / "picto" / run / "seed0" / split
-            predict("picto", run, 0, config, split, inputs, out / "predictions")
-            where = (data / "corpus", out / "predictions", entry, "picto", run, 0, split, out / "score")
-            score(*where, ks=(1, 5), deep_ks=(1, 10))
+            seeded = SeededRun("picto", run, 0, config)
+            predict(seeded, split, inputs, out / "predictions")
+            scored = {"corpus": data / "corpus", "predictions": out / "predictions"}
+            score(seeded.names | {"split": split}, entry, scored, out / "score", ks=(1, 5), deep_ks=(1, 10))
 
 
 def _corpus(rng: np.random.Generator) -> CorpusData:
@@ -97,7 +98,7 @@ def _corpus(rng: np.random.Generator) -> CorpusData:
     )
 
 
-def seal(folder: Path) -> None:
+def update_manifest(folder: Path) -> None:
     """Update a folder's manifest to its altered files, as if its stage had written them."""
     path = folder / MANIFEST
     outputs = describe_outputs(folder)

@@ -1,4 +1,4 @@
-"""Shared by the tests of the configuration: the planted data and small models of other rooms."""
+"""Make the planted data and small models of other tests importable."""
 
 from __future__ import annotations
 

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
-from vixml.config.load import load_runs, load_workflow, load_world
+from vixml.config.load import load_runs, load_world
+from vixml.plan.plan import read_workflow
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 WORLD, RUNS = load_world(CONFIG), load_runs(CONFIG)
-WORKFLOW = load_workflow(
-    {
-        **yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8")),
-        **yaml.safe_load((CONFIG / "paper.yaml").read_text(encoding="utf-8")),
-    }
-)
+WORKFLOW = read_workflow(CONFIG / "paper.yaml", CONFIG / "config.yaml")
 TARGETS = [(target.dataset, run, seed) for target in WORKFLOW.targets for run in target.runs for seed in target.seeds]
 TRAININGS = [t for t in TARGETS if RUNS[t[:2]].training.epochs and RUNS[t[:2]].reuse is None]

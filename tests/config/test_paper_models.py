@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.encode import encode_items
 from vixml.models.inputs import open_inputs
 from vixml.models.prompt import Prompt, make_prompt
-from vixml.models.siamese import build_model
+from vixml.models.siamese import Siamese
 from vixml.plan.cost import count
 from vixml.progress import Quiet
-from vixml.runtime import autocast
 from vixml.training.batches import TrainingSet
+from vixml.training.checkpoint import Checkpoint
 from vixml.training.train import Training, TrainingView, fit, new_state
 
 
@@ -137,14 +138,14 @@ def shrink(config: RunConfig, vision: str) -> RunConfig:
 def small_prompt(config: RunConfig, template: str) -> Prompt:
     """Return a prompt whose words have numbers of the small vocabulary."""
     causal = WORLD.text_models[config.encoder.model].attention == "causal"
-    return make_prompt(
+    made = make_prompt(
         template,
         lambda pieces: [[50 + i % 10 for i in range(len(piece.split()))] for piece in pieces],
         causal=causal,
         bos=[4] if model_type(config) in {"llama", "gemma3_text"} else [],
         eos=3,
-        late=config.uses_images and config.images.fusion == "late",
     )
+    return replace(made, late=config.uses_images and config.images.fusion == "late")
 
 
 @pytest.mark.parametrize("runs", KINDS.values(), ids=["-".join(kind).replace(" ", "") for kind in KINDS])
@@ -156,31 +157,27 @@ def test_a_model_builds_from_its_architecture_and_trains_two_steps(runs, task, t
     data = open_inputs(task, RunConfig.model_validate(plain), seed=0)
     truth = data.corpus.labels("train")
     prompt = small_prompt(config, config.encoder.template)
-    model = build_model(config, model_dir, truth.n_cols, data.image_dim, 0, prompt)
+    queries, labels = (replace(data.sequences[split], prompt=prompt) for split in ("train", "label"))
+    model = Siamese(config, model_dir, truth.n_cols, data.image_dim, prompt)
 
     assert (model.projection is not None) == config.uses_images
     assert (model.late is not None) == (config.uses_images and config.images.fusion == "late")
     assert (model.prototypes is not None) == config.has_prototypes
 
     if not config.training.epochs:
-        labels = small_prompt(config, config.encoder.label_template or config.encoder.template)
-        vectors = encode_items(
-            model, data.tokens["label"], data.images["label"], data.gather,
-            lambda: autocast(config.training.precision, torch.device("cpu")), prompt=labels,
-        )  # fmt: skip
+        template = config.encoder.label_template or config.encoder.template
+        labels = replace(labels, prompt=small_prompt(config, template))
+        vectors = encode_items(model, labels, config.training.precision)
         assert vectors.shape == (truth.n_cols, 32) and torch.isfinite(vectors).all()
         return
 
-    kept, images = np.arange(48), data.images["train"]
-    training_set = TrainingSet(
-        data.tokens["train"].take(kept), data.tokens["label"], images if images is None else images.take(kept),
-        data.images["label"], truth.take(kept), kept[:32], np.ones(truth.n_cols), prompt,
-    )  # fmt: skip
+    kept = np.arange(48)
+    training_set = TrainingSet(queries.take(kept), labels, truth.take(kept), kept[:32], np.ones(truth.n_cols))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     held = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    training = Training(config, model, training_set, kept[32:], data.gather, config.training.precision, 0)
+    training = Training(config, model, training_set, kept[32:], config.training.precision, 0)
     state = new_state(training)
-    fit(training, state, tmp_path / "checkpoint", "one identity", TrainingView(Quiet(), "run", 1))
+    fit(training, state, Checkpoint(tmp_path, "one identity", 1e6), TrainingView(Quiet(), "run", 1))
     assert [report["steps"] for report in state.history] == [2]
     after = dict(model.named_parameters())
     moved = {name for name, old in before.items() if not torch.equal(old, after[name])}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from paper_config import CONFIG, RUNS, TARGETS, TRAININGS, WORKFLOW, WORLD
 
-from vixml.config.published import PAPER, load_published
+from vixml.config.load import read_yaml
+from vixml.config.published import PAPER, load_published, read_csv
 
 FILES = sorted((CONFIG / "runs").glob("paper-*.yaml"))
 # What the official code does where the paper says otherwise: these have no row in the paper.
@@ -37,8 +35,7 @@ ATTENTION = {model.title: model.attention for model in WORLD.text_models.values(
 
 
 def training_runs() -> list[dict[str, str]]:
-    with open(CONFIG / "reported" / "training_runs.csv", encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    return [row for _, row in read_csv(CONFIG / "reported" / "training_runs.csv")]
 
 
 def template_of(row: dict[str, str]) -> str:
@@ -55,44 +52,20 @@ def template_of(row: dict[str, str]) -> str:
 
 def described(row: dict[str, str]) -> tuple:
     """Return what the paper says of one of its trainings."""
-    return (
-        row["dataset"],
-        row["modality"],
-        row["backbone"],
-        row["base_method"],
-        FUSION[row["fusion"]],
-        row["vision_encoder"] or None,
-        int(row["n_images"] or 0),
-        template_of(row),
-        {"mean": "mean", "last token": "last"}[row["pooling"]],
-        int(row["seed_index"]),
-        int(row["epochs"]),
-        int(row["batch_size"]),
-        float(row["lr"]),
-        int(row["max_len"]),
-    )
+    texts = (row["dataset"], row["modality"], row["backbone"], row["base_method"], template_of(row))
+    images = (FUSION[row["fusion"]], row["vision_encoder"] or None, int(row["n_images"] or 0))
+    numbers = tuple(int(row[key]) for key in ("seed_index", "epochs", "batch_size", "max_len"))
+    return texts, images, numbers, float(row["lr"]), {"mean": "mean", "last token": "last"}[row["pooling"]]
 
 
 def configured(dataset: str, run: str, seed: int) -> tuple:
     """Return the same of a run of the configuration."""
     config = RUNS[dataset, run]
-    images = config.images if config.uses_images else None
-    return (
-        dataset,
-        config.modality,
-        WORLD.text_models[config.encoder.model].title,
-        config.method,
-        images and images.fusion,
-        images and WORLD.vision_models[images.vision].title,
-        images.per_item if images else 0,
-        config.encoder.template,
-        config.encoder.pooling,
-        seed + 1,
-        config.training.epochs,
-        config.training.batch_size,
-        config.optimizer.lr,
-        config.encoder.max_len,
-    )
+    encoder, training, images = config.encoder, config.training, config.images
+    texts = (dataset, config.modality, WORLD.text_models[encoder.model].title, config.method, encoder.template)
+    vision = (images.fusion, WORLD.vision_models[images.vision].title, images.per_item)
+    numbers = (seed + 1, training.epochs, training.batch_size, encoder.max_len)
+    return texts, vision if config.uses_images else (None, None, 0), numbers, config.optimizer.lr, encoder.pooling
 
 
 def our_run_of() -> dict[str, tuple[str, str, int]]:
@@ -110,7 +83,7 @@ def test_the_configuration_trains_the_papers_71_runs_and_nothing_else():
 
 def test_every_run_of_the_files_is_asked_for_once():
     assert max(Counter(TARGETS).values()) == 1
-    names = {(family["dataset"], run) for family in map(read, FILES) for run in family["runs"]}
+    names = {(family["dataset"], run) for family in map(read_yaml, FILES) for run in family["runs"]}
     assert {target[:2] for target in TARGETS} == names
     assert {run for _, run in names} >= VARIANTS
     assert len({t for t in TARGETS if t[1].endswith("--augmented")}) == 16
@@ -118,7 +91,7 @@ def test_every_run_of_the_files_is_asked_for_once():
 
 def test_every_run_of_the_paper_has_the_official_form():
     """All keys of the form, one by one; config/presets/official.yaml is where they are set."""
-    form = yaml.safe_load((CONFIG / "presets" / "official.yaml").read_text(encoding="utf-8"))
+    form = read_yaml(CONFIG / "presets" / "official.yaml")
     assert form == {
         "encoder": {"first_token": "each-piece", "text_position": "fixed"},
         "prototype": {"last_centroids": "encoded"},
@@ -137,13 +110,9 @@ def test_every_run_of_the_paper_has_the_official_form():
                 assert keys.items() <= config[section].items(), (dataset, run)
 
 
-def read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
 @pytest.mark.parametrize("table", WORKFLOW.tables)
 def test_a_run_is_called_as_the_tables_call_it(table):
-    shape = read(CONFIG / "tables" / f"{table}.yaml")
+    shape = read_yaml(CONFIG / "tables" / f"{table}.yaml")
     if shape.get("layout") == "facts":
         named = {run for claim in shape.get("claims", ()) for run in claim.get("runs", ())}
         assert named <= {run for _, run, _ in TARGETS}
@@ -154,8 +123,8 @@ def test_a_run_is_called_as_the_tables_call_it(table):
 
 
 def test_what_the_paper_says_of_all_runs_holds_for_each():
-    with open(CONFIG / "reported" / "hyperparameters.csv", encoding="utf-8", newline="") as stream:
-        stated = {row["name"]: row["value"] for row in csv.DictReader(stream) if row["scope"] != "-"}
+    rows = read_csv(CONFIG / "reported" / "hyperparameters.csv")
+    stated = {row["name"]: row["value"] for _, row in rows if row["scope"] != "-"}
     new = "lr of image projection, free vectors, label prototype network ({})"
     for dataset, run, _ in TRAININGS:
         config = RUNS[dataset, run]
@@ -186,7 +155,7 @@ def test_a_header_says_rows_figures_hardware_cost_and_command(path):
     assert all(line.startswith("#") for line in header.splitlines() if line)
     for part in ("TABLE ROWS", "EXPECTED", "HARDWARE", "COST", "COMMAND"):
         assert re.search(rf"^# {part} +\S", header, re.MULTILINE), f"no {part}"
-    dataset = read(path)["dataset"]
+    dataset = read_yaml(path)["dataset"]
     for command in re.findall(r"results/runs/(\S+)/seed0/", header):
         assert tuple(command.split("/")) in RUNS and command.startswith(dataset)
 
@@ -195,7 +164,7 @@ def expected(path: Path) -> dict[tuple[str, str, int, str], str]:
     """Return the figures of a header: (dataset, run, seed, metric) -> as printed."""
     table = re.search(r"^# EXPECTED +(.*?)^# HARDWARE", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[1]
     titles, *lines = table.splitlines()
-    metrics, dataset = titles.split()[1:], read(path)["dataset"]
+    metrics, dataset = titles.split()[1:], read_yaml(path)["dataset"]
     found = {}
     for line in lines:
         run, *rest = line.removeprefix("#").split()

@@ -15,7 +15,7 @@ from vixml.config.template import has_field, parse_template
         ("This product {images}{eos}", r"no \{text\}"),
         ("{text} {image}", r"did you mean \{images\}"),
         ("{text}{prompt}", r"known are \{text\}, \{images\}, \{eos\}"),
-        ("{text} and {text}", "stands twice"),
+        ("{text} and {text}", "occurs twice"),
         ("{text} {images", "character 8"),
         ("{text}}", "character 7"),
         ("", r"no \{text\}"),

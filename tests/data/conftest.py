@@ -1,9 +1,6 @@
-"""Shared fixtures of the data room."""
+"""Shared fixtures of the tests of data."""
 
 from __future__ import annotations
-
-import shutil
-from pathlib import Path
 
 import picto_wheels
 import pytest
@@ -23,9 +20,3 @@ def picto(tmp_path_factory):
     sources = picto_wheels.make_raw(root / "raw")
     build_corpus("picto", picto_wheels.dataset(), sources, root / "raw", root / "corpus")
     return root / "corpus", root / "raw", sources
-
-
-@pytest.fixture
-def corpus_copy(picto, tmp_path):
-    """A copy of the small corpus that a test may damage."""
-    return Path(shutil.copytree(picto[0], tmp_path / "corpus"))

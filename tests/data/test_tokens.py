@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers import rows_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from vixml.data.corpus import SPLITS, Corpus
@@ -44,7 +45,7 @@ def test_equals_the_models_own_tokenizer(picto, tmp_path):
     for split in SPLITS:
         tokens = Ragged.load(tmp_path / "tokens" / split)
         expected = theirs(corpus.texts(split), truncation=True, max_length=9, padding=False)["input_ids"]
-        assert [tokens.row(i).tolist() for i in range(len(tokens))] == expected
+        assert rows_of(tokens) == expected
         assert tokens.lengths.max() <= 9 and 0 not in tokens.values
         assert tokens.header == {
             "tokenizer": "tiny",
@@ -85,7 +86,7 @@ def test_a_decoders_texts_are_bare(picto, tmp_path, bos):
         tokens = Ragged.load(tmp_path / "tokens" / split)
         expected = theirs(corpus.texts(split), add_special_tokens=False)["input_ids"]
         # Five tokens of the text: a first token that is not there takes no place either.
-        assert [tokens.row(i).tolist() for i in range(len(tokens))] == [row[:5] for row in expected]
+        assert rows_of(tokens) == [row[:5] for row in expected]
         assert tokens.lengths.max() == 5 and not {0, 1, 2} & set(tokens.values.tolist())
         assert tokens.header["special"] == "bare" and tokens.header["bos_ids"] == ([0] if bos else [])
         assert tokens.header["eos_id"] == 1

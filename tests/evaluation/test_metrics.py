@@ -139,6 +139,6 @@ def test_what_cannot_be_scored_is_refused():
         evaluate(good, truth, np.array([1.0, np.nan]))
     with pytest.raises(VixmlError, match=r"filter .* do not belong together"):
         evaluate(good, truth, weights, filter=Ragged.from_rows([[0]], n_cols=2))
-    with pytest.raises(VixmlError, match="stands twice") as error:
+    with pytest.raises(VixmlError, match="occurs twice") as error:
         evaluate(good, Ragged.from_rows([[0], [1, 1]], n_cols=2), weights)
     assert error.value.where == "query 1"

@@ -39,7 +39,7 @@ def test_good_predictions_are_read(tmp_path):
     [
         ({"labels": changed(GOOD, (1, 1), 3)}, "does not exist", "labels.npy, row 1, position 2"),
         ({"labels": changed(GOOD, (0, 0), -2)}, "does not exist", "labels.npy, row 0, position 1"),
-        ({"labels": changed(GOOD, (1, 0), -1)}, "after the end of its row", "labels.npy, row 1, position 2"),
+        ({"labels": changed(GOOD, (1, 0), -1)}, "follows the end of its row", "labels.npy, row 1, position 2"),
         ({"labels": changed(GOOD, (1, 2), 1)}, "twice", "labels.npy, row 1"),
         ({"scores": changed(SCORES, (1, 1), np.nan)}, "not a number", "scores.npy, row 1, position 2"),
         ({"scores": changed(SCORES, (1, 1), 0.6)}, "rise", "scores.npy, row 1, position 2"),

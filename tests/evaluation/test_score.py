@@ -12,8 +12,7 @@ from vixml.cli import stages as verbs
 from vixml.config.registry import Dataset
 from vixml.data.corpus import CorpusData, Items
 from vixml.errors import VixmlError
-from vixml.evaluation.breakdown import break_down, frequency_deciles
-from vixml.evaluation.score import score
+from vixml.evaluation.score import break_down, frequency_deciles, score
 from vixml.files import save_array, write_text
 from vixml.provenance import stage
 from vixml.ragged import Ragged
@@ -65,12 +64,16 @@ def predictions_at(folder: Path, labels: list[list[int]], rows: list[int] | None
 RANKED = [[0, 1, 2], [0, 3, 1], [2, 1, 0]]
 
 
+def scored(tmp_path, predictions, corpus=None, entry=ENTRY, seed=0, split="test", **ks):
+    """Return what ``score`` writes."""
+    inputs = {"corpus": corpus or corpus_at(tmp_path / "corpus"), "predictions": predictions}
+    names = {"dataset": "tiny", "run": "one", "seed": seed, "split": split}
+    score(names, entry, inputs, tmp_path / "score", **(KS | ks))
+    return json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))
+
+
 def test_scores_and_where_they_come_from(tmp_path):
-    score(
-        corpus_at(tmp_path / "corpus"), predictions_at(tmp_path / "p", RANKED), ENTRY, "tiny", "one", 0, "test",
-        tmp_path / "score", **KS,
-    )  # fmt: skip
-    found = json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))
+    found = scored(tmp_path, predictions_at(tmp_path / "p", RANKED))
     # Query 1: label 0 is filtered, so label 3 moves to the first position and is right; query 2 has no true label.
     metrics = found["metrics"]
     assert metrics["P@1"] == pytest.approx(100 * 2 / 3)
@@ -105,18 +108,14 @@ def test_scores_and_where_they_come_from(tmp_path):
 
 
 @pytest.mark.parametrize(("says", "trained_as"), [({}, "one"), ({"trained_as": "two"}, "two")])
-def test_a_score_says_whose_model_was_used(tmp_path, says, trained_as):
-    predictions = predictions_at(tmp_path / "p", RANKED, **says)
-    score(corpus_at(tmp_path / "corpus"), predictions, ENTRY, "tiny", "one", 0, "test", tmp_path / "score", **KS)
-    found = json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))
+def test_a_score_names_the_run_whose_model_was_used(tmp_path, says, trained_as):
+    found = scored(tmp_path, predictions_at(tmp_path / "p", RANKED, **says))
     assert (found["run"], found["trained_as"]) == ("one", trained_as)
 
 
 def test_validation_scores_the_held_out_rows_of_train(tmp_path):
     predictions = predictions_at(tmp_path / "p", [[3, 0, 1], [1, 2, 0]], rows=[3, 1])
-    corpus = corpus_at(tmp_path / "corpus")
-    score(corpus, predictions, ENTRY, "tiny", "one", 0, "validation", tmp_path / "score", **KS)
-    found = json.loads((tmp_path / "score" / "scores.json").read_text(encoding="utf-8"))
+    found = scored(tmp_path, predictions, split="validation")
     # Row 3: label 3, right. Row 1: label 1 is filtered, label 2 is first and wrong, label 0 is second and right.
     assert found["metrics"]["P@1"] == pytest.approx(50)
     assert found["metrics"]["MRR@3"] == pytest.approx(75)
@@ -151,11 +150,11 @@ def test_contributions_add_up(tmp_path):
     assert parts["by_query_image"]["without"] == {"n_queries": 0, "P@1": None}
 
 
-def test_what_would_be_scored_wrongly_is_refused(tmp_path):
+def test_data_that_would_be_scored_wrongly_are_refused(tmp_path):
     corpus, good = corpus_at(tmp_path / "corpus"), predictions_at(tmp_path / "good", RANKED)
 
-    def attempt(predictions=good, corpus=corpus, entry=ENTRY, seed=0, split="test", **ks):
-        score(corpus, predictions, entry, "tiny", "one", seed, split, tmp_path / "score", **(KS | ks))
+    def attempt(predictions=good, corpus=corpus, **how):
+        scored(tmp_path, predictions, corpus, **how)
 
     with pytest.raises(VixmlError, match="predictions of something else"):
         attempt(seed=1)
@@ -175,7 +174,7 @@ def test_what_would_be_scored_wrongly_is_refused(tmp_path):
     assert not (tmp_path / "score").exists()
 
 
-def test_both_verbs_teach_and_score_obeys(tmp_path):
+def test_both_commands_have_help_and_score_takes_options(tmp_path):
     app = typer.Typer()
     verbs.register(app)
     for verb in ("predict", "score"):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vixml.config.load import load_world
+from vixml.data.archive import SourceReader
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
 from vixml.files import read_json
@@ -125,7 +126,8 @@ def test_the_registry_entry_builds_what_was_converted(game, tmp_path):
     corpus = Corpus.load(tmp_path / "corpus")
     assert set(corpus.texts("label")) == {"nail", "rope", "screw", "spear", "stick"}
     folder = tmp_path / "raw" / entry.catalogue.folder
-    render_images(tmp_path / "corpus", tmp_path / "raw", {}, entry.image_size, 1, tmp_path / "images", 1, folder)
+    reader = SourceReader(tmp_path / "raw", {})
+    render_images(tmp_path / "corpus", reader, entry.image_size, 1, tmp_path / "images", 1, folder)
     assert len(list(ImageStore.open(tmp_path / "images"))) == len(corpus.image_keys()) == 2
 
 

@@ -1,4 +1,4 @@
-"""Shared fixtures of the image room."""
+"""Shared fixtures of the tests of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from images_helpers import EFFICIENTNET_WHEEL, random_network
 
-from vixml.images.vision import EfficientNetLite0
+from vixml.images.vision import VisionEncoder, efficientnet_lite0
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +23,9 @@ def _quiet(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def encoder() -> EfficientNetLite0:
+def encoder() -> VisionEncoder:
     """An encoder over seeded random weights, for images of 32 pixels."""
-    return EfficientNetLite0("random", random_network(), 32)
+    return efficientnet_lite0("random", random_network(), 32)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A server of images that misbehaves on demand: what a path asks for is in its name."""
+"""A server of images that misbehaves on demand: the path names the fault."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Counts what it was asked, and how many requests stood at once."""
+    """Count the requests, and the largest number of them at one time."""
 
     daemon_threads = True
     request_queue_size = 128

@@ -1,18 +1,17 @@
-"""Small images, corpora and registries for the tests of this room."""
+"""Small images, corpora and registries for the tests of images."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from helpers import register, write_zip
 from PIL import Image
 
 from vixml.config.registry import Source
-from vixml.data.corpus import CorpusData, CorpusWriter, Items
+from vixml.data.corpus import QUERY_SPLITS, SPLITS, CorpusData, CorpusWriter, Items
 from vixml.images.vision import Lite0
 from vixml.provenance import stage
 from vixml.ragged import Ragged
@@ -45,36 +44,44 @@ def pixels(data: bytes) -> np.ndarray:
 
 def wheel(raw: Path, name: str, members: dict[str, bytes]) -> Source:
     """Write a wheel with these members; return its registry entry."""
-    raw.mkdir(parents=True, exist_ok=True)
-    filename = f"{name}-1-py3-none-any.whl"
-    with zipfile.ZipFile(raw / filename, "w") as archive:
-        for member, data in members.items():
-            archive.writestr(member, data)
-    data = (raw / filename).read_bytes()
-    return Source(
-        name=name,
-        version="1",
-        filename=filename,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        licence="none",
-        used_for="tests",
-    )
+    return register(write_zip(raw / f"{name}-1-py3-none-any.whl", members), name)
 
 
-def corpus(folder: Path, image_sources: list[str]) -> Path:
-    """Write a corpus of one query and one label with these images."""
-    n = len(image_sources)
+def write_corpus(folder: Path, images: dict[str, list[list[int]]], sources: list[str]) -> Path:
+    """Write a corpus of items with these images; every query has the first label."""
+    n = {split: len(lists) for split, lists in images.items()}
     data = CorpusData(
-        items={split: Items.of(["a"]) for split in ("train", "test", "label")},
-        labels={split: Ragged.from_rows([[0]], 1) for split in ("train", "test")},
-        image_keys=[f"image-{i}" for i in range(n)],
-        image_sources=image_sources,
-        images={split: Ragged.from_rows([list(range(n))], n) for split in ("train", "test", "label")},
+        items={split: Items([f"{split}{i}" for i in range(n[split])], ["text"] * n[split]) for split in SPLITS},
+        labels={split: Ragged.from_rows([[0]] * n[split], n["label"]) for split in QUERY_SPLITS},
+        image_keys=[f"image-{i}" for i in range(len(sources))],
+        image_sources=sources,
+        images={split: Ragged.from_rows(lists, len(sources)) for split, lists in images.items()},
     )
     with stage(folder, "build-corpus", config={}, inputs={}) as work:
         data.write(work)
     return folder
+
+
+def corpus(folder: Path, image_sources: list[str]) -> Path:
+    """Write a corpus of one query per split and one label, all with these images."""
+    return write_corpus(folder, {split: [list(range(len(image_sources)))] for split in SPLITS}, image_sources)
+
+
+def checkpoint(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return a state dict of EfficientNet-Lite0 with the published names and shapes, and random values."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    state = {"_fc.weight": random(1000, 1280), "_fc.bias": random(1000)}
+    for name, (module, norm) in Lite0().convolutions().items():
+        fan = module.weight[0].numel()
+        state[f"{name}.weight"] = (random(*module.weight.shape) - 0.5) * (12 / fan) ** 0.5
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{norm}.{part}"] = random(module.out_channels) + (0.5 if part in ("weight", "running_var") else 0)
+        state[f"{norm}.num_batches_tracked"] = torch.tensor(7)
+    return state
 
 
 def random_network() -> Lite0:

@@ -1,4 +1,4 @@
-"""The verbs of the image room do what its functions do."""
+"""The commands of the images package do what its functions do."""
 
 from __future__ import annotations
 
@@ -9,40 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import typer
 import yaml
-from images_helpers import corpus, random_network, svg, wheel
-from typer.testing import CliRunner
+from helpers import run_stage
+from images_helpers import checkpoint, corpus, svg, wheel
 
-from vixml.cli import stages
 from vixml.errors import VixmlError
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.store import ImageStore
-
-
-@pytest.fixture
-def app():
-    app = typer.Typer(pretty_exceptions_enable=False)
-    stages.register(app)
-    return app
-
-
-def run(app, *arguments):
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=True)
-    if isinstance(result.exception, VixmlError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def checkpoint() -> dict[str, torch.Tensor]:
-    """Return seeded random weights under the published names; batch normalisation does nothing."""
-    state = {}
-    for name, (module, norm) in random_network().convolutions().items():
-        state[f"{name}.weight"] = module.weight.detach()
-        for part, value in (("weight", 1.0), ("bias", 0.1), ("running_mean", 0.0), ("running_var", 1.0)):
-            state[f"{norm}.{part}"] = torch.full((module.out_channels,), value)
-    return state
 
 
 @pytest.fixture
@@ -82,41 +55,41 @@ def place(tmp_path):
     return tmp_path
 
 
-def test_from_corpus_to_embeddings(app, place):
+def test_from_corpus_to_embeddings(place):
     common = ("--raw", place / "raw", "--config-dir", place)
-    run(app, "render-images", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
+    run_stage("render-images", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
     assert ImageStore.open(place / "images").missing == {1}
     embed = ("--images", place / "images", "--device", "cpu", "--precision", "fp32", *common)
-    run(app, "embed-images", "tiny", "net", *embed, "--out", place / "embeddings", "--threads", 2)
+    run_stage("embed-images", "tiny", "net", *embed, "--out", place / "embeddings", "--threads", 2)
     embeddings = ImageEmbeddings.open(place / "embeddings")
     assert embeddings.vectors.shape == (3, 1280) and embeddings.missing.tolist() == [1]
     assert embeddings.vectors[0].any() and (embeddings.vectors[0] != embeddings.vectors[2]).any()
     with pytest.raises(VixmlError, match="wrong vector length"):
-        run(app, "embed-images", "tiny", "wide", *embed, "--out", place / "other")
+        run_stage("embed-images", "tiny", "wide", *embed, "--out", place / "other")
 
 
-def test_a_full_disk_is_detected_before_anything_is_written(app, place, monkeypatch):
+def test_a_full_disk_is_detected_before_anything_is_written(place, monkeypatch):
     common = ("--raw", place / "raw", "--config-dir", place)
-    run(app, "render-images", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
+    run_stage("render-images", "tiny", "--corpus", place / "corpus", "--out", place / "images", *common)
     monkeypatch.setattr("vixml.provenance.shutil.disk_usage", lambda path: SimpleNamespace(free=2 * 3 * 1280 - 1))
     with pytest.raises(VixmlError, match="no space left"):
-        run(app, "embed-images", "tiny", "net", "--images", place / "images", "--out", place / "embeddings", *common)
+        run_stage("embed-images", "tiny", "net", "--images", place / "images", "--out", place / "embeddings", *common)
     assert not (place / "embeddings").exists()
 
 
-def test_unknown_names_are_explained(app, place):
+def test_unknown_names_are_explained(place):
     common = ("--raw", place / "raw", "--config-dir", place, "--out", place / "x")
     with pytest.raises(VixmlError, match="did you mean 'tiny'"):
-        run(app, "render-images", "tinny", "--corpus", place / "corpus", *common)
+        run_stage("render-images", "tinny", "--corpus", place / "corpus", *common)
     with pytest.raises(VixmlError, match="neither drawn nor prepared"):
-        run(app, "render-images", "photos", "--corpus", place / "corpus", *common)
+        run_stage("render-images", "photos", "--corpus", place / "corpus", *common)
     with pytest.raises(VixmlError, match="did you mean 'net'"):
-        run(app, "embed-images", "tiny", "nett", "--images", place / "images", *common)
+        run_stage("embed-images", "tiny", "nett", "--images", place / "images", *common)
 
 
-@pytest.mark.parametrize("verb", ["render-images", "embed-images"])
-def test_help_shows_an_example(app, verb):
-    assert f"vixml {verb} " in run(app, verb, "--help")
+@pytest.mark.parametrize("command", ["render-images", "embed-images"])
+def test_help_shows_an_example(command):
+    assert f"vixml {command} " in run_stage(command, "--help")
 
 
 def test_the_commands_module_imports_no_torch():

@@ -1,18 +1,25 @@
-"""The image embeddings: which images each item gets, and vectors that can be trusted."""
+"""Image embeddings: the images of each item, vectors that can be trusted, and rows read without reading ahead."""
 
 from __future__ import annotations
 
+import mmap
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import rows_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vixml.errors import VixmlError
-from vixml.files import save_array, write_json
-from vixml.images.embeddings import FORMAT, ImageEmbeddings
+from vixml.files import load_array, save_array, write_json
+from vixml.images import embeddings as embeddings_module
+from vixml.images.embeddings import FORMAT, PAGE, PAGES_A_REQUEST, ImageEmbeddings, open_scattered, requests, take_rows
 from vixml.ragged import Ragged
+
+# -- lists and vectors ------------------------------------------------------------------------------------------------
 
 N = 8
 
@@ -29,7 +36,7 @@ LISTS = st.lists(st.lists(st.integers(0, N - 1), max_size=5), max_size=9)
 def test_lists_drop_missing_images_and_then_cut(rows, missing, per_item):
     lists = embeddings(sorted(missing)).lists(Ragged.from_rows(rows, N), per_item)
     expected = [[image for image in row if image not in missing][:per_item] for row in rows]
-    assert [lists.row(i).tolist() for i in range(len(lists))] == expected
+    assert rows_of(lists) == expected
     lists.check("test")
 
 
@@ -55,7 +62,7 @@ def test_shuffling_moves_whole_lists_and_depends_on_the_seed():
     )
 
     def contents(lists: Ragged) -> list[list[int]]:
-        return [lists.row(i).tolist() for i in range(len(lists))]
+        return rows_of(lists)
 
     assert sorted(contents(plain)) == sorted(contents(one)) == sorted(contents(two))
     assert contents(one) != contents(two)
@@ -96,11 +103,11 @@ def test_gather_refuses_ids_without_a_vector(row, what):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_gather_names_the_row_of_a_bad_vector(bad):
-    held = embeddings()
-    held.vectors[6, 1] = bad
-    assert held.gather(np.array([0, 5])).shape == (2, 4)
+    opened = embeddings()
+    opened.vectors[6, 1] = bad
+    assert opened.gather(np.array([0, 5])).shape == (2, 4)
     with pytest.raises(VixmlError, match="not finite") as caught:
-        held.gather(np.array([0, 6]))
+        opened.gather(np.array([0, 6]))
     assert "row 6" in str(caught.value)
 
 
@@ -121,3 +128,97 @@ def test_open_checks_the_matrix_against_its_header(tmp_path):
     save_array(tmp_path / "vectors.npy", embeddings().vectors.astype(np.float32))
     with pytest.raises(VixmlError, match="do not match their header"):
         ImageEmbeddings.open(tmp_path)
+
+
+# -- scattered rows ---------------------------------------------------------------------------------------------------
+
+N_ROWS, DIM = 20_000, 1152
+
+
+@pytest.mark.parametrize("width", [2, 2304, PAGE, 3 * PAGE + 1, 40 * PAGE])
+@pytest.mark.parametrize("header", [0, 128, PAGE])
+@pytest.mark.parametrize("ids", [[], [0], [5, 5], [3, 0, 1, 2], range(200), range(0, 400, 7)])
+def test_requests_cover_every_page_of_the_rows_exactly_once(ids, header, width):
+    naive = {byte // PAGE for i in ids for byte in (*range(header + i * width, header + (i + 1) * width, PAGE),
+                                                    header + (i + 1) * width - 1)}  # fmt: skip
+    found = list(zip(*requests(np.array(list(ids), dtype=np.int32), header, width), strict=True))
+    assert [page for start, stop in found for page in range(start, stop)] == sorted(naive)
+    assert all(0 < stop - start <= PAGES_A_REQUEST for start, stop in found)
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory) -> Path:
+    """A file of 46 MB."""
+    path = tmp_path_factory.mktemp("matrix") / "vectors.npy"
+    save_array(path, np.random.default_rng(0).integers(0, 9, (N_ROWS, DIM)).astype(np.float16))
+    return path
+
+
+@pytest.mark.parametrize("ids", [[], [N_ROWS - 1], [7, 7, 0], [N_ROWS - 1, 0, N_ROWS // 2]])
+@pytest.mark.parametrize("advised", [True, False])
+def test_the_rows_equal_those_of_the_file(matrix, ids, advised, monkeypatch):
+    monkeypatch.setattr(embeddings_module, "CAN_ADVISE", advised and embeddings_module.CAN_ADVISE)
+    wanted = np.load(matrix)[ids]
+    for rows in (open_scattered(matrix), load_array(matrix), np.load(matrix)):
+        found = take_rows(rows, np.array(ids, dtype=np.int64))
+        assert found.dtype == np.float16 and np.array_equal(found, wanted) and found.flags.writeable
+
+
+def test_an_empty_file_has_no_rows(tmp_path):
+    save_array(tmp_path / "none.npy", np.zeros((0, 4), np.float16))
+    assert take_rows(open_scattered(tmp_path / "none.npy"), np.zeros(0, np.int64)).shape == (0, 4)
+
+
+class Spy(mmap.mmap):
+    """A map that remembers what it was advised, and refuses advice on request."""
+
+    refuse = False
+
+    def madvise(self, *advice):
+        self.__dict__.setdefault("seen", []).append(advice)
+        if self.refuse:
+            raise OSError("no such advice")
+
+
+@pytest.mark.skipif(not embeddings_module.CAN_ADVISE, reason="this system's maps take no advice")
+@pytest.mark.parametrize("refuse", [False, True])
+def test_all_rows_are_requested_before_the_first_is_read(matrix, refuse, monkeypatch):
+    with open(matrix, "rb") as stream:
+        mapped = Spy(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped.refuse = refuse
+    rows = np.ndarray((N_ROWS, DIM), np.float16, mapped, offset=128)
+    monkeypatch.setattr(embeddings_module, "load_array", lambda path: rows)
+    ids = np.arange(N_ROWS - 1, 0, -397)
+    assert np.array_equal(take_rows(open_scattered(matrix), ids), np.load(matrix)[ids])
+    pages = list(zip(*requests(ids, 128, 2 * DIM), strict=True))
+    wanted = [(mmap.MADV_WILLNEED, PAGE * a, min(PAGE * b, len(mapped)) - PAGE * a) for a, b in pages]
+    assert mapped.seen == [(mmap.MADV_RANDOM,), *(wanted[:1] if refuse else wanted)]
+
+
+def read_from_disk(path: Path, take) -> tuple[int, int]:
+    """Return what taking rows of a file costs that no cache holds: bytes from the disk, and pages waited for one by one."""
+
+    def so_far() -> tuple[int, int]:
+        read = Path("/proc/self/io").read_text(encoding="utf-8").split("\nread_bytes: ")[1].split()[0]
+        return int(read), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+    take(path)  # what else is read for it, a page of a library, is there by now
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = so_far()
+    take(path)
+    after = so_far()
+    return after[0] - before[0], after[1] - before[1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this system does not count what is read")
+def test_only_requested_pages_are_read(matrix):
+    ids = np.arange(50, N_ROWS, 397)
+    plain, _ = read_from_disk(matrix, lambda path: load_array(path)[ids])
+    _, one_by_one = read_from_disk(matrix, lambda path: open_scattered(path)[ids])
+    if plain < 10 * len(ids) * PAGE or one_by_one < len(ids):
+        pytest.skip("this file system holds files in memory, counts nothing, or does not read ahead")
+    ours, waited = read_from_disk(matrix, lambda path: take_rows(open_scattered(path), ids))
+    assert ours < plain / 4, "nothing is read ahead"
+    assert waited < one_by_one / 4, "rows are asked for all at once"

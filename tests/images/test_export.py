@@ -8,24 +8,113 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
-from exported_place import MISSING, N_IMAGES, SOURCE, TEXTS, go, registry, write_embeddings, write_place
+from helpers import rows_of
 from images_helpers import png
 from PIL import Image
 
 from vixml import cli
 from vixml.config.registry import World
-from vixml.data.corpus import SPLITS, Corpus
+from vixml.data.corpus import SPLITS, Corpus, CorpusData, Items
 from vixml.errors import VixmlError
-from vixml.files import read_json
+from vixml.files import read_json, save_array, write_json
 from vixml.images import export
-from vixml.images.embeddings import ImageEmbeddings
+from vixml.images.embeddings import FORMAT, ImageEmbeddings
+from vixml.images.export import export_dataset
 from vixml.images.store import ImageStore, write_store
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
+
+# -- a dataset to export ----------------------------------------------------------------------------------------------
+
+N_IMAGES, MISSING, DIM = 11, (0, 4, 10), 5
+TEXTS = {
+    "train": ["a plain one", "zwei | Striche", "line\nbreak", 'quotes "and" \\', "猫 and émoji 🐈", ""],
+    "test": ["test a", "test b", "---\nname: no header"],
+    "label": [f"label {i}" for i in range(7)],
+}
+SOURCE = {
+    "kind": "place", "name": "Some images", "version": "3", "filename": "some.zip", "licence": "CC BY 4.0",
+    "used_for": "all of it",
+}  # fmt: skip
+EYES = {"title": "Eyes", "checkpoint": "some/eyes", "kind": "hub", "image_size": 32, "dim": DIM, "licence": "MIT"}
+
+
+def registry(**dataset) -> dict:
+    """Return a registry of one dataset."""
+    entry = {"title": "Tiny: a dataset", "builder": "picto", "sources": ["some"], "text": "a name", "stand_in": True}
+    return {
+        "sources": {"some": SOURCE},
+        "datasets": {"tiny": entry | {"facts": {"pct_labels_with_images": 95.72}} | dataset},
+        "text_models": {},
+        "vision_models": {"eyes": EYES},
+    }
+
+
+def write_embeddings(folder: Path, vision: str, item_lists: dict[str, Ragged] | None = None, n: int = N_IMAGES) -> Path:
+    """Export image embeddings of seeded vectors, with item lists or without."""
+    rows = np.random.default_rng(n).standard_normal((n, DIM)).astype(np.float16)
+    missing = list(MISSING) if item_lists is None else [1]
+    rows[missing] = 0
+    with stage(folder, "embed-images" if item_lists is None else "import-vectors", config={}, inputs={}) as work:
+        save_array(work / "vectors.npy", rows)
+        header = {
+            "format": FORMAT,
+            "n_images": n,
+            "dim": DIM,
+            "vision": vision,
+            "precision": "fp32",
+            "missing": missing,
+        }
+        for split, lists in (item_lists or {}).items():
+            lists.save(work / f"{split}_images")
+        write_json(work / "embeddings.json", header | ({"lists": "own"} if item_lists else {}))
+    return folder
+
+
+def write_place(root: Path) -> SimpleNamespace:
+    """Write a corpus with odd texts, an image store of three shards with missing images, and image embeddings."""
+    rng = np.random.default_rng(0)
+    n = {split: len(texts) for split, texts in TEXTS.items()}
+    keys = [f"image-{i}" for i in range(N_IMAGES)]
+    images = {s: [rng.permutation(N_IMAGES)[: i % 4].tolist() for i in range(n[s])] for s in SPLITS}
+    labels = {s: [sorted(rng.permutation(7)[: 1 + i % 3].tolist()) for i in range(n[s])] for s in ("train", "test")}
+    data = CorpusData(
+        items={split: Items([f"{split}-{i}" for i in range(n[split])], TEXTS[split]) for split in SPLITS},
+        labels={split: Ragged.from_rows(rows, 7) for split, rows in labels.items()},
+        image_keys=keys,
+        image_sources=[f"some:{key}.svg" for key in keys],
+        images={split: Ragged.from_rows(rows, N_IMAGES) for split, rows in images.items()},
+        filters={"test": Ragged.from_rows([[1], [], [0, 2]], 7)},
+    )
+    with stage(root / "corpus", "build-corpus", config={}, inputs={}) as work:
+        data.write(work)
+    rows = [(i, key, None if i in MISSING else png(i)) for i, key in enumerate(keys)]
+    with stage(root / "images", "render-images", config={}, inputs={}) as work:
+        write_store(work, rows, N_IMAGES, 3)
+    embeddings = write_embeddings(root / "embeddings", "eyes")
+    return SimpleNamespace(
+        root=root, corpus=root / "corpus", images=root / "images", embeddings=embeddings, out=root / "out",
+        pngs=[data for _, _, data in rows],
+    )  # fmt: skip
+
+
+def go(place: SimpleNamespace, **given) -> Path:
+    """Export the place, with what is given in other ways; return the folder."""
+    options = {
+        "world": World.model_validate(registry()),
+        "images": place.images,
+        "embeddings": [place.embeddings],
+    } | given
+    export_dataset(options["world"], "tiny", place.corpus, options["images"], options["embeddings"], place.out)
+    return place.out
+
+
+# -- the export -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -65,13 +154,11 @@ def test_every_text_and_label_is_loaded_back(place, load):
     for split in ("train", "test"):
         rows, labels, images = list(queries[split]), corpus.labels(split), corpus.images(split)
         assert [row["id"] for row in rows] == corpus.ids(split) and [row["text"] for row in rows] == TEXTS[split]
-        assert [row["labels"] for row in rows] == [labels.row(i).tolist() for i in range(len(labels))]
-        assert [row["images"] for row in rows] == [images.row(i).tolist() for i in range(len(images))]
+        assert [row["labels"] for row in rows] == rows_of(labels)
+        assert [row["images"] for row in rows] == rows_of(images)
     assert queries["test"]["not_scored"][:] == [[1], [], [0, 2]] and queries["train"]["not_scored"][:] == [[]] * 6
     labels = load(folder, "labels", split="label")
-    assert labels["text"][:] == TEXTS["label"] and labels["images"][:] == [
-        corpus.images("label").row(i).tolist() for i in range(7)
-    ]
+    assert labels["text"][:] == TEXTS["label"] and labels["images"][:] == rows_of(corpus.images("label"))
 
 
 def test_the_row_of_an_image_is_its_id(place, load):
@@ -99,10 +186,8 @@ def test_embeddings_with_item_lists_name_their_rows(place, load):
     embeddings = write_embeddings(place.root / "own", "ears", item_lists, n=4)
     folder = go(place, embeddings=[place.embeddings, embeddings])
     assert configurations(folder)[-2:] == ["vectors-eyes", "vectors-ears"]
-    assert load(folder, "labels", split="label")["rows_ears"][:] == [
-        item_lists["label"].row(i).tolist() for i in range(7)
-    ]
-    assert load(folder, split="test")["rows_ears"][:] == [item_lists["test"].row(i).tolist() for i in range(3)]
+    assert load(folder, "labels", split="label")["rows_ears"][:] == rows_of(item_lists["label"])
+    assert load(folder, split="test")["rows_ears"][:] == rows_of(item_lists["test"])
     vectors = load(folder, "vectors-ears", split="vector")["vector"][:]
     assert [vector is None for vector in vectors] == [False, True, False, False]
 

@@ -1,4 +1,4 @@
-"""Fetching images: what can be had is had, once, whatever the server does; nothing else gets in."""
+"""Fetching images: all that are available, each once, whatever the server does; a killed run resumes; nothing else gets in."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers import rows_of
 from image_server import Server, bomb, image_file
-from images_helpers import write_url_corpus as write_corpus
+from images_helpers import corpus as write_corpus
+from images_helpers import write_url_corpus
 from PIL import Image
 
 from vixml.config.registry import Fetch
-from vixml.data.corpus import Corpus, CorpusWriter
+from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
-from vixml.images.fetch import fetch_images
-from vixml.images.http import AnyAddress, Getter, PublicAddresses, Refused, retry_after
-from vixml.images.render import prepare
+from vixml.images.fetch import PORTION, Fetched, Journal, Preparers, fetch_images
+from vixml.images.http import Backend, Getter, Refused, retry_after
+from vixml.images.render import attempt_all, prepare
 from vixml.images.store import ImageStore
-from vixml.provenance import read_manifest, stage
+from vixml.provenance import read_manifest
+
+# -- fetching ---------------------------------------------------------------------------------------------------------
 
 SIZE = 24
 # A second, not less: beside other tests even a server of this machine takes some tenths to answer.
@@ -39,11 +43,6 @@ def server():
     with Server() as found:
         yield found
         found.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch):
-    monkeypatch.setenv("VIXML_PROGRESS", "0")
 
 
 def fetch(corpus: Path, out: Path, n_shards=2, threads=1, **changes):
@@ -60,7 +59,7 @@ def test_every_fault_has_the_expected_outcome(server, tmp_path):
         "bomb/16": "too large", "squeezed/17": "a content coding", "around/18": "too many redirects",
         "file/19": "a redirect to something",
     }  # fmt: skip
-    corpus = write_corpus(tmp_path / "corpus", [[server.url(path)] for path in [*had, *lost]])
+    corpus = write_url_corpus(tmp_path / "corpus", [[server.url(path)] for path in [*had, *lost]])
     bomb()  # made beforehand: it takes longer than the client waits
     store, log = fetch(corpus, tmp_path / "images", max_bytes=150_000)
     assert [row["url"] for row in log] == Corpus.load(corpus).image_keys()
@@ -79,7 +78,9 @@ def test_every_fault_has_the_expected_outcome(server, tmp_path):
 
 
 def test_the_bytes_do_not_depend_on_connections_or_arrival(server, tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", [[server.url(f"late/{i}"), server.url(f"ok/{i}")] for i in range(20)])
+    corpus = write_url_corpus(
+        tmp_path / "corpus", [[server.url(f"late/{i}"), server.url(f"ok/{i}")] for i in range(20)]
+    )
     found = []
     for name, settings in {"a": {}, "b": {"concurrency": 1}, "c": {"concurrency": 7, "threads": 2}}.items():
         fetch(corpus, tmp_path / name, **settings)
@@ -94,23 +95,25 @@ def test_the_bytes_do_not_depend_on_connections_or_arrival(server, tmp_path):
 
 
 def test_requests_per_host_are_limited(server, tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", [[server.url(f"late/{i}")] for i in range(40)])
+    corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"late/{i}")] for i in range(40)])
     fetch(corpus, tmp_path / "images", concurrency=32, per_host=3)
     assert 1 < server.most <= 3
 
 
 def test_concurrent_requests_are_limited_to_the_connections(server, tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", [[server.url(f"late/{i}")] for i in range(40)])
+    corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"late/{i}")] for i in range(40)])
     fetch(corpus, tmp_path / "images", concurrency=4)
     assert 1 < server.most <= 4
 
 
 def test_a_url_of_many_items_is_fetched_once(server, tmp_path):
     same = server.url("ok/1")
-    corpus = write_corpus(tmp_path / "corpus", [[same, server.url("ok/2")], [server.url("ok/2"), same], [same, same]])
+    corpus = write_url_corpus(
+        tmp_path / "corpus", [[same, server.url("ok/2")], [server.url("ok/2"), same], [same, same]]
+    )
     store, _ = fetch(corpus, tmp_path / "images")
     lists = Corpus.load(corpus).images("train")
-    assert [lists.row(i).tolist() for i in range(3)] == [[0, 1], [1, 0], [0]], "each item keeps its own order"
+    assert rows_of(lists) == [[0, 1], [1, 0], [0]], "each item keeps its own order"
     assert len(store) == 2 and server.asked == {"/ok/1": 1, "/ok/2": 1}
 
 
@@ -128,7 +131,7 @@ if __name__ == "__main__":
 
 def test_a_killed_run_resumes_and_fetches_nothing_twice(server, tmp_path):
     urls = [server.url(f"late/{i}") for i in range(120)]
-    corpus = write_corpus(tmp_path / "corpus", [[url] for url in urls])
+    corpus = write_url_corpus(tmp_path / "corpus", [[url] for url in urls])
     script, out = tmp_path / "child.py", tmp_path / "images"
     script.write_text(CHILD, encoding="utf-8")
     arguments = json.dumps([str(corpus), str(out), QUICK | {"concurrency": 4}])
@@ -150,7 +153,9 @@ def test_a_killed_run_resumes_and_fetches_nothing_twice(server, tmp_path):
 
 
 def test_a_network_that_is_down_loses_nothing(server, tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", [[server.url(f"down/{i}")] for i in range(30)] + [[server.url("ok/1")]])
+    corpus = write_url_corpus(
+        tmp_path / "corpus", [[server.url(f"down/{i}")] for i in range(30)] + [[server.url("ok/1")]]
+    )
     with pytest.raises(VixmlError, match="are unavailable at the moment") as caught:
         fetch(corpus, tmp_path / "images", n_shards=1, attempts=1)
     assert "run the same command again" in str(caught.value)
@@ -160,17 +165,17 @@ def test_a_network_that_is_down_loses_nothing(server, tmp_path):
 
 
 def test_no_image_at_all_is_an_error(server, tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", [[server.url("gone/1")]])
+    corpus = write_url_corpus(tmp_path / "corpus", [[server.url("gone/1")]])
     with pytest.raises(VixmlError, match="no image could be fetched") as caught:
         fetch(corpus, tmp_path / "images")
     assert "HTTP 404" in str(caught.value.found)
 
 
 def test_images_fetched_for_another_corpus_are_not_reused(server, tmp_path):
-    first = write_corpus(tmp_path / "a", [[server.url("gone/1")]])
+    first = write_url_corpus(tmp_path / "a", [[server.url("gone/1")]])
     with pytest.raises(VixmlError):
         fetch(first, tmp_path / "images", n_shards=1)
-    second = write_corpus(tmp_path / "b", [[server.url("ok/2")]])
+    second = write_url_corpus(tmp_path / "b", [[server.url("ok/2")]])
     store, _ = fetch(second, tmp_path / "images", n_shards=1)
     assert store.read(0) == prepare(image_file(2), SIZE)
 
@@ -210,7 +215,7 @@ def test_a_redirect_or_a_name_to_a_private_address_is_refused(monkeypatch):
 
     monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", home)
     with pytest.raises(Refused, match="not public"):
-        asyncio.run(PublicAddresses().connect_tcp("images.example.org", 80))
+        asyncio.run(Backend(allow_private=False).connect_tcp("images.example.org", 80))
 
 
 def test_a_connection_closed_by_the_other_side_is_detected():
@@ -222,7 +227,7 @@ def test_a_connection_closed_by_the_other_side_is_detected():
             writer.close()
 
         server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-        stream = await AnyAddress().connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1], 5)
+        stream = await Backend(allow_private=True).connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1], 5)
         found = [stream.get_extra_info("is_readable")]
         await stream.write(b"x")
         while not stream.get_extra_info("is_readable"):
@@ -241,22 +246,120 @@ def test_retry_after_is_seconds_or_a_date():
 
 
 def test_a_corpus_without_urls_is_refused(tmp_path):
-    with stage(tmp_path / "corpus", "build-corpus", config={}, inputs={}) as work:
-        writer = CorpusWriter(work)
-        with writer.split("label") as add:
-            add("l", "label")
-        for split in ("train", "test"):
-            with writer.split(split) as add:
-                add("q", "text", [0])
-        writer.finish(facts={})
+    write_corpus(tmp_path / "corpus", ["pack:a.svg"])
     with pytest.raises(VixmlError, match="does not name its images by URL"):
         fetch(tmp_path / "corpus", tmp_path / "images")
 
 
 def test_an_image_is_prepared_as_in_the_paper(server, tmp_path):
     """RGB, Lanczos, inside the square, white around."""
-    corpus = write_corpus(tmp_path / "corpus", [[server.url("ok/3")]])
+    corpus = write_url_corpus(tmp_path / "corpus", [[server.url("ok/3")]])
     store, _ = fetch(corpus, tmp_path / "images", n_shards=1)
     pixels = np.asarray(Image.open(io.BytesIO(store.read(0))))
     assert pixels.shape == (SIZE, SIZE, 3) and (pixels[0] == 255).all() and (pixels[-1] == 255).all()
     assert (pixels[SIZE // 2] != 255).any()
+
+
+# -- preparing in other processes -------------------------------------------------------------------------------------
+
+
+def die(make, files, size):
+    """Stand for what ends a process: memory, a crash in a decoder."""
+    os._exit(1)
+
+
+def test_each_caller_gets_its_image():
+    async def go() -> list:
+        with Preparers(1, 24) as preparers:
+            files = [image_file(number) if number % 5 else b"no image" for number in range(3 * PORTION)]
+            return await asyncio.gather(*map(preparers.prepared, files))
+
+    found = asyncio.run(go())
+    for number, (png, reason) in enumerate(found):
+        if number % 5:
+            assert png == prepare(image_file(number), 24) and reason is None
+        else:
+            assert png is None and reason.startswith("not an image")
+    assert attempt_all(prepare, [image_file(1)], 24) == found[1:2]
+
+
+def test_a_cancelled_caller_does_not_affect_others():
+    async def go() -> list:
+        with Preparers(1, 24) as preparers:
+            gone = asyncio.create_task(preparers.prepared(image_file(0)))
+            stays = asyncio.create_task(preparers.prepared(image_file(1)))
+            await asyncio.sleep(0)
+            gone.cancel()
+            return await asyncio.gather(gone, stays, return_exceptions=True)
+
+    gone, stays = asyncio.run(go())
+    assert isinstance(gone, asyncio.CancelledError) and stays == (prepare(image_file(1), 24), None)
+
+
+def test_a_process_that_dies_is_one_clear_error(tmp_path, monkeypatch):
+    """Not a group of sixty-four."""
+    monkeypatch.setattr("vixml.images.fetch.attempt_all", die)
+    with Server() as server:
+        corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"ok/{number}")] for number in range(9)])
+        with pytest.raises(VixmlError, match="a process that prepares images died") as caught:
+            fetch_images(corpus, tmp_path / "out", 24, 1, Fetch(allow_private=True))
+        server.shutdown()
+    assert "what was fetched is kept" in caught.value.hint and (tmp_path / "out-fetching").exists()
+
+
+def test_a_process_that_dies_is_an_error_for_all_callers():
+    async def go() -> list:
+        with Preparers(1, 24) as preparers:
+            await preparers.prepared(image_file(0))
+            for process in preparers._pool._processes.values():
+                os.kill(process.pid, signal.SIGKILL)
+            return await asyncio.gather(*map(preparers.prepared, [image_file(1)] * 3), return_exceptions=True)
+
+    assert all(isinstance(one, VixmlError) for one in asyncio.run(go()))
+
+
+# -- the journal ------------------------------------------------------------------------------------------------------
+
+
+def row(image: int, **over) -> Fetched:
+    values = {"url": f"u{image}", "status": 200, "bytes": 3, "sha256": "s", "attempts": 1, "error": None, "png": b"png"}
+    return Fetched(image, **values | over)
+
+
+def test_rows_that_arrive_together_are_written_together(tmp_path):
+    later = []
+    with Journal(tmp_path / "a.sqlite", later.append) as journal:
+        rows = [row(2), row(0, error="HTTP 503", png=None, may_pass=True), row(1)]
+        for one in rows:
+            journal.add(one)
+        assert len(later) == 1, "one transaction for all"
+        assert list(journal) == sorted(rows, key=lambda one: one.image) and journal.may_pass() == {0: 1}
+        with Journal(tmp_path / "a.sqlite") as other:
+            assert not other.settled(), "not written yet"
+            later.pop()()
+            assert other.settled() == {0, 1, 2}
+        journal.add(row(3))
+    later.pop()()  # a moment that comes after the end
+    with Journal(tmp_path / "a.sqlite") as journal:
+        assert journal.settled() == {0, 1, 2, 3}, "what was not written yet is, at the end"
+        journal.forget([2, 3])
+        assert journal.settled() == {0, 1}
+
+
+JOURNAL_CHILD = """
+import os, sys
+from pathlib import Path
+from vixml.images.fetch import Fetched, Journal
+later = []
+journal = Journal(Path(sys.argv[1]), later.append)
+rows = [Fetched(image, "u", 200, 3, "s", 1, None, b"png") for image in range(3)]
+journal.add(rows[0]); journal.add(rows[1]); later.pop()()
+journal.add(rows[2])
+os._exit(9)
+"""
+
+
+def test_a_killed_process_loses_at_most_the_last_rows(tmp_path):
+    assert subprocess.run([sys.executable, "-c", JOURNAL_CHILD, str(tmp_path / "a.sqlite")]).returncode == 9
+    with Journal(tmp_path / "a.sqlite") as journal:
+        assert journal.settled() == {0, 1}

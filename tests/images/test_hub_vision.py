@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -30,8 +29,8 @@ from transformers import (
 from vixml.config.load import load_world
 from vixml.config.registry import VisionModel
 from vixml.errors import VixmlError
-from vixml.files import read_json
-from vixml.images.vision import load_vision, open_hub_vision, prepare_vision
+from vixml.files import read_json, write_json
+from vixml.images.vision import VisionSource, open_hub_vision, prepare_vision
 from vixml.provenance import read_manifest
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -77,10 +76,13 @@ def vit(tmp_path_factory):
     settings = dict(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], resample=2)
     processor = ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}, **settings)
     processor.save_pretrained(folder)
-    # The published file of the paper's ViT gives one number.
-    path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(read_json(path) | {"size": SIDE}), encoding="utf-8")
+    edit(folder / "preprocessor_config.json", size=SIDE)  # one number, as in the published file of the paper's ViT
     return folder, model, processor
+
+
+def edit(path, **changes):
+    """Change keys of a JSON file."""
+    write_json(path, read_json(path) | changes)
 
 
 def place(folder, raw, checkpoint="Tiny/Eyes"):
@@ -138,9 +140,7 @@ def test_a_published_configuration_without_defaults_is_read(siglip, tmp_path):
     folder = place(siglip[0], tmp_path / "raw")
     settings = read_json(folder / "config.json")
     del settings["vision_config"]["model_type"]
-    (folder / "config.json").write_text(
-        json.dumps(settings | {"auto_map": {"AutoModel": "code.Eyes"}}), encoding="utf-8"
-    )
+    write_json(folder / "config.json", settings | {"auto_map": {"AutoModel": "code.Eyes"}})
     prepare_vision("eyes", entry(), tmp_path / "raw", tmp_path / "eyes")
     assert "auto_map" not in read_json(tmp_path / "eyes" / "config.json")
 
@@ -216,7 +216,7 @@ def open_clip_folder(siglip, tmp_path_factory):
         "model_cfg": {"embed_dim": 32, "custom_text": True, "vision_cfg": vision, "text_cfg": text},
         "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"},
     }
-    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_json(folder / "open_clip_config.json", config)
     return folder
 
 
@@ -235,16 +235,12 @@ def test_a_name_that_would_load_from_elsewhere_is_refused(open_clip_folder, tmp_
     folder = place(open_clip_folder, tmp_path / "raw")
     config = read_json(folder / "open_clip_config.json")
     config["model_cfg"]["vision_cfg"]["timm_model_name"] = name
-    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_json(folder / "open_clip_config.json", config)
     with pytest.raises(VixmlError, match="not the configuration of an open_clip model"):
         prepare_vision("eyes", entry("hub-open-clip"), tmp_path / "raw", tmp_path / "eyes")
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------------
-
-
-def without_processor(folder):
-    (folder / "preprocessor_config.json").unlink()
 
 
 def without_pooler(folder):
@@ -253,19 +249,8 @@ def without_pooler(folder):
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def of_another_width(folder):
-    path = folder / "config.json"
-    path.write_text(json.dumps(read_json(path) | {"intermediate_size": 48}), encoding="utf-8")
-
-
-def oblong(folder):
-    path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(read_json(path) | {"size": {"height": SIDE, "width": 2 * SIDE}}), encoding="utf-8")
-
-
-def two_means(folder):
-    path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(read_json(path) | {"image_mean": [0.5, 0.5]}), encoding="utf-8")
+def edited(name, **changes):
+    return lambda folder: edit(folder / name, **changes)
 
 
 def of_text(folder):
@@ -276,11 +261,15 @@ def of_text(folder):
 @pytest.mark.parametrize(
     ("damage", "changes", "says"),
     [
-        (without_processor, {}, "checkpoint lacks a file"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), {}, "checkpoint lacks a file"),
         (without_pooler, {}, "weights do not fit"),
-        (of_another_width, {}, "weights do not fit"),
-        (oblong, {}, "unsupported image processor"),
-        (two_means, {}, "unsupported image processor"),
+        (edited("config.json", intermediate_size=48), {}, "weights do not fit"),
+        (
+            edited("preprocessor_config.json", size={"height": SIDE, "width": 2 * SIDE}),
+            {},
+            "unsupported image processor",
+        ),
+        (edited("preprocessor_config.json", image_mean=[0.5, 0.5]), {}, "unsupported image processor"),
         (of_text, {}, "vision model"),
         (lambda folder: None, {"dim": 33}, "registry and the checkpoint differ"),
         (lambda folder: None, {"image_size": 64}, "registry and the checkpoint differ"),
@@ -296,7 +285,7 @@ def test_an_unsuitable_checkpoint_is_one_clear_error(vit, tmp_path, damage, chan
 def test_a_model_of_the_hub_needs_a_folder_and_one_from_a_wheel_needs_no_preparation(tmp_path):
     world = load_world(CONFIG)
     with pytest.raises(VixmlError, match="needs its folder") as caught:
-        load_vision(world, "siglip2", tmp_path, "cpu", "fp32")
+        VisionSource(world, "siglip2", tmp_path).open("cpu", "fp32")
     assert "vixml prepare-vision siglip2" in caught.value.hint
     with pytest.raises(VixmlError, match="needs no preparation"):
         prepare_vision("x", world.vision_models["efficientnet-lite0"], tmp_path, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The image store: what is written comes back, in order, and anything else is one clear error."""
+"""The image store: images are read back in order, and anything else is one clear error."""
 
 from __future__ import annotations
 

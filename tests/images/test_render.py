@@ -1,26 +1,201 @@
-"""The stage render-images: a corpus with sound, nested and hostile drawings becomes a store."""
+"""Drawings and photographs become square PNG files; hostile ones are refused; the stage writes an image store."""
 
 from __future__ import annotations
 
 import io
-import zipfile
+import socket
+import zlib
 
+import numpy as np
 import pytest
-from images_helpers import corpus, pixels, svg, wheel
+import resvg_py
+from helpers import zipped
+from images_helpers import corpus, encoded, pixels, svg, wheel
+from PIL import Image
 
+from vixml.data.archive import SourceReader
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
-from vixml.images.render import PORTION, draw_all, render_images
+from vixml.images.render import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    PORTION,
+    Undrawable,
+    draw,
+    draw_all,
+    is_svg,
+    prepare,
+    render_images,
+)
 from vixml.images.store import ImageStore, shard_name
 from vixml.provenance import read_manifest
 
+# -- drawings ---------------------------------------------------------------------------------------------------------
 
-def nested(members: dict[str, bytes]) -> bytes:
+
+def test_current_color_is_black_on_white():
+    image = pixels(draw(svg('<rect width="12" height="24" fill="currentColor"/>', attributes='color="red"'), 24))
+    assert image.shape == (24, 24, 3)
+    assert (image[:, :12] == 0).all() and (image[:, 12:] == 255).all()
+
+
+@pytest.mark.parametrize("box", ["0 0 40 20", "0 0 20 40"])
+def test_a_drawing_keeps_its_aspect_ratio_and_is_centred(box):
+    ink = pixels(draw(svg('<rect width="40" height="40"/>', box), 32))[:, :, 0] == 0
+    covered = np.zeros((32, 32), bool)
+    covered[8:24] = True
+    assert (ink == (covered if box == "0 0 40 20" else covered.T)).all()
+
+
+def test_drawing_is_deterministic():
+    drawing = svg('<circle cx="12" cy="12" r="7" stroke="currentColor" fill="none"/>')
+    assert draw(drawing, 48) == draw(drawing, 48)
+
+
+def test_gradients_inside_the_document_are_drawn():
+    body = (
+        '<defs><linearGradient id="a"><stop stop-color="red"/></linearGradient></defs>'
+        '<rect width="24" height="24" fill="url(\'#a\')"/>'
+    )
+    assert (pixels(draw(svg(body), 16)) == [255, 0, 0]).all()
+
+
+def _entities() -> bytes:
+    lines = ['<!ENTITY a0 "ha">'] + [f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10)]
+    return b"<!DOCTYPE svg [" + "".join(lines).encode() + b"]>" + svg("<text>&a9;</text>")
+
+
+def _uses(n: int) -> bytes:
+    groups = "".join(f'<g id="a{i + 1}"><use href="#a{i}"/></g>' for i in range(n))
+    return svg(f'<defs><g id="a0"><rect width="1" height="1"/></g>{groups}</defs><use href="#a{n}"/>')
+
+
+HOSTILE = {
+    "empty": (b"", "not an svg"),
+    "broken": (b"<svg", "not an svg"),
+    "another format": (b"<html/>", "not an svg"),
+    "not text": (b"\x89PNG\r\n\x1a\n", "not UTF-8"),
+    "utf-16": (svg("").decode().encode("utf-16"), "not UTF-8"),
+    "too large": (svg("<!--" + "x" * MAX_BYTES + "-->"), "too large"),
+    "too many elements": (svg("<g/>" * 5000), "too large"),
+    "billion laughs": (_entities(), "declares entities"),
+    "external entity": (b'<!DOCTYPE s [<!ENTITY x SYSTEM "file:///etc/passwd">]>' + svg("&x;"), "declares entities"),
+    "file": (svg('<image href="/etc/passwd" width="9" height="9"/>'), "refers to something outside"),
+    "network": (svg("<image xlink:href = 'http://127.0.0.1:9/x.png' width=\"9\"/>"), "refers to something outside"),
+    "scheme in disguise": (svg('<image href="&#104;ttp://127.0.0.1:9/x.png"/>'), "refers to something outside"),
+    "embedded": (svg('<image href="data:image/svg+xml;base64,AAAA"/>'), "refers to something outside"),
+    "style": (svg('<rect style="fill:url(http://127.0.0.1:9/#a)"/>'), "refers to something outside"),
+    "style in disguise": (svg('<rect fill="u&#114;l(x.svg#a)"/>'), "refers to something outside"),
+    "import": (svg("<style>@import 'http://127.0.0.1:9/a.css';</style>"), "refers to something outside"),
+    "style sheet": (b'<?xml-stylesheet href="a.css"?>' + svg(""), "refers to something outside"),
+    # Both end the renderer's process, with a segmentation fault, if they reach it.
+    "deep": (svg("<g>" * 900 + "</g>" * 900), "nested too deeply"),
+    "deep by reference": (_uses(300), "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_drawings_are_refused_without_access(name, monkeypatch):
+    def touched(*_: object, **__: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket, "socket", touched)
+    data, reason = HOSTILE[name]
+    with pytest.raises(Undrawable, match=reason):
+        draw(data, 16)
+
+
+@pytest.mark.parametrize("size", ['width="1e9" height="1e9"', 'width="100000" height="1"'])
+def test_the_canvas_size_does_not_depend_on_the_file(size):
+    data = f'<svg xmlns="http://www.w3.org/2000/svg" {size}><rect width="99999999" height="9"/></svg>'.encode()
+    assert pixels(draw(data, 16)).shape == (16, 16, 3)
+
+
+def test_a_panic_of_the_renderer_is_a_reason_but_an_interrupt_passes(monkeypatch):
+    def fail(kind: type[BaseException]) -> None:
+        def raise_it(**_: object) -> bytes:
+            raise kind("inside")
+
+        monkeypatch.setattr(resvg_py, "svg_to_bytes", raise_it)
+
+    fail(type("PanicException", (BaseException,), {}))
+    with pytest.raises(Undrawable, match="gave up"):
+        draw(svg(""), 16)
+    fail(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        draw(svg(""), 16)
+
+
+# -- photographs ------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_fits_the_square_and_keeps_its_aspect_ratio():
+    made = pixels(prepare(encoded(Image.new("RGB", (400, 100), (200, 0, 0))), 64))
+    assert made.shape == (64, 64, 3)
+    red = (made == (200, 0, 0)).all(-1)
+    assert red[24:40].all() and red.sum() == 16 * 64 and (made[~red] == 255).all()
+
+
+def test_a_small_image_is_not_enlarged():
+    made = pixels(prepare(encoded(Image.new("RGB", (8, 8), "black")), 16))
+    assert (made[4:12, 4:12] == 0).all() and (made == 0).all(-1).sum() == 64
+
+
+def test_transparency_becomes_white():
+    sprite = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    sprite.putpixel((3, 3), (0, 0, 255, 255))
+    palette = sprite.convert("P", palette=Image.Palette.ADAPTIVE)
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    for image in (sprite, sprite.convert("LA").convert("RGBA")):
+        made = pixels(prepare(encoded(image), 16))
+        assert (made[0, 0] == 255).all() and not (made[3, 3] == 255).all()
+    made = pixels(prepare(encoded(palette, transparency=palette.info["transparency"]), 16))
+    assert (made[0, 0] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP", "PNG"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_every_format_is_read(kind, mode):
     written = io.BytesIO()
-    with zipfile.ZipFile(written, "w") as archive:
-        for member, data in members.items():
-            archive.writestr(member, data)
-    return written.getvalue()
+    Image.new(mode, (20, 20), 0).save(written, kind)
+    assert not is_svg(written.getvalue())
+    assert pixels(prepare(written.getvalue(), 20)).max() <= 8
+
+
+def test_preparing_is_deterministic():
+    image = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 70, 3), dtype=np.uint8)))
+    assert prepare(image, 48) == prepare(image, 48)
+
+
+def bomb() -> bytes:
+    """Return a small file that says it has more pixels than allowed."""
+    data = bytearray(encoded(Image.new("L", (1, 1))))
+    side = int(MAX_PIXELS**0.5) + 1
+    data[16:24] = side.to_bytes(4) * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not an image"),
+        (b"plain text", "not an image"),
+        (encoded(Image.effect_noise((90, 90), 50))[:2000], "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not an image"),
+        (bomb(), "too large"),
+    ],
+)
+def test_a_file_that_is_not_an_image_gives_a_stable_reason(data, reason):
+    found = []
+    for _ in range(2):
+        with pytest.raises(Undrawable, match=reason) as caught:
+            prepare(data, 16)
+        found.append(str(caught.value))
+    assert found[0] == found[1]
+
+
+# -- the stage --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -37,15 +212,15 @@ def inputs(tmp_path):
                 "spy.svg": svg('<image href="/etc/passwd"/>'),
             },
         ),
-        "deep": wheel(raw, "deep", {"p/icons.zip": nested({"b.svg": svg('<rect width="12" height="24"/>')})}),
+        "deep": wheel(raw, "deep", {"p/icons.zip": zipped({"b.svg": svg('<rect width="12" height="24"/>')})}),
     }
     references = ["flat:a.svg", "flat:broken.svg", "deep:p/icons.zip!b.svg", "flat:spy.svg"]
-    return corpus(tmp_path / "corpus", references), raw, sources
+    return corpus(tmp_path / "corpus", references), SourceReader(raw, sources)
 
 
 def test_a_corpus_becomes_a_store(inputs, tmp_path):
-    folder, raw, sources = inputs
-    render_images(folder, raw, sources, 16, 2, tmp_path / "images")
+    folder, reader = inputs
+    render_images(folder, reader, 16, 2, tmp_path / "images")
     store = ImageStore.open(tmp_path / "images")
     assert [(image, key) for image, key, _ in store] == [(0, "image-0"), (2, "image-2")]
     assert (pixels(store.read(0)) == 0).all()
@@ -60,10 +235,10 @@ def test_a_corpus_becomes_a_store(inputs, tmp_path):
 
 
 def test_the_store_does_not_depend_on_the_number_of_processes(inputs, tmp_path):
-    folder, raw, sources = inputs
+    folder, reader = inputs
     hashes = []
     for processes in (1, 2):
-        render_images(folder, raw, sources, 16, 2, tmp_path / f"images{processes}", processes)
+        render_images(folder, reader, 16, 2, tmp_path / f"images{processes}", processes)
         hashes.append([sha256_file(tmp_path / f"images{processes}" / shard_name(s)) for s in range(2)])
     assert hashes[0] == hashes[1]
 
@@ -90,13 +265,15 @@ def test_drawing_reads_its_input_lazily():
 
 
 def test_inputs_that_differ_from_those_of_the_corpus_stop_the_stage(inputs, tmp_path):
-    folder, raw, sources = inputs
+    folder, reader = inputs
     with pytest.raises(VixmlError, match="not in the registry") as caught:
-        render_images(folder, raw, {"flat": sources["flat"]}, 16, 1, tmp_path / "images")
+        render_images(
+            folder, SourceReader(reader.raw_dir, {"flat": reader.sources["flat"]}), 16, 1, tmp_path / "images"
+        )
     assert "deep" in str(caught.value)
-    wheel(raw, "flat", {"other.svg": svg("")})
+    wheel(reader.raw_dir, "flat", {"other.svg": svg("")})
     with pytest.raises(VixmlError, match="no such member"):
-        render_images(folder, raw, sources, 16, 1, tmp_path / "images")
+        render_images(folder, reader, 16, 1, tmp_path / "images")
     assert not (tmp_path / "images").exists()
 
 
@@ -104,4 +281,4 @@ def test_a_corpus_without_any_valid_drawing_is_an_error(tmp_path):
     sources = {"flat": wheel(tmp_path / "raw", "flat", {"broken.svg": b"<svg"})}
     folder = corpus(tmp_path / "corpus", ["flat:broken.svg"])
     with pytest.raises(VixmlError, match="no image could be drawn"):
-        render_images(folder, tmp_path / "raw", sources, 16, 1, tmp_path / "images")
+        render_images(folder, SourceReader(tmp_path / "raw", sources), 16, 1, tmp_path / "images")

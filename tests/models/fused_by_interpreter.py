@@ -1,6 +1,6 @@
 """Compute one step of each family of decoders with liger-kernel and without, and print how far apart they are.
 
-triton's interpreter (TRITON_INTERPRET=1, read when it is imported) runs the kernels on a processor, hence a process of its own.
+triton's interpreter (TRITON_INTERPRET=1, read when it is imported) runs the kernels on a processor, so this is a separate process.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ import liger_kernel.transformers.monkey_patch  # noqa: F401
 import numpy as np
 import torch
 import triton.language as tl
-from tiny_models import DECODERS, VOCABULARY, random_lists, write_decoder
+from tiny_models import DECODERS, gradients, make_items, make_model, write_decoder
 from triton.runtime import interpreter
 
-from vixml.config.run import RunConfig
-from vixml.models import kernels
-from vixml.models.packing import pack
+from vixml.models import backbone
 from vixml.models.prompt import Prompt
-from vixml.models.siamese import build_model
 
 _convert = interpreter._implicit_cvt
 
@@ -37,42 +34,35 @@ interpreter._implicit_cvt = convert
 
 
 class Pretended:
-    """A GPU as far as the choice of kernels is concerned."""
+    """A device that the choice of kernels takes for a GPU."""
 
     type = "cuda"
 
 
 def step(folder: Path, wanted: str) -> tuple[str, torch.Tensor, dict[str, torch.Tensor]]:
     """Return the kernels in use, vectors, and the gradients of the adapters."""
-    config = RunConfig.model_validate(
-        {
-            "modality": "text",
-            "prototype": {"heads": 4, "feedforward": 16, "free_vectors": 4},
-            "encoder": {
-                "max_len": 12, "train": "lora", "lora": {"r": 4, "alpha": 8}, "gradient_checkpointing": True, "kernels": wanted,
-            },
-        }
-    )  # fmt: skip
-    model = build_model(config, folder, 6, None, 0, Prompt(((1, 2), "text", (3,)), causal=True), None, Pretended())
+    prompt = Prompt(((1, 2), "text", (3,)), causal=True)
+    settings = {
+        "max_len": 12, "train": "lora", "lora": {"r": 4, "alpha": 8}, "gradient_checkpointing": True, "kernels": wanted,
+    }  # fmt: skip
+    model = make_model(folder, prompt, None, Pretended(), modality="text", encoder=settings)
     torch.manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    tokens = random_lists(np.random.default_rng(0), [3, 5, 1, 5], VOCABULARY)
-    vectors = model.train().encode(pack(tokens, None, Prompt(((1, 2), "text", (3,)), causal=True)))
+    vectors = model.train().encode(make_items([3, 5, 1, 5], prompt=prompt).pack())
     vectors.square().sum().backward()
-    gradients = {name: p.grad for name, p in model.backbone.named_parameters() if p.grad is not None}
-    return model.backbone.kernels, vectors.detach(), gradients
+    return model.backbone.kernels, vectors.detach(), gradients(model.backbone)
 
 
-# Functions of CUDA's own library, which the interpreter does not have.
+# Functions of CUDA's library, which the interpreter lacks.
 for name, library in list(sys.modules.items()):
     if name.startswith("liger_kernel.ops"):
         for function, other in (("rsqrt", lambda x: tl.rsqrt(x)), ("tanh", lambda x: 2 * tl.sigmoid(2 * x) - 1)):
             if hasattr(library, function):
                 setattr(library, function, other)
-kernels._try = lambda norm, device: None
+backbone._compile = lambda norm, device: None
 torch.set_num_threads(1)
 found = {}
 for family in DECODERS:

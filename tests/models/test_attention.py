@@ -1,4 +1,4 @@
-"""Attention, each of its ways, against a double loop over queries and heads."""
+"""Attention with and without gradients, against a double loop over queries and heads."""
 
 from __future__ import annotations
 
@@ -63,6 +63,6 @@ def test_scores_keep_their_precision_beside_half_precision_inputs(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_off_the_processor_keys_are_copied_only_beside_a_mask(shape):
-    """No GPU is needed to see what is asked of its kernels: 'meta' tensors have shapes and no values."""
+    """Needs no GPU: 'meta' tensors have shapes and no values."""
     q, k, v = (x.detach().to("meta") for x in draw(*shape))
     assert attend(q, k, v, causal=True, scale=0.3).shape == q.shape

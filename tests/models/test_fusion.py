@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny_models import VOCABULARY, random_lists
+from tiny_models import make_items, make_model
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from vixml.config.run import LateFusion as Settings
-from vixml.config.run import RunConfig
-from vixml.models.packing import pack
 from vixml.models.prompt import Prompt
-from vixml.models.siamese import AuxiliaryVectors, LateFusion, Siamese
+from vixml.models.siamese import AuxiliaryVectors, LateFusion
 
 DIM = 8
 
@@ -30,7 +30,7 @@ def test_late_fusion_equals_a_loop_over_items(counts):
     expected = torch.stack(
         [attend(fusion.layer, torch.cat([text[i, None], images[items == i]])) for i in range(len(counts))]
     )
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 def attend(layer, x):
@@ -48,85 +48,66 @@ def test_a_new_layer_gives_the_mean_of_text_and_images():
     fusion = LateFusion(DIM, Settings(heads=2, feedforward=16)).eval()
     text, images = torch.randn(2, DIM), torch.randn(2, DIM)
     ours = fusion(text, images, torch.tensor([1, 1]))
-    torch.testing.assert_close(ours, torch.stack([text[0], torch.cat([text[1:], images]).mean(dim=0)]))
+    assert_close(ours, torch.stack([text[0], torch.cat([text[1:], images]).mean(dim=0)]))
 
 
-def make(folder, **changes):
-    torch.manual_seed(0)
-    config = RunConfig.model_validate(
-        {"prototype": {"heads": 4, "feedforward": 16, "free_vectors": 4}, "encoder": {"max_len": 12}} | changes
-    )
-    late = config.images.fusion == "late"
-    return Siamese(config, folder, 6, 11, Prompt(late=late))
+LENGTHS, COUNTS = [3, 6, 1, 3], [0, 2, 1, 3]
+LATE = {"fusion": "late", "late": {"heads": 2, "feedforward": 16}}
 
 
-def batch(seed=0):
-    rng = np.random.default_rng(seed)
-    tokens, images = random_lists(rng, [3, 6, 1, 3], VOCABULARY), random_lists(rng, [0, 2, 1, 3], 7, low=0)
-    return tokens, images, torch.from_numpy(rng.standard_normal((7, 11)).astype(np.float32))
-
-
-def encode(model, tokens, images, embeddings):
-    packed = pack(tokens, images, Prompt(late=model.late is not None))
-    return model.encode(packed, embeddings[packed.image_rows])
+def encode(model, items):
+    return model.encode(items.pack())
 
 
 def test_a_late_model_encodes_text_and_images_apart(tiny_bert):
-    model = make(tiny_bert, images={"fusion": "late", "late": {"heads": 2, "feedforward": 16}}).eval()
-    tokens, images, embeddings = batch()
-    start = F.normalize(encode(model, tokens, images, embeddings), dim=1)
-    torch.testing.assert_close(start, F.normalize(encode(model, tokens, images.take([0] * 4), embeddings), dim=1))
-    with torch.no_grad():  # from here on images count
-        torch.nn.init.normal_(model.projection.weight, std=0.1)
-    ours = encode(model, tokens, images, embeddings)
-    alone = make(tiny_bert).eval()
+    items = make_items(LENGTHS, COUNTS, Prompt(late=True))
+    model = make_model(tiny_bert, items.prompt, images=LATE).eval()
+    imageless = replace(items, images=items.images.take([0] * 4))
+    assert_close(F.normalize(encode(model, items), dim=1), F.normalize(encode(model, imageless), dim=1))
+    torch.nn.init.normal_(model.projection.weight, std=0.1)  # from here on images count
+    ours = encode(model, items)
+    alone = make_model(tiny_bert).eval()
     alone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("late.")})
-    text = alone.encode(pack(tokens))
-    items = torch.from_numpy(images.row_ids())
-    expected = model.late(text, model.projection(embeddings[images.values.astype(np.int64)]), items)
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
-    for i in range(len(tokens)):  # whatever else is in the batch
-        torch.testing.assert_close(
-            encode(model, tokens.take([i]), images.take([i]), embeddings)[0], ours[i], atol=1e-5, rtol=1e-5
-        )
-    nothing = images.take([0, 0])
-    torch.testing.assert_close(
-        encode(model, tokens.take([0, 0]), nothing, embeddings)[0], ours[0], atol=1e-5, rtol=1e-5
-    )
+    text = encode(alone, make_items(LENGTHS))
+    vectors = torch.from_numpy(items.gather(items.images.values))
+    expected = model.late(text, model.projection(vectors), torch.from_numpy(items.images.row_ids()))
+    assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    for i in range(len(items)):  # whatever else is in the batch
+        assert_close(encode(model, items.take([i]))[0], ours[i], atol=1e-5, rtol=1e-5)
+    assert_close(encode(model, items.take([0, 0]))[0], ours[0], atol=1e-5, rtol=1e-5)
 
 
 def test_late_fusion_trains_all_its_parts(tiny_bert):
-    model = make(tiny_bert, images={"fusion": "late"}).train()
+    items = make_items(LENGTHS, COUNTS, Prompt(late=True))
+    model = make_model(tiny_bert, items.prompt, images=LATE).train()
+    parts = {name: p for name, p in model.named_parameters() if name.startswith(("late.", "projection."))}
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.startswith(("late.", "projection.")):
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    encode(model, *batch()).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        if name.startswith(("late.", "projection.")):
-            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        for parameter in parts.values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    encode(model, items).square().sum().backward()
+    for name, parameter in parts.items():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
 def test_centring_subtracts_the_batch_mean_in_training_and_the_stored_one_after(tiny_bert):
-    model = make(tiny_bert, encoder={"max_len": 12, "centre": True, "dropout": 0.0}).train()
-    plain = make(tiny_bert, encoder={"max_len": 12, "dropout": 0.0})
-    tokens, images, embeddings = batch()
-    unit = F.normalize(encode(plain, tokens, images, embeddings), dim=1)
-    vectors = model.centred_vectors(encode(model, tokens, images, embeddings))
-    torch.testing.assert_close(vectors, unit - unit.mean(dim=0), atol=1e-5, rtol=1e-4)
-    # The gradient goes through the mean: raising all vectors alike changes nothing.
+    model = make_model(tiny_bert, encoder={"centre": True, "dropout": 0.0}).train()
+    plain, items = make_model(tiny_bert, encoder={"dropout": 0.0}), make_items(LENGTHS, COUNTS)
+    unit = F.normalize(encode(plain, items), dim=1)
+    vectors = model.centred_vectors(encode(model, items))
+    assert_close(vectors, unit - unit.mean(dim=0), atol=1e-5, rtol=1e-4)
+    # The gradient passes through the mean: shifting all vectors alike changes nothing.
     (vectors.sum(dim=0) * torch.randn(32)).sum().backward()
     assert model.projection.weight.grad.abs().max() < 1e-5
     with torch.no_grad():
-        second = model.centred_vectors(encode(model, tokens.take([0, 1]), images.take([0, 1]), embeddings))
+        second = model.centred_vectors(encode(model, items.take([0, 1])))
     means = [unit.mean(dim=0), unit[:2].mean(dim=0)]
-    torch.testing.assert_close(second, unit[:2] - means[1], atol=1e-5, rtol=1e-4)
+    assert_close(second, unit[:2] - means[1], atol=1e-5, rtol=1e-4)
     model.refresh_centre()
     # Each item counts alike: four of the first batch, two of the second.
-    torch.testing.assert_close(model.centre, (4 * means[0] + 2 * means[1]) / 6, atol=1e-6, rtol=1e-5)
+    assert_close(model.centre, (4 * means[0] + 2 * means[1]) / 6, atol=1e-6, rtol=1e-5)
     model.refresh_centre()  # nothing seen since: the stored mean stays
-    after = model.centred_vectors(encode(model.eval(), tokens, images, embeddings))
-    torch.testing.assert_close(after, unit - model.centre, atol=1e-5, rtol=1e-4)
+    after = model.centred_vectors(encode(model.eval(), items))
+    assert_close(after, unit - model.centre, atol=1e-5, rtol=1e-4)
 
 
 def test_auxiliary_vectors_equal_the_formula():
@@ -135,4 +116,4 @@ def test_auxiliary_vectors_equal_the_formula():
     z = module(u, cluster)
     for i in range(4):
         total = u[i] / u[i].norm() + module.free.weight[cluster[i]]
-        torch.testing.assert_close(z[i], total / total.norm())
+        assert_close(z[i], total / total.norm())

@@ -104,7 +104,7 @@ def test_the_tokenizer_is_the_files_own(llama, tmp_path):
         ids = ours.encode(text).ids
         assert ids == theirs(text)["input_ids"] and ours.decode(ids, skip_special_tokens=False) == text
     assert [ours.id_to_token(i) for i in ours.encode("he he").ids] == ["he", "Ġhe"]
-    # It names a first token, but is told not to add it.
+    # The file names a first token, and does not add it.
     assert theirs.bos_token == "<|im_start|>" and bos_ids(ours) == []
     assert eos_id(folder, ours) == 2
     assert theirs.chat_template is None, "a template is a program"
@@ -142,11 +142,11 @@ def without(name):
         ({"damage": lambda data: data[: len(data) // 2]}, dict, "weights file cannot be read"),
         ({}, without("layers.1.self_attn.k_proj.weight"), "weights file cannot be read"),
         ({"extra": ["rope_freqs.weight"]}, dict, "do not have the same tensors"),
-        ({"pre": "llama-bpe"}, dict, "tokenizer is of a kind that is not known"),
+        ({"pre": "llama-bpe"}, dict, "tokenizer is of an unknown kind"),
     ],
     ids=["no-gguf", "cut", "missing", "unknown", "other-split"],
 )
-def test_what_is_not_understood_is_one_clear_error(llama, tmp_path, options, tensors, says):
+def test_an_unreadable_file_is_one_clear_error(llama, tmp_path, options, tensors, says):
     with pytest.raises(VixmlError, match=says) as caught:
         prepare(tmp_path, tensors(llama), **options)
     assert "net.whl: net/tiny.gguf" in str(caught.value.where)

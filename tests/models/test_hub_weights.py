@@ -10,17 +10,11 @@ import torch
 from hub_server import COMMIT, serve_hub, turn_away
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModel,
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModel, Gemma3Config, Gemma3ForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
 
 from vixml.config.registry import TextModel
 from vixml.errors import VixmlError
-from vixml.files import read_json, sha256_file
+from vixml.files import read_json, sha256_file, write_json
 from vixml.models.weights import prepare_model
 from vixml.provenance import read_manifest
 
@@ -39,7 +33,7 @@ def entry(checkpoint=NAME, **changes):
 
 
 def publish(model, folder, **options):
-    """Write a checkpoint as its authors do, with files beside it that nobody should read."""
+    """Write a checkpoint as its authors do, with a pickle and code beside it that must not be read."""
     model.save_pretrained(folder, **options)
     (folder / "tokenizer.json").write_text('{"version": "1.0"}', encoding="utf-8")
     (folder / "tokenizer_config.json").write_text('{"pad_token": "<pad>"}', encoding="utf-8")
@@ -52,7 +46,7 @@ def publish(model, folder, **options):
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
-    """A causal model of 16-bit weights, with a head of its own, in two shards."""
+    """A causal model of 16-bit weights, with a separate head, in two shards."""
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**SMALL, tie_word_embeddings=False)).to(torch.bfloat16)
     folder = publish(model, tmp_path_factory.mktemp("qwen"), max_shard_size="30KB")
@@ -128,67 +122,42 @@ def test_of_a_multi_modal_checkpoint_the_text_part_is_cut_out(gemma, tmp_path):
             assert set(shard.keys()) == {key for key, file in index["weight_map"].items() if file == name}
 
 
-def damage_nothing(folder):
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-def damage_pickles_only(folder):
-    (folder / INDEX).unlink()
-
-
-def damage_no_tokenizer(folder):
-    (folder / "tokenizer.json").unlink()
-
-
-def damage_outside(folder):
-    (folder / INDEX).write_text('{"weight_map": {"a": "../../model.safetensors"}}', encoding="utf-8")
-
-
-def damage_cut(folder):
+def cut_a_shard(folder):
     shard = min(folder.glob("model-*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-9])
 
 
-def damage_mixed(folder):
+def mix_shards(folder):
     shard = max(folder.glob("model-*.safetensors"))
     save_file({f"other.{k}": v for k, v in load_file(shard).items()}, shard)
 
 
-def damage_narrow(folder):
-    path = folder / "config.json"
-    path.write_text(json.dumps(read_json(path) | {"intermediate_size": 48}), encoding="utf-8")
-
-
-def damage_deeper(folder):
-    path = folder / "config.json"
-    settings = read_json(path)
-    path.write_text(json.dumps(settings | {"num_hidden_layers": 3, "layer_types": None}), encoding="utf-8")
-
-
-def damage_unknown(folder):
-    path = folder / "config.json"
-    path.write_text(json.dumps(read_json(path) | {"model_type": "tiny-invention"}), encoding="utf-8")
+def change_config(**changes):
+    return lambda folder: write_json(folder / "config.json", read_json(folder / "config.json") | changes)
 
 
 @pytest.mark.parametrize(
-    ("damage", "says", "where"),
+    ("damage", "message", "where"),
     [
-        (damage_nothing, "checkpoint lacks a file", "config.json"),
-        (damage_pickles_only, "checkpoint lacks a file", "model.safetensors"),
-        (damage_no_tokenizer, "checkpoint lacks a file", "tokenizer.json"),
-        (damage_outside, "not an index of safetensors", INDEX),
-        (damage_cut, "weights file cannot be read", ".safetensors"),
-        (damage_mixed, "shards are not those of the index", INDEX),
-        (damage_narrow, "do not fit the architecture", "layers.0.mlp.gate_proj.weight"),
-        (damage_deeper, "do not fit the architecture", "layers.2."),
-        (damage_unknown, "architecture is not known", "model_type"),
+        (lambda folder: [path.unlink() for path in folder.iterdir()], "checkpoint lacks a file", "config.json"),
+        (lambda folder: (folder / INDEX).unlink(), "checkpoint lacks a file", "model.safetensors"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "checkpoint lacks a file", "tokenizer.json"),
+        (
+            lambda folder: write_json(folder / INDEX, {"weight_map": {"a": "../../x.safetensors"}}),
+            "not an index of",
+            INDEX,
+        ),
+        (cut_a_shard, "weights file cannot be read", ".safetensors"),
+        (mix_shards, "shards are not those of the index", INDEX),
+        (change_config(intermediate_size=48), "do not fit the architecture", "layers.0.mlp.down_proj.weight"),
+        (change_config(num_hidden_layers=3, layer_types=None), "do not fit the architecture", "layers.2."),
+        (change_config(model_type="tiny-invention"), "architecture is not known", "model_type"),
     ],
-    ids=lambda value: value.__name__.removeprefix("damage_") if callable(value) else "",
+    ids=["nothing", "pickles only", "no tokenizer", "path outside", "cut", "mixed", "narrow", "deeper", "unknown"],
 )
-def test_what_is_no_whole_checkpoint_is_one_clear_error(qwen, tmp_path, damage, says, where):
+def test_an_incomplete_or_damaged_checkpoint_is_one_clear_error(qwen, tmp_path, damage, message, where):
     damage(place(qwen, tmp_path / "raw"))
-    with pytest.raises(VixmlError, match=says) as caught:
+    with pytest.raises(VixmlError, match=message) as caught:
         prepare_model("tiny", entry(), {}, tmp_path / "raw", tmp_path / "model")
     assert where in str(caught.value.where)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"], "nothing is left behind"
@@ -209,10 +178,10 @@ def test_a_checkpoint_is_fetched_and_its_commit_recorded(hub, qwen, tmp_path, re
         assert sha256_file(tmp_path / "model" / path.name) == sha256_file(path)
     fetched = [path for path in hub.asked if "/resolve/" in path]
     assert fetched and not [path for path in fetched if path.endswith((".bin", ".py"))], "no pickle, no code"
-    assert not list((tmp_path / "raw" / "hub").iterdir()), "the download is handed over, not kept twice"
+    assert not list((tmp_path / "raw" / "hub").iterdir()), "the download is moved, not copied"
 
 
-def test_a_placed_folder_goes_before_the_hub(hub, qwen, tmp_path):
+def test_a_placed_folder_takes_precedence_over_the_hub(hub, qwen, tmp_path):
     place(qwen, tmp_path / "raw")
     prepare_model("tiny", entry(), {}, tmp_path / "raw", tmp_path / "model")
     assert not hub.asked
@@ -221,7 +190,7 @@ def test_a_placed_folder_goes_before_the_hub(hub, qwen, tmp_path):
 @pytest.mark.parametrize(
     ("status", "hint"), [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (404, "revision"), (None, "network")]
 )
-def test_a_hub_that_does_not_answer_says_where_to_place_the_files(hub, tmp_path, monkeypatch, status, hint):
+def test_the_error_of_a_hub_that_does_not_answer_names_the_folder_to_fill(hub, tmp_path, monkeypatch, status, hint):
     hub.status = status
     if status is None:
         turn_away(monkeypatch)

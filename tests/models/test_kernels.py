@@ -1,4 +1,4 @@
-"""Fused kernels where they can be had; plain ones and one loud line wherever they cannot."""
+"""Fused kernels where they can be used; elsewhere plain kernels and one warning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 from transformers.models.llama import modeling_llama
 
 from vixml.config.run import Encoder
-from vixml.models import kernels
+from vixml.models import backbone
 from vixml.models.backbone import Backbone
 
 GPU = torch.device("cuda")
@@ -35,22 +35,18 @@ def build(decoder, device=GPU):
 
 @pytest.fixture
 def library(monkeypatch):
-    """Stand in for liger-kernel: what it is asked to do can be told without a GPU."""
+    """Replace liger-kernel by a module that records the calls, which needs no GPU."""
     asked = []
     package = types.ModuleType("liger_kernel.transformers")
     package.LigerRMSNorm = nn.RMSNorm
-    above = types.ModuleType("liger_kernel")
-    above.__path__ = package.__path__ = []
+    parent = types.ModuleType("liger_kernel")
+    parent.__path__ = package.__path__ = []
     patch = types.ModuleType("liger_kernel.transformers.monkey_patch")
     patch.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": None}
     patch._apply_liger_kernel_to_instance = lambda model, **options: asked.append((model.config.model_type, options))
-    for name, module in (
-        ("liger_kernel", above),
-        (package.__name__, package),
-        (patch.__name__, patch),
-    ):
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(kernels, "_try", lambda norm, device: None)
+    for module in (parent, package, patch):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(backbone, "_compile", lambda norm, device: None)
     patch.asked = asked
     return patch
 
@@ -88,7 +84,7 @@ def no_compiler(monkeypatch, library):
     def fail(norm, device):
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
 
-    monkeypatch.setattr(kernels, "_try", fail)
+    monkeypatch.setattr(backbone, "_compile", fail)
 
 
 def other_transformers(monkeypatch, library):
@@ -113,15 +109,14 @@ def other_transformers(monkeypatch, library):
         (other_transformers, "does not fit this version of transformers"),
     ],
 )
-def test_else_plain_kernels_and_a_loud_line(decoder, library, monkeypatch, capsys, how, reason):
+def test_elsewhere_plain_kernels_and_one_warning(decoder, library, monkeypatch, capsys, how, reason):
     rope = modeling_llama.apply_rotary_pos_emb
     how(monkeypatch, library)
-    backbone = build(decoder)
-    said = capsys.readouterr().err
-    assert backbone.kernels == "plain" and not library.asked
-    assert said.count("WARNING") == 1 and "encoder.kernels: liger is asked for" in said and reason in said
+    model, shown = build(decoder), capsys.readouterr().err
+    assert model.kernels == "plain" and not library.asked
+    assert shown.count("WARNING") == 1 and "encoder.kernels: liger is asked for" in shown and reason in shown
     assert modeling_llama.apply_rotary_pos_emb is rope
-    assert not any("forward" in vars(module) for module in backbone.network.modules())
+    assert not any("forward" in vars(module) for module in model.network.modules())
 
 
 def test_a_processor_computes_with_plain_ones(decoder, library, capsys):

@@ -1,4 +1,4 @@
-"""Packing: every token and image in its place, no padding anywhere."""
+"""Packing: every token and image at its position, no padding anywhere."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_images_in_front_take_the_same_positions_in_every_item(batch, multiple):
     packed = pack(texts, images, prompt, multiple)
     assert packed.prefix == 1 and packed.position_ids[0] == 0
     expected = []
-    for text, own in batch:
+    for text, rows in batch:
         rest = [("text", word) for word in [12, *text, 13]]
-        expected.append([("image", i, 1 + k) for k, i in enumerate(own)] + [(*t, 4 + k) for k, t in enumerate(rest)])
+        expected.append([("image", i, 1 + k) for k, i in enumerate(rows)] + [(*t, 4 + k) for k, t in enumerate(rest)])
     found = contents(replace(packed, gather=packed.gather[1:], position_ids=packed.position_ids[1:],
                              blocks=packed.blocks - [1, 0, 0]))  # fmt: skip
     assert found == expected

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from tiny_models import write_bert
+from tiny_models import SMALL, write_bert
 from transformers import AutoModel
 
 from vixml.config.registry import Source, TextModel
@@ -18,53 +18,39 @@ from vixml.models.backbone import Backbone
 from vixml.models.weights import prepare_model
 from vixml.provenance import read_manifest
 
-SHA = "0" * 64
-ARCHITECTURE = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 48,
-}
 QUERY = "encoder.layer.1.attention.self.query.weight"
 
 
 def source(name):
-    return Source(
-        name=name, version="1", filename=f"{name}.whl", sha256=SHA, bytes=1, licence="Apache-2.0", used_for="tests"
-    )
+    facts = {"version": "1", "sha256": "0" * 64, "bytes": 1, "licence": "Apache-2.0", "used_for": "tests"}
+    return Source(name=name, filename=f"{name}.whl", **facts)
 
 
 def entry(kind, member, **changes):
     settings = dict(
         title="Tiny", checkpoint="tiny", kind=kind, weights="net", weights_member=member, tokenizer="words",
-        tokenizer_member="words/model", architecture=ARCHITECTURE if kind == "wheel-onnx-bert" else {},
+        tokenizer_member="words/model", architecture=SMALL if kind == "wheel-onnx-bert" else {},
         hidden_size=32, parameters="9k", licence="Apache-2.0",
     )  # fmt: skip
     return TextModel(**settings | changes)
 
 
 def onnx_graph(tensors):
-    """Return the graph of a sentence-transformers export: matrices transposed, under names that say nothing."""
+    """Return the graph of a sentence-transformers export: matrices transposed, under anonymous names."""
     initializers, nodes = [], []
     for i, (name, value) in enumerate(sorted(tensors.items())):
         is_matmul = name.endswith(".weight") and value.ndim == 2 and "embeddings" not in name
         if is_matmul:
             stored = f"onnx::MatMul_{400 + i}"
-            scope = "/model/model.0/auto_model/" + name.removesuffix(".weight").replace(".", "/").replace(
-                "layer/", "layer."
-            )
+            layer = name.removesuffix(".weight").replace(".", "/").replace("layer/", "layer.")
+            scope = f"/model/model.0/auto_model/{layer}"
             initializers.append(numpy_helper.from_array(np.ascontiguousarray(value.T), stored))
             nodes.append(helper.make_node("MatMul", ["hidden", stored], [f"o{i}"], name=f"{scope}/MatMul"))
         else:
             initializers.append(numpy_helper.from_array(value, f"model.0.auto_model.{name}"))
     # Products of two activations are MatMul nodes too, and shapes are constants: neither is a parameter.
-    nodes.append(
-        helper.make_node(
-            "MatMul", ["a", "b"], ["c"], name="/model/model.0/auto_model/encoder/layer.0/attention/self/MatMul_1"
-        )
-    )
+    activations = "/model/model.0/auto_model/encoder/layer.0/attention/self/MatMul_1"
+    nodes.append(helper.make_node("MatMul", ["a", "b"], ["c"], name=activations))
     initializers.append(numpy_helper.from_array(np.array([1, -1]), "onnx::Reshape_7"))
     value = helper.make_tensor_value_info("hidden", TensorProto.FLOAT, None)
     return helper.make_graph(nodes, "tiny", [value], [value], initializers)
@@ -72,7 +58,7 @@ def onnx_graph(tensors):
 
 @pytest.fixture
 def raw(tmp_path):
-    """Raw folder with the tokenizer's wheel, and a writer for the network's."""
+    """Raw folder with the tokenizer's wheel."""
     folder = tmp_path / "raw"
     folder.mkdir()
     with zipfile.ZipFile(folder / "words.whl", "w") as wheel:
@@ -113,48 +99,30 @@ def test_onnx_export_round_trips_exactly(raw, bert, tmp_path):
     assert backbone.dim == 32 and backbone.max_positions == 48
 
 
-def test_folder_holds_what_the_formats_page_says(raw, bert, tmp_path):
-    write_onnx(raw, tensors_of(bert))
-    prepare(raw, tmp_path / "model")
-    files = {p.name for p in (tmp_path / "model").iterdir()}
-    assert files == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "manifest.json"}
-    manifest = read_manifest(tmp_path / "model")
-    assert manifest["stage"] == "prepare-model" and set(manifest["inputs"]) == {"weights", "tokenizer"}
-
-
-def test_the_same_wheel_gives_the_same_bytes(raw, bert, tmp_path):
+def test_the_folder_has_the_files_of_the_formats_page_and_the_same_bytes_again(raw, bert, tmp_path):
     write_onnx(raw, tensors_of(bert))
     for name in ("a", "b"):
         prepare(raw, tmp_path / name)
+        files = {p.name for p in (tmp_path / name).iterdir()}
+        assert files == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "manifest.json"}
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-
-
-def _drop(tensors):
-    del tensors[QUERY]
-
-
-def _cut(tensors):
-    tensors[QUERY] = tensors[QUERY][:16]
-
-
-def _add(tensors):
-    tensors["encoder.layer.2.output.dense.bias"] = np.zeros(32, np.float32)
+    manifest = read_manifest(tmp_path / "a")
+    assert manifest["stage"] == "prepare-model" and set(manifest["inputs"]) == {"weights", "tokenizer"}
 
 
 @pytest.mark.parametrize(
-    ("damage", "name", "found", "expected"),
+    ("name", "changed", "found", "expected"),
     [
-        (_drop, QUERY, "no such tensor", (32, 32)),
-        (_cut, QUERY, (16, 32), (32, 32)),
-        (_add, "encoder.layer.2.output.dense.bias", (32,), "no such tensor"),
+        (QUERY, None, "no such tensor", (32, 32)),
+        (QUERY, np.zeros((16, 32), np.float32), (16, 32), (32, 32)),
+        ("encoder.layer.2.output.dense.bias", np.zeros(32, np.float32), (32,), "no such tensor"),
     ],
-    ids=["missing", "wrong-shape", "unknown"],
+    ids=["missing", "wrong shape", "unknown"],
 )
-def test_weights_that_do_not_fit_are_one_clear_error(raw, bert, tmp_path, damage, name, found, expected):
-    tensors = tensors_of(bert)
-    damage(tensors)
-    write_onnx(raw, tensors)
+def test_weights_that_do_not_fit_are_one_clear_error(raw, bert, tmp_path, name, changed, found, expected):
+    tensors = tensors_of(bert) | {name: changed}
+    write_onnx(raw, {key: value for key, value in tensors.items() if value is not None})
     with pytest.raises(VixmlError, match="do not fit the architecture") as caught:
         prepare(raw, tmp_path / "model")
     assert str(caught.value.where).endswith(f"net.whl: {name}")

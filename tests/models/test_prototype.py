@@ -1,21 +1,22 @@
-"""The prototype network against plain matrix algebra, and what Siamese feeds it."""
+"""The prototype network against plain matrix algebra, and its inputs in Siamese."""
 
 from __future__ import annotations
 
 import plain_prototype
 import pytest
 import torch
+from tiny_models import N_LABELS, make_model
 from torch.nn import functional as F
 
-from vixml.config.run import RunConfig
-from vixml.models.siamese import PrototypeNetwork, Siamese
+from vixml.config.run import Prototype
+from vixml.models.siamese import PrototypeNetwork
 
 DIM, HEADS, N = 16, 4, 9
 
 
 def make_network(dropout=0.0):
     torch.manual_seed(0)
-    network = PrototypeNetwork(DIM, free_vectors=3, heads=HEADS, feedforward=24, dropout=dropout)
+    network = PrototypeNetwork(DIM, 3, Prototype(heads=HEADS, feedforward=24, dropout=dropout))
     with torch.no_grad():  # norms and biases start at one and zero: move them, so that each counts
         for parameter in network.layer.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -67,23 +68,19 @@ def test_dropout_in_training_only():
 
 @pytest.fixture
 def siamese(tiny_bert):
-    torch.manual_seed(0)
-    config = RunConfig.model_validate({"prototype": {"heads": 4, "feedforward": 16, "free_vectors": 3}})
-    model = Siamese(config, tiny_bert, n_labels=5, image_dim=None).eval()
-    model.cluster.copy_(torch.tensor([0, 1, 2, 1, 0]))
-    model.centroid.copy_(torch.randn(5, 32))
-    model.has_centroid.copy_(torch.tensor([True, False, True, True, False]))
+    model = make_model(tiny_bert, image_dim=None).eval()
+    model.cluster.copy_(torch.tensor([0, 1, 2, 1, 0, 3]))
+    model.centroid.copy_(torch.randn(N_LABELS, 32))
+    model.has_centroid.copy_(torch.tensor([True, False, True, True, False, True]))
     return model
 
 
-def test_a_label_without_queries_takes_its_own_vector_for_a_centroid(siamese):
+def test_a_label_without_queries_takes_its_text_vector_for_a_centroid(siamese):
     labels = torch.tensor([1, 0, 4, 3])
-    u = 7 * torch.randn(4, 32)  # raw vectors are not unit vectors, and go in as they are
-    centroid = torch.stack(
-        [F.normalize(u[0], dim=0), siamese.centroid[0], F.normalize(u[2], dim=0), siamese.centroid[3]]
-    )
-    expected = siamese.prototypes(u, siamese.cluster[labels], centroid)
-    assert torch.equal(siamese.prototype(u, labels), expected)
+    u = 7 * torch.randn(4, 32)  # not unit vectors, and not normalised before they enter
+    centroid = torch.where(siamese.has_centroid[labels][:, None], siamese.centroid[labels], F.normalize(u, dim=1))
+    assert torch.equal(centroid[1], siamese.centroid[0]) and centroid[0].norm() == pytest.approx(1)
+    assert torch.equal(siamese.prototype(u, labels), siamese.prototypes(u, siamese.cluster[labels], centroid))
 
 
 def test_centroids_are_constants_to_the_gradient(siamese):
@@ -94,11 +91,10 @@ def test_centroids_are_constants_to_the_gradient(siamese):
 
 
 def test_free_vectors_are_no_more_than_labels(tiny_bert):
-    model = Siamese(RunConfig.model_validate({"prototype": {"heads": 4}}), tiny_bert, n_labels=5, image_dim=None)
-    assert model.prototypes.free.num_embeddings == 5
+    assert make_model(tiny_bert, prototype={"heads": 4}).prototypes.free.num_embeddings == N_LABELS
 
 
-def test_a_run_without_prototypes_says_so(tiny_bert):
-    config = RunConfig.model_validate({"method": "none", "training": {"epochs": 0}, "inference": {"labels_as": "u"}})
+def test_a_run_without_prototypes_has_an_error(tiny_bert):
+    model = make_model(tiny_bert, method="none", training={"epochs": 0}, inference={"labels_as": "u"})
     with pytest.raises(ValueError, match="this run has no prototypes"):
-        Siamese(config, tiny_bert, n_labels=5, image_dim=None).prototype(torch.randn(1, 32), torch.tensor([0]))
+        model.prototype(torch.randn(1, 32), torch.tensor([0]))

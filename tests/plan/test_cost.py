@@ -214,7 +214,7 @@ def test_large_groups_are_counted_with_more_iterations():
         ({"method": "popularity"}, 0),
     ],
 )
-def test_what_a_search_compares(inference, flop):
+def test_vectors_compared_by_a_search(inference, flop):
     assert predict_cost(job_of(inference=inference), GPU).flop_search == flop
 
 
@@ -247,7 +247,7 @@ def test_memory_and_files_by_hand():
     assert cost.gpu_memory_bytes == pytest.approx(RESERVE + weights + buffers + new + job.activation_bytes + scores)
 
 
-def test_what_saves_memory():
+def test_settings_that_save_memory():
     full, lora = job_of(), job_of(encoder={"train": "lora", "lora": {"r": 1, "alpha": 1}, "weights": "bfloat16"})
     again = job_of(encoder={"gradient_checkpointing": True})
     assert lora.weight_bytes == 2 * TINY.parameters < full.weight_bytes

@@ -141,7 +141,7 @@ def test_json_is_for_programs(in_repository, capsys):
     plan = planned("paper.yaml")
     assert found["total"]["hours"] == plan.total.hours and found["total"]["runs"] == len(plan.runs)
     assert sum(part["hours"] for part in found["parts"].values()) == pytest.approx(plan.total.hours)
-    assert [line["table"] for line in found["budget"]] == [c.name for c in plan.choose(48)]
+    assert [line["table"] for line in found["budget"]] == [c.table for c in plan.choose(48)]
     assert cli.main(["plan", "--device", "cpu", "--json"]) == 0
     json.loads(capsys.readouterr().out)
 

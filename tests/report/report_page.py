@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from result_files import copy_config, write_corpus, write_picto, write_predictions
+from result_files import REPO, copy_config, write_corpus, write_picto, write_predictions
 
-from vixml.config.tables import load_tables
+from vixml.config.tables import load_any_tables, load_tables
 from vixml.files import read_json, write_json
 from vixml.report.figures import make_figures
 from vixml.report.report import ReportOptions, make_report
-from vixml.report.results import load
-from vixml.report.tables import Sources, Table, build_table
+from vixml.report.results import Results, load
+from vixml.report.tables import Measured, Sources, Table, build_tables
+from vixml.report.write_tables import to_csv
 
+CONFIG = REPO / "config"
+TABLES_OF_SCORES = [spec.id for spec in load_tables(CONFIG)]
+EVERY_TABLE = [spec.id for spec in load_any_tables(CONFIG)]
 COMPARE = ("text-minilm-l3", "vixml-minilm-l3")
 TABLES = ["table1", "table3"]
 VOID = {"meta", "img", "link", "br", "input", "line", "circle", "polyline", "rect"}
 
 
-def build(config_dir: Path, folders: Sequence[Path] = (), name: str = "table1") -> Table:
-    """Build one table of scores."""
-    return build_table(load_tables(config_dir, [name])[0], Sources.load(config_dir, load(folders)))
+@cache
+def sources() -> Sources:
+    """Return what the project's tables are made of where nothing was run."""
+    return Sources.load(CONFIG, Results())
+
+
+def build(
+    name: str = "table1", config_dir: Path = CONFIG, folders: Sequence[Path] = (), measured: Measured | None = None
+) -> Table:
+    """Build one table; of the project's configuration where nothing was run, if nothing else is given."""
+    known = config_dir == CONFIG and not folders and measured is None
+    found = sources() if known else Sources.load(config_dir, load(folders), measured)
+    return build_tables(load_any_tables(config_dir, [name]), found)[0]
+
+
+def rows(table: Table) -> list[dict[str, str]]:
+    """Return the lines of a table's CSV."""
+    return list(csv.DictReader(to_csv(table).splitlines()))
 
 
 class Page(HTMLParser):
@@ -82,8 +103,8 @@ def add_parts(score: Path, breakdown: dict[str, Any]) -> None:
     write_json(score / "scores.json", read_json(score / "scores.json") | {"breakdown": breakdown})
 
 
-def make_everything(root: Path) -> tuple[list[Path], Path, ReportOptions, Path]:
-    """Make a report of all that it can show; return score folders, config, options and its folder."""
+def make_everything(root: Path) -> dict[str, Any]:
+    """Make a report of all that it can show; return score folders, config, options and its folder by name."""
     results, config = root / "results", root / "config"
     folders = write_picto(results)
     for folder in folders:
@@ -96,4 +117,4 @@ def make_everything(root: Path) -> tuple[list[Path], Path, ReportOptions, Path]:
     make_figures(folders, config, ["figure2"], results / "figures")
     options = ReportOptions("demo", "A test.", "make demo", results / "figures", corpus, images)
     make_report(folders, config, TABLES, options, results / "report")
-    return folders, config, options, results / "report"
+    return {"folders": folders, "config": config, "options": options, "report": results / "report"}

@@ -17,8 +17,9 @@ def test_curves_skip_what_is_not_a_number(results):
     log = score.parent.parent / "model" / "log.jsonl"
     log.write_text('{"epoch": 0, "loss": NaN, "P@1/u": 5}\n{"epoch": 1, "loss": 0.3, "P@1/u": NaN}\n', encoding="utf-8")
     found = curves(load([score]).all())
-    assert len(found.charts) == 2
-    assert "nan" not in "".join(found.charts).lower()
+    run, charts = found
+    assert run == "text-minilm-l3" and len(charts) == 2
+    assert "nan" not in "".join(charts).lower()
     log.write_text("oops\n", encoding="utf-8")
     with pytest.raises(VixmlError, match="not JSON") as caught:
         read_log(log)

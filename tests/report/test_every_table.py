@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from functools import cache
 
 import pytest
-from result_files import REPO
+from report_page import CONFIG, EVERY_TABLE, build, rows, sources
+from report_page import TABLES_OF_SCORES as EVERY
 
 from vixml.config.load import load_runs, load_world, read_yaml
 from vixml.config.published import PAPER, load_published
 from vixml.config.tables import load_tables
-from vixml.report.results import Results
-from vixml.report.tables import Sources, build_table
-from vixml.report.write_tables import to_csv
 
-CONFIG = REPO / "config"
 DEMO = ("table1", "table3")
-SHAPES = sorted(path.stem for path in (CONFIG / "tables").glob("*.yaml"))
-EVERY = [spec.id for spec in load_tables(CONFIG, SHAPES)]  # those of scores; test_facts.py has the others
-
-
-@cache
-def sources():
-    return Sources.load(CONFIG, Results())
-
-
-def build(name):
-    return build_table(load_tables(CONFIG, [name])[0], sources())
-
-
-def rows(table):
-    return list(csv.DictReader(to_csv(table).splitlines()))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -48,13 +29,13 @@ def test_every_published_row_is_quoted_or_can_be_run_and_predicts_its_cost(name)
 def test_every_published_cell_has_its_place_in_one_table():
     """Every score that the paper printed, in a table or in a sentence, once; build() refuses a cell without a place."""
     claims = [c for c in load_published(CONFIG) if c.source == PAPER]
-    specs = load_tables(CONFIG, EVERY)
+    specs = load_tables(CONFIG)
     assert {c.table for c in claims} == {spec.paper_table for spec in specs}
     assert sum(len(build(name).cells(True)) for name in EVERY) == len(claims) == 602
 
 
 def reported(table: str) -> list[dict[str, str]]:
-    """Return the paper's cells of a table as they stand in the file, read without the code under test."""
+    """Read the paper's cells of a table without the code under test."""
     with open(CONFIG / "reported" / "reported_results.csv", encoding="utf-8", newline="") as stream:
         return [row for row in csv.DictReader(stream) if row["source"] == PAPER and row["paper_table"] == table]
 
@@ -80,7 +61,7 @@ def test_each_line_is_one_row_of_the_file(name):
     """The cells of a line belong together: they differ in metric alone."""
     table = build(name)
     seen = set()
-    for line in (line for section in table.sections if section.published for line in section.rows):
+    for _, line in table.rows(published=True):
         identity = {(c.entry.dataset, *sorted(c.entry.row.items())) for c in line.cells}
         assert len(identity) == 1 and not identity & seen, line.label
         seen |= identity
@@ -102,32 +83,29 @@ def described(world, run):
 def test_each_run_named_is_the_one_that_measures_its_row(name):
     """Its settings are what the row says, its language model the one of the paper's training."""
     config, world = load_runs(CONFIG), load_world(CONFIG)
-    for section in build(name).sections:
-        for line in (line for line in section.rows if section.published and line.run):
-            assert (section.dataset, line.run) in config, (line.label, line.run)
-            row = dict(line.cells[0].entry.row)
-            row["n_images"] = row["n_images"].removeprefix("0")  # Table 10 has text only as 0 images
-            run = config[section.dataset, line.run]
-            said = described(world, run)
-            assert said == {column: row[column] for column in said}, (section.dataset, line.label, line.run)
-            if run.uses_images:
-                assert run.images.fusion == ("late" if row["method"] == "MUFIN" else "early"), (line.label, line.run)
-            if line.paper_run:  # Table 2 shortens names of models; the list of trainings does not
-                training = sources().runs[line.paper_run]
-                assert (training.dataset, training.backbone) == (
-                    section.dataset,
-                    world.text_models[run.encoder.model].title,
-                )
+    for section, line in build(name).rows(published=True):
+        if not line.run:
+            continue
+        where = (section.dataset, line.label, line.run)
+        row, run = dict(line.cells[0].entry.row), config[section.dataset, line.run]
+        row["n_images"] = row["n_images"].removeprefix("0")  # Table 10 has text only as 0 images
+        wanted = described(world, run)
+        assert wanted == {column: row[column] for column in wanted}, where
+        if run.uses_images:
+            assert run.images.fusion == ("late" if row["method"] == "MUFIN" else "early"), where
+        if line.paper_run:  # Table 2 shortens names of models; the list of trainings does not
+            training = sources().runs[line.paper_run]
+            names = (section.dataset, world.text_models[run.encoder.model].title)
+            assert (training.dataset, training.backbone) == names, where
 
 
 def test_one_training_of_the_paper_is_one_of_ours_in_every_table():
     ours = {}
-    for spec in load_tables(CONFIG, EVERY):
-        seeds = {(row.label, row.run): row.seed or 0 for block in spec.blocks for row in block.rows}
-        for section in build(spec.id).sections:
-            for line in (line for line in section.rows if line.paper_run):
+    for spec in load_tables(CONFIG):
+        for section, line in build(spec.id).rows(published=True):
+            if line.paper_run:
                 inference = line.cells[0].entry.row["inference"]
-                run = (section.dataset, line.run, seeds[line.label, line.run])
+                run = (section.dataset, line.run, line.seed or 0)
                 assert line.run and ours.setdefault((line.paper_run, inference), run) == run, (spec.id, line.label)
     assert max(Counter(ours.values()).values()) == 1
     assert {training for training, _ in ours} == {f"run{number:02}" for number in range(1, 72)}
@@ -156,9 +134,9 @@ def test_a_label_that_spells_a_prompt_names_the_run_with_that_prompt(name):
             assert encoder.pooling == ("last" if line.label.endswith("(*)") else "mean"), line.label
 
 
-def test_every_run_measured_on_picto_exists_and_its_row_is_told_from_the_others():
+def test_every_run_measured_on_picto_exists_and_its_row_is_unique():
     runs = load_runs(CONFIG)
-    for spec in load_tables(CONFIG, EVERY):
+    for spec in load_tables(CONFIG):
         assert spec.measured, spec.id
         for block in spec.measured:
             assert block.dataset == "picto" and all((block.dataset, row.run) in runs for row in block.rows), spec.id
@@ -172,11 +150,11 @@ def test_the_demo_writes_two_tables_the_larger_configurations_all():
 
     assert listed("config") == list(DEMO)
     for name in ("picto-methods", "paper"):
-        assert sorted(listed(name)) == SHAPES, name
+        assert sorted(listed(name)) == EVERY_TABLE, name
 
 
-def test_what_picto_methods_measures_stands_in_a_table():
+def test_every_run_of_picto_methods_is_in_a_table():
     targets = read_yaml(CONFIG / "picto-methods.yaml")["targets"]
     measured = {run for target in targets for run in target["runs"]}
-    shown = {row.run for spec in load_tables(CONFIG, EVERY) for block in spec.measured for row in block.rows}
+    shown = {row.run for spec in load_tables(CONFIG) for block in spec.measured for row in block.rows}
     assert measured <= shown, sorted(measured - shown)

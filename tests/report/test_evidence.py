@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 import pytest
@@ -10,6 +11,7 @@ from report_page import add_parts, parts
 from result_files import METRICS, REPO, register_real, write_manifest, write_real, write_result
 
 from vixml.errors import VixmlError
+from vixml.files import read_json, write_json
 from vixml.report.charts import breakdowns, curves
 from vixml.report.evidence import Commands, evidence
 from vixml.report.report import ReportOptions, context, make_report
@@ -26,7 +28,7 @@ def test_a_reused_model_is_drawn_once_and_named_in_the_evidence(results, config_
     own = {"dataset": "picto", "run": "a--augmented", "seed": 0, "inference": {"method": "retrieval-augmented"}}
     write_manifest(predictions, "predict", own)
     found = context(load(folders), config_dir, ["table1"], ReportOptions())
-    assert [one.run for one in found["curves"]] == ["vixml-minilm-l3"]
+    assert [run for run, _ in found["curves"]] == ["vixml-minilm-l3"]
     assert found["curves"][0] == curves(load(folders[:2]).all())
     reused = found["evidence"]["run-picto-a--augmented"]
     assert [manifest["stage"] for _, manifest in reused.stages] == ["train", "predict", "score"]
@@ -34,9 +36,9 @@ def test_a_reused_model_is_drawn_once_and_named_in_the_evidence(results, config_
     assert shown["run"] == "a--augmented" and shown["inference"] == own["inference"] and "training" in shown
     assert reused.training[0].startswith("seed 0, model of vixml-minilm-l3: ")
     # Scored alone, it still shows how its model was trained.
-    assert context(load(folders[2:]), config_dir, ["table1"], ReportOptions())["curves"][0].run == "vixml-minilm-l3"
+    assert context(load(folders[2:]), config_dir, ["table1"], ReportOptions())["curves"][0][0] == "vixml-minilm-l3"
     make_report(folders[2:], config_dir, ["table1"], ReportOptions(), results / "report")
-    inputs = json.loads((results / "report" / "manifest.json").read_text(encoding="utf-8"))["inputs"]
+    inputs = read_json(results / "report/manifest.json")["inputs"]
     assert {"log/picto/vixml-minilm-l3/seed0", "training/picto/a--augmented/seed0/test"} <= set(inputs)
 
 
@@ -52,11 +54,11 @@ def test_an_approximate_search_shows_its_curve(results, config_dir):
         "k": 100,
         "effort": 16,
         "build_seconds": 61.23,
-        "bytes": 2_015_000_000,
+        "bytes": 2.015e9,
     }
     index["curve"] = [{"effort": 8, "recall": 0.97, "ms": 0.5}, {"effort": 16, "recall": 0.9912, "ms": 0.9}]
-    manifest = json.loads((predictions / "manifest.json").read_text(encoding="utf-8"))
-    (predictions / "manifest.json").write_text(json.dumps(manifest | {"facts": {"indexes": [index]}}), encoding="utf-8")
+    manifest = read_json(predictions / "manifest.json")
+    write_json(predictions / "manifest.json", manifest | {"facts": {"indexes": [index]}})
     make_report([folder], config_dir, ["table1"], ReportOptions(), results / "report")
     page = (results / "report" / "report.html").read_text(encoding="utf-8")
     about = "ivf over 1,305,265 vectors of 384, built in 61.2 s, 2,015 MB, 100 sought"
@@ -65,7 +67,7 @@ def test_an_approximate_search_shows_its_curve(results, config_dir):
         assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" in page
 
 
-def test_each_seed_stands_beside_the_mean_and_its_interval(results):
+def test_each_seed_is_listed_with_the_mean_and_its_interval(results):
     values = (49.0, 50.0, 51.0)
     folders = [write_result(results, "picto", "a", seed, METRICS | {"P@1": value}) for seed, value in enumerate(values)]
     found = evidence(load(folders), NONE, ["P@5", "P@1", "unknown"])["run-picto-a"]
@@ -100,33 +102,41 @@ def test_a_command_names_the_scores_of_exactly_that_run(results, monkeypatch):
 def test_a_run_of_the_paper_is_asked_for_with_the_configuration_that_has_it():
     commands = Commands.load(REPO / "config")
     shown = commands.planned("LF-AmazonTitles-131K", "text-qwen2.5-0.5b")
-    assert shown.startswith(
-        "snakemake --cores all results/runs/LF-AmazonTitles-131K/text-qwen2.5-0.5b/seed{0,1,2,3,4}/"
-    )
-    assert shown.endswith("--configfile config/paper.yaml")
+    targets = "results/runs/LF-AmazonTitles-131K/text-qwen2.5-0.5b/seed{0,1,2,3,4}/test/score/manifest.json"
+    assert shown == f"snakemake --cores all {targets} --configfile config/paper.yaml"
     assert "/seed2/" in commands.planned("LF-AmazonTitles-131K", "text-qwen2.5-0.5b", 2)
     # PICTO's runs need no other configuration than the default one.
     assert "--configfile" not in commands.planned("picto", "text-minilm-l3")
 
 
-def test_a_published_row_says_what_was_printed_and_what_it_would_take(results, config_dir):
+def panels(folders, config_dir, table, out):
+    """Return the panel of each published row in a report of one table, by its title."""
+    make_report(folders, config_dir, [table], ReportOptions(), out)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    found = re.findall(r'<section popover id="printed-.*?</section>', page, re.DOTALL)
+    return {re.search("<h3 .*?>(.*?)</h3>", panel)[1]: panel for panel in found}
+
+
+def test_a_published_row_shows_its_origin_and_the_command_that_runs_it(results, config_dir):
     register_real(config_dir)
-    found = context(load(write_real(results)), config_dir, ["table1"], ReportOptions())["printed"]
-    row = next(one for one in found if one.title == "Table 1, LF-AmazonTitles-131K: MiniLM-L3")
-    assert row.values[0][:2] == ("P@1", "41.72")
-    assert row.source == "arXiv:2511.13189v1" and ("parameters", "17.4M") in row.described
-    assert row.training.startswith("run01: MiniLM-L3 on text of LF-AmazonTitles-131K, 300 epochs, 32 tokens")
-    assert row.run == "text-minilm-l3" and row.measured == "run-LF-AmazonTitles-131K-text-minilm-l3"
-    assert row.verdicts == (("matches", ""),) and "/text-minilm-l3/seed0/" in row.command
-    other = next(one for one in found if one.title == "Table 1, LF-AmazonTitles-131K: BERT")
-    state, why = other.verdicts[0]
-    assert (state, other.command, other.measured) == ("blocked", None, None) and "predicted" in why
+    found = panels(write_real(results), config_dir, "table1", results / "report")
+    row = found["Table 1, LF-AmazonTitles-131K: MiniLM-L3"]
+    for text in (
+        "<dt>printed</dt><dd>P@1 41.72, P@5", ", in arXiv:2511.13189v1</dd>", "<dt>parameters</dt><dd>17.4M</dd>",
+        "run01: MiniLM-L3 on text of LF-AmazonTitles-131K, 300 epochs, 32 tokens", "<dd>text-minilm-l3 <button",
+        'popovertarget="run-LF-AmazonTitles-131K-text-minilm-l3"', "<dt>verdict</dt><dd>matches</dd>",
+        "Run it again", "/text-minilm-l3/seed0/",
+    ):  # fmt: skip
+        assert text in row, text
+    other = found["Table 1, LF-AmazonTitles-131K: BERT"]
+    assert "<dt>verdict</dt><dd>blocked: " in other and "predicted" in other
+    assert "Run it" not in other and "what it scored" not in other
 
 
-def test_rows_quoted_from_others_have_no_training(config_dir):
-    found = context(load([]), config_dir, ["table7"], ReportOptions())["printed"]
-    dexml = next(one for one in found if one.title.endswith(": DEXML"))
-    assert dexml.training == "none: the paper quotes this row from other authors" and dexml.command is None
+def test_rows_quoted_from_others_have_no_training(config_dir, tmp_path):
+    found = panels([], config_dir, "table7", tmp_path / "report")
+    quoted = next(panel for title, panel in found.items() if title.endswith(": DEXML"))
+    assert "none: the paper quotes this row from other authors" in quoted and "Run it" not in quoted
 
 
 def test_parts_are_means_over_seeds_in_the_order_asked_for(results):
@@ -137,12 +147,12 @@ def test_parts_are_means_over_seeds_in_the_order_asked_for(results):
     assert [run.run for run in found.runs] == ["c", "a", "b"] and found.compared == ("c", "a")
     first = found.runs[0].by_frequency["P@1"]
     assert [value.mean for value in first] == [group + 2.0 for group in range(10)] and first[0].n == 2
-    assert [group.frequency for group in found.groups][:2] == ["1", "2"]
+    assert [group["frequency"] for group in found.groups][:2] == ["1", "2"]
     assert [value.mean for value in found.runs[0].by_query_image] == [50.0, 40.0]
     assert len(found.charts) == 5 and "c: 1 2.0" in found.charts[0]
 
 
-def test_no_queries_without_an_image_is_not_a_precision_of_nought(results):
+def test_without_queries_there_is_no_precision(results):
     folder = write_result(results, "picto", "a", 0, METRICS)
     add_parts(folder, parts())
     (found,) = breakdowns(load([folder]), ["a"])

@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-from functools import cache
+import re
 
 import numpy as np
 import pytest
 import yaml
-from result_files import REPO, copy_config, write_corpus
+from report_page import CONFIG, build, rows, sources
+from result_files import write_corpus
 
-from vixml.config.tables import FactsSpec, load_any_tables
+from vixml.config.load import read_yaml
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
-from vixml.report.facts import Measured, build_tables, compare, statistics
-from vixml.report.results import Results
-from vixml.report.tables import Sources
-from vixml.report.write_tables import to_csv, to_latex, to_markdown
+from vixml.files import read_json, write_json
+from vixml.report.tables import Measured, compare, statistics
+from vixml.report.write_tables import to_markdown
 
-CONFIG = REPO / "config"
 NAMES = ("table8", "table9", "latencies", "claims")
-
-
-@cache
-def sources():
-    return Sources.load(CONFIG, Results())
-
-
-def build(name, config_dir=CONFIG, found=None, measured=None):
-    [spec] = load_any_tables(config_dir, [name])
-    assert isinstance(spec, FactsSpec)
-    [table] = build_tables([spec], found or sources(), measured)
-    return table
-
-
-def rows(table):
-    return list(csv.DictReader(to_csv(table).splitlines()))
 
 
 def reported(name):
@@ -52,12 +35,17 @@ def test_every_published_fact_has_one_place():
     assert sorted(cell.published for cell in build("table9").cells(True)) == sorted(table9)
     said = {"latencies": [], "claims": []}
     for row in reported("other_facts"):
-        latency = row["topic"].startswith("latency")
-        said["latencies" if latency else "claims"].append(
-            row["value"] if latency else f"{row['value']} {row['unit']}".strip()
-        )
+        if row["topic"].startswith("latency"):
+            said["latencies"].append(row["value"])
+        else:
+            said["claims"].append(f"{row['value']} {row['unit']}".strip())
     for name, values in said.items():
         assert sorted(cell.published for cell in build(name).cells(True)) == sorted(values)
+
+
+def test_the_runs_named_beside_stated_times_exist():
+    named = {(row["dataset"], row["run"]) for row in reported("other_facts") if row["run"]}
+    assert len(named) == 7 and named <= sources().registry.runs.keys()
 
 
 @pytest.mark.parametrize(
@@ -84,7 +72,7 @@ def test_a_corpus_is_counted_as_by_hand(tmp_path):
     assert found["pct_test_queries_with_images"] == pytest.approx(100 * np.mean(with_images))
 
 
-def test_what_was_counted_stands_in_its_row_and_a_stand_in_confirms_nothing(tmp_path):
+def test_counts_are_shown_in_their_row_and_a_stand_in_confirms_nothing(tmp_path):
     corpus_dir, _ = write_corpus(tmp_path)
     assert corpus_dir.parent.name == "picto"
     before, after = rows(build("table8")), rows(build("table8", measured=Measured({"picto": corpus_dir})))
@@ -96,15 +84,11 @@ def test_what_was_counted_stands_in_its_row_and_a_stand_in_confirms_nothing(tmp_
     assert row["train queries verdict"] == "below" and row["train queries paper"] == "294,805"
 
 
-def test_a_changed_entry_of_the_registry_changes_its_cell_alone(tmp_path):
-    config_dir = tmp_path / "config"
-    copy_config(config_dir)
-    path = config_dir / "models.yaml"
-    before = rows(build("table9", config_dir, Sources.load(config_dir, Results())))
-    models = yaml.safe_load(path.read_text(encoding="utf-8"))
+def test_a_changed_entry_of_the_registry_changes_its_cell_alone(config_dir):
+    before, models = rows(build("table9", config_dir)), read_yaml(config_dir / "models.yaml")
     models["text_models"]["qwen2.5-3b"]["n_parameters"] = 3_100_000_000
-    path.write_text(yaml.safe_dump(models), encoding="utf-8")
-    after = rows(build("table9", config_dir, Sources.load(config_dir, Results())))
+    (config_dir / "models.yaml").write_text(yaml.safe_dump(models), encoding="utf-8")
+    after = rows(build("table9", config_dir))
     changed = {(b["row"], key) for b, a in zip(before, after, strict=True) for key in b if b[key] != a[key]}
     assert changed == {
         ("Qwen2.5-3B-I", "parameters ours"), ("Qwen2.5-3B-I", "parameters verdict"), ("Qwen2.5-3B-I", "note"),
@@ -117,19 +101,12 @@ def latency(folder, dataset="picto", run="text-minilm-l3", version=1):
         step: {"median": 0.5, "low": 0.4, "high": 0.7}
         for step in ("tokenise", "encode_alone", "encode_batched", "search")
     }
-    found = {
-        "schema_version": version,
-        "dataset": dataset,
-        "run": run,
-        "seed": 0,
-        "device": "a processor",
-        "threads": 1,
-    }
-    (folder / "latency.json").write_text(json.dumps(found | {"batch_size": 8, "milliseconds": steps}), encoding="utf-8")
+    about = {"schema_version": version, "dataset": dataset, "run": run, "seed": 0, "device": "a processor"}
+    write_json(folder / "latency.json", about | {"threads": 1, "batch_size": 8, "milliseconds": steps})
     return folder
 
 
-def test_latencies_stand_beside_the_papers_or_in_rows_of_their_own(tmp_path):
+def test_latencies_are_beside_the_papers_or_in_other_rows(tmp_path):
     own = latency(tmp_path / "one")
     theirs = latency(tmp_path / "two", "LF-AmazonTitles-131K", "text-bert")
     table = build("latencies", measured=Measured(latencies=(own, theirs)))
@@ -138,7 +115,7 @@ def test_latencies_stand_beside_the_papers_or_in_rows_of_their_own(tmp_path):
     assert found["BERT text-only, length 32, per query"]["encode, a batch verdict"] == "not-comparable"
     assert found["BERT ViXML, per query"]["encode, a batch ours"] == "not run"
     assert found["MiniLM-L3"]["search verdict"] == "stand-in" and len(found) == 6
-    with pytest.raises(VixmlError, match="not a latency of this version"):
+    with pytest.raises(VixmlError, match="another schema version"):
         build("latencies", measured=Measured(latencies=(latency(tmp_path / "old", version=0),)))
 
 
@@ -154,42 +131,32 @@ def test_two_measurements_of_one_cell_are_both_named(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"low": 0.0}, {"median": float("nan")}, {"high": 0.1}])
-def test_a_latency_that_is_no_time_is_refused_with_its_file(tmp_path, change):
+def test_an_invalid_latency_is_refused_with_its_file(tmp_path, change):
     folder = latency(tmp_path / "one")
-    found = json.loads((folder / "latency.json").read_text(encoding="utf-8"))
+    found = read_json(folder / "latency.json")
     found["milliseconds"]["search"] |= change
-    (folder / "latency.json").write_text(json.dumps(found), encoding="utf-8")
+    (folder / "latency.json").write_text(json.dumps(found), encoding="utf-8")  # as Python writes NaN
     with pytest.raises(VixmlError, match="no time") as caught:
         build("latencies", measured=Measured(latencies=(folder,)))
     assert f"{folder / 'latency.json'}: milliseconds.search" in str(caught.value)
 
 
 @pytest.mark.parametrize("change", ["drop", "add"])
-def test_a_sentence_without_a_row_and_a_row_without_a_sentence_are_errors(tmp_path, change):
-    config_dir = tmp_path / "config"
-    copy_config(config_dir)
-    path = config_dir / "tables" / "claims.yaml"
-    spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    spec["claims"] = (
-        spec["claims"][1:] if change == "drop" else [*spec["claims"], spec["claims"][0] | {"item": "another"}]
-    )
+def test_a_sentence_without_a_row_and_a_row_without_a_sentence_are_errors(config_dir, change):
+    path = config_dir / "tables/claims.yaml"
+    spec = read_yaml(path)
+    first, *others = spec["claims"]
+    spec["claims"] = others if change == "drop" else [first, *others, first | {"item": "another"}]
     path.write_text(yaml.safe_dump(spec), encoding="utf-8")
-    with pytest.raises(VixmlError, match="not in step"):
-        build("claims", config_dir, Sources.load(config_dir, Results()))
+    with pytest.raises(VixmlError, match="different sentences"):
+        build("claims", config_dir)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_form_has_every_row_and_latex_its_columns(name):
+def test_every_form_has_every_row(name):
     table = build(name)
-    lines = [line for section in table.sections for line in section.rows]
-    markdown, latex = to_markdown(table), to_latex(table)
-    assert len(rows(table)) == len(lines)
-    for line in lines:
-        assert f"| {line.label.replace('|', chr(92) + '|')} |" in markdown
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == len(table.sections)
-    width = None
-    for text in latex.splitlines():
-        if text.startswith(r"\begin{tabular}"):
-            width = len(text.split("{")[-1].rstrip("}"))
-        elif text.endswith(r"\\") and "multicolumn" not in text:
-            assert text.replace(r"\&", "").count("&") == width - 1, text
+    labels = [row.label for section in table.sections for row in section.rows]
+    assert [row["row"] for row in rows(table)] == labels
+    found = re.findall(r"^\| (.*?) \| ", to_markdown(table).split("## Verdicts")[0], re.MULTILINE)
+    heads = (table.spec.row_title, "run")
+    assert [label.replace("\\|", "|") for label in found if label not in heads] == labels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 
@@ -13,6 +12,7 @@ from result_files import METRICS, copy_config, write_picto, write_result
 from vixml.config.published import load_published
 from vixml.config.tables import load_figures
 from vixml.errors import VixmlError
+from vixml.files import read_json
 from vixml.report.figures import make_figures, points, spread
 from vixml.report.results import load
 
@@ -42,6 +42,8 @@ def test_files_and_their_bytes(drawn, config_dir, tmp_path):
     text = (first / "figure2.svg").read_text(encoding="utf-8")
     assert ET.fromstring(text).tag.endswith("svg")
     assert "<dc:date>" not in text
+    inputs = read_json(first / "manifest.json")["inputs"]
+    assert "figure/figure2" in inputs and "score/picto/vixml-minilm-l3/seed2/test" in inputs
 
 
 def test_published_values_have_no_hours(drawn):
@@ -50,10 +52,8 @@ def test_published_values_have_no_hours(drawn):
     assert len(published) == 12
     assert {r["hours"] for r in rows if r["kind"] in ("published", "line")} == {""}
     assert {r["hours_are"] for r in published} == {"not tabulated by the paper"}
-    assert {(r["label"], r["P@1"]) for r in published if r["modality"] == "text"} >= {
-        ("MiniLM-L3", "41.72"),
-        ("BERT", "45.87"),
-    }
+    text = {(r["label"], r["P@1"]) for r in published if r["modality"] == "text"}
+    assert text >= {("MiniLM-L3", "41.72"), ("BERT", "45.87")}
     assert [r["P@1"] for r in rows if r["kind"] == "line"] == ["47.01"]
 
 
@@ -72,22 +72,14 @@ def test_without_results_the_paper_alone_is_drawn(config_dir, tmp_path):
     assert (tmp_path / "f" / "figure2.png").stat().st_size > 10_000
 
 
-def test_a_run_without_time_is_not_given_any(config_dir, results):
+def test_a_run_without_time_and_a_level_without_a_published_value_are_refused(config_dir, results):
     score = write_result(results, "picto", "text-minilm-l3", 0, METRICS)
+    [spec], published = load_figures(config_dir, ["figure2"]), load_published(config_dir)
     with pytest.raises(VixmlError, match="training time"):
-        points(load_figures(config_dir, ["figure2"])[0], load_published(config_dir), load([score]))
-
-
-def test_a_level_must_be_one_published_value(config_dir):
-    path = config_dir / "figures" / "figure2.yaml"
-    path.write_text(path.read_text(encoding="utf-8").replace("method: MOGIC", "method: MAGIC"), encoding="utf-8")
+        points(spec, published, load([score]))
+    line = spec.lines[0].model_copy(update={"published": {"method": "MAGIC"}})
     with pytest.raises(VixmlError, match="exactly one published value"):
-        points(load_figures(config_dir, ["figure2"])[0], load_published(config_dir), load([]))
-
-
-def test_manifest_names_what_was_read(drawn):
-    inputs = json.loads((drawn[1] / "manifest.json").read_text(encoding="utf-8"))["inputs"]
-    assert "figure/figure2" in inputs and "score/picto/vixml-minilm-l3/seed2/test" in inputs
+        points(spec.model_copy(update={"lines": [line]}), published, load([]))
 
 
 def test_labels_are_moved_apart_and_keep_their_order():

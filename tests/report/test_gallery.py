@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from report_page import COMPARE, make_everything
+from report_page import COMPARE
 from result_files import METRICS, png, write_corpus, write_predictions, write_result
 
 from vixml.errors import VixmlError
@@ -17,24 +17,18 @@ from vixml.report.report import N_EXTREMES, PIXELS, _data_uri, extremes, gallery
 from vixml.report.results import load
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Make one report of everything, once."""
-    return make_everything(tmp_path_factory.mktemp("gallery"))
-
-
 def test_the_sample_does_not_depend_on_results():
     assert sample(1123).tolist() == sample(1123).tolist()
     assert len(sample(1123)) == 12 == len(set(sample(1123).tolist()))
     assert sorted(sample(5).tolist()) == [0, 1, 2, 3, 4]
 
 
-def test_gallery_marks_true_labels_and_skips_missing_images(made):
-    folders, _, options, _ = made
-    found = gallery(options.corpus, options.images, (*COMPARE, "absent"), load(folders))
+def test_gallery_marks_true_labels_and_skips_missing_images(everything):
+    options = everything.options
+    found = gallery(options.corpus, options.images, (*COMPARE, "absent"), load(everything.folders))
     assert found.runs == ((COMPARE[0], 0), (COMPARE[1], 0), ("absent", None))
-    assert [q.row for q in found.queries] == sample(30).tolist()
-    for query in found.queries:
+    assert [q.row for q in found.parts[0].queries] == sample(30).tolist()
+    for query in found.parts[0].queries:
         text, image = query.answers
         # ViXML answers row, row + 1, ...; text starts one later. True are row and row + 3.
         assert [hit for _, hit in image.labels] == [True, False, False, True, False]
@@ -54,7 +48,7 @@ def test_predictions_of_another_corpus(results):
         gallery(corpus, images, COMPARE, load([score]))
 
 
-def test_extremes_are_the_largest_and_ties_stand_by_row():
+def test_extremes_are_the_largest_with_ties_by_row():
     random = np.random.default_rng(0)
     for _ in range(50):
         gain = random.integers(-3, 4, size=40)
@@ -84,7 +78,7 @@ def changed(results):
     return folders, corpus, images
 
 
-def test_gains_and_losses_are_told_from_the_sample(changed):
+def test_gains_and_losses_are_marked_as_picked_by_outcome(changed):
     folders, corpus, images = changed
     blind, gains, losses = gallery(corpus, images, COMPARE, load(folders)).parts
     assert [query.row for query in gains.queries] == [9] and [query.row for query in losses.queries] == [7]

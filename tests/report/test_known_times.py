@@ -25,7 +25,7 @@ def test_the_speeds_of_the_host_are_those_of_the_rehearsal():
     assert HARDWARE["cpu"].clusters == CLUSTERS < HARDWARE["gpu"].clusters
 
 
-def test_the_rehearsal_is_told_part_by_part(tmp_path):
+def test_the_rehearsal_is_listed_part_by_part(tmp_path):
     one = {"rows": 1000, "size": 0.0625, "seconds": 0.25, "peak_mb": 512}
     two = {"rows": 16000, "size": 1, "seconds": 4.0, "peak_mb": 2048}
     path = tmp_path / "scale.json"

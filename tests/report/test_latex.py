@@ -7,12 +7,11 @@ import shutil
 import subprocess
 
 import pytest
-from report_page import build
+from report_page import EVERY_TABLE, build
 from result_files import METRICS, PICTO, REPO, register_real, write_picto, write_real, write_result
 
 from vixml.report.write_tables import delta, escape, make_tables, to_latex
 
-EVERY = sorted(path.stem for path in (REPO / "config/tables").glob("*.yaml"))
 EVERY_METRIC = METRICS | {"R@10": 60.0}
 COMMANDS = {
     "begin", "end", "toprule", "midrule", "bottomrule", "cmidrule", "multicolumn", "textit", "pm", "Delta",
@@ -35,10 +34,12 @@ def fields(line):
 @pytest.fixture(scope="module")
 def without_results(tmp_path_factory):
     """Every table as it is written where nothing was run."""
-    return dict(zip(EVERY, written(REPO / "config", EVERY, tmp_path_factory.mktemp("tables") / "t"), strict=True))
+    return dict(
+        zip(EVERY_TABLE, written(REPO / "config", EVERY_TABLE, tmp_path_factory.mktemp("tables") / "t"), strict=True)
+    )
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY_TABLE)
 def test_every_row_fills_its_columns_and_every_brace_is_closed(name, without_results):
     text = without_results[name]
     body = [line for line in text.splitlines() if not line.startswith("%")]
@@ -58,7 +59,7 @@ def test_every_row_fills_its_columns_and_every_brace_is_closed(name, without_res
 
 def test_values_and_differences_are_those_of_the_table(config_dir, results):
     register_real(config_dir)
-    table = build(config_dir, write_picto(results) + write_real(results, shift=2.0))
+    table = build("table1", config_dir, write_picto(results) + write_real(results, shift=2.0))
     text = to_latex(table)
     line = next(line for line in text.splitlines() if line.startswith("MiniLM-L3 &"))
     assert "41.72 & 43.72 $\\pm$ 0.00 (3) & +2.00 &" in line
@@ -67,7 +68,7 @@ def test_values_and_differences_are_those_of_the_table(config_dir, results):
     assert "not run" in text and "--" in text
 
 
-def test_signs_of_latex_are_printed_not_read():
+def test_special_characters_of_latex_are_escaped():
     assert escape(r"50 % of {a_b} & #1 $x$ \cmd ^ ~ <|eos|>") == (
         r"50 \% of \{a\_b\} \& \#1 \$x\$ \textbackslash{}cmd \textasciicircum{} \textasciitilde{} "
         r"\textless{}\textbar{}eos\textbar{}\textgreater{}"
@@ -78,15 +79,11 @@ def test_signs_of_latex_are_printed_not_read():
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (Debian: texlive-latex-recommended)")
 def test_it_compiles(tmp_path):
     folders = [write_result(tmp_path / "results", "picto", run, 0, EVERY_METRIC) for run in PICTO]
-    body = "\n\n".join(written(REPO / "config", EVERY, tmp_path / "t", folders))
+    body = "\n\n".join(written(REPO / "config", EVERY_TABLE, tmp_path / "t", folders))
     document = "\\documentclass[a1paper]{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}\n"
     (tmp_path / "all.tex").write_text(document, encoding="utf-8")
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
-    # LaTeX prints a box in place of a sign that its fonts lack, and goes on.
+    # LaTeX prints a box in place of a sign that its fonts lack, and continues.
     assert "Missing character" not in (tmp_path / "all.log").read_text(encoding="latin-1")

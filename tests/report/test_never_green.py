@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from result_files import REPO
+from report_page import CONFIG, build, sources
 
 from vixml.config.published import PAPER
 from vixml.config.tables import load_tables
 from vixml.report.results import GREEN, Registry, Result, Results, aggregate, judge
-from vixml.report.tables import Row, Sources, Table, build_table
+from vixml.report.tables import Row, Sources, Table, build_tables
 
-CONFIG = REPO / "config"
-SPECS = load_tables(CONFIG, sorted(path.stem for path in (CONFIG / "tables").glob("*.yaml")))
+SPECS = load_tables(CONFIG)
 METRICS = sorted({metric for spec in SPECS for metric in spec.metrics})
 PERCENT = st.floats(0, 100, allow_nan=False)
 
 
-@cache
-def sources() -> Sources:
-    return Sources.load(CONFIG, Results())
+def exactly(n: int, values: st.SearchStrategy) -> st.SearchStrategy:
+    """Return lists of n values."""
+    return st.lists(values, min_size=n, max_size=n)
 
 
 @cache
 def nothing_ran() -> dict[str, Table]:
-    return {spec.id: build_table(spec, sources()) for spec in SPECS}
+    return {spec.id: build(spec.id) for spec in SPECS}
 
 
 def results(runs: set[tuple[str, str]], values: dict[str, list[float]]) -> Results:
@@ -43,8 +43,7 @@ def results(runs: set[tuple[str, str]], values: dict[str, list[float]]) -> Resul
 
 
 def with_results(found: Results, registry: Registry | None = None) -> Sources:
-    old = sources()
-    return Sources(old.published, old.runs, old.sizes, registry or old.registry, found, CONFIG)
+    return replace(sources(), registry=registry or sources().registry, results=found, costs={})
 
 
 PICTO = {(block.dataset, row.run) for spec in SPECS for block in spec.measured for row in block.rows}
@@ -60,19 +59,11 @@ def test_a_stand_in_is_judged_before_its_value_is_looked_at(ours, printed, decim
 
 
 @settings(deadline=None, max_examples=15)
-@given(
-    st.integers(1, 5).flatmap(
-        lambda n: st.lists(
-            st.lists(st.sampled_from(PUBLISHED), min_size=n, max_size=n),
-            min_size=len(METRICS),
-            max_size=len(METRICS),
-        )
-    )
-)
+@given(st.integers(1, 5).flatmap(lambda n: exactly(len(METRICS), exactly(n, st.sampled_from(PUBLISHED)))))
 def test_picto_with_the_papers_own_values_confirms_nothing_in_any_table(values):
     found = with_results(results(PICTO, dict(zip(METRICS, values, strict=True))))
     for spec in SPECS:
-        table = build_table(spec, found)
+        [table] = build_tables([spec], found)
         own = {cell.verdict.state for cell in table.cells(published=False)}
         assert own and own <= {"stand-in", "not-run"} and not own & GREEN
         assert table.cells(published=True) == nothing_ran()[spec.id].cells(published=True), (
@@ -98,25 +89,22 @@ def judged(registry: Registry) -> list[tuple[str, str, bool, set[str]]]:
     found = []
     for spec in SPECS:
         rounds: list[dict[tuple[str, str], tuple[Row, Results]]] = []  # of two rows of one run, each in another one
-        for section in (section for section in nothing_ran()[spec.id].sections if section.published):
-            for line in (line for line in section.rows if line.run):
-                # Five seeds: a row of one seed reads its own.
-                exact = dict.fromkeys(METRICS, [50.0] * 5) | {c.column: [c.entry.value] * 5 for c in line.cells}
-                key = (section.dataset, line.run)
-                free = next((rows for rows in rounds if key not in rows), None)
-                if free is None:
-                    rounds.append(free := {})
-                free[key] = line, results({key}, exact)
+        for section, line in nothing_ran()[spec.id].rows(published=True):
+            if not line.run:
+                continue
+            # Five seeds: a row of one seed reads its own.
+            exact = dict.fromkeys(METRICS, [50.0] * 5) | {c.column: [c.entry.value] * 5 for c in line.cells}
+            key = (section.dataset, line.run)
+            free = next((rows for rows in rounds if key not in rows), None)
+            if free is None:
+                rounds.append(free := {})
+            free[key] = line, results({key}, exact)
         for rows in rounds:
             ran = Results({key: measured.by_run[key] for key, (_, measured) in rows.items()})
-            table = build_table(spec, with_results(ran, registry))
+            [table] = build_tables([spec], with_results(ran, registry))
             for (dataset, run), (line, _) in rows.items():
-                [own] = [
-                    one
-                    for section in table.sections
-                    for one in section.rows
-                    if (section.dataset, one.block, one.label) == (dataset, line.block, line.label)
-                ]
+                key = (dataset, line.block, line.label)
+                [own] = [row for section, row in table.rows(True) if (section.dataset, row.block, row.label) == key]
                 reads_images = registry.runs[dataset, run].needs_embeddings
                 found.append((spec.id, line.label, reads_images, {cell.verdict.state for cell in own.cells}))
     return found

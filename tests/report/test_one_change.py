@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from printed_forms import read_report, read_tables
 from result_files import copy_config, register_real, write_picto, write_real
 
+from vixml.files import read_json, write_json
 from vixml.report.report import ReportOptions, make_report
 from vixml.report.write_tables import make_tables
 
@@ -34,19 +34,15 @@ class World:
         out, folders = self.root / f"made{self.made}", self.folders if folders is None else folders
         make_tables(folders, self.config, TABLES, out / "t")
         make_report(folders, self.config, TABLES, ReportOptions(), out / "r")
-        page = (out / "r" / "report.html").read_text(encoding="utf-8")
-        return (
-            read_tables(out / "t", TABLES),
-            read_report(page),
-            json.loads((out / "t" / "summary.json").read_text(encoding="utf-8")),
-        )
+        page = read_report((out / "r/report.html").read_text(encoding="utf-8"))
+        return read_tables(out / "t", TABLES), page, read_json(out / "t/summary.json")
 
     def edit(self, dataset: str, run: str, metric: str, by: float) -> None:
         """Change one metric of one seed."""
         path = self.root / "results/runs" / dataset / run / "seed1/test/score/scores.json"
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         value["metrics"][metric] += by
-        path.write_text(json.dumps(value), encoding="utf-8")
+        write_json(path, value)
 
 
 @pytest.fixture
@@ -66,11 +62,8 @@ def test_an_edited_value_moves_its_cells_in_every_form(world):
     world.edit("picto", RUN, PSP, 3.0)
     tables_after, page_after, summary_after = world.make()
     found = changed(tables, tables_after)
-    expected = {
-        "csv": {f"{PSP} {part}" for part in ("ours", "sd", "low", "high")},
-        "md": {f"ours {PSP}"},
-        "tex": {f"ours {PSP}"},
-    }
+    expected = {"csv": {f"{PSP} {part}" for part in ("ours", "sd", "low", "high")}}
+    expected |= {form: {f"ours {PSP}"} for form in ("md", "tex")}
     assert {(key[0], key[1], key[4]): columns for key, columns in found.items()} == {
         (form, table, label): columns for form, columns in expected.items() for table, label in LABELS.items()
     }
@@ -102,7 +95,7 @@ def test_an_edited_value_of_the_papers_data_moves_difference_and_verdict_too(wor
     assert {s: after[s] - before[s] for s in before if after[s] != before[s]} == {"above": -1, "consistent": 1}
 
 
-def test_a_run_that_is_gone_turns_its_cells_to_not_run_and_nothing_else(world):
+def test_a_removed_run_turns_its_cells_to_not_run_and_nothing_else(world):
     tables, page, summary = world.make()
     tables_after, page_after, summary_after = world.make([f for f in world.folders if f.parts[-4] != RUN])
     found = changed(tables, tables_after)

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
-from report_page import TABLES, Page, make_everything
+from report_page import TABLES, Page
 
 from vixml.errors import VixmlError
+from vixml.files import read_json
 from vixml.report.report import ReportOptions, make_report
 
 TEMPLATES = Path(make_report.__code__.co_filename).parent / "templates"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Make one report of everything, once."""
-    return make_everything(tmp_path_factory.mktemp("report"))
+def page(everything):
+    return Page(everything.text)
 
 
-@pytest.fixture(scope="module")
-def text(made):
-    return (made[3] / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def page(text):
-    return Page(text)
+@pytest.fixture
+def text(everything):
+    return everything.text
 
 
 def test_nothing_is_fetched(page, text):
@@ -41,7 +35,7 @@ def test_nothing_is_fetched(page, text):
     assert "@import" not in text and "url(" not in text
 
 
-def test_every_image_has_words_and_every_table_a_caption(page):
+def test_every_image_has_an_alternative_text_and_every_table_a_caption(page):
     images = page.all("img")
     assert len(images) >= 12
     assert all(attrs.get("alt", "").strip() for attrs in images)
@@ -68,7 +62,7 @@ def test_it_warns_prints_and_follows_dark_mode(text):
     assert "make demo" in text and "c0ffee000000" in text
 
 
-def test_numbers_agree_with_the_results(text):
+def test_numbers_are_those_of_the_results(text):
     assert text.count("49.97 ± 0.50") == 2  # main numbers, and its table
     assert text.count(">41.72</button>") == 1
 
@@ -77,16 +71,15 @@ def test_texts_of_the_data_are_escaped(text):
     assert "test 2 &lt;&amp;&gt;" in text and "<&>" not in text
 
 
-def test_the_same_bytes_again(made, tmp_path):
-    folders, config, options, report = made
-    make_report(list(reversed(folders)), config, TABLES, options, tmp_path / "r")
-    assert (tmp_path / "r" / "report.html").read_bytes() == (report / "report.html").read_bytes()
-    inputs = json.loads((report / "manifest.json").read_text(encoding="utf-8"))["inputs"]
+def test_the_same_bytes_again(everything, tmp_path):
+    make_report(everything.folders[::-1], everything.config, TABLES, everything.options, tmp_path / "r")
+    assert (tmp_path / "r" / "report.html").read_text(encoding="utf-8") == everything.text
+    inputs = read_json(everything.report / "manifest.json")["inputs"]
     assert {"corpus", "images", "figures", "table/table1", "log/picto/vixml-minilm-l3/seed0"} <= set(inputs)
     assert "predictions/picto/vixml-minilm-l3/seed1" in inputs
 
 
-def test_what_was_run_comes_first_and_what_was_not_is_folded(page, text):
+def test_rows_that_were_run_come_first_and_the_others_are_folded(page, text):
     order = re.findall(r'<section id="(\w+)"', text)
     assert order[:3] == ["numbers", "gallery", "tables"] and order.index("verdicts") > order.index("tables")
     main = text[text.index('<section id="numbers"') : text.index('<section id="gallery"')]
@@ -98,18 +91,15 @@ def test_what_was_run_comes_first_and_what_was_not_is_folded(page, text):
     assert "49.97 ± 0.50" in tables and tables.index("49.97 ± 0.50") < tables.index("<details")
 
 
-def test_a_report_of_nothing(made, tmp_path):
-    make_report([], made[1], ["table1"], ReportOptions(), tmp_path / "r")
+def test_a_report_of_nothing(everything, tmp_path):
+    make_report([], everything.config, ["table1"], ReportOptions(), tmp_path / "r")
     page = Page((tmp_path / "r" / "report.html").read_text(encoding="utf-8"))
     assert "Gallery" not in page.text and page.all("img") == []
+    with pytest.raises(VixmlError, match="both"):  # a gallery needs corpus and images
+        make_report([], everything.config, ["table1"], ReportOptions(corpus=everything.options.corpus), tmp_path / "r")
 
 
-def test_the_gallery_needs_both_folders(made, tmp_path):
-    with pytest.raises(VixmlError, match="both"):
-        make_report([], made[1], ["table1"], ReportOptions(corpus=made[2].corpus), tmp_path / "r")
-
-
-def test_a_run_stands_in_the_page_once_however_many_cells_open_it(page, text):
+def test_a_run_is_in_the_page_once_however_many_cells_open_it(page, text):
     opened = [attrs["popovertarget"] for attrs in page.all("button") if attrs.get("class") == "open"]
     key = "run-picto-vixml-minilm-l3"
     assert opened.count(key) >= 4 and text.count(f'id="{key}"') == 1
@@ -124,8 +114,8 @@ def test_every_cell_opens(page):
     assert len(printed) == 42
 
 
-def test_the_page_of_a_finished_workflow_stays_small(made):
-    assert (made[3] / "report.html").stat().st_size < 600_000
+def test_the_page_of_a_finished_workflow_stays_small(text):
+    assert len(text.encode()) < 600_000
 
 
 def _colours(text: str) -> dict[str, str]:
@@ -144,7 +134,7 @@ def _contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_words_stand_out_from_their_ground_in_every_scheme():
+def test_text_has_contrast_in_every_colour_scheme():
     css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     roots = [_colours(found) for found in re.findall(r":root \{(.*?)\}", css, re.DOTALL)]
     assert len(roots) == 3

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from chromium import find_chromium, started
 from playwright.sync_api import Browser, Page
-from report_page import make_everything
 
 RUN = "run-picto-vixml-minilm-l3"
 VIEWPORT = {"width": 1280, "height": 900}
@@ -17,9 +16,9 @@ PAPER = "#tables .scroll[aria-label='Table 1, LF-AmazonTitles-131K'] table"
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory) -> Path:
-    """Make one report of everything, once."""
-    return make_everything(tmp_path_factory.mktemp("browser"))[3] / "report.html"
+def report(everything) -> Path:
+    """Return the file of a report of everything."""
+    return everything.report / "report.html"
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+from report_page import CONFIG, EVERY_TABLE, sources
 from result_files import REPO
 
 from vixml.config.published import load_published
 from vixml.config.tables import Comparison, load_any_tables, load_comparisons
 from vixml.errors import VixmlError
-from vixml.report.not_run import missing_cost
 from vixml.report.pages import in_the_paper, pages, reproduction
-from vixml.report.results import Results
-from vixml.report.tables import Sources
+from vixml.report.tables import missing_cost
 from vixml.text import duration
 
-COMPARISONS = load_comparisons(REPO / "config")
+COMPARISONS = load_comparisons(CONFIG)
+PUBLISHED = load_published(CONFIG)
 
 
 def row(run, mean, sd, n):
@@ -38,42 +38,31 @@ def reference(tmp_path):
 
 
 def shape(references):
-    lines = pages(REPO / "config", references)["shape"].splitlines()[2:]
+    lines = pages(CONFIG, references)["shape"].splitlines()[2:]
     return {(one.says, one.runs[1]): line.split(" | ") for one, line in zip(COMPARISONS, lines, strict=True)}
 
 
-def test_the_committed_page_is_in_step():
-    reproduction(REPO / "config", REPO / "docs/reproduction.md", check=True)
-
-
-def test_a_page_that_is_out_of_date_is_refused(tmp_path):
-    page = tmp_path / "page.md"
-    shutil.copy(REPO / "docs/reproduction.md", page)
-    page.write_text(
-        re.sub(r"All together [\d,]+ hours", "All together 3 hours", page.read_text(encoding="utf-8")), encoding="utf-8"
-    )
+def test_the_committed_page_is_up_to_date_and_another_is_refused(tmp_path):
+    committed, page = REPO / "docs/reproduction.md", tmp_path / "page.md"
+    reproduction(CONFIG, committed, check=True)
+    text = re.sub(r"All together [\d,]+ hours", "All together 3 hours", committed.read_text(encoding="utf-8"))
+    page.write_text(text, encoding="utf-8")
     with pytest.raises(VixmlError, match="out of date"):
-        reproduction(REPO / "config", page, check=True)
+        reproduction(CONFIG, page, check=True)
 
 
 def test_every_published_score_is_counted():
-    parts = pages(REPO / "config")["parts"]
+    parts = pages(CONFIG)["parts"]
     counted = [line.split(" | ") for line in parts.splitlines() if line.startswith("| Table")]
     of_scores = [int(cells[2]) for cells in counted if cells[0] not in {"| Table 8", "| Table 9"}]
     tables = {f"Table {number}" for number in range(1, 15)}
-    assert sum(of_scores) == sum(claim.table in tables for claim in load_published(REPO / "config"))
+    assert sum(of_scores) == sum(claim.table in tables for claim in PUBLISHED)
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "n", "word"),
-    [
-        (58.0, 53.0, 3, "yes"),
-        (53.0, 58.0, 3, "the other way"),
-        (53.5, 53.0, 3, "not settled"),
-        (58.0, 53.0, 2, "too few"),
-    ],
-)
-def test_the_word_follows_from_the_interval(reference, ours, theirs, n, word):
+@pytest.mark.parametrize(("ours", "theirs", "n", "word"), [
+    (58.0, 53.0, 3, "yes"), (53.0, 58.0, 3, "the other way"), (53.5, 53.0, 3, "not settled"), (58.0, 53.0, 2, "too few"),
+])  # fmt: skip
+def test_the_verdict_follows_from_the_interval(reference, ours, theirs, n, word):
     found = shape(reference(row("vixml-minilm-l3", ours, 1.0, n), row("text-minilm-l3", theirs, 1.0, n)))
     assert found["images help an encoder", "text-minilm-l3"][6].startswith(word)
 
@@ -87,14 +76,13 @@ def test_a_control_is_read_the_other_way_round(reference, shuffled, word):
     assert cells[5] == f"{shuffled - 53:+.1f} ({shuffled - 53 - half:+.1f} to {shuffled - 53 + half:+.1f})"
 
 
-def test_what_was_not_run_says_so(reference):
+def test_rows_without_a_run_say_so(reference):
     found = shape(reference(row("text-minilm-l3", 53.0, 1.0, 3)))
     assert all("not run" in cells[6] for cells in found.values())
 
 
-def test_what_the_paper_prints_of_a_claim_is_a_difference_of_two_cells_of_its_tables():
-    claims = load_published(REPO / "config")
-    found = {(one.says, one.runs[1]): in_the_paper(one, claims) for one in COMPARISONS}
+def test_a_claim_of_the_paper_is_a_difference_of_two_of_its_cells():
+    found = {(one.says, one.runs[1]): in_the_paper(one, PUBLISHED) for one in COMPARISONS}
     # By hand: 47.18 - 41.72 of Tables 3 and 1, and 55.03 - 53.44 of Table 4 (config/reported/discrepancies.csv).
     assert found["images help an encoder", "text-minilm-l3"] == ["Tables 1 and 3", "+5.46 (MiniLM-L3)"]
     fusion = found["early fusion is ahead of late", "vixml-minilm-l3--late-fusion"]
@@ -106,33 +94,31 @@ def test_what_the_paper_prints_of_a_claim_is_a_difference_of_two_cells_of_its_ta
 
 
 @pytest.mark.parametrize("columns", [{"backbone": "MiniLM-L4"}, {}])
-def test_a_claim_that_no_cell_or_several_stand_behind_is_refused(columns):
+def test_a_claim_must_select_one_cell_each(columns):
     scores = [{"paper_table": "Table 1", **one} for one in (columns, {"backbone": "MiniLM-L3"})]
     odd = Comparison(says="x", runs=("a", "b"), published=scores)
     with pytest.raises(VixmlError, match="exactly one published value"):
-        in_the_paper(odd, load_published(REPO / "config"))
+        in_the_paper(odd, PUBLISHED)
 
 
-def test_published_and_own_values_never_share_a_column():
-    head, _, *lines = pages(REPO / "config")["shape"].splitlines()
+def test_published_values_and_ours_never_share_a_column():
+    head, _, *lines = pages(CONFIG)["shape"].splitlines()
     columns = [name.strip() for name in head.strip("| ").split(" | ")]
-    published = {claim.printed for claim in load_published(REPO / "config")}
+    published = {claim.printed for claim in PUBLISHED}
     assert columns[2].startswith("paper") and not any("paper" in name for name in columns[3:])
     for line in lines:
         assert not published & set(re.findall(r"\d+\.\d\d\b", "|".join(line.split(" | ")[3:])))
 
 
 def test_hours_and_disk_are_those_of_what_was_not_run():
-    config, names = REPO / "config", sorted(path.stem for path in (REPO / "config/tables").glob("*.yaml"))
-    missing = missing_cost(load_any_tables(config, names), Sources.load(config, Results()))
-    said = pages(config)["parts"]
+    missing, said = missing_cost(load_any_tables(CONFIG), sources()), pages(CONFIG)["parts"]
     shown = {line.split(" | ")[6].strip("` |"): line.split(" | ")[4] for line in said.splitlines() if "`" in line}
-    assert shown == {name: duration(missing.by_table[name].hours or None) for name in names}
+    assert shown == {name: duration(missing.by_table[name].hours or None) for name in EVERY_TABLE}
     assert f"All together {missing.total.hours:,.0f} hours" in said
 
 
 def test_every_part_of_the_paper_and_every_deviation_has_its_line():
-    made = pages(REPO / "config")
+    made = pages(CONFIG)
     parts = [f"Table {n}" for n in range(1, 15)] + ["Figure 1", "Figure 2", "Text latency", "Text time", "Text PRIME"]
     shown = re.findall(r"^\| ((?:Table|Figure|Text) \w+) \|", made["parts"], re.MULTILINE)
     assert sorted(shown) == sorted(parts)

@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from result_files import METRICS, write_manifest, write_picto, write_result
+from result_files import METRICS, write_picto, write_result
 
 from vixml.errors import VixmlError
+from vixml.files import read_json, write_json
 from vixml.provenance import stage
 from vixml.report.results import find, hours_over_seeds, load, metric_over_seeds
-
-
-def change(score, file="scores.json", without="", **keys):
-    value = json.loads((score / file).read_text(encoding="utf-8")) | keys
-    value.pop(without, None)
-    (score / file).write_text(json.dumps(value), encoding="utf-8")
 
 
 def test_reads_scores_hours_and_manifest(results):
@@ -32,10 +27,7 @@ def test_fixture_manifests_have_the_keys_of_real_ones(tmp_path, results):
     with stage(tmp_path / "real", "score", config={"seed": 0}, inputs={}):
         pass
     fake = write_result(results, "picto", "popularity", 0, METRICS)
-    keys = [
-        set(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))) for folder in (tmp_path / "real", fake)
-    ]
-    assert keys[0] == keys[1]
+    assert read_json(tmp_path / "real/manifest.json").keys() == read_json(fake / "manifest.json").keys()
 
 
 def test_find_lists_finished_test_scores_only(results):
@@ -72,7 +64,9 @@ def test_a_reusing_run_has_the_training_of_the_run_it_reuses(results, monkeypatc
 
 def test_a_score_from_before_models_were_reused_is_of_its_own_model(results):
     score = write_result(results, "picto", "text-minilm-l3", 0, METRICS, minutes=3.0)
-    change(score, without="trained_as")
+    value = read_json(score / "scores.json")
+    del value["trained_as"]
+    write_json(score / "scores.json", value)
     [result] = load([score]).all()
     assert result.trained_as == "text-minilm-l3" and not result.reuses and result.hours == pytest.approx(0.05)
 
@@ -89,37 +83,37 @@ def test_seeds_are_ordered_and_summarised(results):
     assert found.of("picto", None) == () and metric_over_seeds((), "P@1") is None
 
 
-@pytest.mark.parametrize("value", [-0.1, 100.1, float("nan"), float("inf"), "50", None])
-def test_a_metric_that_is_no_percentage(results, value):
-    score = write_result(results, "picto", "popularity", 0, METRICS)
-    change(score, metrics=METRICS | {"P@1": value})
-    with pytest.raises(VixmlError, match="not a percentage") as caught:
-        load([score])
-    assert "metrics.P@1" in str(caught.value)
+SCORES, TRAINING, MANIFEST = "test/score/scores.json", "model/training.json", "test/score/manifest.json"
+VERSION, TIME = "schema version", "no valid time"
+BAD = [
+    *((SCORES, {"metrics": METRICS | {"P@1": value}}, "not a percentage", "scores.json: metrics.P@1")
+      for value in (-0.1, 100.1, float("nan"), float("inf"), "50", None)),
+    *((SCORES, {"schema_version": version}, VERSION, "scores.json") for version in (0, 2, None, "1")),
+    (SCORES, [], VERSION, "scores.json"),
+    (SCORES, {"split": ...}, "lacks a key", "scores.json"),
+    (SCORES, "{", "not a JSON file", "scores.json:1"),
+    (TRAINING, {"schema_version": 9}, VERSION, "training.json"),
+    *((TRAINING, {"seconds": seconds}, TIME, "training.json: seconds") for seconds in (..., 0, float("nan"), "60")),
+    (MANIFEST, {"schema_version": 7}, VERSION, "manifest.json"),
+    (MANIFEST, None, "missing", "manifest.json"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
-def test_another_schema_version(results, version):
-    score = write_result(results, "picto", "popularity", 0, METRICS)
-    change(score, schema_version=version)
-    with pytest.raises(VixmlError, match="schema version") as caught:
-        load([score])
-    assert str(score / "scores.json") in str(caught.value)
-
-
-def test_another_schema_version_of_the_training_record(results):
+@pytest.mark.parametrize(("file", "keys", "message", "where"), BAD)
+def test_a_damaged_result_is_refused_with_its_file(results, file, keys, message, where):
     score = write_result(results, "picto", "r", 0, METRICS, minutes=1)
-    (score.parent.parent / "model" / "training.json").write_text('{"schema_version": 9}', encoding="utf-8")
-    with pytest.raises(VixmlError, match="schema version") as caught:
+    path = score.parents[1] / file
+    if keys is None:
+        path.unlink()
+    elif isinstance(keys, dict):
+        path.write_text(
+            json.dumps({k: v for k, v in (read_json(path) | keys).items() if v is not ...}), encoding="utf-8"
+        )
+    else:
+        path.write_text(keys or "[]", encoding="utf-8")
+    with pytest.raises(VixmlError, match=message) as caught:
         load([score])
-    assert "training.json" in str(caught.value)
-
-
-def test_training_without_time(results):
-    score = write_result(results, "picto", "r", 0, METRICS, minutes=1)
-    (score.parent.parent / "model" / "training.json").write_text('{"schema_version": 1, "steps": 5}', encoding="utf-8")
-    with pytest.raises(VixmlError, match="no valid time"):
-        load([score])
+    assert str(path.parent / where) in str(caught.value)
 
 
 def test_two_results_for_one_cell_are_both_named(results, tmp_path):
@@ -140,44 +134,19 @@ def test_a_folder_that_was_renamed(results):
     assert "seed0" in str(caught.value.found)
 
 
-def test_validation_scores_stay_out_of_tables(results):
-    score = write_result(results, "picto", "popularity", 0, METRICS, split="validation")
-    with pytest.raises(VixmlError, match="validation split"):
-        load([score])
-
-
-def test_results_of_two_corpora_do_not_mix(results):
+def test_validation_scores_and_other_corpora_stay_out_of_tables(results):
     first = write_result(results, "picto", "popularity", 0, METRICS)
-    second = write_result(results, "picto", "text-minilm-l3", 0, METRICS, n_queries=31)
-    with pytest.raises(VixmlError, match="different queries"):
-        load([first, second])
-
-
-def test_incomplete_folders(results):
-    score = write_result(results, "picto", "popularity", 0, METRICS)
-    change(score, without="split")
-    with pytest.raises(VixmlError, match="lacks a key"):
-        load([score])
-    (score / "scores.json").write_text("{", encoding="utf-8")
-    with pytest.raises(VixmlError, match="not a JSON file"):
-        load([score])
-    (score / "manifest.json").unlink()
-    with pytest.raises(VixmlError, match="missing"):
-        load([score])
+    held_out = write_result(results, "picto", "popularity", 1, METRICS, split="validation")
+    other = write_result(results, "picto", "text-minilm-l3", 0, METRICS, n_queries=31)
+    for again, message in ((held_out, "validation split"), (other, "different queries")):
+        with pytest.raises(VixmlError, match=message):
+            load([first, again])
 
 
 def test_a_metric_that_a_table_needs(results):
     score = write_result(results, "picto", "popularity", 0, {"P@1": 5.0})
     with pytest.raises(VixmlError, match="no R@100"):
         metric_over_seeds(load([score]).all(), "R@100")
-
-
-def test_manifest_of_another_version(results):
-    score = write_result(results, "picto", "popularity", 0, METRICS)
-    write_manifest(score, "score", {"seed": 0})
-    change(score, "manifest.json", schema_version=7)
-    with pytest.raises(VixmlError, match="schema version"):
-        load([score])
 
 
 def test_all_of_picto_is_read(results):

@@ -22,10 +22,8 @@ GRID = list(FAMILY["runs"])
 LAST = {"epoch": 9, "P@1/u": 31.0, "P@1/z": 52.0, "P@1/centroid": 41.0, "P@1/knn": 61.0}
 
 
-def tuned(
-    results: Path, run: str, seed: int = 0, p1: float = 50.0, split: str = "validation", trained: str = "", **changed
-):
-    """Write a run of the grid: its score and its model folder with the settings it was trained with."""
+def tuned(results, run, seed=0, p1=50.0, split="validation", trained="", **changed) -> Path:
+    """Write a run of the grid: its score and its model folder with the settings that it was trained with."""
     metrics = METRICS | {"P@1": p1}
     score = write_result(results, "picto", run, seed, metrics, minutes=3.0 + seed, split=split, n_queries=679)
     model = score.parent.parent / "model"
@@ -35,8 +33,11 @@ def tuned(
     return score
 
 
-def rows(out: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((out / "tuning.csv").read_text(encoding="utf-8").splitlines()))
+def written(scores: list[Path], out: Path) -> tuple[list[dict[str, str]], str]:
+    """Return the rows and the page that ``make-tuning`` writes."""
+    make_tuning(scores, out)
+    table, page = ((out / f"tuning.{form}").read_text(encoding="utf-8") for form in ("csv", "md"))
+    return list(csv.DictReader(table.splitlines())), page
 
 
 def comparable(dataset: str, run: str) -> dict:
@@ -111,11 +112,9 @@ def test_splits_share_a_row_and_forms_are_compared_pair_by_pair(results, tmp_pat
             tuned(results, f"form-text-official-split{split}", split, p1=40.0 + 10 * split + gain),
             tuned(results, f"form-vixml-split{split}", split, p1=70.0),
         ]
-    make_tuning(scores, tmp_path / "out")
-    found = rows(tmp_path / "out")
+    found, page = written(scores, tmp_path / "out")
     assert [row["run"] for row in found] == ["form-text", "form-text-official", "form-vixml"]
     assert found[0]["splits"] == found[0]["seeds"] == "0 1 2" and found[0]["P@1"] == "50.0000"
-    page = (tmp_path / "out" / "tuning.md").read_text()
     assert page.startswith("# Scores on 679 held-out train queries of picto in each of 3 splits; test was not read")
     half = 4.302653 * 7**0.5 / 3**0.5
     line = next(line for line in page.splitlines() if line.startswith("| form-text-official | form-text |"))
@@ -126,26 +125,19 @@ def test_splits_share_a_row_and_forms_are_compared_pair_by_pair(results, tmp_pat
 def test_other_seeds_or_splits_are_no_pairs(results, tmp_path):
     scores = [tuned(results, f"form-text-split{split}", 0) for split in range(3)]
     scores += [tuned(results, f"form-text-official-split{split}", 1) for split in range(3)]
-    make_tuning(scores, tmp_path / "out")
-    assert "Differences" not in (tmp_path / "out" / "tuning.md").read_text()
+    assert "Differences" not in written(scores, tmp_path / "out")[1]
 
 
-def test_a_row_a_run_by_modality_and_rate(results, tmp_path):
+def test_one_row_per_run_by_modality_and_rate(results, tmp_path):
     scores = [tuned(results, run, p1=50.0 + i) for i, run in enumerate(GRID)]
-    make_tuning(list(reversed(scores)), tmp_path / "out")
-    found = rows(tmp_path / "out")
+    found, page = written(scores[::-1], tmp_path / "out")
     assert [row["run"] for row in found] == GRID
     assert [row["P@1"] for row in found] == [f"{50 + i:.4f}" for i in range(len(GRID))]
-    first = found[0]
-    assert (first["modality"], float(first["lr"]), first["split"], first["n_queries"]) == (
-        "text", 2e-4, "validation", "679",
-    )  # fmt: skip
-    assert (first["P@1/u"], first["P@1/z"], first["P@1/centroid"], first["P@1/knn"]) == (
-        "31.0000", "52.0000", "41.0000", "61.0000",
-    )  # fmt: skip
-    page = (tmp_path / "out" / "tuning.md").read_text(encoding="utf-8").splitlines()
-    assert page[0] == "# Scores on 679 held-out train queries of picto; test was not read"
-    table = [line for line in page if line.startswith("|")]
+    wanted = {"modality": "text", "lr": "0.0002", "split": "validation", "n_queries": "679"}
+    wanted |= {"P@1/u": "31.0000", "P@1/z": "52.0000", "P@1/centroid": "41.0000", "P@1/knn": "61.0000"}
+    assert {key: found[0][key] for key in wanted} == wanted
+    assert page.splitlines()[0] == "# Scores on 679 held-out train queries of picto; test was not read"
+    table = [line for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(GRID)
     assert len({line.count("|") for line in table}) == 1
     optimizer = RUNS["picto", GRID[0]].optimizer
@@ -157,73 +149,52 @@ def test_a_row_a_run_by_modality_and_rate(results, tmp_path):
 
 
 def test_seeds_are_summarised(results, tmp_path):
-    make_tuning([tuned(results, GRID[0], seed, p1=50.0 + 2 * seed) for seed in (0, 1)], tmp_path / "out")
-    (row,) = rows(tmp_path / "out")
-    assert (row["seeds"], row["n"], row["P@1"], row["P@1 sd"], row["minutes"]) == (
-        "0 1", "2", "51.0000", "1.4142", "3.5000",
-    )  # fmt: skip
-    assert "| 51.00 ± 1.41 (2) |" in (tmp_path / "out" / "tuning.md").read_text(encoding="utf-8")
+    (row,), page = written([tuned(results, GRID[0], seed, p1=50.0 + 2 * seed) for seed in (0, 1)], tmp_path / "out")
+    wanted = {"seeds": "0 1", "n": "2", "P@1": "51.0000", "P@1 sd": "1.4142", "minutes": "3.5000"}
+    assert {key: row[key] for key in wanted} == wanted and "| 51.00 ± 1.41 (2) |" in page
 
 
 def test_a_run_without_training_has_scores_and_no_diagnostics(results, tmp_path):
     score = tuned(results, GRID[0])
     path = score.parent.parent / "model" / "training.json"
     write_json(path, read_json(path) | {"steps": 0, "seconds": 0.0, "last_epoch": {}})
-    make_tuning([score], tmp_path / "out")
-    assert rows(tmp_path / "out")[0]["P@1/knn"] == rows(tmp_path / "out")[0]["minutes"] == ""
-    assert (tmp_path / "out" / "tuning.md").read_text(encoding="utf-8").endswith("| – | – | – | – | – |\n")
+    (row,), page = written([score], tmp_path / "out")
+    assert row["P@1/knn"] == row["minutes"] == "" and page.endswith("| – | – | – | – | – |\n")
 
 
-def test_a_reusing_run_stands_beside_the_run_it_reuses_with_the_same_training(results, tmp_path):
+def test_a_reusing_run_has_the_training_of_the_run_it_reuses(results, tmp_path):
     own = tuned(results, GRID[0])
-    metrics = METRICS | {"P@1": 60.0}
-    reusing = write_result(
-        results, "picto", f"{GRID[0]}--augmented", 0, metrics, split="validation", n_queries=679, trained_as=GRID[0]
-    )
-    make_tuning([own, reusing], tmp_path / "out")
-    first, second = rows(tmp_path / "out")
+    about = {"split": "validation", "n_queries": 679, "trained_as": GRID[0]}
+    reusing = write_result(results, "picto", f"{GRID[0]}--augmented", 0, METRICS | {"P@1": 60.0}, **about)
+    (first, second), _ = written([own, reusing], tmp_path / "out")
     assert (first["run"], second["run"], second["P@1"]) == (GRID[0], f"{GRID[0]}--augmented", "60.0000")
     assert all(first[key] == second[key] for key in ("lr", "epochs", "P@1/z", "minutes"))
 
 
-def test_a_test_score_is_refused(results, tmp_path):
-    score = tuned(results, GRID[0], split="test")
-    with pytest.raises(VixmlError, match="a score of the test split, where validation is wanted") as caught:
-        make_tuning([tuned(results, GRID[1]), score], tmp_path / "out")
-    assert "test selects nothing" in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_no_score_is_refused(tmp_path):
-    with pytest.raises(VixmlError, match="no score to compare"):
-        make_tuning([], tmp_path / "out")
-
-
-def test_seeds_with_unlike_settings_are_refused(results, tmp_path):
-    changed = RUNS["picto", GRID[1]].optimizer.model_dump()
-    scores = [tuned(results, GRID[0]), tuned(results, GRID[0], seed=1, optimizer=changed)]
-    with pytest.raises(VixmlError, match="unlike settings"):
-        make_tuning(scores, tmp_path / "out")
-
-
-def test_a_moved_model_folder_is_refused(results, tmp_path):
-    with pytest.raises(VixmlError, match="a model folder holds another run"):
-        make_tuning([tuned(results, GRID[0], trained=GRID[1])], tmp_path / "out")
-
-
-def test_a_training_without_diagnostics_is_refused(results, tmp_path):
-    score = tuned(results, GRID[0])
-    path = score.parent.parent / "model" / "training.json"
+def test_scores_that_cannot_be_compared_are_refused(results, tmp_path):
+    first, *_ = GRID
+    good, test_score = tuned(results, first), tuned(results, GRID[1], split="test")
+    other_settings = tuned(results, first, seed=1, optimizer=RUNS["picto", GRID[1]].optimizer.model_dump())
+    moved, silent = tuned(results, GRID[2], trained=first), tuned(results, GRID[3])
+    path = silent.parents[1] / "model/training.json"
     write_json(path, read_json(path) | {"last_epoch": {"loss": 0.1}})
-    with pytest.raises(VixmlError, match="did not measure P@1/u"):
-        make_tuning([score], tmp_path / "out")
+    for scores, message in (
+        ([], "no score to compare"),
+        ([good, test_score], "a score of the test split, where validation is wanted(.|\n)*test selects nothing"),
+        ([good, other_settings], "unlike settings"),
+        ([moved], "a model folder holds another run"),
+        ([silent], "did not measure P@1/u"),
+    ):
+        with pytest.raises(VixmlError, match=message):
+            make_tuning(scores, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_does_the_same(results, tmp_path):
     scores = [tuned(results, run) for run in GRID[:2]]
     make_tuning(scores, tmp_path / "api")
     options = [part for score in scores for part in ("--score", str(score))]
-    done = CliRunner().invoke(app, ["make-tuning", *options, "--out", str(tmp_path / "verb")])
+    done = CliRunner().invoke(app, ["make-tuning", *options, "--out", str(tmp_path / "command")])
     assert done.exit_code == 0, done.output
     for name in ("tuning.csv", "tuning.md"):
-        assert (tmp_path / "verb" / name).read_bytes() == (tmp_path / "api" / name).read_bytes()
+        assert (tmp_path / "command" / name).read_bytes() == (tmp_path / "api" / name).read_bytes()

@@ -1,12 +1,15 @@
 """Indexes that look at a part of the labels: what they miss, and that all else is as in the exact search."""
 
+import contextlib
+
 import numpy as np
 import pytest
+import torch
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.retrieval import approximate
-from vixml.retrieval.approximate import Index, approximate_search, chosen_search
+from vixml.retrieval.approximate import GPU_MB, Index, Searcher
 from vixml.retrieval.search import decide, search
 
 
@@ -20,8 +23,8 @@ def clustered(n: int, dim: int = 24, seed: int = 0) -> np.ndarray:
 QUERIES, LABELS = clustered(200, seed=1), clustered(3000, seed=2)
 
 
-def find(kind: str, recall: float = 0.95, queries=QUERIES, labels=LABELS, k: int = 20, **how):
-    return approximate_search(queries, labels, k, kind=kind, recall=recall, seed=3, **how)
+def find(kind: str, recall: float = 0.95, queries=QUERIES, labels=LABELS, k: int = 20, filter=None, **how):
+    return Searcher(kind, recall, seed=3, **how)(queries, labels, k, filter)
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])
@@ -107,13 +110,31 @@ def test_a_longer_look_finds_more():
     assert shares == sorted(shares) and shares[0] < shares[-1] == 1.0
 
 
-def test_the_choice_of_a_run():
-    facts = []
-    assert chosen_search("exact", 0.99, 0, facts) is search
-    chosen_search("ivf", 0.9, 0, facts)(QUERIES, LABELS, 5, memory_mb=64, device="cpu")
-    assert facts[0]["kind"] == "ivf"
+def test_a_run_searches_exactly_unless_it_names_an_index():
+    exact, index = Searcher(), Searcher("ivf", 0.9)
+    assert np.array_equal(exact(QUERIES, LABELS, 5)[0], search(QUERIES, LABELS, 5)[0]) and exact.facts == []
+    index(QUERIES, LABELS, 5)
+    assert [fact["kind"] for fact in index.facts] == ["ivf"]
     with pytest.raises(VixmlError, match="no such index"):
-        chosen_search("flat", 0.9, 0, facts)
+        Searcher("flat")
+
+
+@pytest.mark.parametrize(("given", "free", "tried"), [
+    (512, GPU_MB, [GPU_MB]), (512, 3000, [GPU_MB, GPU_MB / 2, GPU_MB / 4]), (2 * GPU_MB, 2 * GPU_MB, [2 * GPU_MB]),
+    (6000, 3000, [GPU_MB, 6000]),
+])  # fmt: skip
+def test_a_gpu_gives_more_memory_as_far_as_it_has_it(given, free, tried, monkeypatch):
+    asked = []
+
+    def on_gpu(*vectors, memory_mb, **how):
+        asked.append(memory_mb)
+        if memory_mb > free:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(approximate, "search", on_gpu)
+    with contextlib.nullcontext() if free >= min(tried) else pytest.raises(torch.OutOfMemoryError):
+        Searcher(device="cuda:0", memory_mb=given)(QUERIES, LABELS, 5)
+    assert asked == tried
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])

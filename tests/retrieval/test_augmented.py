@@ -7,12 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vixml.config.run import Inference
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
+from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.search import search
 from vixml.retrieval.vote import knn_vote, retrieval_augmented
 
 N_LABELS = 7
+
+
+def augmented(top_k, joint=False, **how):
+    return Inference(method="retrieval-augmented", top_k=top_k, search="joint" if joint else "separate", **how)
 
 
 def naive(
@@ -76,10 +82,12 @@ def test_agrees_with_loops(
     filter = Ragged.from_rows([np.flatnonzero(rng.random(N_LABELS) < 0.4) for _ in range(n)], N_LABELS)
     how = {
         "label_weight": label_weight, "retrieved_labels": retrieved_labels, "retrieved_queries": retrieved_queries,
-        "joint": joint, "temperature": 0.3, "filter": filter if filtered else None,
+        "joint": joint, "temperature": 0.3,
     }  # fmt: skip
-    ids, scores = retrieval_augmented(queries, labels, voters, of_voters, top_k, memory_mb=memory_mb, **how)
-    expected = naive(queries, labels, voters, of_voters, top_k, **how)
+    vectors, banned = (queries, labels, voters, of_voters), filter if filtered else None
+    search = Searcher(memory_mb=memory_mb)
+    ids, scores = retrieval_augmented(*vectors, augmented(top_k, **how), filter=banned, search=search)
+    expected = naive(*vectors, top_k, **how, filter=banned)
     assert ids.shape == scores.shape == (n, top_k) and ids.dtype == np.int32 and scores.dtype == np.float32
     for row, ranked in enumerate(expected):
         length = len(ranked)
@@ -107,9 +115,8 @@ def weights_of(*scores: float) -> list[float]:
 
 
 def test_hand_worked_in_two_searches():
-    ids, scores = retrieval_augmented(
-        QUERY, LABELS, VOTERS, OF_VOTERS, 4, label_weight=0.9, retrieved_labels=2, retrieved_queries=2, temperature=0.5
-    )
+    how = augmented(4, label_weight=0.9, retrieved_labels=2, retrieved_queries=2, temperature=0.5)
+    ids, scores = retrieval_augmented(QUERY, LABELS, VOTERS, OF_VOTERS, how)
     # Retrieved: labels 1 (score 1) and 0 (0.5); training queries 0 (0.75), which has labels 0 and 2, and 1 (0.5; label 2).
     l1, l0, q0, q1 = weights_of(1.0, 0.5, 0.75, 0.5)
     assert ids.tolist() == [[1, 0, 2, -1]]
@@ -117,9 +124,8 @@ def test_hand_worked_in_two_searches():
 
 
 def test_hand_worked_in_one_search():
-    ids, scores = retrieval_augmented(
-        QUERY, LABELS, VOTERS, OF_VOTERS, 4, label_weight=0.5, retrieved_labels=3, joint=True, temperature=0.5
-    )
+    how = augmented(4, label_weight=0.5, retrieved_labels=3, joint=True, temperature=0.5)
+    ids, scores = retrieval_augmented(QUERY, LABELS, VOTERS, OF_VOTERS, how)
     # Best three of all: label 1 (1), training query 0 (0.75), and of label 0 and training query 1 (0.5 both) the label.
     l1, q0, l0 = weights_of(1.0, 0.75, 0.5)
     assert ids.tolist() == [[1, 0, 2, -1]]
@@ -128,9 +134,8 @@ def test_hand_worked_in_one_search():
 
 def test_a_filtered_label_takes_no_place_and_gets_no_vote():
     filter = Ragged.from_rows([[1, 2]], n_cols=4)
-    ids, scores = retrieval_augmented(
-        QUERY, LABELS, VOTERS, OF_VOTERS, 4, retrieved_labels=2, retrieved_queries=1, temperature=0.5, filter=filter
-    )
+    how = augmented(4, retrieved_labels=2, retrieved_queries=1, temperature=0.5)
+    ids, scores = retrieval_augmented(QUERY, LABELS, VOTERS, OF_VOTERS, how, filter=filter)
     # Label 3 is retrieved in the position that label 1 leaves; training query 0 votes for label 0 alone.
     l0, l3, q0 = weights_of(0.5, -1.0, 0.75)
     assert ids.tolist() == [[0, 3, -1, -1]]
@@ -148,10 +153,10 @@ def many(seed: int = 5):
 
 @pytest.mark.parametrize("joint", [False, True])
 def test_with_all_weight_on_labels_it_ranks_as_label_search(joint):
-    (queries, labels, voters, of_voters), filter = many()
-    ids, scores = retrieval_augmented(
-        queries, labels, voters, of_voters, 20, label_weight=1, retrieved_labels=20, joint=joint, filter=filter
-    )
+    inputs, filter = many()
+    how = augmented(20, label_weight=1, retrieved_labels=20, joint=joint)
+    ids, scores = retrieval_augmented(*inputs, how, filter=filter)
+    queries, labels, *_ = inputs
     expected, _ = search(queries, labels, 20, filter=filter)
     if joint:  # training queries take positions, so that fewer labels are left, in the same order
         assert 0 < (ids >= 0).sum() < ids.size
@@ -162,10 +167,10 @@ def test_with_all_weight_on_labels_it_ranks_as_label_search(joint):
 
 def test_without_weight_on_labels_it_votes_as_neighbours_do_but_for_the_normaliser():
     (queries, labels, voters, of_voters), filter = many()
-    ids, scores = retrieval_augmented(
-        queries, labels, voters, of_voters, 20, label_weight=0, retrieved_labels=15, retrieved_queries=30, filter=filter
-    )
-    expected, votes = knn_vote(queries, voters, of_voters, 30, 0.05, 20, filter=filter)
+    how = augmented(20, label_weight=0, retrieved_labels=15, retrieved_queries=30)
+    ids, scores = retrieval_augmented(queries, labels, voters, of_voters, how, filter=filter)
+    neighbours = Inference(method="knn", neighbours=30, top_k=20)
+    expected, votes = knn_vote(queries, voters, of_voters, neighbours, filter=filter)
     # What the neighbours weigh of one softmax over them and the labels.
     of_voter, of_label = (
         np.exp(found.astype(np.float64) / 0.05).sum(axis=1, keepdims=True)
@@ -177,11 +182,12 @@ def test_without_weight_on_labels_it_votes_as_neighbours_do_but_for_the_normalis
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_the_chunks_do_not_show(joint):
+def test_results_do_not_depend_on_chunks(joint):
     inputs, filter = many()
-    first = retrieval_augmented(*inputs, 20, joint=joint, filter=filter)
+    first = retrieval_augmented(*inputs, augmented(20, joint), filter=filter)
     for memory_mb in (0.02, 0.3, 3):
-        again = retrieval_augmented(*inputs, 20, joint=joint, filter=filter, memory_mb=memory_mb)
+        search = Searcher(memory_mb=memory_mb)
+        again = retrieval_augmented(*inputs, augmented(20, joint), filter=filter, search=search)
         assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
 
 
@@ -191,9 +197,8 @@ def test_the_joint_search_is_a_search_among_stacked_vectors():
     of_voters = Ragged.from_rows([[80 + i] for i in range(300)], n_cols=380)
     # Labels that only training queries have lie opposite to their query, below anything that is retrieved.
     vectors = np.concatenate([labels, -voters])
-    ids, _ = retrieval_augmented(
-        queries, vectors, voters, of_voters, 10, label_weight=0.5, retrieved_labels=10, joint=True
-    )
+    how = augmented(10, label_weight=0.5, retrieved_labels=10, joint=True)
+    ids, _ = retrieval_augmented(queries, vectors, voters, of_voters, how)
     stacked, _ = search(queries, np.concatenate([vectors, voters]), 10)
     shown = np.where(stacked < 380, stacked, stacked - 300)
     # A label and the training query that has it may both be there: then they share a position.
@@ -204,6 +209,6 @@ def test_the_joint_search_is_a_search_among_stacked_vectors():
 def test_what_does_not_belong_together_is_refused():
     (queries, labels, voters, of_voters), _ = many()
     with pytest.raises(VixmlError, match="voters do not belong together"):
-        retrieval_augmented(queries, labels, voters[1:], of_voters, 3)
+        retrieval_augmented(queries, labels, voters[1:], of_voters, augmented(3))
     with pytest.raises(VixmlError, match="labels of the training queries do not belong together"):
-        retrieval_augmented(queries, labels[1:], voters, of_voters, 3)
+        retrieval_augmented(queries, labels[1:], voters, of_voters, augmented(3))

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vixml.config.run import RunConfig
+from vixml.config.run import Inference, RunConfig, SeededRun
 from vixml.data.corpus import CorpusData, Items
 from vixml.errors import VixmlError
 from vixml.files import save_array, write_json
 from vixml.images.embeddings import FORMAT, ImageEmbeddings
 from vixml.provenance import stage
 from vixml.ragged import Ragged
-from vixml.retrieval.predict import GPU_MB, PredictInputs, predict, roomy
+from vixml.retrieval.predict import predict
 from vixml.retrieval.search import search
 from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images
 
@@ -37,7 +37,9 @@ def run(tmp_path_factory):
         image_keys=[str(i) for i in range(N_IMAGES)],
         image_sources=["nowhere"] * N_IMAGES,
         images={
-            split: Ragged.from_rows([rng.choice(N_IMAGES, rng.integers(0, 4)) for _ in range(n)], N_IMAGES)
+            split: Ragged.from_rows(
+                [rng.choice(N_IMAGES, rng.integers(0, 4), replace=False) for _ in range(n)], N_IMAGES
+            )
             for split, n in sizes.items()
         },
         filters={
@@ -63,9 +65,9 @@ def run(tmp_path_factory):
 
 def predicted(run, tmp_path: Path, split="test", images=None, name="one", reuse=None, **inference):
     root, _ = run
-    config = RunConfig(inference={"top_k": 8, **inference}, images=images or {}, reuse=reuse)
-    inputs = PredictInputs(root / "corpus", root / "index", root / "embeddings", root / "model")
-    predict("tiny", name, 5, config, split, inputs, tmp_path / "out")
+    config = RunConfig(inference={"top_k": 8} | inference, images=images or {}, reuse=reuse)
+    inputs = {name: root / name for name in ("corpus", "index", "embeddings")} | {"trained": root / "model"}
+    predict(SeededRun("tiny", name, 5, config), split, inputs, tmp_path / "out")
     found = {path.stem: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
     return found, json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
 
@@ -98,12 +100,11 @@ def test_held_out_queries_do_not_vote_on_validation_and_do_on_test(run, tmp_path
     labels, others = run[1].labels["train"], np.setdiff1d(np.arange(N_TRAIN), HELD)
     train = vectors(run, "train")
     found, _ = predicted(run, tmp_path, split="validation", method="knn", neighbours=3)
-    expected = knn_vote(
-        train[HELD], train[others], labels.take(others), 3, 0.05, 8, filter=run[1].filters["train"].take(HELD)
-    )
+    how = Inference(method="knn", neighbours=3, top_k=8)
+    expected = knn_vote(train[HELD], train[others], labels.take(others), how, filter=run[1].filters["train"].take(HELD))
     assert np.array_equal(found["labels"], expected[0])
     found, _ = predicted(run, tmp_path, method="knn", neighbours=3)
-    expected = knn_vote(vectors(run, "test"), train, labels, 3, 0.05, 8, filter=run[1].filters["test"])
+    expected = knn_vote(vectors(run, "test"), train, labels, how, filter=run[1].filters["test"])
     assert np.array_equal(found["labels"], expected[0]) and np.array_equal(found["scores"], expected[1])
 
 
@@ -112,18 +113,16 @@ def test_held_out_queries_do_not_vote_on_validation_and_do_on_test(run, tmp_path
 ])  # fmt: skip
 def test_retrieval_augmented(run, tmp_path, labels_as, search_as, split):
     how = {"label_weight": 0.7, "retrieved_labels": 6, "retrieved_queries": 4, "temperature": 0.2}
-    found, manifest = predicted(
-        run, tmp_path, split=split, method="retrieval-augmented", labels_as=labels_as, search=search_as, **how
-    )
+    how |= {"method": "retrieval-augmented", "labels_as": labels_as, "search": search_as, "top_k": 8}
+    found, manifest = predicted(run, tmp_path, split=split, **how)
     train, labels, filter = vectors(run, "train"), run[1].labels["train"], run[1].filters["test"]
     queries = vectors(run, "test")
     if split == "validation":  # held-out queries ask, and the others alone vote
         others = np.setdiff1d(np.arange(N_TRAIN), HELD)
         queries, filter = train[HELD], run[1].filters["train"].take(HELD)
         train, labels = train[others], labels.take(others)
-    expected = retrieval_augmented(
-        queries, vectors(run, f"label_{labels_as}"), train, labels, 8, joint=search_as == "joint", filter=filter, **how
-    )
+    label_vectors = vectors(run, f"label_{labels_as}")
+    expected = retrieval_augmented(queries, label_vectors, train, labels, Inference(**how), filter=filter)
     assert np.array_equal(found["labels"], expected[0]) and np.array_equal(found["scores"], expected[1])
     assert manifest["config"]["inference"]["search"] == search_as
     assert set(manifest["inputs"]) == {"corpus", "index", *(["trained"] if split == "validation" else [])}
@@ -150,7 +149,8 @@ def test_images_join_the_vote_and_can_be_shuffled_as_in_training(run, tmp_path, 
         with_images(vectors(run, split), embeddings, embeddings.lists(run[1].images[split], 2, control, 5), 0.7)
         for split in ("test", "train")
     )
-    expected = knn_vote(queries, voters, run[1].labels["train"], 50, 0.05, 8, filter=run[1].filters["test"])
+    how = Inference(method="knn", top_k=8)
+    expected = knn_vote(queries, voters, run[1].labels["train"], how, filter=run[1].filters["test"])
     assert np.array_equal(found["labels"], expected[0])
     assert manifest["config"]["images"]["control"] == control
     assert set(manifest["inputs"]) == {"corpus", "index", "embeddings"}
@@ -166,18 +166,19 @@ def test_popularity_reads_no_vectors(run, tmp_path):
     assert np.array_equal(found["labels"], popularity(labels.take(others), len(HELD), 8, filter=own)[0])
 
 
-def test_more_places_than_labels_are_padded(run, tmp_path):
+def test_more_positions_than_labels_are_padded(run, tmp_path):
     found, _ = predicted(run, tmp_path, top_k=N_LABELS + 5)
     assert found["labels"].shape == (N_TEST, N_LABELS + 5)
     assert (found["labels"][:, -5:] == -1).all()
 
 
-def test_what_is_missing_or_foreign_is_named(run, tmp_path):
+def test_missing_inputs_and_those_of_other_runs_are_named(run, tmp_path):
     root, _ = run
     label_search, knn = RunConfig(), RunConfig(inference={"method": "knn", "image_weight": 0.5})
 
     def attempt(config, split="test", **folders):
-        predict("tiny", "one", 5, config, split, PredictInputs(root / "corpus", **folders), tmp_path / "out")
+        inputs = {"corpus": root / "corpus"} | folders
+        predict(SeededRun("tiny", "one", 5, config), split, inputs, tmp_path / "out")
 
     with pytest.raises(VixmlError, match="needs the folder index") as error:
         attempt(label_search)
@@ -214,15 +215,3 @@ def test_through_an_index_that_looks_everywhere(run, tmp_path, method, index):
     said = manifest["facts"]["indexes"]
     assert len(said) == (2 if method == "retrieval-augmented" else 1)
     assert all(one["kind"] == index and one["curve"][-1]["recall"] == 1.0 for one in said)
-
-
-def test_a_gpu_is_given_more_memory():
-    told = []
-
-    def find(*given, memory_mb, **how):
-        told.append((given, memory_mb, how))
-
-    assert roomy(find, "cpu") is find
-    for given in (512, 2 * GPU_MB):
-        roomy(find, "cuda:0")(1, 2, memory_mb=given, device="cuda:0")
-    assert told == [((1, 2), memory, {"device": "cuda:0"}) for memory in (GPU_MB, 2 * GPU_MB)]

@@ -7,10 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vixml.config.run import Inference
 from vixml.errors import VixmlError
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.ragged import Ragged
+from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.vote import knn_vote, popularity, with_images
+
+
+def knn(neighbours, temperature, top_k):
+    return Inference(method="knn", neighbours=neighbours, temperature=temperature, top_k=top_k)
 
 
 def naive_votes(queries, voters, labels, neighbours, temperature, top_k, filter=None):
@@ -48,7 +54,8 @@ def test_agrees_with_loops(n, n_voters, neighbours, top_k, seed, filtered, memor
     queries, voters = (rng.integers(-2, 3, (rows, 3)).astype(np.float32) / 2 for rows in (n, n_voters))
     labels = Ragged.from_rows([np.flatnonzero(rng.random(6) < 0.4) for _ in range(n_voters)], n_cols=6)
     filter = Ragged.from_rows([np.flatnonzero(rng.random(6) < 0.3) for _ in range(n)], n_cols=6) if filtered else None
-    ids, scores = knn_vote(queries, voters, labels, neighbours, 0.3, top_k, filter=filter, memory_mb=memory_mb)
+    how, search = knn(neighbours, 0.3, top_k), Searcher(memory_mb=memory_mb)
+    ids, scores = knn_vote(queries, voters, labels, how, filter=filter, search=search)
     expected = naive_votes(queries, voters, labels, neighbours, 0.3, top_k, filter)
     assert ids.shape == scores.shape == (n, top_k) and ids.dtype == np.int32 and scores.dtype == np.float32
     for row, ranked in enumerate(expected):
@@ -65,25 +72,25 @@ def test_agrees_with_loops(n, n_voters, neighbours, top_k, seed, filtered, memor
 def test_hand_worked():
     voters = np.float32([[1, 0], [0, 1], [0.6, 0.8]])
     labels = Ragged.from_rows([[0], [1, 2], [2]], n_cols=4)
-    ids, scores = knn_vote(np.float32([[1, 0]]), voters, labels, 2, 0.4, 3)
+    ids, scores = knn_vote(np.float32([[1, 0]]), voters, labels, knn(2, 0.4, 3))
     # Neighbours 0 (score 1) and 2 (0.6): weights e^0 and e^(-0.4 / 0.4), normalised: 0.7311 and 0.2689.
     assert ids.tolist() == [[0, 2, -1]]
     assert scores[0, :2] == pytest.approx([0.7311, 0.2689], abs=1e-4)
 
 
-def test_the_chunks_do_not_show():
+def test_results_do_not_depend_on_chunks():
     rng = np.random.default_rng(5)
     queries, voters = (rng.standard_normal((n, 24)).astype(np.float32) for n in (50, 300))
     labels = Ragged.from_rows([rng.choice(40, rng.integers(0, 7), replace=False) for _ in range(300)], n_cols=40)
-    first = knn_vote(queries, voters, labels, 30, 2.0, 20)
+    first = knn_vote(queries, voters, labels, knn(30, 2.0, 20))
     for memory_mb in (0.02, 0.3, 3):
-        again = knn_vote(queries, voters, labels, 30, 2.0, 20, memory_mb=memory_mb)
+        again = knn_vote(queries, voters, labels, knn(30, 2.0, 20), search=Searcher(memory_mb=memory_mb))
         assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
 
 
 def test_voters_and_labels_must_match():
     with pytest.raises(VixmlError, match="voters do not belong together"):
-        knn_vote(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), Ragged.from_rows([[0]], 1), 1, 1.0, 1)
+        knn_vote(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), Ragged.from_rows([[0]], 1), knn(1, 1.0, 1))
 
 
 def test_popularity_by_count_then_id_with_filters():

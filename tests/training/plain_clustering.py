@@ -1,4 +1,4 @@
-"""Balanced 2-means written plainly, in float64, one group after the other: the twin of `vixml.training.clustering`."""
+"""Balanced 2-means written plainly: in float64, one group after the other (see `vixml.training.clustering`)."""
 
 from __future__ import annotations
 

@@ -1,21 +1,22 @@
 """A planted data set in the documented formats, and trainings on it.
 
-A label is a word and a kind of picture together; its text is the word alone. A query holds the word, a noise word and
-one to three pictures of the kind. So text alone finds two equally good labels and can only get half.
+A label is a word and a kind of image together; its text is the word alone. A query has the word, a noise word and one to
+three images of the kind. So text alone finds two equally good labels and can only get half.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tiny_models import VOCABULARY
 
-from vixml.config.run import RunConfig
+from vixml.config.registry import Propensity
+from vixml.config.run import RunConfig, SeededRun
 from vixml.data.corpus import CorpusData, Items
 from vixml.files import save_array, write_json
 from vixml.images.embeddings import FORMAT
@@ -25,8 +26,9 @@ from vixml.progress import Quiet
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.training.batches import TrainingSet
-from vixml.training.checkpoint import SaveClock
+from vixml.training.checkpoint import Checkpoint
 from vixml.training.train import State, Training, TrainingView, fit, new_state
+from vixml.training.train import train as train_stage
 
 WORDS, KINDS, IMAGE_DIM = 5, 2, 12
 START, END, FIRST_WORD, FIRST_NOISE, NOISE_WORDS = 1, 2, 10, 30, 20
@@ -57,7 +59,7 @@ def publish(out: Path, verb: str, write: Callable[[Path], object]) -> Path:
 
 
 def write_task(root: Path, model_dir: Path, seed: int = 0, causal: bool = False) -> RunInputs:
-    """Write corpus, tokens (bare for a decoder) and embeddings; return where they lie."""
+    """Write corpus, tokens (bare for a decoder) and embeddings; return the folders."""
     rng = np.random.default_rng(seed)
     pairs = [(word, kind) for word in range(WORDS) for kind in range(KINDS)]
     kinds: list[int] = []  # of each image
@@ -127,16 +129,12 @@ def make_training(
     data = open_inputs(inputs, config, seed)
     truth = data.corpus.labels("train")
     n = len(truth) - held if rows is None else rows
-    kept, images = np.arange(n + held), data.images["train"]
+    kept = np.arange(n + held)
     training_set = TrainingSet(
-        data.tokens["train"].take(kept), data.tokens["label"], images if images is None else images.take(kept),
-        data.images["label"], truth.take(kept), np.arange(n), np.ones(truth.n_cols), data.prompts["train"],
-    )  # fmt: skip
-    model = build_model(
-        config, inputs.model_dir, truth.n_cols, data.image_dim, seed, data.prompts["train"], data.vocabulary()
+        data.sequences["train"].take(kept), data.sequences["label"], truth.take(kept), kept[:n], np.ones(truth.n_cols)
     )
-    held_out, precision = np.arange(n, n + held), config.training.precision
-    return Training(config, model, training_set, held_out, data.gather, precision, seed, **others)
+    model = build_model(config, data, seed)
+    return Training(config, model, training_set, kept[n:], config.training.precision, seed, **others)
 
 
 def silent_view(**hooks: Callable[..., Any]) -> TrainingView:
@@ -150,8 +148,15 @@ def silent_view(**hooks: Callable[..., Any]) -> TrainingView:
 def train(training: Training, folder: Path, identity: str = "one identity", **hooks: Callable[..., Any]) -> State:
     """Train to the end, from the checkpoint in ``folder`` if there is one."""
     state = new_state(training)
-    fit(training, state, folder / "checkpoint", identity, silent_view(**hooks))
+    checkpoint = Checkpoint(folder / "checkpoint", identity, training.config.training.checkpoint_minutes)
+    fit(training, state, checkpoint, silent_view(**hooks))
     return state
+
+
+def run_stage(inputs: RunInputs, config: RunConfig, out: Path, seed: int = 0) -> Path:
+    """Run the stage ``train`` with one seed; return the folder that it wrote."""
+    train_stage(SeededRun("planted", "run", seed, config), Propensity(), inputs, out, torch.device("cpu"))
+    return out
 
 
 def weights_of(training: Training, folder: Path) -> bytes:
@@ -162,4 +167,4 @@ def weights_of(training: Training, folder: Path) -> bytes:
 
 def save_always(monkeypatch):
     """Let a checkpoint be due whenever its minutes have passed, however long saving takes."""
-    monkeypatch.setattr("vixml.training.train.SaveClock", partial(SaveClock, share=math.inf))
+    monkeypatch.setattr("vixml.training.checkpoint.SHARE", math.inf)

@@ -1,4 +1,4 @@
-"""Balanced clustering: sizes, determinism, and that it finds what is there."""
+"""Balanced clustering: sizes, determinism, and clusters that are found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def unit(n, dim=8, seed=0):
 
 
 def objective(vectors, groups):
-    """Return the mean similarity of points to the mean of their group: what balanced k-means raises."""
+    """Return the mean similarity of points to the mean of their group: which balanced k-means raises."""
     means = group_means(vectors, groups, int(groups.max()) + 1)
     return float((vectors * means[torch.from_numpy(groups)]).sum(dim=1).mean())
 

@@ -1,4 +1,4 @@
-"""When queries are clustered and into how many groups: the curriculum of NGAME, ours and the official one."""
+"""The curriculum of NGAME, ours and the official one: when queries are clustered, and into how many groups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from vixml.config.run import Mining
 from vixml.models.encode import encode_items
-from vixml.runtime import autocast
 from vixml.training import train
 from vixml.training.vectors import StoredVectors, label_means
 
@@ -81,17 +80,13 @@ def test_groups_are_rounded_up_to_a_power_of_two(queries, size, groups):
 @pytest.mark.parametrize("changes", [{}, {"encoder": {"train": "frozen"}}, {"modality": "text"}])
 @pytest.mark.parametrize("last", ["stored", "encoded"])
 def test_the_last_centroids(task, tmp_path, last, changes):
-    """Means of vectors as they were stored while dropout was on, or of what the finished model gives."""
+    """Means of vectors stored during training, with dropout, or of the finished model's vectors."""
     changes = {**changes, "encoder": {"dropout": 0.2, **changes.get("encoder", {})}}
     config = planted.make_config(prototype={"last_centroids": last}, training={"epochs": 2}, **changes)
     training = planted.make_training(task, config)
     state = planted.train(training, tmp_path)
     data, rows = training.data, training.data.rows
-    images = None if data.query_images is None else data.query_images.take(rows)
-    encoded = encode_items(
-        training.model, data.query_tokens.take(rows), images, training.gather,
-        lambda: autocast("fp32", training.device), prompt=data.prompt,
-    )  # fmt: skip
+    encoded = encode_items(training.model, data.queries.take(rows), "fp32")
     means = {"stored": state.stored.read()[rows], "encoded": F.normalize(encoded, dim=1)}
     means = {name: label_means(vectors, data.truth.take(rows))[0] for name, vectors in means.items()}
     torch.testing.assert_close(training.model.centroid, means[last])

@@ -1,4 +1,4 @@
-"""Which device a stage computes on; a GPU that is there and not used is never passed over in silence."""
+"""Choosing a device; a GPU that is present but cannot be used is never ignored in silence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vixml.runtime import choose_device, find_device
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """Stand in for a machine: its programs, its devices, its build of torch."""
+    """A machine whose programs, devices and build of torch the test chooses."""
 
     def put(path, text="", mode=0o755):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ OLD = "The NVIDIA driver on your system is too old (found version 11040). Please
                 m.put("sys/bus/pci/devices/0000:01/class", "0x030200\n"),
                 m.build("13.0", "Found no NVIDIA driver on your system."),
             ),
-            ["a GPU without a driver".replace("a GPU", "an NVIDIA GPU"), "Found no NVIDIA driver"],
+            ["an NVIDIA GPU without a driver", "Found no NVIDIA driver"],
             "update the driver",
         ),
     ],
@@ -84,9 +84,9 @@ OLD = "The NVIDIA driver on your system is too old (found version 11040). Please
 def test_a_gpu_that_cannot_be_used(machine, capsys, set_up, reason, fix):
     set_up(machine)
     assert choose_device("auto", 1).type == "cpu"
-    said = capsys.readouterr().err
-    assert said.count("WARNING") == 1 and fix in said and all(words in said for words in reason)
-    assert find_device("auto").type == "cpu" and "WARNING" in capsys.readouterr().err, "pooling says so too"
+    shown = capsys.readouterr().err
+    assert shown.count("WARNING") == 1 and fix in shown and all(words in shown for words in reason)
+    assert find_device("auto").type == "cpu" and "WARNING" in capsys.readouterr().err, "pooling warns too"
     for choose in (lambda: choose_device("cuda", 1), lambda: find_device("cuda").type):
         with pytest.raises(VixmlError, match="no GPU can be used") as caught:
             choose()
@@ -96,7 +96,7 @@ def test_a_gpu_that_cannot_be_used(machine, capsys, set_up, reason, fix):
 
 
 def test_a_visible_gpu_that_fails_is_not_taken(machine, monkeypatch, capsys):
-    """A card that the build has no kernels for: CUDA says so only when something is computed."""
+    """A GPU that the build has no kernels for: CUDA reports that only when something is computed."""
     machine.smi()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
@@ -138,5 +138,5 @@ def test_a_command_ends_with_one_error(machine, capsys, tmp_path):
     folder = str(tmp_path)
     options = [f"--{name}={folder}" for name in ("corpus", "index", "out")]
     status = main(["predict", "picto", "text-minilm-l3", *options, "--device", "cuda"])
-    said = capsys.readouterr().err
-    assert status == 2 and said.count("error:") == 1 and "Traceback" not in said and "build without CUDA" in said
+    shown = capsys.readouterr().err
+    assert status == 2 and shown.count("error:") == 1 and "Traceback" not in shown and "build without CUDA" in shown

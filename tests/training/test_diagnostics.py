@@ -1,8 +1,9 @@
-"""Diagnostics against naive loops; the collapsed state is told, a diverged run stops."""
+"""Diagnostics against naive loops; a collapsed run warns, a diverged run stops."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import planted
@@ -16,11 +17,10 @@ from torch.nn import functional as F
 
 from vixml.config.run import Loss
 from vixml.errors import VixmlError
-from vixml.models.inputs import RunInputs
 from vixml.ragged import Ragged
 from vixml.training import diagnostics
 from vixml.training import train as stage_module
-from vixml.training.diagnostics import hits, is_collapsed, knn_precision_at_1, mean_cosine, precision_at_1
+from vixml.training.diagnostics import Queries, collapse_warning, hits, knn_precision_at_1, mean_cosine, precision_at_1
 from vixml.training.train import TrainingView, encode_shared
 
 
@@ -55,7 +55,7 @@ def test_precision_at_1(n, n_labels, seed):
     for i in range(n):
         scores = [float(queries[i] @ label) for label in labels]
         right += scores.index(max(scores)) in truth.row(i)
-    assert precision_at_1(queries, labels, truth) == pytest.approx(100 * right / n)
+    assert precision_at_1(Queries(queries, truth), labels) == pytest.approx(100 * right / n)
 
 
 @settings(deadline=None)
@@ -69,7 +69,8 @@ def test_knn_precision_at_1(n, n_train, neighbours, seed):
         share = [math.exp(float(queries[i] @ train[j]) / 0.5) for j in nearest]
         votes = [sum(s for s, j in zip(share, nearest, strict=True) if m in train_truth.row(j)) for m in range(9)]
         right += votes.index(max(votes)) in truth.row(i)
-    assert knn_precision_at_1(queries, train, train_truth, truth, neighbours, 0.5) == pytest.approx(100 * right / n)
+    found = knn_precision_at_1(Queries(queries, truth), Queries(train, train_truth), neighbours, 0.5)
+    assert found == pytest.approx(100 * right / n)
 
 
 def test_hits():
@@ -78,30 +79,36 @@ def test_hits():
     assert math.isnan(hits(torch.zeros(0, dtype=torch.int64), Ragged.from_rows([], 3)))
 
 
-def test_what_counts_as_collapsed():
-    paper = Loss()
-    assert is_collapsed(0.32, 0.995, 0.995, paper, prime=True)
-    assert is_collapsed(0.33, 0.995, 0.995, paper, prime=True)
-    assert not is_collapsed(0.36, 0.995, 0.995, paper, prime=True), "the loss is elsewhere"
-    assert not is_collapsed(0.32, 0.9, 0.995, paper, prime=True), "queries differ"
-    assert not is_collapsed(0.32, 0.995, 0.9, paper, prime=True), "prototypes differ"
-    assert is_collapsed(0.1, 0.995, 0.995, paper, prime=False)
-    assert not is_collapsed(0.32, 0.995, 0.995, paper, prime=False), "another method, another loss"
+@pytest.mark.parametrize(
+    ("loss", "queries", "prototypes", "prime", "collapsed"),
+    [
+        (0.32, 0.995, 0.995, True, True),
+        (0.33, 0.995, 0.995, True, True),
+        (0.36, 0.995, 0.995, True, False),  # another loss
+        (0.32, 0.9, 0.995, True, False),  # queries differ
+        (0.32, 0.995, 0.9, True, False),  # prototypes differ
+        (0.1, 0.995, 0.995, False, True),
+        (0.32, 0.995, 0.995, False, False),  # another method, another loss
+    ],
+)
+def test_a_collapsed_epoch(loss, queries, prototypes, prime, collapsed):
+    report = {"epoch": 0, "loss": loss, "cosine_queries": queries, "cosine_u": 0.5, "cosine_prototypes": prototypes}
+    assert (collapse_warning(report, Loss(), prime) is not None) == collapsed
 
 
 @pytest.fixture
 def constant_task(task, tmp_path):
-    """The planted task with a language model that says the same of everything."""
+    """The planted task with a language model that gives every text the same vector."""
     folder = tiny_models.write_bert(tmp_path / "constant", dropout=0.0)
     tensors = load_file(folder / "model.safetensors")
     for name, tensor in tensors.items():
         if "LayerNorm.weight" in name:
             tensor.zero_()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return RunInputs(task.corpus, task.tokens, task.embeddings, folder)
+    return replace(task, model_dir=folder)
 
 
-def test_a_collapsed_run_is_told(constant_task, tmp_path):
+def test_a_collapsed_run_warns(constant_task, tmp_path):
     config = planted.make_config(
         modality="text",
         encoder={"train": "frozen"},
@@ -115,12 +122,6 @@ def test_a_collapsed_run_is_told(constant_task, tmp_path):
     assert len(warned) == 1 and "collapsed" in warned[0] and "0.32" in warned[0]
 
 
-def test_a_learning_run_is_left_alone(task, tmp_path):
-    warned = []
-    planted.train(planted.make_training(task, planted.make_config()), tmp_path, warn=warned.append)
-    assert warned == []
-
-
 def test_a_diverged_run_is_one_clear_error(task, tmp_path):
     training = planted.make_training(task, planted.make_config())
     with torch.no_grad():
@@ -130,11 +131,17 @@ def test_a_diverged_run_is_one_clear_error(task, tmp_path):
     assert "epoch 0" in str(caught.value.where)
 
 
-def test_an_epochs_report(task, tmp_path):
-    reports = []
-    training = planted.make_training(task, planted.make_config(training={"epochs": 2}))
-    state = planted.train(training, tmp_path, epoch=reports.append)
-    assert reports == state.history and [r["epoch"] for r in reports] == [0, 1]
+@pytest.fixture(scope="module")
+def finished(task, tmp_path_factory):
+    """A training, its state, and what it showed."""
+    training, reports, warned = planted.make_training(task, planted.make_config()), [], []
+    state = planted.train(training, tmp_path_factory.mktemp("run"), epoch=reports.append, warn=warned.append)
+    return training, state, reports, warned
+
+
+def test_a_learning_run_reports_each_epoch_and_does_not_warn(finished):
+    _, state, reports, warned = finished
+    assert warned == [] and reports == state.history and [r["epoch"] for r in reports] == [0, 1, 2]
     for report in reports:
         total = report["loss/q_u"] + report["loss/q_z"] + report["loss/u_q"] + 0.1 * report["loss/reg"]
         assert report["loss"] == pytest.approx(total, abs=1e-5)
@@ -142,26 +149,23 @@ def test_an_epochs_report(task, tmp_path):
         assert {"cosine_queries", "cosine_u", "cosine_prototypes", "samples_per_second", "seconds"} <= report.keys()
 
 
-def test_centroids_are_the_means_of_what_was_stored(task, tmp_path):
-    training = planted.make_training(task, planted.make_config(training={"epochs": 1}))
-    state, data = planted.train(training, tmp_path), training.data
-    for label in range(data.truth.n_cols):
-        holders = [i for i in data.rows if label in data.truth.row(i)]
-        expected = torch.stack([state.stored.read()[i] for i in holders]).mean(dim=0)
-        torch.testing.assert_close(training.model.centroid[label], expected)
+def test_centroids_are_the_means_of_stored_vectors(finished):
+    training, state, *_ = finished
+    for label in range(training.data.truth.n_cols):
+        queries = [i for i in training.data.rows if label in training.data.truth.row(i)]
+        torch.testing.assert_close(training.model.centroid[label], state.stored.read()[queries].mean(dim=0))
     assert training.model.has_centroid.all()
 
 
 def test_stored_vectors_are_those_of_the_last_step(task, tmp_path):
-    """With one batch an epoch: an epoch stores what the weights of the former epoch give."""
+    """With one batch per epoch, an epoch stores the vectors of the previous epoch's weights."""
     config = planted.make_config(
         encoder={"dropout": 0.0}, optimizer={"warmup_steps": 0}, training={"epochs": 2, "batch_size": 64}
     )
     between = []
 
     def encode_all(report):
-        vectors = encode_shared(training, training.data.query_tokens, training.data.query_images)
-        between.append(F.normalize(vectors, dim=1)[:40])
+        between.append(F.normalize(encode_shared(training, training.data.queries), dim=1)[:40])
 
     training = planted.make_training(task, config, rows=40)
     stored = planted.train(training, tmp_path, epoch=encode_all).stored.read()[:40]
@@ -176,32 +180,28 @@ def test_labels_without_queries_have_no_centroid(task, tmp_path):
     assert training.model.has_centroid.nonzero()[:, 0].tolist() == sorted(used)
 
 
-def test_view_counts_and_asks_for_the_loss_only_when_shown():
+def test_the_view_counts_and_reads_the_loss_only_when_shown():
+    counted, notes, lines = [], [], []
+
     class Bar:
-        counted, said, notes = 0, [], []
-
         def __call__(self, n, note):
-            self.counted += n
-            self.notes.append(note)
+            counted.append(n)
+            notes.append(note)
 
-        def say(self, line):
-            self.said.append(line)
+        say = staticmethod(lines.append)
 
-    bar = Bar()
-    view = TrainingView(bar, "run seed 0", 3)
+    view = TrainingView(Bar(), "run seed 0", 3)
     view.step(4, torch.tensor(0.25))
-    assert bar.counted == 4 and bar.notes[0]().startswith("loss 0.250, ")
+    assert counted == [4] and notes[0]().startswith("loss 0.250, ")
     view.epoch({"epoch": 0, "loss": 0.5, "samples_per_second": 12.0, "P@1/u": 40.0, "P@1/z": 50.0})
-    assert (
-        bar.said[0] == "run seed 0: epoch 1/3, loss 0.5000, 12 samples/s, validation P@1 u 40.0, validation P@1 z 50.0"
-    )
     view.warn("look")
-    assert bar.said[1] == "WARNING run seed 0: look"
+    scores = "validation P@1 u 40.0, validation P@1 z 50.0"
+    assert lines == [f"run seed 0: epoch 1/3, loss 0.5000, 12 samples/s, {scores}", "WARNING run seed 0: look"]
 
 
 @pytest.mark.parametrize("which", [{}, {"modality": "text", "encoder": {"train": "frozen"}}])
 def test_with_nothing_held_out_a_sample_of_the_labels_is_enough(task, tmp_path, monkeypatch, which):
-    """The same numbers as from all labels, of those looked at; nothing that is trained changes."""
+    """The same numbers as from all labels, of those encoded; the trained model does not change."""
     config = planted.make_config(**which, training={"epochs": 1})
     whole = planted.make_training(task, config, rows=40, held=0)
     every = planted.train(whole, tmp_path / "a")
@@ -213,27 +213,20 @@ def test_with_nothing_held_out_a_sample_of_the_labels_is_enough(task, tmp_path, 
         patch.setattr(stage_module, "encode_shared", lambda *given: encoded.append(given) or encode_shared(*given))
         few = planted.train(some, tmp_path / "b")
     assert planted.weights_of(some, tmp_path / "b") == planted.weights_of(whole, tmp_path / "a")
-    assert [len(given[3]) for given in encoded[2:]] == ([] if some.stored_only else [4, 0])
+    assert [len(given[2]) for given in encoded[2:]] == ([] if some.stored_only else [4, 0])
     few_of, all_of = few.history[0], every.history[0]
     assert few_of.keys() == all_of.keys()
     label_u = every.label_u
     if not some.stored_only:
-        label_u = encode_shared(whole, whole.data.label_tokens, whole.data.label_images)
+        label_u = encode_shared(whole, whole.data.labels)
     unit = F.normalize(label_u, dim=1)
     assert few_of["cosine_u"] == pytest.approx(diagnostics.mean_cosine(unit[[0, 3, 6, 9]]), abs=1e-4)
     assert few_of["cosine_queries"] == all_of["cosine_queries"] and few_of["cosine_u"] != all_of["cosine_u"]
 
 
 def test_queries_are_ranked_in_pieces(monkeypatch):
-    queries, labels, train = unit(23, 6, 0), unit(31, 6, 1), unit(40, 6, 2)
-    truth, train_truth = random_truth(23, 31, 3), random_truth(40, 31, 4)
-    whole = (
-        diagnostics.precision_at_1(queries, labels, truth),
-        diagnostics.knn_precision_at_1(queries, train, train_truth, truth),
-    )
+    labels = unit(31, 6, 1)
+    queries, train = Queries(unit(23, 6, 0), random_truth(23, 31, 3)), Queries(unit(40, 6, 2), random_truth(40, 31, 4))
+    whole = precision_at_1(queries, labels), knn_precision_at_1(queries, train)
     monkeypatch.setattr(diagnostics, "PRODUCTS", 70)
-    pieces = (
-        diagnostics.precision_at_1(queries, labels, truth),
-        diagnostics.knn_precision_at_1(queries, train, train_truth, truth),
-    )
-    assert pieces == whole
+    assert (precision_at_1(queries, labels), knn_precision_at_1(queries, train)) == whole

@@ -1,7 +1,8 @@
-"""Out of memory: one error that names what to make smaller; nothing is lost, and the smaller value resumes."""
+"""Running out of memory: one error that names a smaller setting; nothing is lost, and with that setting the run resumes."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -21,18 +22,17 @@ from vixml.models.encode import fewer_items, token_budget_slices
 from vixml.models.siamese import Siamese
 from vixml.training import train as stage_module
 from vixml.training.checkpoint import NAME
-from vixml.training.train import run_identity, train
+from vixml.training.train import run_identity
 from vixml.training.vectors import EncodedBatch
 
-CPU = torch.device("cpu")
-SAID = (
+MESSAGE = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.25 GiB is free. "
     "Including non-PyTorch memory, this process has 77.84 GiB memory in use."
 )
 
 
 def full(*args, **options):
-    raise torch.OutOfMemoryError(SAID)
+    raise torch.OutOfMemoryError(MESSAGE)
 
 
 def settings(**training):
@@ -46,48 +46,42 @@ def settings(**training):
 
 
 def run(task, folder, config):
-    train("planted", "run", 0, config, Propensity(), task, folder / "model", CPU)
+    planted.run_stage(task, config, folder / "model")
 
 
-def at_call(function, count):
-    """Return a function that runs out of memory when it is called for the ``count``-th time (from 0)."""
-    calls = iter(range(10**6))
+def fail_at_call(patch, owner, name, count):
+    """Let a function run out of memory when it is called for the ``count``-th time (from 0)."""
+    function, calls = getattr(owner, name), itertools.count()
 
     def wrapped(*args, **options):
         if next(calls) == count:
-            function(*args, **options) if function.__name__ == "encode" else None  # it was under way
+            if name == "encode":
+                function(*args, **options)  # it had begun
             full()
         return function(*args, **options)
 
-    return wrapped
+    patch.setattr(owner, name, wrapped)
 
 
-def first_encoding(monkeypatch):
-    monkeypatch.setattr(Siamese, "encode", at_call(Siamese.encode, 0))
-
-
-def a_step(monkeypatch):
-    monkeypatch.setattr(Siamese, "encode", at_call(Siamese.encode, 6))
-
-
-def a_backward_pass(monkeypatch):
-    monkeypatch.setattr(EncodedBatch, "backward", at_call(EncodedBatch.backward, 2))
-
-
-def the_loss(monkeypatch):
-    monkeypatch.setattr(stage_module, "total_loss", at_call(stage_module.total_loss, 3))
+A_STEP = Siamese, "encode", 6
 
 
 @pytest.mark.parametrize(
-    ("where", "position", "items"),
-    [(first_encoding, "epoch 1, encoding", None), (a_step, "step", 33), (a_backward_pass, "step 3", 33), (the_loss, "step 4", 33)],
-)  # fmt: skip
+    ("failing", "position", "items", "kept"),
+    [
+        ((Siamese, "encode", 0), "epoch 1, encoding", None, False),
+        (A_STEP, "step", 33, True),
+        ((EncodedBatch, "backward", 2), "step 3", 33, True),
+        ((stage_module, "total_loss", 3), "step 4", 33, True),
+    ],
+    ids=["first encoding", "step", "backward pass", "loss"],
+)
 def test_one_error_names_the_next_smaller_value_and_that_resumes(
-    task, tmp_path, monkeypatch, capsys, where, position, items
+    task, tmp_path, monkeypatch, capsys, failing, position, items, kept
 ):
     planted.save_always(monkeypatch)
     with monkeypatch.context() as patch:
-        where(patch)
+        fail_at_call(patch, *failing)
         with pytest.raises(VixmlError, match="out of GPU memory") as caught:
             run(task, tmp_path, settings())
     error = caught.value
@@ -98,8 +92,7 @@ def test_one_error_names_the_next_smaller_value_and_that_resumes(
     now = int(error.hint.split("(now ")[1].split(" ")[0])
     assert smaller == now // 2 and (items is None or abs(now - items) < 3)
     assert not (tmp_path / "model").exists()
-    kept = (tmp_path / "checkpoint" / NAME).exists()
-    assert kept == (where is not first_encoding)
+    assert (tmp_path / "checkpoint" / NAME).exists() == kept
     monkeypatch.delenv("VIXML_PROGRESS", raising=False)
     capsys.readouterr()
     run(task, tmp_path, settings(items_at_once=smaller))
@@ -108,7 +101,7 @@ def test_one_error_names_the_next_smaller_value_and_that_resumes(
     assert record["epochs"] == 2 and record["kernels"] == "plain" and not (tmp_path / "checkpoint").exists()
 
 
-def test_what_is_carried_out_otherwise_is_the_same_run(task):
+def test_settings_that_change_no_result_keep_the_identity(task):
     def identity(config):
         return run_identity(config, 0, task, "fp32", Propensity())
 
@@ -120,10 +113,10 @@ def test_what_is_carried_out_otherwise_is_the_same_run(task):
 
 def test_grouping_queries_falls_back_to_the_processor(task, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("VIXML_PROGRESS", raising=False)
-    # The first call shares the free vectors out, the second groups queries.
-    monkeypatch.setattr(stage_module, "balanced_groups", at_call(stage_module.balanced_groups, 1))
+    # The first call clusters labels for the free vectors, the second groups queries.
+    fail_at_call(monkeypatch, stage_module, "balanced_groups", 1)
     run(task, tmp_path, settings())
-    assert "no room to group all queries" in capsys.readouterr().err
+    assert "too small to group all queries" in capsys.readouterr().err
 
 
 def test_the_model_itself_does_not_fit(task, tmp_path, monkeypatch):
@@ -150,7 +143,7 @@ def test_the_next_smaller_value(at_once, items, training, expected):
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (torch.OutOfMemoryError(SAID), "GPU"),
+        (torch.OutOfMemoryError(MESSAGE), "GPU"),
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), "GPU"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GPU"),
         (MemoryError(), "main"),
@@ -182,20 +175,20 @@ def test_items_at_once_bounds_every_pass(task):
     assert [(s.start, s.stop) for s in slices] == [(0, 4), (4, 8), (8, 10)]
 
 
-def test_a_verb_without_a_key_to_change_ends_with_one_error_too(monkeypatch, capsys, tmp_path):
+def test_a_command_without_a_setting_to_change_ends_with_one_error_too(monkeypatch, capsys, tmp_path):
     def no_memory(*args, **options):
         raise MemoryError("Unable to allocate 9.1 TiB for an array")
 
     monkeypatch.setattr("vixml.check.doctor.block", no_memory)
     assert main(["doctor"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("error:") == 1 and "out of main memory" in said and "Traceback" not in said
+    shown = capsys.readouterr().err
+    assert shown.count("error:") == 1 and "out of main memory" in shown and "Traceback" not in shown
 
 
 def train_with_one_that_is_full(argument):
     task, folder = argument
     if os.environ["RANK"] == "1":
-        a_step(pytest.MonkeyPatch())
+        fail_at_call(pytest.MonkeyPatch(), *A_STEP)
     try:
         run(task, folder, settings())
     except VixmlError as error:
@@ -213,5 +206,5 @@ def test_one_process_of_several_ends_all(programs, task, tmp_path):
     shown, status = done.stderr, done.returncode
     assert status != 0, shown[-3000:]
     assert shown.count("error: out of GPU memory") == 1 and "items_at_once" in shown
-    assert shown.count("Traceback") <= 1, "torchrun's own at most"
+    assert shown.count("Traceback") <= 1, "at most that of torchrun"
     assert not (tmp_path / "model").exists()

@@ -1,7 +1,7 @@
-"""No step asks its device for an answer, and whatever is sent there is sent without waiting.
+"""No step waits for its device: it reads no value from there, and its copies to there are asynchronous.
 
-No GPU is needed to see it: what would wait for one are a few operations (the value of a tensor in Python, the positions of its
-non-zero entries), and copies that are not asked to go on by themselves or do not start from pinned memory.
+The test needs no GPU: waiting means one of a few operations (reading a tensor's value in Python, finding its non-zero entries)
+or a copy that is blocking or not from pinned memory.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ KINDS = {
     "dexa": ("task", {"method": "DEXA"}),
     "ngame": ("task", {"method": "NGAME", "inference": {"labels_as": "u"}}),
     "stored vectors": ("task", {"modality": "text", "encoder": {"train": "frozen"}}),
-    "adapters": ("decoder_task", {"encoder": LORA | {"template": "{text}{images}{eos}"}}),
+    "adapters": ("decoder_task", {"encoder": LORA}),
     "checkpointed": ("decoder_task", {"encoder": LORA | {"template": "{text}{eos}", "gradient_checkpointing": True},
                                       "modality": "text"}),
 }  # fmt: skip
 
 
 class Waits(TorchDispatchMode):
-    """Remember each operation that hands a tensor's values to Python."""
+    """Record each operation that reads a tensor's values in Python."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def test_no_step_waits_for_its_device(request, monkeypatch, kind, at_once):
     train.initialise(training, state)
     training.model.train()
 
-    # Pinned memory is the caller's own copy, whose address is remembered.
+    # Pinned memory: a copy whose address is recorded.
     pinned: dict[int, torch.Tensor] = {}
 
     def pin(tensor):

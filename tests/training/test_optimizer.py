@@ -12,17 +12,20 @@ import transformers
 
 from vixml.config.run import Optimizer
 from vixml.runtime import batch_workers
-from vixml.training.optimizer import learning_rate_factor, make_optimizer, parameter_groups
-from vixml.training.train import fit, new_state
+from vixml.training import train
+from vixml.training.train import learning_rate_factor, make_optimizer, parameter_groups, train_step
 
 SETTINGS = Optimizer(lr=0.1, lr_new=0.2, weight_decay=0.3)
 
 
-def named_groups(model):
+def groups_of(model, settings=SETTINGS):
+    """Return {name: (learning rate, weight decay)} of every parameter that trains; each is in one group."""
     names = {id(p): name for name, p in model.named_parameters()}
-    return [
-        ({names[id(p)] for p in g["params"]}, g["lr"], g["weight_decay"]) for g in parameter_groups(model, SETTINGS)
+    found = [
+        (names[id(p)], (g["lr"], g["weight_decay"])) for g in parameter_groups(model, settings) for p in g["params"]
     ]
+    assert len(found) == len(dict(found))
+    return dict(found)
 
 
 @pytest.fixture
@@ -31,19 +34,17 @@ def model(task):
 
 
 def test_every_parameter_once_with_its_rate_and_decay(model):
-    groups = named_groups(model)
-    assert sorted(name for names, _, _ in groups for name in names) == sorted(n for n, _ in model.named_parameters())
-    for names, lr, decay in groups:
-        for name in names:
-            assert lr == (0.1 if name.startswith("backbone.") else 0.2), name
-            plain = name.endswith("bias") or "LayerNorm" in name or "norm" in name or name == "prototypes.free.weight"
-            assert decay == (0.0 if plain else 0.3), name
+    groups = groups_of(model)
+    assert groups.keys() == {name for name, _ in model.named_parameters()}
+    for name, (lr, decay) in groups.items():
+        assert lr == (0.1 if name.startswith("backbone.") else 0.2), name
+        plain = name.endswith("bias") or "LayerNorm" in name or "norm" in name or name == "prototypes.free.weight"
+        assert decay == (0.0 if plain else 0.3), name
 
 
 def test_a_frozen_encoder_is_left_out(task):
-    model = planted.make_training(task, planted.make_config(encoder={"train": "frozen"})).model
-    names = set().union(*(names for names, _, _ in named_groups(model)))
-    assert names and not any(name.startswith("backbone.") for name in names)
+    names = groups_of(planted.make_training(task, planted.make_config(encoder={"train": "frozen"})).model).keys()
+    assert not any(name.startswith("backbone.") for name in names)
     assert {"projection.weight", "projection.bias", "prototypes.free.weight"} <= names
 
 
@@ -53,19 +54,18 @@ def test_adamw_has_the_configured_epsilon(model):
     assert {group["eps"] for group in optimizer.param_groups} == {1e-5}
 
 
-def test_decay_by_name_as_in_the_official_code(task):
-    """It spares what has `bias` or `LayerNorm.weight` in its name, and the free vectors; the prototype network's norms
-    have another name."""
-    model = planted.make_training(task, planted.make_config()).model
-    groups = parameter_groups(model, SETTINGS.model_copy(update={"weight_decay_on": "all-but-layernorm"}))
-    names = {id(p): name for name, p in model.named_parameters()}
-    decay = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
-    assert decay.keys() == {name for name, _ in model.named_parameters()}
-    for name, value in decay.items():
+def test_decay_by_name_as_in_the_official_code(model):
+    """It spares parameters with `bias` or `LayerNorm.weight` in their name, and the free vectors; the prototype network's
+    norms have another name."""
+    official, ours = (
+        groups_of(model, SETTINGS.model_copy(update={"weight_decay_on": "all-but-layernorm"})),
+        groups_of(model),
+    )
+    for name, (_, decay) in official.items():
         spared = "bias" in name or "LayerNorm.weight" in name or name == "prototypes.free.weight"
-        assert value == (0.0 if spared else 0.3), name
-    other = {n for names, _, d in named_groups(model) for n in names if d != decay[n]}
-    assert other == {"prototypes.layer.norm1.weight", "prototypes.layer.norm2.weight"}
+        assert decay == (0.0 if spared else 0.3), name
+    differ = {name for name in ours if ours[name] != official[name]}
+    assert differ == {"prototypes.layer.norm1.weight", "prototypes.layer.norm2.weight"}
 
 
 def test_a_warm_up_from_zero_is_one_step_behind():
@@ -102,51 +102,29 @@ def test_schedule_is_linear_up_then_linear_down(warmup, total):
         assert learning_rate_factor(total, warmup, total) == 0
 
 
-def test_the_loop_follows_the_schedule_and_clips(task, tmp_path):
-    config = planted.make_config(
-        modality="text",
-        optimizer={"lr": 1e-3, "lr_new": 3e-3, "warmup_steps": 3, "clip_norm": 1e-3},
-        training={"epochs": 2, "batch_size": 8},
-    )
-    seen = []
-
-    def look(n, loss):
-        squares = [p.grad.square().sum() for p in training.model.parameters() if p.grad is not None]
-        rates = {group["lr"] for group in state.optimizer.param_groups}
-        seen.append((rates, float(torch.stack(squares).sum().sqrt())))
-
+@pytest.mark.parametrize("warmup_new", [None, 2])
+def test_the_loop_follows_the_schedule_and_clips(task, tmp_path, monkeypatch, warmup_new):
+    """Also where new parts warm up sooner than the language model."""
+    settings = {"lr": 1e-3, "lr_new": 3e-3, "warmup_steps": 6, "warmup_steps_new": warmup_new, "clip_norm": 1e-3}
+    config = planted.make_config(modality="text", optimizer=settings, training={"epochs": 2, "batch_size": 8})
     training = planted.make_training(task, config, rows=30)
-    state = new_state(training)
-    fit(training, state, tmp_path, "", planted.silent_view(step=look))
+    names, seen = {id(p): name.split(".")[0] for name, p in training.model.named_parameters()}, []
+
+    def step(training, state, batch):
+        loss = train_step(training, state, batch)
+        rates = {names[id(p)]: group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
+        squares = [p.grad.square().sum() for p in training.model.parameters() if p.grad is not None]
+        seen.append((rates, float(torch.stack(squares).sum().sqrt())))
+        return loss
+
+    monkeypatch.setattr(train, "train_step", step)
+    state = planted.train(training, tmp_path)
     assert training.total_steps == len(seen) == 8
     for step, (rates, norm) in enumerate(seen):
-        factor = learning_rate_factor(step, 3, 8)
-        assert sorted(rates) == pytest.approx([1e-3 * factor, 3e-3 * factor])
-        assert norm <= 1e-3 * 1.001
-    assert state.history[-1]["lr"] == pytest.approx(1e-3 * learning_rate_factor(7, 3, 8))
-
-
-def test_new_parts_may_warm_up_sooner(task, tmp_path):
-    config = planted.make_config(
-        modality="text",
-        optimizer={"lr": 1e-3, "lr_new": 3e-3, "warmup_steps": 6, "warmup_steps_new": 2},
-        training={"epochs": 2, "batch_size": 8},
-    )
-    seen = []
-
-    def look(n, loss):
-        rates = {}
-        for group in state.optimizer.param_groups:
-            for parameter in group["params"]:
-                rates[names[id(parameter)].split(".")[0]] = group["lr"]
-        seen.append(rates)
-
-    training = planted.make_training(task, config, rows=30)
-    state, names = new_state(training), {id(p): name for name, p in training.model.named_parameters()}
-    fit(training, state, tmp_path, "", planted.silent_view(step=look))
-    for step, rates in enumerate(seen):
         assert rates["backbone"] == pytest.approx(1e-3 * learning_rate_factor(step, 6, 8))
-        assert rates["prototypes"] == pytest.approx(3e-3 * learning_rate_factor(step, 2, 8))
+        assert rates["prototypes"] == pytest.approx(3e-3 * learning_rate_factor(step, warmup_new or 6, 8))
+        assert norm <= 1e-3 * 1.001
+    assert state.history[-1]["lr"] == pytest.approx(1e-3 * learning_rate_factor(7, 6, 8))
 
 
 def test_a_gpu_does_not_wait_for_its_batches(monkeypatch, tmp_path):

@@ -16,11 +16,10 @@ import warm
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from vixml.config.registry import Propensity
 from vixml.ragged import Ragged
-from vixml.runtime import DROPOUT, autocast, generator
+from vixml.runtime import DROPOUT, derived_seed
 from vixml.training.distributed import SINGLE, ProcessGroup, join, leave
-from vixml.training.train import epoch_batches, initialise, new_state, train, train_step
+from vixml.training.train import epoch_batches, initialise, new_state, train_step
 from vixml.training.vectors import EncodedBatch
 
 CPU = torch.device("cpu")
@@ -44,10 +43,9 @@ def settings(kind, dropout=0.0, **training):
 def gradients(task, config, steps=2, group=SINGLE, rows=40, without_images=False):
     """Return the gradients of the last of a few steps, by parameter."""
     training = planted.make_training(task, config, rows=rows, held=1, group=group)
-    if without_images:  # as a batch is whose items have none
+    if without_images:
         data = training.data
-        data = replace(data, query_images=empty(data.query_images), label_images=empty(data.label_images))
-        training = replace(training, data=data)
+        training = replace(training, data=replace(data, queries=without(data.queries), labels=without(data.labels)))
     state = new_state(training)
     initialise(training, state)
     training.model.train()
@@ -58,8 +56,8 @@ def gradients(task, config, steps=2, group=SINGLE, rows=40, without_images=False
     return {name: p.grad for name, p in training.model.named_parameters() if p.grad is not None}
 
 
-def empty(lists):
-    return Ragged.from_rows([[]] * len(lists), lists.n_cols)
+def without(items):
+    return replace(items, images=Ragged.from_rows([[]] * len(items), items.images.n_cols))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +78,7 @@ def test_parts_give_the_gradient_of_the_whole(whole, task, kind, at_once):
 
 
 def test_dropout_is_the_same_when_a_part_is_encoded_again(task):
-    """Naive twin: all parts with the same draws, their graphs held, one backward pass through everything."""
+    """Against a naive version: all parts with the same draws, all their graphs in memory, one backward pass."""
     config = settings("early", dropout=0.3, items_at_once=9)
     training = planted.make_training(task, config, rows=40)
     model = training.model.train()
@@ -94,12 +92,12 @@ def test_dropout_is_the_same_when_a_part_is_encoded_again(task):
 
     vectors = []
     for part in batch.parts:
-        torch.manual_seed(int(generator(0, DROPOUT, 0, 0, part.first).integers(2**31)))
-        vectors.append(model.encode(part.packed, part.images))
+        torch.manual_seed(derived_seed(0, DROPOUT, 0, 0, sum(map(len, vectors))))
+        vectors.append(model.encode(part))
     loss_of(torch.cat(vectors)).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    encoded = EncodedBatch(model, batch, SINGLE, lambda: autocast("fp32", CPU), (0, DROPOUT, 0, 0))
+    encoded = EncodedBatch(model, batch, SINGLE, "fp32", (0, DROPOUT, 0, 0))
     torch.testing.assert_close(encoded.vectors.detach(), torch.cat(vectors).detach())
     torch.rand(5)  # whatever else draws in between
     loss_of(encoded.vectors).backward()
@@ -112,12 +110,11 @@ def test_all_parts_but_the_last_are_encoded_twice(task, monkeypatch):
     training = planted.make_training(task, settings("early", items_at_once=9), rows=40)
     model, batch, asked = training.model.train(), epoch_batches(training, new_state(training))[0], []
     encode = model.encode
-    monkeypatch.setattr(model, "encode", lambda packed, images: asked.append(packed) or encode(packed, images))
-    encoded = EncodedBatch(model, batch, SINGLE, lambda: autocast("fp32", CPU), (0, DROPOUT, 0, 0))
+    monkeypatch.setattr(model, "encode", lambda packed: asked.append(packed) or encode(packed))
+    encoded = EncodedBatch(model, batch, SINGLE, "fp32", (0, DROPOUT, 0, 0))
     encoded.vectors.sum().backward()
     encoded.backward()
-    of_part = [part.packed for part in batch.parts]
-    assert len(of_part) > 2 and [*map(id, asked)] == [*map(id, of_part), *map(id, of_part[-2::-1])]
+    assert len(batch.parts) > 2 and [*map(id, asked)] == [*map(id, batch.parts), *map(id, batch.parts[-2::-1])]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 17])
@@ -129,23 +126,23 @@ def test_shares_cover_every_item_once(n, size):
 
 
 def in_processes(programs, work, argument, folder, processes=2):
-    """Run ``work(argument)`` in a group of processes that hold torch already; return what they printed and their statuses."""
-    # As torchrun does it: the process that starts them holds the store where they meet.
+    """Run ``work(argument)`` in a group of processes with torch loaded; return their output and their exit statuses."""
+    # As torchrun does, the starting process has the store where they meet.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     command, started = [f"{programs}/warm-python", warm.script(folder, work, argument)], []
     with (folder / "printed").open("w", encoding="utf-8") as printed:
         for rank in range(processes):
-            own = address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-            started.append(subprocess.Popen(command, env=os.environ | own, stderr=printed))
+            rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            started.append(subprocess.Popen(command, env=os.environ | address | rank, stderr=printed))
         statuses = [one.wait(timeout=600) for one in started]
     return (folder / "printed").read_text(encoding="utf-8"), statuses
 
 
 def write_gradients(argument):
-    told, out = argument
+    given, out = argument
     group = join(CPU)
-    for name, how in told.items():
+    for name, how in given.items():
         inputs, config, *rest = how
         torch.save(gradients(inputs, config, 1, group, *rest), out / f"{name}-{group.rank}.pt")
     leave()
@@ -153,7 +150,7 @@ def write_gradients(argument):
 
 def train_one(argument):
     config, inputs, out = argument
-    train("planted", "run", 0, config, Propensity(), inputs, out, CPU)
+    planted.run_stage(inputs, config, out)
 
 
 def resume(argument):
@@ -184,10 +181,10 @@ def alone(task, decoder_task):
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_have_the_gradient_of_one(programs, task, decoder_task, alone, tmp_path, processes):
-    """The first step's gradients, not what an optimizer makes of them: AdamW would forgive a wrong scale."""
+    """The first step's gradients, not the optimizer's steps: AdamW hides a wrong scale."""
     # Two processes encode each batch at once, three in parts.
-    told = cases(task, decoder_task, None if processes == 2 else 5)
-    shown, statuses = in_processes(programs, write_gradients, (told, tmp_path), tmp_path / "group", processes)
+    given = cases(task, decoder_task, None if processes == 2 else 5)
+    shown, statuses = in_processes(programs, write_gradients, (given, tmp_path), tmp_path / "group", processes)
     assert statuses == [0] * processes, shown[:6000]
     for name, expected in alone.items():
         assert len(expected) >= 2 or name == "one query"
@@ -206,15 +203,13 @@ def test_processes_that_would_resume_from_different_steps_stop(programs, task, t
     planted.train(planted.make_training(task, config, rows=40), tmp_path / "0")
     assert list((tmp_path / "0").rglob("*.pt")) and not (tmp_path / "1").exists()
     shown, statuses = in_processes(programs, resume, (config, task, tmp_path), tmp_path / "group")
-    assert (
-        0 not in statuses and "do not agree on the step to go on from" in shown and "2, 0, process by process" in shown
-    )
+    assert 0 not in statuses and "do not agree on the step to resume from" in shown and "2, 0, by rank" in shown
 
 
 def test_two_processes_train_what_one_trains(programs, task, tmp_path):
     """Mined batches, centroids, an image projection; one file is written, by the first process."""
     config = settings("early", epochs=2, batch_size=24)
-    train("planted", "run", 0, config, Propensity(), task, tmp_path / "one" / "model", CPU)
+    planted.run_stage(task, config, tmp_path / "one" / "model")
     shown, statuses = in_processes(programs, train_one, (config, task, tmp_path / "two" / "model"), tmp_path / "group")
     assert statuses == [0, 0], shown[:6000]
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))

@@ -1,4 +1,4 @@
-"""A task that only word and picture together solve: fusion must learn it, text alone gets half, shuffling loses it."""
+"""A task that only word and image together solve: fusion learns it, text alone gets half, shuffled images lose it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from torch.nn import functional as F
 
 from vixml.models.encode import all_prototypes, encode_items
 from vixml.models.inputs import open_inputs
-from vixml.runtime import autocast
-from vixml.training.diagnostics import precision_at_1
+from vixml.training.diagnostics import Queries, precision_at_1
 
 STEPS = 40
 CHANCE = 100 / (planted.WORDS * planted.KINDS)
 
 
 def learn(task, folder, seed=0, **changes):
-    """Train a few dozen steps; return P@1 on the *test* split by text vector ``u`` and, if there are, prototype ``z``."""
+    """Train a few dozen steps; return P@1 on the *test* split by text vector ``u`` and, if it has one, prototype ``z``."""
     config = planted.make_config(
         optimizer={"lr": 5e-3, "lr_new": 5e-3},
         training={"epochs": 8, "batch_size": 32},
@@ -26,18 +25,11 @@ def learn(task, folder, seed=0, **changes):
     planted.train(training, folder)
     assert training.total_steps == STEPS
     data = open_inputs(task, config, seed)
-
-    def encode(split):
-        return encode_items(
-            training.model, data.tokens[split], data.images[split], data.gather,
-            lambda: autocast("fp32", training.device), prompt=data.prompts[split],
-        )  # fmt: skip
-
-    queries, labels = F.normalize(encode("test"), dim=1), encode("label")
-    truth = data.corpus.labels("test")
-    scores = {"u": precision_at_1(queries, F.normalize(labels, dim=1), truth)}
+    test, labels = (encode_items(training.model, data.sequences[split], "fp32") for split in ("test", "label"))
+    queries = Queries(F.normalize(test, dim=1), data.corpus.labels("test"))
+    scores = {"u": precision_at_1(queries, F.normalize(labels, dim=1))}
     if config.has_prototypes:
-        scores["z"] = precision_at_1(queries, all_prototypes(training.model, labels), truth)
+        scores["z"] = precision_at_1(queries, all_prototypes(training.model, labels))
     return scores
 
 

@@ -1,4 +1,4 @@
-"""A killed run, taken up again, ends with the same bytes as one that was never interrupted."""
+"""Same bytes: of a run repeated, and of a run killed and resumed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import planted
 import pytest
 import torch
@@ -19,10 +21,9 @@ from vixml.models.siamese import load_model
 from vixml.provenance import read_manifest
 from vixml.training import checkpoint
 from vixml.training.checkpoint import NAME
-from vixml.training.train import run_identity, train
+from vixml.training.train import run_identity
 
 ROWS, BATCH, EPOCHS = 23, 5, 3  # five steps per epoch, the last of three queries; the second and third mined
-CPU = torch.device("cpu")
 ALWAYS = {"checkpoint_minutes": 1e-9}
 
 
@@ -53,21 +54,18 @@ def kill_at(count):
     return hook
 
 
-def trained(task, settings, folder, **hooks):
+def trained(task, settings, folder, seed=0, held=16, **hooks):
     """Train to the end, from the checkpoint if there is one; return the model's bytes and the history."""
-    training = planted.make_training(task, settings, rows=ROWS)
-    state = planted.train(training, folder, **hooks)
-    return planted.weights_of(training, folder), without_times(state.history)
+    training = planted.make_training(task, settings, seed=seed, rows=ROWS, held=held)
+    history = planted.train(training, folder, **hooks).history
+    times = {"seconds", "samples_per_second"}
+    return planted.weights_of(training, folder), [{k: v for k, v in line.items() if k not in times} for line in history]
 
 
 def killed(task, settings, folder, identity="one identity", **hooks):
     """Train until a hook kills."""
     with pytest.raises(Killed):
         planted.train(planted.make_training(task, settings, rows=ROWS), folder, identity, **hooks)
-
-
-def without_times(history):
-    return [{k: v for k, v in line.items() if k not in {"seconds", "samples_per_second"}} for line in history]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +79,19 @@ def whole(task, tmp_path_factory):
     return run
 
 
+def test_the_same_seed_gives_the_same_bytes_and_another_others(whole, task, tmp_path):
+    torch.manual_seed(123)
+    np.random.seed(123)
+    assert trained(task, config(), tmp_path / "same") == whole("fp32")
+    assert trained(task, config(), tmp_path / "other", seed=1)[0] != whole("fp32")[0] != whole("bf16")[0]
+
+
+@pytest.mark.parametrize("changes", [{"held": 0}, {"workers": 2}], ids=["diagnostics", "workers"])
+def test_neither_diagnostics_nor_workers_change_a_byte(whole, task, tmp_path, changes):
+    held = changes.pop("held", 16)
+    assert trained(task, config(**changes), tmp_path, held=held)[0] == whole("fp32")[0]
+
+
 # Before the first checkpoint, inside an epoch, at its first and last step, in mined epochs, at the very end.
 @pytest.mark.parametrize(
     ("precision", "steps"), [*(("fp32", k) for k in (0, 1, 4, 5, 8, 12, 14)), ("bf16", 3), ("bf16", 11)]
@@ -90,9 +101,9 @@ def test_killed_at_a_step(whole, task, tmp_path, precision, steps):
     killed(task, settings, tmp_path, step=kill_at(steps))
     assert (tmp_path / "checkpoint" / NAME).exists() == (steps > 0)
     taken = []
-    torch.rand(3)  # whatever else drew random numbers before
+    torch.rand(3)  # other code may draw random numbers before
     assert trained(task, settings, tmp_path, step=lambda n, loss: taken.append(n)) == whole(precision)
-    assert len(taken) == 15 - steps, "steps done before the kill are not done again"
+    assert len(taken) == 15 - steps, "steps before the kill are not repeated"
 
 
 def test_killed_again_and_again(whole, task, tmp_path):
@@ -104,7 +115,7 @@ def test_killed_again_and_again(whole, task, tmp_path):
 
 @pytest.mark.parametrize("epochs", [0, 2])
 def test_killed_after_an_epochs_last_step_before_its_checkpoint(whole, task, tmp_path, epochs):
-    """Steps, sums and vectors of the whole epoch stand in the step's checkpoint; its end is done again."""
+    """The last step's checkpoint has steps, sums and vectors of the whole epoch; only the epoch's end is repeated."""
     settings = config(**ALWAYS)
     killed(task, settings, tmp_path, epoch=kill_at(epochs))
     assert trained(task, settings, tmp_path) == whole("fp32")
@@ -124,27 +135,18 @@ def test_a_finished_run_trains_no_further(task, tmp_path):
     assert trained(task, settings, tmp_path, step=kill_at(0)) == first
 
 
-def test_frozen_encoder_with_stored_vectors(task, tmp_path):
-    settings = planted.make_config(
-        modality="text", encoder={"train": "frozen"}, training={"epochs": 2, "batch_size": BATCH, **ALWAYS}
-    )
-    assert planted.make_training(task, settings, rows=ROWS).stored_only
-    expected = trained(task, settings, tmp_path / "a")
-    killed(task, settings, tmp_path / "b", step=kill_at(7))
-    assert trained(task, settings, tmp_path / "b") == expected
-
-
 @pytest.mark.parametrize(
     ("which", "changes"),
     [
         ("task", {"method": "DEXA", "prototype": {"init": "zeros"}}),
         ("task", {"method": "NGAME", "inference": {"labels_as": "u"}}),
         ("task", {"images": {"fusion": "late"}}),
+        ("task", {"modality": "text", "encoder": {"train": "frozen"}}),  # trained on stored vectors
         ("decoder_task", {"encoder": {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.1}, "centre": True,
                                       "template": "{text}{images}{eos}", "gradient_checkpointing": True}}),
         ("decoder_task", {"modality": "text", "encoder": {"train": "frozen", "centre": True, "template": "{text}{eos}"}}),
     ],
-    ids=["DEXA", "NGAME", "late fusion", "adapters", "frozen decoder"],
+    ids=["DEXA", "NGAME", "late fusion", "stored vectors", "adapters", "frozen decoder"],
 )  # fmt: skip
 def test_every_kind_of_run_resumes_to_the_same_bytes(request, tmp_path, which, changes):
     given = request.getfixturevalue(which)
@@ -165,22 +167,19 @@ def test_a_checkpoint_of_something_else_is_not_resumed(task, tmp_path):
 
 
 def test_identity_names_all_that_leads_to_the_weights(task, monkeypatch):
-    base = run_identity(config(), 0, task, "fp32", Propensity())
+    def identity(settings=config(), seed=0, inputs=task, precision="fp32", **propensity):
+        return run_identity(settings, seed, inputs, precision, Propensity(**propensity))
+
     others = [
-        run_identity(config(batch_size=10), 0, task, "fp32", Propensity()),
-        run_identity(planted.make_config(mining=None), 0, task, "fp32", Propensity()),
-        run_identity(config(), 1, task, "fp32", Propensity()),
-        run_identity(config(), 0, task, "bf16", Propensity()),
-        run_identity(config(), 0, task, "fp32", Propensity(a=0.1)),
-        run_identity(
-            config(), 0, type(task)(task.corpus, task.embeddings, task.embeddings, task.model_dir), "fp32", Propensity()
-        ),
-    ]
+        identity(config(batch_size=10)), identity(planted.make_config(mining=None)), identity(seed=1),
+        identity(precision="bf16"), identity(a=0.1), identity(inputs=replace(task, tokens=task.embeddings)),
+    ]  # fmt: skip
+    base = identity()
     assert len({base, *others}) == len(others) + 1
     same = config().model_copy(update={"row": planted.make_config(row={"label": "another name"}).row})
-    assert run_identity(same, 0, task, "fp32", Propensity()) == base, "a row's name trains nothing"
+    assert identity(same) == base, "a row's name trains nothing"
     monkeypatch.setattr("vixml.training.train.stage_digest", lambda verb: f"another {verb}")
-    assert run_identity(config(), 0, task, "fp32", Propensity()) != base, "old weights are not trained on by new code"
+    assert identity() != base, "new code does not resume old weights"
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "other"])
@@ -197,7 +196,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(task, tmp_path, damage):
 
 def train_until_half_a_checkpoint_is_written(argument):
     config, inputs, out, saves = argument
-    checkpoint.SaveClock.due = lambda clock, epoch_ended: True
+    checkpoint.Checkpoint.due = lambda self, epoch_ended: True
     save, done = torch.save, iter(range(10**6))
 
     def save_then_die(payload, path):
@@ -208,7 +207,7 @@ def train_until_half_a_checkpoint_is_written(argument):
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = save_then_die
-    train("planted", "run", 3, config, Propensity(), inputs, out, CPU)
+    planted.run_stage(inputs, config, out, seed=3)
 
 
 def test_kill_9_while_a_checkpoint_is_written(programs, task, tmp_path):
@@ -219,8 +218,8 @@ def test_kill_9_while_a_checkpoint_is_written(programs, task, tmp_path):
     assert done.stderr == "killed now\n"
     assert not out.exists() and (out.parent / "checkpoint" / NAME).exists()
     for folder in (out, tmp_path / "whole" / "model"):
-        train("planted", "run", 3, settings, Propensity(), task, folder, CPU)
-        assert not (folder.parent / "checkpoint").exists(), "the checkpoint has done its work"
+        planted.run_stage(task, settings, folder, seed=3)
+        assert not (folder.parent / "checkpoint").exists(), "the checkpoint is deleted at the end"
     whole = tmp_path / "whole" / "model"
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert (out / "validation_rows.npy").read_bytes() == (whole / "validation_rows.npy").read_bytes()

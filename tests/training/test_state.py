@@ -1,4 +1,4 @@
-"""When a checkpoint is due, and what is read as one: nothing that runs code, nothing of another run."""
+"""Checkpoints: when one is due, and reading one, which runs no code and takes no other run's."""
 
 from __future__ import annotations
 
@@ -9,50 +9,49 @@ import pytest
 import torch
 
 from vixml.errors import VixmlError
-from vixml.training.checkpoint import NAME, SaveClock, load_checkpoint, save_checkpoint
+from vixml.training import checkpoint as module
+from vixml.training.checkpoint import NAME, Checkpoint
 
 
-def test_saving_takes_a_hundredth_of_the_time():
-    """A clock of our own: epochs of 60 s, a checkpoint that takes 2 s."""
-    time = [0.0]
-    clock, saved = SaveClock(minutes=1e6, now=lambda: time[0]), []
+@pytest.fixture
+def time(monkeypatch):
+    """Return the seconds on a clock that only tests move: of epochs, and of saving."""
+    time = {"now": 0.0, "saving": 0.0}
 
-    def save():
-        time[0] += 2
-        saved.append(time[0])
+    def save(state, path):
+        path.touch()
+        time["now"] += time["saving"]
 
+    monkeypatch.setattr(module, "monotonic", lambda: time["now"])
+    monkeypatch.setattr(module.torch, "save", save)
+    return time
+
+
+def test_saving_takes_a_hundredth_of_the_time(time, tmp_path):
+    """Epochs of 60 s, a checkpoint that takes 2 s."""
+    checkpoint, saved = Checkpoint(tmp_path, "x", 1e6), []
+    time["saving"] = 2
     for _ in range(100):
-        time[0] += 60
-        if clock.due(epoch_ended=True):
-            clock.run(save)
+        time["now"] += 60
+        if checkpoint.due(epoch_ended=True):
+            checkpoint.save({})
+            saved.append(time["now"])
     assert len(saved) > 10 and saved[0] == 62, "the first epoch's end is saved"
-    assert 2 * (len(saved) - 1) <= 0.01 * (time[0] - saved[0]), "one hundredth, from then on"
-    assert not clock.due(epoch_ended=False)
+    assert 2 * (len(saved) - 1) <= 0.01 * (time["now"] - saved[0]), "one hundredth, from then on"
+    assert not checkpoint.due(epoch_ended=False)
 
 
-def test_a_checkpoint_is_due_after_its_minutes():
-    time = [0.0]
-    clock = SaveClock(minutes=10, now=lambda: time[0])
-    time[0] = 599
-    assert not clock.due(epoch_ended=False)
-    time[0] = 601
-    assert clock.due(epoch_ended=False) and clock.due(epoch_ended=True)
-
-
-def test_inside_an_epoch_saving_stays_within_a_hundredth_as_well():
-    time = [0.0]
-    clock = SaveClock(minutes=10, now=lambda: time[0])
-
-    def save():
-        time[0] += 20
-
-    time[0] = 601
-    assert clock.due(epoch_ended=False)
-    clock.run(save)
-    time[0] += 1999
-    assert not clock.due(epoch_ended=False) and not clock.due(epoch_ended=True)
-    time[0] += 1
-    assert clock.due(epoch_ended=False) and clock.due(epoch_ended=True)
+def test_inside_an_epoch_a_checkpoint_is_due_after_its_minutes_and_within_a_hundredth(time, tmp_path):
+    checkpoint = Checkpoint(tmp_path, "x", 10)
+    time |= {"now": 599, "saving": 20}
+    assert not checkpoint.due(epoch_ended=False)
+    time["now"] = 601
+    assert checkpoint.due(epoch_ended=False) and checkpoint.due(epoch_ended=True)
+    checkpoint.save({})
+    time["now"] += 1999
+    assert not checkpoint.due(epoch_ended=False) and not checkpoint.due(epoch_ended=True)
+    time["now"] += 1
+    assert checkpoint.due(epoch_ended=False) and checkpoint.due(epoch_ended=True)
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path):
@@ -61,16 +60,18 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
             return (Path.touch, (tmp_path / "ran",))
 
     (tmp_path / NAME).write_bytes(pickle.dumps({"format": Evil()}, protocol=2))
-    with pytest.raises(VixmlError, match="cannot be read"):
-        load_checkpoint(tmp_path, "x")
-    torch.save({"format": Evil()}, tmp_path / NAME)
-    with pytest.raises(VixmlError, match="cannot be read"):
-        load_checkpoint(tmp_path, "x")
+    for _ in range(2):
+        with pytest.raises(VixmlError, match="cannot be read"):
+            Checkpoint(tmp_path, "x", 1).load()
+        torch.save({"format": Evil()}, tmp_path / NAME)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_checkpoint_of_anything_else_is_not_read(tmp_path):
-    save_checkpoint(tmp_path, "x", {"a": 1})
-    assert load_checkpoint(tmp_path, "another") is None
-    assert load_checkpoint(tmp_path / "nowhere", "x") is None
-    assert load_checkpoint(tmp_path, "x")["a"] == 1
+def test_a_checkpoint_of_another_run_is_not_read(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "folder", "x", 1)
+    checkpoint.save({"a": 1})
+    assert Checkpoint(tmp_path / "folder", "another", 1).load() is None
+    assert Checkpoint(tmp_path / "nowhere", "x", 1).load() is None
+    assert checkpoint.load()["a"] == 1
+    checkpoint.remove()
+    assert not (tmp_path / "folder").exists()

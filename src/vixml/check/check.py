@@ -25,11 +25,11 @@ from vixml.config.registry import World
 from vixml.data.corpus import SPLITS, Corpus, verify_counts
 from vixml.data.download import verify_file
 from vixml.data.propensity import inverse_propensity
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.evaluation.metrics import evaluate
 from vixml.evaluation.predictions import Predictions, load_predictions
 from vixml.files import load_array, read_json, sha256_file, sha256_json
-from vixml.images.embeddings import ImageEmbeddings, take_rows
+from vixml.images.embeddings import ImageEmbeddings, coverage, take_rows
 from vixml.images.store import ImageStore
 from vixml.provenance import MANIFEST, read_manifest
 from vixml.ragged import Ragged
@@ -87,8 +87,8 @@ def require(ok: bool, what: str, found: object, expected: object, where: object)
 def require_values(found: Mapping[str, Any], expected: Mapping[str, object], file: object, what: str) -> None:
     """Require values of some keys of a mapping; the error names all that differ."""
     wrong = [key for key, value in expected.items() if found.get(key) != value]
-    values = [", ".join(f"{key} {source.get(key)}" for key in wrong) for source in (found, expected)]
-    require(not wrong, what, *values, file)
+    found, expected = (", ".join(f"{key} {source.get(key)}" for key in wrong) for source in (found, expected))
+    expect_equal(found, expected, what, where=file)
 
 
 # -- a finished folder, and the checks that each must pass --------------------------------------------------------------
@@ -159,8 +159,8 @@ class Artifact:
         for key, kind in KEYS.items():
             require(isinstance(manifest.get(key), kind), "a manifest lacks a part", f"no {key}", ", ".join(KEYS), file)
         for key, digest in (("outputs", "outputs_sha256"), ("config", "config_sha256")):
-            now, then = sha256_json(manifest[key]), manifest.get(digest)
-            require(now == then, f"a manifest was altered: its {key}", now, then, f"{file}: {digest}")
+            what, where = f"a manifest was altered: its {key}", f"{file}: {digest}"
+            expect_equal(sha256_json(manifest[key]), manifest.get(digest), what, where=where)
 
     def same_files(self) -> None:
         """Check that the files are those that the stage wrote, by size and SHA-256, and that there are no others."""
@@ -168,11 +168,9 @@ class Artifact:
         for name, entry in outputs.items():
             file, expected = self.path / name, f"{entry['bytes']} bytes"
             require(file.is_file(), "a file that the manifest names is missing", "nothing", expected, file)
-            size = file.stat().st_size
-            require(size == entry["bytes"], other, f"{size} bytes", expected, file)
+            expect_equal(f"{file.stat().st_size} bytes", expected, other, where=file)
             if not self.results.skips(file):
-                digest = sha256_file(file)
-                require(digest == entry["sha256"], other, digest, entry["sha256"], file)
+                expect_equal(sha256_file(file), entry["sha256"], other, where=file)
         for file in sorted(p for p in self.path.rglob("*") if p.is_file() and not p.name.startswith(".")):
             name = file.relative_to(self.path).as_posix()
             known = name in outputs or name == MANIFEST
@@ -191,8 +189,7 @@ class Artifact:
             elif path.is_dir() or not self.results.skips(path):
                 now = read_manifest(path)["outputs_sha256"] if path.is_dir() else sha256_file(path)
                 what = f"made from another {name} than the one that is there now: the chain is stale"
-                where = f"{self.path / MANIFEST}: inputs.{name}"
-                require(now == entry["sha256"], what, f"{path}: {now}", entry["sha256"], where)
+                expect_equal(now, entry["sha256"], what, where=f"{self.path / MANIFEST}: inputs.{name} ({path})")
         if gone:
             raise Absent(f"{', '.join(gone)} of {self.path}")
 
@@ -212,9 +209,8 @@ def raw_files(results: Results) -> str:
         # The receipt of a file placed by hand, which may have no published hash, records the first hash seen.
         unknown += source.sha256 is None and not file.with_name(f"{file.name}.json").exists()
         if results.skips(file):
-            size = file.stat().st_size
-            what, expected = "a raw file was altered or cut short", f"{source.bytes} bytes"
-            require(source.bytes in (None, size), what, f"{size} bytes", expected, file)
+            size, what = file.stat().st_size, "a raw file was altered or cut short"
+            expect_equal(f"{size} bytes", f"{source.bytes or size} bytes", what, where=file)
         else:
             verify_file(file, name, source)
     hand = f", {unknown} placed by hand, without a known hash" if unknown else ""
@@ -241,24 +237,19 @@ def token_rows(folder: Artifact) -> str:
     corpus, allowed = folder.corpus, folder.config["max_len"]
     for split in SPLITS:
         rows, where = Ragged.load(folder.path / split), folder.path / split  # refuses ids out of range
-        found, expected = f"{len(rows)} rows", f"{corpus.n(split)} rows"
-        require(found == expected, "tokens are not those of the corpus", found, expected, where)
+        what = "tokens are not those of the corpus"
+        expect_equal(f"{len(rows)} rows", f"{corpus.n(split)} rows", what, where=where)
         longest = int(rows.lengths.max(initial=0))
         require(longest <= allowed, "a text has more tokens than allowed", longest, f"{allowed} at most", where)
     return f"{folder.path.name}: {sum(corpus.n(split) for split in SPLITS):,} texts"
 
 
-def coverage(folder: Artifact) -> str:
+def stored_images(folder: Artifact) -> str:
     """Check that the store is whole and of the corpus's images; count the queries and labels that have one."""
-    corpus, store, shares = folder.corpus, ImageStore.open(folder.path), []
+    corpus, store = folder.corpus, ImageStore.open(folder.path)
     what, where = "an image store is not that of the corpus", folder.path / "store.json"
-    require(len(store) == corpus.n_images, what, f"n_images {len(store)}", f"n_images {corpus.n_images}", where)
-    present = np.ones(len(store), dtype=bool)
-    present[list(store.missing)] = False
-    for split in SPLITS:
-        lists = corpus.images(split)
-        with_image = lists.select(present[lists.values]).lengths > 0
-        shares.append(f"{100 * with_image.mean() if len(with_image) else 0:.1f} % of {split}")
+    expect_equal(f"n_images {len(store)}", f"n_images {corpus.n_images}", what, where=where)
+    shares = [f"{share:.1f} % of {split}" for split, share in coverage(corpus, store.missing).items()]
     return f"with an image: {', '.join(shares)}; {len(store.missing):,} of {len(store):,} missing"
 
 
@@ -268,8 +259,8 @@ def image_norms(folder: Artifact) -> str:
     for split in SPLITS:
         opened.images_of(corpus, split)  # refuses lists of another number of items
     if not opened.item_lists:
-        found, expected = f"{len(opened)} rows", f"{corpus.n_images} rows"
-        require(found == expected, "image embeddings are not those of the corpus", found, expected, folder.path)
+        what = "image embeddings are not those of the corpus"
+        expect_equal(f"{len(opened)} rows", f"{corpus.n_images} rows", what, where=folder.path)
     rows, norms = sampled_norms(opened.vectors)
     missing = np.isin(rows, opened.missing)
     wrong = np.flatnonzero(np.where(missing, norms != 0, ~(np.isfinite(norms) & (norms > 0))))
@@ -413,7 +404,7 @@ def same_scores(folder: Artifact) -> str:
     weights = inverse_propensity(corpus.labels("train").counts(), corpus.n("train"), how["a"], how["b"])
     ks = {"ks": config["ks"], "deep_ks": config["deep_ks"]}
     again, found = evaluate(predictions.labels, truth, weights, filter=pairs, **ks).metrics, written["metrics"]
-    require(set(again) == set(found), "a score has other metrics", ", ".join(found), ", ".join(again), file)
+    expect_equal(", ".join(sorted(found)), ", ".join(sorted(again)), "a score has other metrics", where=file)
     for name, value in again.items():
         ok = abs(value - found[name]) <= 1e-6
         require(ok, f"{name} is not that of the predictions", found[name], value, f"{file}: {name}")
@@ -449,7 +440,7 @@ Check = Callable[[Artifact], str | None]
 CHECKS: dict[str, dict[str, tuple[Check, ...]]] = {
     "data": {"build-corpus": (corpus_counts,)},
     "tokens": {"tokenize": (token_rows,)},
-    "images": {"prepare-vision": (), "render-images": (coverage,), "embed-images": (image_norms,)},
+    "images": {"prepare-vision": (), "render-images": (stored_images,), "embed-images": (image_norms,)},
     "model": {"prepare-model": (), "train": (same_identity, training_record, finite_weights)},
     "index": {"build-index": (same_identity, unit_rows)},
     "predictions": {"predict": (same_identity, rankings)},

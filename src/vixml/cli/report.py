@@ -55,7 +55,7 @@ def make_tables(
             --score results/runs/picto/text-minilm-l3/seed0/test/score \
             --out results/tables
     """
-    from vixml.report.facts import Measured
+    from vixml.report.tables import Measured
     from vixml.report.write_tables import make_tables as run
 
     run(score or [], config_dir, tables, out, Measured.of(measured_corpus or (), latency or ()))
@@ -121,9 +121,9 @@ def make_report(
             --score results/runs/picto/vixml-minilm-l3/seed0/test/score \
             --out results/report
     """
-    from vixml.report.facts import Measured
     from vixml.report.report import ReportOptions
     from vixml.report.report import make_report as run
+    from vixml.report.tables import Measured
 
     chosen = {"compare": compare, "side_by_side": side_by_side}
     options = ReportOptions(

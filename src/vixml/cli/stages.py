@@ -255,12 +255,14 @@ def render_images(
         vixml render-images picto --threads 2
     """
     size, entry, read = _image_size(job), job.dataset, job.finished()
+    from vixml.data.archive import SourceReader
     from vixml.data.catalogue import folder_of
     from vixml.images.render import render_images as go
 
     verify_raw(job)
     folder = folder_of(entry.catalogue, job.raw) if entry.catalogue is not None else None
-    go(read["corpus"], job.raw, job.project.world.sources, size, entry.shards, job.out, threads, folder)
+    reader = SourceReader(job.raw, job.project.world.sources)
+    go(read["corpus"], reader, size, entry.shards, job.out, threads, folder)
 
 
 @command
@@ -333,14 +335,13 @@ def embed_images(
     verify_raw(job)
     from vixml.images.pool import embed_images as go
     from vixml.images.store import ImageStore
+    from vixml.images.vision import VisionSource
     from vixml.provenance import require_space
 
     # vectors.npy, float16, is written through a memory map.
     require_space(job.out, 2 * len(ImageStore.open(read["images"])) * entry.dim)
-    go(
-        read["images"], job.project.world, vision, job.raw, job.out,
-        model_dir=read.get("model"), device=device, precision=precision, threads=threads,
-    )  # fmt: skip
+    source = VisionSource(job.project.world, vision, job.raw, read.get("model"))
+    go(read["images"], source, job.out, device=device, precision=precision, threads=threads)
 
 
 @command
@@ -440,13 +441,13 @@ def train(
 
         vixml train picto vixml-minilm-l3 --seed 0
     """
-    config, entry, (inputs, _) = job.run, job.dataset, _encoding(job)
+    seeded, entry, (inputs, _) = job.seeded_run, job.dataset, _encoding(job)
     from vixml.runtime import choose_device
     from vixml.training.distributed import start_processes
     from vixml.training.train import train as go
 
     start_processes(processes, device)
-    go(dataset, run, seed, config, entry.propensity, inputs, job.out, choose_device(device, threads))
+    go(seeded, entry.propensity, inputs, job.out, choose_device(device, threads))
 
 
 @command
@@ -463,11 +464,11 @@ def build_index(
 
         vixml build-index picto text-minilm-l3
     """
-    config, (inputs, read) = job.run, _encoding(job)
+    seeded, (inputs, read) = job.seeded_run, _encoding(job)
     from vixml.retrieval.index import build_index as go
     from vixml.runtime import choose_device
 
-    go(dataset, run, seed, config, inputs, read["trained"], job.out, choose_device(device, threads))
+    go(seeded, inputs, read["trained"], job.out, choose_device(device, threads))
 
 
 @command
@@ -490,12 +491,11 @@ def measure_latency(
 
         vixml measure-latency picto text-minilm-l3
     """
-    config, (inputs, read) = job.run, _encoding(job)
+    seeded, (inputs, read) = job.seeded_run, _encoding(job)
     from vixml.retrieval.latency import measure_latency as go
     from vixml.runtime import choose_device
 
-    where = choose_device(device, threads)
-    go(dataset, run, seed, config, inputs, read["trained"], read["index"], job.out, where, batch_size)
+    go(seeded, inputs, read["trained"], read["index"], job.out, choose_device(device, threads), batch_size)
 
 
 @command
@@ -528,13 +528,11 @@ def predict(
 
         vixml predict picto text-minilm-l3 --seed 0
     """
-    config, read = job.run, job.finished()  # before the seconds that torch takes to import
-    from vixml.retrieval.predict import PredictInputs
+    seeded, read = job.seeded_run, job.finished()  # before the slow import of torch
     from vixml.retrieval.predict import predict as go
     from vixml.runtime import choose_device
 
-    inputs = PredictInputs(read["corpus"], read.get("index"), read.get("embeddings"), read.get("trained"))
-    go(dataset, run, seed, config, split, inputs, job.out, choose_device(device, threads), memory_mb)
+    go(seeded, split, read, job.out, choose_device(device, threads), memory_mb)
 
 
 @command
@@ -561,10 +559,8 @@ def score(
     entry, read = job.dataset, job.finished()
     from vixml.evaluation.score import score as go
 
-    go(
-        read["corpus"], read["predictions"], entry, dataset, run, seed, split, job.out,
-        ks=_numbers(ks, "--ks"), deep_ks=_numbers(deep_ks, "--deep-ks"),
-    )  # fmt: skip
+    names = {"dataset": dataset, "run": run, "seed": seed, "split": split}
+    go(names, entry, read, job.out, ks=_numbers(ks, "--ks"), deep_ks=_numbers(deep_ks, "--deep-ks"))
 
 
 def _numbers(text: str, option: str) -> list[int]:

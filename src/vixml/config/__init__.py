@@ -1,1 +1,1 @@
-"""Configuration: what to run, how, and what is true of the world. The models here are its one source."""
+"""Models of the configuration, and readers of its files."""

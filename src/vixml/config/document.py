@@ -7,201 +7,142 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import Field, TypeAdapter
 
-from vixml.config.registry import World
-from vixml.config.run import RunConfig
+from vixml.config.registry import Dataset, Source, TextModel, VisionModel
+from vixml.config.run import RunConfig, Strict
 from vixml.config.tables import Comparisons, DrawingSpec, FactsSpec, FigureSpec, TableSpec
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 from vixml.files import write_text
 
 COMMAND = "vixml document-config"
-INCLUDE = {
-    "anyOf": [{"type": "string"}, {"type": "null"}],
-    "default": None,
-    "description": "Another registry file, by its path relative to this one, whose entries are included: for a configuration of "
-    "your own beside the project's (docs/adding-a-dataset.md).",
-}
-PRESET = {
-    "preset": {
-        "type": "string",
-        "description": "A file of presets/, without its extension, here or beside an included registry file. These keys override its keys.",
-    }
-}
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
+# --- The files that no model describes yet, because their keys are merged before they are validated.
 
-@dataclass(frozen=True)
-class Section:
+
+class Preset(Strict):
+    """The key of presets, of the base of a family, and of a run."""
+
+    preset: str | None = Field(
+        None,
+        description="A file of presets/, without its extension, here or beside an included registry file. These keys override its keys.",
+    )
+
+
+class Base(RunConfig, Preset):
+    """Keys of a run, which override those of a preset."""
+
+
+class Run(Base):
+    """A run of a family."""
+
+    inherit: str | None = Field(None, description="A run of this file.")
+
+
+class Family(Strict):
+    """A family of runs."""
+
+    dataset: str = Field(description="Entry of config/datasets.yaml.")
+    about: str = Field("", description="What the family is for.")
+    base: Base | None = None
+    runs: dict[str, Run | None]
+
+
+class RegistryFile(Strict):
+    """A file of the registry. No part is required: the entries may all be in the file that this one includes."""
+
+    include: str | None = Field(
+        None,
+        description="Another registry file, by its path relative to this one, whose entries are included: for a configuration of "
+        "your own beside the project's (docs/adding-a-dataset.md).",
+    )
+    sources: dict[str, Source] = Field({})
+
+
+class DatasetsFile(RegistryFile):
+    """The file datasets.yaml."""
+
+    datasets: dict[str, Dataset] = Field({})
+
+
+class ModelsFile(RegistryFile):
+    """The file models.yaml."""
+
+    text_models: dict[str, TextModel] = Field({})
+    vision_models: dict[str, VisionModel] = Field({})
+
+
+class Section(NamedTuple):
     """One kind of YAML file.
 
     Attributes:
-        name: of the schema file, without ``.schema.json``.
+        name: of the schema file, without ``.schema.json``; two kinds may share one.
+        model: of the whole file.
         title: heading in docs/config.md.
         about: a paragraph below it.
-        schema: JSON schema of the whole file.
-        keys: JSON schema whose keys are listed in docs/config.md.
+        keys: the model whose keys are listed in docs/config.md; None: ``model``.
     """
 
     name: str
+    model: Any
     title: str
     about: str
-    schema: dict[str, Any]
-    keys: dict[str, Any]
-
-    @classmethod
-    def of(cls, name: str, title: str, about: str, model: type[BaseModel]) -> Section:
-        """Describe a file that is exactly one model."""
-        schema = model.model_json_schema()
-        return cls(name, title, about, schema, schema)
+    keys: type[Strict] | None = None
 
 
-def sections() -> list[Section]:
-    """Return every kind of configuration file."""
-    run, world = RunConfig.model_json_schema(), World.model_json_schema()
-    # A file of config/tables or config/figures is of either of two kinds, so two parts of the page share one schema.
-    table, figure = TypeAdapter(TableSpec | FactsSpec), TypeAdapter(FigureSpec | DrawingSpec)
-    table, figure = table.json_schema(), figure.json_schema()
-    return [
-        Section.of(
-            "workflow",
-            "What to run",
-            "`config/config.yaml`, and overlays given with `--configfile`. An overlay replaces the keys that it names.",
-            WorkflowConfig,
-        ),
-        Section(
-            "runs",
-            "How a run is trained",
-            "`config/runs/*.yaml`. A file is a family: `dataset`, `about`, `base` (keys shared by its runs) and `runs`. A "
-            "run names only what differs from `base`, or from one run of the same file (`inherit: NAME`, one level "
-            "deep). `base` and runs may name a file of `config/presets/` (`preset: NAME`), whose keys they override. The keys of `base` and of each run:",
-            _family(run),
-            run,
-        ),
-        Section(
-            "presets",
-            "Presets of runs",
-            "`config/presets/*.yaml`: keys of a run under one name. `official` is the form of training of the paper's official "
-            "code, key by key; `official-encoder` and `official-decoder` are the paper's recipes, based on it. In addition to the keys "
-            "of a run:",
-            run | {"title": "Preset", "properties": PRESET | run["properties"]},
-            {"properties": PRESET},
-        ),
-        Section(
-            "datasets",
-            "Registry: datasets",
-            "`config/datasets.yaml`: where each input comes from, and what a finished dataset must contain.",
-            _part(world, "datasets"),
-            _part(world, "datasets"),
-        ),
-        Section(
-            "models",
-            "Registry: models",
-            "`config/models.yaml`: language models and vision models. `sources` is explained above.",
-            _part(world, "text_models", "vision_models"),
-            _part(world, "text_models", "vision_models", sources=False),
-        ),
-        Section(
-            "tables",
-            "Layout of a table",
-            "`config/tables/*.yaml` and `config/summaries/*.yaml`. They contain no numbers.",
-            table,
-            TableSpec.model_json_schema(),
-        ),
-        Section(
-            "tables",
-            "Layout of a table of facts",
-            "`config/tables/*.yaml`, `layout: facts`.",
-            table,
-            FactsSpec.model_json_schema(),
-        ),
-        Section(
-            "figures",
-            "Layout of a figure",
-            "`config/figures/*.yaml`, without `kind`.",
-            figure,
-            FigureSpec.model_json_schema(),
-        ),
-        Section(
-            "figures", "A drawing", "`config/figures/*.yaml`, `kind: drawing`.", figure, DrawingSpec.model_json_schema()
-        ),
-        Section.of(
-            "comparisons",
-            "Claims as differences of two runs",
-            "`config/reported/comparisons.yaml`, the rows of docs/reproduction.md.",
-            Comparisons,
-        ),
-    ]
-
-
-def _family(run: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a family file around the one of a run."""
-    run = dict(run)
-    definitions = run.pop("$defs")
-    text = {"type": "string"}
-    own = run | {
-        "title": "Run",
-        "properties": {"inherit": text | {"description": "A run of this file."}} | PRESET | run["properties"],
-    }
-    base = run | {"properties": PRESET | run["properties"]}
-    return {
-        "$defs": definitions | {"Base": base, "Run": own},
-        "additionalProperties": False,
-        "description": "A family of runs.",
-        "properties": {
-            "dataset": text | {"description": "Entry of config/datasets.yaml."},
-            "about": text | {"description": "What the family is for."},
-            "base": {"$ref": "#/$defs/Base"},
-            "runs": {"additionalProperties": {"anyOf": [{"$ref": "#/$defs/Run"}, {"type": "null"}]}, "type": "object"},
-        },
-        "required": ["dataset", "runs"],
-        "title": "Family",
-        "type": "object",
-    }
-
-
-def _part(world: dict[str, Any], *names: str, sources: bool = True) -> dict[str, Any]:
-    """Return the schema of a registry file that holds the parts ``names``, and sources (both files may).
-
-    No part is required: the entries may all stand in the file that this one includes.
-    """
-    names = (("sources",) if sources else ()) + names
-    kept = {"include": INCLUDE} | {name: world["properties"][name] for name in names}
-    wanted = set(_references(kept, world["$defs"]))
-    return {
-        "$defs": {name: value for name, value in world["$defs"].items() if name in wanted},
-        "additionalProperties": False,
-        "properties": kept,
-        "title": " and ".join(names),
-        "type": "object",
-    }
-
-
-def _references(schema: Any, definitions: dict[str, Any]) -> Iterator[str]:
-    if isinstance(schema, dict):
-        if "$ref" in schema:
-            name = schema["$ref"].rsplit("/", 1)[1]
-            yield name
-            yield from _references(definitions[name], definitions)
-        for value in schema.values():
-            yield from _references(value, definitions)
-    elif isinstance(schema, list):
-        for value in schema:
-            yield from _references(value, definitions)
+SECTIONS = (
+    Section(
+        "workflow", WorkflowConfig, "What to run",
+        "`config/config.yaml`, and overlays given with `--configfile`. An overlay replaces the keys that it names.",
+    ),
+    Section(
+        "runs", Family, "How a run is trained",
+        "`config/runs/*.yaml`. A file is a family: `dataset`, `about`, `base` (keys shared by its runs) and `runs`. A run names "
+        "only what differs from `base`, or from one run of the same file (`inherit: NAME`, one level deep). `base` and runs may "
+        "name a file of `config/presets/` (`preset: NAME`), whose keys they override. The keys of `base` and of each run:",
+        RunConfig,
+    ),
+    Section(
+        "presets", Base, "Presets of runs",
+        "`config/presets/*.yaml`: keys of a run under one name, explained at the top of each file. `official` is the form of "
+        "training of the paper's official code, key by key; `official-encoder` and `official-decoder` are the paper's recipes, "
+        "based on it. In addition to the keys of a run:",
+        Preset,
+    ),
+    Section(
+        "datasets", DatasetsFile, "Registry: datasets",
+        "`config/datasets.yaml`: where each input comes from, and what a finished dataset must contain.",
+    ),
+    Section(
+        "models", ModelsFile, "Registry: models",
+        "`config/models.yaml`: language models and vision models. `sources` is explained above.",
+    ),
+    Section(
+        "tables", TableSpec | FactsSpec, "Layout of a table",
+        "`config/tables/*.yaml` and `config/summaries/*.yaml`. They contain no numbers.", TableSpec,
+    ),
+    Section(
+        "tables", TableSpec | FactsSpec, "Layout of a table of facts", "`config/tables/*.yaml`, `layout: facts`.", FactsSpec
+    ),
+    Section(
+        "figures", FigureSpec | DrawingSpec, "Layout of a figure", "`config/figures/*.yaml`, without `kind`.", FigureSpec
+    ),
+    Section("figures", FigureSpec | DrawingSpec, "A drawing", "`config/figures/*.yaml`, `kind: drawing`.", DrawingSpec),
+    Section(
+        "comparisons", Comparisons, "Claims as differences of two runs",
+        "`config/reported/comparisons.yaml`, the rows of docs/reproduction.md.",
+    ),
+)  # fmt: skip
 
 
 def render() -> dict[str, str]:
     """Return ``{path below the repository: text}`` of every generated file."""
-    parts = sections()
-    files = {
-        f"config/schemas/{part.name}.schema.json": json.dumps({"$schema": DIALECT} | part.schema, indent=2) + "\n"
-        for part in parts
-    }
+    files = {}
     page = [
         f"<!-- Generated by `{COMMAND}` from the models in src/vixml/config; do not edit. -->",
         "# Configuration",
@@ -209,9 +150,14 @@ def render() -> dict[str, str]:
         "Every key of every file below `config/`. An unknown key is an error that names the nearest spelling. JSON schemas "
         "for editors are in `config/schemas/`.",
     ]
-    for part in parts:
-        page += ["", f"## {part.title}", "", part.about, "", "| key | value | default | meaning |", "|---|---|---|---|"]
-        page += [_row(*row) for row in _rows(part.keys, part.keys.get("$defs", {}), "")]
+    for name, model, title, about, keys in SECTIONS:
+        schema = TypeAdapter(model).json_schema()
+        files[f"config/schemas/{name}.schema.json"] = json.dumps({"$schema": DIALECT} | schema, indent=2) + "\n"
+        page += ["", f"## {title}", "", about, "", "| key | value | default | meaning |", "|---|---|---|---|"]
+        listed = keys.model_json_schema() if keys else schema
+        rows = _rows(listed, listed.get("$defs", {}), "")
+        # Sources are explained once, although both files of the registry have them.
+        page += [_row(*row) for row in rows if not (name == "models" and row[0].startswith("sources"))]
     files["docs/config.md"] = "\n".join(page) + "\n"
     return files
 

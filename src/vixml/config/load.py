@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
@@ -107,6 +108,16 @@ def unknown_key(key: str, known: list[str], where: object) -> VixmlError:
     return VixmlError(f"unknown key {key!r}", where=where, hint=hint)
 
 
+def require(key: Any, known: Iterable[str], where: object) -> None:
+    """Check that a key is one of those known.
+
+    Raises:
+        VixmlError: it is not (with the nearest spelling).
+    """
+    if not isinstance(key, str) or key not in known:
+        raise unknown_key(str(key), sorted(known), where)
+
+
 def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
     """Return the keys that ``model`` accepts at ``location`` (through lists, dictionaries and optional parts)."""
     current: Any = model
@@ -122,7 +133,7 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``over`` laid on top: mappings merge, everything else is replaced."""
+    """Return ``base`` overridden by ``over``: mappings merge, everything else is replaced."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -130,7 +141,17 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-REGISTRY = ("datasets.yaml", "models.yaml")
+def _mapping(value: Any, where: object) -> dict[str, Any]:
+    """Return a part of a YAML file that must be a mapping, or empty."""
+    if value is not None and not isinstance(value, dict):
+        raise VixmlError(
+            "not a mapping of names to entries", where=where, found=repr(value)[:80],
+            hint="docs/config.md explains every key",
+        )  # fmt: skip
+    return value or {}
+
+
+# --- The registry: datasets.yaml, models.yaml and the files that they include.
 
 
 def registry_files(config_dir: Path | str) -> list[Path]:
@@ -139,78 +160,66 @@ def registry_files(config_dir: Path | str) -> list[Path]:
     Raises:
         VixmlError: a file missing or malformed, or one that is included and includes another.
     """
-    return [path for name in REGISTRY for path, _ in _registry_parts(Path(config_dir) / name)]
+    return [path for path, _ in _registry_parts(Path(config_dir))]
 
 
-def _registry_parts(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Return a registry file's own content, and that of the file it includes."""
-    own = read_yaml(path)
-    name = own.pop("include", None)
-    if name is None:
-        return [(path, own)]
-    if not isinstance(name, str):
-        raise VixmlError("a registry file includes one other", where=f"{path}: include", found=repr(name))
-    included = path.parent / name
-    if not included.is_file():
-        raise VixmlError(
-            "a registry file includes one that is not there",
-            where=f"{path}: include",
-            found=name,
-            expected=f"a path as seen from {path.parent}",
-        )
-    other = read_yaml(included)
-    if "include" in other:
-        raise VixmlError("includes go one level deep", where=f"{included}: include", found=str(other["include"]))
-    return [(path, own), (included, other)]
+def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each file of the registry with its content, and after it the file that it includes."""
+    for path in (config_dir / "datasets.yaml", config_dir / "models.yaml"):
+        part = read_yaml(path)
+        name = part.pop("include", None)
+        yield path, part
+        if name is None:
+            continue
+        if not isinstance(name, str):
+            raise VixmlError("a registry file includes one other", where=f"{path}: include", found=repr(name))
+        included = path.parent / name
+        if not included.is_file():
+            raise VixmlError(
+                "a registry file includes one that is not there", where=f"{path}: include", found=name,
+                expected=f"a path as seen from {path.parent}",
+            )  # fmt: skip
+        part = read_yaml(included)
+        if "include" in part:
+            raise VixmlError("includes go one level deep", where=f"{included}: include", found=str(part["include"]))
+        yield included, part
 
 
 def load_world(config_dir: Path | str) -> World:
-    """Read ``datasets.yaml`` and ``models.yaml``, with what they include, and check that every reference resolves."""
+    """Read ``datasets.yaml`` and ``models.yaml``, with what they include, and check that every reference resolves.
+
+    Raises:
+        VixmlError: an unreadable file, an unknown key, two entries of one name, or a name that no entry has.
+    """
     config_dir = Path(config_dir)
-    data: dict[str, Any] = {"sources": {}}
-    for name in REGISTRY:
-        for path, part in _registry_parts(config_dir / name):
-            for section, entries in part.items():
-                _add_entries(data, section, entries or {}, path)
+    data: dict[str, dict[str, Any]] = {"sources": {}}
+    for path, part in _registry_parts(config_dir):
+        for section, value in part.items():
+            known = data.setdefault(section, {})
+            for name, entry in _mapping(value, f"{path}: {section}").items():
+                if known.setdefault(name, entry) != entry:
+                    raise VixmlError(
+                        "the registry has two entries of one name",
+                        where=f"{path}: {section}.{name}",
+                        found="another entry of that name, in this folder's files or in one that they include",
+                        hint="give yours another name",
+                    )
     world = validate(World, data, config_dir / "{datasets,models}.yaml")
-    wanted = [(f"datasets.{d}", s) for d, entry in world.datasets.items() for s in entry.sources]
-    for d, entry in world.datasets.items():
+    uses = [(f"datasets.{name}", entry.sources) for name, entry in world.datasets.items()]
+    for name, entry in world.datasets.items():
         for vision, published in entry.published_vectors.items():
-            where = f"datasets.{d}.published_vectors.{vision}"
-            if vision not in world.vision_models:
-                raise unknown_key(vision, sorted(world.vision_models), f"{config_dir}: {where}")
-            wanted += [(where, source) for source in published.sources]
-    for kind, models in (("text_models", world.text_models), ("vision_models", world.vision_models)):
-        for m, entry in models.items():
-            wanted += [(f"{kind}.{m}", s) for s in (entry.weights, getattr(entry, "tokenizer", None)) if s is not None]
-    for where, source in wanted:
-        if source not in world.sources:
-            raise unknown_key(source, sorted(world.sources), f"{config_dir}: {where}")
+            where = f"datasets.{name}.published_vectors.{vision}"
+            require(vision, world.vision_models, f"{config_dir}: {where}")
+            uses.append((where, published.sources))
+    uses += [(f"text_models.{name}", entry.sources) for name, entry in world.text_models.items()]
+    uses += [(f"vision_models.{name}", entry.sources) for name, entry in world.vision_models.items()]
+    for where, sources in uses:
+        for source in sources:
+            require(source, world.sources, f"{config_dir}: {where}")
     return world
 
 
-def _add_entries(data: dict[str, Any], section: str, entries: Any, path: Path) -> None:
-    """Lay the entries of one section of a registry file beside those already read."""
-    if not isinstance(entries, dict):
-        raise VixmlError(
-            "a part of the registry is not a mapping of names to entries",
-            where=f"{path}: {section}",
-            found=repr(entries)[:80],
-            hint="docs/config.md explains every key",
-        )
-    known = data.setdefault(section, {})
-    for name, entry in entries.items():
-        if name in known and known[name] != entry:
-            raise VixmlError(
-                "the registry has two entries of one name",
-                where=f"{path}: {section}.{name}",
-                found="another entry of that name, in this folder's files or in one that they include",
-                hint="give yours another name",
-            )
-        known[name] = entry
-
-
-# --- Read the families of runs, and the workflow that names some of them.
+# --- The families of runs.
 
 
 def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
@@ -218,38 +227,22 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
 
     A family file has ``dataset``, ``base`` (keys shared by its runs) and ``runs``. A run may ``inherit`` from one
     other run of the file, which itself inherits from nothing but ``base``; or ``reuse`` the trained model of one, with
-    that run's configuration and an ``inference`` (laid on that run's) and a ``row`` of its own. ``base`` and each run may
-    name a ``preset``, a file of ``presets/`` here or beside a registry file that is included, whose keys they lay theirs on.
+    that run's configuration, its own ``row``, and an ``inference`` that overrides that run's. ``base`` and each run may
+    name a ``preset``, a file of ``presets/`` here or beside a registry file that is included, whose keys they override.
+
+    Raises:
+        VixmlError: an unreadable file, an unknown key or name, a value that is not accepted, or a run defined twice.
     """
-    folder, presets = Path(config_dir) / "runs", preset_files(config_dir)
+    presets = preset_files(config_dir)
     found: dict[tuple[str, str], RunConfig] = {}
     origin: dict[tuple[str, str], Path] = {}
-    for path in sorted(folder.glob("*.yaml")):
-        family = read_yaml(path)
-        for key in family:
-            if key not in {"dataset", "about", "base", "runs"}:
-                raise unknown_key(key, ["dataset", "about", "base", "runs"], f"{path}: {key}")
-        dataset = family.get("dataset")
-        base = with_preset(presets, family.get("base") or {}, f"{path}: base")
-        runs = {
-            name: with_preset(presets, own or {}, f"{path}: runs.{name}")
-            for name, own in (family.get("runs") or {}).items()
-        }
-        if not isinstance(dataset, str):
-            raise VixmlError("a family of runs names no dataset", where=f"{path}: dataset")
-        if "reuse" in base:
-            raise VixmlError(
-                "not every run can reuse one model", where=f"{path}: base.reuse", hint="name it in each run"
-            )
-        for name, own in runs.items():
-            if not NAME.match(name):
-                raise VixmlError("a run's name may hold letters, digits, dots and hyphens", where=path, found=name)
-            if (dataset, name) in found:
-                raise VixmlError(
-                    "a run is defined twice", where=f"{path}: runs.{name}", found=f"also in {origin[dataset, name]}"
-                )
-            found[dataset, name] = _resolve(path, base, runs, name, dict(own))
-            origin[dataset, name] = path
+    for path in sorted((Path(config_dir) / "runs").glob("*.yaml")):
+        family = _Family(path, presets)
+        for name in family.runs:
+            run = (family.dataset, name)
+            if run in found:
+                raise VixmlError("a run is defined twice", where=f"{path}: runs.{name}", found=f"also in {origin[run]}")
+            found[run], origin[run] = family.resolve(name), path
     return found
 
 
@@ -260,17 +253,15 @@ def preset_files(config_dir: Path | str) -> dict[str, Path]:
 
 
 def with_preset(presets: dict[str, Path], keys: dict[str, Any], where: str, inner: bool = False) -> dict[str, Any]:
-    """Return keys laid on those of the preset that they name, which may name one itself.
+    """Return keys, and those of the preset that they name where they do not override them; a preset may name another.
 
     Raises:
         VixmlError: no such preset, or presets more than two deep.
     """
-    if not isinstance(keys, dict) or "preset" not in keys:
+    if "preset" not in keys:
         return keys
-    name = keys["preset"]
-    if not isinstance(name, str) or name not in presets:
-        raise unknown_key(str(name), sorted(presets), f"{where}.preset")
-    path = presets[name]
+    require(keys["preset"], presets, f"{where}.preset")
+    path = presets[keys["preset"]]
     preset = read_yaml(path)
     if inner and "preset" in preset:
         raise VixmlError(
@@ -282,116 +273,110 @@ def with_preset(presets: dict[str, Path], keys: dict[str, Any], where: str, inne
     return merge(preset, {key: value for key, value in keys.items() if key != "preset"})
 
 
-def _resolve(path: Path, base: dict[str, Any], runs: dict[str, Any], name: str, own: dict[str, Any]) -> RunConfig:
-    where = f"{path}: runs.{name}"
-    if own.get("reuse") is not None:
-        return _resolve_reuse(path, base, runs, name, own)
-    parent = own.pop("inherit", None)
-    data = base
-    if parent is not None:
-        if parent not in runs:
-            raise unknown_key(parent, sorted(runs), f"{where}.inherit")
-        inherited = dict(runs[parent] or {})
-        if "inherit" in inherited:
-            raise VixmlError(
-                "inheritance goes one level deep", where=f"{where}.inherit", found=f"{parent} inherits itself"
-            )
-        if inherited.get("reuse") is not None:
-            raise VixmlError(
-                "a run cannot inherit from one that reuses a model",
-                where=f"{where}.inherit",
-                found=f"{parent} reuses {inherited['reuse']}",
-                hint=f"write `reuse: {inherited['reuse']}` here too",
-            )
-        data = merge(data, inherited)
-    return validate(RunConfig, merge(data, own), where)
+class _Family:
+    """One file of runs, with presets filled in.
 
+    Args:
+        path: the file.
+        presets: the files of the presets that it may name.
+    """
 
-def _resolve_reuse(path: Path, base: dict[str, Any], runs: dict[str, Any], name: str, own: dict[str, Any]) -> RunConfig:
-    """Return the config of a run that reuses another's model: that run's, with own `inference` and `row`."""
-    where, reused = f"{path}: runs.{name}", own["reuse"]
-    if "inherit" in own:
-        raise VixmlError(
-            "a run either reuses a model or inherits settings",
-            where=f"{where}.inherit",
-            found=f"inherit {own['inherit']}, reuse {reused}",
-            hint="the configuration of the reused run is taken as it is: remove `inherit`",
-        )
-    for key in own:
-        if key not in {"reuse", "inference", "row"}:
-            raise VixmlError(
-                f"a run that reuses a model cannot set {key!r}",
-                where=f"{where}.{key}",
+    def __init__(self, path: Path, presets: dict[str, Path]) -> None:
+        family = read_yaml(path)
+        for key in family:
+            require(key, ("dataset", "about", "base", "runs"), f"{path}: {key}")
+        self.path, self.dataset = path, family.get("dataset")
+        if not isinstance(self.dataset, str):
+            raise VixmlError("a family of runs names no dataset", where=f"{path}: dataset")
+
+        def filled(part: Any, where: str) -> dict[str, Any]:
+            return with_preset(presets, _mapping(part, where), where)
+
+        self.base = filled(family.get("base"), f"{path}: base")
+        if "reuse" in self.base:
+            raise self._refused("base.reuse", "not every run can reuse one model", hint="name it in each run")
+        runs = _mapping(family.get("runs"), f"{path}: runs")
+        for name in runs:
+            if not (isinstance(name, str) and NAME.match(name)):
+                raise VixmlError("a run's name may hold letters, digits, dots and hyphens", where=path, found=name)
+        self.runs = {name: filled(keys, f"{path}: runs.{name}") for name, keys in runs.items()}
+
+    def _refused(self, key: str, what: str, **more: str) -> VixmlError:
+        return VixmlError(what, where=f"{self.path}: {key}", **more)
+
+    def resolve(self, name: str) -> RunConfig:
+        """Return a run's configuration: ``base``, the run that it inherits from, its keys; or that of the run that it reuses."""
+        keys, where = dict(self.runs[name]), f"runs.{name}.inherit"
+        if keys.get("reuse") is not None:
+            return self._reusing(name, keys)
+        inherited: dict[str, Any] = {}
+        if (parent := keys.pop("inherit", None)) is not None:
+            require(parent, self.runs, f"{self.path}: {where}")
+            inherited = self.runs[parent]
+            if "inherit" in inherited:
+                raise self._refused(where, "inheritance goes one level deep", found=f"{parent} inherits itself")
+            if (reused := inherited.get("reuse")) is not None:
+                raise self._refused(
+                    where, "a run cannot inherit from one that reuses a model",
+                    found=f"{parent} reuses {reused}", hint=f"write `reuse: {reused}` here too",
+                )  # fmt: skip
+        return validate(RunConfig, merge(merge(self.base, inherited), keys), f"{self.path}: runs.{name}")
+
+    def _reusing(self, name: str, keys: dict[str, Any]) -> RunConfig:
+        """Return the configuration of a run that reuses another's model: that run's, with its own ``inference`` and ``row``."""
+        reused, where = keys["reuse"], f"runs.{name}"
+        if "inherit" in keys:
+            raise self._refused(
+                f"{where}.inherit", "a run either reuses a model or inherits settings",
+                found=f"inherit {keys['inherit']}, reuse {reused}",
+                hint="the configuration of the reused run is taken as it is: remove `inherit`",
+            )  # fmt: skip
+        for key in [key for key in keys if key not in ("reuse", "inference", "row")]:
+            raise self._refused(
+                f"{where}.{key}", f"a run that reuses a model cannot set {key!r}",
                 expected="reuse, inference and row only: all else is as the model was trained",
                 hint=f"set it in runs.{reused}, or train a model of its own: `inherit` in place of `reuse`",
-            )
-    if reused not in runs:
-        raise unknown_key(str(reused), sorted(runs), f"{where}.reuse")
-    source = dict(runs[reused] or {})
-    if source.get("reuse") is not None:
-        raise VixmlError(
-            "a run that reuses a model has none of its own",
-            where=f"{where}.reuse",
-            found=f"{reused} reuses {source['reuse']}",
-            hint="name the run whose model is trained" + ("" if reused == name else f": {source['reuse']}"),
-        )
-    resolved = _resolve(path, base, runs, reused, source)
-    changed = {key: own[key] for key in ("inference", "row") if key in own}
-    config = validate(RunConfig, merge(resolved.model_dump(exclude={"row"}), changed) | {"reuse": reused}, where)
-    for run, one in ((reused, resolved), (name, config)):
-        if not one.needs_encoder:
-            raise VixmlError(
-                "popularity reads no model, so there is none to reuse",
-                where=f"{where}.reuse",
-                found=f"{run} has inference.method {one.inference.method}",
-                hint="reuse a run with an encoder, for inference that reads its vectors",
-            )
-    return config
+            )  # fmt: skip
+        require(reused, self.runs, f"{self.path}: {where}.reuse")
+        if (other := self.runs[reused].get("reuse")) is not None:
+            raise self._refused(
+                f"{where}.reuse", "a run that reuses a model has none of its own", found=f"{reused} reuses {other}",
+                hint="name the run whose model is trained" + ("" if reused == name else f": {other}"),
+            )  # fmt: skip
+        trained = self.resolve(reused)
+        config = validate(RunConfig, merge(trained.model_dump(exclude={"row"}), keys), f"{self.path}: {where}")
+        for run, one in ((reused, trained), (name, config)):
+            if not one.needs_encoder:
+                raise self._refused(
+                    f"{where}.reuse", "popularity reads no model, so there is none to reuse",
+                    found=f"{run} has inference.method {one.inference.method}",
+                    hint="reuse a run with an encoder, for inference that reads its vectors",
+                )  # fmt: skip
+        return config
 
 
-def get_run(config_dir: Path | str, dataset: str, run: str) -> RunConfig:
-    """Return one run's resolved config.
-
-    Raises:
-        VixmlError: no such run (with the nearest name).
-    """
-    return find_run(load_runs(config_dir), config_dir, dataset, run)
-
-
-def find_run(runs: dict[tuple[str, str], RunConfig], config_dir: Path | str, dataset: str, run: str) -> RunConfig:
-    """Return one of the runs that were read; as :func:`get_run`."""
-    if (dataset, run) not in runs:
-        known = sorted(r for d, r in runs if d == dataset) or sorted({d for d, _ in runs})
-        raise unknown_key(run, known, f"{config_dir}/runs: dataset {dataset}")
-    return runs[dataset, run]
+# --- The workflow, which names runs, tables and figures.
 
 
 def load_workflow(data: dict[str, Any], where: object = "config/config.yaml") -> WorkflowConfig:
-    """Validate the merged workflow configuration and every name in it."""
+    """Validate the merged workflow configuration and every name in it.
+
+    Raises:
+        VixmlError: a key or value that is not accepted, or a name that no file or entry has (with the nearest one).
+    """
     config = validate(WorkflowConfig, data, where)
-    runs, world = load_runs(config.config_dir), load_world(config.config_dir)
-    for kind, names in (("tables", config.tables), ("figures", config.figures)):
-        for name in names:
-            if not (Path(config.config_dir) / kind / f"{name}.yaml").exists():
-                known = sorted(path.stem for path in (Path(config.config_dir) / kind).glob("*.yaml"))
-                raise unknown_key(name, known, f"{where}: {kind}")
+    folder, runs, world = Path(config.config_dir), load_runs(config.config_dir), load_world(config.config_dir)
+    for kind in ("tables", "figures"):
+        for name in getattr(config, kind):
+            require(name, {path.stem for path in (folder / kind).glob("*.yaml")}, f"{where}: {kind}")
     for key in sorted({"compare", "side_by_side"} & config.model_fields_set):
         for run in getattr(config, key):
-            if run not in {name for _, name in runs}:
-                raise unknown_key(run, sorted({name for _, name in runs}), f"{where}: {key}")
+            require(run, {name for _, name in runs}, f"{where}: {key}")
     for index, target in enumerate(config.targets):
-        if target.dataset not in world.datasets:
-            raise unknown_key(target.dataset, sorted(world.datasets), f"{where}: targets.{index}.dataset")
-        for run in target.runs:
-            if (target.dataset, run) not in runs:
-                known = sorted(r for d, r in runs if d == target.dataset)
-                raise unknown_key(run, known, f"{where}: targets.{index}.runs")
-            encoder = runs[target.dataset, run].encoder.model
-            if encoder not in world.text_models:
-                raise unknown_key(encoder, sorted(world.text_models), f"{config.config_dir}/runs: {run}: encoder.model")
-            vision = runs[target.dataset, run].images.vision
-            if vision not in world.vision_models:
-                raise unknown_key(
-                    vision, sorted(world.vision_models), f"{config.config_dir}/runs: {run}: images.vision"
-                )
+        require(target.dataset, world.datasets, f"{where}: targets.{index}.dataset")
+        for name in target.runs:
+            require(name, {run for dataset, run in runs if dataset == target.dataset}, f"{where}: targets.{index}.runs")
+            run = runs[target.dataset, name]
+            require(run.encoder.model, world.text_models, f"{config.config_dir}/runs: {name}: encoder.model")
+            require(run.images.vision, world.vision_models, f"{config.config_dir}/runs: {name}: images.vision")
     return config

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from vixml.config.load import find_run, load_runs, load_world, unknown_key
+from vixml.config.load import load_runs, load_world, require, unknown_key
 from vixml.config.registry import Dataset, TextModel, VisionModel, World
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
@@ -41,7 +41,10 @@ class Project:
         Raises:
             VixmlError: no such run (with the nearest name).
         """
-        return find_run(self.runs, self.config_dir, dataset, run)
+        if (dataset, run) not in self.runs:
+            known = sorted(r for d, r in self.runs if d == dataset) or sorted({d for d, _ in self.runs})
+            raise unknown_key(run, known, f"{self.config_dir}/runs: dataset {dataset}")
+        return self.runs[dataset, run]
 
     def own_run(self, dataset: str, run: str) -> RunConfig:
         """Return a run that has a trained model of its own.
@@ -76,6 +79,5 @@ class Project:
         return self._entry(self.world.vision_models, name, "models.yaml: vision_models")
 
     def _entry(self, entries: dict[str, T], name: str, where: str) -> T:
-        if name not in entries:
-            raise unknown_key(name, sorted(entries), f"{self.config_dir}/{where}")
+        require(name, entries, f"{self.config_dir}/{where}")
         return entries[name]

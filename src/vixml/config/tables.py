@@ -51,32 +51,37 @@ class Row(Strict):
 class Block(Strict):
     """Rows under one heading."""
 
-    title: str = ""
+    title: str = Field("", description="The heading; empty for none.")
     rows: list[Row]
 
 
 class MeasuredRow(Strict):
     """A row that the paper does not have: a run of ours."""
 
-    label: str
-    run: str
+    label: str = Field(description="Name of the row.")
+    run: str = Field(description="The run, as in config/runs.")
     seed: int | None = Field(None, description="One seed of that run; `null`: the mean of all.")
-    note: str = ""
+    note: str = Field("", description="A remark in the last column.")
 
 
 class MeasuredBlock(Strict):
     """Rows measured here on a dataset of ours, in the shape of the paper's rows."""
 
     dataset: str = Field(description="Entry of config/datasets.yaml.")
-    title: str
+    title: str = Field(description="Heading above the rows.")
     rows: list[MeasuredRow]
 
 
-class Headed(Strict):
-    """The heading of a table."""
+class Layout(Strict):
+    """Identity and headings of a table."""
 
-    paper_table: str
-    title: str
+    id: str = Field(description="The file's name, without its extension.")
+    paper_table: str = Field(
+        "", description="`paper_table` of its cells, e.g. `Table 1`; empty for a table that the paper does not have."
+    )
+    title: str = Field(description="Heading, after the paper's number of the table.")
+    note: str = Field("", description="A paragraph below the heading.")
+    row_title: str = Field("backbone", description="Heading of the rows' labels.")
 
     @property
     def heading(self) -> str:
@@ -89,20 +94,13 @@ class Headed(Strict):
         return self.paper_table or self.title
 
 
-class TableSpec(Headed):
+class TableSpec(Layout):
     """One table: columns (dataset x metric), and rows in blocks, of the paper, of ours, or of both."""
 
-    id: str
     layout: Literal["grid"] = Field("grid", description="Layout; `grid`: one section per dataset.")
-    paper_table: str = Field(
-        "", description="`paper_table` of its cells, e.g. `Table 1`; empty for a table that the paper does not have."
-    )
-    source: str = PAPER
-    title: str
-    note: str = ""
-    row_title: str = Field("backbone", description="Heading of the rows' labels.")
+    source: str = Field(PAPER, description="`source` of its cells: the publication that printed them.")
     datasets: list[str] = Field([], description="Datasets of the paper's rows.")
-    metrics: list[str]
+    metrics: list[str] = Field(description="Columns, with their cut-offs, e.g. `P@1`.")
     blocks: list[Block] = Field([], description="The paper's rows.")
     measured: list[MeasuredBlock] = Field([], description="Rows that the paper does not have.")
 
@@ -124,22 +122,19 @@ class ClaimRow(Strict):
         description="`hours` of a run; `more-hours`: the first run's over the second's, in percent; `sd` of a metric over seeds; "
         "`gain`: a run's metric minus a published value; `none`: no run here answers it."
     )
-    dataset: str | None = None
+    dataset: str | None = Field(None, description="Dataset of the runs; `null` for `none`.")
     runs: list[str] = Field([], description="Our runs, in the order that `how` needs.")
-    metric: str = "P@1"
+    metric: str = Field("P@1", description="`sd`, `gain`: the metric.")
     published: dict[str, str] = Field({}, description="`gain`: columns that identify the published value.")
-    why: str = Field("", description="What the reader needs to know; for `none`, the reason.")
+    why: str = Field("", description="A remark for the reader; for `none`, the reason.")
 
 
-class FactsSpec(Headed):
+class FactsSpec(Layout):
     """One table of facts; its rows follow from the published files and the registry."""
 
-    id: str
     layout: Literal["facts"] = Field(description="`facts`, for a table without scores.")
     facts: Literal["datasets", "backbones", "latencies", "claims"] = Field(description="Which facts.")
     paper_table: str = Field(description="Its place in the paper, e.g. `Table 8`.")
-    title: str
-    note: str = ""
     row_title: str = Field("dataset", description="Heading of the rows' labels.")
     claims: list[ClaimRow] = Field([], description="For `claims`: the sentences.")
 
@@ -147,41 +142,41 @@ class FactsSpec(Headed):
 class FigureLine(Strict):
     """A horizontal line: a published number."""
 
-    label: str
-    published: dict[str, str]
+    label: str = Field(description="Text at the line.")
+    published: dict[str, str] = Field(description="Columns of reported_results.csv that select the number.")
 
 
 class FigureMark(Strict):
     """A published P@1 that the figure shows without its hours."""
 
-    label: str
-    architecture: Literal["encoder", "decoder"]
-    backbone: str
+    label: str = Field(description="Text beside the mark.")
+    architecture: Literal["encoder", "decoder"] = Field(description="Shape of the mark: a dot or a star.")
+    backbone: str = Field(description="`backbone` of reported_results.csv.")
 
 
 class MeasuredMark(Strict):
     """A run of ours in the figure."""
 
-    label: str
-    run: str
-    modality: Literal["text", "text+image"]
-    architecture: Literal["encoder", "decoder"] = "encoder"
+    label: str = Field(description="Text beside the mark.")
+    run: str = Field(description="The run, as in config/runs.")
+    modality: Literal["text", "text+image"] = Field(description="Colour of the mark.")
+    architecture: Literal["encoder", "decoder"] = Field("encoder", description="Shape of the mark: a dot or a star.")
 
 
 class FigureSpec(Strict):
     """A metric against training time."""
 
-    id: str
-    paper_figure: str
-    title: str
-    metric: str = "P@1"
+    id: str = Field(description="The file's name, without its extension.")
+    paper_figure: str = Field(description="Number of the figure in the paper, e.g. `Figure 2`.")
+    title: str = Field(description="Caption.")
+    metric: str = Field("P@1", description="The vertical axis.")
     dataset: str = Field(description="The paper's dataset.")
-    source: str = PAPER
+    source: str = Field(PAPER, description="`source` of the published values in reported_results.csv.")
     text_table: str = Field(description="Table with the text-only values.")
     image_table: str = Field(description="Table with the values with images.")
     marks: list[FigureMark]
     lines: list[FigureLine] = Field([])
-    measured_dataset: str
+    measured_dataset: str = Field(description="Dataset of the runs measured here.")
     measured_title: str = Field(
         description="Title of the panel of values measured here; says so if the data are a stand-in."
     )
@@ -219,17 +214,19 @@ class DrawingSpec(Strict):
 S = TypeVar("S", bound=Strict)
 
 
-def load_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec]:
-    """Read the tables of scores among those named, in that order.
+def load_tables(config_dir: Path | str, names: Sequence[str] | None = None) -> list[TableSpec]:
+    """Read the tables of scores among those named, in that order; without names, of all.
 
     Raises:
-        VixmlError: an unknown table, a key nobody knows, an id that is not the file's name.
+        VixmlError: an unknown table, an unknown key, an id that is not the file's name.
     """
     return [spec for spec in load_any_tables(config_dir, names) if isinstance(spec, TableSpec)]
 
 
-def load_any_tables(config_dir: Path | str, names: Sequence[str]) -> list[TableSpec | FactsSpec]:
-    """Read the tables named, of scores or of facts, in that order."""
+def load_any_tables(config_dir: Path | str, names: Sequence[str] | None = None) -> list[TableSpec | FactsSpec]:
+    """Read the tables named, of scores or of facts, in that order; without names, all."""
+    if names is None:
+        names = sorted(path.stem for path in (Path(config_dir) / "tables").glob("*.yaml"))
     return [
         _load(config_dir, "tables", name, lambda data: FactsSpec if data.get("layout") == "facts" else TableSpec)
         for name in names

@@ -1,4 +1,4 @@
-"""The prompt's little language: words, with ``{text}``, ``{images}`` and ``{eos}`` in their places."""
+"""The language of prompts: words, with ``{text}``, ``{images}`` and ``{eos}`` in their places."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ import re
 from dataclasses import dataclass
 
 FIELDS = ("text", "images", "eos")
-_PIECE = re.compile(r"\{([^{}]*)\}|([^{}]+)|([{}])")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of a template: a field, or words.
-
-    Attributes:
-        field: ``text``, ``images``, ``eos``, or None for words.
-        words: the words, without the blanks at their ends; empty for a field.
-    """
+    """One piece of a template: a field (an entry of :data:`FIELDS`), or words without the blanks at their ends."""
 
     field: str | None
     words: str = ""
@@ -37,26 +31,23 @@ def parse_template(template: str) -> tuple[Piece, ...]:
         ['This product text', 'text', 'eos']
     """
     pieces: list[Piece] = []
-    for match in _PIECE.finditer(template):
-        field, words, brace = match.groups()
-        if brace is not None:
-            raise ValueError(
-                f"a brace without its partner at character {match.start() + 1} of the template {template!r}"
-            )
-        if field is None:
-            if words.strip():
-                pieces.append(Piece(None, words.strip()))
-            continue
-        if field not in FIELDS:
+    for match in re.finditer(r"\{([^{}]*)\}|([^{}]+)|[{}]", template):
+        field, words = match.groups()
+        if field in FIELDS:
+            if any(piece.field == field for piece in pieces):
+                raise ValueError(f"the field {{{field}}} occurs twice in the template {template!r}")
+            pieces.append(Piece(field))
+        elif field is not None:
             near = difflib.get_close_matches(field, FIELDS, n=1, cutoff=0.5)
-            known = ", ".join(f"{{{name}}}" for name in FIELDS)
-            hint = f"did you mean {{{near[0]}}}?" if near else f"known are {known}"
+            hint = f"did you mean {{{near[0]}}}?" if near else "known are {text}, {images}, {eos}"
             raise ValueError(f"unknown field {{{field}}} in the template {template!r}: {hint}")
-        if any(piece.field == field for piece in pieces):
-            raise ValueError(f"the field {{{field}}} stands twice in the template {template!r}")
-        pieces.append(Piece(field))
+        elif words is None:
+            at = match.start() + 1
+            raise ValueError(f"a brace without its partner at character {at} of the template {template!r}")
+        elif words.strip():
+            pieces.append(Piece(None, words.strip()))
     if not any(piece.field == "text" for piece in pieces):
-        raise ValueError(f"the template {template!r} has no {{text}}: say where the item's text stands")
+        raise ValueError(f"the template {template!r} has no {{text}}: add it where the item's text belongs")
     return tuple(pieces)
 
 

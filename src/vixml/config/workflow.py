@@ -1,4 +1,4 @@
-"""What to run: the model behind ``config/config.yaml`` and its overlays."""
+"""Models of ``config/config.yaml`` and its overlays: what to run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vixml.config.run import Strict
+from vixml.config.run import Count, Strict
 
 
 class Target(Strict):
@@ -21,9 +21,9 @@ class Target(Strict):
 class Threads(Strict):
     """Threads per job. On small models, two jobs with one thread each are faster than one job with two (benchmarks/)."""
 
-    train: int = Field(1, ge=1, description="Training, encoding.")
-    images: int = Field(2, ge=1, description="Rendering and pooling images.")
-    search: int = Field(1, ge=1, description="Search and scoring.")
+    train: Count = Field(1, description="Training, encoding.")
+    images: Count = Field(2, description="Rendering and pooling images.")
+    search: Count = Field(1, description="Search and scoring.")
 
 
 class WorkflowConfig(Strict):
@@ -57,19 +57,15 @@ class WorkflowConfig(Strict):
     )
     published_vectors: bool = Field(
         True,
-        description="Import image embeddings that the registry lists as published (`published_vectors` of a dataset). `false`: "
-        "fetch and pool the images here.",
+        description="Import published image embeddings (`published_vectors` of a dataset); `false`: pool images here.",
     )
     latencies: list[str] = Field(
-        [],
-        description="Trained runs of the first target's dataset whose milliseconds per query are measured, with their first "
-        "seed.",
+        [], description="Trained runs of the first target's dataset whose latency is measured, with their first seed."
     )
     threads: Threads = Threads()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the heavy stages.")
-    processes_per_training: int = Field(
+    processes_per_training: Count = Field(
         1,
-        ge=1,
         description="Processes that train a run together (torchrun), each on its own GPU if there are any. They share each "
         "batch, so the result equals that of one process up to rounding.",
     )

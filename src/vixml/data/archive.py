@@ -160,6 +160,21 @@ class SourceReader:
         self.raw_dir, self.sources = Path(raw_dir), sources
         self._open: dict[tuple[str, str | None], Archive] = {}
 
+    def path(self, source: str) -> Path:
+        """Return the path of a source.
+
+        Raises:
+            VixmlError: a source that the registry does not know.
+        """
+        if source not in self.sources:
+            raise VixmlError(
+                "an image comes from a source that is not in the registry",
+                where=source,
+                expected="one of: " + ", ".join(sorted(self.sources)),
+                hint="build the corpus again with this config/datasets.yaml",
+            )
+        return self.raw_dir / self.sources[source].filename
+
     def archive(self, source: str, nested: str | None = None) -> Archive:
         """Return the archive of a source, or a zip inside it.
 
@@ -167,15 +182,8 @@ class SourceReader:
             VixmlError: a source that the registry does not know, a missing or damaged file.
         """
         if (source, nested) not in self._open:
-            if source not in self.sources:
-                raise VixmlError(
-                    "an image comes from an unknown source",
-                    where=source,
-                    expected="one of: " + ", ".join(sorted(self.sources)),
-                    hint="the corpus was built with another registry: build it again",
-                )
             if nested is None:
-                opened = Archive(self.raw_dir / self.sources[source].filename)
+                opened = Archive(self.path(source))
             else:
                 outer = self.archive(source)
                 opened = Archive(outer.read(nested), f"{outer.name}{NESTED}{nested}")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vixml.config.registry import Counts, Dataset
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, write_json
 from vixml.ragged import Ragged, RaggedWriter
 
@@ -84,13 +84,21 @@ class Corpus:
             filter_required: whether the dataset defines reciprocal pairs that must not be scored (deviation D8).
 
         Raises:
-            VixmlError: a file missing or malformed, a required filter missing, parts of different sizes.
+            VixmlError: a file missing or malformed, a required filter missing, parts of different sizes, an item with an
+                image twice.
         """
         folder = Path(folder)
         tables = {split: ("id", "text") for split in SPLITS} | {"images": ("key", "source")}
         corpus = cls(folder, {name: _n_rows(folder / f"{name}.parquet", columns) for name, columns in tables.items()})
         for split in SPLITS:
-            corpus.images(split)
+            images = corpus.images(split)
+            pairs = images.row_ids() * max(images.n_cols, 1)
+            pairs += images.values
+            pairs.sort()
+            if len(repeated := pairs[1:][pairs[1:] == pairs[:-1]]):
+                row, image = divmod(int(repeated[0]), images.n_cols)
+                where = f"{folder / f'{split}_images'}, row {row}"
+                raise VixmlError("an item has an image twice", where=where, found=f"image {image}", hint=_REBUILD)
         for split in QUERY_SPLITS:
             corpus.labels(split)
             if corpus.filter(split) is None and filter_required:
@@ -158,14 +166,9 @@ class Corpus:
 
     def _ragged(self, folder: Path, rows: int, columns: int) -> Ragged:
         matrix = Ragged.load(folder)
-        if (len(matrix), matrix.n_cols) != (rows, columns):
-            raise VixmlError(
-                "two parts of a corpus do not belong together",
-                where=folder,
-                found=f"{len(matrix)} rows over {matrix.n_cols}",
-                expected=f"{rows} rows over {columns}, as the tables beside it",
-                hint=_REBUILD,
-            )
+        found, expected = f"{len(matrix)} rows over {matrix.n_cols}", f"{rows} rows over {columns}"
+        what = "a list of a corpus does not belong to the tables beside it"
+        expect_equal(found, expected, what, where=folder, hint=_REBUILD)
         return matrix
 
 
@@ -201,14 +204,13 @@ def verify_averages(counts: Mapping[str, Any], published: Mapping[str, float], w
         "avg_queries_per_label": pairs / max(counts["n_labels"], 1),
     }
     wrong = [key for key, value in published.items() if abs(found[key] - value) > 0.005 + 1e-9]
-    if wrong:
-        raise VixmlError(
-            "the corpus does not have the averages that are published for it",
-            where=where,
-            found=", ".join(f"{key} = {found[key]:.4f}" for key in wrong),
-            expected=", ".join(f"{key} = {published[key]:.2f}" for key in wrong),
-            hint="the archive holds other pairs than the published dataset: compare its size and origin with the registry",
-        )
+    expect_equal(
+        ", ".join(f"{key} = {found[key]:.4f}" for key in wrong),
+        ", ".join(f"{key} = {published[key]:.2f}" for key in wrong),
+        "the corpus does not have the averages that are published for it",
+        where=where,
+        hint="the archive holds other pairs than the published dataset: compare its size and origin with the registry",
+    )
 
 
 def verify_counts(found: dict[str, Any], expect: Counts | None, where: object) -> None:
@@ -217,19 +219,16 @@ def verify_counts(found: dict[str, Any], expect: Counts | None, where: object) -
     Raises:
         VixmlError: any count differs; all that differ are listed.
     """
-    if expect is None:
-        return
-    expected = {key: value for key, value in expect.model_dump().items() if value is not None}
+    expected = expect.model_dump(exclude_none=True) if expect is not None else {}
     wrong = [key for key, value in expected.items() if found.get(key) != value]
-    if wrong:
-        raise VixmlError(
-            "the corpus does not count what the registry says it must",
-            where=where,
-            found=", ".join(f"{key} = {found.get(key)}" for key in wrong),
-            expected=", ".join(f"{key} = {expected[key]}" for key in wrong),
-            hint="an input or the build changed; if the change is intended, record the new counts in `expect` and run "
-            "every result of this dataset again",
-        )
+    expect_equal(
+        ", ".join(f"{key} = {found.get(key)}" for key in wrong),
+        ", ".join(f"{key} = {expected[key]}" for key in wrong),
+        "the corpus does not have the counts of the registry",
+        where=where,
+        hint="an input or the build changed; if the change is intended, record the new counts in `expect` and run "
+        "every result of this dataset again",
+    )
 
 
 def _mean(values: np.ndarray) -> float:
@@ -301,20 +300,27 @@ URLS = "image_urls.parquet"
 
 
 @contextmanager
-def _table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[..., None]]:
-    """Write a Parquet table in row groups: yield a function that adds one row; the file appears on success."""
+def table_writer(path: Path, schema: pa.Schema, group: int = GROUP, **options: Any) -> Iterator[Callable[..., None]]:
+    """Write a Parquet table: yield a function that adds one row; the file appears on success.
+
+    Args:
+        path: the file.
+        schema: its columns.
+        group: rows per row group, which are held in memory.
+        options: of :class:`pyarrow.parquet.ParquetWriter`.
+    """
     columns: list[list[Any]] = [[] for _ in schema]
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
 
         def flush() -> None:
             if columns[0]:
-                writer.write_table(pa.table(columns, schema=schema), row_group_size=GROUP)
+                writer.write_table(pa.table(columns, schema=schema), row_group_size=group)
                 columns[:] = [[] for _ in schema]
 
         def append(*row: object) -> None:
             for column, value in zip(columns, row, strict=True):
                 column.append(value)
-            if len(columns[0]) == GROUP:
+            if len(columns[0]) == group:
                 flush()
 
         yield append
@@ -351,7 +357,7 @@ class CorpusWriter:
             raise VixmlError("queries were written before the labels", where=self.folder, hint="write label first")
         n_rows = 0
         with ExitStack() as stack:
-            append = stack.enter_context(_table_writer(self.folder / f"{split}.parquet", ITEM))
+            append = stack.enter_context(table_writer(self.folder / f"{split}.parquet", ITEM))
             image_lists = stack.enter_context(RaggedWriter(self.folder / f"{split}_images"))
             label_lists = None
             if split in QUERY_SPLITS:
@@ -391,7 +397,7 @@ class CorpusWriter:
         Returns:
             The content of ``counts.json``.
         """
-        with _table_writer(self.folder / "images.parquet", IMAGE) as append:
+        with table_writer(self.folder / "images.parquet", IMAGE) as append:
             for key in self.images:
                 append(key, source(key))
         lists = {}
@@ -402,7 +408,7 @@ class CorpusWriter:
             lists[split].save(self.folder / f"{split}_images")
         if urls:
             keys = list(self.images)
-            with _table_writer(self.folder / URLS, URL) as append:
+            with table_writer(self.folder / URLS, URL) as append:
                 # In the order in which images were numbered, so that a new URL is the next image.
                 for split in self.rows:
                     for item in range(len(lists[split])):

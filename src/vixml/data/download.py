@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vixml.config.registry import Source
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import disk_full, read_json, sha256_file, write_json
 from vixml.progress import bar
 
@@ -144,17 +144,6 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
         )
     _refuse_page(path, name, source)
     declared = source.sha256 or _recorded(path)
-    size = path.stat().st_size
-    # Size first: it tells a cut download from an altered one, and costs nothing.
-    if source.bytes is not None and size != source.bytes:
-        found, expected = f"{size} bytes", f"{source.bytes} bytes"
-    elif declared is not None:
-        found, expected = f"sha256 {sha256_file(path)}", f"sha256 {declared}"
-    else:
-        _check_archive(path, name, source)
-        return
-    if found == expected:
-        return
     what, where = "a raw file was altered or cut short", str(path)
     if fresh:
         what, where = "a downloaded file is not the published one", path.name
@@ -163,7 +152,13 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
         hint = f"delete it and fetch it again: vixml download {name}"
     else:
         hint = f"place the published file again; if it changed on purpose, delete {_receipt(path).name} beside it"
-    raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
+    # Size first: it tells a cut download from an altered one, and costs nothing.
+    if source.bytes is not None:
+        expect_equal(f"{path.stat().st_size} bytes", f"{source.bytes} bytes", what, where=where, hint=hint)
+    if declared is None:
+        _check_archive(path, name, source)
+    else:
+        expect_equal(f"sha256 {sha256_file(path)}", f"sha256 {declared}", what, where=where, hint=hint)
 
 
 def _refuse_page(path: Path, name: str, source: Source) -> None:

@@ -10,15 +10,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vixml.data.download import hub_error
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, read_json, write_json
 
 
@@ -96,7 +98,13 @@ class Checkpoint:
             commit = _download(name, revision, folder, placed_folder(raw_dir, name), layout)
         weights, companions = _verified_files(folder, layout)
         headers = {file: _header(folder / file) for file in weights}
-        _check_index(folder, headers, layout)
+        if listed := _listed(folder, layout):
+            found = {key: name for name, header in headers.items() for key in header}
+            for key in sorted(listed.keys() | found.keys()):
+                in_shard, in_index = (f"in {files.get(key, 'no shard')}" for files in (found, listed))
+                what, where = "the shards are not those of the index", f"{folder / layout.index}: {key}"
+                hint = "shards and index are of two revisions: fetch them again"
+                expect_equal(in_shard, in_index, what, where=where, hint=hint)
         return cls(folder, layout, placed, commit, headers, companions)
 
     @property
@@ -191,26 +199,32 @@ def _download(name: str, revision: str | None, folder: Path, by_hand: Path, layo
         ) from error
 
 
+def _listed(folder: Path, layout: Layout) -> dict[str, str]:
+    """Return tensor -> weights file of the index; empty without an index.
+
+    Raises:
+        VixmlError: not an index, or a name in it that is no plain file name.
+    """
+    if not (folder / layout.index).is_file():
+        return {}
+    index = read_json(folder / layout.index)
+    listed = index.get("weight_map") if isinstance(index, dict) else None
+    # A name comes from the internet: it must stay inside the folder.
+    if not isinstance(listed, dict) or not all(
+        isinstance(name, str) and re.fullmatch(r"\w[\w.-]*\.safetensors", name) for name in listed.values()
+    ):
+        what, expected = "not an index of safetensors files", "'weight_map': tensor -> file name"
+        raise VixmlError(what, where=folder / layout.index, expected=expected)
+    return listed
+
+
 def _verified_files(folder: Path, layout: Layout) -> tuple[list[str], list[str]]:
     """Return the names of the weight files, in order, and of the files beside them that are taken.
 
     Raises:
-        VixmlError: a file is missing, or a name in the index that is no plain file name.
+        VixmlError: a file is missing.
     """
-    weights = [layout.weights]
-    if (folder / layout.index).is_file():
-        index = read_json(folder / layout.index)
-        listed = index.get("weight_map") if isinstance(index, dict) else None
-        # A name comes from the internet: it must stay inside the folder.
-        if not isinstance(listed, dict) or not all(
-            isinstance(name, str) and re.fullmatch(r"\w[\w.-]*\.safetensors", name) for name in listed.values()
-        ):
-            raise VixmlError(
-                "not an index of safetensors files",
-                where=folder / layout.index,
-                expected="'weight_map': tensor -> file name",
-            )
-        weights = sorted(set(listed.values()))
+    weights = sorted(set(_listed(folder, layout).values())) or [layout.weights]
     pickles = "weights in another format (.bin, .pth) run code when they are read: take a checkpoint in safetensors"
     for name in (layout.config, *weights, *layout.required):
         if not (folder / name).is_file():
@@ -223,22 +237,6 @@ def _verified_files(folder: Path, layout: Layout) -> tuple[list[str], list[str]]
                 hint=layout.hint if name in layout.required else pickles,
             )
     return weights, [name for name in (*layout.required, *layout.optional) if (folder / name).is_file()]
-
-
-def _check_index(folder: Path, headers: Mapping[str, Mapping[str, Any]], layout: Layout) -> None:
-    if not (folder / layout.index).is_file():
-        return
-    listed = read_json(folder / layout.index)["weight_map"]
-    found = {key: name for name, header in headers.items() for key in header}
-    for key in sorted(listed.keys() | found.keys()):
-        if listed.get(key) != found.get(key):
-            raise VixmlError(
-                "the shards are not those of the index",
-                where=f"{folder / layout.index}: {key}",
-                found=f"in {found.get(key, 'no shard')}",
-                expected=f"in {listed.get(key, 'no shard')}",
-                hint="shards and index are of two revisions: fetch them again",
-            )
 
 
 def unknown_architecture(
@@ -254,8 +252,6 @@ def unknown_architecture(
 
 
 # -- safetensors files ------------------------------------------------------------------------------------------------
-
-CHUNK = 8 << 20
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -292,16 +288,10 @@ def _cut_out(source: Path, header: Mapping[str, Any], names: Mapping[str, str], 
         entries[names[key]] = {k: header[key][k] for k in ("dtype", "shape")} | {"data_offsets": [start, end]}
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(source, "rb") as stream, atomic_path(target) as temporary, open(temporary, "wb") as out:
-        first = 8 + int.from_bytes(stream.read(8), "little")
+    data = np.memmap(source, np.uint8, "r")
+    first = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    with atomic_path(target) as temporary, open(temporary, "wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for key in order:
-            stream.seek(first + header[key]["data_offsets"][0])
-            out.writelines(_chunks(stream, _n_bytes(header[key])))
-
-
-def _chunks(stream: Any, n_bytes: int) -> Iterable[bytes]:
-    while n_bytes:
-        piece = stream.read(min(CHUNK, n_bytes))
-        n_bytes -= len(piece)
-        yield piece
+            start, end = header[key]["data_offsets"]
+            out.write(data[first + start : first + end])

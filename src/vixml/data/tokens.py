@@ -7,11 +7,10 @@ which the text is one piece, and its last token is another piece.
 from __future__ import annotations
 
 import json
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from vixml.data.corpus import SPLITS, Corpus
@@ -19,7 +18,7 @@ from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file
 from vixml.progress import bar
 from vixml.provenance import stage
-from vixml.ragged import Ragged
+from vixml.ragged import RaggedWriter
 
 BATCH = 8192
 
@@ -68,8 +67,17 @@ def tokenize_corpus(
     config = {"model": model, "max_len": max_len, "attention": attention, "eos": eos}
     with stage(out, "tokenize", config=config, inputs=inputs, facts=facts) as work:
         corpus = Corpus.load(corpus_dir)
+        # Ids may have gaps (added tokens beyond the vocabulary), so the bound is the largest id, not the size.
+        n_cols = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         for split in SPLITS:
-            tokens = encode(tokenizer, corpus.texts(split), header, f"tokenizing {split}", bare=bare)
+            texts = corpus.texts(split)
+            with RaggedWriter(work / split) as writer, bar(f"tokenizing {split}", len(texts)) as advance:
+                for start in range(0, len(texts), BATCH):
+                    batch = texts[start : start + BATCH]
+                    for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=not bare):
+                        writer.append(encoding.ids)
+                    advance(len(batch))
+                tokens = writer.close(n_cols, **header)
             lengths = tokens.lengths
             facts[split] = {
                 "tokens": len(tokens.values),
@@ -79,7 +87,6 @@ def tokenize_corpus(
                 # A bare text may have no token at all; the prompt then has only what surrounds it.
                 "empty": int((lengths == special).sum()),
             }
-            tokens.save(work / split)
 
 
 def load_tokenizer(model_dir: Path | str, max_len: int | None = None, *, bare: bool = False) -> Tokenizer:
@@ -125,24 +132,6 @@ def tokenize_pieces(model_dir: Path | str, pieces: list[str]) -> list[list[int]]
     """
     tokenizer = load_tokenizer(model_dir)
     return [tokenizer.encode(piece, add_special_tokens=False).ids for piece in pieces]
-
-
-def encode(tokenizer: Tokenizer, texts: list[str], header: dict[str, Any], text: str, *, bare: bool = False) -> Ragged:
-    """Return the token ids of ``texts``, special tokens included unless ``bare``: (n_texts rows over the vocabulary)."""
-    values: list[np.ndarray] = []
-    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-    with bar(text, len(texts)) as advance:
-        for start in range(0, len(texts), BATCH):
-            batch = texts[start : start + BATCH]
-            rows = [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=not bare)]
-            offsets[start + 1 : start + 1 + len(rows)] = [len(row) for row in rows]
-            values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
-            advance(len(batch))
-    np.cumsum(offsets, out=offsets)
-    flat = np.concatenate(values) if values else np.zeros(0, dtype=np.int32)
-    # Ids may have gaps (added tokens beyond the vocabulary), so the bound is the largest id, not the size.
-    n_cols = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    return Ragged(flat, offsets, n_cols, header)
 
 
 def bos_ids(tokenizer: Tokenizer) -> list[int]:

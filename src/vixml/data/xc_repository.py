@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from vixml.config.registry import Dataset
 from vixml.data.archive import Archive, Member
 from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, reading_parquet
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal, expect_index
 from vixml.progress import bar
 from vixml.ragged import Ragged
 
@@ -126,13 +126,21 @@ class _Records:
             if self.split != "label":
                 if n_rows == 0 and "target_ind" not in record:
                     matrix_file, matrix_rows, matrix = self._matrix(where)
-                labels = self._targets(record, where) if matrix is None else next(matrix, ())
+                labels = self._targets(record, where) if matrix is None else next(matrix, None)
+                if labels is None:
+                    raise VixmlError(
+                        "records and label matrix are of different lengths",
+                        where=where,
+                        found=f"record {n_rows + 1}",
+                        expected=f"{matrix_rows} records, one per row of {matrix_file}",
+                        hint="the files do not belong together",
+                    )
                 self.found["without_labels"] += not labels
             item = self.texts.identify(record.get("uid"), where)
             images = self._images(item, record, where)
             n_rows += 1
             yield item, self.texts.text(record, where), labels, images
-        if matrix is not None and (next(matrix, None) is not None or matrix_rows != n_rows):
+        if matrix is not None and next(matrix, None) is not None:
             raise VixmlError(
                 "records and label matrix are of different lengths",
                 where=matrix_file,
@@ -185,13 +193,8 @@ class _Records:
         if file is None:
             raise malformed(where, "neither", f"the key 'target_ind', or {name} in the archive")
         n_rows, columns, rows = read_sparse(file)
-        if columns != self.n_labels:
-            raise VixmlError(
-                "a label matrix belongs to another list of labels",
-                where=f"{file}:1",
-                found=f"{columns} columns",
-                expected=f"{self.n_labels}, the records of {SHORT['label']}.json.gz",
-            )
+        what = f"a label matrix has another number of columns than there are records in {SHORT['label']}.json.gz"
+        expect_equal(columns, self.n_labels, what, where=f"{file}:1")
         return file, n_rows, rows
 
 
@@ -519,14 +522,9 @@ def _is_number(text: str) -> bool:
 
 def in_range(where: str, kind: str, value: int, n: int) -> None:
     """Refuse an id outside [0, n)."""
-    if not 0 <= value < n:
-        raise VixmlError(
-            f"a {kind} id is out of range",
-            where=where,
-            found=value,
-            expected=f"0 to {n - 1}",
-            hint="the file belongs to another dataset, or counts from 1",
-        )
+    if not 0 <= value < n:  # called for every pair
+        hint = "the file belongs to another dataset, or counts from 1"
+        expect_index(value, n, f"a {kind} id is out of range", where=where, hint=hint)
 
 
 def malformed(where: str, found: str, expected: str) -> VixmlError:

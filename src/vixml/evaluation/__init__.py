@@ -1,1 +1,1 @@
-"""From predictions to numbers: metrics, and the stage that writes them down."""
+"""From predictions to numbers: metrics, and the stage that writes them."""

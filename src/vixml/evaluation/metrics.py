@@ -51,8 +51,8 @@ class Hits:
         labels: (c, K) int32, best first, filtered labels taken out and later ones moved up; -1 at the end for none.
         hits: (c, K) bool, where ``labels`` are true.
         truth: the true labels of these queries, as given: the filter does not touch them.
-        n_removed: how many predictions the filter took out.
-        n_filtered_true: how many true pairs stand in the filter, so that no prediction can ever reach them.
+        n_removed: predictions that the filter took out.
+        n_filtered_true: true pairs in the filter, which no prediction can reach.
     """
 
     rows: slice
@@ -78,7 +78,7 @@ def hits_in_chunks(
         memory_mb: bound for the temporary tables of a chunk; a chunk has one row at least.
 
     Raises:
-        VixmlError: numbers of rows or labels differ, or a label stands twice among a row's true labels.
+        VixmlError: numbers of rows or labels differ, or a row's true labels contain one twice.
     """
     _check_shapes(predictions, truth, filter)
     cells = predictions.shape[1] + len(truth.values) / max(len(truth), 1)
@@ -89,13 +89,13 @@ def hits_in_chunks(
 
 def _chunk(predictions: np.ndarray, truth: Ragged, filter: Ragged | None, rows: slice) -> Hits:
     labels = np.asarray(predictions[rows], dtype=np.int32)
-    own = truth.take(np.arange(rows.start, rows.stop))
-    true_keys = _sorted_keys(own)
+    true = truth.take(np.arange(rows.start, rows.stop))
+    true_keys = _sorted_keys(true)
     twice = np.flatnonzero(true_keys[1:] == true_keys[:-1])
     if len(twice):
         row, label = divmod(int(true_keys[twice[0]]), truth.n_cols)
         raise VixmlError(
-            "a label stands twice among the true labels of a query",
+            "a label occurs twice among the true labels of a query",
             where=f"query {rows.start + row}",
             found=f"label {label}, twice",
             expected="each true label once: otherwise recall and nDCG count it twice",
@@ -104,7 +104,7 @@ def _chunk(predictions: np.ndarray, truth: Ragged, filter: Ragged | None, rows: 
     removed = filtered_true = 0
     if filter is not None:
         banned = filter.take(np.arange(rows.start, rows.stop))
-        gone = _stand_in(labels, banned)
+        gone = _among(labels, banned)
         removed = int(gone.sum())
         filtered_true = int(np.isin(true_keys, _sorted_keys(banned)).sum())
         if removed:
@@ -113,7 +113,7 @@ def _chunk(predictions: np.ndarray, truth: Ragged, filter: Ragged | None, rows: 
             order = np.argsort(gone[some], axis=1, kind="stable")
             labels = labels.copy()
             labels[some] = np.take_along_axis(np.where(gone[some], np.int32(-1), labels[some]), order, axis=1)
-    return Hits(rows, labels, _stand_in(labels, own), own, removed, filtered_true)
+    return Hits(rows, labels, _among(labels, true), true, removed, filtered_true)
 
 
 def _sorted_keys(pairs: Ragged) -> np.ndarray:
@@ -121,8 +121,8 @@ def _sorted_keys(pairs: Ragged) -> np.ndarray:
     return np.sort(pairs.row_ids() * pairs.n_cols + pairs.values)
 
 
-def _stand_in(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
-    """Return which (row, label) pairs of a (c, K) table stand among ``pairs``: (c, K) bool."""
+def _among(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
+    """Return which (row, label) pairs of a (c, K) table are among ``pairs``: (c, K) bool."""
     found = np.zeros(labels.shape, dtype=bool)
     if not len(pairs.values) or not labels.size:
         return found
@@ -132,7 +132,7 @@ def _stand_in(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
     rows = by_length[:n_long]
     if n_long:
         found[rows] = _look_up(labels[rows], pairs.take(rows))
-    # A label more of every row at once: a row of predictions is compared with it in a few instructions.
+    # One label of every row at a time: comparing it with a row of predictions takes a few instructions.
     step = max(1, TOGETHER // labels.shape[1])
     for start in range(n_long, n_any, step):
         rows = by_length[start : min(start + step, n_any)]
@@ -178,7 +178,7 @@ DEEP_KS = (1, 3, 5, 10, 50, 100)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics and what they were counted on.
+    """Metrics, and counts of queries and pairs behind them.
 
     Attributes:
         metrics: ``"P@1"`` -> percent, 0 to 100.
@@ -186,7 +186,7 @@ class Evaluation:
         n_queries_without_positives: of these, queries without a true label.
         n_queries_short: of these, queries with fewer labels than the largest k, after filtering.
         n_filtered_predictions: predictions that the filter took out.
-        n_filtered_positives: true pairs that stand in the filter: no prediction can reach them.
+        n_filtered_positives: true pairs in the filter, which no prediction can reach.
     """
 
     metrics: dict[str, float]
@@ -238,7 +238,7 @@ def evaluate(
 
 
 class _Sums:
-    """Add up, chunk by chunk, what the means are made of."""
+    """Sums over queries, chunk by chunk, from which the means follow."""
 
     def __init__(self, ks: list[int], deep_ks: list[int], weights: np.ndarray) -> None:
         self.ks, self.deep_ks, self.weights = ks, deep_ks, weights
@@ -318,7 +318,7 @@ def _best_weights(truth: Ragged, by_weight: np.ndarray, rank: np.ndarray, depth:
     Args:
         truth: c rows over labels.
         by_weight: (n_labels,) float64, all weights, largest first.
-        rank: (n_labels,) int64, where each label's weight stands among them.
+        rank: (n_labels,) int64, position of each label's weight among them.
         depth: columns.
     """
     rows = truth.row_ids()

@@ -1,4 +1,4 @@
-"""Read a predictions folder and refuse what would be scored wrongly."""
+"""Read a predictions folder and refuse data that would be scored wrongly."""
 
 from __future__ import annotations
 
@@ -81,28 +81,25 @@ def _load_rows(path: Path, n_train: int) -> np.ndarray | None:
 
 
 def _check_rows(folder: Path, start: int, labels: np.ndarray, scores: np.ndarray, n_labels: int) -> None:
-    outside = (labels < -1) | (labels >= n_labels)
-    _refuse(outside, "a predicted label does not exist", folder / "labels.npy", start, labels, f"0 to {n_labels - 1}")
-    gap = np.zeros(labels.shape, dtype=bool)
-    gap[:, 1:] = (labels[:, :-1] < 0) & (labels[:, 1:] >= 0)
-    _refuse(gap, "a predicted label stands after the end of its row", folder / "labels.npy", start, labels, "-1 last")
     order = np.sort(labels, axis=1)
-    twice = np.zeros(labels.shape, dtype=bool)
+    gap, twice, rising = (np.zeros(labels.shape, dtype=bool) for _ in range(3))
+    gap[:, 1:] = (labels[:, :-1] < 0) & (labels[:, 1:] >= 0)
     twice[:, 1:] = (order[:, 1:] == order[:, :-1]) & (order[:, 1:] >= 0)
-    _refuse(twice, "a label is predicted twice for a query", folder / "labels.npy", start, order, "each label once")
-    _refuse(np.isnan(scores), "a score is not a number", folder / "scores.npy", start, scores, "finite scores")
-    rising = np.zeros(labels.shape, dtype=bool)
     rising[:, 1:] = scores[:, 1:] > scores[:, :-1]
-    _refuse(rising, "scores rise along a row", folder / "scores.npy", start, scores, "best first")
-
-
-def _refuse(wrong: np.ndarray, what: str, path: Path, start: int, values: np.ndarray, expected: str) -> None:
-    if wrong.any():
-        row, position = np.argwhere(wrong)[0]
-        raise VixmlError(
-            what,
-            where=f"{path}, row {start + row}, position {position + 1}",
-            found=values[row, position].item(),
-            expected=expected,
-            hint=REPAIR,
-        )
+    for name, values, wrong, problem, expected in (
+        (
+            "labels.npy",
+            labels,
+            (labels < -1) | (labels >= n_labels),
+            "a predicted label does not exist",
+            f"0 to {n_labels - 1}",
+        ),
+        ("labels.npy", labels, gap, "a predicted label follows the end of its row", "-1 last"),
+        ("labels.npy", order, twice, "a label is predicted twice for a query", "each label once"),
+        ("scores.npy", scores, np.isnan(scores), "a score is not a number", "finite scores"),
+        ("scores.npy", scores, rising, "scores rise along a row", "best first"),
+    ):
+        if wrong.any():
+            row, position = np.argwhere(wrong)[0]
+            where, found = f"{folder / name}, row {start + row}, position {position + 1}", values[row, position].item()
+            raise VixmlError(problem, where=where, found=found, expected=expected, hint=REPAIR)

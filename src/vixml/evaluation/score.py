@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from vixml.config.registry import Dataset
 from vixml.data.corpus import Corpus
 from vixml.data.propensity import inverse_propensity
 from vixml.errors import VixmlError
-from vixml.evaluation.breakdown import break_down
-from vixml.evaluation.metrics import DEEP_KS, KS, evaluate
+from vixml.evaluation.metrics import DEEP_KS, KS, evaluate, hits_in_chunks
 from vixml.evaluation.predictions import Predictions, load_predictions
 from vixml.files import write_json
 from vixml.provenance import read_manifest, stage
+from vixml.ragged import Ragged
 
 SCHEMA_VERSION = 1
 
 
 def score(
-    corpus_dir: Path,
-    predictions_dir: Path,
+    names: Mapping[str, Any],
     entry: Dataset,
-    dataset: str,
-    run: str,
-    seed: int,
-    split: str,
+    inputs: Mapping[str, Path],
     out: Path,
     *,
     ks: Sequence[int] = KS,
     deep_ks: Sequence[int] = DEEP_KS,
 ) -> None:
-    """Write ``scores.json``: metrics in percent, what they were counted on, and where they come from.
+    """Write ``scores.json``: metrics in percent, counts of queries and pairs, and a breakdown of P@k.
 
-    Propensities come from the counts of all training queries, for a validation split as well: they describe the data
-    set, not the queries that a run happened to train on.
+    Propensities come from the counts of all training queries, for a validation split as well: they describe the
+    dataset, not the queries that a run happened to train on.
 
     Args:
-        corpus_dir: the corpus.
-        predictions_dir: predictions of this run, seed and split.
-        entry: the data set in the registry: propensity constants, whether a filter must exist.
-        dataset, run, seed, split: what is scored; checked against the predictions' manifest.
+        names: ``dataset``, ``run``, ``seed`` and ``split`` (``test`` or ``validation``) of the predictions; checked against
+            their manifest.
+        entry: the dataset in the registry: propensity constants, whether a filter must exist.
+        inputs: folders ``corpus`` and ``predictions``.
         out: folder to write.
         ks: where P, nDCG, PSP and PSnDCG are taken.
         deep_ks: where R, hit, MAP and MRR are taken.
@@ -50,23 +49,16 @@ def score(
         VixmlError: predictions of another run or split, damaged predictions, fewer columns than the largest k, a
             required filter that is missing.
     """
-    identity = {"dataset": dataset, "run": run, "seed": seed, "split": split}
-    origin = _check_origin(predictions_dir, identity)
-    # Titles, sources and notes of the entry do not change a score; what does, stands here.
-    config = {
-        "dataset": dataset,
-        "run": run,
-        "seed": seed,
-        "split": split,
-        **entry.settings("score"),
-        "ks": list(ks),
-        "deep_ks": list(deep_ks),
-    }
-    with stage(out, "score", config=config, inputs={"corpus": corpus_dir, "predictions": predictions_dir}) as work:
-        corpus = Corpus.load(corpus_dir, filter_required=entry.filter_required)
-        source = "test" if split == "test" else "train"
-        predictions = load_predictions(predictions_dir, corpus.n(source), corpus.n_labels)
-        _check_depth(predictions, predictions_dir, max([*ks, *deep_ks]))
+    cutoffs = {"ks": list(ks), "deep_ks": list(deep_ks)}
+    origin = _check_origin(inputs["predictions"], names)
+    # Only these settings of the entry change a score: not its titles, sources and notes.
+    config = {**names, **entry.settings("score"), **cutoffs}
+    inputs = {name: inputs[name] for name in ("corpus", "predictions")}
+    with stage(out, "score", config=config, inputs=inputs) as work:
+        corpus = Corpus.load(inputs["corpus"], filter_required=entry.filter_required)
+        source = "test" if names["split"] == "test" else "train"
+        predictions = load_predictions(inputs["predictions"], corpus.n(source), corpus.n_labels)
+        _check_depth(predictions, inputs["predictions"], max([*ks, *deep_ks]))
         truth, filter, images = corpus.labels(source), corpus.filter(source), corpus.images(source).lengths > 0
         if predictions.rows is not None:
             truth, images = truth.take(predictions.rows), images[predictions.rows]
@@ -80,15 +72,11 @@ def score(
             work / "scores.json",
             {
                 "schema_version": SCHEMA_VERSION,
-                "dataset": dataset,
-                "run": run,
-                "seed": seed,
-                "split": split,
-                # Predictions made before runs could reuse a model do not say; those runs used their own.
-                "trained_as": origin.get("trained_as", run),
+                **names,
+                # Missing in older predictions, of runs that could not reuse a model.
+                "trained_as": origin.get("trained_as", names["run"]),
                 **asdict(found),
-                "ks": list(ks),
-                "deep_ks": list(deep_ks),
+                **cutoffs,
                 "n_labels": corpus.n_labels,
                 "filtered": filter is not None,
                 "breakdown": parts,
@@ -96,8 +84,8 @@ def score(
         )
 
 
-def _check_origin(predictions_dir: Path, expected: dict[str, object]) -> dict[str, object]:
-    """Return the config that the predictions obeyed."""
+def _check_origin(predictions_dir: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration in the predictions' manifest."""
     config = read_manifest(predictions_dir)["config"]
     found = {key: config.get(key) for key in expected}
     if found != expected:
@@ -126,7 +114,101 @@ def _check_depth(predictions: Predictions, folder: Path, depth: int) -> None:
         raise VixmlError(
             f"too few labels were kept for metrics at {depth}",
             where=folder / "labels.npy",
-            found=f"{predictions.labels.shape[1]} a query",
+            found=f"{predictions.labels.shape[1]} per query",
             expected=f"{depth} or more",
             hint=f"set inference.top_k of the run to {depth}, or score at smaller k",
         )
+
+
+# --- Breakdown of a score: by frequency of labels, and by queries and labels with and without an image.
+
+N_GROUPS = 10
+BROKEN_DOWN = (1, 5)  # k of the P@k that are broken down
+
+
+def frequency_deciles(train_counts: np.ndarray) -> np.ndarray:
+    """Sort labels into ten groups, rarest first, that each hold about a tenth of the training *pairs*.
+
+    Groups have equal volume, not equal numbers of labels: half of all labels may have a few per cent of the pairs. Labels
+    of one frequency stay together, so a group may be empty where one frequency has more than a tenth of all pairs.
+
+    Args:
+        train_counts: (n_labels,) number of training queries with each label.
+
+    Returns:
+        (n_labels,) int64 group, 0 for the rarest.
+
+    Example:
+        >>> frequency_deciles(np.array([1, 18, 1, 0])).tolist()
+        [0, 5, 0, 0]
+    """
+    volume = np.bincount(train_counts, weights=train_counts)
+    # A frequency belongs where the middle of its pairs lies.
+    middle = np.cumsum(volume) - volume / 2
+    group = np.minimum(N_GROUPS * middle / max(volume.sum(), 1), N_GROUPS - 1).astype(np.int64)
+    return group[train_counts]
+
+
+def break_down(
+    predictions: np.ndarray,
+    truth: Ragged,
+    train_counts: np.ndarray,
+    query_has_image: np.ndarray,
+    label_has_image: np.ndarray,
+    *,
+    filter: Ragged | None = None,
+    ks: Sequence[int] = BROKEN_DOWN,
+) -> dict[str, Any]:
+    """Split P@k by label frequency and by images.
+
+    Contributions are in percent and add up to P@k: a contribution is the share of all ``n_queries * k`` positions that a
+    true label *of that group* fills. For queries with and without an image P@1 is a mean within each side.
+
+    Args:
+        predictions: (n_queries, K) int32 label ids, best first, -1 for none.
+        truth: n_queries rows over labels.
+        train_counts: (n_labels,) training frequency of each label.
+        query_has_image: (n_queries,) bool.
+        label_has_image: (n_labels,) bool.
+        filter: pairs that are never scored.
+        ks: where contributions are taken.
+
+    Returns:
+        ``by_frequency`` (a list of ten groups, rarest labels first), ``by_label_image`` and ``by_query_image``
+        (``with``, ``without``).
+    """
+    decile = frequency_deciles(train_counts)
+    with_image = label_has_image.astype(np.int64)
+    by_decile = {k: np.zeros(N_GROUPS) for k in ks}
+    by_image = {k: np.zeros(2) for k in ks}
+    right = np.zeros(2)
+    for chunk in hits_in_chunks(predictions, truth, filter):
+        for k in ks:
+            found = chunk.labels[:, :k][chunk.hits[:, :k]]
+            by_decile[k] += np.bincount(decile[found], minlength=N_GROUPS)
+            by_image[k] += np.bincount(with_image[found], minlength=2)
+        right += np.bincount(query_has_image[chunk.rows].astype(np.int64), weights=chunk.hits[:, 0], minlength=2)
+    queries = np.bincount(query_has_image.astype(np.int64), minlength=2)
+    pairs = np.bincount(decile[truth.values], minlength=N_GROUPS)
+
+    def contributions(of: dict[int, np.ndarray], group: int) -> dict[str, float]:
+        return {f"P@{k}": float(100 * of[k][group] / (len(truth) * k)) for k in ks}
+
+    by_frequency = []
+    for group in range(N_GROUPS):
+        inside = train_counts[decile == group]
+        about = {
+            "n_labels": len(inside),
+            "train_count": [int(inside.min()), int(inside.max())] if len(inside) else None,
+        }
+        about |= {"n_true_pairs": int(pairs[group]), "contribution": contributions(by_decile, group)}
+        by_frequency.append(about)
+    true_pairs = np.bincount(with_image[truth.values], minlength=2)
+    by_label_image, by_query_image = {}, {}
+    for name, side in (("with", 1), ("without", 0)):
+        about = {"n_labels": int((with_image == side).sum()), "n_true_pairs": int(true_pairs[side])}
+        by_label_image[name] = about | {"contribution": contributions(by_image, side)}
+        # A side without queries has no precision, which is not the same as a precision of 0.
+        precision = float(100 * right[side] / queries[side]) if queries[side] else None
+        by_query_image[name] = {"n_queries": int(queries[side]), "P@1": precision}
+    return {"by_frequency": by_frequency, "by_label_image": by_label_image, "by_query_image": by_query_image}

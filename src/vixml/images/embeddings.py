@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from vixml.data.corpus import SPLITS, Corpus
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal, expect_index
 from vixml.files import load_array, read_header
 from vixml.ragged import Ragged
 
 FORMAT = "vixml-image-embeddings-1"
+MIXED = "build corpus, images and embeddings of one dataset again; snakemake keeps them consistent"
 REBUILD = "delete the folder and run the stage that writes it again: embed-images or import-vectors"
 
 
@@ -54,15 +55,9 @@ class ImageEmbeddings:
         folder = Path(folder)
         header = read_header(folder / "embeddings.json", FORMAT, "image embeddings")
         vectors = open_scattered(folder / "vectors.npy")
-        expected = (header["n_images"], header["dim"])
-        if vectors.shape != expected or vectors.dtype != np.float16:
-            raise VixmlError(
-                "image embeddings do not match their header",
-                where=folder / "vectors.npy",
-                found=f"{vectors.shape} {vectors.dtype}",
-                expected=f"{expected} float16",
-                hint=REBUILD,
-            )
+        expected = f"{(header['n_images'], header['dim'])} float16"
+        what, where = "image embeddings do not match their header", folder / "vectors.npy"
+        expect_equal(f"{vectors.shape} {vectors.dtype}", expected, what, where=where, hint=REBUILD)
         item_lists = {}
         if header.get("lists") == "own":
             item_lists = {split: Ragged.load(folder / f"{split}_images") for split in SPLITS}
@@ -85,14 +80,9 @@ class ImageEmbeddings:
         if not self.item_lists:
             return corpus.images(split)
         lists = self.item_lists[split]
-        if len(lists) != corpus.n(split):
-            raise VixmlError(
-                "item-to-image lists and corpus do not belong together",
-                where=self.folder / f"{split}_images",
-                found=f"lists of {len(lists)} items",
-                expected=f"{corpus.n(split)}, the items of {corpus.folder}",
-                hint="import the vectors for this corpus: vixml import-vectors",
-            )
+        what, where = "item-to-image lists and corpus do not belong together", self.folder / f"{split}_images"
+        hint = f"import the vectors for the corpus {corpus.folder}: vixml import-vectors"
+        expect_equal(f"{len(lists)} items", f"{corpus.n(split)} items", what, where=where, hint=hint)
         return lists
 
     def lists(self, item_images: Ragged, per_item: int, control: str = "none", seed: int = 0) -> Ragged:
@@ -111,14 +101,14 @@ class ImageEmbeddings:
         Raises:
             VixmlError: the lists refer to another number of images than there are embeddings.
         """
-        if item_images.n_cols != len(self):
-            raise VixmlError(
-                "item-to-image lists and image embeddings do not belong together",
-                where=self.folder,
-                found=f"lists over {item_images.n_cols} images",
-                expected=f"{len(self)}, as many as there are embeddings",
-                hint="build corpus, images and embeddings of one dataset again; snakemake keeps them consistent",
-            )
+        what = "item-to-image lists and image embeddings do not belong together"
+        expect_equal(
+            f"lists over {item_images.n_cols} images",
+            f"lists over {len(self)} images",
+            what,
+            where=self.folder,
+            hint=MIXED,
+        )
         kept = item_images.select(~self._is_missing(item_images.values)).first(per_item)
         if control == "constant" and len(kept.values):
             present = np.flatnonzero(~self._is_missing(np.arange(len(self))))
@@ -147,14 +137,9 @@ class ImageEmbeddings:
             VixmlError: an id out of range or missing, a vector with NaN or infinity (the row is named).
         """
         ids = np.asarray(rows.values if isinstance(rows, Ragged) else rows).reshape(-1)
-        if len(ids) and (ids.min() < 0 or ids.max() >= len(self)):
-            raise VixmlError(
-                "an image id is out of range",
-                where=self.folder,
-                found=int(ids.min() if ids.min() < 0 else ids.max()),
-                expected=f"0 to {len(self) - 1}",
-                hint="the ids belong to another dataset's embeddings",
-            )
+        for extreme in (ids.min(), ids.max()) if len(ids) else ():
+            hint = "the ids belong to another dataset's embeddings"
+            expect_index(int(extreme), len(self), "an image id is out of range", where=self.folder, hint=hint)
         if (absent := self._is_missing(ids)).any():
             raise VixmlError(
                 "this image is missing and has no vector",

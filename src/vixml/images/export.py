@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from jinja2 import Environment, StrictUndefined
 
 from vixml import __version__
-from vixml.config.registry import Dataset, Source, World
+from vixml.config.registry import Source, World
 from vixml.data.corpus import QUERY_SPLITS, SPLITS, Corpus, reading_parquet
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, write_text
-from vixml.images.embeddings import ImageEmbeddings, coverage, share_with_images
+from vixml.images.embeddings import MIXED, ImageEmbeddings, coverage, share_with_images
 from vixml.images.import_vectors import RowFile
 from vixml.images.store import GROUP, ImageStore, shard_range
 from vixml.progress import bar
@@ -78,9 +78,9 @@ def export_dataset(
             table.write(work)
         files = describe_outputs(work)
         write_text(work / SUMS, "".join(f"{file['sha256']}  {name}\n" for name, file in files.items()))
-        card = Card(parts, tables, files)
-        write_card(work / "README.md", card)
-        facts |= {"rows": {f"{t.config}/{t.split}": t.n_rows for t in tables}, "pct_with_images": card.shares}
+        shares = shares_with_images(parts)
+        write_text(work / "README.md", card(parts, tables, files, shares))
+        facts |= {"rows": {f"{t.config}/{t.split}": t.n_rows for t in tables}, "pct_with_images": shares}
         facts |= {"n_files": len(files), "bytes": sum(file["bytes"] for file in files.values())}
 
 
@@ -104,20 +104,14 @@ class Parts:
 
     @property
     def listed(self) -> dict[str, Mapping[str, Ragged]]:
-        """Return vision encoder -> split -> rows of each item, for embeddings with item lists of their own."""
+        """Return vision encoder -> split -> rows of each item, for embeddings with item lists."""
         return {name: found.item_lists for name, found in self.embeddings.items() if found.item_lists}
 
 
 def _open_store(folder: Path | str, corpus: Corpus) -> ImageStore:
     store = ImageStore.open(folder)
-    if len(store) != corpus.n_images:
-        raise VixmlError(
-            "the image store belongs to another corpus",
-            where=folder,
-            found=f"{len(store)} images",
-            expected=f"{corpus.n_images}, as in {corpus.folder}",
-            hint="build corpus and images of one dataset again; snakemake keeps them consistent",
-        )
+    what = "the image store belongs to another corpus"
+    expect_equal(f"{len(store)} images", f"{corpus.n_images} images", what, where=folder, hint=MIXED)
     return store
 
 
@@ -133,14 +127,9 @@ def _open_embeddings(folders: Sequence[Path | str], corpus: Corpus) -> dict[str,
                 found=embeddings.vision,
                 hint="give one of them",
             )
-        if any(embeddings.images_of(corpus, split).n_cols != len(embeddings) for split in SPLITS):
-            raise VixmlError(
-                "the image embeddings belong to another corpus",
-                where=folder,
-                found=f"{len(embeddings)} rows",
-                expected=f"{corpus.n_images}",
-                hint="build corpus, images and embeddings of one dataset again; snakemake keeps them consistent",
-            )
+        for split in SPLITS:
+            n, what = embeddings.images_of(corpus, split).n_cols, "the image embeddings belong to another corpus"
+            expect_equal(f"{len(embeddings)} rows", f"{n} rows", what, where=folder, hint=MIXED)
         opened[embeddings.vision] = embeddings
     return opened
 
@@ -320,17 +309,13 @@ def _image_rows(corpus: Corpus, store: ImageStore | None) -> Iterator[list[pa.Ar
                 if current is None or current[0] != image:
                     pngs.append(None)
                     continue
-                if current[1] != key:
-                    raise VixmlError(
-                        "the image store belongs to another corpus",
-                        where=f"{store.folder}, image {image}",
-                        found=current[1],
-                        expected=key,
-                        hint="run the stage that writes the store again",
-                    )
+                what, where = "the image store belongs to another corpus", f"{store.folder}, image {image}"
+                expect_equal(current[1], key, what, where=where, hint="run the stage that writes the store again")
                 pngs.append(current[2])
                 current = next(stored, None)
-            columns.append(image_column(pngs))
+            absent, no_path = pa.array([png is None for png in pngs]), pa.nulls(len(pngs), pa.string())
+            parts, fields = [pa.array(pngs, pa.binary()), no_path], list(TYPES["image"][0])
+            columns.append(pa.StructArray.from_arrays(parts, fields=fields, mask=absent))
         yield columns
 
 
@@ -341,7 +326,9 @@ def _vector_rows(embeddings: ImageEmbeddings) -> Iterator[list[pa.Array]]:
         embeddings.folder / "vectors.npy", "float16", hint="run the stage that writes the embeddings again"
     )
     for first, block in matrix.blocks(min(BATCH, 4096)):
-        yield [vector_column(block, absent[first : first + len(block)])]
+        flat = pa.array(np.ascontiguousarray(block).reshape(-1), pa.float16())
+        mask = pa.array(absent[first : first + len(block)])
+        yield [pa.FixedSizeListArray.from_arrays(flat, embeddings.dim, mask=mask)]
 
 
 def strings(path: Path, columns: Sequence[str], size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -370,26 +357,6 @@ def id_lists(ragged: Ragged, first: int, n: int) -> pa.ListArray:
     return pa.ListArray.from_arrays((offsets - offsets[0]).astype(np.int32), values)
 
 
-def image_column(pngs: Sequence[bytes | None]) -> pa.StructArray:
-    """Return PNG files as an Arrow column that ``datasets`` decodes; null where there is none."""
-    there = pa.array([png is None for png in pngs])
-    nothing = pa.nulls(len(pngs), pa.string())
-    return pa.StructArray.from_arrays(
-        [pa.array(pngs, pa.binary()), nothing], fields=list(TYPES["image"][0]), mask=there
-    )
-
-
-def vector_column(rows: np.ndarray, absent: np.ndarray) -> pa.FixedSizeListArray:
-    """Return vectors as an Arrow column, null where ``absent``.
-
-    Args:
-        rows: (n, dim) float16.
-        absent: (n,) bool.
-    """
-    flat = pa.array(np.ascontiguousarray(rows).reshape(-1), pa.float16())
-    return pa.FixedSizeListArray.from_arrays(flat, rows.shape[1], mask=pa.array(absent))
-
-
 # -- the card ---------------------------------------------------------------------------------------------------------
 
 # Split -> its key of Table 8 in the registry's facts, and its name.
@@ -400,114 +367,22 @@ COVERAGE = {
 }
 
 
-@dataclass(frozen=True)
-class Card:
-    """The contents of a dataset card.
+# A template of Jinja; `n` separates thousands.
+CARD = """\
+---
+{{ header }}---
 
-    Attributes:
-        parts: the parts that were exported.
-        tables: the tables that were written.
-        files: path below the folder -> ``sha256`` and ``bytes``.
-    """
+# {{ entry.title }}
 
-    parts: Parts
-    tables: Sequence[Table]
-    files: Mapping[str, Mapping[str, Any]]
+A dataset for extreme multi-label classification with text and images: {{ corpus.n("train") | n }} training and
+{{- " " }}{{ corpus.n("test") | n }} test queries, {{ corpus.n_labels | n }} labels, {{ corpus.n_images | n }} images. Text:
+{{- " " }}{{ entry.text }}. Written by `vixml export-dataset` {{ version }}.
+{% if entry.stand_in %}
 
-    @property
-    def entry(self) -> Dataset:
-        """Return the dataset's entry in the registry."""
-        return self.parts.world.datasets[self.parts.dataset]
+A stand-in for the data of the ViXML paper, not that data: no result on it compares with the paper's.
+{% endif %}
 
-    @property
-    def sources(self) -> dict[str, Source]:
-        """Return the dataset's sources, and those of imported vectors."""
-        imported = [encoder for encoder in self.parts.listed if encoder in self.entry.published_vectors]
-        names = [*self.entry.sources, *(name for v in imported for name in self.entry.published_vectors[v].sources)]
-        return {name: self.parts.world.sources[name] for name in dict.fromkeys(names)}
-
-    @cached_property
-    def shares(self) -> dict[str, dict[str, float]]:
-        """Return ``images`` or vision encoder -> split -> percentage of items that have any."""
-        corpus, store = self.parts.corpus, self.parts.store
-        shares = {} if store is None else {"images": coverage(corpus, store.missing)}
-        for encoder, found in self.parts.embeddings.items():
-            shares[encoder] = {s: share_with_images(found.images_of(corpus, s), found.missing) for s in SPLITS}
-        return shares
-
-    def size(self, prefix: str) -> int:
-        """Return the bytes of a table's files."""
-        return sum(file["bytes"] for name, file in self.files.items() if name.startswith(f"{prefix}-"))
-
-
-def write_card(path: Path, card: Card) -> None:
-    """Write the card."""
-    header = yaml.safe_dump(header_of(card), sort_keys=False, allow_unicode=True, width=120)
-    parts = (_about, _use, _sizes, _coverage, _columns, _origin, _licence, _checksums)
-    sections = [section for part in parts if (section := part(card).strip())]
-    write_text(path, f"---\n{header}---\n\n" + "\n\n".join(sections) + "\n")
-
-
-def header_of(card: Card) -> dict[str, Any]:
-    """Return the YAML header of the card: configurations with their files, features and sizes."""
-    configs: dict[str, list[Table]] = {}
-    for table in card.tables:
-        configs.setdefault(table.config, []).append(table)
-    return {
-        "pretty_name": card.entry.title,
-        "license": "other",
-        "license_name": "see-licence-notes",
-        "task_categories": ["text-classification"],
-        "tags": ["extreme-multi-label-classification", "multi-modal", "image"],
-        "size_categories": [size_category(sum(card.parts.corpus.n(split) for split in QUERY_SPLITS))],
-        "configs": [
-            {"config_name": config}
-            | ({"default": True} if tables[0] is card.tables[0] else {})
-            | {"data_files": [{"split": table.split, "path": f"{table.prefix}-*.parquet"} for table in tables]}
-            for config, tables in configs.items()
-        ],
-        "dataset_info": [
-            {
-                "config_name": config,
-                "features": [column.feature for column in tables[0].columns],
-                "splits": [{"name": t.split, "num_bytes": t.n_bytes, "num_examples": t.n_rows} for t in tables],
-                "download_size": sum(card.size(table.prefix) for table in tables),
-                "dataset_size": sum(table.n_bytes for table in tables),
-            }
-            for config, tables in configs.items()
-        ],
-    }
-
-
-def size_category(n: int) -> str:
-    """Return the hub's name for a size.
-
-    Example:
-        >>> size_category(999), size_category(5647), size_category(3_218_856)
-        ('n<1K', '1K<n<10K', '1M<n<10M')
-    """
-    names = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
-    reached = sum(n >= 10 ** (3 + i) for i in range(len(names)))
-    if reached == 0:
-        return "n<1K"
-    return f"n>{names[-1]}" if reached == len(names) else f"{names[reached - 1]}<n<{names[reached]}"
-
-
-def _about(card: Card) -> str:
-    entry, corpus = card.entry, card.parts.corpus
-    text = (
-        f"# {entry.title}\n\nA dataset for extreme multi-label classification with text and images: {corpus.n('train'):,} "
-        f"training and {corpus.n('test'):,} test queries, {corpus.n_labels:,} labels, {corpus.n_images:,} images. "
-        f"Text: {entry.text}. Written by `vixml export-dataset` {__version__}."
-    )
-    if entry.stand_in:
-        text += (
-            "\n\nA stand-in for the data of the ViXML paper, not that data: no result on it compares with the paper's."
-        )
-    return text
-
-
-USE = """## Use
+## Use
 
 ```python
 from pathlib import Path
@@ -519,107 +394,206 @@ queries = load_dataset(folder, "queries")  # train and test
 labels = load_dataset(folder, "labels", split="label")
 query = queries["test"][0]
 print(query["text"], [labels[row]["text"] for row in query["labels"]])
-{more}```
+{% if store and corpus.n_images %}
+images = load_dataset(folder, "images", split="image")
+shown = [images[row]["image"] for row in query["images"]]  # None where one is missing
+{% endif %}
+{% for encoder in embeddings %}
+vectors = load_dataset(folder, "vectors-{{ encoder }}", split="vector")
+{% endfor %}
+```
 
-Row numbers are the ids: label 7 is row 7 of `labels`."""
+Row numbers are the ids: label 7 is row 7 of `labels`.
+
+## Sizes
+
+{{ sizes }}
+{{ counts.n_train_pairs | n }} pairs in train and {{ counts.n_test_pairs | n }} pairs in test;
+{{- " %.2f" | format(counts.labels_per_train_query) }} labels per training query, median frequency of a label
+{{- " %g" | format(counts.median_label_frequency) }}.
+{% if coverage %}
+
+## Coverage
+
+{{ coverage -}}
+{% if store and store.missing %}
+
+{{ store.missing | length | n }} of {{ store | length | n }} images are missing: their rows hold null.
+{% endif %}
+{% endif %}
+
+## Columns
+
+{{ columns }}
+## Origin
+{% if origin %}
+
+{{ origin -}}
+{% endif %}
+
+{{ parts }}
+## Licence notes
+
+{% if licences %}
+The parts keep the licences of their publishers; this folder adds none.
+{%- if "not stated" in licences %} Some publishers state none: then there is no permission to pass their texts or images on.
+{{- " " }}Ask them, or export without images.{% endif %}
+{%- if attribution %} Attribution: `source` of an image names its pack.{% endif %}
 
 
-def _use(card: Card) -> str:
-    lines = []
-    if card.parts.store is not None and card.parts.corpus.n_images:
-        lines += [
-            'images = load_dataset(folder, "images", split="image")\n',
-            'shown = [images[row]["image"] for row in query["images"]]  # None where one is missing\n',
-        ]
-    for encoder in card.parts.embeddings:
-        lines.append(f'vectors = load_dataset(folder, "vectors-{encoder}", split="vector")\n')
-    return USE.replace("{more}", "".join(lines))
+{% for licence, names in licences.items() %}
+- {{ licence }}: {{ names | unique | join(", ") }}
+{% endfor %}
+{% else %}
+The registry names no source: state the licence before you pass this folder on.
+{% endif %}
+
+## Checksums
+
+`sha256sum --check SHA256SUMS` compares every file.
+
+<details><summary>All files</summary>
+
+{{ checksums }}
+</details>
+"""
 
 
-def _sizes(card: Card) -> str:
-    counts = read_json(card.parts.corpus.folder / "counts.json")
-    rows = [
-        (f"{t.config}, {t.split}", f"{t.n_rows:,}", f"{t.n_files:,}", f"{card.size(t.prefix) / 1e6:,.2f}")
-        for t in card.tables
+def shares_with_images(parts: Parts) -> dict[str, dict[str, float]]:
+    """Return ``images`` or vision encoder -> split -> percentage of items that have any."""
+    corpus, store = parts.corpus, parts.store
+    shares = {} if store is None else {"images": coverage(corpus, store.missing)}
+    for encoder, found in parts.embeddings.items():
+        shares[encoder] = {s: share_with_images(found.images_of(corpus, s), found.missing) for s in SPLITS}
+    return shares
+
+
+def card(
+    parts: Parts,
+    tables: Sequence[Table],
+    files: Mapping[str, Mapping[str, Any]],
+    shares: Mapping[str, Mapping[str, float]],
+) -> str:
+    """Return the dataset card.
+
+    Args:
+        parts: the parts that were exported.
+        tables: the tables that were written.
+        files: path below the folder -> ``sha256`` and ``bytes``.
+        shares: of :func:`shares_with_images`.
+    """
+    corpus, store, entry = parts.corpus, parts.store, parts.world.datasets[parts.dataset]
+    size = {t.prefix: sum(f["bytes"] for name, f in files.items() if name.startswith(f"{t.prefix}-")) for t in tables}
+    sizes = [
+        (f"{t.config}, {t.split}", f"{t.n_rows:,}", f"{t.n_files:,}", f"{size[t.prefix] / 1e6:,.2f}") for t in tables
     ]
-    return (
-        "## Sizes\n\n"
-        + markdown(("table", "rows", "files", "MB"), rows)
-        + f"\n{counts['n_train_pairs']:,} pairs in train and {counts['n_test_pairs']:,} pairs in test; "
-        f"{counts['labels_per_train_query']:.2f} labels per training query, median frequency of a label "
-        f"{counts['median_label_frequency']:g}."
+    columns = {(f"`{t.config}`", f"`{column.name}`"): column.about for t in tables for column in t.columns}
+    checksums = [(f"`{name}`", f"{file['bytes']:,}", f"`{file['sha256']}`") for name, file in files.items()]
+
+    published = [entry.facts.get(key) for key, _ in COVERAGE.values()]
+    head, covered = ["items with", *shares], []
+    for (split, (_, name)), value in zip(COVERAGE.items(), published, strict=True):
+        covered.append([name, *(f"{share[split]:.2f} %" for share in shares.values())])
+        if published != [None] * 3:
+            covered[-1].append("-" if value is None else f"{value:.2f} %")
+    head += ["published (Table 8)"] * (len(covered[0]) > len(head))
+
+    imported = [entry.published_vectors[name] for name in parts.listed if name in entry.published_vectors]
+    names = [*entry.sources, *(name for vectors in imported for name in vectors.sources)]
+    sources = {name: parts.world.sources[name] for name in names}
+    origin, made_by = _origin(parts, sources)
+    licences: dict[str, list[str]] = {}
+    for source in sources.values():
+        licences.setdefault(source.licence, []).append(source.name)
+
+    text, blocks = range(4), {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    environment = Environment(undefined=StrictUndefined, **blocks)
+    environment.filters["n"] = "{:,}".format
+    return environment.from_string(CARD).render(
+        header=yaml.safe_dump(header_of(parts, tables, size), sort_keys=False, allow_unicode=True, width=120),
+        version=__version__,
+        entry=entry,
+        corpus=corpus,
+        store=store,
+        embeddings=parts.embeddings,
+        counts=read_json(corpus.folder / "counts.json"),
+        sizes=markdown(("table", "rows", "files", "MB"), sizes),
+        coverage=markdown(head, covered) if shares else "",
+        columns=markdown(
+            ("configuration", "column", "contents"), [(*key, about) for key, about in columns.items()], text
+        ),
+        origin=markdown(("source", "used for", "licence", "sha256"), origin, text) if origin else "",
+        parts=markdown(("part", "made by", "commit", "sha256 of its list of files"), made_by, text),
+        licences=licences,
+        attribution=any("BY" in licence.split() or "BY-SA" in licence for licence in licences),
+        checksums=markdown(("file", "bytes", "sha256"), checksums, text),
     )
 
 
-def _coverage(card: Card) -> str:
-    if not card.shares:
-        return ""
-    published = [card.entry.facts.get(key) for key, _ in COVERAGE.values()]
-    head, rows = ["items with", *card.shares], []
-    for (split, (_, name)), value in zip(COVERAGE.items(), published, strict=True):
-        rows.append([name, *(f"{shares[split]:.2f} %" for shares in card.shares.values())])
-        if any(share is not None for share in published):
-            rows[-1].append(f"{value:.2f} %" if value is not None else "-")
-    if len(rows[0]) > len(head):
-        head.append("published (Table 8)")
-    text, store = "## Coverage\n\n" + markdown(head, rows), card.parts.store
-    if store is not None and store.missing:
-        text += f"\n{len(store.missing):,} of {len(store):,} images are missing: their rows hold null."
-    return text
-
-
-def _columns(card: Card) -> str:
-    about = {(table.config, column.name): column.about for table in card.tables for column in table.columns}
-    rows = [(f"`{config}`", f"`{name}`", text) for (config, name), text in about.items()]
-    return "## Columns\n\n" + markdown(("configuration", "column", "contents"), rows, range(4))
-
-
-def _origin(card: Card) -> str:
-    parts = card.parts
-    inputs = read_manifest(parts.corpus.folder)["inputs"]
-    rows = []
-    for name, source in card.sources.items():
+def _origin(parts: Parts, sources: Mapping[str, Source]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Return the rows of two tables: the sources of the data, and the stages that wrote the parts."""
+    corpus, store = parts.corpus, parts.store
+    inputs, origin = read_manifest(corpus.folder)["inputs"], []
+    for name, source in sources.items():
         version = "" if source.version == "-" else f" {source.version}"
         known = inputs.get(name, {}).get("sha256") or source.sha256 or "-"
-        rows.append((f"{source.name}{version}", source.used_for, source.licence, f"`{known[:16]}`"))
+        origin.append((f"{source.name}{version}", source.used_for, source.licence, f"`{known[:16]}`"))
     for encoder in parts.embeddings:
         if (model := parts.world.vision_models.get(encoder)) is not None:
-            rows.append((model.checkpoint, f"the vectors of {encoder}", model.licence, "-"))
-    folders = {"corpus": parts.corpus.folder} | ({"images": parts.store.folder} if parts.store is not None else {})
+            origin.append((model.checkpoint, f"the vectors of {encoder}", model.licence, "-"))
+    folders = {"corpus": corpus.folder} | ({"images": store.folder} if store is not None else {})
     folders |= {f"vectors-{encoder}": embeddings.folder for encoder, embeddings in parts.embeddings.items()}
     made_by = []
     for name, folder in folders.items():
         manifest = read_manifest(folder)
         commit = (manifest["source"].get("commit") or "-")[:12]
         made_by.append((name, f"`vixml {manifest['stage']}`", commit, f"`{manifest['outputs_sha256'][:16]}`"))
-    text = "## Origin\n\n"
-    if rows:
-        text += markdown(("source", "used for", "licence", "sha256"), rows, range(4)) + "\n"
-    return text + markdown(("part", "made by", "commit", "sha256 of its list of files"), made_by, range(4))
+    return origin, made_by
 
 
-def _licence(card: Card) -> str:
-    licences: dict[str, list[str]] = {}
-    for source in card.sources.values():
-        licences.setdefault(source.licence, []).append(source.name)
-    if not licences:
-        return "## Licence notes\n\nThe registry names no source: state the licence before you pass this folder on."
-    text = "The parts keep the licences of their publishers; this folder adds none."
-    if "not stated" in licences:
-        text += (
-            " Some publishers state none: then there is no permission to pass their texts or images on. Ask them, or export "
-            "without images."
-        )
-    if any("BY" in licence.split() or "BY-SA" in licence for licence in licences):
-        text += " Attribution: `source` of an image names its pack."
-    lines = [f"- {licence}: {', '.join(dict.fromkeys(names))}" for licence, names in licences.items()]
-    return "## Licence notes\n\n" + text + "\n\n" + "\n".join(lines)
+def header_of(parts: Parts, tables: Sequence[Table], size: Mapping[str, int]) -> dict[str, Any]:
+    """Return the YAML header of the card: configurations with their files, features and sizes.
+
+    Args:
+        parts: the parts that were exported.
+        tables: the tables that were written.
+        size: bytes of a table's files, by its prefix.
+    """
+    configs: dict[str, list[Table]] = {}
+    for table in tables:
+        configs.setdefault(table.config, []).append(table)
+    return {
+        "pretty_name": parts.world.datasets[parts.dataset].title,
+        "license": "other",
+        "license_name": "see-licence-notes",
+        "task_categories": ["text-classification"],
+        "tags": ["extreme-multi-label-classification", "multi-modal", "image"],
+        "size_categories": [size_category(sum(parts.corpus.n(split) for split in QUERY_SPLITS))],
+        "configs": [
+            {"config_name": config}
+            | ({"default": True} if group[0] is tables[0] else {})
+            | {"data_files": [{"split": table.split, "path": f"{table.prefix}-*.parquet"} for table in group]}
+            for config, group in configs.items()
+        ],
+        "dataset_info": [
+            {
+                "config_name": config,
+                "features": [column.feature for column in group[0].columns],
+                "splits": [{"name": t.split, "num_bytes": t.n_bytes, "num_examples": t.n_rows} for t in group],
+                "download_size": sum(size[table.prefix] for table in group),
+                "dataset_size": sum(table.n_bytes for table in group),
+            }
+            for config, group in configs.items()
+        ],
+    }
 
 
-def _checksums(card: Card) -> str:
-    rows = [(f"`{name}`", f"{f['bytes']:,}", f"`{f['sha256']}`") for name, f in card.files.items()]
-    return (
-        "## Checksums\n\n`sha256sum --check SHA256SUMS` compares every file.\n\n<details><summary>All files</summary>\n\n"
-        + markdown(("file", "bytes", "sha256"), rows, range(4))
-        + "\n</details>"
-    )
+def size_category(n: int) -> str:
+    """Return the hub's name for a size.
+
+    Example:
+        >>> size_category(999), size_category(5647), size_category(3_218_856)
+        ('n<1K', '1K<n<10K', '1M<n<10M')
+    """
+    names = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "n>1B"]
+    return names[min(max(len(str(n)) - 3, 0), 7)]

@@ -155,14 +155,20 @@ class Fetcher:
     async def _work(self, waiting: Iterator[int], before: dict[int, int], journal: Journal) -> None:
         for image in waiting:  # shared: each worker takes the next
             answer = await self.getter.get(self.urls[image])
-            png, error, length = None, answer.error, None
+            png, error = None, answer.error
             if answer.data is not None:
-                length = len(answer.data)
                 png, error = await self.preparers.prepared(answer.data)
-            attempts = before.get(image, 0) + answer.attempts
             journal.add(
                 Fetched(
-                    image, self.urls[image], answer.status, length, answer.sha256, attempts, error, png, answer.may_pass
+                    image=image,
+                    url=self.urls[image],
+                    status=answer.status,
+                    bytes=None if answer.data is None else len(answer.data),
+                    sha256=answer.sha256,
+                    attempts=before.get(image, 0) + answer.attempts,
+                    error=error,
+                    png=png,
+                    may_pass=answer.may_pass,
                 )
             )
             await asyncio.sleep(0)  # the journal is written before the next request is sent
@@ -338,10 +344,7 @@ class Journal:
         self._base = sqlite3.connect(path, isolation_level=None)  # transactions are ours
         self._base.execute("PRAGMA journal_mode=WAL")
         self._base.execute("PRAGMA synchronous=NORMAL")
-        self._base.execute(
-            "CREATE TABLE IF NOT EXISTS fetched (image INTEGER PRIMARY KEY, url TEXT, status INTEGER, bytes INTEGER, "
-            "sha256 TEXT, attempts INTEGER, error TEXT, png BLOB, may_pass INTEGER)"
-        )
+        self._base.execute(f"CREATE TABLE IF NOT EXISTS fetched (image INTEGER PRIMARY KEY, {', '.join(COLUMNS[1:])})")
 
     def __enter__(self) -> Journal:
         return self
@@ -363,9 +366,9 @@ class Journal:
         if self._open and self._base.in_transaction:
             self._base.commit()
 
-    def settled(self) -> dict[int, int]:
-        """Return the requests made for each image that was tried."""
-        return dict(self._base.execute("SELECT image, attempts FROM fetched"))
+    def settled(self) -> set[int]:
+        """Return the images that were tried."""
+        return {image for (image,) in self._base.execute("SELECT image FROM fetched")}
 
     def may_pass(self) -> dict[int, int]:
         """Return the requests made for each image with a temporary failure."""

@@ -88,11 +88,18 @@ class Stream(httpcore2.AsyncNetworkStream):
         return bool(self._poll.poll(0)) if info == "is_readable" else self._inner.get_extra_info(info)
 
 
-class AnyAddress(httpcore2.AsyncNetworkBackend):
-    """Open connections as the library does."""
+class Backend(httpcore2.AsyncNetworkBackend):
+    """Open connections as the library does, to public addresses only.
 
-    def __init__(self) -> None:
-        self._inner = httpcore2.AnyIOBackend()
+    The address that is checked is the one connected to, so neither a redirect nor a name that changes its address leads into
+    the local network.
+
+    Args:
+        allow_private: whether other addresses are allowed too.
+    """
+
+    def __init__(self, allow_private: bool) -> None:
+        self._inner, self._allow_private = httpcore2.AnyIOBackend(), allow_private
 
     async def connect_tcp(
         self,
@@ -103,35 +110,24 @@ class AnyAddress(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """Connect."""
-        address = await self.address(host, port)
+        address = host if self._allow_private else await _public_address(host, port)
         return Stream(await self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
-
-    async def address(self, host: str, port: int) -> str:
-        """Return the address to connect to: here the name itself, which the library looks up."""
-        return host
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await self._inner.sleep(seconds)
 
 
-class PublicAddresses(AnyAddress):
-    """Open connections to public addresses only.
-
-    The address that is checked is the one connected to, so neither a redirect nor a name that changes its address leads into
-    the local network.
-    """
-
-    async def address(self, host: str, port: int) -> str:
-        """Look up a name and check its address."""
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
-        except OSError as error:
-            raise httpcore2.ConnectError(f"no address for {host}") from error
-        address = found[0][4][0]
-        if not ipaddress.ip_address(address.split("%")[0]).is_global:
-            raise Refused(f"an address that is not public: {address}")
-        return address
+async def _public_address(host: str, port: int) -> str:
+    """Look up a name and return its address; refuse one that is not public."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
+    except OSError as error:
+        raise httpcore2.ConnectError(f"no address for {host}") from error
+    address = found[0][4][0]
+    if not ipaddress.ip_address(address.split("%")[0]).is_global:
+        raise Refused(f"an address that is not public: {address}")
+    return address
 
 
 class Transport(httpx2.AsyncHTTPTransport):
@@ -144,7 +140,7 @@ class Transport(httpx2.AsyncHTTPTransport):
             ssl_context=httpx2.create_ssl_context(trust_env=False),
             max_connections=connections,
             max_keepalive_connections=connections,
-            network_backend=AnyAddress() if allow_private else PublicAddresses(),
+            network_backend=Backend(allow_private),
         )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from vixml.config.registry import VisionModel
 from vixml.data.corpus import SPLITS, Corpus
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import write_json
 from vixml.images.embeddings import FORMAT, share_with_images
 from vixml.progress import Quiet, bar
@@ -121,14 +121,8 @@ def import_vectors(
 
 def _open(path: Path, vision: str, dim: int) -> RowFile:
     matrix = RowFile.open(path, "float32", hint=HINT)
-    if matrix.shape[1] != dim:
-        raise VixmlError(
-            "published vectors do not have the length of the vision encoder's",
-            where=path,
-            found=f"{matrix.shape[1]} numbers per vector",
-            expected=f"{dim}, as {vision} in config/models.yaml",
-            hint=HINT,
-        )
+    what = f"published vectors do not have the length of {vision} in config/models.yaml"
+    expect_equal(f"{matrix.shape[1]} numbers per vector", f"{dim} numbers per vector", what, where=path, hint=HINT)
     return matrix
 
 
@@ -218,23 +212,12 @@ class RowFile:
         """
         path = Path(path)
         shape, fortran, found, offset = read_header(path, hint)
-        if found != np.dtype(dtype) or len(shape) != 2 or fortran:
-            raise VixmlError(
-                "not a matrix of the expected kind",
-                where=path,
-                found=f"{found}, shape {shape}" + (", columns first" if fortran else ""),
-                expected=f"{dtype}, two dimensions, row after row",
-                hint=hint,
-            )
+        kind = f"{found}, {len(shape)} dimensions, {'columns' if fortran else 'rows'} first"
+        what = "not a matrix of the expected kind"
+        expect_equal(kind, f"{dtype}, 2 dimensions, rows first", what, where=path, hint=hint)
         size, needed = path.stat().st_size, offset + shape[0] * shape[1] * found.itemsize
-        if size != needed:
-            raise VixmlError(
-                "a matrix is truncated" if size < needed else "a matrix is longer than its header says",
-                where=path,
-                found=f"{size:,} bytes",
-                expected=f"{needed:,} bytes for {shape[0]:,} rows of {shape[1]}",
-                hint=hint,
-            )
+        what = "a matrix is truncated" if size < needed else "a matrix is longer than its header says"
+        expect_equal(f"{size:,} bytes", f"{needed:,} bytes", what, where=path, hint=hint)
         return cls(path, (shape[0], shape[1]), found, offset)
 
     def __len__(self) -> int:

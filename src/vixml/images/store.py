@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vixml.errors import VixmlError
-from vixml.files import atomic_path, read_header, sha256_json, write_json
+from vixml.data.corpus import table_writer
+from vixml.errors import VixmlError, expect_equal, expect_index
+from vixml.files import read_header, sha256_json, write_json, write_text
 
 FORMAT = "vixml-images-1"
 SCHEMA = pa.schema([("image", pa.int32()), ("key", pa.string()), ("png", pa.binary())])
@@ -84,25 +85,10 @@ def write_shard(path: Path, rows: Iterable[tuple[int, str, bytes]]) -> None:
         path: the file.
         rows: ``(image_id, key, png)``, ascending.
     """
-    columns: dict[str, list] = {"image": [], "key": [], "png": []}
     # PNG is compressed already, and a dictionary of images would only cost memory.
-    with (
-        atomic_path(path) as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, compression="none", use_dictionary=False) as writer,
-    ):
+    with table_writer(path, SCHEMA, GROUP, compression="none", use_dictionary=False) as append:
         for row in rows:
-            for column, value in zip(columns.values(), row, strict=True):
-                column.append(value)
-            if len(columns["image"]) == GROUP:
-                _flush(writer, columns)
-        if columns["image"]:
-            _flush(writer, columns)
-
-
-def _flush(writer: pq.ParquetWriter, rows: dict[str, list]) -> None:
-    writer.write_table(pa.table(rows, schema=SCHEMA), row_group_size=GROUP)
-    for column in rows.values():
-        column.clear()
+            append(*row)
 
 
 def _width(n_images: int, n_shards: int) -> int:
@@ -112,26 +98,12 @@ def _width(n_images: int, n_shards: int) -> int:
 def _in_order(
     items: Iterable[tuple[int, str, bytes | None]], n_images: int, where: Path
 ) -> Iterator[tuple[int, str, bytes | None]]:
-    expected = 0
-    for image, key, png in items:
-        if image != expected or expected >= n_images:
-            raise VixmlError(
-                "an image id out of order",
-                where=where,
-                found=f"image {image} ({key})",
-                expected=f"image {expected}" if expected < n_images else f"{n_images} images in all",
-                hint="yield every image id once, ascending, with None for a missing image",
-            )
-        expected += 1
-        yield image, key, png
-    if expected < n_images:
-        raise VixmlError(
-            "too few images",
-            where=where,
-            found=f"{expected} images",
-            expected=f"{n_images}",
-            hint="yield every image id once, ascending, with None for a missing image",
-        )
+    n, hint = 0, "yield every image id once, ascending, with None for a missing image"
+    for n, item in enumerate(items, start=1):
+        expected = f"image {n - 1}" if n <= n_images else f"{n_images} images in all"
+        expect_equal(f"image {item[0]}", expected, "an image id out of order", where=where, hint=hint)
+        yield item
+    expect_equal(f"{n} images", f"{n_images} images", "too few images", where=where, hint=hint)
 
 
 @dataclass
@@ -173,14 +145,8 @@ class ImageStore:
         for shard in range(store.n_shards):
             with store._file(shard) as file:
                 rows += file.metadata.num_rows
-        if rows + len(store.missing) != store.n_images:
-            raise VixmlError(
-                "an image store does not match its store.json",
-                where=folder,
-                found=f"{rows} images and {len(store.missing)} missing",
-                expected=f"{store.n_images} in all",
-                hint=REBUILD,
-            )
+        found, expected = f"{rows} images", f"{store.n_images - len(store.missing)} images"
+        expect_equal(found, expected, "an image store does not match its store.json", where=folder, hint=REBUILD)
         return store
 
     def __len__(self) -> int:
@@ -212,14 +178,8 @@ class ImageStore:
         Raises:
             VixmlError: no such id, or an image that is missing.
         """
-        if not 0 <= image_id < self.n_images:
-            raise VixmlError(
-                "an image id is out of range",
-                where=self.folder,
-                found=image_id,
-                expected=f"0 to {self.n_images - 1}",
-                hint="the ids belong to another dataset's store",
-            )
+        hint = "the ids belong to another dataset's store"
+        expect_index(image_id, self.n_images, "an image id is out of range", where=self.folder, hint=hint)
         if image_id in self.missing:
             raise VixmlError("this image is missing", where=f"{self.folder}, image {image_id}", hint="see store.json")
         cached = self._cached
@@ -276,6 +236,5 @@ def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
     if kept.exists() and not (stamp.exists() and stamp.read_text() == name):
         shutil.rmtree(kept)
     kept.mkdir(parents=True, exist_ok=True)
-    with atomic_path(stamp) as temporary:
-        Path(temporary).write_text(name)
+    write_text(stamp, name)
     return kept

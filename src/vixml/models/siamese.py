@@ -12,61 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vixml.config.run import LateFusion as Settings
+from vixml.config.run import LateFusion as LateFusionConfig
+from vixml.config.run import Prototype as PrototypeConfig
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import atomic_path
-from vixml.models.backbone import Backbone
+from vixml.models.backbone import Backbone, expect_shapes
+from vixml.models.inputs import RunData
 from vixml.models.packing import Packed
 from vixml.models.prompt import PLAIN, Prompt
-from vixml.runtime import INIT, generator
+from vixml.runtime import INIT, derived_seed
 
-# --- What represents a label beside its text: PRIME's prototype network (arXiv:2410.20401), DEXA's auxiliary
-# vectors.
-
-
-class PrototypeNetwork(nn.Module):
-    """One post-norm transformer layer over the three tokens ``[u_r, v_cluster(r), c_r]``, mean-pooled, normalised.
-
-    Args:
-        dim: length of the vectors.
-        free_vectors: number of learnable vectors, shared by the labels of a cluster.
-        heads: attention heads.
-        feedforward: width of the feed-forward part.
-        dropout: dropout inside the layer.
-        unit_text: normalise ``u`` before it enters (docs/deviations.md D17).
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        free_vectors: int,
-        heads: int = 8,
-        feedforward: int = 1024,
-        dropout: float = 0.1,
-        unit_text: bool = False,
-    ) -> None:
-        super().__init__()
-        self.unit_text = unit_text
-        self.free = nn.Embedding(free_vectors, dim)
-        nn.init.xavier_uniform_(self.free.weight)
-        self.layer = nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, activation="gelu", batch_first=True)
-
-    def forward(self, u: Tensor, cluster: Tensor, centroid: Tensor) -> Tensor:
-        """Return prototypes.
-
-        Args:
-            u: (n, dim) float32, label text vectors as the encoder gives them, *not* normalised.
-            cluster: (n,) int64, each label's free vector.
-            centroid: (n, dim) float32, mean of the label's training queries.
-
-        Returns:
-            (n, dim) float32 unit rows ``z``.
-        """
-        if self.unit_text:
-            u = F.normalize(u.float(), dim=-1)
-        three = torch.stack([u, self.free(cluster), centroid.to(u.dtype)], dim=1)
-        return F.normalize(self.layer(three).mean(dim=1).float(), dim=-1)
+# --- Label prototypes: PRIME's prototype network (arXiv:2410.20401) and DEXA's auxiliary vectors.
 
 
 class AuxiliaryVectors(nn.Module):
@@ -86,14 +43,48 @@ class AuxiliaryVectors(nn.Module):
         """Return prototypes.
 
         Args:
-            u: (n, dim) text vectors, not normalised; they are normalised here, so that a free vector's length counts
-                against 1.
+            u: (n, dim) text vectors; they are normalised here, so that a free vector's length counts against 1.
             cluster: (n,) int64, each label's free vector.
 
         Returns:
             (n, dim) float32 unit rows ``z``.
         """
         return F.normalize(F.normalize(u.float(), dim=-1) + self.free(cluster), dim=-1)
+
+
+class PrototypeNetwork(nn.Module):
+    """One post-norm transformer layer over the three tokens ``[u_r, v_cluster(r), c_r]``, mean-pooled, normalised.
+
+    Args:
+        dim: length of the vectors.
+        free_vectors: number of learnable vectors, shared by the labels of a cluster.
+        config: heads, width and dropout of the layer, and whether ``u`` is normalised first (docs/deviations.md D17).
+    """
+
+    def __init__(self, dim: int, free_vectors: int, config: PrototypeConfig) -> None:
+        super().__init__()
+        self.unit_text = config.unit_text
+        self.free = nn.Embedding(free_vectors, dim)
+        nn.init.xavier_uniform_(self.free.weight)
+        self.layer = nn.TransformerEncoderLayer(
+            dim, config.heads, config.feedforward, config.dropout, activation="gelu", batch_first=True
+        )
+
+    def forward(self, u: Tensor, cluster: Tensor, centroid: Tensor) -> Tensor:
+        """Return prototypes.
+
+        Args:
+            u: (n, dim) float32, label text vectors as the encoder gives them, *not* normalised.
+            cluster: (n,) int64, each label's free vector.
+            centroid: (n, dim) float32, mean of the label's training queries.
+
+        Returns:
+            (n, dim) float32 unit rows ``z``.
+        """
+        if self.unit_text:
+            u = F.normalize(u.float(), dim=-1)
+        three = torch.stack([u, self.free(cluster), centroid.to(u.dtype)], dim=1)
+        return F.normalize(self.layer(three).mean(dim=1).float(), dim=-1)
 
 
 # --- Late fusion: a text vector and image vectors, each encoded alone, then joined by self-attention (MUFIN;
@@ -103,25 +94,19 @@ class AuxiliaryVectors(nn.Module):
 class LateFusion(nn.Module):
     """One pre-norm transformer layer over ``[text; image 1; image 2; ...]`` of an item, mean-pooled.
 
-    Both of its branches start at zero, and so does the projection of the images (vixml.models.siamese): training starts
-    from the text vector. From a layer or a projection at random all items look alike at first, and PICTO's trainings fell
-    into the collapsed state and stayed there.
+    Both of its branches start at zero, and so does the projection of the images (:class:`Siamese`), so training starts
+    from the text vector. With a random layer or projection all items look alike at first, and PICTO's trainings fell into
+    the collapsed state and stayed there.
 
     Args:
         dim: length of the vectors.
-        settings: heads, width, dropout.
+        config: heads, width and dropout of the layer.
     """
 
-    def __init__(self, dim: int, settings: Settings) -> None:
+    def __init__(self, dim: int, config: LateFusionConfig) -> None:
         super().__init__()
         self.layer = nn.TransformerEncoderLayer(
-            dim,
-            settings.heads,
-            settings.feedforward,
-            settings.dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
+            dim, config.heads, config.feedforward, config.dropout, activation="gelu", batch_first=True, norm_first=True
         )
         nn.init.zeros_(self.layer.self_attn.out_proj.weight)
         nn.init.zeros_(self.layer.linear2.weight)
@@ -130,13 +115,12 @@ class LateFusion(nn.Module):
     def forward(self, text: Tensor, images: Tensor, items: Tensor) -> Tensor:
         """Fuse every item's vectors.
 
-        Items with equally many images are one block, so that an absent image is nowhere and nothing is masked.
+        Items with equally many images are one block, so absent images take no position and nothing is masked.
 
         Args:
             text: (n, dim) text vectors, not normalised.
             images: (n_images, dim) projected image vectors, item by item.
-            items: (n_images,) int64, the item of each image, ascending; on the CPU, where what goes together is decided
-                without waiting for a GPU.
+            items: (n_images,) int64, the item of each image, ascending; on the CPU, so that grouping waits for no GPU.
 
         Returns:
             (n, dim) float32, not normalised.
@@ -162,14 +146,18 @@ class Siamese(nn.Module):
         n_labels: number of labels.
         image_dim: length of an image vector, or None for text only.
         prompt: how sequences are laid out.
-        device: where it will compute, which decides on its kernels; it is built on the processor.
+        device: where it will compute, which decides on its kernels; it is built on the CPU.
 
     Attributes:
         cluster: (n_labels,) int64 buffer, each label's free vector (PRIME, DEXA).
         centroid: (n_labels, dim) float32 buffer, mean vector of each label's training queries (PRIME).
         has_centroid: (n_labels,) bool buffer, False for labels without a training query (PRIME).
         centre: (dim,) float32 buffer, the mean vector that is subtracted at inference (``encoder.centre``).
-        encoding: items of the latest pass through the encoder: where memory ran out, they were too many.
+        encoding: number of items in the latest pass through the encoder; after running out of memory, too many.
+
+    Raises:
+        VixmlError: sequences may exceed the language model's positions, or the prompt is for the other kind of model
+            (causal or bidirectional).
     """
 
     encoding = 0
@@ -180,25 +168,24 @@ class Siamese(nn.Module):
         model_dir: Path | str,
         n_labels: int,
         image_dim: int | None,
-        prompt: Prompt | None = None,
+        prompt: Prompt = PLAIN,
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        prompt = prompt or PLAIN
         self.backbone = Backbone(model_dir, config.encoder, device)
         _check(config, self.backbone, prompt, image_dim)
         dim = self.backbone.dim
         self.projection = nn.Linear(image_dim, dim) if image_dim else None
         self.late = LateFusion(dim, config.images.late) if image_dim and prompt.late else None
         if self.late is not None:
-            # Raw image vectors have one large part in common: at random, all items with images would look alike (D20).
+            # Image vectors share one large component: randomly projected, all items with images would look alike (D20).
             nn.init.zeros_(self.projection.weight)
             nn.init.zeros_(self.projection.bias)
-        p, n_free = config.prototype, min(config.prototype.free_vectors, n_labels)
+        n_free = min(config.prototype.free_vectors, n_labels)
         self.prototypes: PrototypeNetwork | AuxiliaryVectors | None = None
         self.has_centroids = config.method == "PRIME"
-        if config.method == "PRIME":
-            self.prototypes = PrototypeNetwork(dim, n_free, p.heads, p.feedforward, p.dropout, p.unit_text)
+        if self.has_centroids:
+            self.prototypes = PrototypeNetwork(dim, n_free, config.prototype)
         elif config.method == "DEXA":
             self.prototypes = AuxiliaryVectors(dim, n_free)
         if self.prototypes is not None:
@@ -213,6 +200,11 @@ class Siamese(nn.Module):
             self.register_buffer("centre_count", torch.zeros((), dtype=torch.int64))
         self.frozen = config.encoder.train == "frozen"
 
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the parameters."""
+        return next(self.backbone.parameters()).device
+
     def train(self, mode: bool = True) -> Siamese:
         """Switch dropout on or off; a frozen encoder stays deterministic."""
         super().train(mode)
@@ -220,46 +212,53 @@ class Siamese(nn.Module):
             self.backbone.eval()
         return self
 
-    def encode(self, packed: Packed, image_vectors: np.ndarray | Tensor | None = None) -> Tensor:
+    def encode(self, packed: Packed) -> Tensor:
         """Encode packed sequences.
 
         Args:
-            packed: ``n`` sequences.
-            image_vectors: (n_images, image_dim), the vectors of ``packed.image_rows``; needed if there are any.
+            packed: ``n`` sequences, with ``image_vectors`` if there are images.
 
         Returns:
-            (n, dim) float32 in the caller's order, *not* normalised; with ``encoder.centre``, :meth:`centred_vectors`
-            comes next.
+            (n, dim) float32 in the caller's order, *not* normalised; with ``encoder.centre``, call
+            :meth:`centred_vectors` next.
+
+        Raises:
+            ValueError: there are images, but the model was built for text only.
         """
         self.encoding = len(packed)
-        device = next(self.backbone.parameters()).device
-        stream = self.backbone.embed_tokens(torch.from_numpy(packed.token_ids).to(device, non_blocking=True))
-        projected = None
-        if len(packed.image_rows):
+        device = self.device
+
+        def sent(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device, non_blocking=True)
+
+        stream, projected = self.backbone.embed_tokens(sent(packed.token_ids)), None
+        if packed.image_vectors is not None:
             if self.projection is None:
                 raise ValueError("the batch holds images but the model was built for text only")
-            # Half as many bytes travel; the device widens them.
-            projected = self.projection(torch.as_tensor(image_vectors).to(device, non_blocking=True).float())
+            # Sent as float16, which is half as many bytes; the device widens them.
+            projected = self.projection(packed.image_vectors.to(device, non_blocking=True).float())
             if packed.image_items is None:
                 stream = torch.cat([stream, projected.to(stream.dtype)])
-        stream = stream.index_select(0, torch.from_numpy(packed.gather).to(device, non_blocking=True))
-        position_ids = torch.from_numpy(packed.position_ids).to(device, non_blocking=True)
+        stream = stream.index_select(0, sent(packed.gather))
         blocks = [tuple(row) for row in packed.blocks.tolist()]
-        pooled = self.backbone(stream, position_ids, blocks, packed.prefix)
-        pooled = pooled.index_select(0, torch.from_numpy(packed.restore).to(device, non_blocking=True))
-        if self.late is not None:
-            items = packed.image_items if packed.image_items is not None else np.zeros(0, dtype=np.int64)
-            if projected is None:
-                projected = pooled.new_zeros(0, pooled.shape[1])
-            pooled = self.late(pooled, projected.to(pooled.dtype), torch.from_numpy(items))
-        return pooled
+        pooled = self.backbone(stream, sent(packed.position_ids), blocks, packed.prefix)
+        pooled = pooled.index_select(0, sent(packed.restore))
+        if self.late is None:
+            return pooled
+        if projected is None:
+            projected = pooled.new_zeros(0, pooled.shape[1])
+        items = np.zeros(0, dtype=np.int64) if packed.image_items is None else packed.image_items
+        return self.late(pooled, projected.to(pooled.dtype), torch.from_numpy(items))
 
     def centred_vectors(self, vectors: Tensor) -> Tensor:
-        """Return unit vectors less the mean vector if the run wants that (``encoder.centre``), else ``vectors``.
+        """Return unit vectors minus the mean vector if the run is centred (``encoder.centre``), else ``vectors``.
 
         Args:
-            vectors: (n, dim) float32 of :meth:`encode`. In training mode all of a batch: their own mean is subtracted, and
-                remembered; else the stored one.
+            vectors: (n, dim) float32 of :meth:`encode`; in training mode, all vectors of a batch.
+
+        Returns:
+            (n, dim) float32. In training mode the batch's mean is subtracted and accumulated for :meth:`refresh_centre`,
+            at inference the stored mean.
         """
         if not self.centred:
             return vectors
@@ -286,31 +285,31 @@ class Siamese(nn.Module):
             labels: (n,) int64 label ids.
 
         Returns:
-            (n, dim) float32, unit rows. In PRIME a label without training queries has its own text vector for a centroid
+            (n, dim) float32, unit rows. In PRIME, the centroid of a label without training queries is its text vector
             (docs/deviations.md D7).
+
+        Raises:
+            ValueError: the run's method has no prototypes.
         """
         if self.prototypes is None:
             raise ValueError("this run has no prototypes")
         if not self.has_centroids:
             return self.prototypes(u, self.cluster[labels])
-        own = F.normalize(u, dim=-1)
-        centroid = torch.where(self.has_centroid[labels, None], self.centroid[labels], own)
+        centroid = torch.where(self.has_centroid[labels, None], self.centroid[labels], F.normalize(u, dim=-1))
         return self.prototypes(u, self.cluster[labels], centroid)
 
     def learned_state(self) -> dict[str, Tensor]:
-        """Return every tensor that does not lie in the language model's folder: what a run's files must hold.
-
-        With adapters or a frozen encoder, these are a small part of the model.
-        """
+        """Return every tensor that the language model's folder does not hold; with adapters, few of the model's."""
         frozen = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if not p.requires_grad}
         return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
 
     def load_learned_state(self, tensors: dict[str, Tensor]) -> None:
-        """Read what :meth:`learned_state` gave; names and shapes must be the same."""
+        """Set the tensors that :meth:`learned_state` returned; names and shapes must be the same."""
         self.load_state_dict({**self.state_dict(), **tensors})
 
 
 def _check(config: RunConfig, backbone: Backbone, prompt: Prompt, image_dim: int | None) -> None:
+    """Check that the language model can encode the run's sequences."""
     images = config.images.per_item if image_dim and not prompt.late else 0
     longest = config.encoder.max_len + images + len(prompt.words)
     if longest > backbone.max_positions:
@@ -335,47 +334,41 @@ def _check(config: RunConfig, backbone: Backbone, prompt: Prompt, image_dim: int
 # --- A run's model: built from its seed, written and read as one safetensors file.
 
 
-AGAIN = "train the run again, or pass the folder of this run"
+def build_model(config: RunConfig, data: RunData, seed: int, device: torch.device | None = None) -> Siamese:
+    """Return the run's model, on the CPU; parts without pretrained weights are drawn from the seed.
 
-
-def build_model(
-    config: RunConfig,
-    model_dir: Path,
-    n_labels: int,
-    image_dim: int | None,
-    seed: int,
-    prompt: Prompt | None = None,
-    vocabulary: np.ndarray | None = None,
-    device: torch.device | None = None,
-) -> Siamese:
-    """Return the run's model; parts without pretrained weights are drawn from the seed.
+    Where the whole language model trains, embeddings of tokens that do not occur in ``data`` are dropped.
 
     Args:
         config: the run.
-        model_dir: weights of the language model.
-        n_labels: number of labels.
-        image_dim: length of an image vector, or None.
+        data: its opened inputs.
         seed: of the run.
-        prompt: how sequences are laid out.
-        vocabulary: (n,) int64, the tokens that occur; where the whole language model trains, embeddings of others are dropped.
-        device: where it will compute, which decides on its kernels; the model is built on the processor.
+        device: where the model will compute, which decides on its kernels; None: on the CPU.
+
+    Raises:
+        VixmlError: as :class:`Siamese` and :class:`vixml.models.backbone.Backbone`.
     """
-    torch.manual_seed(int(generator(seed, INIT, 0).integers(2**31)))
-    model = Siamese(config, model_dir, n_labels, image_dim, prompt, device)
-    if vocabulary is not None and config.encoder.train == "full":
-        model.backbone.keep_tokens(vocabulary)
+    torch.manual_seed(derived_seed(seed, INIT, 0))
+    prompt = data.sequences["train"].prompt
+    model = Siamese(config, data.model_dir, data.corpus.n("label"), data.image_dim, prompt, device)
+    if config.encoder.train == "full":
+        model.backbone.keep_tokens(data.vocabulary())
     return model
 
 
 def save_model(folder: Path, model: Siamese) -> None:
-    """Write ``model.safetensors``: every tensor that the language model's own folder does not hold."""
+    """Write :meth:`Siamese.learned_state` to ``folder/model.safetensors``.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.learned_state().items())}
     path = folder / "model.safetensors"
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary)
         except SafetensorError as error:
-            # It has no errno of its own, and a full disk is told by that.
+            # It has no errno, by which a full disk is recognised.
             number = errno.ENOSPC if f"os error {errno.ENOSPC}" in str(error) else errno.EIO
             raise OSError(number, str(error), str(path)) from error
 
@@ -384,28 +377,19 @@ def load_model(folder: Path, model: Siamese) -> None:
     """Read the tensors of :func:`save_model` into ``model``.
 
     Raises:
-        VixmlError: the folder holds another model.
+        VixmlError: the folder holds another model, or one of a corpus with another vocabulary.
     """
-    tensors = load_file(folder / "model.safetensors")
-    own = model.learned_state()
-    for name in sorted(own.keys() | tensors.keys()):
-        found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
-        expected = tuple(own[name].shape) if name in own else "no such tensor"
-        if found != expected:
-            raise VixmlError(
-                "the trained weights belong to another model",
-                where=f"{folder / 'model.safetensors'}: {name}",
-                found=found,
-                expected=expected,
-                hint=AGAIN,
-            )
+    path, hint = folder / "model.safetensors", "train the run again, or pass the folder of this run"
+    tensors, state = load_file(path), model.learned_state()
+    found, expected = ({name: tuple(t.shape) for name, t in some.items()} for some in (tensors, state))
+    expect_shapes(found, expected, "the trained weights belong to another model", where=path, hint=hint)
     row_of = "backbone.row_of"
-    if row_of in own and not torch.equal(own[row_of].cpu(), tensors[row_of]):
+    if row_of in state and not torch.equal(state[row_of].cpu(), tensors[row_of]):
         raise VixmlError(
             "the model was trained on a corpus with another vocabulary",
-            where=folder / "model.safetensors",
+            where=path,
             found=f"embeddings of {int((tensors[row_of] >= 0).sum())} tokens",
             expected="those that the texts of this corpus have",
-            hint=AGAIN,
+            hint=hint,
         )
     model.load_learned_state(tensors)

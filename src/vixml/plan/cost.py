@@ -65,7 +65,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Missing:
-    """Cost of what was not run: by table, and of all tables together, where shared parts count once."""
+    """Cost of rows without a result: by table, and of all tables together, where shared parts count once."""
 
     by_table: dict[str, Cost]
     total: Cost
@@ -268,13 +268,13 @@ class Job:
 
     @property
     def label_bytes(self) -> float:
-        """Return the size of what is kept per label beside the model: centroid, cluster."""
+        """Return the size of centroids and clusters, which are kept per label beside the model."""
         each = 4 * self.shape.hidden + 1 if self.config.method == "PRIME" else 0
         return float(self.counts.n_labels * (each + (8 if self.config.has_prototypes else 0)))
 
     @cached_property
     def activation_bytes(self) -> float:
-        """Return the size of what a training step keeps for its backward pass."""
+        """Return the size of the activations that a training step keeps for its backward pass."""
         late_frozen = self.config.encoder.train == "frozen" and self.config.images.fusion == "late"
         if self.stored_only or late_frozen:
             return 0.0
@@ -298,7 +298,7 @@ class Job:
 
     @property
     def model_bytes(self) -> float:
-        """Return the size of a trained model: trained parameters, and what is kept per label."""
+        """Return the size of a trained model: trained parameters, centroids and clusters."""
         return 4.0 * self.trainable + self.label_bytes
 
 

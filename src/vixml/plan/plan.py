@@ -46,17 +46,17 @@ class Choice:
     """A table, in the order in which a budget buys them.
 
     Attributes:
-        name: the table.
+        table: its name.
         alone: its hours.
-        added: its hours in addition to the tables before it.
+        adds: its hours in addition to the tables before it.
         hours: of all tables up to this one.
         fits: whether these are within the budget.
         fits_alone: whether this table by itself is.
     """
 
-    name: str
+    table: str
     alone: float
-    added: float
+    adds: float
     hours: float
     fits: bool
     fits_alone: bool
@@ -167,8 +167,7 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
     runs = {key: tuple(found) for key, found in needed.items()}
     by_dataset = {dataset: tuple(key for key in keys if key[0] == dataset) for dataset, _, _ in keys}
     targets = tuple(Group(dataset, group, len(group)) for dataset, group in by_dataset.items())
-    names = sorted(path.stem for path in (Path(workflow.config_dir) / "tables").glob("*.yaml"))
-    tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir, names)]
+    tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir)]
     tables = sorted((group for group in tables if group.runs), key=lambda group: _natural(group.name))
     bounds = tuple(dataset for dataset in by_dataset if dataset not in TEXTS)
     return Plan(workflow.name, hardware, parts, runs, targets, tuple(tables), bounds)

@@ -1,5 +1,5 @@
 """Tables, figures and the report, made from result files only.
 
-Nothing here trains, encodes or searches; this room reads what other stages wrote (docs/formats.md), the published
-numbers in ``config/reported`` and the shapes of the tables in ``config/tables``.
+Nothing here trains, encodes or searches: this package reads the results of other stages (docs/formats.md), the published
+values in ``config/reported`` and the layouts of tables in ``config/tables``.
 """

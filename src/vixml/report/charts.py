@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -31,7 +31,7 @@ class Chart:
 
     Args:
         title: above the plot; also begins the label.
-        names: of what is drawn, in the legend.
+        names: of bars or lines, in the legend.
         style: class of its marks: ``b`` (bars) or ``s`` (lines).
         low: value at the bottom.
         high: value at the top.
@@ -169,20 +169,12 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 SIDES = ("with", "without")
 CONTRIBUTIONS = ("P@1", "P@5")
-
-
-@dataclass(frozen=True)
-class Group:
-    """A tenth of the training pairs: labels of like frequency."""
-
-    frequency: str
-    n_labels: int
-    n_true_pairs: int
+Values = tuple[Aggregate | None, ...]  # of each group; None where it has no queries
 
 
 @dataclass(frozen=True)
 class RunParts:
-    """One run's parts over its seeds, in percent; None where there is no such query.
+    """One run's parts over its seeds, in percent.
 
     Attributes:
         by_frequency: metric -> contribution of each group, rarest labels first; they add up to the metric.
@@ -192,17 +184,17 @@ class RunParts:
 
     run: str
     seeds: tuple[int, ...]
-    by_frequency: dict[str, tuple[Aggregate, ...]]
-    by_label_image: dict[str, tuple[Aggregate, ...]]
-    by_query_image: tuple[Aggregate | None, ...]
+    by_frequency: dict[str, Values]
+    by_label_image: dict[str, Values]
+    by_query_image: Values
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One dataset's runs; charts show those compared, as SVG text."""
+    """One dataset's runs; ``groups`` of labels of like frequency, and ``charts`` of the runs compared, as SVG text."""
 
     dataset: str
-    groups: tuple[Group, ...]
+    groups: tuple[dict[str, Any], ...]
     n_queries: tuple[int, int]
     charts: tuple[str, ...]
     compared: tuple[str, ...]
@@ -214,19 +206,19 @@ def breakdowns(results: Results, compare: Sequence[str]) -> list[Breakdown]:
     """Return the parts of every dataset that has some.
 
     Args:
-        results: what was measured.
-        compare: runs drawn side by side; all runs stand in the table.
+        results: scores read.
+        compare: runs drawn side by side; the table has all runs.
 
     Raises:
         VixmlError: a breakdown that lacks a part, or two of one dataset over different groups of labels.
     """
     datasets = dict.fromkeys(dataset for dataset, _ in sorted(results.by_run))
-    found = [_dataset(dataset, results, compare) for dataset in datasets]
+    found = [_breakdown(dataset, results, compare) for dataset in datasets]
     return [one for one in found if one is not None]
 
 
-def _dataset(dataset: str, results: Results, compare: Sequence[str]) -> Breakdown | None:
-    # Of runs compared, in the order asked for; then the others.
+def _breakdown(dataset: str, results: Results, compare: Sequence[str]) -> Breakdown | None:
+    # The runs compared in the order asked for, then the others.
     names = [run for name, run in sorted(results.by_run) if name == dataset]
     names = [run for run in compare if run in names] + [run for run in names if run not in compare]
     read = {run: [_read(result) for result in results.of(dataset, run)] for run in names}
@@ -243,15 +235,13 @@ def _dataset(dataset: str, results: Results, compare: Sequence[str]) -> Breakdow
                     expected=f"the groups of {first.folder / 'scores.json'}",
                     hint="one of them belongs to an older corpus; snakemake runs it again",
                 )
-    runs = tuple(
-        _parts(run, tuple(result.seed for result in results.of(dataset, run)), found) for run, found in whole.items()
-    )
+    runs = tuple(_parts(run, results.of(dataset, run), found) for run, found in whole.items())
     drawn = [one for one in runs if one.run in compare]
     return Breakdown(
         dataset,
-        tuple(Group(_frequency(g["train_count"]), g["n_labels"], g["n_true_pairs"]) for g in parts["by_frequency"]),
+        tuple(group | {"frequency": _frequency(group["train_count"])} for group in parts["by_frequency"]),
         tuple(parts["by_query_image"][side]["n_queries"] for side in SIDES),
-        tuple(_charts(drawn)),
+        tuple(_charts(drawn)) if drawn else (),
         tuple(one.run for one in drawn),
         runs,
         tuple(run for run in names if run not in whole),
@@ -262,11 +252,9 @@ def _read(result: Result) -> dict[str, Any] | None:
     path = result.folder / "scores.json"
     parts = read_json(path).get("breakdown")
     if parts is not None and (missing := {"by_frequency", "by_label_image", "by_query_image"} - set(parts)):
+        found = f"no {', '.join(sorted(missing))}"
         raise VixmlError(
-            "a breakdown lacks a part",
-            where=f"{path}: breakdown",
-            found=f"no {', '.join(sorted(missing))}",
-            hint="score the run again",
+            "a breakdown lacks a part", where=f"{path}: breakdown", found=found, hint="score the run again"
         )
     return parts
 
@@ -275,21 +263,19 @@ def _groups(parts: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [(group["train_count"], group["n_labels"]) for group in parts["by_frequency"]]
 
 
-def _parts(run: str, seeds: tuple[int, ...], found: Sequence[dict[str, Any]]) -> RunParts:
-    def contributions(part: str, keys: Iterable[Any]) -> dict[str, tuple[Aggregate, ...]]:
-        return {
-            metric: tuple(aggregate([parts[part][key]["contribution"][metric] for parts in found]) for key in keys)
-            for metric in CONTRIBUTIONS
-        }
+def _parts(run: str, results: Sequence[Result], found: Sequence[dict[str, Any]]) -> RunParts:
+    def over_seeds(part: str, keys: Iterable[Any], value: Callable[[dict[str, Any]], float | None]) -> Values:
+        # Seeds share their queries, so either all have a value or none.
+        seeds = [[value(parts[part][key]) for parts in found] for key in keys]
+        return tuple(None if None in values else aggregate(values) for values in seeds)
 
-    def precision(side: str) -> Aggregate | None:
-        # Seeds share their queries, so either all have such queries or none.
-        values = [parts["by_query_image"][side]["P@1"] for parts in found]
-        return None if None in values else aggregate(values)
+    def contributions(part: str, keys: Iterable[Any]) -> dict[str, Values]:
+        return {m: over_seeds(part, keys, lambda of, m=m: of["contribution"][m]) for m in CONTRIBUTIONS}
 
-    groups = range(len(found[0]["by_frequency"]))
-    by_image = contributions("by_label_image", SIDES)
-    return RunParts(run, seeds, contributions("by_frequency", groups), by_image, tuple(map(precision, SIDES)))
+    seeds = tuple(result.seed for result in results)
+    by_frequency = contributions("by_frequency", range(len(found[0]["by_frequency"])))
+    by_query = over_seeds("by_query_image", SIDES, lambda of: of["P@1"])
+    return RunParts(run, seeds, by_frequency, contributions("by_label_image", SIDES), by_query)
 
 
 def _frequency(count: Sequence[int] | None) -> str:
@@ -299,43 +285,24 @@ def _frequency(count: Sequence[int] | None) -> str:
         >>> _frequency([2, 2]), _frequency([70, 211]), _frequency(None)
         ('2', '70–211', '–')
     """
-    if count is None:
-        return "–"
-    low, high = count
-    return str(low) if low == high else f"{low}–{high}"
+    return "–" if count is None else "–".join(map(str, dict.fromkeys(count)))
 
 
 def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
-    if not runs:
-        return
-
-    def chart(groups: Sequence[str], values: Sequence[tuple[Aggregate, ...]], title: str, x_label: str) -> str:
-        bars = [Bars(one.run, found) for one, found in zip(runs, values, strict=True)]
-        return bar_chart(groups, bars, title, x_label)
-
     tenths = [str(number) for number in range(1, len(runs[0].by_frequency["P@1"]) + 1)]
     sides, rarest = ["with an image", "without"], "group of labels, rarest first"
     for metric in CONTRIBUTIONS:
-        title = f"{metric} from each group of labels, rarest first"
-        yield chart(tenths, [one.by_frequency[metric] for one in runs], title, rarest)
+        bars = [Bars(one.run, one.by_frequency[metric]) for one in runs]
+        yield bar_chart(tenths, bars, f"{metric} from each group of labels, rarest first", rarest)
     for metric in CONTRIBUTIONS:
-        title = f"{metric} from labels with and without an image"
-        yield chart(sides, [one.by_label_image[metric] for one in runs], title, "labels")
-    # A side without queries has no precision: there is nothing to compare.
-    values = [one.by_query_image for one in runs]
-    if all(None not in found for found in values):
-        yield chart(sides, values, "P@1 of queries with and without an image", "queries")
+        bars = [Bars(one.run, one.by_label_image[metric]) for one in runs]
+        yield bar_chart(sides, bars, f"{metric} from labels with and without an image", "labels")
+    bars = [Bars(one.run, one.by_query_image) for one in runs]
+    if all(None not in one.values for one in bars):  # a side without queries has no precision
+        yield bar_chart(sides, bars, "P@1 of queries with and without an image", "queries")
 
 
 # -- training curves --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RunCurves:
-    """The charts of one run, as SVG text."""
-
-    run: str
-    charts: tuple[str, ...]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -347,19 +314,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            value = json.loads(line)
+            lines.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise VixmlError(
-                "a line of a training log is not JSON", where=f"{path}:{number}", found=line[:80]
-            ) from error
-        if not isinstance(value, dict):
+            problem = "a line of a training log is not JSON"
+            raise VixmlError(problem, where=f"{path}:{number}", found=line[:80]) from error
+        if not isinstance(lines[-1], dict):
             raise VixmlError("a line of a training log is not an object", where=f"{path}:{number}", found=line[:80])
-        lines.append(value)
     return lines
 
 
-def curves(results: Sequence[Result]) -> RunCurves | None:
-    """Return the charts of one trained model's seeds, or None if none of them left a log.
+def curves(results: Sequence[Result]) -> tuple[str, tuple[str, ...]] | None:
+    """Return a trained model's run and the charts of its seeds, as SVG text, or None if none of them left a log.
 
     The loss is drawn for every seed; its terms and the validation diagnostics for the first.
     """
@@ -375,7 +340,7 @@ def curves(results: Sequence[Result]) -> RunCurves | None:
         (f"mean cosine between items, seed {first}", _named(lines, "cosine_")),
     ]
     drawn = [(title, [one for one in series if one.xs]) for title, series in groups]
-    return RunCurves(run, tuple(line_chart(series, f"{run}: {title}", title) for title, series in drawn if series))
+    return run, tuple(line_chart(series, f"{run}: {title}", title) for title, series in drawn if series)
 
 
 def _named(lines: Sequence[dict[str, Any]], prefix: str) -> list[Series]:

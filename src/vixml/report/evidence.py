@@ -1,7 +1,7 @@
 """Evidence for each number of the report.
 
 Of ours: values seed by seed, the resolved config, the manifests of every stage, and the one command that reproduces it. Of
-the paper's: where it was printed, what was trained for it, and what it would take to run it here.
+a published value: the training run behind it, and the command that runs it here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from vixml.config.load import read_yaml
 from vixml.config.published import PublishedValue, TrainingRun
 from vixml.provenance import MANIFEST, read_manifest
-from vixml.report.results import TRAINED, Aggregate, Result, Results, aggregate
-from vixml.report.tables import Row, Section, Sources, Table
+from vixml.report.results import TRAINED, Result, Results, aggregate
+from vixml.report.tables import Row, Section, Table
 from vixml.stages import place
 
 # -- the command that a reader copies -------------------------------------------------------------------------------------
@@ -30,7 +30,7 @@ class Commands:
     """Commands that make the scores of a run.
 
     Attributes:
-        configfile: file of the configuration that measured what is here, empty for the default one.
+        configfile: file of the configuration behind the results, empty for the default one.
         asked: ``{(dataset, run): seeds}`` of the paper's configuration.
     """
 
@@ -39,7 +39,7 @@ class Commands:
 
     @classmethod
     def load(cls, config_dir: Path | str, configfile: str = "") -> Commands:
-        """Read which runs the paper's configuration asks for, if there is one."""
+        """Read the runs and seeds of the paper's configuration, if the folder has one."""
         path = Path(config_dir) / PAPER
         targets = read_yaml(path).get("targets", []) if path.exists() else []
         asked: dict[tuple[str, str], tuple[int, ...]] = {}
@@ -49,7 +49,7 @@ class Commands:
         return cls(configfile, asked)
 
     def planned(self, dataset: str, run: str, seed: int | None = None) -> str:
-        """Return the command for a run that nobody has run here."""
+        """Return the command for a run of a published row."""
         asked = self.asked.get((dataset, run))
         seeds = (asked or (0,)) if seed is None else (seed,)
         scores = [place("score", dataset=dataset, run=run, seed=one, split="test") for one in seeds]
@@ -80,46 +80,55 @@ def snakemake(folders: Iterable[Path], configfile: str = "") -> str:
 STAGES = (*TRAINED, "predict", "score")
 
 
-# A metric, its value with each seed in percent, and their summary.
-Metric = tuple[str, tuple[float, ...], Aggregate]
-
-
-@dataclass(frozen=True)
 class RunEvidence:
     """One run, shown once however many cells rest on it; model and index may be those of a run that it reuses.
 
+    Args:
+        results: of its seeds, ascending.
+        commands: make it again.
+        shown: metrics that a table shows.
+
     Attributes:
         key: its anchor in the page.
-        seeds: of the results, ascending.
-        metrics: those that a table shows, each with its values and their summary.
+        metrics: those shown, each with its values and their summary.
         more_metrics: the others.
-        command: what makes exactly these scores again.
+        command: makes exactly these scores again.
         config: resolved, as JSON.
         versions: of the packages that the scores depend on.
         training: one sentence per trained seed on how long it took.
         inputs: (path, SHA-256) of everything that its stages read, each once.
         stages: (seed, manifest) of its finished stages.
-        indexes: (seed, facts) of what it searched approximately, from the manifest of ``predict``.
+        last: manifest of the first seed's score.
+        indexes: (seed, facts) of each index of an approximate search, from the manifest of ``predict``.
     """
 
-    key: str
-    dataset: str
-    run: str
-    seeds: tuple[int, ...]
-    metrics: tuple[Metric, ...]
-    more_metrics: tuple[Metric, ...]
-    command: str
-    config: str
-    versions: str
-    training: tuple[str, ...]
-    inputs: tuple[tuple[str, str], ...]
-    stages: tuple[tuple[int, dict[str, Any]], ...]
-    indexes: tuple[tuple[int, dict[str, Any]], ...]
+    def __init__(self, results: Sequence[Result], commands: Commands, shown: Sequence[str]) -> None:
+        first = results[0]
+        self.dataset, self.run, self.key = first.dataset, first.run, run_key(first.dataset, first.run)
+        self.seeds = tuple(result.seed for result in results)
+        # A metric that some seeds lack has no summary over them; tables refuse it, here it is left out.
+        names = [name for name in first.metrics if all(name in result.metrics for result in results)]
+        values = {name: tuple(result.metrics[name] for result in results) for name in names}
+        measured = {name: (name, seeds, aggregate(seeds)) for name, seeds in values.items()}
+        self.metrics = tuple(measured[name] for name in shown if name in measured)
+        self.more_metrics = tuple(metric for name, metric in measured.items() if name not in shown)
+        self.command = snakemake([result.folder for result in results], commands.configfile)
+        self.training = tuple(_training(result) for result in results if result.training)
 
-    @property
-    def last(self) -> dict[str, Any]:
-        """Return the manifest of the first seed's score."""
-        return next(manifest for seed, manifest in reversed(self.stages) if seed == self.seeds[0])
+        found = {result.seed: _manifests(result) for result in results}
+        config = next(iter(found[first.seed].values()))["config"]
+        if first.reuses and "predict" in found[first.seed]:
+            config = config | found[first.seed]["predict"]["config"]  # the model's settings, overridden by this run's
+        self.config = json.dumps(config, indent=2, ensure_ascii=False)
+        self.versions = ", ".join(f"{package} {version}" for package, version in first.manifest["versions"].items())
+        self.stages = tuple((seed, manifest) for seed, stages in found.items() for manifest in stages.values())
+        self.last = found[first.seed]["score"]
+        inputs = {one["path"]: one["sha256"] for _, manifest in self.stages for one in manifest["inputs"].values()}
+        self.inputs = tuple(sorted(inputs.items()))
+        predictions = {seed: stages["predict"] for seed, stages in found.items() if "predict" in stages}
+        self.indexes = tuple(
+            (seed, one) for seed, made in predictions.items() for one in made["facts"].get("indexes", [])
+        )
 
 
 def run_key(dataset: str, run: str) -> str:
@@ -132,63 +141,16 @@ def run_key(dataset: str, run: str) -> str:
     return f"run-{dataset}-{run}"
 
 
-def evidence(results: Results, commands: Commands, metrics: Sequence[str] = ()) -> dict[str, RunEvidence]:
-    """Return the evidence of every run by its anchor, in order.
-
-    Args:
-        results: what was measured.
-        commands: how each is made again.
-        metrics: those that the tables show; the others are listed apart.
-    """
-    runs = [
-        _run(dataset, run, results.by_run[dataset, run], commands, metrics) for dataset, run in sorted(results.by_run)
-    ]
+def evidence(results: Results, commands: Commands, shown: Sequence[str] = ()) -> dict[str, RunEvidence]:
+    """Return the evidence of every run by its anchor, in order; metrics that are not shown are listed separately."""
+    runs = [RunEvidence(results.by_run[key], commands, shown) for key in sorted(results.by_run)]
     return {run.key: run for run in runs}
 
 
-def _run(dataset: str, run: str, results: Sequence[Result], commands: Commands, metrics: Sequence[str]) -> RunEvidence:
-    manifests = [(result, stage, manifest) for result in results for stage, manifest in _manifests(result)]
-    config = manifests[0][2]["config"]
-    for result, stage, manifest in manifests:
-        if result is results[0] and result.reuses and stage == "predict":
-            # The model's, and on top of it what this run does otherwise.
-            config = config | manifest["config"]
-    versions = results[0].manifest["versions"]
-    inputs = {one["path"]: one["sha256"] for _, _, manifest in manifests for one in manifest["inputs"].values()}
-    # A metric that some seeds lack has no summary over them; tables refuse it, here it is left out.
-    measured = [name for name in results[0].metrics if all(name in result.metrics for result in results)]
-    shown = [name for name in metrics if name in measured]
-    return RunEvidence(
-        run_key(dataset, run),
-        dataset,
-        run,
-        tuple(result.seed for result in results),
-        tuple(_metric(name, results) for name in shown),
-        tuple(_metric(name, results) for name in measured if name not in shown),
-        snakemake([result.folder for result in results], commands.configfile),
-        json.dumps(config, indent=2, ensure_ascii=False),
-        ", ".join(f"{package} {version}" for package, version in versions.items()),
-        tuple(_training(result) for result in results if result.training),
-        tuple(sorted(inputs.items())),
-        tuple((result.seed, manifest) for result, _, manifest in manifests),
-        tuple(
-            (result.seed, index)
-            for result, stage, manifest in manifests
-            if stage == "predict"
-            for index in manifest["facts"].get("indexes", [])
-        ),
-    )
-
-
-def _metric(name: str, results: Sequence[Result]) -> Metric:
-    values = tuple(result.metrics[name] for result in results)
-    return name, values, aggregate(values)
-
-
-def _manifests(result: Result) -> list[tuple[str, dict[str, Any]]]:
-    """Return the manifests of the finished stages that led to a score."""
+def _manifests(result: Result) -> dict[str, dict[str, Any]]:
+    """Return the manifests of the finished stages that led to a score, by stage."""
     folders = {stage: result.place(stage) for stage in STAGES}
-    return [(stage, read_manifest(folder)) for stage, folder in folders.items() if (folder / MANIFEST).exists()]
+    return {stage: read_manifest(folder) for stage, folder in folders.items() if (folder / MANIFEST).exists()}
 
 
 def device(manifest: dict[str, Any]) -> str:
@@ -214,7 +176,7 @@ def _training(result: Result) -> str:
 
 # -- published rows -------------------------------------------------------------------------------------------------------
 
-# Columns of reported_results.csv that describe a row, with what a reader calls them.
+# Columns of reported_results.csv that describe a row, and their names in the page.
 DESCRIBED = {
     "method": "method",
     "backbone": "backbone",
@@ -227,76 +189,13 @@ DESCRIBED = {
 }
 
 
-@dataclass(frozen=True)
-class RowEvidence:
-    """One published row of one table.
-
-    Attributes:
-        key: its anchor in the page.
-        title: table, dataset and row.
-        source: who printed it.
-        values: (metric, as printed, what had to be inferred).
-        described: (word, value) of each column that describes the row.
-        training: the paper's training run behind it, or why there is none.
-        run: our run that repeats it, or None.
-        verdicts: each verdict with its metric, and why.
-        command: what runs it here, or None where it cannot be run.
-        measured: anchor of the evidence of our run, if it was run.
-    """
-
-    key: str
-    title: str
-    source: str
-    values: tuple[tuple[str, str, str], ...]
-    described: tuple[tuple[str, str], ...]
-    training: str
-    run: str | None
-    verdicts: tuple[tuple[str, str], ...]
-    command: str | None
-    measured: str | None
-
-
 def row_key(table: Table, section: Section, row: Row) -> str:
     """Return the anchor of a published row: its table, section and place."""
     return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
 
 
-def published_evidence(tables: Sequence[Table], sources: Sources, commands: Commands) -> list[RowEvidence]:
-    """Return every published row of the tables, in order."""
-    return [
-        _row_evidence(table, section, row, sources, commands)
-        for table in tables
-        for section in table.sections
-        if section.published and table.scored
-        for row in section.rows
-    ]
-
-
-def _row_evidence(table: Table, section: Section, row: Row, sources: Sources, commands: Commands) -> RowEvidence:
-    values = [cell.entry for cell in row.cells if cell.entry is not None]
-    first, dataset = values[0], section.dataset
-    runnable = row.run is not None and sources.registry.blocked(dataset, row.run) is None
-    return RowEvidence(
-        key=row_key(table, section, row),
-        title=f"{table.spec.name}, {section.title}: {row.label}",
-        source=first.source,
-        values=tuple((value.metric, value.printed, value.note) for value in values),
-        described=tuple((word, first.row[column]) for column, word in DESCRIBED.items() if first.row[column]),
-        training=_training_of_row(first, sources.runs),
-        run=row.run,
-        verdicts=tuple(dict.fromkeys((cell.verdict.state, cell.verdict.why) for cell in row.cells)),
-        command=commands.planned(dataset, row.run, _seed(table, row)) if runnable and row.run else None,
-        measured=run_key(dataset, row.run) if row.seeds and row.run else None,
-    )
-
-
-def _seed(table: Table, row: Row) -> int | None:
-    """Return the seed of a row that shows one seed of a run."""
-    rows = (one for block in table.spec.blocks for one in block.rows if (one.label, one.run) == (row.label, row.run))
-    return next((one.seed for one in rows), None)
-
-
-def _training_of_row(value: PublishedValue, runs: dict[str, TrainingRun]) -> str:
+def training_of(value: PublishedValue, runs: dict[str, TrainingRun]) -> str:
+    """Return the paper's training run behind a published value, or why there is none."""
     if value.quoted:
         return "none: the paper quotes this row from other authors"
     if not value.run:

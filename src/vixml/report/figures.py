@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from vixml.config.published import PublishedValue, load_published, select_one
-from vixml.config.tables import DrawingSpec, FigureSpec, MeasuredMark, load_figures
+from vixml.config.tables import DrawingSpec, FigureSpec, load_figures
 from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import stage
@@ -77,40 +77,25 @@ def points(spec: FigureSpec, published: Sequence[PublishedValue], results: Resul
     for line in spec.lines:
         level = value_of(line.label, **line.published).value
         found.append(Point("line", spec.dataset, line.label, "", "", "", level))
-    for mark in spec.measured:
-        found += _measured(spec, mark, results, trained=True)
-    for mark in spec.untrained:
-        found += _measured(spec, mark, results, trained=False)
+    for kind, marks in (("measured", spec.measured), ("untrained", spec.untrained)):
+        for mark in marks:
+            runs = results.of(spec.measured_dataset, mark.run)
+            value = metric_over_seeds(runs, spec.metric)
+            if value is None:
+                continue
+            hours = [run.hours for run in runs]
+            if kind == "measured" and None in hours:
+                raise VixmlError(
+                    "a run is to be drawn at its training time, but it has none",
+                    where=runs[hours.index(None)].place("train") / "training.json",
+                    expected="steps and seconds above 0",
+                    hint=f"train it, or list it under `untrained` in config/figures/{spec.id}.yaml",
+                )
+            names = (spec.measured_dataset, mark.label, mark.run, mark.modality, mark.architecture)
+            mean_hours = aggregate(hours).mean if kind == "measured" else None
+            seeds = tuple((run.seed, run.hours, run.metrics[spec.metric]) for run in runs)
+            found.append(Point(kind, *names, value.mean, value.sd, mean_hours, seeds))
     return found
-
-
-def _measured(spec: FigureSpec, mark: MeasuredMark, results: Results, *, trained: bool) -> list[Point]:
-    runs = results.of(spec.measured_dataset, mark.run)
-    value = metric_over_seeds(runs, spec.metric)
-    if value is None:
-        return []
-    hours = [run.hours for run in runs]
-    if trained and None in hours:
-        raise VixmlError(
-            "a run is to be drawn at its training time, but it has none",
-            where=runs[hours.index(None)].place("train") / "training.json",
-            expected="steps and seconds above 0",
-            hint=f"train it, or list it under `untrained` in config/figures/{spec.id}.yaml",
-        )
-    return [
-        Point(
-            kind="measured" if trained else "untrained",
-            dataset=spec.measured_dataset,
-            label=mark.label,
-            run=mark.run,
-            modality=mark.modality,
-            architecture=mark.architecture,
-            value=value.mean,
-            sd=value.sd,
-            hours=aggregate(hours).mean if trained else None,
-            seeds=tuple((run.seed, run.hours, run.metrics[spec.metric]) for run in runs),
-        )
-    ]
 
 
 def to_csv(spec: FigureSpec, found: Sequence[Point]) -> str:
@@ -254,7 +239,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     groups: list[tuple[list[int], float]] = []
     for index in order:
         groups.append(([index], heights[index]))
-        # A group's labels stand around its mean height; groups that touch become one.
+        # A group's labels surround its mean height; groups that touch are joined.
         while len(groups) > 1:
             (lower, low), (upper, high) = groups[-2:]
             if high - low >= gap * (len(lower) + len(upper)) / 2:
@@ -282,12 +267,12 @@ def _draw_paper(axes: Axes, spec: FigureSpec, found: Sequence[Point]) -> None:
     low, high = min(p.value for p in found) - 1.2, max(p.value for p in found) + 1.2
     for modality, x in place.items():
         column = [p for p in marks if p.modality == modality]
-        # The levels take part, so that no label comes to stand on a line.
+        # Include the levels, so that no label covers a line.
         levels = [p.value for p in found if p.kind == "line"]
         heights = spread([p.value for p in column] + levels, gap=(high - low) * 0.042)[: len(column)]
         side = -1 if x == 0 else 1
         for point, y in zip(column, heights, strict=True):
-            # Encoders and decoders stand beside each other, so that equal values do not hide one another.
+            # Encoders left, decoders right, so that equal values do not hide one another.
             at = x + (-0.05 if point.architecture == "encoder" else 0.05)
             axes.plot(at, point.value, zorder=3, **_look(modality, point.architecture))
             axes.annotate(
@@ -302,9 +287,7 @@ def _draw_paper(axes: Axes, spec: FigureSpec, found: Sequence[Point]) -> None:
 
 
 def _draw_measured(axes: Axes, spec: FigureSpec, found: Sequence[Point]) -> None:
-    axes.set_title(
-        f"Measured here: {spec.measured_dataset.upper()}, a stand-in for the paper's data\nmean, its seeds, ± 1 sd"
-    )
+    axes.set_title(f"Measured here: {spec.measured_title}\nmean, its seeds, ± 1 sd")
     axes.set_xlabel("training time (hours, log scale)")
     axes.set_ylabel(f"{spec.metric} (%)")
     trained = [p for p in found if p.kind == "measured"]

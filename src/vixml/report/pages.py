@@ -1,12 +1,11 @@
 """Pages with generated parts: the main numbers in README.md and docs/results.md (``summary``), and docs/reproduction.md (``reproduction``).
 
 The main numbers go to the terminal, to a reference file that is committed, and from there into a page. The page on
-reproduction lists which parts of the paper are here, which of its claims PICTO can show, and what the rest would cost.
+reproduction lists the parts of the paper, the claims that PICTO can show, and the predicted cost of the rest.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,25 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from vixml.config.load import read_yaml
-from vixml.config.published import PublishedValue, read_csv, select_one
+from vixml.config.published import PublishedValue, select_one
 from vixml.config.tables import Comparison, TableSpec, load_any_tables, load_comparisons, load_summary, load_tables
 from vixml.errors import VixmlError
-from vixml.files import read_json, write_json, write_text
+from vixml.files import write_json, write_text
 from vixml.plan.cost import Missing
-from vixml.report.facts import build_tables
-from vixml.report.not_run import missing_cost
-from vixml.report.results import MIN_SEEDS, STATES, Aggregate, Results, find, load, t_quantile
-from vixml.report.tables import NOT_RUN, Row, Section, Sources, Table
+from vixml.report.results import NOT_RUN, STATES, Aggregate, Results, difference, find, load, mean_sd, read_versioned
+from vixml.report.tables import Row, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import duration, markdown, size
 
 # -- the main numbers ----------------------------------------------------------------------------------------------------
 
-SCHEMA_VERSION = 1
 PLACE = "results"  # markers of a page's table, unless others are named
 
 
 def summarise(tables: Sequence[Table], results: Results) -> dict[str, Any]:
-    """Return the rows measured here as JSON values, with their origin: what a reference file holds.
+    """Return the rows measured here as JSON values, with their origin: the content of a reference file.
 
     Args:
         tables: built tables; only their measured rows are used.
@@ -42,20 +38,17 @@ def summarise(tables: Sequence[Table], results: Results) -> dict[str, Any]:
     """
     tables = [table for table in tables if table.scored]
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": 1,
         "metrics": list(dict.fromkeys(metric for table in tables for metric in table.columns)),
-        "rows": [
-            _row(table, section, row)
-            for table in tables
-            for section in table.sections
-            if not section.published
-            for row in section.rows
-        ],
+        "rows": [_row(table, *found) for table in tables for found in table.rows(published=False)],
         "origin": origin(results),
     }
 
 
 def _row(table: Table, section: Section, row: Row) -> dict[str, Any]:
+    def rounded(value: float | None, decimals: int) -> float | None:
+        return None if value is None else round(value, decimals)
+
     return {
         "table": table.spec.id,
         "block": section.title,
@@ -67,20 +60,21 @@ def _row(table: Table, section: Section, row: Row) -> dict[str, Any]:
         "n": len(row.seeds),
         "seeds": list(row.seeds),
         "metrics": {
-            cell.column: {
-                "mean": round(cell.ours.mean, 4),
-                "sd": None if cell.ours.sd is None else round(cell.ours.sd, 4),
-            }
+            cell.column: {"mean": rounded(cell.ours.mean, 4), "sd": rounded(cell.ours.sd, 4)}
             for cell in row.cells
             if cell.ours is not None
         },
-        "hours": None if row.hours is None else round(row.hours.mean, 6),
+        "hours": rounded(row.hours and row.hours.mean, 6),
     }
 
 
 def origin(results: Results) -> dict[str, Any]:
     """Return where results come from: commits, machines, versions, days and sizes, each once."""
     manifests = [result.manifest for result in results.all()]
+
+    def trained_with(key: str) -> list[str]:
+        return sorted({str(result.training[key]) for result in results.all() if result.training.get(key)})
+
     started = sorted(manifest["started_at"][:10] for manifest in manifests)
     versions: dict[str, set[str]] = {}
     for manifest in manifests:
@@ -88,8 +82,8 @@ def origin(results: Results) -> dict[str, Any]:
             versions.setdefault(package, set()).add(version)
     return {
         "commits": sorted({_commit(manifest["source"]) for manifest in manifests}),
-        "devices": sorted({str(r.training["device"]) for r in results.all() if r.training.get("device")}),
-        "precisions": sorted({str(r.training["precision"]) for r in results.all() if r.training.get("precision")}),
+        "devices": trained_with("device"),
+        "precisions": trained_with("precision"),
         "processors": sorted({str(manifest["machine"]["processor"]) for manifest in manifests}),
         "versions": {package: " ".join(sorted(found)) for package, found in sorted(versions.items())},
         "days": [started[0], started[-1]] if started else [],
@@ -104,35 +98,24 @@ def _commit(source: dict[str, Any]) -> str:
 
 
 def load_reference(path: Path | str) -> dict[str, Any]:
-    """Read a file written by ``vixml summary --write-reference``.
+    """Read a file written by ``vixml summary --write-reference``."""
+    return read_versioned(path, "write it again: vixml summary --results results --write-reference FILE")
 
-    Raises:
-        VixmlError: missing, or of another version.
-    """
-    value = read_json(path)
-    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
-        raise VixmlError(
-            "not a summary of this version",
-            where=path,
-            found=value.get("schema_version") if isinstance(value, dict) else type(value).__name__,
-            expected=SCHEMA_VERSION,
-            hint="write it again: vixml summary --results results --write-reference FILE",
-        )
-    return value
+
+def value_of(row: dict[str, Any], metric: str) -> Aggregate | None:
+    """Return a metric of a row, if it has it."""
+    value = row["metrics"].get(metric)
+    return Aggregate(**value, n=row["n"]) if value else None
 
 
 def number(row: dict[str, Any], metric: str) -> str:
     """Print one cell: mean and sample standard deviation."""
-    value = row["metrics"].get(metric)
-    if value is None:
-        return NOT_RUN if not row["n"] else "–"
-    return f"{value['mean']:.2f}" + ("" if value["sd"] is None else f" ± {value['sd']:.2f}")
+    return mean_sd(value_of(row, metric), count=False, none="–" if row["n"] else NOT_RUN)
 
 
 def interval(row: dict[str, Any], metric: str) -> str:
     """Print the 95 % t interval of a mean over seeds; a dash below three seeds."""
-    value = row["metrics"].get(metric)
-    found = Aggregate(**value, n=row["n"]) if value else None
+    found = value_of(row, metric)
     return "–" if found is None or found.low is None else f"{found.low:.1f} to {found.high:.1f}"
 
 
@@ -161,22 +144,16 @@ def readme_table(summary: dict[str, Any]) -> str:
     """Return the measured rows as Markdown, with n, sd, the first metric's 95 % interval, and their origin below."""
     metrics, out = summary["metrics"], []
     for block, rows in groupby(summary["rows"], key=lambda row: row["block"]):
-        cells = [
-            [
-                row["label"],
-                *(number(row, m) for m in metrics),
-                interval(row, metrics[0]),
-                duration(row["hours"]),
-                str(row["n"]),
-            ]
-            for row in rows
-        ]
+        cells = []
+        for row in rows:
+            about = [interval(row, metrics[0]), duration(row["hours"]), str(row["n"])]
+            cells.append([row["label"], *(number(row, metric) for metric in metrics), *about])
         out.append(markdown([block, *metrics, f"95 % of {metrics[0]}", "training", "seeds"], cells))
     return "\n".join([*out, origin_sentence(summary)]) + "\n"
 
 
 def origin_sentence(summary: dict[str, Any]) -> str:
-    """Return one paragraph on what the numbers are and where they come from."""
+    """Return one paragraph on the meaning and the origin of the numbers."""
     where = summary["origin"]
     queries = ", ".join(f"{n:,} test queries of {dataset}" for dataset, n in sorted(where["n_queries"].items()))
     sentences = [f"Percent on {queries or 'nothing yet'}; mean ± sample standard deviation over seeds."]
@@ -190,8 +167,8 @@ def origin_sentence(summary: dict[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str:
-    """Return ``text`` with ``table`` in place of what is between the markers of ``place``.
+def fill(text: str, content: str, where: object, place: str = PLACE) -> str:
+    """Return ``text`` with ``content`` between the markers of ``place``.
 
     Raises:
         VixmlError: a marker that is missing, or occurs more than once.
@@ -205,7 +182,7 @@ def fill_readme(text: str, table: str, where: object, place: str = PLACE) -> str
             hint="add both lines where the table belongs",
         )
     before, rest = text.split(begin)
-    return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
+    return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
 
 
 def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
@@ -214,7 +191,7 @@ def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool)
     Args:
         page: the page.
         contents: place -> text between its markers.
-        what: of which the page is out of date, if it is.
+        what: name of the content, for the error.
         check: change nothing.
 
     Raises:
@@ -222,7 +199,7 @@ def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool)
     """
     text = wanted = page.read_text(encoding="utf-8")
     for place, content in contents.items():
-        wanted = fill_readme(wanted, content, page, place)
+        wanted = fill(wanted, content, page, place)
     if check and wanted != text:
         raise VixmlError(
             f"{what} is out of date", where=page, hint="write it again with the same command without --check"
@@ -232,7 +209,7 @@ def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool)
 
 
 def published_sentence(tables: Sequence[Table], missing: Missing) -> str:
-    """Return one sentence on the tables' published cells: how many are in which state, and what the rest would take."""
+    """Return one sentence on the tables' published cells: counts by state, and the cost of those that were not run."""
     counts = {state: sum(table.states(True)[state] for table in tables) for state in STATES}
     total, names = sum(counts.values()), ", ".join(table.spec.name for table in tables)
     counted = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
@@ -330,7 +307,7 @@ def summary(options: SummaryOptions) -> None:
     print_summary(found, None if options.reference else options.pages or options.results, published)
 
 
-# -- claims of the paper as differences of two scores, and the two runs of PICTO that show their shape --------------------
+# -- claims of the paper as differences of two scores, beside two runs of PICTO ------------------------------------------
 
 METRIC = "P@1"
 
@@ -362,43 +339,17 @@ def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
     """
     if missing := ", ".join(run for run in one.runs if run not in rows):
         return ["–", "–", "–", f"not run: `{missing}`"]
-    ahead, behind = (rows[run] for run in one.runs)
+    ahead, behind = (value_of(rows[run], METRIC) for run in one.runs)
     gap, half = difference(ahead, behind)
-    word = f"too few seeds ({ahead['n']} and {behind['n']})" if half is None else _word(gap, half, one.control)
+    word = f"too few seeds ({ahead.n} and {behind.n})" if half is None else _word(gap, half, one.control)
     interval = "–" if half is None else f"{gap - half:+.1f} to {gap + half:+.1f}"
-    return [_value(ahead), _value(behind), f"{gap:+.1f} ({interval})", word]
+    return [mean_sd(ahead, 1), mean_sd(behind, 1), f"{gap:+.1f} ({interval})", word]
 
 
 def _word(gap: float, half: float, control: bool) -> str:
     if control:
         return "part of the gain remains" if gap > half else "no gain remains"
     return "yes" if gap > half else "the other way" if gap < -half else "not settled"
-
-
-def _value(row: dict[str, Any]) -> str:
-    value = row["metrics"][METRIC]
-    sd = "" if value["sd"] is None else f" ± {value['sd']:.1f}"
-    return f"{value['mean']:.1f}{sd} ({row['n']})"
-
-
-def difference(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float | None]:
-    """Return the difference of two means, and half its 95 % interval (Welch); None below three seeds of either.
-
-    Example:
-        >>> row = {"n": 3, "metrics": {"P@1": {"mean": 50.0, "sd": 1.0}}}
-        >>> gap, half = difference(row, row)
-        >>> gap, round(half, 2)
-        (0.0, 2.27)
-    """
-    one, other = a["metrics"][METRIC], b["metrics"][METRIC]
-    gap = one["mean"] - other["mean"]
-    if min(a["n"], b["n"]) < MIN_SEEDS or one["sd"] is None or other["sd"] is None:
-        return gap, None
-    u, v = one["sd"] ** 2 / a["n"], other["sd"] ** 2 / b["n"]
-    if u + v == 0:
-        return gap, 0.0
-    df = (u + v) ** 2 / (u**2 / (a["n"] - 1) + v**2 / (b["n"] - 1))
-    return gap, t_quantile(max(1, math.floor(df + 1e-9))) * math.sqrt(u + v)
 
 
 # -- docs/reproduction.md -------------------------------------------------------------------------------------------------
@@ -413,23 +364,21 @@ def pages(
     config_dir: Path | str, references: Sequence[Path] = REFERENCES, deviations: Path = DEVIATIONS
 ) -> dict[str, str]:
     """Return the page's generated parts by their place."""
-    config_dir = Path(config_dir)
     sources = Sources.load(config_dir, Results())
     return {
-        "parts": _parts(config_dir, sources),
-        "shape": _shape(config_dir, references, sources),
-        "discrepancies": _discrepancies(config_dir),
+        "parts": _parts(sources),
+        "shape": _shape(references, sources),
+        "discrepancies": _discrepancies(sources),
         "deviations": _deviations(deviations),
     }
 
 
-def _parts(config_dir: Path, sources: Sources) -> str:
-    names = sorted(path.stem for path in (config_dir / "tables").glob("*.yaml"))
-    specs = load_any_tables(config_dir, names)
+def _parts(sources: Sources) -> str:
+    specs = load_any_tables(sources.config_dir)
     tables = {spec.paper_table: table for spec, table in zip(specs, build_tables(specs, sources), strict=True)}
     missing = missing_cost(specs, sources)
     rows = []
-    for _, part in read_csv(config_dir / "reported" / "inventory.csv"):
+    for part in sources.reported("inventory"):
         name = f"{part['kind']} {part['id']}"
         table = tables.get(IN_THE_TEXT.get(name, name))
         if table is None:
@@ -452,23 +401,20 @@ def _parts(config_dir: Path, sources: Sources) -> str:
     return markdown(heads, rows, words=(1, 3, 6)) + f"\n{in_all}\n"
 
 
-def _shape(config_dir: Path, references: Sequence[Path], sources: Sources) -> str:
+def _shape(references: Sequence[Path], sources: Sources) -> str:
     found: dict[str, dict[str, Any]] = {}
     for path in references:  # of a run in both, the first one's: it has more seeds
         for row in load_reference(path)["rows"]:
             if row["n"] and (row["run"] not in found):
                 found[row["run"]] = row
-    rows = [
-        [one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in load_comparisons(config_dir)
-    ]
-    heads = ["the paper says", "where", "paper: difference", "PICTO: the first", "the second", "difference (95 %)", "on PICTO"]  # fmt: skip
-    return markdown(heads, rows, words=(1, 6))
+    compared = load_comparisons(sources.config_dir)
+    rows = [[one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in compared]
+    paper, picto = ["the paper says", "where", "paper: difference"], ["PICTO: the first", "the second"]
+    return markdown([*paper, *picto, "difference (95 %)", "on PICTO"], rows, words=(1, 6))
 
 
-def _discrepancies(config_dir: Path) -> str:
-    rows = [
-        [row["where"], row["what"], row["action"]] for _, row in read_csv(config_dir / "reported" / "discrepancies.csv")
-    ]
+def _discrepancies(sources: Sources) -> str:
+    rows = [[row["where"], row["what"], row["action"]] for row in sources.reported("discrepancies")]
     return markdown(["where", "what the sources say", "what is done here"], rows, words=(1, 2))
 
 

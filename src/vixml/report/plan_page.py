@@ -18,7 +18,6 @@ from vixml.plan.assumptions import HARDWARE, VISION, Kind
 from vixml.plan.cost import Job, count, train_cost
 from vixml.plan.plan import BASE, Choice, Group, Plan, choose_hardware, hours, make_plan, read_workflow
 from vixml.plan.shapes import clustering_flop, shape_of
-from vixml.report.facts import STATED
 from vixml.report.pages import load_reference, update_page
 from vixml.text import duration, markdown, size
 
@@ -58,7 +57,7 @@ def plan(
 
 
 def costs(plan: Plan, first: str, groups: Sequence[Group]) -> Lines:
-    """Return one line per dataset or table, and for datasets one with all runs, what they share counted once."""
+    """Return one line per dataset or table, and for datasets one with all runs; shared parts count once."""
     if first == "dataset":
         groups = [*groups, Group("all", tuple(plan.runs), len(plan.runs))]
     rows = []
@@ -79,9 +78,9 @@ def costs(plan: Plan, first: str, groups: Sequence[Group]) -> Lines:
 def purchases(choices: Sequence[Choice]) -> Lines:
     """Return one line per table, in the order in which a budget buys them."""
     rows = [
-        [*(c.name, duration(c.alone), duration(c.added), duration(c.hours)), "yes" if c.fits else "alone" if c.fits_alone else "no"]
+        [c.table, *map(duration, (c.alone, c.adds, c.hours)), "yes" if c.fits else "alone" if c.fits_alone else "no"]
         for c in choices
-    ]  # fmt: skip
+    ]
     return ["table", "alone", "adds", "in all", "fits"], rows
 
 
@@ -121,8 +120,8 @@ def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
 
     if choices:
         draw(*purchases(choices))
-        chosen = ", ".join(choice.name for choice in choices if choice.fits) or "no table"
-        alone = ", ".join(choice.name for choice in choices if choice.fits_alone and not choice.fits)
+        chosen = ", ".join(choice.table for choice in choices if choice.fits) or "no table"
+        alone = ", ".join(choice.table for choice in choices if choice.fits_alone and not choice.fits)
         console.print(f"Within {budget}: {chosen}." + (f" Each alone, instead: {alone}.\n" if alone else "\n"))
     else:
         draw(*costs(plan, "dataset", plan.targets))
@@ -146,10 +145,7 @@ def as_json(plan: Plan, choices: Sequence[Choice]) -> dict[str, Any]:
         "total": {"runs": len(plan.runs), "trained": plan.trainings(plan.runs)} | asdict(plan.total),
         "targets": [group(one) for one in plan.targets],
         "tables": [group(one) for one in plan.tables],
-        "budget": [
-            {"table": c.name, "alone": c.alone, "adds": c.added, "hours": c.hours, "fits": c.fits, "fits_alone": c.fits_alone}
-            for c in choices
-        ],
+        "budget": [asdict(choice) for choice in choices],
         "parts": {name: asdict(cost) for name, cost in plan.parts.items()},
         "upper_bounds": list(plan.bounds),
     }  # fmt: skip
@@ -223,15 +219,15 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
 
     found = []
     for _, line in read_csv(Path(config_dir) / "reported" / "other_facts.csv"):
-        topic, item, value = line["topic"], line["item"], line["value"]
+        topic, value = line["topic"], line["value"]
         if (topic, line["unit"]) in {("training time", "h"), ("Figure 2", "h")}:
-            dataset, run = _stated(item)
+            dataset, run = _run_of(line)
             published = float(value.split()[-1])
             predicted = train_cost(job(dataset, run), gpu).hours
             where = "paper, end of Figure 2's axis" if topic == "Figure 2" else "paper"
             found.append((f"{run}, {dataset}", where, published, predicted, "h"))
         elif topic == "latency per query":
-            dataset, run = _stated(item)
+            dataset, run = _run_of(line)
             one = job(dataset, run)
             predicted = one.encode(one.query) / one.speed(gpu) * 1e3
             found.append((f"a query, {run}", "paper", float(value), predicted, "ms"))
@@ -271,12 +267,12 @@ def rehearsed(rehearsal: Path) -> list[list[str]]:
     return lines
 
 
-def _stated(item: str) -> tuple[str, str]:
-    if item not in STATED:
+def _run_of(fact: dict[str, str]) -> tuple[str, str]:
+    if not fact["run"]:
         raise VixmlError(
             "a published time without a run",
             where="config/reported/other_facts.csv",
-            found=item,
-            hint="name its run in STATED of src/vixml/report/facts.py",
+            found=fact["item"],
+            hint="name our run in its columns `dataset` and `run`",
         )
-    return STATED[item]
+    return fact["dataset"], fact["run"]

@@ -26,13 +26,11 @@ from vixml.evaluation.metrics import hits_in_chunks
 from vixml.files import load_array, write_text
 from vixml.images.store import ImageStore
 from vixml.provenance import stage
-from vixml.report.charts import RunCurves, breakdowns, curves
-from vixml.report.evidence import PAPER, Commands, command, device, evidence, published_evidence, row_key, run_key
-from vixml.report.facts import Measured, build_tables
-from vixml.report.not_run import missing_cost
+from vixml.report.charts import breakdowns, curves
+from vixml.report.evidence import DESCRIBED, PAPER, Commands, command, device, evidence, row_key, run_key, training_of
 from vixml.report.pages import interval, number, origin_sentence, summarise
-from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, stage_inputs
-from vixml.report.tables import Row, Sources
+from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, mean_sd, stage_inputs
+from vixml.report.tables import Measured, Row, Section, Sources, build_tables, missing_cost
 from vixml.report.write_tables import states_summary, text
 from vixml.text import duration
 
@@ -87,19 +85,6 @@ class Gallery:
     balance: str
     parts: tuple[Part, ...]
 
-    @property
-    def queries(self) -> tuple[Query, ...]:
-        """Return the queries of the sample that was drawn before any result was looked at."""
-        return self.parts[0].queries
-
-
-@dataclass(frozen=True)
-class _Top:
-    """The best labels of one run: (n_test, at most 5) ids, -1 for none, and which of them are true."""
-
-    labels: np.ndarray
-    hits: np.ndarray
-
 
 def sample(n_test: int) -> np.ndarray:
     """Return the rows shown: (at most 12,) int64 ascending, drawn without looking at any result."""
@@ -128,7 +113,7 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
         corpus_dir: ``results/data/{dataset}/corpus``; names the dataset.
         images_dir: its image store.
         compare: runs side by side; one without results is marked "not run". Gains and losses are of the second over the first.
-        results: what was measured; of each run the lowest seed answers.
+        results: scores read; the lowest seed of each run answers.
 
     Raises:
         VixmlError: predictions that do not fit the corpus.
@@ -140,18 +125,18 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     texts, names = corpus.texts("test"), corpus.texts("label")
     truth, images = corpus.labels("test"), corpus.images("test")
 
+    def answer(run: str, row: int) -> Answer:
+        labels, hits = (table[row].tolist() for table in tops[run])
+        return Answer(run, tuple((names[label], hit) for label, hit in zip(labels, hits, strict=True) if label >= 0))
+
     def query(row: int) -> Query:
         shown = [image for image in images.row(row).tolist() if image not in store.missing][:N_IMAGES]
         uris = [
             (_data_uri(store.read(image)), f"{texts[row]}, image {number} of {len(shown)}")
             for number, image in enumerate(shown, start=1)
         ]
-        answers = [
-            Answer(run, tuple((names[label], bool(hit)) for label, hit in _answered(top, row)))
-            for run, top in tops.items()
-        ]
         named = tuple(names[label] for label in sorted(truth.row(row).tolist()))
-        return Query(row, texts[row], tuple(uris), named, tuple(answers))
+        return Query(row, texts[row], tuple(uris), named, tuple(answer(run, row) for run in tops))
 
     n_test, blind = corpus.n("test"), sample(corpus.n("test")).tolist()
     rule = (
@@ -161,7 +146,7 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     parts, balance = [Part("sample", "A sample drawn blind", rule, False, tuple(map(query, blind)))], ""
     if len(compare) > 1 and all(run in tops for run in compare[:2]):
         first, second = compare[:2]
-        gain = tops[second].hits.sum(1).astype(np.int64) - tops[first].hits.sum(1)
+        gain = tops[second][1].sum(1).astype(np.int64) - tops[first][1].sum(1)
         more, fewer = int((gain > 0).sum()), int((gain < 0).sum())
         balance = (
             f"Of all {n_test:,} test queries, {second} has more hits among its {N_LABELS} best labels than {first} in "
@@ -178,12 +163,8 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     return Gallery(dataset, runs, balance, tuple(parts))
 
 
-def _answered(top: _Top, row: int) -> list[tuple[int, bool]]:
-    pairs = zip(top.labels[row].tolist(), top.hits[row].tolist(), strict=True)
-    return [(label, hit) for label, hit in pairs if label >= 0]
-
-
-def _top(result: Result, corpus: Corpus) -> _Top:
+def _top(result: Result, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+    """Return a run's best labels, (n_test, at most 5) ids, -1 for none, and which of them are true."""
     path = result.place("predict") / "labels.npy"
     labels = load_array(path)
     if labels.ndim != 2 or len(labels) != corpus.n("test") or (labels.size and labels.max() >= corpus.n_labels):
@@ -194,12 +175,10 @@ def _top(result: Result, corpus: Corpus) -> _Top:
             expected=f"{corpus.n('test')} rows, labels below {corpus.n_labels}",
             hint="predict again; snakemake does so by itself",
         )
-    # As it is scored: what the filter takes out is not shown either.
+    # As in scoring, filtered labels are left out.
     chunks = list(hits_in_chunks(labels, corpus.labels("test"), corpus.filter("test")))
-    return _Top(
-        np.concatenate([chunk.labels[:, :N_LABELS] for chunk in chunks]),
-        np.concatenate([chunk.hits[:, :N_LABELS] for chunk in chunks]),
-    )
+    labels, hits = ([getattr(chunk, of)[:, :N_LABELS] for chunk in chunks] for of in ("labels", "hits"))
+    return np.concatenate(labels), np.concatenate(hits)
 
 
 def _data_uri(png: bytes) -> str:
@@ -211,7 +190,11 @@ def _data_uri(png: bytes) -> str:
             stream = io.BytesIO()
             smaller.save(stream, format="PNG", optimize=True)
             png = stream.getvalue()
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return _embedded("png", png)
+
+
+def _embedded(kind: str, image: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 @dataclass(frozen=True)
@@ -243,22 +226,9 @@ class ReportOptions:
     measured: Measured = field(default_factory=Measured)
 
 
-MAIN = ("table1", "table3")  # text alone, and with images: what `vixml summary` prints
+MAIN = ("table1", "table3")  # text alone, and with images: the tables of `vixml summary`
 HOURS = "Published values have no place on the hour axis, because the paper tabulated no hours."
 FOLLOWS = "Its parts follow the configuration of the runs named in it."
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, with its points (or the parts drawn) as a table for those who cannot see it."""
-
-    name: str
-    title: str
-    parts: str
-    note: str
-    uri: str
-    header: list[str]
-    rows: list[list[str]]
 
 
 def make_report(
@@ -270,7 +240,7 @@ def make_report(
         scores: score folders, exactly those that belong in the report.
         config_dir: folder of tables/, reported/ and the registry.
         tables: names of files of config/tables.
-        options: what else it shows.
+        options: the rest of its content.
         out: folder to write.
 
     Raises:
@@ -305,9 +275,9 @@ def _folders(results: Results, config_dir: Path, options: ReportOptions) -> dict
 
 def context(results: Results, config_dir: Path, tables: Sequence[str], options: ReportOptions) -> dict[str, Any]:
     """Return everything the template prints."""
-    sources = Sources.load(config_dir, results)
+    sources = Sources.load(config_dir, results, options.measured)
     specs = load_any_tables(config_dir, tables)
-    built = build_tables(specs, sources, options.measured)
+    built = build_tables(specs, sources)
     scored = [table for table in built if table.scored]
     found = summarise(scored, results)
     main = summarise([table for table in scored if table.spec.id in MAIN] or scored, results)
@@ -319,6 +289,12 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
     scores_states = states_summary(scored)["states"]
     commands = Commands.load(config_dir, options.configfile)
     compared = any(table.compared for table in built)
+
+    def command_for(section: Section, row: Row) -> str | None:
+        """Return the command that runs a published row, or None where no run repeats it."""
+        blocked = sources.registry.blocked(section.dataset, row.run)
+        return None if blocked or row.run is None else commands.planned(section.dataset, row.run, row.seed)
+
     return {
         "title": f"{'ViXML, reproduced' if compared else 'ViXML'}: {options.name}",
         "options": options,
@@ -341,11 +317,13 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "gallery": shown,
         "breakdowns": breakdowns(results, options.side_by_side),
         "evidence": evidence(results, commands, found["metrics"]),
-        "printed": published_evidence(built, sources, commands),
+        "described": DESCRIBED,
+        "training_of": lambda value: training_of(value, sources.runs),
+        "command_for": command_for,
     }
 
 
-def _curves(results: Results) -> list[RunCurves]:
+def _curves(results: Results) -> list[tuple[str, tuple[str, ...]]]:
     """Return the curves of each model once, however many runs use it: from the seeds of that run, if it was scored."""
     models: dict[tuple[str, str], Sequence[Result]] = {}
     for (dataset, run), found in results.by_run.items():
@@ -356,7 +334,8 @@ def _curves(results: Results) -> list[RunCurves]:
     return [one for one in drawn if one is not None]
 
 
-def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
+def _figures(folder: Path | None, config_dir: Path) -> list[dict[str, Any]]:
+    """Return each figure, with its points (or the parts drawn) as a table for those who cannot see it."""
     if folder is None:
         return []
     names = sorted(path.stem for path in Path(folder).glob("*.svg"))
@@ -364,11 +343,19 @@ def _figures(folder: Path | None, config_dir: Path) -> list[Drawing]:
         raise VixmlError("a folder of figures holds none", where=folder, hint="run `vixml make-figures` first")
     drawings = []
     for spec in load_figures(config_dir, names):
-        svg = base64.b64encode((folder / f"{spec.id}.svg").read_bytes()).decode("ascii")
-        rows = list(csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines()))
-        title = f"{spec.paper_figure}: {spec.title}"
-        parts, note = ("point", HOURS) if isinstance(spec, FigureSpec) else ("part", FOLLOWS)
-        drawings.append(Drawing(spec.id, title, parts, note, f"data:image/svg+xml;base64,{svg}", rows[0], rows[1:]))
+        uri = _embedded("svg+xml", (folder / f"{spec.id}.svg").read_bytes())
+        header, *rows = csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines())
+        drawing = {
+            "name": spec.id,
+            "title": f"{spec.paper_figure}: {spec.title}",
+            "uri": uri,
+            "header": header,
+            "rows": rows,
+        }
+        drawing |= (
+            {"parts": "point", "note": HOURS} if isinstance(spec, FigureSpec) else {"parts": "part", "note": FOLLOWS}
+        )
+        drawings.append(drawing)
     return drawings
 
 
@@ -387,6 +374,6 @@ def page(values: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {f.__name__: f for f in (command, device, duration, in_blocks, text)}
+    environment.filters |= {f.__name__: f for f in (command, device, duration, in_blocks, mean_sd, text)}
     environment.globals |= {f.__name__: f for f in (interval, number, row_key, run_key)}
     return environment.get_template("report.html.j2").render(values)

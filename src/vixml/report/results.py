@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -40,6 +41,7 @@ MEANING: dict[State, str] = {
 }
 
 MIN_SEEDS = 3
+NOT_RUN = "not run"  # printed where there is nothing of ours
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,37 @@ class Aggregate:
             return None
         half = self._spread * math.sqrt(1 + 1 / self.n)
         return self.mean - half, self.mean + half
+
+
+def mean_sd(value: Aggregate | None, decimals: int = 2, *, count: bool = True, none: str = NOT_RUN) -> str:
+    """Print ours: mean, sample standard deviation, number of seeds.
+
+    Example:
+        >>> mean_sd(aggregate([49.0, 51.0])), mean_sd(aggregate([50.0]), 1, count=False), mean_sd(None)
+        ('50.00 ± 1.41 (2)', '50.0', 'not run')
+    """
+    if value is None:
+        return none
+    sd = "" if value.sd is None else f" ± {value.sd:.{decimals}f}"
+    return f"{value.mean:.{decimals}f}{sd}" + (f" ({value.n})" if count else "")
+
+
+def difference(one: Aggregate, other: Aggregate) -> tuple[float, float | None]:
+    """Return the difference of two means, and half its 95 % interval (Welch); None below three seeds of either.
+
+    Example:
+        >>> gap, half = difference(Aggregate(50.0, 1.0, 3), Aggregate(50.0, 1.0, 3))
+        >>> gap, round(half, 2)
+        (0.0, 2.27)
+    """
+    gap = one.mean - other.mean
+    if min(one.n, other.n) < MIN_SEEDS or one.sd is None or other.sd is None:
+        return gap, None
+    u, v = one.sd**2 / one.n, other.sd**2 / other.n
+    if u + v == 0:
+        return gap, 0.0
+    df = (u + v) ** 2 / (u**2 / (one.n - 1) + v**2 / (other.n - 1))
+    return gap, t_quantile(max(1, math.floor(df + 1e-9))) * math.sqrt(u + v)
 
 
 @dataclass(frozen=True)
@@ -166,7 +199,8 @@ def t_quantile(df: int) -> float:
 
 # -- results ------------------------------------------------------------------------------------------------------------
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # of scores, trainings, latencies and summaries
+STALE = "run its stage again with this version of vixml"
 KEYS = ("dataset", "run", "seed", "split", "metrics", "n_queries")
 TRAINED = ("train", "build-index")  # stages whose folders a run that reuses a model shares with the run that trained it
 
@@ -178,7 +212,7 @@ class Result:
     Attributes:
         metrics: name -> percent.
         trained_as: the run whose trained model was used: itself, or the one that it reuses.
-        hours: measured training time of that model without set-up; None for what was never trained.
+        hours: measured training time of that model without set-up; None without training.
         training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
         manifest: of the score folder: commit, versions, machine, time.
         folder: of the score.
@@ -195,6 +229,11 @@ class Result:
     training: dict[str, Any]
     manifest: dict[str, Any]
     folder: Path
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Return dataset, run and seed."""
+        return self.dataset, self.run, self.seed
 
     @property
     def reuses(self) -> bool:
@@ -237,40 +276,38 @@ def load(folders: Iterable[Path | str], split: str = "test") -> Results:
 
     Raises:
         VixmlError: two results for one cell, a validation score where test is asked for, results of one dataset scored on
-            different queries, or what :func:`read_one` refuses.
+            different queries; errors of :func:`read_one`.
     """
-    seen: dict[tuple[str, str, int], Result] = {}
+    paths: dict[tuple[str, str, int], Path] = {}
     first: dict[str, Result] = {}  # of each dataset
-    for folder in folders:
-        result = read_one(folder)
+    results = [read_one(folder) for folder in folders]
+    for result in results:
+        path = result.folder / "scores.json"
         if result.split != split:
             raise VixmlError(
                 f"a score of the {result.split} split, where {split} is wanted",
                 where=result.folder,
                 hint="tables read test scores only, and tuning reads validation scores only: test selects nothing",
             )
-        key = (result.dataset, result.run, result.seed)
-        if key in seen:
-            raise VixmlError(
-                "two results for one run and seed",
-                where=result.folder / "scores.json",
-                found=f"also in {seen[key].folder / 'scores.json'}",
-                hint="name each score folder once",
-            )
-        seen[key] = result
+        add_once(paths, result.key, path, "two results for one run and seed", "name each score folder once")
         other = first.setdefault(result.dataset, result)
         if other.n_queries != result.n_queries:
             raise VixmlError(
                 "two results of one dataset were scored on different queries",
-                where=result.folder / "scores.json",
+                where=path,
                 found=f"{result.n_queries} queries",
                 expected=f"{other.n_queries}, as in {other.folder}",
                 hint="one of them belongs to an older corpus; snakemake runs it again",
             )
-    by_run: dict[tuple[str, str], list[Result]] = {}
-    for key in sorted(seen):
-        by_run.setdefault(key[:2], []).append(seen[key])
-    return Results({key: tuple(results) for key, results in by_run.items()})
+    results.sort(key=lambda result: result.key)
+    return Results({key: tuple(found) for key, found in groupby(results, key=lambda result: result.key[:2])})
+
+
+def add_once(paths: dict[Any, Path], key: object, path: Path, problem: str, hint: str) -> None:
+    """Add a path under a key that must be new."""
+    if key in paths:
+        raise VixmlError(problem, where=path, found=f"also {paths[key]}", hint=hint)
+    paths[key] = path
 
 
 def read_one(folder: Path | str) -> Result:
@@ -285,8 +322,7 @@ def read_one(folder: Path | str) -> Result:
     folder = Path(folder)
     path = folder / "scores.json"
     manifest = read_manifest(folder)
-    scores = read_json(path)
-    _check_version(scores, path)
+    scores = read_versioned(path, STALE)
     missing = [key for key in KEYS if key not in scores]
     if missing:
         raise VixmlError("a score lacks a key", where=path, found=f"no {', '.join(missing)}", expected=", ".join(KEYS))
@@ -325,8 +361,7 @@ def read_one(folder: Path | str) -> Result:
     path = result.place("train") / "training.json"
     if not path.exists():
         return result
-    training = read_json(path)
-    _check_version(training, path)
+    training = read_versioned(path, STALE)
     return replace(result, training=training, hours=_hours(training, path))
 
 
@@ -336,15 +371,18 @@ def _root(score: Path) -> Path:
     return Path(os.path.normpath(score / "/".join([".."] * len(Path(PLACES["score"]).parts))))
 
 
-def _check_version(value: dict[str, Any], path: Path) -> None:
-    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
-        raise VixmlError(
-            "a result of another schema version",
-            where=path,
-            found=value.get("schema_version") if isinstance(value, dict) else type(value).__name__,
-            expected=SCHEMA_VERSION,
-            hint="run its stage again with this version of vixml",
-        )
+def read_versioned(path: Path | str, hint: str) -> dict[str, Any]:
+    """Read a JSON file of results.
+
+    Raises:
+        VixmlError: missing, or of another schema version; ``hint`` says how to make it again.
+    """
+    value = read_json(path)
+    found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
+    if found != SCHEMA_VERSION:
+        problem = "a result of another schema version"
+        raise VixmlError(problem, where=path, found=found, expected=SCHEMA_VERSION, hint=hint)
+    return value
 
 
 def _hours(training: dict[str, Any], path: Path) -> float | None:
@@ -416,7 +454,7 @@ class Registry:
     def stand_in(self, dataset: str, run: str) -> str | None:
         """Return why a run's data or weights are not the paper's, or None if they are."""
         world, reasons = self.world, []
-        # What nobody registered cannot be vouched for.
+        # Nobody vouches for data that are not registered.
         if dataset not in world.datasets or world.datasets[dataset].stand_in:
             reasons.append(f"dataset {self.title(dataset)}")
         config = self.runs.get((dataset, run))
@@ -432,7 +470,7 @@ class Registry:
         return "stand-in: " + ", ".join(reasons) if reasons else None
 
     def title(self, dataset: str) -> str:
-        """Return a dataset's printed name."""
+        """Return a dataset's title."""
         entry = self.world.datasets.get(dataset)
         return entry.title if entry else dataset
 
@@ -441,27 +479,25 @@ class Registry:
 
 
 def stage_inputs(results: Results, config_dir: Path, kind: str, names: Sequence[str]) -> dict[str, Path]:
-    """Return what a stage of this package reads: scores and trainings, the configuration, layouts of one kind.
+    """Return the inputs of a stage of this package: scores and trainings, the configuration, layouts of one kind.
 
     Args:
-        results: what was measured.
+        results: scores read.
         config_dir: folder of the configuration.
         kind: `table` or `figure`.
         names: layouts of that kind.
     """
-    named: dict[str, Path] = {}
+    config_dir, named = Path(config_dir), {}
     for result in results.all():
         key = f"{result.dataset}/{result.run}/seed{result.seed}/{result.split}"
         named[f"score/{key}"] = result.folder
         if (training := result.place("train") / "training.json").exists():
             named[f"training/{key}"] = training
-    named |= config_files(config_dir)
+    # The files of published numbers and of the registry.
+    files = [
+        *sorted(config_dir.glob("reported/*.csv")),
+        *registry_files(config_dir),
+        *sorted(config_dir.glob("runs/*.yaml")),
+    ]
+    named |= {f"config/{os.path.relpath(path, config_dir)}": path for path in files}
     return named | {f"{kind}/{name}": spec_path(config_dir, f"{kind}s", name) for name in names}
-
-
-def config_files(config_dir: Path) -> dict[str, Path]:
-    """Return the files of published numbers and of the registry."""
-    config_dir = Path(config_dir)
-    files = [*sorted((config_dir / "reported").glob("*.csv")), *registry_files(config_dir)]
-    files += sorted((config_dir / "runs").glob("*.yaml"))
-    return {f"config/{os.path.relpath(path, config_dir)}": path for path in files}

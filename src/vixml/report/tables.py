@@ -1,36 +1,56 @@
 """Tables, ready to print: published values in the paper's shape, ours beside them, a verdict for each.
 
-:func:`build_table` lays out scores as ``config/tables`` says: every published cell of the paper's table must find its place
-exactly once, and no cell can appear that was not published. :mod:`vixml.report.facts` lays out the other tables, and
-:mod:`vixml.report.write_tables` prints both.
+:func:`build_tables` fills in the layouts of ``config/tables``. Of a table of scores, every published cell must find its place
+exactly once, and no cell can appear that was not published. The rows of the other tables (datasets counted, backbones of the
+registry, latencies, sentences with a number in them) follow from ``config/reported``. :mod:`vixml.report.write_tables` prints
+both kinds, and :func:`missing_cost` predicts the cost of the rows that nobody ran.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
-from vixml.config.published import PublishedValue, TrainingRun, has_published, load_published, load_training_runs
-from vixml.config.tables import FactsSpec, MeasuredBlock, MeasuredRow, TableSpec
+import numpy as np
+
+from vixml.config.published import (
+    PublishedValue,
+    TrainingRun,
+    has_published,
+    load_published,
+    load_training_runs,
+    read_csv,
+    select_one,
+)
+from vixml.config.tables import ClaimRow, FactsSpec, MeasuredRow, TableSpec, load_any_tables, named_runs
 from vixml.config.tables import Row as PublishedRow
+from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE
-from vixml.plan.cost import load_train_sizes, predict, predict_run
+from vixml.plan.cost import Cost, Missing, load_train_sizes, predict, predict_run
+from vixml.plan.plan import RunKey, parts_of_run
 from vixml.report.results import (
     STATES,
     Aggregate,
     Registry,
-    Result,
     Results,
     Verdict,
+    add_once,
     hours_over_seeds,
     judge,
     metric_over_seeds,
+    read_versioned,
 )
 
-NOT_RUN = "not run"  # printed where there is nothing of ours
+SEEDS_OF_SD = 5  # the paper's
+
+# -- a table ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -54,7 +74,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a section; all but the first three are of scores alone.
+    """One row of a section; all but the first three attributes belong to scores.
 
     Attributes:
         label: its heading.
@@ -64,6 +84,7 @@ class Row:
         params: size of the language model, as printed.
         run: our run, or None where no run repeats the row.
         paper_run: the paper's training run.
+        seed: the one seed that it shows, or None for all.
         seeds: of the results.
         hours: of training, over seeds.
     """
@@ -75,6 +96,7 @@ class Row:
     params: str = ""
     run: str | None = None
     paper_run: str | None = None
+    seed: int | None = None
     seeds: tuple[int, ...] = ()
     hours: Aggregate | None = None
 
@@ -112,7 +134,7 @@ class Section:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Return what is printed of each cell, each in a separate column."""
+        """Return the parts of each cell that are printed, each in a separate column."""
         if not self.published:
             return ("ours",)
         return (
@@ -146,7 +168,7 @@ class Table:
     """One table, ready to print.
 
     Attributes:
-        spec: its shape.
+        spec: its layout.
         columns: headings of the cells; of scores, metrics.
         sections: rows under their headings.
         compared: whether there are published values at all; a user's own data has none.
@@ -155,21 +177,20 @@ class Table:
     spec: TableSpec | FactsSpec
     columns: tuple[str, ...]
     sections: tuple[Section, ...]
-    compared: bool = True
+    compared: bool
 
     @property
     def scored(self) -> bool:
         """Return whether its cells are scores."""
         return isinstance(self.spec, TableSpec)
 
-    @property
-    def ran(self) -> bool:
-        """Return whether a cell holds something of ours."""
-        return any(section.ran for section in self.sections)
+    def rows(self, published: bool) -> list[tuple[Section, Row]]:
+        """Return the published rows, or those measured here, each with its section."""
+        return [(section, row) for section in self.sections if section.published == published for row in section.rows]
 
     def cells(self, published: bool) -> list[Cell]:
         """Return the published cells, or those of rows measured here."""
-        return [c for s in self.sections if s.published == published for row in s.rows for c in row.cells]
+        return [cell for _, row in self.rows(published) for cell in row.cells]
 
     def states(self, published: bool) -> dict[str, int]:
         """Count the verdicts; every state is listed, also with 0."""
@@ -177,9 +198,46 @@ class Table:
         return {state: counts[state] for state in STATES}
 
 
+# -- sources of a table -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Results besides scores.
+
+    Attributes:
+        corpora: dataset -> folder of ``build-corpus``.
+        latencies: folders of ``measure-latency``.
+    """
+
+    corpora: Mapping[str, Path] = field(default_factory=dict)
+    latencies: Sequence[Path] = ()
+
+    @classmethod
+    def of(cls, corpora: Sequence[Path], latencies: Sequence[Path]) -> Measured:
+        """Name each corpus by its dataset, the name of its parent folder.
+
+        Raises:
+            VixmlError: two corpora of one dataset.
+        """
+        found: dict[str, Path] = {}
+        for folder in map(Path, corpora):
+            dataset = folder.absolute().parent.name
+            add_once(found, dataset, folder, f"two corpora of {dataset}", "name each dataset's once")
+        return cls(found, tuple(latencies))
+
+    def named(self) -> dict[str, Path]:
+        """Return the folders, named for a manifest."""
+        named = {f"corpus/{dataset}": folder for dataset, folder in self.corpora.items()}
+        for folder in self.latencies:
+            dataset, run, seed = Path(folder).absolute().parts[-4:-1]
+            named[f"latency/{dataset}/{run}/{seed}"] = Path(folder)
+        return named
+
+
 @dataclass(frozen=True)
 class Sources:
-    """Everything a table reads besides its layout: the configuration's folder, what it holds, and the results."""
+    """Everything a table reads besides its layout: the configuration and the results."""
 
     published: list[PublishedValue]
     runs: dict[str, TrainingRun]
@@ -187,33 +245,70 @@ class Sources:
     registry: Registry
     results: Results
     config_dir: Path
-    costs: dict[tuple[str, str], str] = field(default_factory=dict)  # what runs would cost, each predicted once
+    measured: Measured = field(default_factory=Measured)
+    costs: dict[tuple[str, str], str] = field(
+        default_factory=dict
+    )  # predicted costs of runs, filled as they are asked for
 
     @classmethod
-    def load(cls, config_dir: Path | str, results: Results) -> Sources:
+    def load(cls, config_dir: Path | str, results: Results, measured: Measured | None = None) -> Sources:
         """Read the published numbers, where the folder has any, and the registry."""
-        registry = Registry.load(config_dir)
+        registry, measured = Registry.load(config_dir), measured or Measured()
         if not has_published(config_dir):
-            return cls([], {}, {}, registry, results, Path(config_dir))
+            return cls([], {}, {}, registry, results, Path(config_dir), measured)
         published, runs = load_published(config_dir), load_training_runs(config_dir)
-        return cls(published, runs, load_train_sizes(config_dir), registry, results, Path(config_dir))
+        return cls(published, runs, load_train_sizes(config_dir), registry, results, Path(config_dir), measured)
+
+    def reported(self, name: str) -> list[dict[str, str]]:
+        """Return the rows of a CSV file of ``config/reported``."""
+        return [row for _, row in read_csv(self.config_dir / "reported" / f"{name}.csv")]
+
+    def facts(self, latency: bool) -> list[dict[str, str]]:
+        """Return the latencies that the paper states, or its other sentences with a number."""
+        return [row for row in self.reported("other_facts") if row["topic"].startswith("latency") == latency]
 
 
-def build_table(spec: TableSpec, sources: Sources) -> Table:
-    """Build one table of scores.
+def build_tables(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> list[Table]:
+    """Build tables, in order.
 
     Raises:
-        VixmlError: a published cell that no row of the spec selects, or two rows select; a selector that finds nothing.
+        VixmlError: a published score that no row of its layout selects, or two rows select; a selector that finds nothing;
+            a malformed file of published facts, or of measured ones.
     """
-    published = [one for one in sources.published if (one.source, one.table) == (spec.source, spec.paper_table)]
-    placed = _place(spec, published)
-    sections = [
-        Section(sources.registry.title(dataset), True, rows, dataset)
-        for dataset in spec.datasets
-        if (rows := _published_rows(spec, dataset, placed, sources))
-    ]
-    sections += [_measured_section(spec, block, sources) for block in spec.measured]
-    return Table(spec, tuple(spec.metrics), tuple(sections), compared=bool(sources.published))
+    return [_build(spec, sources) for spec in specs]
+
+
+def _build(spec: TableSpec | FactsSpec, sources: Sources) -> Table:
+    if isinstance(spec, TableSpec):
+        columns, sections = tuple(spec.metrics), _scores(spec, sources)
+    else:
+        columns, build = FACTS[spec.facts]
+        sections = build(spec, sources)
+    return Table(spec, columns, tuple(section for section in sections if section.rows), bool(sources.published))
+
+
+# -- scores -------------------------------------------------------------------------------------------------------------
+
+
+def _scores(spec: TableSpec, sources: Sources) -> Iterator[Section]:
+    placed = _place(
+        spec, [one for one in sources.published if (one.source, one.table) == (spec.source, spec.paper_table)]
+    )
+    for dataset in spec.datasets:
+        rows = []
+        for block, row, values in placed:
+            if wanted := {metric: values[dataset, metric] for metric in spec.metrics if (dataset, metric) in values}:
+                first = next(iter(wanted.values()))
+                about = {"block": block, "params": first.row["params"], "paper_run": first.run}
+                rows.append(_score_row(row, dataset, wanted, sources, about))
+        yield Section(sources.registry.title(dataset), True, tuple(rows), dataset)
+    for block in spec.measured:
+        wanted = dict.fromkeys(spec.metrics)
+        rows = [
+            _score_row(row, block.dataset, wanted, sources, {"block": "measured here", "note": row.note})
+            for row in block.rows
+        ]
+        yield Section(block.title, False, tuple(rows), block.dataset)
 
 
 # Heading, row, and its published values by dataset and metric.
@@ -222,32 +317,29 @@ Placed = tuple[str, PublishedRow, dict[tuple[str, str], PublishedValue]]
 
 def _place(spec: TableSpec, published: Sequence[PublishedValue]) -> list[Placed]:
     """Return the rows of a table with the published values that each selects; each value exactly once."""
-    where, placed, free = f"config/tables/{spec.id}.yaml", [], set(range(len(published)))
+    where, placed, taken = f"config/tables/{spec.id}.yaml", [], set()
     for block in spec.blocks:
         for row in block.rows:
-            cells: dict[tuple[str, str], PublishedValue] = {}
-            for number, value in enumerate(published):
-                if not value.selected_by(row.published):
-                    continue
-                if (value.dataset, value.metric) in cells or number not in free:
+            values: dict[tuple[str, str], PublishedValue] = {}
+            for value in (value for value in published if value.selected_by(row.published)):
+                if id(value) in taken or values.setdefault((value.dataset, value.metric), value) is not value:
                     raise VixmlError(
                         "a row selects a published cell that already has a place, or two cells for one place",
                         where=f"{where}: row {row.label!r}",
                         found=f"{value.dataset} {value.metric} {value.printed} {value.row['method']}",
                         hint="name more columns under `published`",
                     )
-                cells[value.dataset, value.metric] = value
-                free.remove(number)
-            if not cells:
+                taken.add(id(value))
+            if not values:
                 raise VixmlError(
                     f"a row selects no published cell of {spec.paper_table}",
                     where=f"{where}: row {row.label!r}",
                     found=row.published,
                     hint="compare with reported/reported_results.csv of this configuration's folder",
                 )
-            placed.append((block.title, row, cells))
-    for number, one in enumerate(published):
-        if number in free or one.dataset not in spec.datasets or one.metric not in spec.metrics:
+            placed.append((block.title, row, values))
+    for one in published:
+        if id(one) not in taken or one.dataset not in spec.datasets or one.metric not in spec.metrics:
             raise VixmlError(
                 "a published cell has no place in the table",
                 where=where,
@@ -257,63 +349,375 @@ def _place(spec: TableSpec, published: Sequence[PublishedValue]) -> list[Placed]
     return placed
 
 
-def _published_rows(spec: TableSpec, dataset: str, placed: Sequence[Placed], sources: Sources) -> tuple[Row, ...]:
-    rows = []
-    for block, row, cells in placed:
-        if values := [cells[dataset, metric] for metric in spec.metrics if (dataset, metric) in cells]:
-            results = sources.results.of(dataset, row.run, row.seed)
-            found = tuple(_published_cell(value, row, results, sources) for value in values)
-            rows.append(_row(row, results, found, block=block, params=values[0].row["params"], paper_run=values[0].run))
-    return tuple(rows)
+def _score_row(
+    row: PublishedRow | MeasuredRow,
+    dataset: str,
+    wanted: Mapping[str, PublishedValue | None],
+    sources: Sources,
+    about: Mapping[str, Any],
+) -> Row:
+    """Return a row with a cell per metric: each beside its published value, where the paper has the row."""
+    results, registry = sources.results.of(dataset, row.run, row.seed), sources.registry
+    stand_in = registry.stand_in(dataset, row.run) if row.run else None
+    blocked, cost = registry.blocked(dataset, row.run), _cost(row, dataset, next(iter(wanted.values())), sources)
+    cells = []
+    for metric, value in wanted.items():
+        ours = metric_over_seeds(results, metric)
+        if value is not None:
+            quoted = "the paper quotes this number from others" if value.quoted else None
+            how = {"stand_in": stand_in, "blocked": blocked, "not_comparable": quoted, "cost": cost}
+            cells.append(Cell(metric, value.printed, ours, judge(ours, value.value, value.decimals, **how), value))
+        elif ours is not None and not sources.published:
+            # Nothing was published at all, so there is nothing to stand in for.
+            cells.append(Cell(metric, "", ours, Verdict("not-comparable")))
+        else:
+            cells.append(Cell(metric, "", ours, judge(ours, None, stand_in=stand_in, blocked=blocked)))
+    seeds = tuple(result.seed for result in results)
+    hours = hours_over_seeds(results)
+    return Row(row.label, tuple(cells), run=row.run, seed=row.seed, seeds=seeds, hours=hours, **about)
 
 
-def _published_cell(value: PublishedValue, row: PublishedRow, results: Sequence[Result], sources: Sources) -> Cell:
-    registry = sources.registry
-    ours = metric_over_seeds(results, value.metric)
-    verdict = judge(
-        ours,
-        value.value,
-        value.decimals,
-        stand_in=registry.stand_in(value.dataset, row.run) if row.run else None,
-        blocked=registry.blocked(value.dataset, row.run),
-        not_comparable="the paper quotes this number from others" if value.quoted else None,
-        cost=_cost(value, row, sources),
-    )
-    return Cell(value.metric, value.printed, ours, verdict, value)
-
-
-def _cost(value: PublishedValue, row: PublishedRow, sources: Sources) -> str:
-    """Return the predicted cost of a row: of our run if there is one, else of the paper's as its table describes it."""
-    registry, key = sources.registry, (value.dataset, row.run)
-    entry, config = registry.world.datasets.get(value.dataset), registry.runs.get(key)
+def _cost(row: PublishedRow | MeasuredRow, dataset: str, value: PublishedValue | None, sources: Sources) -> str:
+    """Return the predicted cost of a published row: of our run if there is one, else of the paper's as its table describes it."""
+    if value is None:
+        return ""
+    world, key = sources.registry.world, (dataset, row.run)
+    entry, config = world.datasets.get(dataset), sources.registry.runs.get(key)
     if entry is not None and entry.expect is not None and config is not None and config.needs_encoder:
         if key not in sources.costs:
-            sources.costs[key] = str(predict_run(registry.world, value.dataset, config, HARDWARE["gpu"]))
+            sources.costs[key] = str(predict_run(world, dataset, config, HARDWARE["gpu"]))
         return sources.costs[key]
     run = sources.runs.get(value.run) if value.run else None
     return str(predict(run, value.row["params"], sources.sizes)) if run else ""
 
 
-def _measured_section(spec: TableSpec, block: MeasuredBlock, sources: Sources) -> Section:
-    rows = []
-    for row in block.rows:
-        results = sources.results.of(block.dataset, row.run, row.seed)
-        stand_in, blocked = (
-            ask(block.dataset, row.run) for ask in (sources.registry.stand_in, sources.registry.blocked)
-        )
+# -- values without variance --------------------------------------------------------------------------------------------
+
+Answer = tuple[str | None, Verdict]  # ours as text, and its verdict
+
+
+def decimals_of(number: str) -> int:
+    """Return the decimals of a number as text.
+
+    Example:
+        >>> decimals_of("79.45"), decimals_of("1,305,265"), decimals_of("5e-4")
+        (2, 0, 4)
+    """
+    exponent = Decimal(number.replace(",", "")).as_tuple().exponent
+    return max(0, -int(exponent))
+
+
+def compare(published: str, ours: float, why: str = "") -> Verdict:
+    """Compare a value of ours without variance (a count, a setting) with a published one, to its last printed digit.
+
+    Example:
+        >>> compare("79.45", 79.4512).state, compare("294805", 294804).state, compare("5e-4", 5e-4).state
+        ('matches', 'below', 'matches')
+    """
+    value, decimals = float(published.replace(",", "")), decimals_of(published)
+    # A count must be equal. 1e-9: decimal values have no exact binary form.
+    if abs(ours - value) <= (0.5 * 10**-decimals if decimals else 5e-7) + 1e-9:
+        return Verdict("matches", why)
+    return Verdict("above" if ours > value else "below", why)
+
+
+def _not_run(why: str) -> Answer:
+    return None, Verdict("not-run", why)
+
+
+# -- datasets (Table 8) -------------------------------------------------------------------------------------------------
+
+# Heading -> column of datasets.csv, decimals.
+STATISTICS = {
+    "train queries": ("n_train", 0),
+    "test queries": ("n_test", 0),
+    "labels": ("n_labels", 0),
+    "labels per query": ("avg_labels_per_query", 2),
+    "queries per label": ("avg_queries_per_label", 2),
+    "% train with images": ("pct_train_queries_with_images", 2),
+    "% test with images": ("pct_test_queries_with_images", 2),
+    "% labels with images": ("pct_labels_with_images", 2),
+}
+
+
+def statistics(corpus: Corpus) -> dict[str, float]:
+    """Count a corpus as Table 8 does: averages over training queries and over labels, percent of items with an image."""
+
+    def with_images(split: str) -> float:
+        lengths = corpus.images(split).lengths
+        return float(100 * np.count_nonzero(lengths) / max(1, len(lengths)))
+
+    pairs, n_train, n_labels = len(corpus.labels("train").values), corpus.n("train"), corpus.n_labels
+    counts = (n_train, corpus.n("test"), n_labels, pairs / max(1, n_train), pairs / max(1, n_labels))
+    columns = [column for column, _ in STATISTICS.values()]
+    return dict(zip(columns, (*counts, *map(with_images, ("train", "test", "label"))), strict=True))
+
+
+def _datasets(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
+    registry = sources.registry
+    counted = {name: statistics(Corpus.load(folder)) for name, folder in sources.measured.corpora.items()}
+    published = {row["dataset"]: row for row in sources.reported("datasets")}
+
+    def row(name: str) -> Row:
+        printed, found, entry = published.get(name, {}), counted.get(name), registry.world.datasets.get(name)
+        own = Verdict("not-comparable") if entry and not entry.stand_in else Verdict("stand-in", "not the paper's data")
         cells = []
-        for metric in spec.metrics:
-            ours = metric_over_seeds(results, metric)
-            verdict = judge(ours, None, stand_in=stand_in, blocked=blocked)
-            if ours is not None and not sources.published:
-                verdict = Verdict("not-comparable")  # nothing was published at all, so there is nothing to stand in for
-            cells.append(Cell(metric, "", ours, verdict))
-        rows.append(_row(row, results, tuple(cells), block="measured here", note=row.note))
-    return Section(block.title, False, tuple(rows), block.dataset)
+        for column, (key, decimals) in STATISTICS.items():
+            text = f"{int(printed[key]):,}" if printed and decimals == 0 else printed.get(key, "")
+            if found is None:
+                answer = _not_run("its corpus was not built")
+            else:
+                verdict = compare(printed[key], round(found[key], 6)) if printed else own
+                answer = f"{found[key]:,.{decimals}f}", verdict
+            cells.append(Cell(column, text, *answer))
+        return Row(registry.title(name), tuple(cells))
+
+    yield Section("The paper's data", True, tuple(map(row, published)))
+    yield Section("Measured here", False, tuple(row(name) for name in counted if name not in published))
 
 
-def _row(
-    spec: PublishedRow | MeasuredRow, results: Sequence[Result], cells: tuple[Cell, ...], **described: str | None
-) -> Row:
-    seeds = tuple(result.seed for result in results)
-    return Row(spec.label, cells, run=spec.run, seeds=seeds, hours=hours_over_seeds(results), **described)
+# -- backbones (Table 9) ------------------------------------------------------------------------------------------------
+
+# Heading -> how its entries in hyperparameters.csv end.
+BACKBONES = {"parameters": "params", "checkpoint": "HF checkpoint", "learning rate": "learning rate"}
+
+
+def _backbones(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
+    heads = {ending: head for head, ending in BACKBONES.items()}
+    rows: dict[str, list[Cell]] = {}
+    for row in sources.reported("hyperparameters"):
+        if row["group"] == "backbone (Table 9)":
+            label, ending = re.fullmatch(rf"(.+) ({'|'.join(heads)})", row["name"]).groups()
+            answer = _backbone(label.removesuffix(" (vision)"), heads[ending], row["value"], sources)
+            rows.setdefault(label, []).append(Cell(heads[ending], row["value"], *answer))
+    for title, vision in (("Language models", False), ("Vision models", True)):
+        found = (Row(label, tuple(cells)) for label, cells in rows.items() if ("(vision)" in label) == vision)
+        yield Section(title, True, tuple(found))
+
+
+def _backbone(title: str, column: str, published: str, sources: Sources) -> Answer:
+    world = sources.registry.world
+    name, text = next(((name, one) for name, one in world.text_models.items() if one.title == title), ("", None))
+    entry = text or next((one for one in world.vision_models.values() if one.title == title), None)
+    if column == "checkpoint" and entry is not None and entry.checkpoint is not None:
+        ours = entry.checkpoint
+        return ours, Verdict("matches") if ours == published else Verdict("not-comparable", f"another one: {ours}")
+    if column == "checkpoint" or text is None:
+        return _not_run("no entry in config/models.yaml")
+    if column == "learning rate":
+        return _rate(published, name, sources)
+    if text.n_parameters is None:
+        return _not_run("not counted")
+    digits, unit = published[:-1], published[-1]
+    ours, decimals = text.n_parameters / {"M": 1e6, "B": 1e9}[unit], decimals_of(digits)
+    state = compare(digits, ours if decimals else round(ours)).state
+    why = "" if state == "matches" else "the text part alone: what its vision part holds is not read here"
+    return f"{ours:.{decimals}f}{unit}", Verdict(state, why)
+
+
+def _rate(published: str, model: str, sources: Sources) -> Answer:
+    """Return the peak rate of most of the paper's runs with this language model; the others are named."""
+    registry = sources.registry
+    rates = Counter(
+        run.optimizer.lr
+        for (dataset, _), run in registry.runs.items()
+        if not registry.world.datasets[dataset].stand_in
+        and run.encoder.model == model
+        and run.training.epochs
+        and run.reuse is None
+    )
+    if not rates:
+        return _not_run("no run of config/runs uses it")
+
+    def text(rate: float) -> str:
+        return f"{rate:.0e}".replace("e-0", "e-")
+
+    usual, *others = [rate for rate, _ in rates.most_common()]
+    named = ", ".join(map(text, sorted(others)))
+    why = f"some runs take {named} (config/reported/hyperparameters.csv)" if others else ""
+    return text(usual), compare(published, usual, why)
+
+
+# -- latencies (section G) ----------------------------------------------------------------------------------------------
+
+LATENCIES = {
+    "encode, a batch": "encode_batched", "encode, one alone": "encode_alone", "tokenise": "tokenise", "search": "search",
+}  # fmt: skip
+BATCHED = "encode, a batch"
+
+
+def _latencies(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
+    timed, registry = _timed_runs(sources.measured.latencies), sources.registry
+
+    def cells(found: dict[str, Any], verdict: Verdict, published: str = "") -> tuple[Cell, ...]:
+        return tuple(
+            Cell(column, published if column == BATCHED else "", _quartiles(found["milliseconds"][step]), verdict)
+            for column, step in LATENCIES.items()
+        )
+
+    rows, beside = [], set()
+    for row in sources.facts(latency=True):
+        key, value = (row["dataset"], row["run"]), row["value"]
+        if key in timed:
+            beside.add(key)
+            shown = cells(timed[key], Verdict("not-comparable", f"another machine: {timed[key]['device']}"), value)
+        else:
+            why = f"latencies: [{row['run']}] of {row['dataset']} measures it" if row["run"] else ""
+            shown = (Cell(BATCHED, value, *_not_run(why)),)
+        rows.append(Row(f"{row['item']}, {row['topic'].removeprefix('latency ')}", shown))
+    yield Section("The paper's", True, tuple(rows))
+    own = []
+    for key, found in timed.items():
+        if key not in beside:
+            config = registry.runs.get(key)
+            label = config.row.label if config is not None and config.row is not None else key[1]
+            verdict = Verdict("stand-in", registry.stand_in(*key) or "another machine")
+            note = f"{found['device']}, {found['threads']} threads, batches of {found['batch_size']}"
+            own.append(Row(label, cells(found, verdict), note))
+    yield Section("Measured here", False, tuple(own))
+
+
+def _timed_runs(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the results of ``measure-latency`` by dataset and run."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    paths: dict[tuple[str, str], Path] = {}
+    for path in (Path(folder) / "latency.json" for folder in folders):
+        timed = read_versioned(path, "measure it again")
+        for step, times in timed["milliseconds"].items():
+            if not 0 < times["low"] <= times["median"] <= times["high"] < math.inf:
+                raise VixmlError(
+                    "a latency is no time",
+                    where=f"{path}: milliseconds.{step}",
+                    found=times,
+                    expected="0 < low <= median <= high",
+                    hint="measure it again",
+                )
+        key = (timed["dataset"], timed["run"])
+        add_once(paths, key, path, "two latencies of one run", "name each run's once")
+        found[key] = timed
+    return found
+
+
+def _quartiles(found: dict[str, float]) -> str:
+    return f"{found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+# -- sentences of the paper with a number in them -----------------------------------------------------------------------
+
+
+def _claims(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
+    """Yield the section: every sentence of other_facts.csv that is no latency has exactly one row.
+
+    Raises:
+        VixmlError: a sentence without a row, or a row without a sentence.
+    """
+    published = {(row["topic"], row["item"]): row for row in sources.facts(latency=False)}
+    asked = {(row.topic, row.item): row for row in spec.claims}
+    if published.keys() != asked.keys():
+        odd = sorted(published.keys() ^ asked.keys())[0]
+        holder = "the table" if odd in asked else sources.config_dir / "reported" / "other_facts.csv"
+        raise VixmlError(
+            "the table of claims and other_facts.csv have different sentences",
+            where=f"config/tables/{spec.id}.yaml: claims",
+            found=f"{odd} in {holder} only",
+            hint="give each sentence one row",
+        )
+    rows = []
+    for (topic, item), row in published.items():
+        cell = Cell("value", f"{row['value']} {row['unit']}".strip(), *_answer(asked[topic, item], sources))
+        rows.append(Row(f"{topic}: {item}", (cell,), row["where"]))
+    yield Section("Printed in the text", True, tuple(rows))
+
+
+def _answer(row: ClaimRow, sources: Sources) -> Answer:
+    """Return our value, computed as the row says, and its verdict."""
+    if row.how == "none":
+        return None, Verdict("not-comparable", row.why)
+    previous = None
+    if row.how == "gain":  # first, so that a wrong selector is seen at once
+        columns = {"paper_table": "Table 7", "dataset": row.dataset or "", "metric": row.metric, **row.published}
+        previous = select_one(sources.published, columns, f"config/tables/claims.yaml: {row.topic}, {row.item}")
+    results = [sources.results.of(row.dataset or "", run) for run in row.runs]
+    if not all(results):
+        missing = ", ".join(run for run, found in zip(row.runs, results, strict=True) if not found)
+        return _not_run("; ".join(filter(None, (f"needs {missing} of {row.dataset}", row.why))))
+    comparable = Verdict("not-comparable", row.why or "computed from runs of ours; the paper gives no interval")
+    score = metric_over_seeds(results[0], row.metric) if row.how in ("sd", "gain") else None
+    if row.how == "sd":
+        if score.sd is None or score.n < SEEDS_OF_SD:
+            return _not_run(f"{len(results[0])} of {SEEDS_OF_SD} seeds")
+        return f"{score.sd:.3f} points ({score.n} seeds)", comparable
+    if previous is not None:
+        return f"{score.mean - previous.value:+.2f} points over {previous.printed}", comparable
+    hours = [hours_over_seeds(found) for found in results]
+    if None in hours:
+        return _not_run("nothing was trained")
+    if row.how == "hours":
+        return f"{hours[0].mean:.2f} h", comparable
+    return f"{100 * (hours[0].mean / hours[1].mean - 1):+.0f} %", comparable
+
+
+# `facts` of a layout -> columns of the table, and the function that yields its sections.
+FACTS = {
+    "datasets": (tuple(STATISTICS), _datasets),
+    "backbones": (tuple(BACKBONES), _backbones),
+    "latencies": (tuple(LATENCIES), _latencies),
+    "claims": (("value",), _claims),
+}
+
+
+# -- predicted cost of the rows that nobody ran -------------------------------------------------------------------------
+
+
+def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> Missing:
+    """Predict the cost of the published rows without a result, as `vixml plan` predicts a table.
+
+    A row counts its seed, else every seed that a table names of its run, else seed 0. Parts of finished runs (the model
+    that another run searches with, a dataset's images) cost nothing. A row that no run repeats has no predicted cost,
+    nor has a dataset of unknown size.
+
+    Args:
+        specs: the tables asked about.
+        sources: the configuration, and the results so far.
+    """
+    registry = sources.registry
+    # A configuration that makes every table trains these seeds.
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for dataset, run, seed in (one for spec in load_any_tables(sources.config_dir) for one in _runs(spec, sources)):
+        if seed is not None:
+            seeds.setdefault((dataset, run), set()).add(seed)
+
+    def parts(key: RunKey) -> dict[str, Cost]:
+        entry = registry.world.datasets.get(key[0])
+        if entry is None or entry.expect is None or key[:2] not in registry.runs:
+            return {}
+        return dict(parts_of_run(registry.world, registry.runs, key, HARDWARE["gpu"]))
+
+    present = {part for result in sources.results.all() for part in parts((result.dataset, result.run, result.seed))}
+    cost: dict[str, Cost] = {}
+    by_table: dict[str, set[str]] = {}
+    for spec in specs:
+        names = by_table.setdefault(spec.id, set())
+        for dataset, run, seed in dict.fromkeys(_runs(spec, sources)):
+            if not sources.results.of(dataset, run, seed):
+                for one in sorted(seeds.get((dataset, run), {0})) if seed is None else [seed]:
+                    found = {n: part for n, part in parts((dataset, run, one)).items() if n not in present}
+                    cost |= found
+                    names.update(found)
+
+    def add(names: Iterable[str]) -> Cost:
+        return sum((cost[name] for name in sorted(names)), Cost())
+
+    return Missing({table: add(names) for table, names in by_table.items()}, add(cost))
+
+
+def _runs(spec: TableSpec | FactsSpec, sources: Sources) -> Iterator[tuple[str, str, int | None]]:
+    """Yield (dataset, run, seed or None for any) behind a table's published rows; of facts, those they are computed from."""
+    if isinstance(spec, TableSpec):
+        yield from named_runs({"datasets": spec.datasets, "blocks": [block.model_dump() for block in spec.blocks]})
+    elif spec.facts == "claims":
+        for row in spec.claims:
+            seeds = range(SEEDS_OF_SD) if row.how == "sd" else (None,)
+            yield from ((row.dataset or "", run, seed) for run in row.runs for seed in seeds)
+    elif spec.facts == "latencies":
+        yield from ((row["dataset"], row["run"], None) for row in sources.facts(latency=True) if row["run"])

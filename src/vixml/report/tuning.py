@@ -9,7 +9,6 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +18,7 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import MANIFEST, read_manifest, stage
-from vixml.report.results import MIN_SEEDS, Aggregate, Result, aggregate, load, metric_over_seeds
-from vixml.report.write_tables import mean_sd
+from vixml.report.results import MIN_SEEDS, Aggregate, Result, aggregate, load, mean_sd, metric_over_seeds
 from vixml.text import markdown
 
 SPLIT = "validation"
@@ -41,27 +39,45 @@ NOTE = (
 DIFFERENCES = "Points, pair by pair of the same held-out queries and seed; in brackets the 95 % t interval of the mean."
 
 
-@dataclass(frozen=True)
 class TunedRun:
     """One run of the grid, or one on several splits (``NAME-split0``, ``NAME-split1``, ...).
+
+    Args:
+        dataset: of the run.
+        run: its id, without the split.
+        results: its validation scores, splits and seeds ascending.
 
     Attributes:
         config: as resolved when its model was trained; of a run that reuses one, that run's.
         cells: which queries were held out (``training.validation_split``) and seed of each of ``results``.
-        results: its validation scores, splits and seeds ascending.
         metrics: name -> percent over seeds.
         diagnostics: key of :data:`DIAGNOSTICS` -> percent over seeds; None for a run without training.
         minutes: of training over seeds; None for a run without training.
+
+    Raises:
+        VixmlError: seeds or splits trained with unlike settings, or a training without diagnostics.
     """
 
-    dataset: str
-    run: str
-    config: RunConfig
-    cells: tuple[tuple[int, int], ...]
-    results: tuple[Result, ...]
-    metrics: dict[str, Aggregate]
-    diagnostics: dict[str, Aggregate | None]
-    minutes: Aggregate | None
+    def __init__(self, dataset: str, run: str, results: Sequence[Result]) -> None:
+        configs = [_trained_config(result) for result in results]
+        for config, result in zip(configs, results, strict=True):
+            if _on_any_split(config) != _on_any_split(configs[0]):
+                raise VixmlError(
+                    "two seeds or splits of one run were trained with unlike settings",
+                    where=result.place("train") / MANIFEST,
+                    expected=f"the config in {results[0].place('train') / MANIFEST}",
+                    hint="one of them is older; snakemake trains it again",
+                )
+        self.dataset, self.run, self.results, self.config = dataset, run, results, configs[0]
+        splits = [config.training.validation_split for config in configs]
+        self.cells = [(split, result.seed) for split, result in zip(splits, results, strict=True)]
+        self.metrics = {metric: metric_over_seeds(results, metric) for metric in METRICS}
+        self.diagnostics: dict[str, Aggregate | None] = dict.fromkeys(DIAGNOSTICS)
+        self.minutes = None
+        hours = [result.hours for result in results]
+        if None not in hours:
+            self.diagnostics = {key: aggregate([_diagnostic(one, key) for one in results]) for key in DIAGNOSTICS}
+            self.minutes = aggregate([60 * hour for hour in hours])
 
     def by_cell(self) -> dict[tuple[int, int], dict[str, float]]:
         """Return {(split, seed): {name of a metric or diagnostic: percent}}."""
@@ -96,40 +112,13 @@ def make_tuning(scores: Sequence[Path], out: Path) -> None:
 
 
 def read_runs(scores: Sequence[Path]) -> list[TunedRun]:
-    """Read validation scores and what each run was trained with, in the order of the table."""
+    """Read validation scores and the configuration of each training, in the order of the table."""
     if not scores:
         raise VixmlError("no score to compare", expected="validation score folders", hint="name each with --score")
     by_row: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for (dataset, run), results in sorted(load(scores, split=SPLIT).by_run.items()):
         by_row[dataset, ON_A_SPLIT.sub("", run)] += results
-    return sorted((_tuned(*key, tuple(results)) for key, results in by_row.items()), key=lambda run: run.order)
-
-
-def _tuned(dataset: str, run: str, results: tuple[Result, ...]) -> TunedRun:
-    configs = [_trained_config(result) for result in results]
-    splits = [config.training.validation_split for config in configs]
-    for config, result in zip(configs, results, strict=True):
-        if _on_any_split(config) != _on_any_split(configs[0]):
-            raise VixmlError(
-                "two seeds or splits of one run were trained with unlike settings",
-                where=result.place("train") / MANIFEST,
-                expected=f"the config in {results[0].place('train') / MANIFEST}",
-                hint="one of them is older; snakemake trains it again",
-            )
-    hours = [result.hours for result in results]
-    trained = all(hour is not None for hour in hours)
-    return TunedRun(
-        dataset=dataset,
-        run=run,
-        config=configs[0],
-        cells=tuple((split, result.seed) for split, result in zip(splits, results, strict=True)),
-        results=results,
-        metrics={metric: metric_over_seeds(results, metric) for metric in METRICS},
-        diagnostics={
-            key: aggregate([_diagnostic(result, key) for result in results]) if trained else None for key in DIAGNOSTICS
-        },
-        minutes=aggregate([60 * hour for hour in hours]) if trained else None,
-    )
+    return sorted((TunedRun(*key, results) for key, results in by_row.items()), key=lambda run: run.order)
 
 
 def _on_any_split(config: RunConfig) -> RunConfig:
@@ -184,7 +173,7 @@ def first_line(runs: Sequence[TunedRun]) -> str:
 
 
 def paired(runs: Sequence[TunedRun]) -> list[tuple[str, str, dict[str, Aggregate]]]:
-    """Return what every two runs of one modality differ in, pair by pair of the same split and seed.
+    """Return the differences of every two runs of one modality, pair by pair of the same split and seed.
 
     Returns:
         Names of the runs, and for each number the second run's less the first's; only where three pairs or more give an
@@ -216,8 +205,8 @@ def to_markdown(runs: Sequence[TunedRun]) -> str:
     rows = [
         [
             *(text(run) for text in settings.values()),
-            *(_cell(value, 2) for value in (*run.metrics.values(), *run.diagnostics.values())),
-            _cell(run.minutes, 1),
+            *(mean_sd(value, none="–") for value in (*run.metrics.values(), *run.diagnostics.values())),
+            mean_sd(run.minutes, 1, none="–"),
         ]
         for run in runs
     ]
@@ -241,10 +230,6 @@ def _warmup(run: TunedRun) -> str:
     optimizer = run.config.optimizer
     new = optimizer.warmup_steps_new
     return str(optimizer.warmup_steps) + ("" if new is None else f" (new parts {new})")
-
-
-def _cell(value: Aggregate | None, decimals: int) -> str:
-    return "–" if value is None else mean_sd(value, decimals)
 
 
 def to_csv(runs: Sequence[TunedRun]) -> str:

@@ -13,10 +13,8 @@ from vixml.config.tables import load_any_tables
 from vixml.files import write_json, write_text
 from vixml.plan.cost import Missing
 from vixml.provenance import stage
-from vixml.report.facts import Measured, build_tables
-from vixml.report.not_run import missing_cost
-from vixml.report.results import MEANING, STATES, Aggregate, Results, load, stage_inputs
-from vixml.report.tables import NOT_RUN, Cell, Section, Sources, Table
+from vixml.report.results import MEANING, STATES, Aggregate, Results, load, mean_sd, stage_inputs
+from vixml.report.tables import Cell, Measured, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import duration, markdown
 
 
@@ -40,8 +38,8 @@ def make_tables(
     results, specs = load(scores), load_any_tables(config_dir, tables)
     inputs = stage_inputs(results, config_dir, "table", tables) | measured.named()
     with stage(out, "make-tables", config={"tables": list(tables)}, inputs=inputs) as work:
-        sources = Sources.load(config_dir, results)
-        built = build_tables(specs, sources, measured)
+        sources = Sources.load(config_dir, results, measured)
+        built = build_tables(specs, sources)
         for table in built:
             for ending, printer in {"csv": to_csv, "md": to_markdown, "tex": to_latex}.items():
                 write_text(work / f"{table.spec.id}.{ending}", printer(table))
@@ -50,20 +48,6 @@ def make_tables(
 
 
 # -- one cell as text -------------------------------------------------------------------------------------------------
-
-
-def mean_sd(value: Aggregate | None, decimals: int = 2) -> str:
-    """Print ours: mean, sample standard deviation, number of seeds.
-
-    Example:
-        >>> from vixml.report.results import aggregate
-        >>> mean_sd(aggregate([49.0, 51.0])), mean_sd(aggregate([50.0])), mean_sd(None)
-        ('50.00 ± 1.41 (2)', '50.00 (1)', 'not run')
-    """
-    if value is None:
-        return NOT_RUN
-    sd = "" if value.sd is None else f" ± {value.sd:.{decimals}f}"
-    return f"{value.mean:.{decimals}f}{sd} ({value.n})"
 
 
 def delta(cell: Cell) -> str:
@@ -243,7 +227,7 @@ def _latex_section(table: Table, section: Section) -> list[str]:
 def states_summary(tables: Sequence[Table], missing: Missing | None = None) -> dict[str, Any]:
     """Return the content of ``summary.json``: how many cells are in which state, per table and in all.
 
-    With ``missing``, also the predicted GPU hours of what was not run, per table and in all (what tables share counts once).
+    With ``missing``, also the predicted GPU hours of rows without a result, per table and in all (shared parts count once).
     """
     total = {state: sum(t.states(True)[state] + t.states(False)[state] for t in tables) for state in STATES}
     return {
@@ -264,7 +248,7 @@ def states_summary(tables: Sequence[Table], missing: Missing | None = None) -> d
 
 
 def metrics(results: Results, tables: Sequence[Table]) -> dict[str, Any]:
-    """Return ``{dataset: {run: {metric: mean over seeds, seeds: n}}}`` of every run read: what `dvc metrics diff` compares.
+    """Return ``{dataset: {run: {metric: mean over seeds, seeds: n}}}`` of every run, for `dvc metrics diff`.
 
     In percent; of the metrics that any of the tables of scores shows.
     """

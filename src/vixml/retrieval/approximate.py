@@ -1,14 +1,14 @@
-"""Search through an index that looks at a part of the labels only (faiss), behind the same call as the exact search.
+"""Search of a run: exact, or through an index that visits a part of the labels only (faiss).
 
 An index *proposes*, float64 decides: scores are true inner products and ties go to the smaller id, as in
-:mod:`vixml.retrieval.search`; only that a label may be missed. How far an index looks is not a number that somebody knows
-beforehand, so it is not asked for: it looks further and further until, for a sample of the queries, it finds the wanted share
-of what the exact search finds.
+:mod:`vixml.retrieval.search`, but a label may be missed. Nobody knows beforehand how far an index must look, so that is no
+setting: it looks twice as far until, for a sample of the queries, it finds the wanted share of what the exact search finds.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -16,15 +16,17 @@ import torch
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
-from vixml.retrieval.search import decide, search
+from vixml.retrieval.search import decide, no_labels, rows_of, search, steps
 
 Kind = Literal["hnsw", "ivf"]
-NEIGHBOURS, BUILD_EFFORT = 32, 200  # of a graph: links a label, labels looked at when one is linked
-PER_LIST = 40  # labels of a list, on average, and at least as many to learn a list's centre from
+NEIGHBOURS, BUILD_EFFORT = 32, 200  # of a graph: links per label, labels looked at when one is linked
+PER_LIST = 40  # average labels of a list, and the fewest to learn a list's centre from
 SAMPLE = 512  # queries whose recall decides how far to look
-SPARE = 32  # proposals beyond k: what the filter takes out is asked for on top
-MOST_BANNED = 256  # filtered labels that are asked for on top, of all queries alike
-ON_GPU = 2048  # the most lists, and the most proposals, that faiss looks through on a GPU
+SPARE = 32  # proposals beyond k and the filtered labels
+MOST_BANNED = 256  # most proposals of a query for its filtered labels
+ON_GPU = 2048  # most lists, and most proposals, of faiss on a GPU
+# On a GPU each block of queries rounds all labels anew: larger blocks share it, and a GPU has the memory.
+GPU_MB = 8192
 
 
 class Index:
@@ -111,76 +113,71 @@ class Index:
             self.effort = min(2 * self.effort, self.most)
 
 
-def approximate_search(
-    queries: np.ndarray,
-    labels: np.ndarray,
-    k: int,
-    *,
-    kind: Kind,
-    recall: float,
-    seed: int,
-    facts: list[dict[str, Any]] | None = None,
-    filter: Ragged | None = None,
-    memory_mb: float = 512,
-    device: str | torch.device = "cpu",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return each query's k labels of largest inner product, but for a share of at most ``1 - recall`` of them.
+@dataclass(frozen=True)
+class Searcher:
+    """Search of a run: exact, or through an index.
 
-    A query for which the index proposes too few is searched exactly, so rankings are as long as those of an exact search.
+    Called as ``searcher(queries, labels, k, filter)``, it returns what :func:`vixml.retrieval.search.search` returns. An index
+    may miss a share of at most ``1 - recall`` of the exact k best. A query for which it proposes too few is searched exactly,
+    so rankings are as long as those of an exact search.
 
-    Args:
-        queries, labels, k, filter, memory_mb, device: as in :func:`vixml.retrieval.search.search`.
-        kind: of the index.
-        recall: share of the exact k best, on the mean of a sample of the queries.
-        seed: of the centres and of the sample.
-        facts: one entry is added: what the index is, its build time, its size and its curve.
-
-    Returns:
-        As :func:`vixml.retrieval.search.search`.
-    """
-    if not len(queries) or not len(labels):
-        return search(queries, labels, k, filter=filter, memory_mb=memory_mb, device=device)
-    index = Index(labels, kind, seed, device)
-    curve = index.tune(queries, labels, min(k, len(labels)), recall, seed)
-    if facts is not None:
-        about = {"kind": kind, "n": len(labels), "dim": labels.shape[1], "k": k, "effort": index.effort}
-        facts.append(about | {"build_seconds": index.build_seconds, "bytes": index.size_bytes, "curve": curve})
-    banned = np.zeros(len(queries), dtype=np.int64) if filter is None else filter.lengths
-    # Of the few queries with more filtered labels than that, too few may be left: they are searched exactly below.
-    wanted = min(k + SPARE + min(int(banned.max()), MOST_BANNED), index.widest)
-    ids = np.full((len(queries), k), -1, dtype=np.int32)
-    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    step = max(1, int(memory_mb * 2**20 / (16 * wanted)))
-    for start in range(0, len(queries), step):
-        rows = slice(start, min(start + step, len(queries)))
-        block = np.asarray(queries[rows], dtype=np.float32)
-        own = None if filter is None else filter.take(np.arange(rows.start, rows.stop))
-        ids[rows], scores[rows] = decide(block, labels, index.propose(block, wanted), k, own)
-    short = np.flatnonzero((ids >= 0).sum(axis=1) < np.minimum(k, len(labels) - banned))
-    if len(short):
-        own = None if filter is None else filter.take(short)
-        ids[short], scores[short] = search(queries[short], labels, k, filter=own, memory_mb=memory_mb, device=device)
-    return ids, scores
-
-
-def chosen_search(kind: str, recall: float, seed: int, facts: list[dict[str, Any]]) -> Any:
-    """Return the search of a run: a function that is called as :func:`vixml.retrieval.search.search` is.
-
-    Args:
-        kind: ``inference.index``.
-        recall: ``inference.index_recall``.
-        seed: of the run.
-        facts: what :func:`approximate_search` adds to.
+    Attributes:
+        kind: ``exact``, ``ivf`` or ``hnsw`` (``inference.index``).
+        recall: share of the exact k best that an index must find, on the mean of a sample of the queries.
+        seed: of an index's centres and sample.
+        device: where to search.
+        memory_mb: bound for temporary tables; a GPU takes :data:`GPU_MB` of its memory if it has as much. The result does not
+            depend on it.
+        facts: one entry per index that was built: kind, size, build time and curve.
 
     Raises:
         VixmlError: an unknown kind.
     """
-    if kind == "exact":
-        return search
-    if kind not in ("hnsw", "ivf"):
-        raise VixmlError("no such index", where="inference.index", found=kind, expected="exact, hnsw or ivf")
 
-    def find(queries: np.ndarray, labels: np.ndarray, k: int, **how: Any) -> tuple[np.ndarray, np.ndarray]:
-        return approximate_search(queries, labels, k, kind=kind, recall=recall, seed=seed, facts=facts, **how)
+    kind: str = "exact"
+    recall: float = 1.0
+    seed: int = 0
+    device: str | torch.device = "cpu"
+    memory_mb: float = 512
+    facts: list[dict[str, Any]] = field(default_factory=list)
 
-    return find
+    def __post_init__(self) -> None:
+        if self.kind not in ("exact", "hnsw", "ivf"):
+            raise VixmlError("no such index", where="inference.index", found=self.kind, expected="exact, hnsw or ivf")
+
+    def __call__(
+        self, queries: np.ndarray, labels: np.ndarray, k: int, filter: Ragged | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return each query's k labels of largest inner product; see :func:`vixml.retrieval.search.search`."""
+        memory_mb = max(self.memory_mb, GPU_MB) if torch.device(self.device).type == "cuda" else self.memory_mb
+        while True:
+            try:
+                if self.kind == "exact" or not len(queries) or not len(labels):
+                    return search(queries, labels, k, filter=filter, memory_mb=memory_mb, device=self.device)
+                return self._approximate(queries, labels, k, filter, memory_mb)
+            except torch.OutOfMemoryError:
+                if memory_mb <= self.memory_mb:
+                    raise
+            torch.cuda.empty_cache()
+            memory_mb = max(self.memory_mb, memory_mb / 2)
+
+    def _approximate(
+        self, queries: np.ndarray, labels: np.ndarray, k: int, filter: Ragged | None, memory_mb: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        index = Index(labels, self.kind, self.seed, self.device)
+        curve = index.tune(queries, labels, min(k, len(labels)), self.recall, self.seed)
+        banned = np.zeros(len(queries), dtype=np.int64) if filter is None else filter.lengths
+        # Of the few queries with more filtered labels than that, too few may be left: they are searched exactly below.
+        wanted = min(k + SPARE + min(int(banned.max()), MOST_BANNED), index.widest)
+        ids, scores = no_labels(len(queries), k)
+        for rows in steps(len(queries), max(1, int(memory_mb * 2**20 / (16 * wanted)))):
+            block = np.asarray(queries[rows], dtype=np.float32)
+            ids[rows], scores[rows] = decide(block, labels, index.propose(block, wanted), k, rows_of(filter, rows))
+        short = np.flatnonzero((ids >= 0).sum(axis=1) < np.minimum(k, len(labels) - banned))
+        if len(short):
+            ids[short], scores[short] = search(
+                queries[short], labels, k, filter=rows_of(filter, short), memory_mb=memory_mb, device=self.device
+            )
+        about = {"kind": self.kind, "n": len(labels), "dim": labels.shape[1], "k": k, "effort": index.effort}
+        self.facts.append(about | {"build_seconds": index.build_seconds, "bytes": index.size_bytes, "curve": curve})
+        return ids, scores

@@ -2,72 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from vixml.config.run import RunConfig
+from vixml.config.run import RunConfig, SeededRun
+from vixml.data.corpus import SPLITS
 from vixml.files import save_array
 from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items, fewer_items
-from vixml.models.inputs import RunInputs, open_inputs
-from vixml.models.siamese import build_model, load_model
+from vixml.models.inputs import RunData, RunInputs, open_inputs
+from vixml.models.siamese import Siamese, build_model, load_model
 from vixml.progress import bar
 from vixml.provenance import stage
-from vixml.runtime import autocast, choose_precision
+from vixml.runtime import choose_precision
 
 
-def build_index(
-    dataset: str,
-    run: str,
-    seed: int,
-    config: RunConfig,
-    inputs: RunInputs,
-    trained: Path,
-    out: Path,
-    device: torch.device,
-) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """A trained run, ready to encode.
+
+    Attributes:
+        config: as computed with at this precision.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        data: the opened inputs.
+        model: on the CPU.
+    """
+
+    config: RunConfig
+    precision: str
+    data: RunData
+    model: Siamese
+
+    @classmethod
+    def open(cls, run: SeededRun, inputs: RunInputs, folder: Path, device: torch.device) -> Trained:
+        """Open the inputs and the model folder of a run, for computing on a device."""
+        precision = choose_precision(run.config.training.precision, device, run.config.encoder.weights)
+        config = run.config.at_precision(precision)
+        data = open_inputs(inputs, config, run.seed)
+        model = build_model(config, data, run.seed, device)
+        load_model(folder, model)
+        return cls(config, precision, data, model)
+
+    def facts(self, device: torch.device) -> dict[str, Any]:
+        """Return precision, device and kernels, for a manifest."""
+        return {"precision": self.precision, "device": str(device), "kernels": self.model.backbone.kernels}
+
+
+def build_index(run: SeededRun, inputs: RunInputs, trained: Path, out: Path, device: torch.device) -> None:
     """Write ``train.npy``, ``test.npy``, ``label_u.npy`` and, with a prototype network, ``label_z.npy``.
 
     Args:
-        dataset: for the record.
-        run: for the record.
-        seed: of the run (shuffled-image control, weights without pretraining).
-        config: the resolved run.
-        inputs: where the inputs lie.
-        trained: the run's model folder.
+        run: the run; its seed draws the shuffled-image control and weights without pretraining.
+        inputs: the folders that it reads.
+        trained: its model folder.
         out: folder to write.
         device: where to encode.
     """
     facts: dict[str, Any] = {}
-    resolved = {"dataset": dataset, "run": run, "seed": seed, **config.model_dump()}
     named = {**inputs.named(), "trained": trained}
-    with stage(out, "build-index", config=resolved, inputs=named, facts=facts) as work:
-        precision = choose_precision(config.training.precision, device, config.encoder.weights)
-        config = config.at_precision(precision)
-        data = open_inputs(inputs, config, seed)
-        model = build_model(
-            config, inputs.model_dir, data.corpus.n("label"), data.image_dim, seed, data.prompts["train"],
-            data.vocabulary(), device,
-        )  # fmt: skip
-        load_model(trained, model)
-        total = sum(data.corpus.n(split) for split in ("train", "test", "label"))
-        name = f"{run} seed {seed}"
+    with stage(out, "build-index", config=run.resolved, inputs=named, facts=facts) as work:
+        opened = Trained.open(run, inputs, trained, device)
+        config, data, model = opened.config, opened.data, opened.model
+        total = sum(data.corpus.n(split) for split in SPLITS)
         with (
-            bar(f"encode {name}", total) as advance,
-            enough_memory(lambda: f"build-index {name}", lambda: fewer_items(config, model.encoding)),
+            bar(f"encode {run}", total) as advance,
+            enough_memory(lambda: f"build-index {run}", lambda: fewer_items(config, model.encoding)),
         ):
-            model = model.to(device).eval()
-            for split in ("train", "test", "label"):
-                u = encode_items(
-                    model, data.tokens[split], data.images[split], data.gather,
-                    lambda: autocast(precision, device), advance, data.prompts[split],
-                    config.training.items_at_once,
-                )  # fmt: skip
+            model.to(device).eval()
+            for split in SPLITS:
+                u = encode_items(model, data.sequences[split], opened.precision, config.training.items_at_once, advance)
                 unit = F.normalize(u, dim=1)
                 save_array(work / ("label_u.npy" if split == "label" else f"{split}.npy"), unit.numpy())
                 if split == "label" and model.prototypes is not None:
                     save_array(work / "label_z.npy", all_prototypes(model, u).numpy())
-        facts |= {"precision": precision, "device": str(device), "kernels": model.backbone.kernels}
+        facts |= opened.facts(device)

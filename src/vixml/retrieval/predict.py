@@ -2,130 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from vixml.config.run import RunConfig
+from vixml.config.run import RunConfig, SeededRun
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import load_array, save_array
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
-from vixml.ragged import Ragged
-from vixml.retrieval.approximate import chosen_search
+from vixml.retrieval.approximate import Searcher
+from vixml.retrieval.search import rows_of
 from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images
 
 Split = Literal["test", "validation"]
-# On a GPU each block of queries rounds all labels anew: larger blocks share it, and a GPU has the memory.
-GPU_MB = 8192
-
-
-@dataclass(frozen=True)
-class PredictInputs:
-    """Where the inputs of a prediction lie.
-
-    Attributes:
-        corpus: results/data/{dataset}/corpus.
-        index: the run's index, or that of the run whose model it reuses; None for popularity.
-        embeddings: results/data/{dataset}/embeddings/{vision}; needed with ``inference.image_weight`` only.
-        trained: the model folder beside that index, whose ``validation_rows.npy`` names the held-out queries; needed
-            for split ``validation`` only.
-    """
-
-    corpus: Path
-    index: Path | None = None
-    embeddings: Path | None = None
-    trained: Path | None = None
-
-    def named(self, config: RunConfig, split: Split) -> dict[str, Path]:
-        """Return the inputs that this prediction reads, by name.
-
-        Raises:
-            VixmlError: one that it needs was not given.
-        """
-        inference = config.inference
-        wanted = {
-            "corpus": ("--corpus", True),
-            "index": ("--index", inference.method != "popularity"),
-            "embeddings": ("--embeddings", inference.image_weight > 0),
-            "trained": ("--trained", split == "validation"),
-        }
-        for name, (option, needed) in wanted.items():
-            if needed and getattr(self, name) is None:
-                raise VixmlError(
-                    f"this prediction needs the folder {name}",
-                    where=option,
-                    found="nothing",
-                    expected=f"a folder, for inference.method {inference.method}, split {split}",
-                    hint="snakemake passes it by itself; by hand, see `vixml predict --help`",
-                )
-        return {name: getattr(self, name) for name, (_, needed) in wanted.items() if needed}
 
 
 def predict(
-    dataset: str,
-    run: str,
-    seed: int,
-    config: RunConfig,
+    run: SeededRun,
     split: Split,
-    inputs: PredictInputs,
+    inputs: Mapping[str, Path | None],
     out: Path,
     device: str | torch.device = "cpu",
     memory_mb: float = 512,
 ) -> None:
     """Write ``labels.npy`` and ``scores.npy`` (docs/formats.md) and, for validation, ``rows.npy``.
 
-    Queries of split ``validation`` are the training queries that the run held out; then the others alone vote. On test
+    Queries of split ``validation`` are the training queries that the run held out; then only the others vote. On test
     all training queries vote. Pairs of the corpus's filter are never predicted, so that ``top_k`` others remain.
 
     Args:
-        dataset, run, seed: for the record; the seed also draws the images of a control.
-        config: the resolved run.
-        split: which queries.
-        inputs: where the inputs lie.
+        run: the run; its seed also draws the images of a control.
+        split: the queries.
+        inputs: folders; those that the run does not need may be missing or None. ``corpus``: results/data/{dataset}/corpus.
+            ``index``: the run's index, or that of the run whose model it reuses; not for popularity. ``embeddings``:
+            results/data/{dataset}/embeddings/{vision}, with ``inference.image_weight``. ``trained``: the model folder beside
+            that index, whose ``validation_rows.npy`` names the held-out queries, for split ``validation``.
         out: folder to write.
         device: where to search.
-        memory_mb: bound for temporary tables in main memory; of a GPU's own, ``GPU_MB`` are taken.
+        memory_mb: bound for temporary tables in main memory (:class:`vixml.retrieval.approximate.Searcher`).
 
     Raises:
         VixmlError: an input that is needed and missing, or that belongs to another corpus, run or seed; a run without
             held-out queries on split ``validation``.
     """
-    facts: dict[str, Any] = {"device": str(device)}
-    trained_as = config.reuse or run
-    resolved = {
-        "dataset": dataset,
-        "run": run,
-        "seed": seed,
-        "split": split,
-        "trained_as": trained_as,
-        **config.settings("predict"),
-    }
-    named = inputs.named(config, split)
+    trained_as, inference = run.config.reuse or run.run, run.config.inference
+    resolved = {**run.names, "split": split, "trained_as": trained_as, **run.config.settings("predict")}
+    inputs = _needed(inputs, run.config, split)
     for name in ("index", "trained"):
-        if name in named:
-            _check_run(named[name], {"dataset": dataset, "run": trained_as, "seed": seed}, f"--{name}")
+        if name in inputs:
+            _check_run(inputs[name], run.names | {"run": trained_as}, f"--{name}")
     room = enough_memory(
-        lambda: f"predict {run} seed {seed}, {split}",
+        lambda: f"predict {run}, {split}",
         lambda: (
             "free memory of the GPU, or search on the processor with `--device cpu`: same ranking"
             if torch.device(device).type == "cuda"
             else f"pass `--memory-mb {max(16, int(memory_mb) // 2)}` (now {memory_mb:g}; same ranking)"
         ),
     )
-    with stage(out, "predict", config=resolved, inputs=named, facts=facts) as work, room:
-        corpus = Corpus.load(inputs.corpus)
-        rows = None if split == "test" else _held_out(inputs.trained, corpus.n("train"))
-        found: list[dict[str, Any]] = []
-        labels, scores = _rank(config, seed, corpus, inputs, rows, device, memory_mb, found)
-        if found:
-            facts["indexes"] = found
+    facts: dict[str, Any] = {"device": str(device)}
+    with stage(out, "predict", config=resolved, inputs=inputs, facts=facts) as work, room:
+        corpus = Corpus.load(inputs["corpus"])
+        rows = None if split == "test" else _held_out(inputs["trained"], corpus.n("train"))
+        search = Searcher(inference.index, inference.index_recall, run.seed, device, memory_mb)
+        labels, scores = _rank(run, corpus, inputs, rows, search)
+        if search.facts:
+            facts["indexes"] = search.facts
         facts |= {"n_queries": len(labels), "n_empty": int((labels < 0).all(axis=1).sum())}
         save_array(work / "labels.npy", labels)
         save_array(work / "scores.npy", scores)
@@ -133,97 +80,62 @@ def predict(
             save_array(work / "rows.npy", rows)
 
 
+def _needed(inputs: Mapping[str, Path | None], config: RunConfig, split: Split) -> dict[str, Path]:
+    """Return the folders that this prediction reads."""
+    inference = config.inference
+    needed = {
+        "corpus": True,
+        "index": inference.method != "popularity",
+        "embeddings": inference.image_weight > 0,
+        "trained": split == "validation",
+    }
+    for name in needed:
+        if needed[name] and inputs.get(name) is None:
+            raise VixmlError(
+                f"this prediction needs the folder {name}",
+                where=f"--{name}",
+                found="nothing",
+                expected=f"a folder, for inference.method {inference.method}, split {split}",
+                hint="snakemake passes it by itself; by hand, see `vixml predict --help`",
+            )
+    return {name: inputs[name] for name in needed if needed[name]}
+
+
 def _rank(
-    config: RunConfig,
-    seed: int,
-    corpus: Corpus,
-    inputs: PredictInputs,
-    rows: np.ndarray | None,
-    device: str | torch.device,
-    memory_mb: float,
-    facts: list[dict[str, Any]],
+    run: SeededRun, corpus: Corpus, inputs: Mapping[str, Path], rows: np.ndarray | None, search: Searcher
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and scores of the test queries, or of the held-out ``rows`` of train; indexes add to ``facts``."""
-    search = roomy(chosen_search(config.inference.index, config.inference.index_recall, seed, facts), device)
-    how, train_labels = config.inference, corpus.labels("train")
+    """Return labels and scores of the test queries, or of the held-out ``rows`` of train."""
+    how, images = run.config.inference, run.config.images
     source = "test" if rows is None else "train"
-    filter = corpus.filter(source)
-    # Held-out queries may not vote, or each would elect its own labels.
-    voters = None if rows is None else np.setdiff1d(np.arange(corpus.n("train")), rows)
-    if rows is not None and filter is not None:
-        filter = filter.take(rows)
-    votes = train_labels if voters is None else train_labels.take(voters)
+    filter, votes, voters = corpus.filter(source), corpus.labels("train"), None
+    if rows is not None:
+        # Held-out queries may not vote, or each would elect its own labels.
+        voters = np.setdiff1d(np.arange(corpus.n("train")), rows)
+        filter, votes = rows_of(filter, rows), votes.take(voters)
     if how.method == "popularity":
         return popularity(votes, corpus.n("test") if rows is None else len(rows), how.top_k, filter=filter)
 
-    queries = _vectors(inputs.index / f"{source}.npy", corpus.n(source))
+    def text_vectors(split: str) -> np.ndarray:
+        return _vectors(inputs["index"] / f"{split}.npy", corpus.n(split))
+
+    def vectors(split: str) -> np.ndarray:
+        if how.image_weight == 0:
+            return text_vectors(split)
+        embeddings = ImageEmbeddings.open(inputs["embeddings"])
+        # As in training: a control is drawn by the run's seed.
+        lists = embeddings.lists(embeddings.images_of(corpus, split), images.per_item, images.control, run.seed)
+        return with_images(text_vectors(split), embeddings, lists, how.image_weight, search.memory_mb)
+
     if how.method == "label-search":
-        labels = _label_vectors(inputs.index, how.labels_as, corpus.n_labels)
-        queries = queries if rows is None else queries[rows]
-        return search(queries, labels, how.top_k, filter=filter, memory_mb=memory_mb, device=device)
-
-    train = queries if source == "train" else _vectors(inputs.index / "train.npy", corpus.n("train"))
-    if how.image_weight > 0:
-        embeddings, images = ImageEmbeddings.open(inputs.embeddings), config.images
-
-        def append(text: np.ndarray, split: str) -> np.ndarray:
-            # As in training: a control is drawn by the run's seed.
-            own: Ragged = embeddings.lists(embeddings.images_of(corpus, split), images.per_item, images.control, seed)
-            return with_images(text, embeddings, own, how.image_weight, memory_mb)
-
-        train = append(train, "train")
-        queries = train if source == "train" else append(queries, "test")
-    queries = queries if rows is None else queries[rows]
-    train = train if voters is None else train[voters]
-    if how.method == "retrieval-augmented":
-        return retrieval_augmented(
-            queries,
-            _label_vectors(inputs.index, how.labels_as, corpus.n_labels),
-            train,
-            votes,
-            how.top_k,
-            label_weight=how.label_weight,
-            retrieved_labels=how.retrieved_labels,
-            retrieved_queries=how.retrieved_queries,
-            joint=how.search == "joint",
-            temperature=how.temperature,
-            filter=filter,
-            memory_mb=memory_mb,
-            device=device,
-            search=search,
-        )
-    return knn_vote(
-        queries,
-        train,
-        votes,
-        how.neighbours,
-        how.temperature,
-        how.top_k,
-        filter=filter,
-        memory_mb=memory_mb,
-        device=device,
-        search=search,
-    )
-
-
-def roomy(search: Callable[..., Any], device: str | torch.device) -> Callable[..., Any]:
-    """Return a search that takes ``GPU_MB`` where it computes on a GPU, or ``memory_mb`` if that is more; less where the
-    GPU has less to give, since the result does not depend on it."""
-    if torch.device(device).type != "cuda":
-        return search
-
-    def find(*given: Any, memory_mb: float, **how: Any) -> Any:
-        taken = max(memory_mb, GPU_MB)
-        while True:
-            try:
-                return search(*given, memory_mb=taken, **how)
-            except torch.OutOfMemoryError:
-                if taken <= memory_mb:
-                    raise
-            torch.cuda.empty_cache()
-            taken = max(memory_mb, taken / 2)
-
-    return find
+        queries = text_vectors(source)
+        labels = _label_vectors(inputs["index"], how.labels_as, corpus.n_labels)
+        return search(queries if rows is None else queries[rows], labels, how.top_k, filter)
+    train = vectors("train")
+    queries, train = (vectors("test"), train) if rows is None else (train[rows], train[voters])
+    if how.method == "knn":
+        return knn_vote(queries, train, votes, how, filter=filter, search=search)
+    labels = _label_vectors(inputs["index"], how.labels_as, corpus.n_labels)
+    return retrieval_augmented(queries, labels, train, votes, how, filter=filter, search=search)
 
 
 def _check_run(folder: Path, expected: dict[str, Any], option: str) -> None:

@@ -1,11 +1,11 @@
 """Find the top-K labels of each query by inner product, exactly.
 
-The result is defined without reference to how it is computed: labels ordered by the inner product taken in float64 and
-rounded to float32, ties by smaller label id. A float32 matrix product alone cannot give that: its last bits change with
-the shape of the blocks, the library and the device. So blocks only *propose*, in the fastest arithmetic that the device has,
-some more labels than asked for, and float64 *decides* among these; an error bound says when the proposals certainly hold the
-true top K. The rare query where they may not (more near-ties at position K than spare proposals) is searched again: with
-proposals in float32, and if that does not settle it either, wholly in float64.
+The result is defined independently of its computation: labels ordered by the inner product in float64, rounded to float32,
+ties by smaller label id. A float32 matrix product alone cannot give that: its last bits change with the shape of the blocks,
+the library and the device. So blocks only *propose*, in the fastest arithmetic of the device, some more labels than asked for,
+and float64 *decides* among these; an error bound says when the proposals certainly include the true top K. The rare query where
+they may not (more near-ties at position K than spare proposals) is searched again: with proposals in float32, and if that is
+not enough, wholly in float64.
 """
 
 from __future__ import annotations
@@ -23,14 +23,30 @@ from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.runtime import coarse_type, one_thread_each, share_out
 
-# --- What a search refuses: shapes and types that do not fit, and vectors that are not finite.
+# --- Input and output: arrays of results, a filter's rows, and checks of shapes, types and finite numbers.
+
+
+def no_labels(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the result of ``n`` queries that found nothing yet: (n, k) int32 ids of -1; (n, k) float32 scores of -inf."""
+    return np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
+
+
+def rows_of(pairs: Ragged | None, rows: slice | np.ndarray) -> Ragged | None:
+    """Return some rows of a filter or of lists of images; None stays None."""
+    if pairs is None:
+        return None
+    return pairs.take(np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows)
+
+
+def steps(stop: int, step: int, start: int = 0) -> Iterator[slice]:
+    """Yield slices of at most ``step`` rows from ``start`` to ``stop``."""
+    for at in range(start, stop, step):
+        yield slice(at, min(at + step, stop))
 
 
 def check_rows(name: str, array: np.ndarray) -> None:
     """Check that every row is finite: NaN and infinity show in a sum of squares."""
-    step = max(1, (1 << 22) // max(array.shape[1], 1))
-    for start in range(0, len(array), step):
-        rows = slice(start, start + step)
+    for rows in steps(len(array), max(1, (1 << 22) // max(array.shape[1], 1))):
         part = np.asarray(array[rows], dtype=np.float32)
         if np.isfinite(np.einsum("ij,ij->", part, part)):
             continue
@@ -47,7 +63,7 @@ def check_rows(name: str, array: np.ndarray) -> None:
 
 
 def check_search(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filter: Ragged | None) -> None:
-    """Check shapes, types, k and filter of a search (:func:`vixml.retrieval.search.search`), so that an error names what is wrong."""
+    """Check shapes, types, k and filter of a search (:func:`vixml.retrieval.search.search`)."""
     if queries.ndim != 2 or labels.ndim != 2 or queries.shape[1] != labels.shape[1]:
         raise VixmlError(
             "queries and labels are not vectors of one length",
@@ -63,7 +79,7 @@ def check_search(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filte
             )
     if k < 1:
         raise VixmlError(
-            "a search keeps one label or more", where="k", found=k, hint="set inference.top_k to 1 or more"
+            "a search must keep one label or more", where="k", found=k, hint="set inference.top_k to 1 or more"
         )
     if filter is not None and (len(filter), filter.n_cols) != (len(queries), len(labels)):
         raise VixmlError(
@@ -75,14 +91,13 @@ def check_search(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filte
         )
 
 
-# --- Propose, in coarse arithmetic, the labels that may be a query's best, and say how far the proposals may be
-# wrong.
+# --- Propose, in coarse arithmetic, the labels that may be a query's best, with a bound of the error.
 
 
 GROUP = 16  # labels whose largest product is taken first: the best p labels lie in the p best groups
 TOGETHER = 256  # queries whose products a thread of a processor holds
 UNIT = 2.0**-24  # half the distance from 1 to the next float32
-# What writing a product down in this type adds to its error, relative to the product.
+# Relative error of a product that is stored in this type.
 WRITTEN = {torch.float32: 0.0, torch.bfloat16: 2.0**-8}
 # Proposals beyond k. Enough that real vectors hardly ever need a second search.
 SPARE = {torch.float32: 32, torch.bfloat16: 128}
@@ -95,8 +110,8 @@ class Proposals:
     Attributes:
         ids: (c, p) int64.
         scores: (c, p) float32, best first, -inf for none.
-        error: (c,) float64, how far a coarse product may lie from the true one, but for ``written`` of it.
-        written: relative error of writing a product down.
+        error: (c,) float64, bound of the absolute error of a coarse product before it is stored.
+        written: relative error of storing a product.
     """
 
     ids: Tensor
@@ -109,7 +124,7 @@ class Proposals:
         return self._off(1)
 
     def at_least(self) -> Tensor:
-        """Return the smallest: (c, p) float64."""
+        """Return the smallest value: (c, p) float64."""
         return self._off(-1)
 
     def _off(self, sign: int) -> Tensor:
@@ -134,7 +149,7 @@ def propose(
         labels: (m, dim) float32 or float16, may be memory-mapped, or lie on the device; read ``step`` rows at a time.
         banned: c rows of labels left out.
         proposed: labels wanted, at most m.
-        step: labels whose products stand in memory together.
+        step: labels whose products are in memory together.
         dtype: type of the products, a key of :data:`WRITTEN`.
         pool: threads of a processor.
     """
@@ -143,45 +158,40 @@ def propose(
     scores = torch.full((c, proposed), -torch.inf, device=block.device)
     queries, on_cpu = block.to(dtype), block.device.type == "cpu"
     longest, moved = 0.0, 0.0
-    for start in range(0, len(labels), step):
-        part = slice(start, min(start + step, len(labels)))
+    for part in steps(len(labels), step):
         rounded, length, distance = _rounded(labels[part], dtype, block.device, pool)
         longest, moved = max(longest, length), max(moved, distance)
 
         def work(first: int, last: int, part: slice = part, rounded: Tensor = rounded) -> None:
-            # One table for all its queries: fresh memory costs more than the product that is written to it.
+            # Reuse the table for all queries of this thread: allocating is slower than the product.
             together = min(last - first, TOGETHER) if on_cpu else last - first
             table = torch.empty(together, rounded.shape[1], dtype=dtype, device=block.device)
-            for start in range(first, last, together):
-                stop = min(start + together, last)
-                products = torch.mm(queries[start:stop], rounded, out=table[: stop - start])
-                products[:, part.stop - part.start :] = -torch.inf  # rows that fill the last group up
-                if banned is not None:
-                    ban(products, banned.take(np.arange(start, stop)), part)
+            for some in steps(last, together, first):
+                products = torch.mm(queries[some], rounded, out=table[: some.stop - some.start])
+                products[:, part.stop - part.start :] = -torch.inf  # padding of the last group
+                ban(products, rows_of(banned, some), part)
                 values, positions = _largest(products, proposed)
-                some = slice(start, stop)
                 merged, chosen = torch.cat([scores[some], values], dim=1).topk(proposed, dim=1)
                 ids[some] = torch.cat([ids[some], positions + part.start], dim=1).gather(1, chosen)
                 scores[some] = merged
 
         share_out(pool, c, work, shares=torch.get_num_threads() if pool is None else pool._max_workers)
-    ids.masked_fill_(scores == -torch.inf, 0)  # a row that fills a group up is no label
+    ids.masked_fill_(scores == -torch.inf, 0)  # padding of a group is no label
     exact = block.double()
     norms = torch.linalg.vector_norm(exact, dim=1)
     rounding = torch.linalg.vector_norm(exact - queries.double(), dim=1)
-    # The sum of dim products in float32 (Higham, Accuracy and Stability, 3.1), and what is lost below the smallest number.
+    # Error of the sum of dim products in float32 (Higham, Accuracy and Stability, 3.1), and of numbers below the smallest.
     summed = (dim + 4) * UNIT / (1 - (dim + 4) * UNIT)
     tiny = dim * 2.0**-125 * (1 + norms + longest)
     error = rounding * longest + (norms + rounding) * (moved + summed * (longest + moved)) + tiny
-    # Norms beyond float32 say nothing: then nothing is certain.
+    # With norms beyond float32, nothing is certain.
     return Proposals(ids, scores, torch.nan_to_num(error * 1.001, nan=torch.inf, posinf=torch.inf), WRITTEN[dtype])
 
 
 def _rounded(
     labels: np.ndarray | Tensor, dtype: torch.dtype, device: torch.device, pool: Executor | None
 ) -> tuple[Tensor, float, float]:
-    """Return labels in ``dtype``, a column each (products want them so), with zeros up to a whole group; their largest norm
-    and distance to it."""
+    """Return labels in ``dtype``, one per column, with zeros up to a whole group; their largest norm and rounding error."""
     m, dim = labels.shape
     rounded = torch.empty(dim, -(-m // GROUP) * GROUP, dtype=dtype, device=device)
     rounded[:, m:] = 0
@@ -189,15 +199,14 @@ def _rounded(
 
     def work(first: int, last: int) -> None:
         step = min(last - first, max(1, (1 << 17) // dim)) if device.type == "cpu" else last - first
-        held = None if isinstance(labels, Tensor) else torch.empty(step, dim)
-        for at in range(first, last, step):
-            rows = slice(at, min(at + step, last))
-            if held is None:
+        buffer = None if isinstance(labels, Tensor) else torch.empty(step, dim)
+        for rows in steps(last, step, first):
+            if buffer is None:
                 exact = labels[rows].to(torch.float32, copy=True)
             else:
                 # A copy: torch takes no read-only (memory-mapped) arrays.
-                np.copyto(held.numpy()[: rows.stop - at], labels[rows])
-                exact = held[: rows.stop - at].to(device)
+                np.copyto(buffer.numpy()[: rows.stop - rows.start], labels[rows])
+                exact = buffer[: rows.stop - rows.start].to(device)
             coarse = exact.to(dtype)
             rounded[:, rows] = coarse.T
             torch.linalg.vector_norm(exact, dim=1, out=largest[0, rows])
@@ -225,16 +234,16 @@ def _largest(products: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
 
 
 def _positions(values: Tensor, wanted: int) -> Tensor:
-    """Return where the ``wanted`` largest of each row of float32 stand, in no order: (r, wanted) int64."""
+    """Return the columns of the ``wanted`` largest of each row of float32, in no order: (r, wanted) int64."""
     if values.device.type == "cpu" and wanted < values.shape[1]:
         # numpy's selection is vectorised: several times faster than torch's.
         return torch.from_numpy(np.argpartition(values.numpy(), -wanted, axis=1)[:, -wanted:])
     return values.topk(wanted, dim=1, sorted=False).indices
 
 
-def ban(products: Tensor, banned: Ragged, part: slice) -> None:
+def ban(products: Tensor, banned: Ragged | None, part: slice) -> None:
     """Set filtered pairs of a (c, labels of ``part``) table to -inf, in place."""
-    if not len(banned.values):
+    if banned is None or not len(banned.values):
         return
     inside = (banned.values >= part.start) & (banned.values < part.stop)
     rows = torch.from_numpy(banned.row_ids()[inside]).to(products.device)
@@ -243,8 +252,8 @@ def ban(products: Tensor, banned: Ragged, part: slice) -> None:
 
 
 @contextmanager
-def honest_products() -> Iterator[None]:
-    """Keep float32 products in float32 and sums of bfloat16 products too: the error bounds hold for nothing less."""
+def full_precision_products() -> Iterator[None]:
+    """Keep float32 products, and sums of bfloat16 products, in float32: the error bounds hold for nothing less."""
     before, matmul = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul
     reduced = matmul.allow_bf16_reduced_precision_reduction
     torch.set_float32_matmul_precision("highest")
@@ -273,12 +282,12 @@ def search(
 
     Args:
         queries: (n, d) float32 (or float16), may be memory-mapped.
-        labels: (m, d) likewise; or what :func:`on_device` made of them, for many searches.
-        k: labels wanted of each query.
+        labels: (m, d) likewise; or the result of :func:`on_device`, for many searches.
+        k: labels per query.
         filter: n rows over m labels: pairs left out, so that k others take their place as long as there are k.
         memory_mb: bound for temporary tables; the result does not depend on it.
         device: where to compute. A GPU holds the labels as well where they fit into half of its free memory.
-        checked: whether a search before this one has looked through the labels for NaN and infinity.
+        checked: whether an earlier search has checked the labels for NaN and infinity.
 
     Returns:
         ``(ids, scores)``: (n, k) int32, best first, -1 where fewer than k labels exist; (n, k) float32, -inf there.
@@ -294,8 +303,7 @@ def search(
     check_search(queries, labels, k, filter)
     device = torch.device(device)
     n, m, dim = len(queries), len(labels), queries.shape[1]
-    ids = np.full((n, k), -1, dtype=np.int32)
-    scores = np.full((n, k), -np.inf, dtype=np.float32)
+    ids, scores = no_labels(n, k)
     check_rows("queries", queries)
     if not checked and isinstance(labels, np.ndarray):
         check_rows("labels", labels)
@@ -303,34 +311,34 @@ def search(
         return ids, scores
     width = min(k, m)
     source = labels if isinstance(labels, Tensor) else on_device(labels, device)
-    # Where products are few, rounding the labels costs more than it saves. The second is for what the first leaves open.
+    # Where products are few, rounding the labels costs more than it saves. The second type is for queries that the first leaves open.
     worth_it = n * m >= WORTH_ROUNDING[0] and n >= WORTH_ROUNDING[1]
     types = dict.fromkeys([*([coarse_type(device)] if worth_it else []), torch.float32])
     q_step, l_step = block_sizes(n, m, dim, min(k + max(SPARE[dtype] for dtype in types), m), memory_mb)
     on_cpu = device.type == "cpu"
-    with honest_products(), one_thread_each() if on_cpu else nullcontext() as pool:
-        for rows in _steps(n, q_step):
+    with full_precision_products(), one_thread_each() if on_cpu else nullcontext() as pool:
+        for rows in steps(n, q_step):
             block = _load(queries, rows, device)
-            banned = None if filter is None else filter.take(np.arange(rows.start, rows.stop))
+            banned = rows_of(filter, rows)
             best = torch.zeros(len(block), width, dtype=torch.int64, device=device)
             top = torch.full((len(block), width), -torch.inf, device=device)
             again = torch.arange(len(block), device=device)
             for dtype in types:
-                only = banned if banned is None or len(again) == len(block) else banned.take(again.cpu().numpy())
+                only = banned if len(again) == len(block) else rows_of(banned, again.cpu().numpy())
                 proposed = min(k + SPARE[dtype], m)
                 labels_step = max(1, 2 * l_step // dtype.itemsize)
                 found = propose(block[again], source, only, proposed, labels_step, dtype, pool)
                 at_least = found.at_least()[:, width - 1]
                 best[again], top[again] = _decide(block[again], source, found, at_least, width, memory_mb, pool)
-                # The last proposal must lie below position k by more than both could be wrong; -inf: nothing was left out.
+                # The last proposal must be below position k by more than both errors; -inf: nothing was left out.
                 last = found.at_most()[:, -1]
                 unsure = (last >= at_least) & (last > -torch.inf) if proposed < m else torch.zeros_like(last).bool()
                 again = again[unsure]
                 if not len(again):
                     break
-            for part in _steps(len(again), max(1, q_step // 4)):
+            for part in steps(len(again), max(1, q_step // 4)):
                 some = again[part]
-                only = None if banned is None else banned.take(some.cpu().numpy())
+                only = rows_of(banned, some.cpu().numpy())
                 best[some], top[some] = _search_in_float64(block[some], source, only, width, max(1, l_step // 6))
             ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().cpu().numpy()
             scores[rows, :width] = top.cpu().numpy()
@@ -338,17 +346,17 @@ def search(
 
 
 def on_device(labels: np.ndarray, device: torch.device) -> np.ndarray | Tensor:
-    """Return the labels where they are read from: a GPU's own memory if it holds them twice over, else where they are.
+    """Return the labels in a GPU's memory if half of it is enough, else as they are.
 
-    Every block of queries reads all labels, and decides by vectors from all over: through the bus that would take far
-    longer than the products do.
+    Every block of queries reads all labels, and random ones again for the exact products: over the bus that would take far
+    longer than the products.
     """
     if device.type != "cuda" or 2 * labels.nbytes > torch.cuda.mem_get_info(device)[0]:
         return labels
-    held = torch.empty(labels.shape, dtype=torch.from_numpy(labels[:0].copy()).dtype, device=device)
-    for part in _steps(len(labels), 1 << 17):
-        held[part] = torch.from_numpy(np.array(labels[part])).to(device)
-    return held
+    copied = torch.empty(labels.shape, dtype=torch.from_numpy(labels[:0].copy()).dtype, device=device)
+    for part in steps(len(labels), 1 << 17):
+        copied[part] = torch.from_numpy(np.array(labels[part])).to(device)
+    return copied
 
 
 def block_sizes(n: int, m: int, dim: int, proposed: int, memory_mb: float) -> tuple[int, int]:
@@ -359,7 +367,7 @@ def block_sizes(n: int, m: int, dim: int, proposed: int, memory_mb: float) -> tu
     budget = int(memory_mb * 2**20)
     # A quarter for the labels' vectors, half for the table of products.
     l_step = max(1, min(m, budget // 4 // (2 * dim), 1 << 17))
-    # A row: its products and what is sought in them, the proposals of two blocks (value and id), its vector.
+    # A row: its products and copies of them, the proposals of two blocks (value and id), its vector.
     row = 3 * l_step + 48 * proposed + 8 * dim
     return max(1, min(n, budget // 2 // row)), l_step
 
@@ -376,40 +384,40 @@ def _decide(
     """Order the proposals that may be among the best by their float64 product: (c, width) int64 and float32."""
     best = torch.zeros(len(block), width, dtype=torch.int64, device=block.device)
     top = torch.full((len(block), width), -torch.inf, device=block.device)
-    # They stand best first, so those that are certainly worse than position k stand at the end.
+    # Best first: those that are certainly worse than position k are at the end.
     kept = (found.at_most() >= at_least[:, None]).sum(dim=1).clamp_min(width).tolist()
     # Pieces of a few MB stay in the processor's cache: six times faster than pieces of 250 MB.
     piece = min(8 if block.device.type == "cpu" else 256, memory_mb / 8) * 2**20
     step = int(max(1, piece // (12 * block.shape[1] * found.ids.shape[1])))
 
     def work(first: int, last: int) -> None:
-        held: list[Tensor] = []
-        for at in range(first, last, step):
-            rows = slice(at, min(at + step, last))
+        buffers: list[Tensor] = []
+        for rows in steps(last, step, first):
             near, coarse = (table[rows, : max(kept[rows])] for table in (found.ids, found.scores))
-            exact = _products(block[rows], labels, near, held)
+            exact = _products(block[rows], labels, near, buffers)
             best[rows], top[rows] = _first(near, exact.masked_fill_(coarse == -torch.inf, -torch.inf), width)
 
     share_out(pool, len(block), work)
     return best, top
 
 
-def _products(block: Tensor, labels: np.ndarray | Tensor, near: Tensor, held: list[Tensor]) -> Tensor:
+def _products(block: Tensor, labels: np.ndarray | Tensor, near: Tensor, buffers: list[Tensor]) -> Tensor:
     """Return the float64 products of (r, dim) queries with (r, p) labels each, as float32.
 
     Args:
-        block, near: as said.
+        block: (r, dim) float32.
         labels: (m, dim).
-        held: a thread's own memory, empty at first: used again and again, for fresh memory costs more than the products.
+        near: (r, p) int64.
+        buffers: memory of one thread, empty at first; reused, because allocating is slower than the products.
     """
     if isinstance(labels, Tensor):
         return torch.bmm(labels[near].double(), block.double()[:, :, None])[:, :, 0].float()
     ids, size = near.cpu().numpy(), near.numel() * block.shape[1]
-    if not held or held[0].numel() < size:
+    if not buffers or buffers[0].numel() < size:
         dtype = torch.from_numpy(labels[:0].copy()).dtype
-        held[:] = [torch.empty(size, dtype=dtype), torch.empty(size, dtype=torch.float64, device=block.device)]
+        buffers[:] = [torch.empty(size, dtype=dtype), torch.empty(size, dtype=torch.float64, device=block.device)]
     shape = (*near.shape, block.shape[1])
-    vectors, exact = (memory[:size].view(shape) for memory in held)
+    vectors, exact = (memory[:size].view(shape) for memory in buffers)
     np.take(labels, ids, axis=0, out=vectors.numpy(), mode="clip")
     return torch.bmm(exact.copy_(vectors), block.double()[:, :, None])[:, :, 0].float()
 
@@ -417,21 +425,20 @@ def _products(block: Tensor, labels: np.ndarray | Tensor, near: Tensor, held: li
 def decide(
     queries: np.ndarray, labels: np.ndarray, near: np.ndarray, k: int, filter: Ragged | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Order labels that something else proposed as :func:`search` orders all.
+    """Order proposed labels as :func:`search` orders all.
 
     Args:
         queries: (n, d) float32.
         labels: (m, d) float32 or float16.
-        near: (n, p) int64, proposals, none twice in a row, -1 for none.
-        k: labels wanted of each query.
+        near: (n, p) int64, proposals, each at most once per row, -1 for none.
+        k: labels per query.
         filter: n rows over m labels: pairs left out.
 
     Returns:
         As :func:`search`.
     """
     n, p = near.shape
-    ids = np.full((n, k), -1, dtype=np.int32)
-    scores = np.full((n, k), -np.inf, dtype=np.float32)
+    ids, scores = no_labels(n, k)
     left_out = near < 0
     if filter is not None and len(filter.values):
         keys = np.arange(n)[:, None] * len(labels) + near
@@ -440,11 +447,10 @@ def decide(
     width = min(k, p)
 
     def work(first: int, last: int) -> None:
-        held: list[Tensor] = []
-        for at in range(first, last, step):
-            rows = slice(at, min(at + step, last))
+        buffers: list[Tensor] = []
+        for rows in steps(last, step, first):
             own = torch.from_numpy(np.maximum(near[rows], 0))
-            exact = _products(torch.from_numpy(np.array(queries[rows], dtype=np.float32)), labels, own, held)
+            exact = _products(torch.from_numpy(np.array(queries[rows], dtype=np.float32)), labels, own, buffers)
             exact.masked_fill_(torch.from_numpy(left_out[rows]), -torch.inf)
             best, top = _first(own, exact, width)
             ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().numpy()
@@ -461,10 +467,9 @@ def _search_in_float64(
     """Search among all labels in float64: (c, width) int64 and float32."""
     best = torch.zeros(len(block), 0, dtype=torch.int64, device=block.device)
     top = torch.zeros(len(block), 0, device=block.device)
-    for part in _steps(len(labels), step):
+    for part in steps(len(labels), step):
         exact = (block.double() @ _load(labels, part, block.device).double().T).float()
-        if banned is not None:
-            ban(exact, banned, part)
+        ban(exact, banned, part)
         ids = torch.arange(part.start, part.stop, device=block.device).expand(len(block), -1)
         ids, exact = _first(ids, exact, width)
         best, top = _first(torch.cat([best, ids], dim=1), torch.cat([top, exact], dim=1), width)
@@ -473,16 +478,11 @@ def _search_in_float64(
 
 def _first(ids: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Keep the ``width`` best columns of (c, p) ids and float32 scores, sorted; of equal scores the smaller id."""
-    # topk promises nothing about ties, so ties are made impossible: one integer that holds the score, then the id.
+    # topk promises nothing about ties, so make them impossible: one integer of the score, then the id.
     bits = scores.contiguous().view(torch.int32).long()
     ordered = torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
     positions = (ordered * 2**31 - ids).topk(min(width, ids.shape[1]), dim=1).indices
     return ids.gather(1, positions), scores.gather(1, positions)
-
-
-def _steps(n: int, step: int) -> Iterator[slice]:
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
 
 
 def _load(array: np.ndarray | Tensor, rows: slice, device: torch.device) -> Tensor:

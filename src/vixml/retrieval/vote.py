@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from vixml.config.run import Inference
 from vixml.errors import VixmlError
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.ragged import Ragged
-from vixml.retrieval.search import search as exact_search
+from vixml.retrieval.approximate import Searcher
+from vixml.retrieval.search import no_labels, rows_of, steps
 
-# Bytes for each vote (a neighbour's label) while votes are summed: key, order, weight, sum.
+EXACT = Searcher()
+# Bytes per vote (a neighbour's label) while votes are summed: key, order, weight, sum.
 BYTES_PER_VOTE = 64
 
 
 @dataclass(frozen=True)
 class Votes:
-    """Votes for labels, by query and then by rank of who cast them.
+    """Votes for labels, by query and then by rank of the voter.
 
     Attributes:
         rows: (n_votes,) int64, the query.
-        labels: (n_votes,) int32, for whom.
+        labels: (n_votes,) int32, the label.
         weights: (n_votes,) float64.
     """
 
@@ -37,7 +39,7 @@ class Votes:
 
         Args:
             nearest: (n, k) rows of ``voter_labels``, best first, -1 for none.
-            weights: (n, k) float64, of each neighbour's every vote.
+            weights: (n, k) float64, of each vote of a neighbour.
             voter_labels: voters over labels.
         """
         there = nearest >= 0
@@ -47,7 +49,7 @@ class Votes:
 
     @classmethod
     def joined(cls, parts: Sequence[Votes]) -> Votes:
-        """Return the votes of all parts (one or more), those of the first in front."""
+        """Return the votes of all parts (one or more), in order."""
         return cls(*(np.concatenate([getattr(part, of) for part in parts]) for of in ("rows", "labels", "weights")))
 
 
@@ -55,14 +57,10 @@ def knn_vote(
     queries: np.ndarray,
     voters: np.ndarray,
     voter_labels: Ragged,
-    neighbours: int,
-    temperature: float,
-    top_k: int,
+    how: Inference,
     *,
     filter: Ragged | None = None,
-    memory_mb: float = 512,
-    device: str | torch.device = "cpu",
-    search: Callable[..., tuple[np.ndarray, np.ndarray]] = exact_search,
+    search: Searcher = EXACT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Let each query's nearest training queries vote for their labels.
 
@@ -73,36 +71,31 @@ def knn_vote(
         queries: (n, d) float32.
         voters: (v, d) float32, training queries.
         voter_labels: v rows over labels.
-        neighbours: how many vote, at most.
-        temperature: above 0; small values leave the vote to the nearest.
-        top_k: labels kept of each query.
+        how: ``neighbours``, ``temperature`` and ``top_k``.
         filter: n rows over labels, pairs left out.
-        memory_mb: bound for temporary tables; the result does not depend on it.
-        device: where to search.
-        search: how: :func:`vixml.retrieval.search.search`, or what is called like it.
+        search: of the run.
 
     Returns:
         ``(labels, scores)``: (n, top_k) int32, best first, ties by smaller id, -1 where nobody votes for more; (n, top_k)
         float32, -inf there.
 
     Raises:
-        VixmlError: voters and their labels differ in number, or what :func:`search` refuses.
+        VixmlError: voters and their labels differ in number, or what :func:`vixml.retrieval.search.search` refuses.
 
     Example:
         >>> voters, labels = np.eye(2, dtype=np.float32), Ragged.from_rows([[0, 1], [1]], n_cols=3)
-        >>> ids, scores = knn_vote(np.float32([[1, 0]]), voters, labels, 2, 1.0, 3)
+        >>> how = Inference(method="knn", neighbours=2, temperature=1.0, top_k=3)
+        >>> ids, scores = knn_vote(np.float32([[1, 0]]), voters, labels, how)
         >>> ids.tolist(), scores.round(3).tolist()
         ([[1, 0, -1]], [[1.0, 0.7310000061988831, -inf]])
     """
     check_voters(voters, voter_labels, "k-nearest-neighbour voting")
-    nearest, scores = search(queries, voters, neighbours, memory_mb=memory_mb, device=device)
-    ids = np.full((len(queries), top_k), -1, dtype=np.int32)
-    votes = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
-    for part in vote_chunks(len(queries), neighbours, voter_labels, top_k, memory_mb):
-        weights = softmax(scores[part].astype(np.float64) / temperature)
+    nearest, scores = search(queries, voters, how.neighbours)
+    ids, votes = no_labels(len(queries), how.top_k)
+    for part in vote_chunks(len(queries), how.neighbours, voter_labels, how.top_k, search.memory_mb):
+        weights = softmax(scores[part].astype(np.float64) / how.temperature)
         cast = Votes.cast(nearest[part], weights, voter_labels)
-        banned = None if filter is None else filter.take(np.arange(part.start, part.stop))
-        ids[part], votes[part] = rank_votes(cast, len(weights), voter_labels.n_cols, top_k, banned)
+        ids[part], votes[part] = rank_votes(cast, len(weights), voter_labels.n_cols, how.top_k, rows_of(filter, part))
     return ids, votes
 
 
@@ -125,19 +118,17 @@ def check_voters(voters: np.ndarray, voter_labels: Ragged, where: str) -> None:
 def vote_chunks(
     n_queries: int, neighbours: int, voter_labels: Ragged, others: int, memory_mb: float
 ) -> Iterator[slice]:
-    """Yield runs of queries whose votes fit in ``memory_mb``.
+    """Return slices of queries whose votes fit in ``memory_mb``.
 
     Args:
         n_queries: rows in all.
         neighbours: voters of a query.
         voter_labels: voters over labels; each votes for as many as a voter has on average.
-        others: further entries of a query's row, e.g. positions of the result.
+        others: further entries per query, e.g. positions of the result.
         memory_mb: the bound.
     """
     a_row = neighbours * max(1.0, float(voter_labels.lengths.mean()) if len(voter_labels) else 1.0) + others
-    step = max(1, int(memory_mb * 2**20 / (BYTES_PER_VOTE * a_row)))
-    for start in range(0, n_queries, step):
-        yield slice(start, min(start + step, n_queries))
+    return steps(n_queries, max(1, int(memory_mb * 2**20 / (BYTES_PER_VOTE * a_row))))
 
 
 def rank_votes(
@@ -148,7 +139,7 @@ def rank_votes(
     Args:
         votes: of queries 0 to ``n_rows - 1``.
         n_rows: queries.
-        n_labels: labels; every vote is for one below it.
+        n_labels: number of labels.
         top_k: labels kept.
         banned: n_rows rows over labels, pairs left out.
 
@@ -160,8 +151,7 @@ def rank_votes(
     if banned is not None:
         kept = ~np.isin(keys, banned.row_ids() * banned.n_cols + banned.values)
         keys, weight = keys[kept], weight[kept]
-    ids = np.full((n_rows, top_k), -1, dtype=np.int32)
-    scores = np.full((n_rows, top_k), -np.inf, dtype=np.float32)
+    ids, scores = no_labels(n_rows, top_k)
     if not len(keys):
         return ids, scores
     # A stable sort adds a label's votes from the nearest neighbour on, whatever the chunk.
@@ -169,7 +159,7 @@ def rank_votes(
     keys, weight = keys[order], weight[order]
     first = np.flatnonzero(np.diff(keys, prepend=-1))
     row, label = np.divmod(keys[first], n_labels)
-    # Ranked as published, in float32: what looks tied is tied, and goes to the smaller id.
+    # Rank in float32, as saved: what looks tied is tied, and goes to the smaller id.
     total = np.add.reduceat(weight, first).astype(np.float32)
     order = np.lexsort((label, -total, row))
     row, label, total = row[order], label[order], total[order]
@@ -196,7 +186,7 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 def popularity(
     train_labels: Ragged, n_queries: int, top_k: int, *, filter: Ragged | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predict the most frequent training labels for everyone: the yardstick that looks at no query.
+    """Predict the most frequent training labels for every query: a baseline that looks at no query.
 
     Args:
         train_labels: training queries over labels.
@@ -215,8 +205,7 @@ def popularity(
     counts = train_labels.counts()
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].astype(np.int32)
     share = (counts[order] / max(len(train_labels), 1)).astype(np.float32)
-    ids = np.full((n_queries, top_k), -1, dtype=np.int32)
-    scores = np.full((n_queries, top_k), -np.inf, dtype=np.float32)
+    ids, scores = no_labels(n_queries, top_k)
     ids[:, : len(order)] = order[:top_k]
     scores[:, : len(order)] = share[:top_k]
     # Only the few queries that have a filter differ from the rest.
@@ -254,22 +243,19 @@ def with_images(
             "text vectors and image lists do not belong together",
             where="images of the queries",
             found=f"{len(text)} vectors, {len(lists)} lists",
-            expected="one list a vector",
+            expected="one list per vector",
             hint="build the index again from this corpus",
         )
     out = np.zeros((len(text), text.shape[1] + embeddings.dim), dtype=np.float32)
     images = out[:, text.shape[1] :]
-    step = max(
-        1, int(memory_mb * 2**20 / (16 * embeddings.dim * max(1.0, float(lists.lengths.mean() if len(lists) else 1))))
-    )
-    for start in range(0, len(text), step):
-        part = slice(start, min(start + step, len(text)))
+    an_item = 16 * embeddings.dim * max(1.0, float(lists.lengths.mean() if len(lists) else 1))
+    for part in steps(len(text), max(1, int(memory_mb * 2**20 / an_item))):
         out[part, : text.shape[1]] = np.sqrt(1 - weight) * _unit(np.asarray(text[part], dtype=np.float32))
-        own = lists.take(np.arange(part.start, part.stop))
-        some = np.flatnonzero(own.lengths)
+        listed = rows_of(lists, part)
+        some = np.flatnonzero(listed.lengths)
         if len(some):
-            # The mean's length is lost in what follows, so the sum does.
-            total = np.add.reduceat(_unit(embeddings.gather(own)), own.offsets[some], axis=0)
+            # The sum has the direction of the mean, and its length is normalised anyway.
+            total = np.add.reduceat(_unit(embeddings.gather(listed)), listed.offsets[some], axis=0)
             images[part][some] = np.sqrt(weight) * _unit(total)
     return out
 
@@ -280,8 +266,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(norms > 0, norms, 1)
 
 
-# --- Retrieval-augmented inference: labels and training queries are both retrieved, and the latter vote for their
-# labels.
+# --- Retrieval-augmented inference: labels and training queries are both retrieved; the latter vote for their labels.
 
 
 def retrieval_augmented(
@@ -289,50 +274,37 @@ def retrieval_augmented(
     labels: np.ndarray,
     voters: np.ndarray,
     voter_labels: Ragged,
-    top_k: int,
+    how: Inference,
     *,
-    label_weight: float = 0.9,
-    retrieved_labels: int = 100,
-    retrieved_queries: int = 100,
-    joint: bool = False,
-    temperature: float = 0.05,
     filter: Ragged | None = None,
-    memory_mb: float = 512,
-    device: str | torch.device = "cpu",
-    search: Callable[..., tuple[np.ndarray, np.ndarray]] = exact_search,
+    search: Searcher = EXACT,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank labels by what was retrieved of them and of the training queries that have them.
+    """Rank labels by the labels retrieved, and by the training queries retrieved that have them.
 
     Args:
         queries: (n, d) float32.
         labels: (m, d) float32, label vectors.
         voters: (v, d) float32, training queries.
         voter_labels: v rows over the m labels.
-        top_k: labels kept of each query.
-        label_weight: ``lambda``, from 0 to 1. A side of weight 0 proposes no labels, but has its share in the softmax.
-        retrieved_labels: labels retrieved of each query; with ``joint``, labels and training queries together.
-        retrieved_queries: training queries retrieved; with ``joint`` not used.
-        joint: one search among labels and training queries (RAE-XMC), not two (the paper's). Of equal scores labels go
-            first, then the smaller row.
-        temperature: of the softmax, above 0.
+        how: ``label_weight`` (lambda; a side of weight 0 proposes no labels, but has its share in the softmax),
+            ``retrieved_labels``, ``retrieved_queries``, ``temperature``, ``top_k``, and ``search``: ``separate`` (the paper's),
+            or ``joint`` among labels and training queries (RAE-XMC), which keeps ``retrieved_labels`` of both; of equal scores
+            labels go first, then the smaller row.
         filter: n rows over labels: pairs left out. They are not retrieved either, so that others take their place.
-        memory_mb: bound for temporary tables; the result does not depend on it.
-        device: where to search.
-        search: how: :func:`vixml.retrieval.search.search`, or what is called like it.
+        search: of the run.
 
     Returns:
         ``(labels, scores)``: (n, top_k) int32, best first, ties by smaller id, -1 where no more labels were proposed;
         (n, top_k) float32, -inf there.
 
     Raises:
-        VixmlError: vectors and rows of labels that differ in number, or what :func:`search` refuses.
+        VixmlError: vectors and rows of labels that differ in number, or what :func:`vixml.retrieval.search.search` refuses.
 
     Example:
         >>> labels, voters = np.float32([[1, 0], [0, 1], [0, 0]]), np.float32([[1, 0]])
         >>> of_voters = Ragged.from_rows([[2]], n_cols=3)
-        >>> ids, scores = retrieval_augmented(
-        ...     np.float32([[1, 0]]), labels, voters, of_voters, 3, label_weight=0.5, retrieved_labels=1
-        ... )
+        >>> how = Inference(method="retrieval-augmented", label_weight=0.5, retrieved_labels=1, top_k=3)
+        >>> ids, scores = retrieval_augmented(np.float32([[1, 0]]), labels, voters, of_voters, how)
         >>> ids.tolist(), scores.tolist()
         ([[0, 2, -1]], [[0.25, 0.25, -inf]])
     """
@@ -345,27 +317,25 @@ def retrieval_augmented(
             expected="one vector per label",
             hint="build the index again from this corpus",
         )
-    n_voters = retrieved_labels if joint else retrieved_queries
-    how = {"memory_mb": memory_mb, "device": device}
-    found, label_scores = search(queries, labels, retrieved_labels, filter=filter, **how)
-    nearest, voter_scores = search(queries, voters, n_voters, **how)
-    ids = np.full((len(queries), top_k), -1, dtype=np.int32)
-    scores = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
-    for part in vote_chunks(len(queries), n_voters, voter_labels, retrieved_labels + top_k, memory_mb):
+    joint, n_labels, top_k, ours = how.search == "joint", how.retrieved_labels, how.top_k, how.label_weight
+    n_voters = n_labels if joint else how.retrieved_queries
+    found, label_scores = search(queries, labels, n_labels, filter)
+    nearest, voter_scores = search(queries, voters, n_voters)
+    ids, scores = no_labels(len(queries), top_k)
+    for part in vote_chunks(len(queries), n_voters, voter_labels, n_labels + top_k, search.memory_mb):
         both = np.concatenate([label_scores[part], voter_scores[part]], axis=1).astype(np.float64)
         if joint:
-            both = _best(both, retrieved_labels)
-        weights = softmax(both / temperature)
-        # What the joint search dropped is no longer there.
+            both = _best(both, n_labels)
+        weights = softmax(both / how.temperature)
+        # The joint search drops some of both.
         there = np.where(both > -np.inf, np.concatenate([found[part], nearest[part]], axis=1), -1)
-        banned = None if filter is None else filter.take(np.arange(part.start, part.stop))
         cast = []
-        if label_weight > 0:
-            own, weight = there[:, :retrieved_labels], label_weight * weights[:, :retrieved_labels]
+        if ours > 0:
+            own, weight = there[:, :n_labels], ours * weights[:, :n_labels]
             cast.append(Votes(np.nonzero(own >= 0)[0], own[own >= 0], weight[own >= 0]))
-        if label_weight < 1:
-            weight = (1 - label_weight) * weights[:, retrieved_labels:]
-            cast.append(Votes.cast(there[:, retrieved_labels:], weight, voter_labels))
+        if ours < 1:
+            cast.append(Votes.cast(there[:, n_labels:], (1 - ours) * weights[:, n_labels:], voter_labels))
+        banned = rows_of(filter, part)
         ids[part], scores[part] = rank_votes(Votes.joined(cast), len(weights), len(labels), top_k, banned)
     return ids, scores
 

@@ -1,1 +1,1 @@
-"""The recipe: batches, clustering, losses, optimizer, checkpoints and the loop."""
+"""Training: batches, clustering, losses, checkpoints, processes, diagnostics and the loop."""

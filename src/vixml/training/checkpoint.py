@@ -1,10 +1,10 @@
-"""Checkpoints: everything a killed run needs to end with the same bytes as one that was never interrupted."""
+"""Checkpoints: everything that a killed run needs to end with the same bytes as one that was never interrupted."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import shutil
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -14,73 +14,67 @@ from vixml.files import atomic_path
 
 FORMAT = "vixml-checkpoint-2"
 NAME = "state.pt"
+SHARE = 0.01  # of training time that saving may take
 
 
-class SaveClock:
-    """Says when a checkpoint is due, so that saving stays within one part in a hundred of training time.
+class Checkpoint:
+    """A run's checkpoint file, and when it is due.
 
-    None is due before training has run a hundred times as long as the last one took to write. From then on one is due
-    at an epoch's end, the better place to resume from, and inside an epoch once ``minutes`` have passed as well.
+    It is not due before training has run ``1 / SHARE`` times as long as the last one took to write. Then it is due at the
+    end of an epoch, where resuming repeats least work, and inside an epoch if ``minutes`` have passed as well.
 
     Args:
-        minutes: between checkpoints inside an epoch, at least.
-        now: the time in seconds.
-        share: of training time that saving may take.
+        folder: its folder.
+        identity: digest of configuration, inputs and code; a checkpoint with another identity is not resumed.
+        minutes: least time between checkpoints inside an epoch.
     """
 
-    SHARE = 0.01
-
-    def __init__(self, minutes: float, now: Callable[[], float] = time.monotonic, share: float = SHARE) -> None:
-        self.minutes, self.now, self.share = minutes, now, share
-        self.last, self.cost = now(), 0.0
+    def __init__(self, folder: Path, identity: str, minutes: float) -> None:
+        self.path, self.identity, self.minutes = folder / NAME, identity, minutes
+        self.saved_at, self.cost = monotonic(), 0.0
 
     def due(self, epoch_ended: bool) -> bool:
         """Return whether to save now."""
-        waited = self.now() - self.last
-        return waited * self.share >= self.cost and (epoch_ended or waited > 60 * self.minutes)
+        waited = monotonic() - self.saved_at
+        return waited * SHARE >= self.cost and (epoch_ended or waited > 60 * self.minutes)
 
-    def run(self, save: Callable[[], None]) -> None:
-        """Save, and take the time."""
-        started = self.now()
-        save()
-        self.last = self.now()
-        self.cost = self.last - started
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the running state atomically.
 
+        Args:
+            state: tensors, numbers, strings, lists and dictionaries of them.
+        """
+        started = monotonic()
+        with atomic_path(self.path) as temporary:
+            torch.save({"format": FORMAT, "identity": self.identity, **state}, temporary)
+        self.saved_at = monotonic()
+        self.cost = self.saved_at - started
 
-def save_checkpoint(folder: Path | str, identity: str, state: dict[str, Any]) -> None:
-    """Write the running state atomically.
+    def load(self) -> dict[str, Any] | None:
+        """Read the running state.
 
-    Args:
-        folder: the run's checkpoint folder.
-        identity: digest of the resolved config and the inputs; a checkpoint of anything else is not resumed.
-        state: tensors, numbers, strings, lists and dictionaries of them.
-    """
-    with atomic_path(Path(folder) / NAME) as temporary:
-        torch.save({"format": FORMAT, "identity": identity, **state}, temporary)
+        Returns:
+            The state, or None if there is none or it has another identity: then training starts afresh, since the old
+            checkpoint could not lead to this run's result.
 
+        Raises:
+            VixmlError: the file is damaged.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            # weights_only: a checkpoint is read as data, so it cannot run code.
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            known = state["format"] == FORMAT and state["identity"] == self.identity
+        except Exception as error:
+            raise VixmlError(
+                "a checkpoint cannot be read",
+                where=self.path,
+                found=f"{type(error).__name__}: {error}".splitlines()[0][:120],
+                hint=f"delete {self.path.parent} and run again; training then starts from the beginning",
+            ) from error
+        return state if known else None
 
-def load_checkpoint(folder: Path | str, identity: str) -> dict[str, Any] | None:
-    """Read the running state. Random numbers are no part of it: those of a step follow from its position.
-
-    Returns:
-        The state, or None if there is none or it belongs to another config or other inputs (then training starts
-        afresh: the old checkpoint could not lead to this run's result).
-
-    Raises:
-        VixmlError: the file is damaged.
-    """
-    path = Path(folder) / NAME
-    if not path.exists():
-        return None
-    try:
-        # weights_only: a checkpoint is read as data, it cannot run code.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        known = state["format"] == FORMAT and state["identity"] == identity
-    except Exception as error:
-        raise VixmlError(
-            "a checkpoint cannot be read",
-            where=path,
-            found=f"{type(error).__name__}: {error}".splitlines()[0][:120],
-            hint=f"delete {Path(folder)} and run again; training then starts from the beginning",
-        ) from error
-    return state if known else None
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path.parent, ignore_errors=True)

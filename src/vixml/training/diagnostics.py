@@ -1,13 +1,14 @@
-"""Early signs of whether a run learns: similarity of vectors, norms, and P@1 on held-out training queries.
+"""Diagnostics of an epoch: similarity of vectors, norms, and P@1 on held-out training queries.
 
 The loss has a collapsed state: with all similarities equal it is ``3 * 0.1 + 0.1 * 0.2 = 0.32`` (0.31 where R is the mean
-of its halves) and its gradient through the normalisation vanishes. Test data is never looked at here.
+of its halves) and its gradient through the normalisation vanishes. Test data is never read here.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,30 @@ from torch.nn import functional as F
 
 from vixml.config.run import Loss
 from vixml.errors import VixmlError
+from vixml.models.siamese import Siamese
 from vixml.ragged import Ragged
 
 COSINE_COLLAPSED = 0.99
-# Labels encoded where no query is held out: enough for a mean, and a million labels need not be encoded each epoch.
+# Labels encoded if no query is held out: enough for a mean, without encoding a million labels each epoch.
 WATCHED = 4096
 PRODUCTS = 1 << 26  # of queries and labels, in memory at a time
 
 
+@dataclass(frozen=True)
+class Queries:
+    """Queries and their labels.
+
+    Attributes:
+        vectors: (n, dim) float32 unit rows.
+        truth: (n rows) label ids.
+    """
+
+    vectors: Tensor
+    truth: Ragged
+
+
 def watched(n_labels: int, n_held_out: int) -> np.ndarray:
-    """Return the labels that an epoch's diagnostics encode, ascending: all of them if queries are ranked among them.
+    """Return the labels that an epoch's diagnostics encode, ascending: all of them if there are held-out queries to rank.
 
     Example:
         >>> len(watched(10_000, 5)), len(watched(10_000, 0)), watched(9000, 0)[[0, -1]].tolist()
@@ -40,7 +55,7 @@ def watched(n_labels: int, n_held_out: int) -> np.ndarray:
 def mean_cosine(unit: Tensor) -> float:
     """Return the mean cosine over distinct pairs of rows: (n, dim) float32 unit rows.
 
-    Uses ``|sum of rows|^2 = n + sum over pairs``, so it costs one pass. One row has no pair: the answer is 0.
+    Uses ``|sum of rows|^2 = n + sum over pairs``, so it costs one pass. For a single row the answer is 0.
     """
     n = len(unit)
     if n < 2:
@@ -48,41 +63,38 @@ def mean_cosine(unit: Tensor) -> float:
     return float((unit.sum(0, dtype=torch.float64).square().sum() - n) / (n * (n - 1)))
 
 
-def precision_at_1(queries: Tensor, labels: Tensor, truth: Ragged) -> float:
-    """Return P@1 in percent by label search.
-
-    Args:
-        queries: (n, dim) float32 unit rows.
-        labels: (n_labels, dim) float32 unit rows.
-        truth: (n rows) label ids.
-    """
-    best = [(some @ labels.T).argmax(dim=1) for some in _in_pieces(queries, len(labels))]
-    return hits(torch.cat(best), truth)
+def precision_at_1(queries: Queries, labels: Tensor) -> float:
+    """Return P@1 in percent by label search over ``labels``, (n_labels, dim) float32 unit rows."""
+    best = [(some @ labels.T).argmax(dim=1) for some in _in_pieces(queries.vectors, len(labels))]
+    return hits(torch.cat(best), queries.truth)
 
 
 def _in_pieces(queries: Tensor, width: int) -> Sequence[Tensor]:
+    """Split queries so that their scores with ``width`` others fit in memory."""
     return queries.split(max(1, PRODUCTS // max(width, 1)))
 
 
-def knn_precision_at_1(
-    queries: Tensor, train: Tensor, train_truth: Ragged, truth: Ragged, neighbours: int = 20, temperature: float = 0.05
-) -> float:
-    """Return P@1 in percent when neighbouring training queries vote for their labels."""
-    k = min(neighbours, len(train))
-    nearest = [(some @ train.T).topk(k, dim=1) for some in _in_pieces(queries, len(train))]
+def knn_precision_at_1(queries: Queries, train: Queries, neighbours: int = 20, temperature: float = 0.05) -> float:
+    """Return P@1 in percent if the ``neighbours`` nearest training queries vote for their labels.
+
+    A vote's weight is the softmax of the neighbours' similarities, divided by ``temperature``.
+    """
+    k = min(neighbours, len(train.vectors))
+    pieces = _in_pieces(queries.vectors, len(train.vectors))
+    nearest = [(some @ train.vectors.T).topk(k, dim=1) for some in pieces]
     scores, rows = (torch.cat(parts) for parts in zip(*nearest, strict=True))
     weights = torch.softmax(scores / temperature, dim=1)
-    best = torch.empty(len(queries), dtype=torch.int64)
-    for i in range(len(queries)):
-        voters = train_truth.take(rows[i].numpy())
-        votes = torch.zeros(train_truth.n_cols)
+    best = torch.empty(len(rows), dtype=torch.int64)
+    for i in range(len(rows)):
+        voters = train.truth.take(rows[i].numpy())
+        votes = torch.zeros(train.truth.n_cols)
         votes.index_add_(0, torch.from_numpy(voters.values).long(), weights[i][torch.from_numpy(voters.row_ids())])
         best[i] = votes.argmax()
-    return hits(best, truth)
+    return hits(best, queries.truth)
 
 
 def hits(best: Tensor, truth: Ragged) -> float:
-    """Return the share of rows, in percent, whose best label is true."""
+    """Return the percentage of rows whose best label, (n,) int64, is in the truth; NaN without rows."""
     if not len(truth):
         return float("nan")
     rows = truth.row_ids()
@@ -92,38 +104,35 @@ def hits(best: Tensor, truth: Ragged) -> float:
 
 
 def collapsed_loss(config: Loss, prime: bool) -> float:
-    """Return the loss at which all similarities are equal: 0.31 in the official form, 0.32 where R is a sum; 0.3 for NGAME
-    and DEXA.
-    """
+    """Return the loss with all similarities equal: 0.31 in the official form, 0.32 where R is a sum, 0.3 for NGAME and DEXA."""
     if not prime:
         return config.margin_min
     halves = 1 if config.regulariser_halves == "mean" else 2
     return 3 * config.margin_min + config.regulariser * halves * config.regulariser_margin
 
 
-def is_collapsed(loss: float, cosine_queries: float, cosine_prototypes: float, config: Loss, prime: bool) -> bool:
-    """Return whether the run is in the collapsed state: its loss, and nearly parallel vectors."""
-    near = abs(loss - collapsed_loss(config, prime)) < 0.02
-    parallel = cosine_queries > COSINE_COLLAPSED and cosine_prototypes > COSINE_COLLAPSED
-    return near and parallel
-
-
 def collapse_warning(report: dict[str, Any], config: Loss, prime: bool) -> str | None:
-    """Return a sentence for the user if the epoch of ``report`` ended in the collapsed state."""
+    """Return a warning if an epoch ended in the collapsed state: its loss is that of equal similarities, vectors are parallel.
+
+    Args:
+        report: the epoch's report.
+        config: margins.
+        prime: whether the loss is PRIME's.
+    """
     loss, cosine = report["loss"], report["cosine_queries"]
-    if not is_collapsed(loss, cosine, report.get("cosine_prototypes", report["cosine_u"]), config, prime):
+    parallel = min(cosine, report.get("cosine_prototypes", report["cosine_u"])) > COSINE_COLLAPSED
+    if not parallel or abs(loss - collapsed_loss(config, prime)) >= 0.02:
         return None
     return (
-        f"epoch {report['epoch']}: the run has collapsed: loss {loss:.3f} is that of equal similarities and "
-        f"the mean cosine of queries is {cosine:.3f}. Lower the learning rates, lengthen the "
-        "warm-up, or see docs/deviations.md."
+        f"epoch {report['epoch']}: the run has collapsed: loss {loss:.3f} is that of equal similarities and the mean cosine "
+        f"of queries is {cosine:.3f}. Lower the learning rates, lengthen the warm-up, or see docs/deviations.md."
     )
 
 
 def require_finite(loss: float, vectors: Tensor, epoch: int) -> None:
-    """Stop a diverged run: nothing after it can be a result.
+    """Stop a diverged run.
 
-    The loss alone does not tell: a comparison with NaN is false, so no negative violates and the loss is zero.
+    The loss alone does not show it: a comparison with NaN is false, so no negative violates and the loss is zero.
 
     Args:
         loss: the epoch's mean.
@@ -143,11 +152,11 @@ def require_finite(loss: float, vectors: Tensor, epoch: int) -> None:
         )
 
 
-def prototype_inputs(model: torch.nn.Module, u: Tensor, labels: Tensor) -> dict[str, float]:
+def prototype_inputs(model: Siamese, u: Tensor, labels: Tensor) -> dict[str, float]:
     """Return the mean norms of the three tokens that enter the prototype network.
 
     Args:
-        model: a Siamese model with prototypes.
+        model: a model of PRIME.
         u: (n, dim) float32 text vectors of ``labels``, not normalised.
         labels: (n,) int64, on the model's device.
     """
@@ -161,14 +170,12 @@ def prototype_inputs(model: torch.nn.Module, u: Tensor, labels: Tensor) -> dict[
 
 
 def evaluate(
-    model: torch.nn.Module,
+    model: Siamese,
     labels: np.ndarray,
     label_u: Tensor,
     label_z: Tensor | None,
-    validation: Tensor,
-    validation_truth: Ragged,
-    train: Tensor,
-    train_truth: Ragged,
+    validation: Queries,
+    train: Queries,
 ) -> dict[str, float]:
     """Return the epoch's diagnostics.
 
@@ -176,29 +183,27 @@ def evaluate(
         model: the Siamese model.
         labels: (n,) int64, those of :func:`watched`.
         label_u: (n, dim) float32, their text vectors, not normalised.
-        label_z: (n, dim) float32, their prototypes, or None.
-        validation: (n_val, dim) float32 unit rows, held-out training queries (may be empty).
-        validation_truth: their labels.
-        train: (n_train, dim) float32 unit rows of the training queries in use, as stored during the epoch.
-        train_truth: their labels.
+        label_z: (n, dim) float32 unit rows, their prototypes, or None.
+        validation: held-out training queries (may be empty).
+        train: the training queries in use, with vectors as stored during the epoch.
 
     Returns:
-        Mean cosines, norms, and P@1 by text vector, prototype, centroid and nearest neighbours (if there are held-out
-        queries).
+        Mean cosines, norms and, with held-out queries, P@1 in percent by text vector, prototype, centroid and nearest
+        neighbours.
     """
     unit_u = F.normalize(label_u, dim=1)
-    report = {"cosine_queries": mean_cosine(train), "cosine_u": mean_cosine(unit_u)}
+    report = {"cosine_queries": mean_cosine(train.vectors), "cosine_u": mean_cosine(unit_u)}
     if label_z is not None:
         report["cosine_prototypes"] = mean_cosine(label_z)
         on_device = torch.from_numpy(labels).to(model.cluster.device)
         report |= prototype_inputs(model, label_u, on_device) if model.has_centroids else {}
-    if len(validation):
-        report["P@1/u"] = precision_at_1(validation, unit_u, validation_truth)
+    if len(validation.vectors):
+        report["P@1/u"] = precision_at_1(validation, unit_u)
         if label_z is not None:
-            report["P@1/z"] = precision_at_1(validation, label_z, validation_truth)
+            report["P@1/z"] = precision_at_1(validation, label_z)
         if label_z is not None and model.has_centroids:
-            known = model.has_centroid.cpu()[:, None]  # vectors of all labels are kept off the GPU
+            known = model.has_centroid.cpu()[:, None]  # the vectors of all labels are in main memory
             centroid = F.normalize(torch.where(known, model.centroid.cpu(), unit_u), dim=1)
-            report["P@1/centroid"] = precision_at_1(validation, centroid, validation_truth)
-        report["P@1/knn"] = knn_precision_at_1(validation, train, train_truth, validation_truth)
+            report["P@1/centroid"] = precision_at_1(validation, centroid)
+        report["P@1/knn"] = knn_precision_at_1(validation, train)
     return {key: round(value, 5) for key, value in report.items()}

@@ -1,7 +1,7 @@
-"""Several processes that train one run: each encodes its share of every batch, all of them see all of its vectors.
+"""Several processes that train one run: each encodes its share of every batch.
 
 Queries and labels of a batch are negatives of one another, so the loss needs the vectors of the whole batch. They are
-gathered, every process computes the same loss, and carries the gradient of its own share back through the encoder. The
+gathered; every process computes the same loss and carries the gradient of its share back through the encoder. The
 gradient is that of one process with the same batch.
 
     vixml train picto vixml-minilm-l3 --processes 4
@@ -27,12 +27,12 @@ from vixml.gpus import lease
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those that train a run together; rank 0 writes files and speaks to the user.
+    """The processes that train a run together, and this one's rank; rank 0 writes files and shows progress.
 
     Attributes:
         rank: from 0.
-        size: how many there are.
-        device: where vectors must lie to be sent.
+        size: number of processes.
+        device: where tensors must be to be sent.
     """
 
     rank: int = 0
@@ -43,50 +43,54 @@ class ProcessGroup:
         """Return which of ``n`` items this process encodes; shares differ by one at most."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
-    def gather(self, own: Tensor, n: int) -> Tensor:
+    def gather(self, vectors: Tensor, n: int) -> Tensor:
         """Put the shares of all processes together.
 
         Args:
-            own: (share of n, dim) vectors of :meth:`share`.
+            vectors: (share of n, dim) of this process's :meth:`share`.
             n: items of all processes.
 
         Returns:
-            (n, dim) on the device of ``own``, without gradient. Alone: ``own`` itself, detached.
+            (n, dim) on the device of ``vectors``, without gradient; of a single process, ``vectors`` detached.
         """
-        own = own.detach()
+        vectors = vectors.detach()
         if self.size == 1:
-            return own
+            return vectors
         sizes = [s.stop - s.start for s in (ProcessGroup(rank, self.size).share(n) for rank in range(self.size))]
-        # Collectives want equal shapes: the shorter shares are filled up.
-        filled = torch.zeros(max(sizes), *own.shape[1:], dtype=own.dtype, device=self.device)
-        filled[: len(own)] = own
+        # Collectives need equal shapes: shorter shares are padded.
+        filled = torch.zeros(max(sizes), *vectors.shape[1:], dtype=vectors.dtype, device=self.device)
+        filled[: len(vectors)] = vectors
         parts = [torch.empty_like(filled) for _ in sizes]
         distributed.all_gather(parts, filled)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(own.device)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(vectors.device)
 
     def require_equal(self, number: int, what: str) -> None:
-        """Check that a whole number that each process read or computed on its own is the same in all of them.
+        """Check that all processes read or computed the same whole number.
 
-        Were it not, each would encode its share of another batch, and nobody would notice.
+        Otherwise each would encode its share of another batch, without an error.
+
+        Args:
+            number: this process's number.
+            what: its meaning, for the error.
 
         Raises:
-            VixmlError: it is not.
+            VixmlError: the numbers differ.
         """
         if self.size == 1:
             return
-        own = torch.tensor([number], device=self.device)
-        found = [torch.empty_like(own) for _ in range(self.size)]
-        distributed.all_gather(found, own)
+        sent = torch.tensor([number], device=self.device)
+        found = [torch.empty_like(sent) for _ in range(self.size)]
+        distributed.all_gather(found, sent)
         numbers = [int(one) for one in found]
         if len(set(numbers)) > 1:
             raise VixmlError(
                 f"the processes of a training do not agree on {what}",
-                found=f"{', '.join(map(str, numbers))}, process by process",
-                hint="all of them must see the same folders, so these must lie on a disk that every node has",
+                found=f"{', '.join(map(str, numbers))}, by rank",
+                hint="all of them must read the same folders: put these on a disk that every node shares",
             )
 
     def first(self, values: np.ndarray) -> np.ndarray:
-        """Return the first process's ``values``, (n,) int64; the others' own, as many, may differ by rounding."""
+        """Return rank 0's ``values``, (n,) int64; those of other processes may differ by rounding."""
         if self.size == 1:
             return values
         sent = torch.from_numpy(values).to(self.device, copy=True)
@@ -97,10 +101,10 @@ class ProcessGroup:
         """Sum gradients over all processes, in place.
 
         Args:
-            shared: parameters of which each process holds the gradient of its share of the batch. Without one (nothing in
-                this share asks for the parameter) a process adds zero.
-            whole: parameters of which each process holds the gradient of the whole batch. Their mean is taken, so that
-                rounding can never part the processes.
+            shared: parameters of which each process has the gradient of its share of the batch; a process without a
+                gradient (nothing in its share used the parameter) adds zero.
+            whole: parameters of which each process has the gradient of the whole batch. Their mean is taken, so that
+                rounding never lets the processes diverge.
         """
         if self.size == 1:
             return
@@ -118,16 +122,16 @@ class ProcessGroup:
 
 
 SINGLE = ProcessGroup()
-# What NCCL and gloo say where the other end of a connection is gone.
+# NCCL's and gloo's messages when the other end of a connection has ended.
 _GONE = re.compile(r"connection (closed|reset|refused)|broken pipe|NCCL|gloo|process group|recvValue|TCPStore", re.I)
 
 
 @contextmanager
 def lost_processes(group: ProcessGroup) -> Iterator[None]:
-    """Turn the errors that a process meets when another one has ended into one error: the other's own says why.
+    """Turn the errors that a process meets when another one has ended into one error.
 
     Raises:
-        VixmlError: another process is gone.
+        VixmlError: another process has ended.
     """
     try:
         yield
@@ -138,7 +142,7 @@ def lost_processes(group: ProcessGroup) -> Iterator[None]:
             "another process of this training ended",
             where=f"process {group.rank + 1} of {group.size}",
             found=str(error).splitlines()[0][:200],
-            hint="its own message says why; the same command resumes from the checkpoint",
+            hint="see the message of that process; the same command resumes from the checkpoint",
         ) from error
 
 
@@ -157,7 +161,7 @@ def start_processes(n: int, device: str) -> None:
 
 
 def join(device: torch.device) -> ProcessGroup:
-    """Join the processes that ``torchrun`` started, or return :data:`SINGLE` where it did not start this one."""
+    """Join the processes that ``torchrun`` started; return :data:`SINGLE` if it did not start this one."""
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) < 2:
         return SINGLE
     if device.type == "cuda":

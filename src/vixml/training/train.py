@@ -2,12 +2,13 @@
 
 Read it top to bottom:
 
-    train              the stage: set-up, training, the model's folder
-    open_training      what stays the same while a run trains (Training), from configuration and inputs
-    new_state          what changes (State): optimizer, stored vectors, position
+    train              the stage: set-up, training, the model folder
+    open_training      what stays the same while a run trains (Training)
+    new_state          what changes (State), and how a checkpoint saves and restores it
+    parameter_groups   the optimizer and its learning rates
     fit                resume or initialise, then epochs: groups, steps, centroids, diagnostics, checkpoints
     train_step         one batch: encode, score, loss, gradients, update
-    initialise, update_groups, refresh_centroids, epoch_report    the start, and between epochs
+    initialise         encode everything once; then what happens between epochs
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn import functional as F
 
 from vixml.config.registry import Propensity
-from vixml.config.run import RunConfig
+from vixml.config.run import Optimizer, RunConfig, SeededRun
 from vixml.data.propensity import inverse_propensity
 from vixml.digest import stage_digest
 from vixml.files import save_array, sha256_json, write_json, write_text
 from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items, fewer_items
 from vixml.models.inputs import RunInputs, open_inputs
+from vixml.models.packing import Sequences
 from vixml.models.siamese import Siamese, build_model, save_model
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, machine, stage
-from vixml.ragged import Ragged
-from vixml.runtime import CLUSTER, DROPOUT, INIT, autocast, batch_workers, choose_precision, generator, send
+from vixml.runtime import CLUSTER, DROPOUT, INIT, autocast, batch_workers, choose_precision, derived_seed, send
 from vixml.training import diagnostics
-from vixml.training.batches import Batch, EpochBatches, Gather, TrainingSet, draw_positives, iterate, query_order
-from vixml.training.checkpoint import SaveClock, load_checkpoint, save_checkpoint
+from vixml.training.batches import Batch, EpochBatches, TrainingSet, iterate
+from vixml.training.checkpoint import Checkpoint
 from vixml.training.clustering import balanced_groups, group_means
 from vixml.training.distributed import SINGLE, ProcessGroup, join, leave, lost_processes
-from vixml.training.losses import total_loss
-from vixml.training.optimizer import make_optimizer, set_learning_rates
+from vixml.training.losses import Positives, total_loss
 from vixml.training.vectors import EncodedBatch, StoredVectors, label_means
 
 SCHEMA_VERSION = 1
@@ -54,101 +55,86 @@ VALIDATION_SEED = 20251117  # one held-out set for all runs and seeds, so that t
 # --- The stage.
 
 
-def train(
-    dataset: str,
-    run: str,
-    seed: int,
-    config: RunConfig,
-    propensity: Propensity,
-    inputs: RunInputs,
-    out: Path,
-    device: torch.device,
-) -> None:
-    """Train one run and publish its model; resume from ``checkpoint/`` beside ``out`` if an earlier try was interrupted.
+def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, device: torch.device) -> None:
+    """Train one run and write its model folder; resume from ``checkpoint/`` beside ``out`` after an interruption.
 
     Args:
-        dataset: for the record.
-        run: for the record.
-        seed: of everything random.
-        config: the resolved run.
-        propensity: constants of the data set, for drawing positives.
-        inputs: where the inputs lie.
+        run: the run and its seed.
+        propensity: constants of the dataset, for drawing positives.
+        inputs: the folders that it reads.
         out: folder to write.
         device: where to train.
+
+    Raises:
+        VixmlError: an input is missing or belongs to another run, memory ran out, the training diverged, a checkpoint is
+            damaged, or another process of this training ended.
     """
-    name, checkpoint, facts = f"{run} seed {seed}", out.parent / "checkpoint", {}
-    resolved = {"dataset": dataset, "run": run, "seed": seed, **config.model_dump()}
+    facts: dict[str, Any] = {}
     group = join(device)
-    # One process writes files and speaks to the user: those of the others would be the same.
+    # Rank 0 alone writes files and shows progress: the other processes have the same results.
     first = group.rank == 0
-    with stage(out, "train", config=resolved, inputs=inputs.named(), facts=facts) if first else nullcontext() as work:
-        training = open_training(config, seed, propensity, inputs, device, group)
-        config, model, data = training.config, training.model, training.data
-        identity = run_identity(config, seed, inputs, training.precision, propensity)
-        with bar(name, len(data.rows) * config.training.epochs) if first else nullcontext(Quiet()) as advance:
-            with enough_memory(lambda: f"train {name}: the model does not fit", lambda: fewer_items(config, 0)):
-                model.to(device)
-            state = new_state(training)
-            with (
-                lost_processes(group),
-                enough_memory(
-                    lambda: f"train {name}, {position(training, state)}",
-                    lambda: fewer_items(config, model.encoding, model.training),
-                ),
-            ):
-                fit(training, state, checkpoint, identity, TrainingView(advance, name, config.training.epochs))
-        leave()
-        if not first:
-            return
-        last = state.history[-1] if state.history else {}
-        precision, kernels = training.precision, model.backbone.kernels
-        facts |= {"precision": precision, "device": str(device), "kernels": kernels, "last_epoch": last}
-        save_model(work, model)
-        save_array(work / "validation_rows.npy", training.held_out)
-        write_text(work / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
-        write_json(
-            work / "training.json",
-            {
-                "schema_version": SCHEMA_VERSION,
-                "dataset": dataset,
-                "run": run,
-                "seed": seed,
-                "epochs": config.training.epochs,
-                "steps": training.total_steps,
-                "seconds": round(state.seconds, 3),
-                "hours": state.seconds / 3600,
-                "samples_per_second": last.get("samples_per_second"),
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine()["processor"],
-                "processes": group.size,
-                "threads": torch.get_num_threads(),
-                "precision": precision,
-                "kernels": kernels,
-                "n_train": len(data.rows),
-                "n_validation": len(training.held_out),
-                "parameters": sum(p.numel() for p in model.parameters()) + model.backbone.left_out,
-                "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-                "last_epoch": last,
-            },
+    written = stage(out, "train", config=run.resolved, inputs=inputs.named(), facts=facts) if first else nullcontext()
+    with written as work:
+        training = open_training(run, propensity, inputs, device, group)
+        config, model = training.config, training.model
+        identity = run_identity(config, run.seed, inputs, training.precision, propensity)
+        checkpoint = Checkpoint(out.parent / "checkpoint", identity, config.training.checkpoint_minutes)
+        state, n_queries = new_state(training), len(training.data.rows) * config.training.epochs
+        shown = bar(str(run), n_queries) if first else nullcontext(Quiet())
+        enough = enough_memory(
+            lambda: f"train {run}, {position(training, state)}",
+            lambda: fewer_items(config, model.encoding, model.training),
         )
-    # The checkpoint has done its work once the model is published.
-    for leftover in sorted(checkpoint.glob("*")):
-        leftover.unlink()
-    if checkpoint.exists():
-        checkpoint.rmdir()
+        with shown as advance, lost_processes(group), enough:
+            fit(training, state, checkpoint, TrainingView(advance, str(run), config.training.epochs))
+        leave()
+        if first:
+            save_model(work, model)
+            save_array(work / "validation_rows.npy", training.held_out)
+            write_text(work / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
+            record = training_record(run, training, state)
+            write_json(work / "training.json", record)
+            facts |= {name: record[name] for name in ("precision", "kernels", "last_epoch")} | {"device": str(device)}
+    if first:
+        checkpoint.remove()
+
+
+def training_record(run: SeededRun, training: Training, state: State) -> dict[str, Any]:
+    """Return the content of ``training.json`` (docs/formats.md)."""
+    model, device, last = training.model, training.device, state.history[-1] if state.history else {}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **run.names,
+        "epochs": training.config.training.epochs,
+        "steps": training.total_steps,
+        "seconds": round(state.seconds, 3),
+        "hours": state.seconds / 3600,
+        "samples_per_second": last.get("samples_per_second"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine()["processor"],
+        "processes": training.group.size,
+        "threads": torch.get_num_threads(),
+        "precision": training.precision,
+        "kernels": model.backbone.kernels,
+        "n_train": len(training.data.rows),
+        "n_validation": len(training.held_out),
+        "parameters": sum(p.numel() for p in model.parameters()) + model.backbone.left_out,
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "last_epoch": last,
+    }
 
 
 def run_identity(config: RunConfig, seed: int, inputs: RunInputs, precision: str, propensity: Propensity) -> str:
-    """Return the digest that a checkpoint must share to be resumed."""
-    described = {name: describe_input(path)["sha256"] for name, path in inputs.named().items()}
-    # Another way to the same result does not part a run from its past, the less so where it is the way out of an error:
-    # after running out of memory with smaller parts, after a machine without liger-kernel with it. Workers and saving lead
-    # to the same bytes; parts and kernels to the same gradient up to rounding, and parts draw their own dropout masks.
-    # The propensities shape what is drawn, and the code what is learned: another of either leads elsewhere.
+    """Return the digest that a checkpoint must share to be resumed: everything that decides what is learned.
+
+    ``config.settings("train")`` leaves out how a training is carried out, so that a user can resume after running out of
+    memory with smaller parts, or with other kernels. Workers and saving do not change a byte. Parts and kernels change the
+    gradient by rounding only, except that parts draw other dropout masks.
+    """
     return sha256_json(
         {
             "config": config.settings("train"),
             "seed": seed,
-            "inputs": described,
+            "inputs": {name: describe_input(path)["sha256"] for name, path in inputs.named().items()},
             "precision": precision,
             "propensity": propensity.model_dump(),
             "code": stage_digest("train"),
@@ -161,14 +147,13 @@ def run_identity(config: RunConfig, seed: int, inputs: RunInputs, precision: str
 
 @dataclass(frozen=True)
 class Training:
-    """One run, ready to train: all that stays the same while it does, but for the values of the model's tensors.
+    """One run, ready to train: everything that stays the same, except the values of the model's tensors.
 
     Attributes:
         config: the run.
-        model: on its device by the time it is trained.
+        model: on the device that trains it.
         data: the training set.
         held_out: (n_val,) int64 rows of train, for diagnostics.
-        gather: image rows -> (n_images, image_dim) vectors, or None for text only.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         seed: of the run.
         group: the processes that train it together.
@@ -178,15 +163,14 @@ class Training:
     model: Siamese
     data: TrainingSet
     held_out: np.ndarray
-    gather: Gather | None
     precision: str
     seed: int
     group: ProcessGroup = SINGLE
 
     @property
     def device(self) -> torch.device:
-        """Return where the model lies."""
-        return next(self.model.parameters()).device
+        """Return the model's device."""
+        return self.model.device
 
     @property
     def steps_per_epoch(self) -> int:
@@ -200,70 +184,64 @@ class Training:
 
     @property
     def stored_only(self) -> bool:
-        """Return whether text vectors never change (a frozen encoder): encode once, train on the stored vectors."""
+        """Return whether text vectors never change (a frozen encoder): they are encoded once, and training reads them."""
         return self.model.frozen and self.model.projection is None
 
     def autocast(self) -> AbstractContextManager:
-        """Return a fresh context of the run's precision."""
+        """Return a new context of the run's precision."""
         return autocast(self.precision, self.device)
 
 
 def open_training(
-    config: RunConfig,
-    seed: int,
-    propensity: Propensity,
-    inputs: RunInputs,
-    device: torch.device,
-    group: ProcessGroup = SINGLE,
+    run: SeededRun, propensity: Propensity, inputs: RunInputs, device: torch.device, group: ProcessGroup = SINGLE
 ) -> Training:
-    """Open a run's inputs and build its model, which is still on the CPU."""
-    precision = choose_precision(config.training.precision, device, config.encoder.weights)
-    config = config.at_precision(precision)
-    opened = open_inputs(inputs, config, seed)
-    truth, prompt = opened.corpus.labels("train"), opened.prompts["train"]
+    """Open a run's inputs and build its model on ``device``; arguments and errors are those of :func:`train`."""
+    precision = choose_precision(run.config.training.precision, device, run.config.encoder.weights)
+    config = run.config.at_precision(precision)
+    opened = open_inputs(inputs, config, run.seed)
+    truth = opened.corpus.labels("train")
     held_out = validation_rows(len(truth), config.training.validation, config.training.validation_split)
     rows = np.setdiff1d(np.arange(len(truth)), held_out)
     rows = rows[truth.lengths[rows] > 0]
     weights = np.ones(truth.n_cols)
     if config.training.positives == "inverse-propensity":
         weights = inverse_propensity(truth.counts(), len(truth), propensity.a, propensity.b)
-    tokens, images = opened.tokens, opened.images
-    data = TrainingSet(tokens["train"], tokens["label"], images["train"], images["label"], truth, rows, weights, prompt)
-    model = build_model(
-        config, inputs.model_dir, truth.n_cols, opened.image_dim, seed, prompt, opened.vocabulary(), device
-    )
-    return Training(config, model, data, held_out, opened.gather, precision, seed, group)
+    data = TrainingSet(opened.sequences["train"], opened.sequences["label"], truth, rows, weights)
+    model = build_model(config, opened, run.seed, device)
+    with enough_memory(lambda: f"train {run}: the model does not fit", lambda: fewer_items(config, 0)):
+        model.to(device)
+    return Training(config, model, data, held_out, precision, run.seed, group)
 
 
 def validation_rows(n_train: int, share: float, split: int = 0) -> np.ndarray:
-    """Return the rows of train held out: (n,) int64, ascending; the same for every run of a data set with that split."""
+    """Return the held-out rows of train: (n,) int64, ascending; the same for all runs of a dataset with that split."""
     rng = np.random.default_rng(VALIDATION_SEED + split)
     return np.sort(rng.permutation(n_train)[: round(share * n_train)]).astype(np.int64)
 
 
 @dataclass
 class State:
-    """All that changes while a run trains, beside the model's tensors; a checkpoint holds both.
+    """Everything that changes while a run trains, except the model's tensors; a checkpoint holds both.
 
-    Random numbers are no part of it: those of a step follow from the seed and the step's position.
+    Random numbers are not part of it: those of a step follow from the seed and the step's position.
 
     Attributes:
         optimizer: AdamW.
-        scaler: of gradients, at work in ``fp16``.
+        scaler: of gradients, enabled in ``fp16``.
         stored: (n_train, dim) unit query vectors as last seen.
-        query_u: (n_train, dim) float32 query vectors of a frozen encoder, not normalised.
-        label_u: (n_labels, dim) float32 text vectors of a frozen encoder, not normalised.
+        query_u: (n_train, dim) float32 query vectors of a frozen encoder, not normalised, or None.
+        label_u: (n_labels, dim) float32 text vectors of a frozen encoder, not normalised, or None.
         groups: (n,) int64 group of each training query in a mined epoch, or None.
         epoch: from 0.
         step_in_epoch: steps done in this epoch.
         sums: of each loss term over the epoch's queries.
-        seconds: of training, diagnostics and saving left out.
+        seconds: of training, without diagnostics and saving.
         history: the reports of finished epochs.
     """
 
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    stored: StoredVectors = field(default_factory=lambda: StoredVectors(torch.zeros(0)))
+    stored: StoredVectors
     query_u: Tensor | None = None
     label_u: Tensor | None = None
     groups: np.ndarray | None = None
@@ -278,15 +256,14 @@ SAVED_AS_THEY_ARE = ("query_u", "label_u", "epoch", "step_in_epoch", "seconds", 
 
 
 def new_state(training: Training) -> State:
-    """Return the state before the first step; the model must be on its device."""
+    """Return the state before the first step."""
     optimizer = make_optimizer(training.model, training.config.optimizer)
-    return State(optimizer, torch.amp.GradScaler(training.device.type, enabled=training.precision == "fp16"))
+    scaler = torch.amp.GradScaler(training.device.type, enabled=training.precision == "fp16")
+    return State(optimizer, scaler, StoredVectors(torch.zeros(len(training.data.truth), training.model.backbone.dim)))
 
 
-def save_state(training: Training, state: State, folder: Path, identity: str) -> None:
-    """Write a checkpoint, in the first process."""
-    if training.group.rank != 0:
-        return
+def save_state(training: Training, state: State, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint."""
     saved = {name: getattr(state, name) for name in SAVED_AS_THEY_ARE}
     saved |= {
         "model": training.model.learned_state(),
@@ -296,11 +273,11 @@ def save_state(training: Training, state: State, folder: Path, identity: str) ->
         "groups": None if state.groups is None else torch.from_numpy(state.groups),
         "sums": {name: float(value) for name, value in state.sums.items()},
     }
-    save_checkpoint(folder, identity, saved)
+    checkpoint.save(saved)
 
 
 def restore_state(training: Training, state: State, saved: dict[str, Any]) -> None:
-    """Set the model and the state to what :func:`save_state` wrote."""
+    """Set the model and the state to those that :func:`save_state` wrote."""
     training.model.load_learned_state(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
@@ -310,53 +287,110 @@ def restore_state(training: Training, state: State, saved: dict[str, Any]) -> No
         setattr(state, name, saved[name])
 
 
-# --- The loop: epochs, and the steps in each.
+# --- The optimizer: AdamW with a linear schedule.
 
 
-def fit(training: Training, state: State, folder: Path, identity: str, view: TrainingView) -> None:
+def parameter_groups(model: Siamese, config: Optimizer) -> list[dict]:
+    """Return AdamW's groups: language model or new parts, with or without weight decay (paper, appendix A).
+
+    Free vectors and all one-dimensional parameters (biases, norms) are not decayed; in the official form norms are, except
+    those named ``LayerNorm.weight`` (docs/deviations.md D28). Parameters that do not train are left out.
+    """
+    groups: dict[tuple[bool, bool], list[Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_new = not name.startswith("backbone.")
+        if config.weight_decay_on == "matrices":
+            plain = parameter.ndim < 2
+        else:
+            plain = "bias" in name or name.endswith("LayerNorm.weight")
+        plain = plain or name == "prototypes.free.weight"
+        groups.setdefault((is_new, plain), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.lr_new if is_new else config.lr,
+            "peak": config.lr_new if is_new else config.lr,
+            "weight_decay": 0.0 if plain else config.weight_decay,
+            "warmup": config.warmup_steps if config.warmup_steps_new is None or not is_new else config.warmup_steps_new,
+            "ahead": config.warmup_from == "first-step",
+        }
+        for (is_new, plain), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def make_optimizer(model: Siamese, config: Optimizer) -> torch.optim.AdamW:
+    """Return AdamW over :func:`parameter_groups`, in its fused form (one pass over the parameters)."""
+    # A frozen encoder without parts on top has nothing to learn, but torch requires a group.
+    empty = {"params": [], "lr": config.lr, "peak": config.lr, "warmup": 0, "ahead": True}
+    return torch.optim.AdamW(parameter_groups(model, config) or [empty], eps=config.eps, fused=True)
+
+
+def learning_rate_factor(step: int, warmup: int, total: int, ahead: bool = True) -> float:
+    """Return the schedule's factor for step ``step`` (from 0): linear warm-up, then linear decay to zero.
+
+    Args:
+        step: from 0.
+        warmup: steps of warm-up.
+        total: number of steps.
+        ahead: whether the first step's rate is that of the ramp's first step; else it is 0 (D27).
+
+    Example:
+        >>> [learning_rate_factor(s, 2, 6) for s in range(7)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+        >>> [learning_rate_factor(s, 2, 6, ahead=False) for s in range(4)]
+        [0.0, 0.5, 1.0, 0.75]
+    """
+    if step < warmup:
+        return (step + ahead) / warmup
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
+    """Set every group's learning rate for step ``step`` of ``total``; it depends on nothing else, so there is no state."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * learning_rate_factor(step, group["warmup"], total, group["ahead"])
+
+
+# --- The loop: epochs and their steps.
+
+
+def fit(training: Training, state: State, checkpoint: Checkpoint, view: TrainingView) -> None:
     """Train to the last epoch, from the checkpoint if there is one.
 
     Args:
-        training: the run, its model on its device.
+        training: the run.
         state: new; afterwards that of the finished run.
-        folder: where checkpoints go.
-        identity: digest of configuration, inputs and code; a checkpoint of another one is not resumed.
-        view: shows a person how far it is.
+        checkpoint: where the running state is saved.
+        view: shows progress.
+
+    Raises:
+        VixmlError: the checkpoint is damaged, processes would resume from different steps, or the run has diverged.
     """
     model, settings, device = training.model, training.config.training, training.device
-    n = len(training.data.rows)
-    saved = load_checkpoint(folder, identity)
-    if saved is not None:
-        restore_state(training, state, saved)
-    step = state.epoch * training.steps_per_epoch + state.step_in_epoch
-    training.group.require_equal(step, "the step to go on from")
-    if saved is not None:
-        view.resume(state.epoch * n + min(state.step_in_epoch * settings.batch_size, n), state.epoch)
-    elif model.prototypes is not None or model.centred or settings.epochs:
-        torch.manual_seed(int(generator(training.seed, INIT, 1).integers(2**31)))
-        initialise(training, state)
-
-    saving = SaveClock(settings.checkpoint_minutes)
+    first = training.group.rank == 0  # it alone writes checkpoints
+    start_or_resume(training, state, checkpoint, view)
     while state.epoch < settings.epochs:
         if state.step_in_epoch == 0:
             update_groups(training, state, view)
             state.sums = {}
         model.train()
-        clock = time.perf_counter()
+        started = time.perf_counter()
         workers, pin = batch_workers(settings.workers, device), device.type == "cuda"
         for batch in iterate(epoch_batches(training, state), state.step_in_epoch, workers, pin):
             loss = train_step(training, state, batch)
             view.step(len(batch.queries), loss)
             state.step_in_epoch += 1
-            if saving.due(epoch_ended=False):
-                state.seconds += time.perf_counter() - clock
-                saving.run(lambda: save_state(training, state, folder, identity))
-                clock = time.perf_counter()
+            if first and checkpoint.due(epoch_ended=False):
+                state.seconds += time.perf_counter() - started
+                save_state(training, state, checkpoint)
+                started = time.perf_counter()
         model.refresh_centre()
         if model.has_centroids:
             last = state.epoch + 1 == settings.epochs
             refresh_centroids(training, state, last and training.config.prototype.last_centroids == "encoded")
-        state.seconds += time.perf_counter() - clock
+        state.seconds += time.perf_counter() - started
         report = epoch_report(training, state)
         warning = diagnostics.collapse_warning(report, training.config.loss, model.has_centroids)
         if warning is not None:
@@ -364,12 +398,27 @@ def fit(training: Training, state: State, folder: Path, identity: str, view: Tra
         state.history.append(report)
         view.epoch(report)
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
-        if saving.due(epoch_ended=True):
-            saving.run(lambda: save_state(training, state, folder, identity))
+        if first and checkpoint.due(epoch_ended=True):
+            save_state(training, state, checkpoint)
+
+
+def start_or_resume(training: Training, state: State, checkpoint: Checkpoint, view: TrainingView) -> None:
+    """Restore the checkpoint if there is one, else initialise what training and inference need."""
+    model, settings, n = training.model, training.config.training, len(training.data.rows)
+    saved = checkpoint.load()
+    if saved is not None:
+        restore_state(training, state, saved)
+    step = state.epoch * training.steps_per_epoch + state.step_in_epoch
+    training.group.require_equal(step, "the step to resume from")
+    if saved is not None:
+        view.resume(state.epoch * n + min(state.step_in_epoch * settings.batch_size, n), state.epoch)
+    elif model.prototypes is not None or model.centred or settings.epochs:
+        torch.manual_seed(derived_seed(training.seed, INIT, 1))
+        initialise(training, state)
 
 
 def position(training: Training, state: State) -> str:
-    """Return where the training is, for a reader."""
+    """Return a training's position, for an error."""
     if not training.model.training:
         return f"epoch {state.epoch + 1}, encoding queries and labels"
     return f"epoch {state.epoch + 1}, step {state.step_in_epoch + 1} of {training.steps_per_epoch}"
@@ -377,17 +426,12 @@ def position(training: Training, state: State) -> str:
 
 def epoch_batches(training: Training, state: State) -> EpochBatches:
     """Return the batches of the state's epoch."""
-    data, seed, epoch = training.data, training.seed, state.epoch
-    order = query_order(data.rows, state.groups, seed, epoch)
-    positives = draw_positives(data.truth, data.rows, data.weights, seed, epoch)
-    return EpochBatches(
-        data, training.config, order, positives, seed, epoch, training.gather, training.group,
-        with_text=not training.stored_only,
-    )  # fmt: skip
+    data, config, with_text = training.data, training.config, not training.stored_only
+    return EpochBatches(data, config, training.seed, state.epoch, state.groups, training.group, with_text)
 
 
 def train_step(training: Training, state: State, batch: Batch) -> Tensor:
-    """Take one optimizer step; return the loss, which stays on its device."""
+    """Take one optimizer step; return the loss, a scalar that stays on its device."""
     config, model, device = training.config, training.model, training.device
     optimizer, scaler = state.optimizer, state.scaler
     step = state.epoch * training.steps_per_epoch + state.step_in_epoch
@@ -399,7 +443,7 @@ def train_step(training: Training, state: State, batch: Batch) -> Tensor:
         u_queries = send(state.query_u[torch.from_numpy(batch.queries)], device)
         u_labels = send(state.label_u[torch.from_numpy(batch.labels)], device)
     else:
-        encoded = EncodedBatch(model, batch, training.group, training.autocast, stream)
+        encoded = EncodedBatch(model, batch, training.group, training.precision, stream)
         u_queries, u_labels = model.centred_vectors(encoded.vectors).split([n, m])
     # Scores, margins and norms in float32: half precision would round margins of 0.1.
     queries, texts = F.normalize(u_queries.float(), dim=1), F.normalize(u_labels.float(), dim=1)
@@ -409,13 +453,14 @@ def train_step(training: Training, state: State, batch: Batch) -> Tensor:
     )
     prototypes = None
     if model.prototypes is not None:
-        # What is dropped follows from the step alone, whatever the encoder drew in whichever process.
-        torch.manual_seed(int(generator(*stream, n + m).integers(2**31)))
+        # This dropout follows from the step alone, however much the encoder drew in each process.
+        torch.manual_seed(derived_seed(*stream, n + m))
         with training.autocast():
             prototypes = model.prototype(u_labels, labels)
     is_positive = torch.zeros(n, m, dtype=torch.bool, device=device)
     is_positive[pairs[:, 0], pairs[:, 1]] = True
-    loss, terms = total_loss(queries, texts, prototypes, is_positive, *drawn, config.loss, config.method)
+    positives = Positives(is_positive, *drawn)
+    loss, terms = total_loss(queries, texts, prototypes, positives, config.loss, config.method)
     optimizer.zero_grad(set_to_none=True)
     if loss.requires_grad:
         scaler.scale(loss).backward()
@@ -437,10 +482,11 @@ def sum_gradients(training: Training, batch: Batch) -> None:
     """Sum gradients over processes: prototypes saw the whole batch, the encoder this process's share."""
     model = training.model
     whole = list(model.prototypes.parameters()) if model.prototypes is not None else []
-    known = {id(parameter) for parameter in whole}
+    left_out = list(whole)
     if not batch.has_images and model.projection is not None:
-        # No process uses it: it has no gradient, not one of zero, which AdamW would let decay.
-        known |= {id(parameter) for parameter in model.projection.parameters()}
+        # No process uses it, so it has no gradient; with one of zero, AdamW would let it decay.
+        left_out += model.projection.parameters()
+    known = {id(parameter) for parameter in left_out}
     share = [] if training.stored_only else [p for p in model.parameters() if id(p) not in known]
     training.group.sum_gradients(share, whole)
 
@@ -448,16 +494,12 @@ def sum_gradients(training: Training, batch: Batch) -> None:
 # --- At the start and between epochs.
 
 
-def encode_shared(training: Training, tokens: Ragged, images: Ragged | None, rows: np.ndarray | None = None) -> Tensor:
+def encode_shared(training: Training, items: Sequences, rows: np.ndarray | None = None) -> Tensor:
     """Encode items, all or ``rows``: (n, dim) float32 on the CPU, not normalised. Each process encodes its share."""
-    n = len(tokens) if rows is None else len(rows)
+    n = len(items) if rows is None else len(rows)
     if rows is not None or training.group.size > 1:
-        share = (np.arange(n) if rows is None else rows)[training.group.share(n)]
-        tokens, images = tokens.take(share), None if images is None else images.take(share)
-    vectors = encode_items(
-        training.model, tokens, images, training.gather, training.autocast, prompt=training.data.prompt,
-        at_once=training.config.training.items_at_once,
-    )  # fmt: skip
+        items = items.take((np.arange(n) if rows is None else rows)[training.group.share(n)])
+    vectors = encode_items(training.model, items, training.precision, training.config.training.items_at_once)
     return training.group.gather(vectors, n)
 
 
@@ -465,10 +507,9 @@ def encode_shared(training: Training, tokens: Ragged, images: Ragged | None, row
 def initialise(training: Training, state: State) -> None:
     """Encode everything once: first centroids, label clusters for the free vectors, stored vectors."""
     model, data, init = training.model, training.data, training.config.prototype.init
-    queries = encode_shared(training, data.query_tokens, data.query_images)
-    labels = encode_shared(training, data.label_tokens, data.label_images)
+    queries, labels = encode_shared(training, data.queries), encode_shared(training, data.labels)
     if model.centred:
-        # As in a batch: as many queries as labels, about. The stored centre is zero until here.
+        # Queries and labels count alike, as in a batch. The stored centre is zero so far.
         used = queries[torch.from_numpy(data.rows)]
         centre = (used.mean(dim=0) + labels.mean(dim=0)) / 2
         model.centre.copy_(centre)
@@ -478,20 +519,20 @@ def initialise(training: Training, state: State) -> None:
         state.query_u, state.label_u = queries, labels
     if model.prototypes is not None:
         free, unit = model.prototypes.free, F.normalize(labels, dim=1)
-        seed = int(generator(training.seed, CLUSTER).integers(2**31))
+        seed = derived_seed(training.seed, CLUSTER)
         clusters = balanced_groups(unit.to(free.weight.device), free.num_embeddings, seed)
         model.cluster.copy_(torch.from_numpy(clusters))
         if init == "label-mean":
             free.weight.copy_(group_means(unit, clusters, free.num_embeddings))
         elif init == "zeros":
             free.weight.zero_()
-        # else "xavier": they stay as the model was built
+        # With "xavier" they stay as the model drew them.
     if model.has_centroids:
         refresh_centroids(training, state)
 
 
 def update_groups(training: Training, state: State, view: TrainingView) -> None:
-    """Cluster the stored query vectors when the curriculum asks for it (NGAME)."""
+    """Cluster the stored query vectors in the epochs of the curriculum (NGAME)."""
     mining, epoch = training.config.mining, state.epoch
     # Vectors at the start of an epoch are those at the end of the one before.
     at = epoch - 1 if mining is not None and mining.cluster == "end" else epoch
@@ -499,12 +540,12 @@ def update_groups(training: Training, state: State, view: TrainingView) -> None:
         state.groups = None
     elif state.groups is None or (at - mining.start) % mining.update == 0:
         rows = training.data.rows
-        seed = int(generator(training.seed, CLUSTER, epoch + 1).integers(2**31))
+        seed = derived_seed(training.seed, CLUSTER, epoch + 1)
         vectors, n_groups = state.stored.read()[torch.from_numpy(rows)], mining.n_groups(len(rows), at)
         try:
             groups = balanced_groups(vectors.to(training.device), n_groups, seed)
-        except torch.OutOfMemoryError:  # no batch is in memory here, so there is nothing to make smaller
-            view.warn("the GPU has no room to group all queries: the processor does it, which takes longer")
+        except torch.OutOfMemoryError:  # no batch is in memory here, so no setting would help
+            view.warn("the GPU's memory is too small to group all queries: the processor does it, which takes longer")
             groups = balanced_groups(vectors, n_groups, seed)
         state.groups = training.group.first(groups)
 
@@ -515,11 +556,11 @@ def refresh_centroids(training: Training, state: State, encode_again: bool = Fal
     Args:
         training: the run.
         state: with the stored vectors.
-        encode_again: encode the queries as the model is now, without dropout, in place of reading their stored vectors.
+        encode_again: encode the queries with the current model, without dropout, instead of reading their stored vectors.
     """
     model, data, rows = training.model, training.data, training.data.rows
     if encode_again and not training.stored_only:
-        queries = F.normalize(encode_shared(training, data.query_tokens, data.query_images, rows), dim=1)
+        queries = F.normalize(encode_shared(training, data.queries, rows), dim=1)
     else:
         queries = state.stored.read()[torch.from_numpy(rows)]
     means, has = label_means(queries, data.truth.take(rows))
@@ -537,17 +578,16 @@ def epoch_report(training: Training, state: State) -> dict[str, Any]:
     means = {name: round(float(total) / len(rows), 6) for name, total in state.sums.items()}
     stored = state.stored.read()[torch.from_numpy(rows)]
     diagnostics.require_finite(means["loss"], stored, state.epoch)
-    labels = diagnostics.watched(len(data.label_tokens), len(held_out))
+    labels = diagnostics.watched(len(data.labels), len(held_out))
     if training.stored_only:
         label_u, validation = state.label_u[torch.from_numpy(labels)], state.query_u[torch.from_numpy(held_out)]
     else:
-        label_u = encode_shared(training, data.label_tokens, data.label_images, labels)
-        validation = encode_shared(training, data.query_tokens, data.query_images, held_out)
+        label_u = encode_shared(training, data.labels, labels)
+        validation = encode_shared(training, data.queries, held_out)
     label_z = all_prototypes(model, label_u, labels=labels) if model.prototypes is not None else None
-    diagnosed = diagnostics.evaluate(
-        model, labels, label_u, label_z, F.normalize(validation, dim=1), data.truth.take(held_out), stored,
-        data.truth.take(rows),
-    )  # fmt: skip
+    held_out_queries = diagnostics.Queries(F.normalize(validation, dim=1), data.truth.take(held_out))
+    trained = diagnostics.Queries(stored, data.truth.take(rows))
+    diagnosed = diagnostics.evaluate(model, labels, label_u, label_z, held_out_queries, trained)
     return {
         "epoch": state.epoch,
         "steps": state.step_in_epoch,
@@ -560,11 +600,11 @@ def epoch_report(training: Training, state: State) -> dict[str, Any]:
 
 
 class TrainingView:
-    """Show a person how a training proceeds: a bar with loss, speed and time left, and a line for each epoch.
+    """Show a training's progress: a bar with loss, speed and time left, and a line per epoch.
 
     Args:
         advance: the bar, counting queries.
-        name: run and seed, for the epochs' lines.
+        name: run and seed.
         epochs: of the run.
     """
 
@@ -573,18 +613,18 @@ class TrainingView:
         self.seen, self.started = 0, time.monotonic()
 
     def step(self, n: int, loss: Tensor) -> None:
-        """Count ``n`` queries. The loss is fetched from the device only when it is about to be shown."""
+        """Count ``n`` queries. The loss is read from its device only if it is shown."""
         self.seen += n
         speed = self.seen / max(time.monotonic() - self.started, 1e-9)
         self.advance(n, lambda: f"loss {float(loss):.3f}, {speed:.0f} samples/s")
 
     def resume(self, n: int, epoch: int) -> None:
-        """Say where an interrupted run resumes: after ``n`` queries, in ``epoch``."""
+        """Print where an interrupted run resumes: after ``n`` queries, in ``epoch``."""
         self.advance.skip(n)
         self.advance.say(f"{self.name}: resumes in epoch {epoch + 1}/{self.epochs}, from its checkpoint")
 
     def epoch(self, report: dict[str, Any]) -> None:
-        """Print the epoch's loss and, where queries are held out, its P@1 by text vector and prototype."""
+        """Print the epoch's loss and, with held-out queries, its P@1 by text vector and prototype."""
         shown = [f"{self.name}: epoch {report['epoch'] + 1}/{self.epochs}", f"loss {report['loss']:.4f}"]
         shown += [f"{report['samples_per_second']:.0f} samples/s"]
         shown += [f"validation P@1 {k[-1]} {report[k]:.1f}" for k in ("P@1/u", "P@1/z") if k in report]

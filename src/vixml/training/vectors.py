@@ -1,115 +1,105 @@
-"""Vectors of a batch with the gradient's way back through the encoder, and of all training queries as last seen."""
+"""Gradient caching: encode a batch in parts, then carry the loss's gradient back; and vectors of all training queries."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vixml.models.packing import Packed
 from vixml.models.siamese import Siamese
 from vixml.ragged import Ragged
-from vixml.runtime import generator
-from vixml.training.batches import Batch, Part
+from vixml.runtime import autocast, derived_seed
+from vixml.training.batches import Batch
 from vixml.training.distributed import ProcessGroup
 
 
 class EncodedBatch:
-    """Encode a batch part by part, so that the activations of one part alone are in memory (gradient caching).
+    """Encode a batch part by part, so that memory holds the activations of one part only (gradient caching).
 
-    The loss begins at :attr:`vectors`; :meth:`backward` takes their gradient on into the encoder. All parts but the last
-    are encoded twice.
+    The loss is computed from :attr:`vectors`; :meth:`backward` carries their gradient into the encoder. All parts but the
+    last are encoded twice, with the same dropout.
 
     Args:
         model: the Siamese model.
-        batch: with its parts.
+        batch: the batch.
         group: the processes that share the batch.
-        autocast: makes a fresh precision context.
-        stream: seed, purpose, epoch and step: with the part they key its dropout, so a part is the same when encoded again.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        stream: seed, purpose, epoch and step; with the part's position they key its dropout.
 
     Attributes:
-        vectors: (n + m, dim) float32, queries then labels, not normalised; a leaf, so that the loss ends its pass here.
+        vectors: (n + m, dim) float32, queries then labels, not normalised; a leaf, so the loss's backward pass ends here.
     """
 
     def __init__(
-        self,
-        model: Siamese,
-        batch: Batch,
-        group: ProcessGroup,
-        autocast: Callable[[], AbstractContextManager],
-        stream: tuple[int, ...],
+        self, model: Siamese, batch: Batch, group: ProcessGroup, precision: str, stream: tuple[int, ...]
     ) -> None:
-        self.model, self.batch, self.autocast, self.stream = model, batch, autocast, stream
+        self.model, self.precision, self.stream = model, precision, stream
         n = len(batch.queries) + len(batch.labels)
         self.share = group.share(n)
+        positions = np.cumsum([self.share.start, *map(len, batch.parts)])[:-1].tolist()
+        self.parts = list(zip(positions, batch.parts, strict=True))
         with torch.no_grad():
-            parts = [self._encode(part) for part in batch.parts[:-1]]
-        self.held = self._encode(batch.parts[-1]) if batch.parts else None
-        if self.held is not None:
-            parts.append(self.held.detach())
-        if not parts:  # more processes than items
-            parts = [torch.zeros(0, model.backbone.dim, device=next(model.parameters()).device)]
-        self.vectors = group.gather(torch.cat(parts) if len(parts) > 1 else parts[0], n).requires_grad_()
+            vectors = [self._encode(*part) for part in self.parts[:-1]]
+        self.last = self._encode(*self.parts[-1]) if self.parts else None
+        # More processes than items: this one has none.
+        last = torch.zeros(0, model.backbone.dim, device=model.device) if self.last is None else self.last.detach()
+        self.vectors = group.gather(torch.cat([*vectors, last]) if vectors else last, n).requires_grad_()
 
-    def _encode(self, part: Part) -> Tensor:
-        torch.manual_seed(int(generator(*self.stream, part.first).integers(2**31)))
-        with self.autocast():
-            return self.model.encode(part.packed, part.images)
+    def _encode(self, position: int, part: Packed) -> Tensor:
+        torch.manual_seed(derived_seed(*self.stream, position))
+        with autocast(self.precision, self.model.device):
+            return self.model.encode(part)
 
     def backward(self) -> None:
         """Carry the gradient of :attr:`vectors` into the encoder's parameters; do nothing if the loss gave none."""
         if self.vectors.grad is None:
             return
         gradient = self.vectors.grad[self.share]
-        # The held part first: its activations make room for those of the next.
-        for part in reversed(self.batch.parts):
-            first = part.first - self.share.start
-            vectors = self._encode(part) if self.held is None else self.held
-            self.held = None
+        # The last part first: its activations are in memory, and make room for those of the others.
+        for position, part in reversed(self.parts):
+            vectors = self._encode(position, part) if self.last is None else self.last
+            self.last = None
             if vectors.requires_grad:
+                first = position - self.share.start
                 vectors.backward(gradient[first : first + len(vectors)])
 
 
 class StoredVectors:
     """One vector per training query, as last seen, in main memory.
 
-    A step's vectors are copied off the GPU without waiting for them, and put in their rows while the next step runs.
+    A step's vectors are copied off the GPU without waiting for them, and stored while the next step runs.
 
-    Attributes:
-        tensor: (n_train, dim) float32 on the CPU. Read it through :meth:`read`.
+    Args:
+        tensor: (n_train, dim) float32 on the CPU.
     """
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        self.pending: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
+        self._tensor = tensor
+        self._pending: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
 
     def put(self, rows: np.ndarray, vectors: Tensor) -> None:
         """Store ``vectors`` (n, dim), on any device, in ``rows`` (n,) int64."""
         positions = torch.from_numpy(rows)
         if vectors.device.type == "cpu":
-            self.tensor[positions] = vectors
+            self._tensor[positions] = vectors
             return
-        self._finish()
-        landing = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
-        landing.copy_(vectors, non_blocking=True)
+        self.read()
+        copy = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+        copy.copy_(vectors, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        self.pending = (positions, landing, event)
+        self._pending = (positions, copy, event)
 
     def read(self) -> Tensor:
-        """Return all vectors, those on their way included."""
-        self._finish()
-        return self.tensor
-
-    def _finish(self) -> None:
-        if self.pending is not None:
-            positions, landing, event = self.pending
+        """Return all vectors, those still being copied included."""
+        if self._pending is not None:
+            positions, copy, event = self._pending
             event.synchronize()
-            self.tensor[positions] = landing
-            self.pending = None
+            self._tensor[positions] = copy
+            self._pending = None
+        return self._tensor
 
 
 def label_means(queries: Tensor, truth: Ragged) -> tuple[Tensor, Tensor]:
@@ -123,8 +113,7 @@ def label_means(queries: Tensor, truth: Ragged) -> tuple[Tensor, Tensor]:
         (n_labels, dim) float32, zero for labels without a query, and (n_labels,) bool, whether there is one.
     """
     counts = torch.from_numpy(truth.counts())
-    holders = truth.transpose()
-    sums = F.embedding_bag(
-        torch.from_numpy(holders.values.astype(np.int64)), queries, torch.from_numpy(holders.offsets[:-1]), mode="sum"
-    )
+    queries_of = truth.transpose()
+    values, offsets = queries_of.values.astype(np.int64), queries_of.offsets[:-1]
+    sums = F.embedding_bag(torch.from_numpy(values), queries, torch.from_numpy(offsets), mode="sum")
     return sums / counts.clamp_min(1)[:, None], counts > 0

@@ -1,26 +1,65 @@
-"""From a raw archive of the repository to a corpus: what is read, which rules are counted, what is refused and where."""
+"""Raw archives of the Extreme Classification Repository: contents, counted rules, and errors with file and line."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import zipfile
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import xc_archives
+from helpers import rows_of, write_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picto_wheels import write_zip
-from xc_archives import FILTERS, LABELS, TEST, TRAIN, lines, members
 
-from vixml.config.registry import Dataset
+from vixml.config.registry import Dataset, Source
+from vixml.data import xc_repository
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
-from vixml.data.xc_repository import ImageTable
+from vixml.data.xc_repository import ImageTable, read_jsonl, read_pairs, read_sparse
 from vixml.errors import VixmlError
 from vixml.files import read_json
+
+# -- archives ---------------------------------------------------------------------------------------------------------
+
+LABELS = [
+    {"uid": "L0", "title": "Fish hooks", "content": "Sharp."},
+    {"uid": "L1", "title": "Käse, 芝士, сыр", "content": "Alt."},
+    {"uid": "L2", "title": "Net", "content": ""},
+]
+TRAIN = [
+    {"uid": "A", "title": "Rod", "content": "For fish.", "target_ind": [2, 0], "target_rel": [1.0, 1.0]},
+    {"uid": "B", "title": "Fondue\n\nset", "content": "Hot", "target_ind": [1], "target_rel": [1.0]},
+    {"uid": "L0", "title": "Fish hooks", "content": "Sharp.", "target_ind": [], "target_rel": []},
+]
+TEST = [{"uid": "C", "title": "Line", "content": None, "target_ind": [0, 1, 2], "target_rel": [1.0, 1.0, 1.0]}]
+FILTERS = {"filter_labels_train.txt": "2 0\n2 0\n", "filter_labels_test.txt": "0 1\n"}
+
+
+def lines(records: Iterable[dict[str, Any] | str]) -> bytes:
+    """Return records, or raw lines, as a gzip of JSON lines."""
+    texts = (record if isinstance(record, str) else json.dumps(record, ensure_ascii=False) for record in records)
+    return gzip.compress("".join(f"{text}\n" for text in texts).encode("utf-8", "surrogatepass"), mtime=0)
+
+
+def members(
+    label: Any = LABELS, train: Any = TRAIN, test: Any = TEST, filters: dict[str, str] = FILTERS, folder: str = "D/"
+) -> dict[str, bytes]:
+    """Return the files of an archive; a split may be given as bytes."""
+    packed = {"lbl": label, "trn": train, "tst": test}
+    found = {f"{folder}{n}.json.gz": v if isinstance(v, bytes) else lines(v) for n, v in packed.items()}
+    return found | {f"{folder}{name}": text.encode() for name, text in filters.items()}
+
+
+def source(filename: str = "D.raw.zip") -> Source:
+    """Return its entry in the registry: no hash is published."""
+    fields = {"name": "D, raw text", "version": "-", "licence": "not stated", "used_for": "tests"}
+    return Source(kind="google-drive", google_drive="1WuquxCAg8D4lKr", filename=filename, **fields)
+
 
 EXPECT = {"n_train": 3, "n_test": 1, "n_labels": 3}
 
@@ -37,14 +76,10 @@ def build(tmp_path):
     def run(files=None, **over):
         write_zip(tmp_path / "D.raw.zip", members() if files is None else files)
         out = tmp_path / "corpus"
-        build_corpus("D", dataset(**over), {"texts": xc_archives.source()}, tmp_path, out)
+        build_corpus("D", dataset(**over), {"texts": source()}, tmp_path, out)
         return Corpus.load(out, filter_required=True), read_json(out / "counts.json")
 
     return run
-
-
-def rows_of(matrix):
-    return [matrix.row(i).tolist() for i in range(len(matrix))]
 
 
 def test_an_archive_becomes_a_corpus(build, tmp_path):
@@ -112,9 +147,14 @@ def test_labels_may_be_in_sparse_files(build):
         return build(files | {"D/trn_X_Y.txt": train.encode(), "D/tst_X_Y.txt": b"1 3\n0:1 1:1 2:1\n"})
 
     assert rows_of(run()[0].labels("train")) == [[0, 2], [1], []]
-    for bad, says in (("3 4\n\n\n\n", "another list"), ("2 3\n\n\n", "different"), ("4 3\n\n\n\n\n", "different")):
-        with pytest.raises(VixmlError, match=says):
+    for bad, where, says in (
+        ("3 4\n\n\n\n", "trn_X_Y.txt:1", "another number of columns"),
+        ("1 3\n\n", "trn.json.gz:2", "different"),  # at the first record without a row
+        ("4 3\n\n\n\n\n", "trn_X_Y.txt", "different"),
+    ):
+        with pytest.raises(VixmlError, match=says) as caught:
             run(bad)
+        assert str(caught.value.where).endswith(where)
     with pytest.raises(VixmlError, match="malformed") as caught:
         build(members(train=bare(TRAIN)))
     assert "trn_X_Y.txt" in caught.value.expected
@@ -143,7 +183,7 @@ def build_with_table(tmp_path, table):
     write_zip(tmp_path / "D.raw.zip", members())
     pq.write_table(pa.table(table), tmp_path / "urls.parquet")
     entry = dataset(sources=["texts", "urls"], image_table="urls")
-    sources = {"texts": xc_archives.source(), "urls": xc_archives.source("urls.parquet")}
+    sources = {"texts": source(), "urls": source("urls.parquet")}
     build_corpus("D", entry, sources, tmp_path, tmp_path / "corpus")
     return Corpus.load(tmp_path / "corpus", filter_required=True), read_json(tmp_path / "corpus" / "counts.json")
 
@@ -247,7 +287,7 @@ def test_a_damaged_byte_is_noticed(tmp_path, compression):
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
     with pytest.raises(VixmlError) as caught:
-        build_corpus("D", dataset(), {"texts": xc_archives.source()}, tmp_path, tmp_path / "corpus")
+        build_corpus("D", dataset(), {"texts": source()}, tmp_path, tmp_path / "corpus")
     assert "trn.json.gz" in caught.value.where
 
 
@@ -270,7 +310,7 @@ def test_counts_and_averages_other_than_published_stop_the_build(build, tmp_path
 def test_a_dataset_may_have_no_filter(tmp_path):
     write_zip(tmp_path / "D.raw.zip", members(filters={}))
     entry = dataset(filter_required=False)
-    build_corpus("D", entry, {"texts": xc_archives.source()}, tmp_path, tmp_path / "corpus")
+    build_corpus("D", entry, {"texts": source()}, tmp_path, tmp_path / "corpus")
     assert Corpus.load(tmp_path / "corpus").filter("test") is None
     assert "n_filter_test_pairs" not in read_json(tmp_path / "corpus" / "counts.json")
 
@@ -282,3 +322,104 @@ def test_row_groups_join_to_one_table(build):
     assert corpus.texts("train") == [f"t{i}" for i in range(n)]
     expected = np.sort(np.stack([np.arange(n) % 3, (np.arange(n) + 1) % 3], 1), 1).ravel()
     assert np.array_equal(corpus.labels("train").values, expected)
+
+
+# -- text files -------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sets(st.integers(0, 9)), max_size=12))
+def test_sparse_round_trip(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("xc") / "m.txt"
+    lines = [" ".join(f"{column}:1" for column in row) for row in rows]
+    path.write_text("\n".join([f"{len(rows)} 10", *lines]) + "\n")
+    n_rows, n_cols, again = read_sparse(path)
+    assert (n_rows, n_cols) == (len(rows), 10) and list(again) == [sorted(row) for row in rows]
+
+
+def test_sparse_sorts_and_accepts_windows_ends_and_gzip(tmp_path):
+    text = b"2 5\r\n3:1 1:1.0\r\n\r\n"
+    (tmp_path / "m.txt").write_bytes(text)
+    (tmp_path / "m.txt.gz").write_bytes(gzip.compress(text))
+    for name in ("m.txt", "m.txt.gz"):
+        assert list(read_sparse(tmp_path / name)[2]) == [[1, 3], []]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("", 1, "rows cols"),
+        ("3\n", 1, "rows cols"),
+        ("-1 3\n", 1, "rows cols"),
+        ("1 2147483648\n", 1, "rows cols"),
+        ("2 3\n0:1\nx:1\n", 3, "column:value"),
+        ("2 3\n0:1\n1\n", 3, "column:value"),
+        ("2 3\n0:1\n1:one\n", 3, "column:value"),
+        ("2 3\n0:1\n1:nan\n", 3, "column:value"),
+        ("2 3\n0:1\n-1:1\n", 3, "column:value"),
+        ("2 3\n0:1\n²:1\n", 3, "column:value"),
+        ("2 3\n0:1\n99999999999999999999:1\n", 3, "column:value"),
+        ("2 3\n0:1\n3:1\n", 3, "0 to 2"),
+        ("1 3\n1:1 1:1\n", 2, "once in a row"),
+        ("2 3\n0:1\n", 3, "2 rows"),
+        ("1 3\n0:1\n1:1\n", 3, "1 rows"),
+    ],
+)
+def test_sparse_errors(tmp_path, text, line, says):
+    path = tmp_path / "m.txt"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(VixmlError) as caught:
+        list(read_sparse(path)[2])
+    assert caught.value.where == f"{path}:{line}" and says in str(caught.value)
+
+
+def test_latin1_is_named_not_guessed(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_bytes('{"title": "ok"}\n{"title": "café"}\n'.encode("latin-1"))
+    with pytest.raises(VixmlError, match="not UTF-8") as caught:
+        list(read_jsonl(path))
+    assert f"{path}:2" in str(caught.value) and "0xe9" in caught.value.found
+
+
+def test_a_line_without_end_is_not_taken_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(xc_repository, "LINE_LIMIT", 1000)
+    path = tmp_path / "t.json.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' + b"x" * 100_000))
+    with pytest.raises(VixmlError, match="malformed") as caught:
+        list(read_jsonl(path))
+    assert caught.value.where == f"{path}:2" and "more than 1000 bytes" in caught.value.found
+
+
+def test_a_cut_gzip_and_a_false_one(tmp_path):
+    path = tmp_path / "t.json.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' * 1000)[:-12])
+    with pytest.raises(VixmlError, match="not a whole gzip file"):
+        list(read_jsonl(path))
+    path.write_bytes(b'{"a": 1}\n')
+    with pytest.raises(VixmlError, match="not a whole gzip file") as caught:
+        list(read_jsonl(path))
+    assert f"{path}:1" in str(caught.value)
+    with pytest.raises(VixmlError, match="missing"):
+        list(read_jsonl(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"), [("{", "JSON"), ("[1]", "JSON object"), ("null", "JSON object"), ("[" * 9999, "JSON")]
+)
+def test_jsonl_errors(tmp_path, bad, says):
+    path = tmp_path / "t.json"
+    path.write_text('{"title": "a"}\n\n' + bad + "\n", encoding="utf-8")
+    with pytest.raises(VixmlError) as caught:
+        list(read_jsonl(path))
+    assert caught.value.where == f"{path}:3" and says in str(caught.value)
+
+
+def test_pairs(tmp_path):
+    path = tmp_path / "filter.txt"
+    path.write_text("1 2\n1 0\n\n1 2\n", encoding="utf-8")
+    pairs = read_pairs(path, 3, 3)
+    assert rows_of(pairs) == [[], [0, 2], []]
+    for bad in ("1", "1 2 3", "a b", "3 0", "0 3", "-1 0"):
+        path.write_text(f"0 0\n{bad}\n", encoding="utf-8")
+        with pytest.raises(VixmlError) as caught:
+            read_pairs(path, 3, 3)
+        assert caught.value.where == f"{path}:2"

@@ -8,7 +8,8 @@ from vixml import progress
 from vixml.progress import bar, track
 
 
-def test_silent_when_asked(capsys):
+def test_silent_when_asked(capsys, monkeypatch):
+    monkeypatch.setenv("VIXML_PROGRESS", "0")
     assert list(track(range(3), total=3, text="x")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
 

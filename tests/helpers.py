@@ -1,0 +1,66 @@
+"""Archives, registry entries, commands and lists for the tests of all packages."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+from vixml.cli import stages
+from vixml.config.registry import Source
+from vixml.errors import VixmlError
+from vixml.ragged import Ragged
+
+
+def zipped(members: Mapping[str, str | bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """Return a zip archive of ``members``."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return written.getvalue()
+
+
+def write_zip(path: Path, members: Mapping[str, str | bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    """Write a zip archive of ``members``; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(zipped(members, compression))
+    return path
+
+
+def register(path: Path, name: str) -> Source:
+    """Return the registry's entry for a file as it is."""
+    data = path.read_bytes()
+    about = {"version": "1.0", "licence": "MIT", "used_for": "tests"}
+    digest = hashlib.sha256(data).hexdigest()
+    return Source(name=name, filename=path.name, sha256=digest, bytes=len(data), **about)
+
+
+def run_stage(*arguments: object) -> str:
+    """Run the command of a stage in this process and return its output.
+
+    Raises:
+        VixmlError: as the stage does.
+    """
+    app = typer.Typer(pretty_exceptions_enable=False)
+    stages.register(app)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, VixmlError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def rows_of(matrix: Ragged) -> list[list[int]]:
+    """Return all rows as lists."""
+    return [matrix.row(i).tolist() for i in range(len(matrix))]
+
+
+def files_in(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
