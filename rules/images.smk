@@ -87,8 +87,8 @@ rule embed_images:
     threads: THREADS.images
     resources:
         **ON_DEVICE,
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=lambda wildcards, attempt: for_images(wildcards, attempt).mem_mb,
+        runtime=lambda wildcards, attempt: for_images(wildcards, attempt).minutes,
     params:
         **obeys("embed-images"),
     message:

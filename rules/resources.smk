@@ -2,7 +2,10 @@
 #
 # REQUIRED INPUTS: constants and functions of rules/common.smk (WORLD, DEVICE, WITH_GPU, run_of).
 # OUTPUTS: none; functions for the rules that train, encode and search.
-from vixml.plan.cost import needs
+import math
+
+from vixml.plan.cost import needs, stage_cost
+from vixml.plan.plan import image_needs
 
 # One job at a time on this machine's GPU, unless a profile or `--resources gpu=N` gives another number.
 if "gpu" not in workflow.global_resources:
@@ -29,10 +32,17 @@ def heavy(stage, processes=1):
 
 
 def longest_first(wildcards):
-    """Return a job's priority: the more epochs, the earlier; images make an epoch about half as long again."""
+    """Return a training's priority: the longer it is predicted to take, the earlier it starts; below that of images."""
     run = run_of(wildcards)
-    share = 0.1 if run.encoder.train == "frozen" else 1.0
-    return round(10 * run.training.epochs * share * (1.5 if run.uses_images else 1.0))
+    cost = stage_cost(WORLD, wildcards.dataset, run, "train", gpu=WITH_GPU)
+    # Nothing is predicted of a dataset without counts: then by epochs, and half as much again for images.
+    seconds = 60 * run.training.epochs * (1.5 if run.uses_images else 1) if cost is None else 3600 * cost.hours
+    return min(9999, round(400 * math.log2(1 + seconds)))
+
+
+def for_images(wildcards, attempt):
+    """Return the memory and time that pooling a dataset's images asks for."""
+    return image_needs(WORLD, PROJECT.runs, wildcards.dataset, wildcards.vision, gpu=WITH_GPU, attempt=attempt)
 
 
 def all_cores(wildcards):

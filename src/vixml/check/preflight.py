@@ -81,7 +81,11 @@ def preflight(
         here: whether jobs run on this machine, not on nodes of a cluster.
     """
     jobs = list(jobs)
-    plan = make_plan(workflow, HARDWARE["gpu"])
+    try:
+        plan = make_plan(workflow, HARDWARE["gpu"])
+    except VixmlError as error:  # a dataset whose entry gives no sizes, a model of unknown shape
+        yield Line("memory, disk", "not checked", f"{error.what} ({error.where})", error.hint or "")
+        plan = Plan(workflow.name, HARDWARE["gpu"], {}, {}, (), (), ())
     runs = {(job.names["dataset"], job.names["run"]): job.run for job in jobs}
     yield from packages(runs.values())
     if here:

@@ -503,14 +503,24 @@ def needs(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: b
         >>> needs(world, "picto", runs["picto", "text-minilm-l3"], "train", gpu=False)
         Needs(mem_mb=6000, minutes=60)
     """
+    cost = stage_cost(world, dataset, config, stage, gpu=gpu)
+    return request(cost, DEFAULT_NEEDS[stage], gpu=gpu, attempt=attempt)
+
+
+def stage_cost(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: bool) -> Cost | None:
+    """Return the cost of one stage of a run; None if it cannot be counted."""
     try:
-        cost = COSTS[stage](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
+        return COSTS[stage](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
     except VixmlError:
-        found = DEFAULT_NEEDS[stage]
-    else:
+        return None
+
+
+def request(cost: Cost | None, default: Needs, *, gpu: bool, attempt: int = 1) -> Needs:
+    """Return what a job asks a batch system for: the predicted cost with a margin, or ``default`` where there is none."""
+    if cost is not None:
         memory = cost.host_memory_bytes + (0.0 if gpu else cost.gpu_memory_bytes)
-        found = Needs(
+        default = Needs(
             max(LEAST_MB, math.ceil(MEMORY_MARGIN * memory / 1e9) * 1000),
             max(LEAST_MINUTES, math.ceil(TIME_MARGIN * 60 * cost.hours)),
         )
-    return Needs(found.mem_mb * attempt, found.minutes * attempt)
+    return Needs(default.mem_mb * attempt, default.minutes * attempt)
