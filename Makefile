@@ -49,7 +49,7 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 	@echo
 	@$(ACTIVATE) && vixml summary
 
-test: install  ## run the tests, with `auto` as float32 (six minutes on two idle cores)
+test: install  ## run the tests, with `auto` as float32 (six to seven minutes on two idle cores)
 	@$(ACTIVATE) && $(PYTEST) -m "not slow"
 
 test-bf16: install  ## run the tests that depend on `auto` again in bfloat16, which every processor supports (a minute)

@@ -25,6 +25,7 @@ rule make_tables:
     output:
         *marked("tables", "csv", {name: spec.heading for name, spec in TABLE_SPECS.items()}, "tables"),
         manifest=TABLES,
+    localrule: True
     resources:
         **LIGHT,
     params:
@@ -49,6 +50,7 @@ rule make_figures:
     output:
         *marked("figures", "svg", {name: f"{spec.paper_figure}: {spec.title}" for name, spec in FIGURE_SPECS.items()}),
         manifest=FIGURES,
+    localrule: True
     resources:
         **LIGHT,
     params:
@@ -82,6 +84,7 @@ rule make_report:
             category="Report",
             labels={"what": "Everything on one page"},
         ),
+    localrule: True
     resources:
         **LIGHT,
     params:
@@ -120,6 +123,7 @@ rule make_tuning:
             labels={"what": "Runs compared on held-out queries"},
         ),
         manifest=TUNING,
+    localrule: True
     resources:
         **LIGHT,
     params:

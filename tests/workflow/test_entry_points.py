@@ -22,8 +22,9 @@ from vixml.provenance import MANIFEST
 
 pytestmark = pytest.mark.slow
 JOBS = 20  # of the miniature
+HERE = 3  # of them are light, and made where Snakemake runs: tables, figures, report
 LONG = ("epochs: 2", "epochs: 30")
-ENTRY_POINTS = ["by_conda", "by_dvc", "by_slurm"]
+ENTRY_POINTS = ["by_dvc", "by_slurm", "by_conda"]  # the environment of the last takes long to make
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,8 @@ def by_slurm(finished, cluster, programs, tmp_path_factory) -> Copy:
     """The miniature, made on the cluster."""
     copy = unmade(finished, tmp_path_factory.mktemp("by-slurm") / "repository", programs)
     shown = copy.run(*slurm())
-    assert shown.count("has been submitted with SLURM jobid") == len(finished_rules(shown)) == JOBS
+    assert len(finished_rules(shown)) == JOBS
+    assert shown.count("has been submitted with SLURM jobid") == JOBS - HERE
     return copy
 
 

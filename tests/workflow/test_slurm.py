@@ -72,7 +72,7 @@ def test_a_preempted_training_goes_on_from_its_checkpoint(cluster, finished, tmp
 
 
 def test_a_partition_that_does_not_exist(cluster, copy):
-    command = slurm("paper_tables", "--forcerun", "make_report", "--default-resources", "slurm_partition=nowhere")
+    command = slurm("paper_tables", "--forcerun", "score_run", "--default-resources", "slurm_partition=nowhere")
     shown = copy.run(*command, check=False)
     assert (
         "SLURM has no partition 'nowhere'" in shown

@@ -13,7 +13,7 @@ import numpy as np
 from vixml.config.run import RunConfig
 from vixml.data.corpus import SPLITS, Corpus
 from vixml.data.tokens import tokenize_pieces
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import sha256_file
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.packing import Sequences
@@ -111,14 +111,10 @@ def _open_tokens(inputs: RunInputs, corpus: Corpus, config: RunConfig) -> dict[s
     """Return the tokens of each split, those of this corpus, tokenizer and length."""
     tokens = {split: Ragged.load(inputs.tokens / split) for split in SPLITS}
     for split, lists in tokens.items():
-        if len(lists) != corpus.n(split):
-            raise VixmlError(
-                "tokens belong to another corpus",
-                where=inputs.tokens / split,
-                found=f"{len(lists)} rows",
-                expected=f"{corpus.n(split)} rows",
-                hint="tokenize again; snakemake does so by itself",
-            )
+        expect_equal(
+            f"{len(lists)} rows", f"{corpus.n(split)} rows", "tokens belong to another corpus",
+            where=inputs.tokens / split, hint="tokenize again; snakemake does so by itself",
+        )  # fmt: skip
     header, tokenizer = tokens["train"].header, inputs.model_dir / "tokenizer.json"
     # A model folder without a tokenizer belongs to tokens that were not made from text.
     expected = sha256_file(tokenizer) if tokenizer.exists() else None
