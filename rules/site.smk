@@ -20,7 +20,7 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
 def check_site():
     """Refuse what SLURM could never run: none there, no such partition, arrays that never fill. Jobs do not ask again."""
     if workflow.executor_plugin is None or workflow.executor_plugin.name != "slurm":
-        return check_machine()
+        return check_machine(here=True)
     settings = workflow.executor_settings
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
     # The rules whose jobs are submitted as arrays.
@@ -32,16 +32,19 @@ def check_site():
             alike = [job for job in jobs if job.rule.name == name]
             if len(alike) > 1:
                 require_array(name, len(alike), int(settings.array_limit), at_once(alike[0]))
+    check_machine(here=False)
 
 
-def check_machine():
+def check_machine(here):
     """Refuse, before hours of work, what this machine, its network or an account could not do (`vixml preflight`)."""
     trainings = [job.wildcards_dict for job in workflow.dag.needrun_jobs() if job.rule.name == "train_model"]
     if WITH_GPU and trainings:
         from vixml.check.preflight import preflight, refuse
 
         with one_message():
-            refuse(preflight(PROJECT, WORKFLOW, [Job(PROJECT, "train", names) for names in trainings], gpu=True))
+            refuse(
+                preflight(PROJECT, WORKFLOW, [Job(PROJECT, "train", names) for names in trainings], gpu=here, here=here)
+            )
 
 
 def at_once(job):

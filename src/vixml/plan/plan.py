@@ -224,7 +224,9 @@ def image_needs(
     """Return what pooling a dataset's images asks a batch system for; twelve hours where it cannot be predicted."""
     cost = None
     if world.datasets[dataset].expect is not None and vision in VISION:
-        parts = dict(_image_parts(world, dataset, vision, most_images(dataset, configs), HARDWARE["gpu" if gpu else "cpu"]))
+        parts = dict(
+            _image_parts(world, dataset, vision, most_images(dataset, configs), HARDWARE["gpu" if gpu else "cpu"])
+        )
         cost = parts[f"embeddings/{dataset}/{vision}"]
     return request(cost, Needs(8000, 720), gpu=gpu, attempt=attempt)
 
