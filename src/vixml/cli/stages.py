@@ -426,6 +426,14 @@ def train(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that train together, each on a GPU of its own if there are any.")
     ] = 1,
+    accept_checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--accept-checkpoint",
+            help="Resume a checkpoint of the same run that other code wrote; the result records it.",
+            envvar="VIXML_ACCEPT_CHECKPOINT",
+        ),
+    ] = False,
 ) -> None:
     """Train one run: the encoder, the image projection, the prototype network and the free vectors.
 
@@ -447,7 +455,7 @@ def train(
     from vixml.training.train import train as go
 
     start_processes(processes, device)
-    go(seeded, entry.propensity, inputs, job.out, choose_device(device, threads))
+    go(seeded, entry.propensity, inputs, job.out, choose_device(device, threads), accept_checkpoint)
 
 
 @command

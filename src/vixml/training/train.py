@@ -17,6 +17,7 @@ import json
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,14 @@ from torch.nn import functional as F
 from vixml.config.registry import Propensity
 from vixml.config.run import Optimizer, RunConfig, SeededRun
 from vixml.data.propensity import inverse_propensity
-from vixml.digest import stage_digest
-from vixml.files import save_array, sha256_json, write_json, write_text
+from vixml.digest import stage_modules
+from vixml.files import save_array, write_json, write_text
 from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items, fewer_items
 from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.packing import Sequences
 from vixml.models.siamese import Siamese, build_model, save_model
-from vixml.progress import Quiet, bar
+from vixml.progress import Quiet, bar, warn
 from vixml.provenance import describe_input, machine, stage
 from vixml.runtime import CLUSTER, DROPOUT, INIT, autocast, batch_workers, choose_precision, derived_seed, send
 from vixml.training import diagnostics
@@ -55,7 +56,14 @@ VALIDATION_SEED = 20251117  # one held-out set for all runs and seeds, so that t
 # --- The stage.
 
 
-def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, device: torch.device) -> None:
+def train(
+    run: SeededRun,
+    propensity: Propensity,
+    inputs: RunInputs,
+    out: Path,
+    device: torch.device,
+    accept_checkpoint: bool = False,
+) -> None:
     """Train one run and write its model folder; resume from ``checkpoint/`` beside ``out`` after an interruption.
 
     Args:
@@ -64,10 +72,11 @@ def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, 
         inputs: the folders that it reads.
         out: folder to write.
         device: where to train.
+        accept_checkpoint: whether to resume a checkpoint that other code wrote.
 
     Raises:
-        VixmlError: an input is missing or belongs to another run, memory ran out, the training diverged, a checkpoint is
-            damaged, or another process of this training ended.
+        VixmlError: an input is missing or belongs to another run, memory or disk ran out, the training diverged, a
+            checkpoint is damaged or of other code, or another process of this training ended.
     """
     facts: dict[str, Any] = {}
     group = join(device)
@@ -78,7 +87,9 @@ def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, 
         training = open_training(run, propensity, inputs, device, group)
         config, model = training.config, training.model
         identity = run_identity(config, run.seed, inputs, training.precision, propensity)
-        checkpoint = Checkpoint(out.parent / "checkpoint", identity, config.training.checkpoint_minutes)
+        checkpoint = Checkpoint(
+            out.parent / "checkpoint", identity, config.training.checkpoint_minutes, accept_checkpoint
+        )
         state, n_queries = new_state(training), len(training.data.rows) * config.training.epochs
         shown = bar(str(run), n_queries) if first else nullcontext(Quiet())
         enough = enough_memory(
@@ -94,7 +105,8 @@ def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, 
             write_text(work / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
             record = training_record(run, training, state)
             write_json(work / "training.json", record)
-            facts |= {name: record[name] for name in ("precision", "kernels", "last_epoch")} | {"device": str(device)}
+            noted = ("precision", "kernels", "last_epoch", "accepted_checkpoints")
+            facts |= {name: record[name] for name in noted if name in record} | {"device": str(device)}
     if first:
         checkpoint.remove()
 
@@ -120,26 +132,27 @@ def training_record(run: SeededRun, training: Training, state: State) -> dict[st
         "parameters": sum(p.numel() for p in model.parameters()) + model.backbone.left_out,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "last_epoch": last,
+        **({"accepted_checkpoints": state.accepted} if state.accepted else {}),
     }
 
 
-def run_identity(config: RunConfig, seed: int, inputs: RunInputs, precision: str, propensity: Propensity) -> str:
-    """Return the digest that a checkpoint must share to be resumed: everything that decides what is learned.
+def run_identity(
+    config: RunConfig, seed: int, inputs: RunInputs, precision: str, propensity: Propensity
+) -> dict[str, Any]:
+    """Return what a checkpoint must share to be resumed, by name: everything that decides what is learned.
 
     ``config.settings("train")`` leaves out how a training is carried out, so that a user can resume after running out of
     memory with smaller parts, or with other kernels. Workers and saving do not change a byte. Parts and kernels change the
     gradient by rounding only, except that parts draw other dropout masks.
     """
-    return sha256_json(
-        {
-            "config": config.settings("train"),
-            "seed": seed,
-            "inputs": {name: describe_input(path)["sha256"] for name, path in inputs.named().items()},
-            "precision": precision,
-            "propensity": propensity.model_dump(),
-            "code": stage_digest("train"),
-        }
-    )
+    return {
+        "config": config.settings("train"),
+        "seed": seed,
+        "inputs": {name: describe_input(path)["sha256"] for name, path in inputs.named().items()},
+        "precision": precision,
+        "propensity": propensity.model_dump(),
+        "code": stage_modules("train"),
+    }
 
 
 # --- Set-up: what stays the same while a run trains, and what changes.
@@ -237,6 +250,7 @@ class State:
         sums: of each loss term over the epoch's queries.
         seconds: of training, without diagnostics and saving.
         history: the reports of finished epochs.
+        accepted: checkpoints of other code from which the run was resumed: position, old and new digest.
     """
 
     optimizer: torch.optim.Optimizer
@@ -250,9 +264,10 @@ class State:
     sums: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    accepted: list[dict[str, Any]] = field(default_factory=list)
 
 
-SAVED_AS_THEY_ARE = ("query_u", "label_u", "epoch", "step_in_epoch", "seconds", "history")
+SAVED_AS_THEY_ARE = ("query_u", "label_u", "epoch", "step_in_epoch", "seconds", "history", "accepted")
 
 
 def new_state(training: Training) -> State:
@@ -278,13 +293,16 @@ def save_state(training: Training, state: State, checkpoint: Checkpoint) -> None
 
 def restore_state(training: Training, state: State, saved: dict[str, Any]) -> None:
     """Set the model and the state to those that :func:`save_state` wrote."""
+    # Copies: the tensors are mapped from a file that the next checkpoint replaces. A GPU's are copied by being sent there.
+    saved["optimizer"] = deepcopy(saved["optimizer"]) if training.device.type == "cpu" else saved["optimizer"]
     training.model.load_learned_state(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
-    state.stored, state.sums = StoredVectors(saved["stored"]), saved["sums"]
-    state.groups = None if saved["groups"] is None else saved["groups"].numpy()
+    state.stored, state.sums = StoredVectors(saved["stored"].clone()), saved["sums"]
+    state.groups = None if saved["groups"] is None else saved["groups"].numpy().copy()
     for name in SAVED_AS_THEY_ARE:
-        setattr(state, name, saved[name])
+        value = saved[name]
+        setattr(state, name, value.clone() if isinstance(value, Tensor) else value)
 
 
 # --- The optimizer: AdamW with a linear schedule.
@@ -410,6 +428,9 @@ def start_or_resume(training: Training, state: State, checkpoint: Checkpoint, vi
         restore_state(training, state, saved)
     step = state.epoch * training.steps_per_epoch + state.step_in_epoch
     training.group.require_equal(step, "the step to resume from")
+    # Only now has every process looked at the file.
+    if training.group.rank == 0 and (sentence := checkpoint.put_aside()) is not None:
+        warn(sentence)
     if saved is not None:
         view.resume(state.epoch * n + min(state.step_in_epoch * settings.batch_size, n), state.epoch)
     elif model.prototypes is not None or model.centred or settings.epochs:
