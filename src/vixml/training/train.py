@@ -47,7 +47,7 @@ from vixml.training.checkpoint import Checkpoint
 from vixml.training.clustering import balanced_groups, group_means
 from vixml.training.distributed import SINGLE, ProcessGroup, join, leave, lost_processes
 from vixml.training.losses import Positives, total_loss
-from vixml.training.vectors import EncodedBatch, StoredVectors, label_means
+from vixml.training.vectors import EncodedBatch, StoredVectors, label_means, shared_zeros
 
 SCHEMA_VERSION = 1
 VALIDATION_SEED = 20251117  # one held-out set for all runs and seeds, so that tuning compares like with like
@@ -98,7 +98,7 @@ def train(
         )
         with shown as advance, lost_processes(group), enough:
             fit(training, state, checkpoint, TrainingView(advance, str(run), config.training.epochs))
-        leave()
+            leave()
         if first:
             save_model(work, model)
             save_array(work / "validation_rows.npy", training.held_out)
@@ -241,7 +241,7 @@ class State:
     Attributes:
         optimizer: AdamW.
         scaler: of gradients, enabled in ``fp16``.
-        stored: (n_train, dim) unit query vectors as last seen.
+        stored: (n_train, dim) unit query vectors as last seen; empty except in rank 0.
         query_u: (n_train, dim) float32 query vectors of a frozen encoder, not normalised, or None.
         label_u: (n_labels, dim) float32 text vectors of a frozen encoder, not normalised, or None.
         groups: (n,) int64 group of each training query in a mined epoch, or None.
@@ -274,7 +274,9 @@ def new_state(training: Training) -> State:
     """Return the state before the first step."""
     optimizer = make_optimizer(training.model, training.config.optimizer)
     scaler = torch.amp.GradScaler(training.device.type, enabled=training.precision == "fp16")
-    return State(optimizer, scaler, StoredVectors(torch.zeros(len(training.data.truth), training.model.backbone.dim)))
+    # Rank 0 alone mines, averages, reports and saves them.
+    n_stored = len(training.data.truth) if training.group.rank == 0 else 0
+    return State(optimizer, scaler, StoredVectors(shared_zeros(n_stored, training.model.backbone.dim)))
 
 
 def save_state(training: Training, state: State, checkpoint: Checkpoint) -> None:
@@ -298,7 +300,9 @@ def restore_state(training: Training, state: State, saved: dict[str, Any]) -> No
     training.model.load_learned_state(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
-    state.stored, state.sums = StoredVectors(saved["stored"].clone()), saved["sums"]
+    state.sums = saved["sums"]
+    if training.group.rank == 0:
+        state.stored.read().copy_(saved["stored"])
     state.groups = None if saved["groups"] is None else saved["groups"].numpy().copy()
     for name in SAVED_AS_THEY_ARE:
         value = saved[name]
@@ -410,11 +414,12 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
             refresh_centroids(training, state, last and training.config.prototype.last_centroids == "encoded")
         state.seconds += time.perf_counter() - started
         report = epoch_report(training, state)
-        warning = diagnostics.collapse_warning(report, training.config.loss, model.has_centroids)
-        if warning is not None:
-            view.warn(warning)
-        state.history.append(report)
-        view.epoch(report)
+        if report is not None:
+            warning = diagnostics.collapse_warning(report, training.config.loss, model.has_centroids)
+            if warning is not None:
+                view.warn(warning)
+            state.history.append(report)
+            view.epoch(report)
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
         if first and checkpoint.due(epoch_ended=True):
             save_state(training, state, checkpoint)
@@ -516,38 +521,47 @@ def sum_gradients(training: Training, batch: Batch) -> None:
 
 
 def encode_shared(training: Training, items: Sequences, rows: np.ndarray | None = None) -> Tensor:
-    """Encode items, all or ``rows``: (n, dim) float32 on the CPU, not normalised. Each process encodes its share."""
+    """Encode items, all or ``rows``: (n, dim) float32 on the CPU, not normalised. Each process encodes its share.
+
+    Rank 0 gets all of them, another process (0, dim), except in training on stored vectors.
+    """
     n = len(items) if rows is None else len(rows)
     if rows is not None or training.group.size > 1:
         items = items.take((np.arange(n) if rows is None else rows)[training.group.share(n)])
     vectors = encode_items(training.model, items, training.precision, training.config.training.items_at_once)
-    return training.group.gather(vectors, n)
+    return training.group.gather(vectors, n, to_all=training.stored_only)
 
 
 @torch.no_grad()
 def initialise(training: Training, state: State) -> None:
     """Encode everything once: first centroids, label clusters for the free vectors, stored vectors."""
     model, data, init = training.model, training.data, training.config.prototype.init
+    first = training.group.rank == 0
     queries, labels = encode_shared(training, data.queries), encode_shared(training, data.labels)
     if model.centred:
-        # Queries and labels count alike, as in a batch. The stored centre is zero so far.
-        used = queries[torch.from_numpy(data.rows)]
-        centre = (used.mean(dim=0) + labels.mean(dim=0)) / 2
-        model.centre.copy_(centre)
-        queries, labels = queries - centre, labels - centre
-    state.stored = StoredVectors(F.normalize(queries, dim=1))
+        if first:
+            # Queries and labels count alike, as in a batch. The stored centre is zero so far.
+            used = queries if len(data.rows) == len(queries) else queries[torch.from_numpy(data.rows)]
+            model.centre.copy_((used.mean(dim=0) + labels.mean(dim=0)) / 2)
+        training.group.broadcast(model.centre)
+        for vectors in (queries, labels):
+            vectors -= model.centre.cpu()
+    state.stored.fill(queries)
     if training.stored_only:
         state.query_u, state.label_u = queries, labels
+    del queries  # at full size, as large as what is stored
     if model.prototypes is not None:
-        free, unit = model.prototypes.free, F.normalize(labels, dim=1)
-        seed = derived_seed(training.seed, CLUSTER)
-        clusters = balanced_groups(unit.to(free.weight.device), free.num_embeddings, seed)
-        model.cluster.copy_(torch.from_numpy(clusters))
-        if init == "label-mean":
-            free.weight.copy_(group_means(unit, clusters, free.num_embeddings))
-        elif init == "zeros":
-            free.weight.zero_()
-        # With "xavier" they stay as the model drew them.
+        free = model.prototypes.free
+        if first:
+            unit, seed = F.normalize(labels, dim=1), derived_seed(training.seed, CLUSTER)
+            clusters = balanced_groups(unit.to(free.weight.device), free.num_embeddings, seed)
+            model.cluster.copy_(torch.from_numpy(clusters))
+            if init == "label-mean":
+                free.weight.copy_(group_means(unit, clusters, free.num_embeddings))
+            elif init == "zeros":
+                free.weight.zero_()
+            # With "xavier" they stay as the model drew them.
+        training.group.broadcast(model.cluster, free.weight)
     if model.has_centroids:
         refresh_centroids(training, state)
 
@@ -561,13 +575,16 @@ def update_groups(training: Training, state: State, view: TrainingView) -> None:
         state.groups = None
     elif state.groups is None or (at - mining.start) % mining.update == 0:
         rows = training.data.rows
-        seed = derived_seed(training.seed, CLUSTER, epoch + 1)
-        vectors, n_groups = state.stored.read()[torch.from_numpy(rows)], mining.n_groups(len(rows), at)
-        try:
-            groups = balanced_groups(vectors.to(training.device), n_groups, seed)
-        except torch.OutOfMemoryError:  # no batch is in memory here, so no setting would help
-            view.warn("the GPU's memory is too small to group all queries: the processor does it, which takes longer")
-            groups = balanced_groups(vectors, n_groups, seed)
+        seed, n_groups = derived_seed(training.seed, CLUSTER, epoch + 1), mining.n_groups(len(rows), at)
+        groups = np.empty(len(rows), dtype=np.int64)
+        if training.group.rank == 0:
+            try:
+                groups = balanced_groups(state.stored.take(rows, training.device), n_groups, seed)
+            except torch.OutOfMemoryError:  # no batch is in memory here, so no setting would help
+                view.warn(
+                    "the GPU's memory is too small to group all queries: the processor does it, which takes longer"
+                )
+                groups = balanced_groups(state.stored.take(rows), n_groups, seed)
         state.groups = training.group.first(groups)
 
 
@@ -580,31 +597,33 @@ def refresh_centroids(training: Training, state: State, encode_again: bool = Fal
         encode_again: encode the queries with the current model, without dropout, instead of reading their stored vectors.
     """
     model, data, rows = training.model, training.data, training.data.rows
+    vectors, source = state.stored.read(), rows
     if encode_again and not training.stored_only:
-        queries = F.normalize(encode_shared(training, data.queries, rows), dim=1)
-    else:
-        queries = state.stored.read()[torch.from_numpy(rows)]
-    means, has = label_means(queries, data.truth.take(rows))
-    model.centroid.copy_(means)
-    model.has_centroid.copy_(has)
+        vectors, source = F.normalize(encode_shared(training, data.queries, rows), dim=1), None
+    if training.group.rank == 0:
+        _, has = label_means(vectors, data.truth.take(rows), source, out=model.centroid)
+        model.has_centroid.copy_(has)
+    training.group.broadcast(model.centroid, model.has_centroid)
 
 
-def epoch_report(training: Training, state: State) -> dict[str, Any]:
-    """Return the finished epoch's losses and diagnostics, on labels and on the held-out training queries.
+def epoch_report(training: Training, state: State) -> dict[str, Any] | None:
+    """Return the finished epoch's losses and diagnostics, on labels and on the held-out training queries; None in other ranks.
 
     Raises:
         VixmlError: the run has diverged.
     """
     model, data, held_out, rows = training.model, training.data, training.held_out, training.data.rows
     means = {name: round(float(total) / len(rows), 6) for name, total in state.sums.items()}
-    stored = state.stored.read()[torch.from_numpy(rows)]
-    diagnostics.require_finite(means["loss"], stored, state.epoch)
     labels = diagnostics.watched(len(data.labels), len(held_out))
     if training.stored_only:
         label_u, validation = state.label_u[torch.from_numpy(labels)], state.query_u[torch.from_numpy(held_out)]
     else:
         label_u = encode_shared(training, data.labels, labels)
         validation = encode_shared(training, data.queries, held_out)
+    if training.group.rank:
+        return None
+    stored = state.stored.take(rows)
+    diagnostics.require_finite(means["loss"], stored, state.epoch)
     label_z = all_prototypes(model, label_u, labels=labels) if model.prototypes is not None else None
     held_out_queries = diagnostics.Queries(F.normalize(validation, dim=1), data.truth.take(held_out))
     trained = diagnostics.Queries(stored, data.truth.take(rows))
