@@ -393,13 +393,13 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
     model, settings, device = training.model, training.config.training, training.device
     first = training.group.rank == 0  # it alone writes checkpoints
     start_or_resume(training, state, checkpoint, view)
+    workers, pin = batch_workers(settings.workers if settings.epochs else 0, device), device.type == "cuda"
     while state.epoch < settings.epochs:
         if state.step_in_epoch == 0:
             update_groups(training, state, view)
             state.sums = {}
         model.train()
         started = time.perf_counter()
-        workers, pin = batch_workers(settings.workers, device), device.type == "cuda"
         for batch in iterate(epoch_batches(training, state), state.step_in_epoch, workers, pin):
             loss = train_step(training, state, batch)
             view.step(len(batch.queries), loss)
