@@ -601,7 +601,7 @@ def refresh_centroids(training: Training, state: State, encode_again: bool = Fal
     if encode_again and not training.stored_only:
         vectors, source = F.normalize(encode_shared(training, data.queries, rows), dim=1), None
     if training.group.rank == 0:
-        _, has = label_means(vectors, data.truth.take(rows), source, out=model.centroid)
+        _, has = label_means(vectors, data.used_truth, source, out=model.centroid)
         model.has_centroid.copy_(has)
     training.group.broadcast(model.centroid, model.has_centroid)
 
@@ -626,7 +626,7 @@ def epoch_report(training: Training, state: State) -> dict[str, Any] | None:
     diagnostics.require_finite(means["loss"], stored, state.epoch)
     label_z = all_prototypes(model, label_u, labels=labels) if model.prototypes is not None else None
     held_out_queries = diagnostics.Queries(F.normalize(validation, dim=1), data.truth.take(held_out))
-    trained = diagnostics.Queries(stored, data.truth.take(rows))
+    trained = diagnostics.Queries(stored, data.used_truth)
     diagnosed = diagnostics.evaluate(model, labels, label_u, label_z, held_out_queries, trained)
     return {
         "epoch": state.epoch,

@@ -205,12 +205,12 @@ def add_up(sums: Tensor, vectors: Tensor, truth: Ragged, rows: np.ndarray) -> No
         # At most `step` vectors, and as many pairs, each of which may be a sum of its own; but one query at least.
         end = int(np.searchsorted(offsets, offsets[first] + step, side="right")) - 1
         end = min(max(end, first + 1), first + step, len(truth))
-        block = send(_rows(vectors, rows[first:end]), sums.device)
         query = np.repeat(np.arange(end - first), np.diff(offsets[first : end + 1]))
         pairs = np.stack([truth.values[offsets[first] : offsets[end]], query])
-        labels, query = send(torch.from_numpy(pairs), sums.device)
-        labels, order = labels.sort(stable=True)
-        found, counts = labels.unique_consecutive(return_counts=True)
-        if len(found):
+        if pairs.size:
+            block = send(_rows(vectors, rows[first:end]), sums.device)
+            labels, query = send(torch.from_numpy(pairs), sums.device)
+            labels, order = labels.sort(stable=True)
+            found, counts = labels.unique_consecutive(return_counts=True)
             sums[found] += F.embedding_bag(query[order], block, counts.cumsum(0) - counts, mode="sum")
         first = end
