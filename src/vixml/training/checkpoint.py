@@ -6,9 +6,8 @@ silence nor deleted: it is put aside, or, where only the code has changed since 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from vixml.digest import digest_of
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, sha256_json
+from vixml.identity import compare, put_aside
 from vixml.text import duration
 
 FORMAT = "vixml-checkpoint-3"
@@ -93,7 +93,8 @@ class Checkpoint:
                 hint="delete it and run again; training then starts from the beginning",
             ) from error
         if form != FORMAT:
-            self.unfit = sha256_json(found)[:8], f"it has the format {form}, and this version reads {FORMAT}"
+            reason = f"it holds {position(state)} in the format {form}, and this version reads {FORMAT}"
+            self.unfit = sha256_json(found)[:8], reason
             return None
         if found == self.identity:
             return state
@@ -120,9 +121,7 @@ class Checkpoint:
         if self.unfit is None:
             return None
         (digest, reason), self.unfit = self.unfit, None
-        names = (self.path.with_name(f"state-{digest}{f'-{n}' if n > 1 else ''}.pt") for n in count(1))
-        kept = next(path for path in names if not path.exists())
-        self.path.rename(kept)
+        kept = put_aside(self.path, digest)
         return (
             f"the checkpoint is that of another training: {reason}. Training starts from the beginning. The file is kept "
             f"as {kept}; delete it, or undo the change and move it back to {NAME} to resume from it."
@@ -139,42 +138,3 @@ def position(state: Mapping[str, Any]) -> str:
     """Return what a checkpoint holds, for the user: time of training, epoch and step."""
     epoch, step = state.get("epoch", 0), state.get("step_in_epoch", 0)
     return f"{duration(state.get('seconds', 0.0) / 3600)} of training, up to epoch {epoch + 1}, step {step}"
-
-
-def compare(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[bool, str]:
-    """Return whether two different identities differ in the code only, and all that differs, as text.
-
-    A setting that only one of them has came or went with the code.
-
-    Example:
-        >>> one, other = ({"config": {"lr": lr}, "code": {"a": "1", "b": "2"}} for lr in (0.1, 0.2))
-        >>> compare(one, other)
-        (False, 'config.lr: 0.1, now 0.2')
-        >>> compare(one, {**one, "code": {"a": "1", "b": "3"}})
-        (True, 'code of b')
-    """
-    modules, values, only_code = [], [], True
-    for keys, before, now in _differences(found, wanted, ()):
-        if keys[0] == "code":
-            modules.append(".".join(keys[1:]))
-            continue
-        only_code &= keys[0] == "config" and _ABSENT in (before, now)
-        values.append(f"{'.'.join(keys)}: {_short(before)}, now {_short(now)}")
-    return only_code, "; ".join(values + ([f"code of {', '.join(modules)}"] if modules else []))
-
-
-_ABSENT = "absent"
-
-
-def _differences(before: Any, now: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """Yield the keys and both values of each entry in which two nested dictionaries differ."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in sorted(before.keys() | now.keys()):
-            yield from _differences(before.get(key, _ABSENT), now.get(key, _ABSENT), (*keys, key))
-    elif before != now:
-        yield keys, before, now
-
-
-def _short(value: Any) -> str:
-    """Print a value; of a hash, its first digits."""
-    return str(value)[:12] if isinstance(value, str) and len(value) == 64 else str(value)
