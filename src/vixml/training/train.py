@@ -541,11 +541,11 @@ def initialise(training: Training, state: State) -> None:
     if model.centred:
         if first:
             # Queries and labels count alike, as in a batch. The stored centre is zero so far.
-            used = queries if len(data.rows) == len(queries) else queries[torch.from_numpy(data.rows)]
-            model.centre.copy_((used.mean(dim=0) + labels.mean(dim=0)) / 2)
+            used = slice(None) if len(data.rows) == len(queries) else torch.from_numpy(data.rows)
+            model.centre.copy_((queries[used].mean(dim=0) + labels.mean(dim=0)) / 2)
         training.group.broadcast(model.centre)
-        for vectors in (queries, labels):
-            vectors -= model.centre.cpu()
+        queries -= model.centre.cpu()
+        labels -= model.centre.cpu()
     state.stored.fill(queries)
     if training.stored_only:
         state.query_u, state.label_u = queries, labels
