@@ -442,8 +442,9 @@ def train(
     training.json and log.jsonl, which keeps every loss term and the diagnostics
     of each epoch. Interrupted at any point, the same command resumes from
     checkpoint/ beside the model and ends with the same bytes as an uninterrupted
-    run. A checkpoint of other settings, inputs or code is kept, not resumed. The last epoch is the result: test data selects nothing. Several
-    processes share every batch; --threads are those of each.
+    run. A checkpoint of other settings, inputs or code is kept, not resumed. The
+    last epoch is the result: test data selects nothing. Several processes share
+    every batch; --threads are those of each.
 
     Example:
 
