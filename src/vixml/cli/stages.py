@@ -426,6 +426,14 @@ def train(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that train together, each on a GPU of its own if there are any.")
     ] = 1,
+    accept_checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--accept-checkpoint",
+            help="Resume a checkpoint of the same run that other code wrote; the result records it.",
+            envvar="VIXML_ACCEPT_CHECKPOINT",
+        ),
+    ] = False,
 ) -> None:
     """Train one run: the encoder, the image projection, the prototype network and the free vectors.
 
@@ -434,8 +442,9 @@ def train(
     training.json and log.jsonl, which keeps every loss term and the diagnostics
     of each epoch. Interrupted at any point, the same command resumes from
     checkpoint/ beside the model and ends with the same bytes as an uninterrupted
-    run. The last epoch is the result: test data selects nothing. Several
-    processes share every batch; --threads are those of each.
+    run. A checkpoint of other settings, inputs or code is kept, not resumed. The
+    last epoch is the result: test data selects nothing. Several processes share
+    every batch; --threads are those of each.
 
     Example:
 
@@ -447,7 +456,7 @@ def train(
     from vixml.training.train import train as go
 
     start_processes(processes, device)
-    go(seeded, entry.propensity, inputs, job.out, choose_device(device, threads))
+    go(seeded, entry.propensity, inputs, job.out, choose_device(device, threads), accept_checkpoint)
 
 
 @command
