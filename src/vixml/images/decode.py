@@ -295,5 +295,5 @@ def centred(image: Image.Image, size: int) -> bytes:
         canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
         image = canvas
     written = io.BytesIO()
-    image.save(written, "PNG")
+    image.save(written, "PNG", icc_profile=None)  # the pixels are sRGB, whatever the file said of its own
     return written.getvalue()
