@@ -19,14 +19,14 @@ class Undrawable(Exception):
     """The reason why a file gives no image; the caller counts it."""
 
 
-def draw_or_prepare(file: bytes | None, size: int) -> bytes:
+def draw_or_prepare(file: bytes | str, size: int) -> bytes:
     """Return an svg drawn or a bitmap prepared, as PNG.
 
     Raises:
-        Undrawable: no such file (None), or as :func:`draw` and :func:`prepare`.
+        Undrawable: ``file`` is the reason why there is none, or as :func:`draw` and :func:`prepare`.
     """
-    if file is None:
-        raise Undrawable("no such file")
+    if isinstance(file, str):
+        raise Undrawable(file)
     return draw(file, size) if is_svg(file) else prepare(file, size)
 
 

@@ -13,7 +13,7 @@ from vixml.data.catalogue import SOURCE
 from vixml.data.corpus import URLS, Corpus, table_writer
 from vixml.errors import VixmlError
 from vixml.images.store import write_store
-from vixml.images.workers import Attempt, Workers, portions
+from vixml.images.workers import Attempt, File, Workers, portions
 from vixml.progress import track
 from vixml.provenance import stage
 from vixml.runtime import map_in_order
@@ -35,8 +35,7 @@ def render_images(
 
     An image that cannot be made (broken, hostile, too large) is missing: ``missing.parquet`` lists it with its reason, and
     the manifest counts the reasons.
-    An archive that is absent, altered or lacks a named member stops the stage, because the corpus was built from other
-    inputs.
+    An archive that is absent, altered or lacks a named member stops the stage, because the corpus was built from other inputs.
 
     Args:
         corpus_dir: a corpus.
@@ -92,8 +91,8 @@ def render_images(
             )
 
 
-def draw_all(files: Iterable[bytes | None], size: int, processes: int) -> Iterator[Attempt]:
-    """Yield ``(png, None)`` or ``(None, reason)`` for each file (None: no file), in order.
+def draw_all(files: Iterable[File], size: int, processes: int) -> Iterator[Attempt]:
+    """Yield ``(png, None)`` or ``(None, reason)`` for each file, in order.
 
     Only a few portions wait at any time, so memory does not grow with the number of images.
     """

@@ -20,7 +20,8 @@ from vixml.errors import VixmlError
 from vixml.images.decode import Undrawable, draw_or_prepare
 
 Attempt = tuple[bytes | None, str | None]
-Make = Callable[[bytes | None, int], bytes]
+File = bytes | str  # its bytes, or the reason why there are none
+Make = Callable[[File, int], bytes]
 
 # Per file: seconds of processor time, and bytes beyond those of the idle process. A photograph of 67 million pixels takes
 # about 3 seconds and 600 MB.
@@ -32,13 +33,13 @@ PORTION, PORTION_BYTES = 64, 32 << 20
 PATIENCE = 15
 
 
-def portions(files: Iterable[bytes | None]) -> Iterator[list[bytes | None]]:
+def portions(files: Iterable[File]) -> Iterator[list[File]]:
     """Yield files in portions for :meth:`Workers.attempt`."""
-    portion: list[bytes | None] = []
+    portion: list[File] = []
     held = 0
     for file in files:
         portion.append(file)
-        held += len(file or b"")
+        held += len(file)
         if len(portion) == PORTION or held >= PORTION_BYTES:
             yield portion
             portion, held = [], 0
@@ -86,7 +87,7 @@ class Workers:
         for worker in self._all:
             worker.end()
 
-    def attempt(self, files: Sequence[bytes | None]) -> list[Attempt]:
+    def attempt(self, files: Sequence[File]) -> list[Attempt]:
         """Return ``(png, None)`` or ``(None, reason)`` for each file, in order.
 
         Raises:
@@ -156,7 +157,7 @@ class _Worker:
         theirs.close()
         done.close()
 
-    def run(self, files: Sequence[bytes | None], patience: float) -> list[Attempt] | None:
+    def run(self, files: Sequence[bytes | str], patience: float) -> list[Attempt] | None:
         """Return the outcome of each file, or None if the process has ended."""
         self.finished = 0
         try:
@@ -238,7 +239,7 @@ def _serve(connection: Connection, progress: Connection, make: Make, size: int, 
         connection.send(made)
 
 
-def _attempt(make: Make, file: bytes | None, size: int, memory: int) -> Attempt:
+def _attempt(make: Make, file: File, size: int, memory: int) -> Attempt:
     try:
         return make(file, size), None
     except Undrawable as error:
