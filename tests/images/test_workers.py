@@ -35,10 +35,10 @@ def test_a_file_that_exceeds_a_limit_is_missing_and_the_others_are_not():
 
 
 def test_a_drawing_without_end_is_missing():
-    with Workers(1, 24, seconds=0.5) as workers:
+    with Workers(1, 24, seconds=1.5) as workers:
         found = workers.attempt([image_file(1), SLOW, image_file(2), "no such file"])
     assert [reason for _, reason in found] == [
-        None, "takes too long: more than 0.5 s of processor time", None, "no such file",
+        None, "takes too long: more than 1.5 s of processor time", None, "no such file",
     ]  # fmt: skip
 
 
