@@ -107,6 +107,10 @@ def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, thread
     # Memory-mapped: the matrix of 13 million photos does not fit into memory.
     mode, shape = ("r+", None) if done else ("w+", (len(store), encoder.dim))
     vectors = np.lib.format.open_memmap(path, mode, None if done else np.float16, shape)
+    if not done and hasattr(os, "posix_fallocate"):
+        # On a full disk, writing through the map would kill the process without a message.
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     with bar(f"pooling images with {encoder.name}", total) as advance:
         advance.skip(done)
         kept_at = time.monotonic()
