@@ -27,6 +27,7 @@ from vixml.config.run import RunConfig
 from vixml.models.packing import Sequences
 from vixml.models.prompt import IMAGES, PLAIN, TEXT, Prompt
 from vixml.models.siamese import Siamese
+from vixml.plan.cost import Job
 from vixml.ragged import Ragged
 from vixml.training.batches import TrainingSet
 
@@ -113,3 +114,18 @@ def make_ready(
                 if isinstance(module, torch.nn.Linear) and module.weight.requires_grad:
                     module.weight.normal_(std=0.01)
     return ready
+
+
+def step_flop(job: Job, items: Sequences, queries: int) -> float:
+    """Return the operations of an encoder's training step on a batch's items, queries first, then labels.
+
+    Args:
+        job: the run, whose network trains whole.
+        items: of the batch.
+        queries: number of its queries.
+    """
+    lengths, shape, n = items.lengths.astype(np.float64), job.shape, len(items)
+    forward = 2 * shape.layers * shape.linear * lengths.sum() + shape.layers * shape.attention(1, (lengths**2).sum())
+    projection = 0.0 if items.images is None else 2.0 * job.image_dim * shape.hidden * len(items.images.values)
+    labels = n - queries
+    return 3 * forward + 2 * projection + 3 * job.prototype * labels + 12.0 * queries * labels * shape.hidden
