@@ -166,7 +166,7 @@ def test_a_gpu_returns_the_same():
 
 
 def refused(**changed):
-    queries, voters, labels, z, u, filter = case(0)
+    queries, voters, labels, z, _, filter = case(0)
     given_ = {"queries": queries, "voters": voters, "voter_labels": labels, "z": z, "filter": filter} | changed
     terms = [LabelTerm(0.3, queries, given_.pop("z"))]
     with pytest.raises(VixmlError) as error:
