@@ -5,6 +5,9 @@ Vapnik, Local learning algorithms, Neural Computation 4(6), 1992, doi:10.1162/ne
 prediction of a Gaussian process given the nearest neighbours alone, as in nearest-neighbour Gaussian processes (Datta, Banerjee,
 Finley and Gelfand, J. Am. Stat. Assoc. 111(514):800-812, 2016, doi:10.1080/01621459.2015.1044091). Unlike a softmax over
 neighbours, they share one vote among near duplicates.
+
+Cost per query with k neighbours of d dimensions: 2 k^2 d + k^3 / 3 operations in float64, 8 million at k 100 and d 384. At
+LF-AmazonTitles-1.3M, exact search among 1.3 million labels and 2.2 million training queries takes 2.7 billion: 0.3 % more.
 """
 
 from __future__ import annotations
