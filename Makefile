@@ -74,7 +74,7 @@ check: install  ## run the other checks of a change: style, lint, generated file
 
 bench: install  ## run the benchmarks, on an idle machine, and print one table (benchmarks/README.md)
 	@$(ACTIVATE) && snakemake data images --cores all --quiet host reason
-	@$(ACTIVATE) && for script in clustering search metrics index attention pooling training_step decoder_step; do \
+	@$(ACTIVATE) && for script in clustering search metrics index ridge attention pooling training_step decoder_step; do \
 	  echo "== benchmarks/$$script.py"; python "benchmarks/$$script.py"; done
 	@$(ACTIVATE) && python benchmarks/training_step.py --threads 2 --out benchmarks/results/training_step-2threads.json
 	@$(MAKE) --no-print-directory bench-table

@@ -34,6 +34,12 @@ OWED = [
         "index-gpu.json",
         "python benchmarks/index.py --device cuda --kinds ivf --queries 10000 --labels 1305265",
     ),
+    (
+        "local ridge votes",
+        "32,768 queries, 100 neighbours x 384",
+        "ridge-gpu.json",
+        "python benchmarks/ridge.py --device cuda --queries 32768 --voters 1305265",
+    ),
 ]  # fmt: skip
 
 

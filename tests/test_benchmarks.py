@@ -69,6 +69,12 @@ def test_search(benchmark):
     assert row["agrees"]["ours"] == 1.0 and row["agrees"]["straightforward"] > 0.99
 
 
+def test_ridge(benchmark):
+    sizes = ("--queries", "20", "--voters", "300", "--dim", "16", "--neighbours", "30")
+    (row,) = rows(benchmark("ridge", *sizes, "--rounds", "1", "--threads", "1"))
+    assert row["largest_difference"] < 1e-9
+
+
 def test_metrics(benchmark):
     first, second = rows(
         benchmark("metrics", "--queries", "400", "--paired", "300", "--labels", "5000", "--rounds", "1")

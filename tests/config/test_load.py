@@ -111,6 +111,7 @@ def test_an_unknown_key_names_the_nearest(model, data, key, near):
         ({"loss": {"margin_min": 0.5, "margin_max": 0.1}}, "loss"),
         ({"method": "none"}, "nothing to train"),
         ({"inference": {"image_weight": 0.5}}, "image_weight"),
+        ({"method": "NGAME", "inference": {"method": "local-ridge"}}, "prototype_weight"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(data, says):

@@ -211,6 +211,10 @@ def test_large_groups_are_counted_with_more_iterations():
     [
         ({"method": "retrieval-augmented"}, 2 * 2 * (10 + 8) * 4),
         ({"method": "knn", "image_weight": 0.5}, 2 * 2 * 8 * (4 + 6)),
+        (
+            {"method": "local-ridge", "ridge": {"text_weight": 0.2}},
+            2 * 2 * (20 + 8) * 4 + 2 * (2 * 8**2 * 4 + 8**3 / 3),
+        ),
         ({"method": "popularity"}, 0),
     ],
 )

@@ -14,6 +14,7 @@ from vixml.images.embeddings import FORMAT, ImageEmbeddings
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.retrieval.predict import predict
+from vixml.retrieval.ridge import LabelTerm, local_ridge
 from vixml.retrieval.search import search
 from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images
 
@@ -126,6 +127,29 @@ def test_retrieval_augmented(run, tmp_path, labels_as, search_as, split):
     assert np.array_equal(found["labels"], expected[0]) and np.array_equal(found["scores"], expected[1])
     assert manifest["config"]["inference"]["search"] == search_as
     assert set(manifest["inputs"]) == {"corpus", "index", *(["trained"] if split == "validation" else [])}
+
+
+@pytest.mark.parametrize(("split", "image_weight"), [("test", 0.0), ("validation", 0.0), ("test", 0.4)])
+def test_local_ridge_searches_both_label_vectors_with_text_and_votes_with_images(run, tmp_path, split, image_weight):
+    ridge = {"neighbours": 4, "frequency_power": 0.1, "text_weight": 0.2}
+    how = {"method": "local-ridge", "ridge": ridge, "image_weight": image_weight, "top_k": 8}
+    found, manifest = predicted(run, tmp_path, split=split, **how)
+    text, train, labels = vectors(run, "test"), vectors(run, "train"), run[1].labels["train"]
+    queries, filter = text, run[1].filters["test"]
+    if image_weight:
+        embeddings = ImageEmbeddings.open(run[0] / "embeddings")
+        queries, train = (
+            with_images(part, embeddings, embeddings.lists(run[1].images[name], 5, "none", 5), image_weight)
+            for part, name in ((text, "test"), (train, "train"))
+        )
+    if split == "validation":
+        others = np.setdiff1d(np.arange(N_TRAIN), HELD)
+        queries, filter = train[HELD], run[1].filters["train"].take(HELD)
+        text, train, labels = queries, train[others], labels.take(others)
+    terms = [LabelTerm(weight, text, vectors(run, f"label_{of}")) for weight, of in ((0.3, "z"), (0.2, "u"))]
+    expected = local_ridge(queries, train, labels, terms, Inference(**how), filter=filter)
+    assert np.array_equal(found["labels"], expected[0]) and np.array_equal(found["scores"], expected[1])
+    assert ("embeddings" in manifest["inputs"]) == (image_weight > 0)
 
 
 def test_a_run_may_reuse_the_index_of_another_that_it_names(run, tmp_path):

@@ -527,12 +527,13 @@ def predict(
         ),
     ] = 512,
 ) -> None:
-    """Rank labels for every query: search, retrieval-augmented inference, voting or popularity, as the run says.
+    """Rank labels for every query: search, votes of training queries, both, or popularity, as the run says.
 
     Reads the corpus and, but for popularity, the run's vectors; a run with `reuse`
     has none and reads those of the run that it names. The search is exact.
     Retrieval-augmented inference searches labels and training queries, and adds
-    the votes of the latter for their labels. Writes labels.npy (the top labels,
+    the votes of the latter for their labels; local ridge votes weigh these by a
+    regression at the query. Writes labels.npy (the top labels,
     best first, -1 where there are no more) and scores.npy. Pairs of the dataset's
     reciprocal-pair filter are left out, and others take their place.
 

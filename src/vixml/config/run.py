@@ -30,13 +30,38 @@ class Strict(BaseModel):
 # --- The part ``inference`` of ``config/runs/*.yaml``.
 
 
+class Ridge(Strict):
+    """Local ridge votes, ours: `votes / frequency^frequency_power + prototype_weight <q, z> + text_weight <q, u>`."""
+
+    neighbours: Count = Field(100, description="Number of training queries that each query's regression is fitted to.")
+    bandwidth: float = Field(0.2, ge=1e-3, description="`h` of the kernel `exp((cosine - 1) / h)`.")
+    regulariser: float = Field(
+        0.2,
+        ge=1e-6,
+        description="Added to the kernel matrix's diagonal: the larger, the closer to a kernel-weighted vote.",
+    )
+    frequency_power: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Power of the label's number of training queries that divides its votes; above 0 favours rare labels.",
+    )
+    prototype_weight: float = Field(
+        0.3, ge=0, description="Weight of the inner product with the prototype `z`; 0: no search among prototypes."
+    )
+    text_weight: float = Field(
+        0.0, ge=0, description="Weight of the inner product with the text vector `u`; 0: no search among text vectors."
+    )
+
+
 class Inference(Strict):
     """How a trained (or untrained) encoder ranks labels."""
 
-    method: Literal["label-search", "retrieval-augmented", "knn", "popularity"] = Field(
+    method: Literal["label-search", "retrieval-augmented", "local-ridge", "knn", "popularity"] = Field(
         "label-search",
         description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: retrieve both labels and "
-        "training queries, which vote for their labels (paper section 4.5). `knn`: only neighbouring training "
+        "training queries, which vote for their labels (paper section 4.5). `local-ridge`: kernel ridge "
+        "regression on the neighbouring training queries, plus label search (docs/deviations.md D33). `knn`: only neighbouring training "
         "queries vote. `popularity`: the most frequent training labels, for every query.",
     )
     labels_as: Literal["z", "u"] = Field("z", description="Label vectors: prototypes `z`, or plain text vectors `u`.")
@@ -53,8 +78,11 @@ class Inference(Strict):
     neighbours: Count = Field(50, description="`knn`: number of training queries that vote.")
     temperature: Positive = Field(0.05, description="`knn` and `retrieval-augmented`: softmax temperature.")
     image_weight: Fraction = Field(
-        0.0, description="`knn`: share of the squared norm for the mean image embedding; the text vector gets the rest."
+        0.0,
+        description="`knn` and `local-ridge`: share of the squared norm of a query's vector for the mean image embedding; the text "
+        "vector gets the rest. Labels are compared with the text vector.",
     )
+    ridge: Ridge = Ridge()
     top_k: Count = Field(100, description="Labels kept per query.")
     index: Literal["exact", "ivf", "hnsw"] = Field(
         "exact",
@@ -382,8 +410,13 @@ class RunConfig(Strict):
     def _consistent(self) -> RunConfig:
         if self.method == "none" and self.training.epochs:
             raise ValueError("method 'none' has nothing to train: set training.epochs to 0")
-        if self.inference.image_weight and self.inference.method != "knn":
-            raise ValueError("inference.image_weight is for inference.method 'knn' only")
+        if self.inference.image_weight and self.inference.method not in ("knn", "local-ridge"):
+            raise ValueError("inference.image_weight is for inference.method 'knn' and 'local-ridge' only")
+        if self.inference.method == "local-ridge" and self.inference.ridge.prototype_weight and not self.has_prototypes:
+            raise ValueError(
+                f"method {self.method!r} has no prototypes: set inference.ridge.prototype_weight to 0, "
+                "and text_weight above 0"
+            )
         if self.searches_labels and self.inference.labels_as == "z" and not self.has_prototypes:
             raise ValueError(f"method {self.method!r} has no prototypes to search: set inference.labels_as to 'u'")
         if self.training.precision == "fp16" and self.encoder.weights == "bfloat16" and self.encoder.train != "full":

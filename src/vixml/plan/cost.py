@@ -349,10 +349,19 @@ def predict_cost(job: Job, hardware: Hardware) -> Cost:
     among = {
         "label-search": counts.n_labels,
         "retrieval-augmented": counts.n_labels + counts.n_train,
+        "local-ridge": (bool(how.ridge.prototype_weight) + bool(how.ridge.text_weight)) * counts.n_labels
+        + counts.n_train,
         "knn": counts.n_train,
         "popularity": 0,
     }[how.method]
-    flop = 2.0 * counts.n_test * among * (job.shape.hidden + (job.image_dim if how.image_weight else 0))
+    with_images = counts.n_train * job.image_dim if how.image_weight else 0
+    flop = 2.0 * counts.n_test * (among * job.shape.hidden + with_images)
+    if how.method == "local-ridge":  # each query's kernel matrix and its decomposition
+        k, dim = (
+            min(how.ridge.neighbours, counts.n_train),
+            job.shape.hidden + (job.image_dim if how.image_weight else 0),
+        )
+        flop += counts.n_test * (2.0 * k**2 * dim + k**3 / 3)
     size = 8.0 * counts.n_test * how.top_k
     return Cost(
         flop_search=flop,

@@ -17,6 +17,7 @@ from vixml.images.embeddings import ImageEmbeddings
 from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
 from vixml.retrieval.approximate import Searcher
+from vixml.retrieval.ridge import LabelTerm, local_ridge
 from vixml.retrieval.search import rows_of
 from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images
 
@@ -134,6 +135,15 @@ def _rank(
     queries, train = (vectors("test"), train) if rows is None else (train[rows], train[voters])
     if how.method == "knn":
         return knn_vote(queries, train, votes, how, filter=filter, search=search)
+    if how.method == "local-ridge":
+        asked = text_vectors(source) if rows is None else text_vectors(source)[rows]
+        weights = {"z": how.ridge.prototype_weight, "u": how.ridge.text_weight}
+        terms = [
+            LabelTerm(weight, asked, _label_vectors(inputs["index"], labels_as, corpus.n_labels))
+            for labels_as, weight in weights.items()
+            if weight > 0
+        ]
+        return local_ridge(queries, train, votes, terms, how, filter=filter, search=search)
     labels = _label_vectors(inputs["index"], how.labels_as, corpus.n_labels)
     return retrieval_augmented(queries, labels, train, votes, how, filter=filter, search=search)
 

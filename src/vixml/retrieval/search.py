@@ -394,14 +394,14 @@ def _decide(
         buffers: list[Tensor] = []
         for rows in steps(last, step, first):
             near, coarse = (table[rows, : max(kept[rows])] for table in (found.ids, found.scores))
-            exact = _products(block[rows], labels, near, buffers)
+            exact = products(block[rows], labels, near, buffers)
             best[rows], top[rows] = _first(near, exact.masked_fill_(coarse == -torch.inf, -torch.inf), width)
 
     share_out(pool, len(block), work)
     return best, top
 
 
-def _products(block: Tensor, labels: np.ndarray | Tensor, near: Tensor, buffers: list[Tensor]) -> Tensor:
+def products(block: Tensor, labels: np.ndarray | Tensor, near: Tensor, buffers: list[Tensor]) -> Tensor:
     """Return the float64 products of (r, dim) queries with (r, p) labels each, as float32.
 
     Args:
@@ -450,7 +450,7 @@ def decide(
         buffers: list[Tensor] = []
         for rows in steps(last, step, first):
             own = torch.from_numpy(np.maximum(near[rows], 0))
-            exact = _products(torch.from_numpy(np.array(queries[rows], dtype=np.float32)), labels, own, buffers)
+            exact = products(torch.from_numpy(np.array(queries[rows], dtype=np.float32)), labels, own, buffers)
             exact.masked_fill_(torch.from_numpy(left_out[rows]), -torch.inf)
             best, top = _first(own, exact, width)
             ids[rows, :width] = torch.where(top > -torch.inf, best, -1).int().numpy()

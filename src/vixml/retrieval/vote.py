@@ -52,6 +52,24 @@ class Votes:
         """Return the votes of all parts (one or more), in order."""
         return cls(*(np.concatenate([getattr(part, of) for part in parts]) for of in ("rows", "labels", "weights")))
 
+    def summed(self, n_labels: int, banned: Ragged | None) -> Votes:
+        """Return one vote per pair of query and label: the sum of its votes, in their order.
+
+        Args:
+            n_labels: number of labels.
+            banned: one row per query over labels, pairs left out.
+        """
+        keys, weights = self.rows * n_labels + self.labels, self.weights
+        if banned is not None:
+            kept = ~np.isin(keys, banned.row_ids() * banned.n_cols + banned.values)
+            keys, weights = keys[kept], weights[kept]
+        # A stable sort adds a label's votes from the nearest neighbour on, whatever the chunk.
+        order = np.argsort(keys, kind="stable")
+        keys, weights = keys[order], weights[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        rows, labels = np.divmod(keys[first], n_labels)
+        return Votes(rows, labels, np.add.reduceat(weights, first) if len(first) else weights)
+
 
 def knn_vote(
     queries: np.ndarray,
@@ -144,23 +162,26 @@ def rank_votes(
         banned: n_rows rows over labels, pairs left out.
 
     Returns:
+        As :func:`rank`.
+    """
+    return rank(votes.summed(n_labels, banned), n_rows, top_k)
+
+
+def rank(totals: Votes, n_rows: int, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the ``top_k`` labels of each query.
+
+    Args:
+        totals: one per pair of query (0 to ``n_rows - 1``) and label.
+        n_rows: queries.
+        top_k: labels kept.
+
+    Returns:
         ``(labels, scores)``: (n_rows, top_k) int32, best first, ties by smaller id, -1 where there are no more; float32,
         -inf there.
     """
-    keys, weight = votes.rows * n_labels + votes.labels, votes.weights
-    if banned is not None:
-        kept = ~np.isin(keys, banned.row_ids() * banned.n_cols + banned.values)
-        keys, weight = keys[kept], weight[kept]
     ids, scores = no_labels(n_rows, top_k)
-    if not len(keys):
-        return ids, scores
-    # A stable sort adds a label's votes from the nearest neighbour on, whatever the chunk.
-    order = np.argsort(keys, kind="stable")
-    keys, weight = keys[order], weight[order]
-    first = np.flatnonzero(np.diff(keys, prepend=-1))
-    row, label = np.divmod(keys[first], n_labels)
     # Rank in float32, as saved: what looks tied is tied, and goes to the smaller id.
-    total = np.add.reduceat(weight, first).astype(np.float32)
+    row, label, total = totals.rows, totals.labels, totals.weights.astype(np.float32)
     order = np.lexsort((label, -total, row))
     row, label, total = row[order], label[order], total[order]
     starts = np.searchsorted(row, np.arange(n_rows))

@@ -1,0 +1,190 @@
+"""Local ridge votes against plain loops in float64, by hand, and at their limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vixml.config.run import Inference
+from vixml.errors import VixmlError
+from vixml.ragged import Ragged
+from vixml.retrieval.approximate import Searcher
+from vixml.retrieval.ridge import LabelTerm, local_ridge
+
+N_LABELS = 9
+
+
+def inference(top_k, **ridge):
+    return Inference(method="local-ridge", top_k=top_k, ridge=ridge)
+
+
+def product(a, b) -> float:
+    return float(np.float32(sum(float(x) * float(y) for x, y in zip(a, b, strict=True))))
+
+
+def naive(queries, voters, voter_labels, terms, how, filter=None):
+    """Return per query a dict of the score of every ranked label, one pair at a time, solved by Gaussian elimination."""
+    ridge, result = how.ridge, []
+    for row, query in enumerate(queries):
+        banned = set() if filter is None else set(filter.row(row).tolist())
+        near = sorted(range(len(voters)), key=lambda i, q=query: (-product(q, voters[i]), i))[: ridge.neighbours]
+        k, h = len(near), ridge.bandwidth
+        system = np.empty((k, k))
+        for a in range(k):
+            for b in range(k):
+                cosine = sum(float(x) * float(y) for x, y in zip(voters[near[a]], voters[near[b]], strict=True))
+                system[a, b] = np.exp((cosine - 1) / h) + ridge.regulariser * (a == b)
+        to_query = np.array([np.exp((product(query, voters[i]) - 1) / h) for i in near])
+        weights = np.linalg.solve(system, to_query) if k else []
+        votes: dict[int, float] = {}
+        for i, weight in zip(near, weights, strict=True):
+            for label in voter_labels.row(i).tolist():
+                votes[label] = votes.get(label, 0.0) + weight
+        for term in terms:
+            order = sorted(
+                set(range(N_LABELS)) - banned, key=lambda at, t=term: (-product(t.queries[row], t.labels[at]), at)
+            )
+            for label in order[: how.top_k]:
+                votes.setdefault(label, 0.0)
+        scores = {}
+        for label in set(votes) - banned:
+            frequency = sum(label in voter_labels.row(i) for i in range(len(voters)))
+            scores[label] = votes[label] / max(frequency, 1) ** ridge.frequency_power
+            for term in terms:
+                scores[label] += term.weight * product(term.queries[row], term.labels[label])
+        result.append(scores)
+    return result
+
+
+def agree(ids, scores, expected):
+    """Check each row: the best labels by the expected scores, best first, ties by smaller id, then -1."""
+    for row, by_label in enumerate(expected):
+        length = min(len(by_label), ids.shape[1])
+        found = ids[row, :length].tolist()
+        assert (ids[row, length:] == -1).all() and (scores[row, length:] == -np.inf).all()
+        assert len(set(found)) == length and set(found) <= set(by_label)
+        assert scores[row, :length] == pytest.approx([by_label[label] for label in found], abs=2e-6)
+        best = sorted(by_label.values(), reverse=True)[:length]
+        assert scores[row, :length] == pytest.approx(best, abs=2e-6)
+        falling = np.diff(scores[row, :length])
+        assert (falling <= 0).all() and (np.diff(ids[row, :length])[falling == 0] > 0).all()
+
+
+def case(seed, n=3, n_voters=8, dim=3):
+    """Return unit vectors and labels; coordinates are few, so that products tie and training queries repeat."""
+    rng = np.random.default_rng(seed)
+
+    def units(rows):
+        vectors = rng.integers(-1, 2, (rows, dim)).astype(np.float64)
+        return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1)).astype(np.float32)
+
+    queries, voters, z, u = units(n), units(n_voters), units(N_LABELS), units(N_LABELS)
+    labels = Ragged.from_rows([np.flatnonzero(rng.random(N_LABELS) < 0.3) for _ in range(n_voters)], N_LABELS)
+    filter = Ragged.from_rows([np.flatnonzero(rng.random(N_LABELS) < 0.3) for _ in range(n)], N_LABELS)
+    return queries, voters, labels, z, u, filter
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 10**6),
+    n_voters=st.integers(0, 9),
+    neighbours=st.integers(1, 12),
+    top_k=st.integers(1, 11),
+    power=st.sampled_from([0, 0.1, 1]),
+    weights=st.sampled_from([(), (0.3,), (0.3, 0.2)]),
+    filtered=st.booleans(),
+    memory_mb=st.sampled_from([1e-4, 64]),
+)
+def test_agrees_with_loops(seed, n_voters, neighbours, top_k, power, weights, filtered, memory_mb):
+    queries, voters, labels, z, u, filter = case(seed, n_voters=n_voters)
+    terms = [LabelTerm(weight, queries, vectors) for weight, vectors in zip(weights, (z, u), strict=False)]
+    how, filter = inference(top_k, neighbours=neighbours, frequency_power=power), filter if filtered else None
+    search = Searcher(memory_mb=memory_mb)
+    ids, scores = local_ridge(queries, voters, labels, terms, how, filter=filter, search=search)
+    assert ids.shape == scores.shape == (3, top_k) and ids.dtype == np.int32 and scores.dtype == np.float32
+    agree(ids, scores, naive(queries, voters, labels, terms, how, filter))
+
+
+def test_near_duplicates_share_one_vote():
+    voters = np.float32([[1, 0]] * 50 + [[0, 1]])
+    labels = Ragged.from_rows([[0]] * 50 + [[1]], n_cols=2)
+    how = inference(2, neighbours=100, regulariser=1e-6, bandwidth=1)
+    ids, scores = local_ridge(np.float32([[1, 0], [0, 1]]), voters, labels, [], how)
+    # A singular kernel: fifty copies of the query weigh together what one does.
+    assert ids.tolist() == [[0, 1], [1, 0]]
+    assert scores == pytest.approx(np.array([[1, 0], [1, 0]]), abs=1e-4)
+
+
+def test_one_training_query_and_a_label_without_queries():
+    terms = [LabelTerm(0.5, np.float32([[0.6, 0.8]]), np.float32([[0, 0], [0, 1], [1, 0]]))]
+    how = inference(3, frequency_power=1)
+    ids, scores = local_ridge(np.float32([[1, 0]]), np.float32([[1, 0]]), Ragged.from_rows([[0]], 3), terms, how)
+    # Label 0: the vote 1 / (1 + 0.2); labels 1 and 2, which no training query has: the products 0.8 and 0.6, halved.
+    assert ids.tolist() == [[0, 1, 2]]
+    assert scores[0] == pytest.approx([1 / 1.2, 0.4, 0.3])
+
+
+def large(n=70, n_voters=600, dim=48):
+    rng = np.random.default_rng(3)
+    vectors = [rng.standard_normal((rows, dim)).astype(np.float32) for rows in (n, n_voters, 90, 90)]
+    queries, voters, z, u = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors)
+    labels = Ragged.from_rows([rng.choice(90, rng.integers(0, 7), replace=False) for _ in range(n_voters)], n_cols=90)
+    filter = Ragged.from_rows([rng.choice(90, rng.integers(0, 5), replace=False) for _ in range(n)], n_cols=90)
+    return queries, voters, labels, [LabelTerm(0.3, queries, z), LabelTerm(0.2, queries, u)], filter
+
+
+def test_bytes_depend_neither_on_memory_nor_on_threads_nor_on_the_batch():
+    queries, voters, labels, terms, filter = large()
+    how = inference(20, frequency_power=0.1)
+    first = local_ridge(queries, voters, labels, terms, how, filter=filter)
+    before = torch.get_num_threads()
+    try:
+        for memory_mb, threads in ((0.3, 1), (3, 2)):
+            torch.set_num_threads(threads)
+            search = Searcher(memory_mb=memory_mb)
+            again = local_ridge(queries, voters, labels, terms, how, filter=filter, search=search)
+            assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    finally:
+        torch.set_num_threads(before)
+    for rows in (slice(0, 1), slice(13, 50)):
+        some = [LabelTerm(term.weight, term.queries[rows], term.labels) for term in terms]
+        own = filter.take(np.arange(rows.start, rows.stop))
+        again = local_ridge(queries[rows], voters, labels, some, how, filter=own)
+        assert all(np.array_equal(a[rows], b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_returns_the_same():
+    queries, voters, labels, terms, filter = large()
+    how = inference(20, frequency_power=0.1)
+    ids, scores = local_ridge(queries, voters, labels, terms, how, filter=filter)
+    again = local_ridge(queries, voters, labels, terms, how, filter=filter, search=Searcher(device="cuda"))
+    assert np.array_equal(ids, again[0]) and np.array_equal(scores, again[1])
+
+
+def refused(**changed):
+    queries, voters, labels, z, _, filter = case(0)
+    given_ = {"queries": queries, "voters": voters, "voter_labels": labels, "z": z, "filter": filter} | changed
+    terms = [LabelTerm(0.3, queries, given_.pop("z"))]
+    with pytest.raises(VixmlError) as error:
+        local_ridge(
+            given_["queries"], given_["voters"], given_["voter_labels"], terms, inference(3), filter=given_["filter"]
+        )
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("changed", "what"), [
+    ({"voters": np.eye(3, dtype=np.float32)}, "voters do not belong together"),
+    ({"z": np.zeros((N_LABELS + 1, 3), dtype=np.float32)}, "do not belong together"),
+    ({"filter": Ragged.from_rows([[]] * 3, N_LABELS + 1)}, "do not belong together"),
+    ({"voters": np.full((8, 3), np.nan, dtype=np.float32)}, "not finite"),
+    ({"queries": np.full((3, 3), np.nan, dtype=np.float32)}, "not finite"),
+    ({"z": np.full((N_LABELS, 3), np.inf, dtype=np.float32)}, "not finite"),
+    ({"voters": np.full((8, 3), 2, dtype=np.float32)}, "length 1 at most"),
+    ({"queries": np.full((3, 3), 40, dtype=np.float32)}, "length 1 at most"),
+])  # fmt: skip
+def test_bad_input_is_one_clear_error(changed, what):
+    assert what in refused(**changed)
