@@ -8,7 +8,6 @@ affects the result.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sqlite3
 import time
@@ -28,7 +27,7 @@ import pyarrow.parquet as pq
 from vixml.config.registry import Fetch
 from vixml.data.corpus import URLS, Corpus
 from vixml.errors import VixmlError
-from vixml.files import atomic_path, write_json
+from vixml.files import atomic_path, link, write_json
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter
 from vixml.images.render import Attempt, attempt_all, prepare
@@ -212,7 +211,7 @@ def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[
     reasons: Counter[str] = Counter()
     with atomic_path(work / LOG) as temporary, pq.ParquetWriter(temporary, LOG_SCHEMA) as writer:
         for shard in range(n_shards):
-            os.link(kept / shard_name(shard), work / shard_name(shard))
+            link(kept / shard_name(shard), work / shard_name(shard))
             table = pq.read_table(kept / f"log-{shard:05d}.parquet")
             writer.write_table(table)
             for image, error in zip(table["image"].to_pylist(), table["error"].to_pylist(), strict=True):
