@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -26,11 +27,12 @@ from snakemake.shell import shell
 
 from vixml.config.load import load_workflow, preset_files, read_yaml, registry_files
 from vixml.config.project import Project
+from vixml.config.registry import NAME as NAME_OF_ENTRY
 from vixml.config.tables import load_any_tables, load_figures
 from vixml.data.catalogue import folder_of, tables_in
 from vixml.data.download import declare
 from vixml.digest import stage_digest
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, machine_error
 from vixml.files import sha256_file, sha256_json
 from vixml.provenance import MANIFEST
 from vixml.runtime import precision_override
@@ -44,11 +46,16 @@ def one_message():
         yield
     except VixmlError as error:
         raise WorkflowError(str(error)) from None
+    except OSError as error:
+        raise WorkflowError(str(machine_error(error, "the configuration") or error)) from None
 
 
 with one_message():
     precision_override()  # a misspelt VIXML_PRECISION stops before the first job, not within it
-    WORKFLOW = load_workflow(config, "the workflow's configuration (config/config.yaml, --configfile, --config)")
+    FILES = [str(path) for path in reversed(["config/config.yaml", *workflow.overwrite_configfiles])]
+    for path in FILES:
+        read_yaml(path)  # Snakemake's own reader takes a key given twice
+    WORKFLOW = load_workflow(config, "the workflow's configuration (config/config.yaml, --configfile, --config)", FILES)
     PROJECT = Project(WORKFLOW.config_dir, WORKFLOW.results)
     WORLD, RESULTS, CONFIG_DIR, THREADS = PROJECT.world, WORKFLOW.results, WORKFLOW.config_dir, WORKFLOW.threads
     TABLE_SPECS = dict(zip(WORKFLOW.tables, load_any_tables(CONFIG_DIR, WORKFLOW.tables), strict=True))
@@ -58,7 +65,7 @@ with one_message():
 if shutil.which("vixml") is None:
     os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
-ID = r"[A-Za-z0-9][A-Za-z0-9.\-]*"
+ID = NAME_OF_ENTRY.pattern
 
 
 wildcard_constraints:
@@ -97,12 +104,17 @@ declare(RAW_DIR, {source.filename: source.sha256 for source in WORLD.sources.val
 os.environ.update(VIXML_CONFIG_DIR=CONFIG_DIR, VIXML_RESULTS=RESULTS)
 
 # `logged FILE`: into a log, and to the terminal unless rules/display.smk shows the jobs there. For inputs of which there may be
-# several: `folders --score FILE ...` is `--score FOLDER ...`.
+# several: `add --score FILE ...` adds `--score FOLDER ...` to the words of `folders`.
 shell.prefix(
     "set -euo pipefail; "
     'logged() {{ if [ -n "${{VIXML_DISPLAY:-}}" ]; then cat > "$1"; else tee "$1"; fi; }}; '
-    'folders() {{ for made in "${{@:2}}"; do echo "$1 ${{made%/*}}"; done; }}; '
+    'folders=(); add() {{ local made; for made in "${{@:2}}"; do folders+=("$1" "${{made%/*}}"); done; }}; '
 )
+
+
+def options(name, values):
+    """Return an option of a command once for each value, quoted."""
+    return " ".join(f"{name} {shlex.quote(value)}" for value in values)
 
 
 def made_by(stage):

@@ -25,7 +25,7 @@ rule fetch_source:
     message:
         "Fetch {wildcards.filename}"
     shell:
-        "vixml download {resources.source} --replace 2>&1 | logged {log}"
+        "vixml download {resources.source:q} --replace 2>&1 | logged {log:q}"
 
 
 rule build_corpus:
@@ -43,7 +43,7 @@ rule build_corpus:
     message:
         "Build the corpus of {wildcards.dataset}"
     shell:
-        "vixml build-corpus {wildcards.dataset} 2>&1 | logged {log}"
+        "vixml build-corpus {wildcards.dataset} 2>&1 | logged {log:q}"
 
 
 rule tokenize_corpus:
@@ -61,4 +61,4 @@ rule tokenize_corpus:
     message:
         "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens per text"
     shell:
-        "vixml tokenize {wildcards.dataset} {wildcards.model} --max-len {wildcards.max_len} 2>&1 | logged {log}"
+        "vixml tokenize {wildcards.dataset} {wildcards.model} --max-len {wildcards.max_len} 2>&1 | logged {log:q}"

@@ -22,7 +22,7 @@ rule predict_labels:
     shell:
         """
         vixml predict {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} --split {wildcards.split} \
-            --threads {threads} --device {resources.device} 2>&1 | logged {log}
+            --threads {threads} --device {resources.device} 2>&1 | logged {log:q}
         """
 
 
@@ -42,5 +42,5 @@ rule score_run:
         "Score {wildcards.run} on {wildcards.dataset}, {wildcards.split}, seed {wildcards.seed}"
     shell:
         """
-        vixml score {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} --split {wildcards.split} 2>&1 | logged {log}
+        vixml score {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} --split {wildcards.split} 2>&1 | logged {log:q}
         """

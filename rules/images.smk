@@ -35,7 +35,7 @@ rule fetch_images:
     message:
         "Fetch the images of {wildcards.dataset}"
     shell:
-        "vixml fetch-images {wildcards.dataset} --threads {threads} 2>&1 | logged {log}"
+        "vixml fetch-images {wildcards.dataset} --threads {threads} 2>&1 | logged {log:q}"
 
 
 rule render_images:
@@ -57,7 +57,7 @@ rule render_images:
     message:
         "Draw the images of {wildcards.dataset}"
     shell:
-        "vixml render-images {wildcards.dataset} --threads {threads} 2>&1 | logged {log}"
+        "vixml render-images {wildcards.dataset} --threads {threads} 2>&1 | logged {log:q}"
 
 
 rule prepare_vision:
@@ -72,7 +72,7 @@ rule prepare_vision:
     message:
         "Prepare the vision model {wildcards.vision}"
     shell:
-        "vixml prepare-vision {wildcards.vision} 2>&1 | logged {log}"
+        "vixml prepare-vision {wildcards.vision} 2>&1 | logged {log:q}"
 
 
 rule embed_images:
@@ -96,7 +96,7 @@ rule embed_images:
     shell:
         """
         vixml embed-images {wildcards.dataset} {wildcards.vision} \
-            --threads {threads} --device {resources.device} 2>&1 | logged {log}
+            --threads {threads} --device {resources.device} 2>&1 | logged {log:q}
         """
 
 
@@ -117,7 +117,7 @@ rule import_vectors:
     message:
         "Import published vectors of {wildcards.vision} for {wildcards.dataset}"
     shell:
-        "vixml import-vectors {wildcards.dataset} {wildcards.vision} 2>&1 | logged {log}"
+        "vixml import-vectors {wildcards.dataset} {wildcards.vision} 2>&1 | logged {log:q}"
 
 
 rule export_dataset:
@@ -136,4 +136,4 @@ rule export_dataset:
     message:
         "Export {wildcards.dataset} as a folder for others"
     shell:
-        "vixml export-dataset {wildcards.dataset} {resources.vision} 2>&1 | logged {log}"
+        "vixml export-dataset {wildcards.dataset} {resources.vision} 2>&1 | logged {log:q}"

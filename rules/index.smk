@@ -20,7 +20,7 @@ rule build_index:
     shell:
         """
         vixml build-index {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} \
-            --threads {threads} --device {resources.device} 2>&1 | logged {log}
+            --threads {threads} --device {resources.device} 2>&1 | logged {log:q}
         """
 
 
@@ -40,5 +40,5 @@ rule measure_latency:
     shell:
         """
         vixml measure-latency {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} \
-            --threads 1 --device {resources.device} 2>&1 | logged {log}
+            --threads 1 --device {resources.device} 2>&1 | logged {log:q}
         """

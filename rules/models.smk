@@ -19,4 +19,4 @@ rule prepare_model:
     message:
         "Prepare the language model {wildcards.model}"
     shell:
-        "vixml prepare-model {wildcards.model} 2>&1 | logged {log}"
+        "vixml prepare-model {wildcards.model} 2>&1 | logged {log:q}"

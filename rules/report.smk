@@ -31,14 +31,16 @@ rule make_tables:
     params:
         **obeys("make-tables"),
         layout=content(LAYOUT_OF_TABLES),
-        tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
+        tables=options("--tables", WORKFLOW.tables),
     message:
         "Write the tables"
     shell:
         """
-        vixml make-tables $(folders --score {input.scores}) $(folders --measured-corpus {input.corpora}) \
-            $(folders --latency {input.latencies}) {params.tables} --out $(dirname {output.manifest}) \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log}
+        add --score {input.scores:q}
+        add --measured-corpus {input.corpora:q}
+        add --latency {input.latencies:q}
+        vixml make-tables "${{folders[@]}}" {params.tables} --out "$(dirname {output.manifest:q})" \
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log:q}
         """
 
 
@@ -56,13 +58,14 @@ rule make_figures:
     params:
         **obeys("make-figures"),
         layout=content(LAYOUT_OF_FIGURES),
-        figures=" ".join(f"--figures {name}" for name in WORKFLOW.figures),
+        figures=options("--figures", WORKFLOW.figures),
     message:
         "Draw the figures"
     shell:
         """
-        vixml make-figures $(folders --score {input.scores}) {params.figures} --out $(dirname {output.manifest}) \
-            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log}
+        add --score {input.scores:q}
+        vixml make-figures "${{folders[@]}}" {params.figures} --out "$(dirname {output.manifest:q})" \
+            --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log:q}
         """
 
 
@@ -90,22 +93,26 @@ rule make_report:
     params:
         **obeys("make-report"),
         layout=content(LAYOUT_OF_REPORT),
-        tables=" ".join(f"--tables {name}" for name in WORKFLOW.tables),
-        compare=" ".join(f"--compare {run}" for run in WORKFLOW.compare),
-        side_by_side=" ".join(f"--side-by-side {run}" for run in WORKFLOW.side_by_side),
+        tables=options("--tables", WORKFLOW.tables),
+        compare=options("--compare", WORKFLOW.compare),
+        side_by_side=options("--side-by-side", WORKFLOW.side_by_side),
         name=WORKFLOW.name,
         description=WORKFLOW.description,
     message:
         "Write the report"
     shell:
         """
-        vixml make-report $(folders --score {input.scores}) {params.tables} $(folders --figures-dir {input.figures}) \
-            $(folders --corpus {input.corpus}) $(folders --images {input.images}) \
-            $(folders --measured-corpus {input.corpora}) $(folders --latency {input.latencies}) \
+        add --score {input.scores:q}
+        add --figures-dir {input.figures:q}
+        add --corpus {input.corpus:q}
+        add --images {input.images:q}
+        add --measured-corpus {input.corpora:q}
+        add --latency {input.latencies:q}
+        vixml make-report "${{folders[@]}}" {params.tables} \
             {params.compare} {params.side_by_side} --name={params.name:q} --description={params.description:q} \
             --command="$VIXML_COMMAND" \
-            --configfile="$VIXML_CONFIGFILE" --out $(dirname {output.manifest}) --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log}
-        cp $(dirname {output.manifest})/report.html {output.page}
+            --configfile="$VIXML_CONFIGFILE" --out "$(dirname {output.manifest:q})" --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log:q}
+        cp "$(dirname {output.manifest:q})"/report.html {output.page:q}
         """
 
 
@@ -132,5 +139,6 @@ rule make_tuning:
         "Write the table of tuning"
     shell:
         """
-        vixml make-tuning $(folders --score {input.scores}) --out $(dirname {output.manifest}) 2>&1 | logged {log}
+        add --score {input.scores:q}
+        vixml make-tuning "${{folders[@]}}" --out "$(dirname {output.manifest:q})" 2>&1 | logged {log:q}
         """

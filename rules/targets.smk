@@ -41,7 +41,7 @@ PAGE_FILES += [FIGURES] if WORKFLOW.figures else []
 # first.
 CONFIGFILE = f"{CONFIG_DIR}/{WORKFLOW.name}.yaml"
 CONFIGFILE = CONFIGFILE if Path(CONFIGFILE).exists() else ""
-COMMAND = "snakemake --cores all paper_tables" + (f" --configfile {CONFIGFILE}" if CONFIGFILE else "")
+COMMAND = "snakemake --cores all paper_tables" + (f" --configfile {shlex.quote(CONFIGFILE)}" if CONFIGFILE else "")
 COMMAND = "make demo" if WORKFLOW.name == "demo" else COMMAND
 
 

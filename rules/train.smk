@@ -28,5 +28,5 @@ rule train_model:
     shell:
         """
         vixml train {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} --processes {resources.processes} \
-            --threads {resources.own_threads} --device {resources.device} 2>&1 | logged {log}
+            --threads {resources.own_threads} --device {resources.device} 2>&1 | logged {log:q}
         """

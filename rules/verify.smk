@@ -51,7 +51,7 @@ def altered(wanted):
     return several(
         "files were removed or altered since they were made",
         [str(folder / name) for folder, names in wrong.items() for name in names],
-        f"rm {' '.join(str(folder / MANIFEST) for folder in wrong)} and the same command again",
+        f"rm {' '.join(shlex.quote(str(folder / MANIFEST)) for folder in wrong)} and the same command again",
     )
 
 
@@ -88,15 +88,15 @@ def limiting_options():
 
 def show_results(wanted):
     """Print where the results are that this call made or found up to date."""
-    own = "" if CONFIG_DIR == "config" else f" --config-dir {CONFIG_DIR}"
-    own += "".join(f" --tables {name}" for name in WORKFLOW.tables) if own else ""
-    pages = f" --pages {PAGES}" if PAGES != RESULTS else ""
+    own = "" if CONFIG_DIR == "config" else f" --config-dir {shlex.quote(CONFIG_DIR)}"
+    own += "".join(f" --tables {shlex.quote(name)}" for name in WORKFLOW.tables) if own else ""
+    pages = f" --pages {shlex.quote(PAGES)}" if PAGES != RESULTS else ""
     for files, line in (
         ({TUNING}, f"\nTuning:   {Path(TUNING).parent}/tuning.md"),
         ({REPORT}, f"\nReport:   {REPORT}  (one file, opens in any browser)"),
         ({TABLES}, f"Tables:   {PAGES}/tables/  (Markdown and CSV)"),
         ({FIGURES}, f"Figures:  {PAGES}/figures/"),
-        ({REPORT, TABLES}, f"Numbers:  vixml summary --results {RESULTS}{pages}{own}"),
+        ({REPORT, TABLES}, f"Numbers:  vixml summary --results {shlex.quote(RESULTS)}{pages}{own}"),
     ):
         if files & wanted:
             print(line)

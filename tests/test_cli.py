@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shlex
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import typer.main
 import yaml
 
 from vixml import cli
-from vixml.errors import VixmlError
+from vixml.errors import MACHINE, VixmlError
+from vixml.provenance import stage
 from vixml.stages import PLACES, STAGES
 
 COMMANDS = [*STAGES, "summary", "document-config", "plan", "check", "doctor"]
@@ -168,8 +170,29 @@ def test_an_interrupt_is_130(failing, capsys):
 def test_defects_keep_their_stack_trace(failing):
     with pytest.raises(ZeroDivisionError):
         failing(ZeroDivisionError())
-    with pytest.raises(PermissionError):
-        failing(PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(OSError, match="Invalid"):
+        failing(OSError(errno.EINVAL, "Invalid argument"))
+
+
+@pytest.mark.parametrize(
+    "number", sorted(number for numbers, _ in MACHINE.values() for number in numbers), ids=errno.errorcode.get
+)
+def test_errors_of_the_machine_are_said_in_words(tmp_path, failing, capsys, number):
+    error = OSError(number, os.strerror(number), "results/x")
+    assert failing(error) == 2
+    shown = capsys.readouterr().err
+    assert all(words in shown for words in ("results/x", "found:", "what now:")) and "Traceback" not in shown
+    with pytest.raises(VixmlError) as caught, stage(tmp_path / "a", "demo", config={}, inputs={}):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.where == tmp_path / "a" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_is_not_utf8_shows_the_rest(encoding):
+    code = "from vixml import cli; cli.app = lambda **_: print('3 ± 1 –'); print(cli.main([]))"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert done.returncode == 0 and done.stdout.endswith(b"0\n"), done.stderr
 
 
 def test_a_termination_cleans_up(tmp_path):

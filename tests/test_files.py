@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,3 +119,31 @@ def test_hashes(tmp_path):
     assert files.sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
     assert files.sha256_json({"a": 1, "b": 2}) == files.sha256_json(json.loads('{"b": 2, "a": 1}'))
     assert files.sha256_json([1]) != files.sha256_json(["1"])
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_moving_to_another_disk_copies(tmp_path, monkeypatch, folder):
+    source, target, replace = tmp_path / "one" / "a", tmp_path / "two" / "a", os.replace
+    files.write_text(source / "b" if folder else source, "new")
+    target.parent.mkdir()
+
+    def across(old, new):
+        if Path(old).parent != Path(new).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", across)
+    files.move(source, target)
+    assert (target / "b" if folder else target).read_text(encoding="utf-8") == "new" and not source.exists()
+    assert [path.name for path in target.parent.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP])
+def test_a_disk_without_hard_links_gets_a_copy(tmp_path, monkeypatch, number):
+    def refused(source, target):
+        raise OSError(number, "no link")
+
+    files.write_text(tmp_path / "a", "x")
+    monkeypatch.setattr(os, "link", refused)
+    files.link(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text(encoding="utf-8") == "x"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class VixmlError(Exception):
     """Report bad input: what went wrong, where, what was found, what was expected and what to do.
@@ -68,3 +70,57 @@ def expect_index(index: int, n: int, what: str, *, where: object, hint: str | No
     """
     if not 0 <= index < n:
         raise VixmlError(what, where=where, found=index, expected=f"0 to {n - 1}", hint=hint)
+
+
+# Everyday errors of a machine: what they mean, and what to do. Finished stages are kept in each case.
+_AGAIN = "then run the same command again"
+MACHINE = {
+    "no space left on the disk": (
+        (errno.ENOSPC, errno.EDQUOT),
+        f"free some space and {_AGAIN[5:]}; finished stages are kept, training resumes from its last checkpoint",
+    ),
+    "a file or folder is missing": ((errno.ENOENT,), f"check the path; a stage's folder is made by snakemake, {_AGAIN}"),
+    "permission denied": (
+        (errno.EACCES, errno.EPERM), f"give your account the right to it, or choose another folder (`results`); {_AGAIN}"
+    ),
+    "the disk is read-only": ((errno.EROFS,), f"choose a folder on another disk (`results`), or remount it; {_AGAIN}"),
+    "the disk reports an error": (
+        (errno.EIO, errno.ENXIO, errno.ENODEV), f"check the disk and its cable or mount; {_AGAIN}, on another disk if need be"
+    ),
+    "a network disk no longer has the file": (
+        (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), f"check that the disk is mounted; {_AGAIN}"
+    ),
+    "too many open files": ((errno.EMFILE, errno.ENFILE), f"raise the limit (`ulimit -n 4096`); {_AGAIN}"),
+    "a name or path is too long": ((errno.ENAMETOOLONG,), f"shorten the names, or the path of the folder; {_AGAIN}"),
+    "a part of a path is no folder": ((errno.ENOTDIR,), f"move the file of that name away; {_AGAIN}"),
+    "a folder where a file should be": ((errno.EISDIR,), f"name a file, or move the folder away; {_AGAIN}"),
+    "something of that name exists already": ((errno.EEXIST, errno.ENOTEMPTY), f"move it away; {_AGAIN}"),
+    "symbolic links lead in a circle": ((errno.ELOOP,), f"correct the links; {_AGAIN}"),
+    "the file is larger than this disk or account allows": (
+        (errno.EFBIG,), f"see `ulimit -f`, or choose another disk (`results`); {_AGAIN}"
+    ),
+    "the disk does not support this": (
+        (errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS), f"choose a folder on another disk; {_AGAIN}"
+    ),
+    "a file or the disk is in use": (
+        (errno.EBUSY, errno.ETXTBSY, errno.EDEADLK, errno.ENOLCK), f"end what else uses it; {_AGAIN}"
+    ),
+    "out of memory": ((errno.ENOMEM,), f"end what else runs here, or take a machine with more memory; {_AGAIN}"),
+    "no more processes can be started": ((errno.EAGAIN,), f"end what else runs here (`ulimit -u`); {_AGAIN}"),
+}  # fmt: skip
+
+
+def machine_error(error: BaseException, where: object) -> VixmlError | None:
+    """Return an everyday error of a machine in words; None for an error of any other kind.
+
+    Args:
+        error: as it was raised; for an :class:`OSError`, its number decides.
+        where: what to name if the error names no file.
+    """
+    if not isinstance(error, OSError):
+        return None
+    names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    for what, (numbers, hint) in MACHINE.items():
+        if error.errno in numbers:
+            return VixmlError(what, where=names or where, found=error.strerror, hint=hint)
+    return None

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,38 @@ def no_space(error: OSError | RuntimeError) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return any(words in str(error) for words in _CUT_SHORT)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file or folder, over ``target`` if that is a file; on another disk, copy it beside ``target`` and rename that."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copied = target.with_name(f".tmp-{target.name[:100]}-{secrets.token_hex(8)}")
+        try:
+            if source.is_dir():
+                shutil.copytree(source, copied, symlinks=True)
+            else:
+                shutil.copy2(source, copied)
+                with open(copied, "rb") as stream:
+                    os.fsync(stream.fileno())
+            os.replace(copied, target)
+        finally:
+            shutil.rmtree(copied, ignore_errors=True) if copied.is_dir() else copied.unlink(missing_ok=True)
+        shutil.rmtree(source) if source.is_dir() else source.unlink()
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name without copying it, where the disk can; elsewhere copy it."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def disk_full(path: Path | str, found: str | None = None, expected: str | None = None) -> VixmlError:

@@ -22,8 +22,8 @@ from typing import Any
 import psutil
 
 from vixml import __version__
-from vixml.errors import VixmlError, expect_equal
-from vixml.files import disk_full, no_space, read_json, sha256_file, sha256_json, write_json
+from vixml.errors import VixmlError, expect_equal, machine_error
+from vixml.files import disk_full, move, no_space, read_json, sha256_file, sha256_json, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -89,6 +89,8 @@ def stage(
     except (OSError, RuntimeError) as error:
         if no_space(error):
             raise disk_full(out) from error
+        if (said := machine_error(error, out)) is not None:
+            raise said from error
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -133,8 +135,8 @@ def _publish(work: Path, out: Path) -> None:
         target = out / entry.name
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
-        os.replace(entry, target)
-    os.replace(work / MANIFEST, out / MANIFEST)
+        move(entry, target)
+    move(work / MANIFEST, out / MANIFEST)
 
 
 def describe_outputs(folder: Path) -> dict[str, dict[str, Any]]:

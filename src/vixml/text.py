@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
 
@@ -18,11 +19,33 @@ def size(n: float) -> str:
     return f"{value:.1f} {unit}" if value < 10 and unit != "MB" else f"{value:.0f} {unit}"
 
 
+def plain(text: str) -> str:
+    r"""Return text from a configuration or a user's data on one line of Markdown, without live HTML, images or links.
+
+    Example:
+        >>> plain("a <script>\n# b ![c](d)")
+        'a &lt;script> # b !\\[c](d)'
+    """
+    return " ".join(text.split()).replace("<", "&lt;").replace("[", "\\[")
+
+
+def csv_cell(value: object) -> object:
+    """Return a cell that a spreadsheet reads as text or a number, never as a formula.
+
+    Example:
+        >>> csv_cell("=HYPERLINK(1)"), csv_cell("-0.50"), csv_cell("+1.2"), csv_cell("-x")
+        ("'=HYPERLINK(1)", '-0.50', '+1.2', "'-x")
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in tuple("=+-@"):
+        return value if re.fullmatch(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", value) else f"'{value}"
+    return value
+
+
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int] = ()) -> str:
     """Return a table whose columns but the first, and those of ``words``, stand to the right; pipes are escaped."""
     sides = ["---" if column == 0 or column in words else "---:" for column in range(len(titles))]
     lines = ["| " + " | ".join(titles) + " |", "|" + "|".join(sides) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows]
+    lines += ["| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |" for cells in rows]
     return "\n".join(lines) + "\n"
 
 

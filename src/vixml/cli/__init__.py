@@ -6,7 +6,6 @@ inside the commands, so that ``vixml --help`` is instant.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -17,8 +16,7 @@ import typer
 
 from vixml import __version__
 from vixml.cli import check, report, stages
-from vixml.errors import VixmlError
-from vixml.files import disk_full
+from vixml.errors import VixmlError, machine_error
 from vixml.runtime import precision_override
 
 MORE_MEMORY = "end what else runs here, or take a machine with more memory"
@@ -60,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # As an exception, a termination lets the stage remove its unfinished folder.
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal or log that is not UTF-8 still shows the rest
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="vixml")
     except SystemExit as stop:
@@ -71,9 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if (said := machine_error(error, f"vixml {' '.join(sys.argv[1:2])}")) is None:
             raise
-        return _refuse(disk_full(error.filename or "the folder of the results"))
+        return _refuse(said)
     except (MemoryError, RuntimeError) as error:
         # A stage that can be made smaller raises its own error (vixml.memory). torch is loaded already if the error is its.
         from vixml.memory import kind_of_memory, out_of_memory

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,29 +22,83 @@ from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 
 M = TypeVar("M", bound=BaseModel)
+P, R = ParamSpec("P"), TypeVar("R")
 
 
 # libyaml, which PyYAML's wheels bring, reads the registry in a fifth of the time: every command waits for that.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _UniqueKeys(_Loader):
-    """Refuse a key given twice, which plain YAML would resolve silently in favour of the last."""
+# No file of a configuration comes near these.
+_DEEPEST, _MOST_VALUES = 50, 100_000
+_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
+
+
+def _malformed(what: str, node: yaml.Node | yaml.Event) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+
+
+class _StrictLoader(_Loader):
+    """Refuse what JSON could not hold, and a key given twice, which plain YAML would resolve silently in favour of the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise _malformed(f"the key {str(key)[:80]} is not text: quote it", key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
+                raise _malformed(f"the key {key!r} is given twice", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            # `2026-99-99`, `!!int a`, `!!bool b`, an integer of 10,000 digits
+            raise _malformed(
+                f"a value that cannot be read ({type(error).__name__}); text needs quotes", node
+            ) from error
+        if node.tag not in _TAGS:
+            raise _malformed(f"a {type(value).__name__}, not text, a number, true, false or null: quote it", node)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _malformed(f"{node.value} is not a finite number", node)
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise _malformed("an integer of more than 63 bits", node)
+        if isinstance(value, str) and "\0" in value:
+            raise _malformed("a text with a NUL character", node)
+        return value
+
+
+def _refuse_excess(text: str) -> None:
+    """Check, before anything recursive reads YAML, how deep it nests and how large it is with its aliases expanded.
+
+    Raises:
+        yaml.YAMLError: not YAML, too deep, too large, or an alias inside what it names.
+    """
+    sizes: dict[str, int] = {}
+    around = [("", 0)]  # the anchor and the size so far of each open collection
+    for event in yaml.parse(text, Loader=_Loader):
+        anchor, size = getattr(event, "anchor", None) or "", 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            around.append((anchor, 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = around.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if anchor in [name for name, _ in around]:
+                raise _malformed(f"the alias *{anchor} is inside what it names", event)
+            size = sizes.get(anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+        sizes[anchor] = size
+        around[-1] = (around[-1][0], around[-1][1] + size)
+        if len(around) > _DEEPEST or around[-1][1] > _MOST_VALUES:
+            raise _malformed(f"more than {_DEEPEST} levels or {_MOST_VALUES:,} values", event)
+
 
 # YAML 1.1 reads 1e-3 as text; people write learning rates that way.
-_UniqueKeys.add_implicit_resolver(
+_StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)$"), list("-+0123456789")
 )
 
@@ -50,52 +106,116 @@ _UniqueKeys.add_implicit_resolver(
 @lru_cache(maxsize=256)
 def _parsed(text: str) -> Any:
     """Parse YAML once per text: a workflow asks for the same files many times."""
-    return yaml.load(text, _UniqueKeys)
+    _refuse_excess(text)
+    return yaml.load(text, _StrictLoader)
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Read a YAML mapping.
+    """Read a YAML mapping of text, numbers, truth values and null, in UTF-8.
 
     Raises:
         VixmlError: missing, malformed (line named), a key given twice, or not a mapping.
     """
     path = Path(path)
     try:
-        data = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
+        raw = path.read_bytes()
+        data = copy.deepcopy(_parsed(raw.decode("utf-8-sig")))
     except FileNotFoundError as error:
         raise VixmlError("a configuration file is missing", where=path, hint="check config_dir") from error
+    except UnicodeDecodeError as error:
+        line, found = raw.count(b"\n", 0, error.start) + 1, f"byte 0x{raw[error.start]:02x}"
+        raise VixmlError("not a file in UTF-8", where=f"{path}:{line}", found=found, hint="save it as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise VixmlError("not valid YAML", where=f"{path}{line}", found=getattr(error, "problem", error)) from error
+        line = mark.line + 1 if mark else raw.decode("utf-8-sig").count("\n", 0, getattr(error, "position", 0)) + 1
+        found = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise VixmlError(
+            "not valid YAML", where=f"{path}:{line}", found=found, hint="docs/config.md explains every key"
+        ) from error
     if not isinstance(data, dict):
-        raise VixmlError("not a mapping of keys to values", where=path, found=type(data).__name__)
+        raise VixmlError(
+            "not a mapping of keys to values", where=f"{path}:1", found=type(data).__name__,
+            hint="docs/config.md explains every key",
+        )  # fmt: skip
     return data
 
 
-def validate(model: type[M], data: Any, where: object) -> M:
+def located(where: object) -> tuple[str, bool]:
+    """Return ``file.yaml: key.key`` with the key's line, ``file.yaml:7: key.key``, and whether the file has that key.
+
+    Without it, the line is that of the last part that the file has. Anything else is returned as it is.
+    """
+    match = re.fullmatch(r"(.*\.ya?ml): (.*)", str(where), re.DOTALL)
+    if match is None:
+        return str(where), False
+    try:
+        node = yaml.compose(Path(match[1]).read_text(encoding="utf-8-sig"), _Loader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return str(where), False
+    line, rest = 1, match[2]
+    while rest:
+        # A name may hold dots: the longest key that fits.
+        entries = enumerate(node.value) if isinstance(node, yaml.SequenceNode) else []
+        parts = [(str(index), value, value) for index, value in entries]
+        if isinstance(node, yaml.MappingNode):
+            parts = [(key.value, key, value) for key, value in node.value]
+        fitting = [part for part in parts if f"{rest}.".startswith(f"{part[0]}.")]
+        if not fitting:
+            break
+        key, named, node = max(fitting, key=lambda part: len(part[0]))
+        line, rest = named.start_mark.line + 1, rest[len(key) + 1 :]
+    return f"{match[1]}:{line}: {match[2]}", not rest
+
+
+def with_line(load: Callable[P, R]) -> Callable[P, R]:
+    """Add to each error of a function that loads configuration the line of the key that the error names."""
+
+    @functools.wraps(load)
+    def loaded(*arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            return load(*arguments, **options)
+        except VixmlError as error:
+            error.where = located(error.where)[0] if error.where is not None else None
+            raise
+
+    return loaded
+
+
+def validate(model: type[M], data: Any, where: object, also: Sequence[object] = ()) -> M:
     """Validate ``data``; the first problem becomes one clear error, an unknown key before any other.
 
     A misspelt required key is both missing and unknown: the unknown one says more.
+
+    Args:
+        model: its model.
+        data: what was read.
+        where: where it was read: a file, or ``file: key``.
+        also: other places where a part of it may have been read.
 
     Raises:
         VixmlError: an unknown key (with the nearest spelling), a wrong type or value.
     """
     try:
         return model.model_validate(data)
+    except RecursionError as error:
+        raise VixmlError("a configuration value is nested too deeply", where=where) from error
     except ValidationError as error:
         problems = error.errors()
         first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
         location = [str(part) for part in first["loc"]]
         key = ".".join(location)
+        places = [
+            f"{place}{'.' if ': ' in str(place) else ': '}{key}" if key else str(place) for place in (where, *also)
+        ]
+        place = next((text for text, exact in map(located, places) if exact), located(places[0])[0])
         if first["type"] == "extra_forbidden":
             known = sorted(_fields_at(model, location[:-1]))
-            raise unknown_key(location[-1], known, f"{where}: {key}") from error
+            raise unknown_key(location[-1], known, place) from error
         message = first["msg"].removeprefix("Value error, ")
         found = first.get("input")
         raise VixmlError(
             f"a configuration value is not accepted: {message}",
-            where=f"{where}: {key}" if key else where,
+            where=place,
             found=repr(found)[:200] if first["type"] != "value_error" else None,
             hint="docs/config.md explains every key",
         ) from error
@@ -132,6 +252,19 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
     return set(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else set()
 
 
+def expect_name(kind: str, name: str, where: object) -> None:
+    """Check a name that becomes a part of paths, commands and wildcards.
+
+    Raises:
+        VixmlError: it holds other characters, or more of them than a file name can.
+    """
+    if not NAME.fullmatch(name):
+        raise VixmlError(
+            f"a {kind}'s name may hold letters, digits, dots, hyphens and underscores, at most 100",
+            where=where, found=repr(name)[:150], expected="a name that starts with a letter or a digit",
+        )  # fmt: skip
+
+
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Return ``base`` overridden by ``over``: mappings merge, everything else is replaced."""
     merged = dict(base)
@@ -154,6 +287,7 @@ def _mapping(value: Any, where: object) -> dict[str, Any]:
 # --- The registry: datasets.yaml, models.yaml and the files that they include.
 
 
+@with_line
 def registry_files(config_dir: Path | str) -> list[Path]:
     """Return ``datasets.yaml``, ``models.yaml`` and the files that they include.
 
@@ -185,6 +319,7 @@ def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield included, part
 
 
+@with_line
 def load_world(config_dir: Path | str) -> World:
     """Read ``datasets.yaml`` and ``models.yaml``, with what they include, and check that every reference resolves.
 
@@ -193,10 +328,14 @@ def load_world(config_dir: Path | str) -> World:
     """
     config_dir = Path(config_dir)
     data: dict[str, dict[str, Any]] = {"sources": {}}
+    files = []
     for path, part in _registry_parts(config_dir):
+        files.append(path)
         for section, value in part.items():
             known = data.setdefault(section, {})
             for name, entry in _mapping(value, f"{path}: {section}").items():
+                if section in ("datasets", "text_models", "vision_models"):
+                    expect_name(section.removesuffix("s").replace("_", " "), name, f"{path}: {section}.{name}")
                 if known.setdefault(name, entry) != entry:
                     raise VixmlError(
                         "the registry has two entries of one name",
@@ -204,7 +343,7 @@ def load_world(config_dir: Path | str) -> World:
                         found="another entry of that name, in this folder's files or in one that they include",
                         hint="give yours another name",
                     )
-    world = validate(World, data, config_dir / "{datasets,models}.yaml")
+    world = validate(World, data, f"{config_dir}/{{datasets,models}}.yaml", files)
     uses = [(f"datasets.{name}", entry.sources) for name, entry in world.datasets.items()]
     for name, entry in world.datasets.items():
         for vision, published in entry.published_vectors.items():
@@ -222,6 +361,7 @@ def load_world(config_dir: Path | str) -> World:
 # --- The families of runs.
 
 
+@with_line
 def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     """Read every family in ``runs/``: ``{(dataset, run): RunConfig}``.
 
@@ -297,8 +437,7 @@ class _Family:
             raise self._refused("base.reuse", "not every run can reuse one model", hint="name it in each run")
         runs = _mapping(family.get("runs"), f"{path}: runs")
         for name in runs:
-            if not (isinstance(name, str) and NAME.match(name)):
-                raise VixmlError("a run's name may hold letters, digits, dots and hyphens", where=path, found=name)
+            expect_name("run", name, f"{path}: runs.{name}")
         self.runs = {name: filled(keys, f"{path}: runs.{name}") for name, keys in runs.items()}
 
     def _refused(self, key: str, what: str, **more: str) -> VixmlError:
@@ -320,7 +459,8 @@ class _Family:
                     where, "a run cannot inherit from one that reuses a model",
                     found=f"{parent} reuses {reused}", hint=f"write `reuse: {reused}` here too",
                 )  # fmt: skip
-        return validate(RunConfig, merge(merge(self.base, inherited), keys), f"{self.path}: runs.{name}")
+        also = [f"{self.path}: runs.{parent}", f"{self.path}: base"]
+        return validate(RunConfig, merge(merge(self.base, inherited), keys), f"{self.path}: runs.{name}", also)
 
     def _reusing(self, name: str, keys: dict[str, Any]) -> RunConfig:
         """Return the configuration of a run that reuses another's model: that run's, with its own ``inference`` and ``row``."""
@@ -358,25 +498,67 @@ class _Family:
 # --- The workflow, which names runs, tables and figures.
 
 
-def load_workflow(data: dict[str, Any], where: object = "config/config.yaml") -> WorkflowConfig:
+@with_line
+def load_workflow(
+    data: dict[str, Any], where: object = "config/config.yaml", files: Sequence[object] = ()
+) -> WorkflowConfig:
     """Validate the merged workflow configuration and every name in it.
+
+    Args:
+        data: the configuration.
+        where: what to name in an error.
+        files: the files that it was merged from, the last to decide first; an error names the one that has its key.
 
     Raises:
         VixmlError: a key or value that is not accepted, or a name that no file or entry has (with the nearest one).
     """
-    config = validate(WorkflowConfig, data, where)
+    config = validate(WorkflowConfig, data, where, files)
+
+    def at(key: str) -> str:
+        places = [located(f"{path}: {key}") for path in (where, *files)]
+        return next((place for place, exact in places if exact), places[0][0])
+
     folder, runs, world = Path(config.config_dir), load_runs(config.config_dir), load_world(config.config_dir)
     for kind in ("tables", "figures"):
         for name in getattr(config, kind):
-            require(name, {path.stem for path in (folder / kind).glob("*.yaml")}, f"{where}: {kind}")
+            require(name, {path.stem for path in (folder / kind).glob("*.yaml")}, at(kind))
     for key in sorted({"compare", "side_by_side"} & config.model_fields_set):
         for run in getattr(config, key):
-            require(run, {name for _, name in runs}, f"{where}: {key}")
+            require(run, {name for _, name in runs}, at(key))
     for index, target in enumerate(config.targets):
-        require(target.dataset, world.datasets, f"{where}: targets.{index}.dataset")
+        require(target.dataset, world.datasets, at(f"targets.{index}.dataset"))
         for name in target.runs:
-            require(name, {run for dataset, run in runs if dataset == target.dataset}, f"{where}: targets.{index}.runs")
+            require(name, {run for dataset, run in runs if dataset == target.dataset}, at(f"targets.{index}.runs"))
             run = runs[target.dataset, name]
-            require(run.encoder.model, world.text_models, f"{config.config_dir}/runs: {name}: encoder.model")
-            require(run.images.vision, world.vision_models, f"{config.config_dir}/runs: {name}: images.vision")
+            require_fit(run, world, f"{_family_file(folder, target.dataset, name)}: runs.{name}")
     return config
+
+
+def _family_file(config_dir: Path, dataset: str, run: str) -> Path:
+    families = {path: read_yaml(path) for path in (config_dir / "runs").glob("*.yaml")}
+    return next(path for path, one in families.items() if one["dataset"] == dataset and run in (one.get("runs") or {}))
+
+
+def require_fit(run: RunConfig, world: World, where: object) -> None:
+    """Check a run against the models that it names.
+
+    Raises:
+        VixmlError: an unknown model, heads that do not divide its vectors, or more layers than it has.
+    """
+    require(run.encoder.model, world.text_models, f"{where}.encoder.model")
+    require(run.images.vision, world.vision_models, f"{where}.images.vision")
+    model = world.text_models[run.encoder.model]
+    heads = {"prototype.heads": run.prototype.heads} if run.method == "PRIME" else {}
+    heads |= {"images.late.heads": run.images.late.heads} if run.uses_images and run.images.fusion == "late" else {}
+    for key, found in heads.items():
+        if model.hidden_size % found:
+            raise VixmlError(
+                "attention heads must divide the size of a vector", where=f"{where}.{key}", found=found,
+                expected=f"a divisor of {model.hidden_size}, the hidden_size of {run.encoder.model}",
+            )  # fmt: skip
+    layers = model.architecture.get("num_hidden_layers", run.encoder.layers)
+    if run.encoder.layers is not None and run.encoder.layers > layers:
+        raise VixmlError(
+            "more layers are asked for than the model has", where=f"{where}.encoder.layers", found=run.encoder.layers,
+            expected=f"at most {layers}, those of {run.encoder.model}",
+        )  # fmt: skip

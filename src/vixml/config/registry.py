@@ -56,8 +56,8 @@ class Source(Strict):
 class Propensity(Strict):
     """Constants of the inverse propensity model (Jain et al. 2016): 1 + C (N_l + B)^-A, C = (log N - 1)(B + 1)^A."""
 
-    a: float = Field(0.6, description="A.")
-    b: float = Field(2.6, description="B.")
+    a: float = Field(0.6, ge=0, le=10, description="A.")
+    b: float = Field(2.6, ge=0, le=1e6, description="B.")
 
 
 # Statistics of train in Table 8 that a corpus is checked against.
@@ -173,7 +173,9 @@ class Dataset(Strict):
     fetch: Fetch = Fetch()
     propensity: Propensity = Propensity()
     filter_required: bool = Field(False, description="Require the reciprocal-pair filters; a missing one is an error.")
-    split_seed: int | None = Field(None, description="Seed of the random split, for a dataset that is split here.")
+    split_seed: int | None = Field(
+        None, ge=0, le=2**32 - 1, description="Seed of the random split, for a dataset that is split here."
+    )
     test_fraction: Fraction | None = Field(
         None, description="Share of queries held out for test, for a dataset that is split here."
     )
@@ -268,8 +270,10 @@ class TextModel(Strict):
     architecture: dict[str, Any] = Field({}, description="Configuration of the network, if the source has none.")
     hidden_size: int = Field(gt=0, description="Size of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
-    n_parameters: Count | None = Field(
-        None, description="Parameter count of the architecture, with pooler and untied output matrix if it has them."
+    n_parameters: int | None = Field(
+        None,
+        ge=1,
+        description="Parameter count of the architecture, with pooler and untied output matrix if it has them.",
     )
     licence: str = Field(description="Licence of the weights.")
     exact: bool = Field(
@@ -328,4 +332,5 @@ class World(Strict):
     vision_models: dict[str, VisionModel]
 
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")
+# Of a dataset, run or model; also a wildcard of the workflow.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,99}")

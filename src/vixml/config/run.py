@@ -16,15 +16,24 @@ from vixml.config.template import has_field, parse_template
 # --- What every model of a configuration file is built on.
 
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Strict(BaseModel):
-    """Refuse unknown keys, so that a misspelt key is an error and not a silent default."""
+    """Refuse unknown keys, so that a misspelt key is an error and not a silent default, and true or false for a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, accept: Any) -> Any:
+        kept = accept(value)
+        parts = zip(value, kept, strict=True) if isinstance(value, list) and isinstance(kept, list) else [(value, kept)]
+        if any(isinstance(given, bool) and not isinstance(taken, bool) for given, taken in parts):
+            raise ValueError("true and false are no numbers")
+        return kept
 
 
 # --- The part ``inference`` of ``config/runs/*.yaml``.
@@ -275,7 +284,7 @@ class Mining(Strict):
     )
     update: Count = Field(5, description="Number of epochs between two clusterings.")
     size: Count = Field(16, description="Queries per group at the start.")
-    double_at: list[int] = Field(
+    double_at: list[Annotated[int, Field(ge=0)]] = Field(
         [20, 40, 60, 80, 100, 120], description="Epochs at which the size doubles, effective at the next clustering."
     )
     cluster: Literal["start", "end"] = Field(
@@ -302,9 +311,9 @@ class Mining(Strict):
 class Optimizer(Strict):
     """AdamW with linear decay."""
 
-    lr: Positive = Field(5e-4, description="Peak learning rate of the language model.")
+    lr: Positive = Field(5e-4, le=100, description="Peak learning rate of the language model.")
     lr_new: Positive = Field(
-        5e-4, description="Peak learning rate of image projection, free vectors, prototype network."
+        5e-4, le=100, description="Peak learning rate of image projection, free vectors, prototype network."
     )
     weight_decay: float = Field(
         0.01, ge=0, description="Weight decay of the parameters that `weight_decay_on` selects."

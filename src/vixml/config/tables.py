@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from vixml.config.load import read_yaml, validate
+from vixml.config.load import read_yaml, validate, with_line
 from vixml.config.published import IDENTITY, PAPER
 from vixml.config.run import Strict
 from vixml.errors import VixmlError
@@ -256,6 +256,7 @@ def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:
     return Path(config_dir) / kind / f"{name}.yaml"
 
 
+@with_line
 def _load(config_dir: Path | str, kind: str, name: str, model_of: Callable[[dict[str, Any]], type[S]]) -> S:
     path = spec_path(config_dir, kind, name)
     if not path.exists():

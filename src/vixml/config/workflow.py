@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vixml.config.run import Count, Strict
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 class Target(Strict):
     """Runs of one dataset with the seeds to train."""
 
     dataset: str = Field(description="Entry of config/datasets.yaml.")
-    runs: list[str] = Field(description="Runs of that dataset, from config/runs/.")
-    seeds: list[int] = Field([0], description="Seeds; three or more give intervals.")
+    runs: list[str] = Field(min_length=1, description="Runs of that dataset, from config/runs/.")
+    seeds: list[Seed] = Field([0], min_length=1, description="Seeds; three or more give intervals.")
     split: Literal["test", "validation"] = Field("test", description="Split to score; `validation` is for tuning only.")
+
+    @field_validator("seeds")
+    @classmethod
+    def _once_each(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is given twice")
+        return seeds
 
 
 class Threads(Strict):
     """Threads per job. On small models, two jobs with one thread each are faster than one job with two (benchmarks/)."""
 
-    train: Count = Field(1, description="Training, encoding.")
-    images: Count = Field(2, description="Rendering and pooling images.")
-    search: Count = Field(1, description="Search and scoring.")
+    train: int = Field(1, ge=1, le=4096, description="Training, encoding.")
+    images: int = Field(2, ge=1, le=4096, description="Rendering and pooling images.")
+    search: int = Field(1, ge=1, le=4096, description="Search and scoring.")
 
 
 class WorkflowConfig(Strict):
@@ -31,8 +40,10 @@ class WorkflowConfig(Strict):
 
     name: str = Field("demo", description="Printed in the report.")
     description: str = Field("", description="One sentence for the report.")
-    config_dir: str = Field("config", description="Folder of datasets.yaml, models.yaml, runs/, tables/, reported/.")
-    results: str = Field("results", description="Folder for everything generated.")
+    config_dir: str = Field(
+        "config", min_length=1, description="Folder of datasets.yaml, models.yaml, runs/, tables/, reported/."
+    )
+    results: str = Field("results", min_length=1, description="Folder for everything generated.")
     pages: str | None = Field(
         None,
         description="Folder of tables, figures, the report and the tuning table. Default: `results` for the `name` in "
@@ -69,3 +80,10 @@ class WorkflowConfig(Strict):
         description="Processes that train a run together (torchrun), each on its own GPU if there are any. They share each "
         "batch, so the result equals that of one process up to rounding.",
     )
+
+    @field_validator("config_dir", "results", "pages")
+    @classmethod
+    def _no_wildcard(cls, folder: str | None) -> str | None:
+        if folder is not None and (set(folder) & set("{}") or not folder.isprintable() or folder[:1] in "-~"):
+            raise ValueError("a folder's name with a brace, a line break or the like, or that starts with - or ~")
+        return folder

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from vixml.config.registry import Source
 from vixml.errors import VixmlError, expect_equal
-from vixml.files import disk_full, read_json, sha256_file, write_json
+from vixml.files import disk_full, move, read_json, sha256_file, write_json
 from vixml.progress import bar
 
 # The time that raw files get, 2000-01-01: older than any result.
@@ -78,7 +78,7 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
         # A bad file is removed with its temporary folder.
         verify_file(fetched, name, source, fresh=True)
         os.chmod(fetched, 0o644)
-        os.replace(fetched, target)
+        move(fetched, target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise disk_full(raw_dir) from error

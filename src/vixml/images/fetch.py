@@ -8,7 +8,6 @@ affects the result.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sqlite3
 import time
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from vixml.config.registry import Fetch
 from vixml.data.corpus import URLS, Corpus
 from vixml.errors import VixmlError, expect_equal
-from vixml.files import atomic_path, disk_full, write_json
+from vixml.files import atomic_path, disk_full, link, write_json
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter, Schedule
 from vixml.images.store import FORMAT, kept_folder, shard_name, shard_range, write_shard
@@ -223,7 +222,7 @@ def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[
     requests = 0
     with atomic_path(work / LOG) as temporary, pq.ParquetWriter(temporary, LOG_SCHEMA) as writer:
         for shard in range(n_shards):
-            os.link(kept / shard_name(shard), work / shard_name(shard))
+            link(kept / shard_name(shard), work / shard_name(shard))
             table = pq.read_table(kept / f"log-{shard:05d}.parquet")
             requests += sum(table["attempts"].to_pylist())
             table = table.drop_columns(["attempts"])

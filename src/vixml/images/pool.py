@@ -16,7 +16,7 @@ import torch
 
 from vixml.digest import stage_modules
 from vixml.errors import VixmlError, expect_equal
-from vixml.files import read_json, write_json
+from vixml.files import link, read_json, write_json
 from vixml.images.embeddings import FORMAT
 from vixml.images.store import ImageStore, kept_folder
 from vixml.images.vision import VisionEncoder, VisionSource
@@ -75,7 +75,7 @@ def embed_images(
         kept = kept_folder(out, "pooling", identity | {"versions": versions()})
         _pool_all(store, encoder, entry.batch_size, threads, kept)
         # Linked, not moved: a run killed before it is published does not lose the vectors.
-        os.link(kept / "vectors.npy", work / "vectors.npy")
+        link(kept / "vectors.npy", work / "vectors.npy")
         write_json(
             work / "embeddings.json",
             {

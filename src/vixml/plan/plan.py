@@ -136,7 +136,7 @@ def read_workflow(overlay: Path | None, base: Path = BASE) -> WorkflowConfig:
     data: dict[str, Any] = read_yaml(base)
     if overlay is not None:
         data = merge(data, read_yaml(overlay))
-    return load_workflow(data, overlay or base)
+    return load_workflow(data, overlay or base, [base])
 
 
 def choose_hardware(device: Kind, sustained: float | None = None) -> Hardware:

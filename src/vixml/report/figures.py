@@ -29,6 +29,7 @@ from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import stage
 from vixml.report.results import Results, aggregate, load, metric_over_seeds, stage_inputs
+from vixml.text import csv_cell
 
 Kind = Literal["published", "line", "measured", "untrained"]
 
@@ -110,7 +111,7 @@ def to_csv(spec: FigureSpec, found: Sequence[Point]) -> str:
             spent = "no training" if hours is None or point.kind == "untrained" else "measured"
             lines.append([*same, str(seed), f"{value:.4f}", f"{hours:.6f}" if spent == "measured" else "", spent])
     columns = [*head, "seed", spec.metric, "hours", "hours_are"]
-    return pd.DataFrame(lines, columns=columns).to_csv(index=False, lineterminator="\n")
+    return pd.DataFrame(lines, columns=columns).map(csv_cell).to_csv(index=False, lineterminator="\n")
 
 
 # The paper's red, blue and orange in shades that colour-blind readers tell apart. In grey print red and blue are alike,

@@ -19,7 +19,7 @@ from vixml.errors import VixmlError
 from vixml.files import write_text
 from vixml.provenance import MANIFEST, read_manifest, stage
 from vixml.report.results import MIN_SEEDS, Aggregate, Result, aggregate, load, mean_sd, metric_over_seeds
-from vixml.text import markdown
+from vixml.text import csv_cell, markdown
 
 SPLIT = "validation"
 METRICS = ("P@1", "P@5", "PSP@1", "R@100")
@@ -247,4 +247,4 @@ def to_csv(runs: Sequence[TunedRun]) -> str:
             mean, sd = (None, None) if value is None else (value.mean, value.sd)
             row |= {name: None if mean is None else f"{mean:.4f}", f"{name} sd": None if sd is None else f"{sd:.4f}"}
         rows.append(row)
-    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n")
+    return pd.DataFrame(rows, dtype=object).map(csv_cell).to_csv(index=False, lineterminator="\n")
