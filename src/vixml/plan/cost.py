@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vixml.config.published import TrainingRun, read_csv
 from vixml.config.registry import Counts, World
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE, TEXTS, UNKNOWN, WATCHED, Hardware
-from vixml.plan.shapes import Item, Shape, clustering_flop, items_of, layer_weights, shape_of
+from vixml.plan.shapes import Item, Shape, architecture_of, clustering_flop, items_of, layer_weights, shape_of
 
 SCORE_TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
 RESERVE = 1.5e9  # bytes of a process before any work: libraries, a GPU's context
@@ -78,6 +78,7 @@ class Job:
     Attributes:
         config: the run.
         counts: sizes of the dataset.
+        architecture: of its language model, as transformers' configuration names it.
         shape: of its language model.
         causal: whether that is a decoder.
         query: the average query.
@@ -88,6 +89,7 @@ class Job:
 
     config: RunConfig
     counts: Counts
+    architecture: dict[str, Any]
     shape: Shape
     causal: bool
     query: Item
@@ -115,7 +117,8 @@ class Job:
         shape = shape_of(config.encoder.model, model, config.encoder.layers)
         each = TEXTS.get(dataset, UNKNOWN).labels_per_query or float(entry.facts.get("avg_labels_per_query", 1.0))
         dim = world.vision_models[config.images.vision].dim
-        return cls(config, entry.expect, shape, causal, query, label, dim, each * entry.expect.n_train)
+        architecture = architecture_of(config.encoder.model, model)
+        return cls(config, entry.expect, architecture, shape, causal, query, label, dim, each * entry.expect.n_train)
 
     def speed(self, hardware: Hardware) -> float:
         """Return the operations per second that a machine sustains with this language model."""

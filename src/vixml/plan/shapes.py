@@ -84,13 +84,18 @@ class Shape:
         return 6 * self.hidden + heads + 2 * self.heads * keys + wide + rank * len(self.projections)
 
 
+def architecture_of(name: str, model: TextModel) -> dict[str, Any]:
+    """Return a language model's architecture, as the registry or its wheel gives it; empty if neither does."""
+    return model.architecture or ARCHITECTURES.get(name, {})
+
+
 def shape_of(name: str, model: TextModel, layers: int | None = None) -> Shape:
     """Return the sizes of a language model of the registry, of its first ``layers`` layers if given.
 
     Raises:
         VixmlError: no architecture, or one of an unknown type.
     """
-    given: dict[str, Any] = model.architecture or ARCHITECTURES.get(name, {})
+    given = architecture_of(name, model)
     given = {ALIASES.get(key, key): value for key, value in given.items()}
     kind = given.get("model_type", "bert")
     if not given or kind not in GATED | PLAIN:
