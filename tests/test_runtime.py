@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,17 @@ import torch
 from vixml.cli import main
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
-from vixml.runtime import DTYPES, VARIABLE, autocast, choose_precision, coarse_type, dtype_of, multiplies_bf16
+from vixml.runtime import (
+    ALLOCATOR,
+    DTYPES,
+    VARIABLE,
+    autocast,
+    choose_precision,
+    coarse_type,
+    dtype_of,
+    keep_memory_whole,
+    multiplies_bf16,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -132,3 +143,15 @@ def test_the_command_line_reads_it_without_torch():
 def test_the_setting_is_documented():
     described = RunConfig.model_fields["training"].annotation.model_fields["precision"].description
     assert VARIABLE in described and VARIABLE in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [None, *ALLOCATOR])
+def test_the_allocator_is_set_unless_the_user_did(monkeypatch, name):
+    for known in ALLOCATOR:
+        monkeypatch.setenv(known, "")  # so that it is restored at the end
+        monkeypatch.delenv(known)
+    if name is not None:
+        monkeypatch.setenv(name, "max_split_size_mb:128")
+    keep_memory_whole()
+    given = {known: os.environ[known] for known in ALLOCATOR if known in os.environ}
+    assert given == ({name: "max_split_size_mb:128"} if name else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})

@@ -163,6 +163,7 @@ def find_device(wanted: str) -> torch.device:
         raise VixmlError("unknown device", where="--device", found=wanted, expected="auto, cpu or cuda")
     if wanted == "cpu":
         return torch.device("cpu")
+    keep_memory_whole()
     # Before CUDA starts. Processes that someone else's torchrun started take the card of their number.
     if (
         torch.version.cuda
@@ -188,6 +189,18 @@ def find_device(wanted: str) -> torch.device:
             "makes it an error."
         )
     return torch.device("cpu")
+
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")  # the first is new in torch 2.9
+
+
+def keep_memory_whole() -> None:
+    """Let torch grow its blocks of GPU memory, unless the environment configures its allocator; call it before CUDA starts.
+
+    Batches differ in length. With blocks of fixed size, a GPU that is nearly full runs out with several GB free in pieces.
+    """
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def test_every_configuration_can_be_planned(path):
 
 
 def test_a_speed_can_be_given(in_repository, capsys):
-    assert choose_hardware("gpu", 3e14).decoder == 3e14
+    assert choose_hardware("gpu", 3e14).speed(2048) == pytest.approx(3e14)
     with pytest.raises(VixmlError, match="above 0"):
         choose_hardware("gpu", 0.0)
     assert cli.main(["plan", "--config", "config/paper.yaml", "--sustained", "300"]) == 0

@@ -12,7 +12,7 @@ from vixml.report.plan_page import BENCHMARK, REFERENCE, REHEARSAL, host_speed, 
 
 
 def test_the_speed_of_a_core_is_that_of_the_benchmark():
-    for way, speed in (("ours, bf16", HARDWARE["cpu"].encoder), ("ours, fp32", HARDWARE["cpu"].float32)):
+    for way, speed in (("ours, bf16", HARDWARE["cpu"].speed(384)), ("ours, fp32", HARDWARE["cpu"].float32)):
         found = sustained_here(REPO / "config", REPO / BENCHMARK, way)
         assert speed == pytest.approx(sum(found.values()) / 2, rel=0.01)
         assert max(found.values()) < 1.1 * min(found.values()), "text and images agree on one speed"
@@ -39,8 +39,8 @@ def test_known_times_are_met_within_a_stated_factor():
     """The paper's two trainings disagree on a speed (docs/cost.md); the rest lies within a third or so."""
     ratios = {(what, where): ratio for what, where, *_, ratio in known(REPO / "config", REPO / REFERENCE)}
     trainings = {what: ratio for (what, where), ratio in ratios.items() if where == "paper" and "1.3M" in what}
-    assert trainings["vixml-distilbert, LF-AmazonTitles-1.3M"] == pytest.approx(2.56, abs=0.1)
-    assert trainings["vixml-qwen2.5-3b, LF-AmazonTitles-1.3M"] == pytest.approx(1.15, abs=0.05)
+    assert trainings["vixml-distilbert, LF-AmazonTitles-1.3M"] == pytest.approx(3.0, abs=0.1)
+    assert trainings["vixml-qwen2.5-3b, LF-AmazonTitles-1.3M"] == pytest.approx(1.18, abs=0.05)
     latencies = [ratio for (what, _), ratio in ratios.items() if what.startswith(("a ", "an "))]
     assert len(latencies) == 5 and all(0.75 < ratio < 1.1 for ratio in latencies)
     ours = [ratio for (_, where), ratio in ratios.items() if where.startswith("here")]

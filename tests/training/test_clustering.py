@@ -165,3 +165,19 @@ def test_on_a_gpu_as_well():
     first = balanced_groups(vectors.cuda(), 130, 0)
     np.testing.assert_array_equal(balanced_groups(vectors.cuda(), 130, 0), first)
     assert objective(vectors, first) > objective(vectors, balanced_groups(vectors, 130, 0)) - 1e-3
+
+
+def test_vectors_that_may_be_overwritten_give_the_same_groups_with_a_copy_less():
+    from vixml.plan.count_memory import LiveBytes
+
+    vectors, peaks = unit(6000, 256), {}
+    expected = balanced_groups(vectors, 400, 1)
+    for overwrite in (False, True):
+        some = vectors.clone()
+        with LiveBytes() as counter:
+            counter.add(some)
+            groups = balanced_groups(some, 400, 1, overwrite)
+        np.testing.assert_array_equal(groups, expected)
+        assert torch.equal(some, vectors) != overwrite
+        peaks[overwrite] = counter.peak / vectors.nbytes
+    assert peaks[True] < 2.4 < 3 < peaks[False] < 3.4, peaks

@@ -30,7 +30,7 @@ from vixml.config.workflow import WorkflowConfig
 from vixml.data.download import by_hand, hub_error
 from vixml.data.hub_checkpoint import placed_folder
 from vixml.errors import VixmlError
-from vixml.plan.assumptions import HARDWARE
+from vixml.plan.assumptions import CONTEXT, HARDWARE
 from vixml.plan.plan import Plan, make_plan
 from vixml.provenance import MANIFEST
 from vixml.runtime import SCARCE, SHARED, gpu_hardware
@@ -38,7 +38,6 @@ from vixml.stages import Job, raw_dir
 from vixml.text import size
 
 State = Literal["ok", "fails", "not checked"]
-CONTEXT = 0.6e9  # bytes of a card that CUDA and its libraries take
 SKEW = 300.0  # seconds that a clock may be wrong
 SECONDS = 10.0  # to wait for a host
 DRIVE = "https://drive.google.com"
@@ -81,7 +80,7 @@ def preflight(
     """
     jobs = list(jobs)
     try:
-        plan = make_plan(workflow, HARDWARE["gpu"])
+        plan = make_plan(workflow, HARDWARE["gpu"], project.results)
     except VixmlError as error:  # a dataset whose entry gives no sizes, a model of unknown shape
         yield Line("memory, disk", "not checked", f"{error.what} ({error.where})", error.hint or "")
         plan = Plan(workflow.name, HARDWARE["gpu"], {}, {}, (), (), ())
@@ -191,7 +190,7 @@ def accelerator(plan: Plan, jobs: list[Job], *, wanted: bool) -> Iterator[Line]:
             "; ".join(busy),
             "nvidia-smi shows by whom; free it, or hide the card with CUDA_VISIBLE_DEVICES",
         )
-    room = min(total for _, _, total in cards) - CONTEXT
+    room = float(min(total for _, _, total in cards))
     needs = {name: plan.parts[name].gpu_memory_bytes for name in parts_of(plan, jobs)}
     yield Line(*memory_line("GPU memory", needs, room), stops=any(need > room for need in needs.values()))
 

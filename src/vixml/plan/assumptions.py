@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 Kind = Literal["gpu", "cpu"]
 
 
@@ -18,8 +20,7 @@ class Hardware:
     Attributes:
         name: as printed.
         unit: name of its hours.
-        encoder: training and encoding with a bidirectional language model.
-        decoder: the same with a causal one.
+        compute: training and encoding, by the width of the network: ascending pairs of width and speed.
         float32: search, whose products stay in float32.
         host: centroids: passes over vectors on the processor, bound by its memory.
         clusters: balanced 2-means on the device, bound by its memory: eight bytes are read for four operations.
@@ -29,19 +30,33 @@ class Hardware:
 
     name: str
     unit: str
-    encoder: float
-    decoder: float
+    compute: tuple[tuple[int, float], ...]
     float32: float
     host: float
     clusters: float
     memory: float
     source: str
 
+    def speed(self, width: int) -> float:
+        """Return the speed of a network of a width: between two known ones by its logarithm, beyond them the last.
+
+        Example:
+            >>> HARDWARE["gpu"].speed(2048) / H100_PEAK, HARDWARE["cpu"].speed(2048)
+            (0.196, 123000000000.0)
+        """
+        widths, speeds = zip(*self.compute, strict=True)
+        return float(np.interp(np.log(width), np.log(widths), speeds))
+
 
 # Labels that each epoch's diagnostics encode if no query is held out (vixml.training.diagnostics).
 WATCHED = 4096
 # NVIDIA's data sheet of the H100 SXM: dense bfloat16 peak (without sparsity), float32 peak, bytes per second.
 H100_PEAK, H100_FLOAT32, H100_BANDWIDTH = 989e12, 67e12, 3.35e12
+# Share of the dense bfloat16 peak that a network sustains, by its width. 768 and 2048: the paper's latencies of BERT and
+# Qwen2.5-3B (config/reported/other_facts.csv). The others are assumed: time per operation has a part that is constant and one
+# that falls with the width, because passes over memory grow with the width and products with its square. A test repeats this.
+UTILISATION = {384: 0.128, 576: 0.149, 768: 0.163, 896: 0.170, 1152: 0.179, 2048: 0.196, 3584: 0.207}
+CONTEXT = 0.6e9  # bytes of a card that CUDA and its libraries take
 # Measured: `benchmarks/scale.py`, two threads, at the sizes of LF-AmazonTitles-1.3M. A test derives both from its result.
 HOST, CLUSTERS = 1.34e9, 4.53e9
 
@@ -49,21 +64,19 @@ HARDWARE: dict[Kind, Hardware] = {
     "gpu": Hardware(
         "one H100 with 80 GB",
         "GPU h",
-        encoder=0.2 * H100_PEAK,
-        decoder=0.2 * H100_PEAK,
+        compute=tuple((width, share * H100_PEAK) for width, share in UTILISATION.items()),
         float32=0.5 * H100_FLOAT32,
         host=HOST,
         clusters=0.25 * H100_BANDWIDTH / 2,
-        memory=80e9,
-        source="assumed: 20 % of the dense bfloat16 peak (989 TFLOP/s), near what the paper's latencies and its 178 hours "
-        "imply; half of the float32 peak (67 TFLOP/s) for the search, a quarter of the bandwidth (3.35 TB/s) for 2-means",
+        memory=85.5e9,
+        source="assumed: 13 % (width 384) to 21 % (3584) of the dense bfloat16 peak (989 TFLOP/s), the paper's latencies at "
+        "768 and 2048; half of the float32 peak (67 TFLOP/s) for the search, a quarter of the bandwidth (3.35 TB/s) for 2-means",
     ),
     # A test derives these two speeds from the benchmark.
     "cpu": Hardware(
         "one processor core",
         "core h",
-        encoder=1.23e11,
-        decoder=1.23e11,
+        compute=((1, 1.23e11),),
         float32=1.02e11,
         host=HOST,
         clusters=CLUSTERS,
@@ -83,6 +96,8 @@ class Texts:
         label_tokens: the same of a label.
         query_images: images of a query; None: `images.per_item` for each query that has any.
         label_images: the same of a label.
+        query_spread: standard deviation of the tokens of queries.
+        label_spread: the same of labels.
         labels_per_query: true labels of a training query; None: as published (`facts` of the dataset).
         image_bytes: size of a stored image; the default is assumed.
     """
@@ -93,6 +108,8 @@ class Texts:
     label_images: float | None = None
     labels_per_query: float | None = None
     image_bytes: float = 25e3
+    query_spread: float = 0.0
+    label_spread: float = 0.0
 
 
 UNKNOWN = Texts()
@@ -102,18 +119,21 @@ TEXTS = {"picto": Texts(2.48, 1.34, 1.60, 0.88, 6.88, 1.74e3)}
 
 @dataclass(frozen=True)
 class Vision:
-    """A vision encoder: operations per image, and its parameters."""
+    """A vision encoder: operations per image, its parameters, and its width."""
 
     flop: float
     parameters: float
+    width: int
 
 
-_SIGLIP2 = Vision(6.7e11, 1.14e9)  # 27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters
+_SIGLIP2 = Vision(
+    6.7e11, 1.14e9, 1152
+)  # 27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters
 VISION = {
-    "efficientnet-lite0": Vision(2.0e8, 4.7e6),  # 0.39 G multiply-adds at 224 pixels, a quarter of them at 112
+    "efficientnet-lite0": Vision(2.0e8, 4.7e6, 320),  # 0.39 G multiply-adds at 224 pixels, a quarter of them at 112
     "siglip2": _SIGLIP2,
     "siglip2-open-clip": _SIGLIP2,
-    "vit": Vision(3.5e10, 86.4e6),  # 12 layers of width 768 and 3072 over 197 patches
+    "vit": Vision(3.5e10, 86.4e6, 768),  # 12 layers of width 768 and 3072 over 197 patches
 }
 
 # Architectures of models whose wheel includes the configuration, which config/models.yaml therefore leaves out.

@@ -8,17 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vixml.config.published import TrainingRun, read_csv
 from vixml.config.registry import Counts, World
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
-from vixml.plan.assumptions import HARDWARE, TEXTS, UNKNOWN, WATCHED, Hardware
-from vixml.plan.shapes import Item, Shape, clustering_flop, items_of, layer_weights, shape_of
+from vixml.plan.assumptions import CONTEXT, HARDWARE, WATCHED, Hardware
+from vixml.plan.shapes import Item, Shape, architecture_of, clustering_flop, items_of, layer_weights, shape_of, texts_of
+from vixml.plan.step_memory import Count, key_of, load_counts
 
 SCORE_TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
-RESERVE = 1.5e9  # bytes of a process before any work: libraries, a GPU's context
+RESERVE = 1.5e9  # bytes of main memory of a process before any work: libraries
+WORKERS, WORKER = 4, 0.5e9  # processes that assemble batches for a GPU, and the bytes that each has of its own
 PEAKS = {"gpu_memory_bytes", "host_memory_bytes", "scratch_bytes"}
 
 
@@ -78,26 +80,36 @@ class Job:
     Attributes:
         config: the run.
         counts: sizes of the dataset.
+        architecture: of its language model, as transformers' configuration names it.
         shape: of its language model.
         causal: whether that is a decoder.
         query: the average query.
         label: the average label.
         image_dim: length of an image vector.
         pairs: true pairs of the training queries.
+        bound: whether texts count at full length, so that operations are an upper bound.
     """
 
     config: RunConfig
     counts: Counts
+    architecture: dict[str, Any]
     shape: Shape
     causal: bool
     query: Item
     label: Item
     image_dim: int
     pairs: float
+    bound: bool = False
 
     @classmethod
-    def of(cls, world: World, dataset: str, config: RunConfig) -> Job:
+    def of(cls, world: World, dataset: str, config: RunConfig, results: Path | None = None) -> Job:
         """Look up the sizes of a run.
+
+        Args:
+            world: the registry.
+            dataset: an entry of it.
+            config: the run.
+            results: the folder of results, whose tokens are counted if they are there; None: they are not looked for.
 
         Raises:
             VixmlError: a dataset without counts, or a language model of an unknown architecture.
@@ -111,15 +123,20 @@ class Job:
                 hint="give n_train, n_test and n_labels: after build-corpus, counts.json in its folder has them",
             )
         causal = model.attention == "causal"
-        query, label = items_of(dataset, entry, config, causal)
+        query, label = items_of(dataset, entry, config, causal, results)
+        texts = texts_of(dataset, config, causal, results)
         shape = shape_of(config.encoder.model, model, config.encoder.layers)
-        each = TEXTS.get(dataset, UNKNOWN).labels_per_query or float(entry.facts.get("avg_labels_per_query", 1.0))
+        each = texts.labels_per_query or float(entry.facts.get("avg_labels_per_query", 1.0))
+        bound = texts.query_tokens is None
         dim = world.vision_models[config.images.vision].dim
-        return cls(config, entry.expect, shape, causal, query, label, dim, each * entry.expect.n_train)
+        architecture = architecture_of(config.encoder.model, model)
+        return cls(
+            config, entry.expect, architecture, shape, causal, query, label, dim, each * entry.expect.n_train, bound
+        )
 
     def speed(self, hardware: Hardware) -> float:
         """Return the operations per second that a machine sustains with this language model."""
-        return hardware.decoder if self.causal else hardware.encoder
+        return hardware.speed(self.shape.hidden)
 
     # -- sizes ----------------------------------------------------------------------------------------------------
 
@@ -260,11 +277,56 @@ class Job:
 
     @property
     def weight_bytes(self) -> float:
-        """Return the size of the language model on the device, with autocast's half-precision copy of float32 weights."""
-        float32 = self.config.encoder.train == "full" or self.config.encoder.weights == "float32"
-        half = float32 and self.config.training.precision != "fp32"
-        copied = 2.0 * self.shape.layers * self.shape.linear if half else 0.0
-        return (4.0 if float32 else 2.0) * self.shape.parameters + copied
+        """Return the size of the language model on the device."""
+        return (4.0 if self.float32 else 2.0) * self.shape.parameters
+
+    @property
+    def float32(self) -> bool:
+        """Return whether the language model's weights are float32."""
+        return self.config.encoder.train == "full" or self.config.encoder.weights == "float32"
+
+    @property
+    def copy_bytes(self) -> float:
+        """Return the size of autocast's half-precision copy of float32 weights."""
+        half = self.float32 and self.config.training.precision != "fp32"
+        return 2.0 * self.shape.layers * self.shape.linear if half else 0.0
+
+    @property
+    def model_device_bytes(self) -> float:
+        """Return what a model takes on the device: weights, what was trained beside them, centroids, clusters."""
+        network = self.shape.parameters if self.config.encoder.train == "full" else 0
+        return self.weight_bytes + self.label_bytes + 4.0 * (self.trainable - network)
+
+    @cached_property
+    def counted(self) -> Count | None:
+        """Return the count of a training step's memory; None: it is not counted, and a formula takes its place."""
+        return load_counts().get(key_of(self))
+
+    @cached_property
+    def step_bytes(self) -> float:
+        """Return the device memory of a training step: counted on the real step, otherwise by formula.
+
+        The formula holds weights, trained parameters with gradient and AdamW's two moments, activations and scores.
+        """
+        if self.counted is not None:
+            tokens = self.batch * (self.query.computed + self.query.more)
+            tokens += self.batch_labels * (self.label.computed + self.label.more)
+            return self.label_bytes + self.counted.bytes_at(tokens)
+        scores = 4.0 * SCORE_TABLES * self.batch * self.batch_labels
+        return self.model_device_bytes + self.copy_bytes + 12.0 * self.trainable + self.activation_bytes + scores
+
+    @cached_property
+    def cluster_bytes(self) -> float:
+        """Return the device memory of 2-means beside what is resident: two copies of the vectors, two vectors per group.
+
+        Queries are clustered beside gradients and moments, labels (for the free vectors) before there are any.
+        """
+        d, resident = self.shape.hidden, self.model_device_bytes
+        found = [resident + 8.0 * d * (self.counts.n_labels + self.free_vectors / 2)] if self.free_vectors else [0.0]
+        if self.config.mining is not None and self.config.mining.start < self.config.training.epochs:
+            groups = self.config.mining.n_groups(self.trained_queries, self.config.mining.start)
+            found.append(resident + 12.0 * self.trainable + 8.0 * d * (self.trained_queries + groups / 2))
+        return max(found)
 
     @property
     def label_bytes(self) -> float:
@@ -280,9 +342,9 @@ class Job:
             return 0.0
         total, layers = 0.0, self.shape.layers
         for item, n in ((self.query, self.batch), (self.label, self.batch_labels)):
-            one = self.shape.saved(item.attended, self.rank)
+            one = self.shape.saved(item.attended + item.more, self.rank)
             kept = layers * self.shape.hidden + one if self.config.encoder.gradient_checkpointing else layers * one
-            total += n * item.computed * kept
+            total += n * (item.computed + item.more) * kept
         return total * (4 if self.config.training.precision == "fp32" else 2)
 
     @property
@@ -292,9 +354,25 @@ class Job:
 
     @property
     def host_bytes(self) -> float:
-        """Return the peak in main memory: vectors of all queries and labels, raw and normalised; tokens; true pairs."""
-        vectors = 8.0 * self.shape.hidden * (self.counts.n_train + self.counts.n_labels)
-        return RESERVE + max(4.0 * self.shape.parameters, vectors + 16 * self.pairs) + self.token_bytes
+        """Return the peak of a training in main memory, largest at its start or while a checkpoint is written.
+
+        Stored query vectors are held throughout. Beside them: the vectors of all queries and labels before the first
+        epoch; or a copy of the centroids (the largest tensor of a checkpoint) and, with held-out queries, of the stored
+        vectors of the others. Or the language model while it is loaded.
+        """
+        d, n, m = 4.0 * self.shape.hidden, self.counts.n_train, self.counts.n_labels
+        kept = d * (n if not self.stored_only else 2 * n + m)
+        start = kept + (d * (n + m) if not self.stored_only else 0.0)
+        epoch = kept + max(self.label_bytes, d * self.trained_queries if self.held_out else 0.0)
+        read = self.token_bytes + 16 * self.pairs + WORKERS * WORKER
+        return RESERVE + read + max(4.0 * self.shape.parameters, start, epoch)
+
+    @property
+    def index_host_bytes(self) -> float:
+        """Return the peak of an index in main memory: vectors of one split, raw and as unit vectors, beside the next."""
+        n, m, test = self.counts.n_train, self.counts.n_labels, self.counts.n_test
+        vectors = 4.0 * self.shape.hidden * max(2 * n + test, test + 3 * m)
+        return RESERVE + self.token_bytes + max(4.0 * self.shape.parameters, vectors)
 
     @property
     def model_bytes(self) -> float:
@@ -305,11 +383,10 @@ class Job:
 def train_cost(job: Job, hardware: Hardware) -> Cost:
     """Return the cost of the stage ``train``: steps, and the passes and clusterings around them.
 
-    Device memory holds weights, trained parameters (with gradient and AdamW's two moments), activations and scores.
+    Device memory is the larger of a step and of a clustering beside what is resident.
     """
     epochs, d, trained = job.config.training.epochs, job.shape.hidden, job.trainable
-    network = job.shape.parameters if job.config.encoder.train == "full" else 0  # part of weight_bytes already
-    device = RESERVE + job.weight_bytes + job.label_bytes + 4.0 * (trained - network)
+    device = CONTEXT + max(job.model_device_bytes + job.copy_bytes, job.cluster_bytes)
     cost = Cost(disk_bytes=job.model_bytes, gpu_memory_bytes=device, host_memory_bytes=job.host_bytes)
     if not epochs:
         return cost
@@ -323,8 +400,8 @@ def train_cost(job: Job, hardware: Hardware) -> Cost:
         flop_host=centroids + job.cluster_flop,
         hours=seconds / 3600,
         scratch_bytes=job.model_bytes + 8.0 * trained + 4.0 * d * job.counts.n_train,
-        gpu_memory_bytes=device + 12.0 * trained + job.activation_bytes + 4.0 * SCORE_TABLES * job.batch * job.batch_labels,
-    )  # fmt: skip
+        gpu_memory_bytes=CONTEXT + job.step_bytes,
+    )
 
 
 def index_cost(job: Job, hardware: Hardware) -> Cost:
@@ -335,8 +412,8 @@ def index_cost(job: Job, hardware: Hardware) -> Cost:
         flop_encode=flop,
         hours=flop / job.speed(hardware) / 3600,
         disk_bytes=4.0 * job.shape.hidden * (job.queries + labels * (2 if job.config.has_prototypes else 1)),
-        gpu_memory_bytes=RESERVE + job.weight_bytes + job.model_bytes,
-        host_memory_bytes=job.host_bytes,
+        gpu_memory_bytes=CONTEXT + job.model_device_bytes + job.copy_bytes,
+        host_memory_bytes=job.index_host_bytes,
     )
 
 
@@ -367,7 +444,7 @@ def predict_cost(job: Job, hardware: Hardware) -> Cost:
         flop_search=flop,
         hours=flop / hardware.float32 / 3600,
         disk_bytes=size,
-        gpu_memory_bytes=RESERVE if job.config.needs_encoder else 0.0,
+        gpu_memory_bytes=CONTEXT if job.config.needs_encoder else 0.0,
         host_memory_bytes=RESERVE + 2 * size,
     )
 
@@ -459,8 +536,7 @@ def predict_run(world: World, dataset: str, config: RunConfig, hardware: Hardwar
     if config.reuse is not None:
         speed = f"{hardware.float32 / 1e12:.3g} TFLOP/s"
         return Prediction(cost.flop, cost.hours, speed, False, f"beside the model of {config.reuse}")
-    bound = TEXTS.get(dataset, UNKNOWN).query_tokens is None
-    return Prediction(cost.flop, cost.hours, f"{job.speed(hardware) / 1e12:.3g} TFLOP/s", bound)
+    return Prediction(cost.flop, cost.hours, f"{job.speed(hardware) / 1e12:.3g} TFLOP/s", job.bound)
 
 
 # -- memory and time that a job requests from a batch system -----------------------------------------------------------

@@ -73,6 +73,7 @@ class Plan:
     targets: tuple[Group, ...]
     tables: tuple[Group, ...]
     bounds: tuple[str, ...]  # datasets whose texts are counted at full length
+    uncounted: tuple[str, ...] = ()  # trainings whose memory is that of a formula, not counted on the real step
 
     def parts_of(self, runs: Iterable[RunKey]) -> list[str]:
         """Return the parts of some runs, each once."""
@@ -146,13 +147,16 @@ def choose_hardware(device: Kind, sustained: float | None = None) -> Hardware:
         return hardware
     if not sustained > 0:
         raise VixmlError("a speed must be above 0", where="--sustained", found=sustained / 1e12)
-    return replace(
-        hardware, encoder=sustained, decoder=sustained, source=f"given: {sustained / 1e12:.4g} TFLOP/s sustained"
-    )
+    return replace(hardware, compute=((1, sustained),), source=f"given: {sustained / 1e12:.4g} TFLOP/s sustained")
 
 
-def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
+def make_plan(workflow: WorkflowConfig, hardware: Hardware, results: Path | None = None) -> Plan:
     """Return the plan of a configuration.
+
+    Args:
+        workflow: the configuration.
+        hardware: the machine.
+        results: the folder of results, whose tokens give the lengths of texts; None: they are not looked for.
 
     Raises:
         VixmlError: a dataset, language model or vision encoder whose cost cannot be counted.
@@ -162,19 +166,32 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware) -> Plan:
         pooled = {n: entry.model_copy(update={"published_vectors": {}}) for n, entry in world.datasets.items()}
         world = world.model_copy(update={"datasets": pooled})  # every image is fetched and pooled
     keys = list(dict.fromkeys((t.dataset, run, seed) for t in workflow.targets for run in t.runs for seed in t.seeds))
-    needed = {key: dict(parts_of_run(world, configs, key, hardware)) for key in keys}
+    needed = {key: dict(parts_of_run(world, configs, key, hardware, results)) for key in keys}
     parts = {name: cost for found in needed.values() for name, cost in found.items()}
     runs = {key: tuple(found) for key, found in needed.items()}
     by_dataset = {dataset: tuple(key for key in keys if key[0] == dataset) for dataset, _, _ in keys}
     targets = tuple(Group(dataset, group, len(group)) for dataset, group in by_dataset.items())
     tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir)]
     tables = sorted((group for group in tables if group.runs), key=lambda group: _natural(group.name))
-    bounds = tuple(dataset for dataset in by_dataset if dataset not in TEXTS)
-    return Plan(workflow.name, hardware, parts, runs, targets, tuple(tables), bounds)
+    trainings = [
+        (d, Job.of(world, d, config, results)) for d, run, _ in keys if (config := configs[d, run]).needs_encoder
+    ]
+    bounds = tuple(dict.fromkeys(dataset for dataset, job in trainings if job.bound))
+    formula = {
+        f"{d}/{run}": None
+        for d, run, _ in keys
+        if (config := configs[d, run]).needs_encoder and config.reuse is None and config.training.epochs
+        and Job.of(world, d, config).counted is None
+    }  # fmt: skip
+    return Plan(workflow.name, hardware, parts, runs, targets, tuple(tables), bounds, tuple(formula))
 
 
 def parts_of_run(
-    world: World, configs: dict[tuple[str, str], RunConfig], key: RunKey, hardware: Hardware
+    world: World,
+    configs: dict[tuple[str, str], RunConfig],
+    key: RunKey,
+    hardware: Hardware,
+    results: Path | None = None,
 ) -> Iterator[tuple[str, Cost]]:
     """Yield the parts of a run, with the training and index of the run whose model it reuses.
 
@@ -183,10 +200,10 @@ def parts_of_run(
     """
     dataset, run, seed = key
     config = configs[dataset, run]
-    job = Job.of(world, dataset, config)
+    job = Job.of(world, dataset, config, results)
     if config.needs_encoder:
         trained, model, length = config.reuse or run, config.encoder.model, config.encoder.max_len
-        trained_job = Job.of(world, dataset, configs[dataset, trained])
+        trained_job = Job.of(world, dataset, configs[dataset, trained], results)
         entry = world.text_models[model]
         # Float32, except decoders of the hub, which are published in bfloat16.
         size = 2.0 if entry.kind == "hub" and entry.attention == "causal" else 4.0
@@ -214,7 +231,7 @@ def _image_parts(world: World, dataset: str, vision: str, most: int, hardware: H
         )
     yield f"images/{dataset}", Cost(disk_bytes=n * TEXTS.get(dataset, UNKNOWN).image_bytes)
     flop, memory = n * VISION[vision].flop, RESERVE + 4 * VISION[vision].parameters
-    hours, disk = flop / hardware.encoder / 3600, 2.0 * n * dim
+    hours, disk = flop / hardware.speed(VISION[vision].width) / 3600, 2.0 * n * dim
     yield name, Cost(flop_encode=flop, hours=hours, disk_bytes=disk, gpu_memory_bytes=memory, host_memory_bytes=memory)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vixml.config.registry import Dataset, TextModel
 from vixml.config.run import RunConfig
 from vixml.config.template import parse_template
 from vixml.errors import VixmlError
-from vixml.plan.assumptions import ARCHITECTURES, TEXTS, UNKNOWN
+from vixml.files import load_array
+from vixml.plan.assumptions import ARCHITECTURES, TEXTS, UNKNOWN, Texts
 
 GATED = {"llama", "qwen2", "qwen3", "gemma3_text"}
 PLAIN = {"bert", "distilbert"}
@@ -84,13 +88,18 @@ class Shape:
         return 6 * self.hidden + heads + 2 * self.heads * keys + wide + rank * len(self.projections)
 
 
+def architecture_of(name: str, model: TextModel) -> dict[str, Any]:
+    """Return a language model's architecture, as the registry or its wheel gives it; empty if neither does."""
+    return model.architecture or ARCHITECTURES.get(name, {})
+
+
 def shape_of(name: str, model: TextModel, layers: int | None = None) -> Shape:
     """Return the sizes of a language model of the registry, of its first ``layers`` layers if given.
 
     Raises:
         VixmlError: no architecture, or one of an unknown type.
     """
-    given: dict[str, Any] = model.architecture or ARCHITECTURES.get(name, {})
+    given = architecture_of(name, model)
     given = {ALIASES.get(key, key): value for key, value in given.items()}
     kind = given.get("model_type", "bert")
     if not given or kind not in GATED | PLAIN:
@@ -126,36 +135,80 @@ class Item:
         computed: positions of its sequence that are computed for it alone.
         attended: positions in its attention: those, and the prefix, which a decoder computes once per batch.
         images: its images.
+        more: tokens that its text may have in addition, on average over the longest batch.
     """
 
     text: float
     computed: float
     attended: float
     images: float
+    more: float = 0.0
 
 
-def items_of(name: str, entry: Dataset, config: RunConfig, causal: bool) -> tuple[Item, Item]:
+def items_of(
+    name: str, entry: Dataset, config: RunConfig, causal: bool, results: Path | None = None
+) -> tuple[Item, Item]:
     """Return the average query and label of a run.
 
     Args:
-        name: the dataset, whose mean lengths are those of :data:`TEXTS` if known, otherwise `max_len`.
-        entry: the dataset's entry; its facts give the shares of items with images.
+        name: the dataset.
+        entry: its entry; its facts give the shares of items with images.
         config: the run.
         causal: whether its language model is a decoder.
+        results: the folder of results, whose tokens are counted (:func:`texts_of`).
     """
-    texts, encoder = TEXTS.get(name, UNKNOWN), config.encoder
+    texts, encoder = texts_of(name, config, causal, results), config.encoder
+    # A mined batch is whole groups, whose texts may be alike: so many of its lengths are independent.
+    mining, n = config.mining, entry.expect.n_train if entry.expect else 0
+    groups = (
+        max((n / mining.n_groups(n, epoch) for epoch in range(config.training.epochs)), default=1.0)
+        if mining and n
+        else 1.0
+    )
+    independent = max(1.0, config.training.batch_size / groups)
 
-    def item(tokens: float | None, images: float | None, share: str, template: str) -> Item:
+    def item(tokens: float | None, spread: float, images: float | None, share: str, template: str) -> Item:
         text = float(encoder.max_len) if tokens is None else min(encoder.max_len, tokens + (0 if causal else 2))
         most = config.images.per_item * entry.facts.get(share, 100.0) / 100 if config.uses_images else 0.0
         n_images = most if images is None else min(images, most)
         prefix, in_template = _template_tokens(template, causal)
         computed = text + (n_images if config.images.fusion == "early" else 0.0) + in_template - prefix
-        return Item(text, computed, computed + prefix, n_images)
+        more = min(encoder.max_len - text, 3 * spread / math.sqrt(independent))
+        return Item(text, computed, computed + prefix, n_images, more)
 
-    query = item(texts.query_tokens, texts.query_images, "pct_train_queries_with_images", encoder.template)
-    template = encoder.label_template or encoder.template
-    return query, item(texts.label_tokens, texts.label_images, "pct_labels_with_images", template)
+    labels = encoder.label_template or encoder.template
+    return (
+        item(
+            texts.query_tokens,
+            texts.query_spread,
+            texts.query_images,
+            "pct_train_queries_with_images",
+            encoder.template,
+        ),
+        item(texts.label_tokens, texts.label_spread, texts.label_images, "pct_labels_with_images", labels),
+    )
+
+
+def texts_of(name: str, config: RunConfig, causal: bool, results: Path | None) -> Texts:
+    """Return the mean sizes of a dataset's items.
+
+    Lengths are those of the run's tokens if ``results`` holds them, otherwise those of :data:`TEXTS`, otherwise unknown.
+    """
+    texts = TEXTS.get(name, UNKNOWN)
+    if results is None:
+        return texts
+    folder = results / "data" / name / "tokens" / f"{config.encoder.model}-{config.encoder.max_len}"
+    if not (folder / "manifest.json").exists():
+        return texts
+    lengths = {split: np.diff(load_array(folder / split / "offsets.npy")) for split in ("train", "label")}
+    special = 0 if causal else 2
+    return replace(
+        texts,
+        query_tokens=float(lengths["train"].mean()) - special,
+        label_tokens=float(lengths["label"].mean()) - special,
+        query_spread=float(lengths["train"].std()),
+        label_spread=float(lengths["label"].std()),
+    )
 
 
 def _template_tokens(template: str, causal: bool) -> tuple[int, int]:

@@ -7,7 +7,8 @@ sizes differ by at most one, whatever the points.
 Cost: ``log2(groups)`` levels of six steps, or up to 24 while groups are large; a step reads every vector twice, to rank and
 for the means. Arithmetic is small beside that, so memory is the limit: 50,000 x 384 in groups of 16 are 12 levels, up to 11
 GFLOP and 22 GB. Therefore vectors are copied once per level, so that those of a group are neighbours; there is no table of
-each point's centre; a group that no longer changes is skipped; and threads share points, not groups.
+each point's centre; a group that no longer changes is skipped; and threads share points, not groups. A GPU holds two copies of
+the vectors, and two vectors per group: 2.25 million x 2048 in groups of 16 take 39 GB.
 """
 
 from __future__ import annotations
@@ -52,13 +53,14 @@ class Level:
     second: np.ndarray
 
 
-def balanced_groups(vectors: Tensor, n_groups: int, seed: int) -> np.ndarray:
+def balanced_groups(vectors: Tensor, n_groups: int, seed: int, overwrite: bool | None = None) -> np.ndarray:
     """Cluster unit vectors into groups of equal size.
 
     Args:
         vectors: (n, dim), unit rows, on any device; computed with in float32.
         n_groups: number of groups, from 1; with fewer points than groups, each point is a group.
         seed: same seed, same groups, whatever the number of threads (on one kind of device).
+        overwrite: whether ``vectors`` may be overwritten, which saves a third copy of them; None: if they are on a GPU.
 
     Returns:
         (n,) int64 group ids in [0, min(n, n_groups)); sizes differ by at most one.
@@ -67,12 +69,13 @@ def balanced_groups(vectors: Tensor, n_groups: int, seed: int) -> np.ndarray:
     n_groups = max(1, min(n_groups, n))
     if n_groups >= n:
         return np.arange(n, dtype=np.int64)
+    overwrite = vectors.device.type != "cpu" if overwrite is None else overwrite
     vectors = vectors.detach().float().contiguous()
     levels, sizes = _levels(n, n_groups, np.random.default_rng(seed))
     # The point at each position, like ``vectors`` from here on.
     order = torch.arange(n, device=vectors.device)
     # Two buffers take turns: allocating is slower than filling.
-    buffers = [torch.empty_like(vectors) for _ in levels[:2]]
+    buffers = [torch.empty_like(vectors) for _ in levels[: 1 if overwrite else 2]] + [vectors]
     with one_thread_each() if vectors.device.type == "cpu" else nullcontext() as pool:
         for depth, level in enumerate(levels):
             moved = _bisect(vectors, level, pool)
@@ -120,7 +123,7 @@ def _bisect(vectors: Tensor, level: Level, pool: Executor | None) -> Tensor:
         torch.from_numpy(values).to(device)
         for values in (level.starts, level.sizes, level.left, level.first, level.second)
     )
-    apart = vectors[first] - vectors[second]  # each group's difference of centres
+    apart = vectors[first].sub_(vectors[second])  # each group's difference of centres
     # One line per group; lines of shorter groups are padded.
     rank = torch.arange(int(level.sizes.max()), device=device)
     valid, rows, left = rank < sizes[:, None], starts[:, None] + rank, left[:, None]
@@ -144,8 +147,8 @@ def _bisect(vectors: Tensor, level: Level, pool: Executor | None) -> Tensor:
             )
         in_left[active] = chosen
         if iteration < steps - 1:
-            a, b = (_unit_means(vectors, now_rows, part, pool) for part in (chosen, now_valid & ~chosen))
-            apart = a - b
+            apart = _unit_means(vectors, now_rows, chosen, pool)
+            apart -= _unit_means(vectors, now_rows, now_valid & ~chosen, pool)
     order = torch.arange(len(vectors), device=device)
     for part, target in ((in_left, rank < left), (valid & ~in_left, valid & (rank >= left))):
         order[rows[target]] = rows[part]
@@ -235,7 +238,8 @@ def _score_blocks(
 
 def _unit_means(vectors: Tensor, rows: Tensor, part: Tensor, pool: Executor | None) -> Tensor:
     """Return the unit mean of the rows of each line that are marked in ``part``: (g, dim) float32."""
-    return F.normalize(ordered_sums(vectors, rows[part], part.sum(dim=1), pool), dim=1)
+    sums = ordered_sums(vectors, rows[part], part.sum(dim=1), pool)
+    return sums.div_(sums.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
 def ordered_sums(vectors: Tensor, rows: Tensor, counts: Tensor, pool: Executor | None = None) -> Tensor:
