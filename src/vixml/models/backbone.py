@@ -219,7 +219,10 @@ def _open_lean(model_dir: Path, encoder: Encoder) -> nn.Module | None:
     ):
         return None
     dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
-    return open_bert(config, {name: tensor.to(dtype) for name, tensor in load_file(weights).items()})
+    try:
+        return open_bert(config, {name: tensor.to(dtype) for name, tensor in load_file(weights).items()})
+    except RuntimeError:  # other names of tensors, which transformers may know
+        return None
 
 
 def _settings(config: PretrainedConfig, encoder: Encoder, where: Path | str) -> PretrainedConfig:

@@ -42,9 +42,11 @@ class Bert(nn.Module):
         self.config = SimpleNamespace(**{key: config.get(key, value) for key, value in sizes.items()})
         dim, eps = self.config.hidden_size, self.config.layer_norm_eps
         self.embeddings = nn.Module()
-        self.embeddings.word_embeddings = nn.Embedding(self.config.vocab_size, dim)
-        self.embeddings.position_embeddings = nn.Embedding(self.config.max_position_embeddings, dim)
-        self.embeddings.token_type_embeddings = nn.Embedding(self.config.type_vocab_size, dim)
+        kinds = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
+        for kind, size in kinds.items():
+            # Not drawn at random, which on the device `meta` imports torch's compiler.
+            table = torch.empty(getattr(self.config, size), dim)
+            setattr(self.embeddings, f"{kind}_embeddings", nn.Embedding(*table.shape, _weight=table))
         self.embeddings.LayerNorm = nn.LayerNorm(dim, eps=eps)
         self.encoder = nn.Module()
         self.encoder.layer = nn.ModuleList(_Layer(self.config) for _ in range(self.config.num_hidden_layers))

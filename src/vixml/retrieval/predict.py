@@ -18,7 +18,7 @@ from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.search import rows_of
-from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images
+from vixml.retrieval.vote import popularity, rank_labels, with_images
 
 Split = Literal["test", "validation"]
 
@@ -126,16 +126,12 @@ def _rank(
         lists = embeddings.lists(embeddings.images_of(corpus, split), images.per_item, images.control, run.seed)
         return with_images(text_vectors(split), embeddings, lists, how.image_weight, search.memory_mb)
 
-    if how.method == "label-search":
-        queries = text_vectors(source)
-        labels = _label_vectors(inputs["index"], how.labels_as, corpus.n_labels)
-        return search(queries if rows is None else queries[rows], labels, how.top_k, filter)
-    train = vectors("train")
-    queries, train = (vectors("test"), train) if rows is None else (train[rows], train[voters])
-    if how.method == "knn":
-        return knn_vote(queries, train, votes, how, filter=filter, search=search)
-    labels = _label_vectors(inputs["index"], how.labels_as, corpus.n_labels)
-    return retrieval_augmented(queries, labels, train, votes, how, filter=filter, search=search)
+    queries = vectors(source)
+    labels = _label_vectors(inputs["index"], how.labels_as, corpus.n_labels) if run.config.searches_labels else None
+    train = None if how.method == "label-search" else queries if source == "train" else vectors("train")
+    if rows is not None:
+        queries, train = queries[rows], None if train is None else train[voters]
+    return rank_labels(queries, labels, train, votes, how, filter=filter, search=search)
 
 
 def _check_run(folder: Path, expected: dict[str, Any], option: str) -> None:

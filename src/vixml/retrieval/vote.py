@@ -349,3 +349,34 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
     best = np.full_like(scores, -np.inf)
     np.put_along_axis(best, kept, np.take_along_axis(scores, kept, axis=1), axis=1)
     return best
+
+
+def rank_labels(
+    queries: np.ndarray,
+    labels: np.ndarray | None,
+    voters: np.ndarray | None,
+    voter_labels: Ragged | None,
+    how: Inference,
+    *,
+    filter: Ragged | None = None,
+    search: Searcher = EXACT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank labels as ``how.method`` says; not for popularity, which looks at no query.
+
+    Args:
+        queries: (n, d) float32.
+        labels: (m, d) float32, label vectors; None for ``knn``.
+        voters: (v, d) float32, training queries; None for ``label-search``.
+        voter_labels: v rows over labels; likewise.
+        how: of the run.
+        filter: n rows over labels: pairs left out.
+        search: of the run.
+
+    Returns:
+        ``(labels, scores)`` as :func:`knn_vote`.
+    """
+    if how.method == "label-search":
+        return search(queries, labels, how.top_k, filter)
+    if how.method == "knn":
+        return knn_vote(queries, voters, voter_labels, how, filter=filter, search=search)
+    return retrieval_augmented(queries, labels, voters, voter_labels, how, filter=filter, search=search)
