@@ -18,7 +18,7 @@ from vixml import cli
 from vixml.errors import VixmlError
 from vixml.stages import PLACES, STAGES
 
-COMMANDS = [*STAGES, "summary", "document-config", "plan", "check", "doctor"]
+COMMANDS = [*STAGES, "pack", "tag", "summary", "document-config", "plan", "check", "doctor"]
 HEAVY = ["torch", "pandas", "matplotlib", "transformers", "pyarrow", "snakemake"]
 
 

@@ -66,7 +66,10 @@ def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, n
             neighbours, a stage that is unfinished or outdated, weights of the vision encoder that are missing, or an
             ``out`` that is something else.
     """
-    out, job = Path(out).absolute(), Job(project, "predict", {"dataset": dataset, "run": run, "seed": seed, "split": "test"})
+    out, job = (
+        Path(out).absolute(),
+        Job(project, "predict", {"dataset": dataset, "run": run, "seed": seed, "split": "test"}),
+    )
     _check_run(job.run, run, neighbours)
     if out.exists() and not (out / HEADER).is_file():
         hint = "name another folder, or remove this one"

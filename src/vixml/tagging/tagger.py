@@ -237,7 +237,10 @@ class Tagger:
         catalogue = self.folder.dataset.catalogue
         column = catalogue.images if catalogue is not None and catalogue.images in item else PICTURES
         if not {*fields, column} & item.keys():
-            found, expected = ", ".join(map(str, item)) or "nothing", f"{' + '.join(self._fields)}, or {TEXT}, {PICTURES}"
+            found, expected = (
+                ", ".join(map(str, item)) or "nothing",
+                f"{' + '.join(self._fields)}, or {TEXT}, {PICTURES}",
+            )
             raise Unreadable("an item lacks the columns of text", where=where, found=found, expected=expected)
         pictures = item.get(column)
         pictures = [] if pictures is None else pictures if isinstance(pictures, (list, tuple)) else [pictures]
@@ -250,7 +253,9 @@ class Tagger:
         """Return a picture as the vision encoder reads it: (size, size, 3) uint8."""
         if isinstance(picture, Image.Image):
             written = io.BytesIO()
-            (picture if picture.mode in ("RGB", "RGBA", "L", "LA", "P") else picture.convert("RGB")).save(written, "PNG")
+            (picture if picture.mode in ("RGB", "RGBA", "L", "LA", "P") else picture.convert("RGB")).save(
+                written, "PNG"
+            )
             picture = written.getvalue()
         elif isinstance(picture, (str, Path)):
             if "://" in str(picture):
@@ -281,7 +286,9 @@ class Tagger:
         encodings = self._tokenizer.encode_batch_fast([item.text for item in items], add_special_tokens=not self._bare)
         rows = [encoding.ids for encoding in encodings]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-        tokens = Ragged(np.fromiter(chain.from_iterable(rows), np.int32, offsets[-1]), offsets, 1 << 31).first(self._most)
+        tokens = Ragged(np.fromiter(chain.from_iterable(rows), np.int32, offsets[-1]), offsets, 1 << 31).first(
+            self._most
+        )
         images, gather = (lists, partial(vectors.gather, dtype=np.float16)) if self._run.uses_images else (None, None)
         sequences = Sequences(tokens, images, self._prompts[split], gather)
         filled = FILLED if len(items) <= FEW else MULTIPLE
@@ -446,7 +453,6 @@ class _Search:
         # As in vixml.retrieval.search.propose: the error of a sum of dim products.
         error = 1.01 * (dim + 4) * UNIT * np.linalg.norm(queries, axis=1) * longest
         return ids, scores, bool((last[:, -1].numpy() + 2 * error < scores[:, width - 1]).all())
-
 
     def _longest(self, labels: np.ndarray) -> float:
         """Return the largest norm of these labels, computed once."""
