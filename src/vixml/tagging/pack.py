@@ -120,9 +120,10 @@ def _check_up_to_date(job: Job) -> None:
         expect_equal(found, known["sha256"], "a run is older than what it was made from", where=folder, hint=RUN_AGAIN)
     recorded = {key: value for key, value in made["config"].items() if key not in ("dataset", "run", "seed")}
     try:
-        same = RunConfig.model_validate(recorded).settings("train") == job.run.settings("train")
+        trained = RunConfig.model_validate(recorded).settings("train")
     except ValidationError:
-        same = False
+        trained = {}
+    same = trained | {"reuse": None} == job.run.settings("train") | {"reuse": None}
     if not same:
         raise VixmlError("a run was trained with other settings than it has now", where=index, hint=RUN_AGAIN)
 
