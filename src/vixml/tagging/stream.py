@@ -28,6 +28,7 @@ import torch
 from vixml import __version__
 from vixml.config.registry import fields_of
 from vixml.data.corpus import reading_parquet
+from vixml.data.xc_repository import TextRules
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, sha256_json, write_json
 from vixml.images.store import kept_folder
@@ -274,11 +275,12 @@ def _items(table: Path, tagger: Tagger, columns: Columns) -> Iterator[tuple[str,
                 )
             checked = True
         item = item if record.get(key) in (None, "") else str(record[key])
-        fed = {
-            name: record.get(name) for name in (fields if set(fields) & record.keys() else (TEXT,)) if name in record
-        }
-        if columns.text:
-            fed = {name: record.get(name) for name in fields}
+        try:
+            named = fields if columns.text or set(fields) & record.keys() else (TEXT,)
+            fed = {TEXT: TextRules(named).text(record, where)}
+        except VixmlError as error:
+            yield where, item, error
+            continue
         cell = record.get(shown)
         paths = cell.split(separator) if split and isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
         found = [str(path).strip() for path in paths if path is not None and str(path).strip()]
