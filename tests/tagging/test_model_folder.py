@@ -112,6 +112,10 @@ def edited(**changes):
     return change
 
 
+def bare_header(folder: Path) -> None:
+    write_json(folder / HEADER, {"format": "vixml-model-1"})
+
+
 def unknown_setting(folder: Path) -> None:
     write_json(folder / "config.json", read_json(folder / "config.json") | {"magic": 1})
     resigned(folder, "config.json")
@@ -120,8 +124,11 @@ def unknown_setting(folder: Path) -> None:
 def code_of_its_own(folder: Path) -> None:
     name = "language/config.json"
     write_json(folder / name, read_json(folder / name) | {"auto_map": {"AutoModel": "evil.Evil"}})
-    (folder / "language/evil.py").write_text("raise SystemExit('run')", encoding="utf-8")
     resigned(folder, name)
+
+
+def foreign_file(folder: Path) -> None:
+    (folder / "language/adapter_config.json").write_text("{}", encoding="utf-8")
 
 
 def another_head(folder: Path) -> None:
@@ -138,8 +145,8 @@ def a_way_out(folder: Path) -> None:
 @pytest.mark.parametrize(("damage", "what"), [
     (cut, "cut short"), (altered, "altered"), (lost, "missing"), (header_only, "missing"), (no_header, "not a model folder"),
     (half_a_header, "not a JSON file"), (edited(format="vixml-model-2"), "newer version"), (edited(format="gguf"), "not the header"),
-    (edited(files={}), r"missing|lacks"), (unknown_setting, "does not know"), (code_of_its_own, "code of its own"),
-    (another_head, "do not fit"), (a_way_out, "outside itself"),
+    (edited(files={}), "not packed"), (bare_header, "lacks entries"), (unknown_setting, "does not know"), (code_of_its_own, "code of its own"),
+    (foreign_file, "not packed"), (another_head, "do not fit"), (a_way_out, "outside itself"),
 ])  # fmt: skip
 def test_a_folder_that_is_not_whole_is_one_clear_error(packed, tmp_path, damage, what):
     folder = Path(shutil.copytree(packed("text"), tmp_path / "m"))

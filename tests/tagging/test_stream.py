@@ -16,6 +16,7 @@ import pytest
 from vixml import Tagger, cli
 from vixml.errors import VixmlError
 from vixml.tagging import stream
+from vixml.tagging import tagger as tagger_module
 from vixml.tagging.stream import Columns, aside_of, tag_table
 
 NAMES = ["box river", "toy, red", "gem\ncoal", "kite plum", 'bar "ember"', "post", "flag moss"]
@@ -78,7 +79,7 @@ def test_every_kind_of_table_has_the_tags_of_the_tagger(tagger, tmp_path, table,
 def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tagger, tmp_path, monkeypatch, ending):
     rows = [{"id": n, "text": NAMES[n % 7] if n % 5 else ""} for n in range(23)]
     table, out = write(tmp_path / "new.csv", rows), tmp_path / f"tags{ending}"
-    monkeypatch.setattr(stream, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(tagger_module, "TEXTS_AT_ONCE", 4)
     tag_table(tagger, table, tmp_path / f"whole{ending}")
     child = os.fork()
     if not child:  # killed while it writes its third chunk
@@ -116,16 +117,17 @@ def test_other_options_or_labels_start_over(tagger, tmp_path, monkeypatch):
 def test_bad_rows_of_a_csv_are_put_aside(packed, shop, tmp_path):
     (tmp_path / "plum-40.png").write_bytes((shop.folder / "plum-40.png").read_bytes())
     lines = [b"id,name,photos", b"007,box,plum-40.png;gone.png", b"2,\xff\xfe,", b"3,box,a,b", b"4, ,", b"5,,plum-40.png", b",kite,",
-             b"7,box,https://example.com/x.png", b"8,,gone.png"]  # fmt: skip
+             b"7,box,https://example.com/x.png", b"8,,gone.png", b'9,"b"ox,', b"10,/dev/zero,/dev/zero"]  # fmt: skip
     (tmp_path / "new.csv").write_bytes(b"\r\n".join(lines))
     out = tmp_path / "tags.csv"
     counts = tag_table(Tagger.load(packed("images")), tmp_path / "new.csv", out, k=1)
-    assert counts == {"items": 8, "tagged": 4, "aside": 4, "faulty_pictures": 2}
-    assert [row[0] for row in tags_in(out)] == ["007", "5", "#5", "7"]
+    assert counts == {"items": 10, "tagged": 5, "aside": 5, "faulty_pictures": 3}
+    assert [row[0] for row in tags_in(out)] == ["007", "5", "#5", "7", "10"]
     found = [(row["row"], row["id"], row["tagged"], row["reason"]) for row in aside(out)]
     expected = [
         ("line 2", "007", "yes", "gone.png"), ("line 3", "#1", "no", "UTF-8"), ("line 4", "#2", "no", "4 cells"),
         ("line 5", "4", "no", "empty text"), ("line 8", "7", "yes", "not fetched"), ("line 9", "8", "no", "gone.png"),
+        ("line 10", "#8", "no", "expected after"), ("line 11", "10", "yes", "no such file"),
     ]  # fmt: skip
     assert [row[:3] for row in found] == [row[:3] for row in expected]
     assert all(reason in row[3] for row, (*_, reason) in zip(found, expected, strict=True))
@@ -151,7 +153,7 @@ def test_bad_lines_of_json_are_put_aside(tagger, tmp_path):
 @pytest.mark.parametrize(("name", "content", "columns", "what"), [
     ("new.csv", "id,headline\n1,box\n", {}, "headline"), ("new.csv", "id,text\n1,box\n", {"text": "titel"}, "titel"),
     ("new.csv", "id,text\n1,box\n", {"pictures": "img"}, "img"), ("new.csv", "", {}, "nothing"), ("new.csv", "id,text\n", {}, "0 rows"),
-    ("new.csv", "id,id\n1,2\n", {}, "id, id"), ("new.jsonl", '{"text": ""}\n', {}, "empty text"), ("new.txt", "box\n", {}, ".txt"),
+    ("new.csv", "id,id\n1,2\n", {}, "id, id"), ("new.csv", "id,text\n1,box\n2,\"never closed\n3,post\n", {}, "unexpected end"), ("new.jsonl", '{"text": ""}\n', {}, "empty text"), ("new.txt", "box\n", {}, ".txt"),
     ("new.parquet", "PAR1", {}, ""), ("new.csv", None, {}, ""),
 ])  # fmt: skip
 def test_a_table_that_cannot_be_tagged_is_one_clear_error(tagger, tmp_path, name, content, columns, what):

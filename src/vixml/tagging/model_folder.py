@@ -31,6 +31,7 @@ from vixml.runtime import choose_precision, dtype_of
 HEADER, FORMAT, VERSION = "model.json", "vixml-model", 1
 LANGUAGE, HEAD, VISION, LITE0 = "language", "head.safetensors", "vision", "vision/lite0.safetensors"
 LABELS, NEIGHBOURS = "labels", "neighbours"
+KEYS = {"precision", "n_labels", "dim", "tokens", "image_dim", "vision", "files"}
 TRAINING_ONLY = ("centroid", "has_centroid")  # buffers: prototypes are packed as vectors
 COPY_AGAIN = "copy the folder again, or write it again with `vixml pack`"
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -72,6 +73,11 @@ class ModelFolder:
         _check_header(header, folder / HEADER)
         for name, entry in header["files"].items():
             _verify(folder, name, entry)
+        # Libraries look into these two: a file that they would find there changes what they open.
+        present = {path for part in (LANGUAGE, VISION) for path in (folder / part).rglob("*") if path.is_file()}
+        if foreign := sorted(present - {folder / name for name in header["files"]}):
+            what, hint = "a model folder holds a file that was not packed", "remove it"
+            raise VixmlError(what, where=foreign[0], hint=hint)
         opened = cls(folder, header, _read(folder, "config", RunConfig), _read(folder, "dataset", Dataset))
         config = opened.path(f"{LANGUAGE}/config.json")
         if "auto_map" in read_json(config):
@@ -152,6 +158,9 @@ def _check_header(header: Any, where: Path) -> None:
     newer = name == FORMAT and number.isdecimal() and int(number) > VERSION
     what = "a model folder of a newer version of vixml" if newer else "not the header of a model folder"
     expect_equal(found, f"{FORMAT}-{VERSION}", what, where=where, hint="update vixml" if newer else COPY_AGAIN)
+    if absent := KEYS - header.keys():
+        expected = ", ".join(sorted(absent))
+        raise VixmlError("the header of a model folder lacks entries", where=where, expected=expected, hint=COPY_AGAIN)
 
 
 def _verify(folder: Path, name: str, entry: dict[str, Any]) -> None:

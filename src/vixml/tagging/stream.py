@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -32,12 +31,12 @@ from vixml.data.xc_repository import TextRules
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, sha256_json, write_json
 from vixml.images.store import kept_folder
-from vixml.progress import bar
+from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
 from vixml.tagging.tagger import PICTURES, TEXT, Read, Tagger, Unreadable
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
-TEXTS_AT_ONCE, ITEMS_AT_ONCE = 4096, 128  # rows of a chunk: of texts; of items with pictures, whose pixels take memory
+CELL_LIMIT = 1 << 24  # characters
 TAGS = pa.schema([("id", pa.string()), ("rank", pa.int32()), ("label", pa.string()), ("score", pa.float32())])
 ASIDE = ("row", "id", "reason", "tagged")
 
@@ -92,7 +91,9 @@ def tag_table(
         found = f"{out.name}, labels by {name_by}, k {k}"
         expected = f"a name that ends in {', '.join(ENDINGS)}; text or id; 1 or more"
         raise VixmlError("tags cannot be written like this", where=out, found=found, expected=expected)
-    size = ITEMS_AT_ONCE if tagger.reads_images else TEXTS_AT_ONCE
+    if columns.pictures and not tagger.reads_images:
+        warn(f"{tagger.folder.folder}: this model reads text only; the column {columns.pictures} is not looked at")
+    size = tagger.at_once
     digest, lines = _digest(table)
     options = {
         "k": k,
@@ -312,25 +313,52 @@ def _records(table: Path) -> Iterator[tuple[str, dict[str, Any] | VixmlError]]:
 
 
 def _delimited(stream: IO[bytes], delimiter: str) -> Iterator[tuple[str, dict[str, Any] | VixmlError]]:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(CELL_LIMIT)
+    # Bytes that are not UTF-8 are kept as lone surrogates, so that their row alone is refused.
     lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="", errors="surrogateescape")
-    reader = csv.reader(lines, delimiter=delimiter)
-    header = [name.strip() for name in next(reader, [])]
-    if not any(header) or len(set(header)) < len(header):
-        found = ", ".join(header)[:500] or "nothing"
-        raise VixmlError("a table needs a header with one name per column", where=f"{stream.name}:1", found=found)
-    start = reader.line_num + 1
-    for cells in reader:
-        where, start = f"line {start}", reader.line_num + 1
-        if not cells:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        start = reader.line_num + 1
+        where = f"line {start}"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            if header is None or "unexpected end" in str(error) or "limit" in str(error):  # the rows after it are lost
+                hint = "close the quote; a quote inside a quoted cell is written twice"
+                what = "a quoted cell never ends, or the table has no header"
+                raise VixmlError(what, where=f"{stream.name}:{start}", found=str(error), hint=hint) from error
+            yield where, Unreadable("a row cannot be read", found=str(error))
             continue
-        if len(cells) != len(header):
+        if cells is None:
+            break
+        is_text = _is_utf8(cells)
+        if header is None:
+            header = [name.strip() for name in cells]
+            if not any(header) or len(set(header)) < len(header) or not is_text:
+                found = ", ".join(header).encode(errors="replace").decode()[:500] or "nothing"
+                expected = "one name per column, in UTF-8"
+                raise VixmlError("a table needs a header", where=f"{stream.name}:1", found=found, expected=expected)
+        elif not cells:
+            continue
+        elif len(cells) != len(header):
             found, expected = f"{len(cells)} cells", f"{len(header)} cells"
             yield where, Unreadable("a row has another number of cells than the header", found=found, expected=expected)
-        elif any("\udc80" <= character <= "\udcff" for character in "".join(cells) if character > "\ud7ff"):
+        elif not is_text:
             yield where, Unreadable("a row is not UTF-8")
         else:
             yield where, dict(zip(header, cells, strict=True))
+    if header is None:
+        raise VixmlError("a table needs a header", where=f"{stream.name}:1", found="nothing")
+
+
+def _is_utf8(cells: Sequence[str]) -> bool:
+    """Return whether no cell holds a lone surrogate."""
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _json_lines(stream: IO[bytes]) -> Iterator[tuple[str, dict[str, Any] | VixmlError]]:

@@ -7,10 +7,10 @@ depends on the model alone (label vectors, their checks) is prepared once.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ Item = str | Mapping[str, Any]
 PICTURES, TEXT = "pictures", "text"
 FEW = 16  # items that are answered at once: an encoder's stream is short, and labels are not copied for a search
 FILLED = 8  # streams of few items are filled up to a multiple of this length
-PIXELS_AT_ONCE = 64
+TEXTS_AT_ONCE, ITEMS_AT_ONCE, PIXELS_AT_ONCE = 4096, 128, 64
+MAX_BYTES = 1 << 26  # of a picture's file
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Unreadable(VixmlError):
 
 
 class Tagger:
-    """A packed model that tags new items; made by :meth:`load`.
+    """A packed model that tags new items; made by :meth:`load`. Search is exact, whatever ``inference.index`` of the run.
 
     Attributes:
         folder: the opened model folder.
@@ -180,25 +181,40 @@ class Tagger:
         Raises:
             VixmlError: an item without text and picture, or with a picture that cannot be read (it is named), k below 1.
         """
-        read = [self.read(item, where=f"item {number}") for number, item in enumerate(items)]
-        for number, one in enumerate(read):
-            if one.faults:
-                raise Unreadable("a picture of an item cannot be read", where=f"item {number}", found=one.faults[0])
-        queries = self.queries(read)
-        ids, scores = self.rank(queries, k)
-        named = self._name_voters(queries, ids, voters)
-        return [
-            [
-                Tag(self.labels[label], self.ids[label], float(score), named.get((row, label), ()))
-                for label, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True)
-                if label >= 0
+        found: list[list[Tag]] = []
+        for read in self._chunks(items):
+            queries = self.queries(read)
+            ids, scores = self.rank(queries, k)
+            named = self._name_voters(queries, ids, voters)
+            found += [
+                [
+                    Tag(self.labels[label], self.ids[label], float(score), named.get((row, label), ()))
+                    for label, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True)
+                    if label >= 0
+                ]
+                for row in range(len(ids))
             ]
-            for row in range(len(ids))
-        ]
+        return found
 
     def encode(self, items: Iterable[Item]) -> np.ndarray:
         """Return the vector of each item, (n, dim) float32, of unit length; arguments and errors are those of :meth:`tag`."""
-        return self._encode([self.read(item, f"item {number}") for number, item in enumerate(items)], "train")[0]
+        found = [self._encode(read, "train")[0] for read in self._chunks(items)]
+        return np.concatenate([np.zeros((0, self.folder.header["dim"]), np.float32), *found])
+
+    @property
+    def at_once(self) -> int:
+        """Return how many items are in memory together: few where they have pixels."""
+        return ITEMS_AT_ONCE if self.reads_images else TEXTS_AT_ONCE
+
+    def _chunks(self, items: Iterable[Item]) -> Iterator[list[Read]]:
+        """Yield items as the encoder reads them, some at a time; a picture that cannot be read is an error."""
+        numbered = enumerate(items)
+        while chunk := list(islice(numbered, self.at_once)):
+            read = [self.read(item, f"item {number}") for number, item in chunk]
+            for (number, _), one in zip(chunk, read, strict=True):
+                if one.faults:
+                    raise Unreadable("a picture of an item cannot be read", where=f"item {number}", found=one.faults[0])
+            yield read
 
     # -- items --------------------------------------------------------------------------------------------------------
 
@@ -260,7 +276,7 @@ class Tagger:
         elif isinstance(picture, (str, Path)):
             if "://" in str(picture):
                 raise Undrawable(f"an address, which is not fetched: {picture}")
-            picture = Path(picture).read_bytes()
+            picture = _file(Path(picture))
         elif not isinstance(picture, bytes):
             raise Undrawable(f"neither a path nor bytes nor a PIL image: {type(picture).__name__}")
         # Prepared as the images of the training items were, then read as they were.
@@ -346,16 +362,21 @@ class Tagger:
             raise VixmlError("only labels of training items can be voted for", where=self.folder.folder, hint=hint)
         labels = list(labels)
         read = [self.read(label, f"label {number}") for number, label in enumerate(labels)]
-        names, ids = [one.text for one in read], []
+        names, ids = set(self.labels), set(self.ids)
+        added_ids = []
         for number, (label, one) in enumerate(zip(labels, read, strict=True)):
-            ids.append(str(label["id"]) if isinstance(label, Mapping) and label.get("id") is not None else one.text)
-            if not one.text or one.text in self.labels or one.text in names[:number] or ids[-1] in self.ids:
-                found, expected = one.text or "no text", "a text that no other label has"
+            key = str(label["id"]) if isinstance(label, Mapping) and label.get("id") is not None else one.text
+            if not one.text or one.text in names or key in ids or one.faults:
+                found = one.faults[0] if one.faults else f"{one.text!r}, id {key!r}"
+                expected = "a text and an id that no other label has, and pictures that can be read"
                 raise VixmlError("a label cannot be added", where=f"label {number}", found=found, expected=expected)
+            names.add(one.text)
+            ids.add(key)
+            added_ids.append(key)
         if read:
             added = self._new_vectors(read)
             self._added = np.concatenate([self._added, added]) if len(self._added) else added
-            self.labels, self.ids = self.labels + names, self.ids + ids
+            self.labels, self.ids = self.labels + [one.text for one in read], self.ids + added_ids
         self.offset = self._offset if offset is None else offset
 
     @property
@@ -375,7 +396,7 @@ class Tagger:
         unit = F.normalize(u, dim=1)
         if self._run.inference.labels_as == "u":
             return unit.numpy()
-        nearest = self._search(unit.numpy(), self.folder.array(f"{LABELS}/u.npy"), 1)[0][:, 0]
+        nearest = search(unit.numpy(), self.folder.array(f"{LABELS}/u.npy"), 1)[0][:, 0]
         model, device = self._model, self.device
         cluster = model.cluster[torch.from_numpy(nearest).long().to(device)]
         more = (unit.to(device),) if model.has_centroids else ()  # D7: without training items, the text vector
@@ -461,6 +482,15 @@ class _Search:
                 return longest
         self.checked.append((labels, float(np.linalg.norm(labels, axis=1).max())))
         return self.checked[-1][1]
+
+
+def _file(path: Path) -> bytes:
+    """Return a picture's file."""
+    if not path.is_file():  # a device would be read for ever
+        raise Undrawable(f"no such file: {path}")
+    if path.stat().st_size > MAX_BYTES:
+        raise Undrawable(f"too large: {path.stat().st_size} bytes")
+    return path.read_bytes()
 
 
 _warned: set[str] = set()
