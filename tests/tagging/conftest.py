@@ -34,7 +34,7 @@ SHARED = {
     "prototype": {"heads": 4, "feedforward": 32, "free_vectors": 8},
     "mining": None,
     "optimizer": {"lr": 2e-3, "lr_new": 2e-3, "warmup_steps": 2},
-    "training": {"epochs": 2, "batch_size": 16, "precision": "fp32", "validation": 0.1},
+    "training": {"epochs": 1, "batch_size": 16, "precision": "fp32", "validation": 0.1},
     "modality": "text",
 }
 VOTES = {"method": "retrieval-augmented", "retrieved_labels": 6, "retrieved_queries": 9, "label_weight": 0.6}

@@ -64,7 +64,7 @@ def test_an_unfinished_or_changed_run_or_a_foreign_folder_is_refused(shop, packe
         pack(shop.project, "shop", "text", 7, tmp_path / "m")
     changed = Path(shutil.copytree(shop.project.config_dir, tmp_path / "config"))
     runs = (changed / "runs/shop.yaml").read_text(encoding="utf-8")
-    (changed / "runs/shop.yaml").write_text(runs.replace("epochs: 2", "epochs: 3"), encoding="utf-8")
+    (changed / "runs/shop.yaml").write_text(runs.replace("epochs: 1", "epochs: 3"), encoding="utf-8")
     with pytest.raises(VixmlError, match="other settings"):
         pack(Project(changed, shop.project.results), "shop", "text", 0, tmp_path / "m")
     with pytest.raises(VixmlError, match="no model folder"):
