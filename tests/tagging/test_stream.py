@@ -174,5 +174,7 @@ def test_the_command_line_packs_and_tags(shop, packed, tmp_path, monkeypatch, ca
     assert cli.main(["tag", "new.csv", "--model", "shop.model", "--out", "tags.csv", *options]) == 0
     assert "tags of 7 items" in capsys.readouterr().out
     assert tags_in(tmp_path / "tags.csv")[0][:2] == ("0012", 1)
+    assert cli.main(["pack", "no-shop", *where]) == 2
+    assert "no run of this dataset" in capsys.readouterr().err
     assert cli.main(["tag", "new.csv", "--model", "config", "--out", "tags.csv"]) == 2
     assert "not a model folder" in capsys.readouterr().err

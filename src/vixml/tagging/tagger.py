@@ -101,7 +101,7 @@ class Tagger:
 
     Attributes:
         folder: the opened model folder.
-        labels: text of each label; added ones come last.
+        labels: text of each label, or its id if it has none; added ones come last.
         ids: likewise their ids.
         n_known: number of labels that were trained.
         offset: added to the similarity of added labels; set it at any time (:meth:`add_labels`).
@@ -126,7 +126,8 @@ class Tagger:
         self._vision = folder.vision(device, precision)
         self._fields = folder.dataset.text_fields
         names = folder.items(LABELS)
-        self.labels, self.ids = names["text"].to_pylist(), names["id"].to_pylist()
+        self.ids = names["id"].to_pylist()
+        self.labels = [text or key for text, key in zip(names["text"].to_pylist(), self.ids, strict=True)]
         self.n_known, self._offset, self._added = len(self.labels), 0.0, np.zeros((0, 0), np.float32)
         self._known = folder.array(f"{LABELS}/{run.inference.labels_as}.npy") if run.searches_labels else None
         self._voters = self._voter_labels = self._voter_items = None
@@ -480,7 +481,7 @@ class _Search:
         for known, longest in self.checked:
             if known is labels:
                 return longest
-        self.checked.append((labels, float(np.linalg.norm(labels, axis=1).max())))
+        self.checked.append((labels, float(np.einsum("ij,ij->i", labels, labels).max()) ** 0.5))
         return self.checked[-1][1]
 
 
