@@ -18,7 +18,7 @@ from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.search import rows_of
-from vixml.retrieval.vote import popularity, rank_labels, with_images
+from vixml.retrieval.vote import Queries, popularity, rank_labels, searched_labels, with_images
 
 Split = Literal["test", "validation"]
 
@@ -126,12 +126,13 @@ def _rank(
         lists = embeddings.lists(embeddings.images_of(corpus, split), images.per_item, images.control, run.seed)
         return with_images(text_vectors(split), embeddings, lists, how.image_weight, search.memory_mb)
 
-    queries = vectors(source)
-    labels = _label_vectors(inputs["index"], how.labels_as, corpus.n_labels) if run.config.searches_labels else None
-    train = None if how.method == "label-search" else queries if source == "train" else vectors("train")
+    text = text_vectors(source)
+    labels = {name: _label_vectors(inputs["index"], name, corpus.n_labels) for name in searched_labels(how)}
+    train = None if how.method == "label-search" else vectors("train")
+    voting = text if train is None else train if source == "train" else vectors(source)
     if rows is not None:
-        queries, train = queries[rows], None if train is None else train[voters]
-    return rank_labels(queries, labels, train, votes, how, filter=filter, search=search)
+        text, voting, train = text[rows], voting[rows], None if train is None else train[voters]
+    return rank_labels(Queries(text, voting), labels, train, votes, how, filter=filter, search=search)
 
 
 def _check_run(folder: Path, expected: dict[str, Any], option: str) -> None:

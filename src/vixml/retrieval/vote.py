@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -351,9 +351,30 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
     return best
 
 
+@dataclass(frozen=True)
+class Queries:
+    """Queries as labels and as training queries are compared with them.
+
+    Attributes:
+        text: (n, d) float32, compared with labels.
+        voting: (n, d') float32, compared with voters; with images in it where ``inference.image_weight`` is above 0.
+    """
+
+    text: np.ndarray
+    voting: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+def searched_labels(how: Inference) -> tuple[str, ...]:
+    """Return the label vectors that inference searches: ``z``, ``u`` or none."""
+    return (how.labels_as,) if how.method in ("label-search", "retrieval-augmented") else ()
+
+
 def rank_labels(
-    queries: np.ndarray,
-    labels: np.ndarray | None,
+    queries: Queries,
+    labels: Mapping[str, np.ndarray],
     voters: np.ndarray | None,
     voter_labels: Ragged | None,
     how: Inference,
@@ -364,9 +385,9 @@ def rank_labels(
     """Rank labels as ``how.method`` says; not for popularity, which looks at no query.
 
     Args:
-        queries: (n, d) float32.
-        labels: (m, d) float32, label vectors; None for ``knn``.
-        voters: (v, d) float32, training queries; None for ``label-search``.
+        queries: n queries.
+        labels: of :func:`searched_labels` -> (m, d) float32.
+        voters: (v, d') float32, training queries; None for ``label-search``.
         voter_labels: v rows over labels; likewise.
         how: of the run.
         filter: n rows over labels: pairs left out.
@@ -376,7 +397,8 @@ def rank_labels(
         ``(labels, scores)`` as :func:`knn_vote`.
     """
     if how.method == "label-search":
-        return search(queries, labels, how.top_k, filter)
+        return search(queries.text, labels[how.labels_as], how.top_k, filter)
     if how.method == "knn":
-        return knn_vote(queries, voters, voter_labels, how, filter=filter, search=search)
-    return retrieval_augmented(queries, labels, voters, voter_labels, how, filter=filter, search=search)
+        return knn_vote(queries.voting, voters, voter_labels, how, filter=filter, search=search)
+    found = labels[how.labels_as]
+    return retrieval_augmented(queries.text, found, voters, voter_labels, how, filter=filter, search=search)

@@ -31,7 +31,7 @@ from vixml.models.packing import MULTIPLE, Sequences
 from vixml.progress import warn
 from vixml.ragged import Ragged
 from vixml.retrieval.search import SPARE, UNIT, decide, on_device, search
-from vixml.retrieval.vote import rank_labels, with_images
+from vixml.retrieval.vote import Queries, rank_labels, searched_labels, with_images
 from vixml.runtime import choose_precision, find_device
 from vixml.tagging.model_folder import LABELS, LANGUAGE, NEIGHBOURS, ModelFolder
 
@@ -128,8 +128,9 @@ class Tagger:
         names = folder.items(LABELS)
         self.ids = names["id"].to_pylist()
         self.labels = [text or key for text, key in zip(names["text"].to_pylist(), self.ids, strict=True)]
-        self.n_known, self._offset, self._added = len(self.labels), 0.0, np.zeros((0, 0), np.float32)
-        self._known = folder.array(f"{LABELS}/{run.inference.labels_as}.npy") if run.searches_labels else None
+        self.n_known, self._offset = len(self.labels), 0.0
+        self._known = {name: folder.array(f"{LABELS}/{name}.npy") for name in searched_labels(run.inference)}
+        self._added = {name: vectors[:0] for name, vectors in self._known.items()}
         self._voters = self._voter_labels = self._voter_items = None
         if f"{NEIGHBOURS}/vectors.npy" in folder:
             self._voters = folder.array(f"{NEIGHBOURS}/vectors.npy")
@@ -286,11 +287,11 @@ class Tagger:
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 
-    def queries(self, items: Sequence[Read]) -> np.ndarray:
-        """Return what :meth:`rank` searches with: (n, d) float32."""
-        vectors, images, lists = self._encode(items, "train")
+    def queries(self, items: Sequence[Read]) -> Queries:
+        """Return what :meth:`rank` searches with."""
+        text, images, lists = self._encode(items, "train")
         weight = self._run.inference.image_weight
-        return vectors if weight == 0 else with_images(vectors, images, lists, weight)
+        return Queries(text, text if weight == 0 else with_images(text, images, lists, weight))
 
     def _encode(self, items: Sequence[Read], split: str, unit: bool = True) -> tuple[np.ndarray, Any, Any]:
         """Return the items' vectors, their image vectors, and which of these each item has."""
@@ -322,7 +323,7 @@ class Tagger:
 
     # -- labels -------------------------------------------------------------------------------------------------------
 
-    def rank(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def rank(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best labels of each query.
 
         Args:
@@ -338,8 +339,8 @@ class Tagger:
         if k < 1:
             raise VixmlError("an item needs one tag or more", where="k", found=k, expected="1 or more")
         how = self._run.inference.model_copy(update={"top_k": k})
-        asked = self._extended(queries, 1.0)
-        return rank_labels(asked, self._label_vectors, self._voting, self._voting_labels, how, search=self._search)
+        asked = Queries(self._extended(queries.text, 1.0), self._extended(queries.voting, 1.0))
+        return rank_labels(asked, self._searched, self._voting, self._voting_labels, how, search=self._search)
 
     def add_labels(self, labels: Iterable[Item], offset: float | None = None) -> None:
         """Add labels without training; they compete with the known ones from now on.
@@ -358,7 +359,7 @@ class Tagger:
         Raises:
             VixmlError: a label that is there already or has no text, or a model in which training items alone vote.
         """
-        if not self._run.searches_labels:
+        if not self._known:
             hint = "use a run whose inference searches labels"
             raise VixmlError("only labels of training items can be voted for", where=self.folder.folder, hint=hint)
         labels = list(labels)
@@ -376,7 +377,7 @@ class Tagger:
             added_ids.append(key)
         if read:
             added = self._new_vectors(read)
-            self._added = np.concatenate([self._added, added]) if len(self._added) else added
+            self._added = {name: np.concatenate([self._added[name], added[name]]) for name in self._known}
             self.labels, self.ids = self.labels + [one.text for one in read], self.ids + added_ids
         self.offset = self._offset if offset is None else offset
 
@@ -391,46 +392,51 @@ class Tagger:
         self._prepare()
 
     @torch.no_grad()
-    def _new_vectors(self, labels: Sequence[Read]) -> np.ndarray:
-        """Return the vectors of new labels, as inference searches them: (n, dim) float32 unit rows."""
+    def _new_vectors(self, labels: Sequence[Read]) -> dict[str, np.ndarray]:
+        """Return the vectors of new labels, as inference searches them: ``u`` or ``z`` -> (n, dim) float32 unit rows."""
         u = torch.from_numpy(self._encode(labels, "label", unit=False)[0])
         unit = F.normalize(u, dim=1)
-        if self._run.inference.labels_as == "u":
-            return unit.numpy()
-        nearest = search(unit.numpy(), self.folder.array(f"{LABELS}/u.npy"), 1)[0][:, 0]
-        model, device = self._model, self.device
-        cluster = model.cluster[torch.from_numpy(nearest).long().to(device)]
-        more = (unit.to(device),) if model.has_centroids else ()  # D7: without training items, the text vector
-        return model.prototypes(u.to(device), cluster, *more).float().cpu().numpy()
+        found = {"u": unit.numpy()}
+        if "z" in self._known:
+            nearest = search(found["u"], self.folder.array(f"{LABELS}/u.npy"), 1)[0][:, 0]
+            model, device = self._model, self.device
+            cluster = model.cluster[torch.from_numpy(nearest).long().to(device)]
+            more = (unit.to(device),) if model.has_centroids else ()  # D7: without training items, the text vector
+            found["z"] = model.prototypes(u.to(device), cluster, *more).float().cpu().numpy()
+        return found
 
     def _prepare(self) -> None:
         """Set what is searched: the vectors of all labels, and the voters, extended as the queries are."""
-        n_added, self._search = len(self._added), _Search(self.device)
-        self._label_vectors, self._voting, self._voting_labels = self._known, self._voters, self._voter_labels
-        if n_added:
-            added = self._extended(self._added, self._offset)
-            self._label_vectors = np.concatenate([self._extended(self._known, 0.0), added])
+        self._search = _Search(self.device)
+        self._searched, self._voting, self._voting_labels = dict(self._known), self._voters, self._voter_labels
+        if self._extends:
+            for name, known in self._known.items():
+                added = self._extended(self._added[name], self._offset)
+                self._searched[name] = np.concatenate([self._extended(known, 0.0), added])
             if self._voters is not None:
-                self._voting, self._voting_labels = self._extended(self._voters, 0.0), self._voter_labels
+                self._voting = self._extended(self._voters, 0.0)
                 self._voting_labels = replace(self._voter_labels, n_cols=len(self.labels))
-        if self._label_vectors is not None:
-            self._label_vectors = on_device(self._label_vectors, self.device)
+        self._searched = {name: on_device(vectors, self.device) for name, vectors in self._searched.items()}
         if self._voting is not None:
             self._voting = on_device(self._voting, self.device)
 
+    @property
+    def _extends(self) -> bool:
+        return len(self.labels) > self.n_known
+
     def _extended(self, vectors: np.ndarray, value: float) -> np.ndarray:
         """Append a column if labels were added: 1 for queries times the offset of a label is the offset."""
-        if not len(self._added):
+        if not self._extends:
             return vectors
         return np.concatenate([vectors, np.full((len(vectors), 1), value, np.float32)], axis=1)
 
-    def _name_voters(self, queries: np.ndarray, ids: np.ndarray, most: int) -> dict[tuple[int, int], tuple[Voter, ...]]:
+    def _name_voters(self, queries: Queries, ids: np.ndarray, most: int) -> dict[tuple[int, int], tuple[Voter, ...]]:
         """Return (row, label) -> the nearest training items that have the label."""
         if most < 1 or self._voters is None or not len(queries):
             return {}
         how = self._run.inference
         count = how.retrieved_queries if how.method == "retrieval-augmented" else how.neighbours
-        nearest, scores = self._search(self._extended(queries, 1.0), self._voting, count)
+        nearest, scores = self._search(self._extended(queries.voting, 1.0), self._voting, count)
         found: dict[tuple[int, int], tuple[Voter, ...]] = {}
         for row, (voters, similarities) in enumerate(zip(nearest.tolist(), scores.tolist(), strict=True)):
             wanted = set(ids[row].tolist())
