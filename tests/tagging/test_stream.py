@@ -90,12 +90,12 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tagger, tmp_path, mon
         tag_table(tagger, table, out)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert not out.exists() and len(list((tmp_path / f"{out.name}-tagging").glob("*.json"))) == 2
+    assert not out.exists() and len(list((tmp_path / f"{out.name}-tagging").glob("0*.json"))) == 2
     done: list[int] = []
     tag_chunk = stream._tag_chunk
-    monkeypatch.setattr(stream, "_tag_chunk", lambda *given: done.append(given[1][0][0]) or tag_chunk(*given))
+    monkeypatch.setattr(stream, "_tag_chunk", lambda *given: done.append(int(given[2].name)) or tag_chunk(*given))
     counts = tag_table(tagger, table, out)
-    assert done == [8, 12, 16, 20] and counts == {"items": 23, "tagged": 18, "aside": 5, "faulty_pictures": 0}
+    assert done == [2, 3, 4, 5] and counts == {"items": 23, "tagged": 18, "aside": 5, "faulty_pictures": 0}
     assert out.read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
     assert aside_of(out).read_bytes() == aside_of(tmp_path / f"whole{ending}").read_bytes()
     assert not list(tmp_path.glob("*-tagging"))
@@ -174,6 +174,8 @@ def test_the_command_line_packs_and_tags(shop, packed, tmp_path, monkeypatch, ca
     assert cli.main(["tag", "new.csv", "--model", "shop.model", "--out", "tags.csv", *options]) == 0
     assert "tags of 7 items" in capsys.readouterr().out
     assert tags_in(tmp_path / "tags.csv")[0][:2] == ("0012", 1)
+    assert cli.main(["tag", "new.csv", "--model", "shop.model", "--out", "new.csv"]) == 2
+    assert "replace the table" in capsys.readouterr().err
     assert cli.main(["pack", "no-shop", *where]) == 2
     assert "no run of this dataset" in capsys.readouterr().err
     assert cli.main(["tag", "new.csv", "--model", "config", "--out", "tags.csv"]) == 2

@@ -99,6 +99,12 @@ def test_an_item_that_cannot_be_read_is_named(packed, run, item, found):
     assert "item 1" in str(caught.value.where) and found in str(caught.value.found)
 
 
+def test_one_item_in_place_of_a_list_is_refused(packed):
+    for item in ("box", {"text": "box"}):
+        with pytest.raises(VixmlError, match="one item"):
+            Tagger.load(packed("text")).tag(item)
+
+
 @pytest.mark.parametrize("run", ["text", "text--augmented", "frozen", "late"])
 def test_added_labels_compete_and_an_offset_trades_them_for_the_known_ones(packed, run):
     tagger = Tagger.load(packed(run))

@@ -26,7 +26,7 @@ def card(job: Job, corpus: Corpus, neighbours: bool) -> str:
     """
     config, dataset, world = job.run, job.dataset, job.project.world
     text_model = job.project.text_model(config.encoder.model)
-    how = INFERENCE[config.inference.method].format(**config.inference.model_dump())
+    how = INFERENCE.get(config.inference.method, config.inference.method).format(**config.inference.model_dump())
     reads = f"text and up to {config.images.per_item} images per item" if config.needs_embeddings else "text"
     licences = {f"data: {name}": licence for name, licence in job.licences().items()}
     licences[f"language model: {text_model.checkpoint}"] = text_model.licence

@@ -37,6 +37,8 @@ from vixml.tagging.tagger import PICTURES, TEXT, Read, Tagger, Unreadable
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 CELL_LIMIT = 1 << 24  # characters
+Record = tuple[str, dict[str, Any] | VixmlError]  # where, and the cells of a row or why it cannot be read
+Row = tuple[str, str, dict[str, Any] | VixmlError]  # where, id, and the item or why it is none
 TAGS = pa.schema([("id", pa.string()), ("rank", pa.int32()), ("label", pa.string()), ("score", pa.float32())])
 ASIDE = ("row", "id", "reason", "tagged")
 
@@ -87,6 +89,8 @@ def tag_table(
         VixmlError: a table that cannot be read or lacks the columns, another ending, or no item that can be tagged.
     """
     table, out, columns = Path(table), Path(out), columns or Columns()
+    if out.resolve() == table.resolve():
+        raise VixmlError("the tags would replace the table", where=out, hint="name another file with --out")
     if out.suffix not in ENDINGS or name_by not in ("text", "id") or k < 1:
         found = f"{out.name}, labels by {name_by}, k {k}"
         expected = f"a name that ends in {', '.join(ENDINGS)}; text or id; 1 or more"
@@ -95,19 +99,14 @@ def tag_table(
         warn(f"{tagger.folder.folder}: this model reads text only; the column {columns.pictures} is not looked at")
     size = tagger.at_once
     digest, lines = _digest(table)
-    options = {
-        "k": k,
-        "name_by": name_by,
-        "size": size,
-        "ending": out.suffix,
-        "columns": asdict(columns) | {"folder": None},
-    }
+    named = {key: value if value is None else str(value) for key, value in asdict(columns).items()}
+    options = {"k": k, "name_by": name_by, "size": size, "ending": out.suffix, "columns": named}
     identity = {"table": digest, "model": sha256_json(tagger.folder.header), "labels": sha256_json(tagger.ids)}
     identity |= {"options": options, "precision": tagger.precision, "offset": tagger.offset, "version": __version__}
     kept = kept_folder(out, "tagging", identity)
     counts = dict.fromkeys(("items", "tagged", "aside", "faulty_pictures"), 0)
     with bar(f"tagging {table.name}", lines) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        rows = enumerate(_items(table, tagger, columns))
+        rows = _items(table, tagger, columns)
         for number, chunk in enumerate(iter(lambda: list(islice(rows, size)), [])):
             done = kept / f"{number:08d}.json"
             if done.exists():
@@ -132,7 +131,7 @@ def aside_of(out: Path) -> Path:
 
 def _tag_chunk(
     tagger: Tagger,
-    chunk: Sequence[tuple[int, tuple[str, str, dict[str, Any] | VixmlError]]],
+    chunk: Sequence[Row],
     path: Path,
     ending: str,
     k: int,
@@ -140,15 +139,11 @@ def _tag_chunk(
     pool: ThreadPoolExecutor,
 ) -> dict[str, int]:
     """Write the tags of some rows, and those that are put aside; return their counts."""
-    rows = (row for _, row in chunk)
-    read = list(
-        map_in_order(pool, partial(_read, tagger), rows, 64)
-        if tagger.reads_images
-        else map(partial(_read, tagger), rows)
-    )
-    good = [(item, one) for (_, (_, item, _)), one in zip(chunk, read, strict=True) if isinstance(one, Read)]
+    work = partial(_read, tagger)
+    read = list(map_in_order(pool, work, chunk, 64) if tagger.reads_images else map(work, chunk))
+    good = [(item, one) for (_, item, _), one in zip(chunk, read, strict=True) if isinstance(one, Read)]
     aside = []
-    for (_, (where, item, _)), one in zip(chunk, read, strict=True):
+    for (where, item, _), one in zip(chunk, read, strict=True):
         faults = [_reason(one)] if not isinstance(one, Read) else one.faults
         aside += [(where, item, reason, "yes" if isinstance(one, Read) else "no") for reason in faults]
     ids, scores = tagger.rank(tagger.queries([one for _, one in good]), k) if good else ((), ())
@@ -167,7 +162,7 @@ def _tag_chunk(
     return {"items": len(chunk), "tagged": len(good), "aside": len(chunk) - len(good), "faulty_pictures": faulty}
 
 
-def _read(tagger: Tagger, row: tuple[str, str, dict[str, Any] | VixmlError]) -> Read | VixmlError:
+def _read(tagger: Tagger, row: Row) -> Read | VixmlError:
     where, _, item = row
     if isinstance(item, VixmlError):
         return item
@@ -245,7 +240,7 @@ def _nothing_tagged(table: Path, kept: Path, counts: Mapping[str, int]) -> Vixml
 # --- Rows of a table.
 
 
-def _items(table: Path, tagger: Tagger, columns: Columns) -> Iterator[tuple[str, str, dict[str, Any] | VixmlError]]:
+def _items(table: Path, tagger: Tagger, columns: Columns) -> Iterator[Row]:
     """Yield (where, id, item) of each row; a row that cannot be read is its error.
 
     Raises:
@@ -290,7 +285,7 @@ def _items(table: Path, tagger: Tagger, columns: Columns) -> Iterator[tuple[str,
         yield where, item, fed
 
 
-def _records(table: Path) -> Iterator[tuple[str, dict[str, Any] | VixmlError]]:
+def _records(table: Path) -> Iterator[Record]:
     """Yield (where, record) of each row; a row that is broken by itself is its error."""
     name = table.name.removesuffix(".gz").lower()
     readers = {
@@ -312,7 +307,7 @@ def _records(table: Path) -> Iterator[tuple[str, dict[str, Any] | VixmlError]]:
     raise VixmlError("a table of an unknown kind", where=table, found=table.suffix or "no ending", expected=expected)
 
 
-def _delimited(stream: IO[bytes], delimiter: str) -> Iterator[tuple[str, dict[str, Any] | VixmlError]]:
+def _delimited(stream: IO[bytes], delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(CELL_LIMIT)
     # Bytes that are not UTF-8 are kept as lone surrogates, so that their row alone is refused.
     lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="", errors="surrogateescape")
@@ -361,7 +356,7 @@ def _is_utf8(cells: Sequence[str]) -> bool:
     return True
 
 
-def _json_lines(stream: IO[bytes]) -> Iterator[tuple[str, dict[str, Any] | VixmlError]]:
+def _json_lines(stream: IO[bytes]) -> Iterator[Record]:
     for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue

@@ -122,6 +122,8 @@ class Tagger:
         self._most = run.encoder.max_len
         if run.encoder.first_token == "each-piece":
             self._most -= len(tokens["bos_ids"])
+        # A decoder without words around the text has nothing else to read.
+        self._needs_token = self._bare and not self._prompts["train"].words
         self._model = folder.model(self._prompts["train"], device).to(device)
         self._vision = folder.vision(device, precision)
         self._fields = folder.dataset.text_fields
@@ -210,6 +212,10 @@ class Tagger:
 
     def _chunks(self, items: Iterable[Item]) -> Iterator[list[Read]]:
         """Yield items as the encoder reads them, some at a time; a picture that cannot be read is an error."""
+        if isinstance(items, (str, Mapping)):
+            raise VixmlError(
+                "one item in place of a list of items", where="items", found=repr(items)[:80], hint="[item]"
+            )
         numbered = enumerate(items)
         while chunk := list(islice(numbered, self.at_once)):
             read = [self.read(item, f"item {number}") for number, item in chunk]
@@ -242,6 +248,8 @@ class Tagger:
         if not text and not pixels:
             found = "; ".join(faults) or "an empty text, no picture"
             raise Unreadable("an item has neither text nor a picture", where=where, found=found)
+        if self._needs_token and not pixels and not self._tokenizer.encode(text, add_special_tokens=False).ids:
+            raise Unreadable("the text of an item has no token", where=where, found=repr(text)[:80])
         return Read(text, tuple(pixels), tuple(faults))
 
     def _parts(self, item: Item, where: str) -> tuple[str, Sequence[Picture]]:
@@ -255,10 +263,8 @@ class Tagger:
         catalogue = self.folder.dataset.catalogue
         column = catalogue.images if catalogue is not None and catalogue.images in item else PICTURES
         if not {*fields, column} & item.keys():
-            found, expected = (
-                ", ".join(map(str, item)) or "nothing",
-                f"{' + '.join(self._fields)}, or {TEXT}, {PICTURES}",
-            )
+            found, expected = ", ".join(map(str, item)) or "nothing", " + ".join(self._fields)
+            expected += f", or {TEXT}, {PICTURES}"
             raise Unreadable("an item lacks the columns of text", where=where, found=found, expected=expected)
         pictures = item.get(column)
         pictures = [] if pictures is None else pictures if isinstance(pictures, (list, tuple)) else [pictures]
@@ -270,10 +276,8 @@ class Tagger:
     def _pixels(self, picture: Picture) -> np.ndarray:
         """Return a picture as the vision encoder reads it: (size, size, 3) uint8."""
         if isinstance(picture, Image.Image):
-            written = io.BytesIO()
-            (picture if picture.mode in ("RGB", "RGBA", "L", "LA", "P") else picture.convert("RGB")).save(
-                written, "PNG"
-            )
+            written, as_it_is = io.BytesIO(), picture.mode in ("RGB", "RGBA", "L", "LA", "P")
+            (picture if as_it_is else picture.convert("RGB")).save(written, "PNG")
             picture = written.getvalue()
         elif isinstance(picture, (str, Path)):
             if "://" in str(picture):
@@ -304,9 +308,8 @@ class Tagger:
         encodings = self._tokenizer.encode_batch_fast([item.text for item in items], add_special_tokens=not self._bare)
         rows = [encoding.ids for encoding in encodings]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-        tokens = Ragged(np.fromiter(chain.from_iterable(rows), np.int32, offsets[-1]), offsets, 1 << 31).first(
-            self._most
-        )
+        tokens = Ragged(np.fromiter(chain.from_iterable(rows), np.int32, offsets[-1]), offsets, 1 << 31)
+        tokens = tokens.first(self._most)
         images, gather = (lists, partial(vectors.gather, dtype=np.float16)) if self._run.uses_images else (None, None)
         sequences = Sequences(tokens, images, self._prompts[split], gather)
         filled = FILLED if len(items) <= FEW else MULTIPLE
@@ -353,7 +356,7 @@ class Tagger:
         whose tags of held-out items are best.
 
         Args:
-            labels: texts, or mappings as in :meth:`tag`; ``id`` names a label, else its text does.
+            labels: texts, or mappings as in :meth:`tag`, or one of them; ``id`` names a label, else its text does.
             offset: added to the inner product of the items with added labels; None leaves :attr:`offset`.
 
         Raises:
@@ -362,7 +365,7 @@ class Tagger:
         if not self._known:
             hint = "use a run whose inference searches labels"
             raise VixmlError("only labels of training items can be voted for", where=self.folder.folder, hint=hint)
-        labels = list(labels)
+        labels = [labels] if isinstance(labels, (str, Mapping)) else list(labels)
         read = [self.read(label, f"label {number}") for number, label in enumerate(labels)]
         names, ids = set(self.labels), set(self.ids)
         added_ids = []
