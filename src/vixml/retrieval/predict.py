@@ -17,8 +17,9 @@ from vixml.images.embeddings import ImageEmbeddings
 from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
 from vixml.retrieval.approximate import Searcher
+from vixml.retrieval.ranking import Queries, rank_labels, searched_labels
 from vixml.retrieval.search import rows_of
-from vixml.retrieval.vote import Queries, popularity, rank_labels, searched_labels, with_images
+from vixml.retrieval.vote import popularity, with_images
 
 Split = Literal["test", "validation"]
 

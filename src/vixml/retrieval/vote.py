@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -349,56 +349,3 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
     best = np.full_like(scores, -np.inf)
     np.put_along_axis(best, kept, np.take_along_axis(scores, kept, axis=1), axis=1)
     return best
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Queries as labels and as training queries are compared with them.
-
-    Attributes:
-        text: (n, d) float32, compared with labels.
-        voting: (n, d') float32, compared with voters; with images in it where ``inference.image_weight`` is above 0.
-    """
-
-    text: np.ndarray
-    voting: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.text)
-
-
-def searched_labels(how: Inference) -> tuple[str, ...]:
-    """Return the label vectors that inference searches: ``z``, ``u`` or none."""
-    return (how.labels_as,) if how.method in ("label-search", "retrieval-augmented") else ()
-
-
-def rank_labels(
-    queries: Queries,
-    labels: Mapping[str, np.ndarray],
-    voters: np.ndarray | None,
-    voter_labels: Ragged | None,
-    how: Inference,
-    *,
-    filter: Ragged | None = None,
-    search: Searcher = EXACT,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rank labels as ``how.method`` says; not for popularity, which looks at no query.
-
-    Args:
-        queries: n queries.
-        labels: of :func:`searched_labels` -> (m, d) float32.
-        voters: (v, d') float32, training queries; None for ``label-search``.
-        voter_labels: v rows over labels; likewise.
-        how: of the run.
-        filter: n rows over labels: pairs left out.
-        search: of the run.
-
-    Returns:
-        ``(labels, scores)`` as :func:`knn_vote`.
-    """
-    if how.method == "label-search":
-        return search(queries.text, labels[how.labels_as], how.top_k, filter)
-    if how.method == "knn":
-        return knn_vote(queries.voting, voters, voter_labels, how, filter=filter, search=search)
-    found = labels[how.labels_as]
-    return retrieval_augmented(queries.text, found, voters, voter_labels, how, filter=filter, search=search)

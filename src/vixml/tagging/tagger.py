@@ -30,8 +30,9 @@ from vixml.models.inputs import prompts
 from vixml.models.packing import MULTIPLE, Sequences
 from vixml.progress import warn
 from vixml.ragged import Ragged
+from vixml.retrieval.ranking import Queries, rank_labels, searched_labels
 from vixml.retrieval.search import SPARE, UNIT, decide, on_device, search
-from vixml.retrieval.vote import Queries, rank_labels, searched_labels, with_images
+from vixml.retrieval.vote import with_images
 from vixml.runtime import choose_precision, find_device
 from vixml.tagging.model_folder import LABELS, LANGUAGE, NEIGHBOURS, ModelFolder
 
@@ -135,7 +136,7 @@ class Tagger:
         self._added = {name: vectors[:0] for name, vectors in self._known.items()}
         self._voters = self._voter_labels = self._voter_items = None
         if f"{NEIGHBOURS}/vectors.npy" in folder:
-            self._voters = folder.array(f"{NEIGHBOURS}/vectors.npy")
+            self._voters = on_device(folder.array(f"{NEIGHBOURS}/vectors.npy"), device)
             self._voter_labels = Ragged.load(folder.folder / NEIGHBOURS / "labels")
             self._voter_items = folder.items(NEIGHBOURS)
         self._prepare()
@@ -342,8 +343,8 @@ class Tagger:
         if k < 1:
             raise VixmlError("an item needs one tag or more", where="k", found=k, expected="1 or more")
         how = self._run.inference.model_copy(update={"top_k": k})
-        asked = Queries(self._extended(queries.text, 1.0), self._extended(queries.voting, 1.0))
-        return rank_labels(asked, self._searched, self._voting, self._voting_labels, how, search=self._search)
+        asked = replace(queries, text=self._extended(queries.text, 1.0))
+        return rank_labels(asked, self._searched, self._voters, self._voter_labels, how, search=self._search)
 
     def add_labels(self, labels: Iterable[Item], offset: float | None = None) -> None:
         """Add labels without training; they compete with the known ones from now on.
@@ -409,19 +410,15 @@ class Tagger:
         return found
 
     def _prepare(self) -> None:
-        """Set what is searched: the vectors of all labels, and the voters, extended as the queries are."""
-        self._search = _Search(self.device)
-        self._searched, self._voting, self._voting_labels = dict(self._known), self._voters, self._voter_labels
-        if self._extends:
-            for name, known in self._known.items():
+        """Set what is searched: the vectors of all labels, extended as the queries are."""
+        self._search, self._searched = _Search(self.device), {}
+        for name, vectors in self._known.items():
+            if self._extends:
                 added = self._extended(self._added[name], self._offset)
-                self._searched[name] = np.concatenate([self._extended(known, 0.0), added])
-            if self._voters is not None:
-                self._voting = self._extended(self._voters, 0.0)
-                self._voting_labels = replace(self._voter_labels, n_cols=len(self.labels))
-        self._searched = {name: on_device(vectors, self.device) for name, vectors in self._searched.items()}
-        if self._voting is not None:
-            self._voting = on_device(self._voting, self.device)
+                vectors = np.concatenate([self._extended(vectors, 0.0), added])
+            self._searched[name] = on_device(vectors, self.device)
+        if self._voters is not None:
+            self._voter_labels = replace(self._voter_labels, n_cols=len(self.labels))
 
     @property
     def _extends(self) -> bool:
@@ -439,7 +436,7 @@ class Tagger:
             return {}
         how = self._run.inference
         count = how.retrieved_queries if how.method == "retrieval-augmented" else how.neighbours
-        nearest, scores = self._search(self._extended(queries.voting, 1.0), self._voting, count)
+        nearest, scores = self._search(queries.voting, self._voters, count)
         found: dict[tuple[int, int], tuple[Voter, ...]] = {}
         for row, (voters, similarities) in enumerate(zip(nearest.tolist(), scores.tolist(), strict=True)):
             wanted = set(ids[row].tolist())
@@ -465,6 +462,8 @@ class _Search:
         self, queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filter: None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return what :func:`vixml.retrieval.search.search` returns."""
+        if queries.shape[1] > labels.shape[1]:  # voters have no column of offsets
+            queries = np.ascontiguousarray(queries[:, : labels.shape[1]])
         if isinstance(labels, np.ndarray) and 0 < len(queries) <= FEW and len(labels):
             ids, scores, sure = self._few(queries, labels, k)
             if sure:
