@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -38,12 +39,13 @@ print(time.perf_counter() - begun)
 """
 
 
-def straightforward(model: Path, tagger: Tagger, texts: list[str], k: int) -> list[list[str]]:
-    """Tag texts as one would write it first."""
+def straightforward(model: Path, tagger: Tagger, texts: list[str], k: int) -> Callable[[], list[list[str]]]:
+    """Return a function that tags texts as one would write it first."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model / "language", clean_up_tokenization_spaces=False)
     network = AutoModel.from_pretrained(model / "language", add_pooling_layer=False).eval()
+    most = tagger.folder.run.encoder.max_len
     labels, found = torch.from_numpy(tagger.folder.array("labels/z.npy")), []
 
     def tag() -> list[list[str]]:
@@ -51,11 +53,11 @@ def straightforward(model: Path, tagger: Tagger, texts: list[str], k: int) -> li
         with torch.inference_mode():
             for start in range(0, len(texts), 32):
                 batch = tokenizer(
-                    texts[start : start + 32], padding=True, truncation=True, max_length=32, return_tensors="pt"
+                    texts[start : start + 32], padding=True, truncation=True, max_length=most, return_tensors="pt"
                 )
                 mask = batch["attention_mask"][..., None]
                 mean = (network(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-                best = (torch.nn.functional.normalize(mean, dim=1) @ labels.T).topk(k, dim=1).indices
+                best = (torch.nn.functional.normalize(mean, dim=1) @ labels.T).topk(min(k, len(labels)), dim=1).indices
                 found.extend([tagger.labels[label] for label in row] for row in best.tolist())
         return found
 
