@@ -150,7 +150,18 @@ def test_bad_lines_of_json_are_put_aside(tagger, tmp_path):
     ]  # fmt: skip
 
 
+def test_pictures_may_be_bytes_in_a_parquet_table(packed, shop, tmp_path):
+    data = (shop.folder / "plum-40.png").read_bytes()
+    rows = [{"id": n, "name": "box", "photos": [{"bytes": data, "path": None}] if n else []} for n in range(2)]
+    tagger, out = Tagger.load(packed("images")), tmp_path / "tags.csv"
+    assert tag_table(tagger, write(tmp_path / "new.parquet", rows), out, k=1)["faulty_pictures"] == 0
+    expected = tagger.tag([{"name": "box"}, {"name": "box", "photos": data}], k=1, voters=0)
+    assert [row[3] for row in tags_in(out)] == pytest.approx([tags[0].score for tags in expected], abs=2e-5)
+    assert expected[0] != expected[1]
+
+
 @pytest.mark.parametrize(("name", "content", "columns", "what"), [
+    ("new.jsonl", '{"text": "box"}\n', {"pictures": "img"}, "img"), ("new.jsonl", '{"text": "box"}\n', {"id": "sku"}, "sku"),
     ("new.csv", "id,headline\n1,box\n", {}, "headline"), ("new.csv", "id,text\n1,box\n", {"text": "titel"}, "titel"),
     ("new.csv", "id,text\n1,box\n", {"pictures": "img"}, "img"), ("new.csv", "", {}, "nothing"), ("new.csv", "id,text\n", {}, "0 rows"),
     ("new.csv", "id,id\n1,2\n", {}, "id, id"), ("new.csv", "id,text\n1,box\n2,\"never closed\n3,post\n", {}, "unexpected end"), ("new.jsonl", '{"text": ""}\n', {}, "empty text"), ("new.txt", "box\n", {}, ".txt"),

@@ -250,26 +250,30 @@ def _items(table: Path, tagger: Tagger, columns: Columns) -> Iterator[Row]:
     fields = fields_of(columns.text) if columns.text else tagger.folder.dataset.text_fields
     key = columns.id or (catalogue.id if catalogue else "id")
     shown = columns.pictures or (catalogue.images if catalogue and catalogue.images else PICTURES)
-    separator = columns.separator or (catalogue.separator if catalogue else ";")
-    folder, split = columns.folder or table.parent, table.name.removesuffix(".gz").endswith((".csv", ".tsv"))
-    checked = False
+    folder, plain = columns.folder or table.parent, table.name.lower().removesuffix(".gz")
+    split = plain.endswith((".csv", ".tsv"))
+    separator = columns.separator or (catalogue.separator if catalogue else ";") if split else None
+    wanted = {name for name in (columns.id, *fields_of(columns.text or ""), columns.pictures) if name}
+    fixed, first = not plain.endswith(".jsonl"), True  # records of JSON lines may differ in their keys
+
+    def lacking(names: set[str], record: dict[str, Any], where: str) -> VixmlError:
+        return VixmlError(
+            "the table lacks a column",
+            where=where,
+            found="columns " + ", ".join(map(str, record))[:500],
+            expected=", ".join(sorted(names)) or f"{' + '.join(fields)}, or {TEXT}, for the text",
+            hint="name the table's own columns: --text, --pictures, --id",
+        )
+
     for number, (where, record) in enumerate(_records(table)):
         item = f"#{number}"
         if isinstance(record, VixmlError):
             yield where, item, record
             continue
-        if not checked:
-            wanted = [name for name in (columns.id, *fields_of(columns.text or ""), columns.pictures) if name]
-            absent = [name for name in wanted if name not in record]
-            if absent or not {*fields, TEXT, shown} & record.keys():
-                raise VixmlError(
-                    "the table lacks a column",
-                    where=where,
-                    found="columns " + ", ".join(map(str, record))[:500],
-                    expected=", ".join(absent) or f"{' + '.join(fields)}, or {TEXT}, for the text",
-                    hint="name the table's own columns: --text, --pictures, --id",
-                )
-            checked = True
+        wanted -= record.keys()
+        if first and fixed and (wanted or not {*fields, TEXT, shown} & record.keys()):
+            raise lacking(wanted, record, where)
+        first = False
         item = item if record.get(key) in (None, "") else str(record[key])
         try:
             named = fields if columns.text or set(fields) & record.keys() else (TEXT,)
@@ -277,12 +281,24 @@ def _items(table: Path, tagger: Tagger, columns: Columns) -> Iterator[Row]:
         except VixmlError as error:
             yield where, item, error
             continue
-        cell = record.get(shown)
-        paths = cell.split(separator) if split and isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
-        found = [str(path).strip() for path in paths if path is not None and str(path).strip()]
-        if found and tagger.reads_images:
-            fed[PICTURES] = [path if "://" in path else folder / path for path in found]
+        if tagger.reads_images:
+            fed[PICTURES] = _pictures(record.get(shown), separator, folder)
         yield where, item, fed
+    if wanted and not first:  # no record of JSON lines had it
+        raise lacking(wanted, record if isinstance(record, dict) else {}, str(table))
+
+
+def _pictures(cell: Any, separator: str | None, folder: Path) -> list[Path | str | bytes]:
+    """Return the pictures of a cell: paths, addresses, or bytes as `datasets` writes them."""
+    cells = cell.split(separator) if separator and isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
+    found: list[Path | str | bytes] = []
+    for one in cells:
+        one = one.get("bytes") or one.get("path") if isinstance(one, dict) else one
+        if isinstance(one, bytes):
+            found.append(one)
+        elif one is not None and (path := str(one).strip()):
+            found.append(path if "://" in path else folder / path)
+    return found
 
 
 def _records(table: Path) -> Iterator[Record]:

@@ -245,7 +245,7 @@ class Tagger:
             try:
                 pixels.append(self._pixels(picture))
             except (Undrawable, OSError, ValueError, SyntaxError) as error:
-                faults.append(f"picture {number + 1}: {error}")
+                faults.append(f"picture {number + 1}: {error}"[:300])
         if not text and not pixels:
             found = "; ".join(faults) or "an empty text, no picture"
             raise Unreadable("an item has neither text nor a picture", where=where, found=found)
