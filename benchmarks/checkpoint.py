@@ -76,7 +76,7 @@ def main() -> None:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         needed = 12 * trained + stored.nbytes + n_labels * (8 + 4 * model.backbone.dim)
         bare = np.ones(needed, np.uint8)
-        checkpoint = Checkpoint(folder / "ours", "benchmark", 0.0)
+        checkpoint = Checkpoint(folder / "ours", {}, 0.0)
         ways: dict[str, Callable[[], Any]] = {
             "ours": lambda: checkpoint.save(state),
             "straightforward": lambda: to_disk(folder / "whole.pt", lambda path: torch.save(whole, path)),

@@ -8,9 +8,7 @@ optimizer, and take turns round by round; before that their vectors and gradient
     python benchmarks/decoder_step.py                                   # 6 layers of SmolLM2-135M, rank 32, batch 64
     python benchmarks/decoder_step.py --device cuda --size qwen2.5-3b --batch-size 2048
 
-**Inputs** are made up: weights at random, of the published architecture; 131,073 labels; text lengths negative binomial (mean
-12, deviation 6.4) within 3 to 32, for titles of LF-AmazonTitles-131K, which cannot be had here; 79 % of the queries and 96 % of
-the labels have images (its figures), three vectors each.
+**Inputs** are made up (`made_up.py`): weights at random, of the published architecture; 131,073 labels.
 
 **Operations.** A product with a weight takes 2 for each weight and token. `P` weights of a layer's projections, `A` of its
 adapters, `t` tokens computed (words in front of all sequences once), `p` pairs of a token and one that it sees:
@@ -27,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,26 +32,18 @@ from pathlib import Path
 import measure
 import numpy as np
 import torch
+from made_up import made_up, narrow
+from made_up import make_ready as make_training
 from padded_decoder import Straightforward, items_of
-from torch import nn
-from training_step import Ready, ready_to_step
-
-from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
-
-# isort: split
-from transformers import AutoConfig, AutoModel
+from training_step import Ready
 
 from vixml.config.load import load_world
 from vixml.config.project import Project
 from vixml.config.run import RunConfig
-from vixml.models.packing import Sequences
-from vixml.models.prompt import IMAGES, TEXT, Prompt
-from vixml.models.siamese import Siamese
 from vixml.plan.assumptions import ARCHITECTURES
 from vixml.plan.cost import Job
-from vixml.ragged import Ragged
 from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
-from vixml.training.batches import Batch, EpochBatches, TrainingSet
+from vixml.training.batches import Batch, EpochBatches
 from vixml.training.train import Training, train_step
 
 SIZES = {  # the run whose settings are taken
@@ -63,7 +52,7 @@ SIZES = {  # the run whose settings are taken
     "qwen2.5-0.5b": ("LF-AmazonTitles-131K", "vixml-qwen2.5-0.5b"),
     "qwen2.5-3b": ("LF-AmazonTitles-131K", "vixml-qwen2.5-3b"),
 }
-LABELS, TOKENS, SPREAD, QUERIES_WITH, LABELS_WITH, VECTORS = 131_073, 12, 5, 0.7945, 0.9572, 5000
+LABELS, TINY_LABELS, VECTORS = 131_073, 300, 5000
 
 
 def settings_of(chosen: argparse.Namespace, device: torch.device) -> RunConfig:
@@ -87,46 +76,20 @@ def settings_of(chosen: argparse.Namespace, device: torch.device) -> RunConfig:
     return RunConfig.model_validate(given).at_precision(precision)
 
 
-def made_up(config: RunConfig, words: int, n: int, dim: int) -> TrainingSet:
-    """Return ``n`` queries, labels, images and truth as the top of this file says."""
-    rng = np.random.default_rng(0)
-
-    def texts(rows: int) -> Ragged:
-        lengths = np.clip(rng.negative_binomial(SPREAD, SPREAD / (SPREAD + TOKENS), rows), 3, config.encoder.max_len)
-        return Ragged(rng.integers(0, words, lengths.sum(), np.int32), np.append(0, lengths.cumsum()), words)
-
-    def images(rows: int, share: float) -> Ragged:
-        lengths = np.where(rng.random(rows) < share, config.images.per_item, 0)
-        return Ragged(rng.integers(0, VECTORS, lengths.sum(), np.int32), np.append(0, lengths.cumsum()), VECTORS)
-
-    truth = Ragged.from_rows(np.sort(rng.integers(0, LABELS, (n, 2)), axis=1), LABELS)
-    prompt = Prompt(((1, 2, 3), TEXT, (4, 5, 6), IMAGES, (7,)), causal=True)  # as long as the paper's
-    tokens, label_tokens = texts(n), texts(LABELS)
-    embeddings = np.random.default_rng(1).standard_normal((VECTORS, dim), dtype=np.float32).astype(np.float16)
-    queries = Sequences(tokens, images(n, QUERIES_WITH), prompt, embeddings.__getitem__)
-    labels = Sequences(label_tokens, images(LABELS, LABELS_WITH), prompt, embeddings.__getitem__)
-    return TrainingSet(queries, labels, truth, np.arange(n), np.ones(LABELS))
-
-
-def make_ready(chosen: argparse.Namespace, device: torch.device) -> tuple[Ready, Job]:
+def make_ready(chosen: argparse.Namespace, device: torch.device, tiny: bool = False) -> tuple[Ready, Job]:
     """Return a training of made-up inputs, ready to step, and the job that counts its operations."""
     world, config = load_world("config"), settings_of(chosen, device)
-    job = Job.of(world, SIZES[chosen.size][0], config)
-    name, dim = config.encoder.model, job.image_dim
+    name = config.encoder.model
     architecture = world.text_models[name].architecture or ARCHITECTURES[name]
-    network = AutoConfig.for_model(**architecture | {"num_hidden_layers": job.shape.layers})
-    data = made_up(config, architecture["vocab_size"], chosen.batch_size * (chosen.rounds + 1), dim)
-    with tempfile.TemporaryDirectory() as folder:
-        with torch.device(device):  # three billion numbers are drawn where that is quick
-            AutoModel.from_config(network, dtype=getattr(torch, config.encoder.weights)).save_pretrained(folder)
-        torch.manual_seed(0)
-        model = Siamese(config, folder, LABELS, dim, data.queries.prompt, device).to(device)
-    ready = ready_to_step(config, model, data, config.training.precision)
-    with torch.no_grad():
-        for module in model.backbone.modules():  # a new adapter's second matrix is zero: its gradients would say little
-            if isinstance(module, nn.Linear) and module.weight.requires_grad:
-                module.weight.normal_(std=0.01)
-    return ready, job
+    if tiny:
+        architecture = narrow(architecture)
+        world.text_models[name] = world.text_models[name].model_copy(update={"architecture": architecture})
+    job = Job.of(world, SIZES[chosen.size][0], config)
+    architecture = architecture | {"num_hidden_layers": job.shape.layers}
+    n, dim = chosen.batch_size * (chosen.rounds + 1), job.image_dim
+    labels = TINY_LABELS if tiny else LABELS
+    data = made_up(config, architecture["vocab_size"], n, labels=labels, dim=dim, vectors=VECTORS, causal=True)
+    return make_training(config, architecture, data, dim, device), job
 
 
 def operations(training: Training, job: Job, batch: Batch) -> tuple[float, float]:

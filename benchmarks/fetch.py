@@ -28,7 +28,7 @@ from fetching.server import IMAGES, Running, image_file
 from vixml.config.registry import Fetch
 from vixml.data.corpus import CorpusWriter
 from vixml.files import write_json
-from vixml.images.render import prepare
+from vixml.images.decode import prepare
 from vixml.images.store import ImageStore
 from vixml.provenance import git_state, machine, stage, versions
 

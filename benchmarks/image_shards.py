@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from vixml.files import write_json
-from vixml.images.render import prepare
+from vixml.images.decode import prepare
 from vixml.images.store import ImageStore, write_store
 from vixml.images.vision import decode_square
 from vixml.provenance import git_state, machine, versions

@@ -7,6 +7,8 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +127,86 @@ def row(
     }  # fmt: skip
 
 
+def checked(row: dict[str, Any], passed: bool, what: str, found: Any) -> dict[str, Any]:
+    """Return a row with its check: whether it passed, what it asks, and what was found."""
+    return row | {"check": {"passed": bool(passed), "what": what, "found": found}}
+
+
+def to_reach(row: dict[str, Any], what: str, found: float, reach: float, *, at_most: bool = False) -> dict[str, Any]:
+    """Return a row with a figure to reach, at least or at most; missing it is no failed check."""
+    reached = found <= reach if at_most else found >= reach
+    return row | {
+        "reach": {"what": what, "found": found, "figure": reach, "at_most": at_most, "reached": bool(reached)}
+    }
+
+
+# Dense bfloat16 peaks of NVIDIA's data sheets, by part of the card's name.
+PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12}
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Where the GPU kit runs, and at which size.
+
+    Attributes:
+        device: of all parts.
+        tiny: smallest sizes, for tests.
+    """
+
+    device: torch.device
+    tiny: bool
+
+    def used(self) -> int:
+        """Return the bytes that this process has on its device."""
+        return torch.cuda.memory_allocated() if self.device.type == "cuda" else _resident()
+
+    def reset_peak(self) -> None:
+        """Forget the peak of the device's memory."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_bytes(self) -> int:
+        """Return the most bytes on the device since then; on a processor, what this process has now."""
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else _resident()
+
+    def reserved(self) -> int:
+        """Return the most bytes that the allocator has had; 0 on a processor."""
+        return torch.cuda.max_memory_reserved() if self.device.type == "cuda" else 0
+
+    def context(self) -> int:
+        """Return the bytes on the device that are not the allocator's: its context, and other processes."""
+        free, total = torch.cuda.mem_get_info()
+        return total - free - torch.cuda.memory_reserved()
+
+    def product_speed(self, dtype: torch.dtype) -> float:
+        """Return the operations per second of a large product."""
+        side = 8192 if self.device.type == "cuda" else 256 if self.tiny else 2048
+        return product_speed(side, side, side, dtype, self.device.type)
+
+    def peak(self, measured: float) -> float:
+        """Return the card's bfloat16 peak by its data sheet, or ``measured`` if it is unknown."""
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
+        return next((peak for part, peak in PEAKS.items() if part in name), measured)
+
+
 def record(path: Path, document: dict[str, Any]) -> None:
-    """Write a result with its origin: machine, versions and commit."""
-    write_json(path, {**document, "machine": machine(), "versions": versions(), "source": git_state()})
+    """Write a result with its origin: machine, versions, commit and date."""
+    origin = {
+        "machine": machine(),
+        "versions": versions(),
+        "source": git_state(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    write_json(path, document | origin)
 
 
-def write(name: str, rows: list[dict[str, Any]], out: Path | None = None) -> None:
-    """Write rows with their origin, and print them."""
+def write(
+    name: str, rows: list[dict[str, Any]], out: Path | None = None, document: dict[str, Any] | None = None
+) -> None:
+    """Write rows with their origin, and print them; ``document`` is written in place of name and rows."""
     from table import show
 
     path = out or RESULTS / f"{name}.json"
-    record(path, {"benchmark": name, "rows": rows})
+    record(path, document or {"benchmark": name, "rows": rows})
     show(rows)
     print(f"written to {path}")

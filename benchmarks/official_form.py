@@ -85,7 +85,7 @@ def main() -> None:
         propensity = load_world("config").datasets["picto"].propensity
         with tempfile.TemporaryDirectory() as folder:
             training = open_training(SeededRun("picto", modality, 0, config), propensity, inputs, device)
-            state, checkpoint = new_state(training), Checkpoint(Path(folder), "", config.training.checkpoint_minutes)
+            state, checkpoint = new_state(training), Checkpoint(Path(folder), {}, config.training.checkpoint_minutes)
             fit(training, state, checkpoint, TrainingView(Quiet(), modality, given.epochs))
         training.model.train()
         state.optimizer.step = lambda *_, **__: None  # the gradient is all that is wanted

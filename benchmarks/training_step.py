@@ -40,6 +40,7 @@ from vixml.models.packing import Sequences
 from vixml.models.siamese import PrototypeNetwork, Siamese, build_model
 from vixml.plan.cost import Job
 from vixml.provenance import git_state, machine, versions
+from vixml.ragged import Ragged
 from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
 from vixml.training.batches import EpochBatches, TrainingSet
 from vixml.training.losses import Positives, total_loss
@@ -51,9 +52,9 @@ RESULT = Path("benchmarks/results/training_step.json")
 class Straightforward(nn.Module):
     """The same model written the way one would first: padded, float32, labels as often as they are drawn."""
 
-    def __init__(self, model_dir: Path, like: Siamese, data: TrainingSet, config: RunConfig):
+    def __init__(self, network: nn.Module, like: Siamese, data: TrainingSet, config: RunConfig):
         super().__init__()
-        self.network = AutoModel.from_pretrained(model_dir, dtype=torch.float32, add_pooling_layer=False)
+        self.network = network
         free = like.prototypes.free
         self.projection = nn.Linear(like.projection.in_features, like.backbone.dim) if like.projection else None
         self.prototypes = PrototypeNetwork(free.embedding_dim, free.num_embeddings, config.prototype)
@@ -71,22 +72,15 @@ class Straightforward(nn.Module):
     def encode(self, items: Sequences) -> Tensor:
         """Return (n, dim) vectors of padded sequences, not normalised."""
         device, tokens, images = self.centroid.device, items.tokens, items.images
-        n, longest = len(tokens), int(tokens.lengths.max())
-        ids, mask = torch.zeros(n, longest, dtype=torch.int64), torch.zeros(n, longest, dtype=torch.int64)
-        for i in range(n):
-            row = tokens.row(i)
-            ids[i, : len(row)], mask[i, : len(row)] = torch.from_numpy(row.astype(np.int64)), 1
-        inputs = self.network.get_input_embeddings()(ids.to(device))
+        ids, mask = _padded(tokens)
+        inputs = self.network.get_input_embeddings()(torch.from_numpy(ids).to(device))
         if images is not None:
-            most = int(images.lengths.max())
-            vectors = torch.zeros(n, most, self.projection.in_features)
-            there = torch.zeros(n, most, dtype=torch.int64)
-            for i in range(n):
-                row = images.row(i)
-                if len(row):
-                    vectors[i, : len(row)], there[i, : len(row)] = torch.from_numpy(items.gather(row)), 1
-            inputs = torch.cat([self.projection(vectors.to(device)), inputs], dim=1)
-            mask = torch.cat([there, mask], dim=1)
+            there = np.arange(max(int(images.lengths.max()), 1)) < images.lengths[:, None]
+            vectors = np.zeros((*there.shape, self.projection.in_features), dtype=np.float32)
+            vectors[there] = items.gather(images.values)
+            inputs = torch.cat([self.projection(torch.from_numpy(vectors).to(device)), inputs], dim=1)
+            mask = np.concatenate([there, mask], axis=1)
+        mask = torch.from_numpy(mask).long()
         mask = mask.to(device)
         hidden = self.network(
             inputs_embeds=inputs, attention_mask=mask, position_ids=(mask.cumsum(dim=1) - 1).clamp_min(0)
@@ -99,8 +93,9 @@ class Straightforward(nn.Module):
         u_queries, u_labels = self.encode(data.queries.take(queries)), self.encode(data.labels.take(positives))
         labels = torch.from_numpy(positives).to(device)
         z = self.prototypes(u_labels, self.cluster[labels], self.centroid[labels])
-        truths = [set(data.truth.row(query).tolist()) for query in queries]
-        is_positive = torch.tensor([[label in truth for label in positives.tolist()] for truth in truths]).to(device)
+        is_positive = torch.from_numpy(np.stack([np.isin(positives, data.truth.row(query)) for query in queries])).to(
+            device
+        )
         drawn = torch.arange(len(queries), device=device)
         loss, _ = total_loss(
             F.normalize(u_queries, dim=1), F.normalize(u_labels, dim=1), z,
@@ -110,6 +105,14 @@ class Straightforward(nn.Module):
         loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+
+def _padded(lists: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """Return lists as rows padded to the longest: (n, longest) int64 values, and (n, longest) bool, what is no padding."""
+    there = np.arange(int(lists.lengths.max())) < lists.lengths[:, None]
+    values = np.zeros(there.shape, dtype=np.int64)
+    values[there] = lists.values
+    return values, there
 
 
 Ready = tuple[Training, State]
@@ -159,7 +162,8 @@ def compare(config: RunConfig, inputs: RunInputs, device: torch.device, steps: i
     precision = choose_precision(config.training.precision, device)
     ours = {f"ours, {p}": open_run(config, inputs, p, device) for p in dict.fromkeys(("fp32", precision))}
     first, _ = next(iter(ours.values()))
-    plain = Straightforward(inputs.model_dir, first.model, first.data, config)
+    network = AutoModel.from_pretrained(inputs.model_dir, dtype=torch.float32, add_pooling_layer=False)
+    plain = Straightforward(network, first.model, first.data, config)
     data, size = first.data, config.training.batch_size
     runs: dict[str, list[float]] = {name: [] for name in ("straightforward", *ours)}
     difference = math.nan

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -121,12 +123,67 @@ def test_without_cards_there_is_nothing_to_lease(cards, tmp_path, script):
     assert visible_gpus() == [] and lease() == [] and gpus.VISIBLE not in os.environ
 
 
-def test_a_link_in_the_place_of_a_lock_is_not_followed(cards, tmp_path):
-    (tmp_path / "vixml-gpus").mkdir()
-    precious = tmp_path / "precious"
-    precious.write_text("kept")
-    (tmp_path / "vixml-gpus/GPU-0000-aa").symlink_to(precious)
-    with pytest.raises(OSError):
+def refused(where: Path, found: str) -> None:
+    with pytest.raises(VixmlError, match="lock of a GPU cannot be used") as caught:
         lease()
-    assert precious.read_text() == "kept"
-    assert Path(tmp_path / "vixml-gpus").is_dir()
+    assert caught.value.where == where and found in caught.value.found and "TMPDIR" in caught.value.hint
+
+
+@pytest.mark.parametrize("target", ["precious", "nowhere"])
+def test_a_link_in_the_place_of_a_lock_is_not_followed(cards, tmp_path, target):
+    (tmp_path / "vixml-gpus").mkdir()
+    (tmp_path / "precious").write_text("kept")
+    lock = tmp_path / "vixml-gpus/GPU-0000-aa"
+    lock.symlink_to(tmp_path / target)
+    refused(lock, "symbolic link")
+    assert (tmp_path / "precious").read_text() == "kept" and not (tmp_path / "nowhere").exists()
+
+
+def test_locks_that_cannot_be_used_are_one_error(cards, tmp_path, monkeypatch):
+    (tmp_path / "vixml-gpus").write_text("a file")
+    refused(tmp_path / "vixml-gpus", "Not a directory")
+    (tmp_path / "vixml-gpus").unlink()
+    lock = tmp_path / "vixml-gpus/GPU-0000-aa"
+    lock.mkdir(parents=True)
+    refused(lock, "Is a directory")
+    lock.rmdir()
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(gpus.fcntl, "flock", no_locks)  # some network file systems
+    refused(lock, "No locks available")
+
+
+def as_nobody(card: str) -> str:
+    """Take a card in a process of another user; return what it says."""
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setuid(65534)
+            said = str(gpus._take(card) is not None)
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(write, said.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        return answer.read()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="changes its user")
+def test_locks_of_another_user(monkeypatch):
+    """Those that we make are everybody's; those that somebody made for himself are one error."""
+    with tempfile.TemporaryDirectory() as parent:  # that of pytest is private
+        os.chmod(parent, 0o755)
+        folder = Path(parent) / "vixml-gpus"
+        monkeypatch.setattr(gpus, "folder", lambda: folder)
+        os.close(gpus._open("one"))
+        assert as_nobody("one") == "True" and as_nobody("two") == "True", "locks and their folder are for all"
+        (folder / "one").chmod(0o644)
+        folder.chmod(0o755)
+        for card, where in (("one", folder / "one"), ("three", folder)):
+            said = as_nobody(card)
+            assert said.startswith("VixmlError: the lock of a GPU cannot be used") and f"{where}\n" in said
+            assert "Permission denied, owned by user 0" in said

@@ -12,7 +12,7 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -48,24 +48,39 @@ def stage_digest(stage: str) -> str:
     Raises:
         VixmlError: no such stage, or a module that is not valid Python.
     """
+    return digest_of(stage_modules(stage))
+
+
+def stage_modules(stage: str) -> dict[str, str]:
+    """Return the hash of each module that a stage's digest covers, by name; errors are those of :func:`stage_digest`."""
     if stage not in STAGES:
         raise VixmlError("no such stage", found=stage, expected="one of " + ", ".join(STAGES))
-    return module_digest(STAGES[stage].module)
+    return module_hashes(STAGES[stage].module)
+
+
+def digest_of(modules: Mapping[str, str]) -> str:
+    """Return the digest of some modules, 16 hex digits, from their names and hashes."""
+    digest = hashlib.sha256()
+    for name, found in sorted(modules.items()):
+        digest.update(f"{name} {found}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 @cache
 def module_digest(entry: str, root: Path = ROOT) -> str:
-    """Return the digest of ``entry`` and all it imports inside the package at ``root``.
+    """Return the digest of ``entry`` and all it imports inside the package at ``root``; errors of :func:`module_hashes`."""
+    return digest_of(module_hashes(entry, root))
+
+
+def module_hashes(entry: str, root: Path = ROOT) -> dict[str, str]:
+    """Return the hash of ``entry`` and of each module that it imports inside the package at ``root``, by name.
 
     Raises:
         VixmlError: ``entry`` is no module of the package.
     """
     if _file_of(entry, root) is None:
         raise VixmlError("no such module", where=root, found=entry, hint="correct STAGES in src/vixml/stages.py")
-    digest = hashlib.sha256()
-    for name in modules_of(entry, root):
-        digest.update(f"{name} {_parsed(name, root)[0]}\n".encode())
-    return digest.hexdigest()[:16]
+    return {name: _parsed(name, root)[0] for name in modules_of(entry, root)}
 
 
 def modules_of(entry: str, root: Path = ROOT) -> list[str]:

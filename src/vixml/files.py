@@ -39,12 +39,23 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, RuntimeError) as error:
+        if no_space(error):
             raise disk_full(path) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# NumPy ("... requested and ... written") and torch's writer, by path and by stream, name no number of an error.
+_CUT_SHORT = ("requested and", "unexpected pos", "iostream error", "PytorchStreamWriter failed")
+
+
+def no_space(error: OSError | RuntimeError) -> bool:
+    """Return whether a failed write met a full disk or quota; NumPy and torch only report a short write."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in str(error) for words in _CUT_SHORT)
 
 
 def disk_full(path: Path | str, found: str | None = None, expected: str | None = None) -> VixmlError:

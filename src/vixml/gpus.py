@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vixml.errors import VixmlError
@@ -69,7 +70,8 @@ def lease(n: int = 1, say: Callable[[str], object] = lambda line: print(line, fi
         The cards, as in ``CUDA_VISIBLE_DEVICES``; empty if there is nothing to choose.
 
     Raises:
-        VixmlError: fewer cards than ``n``, or too few free ones after :data:`PATIENCE` seconds.
+        VixmlError: fewer cards than ``n``, or too few free ones after :data:`PATIENCE` seconds, or locks that this user
+            cannot open.
     """
     if LEASED in os.environ:
         for name in os.environ[LEASED].split(","):
@@ -114,40 +116,67 @@ def lease(n: int = 1, say: Callable[[str], object] = lambda line: print(line, fi
     return list(names)
 
 
+def _path(unique: str) -> Path:
+    return folder() / "".join(c if c.isalnum() or c == "-" else "_" for c in unique)
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Turn the system's refusal of a lock into one error."""
+    try:
+        yield
+    except OSError as error:
+        wrong = path if path.is_symlink() or path.exists() else path.parent
+        found = "a symbolic link" if wrong.is_symlink() else error.strerror
+        if wrong.exists() and wrong.stat().st_uid != os.getuid():
+            found += f", owned by user {wrong.stat().st_uid}"
+        raise VixmlError(
+            "the lock of a GPU cannot be used",
+            where=wrong,
+            found=found,
+            expected="a file that every user may write, on a local disk" if wrong == path else "a folder, mode 1777",
+            hint="delete it if no job runs, or let its owner do so; or set TMPDIR to a folder of yours, where jobs with "
+            "another TMPDIR do not see which GPUs you use",
+        ) from error
+
+
 def _open(unique: str) -> int:
     """Open a card's lock file, which every user may write."""
-    where = folder()
-    if not where.is_dir():
-        where.mkdir(exist_ok=True)
-        where.chmod(0o1777)
-    path = where / "".join(c if c.isalnum() or c == "-" else "_" for c in unique)
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
+    path, flags = _path(unique), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _usable(path):
+        with suppress(FileExistsError):
+            path.parent.mkdir()
+            path.parent.chmod(0o1777)
+        with suppress(FileExistsError):  # systems refuse to create what another user has in a folder of all
+            lock = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+            os.fchmod(lock, 0o666)
+            return lock
         return os.open(path, flags)
-    except FileNotFoundError:
-        lock = os.open(path, flags | os.O_CREAT, 0o666)
-        os.fchmod(lock, 0o666)
-        return lock
 
 
 def _take(unique: str) -> int | None:
     """Return a lock on a card that nobody holds, or None. Held shared, so that this job's processes can hold it too."""
     lock = _open(unique)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.truncate(lock, 0)
-        os.write(lock, f"process {os.getpid()}, {' '.join(sys.argv)[:200]}\n".encode())
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
+        with _usable(_path(unique)), suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError):  # a full disk: then nobody reads who holds it
+                os.truncate(lock, 0)
+                os.write(lock, f"process {os.getpid()}, {' '.join(sys.argv)[:200]}\n".encode())
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            held, lock = lock, -1
+            return held
         return None
-    return lock
+    finally:
+        if lock >= 0:
+            os.close(lock)
 
 
 def _share(unique: str) -> None:
     """Hold a card that the parent leased, so that it is not free before this process ends."""
     lock = _open(unique)
-    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with _usable(_path(unique)):
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     _held.append(lock)
 
 

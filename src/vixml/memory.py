@@ -17,6 +17,9 @@ _GPU = re.compile(
 _MAIN = re.compile(r"can't allocate memory|not enough memory|cannot allocate memory|std::bad_alloc", re.I)
 # A process that assembles batches was ended by the system, which does so where memory is short.
 _WORKER = re.compile(r"DataLoader worker .* (killed by signal|exited unexpectedly)", re.I | re.S)
+# Or it found no room to hand over its batch.
+_SHARED = re.compile(r"DataLoader worker .*(Bus error|shared memory|</torch_)", re.I | re.S)
+MORE_SHARED = "give the container more /dev/shm (docker run --shm-size=16g), or set `training.workers: 0`"
 
 
 @contextmanager
@@ -35,14 +38,17 @@ def enough_memory(where: Callable[[], str], smaller: Callable[[], str]) -> Itera
     except (MemoryError, RuntimeError) as error:
         if (kind := kind_of_memory(error)) is None:
             raise
-        raise out_of_memory(kind, error, where(), smaller()) from error
+        way = MORE_SHARED if kind == "shared" else smaller()
+        raise out_of_memory(kind, error, where(), way) from error
 
 
 def kind_of_memory(error: BaseException) -> str | None:
-    """Return which memory ran out, ``GPU`` or ``main``; None if the error has another cause."""
+    """Return which memory ran out, ``GPU``, ``main`` or ``shared`` (/dev/shm); None if the error has another cause."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or _GPU.search(text):
         return "GPU"
+    if isinstance(error, RuntimeError) and _SHARED.search(text):
+        return "shared"
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and (_MAIN.search(text) or _WORKER.search(text))
     ):
@@ -75,7 +81,7 @@ def out_of_memory(kind: str, error: BaseException, where: str, smaller: str) -> 
         where=where,
         found=", ".join(found),
         hint=f"{smaller}; then run the same command again: what is finished is kept"
-        + ("" if kind == "main" else ". `nvidia-smi` shows whether another process holds memory of this GPU"),
+        + (". `nvidia-smi` shows whether another process holds memory of this GPU" if kind == "GPU" else ""),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import os
 import platform
@@ -24,12 +23,10 @@ import psutil
 
 from vixml import __version__
 from vixml.errors import VixmlError, expect_equal
-from vixml.files import disk_full, read_json, sha256_file, sha256_json, write_json
+from vixml.files import disk_full, no_space, read_json, sha256_file, sha256_json, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-# NumPy ("... requested and ... written") and torch's writer, by path and by stream.
-_CUT_SHORT = ("requested and", "unexpected pos", "iostream error", "PytorchStreamWriter failed")
 PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers", "tokenizers", "pydantic", "snakemake")
 
 
@@ -90,18 +87,11 @@ def stage(
         )
         _publish(work, out)
     except (OSError, RuntimeError) as error:
-        if _no_space(error):
+        if no_space(error):
             raise disk_full(out) from error
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _no_space(error: OSError | RuntimeError) -> bool:
-    """Return whether a failed write met a full disk or quota; NumPy and torch only report a short write."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(words in str(error) for words in _CUT_SHORT)
 
 
 def require_space(out: Path | str, n_bytes: int) -> None:

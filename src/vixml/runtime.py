@@ -26,6 +26,7 @@ import numpy as np
 from vixml.errors import VixmlError
 from vixml.gpus import LEASED, lease
 from vixml.progress import warn
+from vixml.text import size
 
 if TYPE_CHECKING:
     import torch
@@ -333,6 +334,7 @@ def map_in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable
 
 
 SHARED = Path("/dev/shm")
+SCARCE = 2 << 30  # bytes free there, below which no process assembles batches: a container has 64 MB by default
 
 
 def choose_device(wanted: str, threads: int) -> torch.device:
@@ -353,16 +355,28 @@ def choose_device(wanted: str, threads: int) -> torch.device:
 
 
 def batch_workers(wanted: int | None, device: torch.device) -> int:
-    """Return how many processes assemble batches (``training.workers``); None: by what there is."""
+    """Return how many processes assemble batches (``training.workers``); None: by what there is.
+
+    They pass image vectors through shared memory. A warning says so where that is scarce.
+    """
     import torch
 
-    if wanted is not None:
-        return wanted
-    # They pass image vectors through shared memory, of which a container has 64 MB by default.
-    scarce = SHARED.exists() and shutil.disk_usage(SHARED).free < 2 << 30
-    if device.type == "cpu" or scarce:
+    if wanted == 0 or (wanted is None and device.type == "cpu"):
         return 0
-    return min(4, max(1, torch.get_num_threads() - 1))
+    free = shutil.disk_usage(SHARED).free if SHARED.exists() else SCARCE
+    if free >= SCARCE:
+        return min(4, max(1, torch.get_num_threads() - 1)) if wanted is None else wanted
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of one training share it
+        effect = (
+            "no processes assemble batches, and the GPU waits for them"
+            if wanted is None
+            else f"the {wanted} processes that assemble batches (`training.workers`) may end with a bus error"
+        )
+        warn(
+            f"{SHARED} has {size(free)} free, less than {size(SCARCE)}: {effect}. What now: give the container more "
+            "(docker run --shm-size=16g); `training.workers: 0` silences this line."
+        )
+    return wanted or 0
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -177,7 +177,7 @@ def test_a_model_builds_from_its_architecture_and_trains_two_steps(runs, task, t
     held = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     training = Training(config, model, training_set, kept[32:], config.training.precision, 0)
     state = new_state(training)
-    fit(training, state, Checkpoint(tmp_path, "one identity", 1e6), TrainingView(Quiet(), "run", 1))
+    fit(training, state, Checkpoint(tmp_path, {}, 1e6), TrainingView(Quiet(), "run", 1))
     assert [report["steps"] for report in state.history] == [2]
     after = dict(model.named_parameters())
     moved = {name for name, old in before.items() if not torch.equal(old, after[name])}

@@ -135,6 +135,13 @@ def test_local_images_reach_the_store(build, tmp_path):
         assert store.missing == {2} and [image for image, _, _ in store] == [0, 1]
         facts = read_json(out / "manifest.json")["facts"]
         assert facts["missing_reasons"] == {"no such file": 1} and len(facts["sha256_of_images"]) == 64
+    with open(folder / "boat.png", "wb") as large:
+        large.truncate(65 << 20)
+    render(tmp_path / "large")
+    assert read_json(tmp_path / "large" / "manifest.json")["facts"]["missing_reasons"] == {
+        "larger than 67108864 bytes": 1
+    }
+    (folder / "boat.png").unlink()
     (folder / "boat.png").symlink_to("/etc/hostname")
     with pytest.raises(VixmlError, match="outside the folder"):
         render(tmp_path / "x")
@@ -149,6 +156,24 @@ def test_urls_are_listed_for_fetching(build, tmp_path):
     ]  # fmt: skip
     with pytest.raises(VixmlError, match="names its images by URL"):
         render_images(tmp_path / "corpus", SourceReader(tmp_path, {}), 16, 1, tmp_path / "x", 1, tmp_path / "shop")
+
+
+def test_one_bad_address_does_not_stop_the_build(build, tmp_path):
+    odd = [
+        "//x/a.png",
+        "data:image/png;base64,AA",
+        "https://x/a b.png",
+        "http://x:99999/a",
+        "/etc/passwd",
+        "x\\y",
+    ]
+    train = [{**TRAIN[0], "images": [*odd, "https://x/b"]}, TRAIN[1]]
+    entry = dataset(images="images", images_are="urls")
+    build({"train": train, "test": [{**TEST[0], "images": []}]}, entry=entry)
+    assert Corpus.load(tmp_path / "corpus").image_keys() == [*odd, "https://x/b"]
+    assert read_json(tmp_path / "corpus" / "counts.json")["rules"]["train"]["images_without_web_address"] == 4
+    with pytest.raises(VixmlError, match="in another way than the registry says"):
+        build({"train": TRAIN, "test": TEST}, entry=entry)  # paths: that is no single bad address
 
 
 def bad(**over):

@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             server.now += 1
             server.most = max(server.most, server.now)
         try:
-            _, kind, number = self.path.split("/")[:3]
+            _, kind, number = self.path.split("?")[0].split("/")[:3]
             self.answer(kind, int(number), turn)
         finally:
             with server.lock:
@@ -93,6 +93,20 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(b"", 302, {"Location": self.path})
         elif kind == "moved":
             return self.send(b"", 301, {"Location": f"/ok/{number}"})
+        elif kind == "later":
+            return self.send(b"", 429, {"Retry-After": "3600"})
+        elif kind == "second" and turn == 1:
+            return self.send(b"", 429, {"Retry-After": "1"})
+        elif kind == "cookie":
+            status = 400 if "Cookie" in self.headers else 200
+            return self.send(image_file(number), status, {"Set-Cookie": f"c{number}={'x' * 3000}"})
+        elif kind == "svg":
+            drawing = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><path d="M0 0h1v2h-1z"/></svg>'
+            return self.send(drawing, 200, {"Content-Type": "image/svg+xml"})
+        elif kind == "port":
+            return self.send(b"", 302, {"Location": "http://127.0.0.1:99999/a.jpg"})
+        elif kind == "redirects":
+            return self.send(b"", 302, {"Location": "http://[::1/a"})
         elif kind == "file":
             return self.send(b"", 302, {"Location": "file:///etc/passwd"})
         return self.send(image_file(number))

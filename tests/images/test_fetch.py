@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -25,9 +27,9 @@ from vixml.config.registry import Fetch
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
-from vixml.images.fetch import PORTION, Fetched, Journal, Preparers, fetch_images
-from vixml.images.http import Backend, Getter, Refused, retry_after
-from vixml.images.render import attempt_all, prepare
+from vixml.images.decode import prepare
+from vixml.images.fetch import Fetched, Journal, Preparers, fetch_images
+from vixml.images.http import Backend, Getter, Refused, is_public, retry_after
 from vixml.images.store import ImageStore
 from vixml.provenance import read_manifest
 
@@ -68,11 +70,13 @@ def test_every_fault_has_the_expected_outcome(server, tmp_path):
         assert log[image]["status"] == 200 and log[image]["error"] is None and log[image]["bytes"] > 0
     for image, (path, reason) in enumerate(lost.items(), start=len(had)):
         assert image in store.missing and log[image]["error"].startswith(reason), (path, log[image])
-    assert server.asked["/flaky/2"] == 3 and log[2]["attempts"] == 3
+    assert server.asked["/flaky/2"] == 3
     assert server.asked["/gone/10"] == 1, "what will not change is not asked for again"
-    assert server.asked["/down/11"] == log[8]["attempts"] == 10, "all tries, and once more at the shard's end"
+    assert server.asked["/down/11"] == 10, "all tries, and once more at the shard's end"
     facts = read_manifest(tmp_path / "images")["facts"]
     assert facts["n_missing"] == len(lost) and facts["missing_reasons"]["HTTP 404"] == 1
+    redirected = sum(server.asked[path] for path in ("/moved/5", "/around/18", "/file/19")) - 3
+    assert facts["n_requests"] == server.asked.total() - redirected - server.asked["/ok/5"]
     assert facts["pct_with_images"] == {"train": 41.18, "test": 41.18, "label": 0.0}
     assert not (tmp_path / "images-fetching").exists()
 
@@ -164,6 +168,105 @@ def test_a_network_that_is_down_loses_nothing(server, tmp_path):
     assert server.asked["/down/3"] == 4 and server.asked["/ok/1"] == 1, "tried again; what was there is kept"
 
 
+def get(*urls: str, **changes) -> list:
+    async def go():
+        async with Getter(Fetch(**QUICK | changes)) as getter:
+            return [await getter.get(url) for url in urls]
+
+    return asyncio.run(go())
+
+
+def test_a_host_that_wants_to_be_left_alone_delays_no_other(server, tmp_path):
+    """Its addresses are put back with their time; here it has most of them, and they come first."""
+    with Server() as busy:
+        urls = [busy.url(f"later/{i}") for i in range(80)] + [server.url(f"ok/{i}") for i in range(81)]
+        corpus = write_url_corpus(tmp_path / "corpus", [[url] for url in urls])
+        started = time.monotonic()
+        store, log = fetch(corpus, tmp_path / "images", n_shards=1, concurrency=8, per_host=8)
+        busy.shutdown()
+    assert store.missing == set(range(80)) and {row["error"] for row in log[:80]} == {
+        "HTTP 429: asks to wait longer than 120 s"
+    }
+    assert max(busy.asked.values()) == 2, "once, and once more at the end of the shard"
+    assert time.monotonic() - started < 60
+
+
+def test_an_address_waits_as_long_as_the_server_asks_while_others_are_fetched(server, tmp_path):
+    urls = [server.url(f"second/{i}") for i in range(20)] + [server.url("ok/1")]
+    corpus = write_url_corpus(tmp_path / "corpus", [[url] for url in urls])
+    started = time.monotonic()
+    store, _ = fetch(corpus, tmp_path / "images", n_shards=1, concurrency=2)
+    assert not store.missing and server.asked.total() == 41
+    assert 1 <= time.monotonic() - started < 15, "one after the other they would wait for 20 s"
+
+
+def test_cookies_are_not_kept(server):
+    answers = get(*(server.url(f"cookie/{i}") for i in range(3)))
+    assert all(answer.data == image_file(i) for i, answer in enumerate(answers))
+
+
+def test_a_drawing_is_drawn(server, tmp_path):
+    corpus = write_url_corpus(tmp_path / "corpus", [[server.url("svg/1")], [server.url("ok/1")]])
+    store, _ = fetch(corpus, tmp_path / "images", n_shards=1)
+    black = np.asarray(Image.open(io.BytesIO(store.read(0))))
+    assert (black[:, : SIZE // 2] == 0).all() and (black[:, SIZE // 2 :] == 255).all()
+
+
+def test_one_bad_address_never_stops_the_rest(server, tmp_path):
+    urls = [*BAD_ADDRESSES, server.url("port/1"), server.url("redirects/1"), server.url("ok/1")]
+    corpus = write_url_corpus(tmp_path / "corpus", [[url] for url in urls])
+    store, log = fetch(corpus, tmp_path / "images", n_shards=1)
+    assert store.missing == set(range(len(urls) - 1)) and all(row["error"] for row in log[:-1])
+    assert log[-3]["error"].startswith("a redirect to something") and log[-2]["status"] == 302
+
+
+def test_a_full_disk_is_an_error_and_loses_no_image(server, tmp_path, monkeypatch):
+    """Writing happens in a callback of the event loop, whose errors are only logged."""
+    corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"late/{i}")] for i in range(60)])
+    end, seen = Journal._end_transaction, []
+
+    def full(journal):
+        seen.append(1)
+        if len(seen) == 9:  # a moment is enough
+            journal._base.execute("PRAGMA max_page_count = 1")
+            journal._base.execute("ROLLBACK")
+            raise sqlite3.OperationalError("database or disk is full")
+        end(journal)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "_end_transaction", full)
+        with pytest.raises(VixmlError, match="no space left on the disk"):
+            fetch(corpus, tmp_path / "images")
+    assert not (tmp_path / "images").exists()
+    store, log = fetch(corpus, tmp_path / "images")
+    assert not store.missing and [row["image"] for row in log] == list(range(60))
+
+
+def test_a_journal_that_lacks_an_image_is_never_published(server, tmp_path, monkeypatch):
+    add = Journal.add
+    monkeypatch.setattr(Journal, "add", lambda journal, row: row.image == 1 or add(journal, row))
+    corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"ok/{i}")] for i in range(3)])
+    with pytest.raises(VixmlError, match="does not hold every image"):
+        fetch(corpus, tmp_path / "images", n_shards=1)
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_damaged_journal_is_one_clear_error(server, tmp_path):
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(b"no database" * 999)
+    with pytest.raises(VixmlError, match="journal of fetched images"):
+        Journal(path)
+
+
+def test_this_machine_running_out_of_files_is_no_fault_of_an_address(monkeypatch):
+    async def no_files(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("anyio.connect_tcp", no_files)
+    with pytest.raises(VixmlError, match="cannot open more connections"):
+        get("http://127.0.0.1:9/a.png")
+
+
 def test_no_image_at_all_is_an_error(server, tmp_path):
     corpus = write_url_corpus(tmp_path / "corpus", [[server.url("gone/1")]])
     with pytest.raises(VixmlError, match="no image could be fetched") as caught:
@@ -178,6 +281,31 @@ def test_images_fetched_for_another_corpus_are_not_reused(server, tmp_path):
     second = write_url_corpus(tmp_path / "b", [[server.url("ok/2")]])
     store, _ = fetch(second, tmp_path / "images", n_shards=1)
     assert store.read(0) == prepare(image_file(2), SIZE)
+
+
+BAD_ADDRESSES = [
+    "http://host:99999/a.jpg", "http://host:0/a.jpg", "http://host:port/a.jpg", "http://host:-1/", "//host/a.png", "a b c",
+    "data:image/png;base64,AAAA", "http:///a.png", "http://[::1/a.png", "http://[1.2.3]/", "http://xn--a/\x00", "https://",
+    "http://" + "a" * 64 + ".test/", "http://a..b/", "http://\u2603\u2603" + "x" * 70 + ".test/", "http://user@/a", "HTTP:", "?",
+    "http://127.0.0.1:1/refused", "http://\u202e.test/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ["http://user:word@HOST/ok/1", "http://HOST/ok/1#part", "HTTP://HOST/ok/1?a b=\u00e9"])
+def test_odd_but_valid_addresses_are_asked_for(url, server):
+    answer = get(url.replace("HOST", f"127.0.0.1:{server.server_port}"))[0]
+    assert answer.data == image_file(1), answer
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["224.0.0.1", "239.1.2.3", "240.0.0.1", "255.255.255.255", "100.64.0.1", "192.88.99.1", "192.0.2.1", "198.18.0.1",
+     "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::1", "::127.0.0.1", "::8.8.8.8", "::ffff:8.8.8.8", "ff0e::1", "fec0::1",
+     "fe80::1%lo", "fc00::1", "2001::1", "2001:db8::1", "3fff::1", "5f00::1", "100::1", "::", "::1", "0.1.2.3"],
+)  # fmt: skip
+def test_only_globally_routable_addresses_are_public(address):
+    assert not is_public(address)
+    assert is_public("8.8.8.8") and is_public("2606:4700:4700::1111")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +323,20 @@ def test_anything_but_a_web_address_is_refused(url):
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "localhost", "10.0.0.1", "192.168.1.1", "169.254.169.254", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]"],
+    [
+        "127.0.0.1",
+        "localhost",
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "[64:ff9b::7f00:1]",
+        "10.0.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "[::1]",
+        "0.0.0.0",
+        "[::ffff:127.0.0.1]",
+    ],
 )
 def test_private_addresses_are_refused(host, server):
     async def go():
@@ -242,7 +383,18 @@ def test_a_connection_closed_by_the_other_side_is_detected():
 
 def test_retry_after_is_seconds_or_a_date():
     assert retry_after("7") == 7.0 and retry_after(None) is None and retry_after("soon") is None
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0 and retry_after("Wed, 21 Oct 2099 07:28:00 GMT") > 1e9
+    odd = [
+        "\u00b2",
+        "-5",
+        "1e3",
+        "",
+        "9" * 400,
+        "Wed, 99 Oct 2015 07:28:00 GMT",
+        "Fri, 31 Dec 9999 23:59:59 -2359",
+        "\x00",
+    ]
+    assert all(retry_after(value) is None or retry_after(value) > 120 for value in odd)
 
 
 def test_a_corpus_without_urls_is_refused(tmp_path):
@@ -263,15 +415,10 @@ def test_an_image_is_prepared_as_in_the_paper(server, tmp_path):
 # -- preparing in other processes -------------------------------------------------------------------------------------
 
 
-def die(make, files, size):
-    """Stand for what ends a process: memory, a crash in a decoder."""
-    os._exit(1)
-
-
 def test_each_caller_gets_its_image():
     async def go() -> list:
         with Preparers(1, 24) as preparers:
-            files = [image_file(number) if number % 5 else b"no image" for number in range(3 * PORTION)]
+            files = [image_file(number) if number % 5 else b"no image" for number in range(100)]
             return await asyncio.gather(*map(preparers.prepared, files))
 
     found = asyncio.run(go())
@@ -280,7 +427,6 @@ def test_each_caller_gets_its_image():
             assert png == prepare(image_file(number), 24) and reason is None
         else:
             assert png is None and reason.startswith("not an image")
-    assert attempt_all(prepare, [image_file(1)], 24) == found[1:2]
 
 
 def test_a_cancelled_caller_does_not_affect_others():
@@ -296,26 +442,16 @@ def test_a_cancelled_caller_does_not_affect_others():
     assert isinstance(gone, asyncio.CancelledError) and stays == (prepare(image_file(1), 24), None)
 
 
-def test_a_process_that_dies_is_one_clear_error(tmp_path, monkeypatch):
-    """Not a group of sixty-four."""
-    monkeypatch.setattr("vixml.images.fetch.attempt_all", die)
-    with Server() as server:
-        corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"ok/{number}")] for number in range(9)])
-        with pytest.raises(VixmlError, match="a process that prepares images died") as caught:
-            fetch_images(corpus, tmp_path / "out", 24, 1, Fetch(allow_private=True))
-        server.shutdown()
-    assert "what was fetched is kept" in caught.value.hint and (tmp_path / "out-fetching").exists()
-
-
-def test_a_process_that_dies_is_an_error_for_all_callers():
+def test_a_process_that_is_killed_is_an_error_for_all_callers():
     async def go() -> list:
         with Preparers(1, 24) as preparers:
             await preparers.prepared(image_file(0))
-            for process in preparers._pool._processes.values():
-                os.kill(process.pid, signal.SIGKILL)
+            for worker in preparers.workers._all:
+                os.kill(worker.process.pid, signal.SIGKILL)
             return await asyncio.gather(*map(preparers.prepared, [image_file(1)] * 3), return_exceptions=True)
 
-    assert all(isinstance(one, VixmlError) for one in asyncio.run(go()))
+    found = asyncio.run(go())
+    assert all(isinstance(one, VixmlError) and "what was fetched is kept" in one.hint for one in found)
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import socket
 import zlib
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import resvg_py
 from helpers import zipped
@@ -16,18 +17,10 @@ from PIL import Image
 from vixml.data.archive import SourceReader
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
-from vixml.images.render import (
-    MAX_BYTES,
-    MAX_PIXELS,
-    PORTION,
-    Undrawable,
-    draw,
-    draw_all,
-    is_svg,
-    prepare,
-    render_images,
-)
+from vixml.images.decode import MAX_BYTES, MAX_PIXELS, Undrawable, draw, is_svg, prepare
+from vixml.images.render import draw_all, render_images
 from vixml.images.store import ImageStore, shard_name
+from vixml.images.workers import PORTION
 from vixml.provenance import read_manifest
 
 # -- drawings ---------------------------------------------------------------------------------------------------------
@@ -225,6 +218,9 @@ def test_a_corpus_becomes_a_store(inputs, tmp_path):
     assert [(image, key) for image, key, _ in store] == [(0, "image-0"), (2, "image-2")]
     assert (pixels(store.read(0)) == 0).all()
     assert (pixels(store.read(2))[:, :8] == 0).all() and (pixels(store.read(2))[:, 8:] == 255).all()
+    listed = pq.read_table(tmp_path / "images" / "missing.parquet").to_pylist()
+    assert [(row["image"], row["source"]) for row in listed] == [(1, "flat:broken.svg"), (3, "flat:spy.svg")]
+    assert listed[1]["reason"] == "refers to something outside itself"
     manifest = read_manifest(tmp_path / "images")
     assert manifest["facts"]["n_missing"] == 2
     assert manifest["facts"]["missing_reasons"] == {
@@ -261,7 +257,8 @@ def test_drawing_reads_its_input_lazily():
 
     drawn = draw_all(endless(), 8, 1)
     next(drawn)
-    assert len(taken) == PORTION
+    assert len(taken) == 3 * PORTION
+    drawn.close()
 
 
 def test_inputs_that_differ_from_those_of_the_corpus_stop_the_stage(inputs, tmp_path):

@@ -148,14 +148,14 @@ def silent_view(**hooks: Callable[..., Any]) -> TrainingView:
 def train(training: Training, folder: Path, identity: str = "one identity", **hooks: Callable[..., Any]) -> State:
     """Train to the end, from the checkpoint in ``folder`` if there is one."""
     state = new_state(training)
-    checkpoint = Checkpoint(folder / "checkpoint", identity, training.config.training.checkpoint_minutes)
+    checkpoint = Checkpoint(folder / "checkpoint", {"seed": identity}, training.config.training.checkpoint_minutes)
     fit(training, state, checkpoint, silent_view(**hooks))
     return state
 
 
-def run_stage(inputs: RunInputs, config: RunConfig, out: Path, seed: int = 0) -> Path:
+def run_stage(inputs: RunInputs, config: RunConfig, out: Path, seed: int = 0, accept: bool = False) -> Path:
     """Run the stage ``train`` with one seed; return the folder that it wrote."""
-    train_stage(SeededRun("planted", "run", seed, config), Propensity(), inputs, out, torch.device("cpu"))
+    train_stage(SeededRun("planted", "run", seed, config), Propensity(), inputs, out, torch.device("cpu"), accept)
     return out
 
 

@@ -150,6 +150,10 @@ def test_the_next_smaller_value(at_once, items, training, expected):
         (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to "
                       "allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)"), "main"),
         (RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed."), "main"),
+        (RuntimeError("DataLoader worker (pid 77) is killed by signal: Bus error. It is possible that dataloader's workers "
+                      "are out of shared memory."), "shared"),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: unable to allocate shared "
+                      "memory(shm) for file </torch_1_2_3>: No space left on device (28)"), "shared"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
     ],
 )  # fmt: skip
@@ -161,7 +165,7 @@ def test_kinds_of_memory(error, kind):
         assert caught.value is error
     else:
         assert isinstance(caught.value, VixmlError) and f"out of {kind} memory" in str(caught.value)
-        assert "do this" in caught.value.hint and caught.value.where == "here"
+        assert ("--shm-size" if kind == "shared" else "do this") in caught.value.hint and caught.value.where == "here"
 
 
 def test_a_real_allocation_that_cannot_be():

@@ -17,6 +17,7 @@ WAITING = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal.d
 LORA = {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.1}, "template": "{text}{images}{eos}"}
 KINDS = {
     "early": ("task", {}),
+    "late": ("task", {"images": {"fusion": "late"}}),
     "text": ("task", {"modality": "text"}),
     "centred": ("task", {"encoder": {"centre": True}}),
     "clipped": ("task", {"optimizer": {"clip_norm": 1.0}}),
@@ -62,10 +63,9 @@ def test_no_step_waits_for_its_device(request, monkeypatch, kind, at_once):
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     batch = train.epoch_batches(training, state)[0].pin_memory()
-    if training.stored_only:
-        monkeypatch.setattr(
-            "vixml.training.train.send", lambda tensor, device: pin(tensor).to(device, non_blocking=True)
-        )
+    for module in ("training.train", "models.attention", "models.siamese"):
+        monkeypatch.setattr(f"vixml.{module}.send", lambda tensor, device: pin(tensor).to(device, non_blocking=True))
+    monkeypatch.setattr("vixml.models.backbone.FILLED_UP", {"cpu", "cuda"})  # a decoder's sequences as rows
     plain, sent = torch.Tensor.to, []
 
     def to(tensor, *args, **kwargs):

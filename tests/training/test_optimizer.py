@@ -127,7 +127,7 @@ def test_the_loop_follows_the_schedule_and_clips(task, tmp_path, monkeypatch, wa
     assert state.history[-1]["lr"] == pytest.approx(1e-3 * learning_rate_factor(7, 6, 8))
 
 
-def test_a_gpu_does_not_wait_for_its_batches(monkeypatch, tmp_path):
+def test_a_gpu_does_not_wait_for_its_batches(monkeypatch, tmp_path, capsys):
     cpu, cuda, space = torch.device("cpu"), torch.device("cuda"), 64 << 30
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=space))
     monkeypatch.setattr("vixml.runtime.SHARED", tmp_path)
@@ -135,5 +135,12 @@ def test_a_gpu_does_not_wait_for_its_batches(monkeypatch, tmp_path):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert batch_workers(None, cuda) == expected
         assert batch_workers(None, cpu) == 0 and batch_workers(2, cpu) == 2 and batch_workers(0, cuda) == 0
+    assert not capsys.readouterr().err
     space = 64 << 20
+    assert batch_workers(None, cpu) == batch_workers(0, cuda) == 0 and not capsys.readouterr().err
     assert batch_workers(None, cuda) == 0, "a container's shared memory would be full at once"
+    said = capsys.readouterr().err
+    assert "67 MB free" in said and "the GPU waits" in said and "--shm-size" in said and said.count("WARNING") == 1
+    assert batch_workers(4, cuda) == 4 and "bus error" in capsys.readouterr().err, (
+        "a number that is asked for is obeyed"
+    )

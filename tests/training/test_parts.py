@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from vixml.ragged import Ragged
 from vixml.runtime import DROPOUT, derived_seed
+from vixml.training import distributed
 from vixml.training.distributed import SINGLE, ProcessGroup, join, leave
 from vixml.training.train import epoch_batches, initialise, new_state, train_step
 from vixml.training.vectors import EncodedBatch
@@ -141,6 +142,7 @@ def in_processes(programs, work, argument, folder, processes=2):
 
 def write_gradients(argument):
     given, out = argument
+    distributed.BLOCK = 100  # vectors are gathered in several blocks
     group = join(CPU)
     for name, how in given.items():
         inputs, config, *rest = how

@@ -15,11 +15,14 @@ import pytest
 import torch
 import warm
 
+from vixml.cli import main
 from vixml.config.registry import Propensity
+from vixml.digest import digest_of, stage_digest
 from vixml.errors import VixmlError
+from vixml.files import read_json, sha256_json
 from vixml.models.siamese import load_model
 from vixml.provenance import read_manifest
-from vixml.training import checkpoint
+from vixml.training import checkpoint, train
 from vixml.training.checkpoint import NAME
 from vixml.training.train import run_identity
 
@@ -168,7 +171,7 @@ def test_a_checkpoint_of_something_else_is_not_resumed(task, tmp_path):
 
 def test_identity_names_all_that_leads_to_the_weights(task, monkeypatch):
     def identity(settings=config(), seed=0, inputs=task, precision="fp32", **propensity):
-        return run_identity(settings, seed, inputs, precision, Propensity(**propensity))
+        return sha256_json(run_identity(settings, seed, inputs, precision, Propensity(**propensity)))
 
     others = [
         identity(config(batch_size=10)), identity(planted.make_config(mining=None)), identity(seed=1),
@@ -178,8 +181,38 @@ def test_identity_names_all_that_leads_to_the_weights(task, monkeypatch):
     assert len({base, *others}) == len(others) + 1
     same = config().model_copy(update={"row": planted.make_config(row={"label": "another name"}).row})
     assert identity(same) == base, "a row's name trains nothing"
-    monkeypatch.setattr("vixml.training.train.stage_digest", lambda verb: f"another {verb}")
+    monkeypatch.setattr("vixml.training.train.stage_modules", lambda stage: {"another": stage})
     assert identity() != base, "new code does not resume old weights"
+
+
+def test_code_that_changed_in_a_long_training(task, tmp_path, monkeypatch):
+    """One decision of the user, which the result records; without it nothing is lost."""
+    out, settings = tmp_path / "model", config(**ALWAYS | {"batch_size": 20})
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train.TrainingView, "epoch", kill_at(1))
+        planted.run_stage(task, settings, out)
+    data = (tmp_path / "checkpoint" / NAME).read_bytes()
+    monkeypatch.setattr(train, "stage_modules", lambda stage, f=train.stage_modules: f(stage) | {"vixml.ragged": "new"})
+    monkeypatch.setattr(checkpoint, "LONG", 0.0)
+    with pytest.raises(VixmlError, match="code has changed"):
+        planted.run_stage(task, settings, out)
+    assert (tmp_path / "checkpoint" / NAME).read_bytes() == data and not out.exists()
+    planted.run_stage(task, settings, out, accept=True)
+    [note] = read_json(out / "training.json")["accepted_checkpoints"]
+    assert read_manifest(out)["facts"]["accepted_checkpoints"] == [note]
+    new = digest_of(train.stage_modules("train"))
+    assert (note["epoch"], note["from"], note["to"]) == (1, stage_digest("train"), new) and note["from"] != new
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(("options", "variable"), [([], ""), (["--accept-checkpoint"], ""), ([], "1"), ([], "true")])
+def test_the_user_accepts_by_option_or_through_the_workflow(tmp_path, monkeypatch, options, variable):
+    seen = []
+    monkeypatch.setenv("VIXML_ACCEPT_CHECKPOINT", variable)
+    monkeypatch.setattr("vixml.cli.stages._encoding", lambda job: (None, {}))
+    monkeypatch.setattr(train, "train", lambda *arguments: seen.append(arguments[-1]))
+    assert main(["train", "picto", "vixml-minilm-l3", "--device", "cpu", "--out", str(tmp_path), *options]) == 0
+    assert seen == [bool(options or variable)]
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "other"])

@@ -33,13 +33,12 @@ from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE
 from vixml.plan.plan import Plan, make_plan
 from vixml.provenance import MANIFEST
-from vixml.runtime import SHARED, gpu_hardware
+from vixml.runtime import SCARCE, SHARED, gpu_hardware
 from vixml.stages import Job, raw_dir
 from vixml.text import size
 
 State = Literal["ok", "fails", "not checked"]
 CONTEXT = 0.6e9  # bytes of a card that CUDA and its libraries take
-SCARCE = 2 << 30  # bytes of /dev/shm below which no process assembles batches
 SKEW = 300.0  # seconds that a clock may be wrong
 SECONDS = 10.0  # to wait for a host
 DRIVE = "https://drive.google.com"

@@ -246,9 +246,10 @@ def render_images(
 
     Reads images.parquet of the corpus and the files that it names: downloaded
     ones, or those of a catalogue's folder. Every image becomes a square PNG on
-    white: an svg is drawn (`currentColor` black), a bitmap is shrunk to fit. One
-    that is broken or absent, or refers to anything outside itself, is left out
-    and counted in manifest.json; look for `n_missing` there.
+    white: an svg is drawn (`currentColor` black), a bitmap is turned upright,
+    converted to sRGB and shrunk to fit. One that is broken or absent, takes too
+    much time or memory, or refers to anything outside itself, is left out:
+    missing.parquet lists it with its reason, manifest.json counts them.
 
     Example:
 
@@ -273,11 +274,13 @@ def fetch_images(
 ) -> None:
     """Fetch the images of a corpus from the web into one image store.
 
-    Each address is asked once, with time-outs, retries, a limit per host and a
-    limit of size; addresses in your own network are refused. An image becomes
-    RGB, is shrunk to fit and stands on white. Killed at any point, the same
-    command resumes and fetches nothing twice. What became of every address
-    stands in fetched.parquet, how many items have an image in manifest.json.
+    Each address is one image, fetched with time-outs, retries, a limit per host
+    and a limit of size; addresses in your own network are refused. An image is
+    turned upright, converted to sRGB, shrunk to fit and centred on white. After a
+    kill, the same command resumes: images that were stored are not fetched again,
+    those in flight are (at most one and a half times `concurrency` per kill).
+    fetched.parquet lists the outcome of every address, manifest.json how many
+    items have an image.
 
     Example:
 
@@ -426,6 +429,14 @@ def train(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that train together, each on a GPU of its own if there are any.")
     ] = 1,
+    accept_checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--accept-checkpoint",
+            help="Resume a checkpoint of the same run that other code wrote; the result records it.",
+            envvar="VIXML_ACCEPT_CHECKPOINT",
+        ),
+    ] = False,
 ) -> None:
     """Train one run: the encoder, the image projection, the prototype network and the free vectors.
 
@@ -434,8 +445,9 @@ def train(
     training.json and log.jsonl, which keeps every loss term and the diagnostics
     of each epoch. Interrupted at any point, the same command resumes from
     checkpoint/ beside the model and ends with the same bytes as an uninterrupted
-    run. The last epoch is the result: test data selects nothing. Several
-    processes share every batch; --threads are those of each.
+    run. A checkpoint of other settings, inputs or code is kept, not resumed. The
+    last epoch is the result: test data selects nothing. Several processes share
+    every batch; --threads are those of each.
 
     Example:
 
@@ -447,7 +459,7 @@ def train(
     from vixml.training.train import train as go
 
     start_processes(processes, device)
-    go(seeded, entry.propensity, inputs, job.out, choose_device(device, threads))
+    go(seeded, entry.propensity, inputs, job.out, choose_device(device, threads), accept_checkpoint)
 
 
 @command

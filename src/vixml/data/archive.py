@@ -6,6 +6,7 @@ as ``../../x`` can do nothing.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import zipfile
@@ -223,32 +224,37 @@ class LocalFiles:
         self.folder = Path(folder)
         self.digest = hashlib.sha256()
 
-    def read(self, reference: str, limit: int = MEMBER_LIMIT) -> bytes | None:
-        """Return the bytes of an image, or None if there is no such file.
+    def read(self, reference: str, limit: int = MEMBER_LIMIT) -> bytes | str:
+        """Return the bytes of an image, or the reason why there are none: no such file, or larger than ``limit``.
 
         Raises:
-            VixmlError: a path (a link, for example) that leads out of the folder, or a file larger than ``limit``.
+            VixmlError: a path (a link, for example) that leads out of the folder.
         """
-        path = self.folder / SourceReader.split(reference)[2]
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise VixmlError(
-                "an image is outside the folder of its catalogue",
-                where=path,
-                found=str(path.resolve()),
-                hint="copy the file into the folder: a link that leads out is not followed",
-            )
-        data = None
-        if path.is_file():
-            if path.stat().st_size > limit:
+        found = self._read(self.folder / SourceReader.split(reference)[2], limit)
+        self.digest.update(b"-" if isinstance(found, str) else hashlib.sha256(found).digest())
+        return found
+
+    def _read(self, path: Path, limit: int) -> bytes | str:
+        try:
+            resolved = path.resolve()
+            if not resolved.is_relative_to(self.folder.resolve()):
                 raise VixmlError(
-                    "an image is larger than allowed",
+                    "an image is outside the folder of its catalogue",
                     where=path,
-                    found=f"{path.stat().st_size} bytes",
-                    expected=f"at most {limit} bytes",
+                    found=str(resolved),
+                    hint="copy the file into the folder: a link that leads out is not followed",
                 )
-            data = path.read_bytes()
-        self.digest.update(b"-" if data is None else hashlib.sha256(data).digest())
-        return data
+            if not path.is_file():
+                return "no such file"
+            if path.stat().st_size > limit:
+                return f"larger than {limit} bytes"
+            return path.read_bytes()
+        except (ValueError, RuntimeError):  # a name with a null character, or links in a circle
+            return "no such file"
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+                raise
+            return "no such file"
 
 
 def _too_large(where: str, found: str, limit: int) -> VixmlError:

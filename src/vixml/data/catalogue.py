@@ -26,7 +26,7 @@ from vixml.errors import VixmlError
 
 # Prefix of a local image's path in images.parquet.
 SOURCE = "catalogue"
-_URL = re.compile(r"https?://\S+$", re.IGNORECASE)
+_URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 def build_catalogue(dataset: Dataset, tables: dict[str, Path], out: Path | str) -> dict[str, Any]:
@@ -56,6 +56,8 @@ def build_catalogue(dataset: Dataset, tables: dict[str, Path], out: Path | str) 
             expected=f"a column {entry.images!r} in one of them (catalogue.images)",
             hint="correct its name in config/datasets.yaml, or leave it out",
         )
+    if build.no_address is not None and not build.address_found:
+        raise build._other_kind(build.no_address[0], f"the path {build.no_address[1]!r}, and no URL in any row")
     urls = entry.images_are == "urls" and len(build.writer.images) > 0
     return build.writer.finish(source=lambda key: f"{SOURCE}:{key}", urls=urls, facts={"rules": build.rules})
 
@@ -137,6 +139,9 @@ class _Build:
     Attributes:
         rules: split -> how often each rule was needed.
         images_found: whether a table has the column of images.
+        address_found: whether that column holds an address of the web.
+        odd: rules needed by the images of the split that is being written.
+        no_address: place and content of the first entry that is none, although the registry says URLs.
     """
 
     def __init__(self, dataset: Dataset, tables: dict[str, Path], out: Path | str) -> None:
@@ -147,6 +152,8 @@ class _Build:
         self.label_rows: dict[str, int] = {}
         self.rules: dict[str, dict[str, int]] = {}
         self.images_found = False
+        self.address_found, self.odd = False, Counter[str]()
+        self.no_address: tuple[str, str] | None = None  # the first one
 
     def _split(self, tables: dict[str, Path]) -> dict[str, _Table]:
         if "items" not in tables:
@@ -193,7 +200,7 @@ class _Build:
         if not self.label_rows:
             raise VixmlError("the table of labels is empty", where=table.path, hint=GUIDE)
         texts.check_fields(table.path)
-        self.rules["label"] = dict(sorted(texts.counts.items()))
+        self.rules["label"] = dict(sorted({**texts.counts, **self.odd}.items()))
 
     def _write_labels_of_train(self, train: _Table) -> None:
         names = {name for where, record in train for name in train.values(record, self.entry.labels, where)}
@@ -212,6 +219,7 @@ class _Build:
     def write_queries(self, split: str) -> None:
         """Write train or test."""
         table, texts, found = self.queries[split], TextRules(self.dataset.text_fields), Counter[str]()
+        self.odd.clear()
         with self.writer.split(split) as add:
             for where, record in table:
                 labels = self._labels(table, record, where, found)
@@ -220,7 +228,7 @@ class _Build:
         if not self.writer.rows[split]:
             raise VixmlError("a split holds no item", where=table.path, hint=GUIDE)
         texts.check_fields(table.path)
-        self.rules[split] = dict(sorted((texts.counts + found).items()))
+        self.rules[split] = dict(sorted((texts.counts + found + self.odd).items()))
 
     def _labels(self, table: _Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[int]:
         """Return a query's label ids, ascending; if a table lists all labels, another name is an error."""
@@ -258,26 +266,41 @@ class _Build:
         if column is None:
             return []
         self.images_found = self.images_found or column in record
-        return [self._image(name, f"{where}: {column}") for name in table.values(record, column, where)]
+        names = table.values(record, column, where)
+        if self.entry.images_are == "urls":
+            return [self._address(name, f"{where}: {column}") for name in names]
+        return [self._path(name, f"{where}: {column}") for name in names]
 
-    def _image(self, name: str, where: str) -> str:
-        is_url, path = _URL.match(name) is not None, PurePosixPath(name)
-        if not is_url and ("://" in name or path.is_absolute() or ".." in path.parts or "\\" in name):
+    def _address(self, name: str, where: str) -> str:
+        """Return an address as it is, valid or not: `fetch-images` gives the reason why an invalid one has no image."""
+        if _URL.match(name) is None:
+            self.no_address = self.no_address or (where, name)
+            self.odd["images_without_web_address"] += 1
+        else:
+            self.address_found = True
+        return name.encode(errors="replace").decode()  # half of a surrogate pair cannot be stored
+
+    def _path(self, name: str, where: str) -> str:
+        if _URL.match(name):
+            raise self._other_kind(where, f"the URL {name!r}")
+        path = PurePosixPath(name)
+        if "://" in name or path.is_absolute() or ".." in path.parts or "\\" in name:
             raise VixmlError(
                 "an image is neither inside the catalogue's folder nor on the web",
                 where=where,
                 found=repr(name),
                 expected="a path inside the folder, written with /, or an address with http:// or https://",
             )
-        if is_url != (self.entry.images_are == "urls"):
-            raise VixmlError(
-                "an image is named in another way than the registry says",
-                where=where,
-                found=f"the {'URL' if is_url else 'path'} {name!r}",
-                expected=self.entry.images_are,
-                hint="correct catalogue.images_are in config/datasets.yaml, or this row",
-            )
-        return name if is_url else path.as_posix()
+        return path.as_posix().encode(errors="replace").decode()
+
+    def _other_kind(self, where: str, found: str) -> VixmlError:
+        return VixmlError(
+            "an image is named in another way than the registry says",
+            where=where,
+            found=found,
+            expected=self.entry.images_are,
+            hint="correct catalogue.images_are in config/datasets.yaml, or this row",
+        )
 
 
 # -- records of tables ------------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ class _Records:
             urls = [value] if isinstance(value, str) else value or []
             if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
                 raise malformed(where, repr(value), f"{self.image_field}: a URL or a list of URLs")
-            urls = [url.strip() for url in urls if url.strip()]
+            urls = [url.strip().encode(errors="replace").decode() for url in urls if url.strip()]
         self.found["without_images"] += not urls
         return urls
 

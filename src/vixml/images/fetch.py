@@ -14,11 +14,8 @@ import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from itertools import zip_longest
-from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 
@@ -27,21 +24,23 @@ import pyarrow.parquet as pq
 
 from vixml.config.registry import Fetch
 from vixml.data.corpus import URLS, Corpus
-from vixml.errors import VixmlError
-from vixml.files import atomic_path, write_json
+from vixml.errors import VixmlError, expect_equal
+from vixml.files import atomic_path, disk_full, write_json
 from vixml.images.embeddings import coverage
-from vixml.images.http import Getter
-from vixml.images.render import Attempt, attempt_all, prepare
+from vixml.images.http import Getter, Schedule
 from vixml.images.store import FORMAT, kept_folder, shard_name, shard_range, write_shard
+from vixml.images.workers import PORTION, PORTION_BYTES, Attempt, Workers
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
 
 LOG = "fetched.parquet"
 FEW = 20  # in a shard with fewer images, failures do not prove that the network is down
 LOG_SCHEMA = pa.schema(
-    [("image", pa.int32()), ("url", pa.string()), ("status", pa.int16()), ("bytes", pa.int64()),
-     ("sha256", pa.string()), ("attempts", pa.int16()), ("error", pa.string())]
+    [("image", pa.int32()), ("url", pa.string()), ("status", pa.int16()), ("bytes", pa.int64()), ("sha256", pa.string()),
+     ("error", pa.string())]
 )  # fmt: skip
+# How often a server had to be asked is luck, so it is not part of the result.
+ATTEMPTS = pa.field("attempts", pa.int32())
 
 
 def fetch_images(
@@ -54,7 +53,7 @@ def fetch_images(
 ) -> None:
     """Fetch, check and prepare the images of a corpus and write an image store.
 
-    Each URL is fetched once, however many items name it. An unavailable image (gone, refused, not an image, too
+    Each URL is one image, however many items name it; a killed run asks again only for those in flight. An unavailable image (gone, refused, not an image, too
     large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
 
     Args:
@@ -92,7 +91,7 @@ def fetch_images(
                             await fetcher.shard(shard, shard_range(shard, len(urls), n_shards))
 
             asyncio.run(fetch())
-        missing, reasons = _gather(kept, work, len(urls), n_shards)
+        missing, reasons, requests = _gather(kept, work, len(urls), n_shards)
         if urls and len(missing) == len(urls):
             raise VixmlError(
                 "no image could be fetched",
@@ -103,6 +102,7 @@ def fetch_images(
         header = {"format": FORMAT, "n_images": len(urls), "n_shards": n_shards, "missing": missing}
         write_json(work / "store.json", header)
         facts |= {"n_images": len(urls), "n_missing": len(missing), "missing_reasons": dict(reasons)}
+        facts["n_requests"] = requests
         facts["pct_with_images"] = coverage(corpus, missing)
     shutil.rmtree(kept)
 
@@ -136,7 +136,7 @@ class Fetcher:
             again = journal.may_pass()
             await self._fetch(list(again), again, journal)
             _require_network(journal, self.kept, len(ids))
-            _write(journal, self.kept, shard)
+            _write(journal, self.kept, shard, ids)
         for leftover in self.kept.glob(f"{path.name}*"):
             leftover.unlink()
 
@@ -144,17 +144,19 @@ class Fetcher:
         """Fetch images; ``before`` holds the requests made for those that are tried again."""
         # More workers than connections: none is idle while an image is prepared.
         connections = self.getter.settings.concurrency
-        waiting = iter(images)
+        schedule = Schedule(images, self.urls, self.getter.settings)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(connections + connections // 2, len(images))):
-                    group.create_task(self._work(waiting, before, journal))
+                    group.create_task(self._work(schedule, before, journal))
         except ExceptionGroup as errors:  # all fail for the same reason: a full disk, a dead process
             raise errors.exceptions[0] from errors
 
-    async def _work(self, waiting: Iterator[int], before: dict[int, int], journal: Journal) -> None:
-        for image in waiting:  # shared: each worker takes the next
+    async def _work(self, schedule: Schedule, before: dict[int, int], journal: Journal) -> None:
+        while (image := await schedule.next()) is not None:
             answer = await self.getter.get(self.urls[image])
+            if (attempts := schedule.answered(image, answer)) is None:
+                continue  # it is asked for again when its time has come
             png, error = None, answer.error
             if answer.data is not None:
                 png, error = await self.preparers.prepared(answer.data)
@@ -165,7 +167,7 @@ class Fetcher:
                     status=answer.status,
                     bytes=None if answer.data is None else len(answer.data),
                     sha256=answer.sha256,
-                    attempts=before.get(image, 0) + answer.attempts,
+                    attempts=before.get(image, 0) + attempts,
                     error=error,
                     png=png,
                     may_pass=answer.may_pass,
@@ -198,34 +200,42 @@ def _require_network(journal: Journal, kept: Path, n: int) -> None:
     )
 
 
-def _write(journal: Journal, kept: Path, shard: int) -> None:
-    """Write a shard and its log from the journal; the shard comes last, because its presence means that both are complete."""
-    log = [{name: getattr(row, name) for name in LOG_SCHEMA.names} for row in journal]
+def _write(journal: Journal, kept: Path, shard: int, ids: range) -> None:
+    """Write a shard and its log from the journal; the shard comes last, because its presence means that both are complete.
+
+    Raises:
+        VixmlError: the journal lacks an image.
+    """
+    schema = LOG_SCHEMA.append(ATTEMPTS)
+    log = [{name: getattr(row, name) for name in schema.names} for row in journal]
+    what, hint = "a journal does not hold every image of its shard", "run the same command again"
+    lost = sorted(set(ids) - {row["image"] for row in log})
+    expect_equal(f"{len(ids) - len(lost)} images", f"{len(ids)} images", what, where=journal.path, hint=hint)
     with atomic_path(kept / f"log-{shard:05d}.parquet") as temporary:
-        pq.write_table(pa.Table.from_pylist(log, schema=LOG_SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(log, schema=schema), temporary)
     write_shard(kept / shard_name(shard), ((row.image, row.url, row.png) for row in journal if row.png is not None))
 
 
-def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[int], Counter[str]]:
-    """Link the shards into the output and join the logs; return the missing ids and the counts of reasons."""
+def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[int], Counter[str], int]:
+    """Link the shards into the output and join the logs; return the missing ids, the counts of reasons and of requests."""
     missing: list[int] = []
     reasons: Counter[str] = Counter()
+    requests = 0
     with atomic_path(work / LOG) as temporary, pq.ParquetWriter(temporary, LOG_SCHEMA) as writer:
         for shard in range(n_shards):
             os.link(kept / shard_name(shard), work / shard_name(shard))
             table = pq.read_table(kept / f"log-{shard:05d}.parquet")
+            requests += sum(table["attempts"].to_pylist())
+            table = table.drop_columns(["attempts"])
             writer.write_table(table)
             for image, error in zip(table["image"].to_pylist(), table["error"].to_pylist(), strict=True):
                 if error is not None:
                     missing.append(image)
                     reasons[error.split(":")[0]] += 1
-    return missing, reasons
+    return missing, reasons, requests
 
 
 # -- preparing in other processes -------------------------------------------------------------------------------------
-
-# Most files per portion: at a few MB each, a portion must fit in memory.
-PORTION = 32
 
 
 class Preparers:
@@ -237,64 +247,59 @@ class Preparers:
     """
 
     def __init__(self, processes: int, size: int) -> None:
-        self.size = size
         # One more portion than processes, so that no process waits for the next.
         self._portions = processes + 1
-        self._workers: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: deque[tuple[bytes, asyncio.Future[Attempt]]] = deque()
-        # spawn: a fork of a process that runs an event loop may hang.
-        self._pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+        self.workers = Workers(processes, size)
 
     def __enter__(self) -> Preparers:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self.workers.__exit__(kind, error, trace)
 
     async def prepared(self, data: bytes) -> Attempt:
-        """Return an image as :func:`vixml.images.render.prepare` makes it, or None and the reason.
+        """Return an image as :func:`vixml.images.decode.draw_or_prepare` makes it, or None and the reason.
 
         Raises:
-            VixmlError: a process died.
+            VixmlError: a process was killed.
         """
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((data, future))
-        if len(self._workers) < self._portions:
-            worker = asyncio.create_task(self._work())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
-        try:
-            return await future
-        except BrokenProcessPool as error:
-            raise VixmlError(
-                "a process that prepares images died",
-                where="fetch-images",
-                found=str(error),
-                hint="out of memory? run the same command again: what was fetched is kept; --threads 1 takes less",
-            ) from error
+        if len(self._tasks) < self._portions:
+            task = asyncio.create_task(self._work())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await future
 
     async def _work(self) -> None:
-        """Prepare portions until no image waits."""
+        """Prepare portions until no image waits; every caller gets its image or the error."""
         while self._waiting:
-            portion = [self._waiting.popleft() for _ in range(min(PORTION, len(self._waiting)))]
-            files, futures = [data for data, _ in portion], [future for _, future in portion]
+            files: list[bytes] = []
+            futures: list[asyncio.Future[Attempt]] = []
+            while self._waiting and len(files) < PORTION // 2 and sum(map(len, files)) < PORTION_BYTES:
+                data, future = self._waiting.popleft()
+                files.append(data)
+                futures.append(future)
             made: list[Attempt] = []
-            failure: BaseException = asyncio.CancelledError()
+            failure: BaseException = RuntimeError("images were not prepared")
             try:
                 made = await asyncio.get_running_loop().run_in_executor(
-                    self._pool, attempt_all, prepare, files, self.size
+                    self.workers.threads, self.workers.attempt, files
                 )
-            except Exception as error:
+            except BaseException as error:
                 failure = error
+                if not isinstance(error, Exception):
+                    raise
             finally:
-                # A caller that was cancelled no longer waits.
-                for future, result in zip_longest(futures, made):
-                    if future.done():
+                for number, future in enumerate(futures):
+                    if future.done():  # a caller that was cancelled no longer waits
                         continue
-                    if result is None:
-                        future.set_exception(failure)
+                    if number < len(made):
+                        future.set_result(made[number])
                     else:
-                        future.set_result(result)
+                        future.set_exception(failure)
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------
@@ -337,48 +342,91 @@ class Journal:
         path: the file; created if needed.
         soon: calls a function a moment later, as an event loop's ``call_soon`` does, so that rows that arrive together are
             written together, in a tenth of the time. None writes each row separately.
+
+    Raises:
+        VixmlError: by any method: the disk is full, or the file cannot be read or written.
     """
 
     def __init__(self, path: Path, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
         self.path, self._soon, self._open = path, soon, True
-        self._base = sqlite3.connect(path, isolation_level=None)  # transactions are ours
-        self._base.execute("PRAGMA journal_mode=WAL")
-        self._base.execute("PRAGMA synchronous=NORMAL")
-        self._base.execute(f"CREATE TABLE IF NOT EXISTS fetched (image INTEGER PRIMARY KEY, {', '.join(COLUMNS[1:])})")
+        self._failure: VixmlError | None = None
+        with self._using():
+            self._base = sqlite3.connect(path, isolation_level=None)  # transactions are ours
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.execute("PRAGMA synchronous=NORMAL")
+            columns = ", ".join(COLUMNS[1:])
+            self._base.execute(f"CREATE TABLE IF NOT EXISTS fetched (image INTEGER PRIMARY KEY, {columns})")
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """Raise what failed since the last use, and turn what SQLite raises into one clear error.
+
+        Raises:
+            VixmlError: see :class:`Journal`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except sqlite3.Error as error:
+            full = "full" in str(error)
+            self._failure = disk_full(self.path) if full else VixmlError(
+                "the journal of fetched images cannot be read or written",
+                where=self.path,
+                found=str(error),
+                hint="run the same command again when no other one writes there; if it is damaged, delete its folder: "
+                "its images are then fetched again",
+            )  # fmt: skip
+            raise self._failure from error
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._commit()
-        self._open = False
-        self._base.close()
+        try:
+            if error is None or self._failure is None:
+                with self._using():
+                    self._end_transaction()
+        finally:
+            self._open = False
+            self._base.close()
 
     def add(self, row: Fetched) -> None:
         """Store a row."""
-        if self._soon is not None and not self._base.in_transaction:
-            self._base.execute("BEGIN")
-            self._soon(self._commit)
-        values = [getattr(row, name) for name in COLUMNS]
-        self._base.execute("INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        with self._using():
+            if self._soon is not None and not self._base.in_transaction:
+                self._base.execute("BEGIN")
+                self._soon(self._commit)
+            values = [getattr(row, name) for name in COLUMNS]
+            self._base.execute("INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def _commit(self) -> None:
-        if self._open and self._base.in_transaction:
+        """Write the rows so far. An event loop only logs what this raises, so the next use of the journal raises it again."""
+        if self._open:
+            with suppress(VixmlError), self._using():
+                self._end_transaction()
+
+    def _end_transaction(self) -> None:
+        if self._base.in_transaction:
             self._base.commit()
 
     def settled(self) -> set[int]:
         """Return the images that were tried."""
-        return {image for (image,) in self._base.execute("SELECT image FROM fetched")}
+        with self._using():
+            return {image for (image,) in self._base.execute("SELECT image FROM fetched")}
 
     def may_pass(self) -> dict[int, int]:
         """Return the requests made for each image with a temporary failure."""
-        return dict(self._base.execute("SELECT image, attempts FROM fetched WHERE may_pass"))
+        with self._using():
+            return dict(self._base.execute("SELECT image, attempts FROM fetched WHERE may_pass"))
 
     def forget(self, images: Iterable[int]) -> None:
         """Delete rows, so that these images are tried again."""
-        self._base.executemany("DELETE FROM fetched WHERE image = ?", [(image,) for image in images])
+        with self._using():
+            self._base.executemany("DELETE FROM fetched WHERE image = ?", [(image,) for image in images])
 
     def __iter__(self) -> Iterator[Fetched]:
         """Yield all rows, ascending."""
-        for row in self._base.execute("SELECT * FROM fetched ORDER BY image"):
-            yield Fetched(*row)
+        with self._using():
+            for row in self._base.execute("SELECT * FROM fetched ORDER BY image"):
+                yield Fetched(*row)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vixml.digest import stage_digest
+from vixml.digest import stage_modules
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, write_json
 from vixml.images.embeddings import FORMAT
@@ -71,7 +71,7 @@ def embed_images(
         hashes = {name: describe_input(path)["sha256"] for name, path in inputs.items()}
         # A run with another batch size may continue.
         described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
-        identity = {"config": described, "inputs": hashes, "device": device, "code": stage_digest("embed-images")}
+        identity = {"config": described, "inputs": hashes, "device": device, "code": stage_modules("embed-images")}
         kept = kept_folder(out, "pooling", identity | {"versions": versions()})
         _pool_all(store, encoder, entry.batch_size, threads, kept)
         # Linked, not moved: a run killed before it is published does not lose the vectors.
@@ -107,6 +107,10 @@ def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, thread
     # Memory-mapped: the matrix of 13 million photos does not fit into memory.
     mode, shape = ("r+", None) if done else ("w+", (len(store), encoder.dim))
     vectors = np.lib.format.open_memmap(path, mode, None if done else np.float16, shape)
+    if not done and hasattr(os, "posix_fallocate"):
+        # On a full disk, writing through the map would kill the process without a message.
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     with bar(f"pooling images with {encoder.name}", total) as advance:
         advance.skip(done)
         kept_at = time.monotonic()

@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 
 from vixml.data.corpus import table_writer
 from vixml.errors import VixmlError, expect_equal, expect_index
-from vixml.files import read_header, sha256_json, write_json, write_text
+from vixml.files import read_header, read_json, sha256_json, write_json, write_text
+from vixml.identity import compare, put_aside
+from vixml.progress import warn
 
 FORMAT = "vixml-images-1"
 SCHEMA = pa.schema([("image", pa.int32()), ("key", pa.string()), ("png", pa.binary())])
@@ -224,7 +226,9 @@ class ImageStore:
 
 
 def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
-    """Return ``<out>-<ending>``, made if needed, and emptied first if it belongs to other inputs or settings.
+    """Return ``<out>-<ending>``, made if needed; unfinished work of other inputs, settings or code is put aside first.
+
+    A warning names what changed and where that work is: it may have taken days.
 
     Args:
         out: the stage's output.
@@ -233,8 +237,17 @@ def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
     """
     kept = out.with_name(f"{out.name}-{ending}")
     stamp, name = kept / "identity", sha256_json(identity)
-    if kept.exists() and not (stamp.exists() and stamp.read_text() == name):
+    described = kept / "identity.json"
+    if kept.exists() and not stamp.exists():  # nothing is in it yet
         shutil.rmtree(kept)
+    elif kept.exists() and (found := stamp.read_text()) != name:
+        changed = compare(read_json(described), identity)[1] if described.exists() else "the version of vixml"
+        aside = put_aside(kept, found[:8])
+        warn(
+            f"unfinished work in {kept} is not resumed, since it would lead to another result. Changed: {changed}. It is "
+            f"kept as {aside}: delete it, or undo the change and move it back."
+        )
     kept.mkdir(parents=True, exist_ok=True)
+    write_json(described, identity)
     write_text(stamp, name)
     return kept

@@ -27,7 +27,7 @@ from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, write_json
 from vixml.provenance import stage
-from vixml.runtime import choose_precision, dtype_of, find_device
+from vixml.runtime import choose_precision, dtype_of, find_device, send
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class VisionEncoder:
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """Map (n, h, w, 3) uint8 to (n, 3, h, w) float32, as the checkpoint's processor does."""
-        pixels = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        pixels = send(batch, torch.device(self.device)).permute(0, 3, 1, 2).float()
         return (pixels * self.processing.scale - self._mean) / self._std
 
     @torch.inference_mode()

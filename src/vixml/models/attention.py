@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vixml.runtime import send
+
 PACKED = "vixml_packed"
 FILLED_UP = {"cuda"}  # devices on which a decoder's sequences are padded
 SIMILAR = 16  # lengths up to the same multiple of this share rows
@@ -52,15 +54,17 @@ def rows_of(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.d
         >>> rows.count, rows.length, rows.positions.tolist()  # position 0 of each row is that of the shared word
         (3, 4, [1, 5, 9, 10, 11])
     """
-    found = []
+    found, indices = [], []
     for _, group in groupby(blocks, key=lambda block: (block[2] - 1) // SIMILAR):
         lengths = np.concatenate([np.full(count, length) for _, count, length in group])
         length = prefix + int(lengths.max())
         starts = np.arange(len(lengths)) * length + prefix
         inner = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
-        positions = torch.from_numpy(np.repeat(starts, lengths) + inner)
-        found.append(Rows(len(positions), len(lengths), length, positions.to(device, non_blocking=True)))
-    return found
+        indices.append(np.repeat(starts, lengths) + inner)
+        found.append((len(lengths), length))
+    # One copy for all.
+    sent = send(torch.from_numpy(np.concatenate(indices)), device).split([len(index) for index in indices])
+    return [Rows(len(positions), *shape, positions) for shape, positions in zip(found, sent, strict=True)]
 
 
 def packed_attention(

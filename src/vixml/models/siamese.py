@@ -21,7 +21,7 @@ from vixml.models.backbone import Backbone, expect_shapes
 from vixml.models.inputs import RunData
 from vixml.models.packing import Packed
 from vixml.models.prompt import PLAIN, Prompt
-from vixml.runtime import INIT, derived_seed
+from vixml.runtime import INIT, derived_seed, send
 
 # --- Label prototypes: PRIME's prototype network (arXiv:2410.20401) and DEXA's auxiliary vectors.
 
@@ -125,16 +125,19 @@ class LateFusion(nn.Module):
         Returns:
             (n, dim) float32, not normalised.
         """
-        counts = torch.bincount(items, minlength=len(text))
-        starts = counts.cumsum(0) - counts
+
+        def sent(index: np.ndarray) -> Tensor:
+            return send(torch.from_numpy(index), text.device)
+
+        counts = np.bincount(items.numpy(), minlength=len(text))
+        starts = counts.cumsum() - counts
         order, out = [], []
-        for count in counts.unique().tolist():
-            rows = (counts == count).nonzero().flatten()
-            positions = (starts[rows, None] + torch.arange(count)).to(text.device, non_blocking=True)
-            tokens = torch.cat([text[rows.to(text.device, non_blocking=True), None], images[positions]], dim=1)
+        for count in np.unique(counts):
+            rows = np.flatnonzero(counts == count)
+            tokens = torch.cat([text[sent(rows), None], images[sent(starts[rows, None] + np.arange(count))]], dim=1)
             out.append(self.layer(tokens).mean(dim=1, dtype=torch.float32))
             order.append(rows)
-        return torch.cat(out)[torch.cat(order).argsort().to(text.device, non_blocking=True)]
+        return torch.cat(out)[sent(np.concatenate(order).argsort())]
 
 
 class Siamese(nn.Module):

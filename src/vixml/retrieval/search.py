@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
-from vixml.runtime import coarse_type, one_thread_each, share_out
+from vixml.runtime import coarse_type, one_thread_each, send, share_out
 
 # --- Input and output: arrays of results, a filter's rows, and checks of shapes, types and finite numbers.
 
@@ -246,8 +246,8 @@ def ban(products: Tensor, banned: Ragged | None, part: slice) -> None:
     if banned is None or not len(banned.values):
         return
     inside = (banned.values >= part.start) & (banned.values < part.stop)
-    rows = torch.from_numpy(banned.row_ids()[inside]).to(products.device)
-    columns = torch.from_numpy(banned.values[inside].astype(np.int64) - part.start).to(products.device)
+    pairs = np.stack([banned.row_ids()[inside], banned.values[inside] - np.int64(part.start)])
+    rows, columns = send(torch.from_numpy(pairs), products.device)
     products[rows, columns] = -torch.inf
 
 
@@ -489,4 +489,4 @@ def _load(array: np.ndarray | Tensor, rows: slice, device: torch.device) -> Tens
     if isinstance(array, Tensor):
         return array[rows].float()
     # A copy: torch takes no read-only (memory-mapped) arrays.
-    return torch.from_numpy(np.array(array[rows], dtype=np.float32)).to(device)
+    return send(torch.from_numpy(np.array(array[rows], dtype=np.float32)), device)

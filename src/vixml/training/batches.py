@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -36,6 +37,11 @@ class TrainingSet:
     truth: Ragged
     rows: np.ndarray
     weights: np.ndarray
+
+    @cached_property
+    def used_truth(self) -> Ragged:
+        """Return the labels of the queries in use: one row for each of ``rows``."""
+        return self.truth if len(self.rows) == len(self.truth) else self.truth.take(self.rows)
 
 
 @dataclass(frozen=True)

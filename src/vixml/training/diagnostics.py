@@ -60,7 +60,9 @@ def mean_cosine(unit: Tensor) -> float:
     n = len(unit)
     if n < 2:
         return 0.0
-    return float((unit.sum(0, dtype=torch.float64).square().sum() - n) / (n * (n - 1)))
+    # In pieces: the sum makes a copy in float64.
+    total = sum(some.sum(0, dtype=torch.float64) for some in unit.split(max(1, PRODUCTS // max(unit.shape[1], 1))))
+    return float((total.square().sum() - n) / (n * (n - 1)))
 
 
 def precision_at_1(queries: Queries, labels: Tensor) -> float:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -43,26 +44,37 @@ class ProcessGroup:
         """Return which of ``n`` items this process encodes; shares differ by one at most."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
-    def gather(self, vectors: Tensor, n: int) -> Tensor:
+    def gather(self, vectors: Tensor, n: int, to_all: bool = True) -> Tensor:
         """Put the shares of all processes together.
 
         Args:
             vectors: (share of n, dim) of this process's :meth:`share`.
             n: items of all processes.
+            to_all: whether every process gets them, or rank 0 alone.
 
         Returns:
-            (n, dim) on the device of ``vectors``, without gradient; of a single process, ``vectors`` detached.
+            (n, dim) on the device of ``vectors``, without gradient; (0, dim) for a process that gets none; of a single
+            process, ``vectors`` detached.
         """
         vectors = vectors.detach()
         if self.size == 1:
             return vectors
-        sizes = [s.stop - s.start for s in (ProcessGroup(rank, self.size).share(n) for rank in range(self.size))]
-        # Collectives need equal shapes: shorter shares are padded.
-        filled = torch.zeros(max(sizes), *vectors.shape[1:], dtype=vectors.dtype, device=self.device)
-        filled[: len(vectors)] = vectors
-        parts = [torch.empty_like(filled) for _ in sizes]
-        distributed.all_gather(parts, filled)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(vectors.device)
+        shares = [ProcessGroup(rank, self.size).share(n) for rank in range(self.size)]
+        most, dim = max(share.stop - share.start for share in shares), vectors.shape[1]
+        whole = vectors.new_empty(n if to_all or self.rank == 0 else 0, dim)
+        step = max(1, BLOCK // max(dim, 1))  # vectors of a million items do not fit on a GPU
+        for start in range(0, most, step):
+            # Collectives need equal shapes: shorter shares are padded.
+            sent = torch.zeros(min(step, most - start), dim, dtype=vectors.dtype, device=self.device)
+            some = vectors[start : start + step]
+            sent[: len(some)] = some
+            parts = [torch.empty_like(sent) for _ in shares]
+            distributed.all_gather(parts, sent)
+            if len(whole):
+                for share, part in zip(shares, parts, strict=True):
+                    target = whole[share][start : start + step]
+                    target.copy_(part[: len(target)])
+        return whole
 
     def require_equal(self, number: int, what: str) -> None:
         """Check that all processes read or computed the same whole number.
@@ -90,12 +102,18 @@ class ProcessGroup:
             )
 
     def first(self, values: np.ndarray) -> np.ndarray:
-        """Return rank 0's ``values``, (n,) int64; those of other processes may differ by rounding."""
+        """Return rank 0's ``values``, (n,) int64, in every process."""
         if self.size == 1:
             return values
         sent = torch.from_numpy(values).to(self.device, copy=True)
         distributed.broadcast(sent, 0)
         return sent.cpu().numpy()
+
+    def broadcast(self, *tensors: Tensor) -> None:
+        """Overwrite tensors, on the device of the group, with those of rank 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor.detach(), 0)
 
     def sum_gradients(self, shared: Iterable[Parameter], whole: Iterable[Parameter]) -> None:
         """Sum gradients over all processes, in place.
@@ -124,6 +142,11 @@ class ProcessGroup:
 SINGLE = ProcessGroup()
 # NCCL's and gloo's messages when the other end of a connection has ended.
 _GONE = re.compile(r"connection (closed|reset|refused)|broken pipe|NCCL|gloo|process group|recvValue|TCPStore", re.I)
+_SLOW = re.compile(r"timed? ?out", re.I)
+# How long a process waits for the others. One that ended is noticed at once, so this limits only what takes long in one: a
+# checkpoint of 37 GB takes two hours at 5 MB/s. The default of NCCL is ten minutes.
+WAIT = timedelta(hours=3)
+BLOCK = 1 << 26  # values of each process that are sent at a time
 
 
 @contextmanager
@@ -131,18 +154,22 @@ def lost_processes(group: ProcessGroup) -> Iterator[None]:
     """Turn the errors that a process meets when another one has ended into one error.
 
     Raises:
-        VixmlError: another process has ended.
+        VixmlError: another process has ended, or takes longer than :data:`WAIT`.
     """
     try:
         yield
     except RuntimeError as error:
         if group.size == 1 or not _GONE.search(str(error)):
             raise
+        slow = _SLOW.search(str(error))
         raise VixmlError(
-            "another process of this training ended",
+            f"another process of this training did not answer for {WAIT}"
+            if slow
+            else "another process of this training ended",
             where=f"process {group.rank + 1} of {group.size}",
             found=str(error).splitlines()[0][:200],
-            hint="see the message of that process; the same command resumes from the checkpoint",
+            hint=("see what that process waits for: a slow disk, a network that fails" if slow else "see its message")
+            + "; the same command resumes from the checkpoint",
         ) from error
 
 
@@ -168,7 +195,7 @@ def join(device: torch.device) -> ProcessGroup:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         device = torch.device("cuda", torch.cuda.current_device())
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
     return ProcessGroup(distributed.get_rank(), distributed.get_world_size(), device)
 
 

@@ -17,6 +17,7 @@ import json
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,14 @@ from torch.nn import functional as F
 from vixml.config.registry import Propensity
 from vixml.config.run import Optimizer, RunConfig, SeededRun
 from vixml.data.propensity import inverse_propensity
-from vixml.digest import stage_digest
-from vixml.files import save_array, sha256_json, write_json, write_text
+from vixml.digest import stage_modules
+from vixml.files import save_array, write_json, write_text
 from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items, fewer_items
 from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.packing import Sequences
 from vixml.models.siamese import Siamese, build_model, save_model
-from vixml.progress import Quiet, bar
+from vixml.progress import Quiet, bar, warn
 from vixml.provenance import describe_input, machine, stage
 from vixml.runtime import CLUSTER, DROPOUT, INIT, autocast, batch_workers, choose_precision, derived_seed, send
 from vixml.training import diagnostics
@@ -46,7 +47,7 @@ from vixml.training.checkpoint import Checkpoint
 from vixml.training.clustering import balanced_groups, group_means
 from vixml.training.distributed import SINGLE, ProcessGroup, join, leave, lost_processes
 from vixml.training.losses import Positives, total_loss
-from vixml.training.vectors import EncodedBatch, StoredVectors, label_means
+from vixml.training.vectors import EncodedBatch, StoredVectors, label_means, shared_zeros
 
 SCHEMA_VERSION = 1
 VALIDATION_SEED = 20251117  # one held-out set for all runs and seeds, so that tuning compares like with like
@@ -55,7 +56,14 @@ VALIDATION_SEED = 20251117  # one held-out set for all runs and seeds, so that t
 # --- The stage.
 
 
-def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, device: torch.device) -> None:
+def train(
+    run: SeededRun,
+    propensity: Propensity,
+    inputs: RunInputs,
+    out: Path,
+    device: torch.device,
+    accept_checkpoint: bool = False,
+) -> None:
     """Train one run and write its model folder; resume from ``checkpoint/`` beside ``out`` after an interruption.
 
     Args:
@@ -64,10 +72,11 @@ def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, 
         inputs: the folders that it reads.
         out: folder to write.
         device: where to train.
+        accept_checkpoint: whether to resume a checkpoint that other code wrote.
 
     Raises:
-        VixmlError: an input is missing or belongs to another run, memory ran out, the training diverged, a checkpoint is
-            damaged, or another process of this training ended.
+        VixmlError: an input is missing or belongs to another run, memory or disk ran out, the training diverged, a
+            checkpoint is damaged or of other code, or another process of this training ended.
     """
     facts: dict[str, Any] = {}
     group = join(device)
@@ -78,7 +87,9 @@ def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, 
         training = open_training(run, propensity, inputs, device, group)
         config, model = training.config, training.model
         identity = run_identity(config, run.seed, inputs, training.precision, propensity)
-        checkpoint = Checkpoint(out.parent / "checkpoint", identity, config.training.checkpoint_minutes)
+        checkpoint = Checkpoint(
+            out.parent / "checkpoint", identity, config.training.checkpoint_minutes, accept_checkpoint
+        )
         state, n_queries = new_state(training), len(training.data.rows) * config.training.epochs
         shown = bar(str(run), n_queries) if first else nullcontext(Quiet())
         enough = enough_memory(
@@ -87,14 +98,15 @@ def train(run: SeededRun, propensity: Propensity, inputs: RunInputs, out: Path, 
         )
         with shown as advance, lost_processes(group), enough:
             fit(training, state, checkpoint, TrainingView(advance, str(run), config.training.epochs))
-        leave()
+            leave()
         if first:
             save_model(work, model)
             save_array(work / "validation_rows.npy", training.held_out)
             write_text(work / "log.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
             record = training_record(run, training, state)
             write_json(work / "training.json", record)
-            facts |= {name: record[name] for name in ("precision", "kernels", "last_epoch")} | {"device": str(device)}
+            noted = ("precision", "kernels", "last_epoch", "accepted_checkpoints")
+            facts |= {name: record[name] for name in noted if name in record} | {"device": str(device)}
     if first:
         checkpoint.remove()
 
@@ -120,26 +132,27 @@ def training_record(run: SeededRun, training: Training, state: State) -> dict[st
         "parameters": sum(p.numel() for p in model.parameters()) + model.backbone.left_out,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "last_epoch": last,
+        **({"accepted_checkpoints": state.accepted} if state.accepted else {}),
     }
 
 
-def run_identity(config: RunConfig, seed: int, inputs: RunInputs, precision: str, propensity: Propensity) -> str:
-    """Return the digest that a checkpoint must share to be resumed: everything that decides what is learned.
+def run_identity(
+    config: RunConfig, seed: int, inputs: RunInputs, precision: str, propensity: Propensity
+) -> dict[str, Any]:
+    """Return what a checkpoint must share to be resumed, by name: everything that decides what is learned.
 
     ``config.settings("train")`` leaves out how a training is carried out, so that a user can resume after running out of
     memory with smaller parts, or with other kernels. Workers and saving do not change a byte. Parts and kernels change the
     gradient by rounding only, except that parts draw other dropout masks.
     """
-    return sha256_json(
-        {
-            "config": config.settings("train"),
-            "seed": seed,
-            "inputs": {name: describe_input(path)["sha256"] for name, path in inputs.named().items()},
-            "precision": precision,
-            "propensity": propensity.model_dump(),
-            "code": stage_digest("train"),
-        }
-    )
+    return {
+        "config": config.settings("train"),
+        "seed": seed,
+        "inputs": {name: describe_input(path)["sha256"] for name, path in inputs.named().items()},
+        "precision": precision,
+        "propensity": propensity.model_dump(),
+        "code": stage_modules("train"),
+    }
 
 
 # --- Set-up: what stays the same while a run trains, and what changes.
@@ -228,7 +241,7 @@ class State:
     Attributes:
         optimizer: AdamW.
         scaler: of gradients, enabled in ``fp16``.
-        stored: (n_train, dim) unit query vectors as last seen.
+        stored: (n_train, dim) unit query vectors as last seen; empty except in rank 0.
         query_u: (n_train, dim) float32 query vectors of a frozen encoder, not normalised, or None.
         label_u: (n_labels, dim) float32 text vectors of a frozen encoder, not normalised, or None.
         groups: (n,) int64 group of each training query in a mined epoch, or None.
@@ -237,6 +250,7 @@ class State:
         sums: of each loss term over the epoch's queries.
         seconds: of training, without diagnostics and saving.
         history: the reports of finished epochs.
+        accepted: checkpoints of other code from which the run was resumed: position, old and new digest.
     """
 
     optimizer: torch.optim.Optimizer
@@ -250,16 +264,19 @@ class State:
     sums: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    accepted: list[dict[str, Any]] = field(default_factory=list)
 
 
-SAVED_AS_THEY_ARE = ("query_u", "label_u", "epoch", "step_in_epoch", "seconds", "history")
+SAVED_AS_THEY_ARE = ("query_u", "label_u", "epoch", "step_in_epoch", "seconds", "history", "accepted")
 
 
 def new_state(training: Training) -> State:
     """Return the state before the first step."""
     optimizer = make_optimizer(training.model, training.config.optimizer)
     scaler = torch.amp.GradScaler(training.device.type, enabled=training.precision == "fp16")
-    return State(optimizer, scaler, StoredVectors(torch.zeros(len(training.data.truth), training.model.backbone.dim)))
+    # Rank 0 alone mines, averages, reports and saves them.
+    n_stored = len(training.data.truth) if training.group.rank == 0 else 0
+    return State(optimizer, scaler, StoredVectors(shared_zeros(n_stored, training.model.backbone.dim)))
 
 
 def save_state(training: Training, state: State, checkpoint: Checkpoint) -> None:
@@ -278,13 +295,18 @@ def save_state(training: Training, state: State, checkpoint: Checkpoint) -> None
 
 def restore_state(training: Training, state: State, saved: dict[str, Any]) -> None:
     """Set the model and the state to those that :func:`save_state` wrote."""
+    # Copies: the tensors are mapped from a file that the next checkpoint replaces. A GPU's are copied by being sent there.
+    saved["optimizer"] = deepcopy(saved["optimizer"]) if training.device.type == "cpu" else saved["optimizer"]
     training.model.load_learned_state(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
-    state.stored, state.sums = StoredVectors(saved["stored"]), saved["sums"]
-    state.groups = None if saved["groups"] is None else saved["groups"].numpy()
+    state.sums = saved["sums"]
+    if training.group.rank == 0:
+        state.stored.read().copy_(saved["stored"])
+    state.groups = None if saved["groups"] is None else saved["groups"].numpy().copy()
     for name in SAVED_AS_THEY_ARE:
-        setattr(state, name, saved[name])
+        value = saved[name]
+        setattr(state, name, value.clone() if isinstance(value, Tensor) else value)
 
 
 # --- The optimizer: AdamW with a linear schedule.
@@ -371,13 +393,13 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
     model, settings, device = training.model, training.config.training, training.device
     first = training.group.rank == 0  # it alone writes checkpoints
     start_or_resume(training, state, checkpoint, view)
+    workers, pin = batch_workers(settings.workers if settings.epochs else 0, device), device.type == "cuda"
     while state.epoch < settings.epochs:
         if state.step_in_epoch == 0:
             update_groups(training, state, view)
             state.sums = {}
         model.train()
         started = time.perf_counter()
-        workers, pin = batch_workers(settings.workers, device), device.type == "cuda"
         for batch in iterate(epoch_batches(training, state), state.step_in_epoch, workers, pin):
             loss = train_step(training, state, batch)
             view.step(len(batch.queries), loss)
@@ -392,11 +414,12 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
             refresh_centroids(training, state, last and training.config.prototype.last_centroids == "encoded")
         state.seconds += time.perf_counter() - started
         report = epoch_report(training, state)
-        warning = diagnostics.collapse_warning(report, training.config.loss, model.has_centroids)
-        if warning is not None:
-            view.warn(warning)
-        state.history.append(report)
-        view.epoch(report)
+        if report is not None:
+            warning = diagnostics.collapse_warning(report, training.config.loss, model.has_centroids)
+            if warning is not None:
+                view.warn(warning)
+            state.history.append(report)
+            view.epoch(report)
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
         if first and checkpoint.due(epoch_ended=True):
             save_state(training, state, checkpoint)
@@ -410,6 +433,9 @@ def start_or_resume(training: Training, state: State, checkpoint: Checkpoint, vi
         restore_state(training, state, saved)
     step = state.epoch * training.steps_per_epoch + state.step_in_epoch
     training.group.require_equal(step, "the step to resume from")
+    # Only now has every process looked at the file.
+    if training.group.rank == 0 and (sentence := checkpoint.put_aside()) is not None:
+        warn(sentence)
     if saved is not None:
         view.resume(state.epoch * n + min(state.step_in_epoch * settings.batch_size, n), state.epoch)
     elif model.prototypes is not None or model.centred or settings.epochs:
@@ -495,38 +521,47 @@ def sum_gradients(training: Training, batch: Batch) -> None:
 
 
 def encode_shared(training: Training, items: Sequences, rows: np.ndarray | None = None) -> Tensor:
-    """Encode items, all or ``rows``: (n, dim) float32 on the CPU, not normalised. Each process encodes its share."""
+    """Encode items, all or ``rows``: (n, dim) float32 on the CPU, not normalised. Each process encodes its share.
+
+    Rank 0 gets all of them, another process (0, dim), except in training on stored vectors.
+    """
     n = len(items) if rows is None else len(rows)
     if rows is not None or training.group.size > 1:
         items = items.take((np.arange(n) if rows is None else rows)[training.group.share(n)])
     vectors = encode_items(training.model, items, training.precision, training.config.training.items_at_once)
-    return training.group.gather(vectors, n)
+    return training.group.gather(vectors, n, to_all=training.stored_only)
 
 
 @torch.no_grad()
 def initialise(training: Training, state: State) -> None:
     """Encode everything once: first centroids, label clusters for the free vectors, stored vectors."""
     model, data, init = training.model, training.data, training.config.prototype.init
+    first = training.group.rank == 0
     queries, labels = encode_shared(training, data.queries), encode_shared(training, data.labels)
     if model.centred:
-        # Queries and labels count alike, as in a batch. The stored centre is zero so far.
-        used = queries[torch.from_numpy(data.rows)]
-        centre = (used.mean(dim=0) + labels.mean(dim=0)) / 2
-        model.centre.copy_(centre)
-        queries, labels = queries - centre, labels - centre
-    state.stored = StoredVectors(F.normalize(queries, dim=1))
+        if first:
+            # Queries and labels count alike, as in a batch. The stored centre is zero so far.
+            used = slice(None) if len(data.rows) == len(queries) else torch.from_numpy(data.rows)
+            model.centre.copy_((queries[used].mean(dim=0) + labels.mean(dim=0)) / 2)
+        training.group.broadcast(model.centre)
+        queries -= model.centre.cpu()
+        labels -= model.centre.cpu()
+    state.stored.fill(queries)
     if training.stored_only:
         state.query_u, state.label_u = queries, labels
+    del queries  # at full size, as large as what is stored
     if model.prototypes is not None:
-        free, unit = model.prototypes.free, F.normalize(labels, dim=1)
-        seed = derived_seed(training.seed, CLUSTER)
-        clusters = balanced_groups(unit.to(free.weight.device), free.num_embeddings, seed)
-        model.cluster.copy_(torch.from_numpy(clusters))
-        if init == "label-mean":
-            free.weight.copy_(group_means(unit, clusters, free.num_embeddings))
-        elif init == "zeros":
-            free.weight.zero_()
-        # With "xavier" they stay as the model drew them.
+        free = model.prototypes.free
+        if first:
+            unit, seed = F.normalize(labels, dim=1), derived_seed(training.seed, CLUSTER)
+            clusters = balanced_groups(unit.to(free.weight.device), free.num_embeddings, seed)
+            model.cluster.copy_(torch.from_numpy(clusters))
+            if init == "label-mean":
+                free.weight.copy_(group_means(unit, clusters, free.num_embeddings))
+            elif init == "zeros":
+                free.weight.zero_()
+            # With "xavier" they stay as the model drew them.
+        training.group.broadcast(model.cluster, free.weight)
     if model.has_centroids:
         refresh_centroids(training, state)
 
@@ -540,13 +575,16 @@ def update_groups(training: Training, state: State, view: TrainingView) -> None:
         state.groups = None
     elif state.groups is None or (at - mining.start) % mining.update == 0:
         rows = training.data.rows
-        seed = derived_seed(training.seed, CLUSTER, epoch + 1)
-        vectors, n_groups = state.stored.read()[torch.from_numpy(rows)], mining.n_groups(len(rows), at)
-        try:
-            groups = balanced_groups(vectors.to(training.device), n_groups, seed)
-        except torch.OutOfMemoryError:  # no batch is in memory here, so no setting would help
-            view.warn("the GPU's memory is too small to group all queries: the processor does it, which takes longer")
-            groups = balanced_groups(vectors, n_groups, seed)
+        seed, n_groups = derived_seed(training.seed, CLUSTER, epoch + 1), mining.n_groups(len(rows), at)
+        groups = np.empty(len(rows), dtype=np.int64)
+        if training.group.rank == 0:
+            try:
+                groups = balanced_groups(state.stored.take(rows, training.device), n_groups, seed)
+            except torch.OutOfMemoryError:  # no batch is in memory here, so no setting would help
+                view.warn(
+                    "the GPU's memory is too small to group all queries: the processor does it, which takes longer"
+                )
+                groups = balanced_groups(state.stored.take(rows), n_groups, seed)
         state.groups = training.group.first(groups)
 
 
@@ -559,34 +597,36 @@ def refresh_centroids(training: Training, state: State, encode_again: bool = Fal
         encode_again: encode the queries with the current model, without dropout, instead of reading their stored vectors.
     """
     model, data, rows = training.model, training.data, training.data.rows
+    vectors, source = state.stored.read(), rows
     if encode_again and not training.stored_only:
-        queries = F.normalize(encode_shared(training, data.queries, rows), dim=1)
-    else:
-        queries = state.stored.read()[torch.from_numpy(rows)]
-    means, has = label_means(queries, data.truth.take(rows))
-    model.centroid.copy_(means)
-    model.has_centroid.copy_(has)
+        vectors, source = F.normalize(encode_shared(training, data.queries, rows), dim=1), None
+    if training.group.rank == 0:
+        _, has = label_means(vectors, data.used_truth, source, out=model.centroid)
+        model.has_centroid.copy_(has)
+    training.group.broadcast(model.centroid, model.has_centroid)
 
 
-def epoch_report(training: Training, state: State) -> dict[str, Any]:
-    """Return the finished epoch's losses and diagnostics, on labels and on the held-out training queries.
+def epoch_report(training: Training, state: State) -> dict[str, Any] | None:
+    """Return the finished epoch's losses and diagnostics, on labels and on the held-out training queries; None in other ranks.
 
     Raises:
         VixmlError: the run has diverged.
     """
     model, data, held_out, rows = training.model, training.data, training.held_out, training.data.rows
     means = {name: round(float(total) / len(rows), 6) for name, total in state.sums.items()}
-    stored = state.stored.read()[torch.from_numpy(rows)]
-    diagnostics.require_finite(means["loss"], stored, state.epoch)
     labels = diagnostics.watched(len(data.labels), len(held_out))
     if training.stored_only:
         label_u, validation = state.label_u[torch.from_numpy(labels)], state.query_u[torch.from_numpy(held_out)]
     else:
         label_u = encode_shared(training, data.labels, labels)
         validation = encode_shared(training, data.queries, held_out)
+    if training.group.rank:
+        return None
+    stored = state.stored.take(rows)
+    diagnostics.require_finite(means["loss"], stored, state.epoch)
     label_z = all_prototypes(model, label_u, labels=labels) if model.prototypes is not None else None
     held_out_queries = diagnostics.Queries(F.normalize(validation, dim=1), data.truth.take(held_out))
-    trained = diagnostics.Queries(stored, data.truth.take(rows))
+    trained = diagnostics.Queries(stored, data.used_truth)
     diagnosed = diagnostics.evaluate(model, labels, label_u, label_z, held_out_queries, trained)
     return {
         "epoch": state.epoch,

@@ -1,0 +1,56 @@
+"""What decides a long computation's result, and what becomes of unfinished work once that has changed.
+
+An identity is a nested dictionary of JSON values. ``config`` holds settings, ``code`` the hash of each module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+_ABSENT = "absent"
+
+
+def compare(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[bool, str]:
+    """Return whether two different identities differ in the code only, and all that differs, as text.
+
+    A setting that only one of them has came or went with the code.
+
+    Example:
+        >>> one, other = ({"config": {"lr": lr}, "code": {"a": "1", "b": "2"}} for lr in (0.1, 0.2))
+        >>> compare(one, other)
+        (False, 'config.lr: 0.1, now 0.2')
+        >>> compare(one, {**one, "code": {"a": "1", "b": "3"}})
+        (True, 'code of b')
+    """
+    modules, values, only_code = [], [], True
+    for keys, before, now in _differences(found, wanted, ()):
+        if keys[0] == "code":
+            modules.append(".".join(keys[1:]))
+            continue
+        only_code &= keys[0] == "config" and _ABSENT in (before, now)
+        values.append(f"{'.'.join(keys)}: {_short(before)}, now {_short(now)}")
+    return only_code, "; ".join(values + ([f"code of {', '.join(modules)}"] if modules else []))
+
+
+def put_aside(path: Path, digest: str) -> Path:
+    """Rename a file or folder by a short digest, and by a number if there is one already; return its new path."""
+    names = (path.with_stem(f"{path.stem}-{digest}{f'-{n}' if n > 1 else ''}") for n in count(1))
+    kept = next(name for name in names if not name.exists())
+    return path.rename(kept)
+
+
+def _differences(before: Any, now: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """Yield the keys and both values of each entry in which two nested dictionaries differ."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key, _ABSENT), now.get(key, _ABSENT), (*keys, key))
+    elif before != now:
+        yield keys, before, now
+
+
+def _short(value: Any) -> str:
+    """Print a value; of a hash, its first digits."""
+    return str(value)[:12] if isinstance(value, str) and len(value) == 64 else str(value)
