@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from vixml.data.tokens import load_tokenizer
 from vixml.data.xc_repository import TextRules
 from vixml.errors import VixmlError
+from vixml.images.decode import Undrawable, draw_or_prepare
 from vixml.images.embeddings import ImageEmbeddings
-from vixml.images.render import Undrawable, draw_or_prepare
 from vixml.models.encode import encode_items
 from vixml.models.inputs import prompts
 from vixml.models.packing import MULTIPLE, Sequences
