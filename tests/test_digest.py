@@ -144,6 +144,7 @@ def test_packages_import_only_from_packages_before_them():
         "models",
         "training",
         "retrieval",
+        "tagging",
         "evaluation",
         "plan",
         "report",

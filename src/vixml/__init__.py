@@ -4,3 +4,11 @@ Importing this package is cheap on purpose: no module here imports torch until a
 """
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name == "Tagger":
+        from vixml.tagging.tagger import Tagger
+
+        return Tagger
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -363,6 +362,8 @@ class ImageTable:
 
 def _hash(ids: np.ndarray) -> np.ndarray:
     """Return (n,) uint64 hashes of strings, the same in every process."""
+    import pandas as pd  # takes half a second, which tagging, for TextRules alone, does not wait
+
     return pd.util.hash_array(ids, categorize=False)
 
 

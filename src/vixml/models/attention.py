@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface
 
 from vixml.runtime import send
 
@@ -196,6 +195,10 @@ def is_causal(module: nn.Module) -> bool:
     return bool(getattr(module, "is_causal", False))
 
 
-# Without a mask function: with one, transformers checks in every forward pass of a decoder whether the position ids are those
-# of packed sequences, and waits for the GPU's answer.
-AttentionInterface.register(PACKED, packed_attention)
+def register() -> None:
+    """Make transformers know :func:`packed_attention` under the name :data:`PACKED`."""
+    from transformers import AttentionInterface  # takes seconds
+
+    # Without a mask function: with one, transformers checks in every forward pass of a decoder whether the position ids are
+    # those of packed sequences, and waits for the GPU's answer.
+    AttentionInterface.register(PACKED, packed_attention)

@@ -10,17 +10,23 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig
-from transformers.utils import logging as transformers_logging
 
 from vixml.config.run import Encoder
 from vixml.errors import VixmlError
+from vixml.files import read_json
+from vixml.models import attention
 from vixml.models.attention import FILLED_UP, PACKED, is_causal, rows_of
+from vixml.models.bert import is_plain_bert, open_bert
 from vixml.progress import warn
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def without_pooler(config: PretrainedConfig) -> dict[str, bool]:
@@ -33,6 +39,8 @@ def without_pooler(config: PretrainedConfig) -> dict[str, bool]:
         >>> without_pooler(BertConfig()), without_pooler(LlamaConfig())
         ({'add_pooling_layer': False}, {})
     """
+    from transformers import MODEL_MAPPING
+
     known = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
 
@@ -56,8 +64,6 @@ def expect_shapes(
             raise VixmlError(what, where=f"{where}: {name}", found=one, expected=other, hint=hint)
 
 
-transformers_logging.disable_progress_bar()  # a stage shows its progress
-
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -68,6 +74,7 @@ class Backbone(nn.Module):
         model_dir: folder with ``config.json`` and weights as safetensors.
         encoder: which layers are kept, how they are trained, how sequences are pooled.
         device: where it will compute; None: on the CPU.
+        lean: for inference only: open a BERT without transformers (:mod:`vixml.models.bert`), with the same vectors.
 
     Attributes:
         dim: length of a vector.
@@ -82,7 +89,11 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, model_dir: Path | str, encoder: Encoder | None = None, device: torch.device | None = None
+        self,
+        model_dir: Path | str,
+        encoder: Encoder | None = None,
+        device: torch.device | None = None,
+        lean: bool = False,
     ) -> None:
         super().__init__()
         encoder = encoder or Encoder()
@@ -93,14 +104,9 @@ class Backbone(nn.Module):
                 expected="model.safetensors",
                 hint="run vixml prepare-model; snakemake does so by itself",
             )
-        config = _settings(AutoConfig.from_pretrained(model_dir), encoder, model_dir)
-        dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
-        level = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # or it warns of the layers that are left out
-        network = AutoModel.from_pretrained(
-            model_dir, config=config, attn_implementation=PACKED, dtype=dtype, **without_pooler(config)
-        )
-        transformers_logging.set_verbosity(level)
+        network = _open_lean(Path(model_dir), encoder) if lean else None
+        if network is None:
+            network = _open(model_dir, encoder)
         self.dim = network.config.hidden_size
         self.max_positions = _longest(network.config)
         self.causal = any(is_causal(module) for module in network.modules())
@@ -181,6 +187,42 @@ class Backbone(nn.Module):
         return torch.cat(
             [(total + part.sum(dim=1, dtype=torch.float32)) / (prefix + part.shape[1]) for part in sequences]
         )
+
+
+def _open(model_dir: Path | str, encoder: Encoder) -> nn.Module:
+    """Open a network with transformers."""
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    attention.register()
+    logging.disable_progress_bar()  # a stage shows its progress
+    config = _settings(AutoConfig.from_pretrained(model_dir), encoder, model_dir)
+    dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # or it warns of the layers that are left out
+    network = AutoModel.from_pretrained(
+        model_dir, config=config, attn_implementation=PACKED, dtype=dtype, **without_pooler(config)
+    )
+    logging.set_verbosity(level)
+    return network
+
+
+def _open_lean(model_dir: Path, encoder: Encoder) -> nn.Module | None:
+    """Open a plain BERT without transformers; None: it is something else."""
+    config, weights = read_json(model_dir / "config.json"), model_dir / WEIGHTS[0]
+    layers = config.get("num_hidden_layers")
+    if (
+        not is_plain_bert(config)
+        or encoder.train == "lora"
+        or (encoder.layers or layers) != layers
+        or not weights.exists()
+    ):
+        return None
+    dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
+    try:
+        return open_bert(config, {name: tensor.to(dtype) for name, tensor in load_file(weights).items()})
+    except RuntimeError:  # other names of tensors, which transformers may know
+        return None
 
 
 def _settings(config: PretrainedConfig, encoder: Encoder, where: Path | str) -> PretrainedConfig:

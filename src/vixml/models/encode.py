@@ -64,6 +64,7 @@ def encode_items(
     precision: str,
     at_once: int | None = None,
     advance: Quiet | None = None,
+    multiple: int = MULTIPLE,
 ) -> Tensor:
     """Encode every item, without dropout.
 
@@ -76,12 +77,14 @@ def encode_items(
         precision: ``fp32``, ``bf16`` or ``fp16``.
         at_once: most items that go through the encoder together (``training.items_at_once``).
         advance: progress bar, counting items.
+        multiple: streams are filled up to a multiple of this length (:func:`vixml.models.packing.pack`).
 
     Returns:
         (n, dim) float32 on the CPU, not normalised.
     """
     was_training = model.training
-    model.eval()
+    if was_training:  # visiting every module takes longer than encoding one short text
+        model.eval()
     lengths = items.lengths
     order = np.argsort(lengths, kind="stable")
     budget = TOKENS_PER_BATCH["cpu" if model.device.type == "cpu" else "cuda"]
@@ -89,7 +92,7 @@ def encode_items(
 
     def batches() -> Iterator[tuple[np.ndarray, Packed]]:
         for part in token_budget_slices(lengths[order], budget, at_once):
-            packed = items.take(order[part]).pack(MULTIPLE)
+            packed = items.take(order[part]).pack(multiple)
             # From other memory, a copy to a GPU waits until the GPU has computed.
             yield order[part], packed.pin_memory() if model.device.type == "cuda" else packed
 
@@ -104,7 +107,8 @@ def encode_items(
         out[torch.from_numpy(rows)] = vectors.cpu()
         if advance is not None:
             advance(len(rows))
-    model.train(was_training)
+    if was_training:
+        model.train()
     return out
 
 

@@ -83,7 +83,7 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
     """
     corpus = Corpus.load(inputs.corpus)
     tokens = _open_tokens(inputs, corpus, config)
-    prompts = _prompts(config, inputs.model_dir, tokens["train"].header)
+    layouts = prompts(config, inputs.model_dir, tokens["train"].header)
     if config.encoder.first_token == "each-piece":  # the text's first token counts among `max_len`
         most = config.encoder.max_len - len(tokens["train"].header.get("bos_ids", ()))
         tokens = {split: lists.first(most) for split, lists in tokens.items()}
@@ -92,7 +92,7 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
         embeddings = _open_embeddings(inputs, config)
         images, image_dim = _image_lists(inputs, embeddings, corpus, config, seed), embeddings.dim
         gather = partial(embeddings.gather, dtype=np.float16)
-    sequences = {split: Sequences(tokens[split], images[split], prompts[split], gather) for split in SPLITS}
+    sequences = {split: Sequences(tokens[split], images[split], layouts[split], gather) for split in SPLITS}
     for split, items in sequences.items():
         inside = items.images.lengths if items.images is not None and not items.prompt.late else 0
         empty = np.flatnonzero(items.tokens.lengths + inside + len(items.prompt.words) < 1)
@@ -176,8 +176,17 @@ def _image_lists(
     return {split: embeddings.lists(rows, settings.per_item, settings.control, seed) for split, rows in lists.items()}
 
 
-def _prompts(config: RunConfig, model_dir: Path, header: Mapping[str, Any]) -> dict[str, Prompt]:
-    """Return the prompt of each split, from the header of its tokens; labels may have another template than queries."""
+def prompts(config: RunConfig, model_dir: Path, header: Mapping[str, Any]) -> dict[str, Prompt]:
+    """Return the prompt of each split; labels may have another template than queries.
+
+    Args:
+        config: the run.
+        model_dir: folder with the tokenizer.
+        header: of the tokens: ``special``, ``bos_ids`` and ``eos_id``.
+
+    Raises:
+        VixmlError: a template with ``{eos}``, and a tokenizer without such a token.
+    """
     encoder = config.encoder
     fixed = config.uses_images and encoder.text_position == "fixed"
 

@@ -150,6 +150,7 @@ class Siamese(nn.Module):
         image_dim: length of an image vector, or None for text only.
         prompt: how sequences are laid out.
         device: where it will compute, which decides on its kernels; it is built on the CPU.
+        lean: for inference only; see :class:`vixml.models.backbone.Backbone`.
 
     Attributes:
         cluster: (n_labels,) int64 buffer, each label's free vector (PRIME, DEXA).
@@ -173,9 +174,10 @@ class Siamese(nn.Module):
         image_dim: int | None,
         prompt: Prompt = PLAIN,
         device: torch.device | None = None,
+        lean: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = Backbone(model_dir, config.encoder, device)
+        self.backbone = Backbone(model_dir, config.encoder, device, lean)
         _check(config, self.backbone, prompt, image_dim)
         dim = self.backbone.dim
         self.projection = nn.Linear(image_dim, dim) if image_dim else None

@@ -17,9 +17,9 @@ from vixml.images.embeddings import ImageEmbeddings
 from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.ridge import LabelTerm, local_ridge
+from vixml.retrieval.ranking import Queries, rank_labels, searched_labels
 from vixml.retrieval.search import rows_of
-from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images
+from vixml.retrieval.vote import popularity, with_images
 
 Split = Literal["test", "validation"]
 
@@ -127,25 +127,13 @@ def _rank(
         lists = embeddings.lists(embeddings.images_of(corpus, split), images.per_item, images.control, run.seed)
         return with_images(text_vectors(split), embeddings, lists, how.image_weight, search.memory_mb)
 
-    if how.method == "label-search":
-        queries = text_vectors(source)
-        labels = _label_vectors(inputs["index"], how.labels_as, corpus.n_labels)
-        return search(queries if rows is None else queries[rows], labels, how.top_k, filter)
-    train = vectors("train")
-    queries, train = (vectors("test"), train) if rows is None else (train[rows], train[voters])
-    if how.method == "knn":
-        return knn_vote(queries, train, votes, how, filter=filter, search=search)
-    if how.method == "local-ridge":
-        asked = text_vectors(source) if rows is None else text_vectors(source)[rows]
-        weights = {"z": how.ridge.prototype_weight, "u": how.ridge.text_weight}
-        terms = [
-            LabelTerm(weight, asked, _label_vectors(inputs["index"], labels_as, corpus.n_labels))
-            for labels_as, weight in weights.items()
-            if weight > 0
-        ]
-        return local_ridge(queries, train, votes, terms, how, filter=filter, search=search)
-    labels = _label_vectors(inputs["index"], how.labels_as, corpus.n_labels)
-    return retrieval_augmented(queries, labels, train, votes, how, filter=filter, search=search)
+    text = text_vectors(source)
+    labels = {name: _label_vectors(inputs["index"], name, corpus.n_labels) for name in searched_labels(how)}
+    train = None if how.method == "label-search" else vectors("train")
+    voting = text if train is None else train if source == "train" else vectors(source)
+    if rows is not None:
+        text, voting, train = text[rows], voting[rows], None if train is None else train[voters]
+    return rank_labels(Queries(text, voting), labels, train, votes, how, filter=filter, search=search)
 
 
 def _check_run(folder: Path, expected: dict[str, Any], option: str) -> None:

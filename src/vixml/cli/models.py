@@ -1,0 +1,131 @@
+"""Commands on a trained model: ``pack`` it as one folder, ``tag`` new items with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vixml.cli.stages import CONFIG_DIR, RESULTS, ConfigDir, Dataset, Device, Results, Seed, Threads
+from vixml.errors import VixmlError
+from vixml.provenance import MANIFEST
+from vixml.stages import find
+
+if TYPE_CHECKING:
+    from vixml.config.project import Project
+
+Model = Annotated[Path, typer.Option(help="Model folder, of `vixml pack`.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for function in (pack, tag):
+        app.command()(function)
+
+
+def pack(
+    dataset: Dataset,
+    run: Annotated[
+        str | None, typer.Argument(help="Run of that dataset; may be left out if one alone is finished.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; DATASET.model by default.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    neighbours: Annotated[
+        bool,
+        typer.Option(help="Include the training items, which name the voters behind a tag. They are training data."),
+    ] = True,
+    results: Results = RESULTS,
+    config_dir: ConfigDir = CONFIG_DIR,
+) -> None:
+    """Write a trained run as one folder that tags new items anywhere.
+
+    Holds everything that tagging needs: the whole vocabulary, language model,
+    image projection, labels and their vectors, training items, vision weights,
+    a model card (README.md) and the hash of every file. It can be moved, and
+    loading it runs no code. The run must have its index (`vixml build-index`).
+
+    Example:
+
+        vixml pack picto vixml-minilm-l3 --out picto.model
+    """
+    from vixml.config.project import Project
+
+    project = Project(config_dir, results)
+    run = run or _finished_run(project, dataset, seed)
+    from vixml.tagging.pack import pack as go
+
+    print(go(project, dataset, run, seed, out or Path(f"{dataset}.model"), neighbours))
+
+
+def _finished_run(project: Project, dataset: str, seed: int) -> str:
+    """Return the one run of a dataset that has an index.
+
+    Raises:
+        VixmlError: none, or several.
+    """
+    found = [
+        names["run"]
+        for folder, names in find("build-index", project.results)
+        if (names["dataset"], names["seed"]) == (dataset, str(seed)) and (folder / MANIFEST).exists()
+    ]
+    if len(found) != 1:
+        raise VixmlError(
+            "which run is meant cannot be told" if found else "no run of this dataset is finished",
+            where=f"{project.results}, dataset {dataset}, seed {seed}",
+            found=", ".join(found) or "no index",
+            hint="name the run" if found else "train one; snakemake does so (README)",
+        )
+    return found[0]
+
+
+def tag(
+    table: Annotated[
+        Path, typer.Argument(help="Items: .csv, .tsv, .jsonl (each also .gz) or .parquet.", show_default=False)
+    ],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="File to write: .csv, .jsonl or .parquet.", show_default=False)],
+    k: Annotated[int, typer.Option(min=1, help="Tags of an item.")] = 10,
+    id: Annotated[str | None, typer.Option(help="Column of the ids; by default that of the training table.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Columns of the text, joined by +; by default those of the training table.")
+    ] = None,
+    pictures: Annotated[
+        str | None, typer.Option(help="Column of picture paths; by default that of the training table, or `pictures`.")
+    ] = None,
+    pictures_in: Annotated[
+        Path | None, typer.Option(help="Folder that paths are relative to; by default that of the table.")
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="Separator of several paths in one cell; `;` by default.")
+    ] = None,
+    labels_by: Annotated[
+        Literal["text", "id"], typer.Option(help="Name labels by their text or by their id.")
+    ] = "text",
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Tag every item of a table of any length.
+
+    Writes id, rank, label and score, one row per tag. A row that cannot be tagged
+    is put aside in OUT.aside.csv with its reason, and counted. Memory does not
+    grow with the table. Killed at any point, the same command resumes and ends
+    with the same bytes.
+
+    Example:
+
+        vixml tag new.csv --model shop.model --out tags.csv --k 5
+    """
+    from vixml.runtime import choose_device
+    from vixml.tagging.stream import Columns, aside_of, tag_table
+    from vixml.tagging.tagger import Tagger
+
+    choose_device(device, threads)
+    columns = Columns(id, text, pictures, separator, pictures_in)
+    counts = tag_table(Tagger.load(model, device), table, out, k, columns, labels_by)
+    print(f"{out}: tags of {counts['tagged']:,} items")
+    if counts["aside"] or counts["faulty_pictures"]:
+        without = f", {counts['faulty_pictures']:,} tagged without a picture" if counts["faulty_pictures"] else ""
+        print(f"{aside_of(out)}: {counts['aside']:,} rows put aside{without}; the reasons are there")

@@ -1,0 +1,78 @@
+"""Rank labels as a run's inference says: the one place where its methods are told apart, for the pipeline and for tagging."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vixml.config.run import Inference
+from vixml.ragged import Ragged
+from vixml.retrieval.approximate import Searcher
+from vixml.retrieval.ridge import LabelTerm, local_ridge
+from vixml.retrieval.vote import EXACT, knn_vote, retrieval_augmented
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries as labels and as training queries are compared with them.
+
+    Attributes:
+        text: (n, d) float32, compared with labels.
+        voting: (n, d') float32, compared with voters; with images in it where ``inference.image_weight`` is above 0.
+    """
+
+    text: np.ndarray
+    voting: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+def searched_labels(how: Inference) -> tuple[str, ...]:
+    """Return the label vectors that inference searches: ``z``, ``u``, both or none."""
+    if how.method == "local-ridge":
+        return tuple(_ridge_weights(how))
+    return (how.labels_as,) if how.method in ("label-search", "retrieval-augmented") else ()
+
+
+def _ridge_weights(how: Inference) -> dict[str, float]:
+    """Return the weight of each kind of label vectors that adds to local ridge votes."""
+    weights = {"z": how.ridge.prototype_weight, "u": how.ridge.text_weight}
+    return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+def rank_labels(
+    queries: Queries,
+    labels: Mapping[str, np.ndarray],
+    voters: np.ndarray | None,
+    voter_labels: Ragged | None,
+    how: Inference,
+    *,
+    filter: Ragged | None = None,
+    search: Searcher = EXACT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank labels as ``how.method`` says; not for popularity, which looks at no query.
+
+    Args:
+        queries: n queries.
+        labels: of :func:`searched_labels` -> (m, d) float32.
+        voters: (v, d') float32, training queries; None for ``label-search``.
+        voter_labels: v rows over labels; likewise.
+        how: of the run.
+        filter: n rows over labels: pairs left out.
+        search: of the run.
+
+    Returns:
+        ``(labels, scores)`` as :func:`vixml.retrieval.vote.knn_vote`.
+    """
+    if how.method == "label-search":
+        return search(queries.text, labels[how.labels_as], how.top_k, filter)
+    if how.method == "knn":
+        return knn_vote(queries.voting, voters, voter_labels, how, filter=filter, search=search)
+    if how.method == "local-ridge":
+        terms = [LabelTerm(weight, queries.text, labels[name]) for name, weight in _ridge_weights(how).items()]
+        return local_ridge(queries.voting, voters, voter_labels, terms, how, filter=filter, search=search)
+    found = labels[how.labels_as]
+    return retrieval_augmented(queries.text, found, voters, voter_labels, how, filter=filter, search=search)

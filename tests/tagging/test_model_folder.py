@@ -1,0 +1,169 @@
+"""A model folder: nothing but data, the same wherever it is, refused if it is not whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vixml import Tagger
+from vixml.config.project import Project
+from vixml.errors import VixmlError
+from vixml.files import read_json, sha256_file, write_json
+from vixml.tagging.model_folder import HEADER
+from vixml.tagging.pack import pack
+
+TEXTS = ["box river", "toy diamond", "ember"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def tags(folder: Path) -> list:
+    return Tagger.load(folder).tag(TEXTS, k=3)
+
+
+def test_a_moved_folder_gives_the_same_tags_and_a_repeated_pack_the_same_bytes(shop, packed, tmp_path):
+    folder = packed("images")
+    moved = Path(shutil.copytree(folder, tmp_path / "far away" / "a model"))
+    assert tags(moved) == tags(folder)
+    again = pack(shop.project, "shop", "images", 0, moved)  # in place of another one
+    assert contents(again) == contents(folder)
+    assert {path.suffix for path in folder.rglob("*.*")} <= {".json", ".npy", ".safetensors", ".parquet", ".md"}
+    assert list(tmp_path.glob("*/.tmp*")) == [] and str(shop.folder).encode() not in b"".join(contents(folder).values())
+    header = read_json(folder / HEADER)
+    assert set(header["files"]) | {HEADER} == set(contents(folder))
+
+
+def test_neighbours_can_be_left_out(shop, packed, tmp_path):
+    whole = packed("text")
+    folder = pack(shop.project, "shop", "text", 0, tmp_path / "m", neighbours=False)
+    assert not (folder / "neighbours").exists() and "left out" in (folder / "README.md").read_text(encoding="utf-8")
+    for found, others in zip(tags(folder), tags(whole), strict=True):
+        assert [(tag.id, tag.score) for tag in found] == [(tag.id, tag.score) for tag in others]
+        assert not any(tag.voters for tag in found)
+
+
+@pytest.mark.parametrize(("run", "what"), [
+    ("popular", "nothing to pack"), ("shuffled", "control"), ("text--augmented", "vote"), ("no-such", "unknown key"),
+])  # fmt: skip
+def test_a_run_that_cannot_tag_is_refused(shop, tmp_path, run, what):
+    with pytest.raises(VixmlError, match=what):
+        pack(shop.project, "shop", run, 0, tmp_path / "m", neighbours=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_or_changed_run_or_a_foreign_folder_is_refused(shop, packed, tmp_path):
+    packed("text")
+    with pytest.raises(VixmlError, match=r"not complete|missing"):
+        pack(shop.project, "shop", "text", 7, tmp_path / "m")
+    changed = Path(shutil.copytree(shop.project.config_dir, tmp_path / "config"))
+    runs = (changed / "runs/shop.yaml").read_text(encoding="utf-8")
+    (changed / "runs/shop.yaml").write_text(runs.replace("epochs: 1", "epochs: 3"), encoding="utf-8")
+    with pytest.raises(VixmlError, match="other settings"):
+        pack(Project(changed, shop.project.results), "shop", "text", 0, tmp_path / "m")
+    with pytest.raises(VixmlError, match="no model folder"):
+        pack(shop.project, "shop", "text", 0, changed)
+    assert (changed / "datasets.yaml").exists()
+
+
+def resigned(folder: Path, name: str) -> None:
+    """Write a changed file's size and hash into the header, as someone who forges a folder would."""
+    header, path = read_json(folder / HEADER), folder / name
+    header["files"][name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    write_json(folder / HEADER, header)
+
+
+def cut(folder: Path) -> None:
+    path = folder / "language/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def altered(folder: Path) -> None:
+    path = folder / "labels/z.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+
+
+def lost(folder: Path) -> None:
+    (folder / "neighbours/labels/values.npy").unlink()
+
+
+def header_only(folder: Path) -> None:
+    shutil.rmtree(folder / "language")
+
+
+def no_header(folder: Path) -> None:
+    (folder / HEADER).unlink()
+
+
+def half_a_header(folder: Path) -> None:
+    (folder / HEADER).write_bytes((folder / HEADER).read_bytes()[:200])
+
+
+def edited(**changes):
+    def change(folder: Path) -> None:
+        write_json(folder / HEADER, read_json(folder / HEADER) | changes)
+
+    return change
+
+
+def bare_header(folder: Path) -> None:
+    write_json(folder / HEADER, {"format": "vixml-model-1"})
+
+
+def unknown_setting(folder: Path) -> None:
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"magic": 1})
+    resigned(folder, "config.json")
+
+
+def code_of_its_own(folder: Path) -> None:
+    name = "language/config.json"
+    write_json(folder / name, read_json(folder / name) | {"auto_map": {"AutoModel": "evil.Evil"}})
+    resigned(folder, name)
+
+
+def foreign_file(folder: Path) -> None:
+    (folder / "language/adapter_config.json").write_text("{}", encoding="utf-8")
+
+
+def another_head(folder: Path) -> None:
+    tensors = load_file(folder / "head.safetensors")
+    save_file(tensors | {"prototypes.free.weight": torch.zeros(3, 3)}, folder / "head.safetensors")
+    resigned(folder, "head.safetensors")
+
+
+def a_way_out(folder: Path) -> None:
+    header = read_json(folder / HEADER)
+    write_json(folder / HEADER, header | {"files": header["files"] | {"../other": {"sha256": "", "bytes": 0}}})
+
+
+@pytest.mark.parametrize(("damage", "what"), [
+    (cut, "cut short"), (altered, "altered"), (lost, "missing"), (header_only, "missing"), (no_header, "not a model folder"),
+    (half_a_header, "not a JSON file"), (edited(format="vixml-model-2"), "newer version"), (edited(format="gguf"), "not the header"),
+    (edited(files={}), "not packed"), (bare_header, "lacks entries"), (unknown_setting, "does not know"), (code_of_its_own, "code of its own"),
+    (foreign_file, "not packed"), (another_head, "do not fit"), (a_way_out, "outside itself"),
+])  # fmt: skip
+def test_a_folder_that_is_not_whole_is_one_clear_error(packed, tmp_path, damage, what):
+    folder = Path(shutil.copytree(packed("text"), tmp_path / "m"))
+    damage(folder)
+    with pytest.raises(VixmlError, match=what):
+        Tagger.load(folder)
+
+
+def test_the_card_tells_scores_use_data_and_licences(packed):
+    card = (packed("images") / "README.md").read_text(encoding="utf-8")
+    for part in (
+        "# Shop: images",
+        "not scored",
+        "Intended use",
+        "42 training items",
+        "2 images per item",
+        "| language model: none |",
+    ):
+        assert part in card
+    assert json.loads((packed("images") / "dataset.json").read_text(encoding="utf-8"))["catalogue"]["folder"] == "."

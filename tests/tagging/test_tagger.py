@@ -1,0 +1,140 @@
+"""Tags of new items: those of the pipeline for its test split, unseen words, pictures of any kind, added labels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from vixml import Tagger
+from vixml.data.corpus import Corpus
+from vixml.errors import VixmlError
+from vixml.stages import place
+
+
+def rows_of_test(shop) -> list[dict]:
+    """Return the shop's test items as rows of its table."""
+    rows = [json.loads(line) for line in (shop.folder / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    by_id = {row["id"]: row for row in rows}
+    corpus = Corpus.load(place("build-corpus", shop.project.results, dataset="shop"))
+    found = []
+    for item in corpus.ids("test"):
+        row = by_id[item]
+        # The pipeline drops a file that is no image; `tag` refuses it.
+        photos = [str(shop.folder / name) for name in row["photos"] if name != "ember-20.png"]
+        found.append({"name": row["name"], "more": row["more"], "photos": photos})
+    return found
+
+
+@pytest.mark.parametrize(
+    "run",
+    ["text", "text--augmented", "images", "images--augmented", "late", "decoder", "adapters", "frozen", "knn"],
+)
+def test_tags_of_the_test_split_are_the_pipelines_predictions(shop, packed, run):
+    tagger, rows = Tagger.load(packed(run)), rows_of_test(shop)
+    folder = place("predict", shop.project.results, dataset="shop", run=run, seed=0, split="test")
+    expected, scores = (np.load(folder / f"{name}.npy") for name in ("labels", "scores"))
+    found = tagger.tag(rows, k=expected.shape[1])
+    assert len(found) == len(expected) > 10
+    for tags, labels, values in zip(found, expected, scores, strict=True):
+        assert [tag.id for tag in tags] == [tagger.ids[label] for label in labels if label >= 0]
+        np.testing.assert_allclose([tag.score for tag in tags], values[labels >= 0], atol=2e-6)
+    # One at a time, another way through encoder and search leads to the same.
+    for row, tags in zip(rows[:5], found, strict=False):
+        (alone,) = tagger.tag([row], k=4, voters=0)
+        assert [tag.label for tag in alone] == [tag.label for tag in tags[:4]]
+
+
+def test_a_word_that_the_corpus_lacks_has_its_pretrained_vector(shop, packed):
+    tagger = Tagger.load(packed("text"))
+    table = tagger._model.backbone.network.get_input_embeddings().weight
+    base = load_file(place("prepare-model", shop.project.results, model="minilm-l3") / "model.safetensors")
+    changed = (table != base["embeddings.word_embeddings.weight"]).any(dim=1)
+    word = tagger._tokenizer.token_to_id
+    assert changed[word("ember")] and not changed[word("diamond")] and not changed[word("toy")]
+    one, other = tagger.encode(["diamond"]), tagger.encode(["toy"])
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_voters_are_the_nearest_training_items_with_the_label(shop, packed):
+    tagger = Tagger.load(packed("text--augmented"))
+    corpus = Corpus.load(place("build-corpus", shop.project.results, dataset="shop"))
+    ids, labels, texts = corpus.ids("train"), corpus.labels("train"), corpus.texts("train")
+    vectors = tagger.encode(texts)
+    (tags,) = tagger.tag(["box river"], k=5, voters=2)
+    similar = (vectors @ tagger.encode(["box river"])[0]).tolist()
+    nearest = sorted(range(len(ids)), key=lambda row: -similar[row])[:9]
+    assert any(tag.voters for tag in tags)
+    for tag in tags:
+        voted = [row for row in nearest if tagger.ids.index(tag.id) in labels.row(row)][:2]
+        assert [voter.id for voter in tag.voters] == [ids[row] for row in voted]
+        assert [voter.similarity for voter in tag.voters] == pytest.approx([similar[row] for row in voted], abs=1e-6)
+
+
+def test_a_picture_may_be_a_path_bytes_or_an_image_and_counts(shop, packed):
+    tagger, path = Tagger.load(packed("images")), shop.folder / "plum-40.png"
+    forms = [path, str(path), path.read_bytes(), Image.open(path), Image.open(path).convert("CMYK").convert("RGB")]
+    vectors = tagger.encode([{"text": "box", "pictures": form} for form in forms])
+    assert (vectors == vectors[0]).all()
+    assert np.abs(vectors[0] - tagger.encode(["box"])[0]).max() > 1e-3
+    only = tagger.encode([{"pictures": [path, path, "no such file, and not looked at"]}])
+    assert np.isfinite(only).all()
+
+
+@pytest.mark.parametrize(("run", "item", "found"), [
+    ("images", " ", "empty text"), ("images", {}, "nothing"), ("images", {"title": "x"}, "title"), ("images", 3, "int"),
+    ("images", {"text": "x", "pictures": "gone.png"}, "gone.png"), ("images", {"text": 7}, "7"),
+    ("images", {"text": "x", "pictures": b"no picture"}, "picture 1"), ("images", {"text": "x", "pictures": 5}, "int"),
+    ("images", {"text": "x", "pictures": "https://example.com/a.png"}, "not fetched"),
+    ("text", {"pictures": b"..."}, "empty text"),
+])  # fmt: skip
+def test_an_item_that_cannot_be_read_is_named(packed, run, item, found):
+    with pytest.raises(VixmlError) as caught:
+        Tagger.load(packed(run)).tag(["box", item])
+    assert "item 1" in str(caught.value.where) and found in str(caught.value.found)
+
+
+def test_one_item_in_place_of_a_list_is_refused(packed):
+    for item in ("box", {"text": "box"}):
+        with pytest.raises(VixmlError, match="one item"):
+            Tagger.load(packed("text")).tag(item)
+
+
+@pytest.mark.parametrize("run", ["text", "text--augmented", "frozen", "late"])
+def test_added_labels_compete_and_an_offset_trades_them_for_the_known_ones(packed, run):
+    tagger = Tagger.load(packed(run))
+    texts = ["box river", "toy", "gem coal", "kite"] * 6  # more than are searched at once
+    before = tagger.tag(texts, k=4)
+    tagger.add_labels(["toy", {"id": "D1", "text": "diamond"}], offset=-3.0)
+    assert (tagger.labels[-2:], tagger.ids[-1], len(tagger.labels) - tagger.n_known) == (["toy", "diamond"], "D1", 2)
+    for tags, others in zip(tagger.tag(texts, k=4), before, strict=True):
+        assert [(tag.id, tag.score, tag.voters) for tag in tags] == [(tag.id, tag.score, tag.voters) for tag in others]
+    tagger.offset = 3.0
+    assert all({tag.id for tag in tags[:2]} == {"toy", "D1"} for tags in tagger.tag(texts, k=4))
+    if run in ("text", "frozen"):
+        tagger.offset = 0.5
+        assert tagger.tag(["toy"], k=20, voters=0)[0][0].score > 0.5
+    for wrong in ("toy", "", {"id": "D1", "text": "new"}):
+        with pytest.raises(VixmlError):
+            tagger.add_labels([wrong])
+
+
+def test_labels_cannot_be_added_where_training_items_alone_vote(packed):
+    with pytest.raises(VixmlError, match="voted for"):
+        Tagger.load(packed("knn")).add_labels(["new"])
+
+
+def test_loading_imports_nothing_that_takes_seconds(packed):
+    heavy = ["transformers", "pandas", "scipy", "sympy", "peft", "snakemake", "torch._dynamo", "onnx", "faiss"]
+    code = (
+        "import sys, vixml\nassert 'torch' not in sys.modules and 'pydantic' not in sys.modules\n"
+        f"print(vixml.Tagger.load({str(packed('images'))!r}).tag(['box ember'], k=2)[0][1].label)\n"
+        f"print('HEAVY', [name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "HEAVY []" in done.stdout
