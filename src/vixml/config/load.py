@@ -151,6 +151,20 @@ def _mapping(value: Any, where: object) -> dict[str, Any]:
     return value or {}
 
 
+# --- A configuration is a folder, or one file with the sections of a workflow, of the registry, a family and a table.
+
+REGISTRY = ("include", "sources", "datasets", "text_models", "vision_models")
+FAMILY = ("dataset", "about", "base", "runs")
+SECTIONS = (*REGISTRY, *FAMILY, "table")
+
+
+def configuration_files(config_dir: Path | str, *patterns: str) -> list[Path]:
+    """Return the files of a folder of configuration that match patterns, or the file that is a whole configuration."""
+    if Path(config_dir).is_file():
+        return [Path(config_dir)]
+    return sorted(path for pattern in patterns for path in Path(config_dir).glob(pattern))
+
+
 # --- The registry: datasets.yaml, models.yaml and the files that they include.
 
 
@@ -165,8 +179,11 @@ def registry_files(config_dir: Path | str) -> list[Path]:
 
 def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield each file of the registry with its content, and after it the file that it includes."""
-    for path in (config_dir / "datasets.yaml", config_dir / "models.yaml"):
+    alone = config_dir.is_file()
+    for path in [config_dir] if alone else (config_dir / "datasets.yaml", config_dir / "models.yaml"):
         part = read_yaml(path)
+        if alone:
+            part = {key: value for key, value in part.items() if key in REGISTRY}
         name = part.pop("include", None)
         yield path, part
         if name is None:
@@ -204,7 +221,7 @@ def load_world(config_dir: Path | str) -> World:
                         found="another entry of that name, in this folder's files or in one that they include",
                         hint="give yours another name",
                     )
-    world = validate(World, data, config_dir / "{datasets,models}.yaml")
+    world = validate(World, data, config_dir if config_dir.is_file() else config_dir / "{datasets,models}.yaml")
     uses = [(f"datasets.{name}", entry.sources) for name, entry in world.datasets.items()]
     for name, entry in world.datasets.items():
         for vision, published in entry.published_vectors.items():
@@ -236,7 +253,7 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     presets = preset_files(config_dir)
     found: dict[tuple[str, str], RunConfig] = {}
     origin: dict[tuple[str, str], Path] = {}
-    for path in sorted((Path(config_dir) / "runs").glob("*.yaml")):
+    for path in configuration_files(config_dir, "runs/*.yaml"):
         family = _Family(path, presets)
         for name in family.runs:
             run = (family.dataset, name)
@@ -283,8 +300,10 @@ class _Family:
 
     def __init__(self, path: Path, presets: dict[str, Path]) -> None:
         family = read_yaml(path)
+        if "targets" in family:  # a whole configuration
+            family = {key: value for key, value in family.items() if key in FAMILY}
         for key in family:
-            require(key, ("dataset", "about", "base", "runs"), f"{path}: {key}")
+            require(key, FAMILY, f"{path}: {key}")
         self.path, self.dataset = path, family.get("dataset")
         if not isinstance(self.dataset, str):
             raise VixmlError("a family of runs names no dataset", where=f"{path}: dataset")
@@ -364,11 +383,16 @@ def load_workflow(data: dict[str, Any], where: object = "config/config.yaml") ->
     Raises:
         VixmlError: a key or value that is not accepted, or a name that no file or entry has (with the nearest one).
     """
+    if Path(str(data.get("config_dir", "config"))).is_file():
+        data = {key: value for key, value in data.items() if key not in SECTIONS}
     config = validate(WorkflowConfig, data, where)
     folder, runs, world = Path(config.config_dir), load_runs(config.config_dir), load_world(config.config_dir)
     for kind in ("tables", "figures"):
         for name in getattr(config, kind):
-            require(name, {path.stem for path in (folder / kind).glob("*.yaml")}, f"{where}: {kind}")
+            known = {path.stem for path in (folder / kind).glob("*.yaml")}
+            if folder.is_file() and kind == "tables":
+                known = {_mapping(read_yaml(folder).get("table"), f"{folder}: table").get("id")} - {None}
+            require(name, known, f"{where}: {kind}")
     for key in sorted({"compare", "side_by_side"} & config.model_fields_set):
         for run in getattr(config, key):
             require(run, {name for _, name in runs}, f"{where}: {key}")

@@ -31,7 +31,10 @@ class WorkflowConfig(Strict):
 
     name: str = Field("demo", description="Printed in the report.")
     description: str = Field("", description="One sentence for the report.")
-    config_dir: str = Field("config", description="Folder of datasets.yaml, models.yaml, runs/, tables/, reported/.")
+    config_dir: str = Field(
+        "config",
+        description="Folder of datasets.yaml, models.yaml, runs/, tables/, reported/; or this file, if it has these parts, too.",
+    )
     results: str = Field("results", description="Folder for everything generated.")
     pages: str | None = Field(
         None,
