@@ -16,7 +16,7 @@ from types import FrameType
 import typer
 
 from vixml import __version__
-from vixml.cli import check, report, stages
+from vixml.cli import catalogue, check, report, stages
 from vixml.errors import VixmlError
 from vixml.files import disk_full
 from vixml.runtime import precision_override
@@ -45,7 +45,7 @@ def _options(
     precision_override()  # a misspelt setting stops every command, not the first one that computes
 
 
-for _module in (stages, report, check):
+for _module in (catalogue, stages, report, check):
     _module.register(app)
 
 
