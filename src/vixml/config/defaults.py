@@ -36,7 +36,7 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
     batch = min(_power_of_two(2 * math.sqrt(seen), 16, 2048), max(2, seen))
     share = min(max((math.log10(n_train) - math.log10(300)) / (5 - math.log10(300)), 0.0), 1.0)
     per_epoch = math.ceil(seen / batch)
-    epochs = max(1, math.ceil((400 + 1100 * share) / per_epoch))
+    epochs = max(1, min(math.ceil((400 + 1100 * share) / per_epoch), 1500 // per_epoch))
     steps = epochs * per_epoch
     mined = n_train >= 50_000 and epochs >= 9
     return {

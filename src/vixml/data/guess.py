@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from vixml.config.load import validate
 from vixml.config.registry import Catalogue, TableForm
 from vixml.data.catalogue import IMAGE, images_by_id, parse_list
 from vixml.data.table_files import csv_rows, kind_of, open_bytes, read_parts, sheets_of
@@ -75,6 +76,7 @@ def guess_form(paths: Sequence[Path], given: Mapping[str, Any], report: Report) 
         VixmlError: empty, of different kinds, or what cannot be told.
     """
     path, found = paths[0], dict(given)
+    validate(TableForm, found, "vixml new")
     if len(kinds := {kind_of(one) for one in paths}) > 1:
         raise undecided("the files are of different kinds", path, ", ".join(sorted(kinds)), "save them in one kind")
     for one in paths:
@@ -99,7 +101,8 @@ def guess_form(paths: Sequence[Path], given: Mapping[str, Any], report: Report) 
     elif kind == "json" and "records" not in found:
         text = _sample(path, TableForm(**found).encoding).lstrip()
         nested = re.search(r'"([^"\\]+)"\s*:\s*\[\s*\{', text)
-        if text.startswith("{") and nested and not _is_object(text.split("\n", 1)[0]):
+        first, _, rest = text.partition("\n")
+        if text.startswith("{") and nested and not (rest.strip() and _is_object(first)):
             found["records"] = nested[1]
             report.guess("records", nested[1], "the first array of objects", "--records")
     return TableForm(**found)
@@ -302,7 +305,10 @@ def guess_separator(cells: Sequence[str]) -> tuple[str, str, bool]:
     """
     found = []
     for separator in SEPARATORS:
-        several = [cell for cell in cells if separator in cell.strip(separator + " ")]
+        # A comma inside a number is a decimal sign.
+        several = [
+            cell for cell in cells if separator in cell.strip(separator + " ") and not _NUMBER.match(cell.strip())
+        ]
         if not several:
             continue
         uses = Counter(part.strip() for cell in cells for part in set(cell.split(separator)))
