@@ -29,7 +29,7 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
 
     Example:
         >>> [training_defaults(n, n // 3)["training"] for n in (300, 12_800)]  # doctest: +NORMALIZE_WHITESPACE
-        [{'epochs': 40, 'batch_size': 32, 'validation': 0.1}, {'epochs': 22, 'batch_size': 256, 'validation': 0.0781}]
+        [{'epochs': 45, 'batch_size': 32, 'validation': 0.1}, {'epochs': 24, 'batch_size': 256, 'validation': 0.0781}]
     """
     validation = round(min(0.1, 1000 / n_train), 4)
     seen = max(n_train - int(validation * n_train), 2)

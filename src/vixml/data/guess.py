@@ -31,6 +31,7 @@ NAMES = {
     "images": "images?|pictures?|photos?|img|bilder|bild|fotos?|thumb(nail)?|covers?|poster|image_?(urls?|links?|paths?|files?)|"
     "img_?url|picture_?(urls?|files?)|main_?image",
 }  # fmt: skip
+PREFIX = "(?:[a-z]{1,2}:)|(?:product|item|article|produkt|artikel|short|long|main)[ _-]?"
 TITLES = "title|titel|titre|name|nom|subject|betreff|headline|question|bezeichnung"
 SEPARATORS = ("||", "|", ";", "\n", "\t", ",", " > ", " / ", "/")
 EMPTY = ("null", "none", "nan", "n/a", "#n/a", "na", "-", "\\n")
@@ -46,10 +47,12 @@ class Report:
     Attributes:
         guesses: (subject, guess, reason, option that changes it).
         warnings: one sentence each.
+        n_rows: rows of the table.
     """
 
     guesses: list[tuple[str, str, str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    n_rows: int = 0
 
     def guess(self, subject: str, found: object, reason: str, option: str) -> None:
         """Add a guess."""
@@ -269,18 +272,19 @@ class Column:
 
     def called(self, role: str) -> bool:
         """Return whether its name is one that a role usually has, perhaps with a number (`image_2`)."""
-        return re.fullmatch(f"(?:{NAMES[role]})[ _-]?\\d*", self.name.strip(), re.IGNORECASE) is not None
+        return re.fullmatch(f"(?:{PREFIX})?(?:{NAMES[role]})[ _-]?\\d*", self.name.strip(), re.IGNORECASE) is not None
 
 
-def sample(paths: Sequence[Path], form: TableForm) -> list[dict[str, Any]]:
-    """Return records drawn at random from a table, always the same ones."""
+def sample(paths: Sequence[Path], form: TableForm, report: Report) -> list[dict[str, Any]]:
+    """Return records drawn at random from a table, always the same ones, and count its rows."""
     kept: list[dict[str, Any]] = []
-    draw = random.Random(0)
+    draw, n = random.Random(0), 0
     for n, (_, record) in enumerate(read_parts(paths, form), start=1):
         if len(kept) < SAMPLE:
             kept.append(record)
         elif (place := draw.randrange(n)) < SAMPLE:
             kept[place] = record
+    report.n_rows = n
     return kept
 
 
@@ -318,7 +322,7 @@ def guess_separator(cells: Sequence[str]) -> tuple[str, str, bool]:
         sure = separator in ("||", "|", ";", "\n", "\t") and len(several) >= 0.05 * len(cells)
         if sure or again >= 0.6:
             words = f"{len(several)} of {len(cells)} cells have it, and {again:.0%} of the parts occur in other cells"
-            return separator, words, again < 0.5
+            return separator, words, again < 0.2
     doubtful = max(found, default=(0.0, 0, ""))
     return "", "no character divides the cells into values that recur", doubtful[0] >= 0.3
 
@@ -343,7 +347,7 @@ def guess_catalogue(
         VixmlError: a column that is not there, or a role for which there are several columns or none.
     """
     main = paths.get("items") or paths["train"]
-    records = sample(main, form)
+    records = sample(main, form, report)
     if not records:
         raise VixmlError("a table has a header and no row", where=main[0], hint="is the export finished?")
     columns = columns_of(records)
@@ -468,9 +472,7 @@ def _guess_texts(columns: list[Column], path: Path, named: str) -> list[Column]:
     chosen = called or [c for c in usable if c.distinct >= 0.5 and c.share(lambda v: len(v.split()) > 1) >= 0.7]
     if not chosen or (len(chosen) > 3 and not called):
         raise undecided("no column is known to hold the text", path, f"columns {named}"[:2000], "--text 'NAME + NAME'")
-    return sorted(
-        chosen, key=lambda c: not re.fullmatch(f"(?:product_?|item_?)?(?:{TITLES})", c.name.strip(), re.IGNORECASE)
-    )
+    return sorted(chosen, key=lambda c: not re.fullmatch(f"(?:{PREFIX})?(?:{TITLES})", c.name.strip(), re.IGNORECASE))
 
 
 def _guess_images(

@@ -76,12 +76,11 @@ def new_catalogue(options: Options) -> str:
         "catalogue": entry.model_dump() | {"tables": tables},
     }  # fmt: skip
     if not test:
-        data |= {"split_seed": 0, "test_fraction": options.test_fraction or 0.2}
+        # A fifth, but no more than 10,000 items.
+        fraction = options.test_fraction or round(min(0.2, 10_000 / report.n_rows), 4)
+        data |= {"split_seed": 0, "test_fraction": fraction}
     dataset = validate(Dataset, data, "the guesses")
     survey = Survey(dataset, ".")
-    if not test and options.test_fraction is None and survey.n_items > 50_000:
-        dataset = dataset.model_copy(update={"test_fraction": round(10_000 / survey.n_items, 4)})
-        survey = Survey(dataset, ".")
     survey.doubts(dataset, report)
     write_text(options.out, render(options, dataset, survey))
     return _printed(options, report, survey)
