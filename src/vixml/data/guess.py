@@ -396,7 +396,7 @@ def guess_catalogue(
         report.guess(subject, " + ".join(c.name for c in chosen), f"e.g. {_example(chosen[0])}", option)
     entry: dict[str, Any] = {"labels": " + ".join(c.name for c in labels), "separator_in": "all", "form": form}
     entry["id"] = ids[0].name if ids else "#row"
-    zeros = next((v for v in (ids[0].texts if ids else []) if v.startswith("0") and len(v) > 1), None)
+    zeros = next((v for v in (ids[0].texts if ids else []) if re.fullmatch(r"0\d+", v)), None)
     why = (
         "unique" + (f"; leading zeros are kept, e.g. {zeros}" if zeros else "")
         if ids
@@ -415,6 +415,10 @@ def guess_catalogue(
     else:
         entry["separator"], reason, doubtful = guess_separator(cells)
         report.guess("separator", _show(entry["separator"]), reason, "--separator")
+        if "/" in entry["separator"] or ">" in entry["separator"]:
+            report.warnings.append(
+                f"each level of a path like {max(cells, key=len)[:60]!r} is a label: --separator none keeps whole paths"
+            )
         if doubtful:
             report.warnings.append(
                 f"the separator of labels is doubtful, e.g. {max(cells, key=len)[:80]!r} (--separator)"
