@@ -18,6 +18,7 @@ from vixml.config.defaults import training_defaults
 from vixml.config.load import load_workflow, load_world, merge, read_yaml
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
+from vixml.errors import VixmlError
 from vixml.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +82,10 @@ def test_an_export_of_excel(new, tmp_path):
     # The file is a whole configuration.
     workflow = load_workflow(merge(read_yaml(ROOT / "config/config.yaml"), read_yaml("shop.yaml")), "shop.yaml")
     assert "vixml--augmented" in workflow.targets[0].runs
+    text = Path("shop.yaml").read_text()
+    Path("shop.yaml").write_text(text.replace("\nruns:", "\nrunz:"))
+    with pytest.raises(VixmlError, match="unknown key 'runz'"):
+        load_world("shop.yaml")
     assert "TOOLS" not in new("export.csv", "--fold-case").split("Counts")[1]
 
 

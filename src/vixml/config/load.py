@@ -183,6 +183,8 @@ def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in [config_dir] if alone else (config_dir / "datasets.yaml", config_dir / "models.yaml"):
         part = read_yaml(path)
         if alone:
+            for key in part:
+                require(key, (*SECTIONS, *WorkflowConfig.model_fields), f"{path}: {key}")
             part = {key: value for key, value in part.items() if key in REGISTRY}
         name = part.pop("include", None)
         yield path, part
@@ -204,6 +206,9 @@ def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def load_world(config_dir: Path | str) -> World:
     """Read ``datasets.yaml`` and ``models.yaml``, with what they include, and check that every reference resolves.
+
+    Args:
+        config_dir: a folder of configuration, or one file with all its parts.
 
     Raises:
         VixmlError: an unreadable file, an unknown key, two entries of one name, or a name that no entry has.
@@ -254,7 +259,7 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     found: dict[tuple[str, str], RunConfig] = {}
     origin: dict[tuple[str, str], Path] = {}
     for path in configuration_files(config_dir, "runs/*.yaml"):
-        family = _Family(path, presets)
+        family = _Family(path, presets, whole=path == Path(config_dir))
         for name in family.runs:
             run = (family.dataset, name)
             if run in found:
@@ -296,11 +301,12 @@ class _Family:
     Args:
         path: the file.
         presets: the files of the presets that it may name.
+        whole: whether the file is a whole configuration.
     """
 
-    def __init__(self, path: Path, presets: dict[str, Path]) -> None:
+    def __init__(self, path: Path, presets: dict[str, Path], *, whole: bool = False) -> None:
         family = read_yaml(path)
-        if "targets" in family:  # a whole configuration
+        if whole:
             family = {key: value for key, value in family.items() if key in FAMILY}
         for key in family:
             require(key, FAMILY, f"{path}: {key}")
