@@ -139,6 +139,12 @@ def test_separators_of_labels(new, tmp_path, cell, separator):
     assert "labels: 8, 2.00 per item" in printed
 
 
+def test_entities_are_resolved_before_labels_are_separated(new, tmp_path):
+    rows = [{"id": i, "title": f"thing {i}", "tags": f"Tools &amp; Home;s{i % 3}"} for i in range(40)]
+    write_csv(tmp_path / "t.csv", rows, sep=",")
+    assert "Tools & Home" in (printed := new("t.csv")) and "labels: 4, 2.00 per item" in printed
+
+
 def test_warnings(new, tmp_path):
     base = [{"id": i, "title": f"thing {i}", "labels": f"a{i % 4}"} for i in range(40)]
     test = [{"id": i, "title": f"thing {i + 38}", "labels": "new" if i < 2 else "a1"} for i in range(8)]

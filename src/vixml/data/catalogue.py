@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import html
 import json
 import os
 import re
@@ -175,6 +176,8 @@ class Table:
             separator = entry.separator
             if columns == entry.images and entry.image_separator is not None:
                 separator = entry.image_separator
+            if entry.strip_html and columns == entry.labels:
+                cell = html.unescape(cell)  # before the `;` of an entity is taken for a separator
             cell = listed if listed is not None else cell.split(separator) if self._split and separator else cell
         for value in cell if isinstance(cell, list) else [cell]:
             value = plain(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import html
 import json
 import random
 import re
@@ -413,7 +414,7 @@ def guess_catalogue(
         entry["separator"] = ""
         report.guess("separator", "lists" if lists else "none", "cells hold lists", "--separator")
     else:
-        entry["separator"], reason, doubtful = guess_separator(cells)
+        entry["separator"], reason, doubtful = guess_separator([html.unescape(cell) for cell in cells])
         report.guess("separator", _show(entry["separator"]), reason, "--separator")
         if "/" in entry["separator"] or ">" in entry["separator"]:
             report.warnings.append(
