@@ -29,7 +29,7 @@ from vixml.config.load import load_workflow, preset_files, read_yaml, registry_f
 from vixml.config.project import Project
 from vixml.config.registry import NAME as NAME_OF_ENTRY
 from vixml.config.tables import load_any_tables, load_figures
-from vixml.data.catalogue import folder_of, tables_in
+from vixml.data.catalogue import tables_of
 from vixml.data.download import declare
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError, machine_error
@@ -166,7 +166,10 @@ def obeys(stage):
 def tables_of_dataset(wildcards):
     """Return the tables of a user's own dataset that exist; build-corpus reports missing ones."""
     entry = WORLD.datasets[wildcards.dataset].catalogue
-    return [str(path) for path in tables_in(folder_of(entry, RAW_DIR)).values()] if entry else []
+    try:
+        return [str(path) for paths in tables_of(entry, RAW_DIR).values() for path in paths] if entry else []
+    except VixmlError:
+        return []
 
 
 def is_published(dataset, vision):
@@ -183,7 +186,7 @@ def layout(*patterns):
     """Return the files of the configuration that pages are written from: registry, runs, published values, and `patterns`."""
     files = [*registry_files(CONFIG_DIR), *preset_files(CONFIG_DIR).values()]
     files += [path for each in ("runs/*.yaml", "reported/*.csv", *patterns) for path in Path(CONFIG_DIR).glob(each)]
-    return sorted(path.as_posix() for path in files)
+    return sorted({path.as_posix() for path in files})
 
 
 def content(paths):

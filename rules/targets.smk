@@ -39,7 +39,7 @@ PAGE_FILES += [FIGURES] if WORKFLOW.figures else []
 
 # What a reader types to make the results again. Snakemake reads every word after --configfile as another file, so the target comes
 # first.
-CONFIGFILE = f"{CONFIG_DIR}/{WORKFLOW.name}.yaml"
+CONFIGFILE = CONFIG_DIR if Path(CONFIG_DIR).is_file() else f"{CONFIG_DIR}/{WORKFLOW.name}.yaml"
 CONFIGFILE = CONFIGFILE if Path(CONFIGFILE).exists() else ""
 COMMAND = "snakemake --cores all paper_tables" + (f" --configfile {shlex.quote(CONFIGFILE)}" if CONFIGFILE else "")
 COMMAND = "make demo" if WORKFLOW.name == "demo" else COMMAND

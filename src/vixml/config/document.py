@@ -77,6 +77,21 @@ class ModelsFile(RegistryFile):
     vision_models: dict[str, VisionModel] = Field({})
 
 
+class WorkflowFile(WorkflowConfig):
+    """A workflow; a file that is a whole configuration (`config_dir` names itself) has the parts of the other files, too."""
+
+    include: str | None = Field(None, description="As in the registry: here, the project's models.yaml.")
+    sources: dict[str, Source] = Field({}, description="As in datasets.yaml.")
+    datasets: dict[str, Dataset] = Field({}, description="As in datasets.yaml.")
+    text_models: dict[str, TextModel] = Field({}, description="As in models.yaml.")
+    vision_models: dict[str, VisionModel] = Field({}, description="As in models.yaml.")
+    dataset: str | None = Field(None, description="As in a file of runs/.")
+    about: str = Field("", description="As in a file of runs/.")
+    base: Base | None = Field(None, description="As in a file of runs/.")
+    runs: dict[str, Run | None] = Field({}, description="As in a file of runs/.")
+    table: TableSpec | None = Field(None, description="As a file of tables/; its `id` is the name in `tables`.")
+
+
 class Section(NamedTuple):
     """One kind of YAML file.
 
@@ -97,8 +112,11 @@ class Section(NamedTuple):
 
 SECTIONS = (
     Section(
-        "workflow", WorkflowConfig, "What to run",
-        "`config/config.yaml`, and overlays given with `--configfile`. An overlay replaces the keys that it names.",
+        "workflow", WorkflowFile, "What to run",
+        "`config/config.yaml`, and overlays given with `--configfile`. An overlay replaces the keys that it names. A file that "
+        "`vixml new` wrote is a whole configuration (`config_dir` names itself): it also has the keys of a registry file "
+        "(`include`, `datasets`, ...), those of a family of runs (`dataset`, `base`, `runs`), and `table`.",
+        WorkflowConfig,
     ),
     Section(
         "runs", Family, "How a run is trained",

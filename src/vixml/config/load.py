@@ -284,6 +284,20 @@ def _mapping(value: Any, where: object) -> dict[str, Any]:
     return value or {}
 
 
+# --- A configuration is a folder, or one file with the sections of a workflow, of the registry, a family and a table.
+
+REGISTRY = ("include", "sources", "datasets", "text_models", "vision_models")
+FAMILY = ("dataset", "about", "base", "runs")
+SECTIONS = (*REGISTRY, *FAMILY, "table")
+
+
+def configuration_files(config_dir: Path | str, *patterns: str) -> list[Path]:
+    """Return the files of a folder of configuration that match patterns, or the file that is a whole configuration."""
+    if Path(config_dir).is_file():
+        return [Path(config_dir)]
+    return sorted(path for pattern in patterns for path in Path(config_dir).glob(pattern))
+
+
 # --- The registry: datasets.yaml, models.yaml and the files that they include.
 
 
@@ -299,8 +313,13 @@ def registry_files(config_dir: Path | str) -> list[Path]:
 
 def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield each file of the registry with its content, and after it the file that it includes."""
-    for path in (config_dir / "datasets.yaml", config_dir / "models.yaml"):
+    alone = config_dir.is_file()
+    for path in [config_dir] if alone else (config_dir / "datasets.yaml", config_dir / "models.yaml"):
         part = read_yaml(path)
+        if alone:
+            for key in part:
+                require(key, (*SECTIONS, *WorkflowConfig.model_fields), f"{path}: {key}")
+            part = {key: value for key, value in part.items() if key in REGISTRY}
         name = part.pop("include", None)
         yield path, part
         if name is None:
@@ -323,6 +342,9 @@ def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def load_world(config_dir: Path | str) -> World:
     """Read ``datasets.yaml`` and ``models.yaml``, with what they include, and check that every reference resolves.
 
+    Args:
+        config_dir: a folder of configuration, or one file with all its parts.
+
     Raises:
         VixmlError: an unreadable file, an unknown key, two entries of one name, or a name that no entry has.
     """
@@ -343,7 +365,8 @@ def load_world(config_dir: Path | str) -> World:
                         found="another entry of that name, in this folder's files or in one that they include",
                         hint="give yours another name",
                     )
-    world = validate(World, data, f"{config_dir}/{{datasets,models}}.yaml", files)
+    where = config_dir if config_dir.is_file() else f"{config_dir}/{{datasets,models}}.yaml"
+    world = validate(World, data, where, files)
     uses = [(f"datasets.{name}", entry.sources) for name, entry in world.datasets.items()]
     for name, entry in world.datasets.items():
         for vision, published in entry.published_vectors.items():
@@ -376,8 +399,8 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     presets = preset_files(config_dir)
     found: dict[tuple[str, str], RunConfig] = {}
     origin: dict[tuple[str, str], Path] = {}
-    for path in sorted((Path(config_dir) / "runs").glob("*.yaml")):
-        family = _Family(path, presets)
+    for path in configuration_files(config_dir, "runs/*.yaml"):
+        family = _Family(path, presets, whole=path == Path(config_dir))
         for name in family.runs:
             run = (family.dataset, name)
             if run in found:
@@ -419,12 +442,15 @@ class _Family:
     Args:
         path: the file.
         presets: the files of the presets that it may name.
+        whole: whether the file is a whole configuration.
     """
 
-    def __init__(self, path: Path, presets: dict[str, Path]) -> None:
+    def __init__(self, path: Path, presets: dict[str, Path], *, whole: bool = False) -> None:
         family = read_yaml(path)
+        if whole:
+            family = {key: value for key, value in family.items() if key in FAMILY}
         for key in family:
-            require(key, ("dataset", "about", "base", "runs"), f"{path}: {key}")
+            require(key, FAMILY, f"{path}: {key}")
         self.path, self.dataset = path, family.get("dataset")
         if not isinstance(self.dataset, str):
             raise VixmlError("a family of runs names no dataset", where=f"{path}: dataset")
@@ -512,6 +538,8 @@ def load_workflow(
     Raises:
         VixmlError: a key or value that is not accepted, or a name that no file or entry has (with the nearest one).
     """
+    if Path(str(data.get("config_dir", "config"))).is_file():
+        data = {key: value for key, value in data.items() if key not in SECTIONS}
     config = validate(WorkflowConfig, data, where, files)
 
     def at(key: str) -> str:
@@ -521,7 +549,10 @@ def load_workflow(
     folder, runs, world = Path(config.config_dir), load_runs(config.config_dir), load_world(config.config_dir)
     for kind in ("tables", "figures"):
         for name in getattr(config, kind):
-            require(name, {path.stem for path in (folder / kind).glob("*.yaml")}, at(kind))
+            known = {path.stem for path in (folder / kind).glob("*.yaml")}
+            if folder.is_file() and kind == "tables":
+                known = {_mapping(read_yaml(folder).get("table"), f"{folder}: table").get("id")} - {None}
+            require(name, known, at(kind))
     for key in sorted({"compare", "side_by_side"} & config.model_fields_set):
         for run in getattr(config, key):
             require(run, {name for _, name in runs}, at(key))
@@ -535,7 +566,7 @@ def load_workflow(
 
 
 def _family_file(config_dir: Path, dataset: str, run: str) -> Path:
-    families = {path: read_yaml(path) for path in (config_dir / "runs").glob("*.yaml")}
+    families = {path: read_yaml(path) for path in configuration_files(config_dir, "runs/*.yaml")}
     return next(path for path, one in families.items() if one["dataset"] == dataset and run in (one.get("runs") or {}))
 
 

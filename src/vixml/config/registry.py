@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from vixml.config.run import Count, Fraction, Strict
 
@@ -78,12 +86,43 @@ class Counts(Strict):
     n_images: int | None = Field(None, description="Images in use; `null` if they are not counted.")
 
 
+class TableForm(Strict):
+    """How a table is written. Compression and kind (CSV, JSON, Parquet, Excel) follow from the file's name."""
+
+    encoding: str = Field("utf-8", description="Encoding of CSV and JSON files, e.g. `cp1252`, `utf-16`.")
+    delimiter: str = Field(",", min_length=1, max_length=1, description="Character between the cells of a CSV file.")
+    quote: str = Field('"', max_length=1, description="Character around cells of a CSV file; empty for none.")
+    escape: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="Character before a quote inside a cell; `null`: quotes are doubled.",
+    )
+    header: bool = Field(
+        True, description="`false`: a CSV file without a header; columns are `column1`, `column2`, ..."
+    )
+    sheet: str | None = Field(None, description="Sheet of an Excel file; `null`: the first.")
+    records: str | None = Field(None, description="Key of the array of records in a JSON file that is an object.")
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            if not codecs.lookup(value)._is_text_encoding:
+                raise LookupError
+        except LookupError:
+            raise ValueError(f"no such encoding: {value!r}") from None
+        return value
+
+
 class Catalogue(Strict):
     """A user's own tables: `train` and `test`, or `items` to be split, and perhaps `label` (docs/adding-a-dataset.md)."""
 
-    folder: str = Field(description="Folder of the tables: relative to that of the raw files, or an absolute path.")
+    folder: str = Field(
+        description="Folder of the tables and images: relative to that of the raw files, or an absolute path."
+    )
     id: str = Field("id", description="Column with an item's id. Without it, the row number is the id.")
-    labels: str = Field("labels", description="Column with a query's labels.")
+    labels: str = Field("labels", description="Column with a query's labels; `tags + brand` takes those of several.")
     labels_by: Literal["id", "name"] = Field(
         "id", description="Content of that column: ids of the table `label`, or its texts; without it, the labels."
     )
@@ -91,14 +130,49 @@ class Catalogue(Strict):
         None, description="Columns of the table `label` that form a label's text; `null`: those of `text`."
     )
     images: str | None = Field(
-        None, description="Column with an item's images: paths inside the folder, or URLs; `null`: no images."
+        None,
+        description="Column with an item's images: paths inside the folder, or URLs; `null`: no images. Several columns "
+        "are joined by `+`.",
     )
-    images_are: Literal["paths", "urls"] = Field(
-        "paths", description="Content of that column; URLs are fetched (docs/images.md)."
+    images_are: Literal["paths", "names", "urls", "ids"] = Field(
+        "paths",
+        description="Content of that column. `names`: only the file name of each path counts. `urls`: fetched "
+        "(docs/images.md). `ids`: the files are named by an item's id (`ID.jpg`, `ID_2.jpg`, `ID/1.jpg`), and `images` is "
+        "the column of ids.",
     )
     separator: str = Field(
-        ";", min_length=1, description="Separator of several labels or images in one cell of a CSV file."
+        ";",
+        description="Separator of several labels or images in one cell of a CSV file; empty: one value per cell.",
     )
+    # Keys that came later; a manifest and a rule's params have them only where they are set, so that no corpus is remade.
+    tables: dict[Literal["train", "test", "items", "label"], str | list[str]] | None = Field(
+        None,
+        description="Files of each table: a path or a pattern, or a list of these for a table in parts; `null`: the files "
+        "in `folder` that have the names of tables.",
+    )
+    form: TableForm = TableForm()
+    separator_in: Literal["csv", "all"] = Field(
+        "csv", description="`all`: text is cut at `separator` in JSON, Parquet and Excel files, too."
+    )
+    image_separator: str | None = Field(None, description="Separator of images, if it is not that of labels.")
+    lists: bool = Field(False, description="A cell `[...]` holds a JSON or Python list.")
+    strip_html: bool = Field(
+        False, description="Remove tags and resolve entities (`&amp;`) in texts and names of labels."
+    )
+    fold_case: bool = Field(
+        False,
+        description="Labels that differ only in case and spaces are one, in its most frequent spelling; without a table `label`.",
+    )
+    empty: list[str] = Field([], description="Values of a cell that mean nothing, e.g. `NULL`, in any case.")
+    other_images: Literal["error", "skip"] = Field(
+        "error", description="Images that are not what `images_are` says: an `error`, or left out and counted (`skip`)."
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        kept, later = handler(self), list(type(self).model_fields)[8:]
+        unset = {key for key in later if getattr(self, key) == type(self).model_fields[key].default}
+        return {key: value for key, value in kept.items() if key not in unset}
 
 
 class Fetch(Strict):
@@ -213,8 +287,8 @@ class Dataset(Strict):
         """Return the settings of this entry that a stage obeys, as JSON values."""
         if stage == "build-corpus":
             others = {"title", "facts", "stand_in", "propensity", "image_size", "shards", "fetch", "published_vectors"}
-            # The folder of a catalogue is no setting; its tables are inputs.
-            left_out = dict.fromkeys(others, True) | {"catalogue": {"folder"}}
+            # Where a catalogue lies is no setting; its tables are inputs.
+            left_out = dict.fromkeys(others, True) | {"catalogue": {"folder", "tables"}}
             found = self.model_dump(mode="json", exclude=left_out)
             return found | ({"averages": self.averages} if self.averages else {})
         kept = {

@@ -225,6 +225,8 @@ def load_tables(config_dir: Path | str, names: Sequence[str] | None = None) -> l
 
 def load_any_tables(config_dir: Path | str, names: Sequence[str] | None = None) -> list[TableSpec | FactsSpec]:
     """Read the tables named, of scores or of facts, in that order; without names, all."""
+    if names is None and Path(config_dir).is_file():
+        names = [table["id"]] if (table := read_yaml(config_dir).get("table")) else []
     if names is None:
         names = sorted(path.stem for path in (Path(config_dir) / "tables").glob("*.yaml"))
     return [
@@ -252,7 +254,9 @@ def load_comparisons(config_dir: Path | str) -> list[Comparison]:
 
 
 def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:
-    """Return the file of a table (`tables`) or figure (`figures`)."""
+    """Return the file of a table (`tables`) or figure (`figures`): the whole configuration, if that is one file."""
+    if Path(config_dir).is_file():
+        return Path(config_dir)
     return Path(config_dir) / kind / f"{name}.yaml"
 
 
@@ -267,7 +271,9 @@ def _load(config_dir: Path | str, kind: str, name: str, model_of: Callable[[dict
             found=name,
             hint="one of: " + ", ".join(known) if known else "check --config-dir",
         )
-    data = read_yaml(path)
+    data: Any = read_yaml(path)
+    if path == Path(config_dir):
+        data = (data.get("table") or {}) if kind == "tables" else {}
     spec = validate(model_of(data), data, path)
     if spec.id != name:
         raise VixmlError("the id is not the file's name", where=f"{path}: id", found=spec.id, expected=name)

@@ -41,7 +41,9 @@ class WorkflowConfig(Strict):
     name: str = Field("demo", description="Printed in the report.")
     description: str = Field("", description="One sentence for the report.")
     config_dir: str = Field(
-        "config", min_length=1, description="Folder of datasets.yaml, models.yaml, runs/, tables/, reported/."
+        "config",
+        min_length=1,
+        description="Folder of datasets.yaml, models.yaml, runs/, tables/, reported/; or this file, if it has these parts, too.",
     )
     results: str = Field("results", min_length=1, description="Folder for everything generated.")
     pages: str | None = Field(

@@ -37,11 +37,14 @@ def build_corpus(
         verify_file(raw_dir / source.filename, name, source)
     # Facts are for the reader, the title for tables: neither changes the corpus.
     config = dataset.model_dump(mode="json", exclude={"facts", "title", "fetch", "published_vectors"})
+    if dataset.catalogue is not None:
+        config["catalogue"].pop("tables", None)  # they are inputs
     config = {"id": dataset_id, **config, "sha256": {name: source.sha256 for name, source in used.items()}}
     facts: dict[str, Any] = {}
     inputs = {name: raw_dir / source.filename for name, source in used.items()}
     tables = required_tables(dataset, raw_dir) if dataset.catalogue is not None else {}
-    inputs |= tables
+    # A table in parts has an input for each.
+    inputs |= {f"{name}.{n + 1}" if n else name: path for name, paths in tables.items() for n, path in enumerate(paths)}
     if dataset.averages:
         config["averages"] = dataset.averages
     where = f"config/datasets.yaml: datasets.{dataset_id}"
@@ -53,7 +56,7 @@ def build_corpus(
             table = ImageTable(inputs[dataset.image_table]) if dataset.image_table is not None else None
             facts |= build_from_archive(reader.archive(dataset.sources[0]), dataset, work, table)
         else:
-            facts |= build_catalogue(dataset, tables, work)
+            facts |= build_catalogue(dataset, tables, work, raw_dir)
         verify_counts(facts, dataset.expect, f"{where}.expect")
         verify_averages(facts, dataset.averages, f"{where}.facts")
         # Read once what the next stages will read, so that a bad corpus is never put in place.

@@ -7,21 +7,27 @@ a label that an item names twice counts once; queries without a label are kept.
 
 from __future__ import annotations
 
-import csv
+import ast
 import hashlib
+import html
+import json
+import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from vixml.config.registry import Catalogue, Dataset, fields_of
-from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, reading_parquet, split_settings
-from vixml.data.xc_repository import TextRules, read_jsonl
+from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, split_settings
+from vixml.data.table_files import GUIDE, Record, kind_of, named_tables, plain, read_parts, tables_in
+from vixml.data.xc_repository import TextRules, without_html
 from vixml.errors import VixmlError
 
 # Prefix of a local image's path in images.parquet.
@@ -29,13 +35,26 @@ SOURCE = "catalogue"
 _URL = re.compile(r"https?://", re.IGNORECASE)
 
 
-def build_catalogue(dataset: Dataset, tables: dict[str, Path], out: Path | str) -> dict[str, Any]:
+Tables = Mapping[str, Sequence[Path]]
+
+
+class Writer(Protocol):
+    """What receives the items: :class:`CorpusWriter`, or one that only counts."""
+
+    rows: dict[str, int]
+
+    def split(self, split: str) -> AbstractContextManager[Any]:
+        """Yield ``add(id, text, labels=(), images=())``."""
+
+
+def build_catalogue(dataset: Dataset, tables: Tables, out: Path | str, raw_dir: Path | str = ".") -> dict[str, Any]:
     """Write the corpus of a user's tables.
 
     Args:
         dataset: its entry, with ``catalogue``.
         tables: of :func:`required_tables`.
         out: folder to write.
+        raw_dir: folder of raw files, for images that are found by an item's id.
 
     Returns:
         The content of ``counts.json``.
@@ -44,7 +63,15 @@ def build_catalogue(dataset: Dataset, tables: dict[str, Path], out: Path | str) 
         VixmlError: a table malformed, a label that is not in the table of labels, an image outside the folder (file and
             line are named).
     """
-    build = _Build(dataset, tables, out)
+    writer = CorpusWriter(out)
+    rules = write_items(dataset, tables, writer, raw_dir)
+    urls = dataset.catalogue.images_are == "urls" and len(writer.images) > 0
+    return writer.finish(source=lambda key: f"{SOURCE}:{key}", urls=urls, facts={"rules": rules})
+
+
+def write_items(dataset: Dataset, tables: Tables, writer: Writer, raw_dir: Path | str) -> dict[str, dict[str, int]]:
+    """Pass labels, train and test to a writer; return how often each rule was needed, by split."""
+    build = _Build(dataset, tables, writer, raw_dir)
     build.write_labels()
     for split in QUERY_SPLITS:
         build.write_queries(split)
@@ -52,14 +79,13 @@ def build_catalogue(dataset: Dataset, tables: dict[str, Path], out: Path | str) 
     if entry.images is not None and not build.images_found:
         raise VixmlError(
             "no table has the column of images",
-            where=", ".join(str(path) for path in tables.values()),
+            where=", ".join(str(path) for paths in tables.values() for path in paths),
             expected=f"a column {entry.images!r} in one of them (catalogue.images)",
             hint="correct its name in config/datasets.yaml, or leave it out",
         )
     if build.no_address is not None and not build.address_found:
         raise build._other_kind(build.no_address[0], f"the path {build.no_address[1]!r}, and no URL in any row")
-    urls = entry.images_are == "urls" and len(build.writer.images) > 0
-    return build.writer.finish(source=lambda key: f"{SOURCE}:{key}", urls=urls, facts={"rules": build.rules})
+    return build.rules
 
 
 def folder_of(entry: Catalogue, raw_dir: Path | str) -> Path:
@@ -67,23 +93,31 @@ def folder_of(entry: Catalogue, raw_dir: Path | str) -> Path:
     return Path(raw_dir) / entry.folder
 
 
-def required_tables(dataset: Dataset, raw_dir: Path | str) -> dict[str, Path]:
-    """Return the tables of a catalogue, by name.
+def tables_of(entry: Catalogue, raw_dir: Path | str) -> dict[str, list[Path]]:
+    """Return the files of a catalogue's tables, by name."""
+    folder = folder_of(entry, raw_dir)
+    if entry.tables is not None:
+        return named_tables(entry.tables, folder)
+    return {name: [path] for name, path in tables_in(folder).items()}
+
+
+def required_tables(dataset: Dataset, raw_dir: Path | str) -> dict[str, list[Path]]:
+    """Return the files of a catalogue's tables, by name.
 
     Raises:
         VixmlError: no folder, or neither `train` and `test` nor `items`, or `items` without settings of the split.
     """
     assert dataset.catalogue is not None
     folder = folder_of(dataset.catalogue, raw_dir)
-    if not folder.is_dir():
+    if not folder.is_dir() and (dataset.catalogue.tables is None or dataset.catalogue.images is not None):
         raise VixmlError("the folder of a catalogue is missing", where=folder, hint=f"make it: {GUIDE}")
-    tables = tables_in(folder)
+    tables = tables_of(dataset.catalogue, raw_dir)
     queries = set(tables) - {"label"}
     if queries not in ({"train", "test"}, {"items"}):
         raise VixmlError(
             "a catalogue has either the tables train and test, or one table items",
             where=folder,
-            found=", ".join(sorted(path.name for path in tables.values())) or "no table",
+            found=", ".join(sorted(path.name for paths in tables.values() for path in paths)) or "no table",
             expected="train.jsonl and test.jsonl, or items.jsonl (or .csv, .parquet)",
             hint=GUIDE,
         )
@@ -93,44 +127,109 @@ def required_tables(dataset: Dataset, raw_dir: Path | str) -> dict[str, Path]:
 
 
 @dataclass
-class _Table:
-    """The records of a table, or those of its rows that fall into a split."""
+class Table:
+    """The records of a table, or those of its rows that fall into a split.
 
-    path: Path
+    Attributes:
+        paths: its files.
+        entry: how they are read.
+        rows: which rows belong to it; None: all.
+    """
+
+    paths: Sequence[Path]
     entry: Catalogue
     rows: np.ndarray | None = None
 
-    def __iter__(self) -> Iterator[Record]:
-        for row, record in enumerate(read_table(self.path)):
-            if self.rows is None or self.rows[row]:
-                yield record
+    @property
+    def path(self) -> Path:
+        """Return the first file, for messages."""
+        return self.paths[0]
 
-    def values(self, record: dict[str, Any], column: str, where: str, *, whole: bool = False) -> list[str]:
-        """Return the values of one cell: a list, or one value (CSV text is cut at the separator unless ``whole``).
+    def __iter__(self) -> Iterator[Record]:
+        empty = {value.casefold() for value in self.entry.empty}
+        for row, (where, record) in enumerate(read_parts(self.paths, self.entry.form)):
+            if self.rows is None or self.rows[row]:
+                if empty:
+                    record = {
+                        name: None if isinstance(cell, str) and cell.strip().casefold() in empty else cell
+                        for name, cell in record.items()
+                    }
+                yield where, record
+
+    @cached_property
+    def _split(self) -> bool:
+        return self.entry.separator_in == "all" or kind_of(self.path) == "csv"
+
+    def values(self, record: dict[str, Any], columns: str, where: str, *, whole: bool = False) -> list[str]:
+        """Return the values of a cell, or of several columns joined by ``+`` (text is cut at the separator unless ``whole``).
 
         Empty values are left out.
 
         Raises:
             VixmlError: a cell that holds something else than texts and whole numbers.
         """
-        cell = record.get(column)
-        if isinstance(cell, str) and self.path.suffix == ".csv" and not whole:
-            cell = cell.split(self.entry.separator)
-        cells = cell if isinstance(cell, list) else [] if cell is None else [cell]
-        found = []
-        for value in cells:
+        names = [columns] if columns in record else fields_of(columns)
+        return [value for name in names for value in self._cell(record.get(name), name, columns, where, whole)]
+
+    def _cell(self, cell: Any, name: str, columns: str, where: str, whole: bool) -> Iterator[str]:
+        entry = self.entry
+        if isinstance(cell, str) and not whole:
+            listed = parse_list(cell) if entry.lists else None
+            separator = entry.separator
+            if columns == entry.images and entry.image_separator is not None:
+                separator = entry.image_separator
+            if entry.strip_html and columns == entry.labels:
+                cell = html.unescape(cell)  # before the `;` of an entity is taken for a separator
+            cell = listed if listed is not None else cell.split(separator) if self._split and separator else cell
+        for value in cell if isinstance(cell, list) else [cell]:
+            value = plain(value)
+            if value is None:
+                if isinstance(cell, list):
+                    raise self._no_text(value, where, name)
+                continue
             if type(value) is int:
                 value = str(value)
             if not isinstance(value, str):
-                raise VixmlError(
-                    "a cell holds something else than texts or whole numbers",
-                    where=f"{where}: {column}",
-                    found=repr(value)[:80],
-                    hint=GUIDE,
-                )
-            if value.strip():
-                found.append(value.strip())
-        return found
+                raise self._no_text(value, where, name)
+            if value.strip() and value.strip().casefold() not in self._empty:
+                yield value.strip()
+
+    @cached_property
+    def _empty(self) -> set[str]:
+        return {value.casefold() for value in self.entry.empty}
+
+    def _no_text(self, value: Any, where: str, name: str) -> VixmlError:
+        return VixmlError(
+            "a cell holds something else than texts or whole numbers",
+            where=f"{where}: {name}",
+            found=repr(value)[:80],
+            hint=GUIDE,
+        )
+
+
+def parse_list(cell: str) -> list[Any] | None:
+    """Return the list that a cell holds in JSON or Python's notation, or None.
+
+    Example:
+        >>> parse_list('["a", "b"]'), parse_list("['a', 1]"), parse_list("[sic] a")
+        (['a', 'b'], ['a', 1], None)
+    """
+    cell = cell.strip()
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list):
+            return found
+    return None
+
+
+def folded(name: str) -> str:
+    """Return a label's name without case and repeated spaces."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 class _Build:
@@ -140,38 +239,38 @@ class _Build:
         rules: split -> how often each rule was needed.
         images_found: whether a table has the column of images.
         address_found: whether that column holds an address of the web.
-        odd: rules needed by the images of the split that is being written.
         no_address: place and content of the first entry that is none, although the registry says URLs.
     """
 
-    def __init__(self, dataset: Dataset, tables: dict[str, Path], out: Path | str) -> None:
+    def __init__(self, dataset: Dataset, tables: Tables, writer: Writer, raw_dir: Path | str) -> None:
         assert dataset.catalogue is not None  # the entry was validated
-        self.dataset, self.entry, self.writer = dataset, dataset.catalogue, CorpusWriter(out)
-        self.label_table = _Table(tables["label"], self.entry) if "label" in tables else None
+        self.dataset, self.entry, self.writer = dataset, dataset.catalogue, writer
+        self.folder = folder_of(self.entry, raw_dir)
+        self.label_table = Table(tables["label"], self.entry) if "label" in tables else None
         self.queries = self._split(tables)
         self.label_rows: dict[str, int] = {}
         self.rules: dict[str, dict[str, int]] = {}
         self.images_found = False
-        self.address_found, self.odd = False, Counter[str]()
+        self.address_found = False
         self.no_address: tuple[str, str] | None = None  # the first one
 
-    def _split(self, tables: dict[str, Path]) -> dict[str, _Table]:
+    def _split(self, tables: Tables) -> dict[str, Table]:
         if "items" not in tables:
-            return {split: _Table(tables[split], self.entry) for split in QUERY_SPLITS}
+            return {split: Table(tables[split], self.entry) for split in QUERY_SPLITS}
         seed, fraction = split_settings(self.dataset)
 
         def digest(record: dict[str, Any], row: int) -> int:
-            value = record.get(self.entry.id)
+            value = plain(record.get(self.entry.id))
             key = f"#{row}" if value in (None, "") else str(value)
             return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8])
 
         # A hash is a random order that no library version can change; equal ids fall into one split but at its edge.
         hashes = np.array(
-            [digest(record, row) for row, (_, record) in enumerate(read_table(tables["items"]))], dtype=np.uint64
+            [digest(record, row) for row, (_, record) in enumerate(Table(tables["items"], self.entry))], dtype=np.uint64
         )
         test = np.zeros(len(hashes), dtype=bool)
         test[np.argsort(hashes, kind="stable")[: round(fraction * len(hashes))]] = True
-        return {split: _Table(tables["items"], self.entry, rows) for split, rows in (("train", ~test), ("test", test))}
+        return {split: Table(tables["items"], self.entry, rows) for split, rows in (("train", ~test), ("test", test))}
 
     def write_labels(self) -> None:
         """Write the labels: those of their table, or without one, the values found in train."""
@@ -179,10 +278,12 @@ class _Build:
             self._write_labels_of_train(self.queries["train"])
             return
         entry, table = self.entry, self.label_table
-        texts = TextRules(fields_of(entry.label_text) if entry.label_text else self.dataset.text_fields)
+        texts = TextRules(
+            fields_of(entry.label_text) if entry.label_text else self.dataset.text_fields, html=entry.strip_html
+        )
         with self.writer.split("label") as add:
             for row, (where, record) in enumerate(table):
-                text, item = texts.text(record, where), texts.identify(record.get(entry.id), where)
+                text, item = texts.text(record, where), texts.identify(plain(record.get(entry.id)), where)
                 name = [text] if text else []
                 if entry.labels_by == "id":
                     name = table.values(record, entry.id, where, whole=True)
@@ -196,14 +297,14 @@ class _Build:
                         expected=f"one {entry.labels_by} per label, each different (catalogue.labels_by)",
                     )
                 self.label_rows[name[0]] = row
-                add(item, text, images=self._images(table, record, where))
+                add(item, text, images=self._images(table, record, where, texts.counts))
         if not self.label_rows:
             raise VixmlError("the table of labels is empty", where=table.path, hint=GUIDE)
         texts.check_fields(table.path)
-        self.rules["label"] = dict(sorted({**texts.counts, **self.odd}.items()))
+        self.rules["label"] = dict(sorted(texts.counts.items()))
 
-    def _write_labels_of_train(self, train: _Table) -> None:
-        names = {name for where, record in train for name in train.values(record, self.entry.labels, where)}
+    def _write_labels_of_train(self, train: Table) -> None:
+        names = Counter(name for where, record in train for name in self._names(train, record, where))
         if not names:
             raise VixmlError(
                 "no query of train has a label",
@@ -211,28 +312,39 @@ class _Build:
                 expected=f"labels in the column {self.entry.labels!r} (catalogue.labels)",
                 hint=GUIDE,
             )
-        self.label_rows = {name: row for row, name in enumerate(sorted(names))}
+        spellings = {name: name for name in names}
+        if self.entry.fold_case:
+            # The most frequent spelling; of two, the first in alphabetical order.
+            ordered = sorted(names, key=lambda name: (-names[name], name))
+            spellings = {folded(name): name for name in reversed(ordered)}
+        shown = {name: key for key, name in spellings.items()}
+        self.label_rows = {shown[name]: row for row, name in enumerate(sorted(shown))}
         with self.writer.split("label") as add:
-            for name in self.label_rows:
+            for name in sorted(shown):
                 add(name, name)
+
+    def _names(self, table: Table, record: dict[str, Any], where: str) -> list[str]:
+        """Return the names of a query's labels, as they are written."""
+        names = table.values(record, self.entry.labels, where)
+        return [clean for name in names if (clean := without_html(name))] if self.entry.strip_html else names
 
     def write_queries(self, split: str) -> None:
         """Write train or test."""
-        table, texts, found = self.queries[split], TextRules(self.dataset.text_fields), Counter[str]()
-        self.odd.clear()
+        table, found = self.queries[split], Counter[str]()
+        texts = TextRules(self.dataset.text_fields, html=self.entry.strip_html)
         with self.writer.split(split) as add:
             for where, record in table:
                 labels = self._labels(table, record, where, found)
-                item, text = texts.identify(record.get(self.entry.id), where), texts.text(record, where)
-                add(item, text, labels, self._images(table, record, where))
+                item, text = texts.identify(plain(record.get(self.entry.id)), where), texts.text(record, where)
+                add(item, text, labels, self._images(table, record, where, found))
         if not self.writer.rows[split]:
             raise VixmlError("a split holds no item", where=table.path, hint=GUIDE)
         texts.check_fields(table.path)
-        self.rules[split] = dict(sorted((texts.counts + found + self.odd).items()))
+        self.rules[split] = dict(sorted((texts.counts + found).items()))
 
-    def _labels(self, table: _Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[int]:
+    def _labels(self, table: Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[int]:
         """Return a query's label ids, ascending; if a table lists all labels, another name is an error."""
-        if self.entry.labels not in record:
+        if self.entry.labels not in record and not set(fields_of(self.entry.labels)) <= record.keys():
             raise VixmlError(
                 "a query has no column of labels",
                 where=where,
@@ -240,7 +352,9 @@ class _Build:
                 expected=f"a column {self.entry.labels!r} (catalogue.labels)",
                 hint="a query without a label has an empty list",
             )
-        names = table.values(record, self.entry.labels, where)
+        names = self._names(table, record, where)
+        if self.entry.fold_case and self.label_table is None:
+            names = [folded(name) for name in names]
         unknown = [name for name in names if name not in self.label_rows]
         if unknown and self.label_table is not None:
             raise VixmlError(
@@ -256,7 +370,7 @@ class _Build:
         found["without_labels"] += not ids
         return sorted(ids)
 
-    def _images(self, table: _Table, record: dict[str, Any], where: str) -> list[str]:
+    def _images(self, table: Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[str]:
         """Return an item's images, in order.
 
         Raises:
@@ -265,24 +379,39 @@ class _Build:
         column = self.entry.images
         if column is None:
             return []
-        self.images_found = self.images_found or column in record
-        names = table.values(record, column, where)
-        if self.entry.images_are == "urls":
-            return [self._address(name, f"{where}: {column}") for name in names]
-        return [self._path(name, f"{where}: {column}") for name in names]
+        self.images_found = self.images_found or column in record or any(c in record for c in fields_of(column))
+        if self.entry.images_are == "ids":
+            return self.by_id.get(str(plain(record.get(column))), [])
+        images, cell = [], f"{where}: {column}"
+        for name in table.values(record, column, where):
+            is_url = _URL.match(name) is not None
+            if self.entry.other_images == "skip" and is_url != (self.entry.images_are == "urls"):
+                found["images_of_another_kind"] += 1
+            elif self.entry.images_are == "urls":
+                images.append(self._address(name, is_url, cell, found))
+            else:
+                images.append(self._path(name, is_url, cell))
+        return images
 
-    def _address(self, name: str, where: str) -> str:
+    @cached_property
+    def by_id(self) -> dict[str, list[str]]:
+        """Return the images of each id, in order: ``ID.jpg``, ``ID_2.jpg`` or ``ID-2.jpg``, and those in a folder ``ID``."""
+        return images_by_id(self.folder)
+
+    def _address(self, name: str, is_url: bool, where: str, found: Counter[str]) -> str:
         """Return an address as it is, valid or not: `fetch-images` gives the reason why an invalid one has no image."""
-        if _URL.match(name) is None:
-            self.no_address = self.no_address or (where, name)
-            self.odd["images_without_web_address"] += 1
-        else:
+        if is_url:
             self.address_found = True
+        else:
+            self.no_address = self.no_address or (where, name)
+            found["images_without_web_address"] += 1
         return name.encode(errors="replace").decode()  # half of a surrogate pair cannot be stored
 
-    def _path(self, name: str, where: str) -> str:
-        if _URL.match(name):
+    def _path(self, name: str, is_url: bool, where: str) -> str:
+        if is_url:
             raise self._other_kind(where, f"the URL {name!r}")
+        if self.entry.images_are == "names":
+            name = PurePosixPath(name.replace("\\", "/")).name
         path = PurePosixPath(name)
         if "://" in name or path.is_absolute() or ".." in path.parts or "\\" in name:
             raise VixmlError(
@@ -303,106 +432,20 @@ class _Build:
         )
 
 
-# -- records of tables ------------------------------------------------------------------------------------------------
-
-GUIDE = "docs/adding-a-dataset.md describes the tables"
-TABLES = ("train", "test", "items", "label")
-# The longest cell of a CSV file; the library's default is a description of two pages.
-CELL_LIMIT = 1 << 24
-Record = tuple[str, dict[str, Any]]
+IMAGE = re.compile(r"\.(png|jpe?g|webp|gif|bmp|svg)$", re.IGNORECASE)
 
 
-def _read_jsonl(path: Path) -> Iterator[Record]:
-    """Yield (file:line, record) of JSON lines."""
-    for number, record in read_jsonl(path):
-        yield f"{path}:{number}", record
-
-
-def _read_csv(path: Path) -> Iterator[Record]:
-    """Yield (file:line, record) of a CSV file with a header, in UTF-8; quoted cells may hold line breaks.
-
-    Raises:
-        VixmlError: not UTF-8, no header, a column named twice, a row with more or fewer cells, an open quote.
-    """
-    csv.field_size_limit(CELL_LIMIT)
-    line = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            line = reader.line_num
-            if not any(header) or len(set(header)) < len(header):
-                raise VixmlError(
-                    "a CSV file needs a header with one name per column",
-                    where=f"{path}:1",
-                    found=", ".join(header) or "nothing",
-                    hint=GUIDE,
-                )
-            for row in reader:
-                start, line = line + 1, reader.line_num
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise VixmlError(
-                        "a row of a CSV file has another number of cells than the header",
-                        where=f"{path}:{start}",
-                        found=f"{len(row)} cells",
-                        expected=f"{len(header)} cells, separated by commas",
-                        hint="put cells that hold a comma or a line break in double quotes",
-                    )
-                yield f"{path}:{start}", dict(zip(header, row, strict=True))
-    except UnicodeDecodeError as error:
-        raise VixmlError(
-            "a table is not UTF-8",
-            where=f"{path}, after line {line}",
-            found=f"byte 0x{error.object[error.start]:02x}",
-            hint="save it as UTF-8, e.g. iconv -f latin1 -t utf-8",
-        ) from error
-    except csv.Error as error:
-        raise VixmlError("not a CSV file", where=f"{path}:{line + 1}", found=str(error), hint=GUIDE) from error
-
-
-def _read_parquet(path: Path) -> Iterator[Record]:
-    """Yield (file and row, record) of a Parquet file, a few thousand rows at a time."""
-    row = 0
-    with reading_parquet(path, GUIDE), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=4096):
-            for record in batch.to_pylist():
-                yield f"{path}, row {row}", record
-                row += 1
-
-
-READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
-    ".jsonl": _read_jsonl,
-    ".jsonl.gz": _read_jsonl,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-
-
-def tables_in(folder: Path | str) -> dict[str, Path]:
-    """Return the tables in a folder, by name.
-
-    Raises:
-        VixmlError: one table in two formats.
-    """
-    found: dict[str, Path] = {}
-    for name in TABLES:
-        paths = [path for ending in READERS if (path := Path(folder) / f"{name}{ending}").is_file()]
-        if len(paths) > 1:
-            raise VixmlError(
-                "a table exists in two formats",
-                where=folder,
-                found=", ".join(path.name for path in paths),
-                expected=f"one file of the name {name}",
-                hint="move the other one away",
-            )
-        if paths:
-            found[name] = paths[0]
-    return found
-
-
-def read_table(path: Path) -> Iterator[Record]:
-    """Yield (where, record) of a table in any format."""
-    ending = next(ending for ending in sorted(READERS, key=len, reverse=True) if path.name.endswith(ending))
-    return READERS[ending](path)
+def images_by_id(folder: Path) -> dict[str, list[str]]:
+    """Return the images in a folder by what names them: the file ``ID.jpg``, ``ID_2.jpg``, ``ID-2.jpg``, or the folder ``ID``."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for parent, _, names in os.walk(folder):
+        inner = os.path.relpath(parent, folder)
+        for name in (name for name in names if IMAGE.search(name)):
+            stem, path = IMAGE.sub("", name), PurePosixPath(inner, name).as_posix()
+            numbered = re.fullmatch(r"(.+)[_-](\d{1,3})", stem)
+            keys = {stem: 0} | ({numbered[1]: int(numbered[2])} if numbered else {})
+            if inner != ".":
+                keys[PurePosixPath(inner).name] = int(stem) if stem.isdecimal() else 0
+            for key, order in keys.items():
+                found.setdefault(key, []).append((order, path))
+    return {key: [path for _, path in sorted(images)] for key, images in found.items()}

@@ -9,6 +9,7 @@ labels as sparse matrices. Rows are never dropped or moved: labels and filters p
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import math
 import re
@@ -201,6 +202,25 @@ class _Records:
 
 _BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 _BROKEN = re.compile(r"[\ud800-\udfff]")
+_HIDDEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_INLINE = re.compile(r"</?(?:a|b|i|u|em|strong|span|font|small|sub|sup|mark|wbr)\b[^<>]*>", re.IGNORECASE)
+TAG = re.compile(r"</?[a-z][a-z0-9:-]*(?:\s[^<>]*)?/?>|<![a-z][^<>]*>", re.IGNORECASE)
+
+
+def without_html(text: str) -> str:
+    """Return a text without tags, comments and scripts, its entities resolved.
+
+    Example:
+        >>> without_html("<p>Nuts &amp; <b>bo</b>lts<br>M8 &lt; M10</p>")
+        'Nuts & bolts M8 < M10'
+    """
+    if "<" not in text and "&" not in text:
+        return text
+    text = TAG.sub(" ", _INLINE.sub("", _HIDDEN.sub(" ", text)))
+    text = html.unescape(text)
+    if TAG.search(text):  # tags that were written as entities
+        text = html.unescape(TAG.sub(" ", _INLINE.sub("", _HIDDEN.sub(" ", text))))
+    return " ".join(text.split())
 
 
 class TextRules:
@@ -208,6 +228,7 @@ class TextRules:
 
     Args:
         fields: names of the fields that form the text, in order.
+        html: whether tags and entities are removed.
 
     Example:
         >>> rules = TextRules(["title", "content"])
@@ -215,8 +236,8 @@ class TextRules:
         ('Fish hooks', {'texts_with_line_breaks': 1, 'without_content': 1})
     """
 
-    def __init__(self, fields: Sequence[str]) -> None:
-        self.fields = tuple(fields)
+    def __init__(self, fields: Sequence[str], *, html: bool = False) -> None:
+        self.fields, self.html = tuple(fields), html
         self.counts: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._absent = set(self.fields)
@@ -242,7 +263,7 @@ class TextRules:
                     found=f"{type(value).__name__} {str(value)[:80]!r}",
                     expected="a string, or null",
                 )
-            parts.append(self._clean(value))
+            parts.append(self._clean(without_html(value) if self.html else value))
         text = " ".join(filter(None, parts))
         if not text:
             self.counts["texts_empty"] += 1

@@ -499,5 +499,6 @@ def stage_inputs(results: Results, config_dir: Path, kind: str, names: Sequence[
         *registry_files(config_dir),
         *sorted(config_dir.glob("runs/*.yaml")),
     ]
-    named |= {f"config/{os.path.relpath(path, config_dir)}": path for path in files}
+    folder = config_dir.parent if config_dir.is_file() else config_dir
+    named |= {f"config/{os.path.relpath(path, folder)}": path for path in files}
     return named | {f"{kind}/{name}": spec_path(config_dir, f"{kind}s", name) for name in names}

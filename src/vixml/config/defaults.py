@@ -1,0 +1,54 @@
+"""Choose the settings of a training from the size of a catalogue."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: int = 20) -> dict[str, Any]:
+    """Return keys of a run that depend on the size of the data.
+
+    Rules:
+        batch: about 2 sqrt(items), as a power of two in [16, 2048], so that both the negatives of a batch and the number of
+            steps grow with the data.
+        epochs: so many that 400 steps (300 items and fewer) to 1,500 (100,000 and more) result, in proportion to the logarithm
+            of the number of items; at least one.
+        warm-up: a tenth of the steps for the language model, a fiftieth for the new parts.
+        free vectors: about one per two labels, as a power of two up to the paper's 65,536.
+        images per item: what there is, up to the paper's three.
+        mining: from 50,000 items on, after a third of at least nine epochs; below, in-batch negatives are hard enough.
+        validation: a tenth of train, but no more than 1,000 items, to choose inference.
+        max_len: 1.5 tokens per word of a long text, in [16, 128].
+
+    Args:
+        n_train: training items.
+        n_labels: labels.
+        max_images: most images of an item; 0: none.
+        words: words of a long text (its 90th percentile).
+
+    Example:
+        >>> [training_defaults(n, n // 3)["training"] for n in (300, 12_800)]  # doctest: +NORMALIZE_WHITESPACE
+        [{'epochs': 45, 'batch_size': 32, 'validation': 0.1}, {'epochs': 24, 'batch_size': 256, 'validation': 0.0781}]
+    """
+    validation = round(min(0.1, 1000 / n_train), 4)
+    seen = max(n_train - int(validation * n_train), 2)
+    batch = min(_power_of_two(2 * math.sqrt(seen), 16, 2048), max(2, seen))
+    share = min(max((math.log10(n_train) - math.log10(300)) / (5 - math.log10(300)), 0.0), 1.0)
+    per_epoch = math.ceil(seen / batch)
+    epochs = max(1, min(math.ceil((400 + 1100 * share) / per_epoch), 1500 // per_epoch))
+    steps = epochs * per_epoch
+    mined = n_train >= 50_000 and epochs >= 9
+    return {
+        "encoder": {"max_len": min(max(16, 8 * math.ceil(1.5 * words / 8)), 128)},
+        "images": {"per_item": min(3, max(max_images, 1))},
+        "prototype": {"free_vectors": _power_of_two(n_labels / 2, 1, 65536)},
+        "mining": {"start": epochs // 3, "update": 3, "size": 16, "double_at": []} if mined else None,
+        "optimizer": {"warmup_steps": max(steps // 10, 1), "warmup_steps_new": max(steps // 50, 1)},
+        "training": {"epochs": epochs, "batch_size": batch, "validation": validation},
+    }
+
+
+def _power_of_two(value: float, least: int, most: int) -> int:
+    """Return the nearest power of two, by its exponent, within bounds."""
+    return min(max(2 ** round(math.log2(max(value, 1))), least), most)

@@ -1,0 +1,253 @@
+"""Write the one file of a new catalogue: a workflow configuration with dataset, runs and table."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vixml.config.defaults import training_defaults
+from vixml.config.load import load_world, validate
+from vixml.config.registry import NAME, Dataset
+from vixml.data.guess import Report, guess_catalogue, guess_form
+from vixml.data.survey import Survey, facts_of
+from vixml.data.table_files import expand
+from vixml.errors import VixmlError
+from vixml.files import write_text
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user says of a catalogue.
+
+    Attributes:
+        name: of the dataset and the file.
+        files: tables with items, or patterns; several are parts of one table.
+        test: tables with test items; without one, a share of the items is drawn.
+        pictures: folder of pictures.
+        form: keys of :class:`~vixml.config.registry.TableForm` that are given.
+        columns: `id`, `text`, `labels`, `images`, `separator`, `image_separator`, `strip_html`, `fold_case`, `decimal`, if given.
+        out: the file to write.
+        config_dir: the project's configuration, for its models.
+        test_fraction: share of the items that becomes test.
+        force: overwrite.
+    """
+
+    name: str
+    files: Sequence[Path]
+    out: Path
+    test: Sequence[Path] = ()
+    pictures: Path | None = None
+    form: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    config_dir: Path = Path("config")
+    test_fraction: float | None = None
+    force: bool = False
+
+
+def new_catalogue(options: Options) -> str:
+    """Look at a catalogue, write its file and return what to print; nothing slow is started.
+
+    Raises:
+        VixmlError: a name that is not free, a file that exists, bad input, or what cannot be guessed.
+    """
+    models = options.config_dir / "models.yaml"
+    _check_name(options, models)
+    files = [path for pattern in options.files for path in expand(pattern)]
+    test = [path for pattern in options.test for path in expand(pattern)]
+    paths = {"train": files, "test": test} if test else {"items": files}
+    report = Report()
+    form = guess_form(files, options.form, report)
+    if test and (other := guess_form(test, options.form, Report())) != form:
+        differ = [key for key, value in form.model_dump().items() if value != getattr(other, key)]
+        if differ != ["encoding"] or "utf-8" not in (form.encoding, other.encoding):
+            raise VixmlError(
+                "train and test are written differently", where=test[0], found=f"another {', '.join(differ)}",
+                expected=f"as {files[0]}", hint="export both in one form, or one table without --test",
+            )  # fmt: skip
+    entry, text = guess_catalogue(paths, form, options.columns, options.pictures, report)
+    tables = {name: [str(path.resolve()) for path in parts] for name, parts in paths.items()}
+    tables = {name: parts[0] if len(parts) == 1 else parts for name, parts in tables.items()}
+    data = {
+        "title": options.name, "builder": "catalogue", "stand_in": True, "text": text, "image_size": 224 if entry.images else None,
+        "catalogue": entry.model_dump() | {"tables": tables},
+    }  # fmt: skip
+    if not test:
+        # A fifth, but no more than 10,000 items.
+        fraction = options.test_fraction or round(min(0.2, 10_000 / report.n_rows), 4)
+        data |= {"split_seed": 0, "test_fraction": fraction}
+    dataset = validate(Dataset, data, "the guesses")
+    survey = Survey(dataset, ".")
+    survey.doubts(dataset, report)
+    write_text(options.out, render(options, dataset, survey))
+    return _printed(options, report, survey)
+
+
+def _check_name(options: Options, models: Path) -> None:
+    if not NAME.match(options.name):
+        raise VixmlError("a name may hold letters, digits, dots and hyphens", where="vixml new", found=options.name)
+    if not models.is_file():
+        raise VixmlError(
+            "the project's configuration is missing",
+            where=models,
+            hint="run this in the project's folder, or --config-dir",
+        )
+    if options.name in load_world(options.config_dir).datasets or options.name == "demo":
+        raise VixmlError(
+            "a dataset of the project has this name", where=options.config_dir, found=options.name, hint="take another"
+        )
+    if options.out.exists() and not options.force:
+        raise VixmlError("the file exists", where=options.out, hint="--force overwrites it; or give another name")
+
+
+def _printed(options: Options, report: Report, survey: Survey) -> str:
+    width = max(len(subject) for subject, *_ in report.guesses)
+    lines = ["How the table was understood (and the option that changes it)"]
+    lines += [f"  {s:<{width}}  {found}  ({reason}; {option})" for s, found, reason, option in report.guesses]
+    lines += [
+        "",
+        "Three items",
+        *(f"  {line}" for line in survey.shown()),
+        "",
+        "Counts",
+        *(f"  {line}" for line in survey.counts()),
+    ]
+    lines += ["", *(f"warning: {one}" for one in report.warnings)] if report.warnings else []
+    lines += ["", f"{options.out} is written. Next:", f"  snakemake --cores all --configfile {options.out}"]
+    return "\n".join(lines)
+
+
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./ +-]*[A-Za-z0-9_]|[A-Za-z]|\d+(\.\d+)?")
+
+
+def quoted(value: Any) -> str:
+    """Return a value as YAML on one line.
+
+    Example:
+        >>> quoted(["a b", "true", "|", 3, None, {"k": False}])
+        '[a b, "true", "|", 3, null, {k: false}]'
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{quoted(key)}: {quoted(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(quoted, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if not isinstance(value, str):
+        return str(value)
+    words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+    if _PLAIN.fullmatch(value) and not value[0].isdigit() and value.lower() not in words:
+        return value
+    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
+    return (
+        '"'
+        + "".join(c if c.isprintable() and c not in escapes else escapes.get(c, f"\\U{ord(c):08x}") for c in value)
+        + '"'
+    )
+
+
+ABOUT = {
+    "folder": "of the pictures", "tables": "the files; a list for a table in parts", "form": "how they are written",
+    "id": "column of ids", "labels": "column of labels", "images": "column of pictures", "separator": "between labels in a cell",
+    "images_are": "paths, names, urls or ids", "separator_in": "all: in every kind of file",
+}  # fmt: skip
+
+
+def render(options: Options, dataset: Dataset, survey: Survey) -> str:
+    """Return the file's text."""
+    found = training_defaults(**facts_of(survey))
+    entry = dataset.catalogue
+    assert entry is not None
+    with_images = any(survey.images_per_item["train"])
+    keys = {"folder": entry.folder} | entry.model_dump(exclude_defaults=True)
+    catalogue = "\n".join(
+        f"      {key}: {quoted(value)}" + (f"   # {ABOUT[key]}" if key in ABOUT else "") for key, value in keys.items()
+    )
+    expect = {"n_train": survey.rows["train"], "n_test": survey.rows["test"], "n_labels": len(survey.names)}
+    expect["n_images"] = len(survey.images)
+    split = "" if dataset.split_seed is None else (
+        f"    split_seed: {dataset.split_seed}   # which items become test\n"
+        f"    test_fraction: {dataset.test_fraction}   # their share\n"
+    )  # fmt: skip
+    image_size = f"    image_size: {dataset.image_size}   # side in pixels of stored pictures\n" if with_images else ""
+    trained = {"text": "text alone"} | ({"vixml": "text and pictures"} if with_images else {})
+    runs, rows = "", ""
+    for run, what in trained.items():
+        modality = "modality: text+image, " if run == "vixml" else ""
+        runs += f'  {run}: {{{modality}row: {{label: "{what}"}}}}\n'
+        runs += f'  {run}--augmented: {{reuse: {run}, preset: retrieval-augmented-half, row: {{label: "{what}, with neighbours"}}}}\n'
+        rows += f'        - {{label: "{what}", run: {run}}}\n        - {{label: "{what}, with neighbours", run: {run}--augmented}}\n'
+    names = ["popularity", "knn", *(name for run in trained for name in (run, f"{run}--augmented"))]
+    include = os.path.relpath((options.config_dir / "models.yaml").resolve(), options.out.resolve().parent)
+    steps = found["training"]["epochs"] * -(
+        -round(survey.rows["train"] * (1 - found["training"]["validation"])) // found["training"]["batch_size"]
+    )
+    shown = list(trained)[-1]
+    return f"""\
+# Written by `vixml new {options.name}`: dataset, runs and table in one file. docs/config.md explains every key.
+#
+#   snakemake --cores all --configfile {options.out}
+#
+# {survey.rows["train"]:,} training items, {survey.rows["test"]:,} test items, {len(survey.names):,} labels.
+
+name: {options.name}
+description: {quoted(f"The catalogue {options.name}.")}
+config_dir: {quoted(str(options.out))}   # this file has all parts of a folder of configuration
+include: {quoted(include)}   # the project's models
+
+targets:
+  - dataset: {options.name}
+    seeds: [0]   # three or more give intervals
+    split: test
+    runs: {quoted(names)}
+tables: [{options.name}]
+figures: []
+compare: [text, {"vixml" if with_images else "text--augmented"}]   # in the report
+side_by_side: {quoted(["text", "text--augmented"] if shown == "text" else ["text", "vixml"])}
+
+# -- the data: change a guess here, then run again
+datasets:
+  {options.name}:
+    title: {options.name}
+    builder: catalogue
+    stand_in: true   # not the paper's data
+    text: {quoted(dataset.text)}   # columns, joined by a space
+{split}{image_size}    expect: {quoted(expect)}   # a build with other counts stops: change or remove it with the data
+    catalogue:
+{catalogue}
+
+# -- how runs are trained; the numbers follow from the size of the data (src/vixml/config/defaults.py)
+dataset: {options.name}
+base:
+  preset: catalogue   # config/presets/catalogue.yaml has the rest
+  encoder: {quoted(found["encoder"])}   # tokens of a text
+  images: {quoted(found["images"])}
+  prototype: {quoted(found["prototype"])}   # about one per two labels
+  mining: {quoted(found["mining"])}
+  optimizer: {quoted(found["optimizer"])}
+  training: {quoted(found["training"])}   # {steps:,} steps
+
+runs:
+  popularity:   # the most frequent labels, for every item
+    preset: untrained
+    inference: {{method: popularity}}
+    row: {{label: Popularity}}
+  knn:   # the nearest training items vote, with the published model
+    preset: untrained
+    inference: {{method: knn, labels_as: u}}
+    row: {{label: "Untrained, nearest neighbours"}}
+{runs}
+table:
+  id: {options.name}
+  title: {options.name}
+  metrics: ["P@1", "P@3", "P@5", "PSP@1", "R@10", "R@100"]
+  measured:
+    - dataset: {options.name}
+      title: {quoted(f"{options.name}, measured here")}
+      rows:
+        - {{label: Popularity, run: popularity}}
+        - {{label: "Untrained, nearest neighbours", run: knn}}
+{rows}"""

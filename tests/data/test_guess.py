@@ -1,0 +1,232 @@
+"""``vixml new``: guesses about exports of shops; what it prints is what is built; what cannot be told is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from vixml.cli import main
+from vixml.config.defaults import training_defaults
+from vixml.config.load import load_workflow, load_world, merge, read_yaml
+from vixml.data.build import build_corpus
+from vixml.data.corpus import Corpus
+from vixml.errors import VixmlError
+from vixml.files import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+LABELS = ["Angeln", "Outdoor", "Tools", "TOOLS", "Küche", "Haus, Garten"]
+
+
+def shop(n=60, seed=0):
+    """Return the records of a shop: HTML, leading zeros, an item twice, labels that differ in case."""
+    draw = random.Random(seed)
+    rows = [
+        {
+            "Artikelnr": f"{i:05d}", "Titel": f"Rute {draw.randrange(10**6)} für Angler", "Preis": f"{i},90",
+            "Beschreibung": f"<p>Sch&ouml;ne; <b>Rute</b> {i} m</p>", "Bild": f"fotos/{i}.jpg",
+            "Kategorien": "|".join(draw.sample(LABELS, draw.randint(1, 3))),
+        }
+        for i in range(n)
+    ]  # fmt: skip
+    return [*rows, rows[5]]
+
+
+@pytest.fixture
+def new(tmp_path, capsys, monkeypatch):
+    """Run ``vixml new shop`` on some files; return what it prints and the file."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, status=0):
+        given = ["new", "shop", *map(str, arguments), "--config-dir", str(ROOT / "config"), "--force"]
+        assert main(given) == status
+        printed = capsys.readouterr()
+        return printed.out if status == 0 else printed.err
+
+    return run
+
+
+def write_csv(path, rows, encoding="utf-8-sig", sep=";"):
+    pd.DataFrame(rows).to_csv(path, index=False, encoding=encoding, sep=sep, lineterminator="\r\n")
+    return path
+
+
+def test_an_export_of_excel(new, tmp_path):
+    (tmp_path / "fotos").mkdir()
+    for i in range(0, 60, 2):
+        Image.new("RGB", (30, 30), "red").save(tmp_path / f"fotos/{i}.jpg")
+    write_csv(tmp_path / "export.csv", shop())
+    printed = new("export.csv")
+    for found in (
+        "delimiter              `;`", "text                   Titel + Beschreibung", "labels                 Kategorien",
+        "id                     Artikelnr", "leading zeros are kept, e.g. 00000", "separator              `|`",
+        "decimal sign           ,", "HTML                   removed", "Bild (paths)", "--separator", "--keep-html",
+        "`TOOLS` and `Tools` are two labels", "30 of 60 pictures are not in the folder", "Schöne; Rute 0 m",
+    ):  # fmt: skip
+        assert found in printed
+    # The corpus is what was printed.
+    name = load_world("shop.yaml").datasets["shop"]
+    build_corpus("shop", name, {}, "raw", "corpus")
+    corpus, counts = Corpus.load("corpus"), read_json("corpus/counts.json")
+    assert f"items: 61 ({counts['n_train']} train, {counts['n_test']} test)" in printed
+    assert f"labels: {counts['n_labels']}," in printed and "Haus, Garten" in corpus.texts("label")
+    assert f"id {corpus.ids('train')[0]}\n    text:     {corpus.texts('train')[0]}" in printed
+    assert counts["rules"]["train"].get("ids_repeated", 0) + counts["rules"]["test"].get("ids_repeated", 0) == 1
+    # The file is a whole configuration.
+    workflow = load_workflow(merge(read_yaml(ROOT / "config/config.yaml"), read_yaml("shop.yaml")), "shop.yaml")
+    assert "vixml--augmented" in workflow.targets[0].runs
+    text = Path("shop.yaml").read_text()
+    Path("shop.yaml").write_text(text.replace("\nruns:", "\nrunz:"))
+    with pytest.raises(VixmlError, match="unknown key 'runz'"):
+        load_world("shop.yaml")
+    assert "TOOLS" not in new("export.csv", "--fold-case").split("Counts")[1]
+
+
+def test_the_file_plans_in_snakemake(new, tmp_path, programs, monkeypatch):
+    monkeypatch.setenv("PATH", programs, prepend=os.pathsep)
+    write_csv(tmp_path / "export.csv", [{key: row[key] for key in row if key != "Bild"} for row in shop()])
+    new("export.csv")
+    command = ["snakemake", "-n", "--quiet", "all", "-s", ROOT / "Snakefile", "--directory", ROOT, "--configfile"]
+    config = read_yaml("shop.yaml")
+    text = (
+        (tmp_path / "shop.yaml")
+        .read_text()
+        .replace(f"config_dir: {config['config_dir']}", f"config_dir: {tmp_path}/shop.yaml")
+    )
+    (tmp_path / "shop.yaml").write_text(text)
+    command += [tmp_path / "shop.yaml", "--config", f"results={tmp_path}/results", "--", "all", "data"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0 and "build_corpus" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("t.csv", lambda path, rows: write_csv(path, rows, "cp1252", ",")),
+        ("t.tsv.gz", lambda path, rows: write_csv(path, rows, "utf-16", "\t")),
+        ("t.json", lambda path, rows: path.write_text(json.dumps({"shop": "x", "items": rows}))),
+        ("t.jsonl", lambda path, rows: path.write_text("\n".join(map(json.dumps, rows)))),
+        ("t.parquet", lambda path, rows: pd.DataFrame(rows).to_parquet(path)),
+        ("t.xlsx", lambda path, rows: pd.DataFrame(rows).to_excel(path, index=False)),
+    ],
+)
+def test_every_kind_is_understood_alike(new, tmp_path, name, write):
+    rows = [{key: row[key] for key in row if key != "Bild"} for row in shop()]
+    write_csv(tmp_path / "plain.csv", rows)
+    expected = new("plain.csv").split("Three items")[1]
+    write(tmp_path / name, rows)
+    assert new(name).split("Three items")[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "separator"),
+    [("; ", ";"), (", ", ","), ("|", "|"), ("\n", "line break"), (" > ", " > "), (None, "lists"), ("python", "lists")],
+)
+def test_separators_of_labels(new, tmp_path, cell, separator):
+    rows = [{"id": i, "title": f"thing number {i}", "tags": [f"t{i % 5}", f"s{i % 3}"]} for i in range(40)]
+    written = {None: json.dumps, "python": str}.get(cell, lambda tags: cell.join(tags))
+    write_csv(tmp_path / "t.csv", [row | {"tags": written(row["tags"])} for row in rows])
+    printed = new("t.csv")
+    shown = separator if separator in ("lists", "line break") else f"`{separator}`"
+    assert re.search(rf"separator +{re.escape(shown)} ", printed)
+    assert "labels: 8, 2.00 per item" in printed
+
+
+def test_entities_are_resolved_before_labels_are_separated(new, tmp_path):
+    rows = [{"id": i, "title": f"thing {i}", "tags": f"Tools &amp; Home;s{i % 3}"} for i in range(40)]
+    write_csv(tmp_path / "t.csv", rows, sep=",")
+    assert "Tools & Home" in (printed := new("t.csv")) and "labels: 4, 2.00 per item" in printed
+
+
+def test_warnings(new, tmp_path):
+    base = [{"id": i, "title": f"thing {i}", "labels": f"a{i % 4}"} for i in range(40)]
+    test = [{"id": i, "title": f"thing {i + 38}", "labels": "new" if i < 2 else "a1"} for i in range(8)]
+    write_csv(
+        tmp_path / "train.csv", [row | {"labels": "A|B" if i < 3 else row["labels"]} for i, row in enumerate(base)]
+    )
+    write_csv(tmp_path / "test.csv", test)
+    printed = new("train.csv", "--test", "test.csv", "--separator", ";")
+    assert "1 labels like 'A|B': is the separator '|'?" in printed
+    assert "2 of 8 test items have no label seen in training: at most 75.0 % P@1" in printed
+    assert "the same item is in train and test: 2 of 8" in printed
+    assert "no item has more than one label" in printed
+    write_csv(tmp_path / "price.csv", [row | {"labels": f"{i % 9},90"} for i, row in enumerate(base)])
+    assert "labels are numbers, e.g. 0,90" in new("price.csv")
+    write_csv(tmp_path / "told.csv", [row | {"title": f"{row['labels']} {i}"} for i, row in enumerate(base)])
+    assert "contains the labels of 100% of the items" in new("told.csv")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "a table is empty"),
+        (b"id;title;tags\n", "a header and no row"),
+        (b"just one column\nrow\n", "one column only"),
+        (b"id,title,tags,category\n1,a b,x,y\n2,c d,x,y\n", "--labels NAME"),
+        (b"id,title,price\n1,a b,2\n2,c d,3\n", "columns id, title, price"),
+        (b"id,x,tags\n1,a,x\n2,b,x\n", "--text"),
+        (b"1,2,3\n4,5,6\n", "looks like data"),
+        (
+            b"id,title,tags\n" + "1,Привет мир,a\n2,Море и небо,b\n".encode("cp1251"),
+            "the encoding cannot be told",
+        ),
+        ("id,title,tags\n1,zażółć gęślą,a\n".encode("cp1250"), "the encoding cannot be told"),
+    ],
+)
+def test_what_cannot_be_told_is_asked_for(new, tmp_path, data, says):
+    (tmp_path / "t.csv").write_bytes(data)
+    assert says in new("t.csv", status=2) and not (tmp_path / "shop.yaml").exists()
+
+
+def test_300_columns(new, tmp_path):
+    rows = [
+        {f"attr{n}": n * i for n in range(300)} | {"id": i, "name": f"a {i}", "tags": f"t{i % 3}"} for i in range(30)
+    ]
+    write_csv(tmp_path / "t.csv", rows)
+    assert "303 columns" in new("t.csv")
+    assert "found:    columns attr0, attr1" in new("t.csv", "--text", "titel", status=2)
+
+
+def test_pictures_named_by_id(new, tmp_path):
+    (tmp_path / "p" / "a2").mkdir(parents=True)
+    for name in ("a1.jpg", "a1_2.png", "a2/1.jpg", "a2/2.jpg", "zz.jpg"):
+        (tmp_path / "p" / name).write_bytes(b"")
+    write_csv(tmp_path / "t.csv", [{"id": f"a{i}", "title": f"t {i}", "tags": f"t{i % 3}|s"} for i in range(20)])
+    assert "items with a picture: 2 (10.0%)" in new("t.csv", "--pictures", "p")
+    build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
+    assert sorted(Corpus.load("corpus").image_keys()) == ["a1.jpg", "a1_2.png", "a2/1.jpg", "a2/2.jpg"]
+    assert "no file in the folder is named by an id" in new(
+        "t.csv", "--pictures", ".", "--id", "title", "--text", "title", status=2
+    )
+
+
+def test_a_file_is_not_overwritten(new, tmp_path, capsys):
+    write_csv(tmp_path / "t.csv", [{"id": i, "title": f"a {i}", "tags": "x|y"} for i in range(20)])
+    new("t.csv")
+    assert main(["new", "shop", "t.csv", "--config-dir", str(ROOT / "config")]) == 2
+    assert "--force overwrites it" in capsys.readouterr().err
+    for name in ("picto", "a b"):
+        assert main(["new", name, "t.csv", "--config-dir", str(ROOT / "config")]) == 2
+
+
+@pytest.mark.parametrize("n", [20, 300, 3000, 12_800, 100_000, 2_000_000])
+def test_defaults_give_400_to_1500_steps(n):
+    found = training_defaults(n, n // 3)
+    training, rest = found["training"], n - int(found["training"]["validation"] * n)
+    steps = training["epochs"] * -(-rest // training["batch_size"])
+    assert 400 <= steps <= 1500 and found["optimizer"]["warmup_steps"] == steps // 10
+    assert training["batch_size"] <= max(rest, 2)
+
+
+def test_an_unknown_encoding_is_refused(new, tmp_path):
+    write_csv(tmp_path / "t.csv", shop(10))
+    assert "no such encoding" in new("t.csv", "--encoding", "latin-99", status=2)
+    (tmp_path / "t.csv").write_bytes("id,title,tags\n1,Küche neu,a\n".encode("cp1252"))
+    assert "not UTF-8" in new("t.csv", "--encoding", "utf-8", status=2)

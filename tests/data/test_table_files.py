@@ -1,0 +1,149 @@
+"""Tables of every kind give the same records; what is damaged, hostile or ambiguous is one error."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zipfile
+
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vixml.config.registry import TableForm
+from vixml.data import table_files
+from vixml.data.table_files import expand, read_parts, read_table
+from vixml.errors import VixmlError
+
+RECORDS = [{"id": "007", "title": 'Rod, "long"', "tags": "a|b"}, {"id": "8", "title": "Zwei\nZeilen ü", "tags": ""}]
+CSV = 'id,title,tags\r\n007,"Rod, ""long""",a|b\r\n8,"Zwei\nZeilen ü",\r\n'
+LINES = "".join(json.dumps(record) + "\n" for record in RECORDS)
+
+
+def records(path, **form):
+    return [record for _, record in read_table(path, TableForm(**form))]
+
+
+def excel(rows, **formats):
+    book, out = openpyxl.Workbook(), io.BytesIO()
+    for row in rows:
+        book.active.append(row)
+    for cell, number_format in formats.items():
+        book.active[cell].number_format = number_format
+    book.create_sheet("other").append(["x"])
+    book.save(out)
+    return out.getvalue()
+
+
+def zipped(**members):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name.replace("_", "."), data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "form"),
+    [
+        ("t.csv", CSV.encode("utf-8-sig"), {}),
+        ("t.csv", CSV.replace("\r\n", "\r").encode(), {}),
+        ("t.tsv", CSV.replace(",", "\t").replace("Rod\t", "Rod,").encode("utf-16"), {"encoding": "utf-16", "delimiter": "\t"}),
+        ("t.txt", CSV.replace('""', '\\"').encode("cp1252"), {"encoding": "cp1252", "escape": "\\"}),
+        ("t.jsonl", LINES.encode(), {}),
+        ("t.json", LINES.encode(), {}),
+        ("t.json", json.dumps(RECORDS, indent=1).encode(), {}),
+        ("t.json", json.dumps({"n": [1, {"a": 2}], "items": RECORDS}).encode(), {"records": "items"}),
+        ("t.csv.gz", gzip.compress(CSV.encode()), {}),
+        ("t.jsonl.bz2", bz2.compress(LINES.encode()), {}),
+        ("t.json.xz", lzma.compress(json.dumps(RECORDS).encode()), {}),
+        ("t.csv.zip", zipped(whatever_csv=CSV), {}),
+        ("export.zip", zipped(whatever_csv=CSV), {}),
+        ("t.csv.zst", pa.Codec("zstd").compress(CSV.encode(), asbytes=True), {}),
+    ],
+)  # fmt: skip
+def test_every_kind_gives_the_same_records(tmp_path, name, data, form):
+    (tmp_path / name).write_bytes(data)
+    assert records(tmp_path / name, **form) == RECORDS
+
+
+def test_excel_keeps_the_zeros_of_its_format(tmp_path):
+    rows = [[], ["id", "title", "tags"], [7, 'Rod, "long"', "a|b"], [8.0, "Zwei\nZeilen ü", None]]
+    (tmp_path / "t.xlsx").write_bytes(excel(rows, A3="000"))
+    assert records(tmp_path / "t.xlsx") == [RECORDS[0], RECORDS[1] | {"tags": None}]
+    with pytest.raises(VixmlError, match="no such sheet") as caught:
+        records(tmp_path / "t.xlsx", sheet="Sheet9")
+    assert "Sheet, other" in caught.value.hint
+
+
+def test_a_long_array_is_read_in_flat_memory(tmp_path):
+    many = [{"id": n, "title": "t" * 50 + '"[{'} for n in range(20_000)]
+    (tmp_path / "t.json").write_text(json.dumps(many))
+    assert records(tmp_path / "t.json") == many
+    with (tmp_path / "t.json").open() as stream:
+        buffer = table_files._Buffer(stream, str)
+        buffer.next()
+        buffer.skip()
+        for _ in many:
+            buffer.value()
+            buffer.next()
+            buffer.skip()
+            assert len(buffer.text) < 4 * table_files.CHUNK
+
+
+def test_parts_and_patterns(tmp_path):
+    for n in (2, 1):
+        (tmp_path / f"part-{n}.csv").write_text(f"id\n{n}\n")
+    paths = expand(tmp_path / "part-*.csv")
+    assert [record["id"] for _, record in read_parts(paths, TableForm())] == ["1", "2"]
+    for missing in ("part-9.csv", "other-*.csv"):
+        with pytest.raises(VixmlError, match="a table is missing"):
+            expand(tmp_path / missing)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("t.ods", b"x", "unknown kind"),
+        ("t.csv", ",".join(map(str, range(10_001))).encode(), "too many columns"),
+        ("t.json", b'[{"a": 1}, {"a": ', "malformed"),
+        ("t.json", b'[{"a": 1} {"a": 2}]', "malformed"),
+        ("t.json", b"[1, 2]", "malformed"),
+        ("t.json", b"[" * 100_000, "malformed"),
+        ("t.jsonl", b"\xff", "not UTF-8"),
+        ("t.csv.gz", gzip.compress(CSV.encode())[:-9], "cannot be read"),
+        ("t.csv.gz", b"no gzip", "cannot be read"),
+        ("t.csv.zip", zipped(a_csv=CSV, b_csv=CSV), "one table"),
+        ("t.xlsx", b"PK", "not a readable Excel file"),
+        ("t.xlsx", zipped(xl_xml="<!DOCTYPE x [<!ENTITY a 'b'>]><x/>"), "document type"),
+    ],
+)
+def test_bad_files(tmp_path, name, data, says):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(VixmlError, match=says) as caught:
+        records(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value.where)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, lambda data: zipped(t_csv=data)])
+def test_bombs_are_refused(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(table_files, "UNPACKED_LIMIT", 1 << 16)
+    ending = {gzip.compress: ".gz", bz2.compress: ".bz2", lzma.compress: ".xz"}.get(pack, ".zip")
+    (tmp_path / f"t.csv{ending}").write_bytes(pack(b"id,title\n" + b"1,aaaaaaaaa\n" * 60_000))
+    with pytest.raises(VixmlError, match="implausibly much"):
+        records(tmp_path / f"t.csv{ending}")
+
+
+def test_long_cells_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_files, "CELL_LIMIT", 1000)
+    monkeypatch.setattr(table_files, "LINE_LIMIT", 5000)
+    (tmp_path / "cell.csv").write_text(f"id,title\n1,{'x' * 2000}\n")
+    (tmp_path / "line.jsonl").write_text(json.dumps({"id": "x" * 9000}))
+    pq.write_table(pa.table({"id": ["x" * 9000] * 100}), tmp_path / "cell.parquet")
+    for name, says in (("cell.csv", "not a CSV"), ("line.jsonl", "too long"), ("cell.parquet", "too long")):
+        with pytest.raises(VixmlError, match=says):
+            records(tmp_path / name)
