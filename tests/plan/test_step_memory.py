@@ -37,7 +37,8 @@ def write_tokens(results: Path, dataset: str, job: Job, lengths: dict[str, list[
 
 
 @pytest.mark.parametrize(
-    ("dataset", "run"), [("picto", "text-minilm-l3--ngame"), (LARGE, "vixml-minilm-l3"), (LARGE, "text-qwen2.5-0.5b")]
+    ("dataset", "run"),
+    [("picto", "text-minilm-l3--ngame"), (LARGE, "vixml-minilm-l3"), ("picto", "text-smollm2--paper-recipe")],
 )
 def test_committed_counts_are_those_of_the_real_step(dataset, run):
     """If this fails: delete the line of the run in step_memory.csv, and python -m vixml.plan.count_memory."""

@@ -34,7 +34,7 @@ from vixml import torchvision_fix as _first  # noqa: F401 -- before transformers
 from transformers import AutoConfig, AutoModel
 
 from vixml.config.load import load_runs, load_world
-from vixml.models import attention, backbone
+from vixml.models import attention
 from vixml.models.packing import Sequences
 from vixml.models.prompt import make_prompt
 from vixml.models.siamese import Siamese
@@ -88,13 +88,9 @@ class _InMainMemory(StoredVectors):
         """Store nothing."""
 
 
-class _Untrained:
-    """Build a language model without reading weights."""
-
-    @staticmethod
-    def from_pretrained(folder: Path | str, **how: Any) -> torch.nn.Module:
-        """Return the model of a configuration."""
-        return AutoModel.from_config(**how)
+def _untrained(folder: Path | str, **how: Any) -> torch.nn.Module:
+    """Return the model of a configuration, without reading weights."""
+    return AutoModel.from_config(**how)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropout: float = 0.0) -> Tensor:
@@ -108,7 +104,7 @@ def _as_on_a_gpu() -> Iterator[None]:
     """Compute on fake tensors of the processor as a GPU would: a build of torch without CUDA has no gradients on others."""
     attention.FILLED_UP.add("cpu")  # in place: the module of the backbone holds the same set
     try:
-        with patch.object(attention, "attend", _fused), patch.object(backbone, "AutoModel", _Untrained):
+        with patch.object(attention, "attend", _fused), patch.object(AutoModel, "from_pretrained", _untrained):
             yield
     finally:
         attention.FILLED_UP.remove("cpu")
