@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import itertools
 import json
 import lzma
 import zipfile
@@ -65,6 +66,7 @@ def zipped(**members):
         ("export.zip", zipped(whatever_csv=CSV), {}),
         ("t.csv.zst", pa.Codec("zstd").compress(CSV.encode(), asbytes=True), {}),
     ],
+    ids=itertools.count(),  # bytes of a gzip file hold the time
 )  # fmt: skip
 def test_every_kind_gives_the_same_records(tmp_path, name, data, form):
     (tmp_path / name).write_bytes(data)
@@ -121,6 +123,7 @@ def test_parts_and_patterns(tmp_path):
         ("t.xlsx", b"PK", "not a readable Excel file"),
         ("t.xlsx", zipped(xl_xml="<!DOCTYPE x [<!ENTITY a 'b'>]><x/>"), "document type"),
     ],
+    ids=itertools.count(),
 )
 def test_bad_files(tmp_path, name, data, says):
     (tmp_path / name).write_bytes(data)

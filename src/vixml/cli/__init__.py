@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # As an exception, a termination lets the stage remove its unfinished folder.
     signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if hasattr(stream, "reconfigure") and (stream.encoding or "").lower() not in ("utf-8", "utf8"):
             stream.reconfigure(errors="backslashreplace")  # a terminal or log that is not UTF-8 still shows the rest
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="vixml")

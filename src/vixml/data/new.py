@@ -87,7 +87,7 @@ def new_catalogue(options: Options) -> str:
 
 
 def _check_name(options: Options, models: Path) -> None:
-    if not NAME.match(options.name):
+    if not NAME.fullmatch(options.name):
         raise VixmlError("a name may hold letters, digits, dots and hyphens", where="vixml new", found=options.name)
     if not models.is_file():
         raise VixmlError(

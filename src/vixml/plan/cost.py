@@ -586,7 +586,7 @@ def needs(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: b
         >>> from vixml.config.load import load_runs, load_world
         >>> world, runs = load_world("config"), load_runs("config")
         >>> needs(world, "picto", runs["picto", "text-minilm-l3"], "train", gpu=False)
-        Needs(mem_mb=6000, minutes=60)
+        Needs(mem_mb=7000, minutes=60)
     """
     cost = stage_cost(world, dataset, config, stage, gpu=gpu)
     return request(cost, DEFAULT_NEEDS[stage], gpu=gpu, attempt=attempt)
