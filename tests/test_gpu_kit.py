@@ -30,7 +30,6 @@ PARTS = (
     "decoder-0.5b-liger",
     "memory-qwen2.5-7b",
     "encoder-minilm",
-    "encoder-distilbert",
     "mining",
     "search",
     "pooling",
