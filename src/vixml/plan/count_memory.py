@@ -3,8 +3,8 @@
     python -m vixml.plan.count_memory            # counts the runs of config/ that have no count yet
 
 writes ``step_memory.csv`` beside this file, which ``vixml plan`` reads (:mod:`vixml.plan.step_memory`). The step is that of a
-GPU (fused attention, rows filled up) with plain kernels: liger's keep less. Late fusion is not counted: its shapes follow from
-the values of a tensor. What a kernel allocates inside itself, the allocator's rounding and CUDA's context are not counted.
+GPU (fused attention, rows filled up) with plain kernels: liger's keep less. What a kernel allocates inside itself, the
+allocator's rounding and CUDA's context are not counted.
 """
 
 from __future__ import annotations
@@ -196,9 +196,8 @@ def main(config_dir: str = "config") -> None:
     counts, wanted = load_counts(), {}
     world, runs = load_world(config_dir), load_runs(config_dir)
     for (dataset, name), run in runs.items():
-        late = run.uses_images and run.images.fusion == "late"
         trains = run.needs_encoder and run.reuse is None and run.training.epochs
-        if trains and not late and world.datasets[dataset].expect is not None:
+        if trains and world.datasets[dataset].expect is not None:
             job = Job.of(world, dataset, run)
             wanted.setdefault(key_of(job), (f"{dataset}/{name}", job))
     for key, (name, job) in wanted.items():

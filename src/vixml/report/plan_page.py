@@ -101,7 +101,7 @@ def notes(plan: Plan) -> list[str]:
         )
     if plan.uncounted:
         found.append(
-            f"GPU memory of {len(plan.uncounted)} trainings is by formula, up to a fifth too low, not counted on the real step: "
+            f"GPU memory of {len(plan.uncounted)} trainings is by formula, up to a fifth too low (late fusion: two thirds), not counted on the real step: "
             f"{', '.join(plan.uncounted[:4])}{', ...' if len(plan.uncounted) > 4 else ''}. `python -m "
             "vixml.plan.count_memory` counts those of config/."
         )
