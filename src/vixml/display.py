@@ -65,6 +65,7 @@ class Display(logging.Handler):
                 next(iter(record.log), ""),
                 time.monotonic(),
             )
+            self.live.refresh()  # a short job shows, too
         elif event == "job_finished":
             self.running.pop(record.job_id, None)
             self.done.add(record.job_id)

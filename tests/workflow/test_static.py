@@ -181,6 +181,6 @@ def test_no_file_contains_a_path_of_one_machine():
 )
 def test_the_gpu_profile_requires_a_gpu(options, device):
     """Also with --config, which replaces the `config` of a profile."""
-    done = run("snakemake", *options, "--cores", "1", "-n", "-p", "paper_tables")
+    done = run("snakemake", *options, "--cores", "1", "-n", "-p", "--forceall", "paper_tables")
     assert done.returncode == 0, done.stderr
     assert set(re.findall(r"--device (\w+)", done.stdout + done.stderr)) == {device}
