@@ -1,8 +1,9 @@
-# Published files to token ids: fetch_source, build_corpus, tokenize_corpus.
+# Published files to token ids: fetch_source, build_corpus, tokenize_corpus, hash_texts.
 #
 # REQUIRED INPUTS: config/datasets.yaml and config/models.yaml (what to fetch, with its SHA-256); a network for
 #   fetch_source only, and only for files missing from results/raw; for your own dataset, its tables.
-# OUTPUTS: results/raw/{filename}; results/data/{dataset}/corpus; results/data/{dataset}/tokens/{model}-{max_len}.
+# OUTPUTS: results/raw/{filename}; results/data/{dataset}/corpus; results/data/{dataset}/tokens/{model}-{max_len};
+#   results/data/{dataset}/lexical.
 
 
 rule fetch_source:
@@ -62,3 +63,20 @@ rule tokenize_corpus:
         "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens per text"
     shell:
         "vixml tokenize {wildcards.dataset} {wildcards.model} --max-len {wildcards.max_len} 2>&1 | logged {log:q}"
+
+
+rule hash_texts:
+    """Hash the TF-IDF of every text of a corpus to a lexical vector."""
+    input:
+        unpack(reads("hash-texts")),
+    output:
+        made_by("hash-texts"),
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        **obeys("hash-texts"),
+    message:
+        "Hash the texts of {wildcards.dataset}"
+    shell:
+        "vixml hash-texts {wildcards.dataset} 2>&1 | logged {log:q}"

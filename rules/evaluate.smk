@@ -1,9 +1,29 @@
-# Vectors to numbers: predict_labels, score_run.
+# Vectors to numbers: choose_inference, predict_labels, score_run.
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus; results/runs/{dataset}/{run}/seed{seed}/index (not for popularity);
 #   results/data/{dataset}/embeddings/{vision} for runs that vote with image embeddings; .../seed{seed}/model for validation.
 #   A run that reuses another's model reads index and model from that run's folder.
-# OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/{split}/predictions and .../score.
+# OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/choice; .../{split}/predictions and .../score.
+
+
+rule choose_inference:
+    """Choose how a run predicts, on queries held out of train."""
+    input:
+        unpack(reads("choose-inference")),
+    output:
+        made_by("choose-inference"),
+    threads: THREADS.search
+    resources:
+        **heavy("predict"),
+    params:
+        **obeys("choose-inference"),
+    message:
+        "Choose the inference of {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        """
+        vixml choose-inference {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} --threads {threads} \
+            --device {resources.device} 2>&1 | logged {log:q}
+        """
 
 
 rule predict_labels:

@@ -51,6 +51,12 @@ _RUN = "runs/{dataset}/{run}/seed{seed}"
 _CORPUS = {"corpus": "build-corpus"}
 _ENCODES = _CORPUS | {"tokens": "tokenize", "embeddings": "embed-images", "model": "prepare-model"}
 _WITH_IMAGES = {"embeddings": lambda job: job.run.uses_images}
+_VOTES = _CORPUS | {"index": "build-index", "embeddings": "embed-images", "lexical": "hash-texts"}
+_IF_THEY_VOTE = {
+    "index": lambda job: job.run.needs_encoder,
+    "embeddings": lambda job: job.run.needs_encoder and job.run.inference.image_weight > 0,
+    "lexical": lambda job: job.run.needs_encoder and job.run.inference.lexical_weight > 0,
+}
 
 STAGES = {stage.name: stage for stage in (
     Stage("download", "vixml.data.download"),
@@ -69,6 +75,7 @@ STAGES = {stage.name: stage for stage in (
         reads=_CORPUS | {"model": "prepare-model"},
         obeys=lambda job: job.model.settings("tokenize"),
     ),
+    Stage("hash-texts", "vixml.data.lexical", "data/{dataset}/lexical", reads=_CORPUS),
     Stage(
         "render-images", "vixml.images.render", "data/{dataset}/images",
         reads=_CORPUS,
@@ -121,14 +128,19 @@ STAGES = {stage.name: stage for stage in (
         reads=_ENCODES | {"trained": "train", "index": "build-index"},
         only_if=_WITH_IMAGES,
     ),
+    # The model names the queries that were held out.
+    Stage(
+        "choose-inference", "vixml.evaluation.choose", _RUN + "/choice",
+        reads=_VOTES | {"trained": "train"},
+        only_if=_IF_THEY_VOTE,
+        obeys=lambda job: job.run.settings("predict"),
+    ),
     Stage(
         "predict", "vixml.retrieval.predict", _RUN + "/{split}/predictions",
-        reads=_CORPUS | {"index": "build-index", "embeddings": "embed-images", "trained": "train"},
-        only_if={
-            "index": lambda job: job.run.needs_encoder,
-            "embeddings": lambda job: job.run.needs_encoder and job.run.inference.image_weight > 0,
-            # The model names the queries that were held out.
+        reads=_VOTES | {"trained": "train", "choice": "choose-inference"},
+        only_if=_IF_THEY_VOTE | {
             "trained": lambda job: job.names.get("split") == "validation",
+            "choice": lambda job: job.run.inference.method == "chosen",
         },
         obeys=lambda job: job.run.settings("predict"),
     ),

@@ -324,8 +324,8 @@ def unit_rows(folder: Artifact) -> str:
 def rankings(folder: Artifact) -> str:
     """Check every ranking, and those of a label search against all inner products, for a sample of queries.
 
-    A ranking has labels that exist, each once, best first, and the rows of the split in its path. Predictions by votes or
-    by popularity have no further reference.
+    A ranking has labels that exist, each once, best first, and the rows of the split in its path. Predictions of other
+    methods have no further reference.
     """
     source, how = folder.source, folder.config["inference"]
     found = load_predictions(folder.path, folder.corpus.n(source), folder.corpus.n_labels)

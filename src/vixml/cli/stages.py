@@ -237,6 +237,23 @@ def tokenize(
 
 
 @command
+def hash_texts(job: Job, dataset: Dataset) -> None:
+    """Turn every text of a corpus into a lexical vector: hashed TF-IDF of words and character n-grams.
+
+    Writes train.npy and test.npy, float16, and weights.npy, the inverse document
+    frequencies in train. Inference with `lexical_weight` lets them vote.
+
+    Example:
+
+        vixml hash-texts picto
+    """
+    read = job.finished()
+    from vixml.data.lexical import hash_texts as go
+
+    go(read["corpus"], job.out)
+
+
+@command
 def render_images(
     job: Job,
     dataset: Dataset,
@@ -508,6 +525,29 @@ def measure_latency(
     from vixml.runtime import choose_device
 
     go(seeded, inputs, read["trained"], read["index"], job.out, choose_device(device, threads), batch_size)
+
+
+@command
+def choose_inference(
+    job: Job, dataset: Dataset, run: Run, seed: Seed = 0, threads: Threads = 1, device: Device = "auto"
+) -> None:
+    """Choose how a run with `inference.method: chosen` predicts, on queries that its training held out.
+
+    Tries label search by prototypes and by text vectors, retrieval-augmented
+    inference, nearest neighbours and local ridge votes, and, with 500 held-out queries
+    or more, the constants of the latter one by one. The run's own constants stay
+    unless the gain in P@1 + P@5 exceeds one standard error. Test queries are not read.
+    Writes choice.json: what was chosen, and every trial with its gain.
+
+    Example:
+
+        vixml choose-inference shop tagger --config-dir shop.yaml
+    """
+    seeded, read = job.seeded_run, job.finished()
+    from vixml.evaluation.choose import choose_inference as go
+    from vixml.runtime import choose_device
+
+    go(seeded, read, job.out, choose_device(device, threads))
 
 
 @command

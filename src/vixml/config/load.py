@@ -514,7 +514,7 @@ class _Family:
         for run, one in ((reused, trained), (name, config)):
             if not one.needs_encoder:
                 raise self._refused(
-                    f"{where}.reuse", "popularity reads no model, so there is none to reuse",
+                    f"{where}.reuse", "a baseline without an encoder reads no model, so there is none to reuse",
                     found=f"{run} has inference.method {one.inference.method}",
                     hint="reuse a run with an encoder, for inference that reads its vectors",
                 )  # fmt: skip

@@ -66,12 +66,16 @@ class Ridge(Strict):
 class Inference(Strict):
     """How a trained (or untrained) encoder ranks labels."""
 
-    method: Literal["label-search", "retrieval-augmented", "local-ridge", "knn", "popularity"] = Field(
-        "label-search",
-        description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: retrieve both labels and "
-        "training queries, which vote for their labels (paper section 4.5). `local-ridge`: kernel ridge "
-        "regression on the neighbouring training queries, plus label search (docs/deviations.md D33). `knn`: only neighbouring training "
-        "queries vote. `popularity`: the most frequent training labels, for every query.",
+    method: Literal["label-search", "retrieval-augmented", "local-ridge", "knn", "popularity", "linear", "chosen"] = (
+        Field(
+            "label-search",
+            description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: retrieve both labels and "
+            "training queries, which vote for their labels (paper section 4.5). `local-ridge`: kernel ridge "
+            "regression on the neighbouring training queries, plus label search (docs/deviations.md D33). `knn`: only neighbouring training "
+            "queries vote. `popularity`: the most frequent training labels, for every query. `linear`: a linear model on TF-IDF, a "
+            "baseline. `chosen`: `local-ridge` with the constants given here, unless another method or other constants predict "
+            "queries held out of *train* better (`vixml choose-inference`).",
+        )
     )
     labels_as: Literal["z", "u"] = Field("z", description="Label vectors: prototypes `z`, or plain text vectors `u`.")
     label_weight: float = Field(
@@ -90,6 +94,11 @@ class Inference(Strict):
         0.0,
         description="`knn` and `local-ridge`: share of the squared norm of a query's vector for the mean image embedding; the text "
         "vector gets the rest. Labels are compared with the text vector.",
+    )
+    lexical_weight: Fraction = Field(
+        0.0,
+        description="`knn` and `local-ridge`: share of the squared norm for the lexical vector (hashed TF-IDF of words and "
+        "character n-grams, `vixml hash-texts`); text and images share the rest.",
     )
     ridge: Ridge = Ridge()
     top_k: Count = Field(100, description="Labels kept per query.")
@@ -419,9 +428,11 @@ class RunConfig(Strict):
     def _consistent(self) -> RunConfig:
         if self.method == "none" and self.training.epochs:
             raise ValueError("method 'none' has nothing to train: set training.epochs to 0")
-        if self.inference.image_weight and self.inference.method not in ("knn", "local-ridge"):
-            raise ValueError("inference.image_weight is for inference.method 'knn' and 'local-ridge' only")
-        if self.inference.method == "local-ridge" and self.inference.ridge.prototype_weight and not self.has_prototypes:
+        how = self.inference
+        for name in ("image_weight", "lexical_weight"):
+            if getattr(how, name) and how.method not in ("knn", "local-ridge", "chosen"):
+                raise ValueError(f"inference.{name} is for inference.method 'knn', 'local-ridge' and 'chosen' only")
+        if how.method in ("local-ridge", "chosen") and how.ridge.prototype_weight and not self.has_prototypes:
             raise ValueError(
                 f"method {self.method!r} has no prototypes: set inference.ridge.prototype_weight to 0, "
                 "and text_weight above 0"
@@ -479,7 +490,7 @@ class RunConfig(Strict):
     @property
     def needs_encoder(self) -> bool:
         """Return whether inference needs encoded vectors at all."""
-        return self.inference.method != "popularity"
+        return self.inference.method not in ("popularity", "linear")
 
     @property
     def needs_embeddings(self) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vixml.config.defaults import training_defaults
+from vixml.config.defaults import LINEAR_AT_MOST, training_defaults
 from vixml.config.load import load_world, validate
 from vixml.config.registry import NAME, Dataset
 from vixml.data.guess import Report, guess_catalogue, guess_form
@@ -116,7 +116,7 @@ def _printed(options: Options, report: Report, survey: Survey) -> str:
         *(f"  {line}" for line in survey.counts()),
     ]
     lines += ["", *(f"warning: {one}" for one in report.warnings)] if report.warnings else []
-    lines += ["", f"{options.out} is written. Next:", f"  snakemake --cores all --configfile {options.out}"]
+    lines += ["", f"{options.out} is written. Next:", f"  vixml fit {options.out}"]
     return "\n".join(lines)
 
 
@@ -156,6 +156,18 @@ ABOUT = {
 }  # fmt: skip
 
 
+def _runs(n_train: int, with_images: bool) -> Iterator[tuple[str, str]]:
+    """Yield each run and its label in the table."""
+    yield "popularity", "Popularity"
+    yield "knn", "Untrained, nearest neighbours"
+    if n_train <= LINEAR_AT_MOST:
+        yield "linear", "Linear model on TF-IDF"
+    yield "text", "Trained on text"
+    if with_images:
+        yield "vixml", "Trained on text and pictures"
+    yield "tagger", "The same, chosen inference"
+
+
 def render(options: Options, dataset: Dataset, survey: Survey) -> str:
     """Return the file's text."""
     found = training_defaults(**facts_of(survey))
@@ -173,23 +185,25 @@ def render(options: Options, dataset: Dataset, survey: Survey) -> str:
         f"    test_fraction: {dataset.test_fraction}   # their share\n"
     )  # fmt: skip
     image_size = f"    image_size: {dataset.image_size}   # side in pixels of stored pictures\n" if with_images else ""
-    trained = {"text": "text alone"} | ({"vixml": "text and pictures"} if with_images else {})
-    runs, rows = "", ""
-    for run, what in trained.items():
-        modality = "modality: text+image, " if run == "vixml" else ""
-        runs += f'  {run}: {{{modality}row: {{label: "{what}"}}}}\n'
-        runs += f'  {run}--augmented: {{reuse: {run}, preset: retrieval-augmented-half, row: {{label: "{what}, with neighbours"}}}}\n'
-        rows += f'        - {{label: "{what}", run: {run}}}\n        - {{label: "{what}, with neighbours", run: {run}--augmented}}\n'
-    names = ["popularity", "knn", *(name for run in trained for name in (run, f"{run}--augmented"))]
+    best = "vixml" if with_images else "text"
+    labels = dict(_runs(survey.rows["train"], with_images))
+    inference = "\n    inference: {image_weight: 0.3}" if with_images else ""
+    rows = "".join(f"        - {{label: {quoted(label)}, run: {run}}}\n" for run, label in labels.items())
+    linear = "" if "linear" not in labels else (
+        "  linear:   # a linear model on TF-IDF\n    preset: untrained\n    inference: {method: linear}\n"
+        f"    row: {{label: {quoted(labels['linear'])}}}\n"
+    )  # fmt: skip
+    trained = f"  text: {{row: {{label: {quoted(labels['text'])}}}}}\n"
+    if with_images:
+        trained += f"  vixml: {{modality: text+image, row: {{label: {quoted(labels['vixml'])}}}}}\n"
     include = os.path.relpath((options.config_dir / "models.yaml").resolve(), options.out.resolve().parent)
     steps = found["training"]["epochs"] * -(
         -round(survey.rows["train"] * (1 - found["training"]["validation"])) // found["training"]["batch_size"]
     )
-    shown = list(trained)[-1]
     return f"""\
 # Written by `vixml new {options.name}`: dataset, runs and table in one file. docs/config.md explains every key.
 #
-#   snakemake --cores all --configfile {options.out}
+#   vixml fit {options.name if options.out.name == f"{options.name}.yaml" else options.out}   # trains, and packs {options.name}.model
 #
 # {survey.rows["train"]:,} training items, {survey.rows["test"]:,} test items, {len(survey.names):,} labels.
 
@@ -202,11 +216,11 @@ targets:
   - dataset: {options.name}
     seeds: [0]   # three or more give intervals
     split: test
-    runs: {quoted(names)}
+    runs: {quoted(list(labels))}
 tables: [{options.name}]
 figures: []
-compare: [text, {"vixml" if with_images else "text--augmented"}]   # in the report
-side_by_side: {quoted(["text", "text--augmented"] if shown == "text" else ["text", "vixml"])}
+compare: [text, tagger]   # in the report
+side_by_side: {quoted([run for run in labels if run in ("text", "vixml", "tagger")])}
 
 # -- the data: change a guess here, then run again
 datasets:
@@ -234,12 +248,17 @@ runs:
   popularity:   # the most frequent labels, for every item
     preset: untrained
     inference: {{method: popularity}}
-    row: {{label: Popularity}}
+    row: {{label: {labels["popularity"]}}}
   knn:   # the nearest training items vote, with the published model
     preset: untrained
     inference: {{method: knn, labels_as: u}}
-    row: {{label: "Untrained, nearest neighbours"}}
-{runs}
+    row: {{label: {quoted(labels["knn"])}}}
+{linear}{trained}\
+  tagger:   # how it predicts is chosen on training items that {best} held out
+    reuse: {best}
+    preset: chosen{inference}
+    row: {{label: {quoted(labels["tagger"])}}}
+
 table:
   id: {options.name}
   title: {options.name}
@@ -248,6 +267,4 @@ table:
     - dataset: {options.name}
       title: {quoted(f"{options.name}, measured here")}
       rows:
-        - {{label: Popularity, run: popularity}}
-        - {{label: "Untrained, nearest neighbours", run: knn}}
 {rows}"""

@@ -1,81 +1,99 @@
-"""Choose the constants of local ridge votes on queries held out of train; test data chooses nothing."""
+"""The stage ``choose-inference``: choose method and constants on queries held out of train; test data chooses nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from vixml.config.run import Inference, Ridge
+from vixml.config.run import Inference, SeededRun
+from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import hits_in_chunks
+from vixml.files import load_array, write_json
+from vixml.progress import warn
+from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.ridge import LabelTerm, local_ridge
+from vixml.retrieval.opened import OpenedRun, check_run, held_out_rows
+from vixml.retrieval.ranking import rank_labels, searched_labels
 
 # Values of each constant, in the order in which they are tried; only neighbours of the current value are.
 LADDERS: dict[str, tuple[float, ...]] = {
-    "prototype_weight": (0, 0.1, 0.2, 0.3, 0.5, 0.8),
-    "text_weight": (0, 0.1, 0.2, 0.3, 0.5),
-    "frequency_power": (0, 0.05, 0.1, 0.2, 0.3),
-    "bandwidth": (0.05, 0.1, 0.2, 0.4, 0.8),
-    "regulariser": (0.05, 0.1, 0.2, 0.4, 0.8),
-    "neighbours": (25, 50, 100, 200),
+    "lexical_weight": (0, 0.15, 0.3, 0.5, 0.8),
+    "image_weight": (0, 0.15, 0.3, 0.5),
+    "ridge.prototype_weight": (0, 0.1, 0.2, 0.3, 0.5, 0.8),
+    "ridge.text_weight": (0, 0.1, 0.2, 0.3, 0.5),
+    "ridge.frequency_power": (0, 0.05, 0.1, 0.2, 0.3),
+    "ridge.bandwidth": (0.05, 0.1, 0.2, 0.4, 0.8),
+    "ridge.regulariser": (0.05, 0.1, 0.2, 0.4, 0.8),
+    "ridge.neighbours": (25, 50, 100, 200),
 }
-FEWEST = 500  # held-out queries; with fewer, the choice is worse than the preset
+FEWEST = {"method": 50, "constants": 500}  # held-out queries; with fewer, what is chosen is worse than the preset
+DEPTH = 5  # P@1 and P@5 decide
+
+Precision = Callable[[Inference], np.ndarray]
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """One split of train: queries that were held out, and what predicts them.
+def choose_inference(run: SeededRun, inputs: Mapping[str, Path], out: Path, device: torch.device) -> None:
+    """Write ``choice.json`` for a run with ``inference.method: chosen`` (docs/formats.md).
 
-    Attributes:
-        rows: (n,) int64, the held-out queries as rows of train; splits may share some.
-        queries: (n, d) float32, as compared with voters.
-        voters: (v, d) float32, the other training queries.
-        voter_labels: v rows over labels.
-        truth: n rows over labels.
-        text: (n, d') float32, the queries as compared with labels; often ``queries``.
-        z: (m, d') float32, prototypes; None for a method without.
-        u: (m, d') float32, text vectors of the labels.
-        filter: n rows over labels: pairs left out.
+    Args:
+        run: the run.
+        inputs: the folders ``corpus``, ``index``, ``trained`` and, if inference gives them weight, ``embeddings`` and ``lexical``.
+        out: folder to write.
+        device: where to search.
+
+    Raises:
+        VixmlError: another method, or an input of another run or corpus.
     """
-
-    rows: np.ndarray
-    queries: np.ndarray
-    voters: np.ndarray
-    voter_labels: Ragged
-    truth: Ragged
-    text: np.ndarray
-    z: np.ndarray | None
-    u: np.ndarray
-    filter: Ragged | None = None
-
-    def terms(self, ridge: Ridge) -> list[LabelTerm]:
-        """Return the label searches of these constants."""
-        weighted = ((ridge.prototype_weight, self.z), (ridge.text_weight, self.u))
-        return [
-            LabelTerm(weight, self.text, labels) for weight, labels in weighted if weight > 0 and labels is not None
-        ]
+    how = run.config.inference
+    if how.method != "chosen":
+        raise VixmlError(
+            "this run's inference is given, not chosen",
+            where=f"run {run.run}: inference.method",
+            found=how.method,
+            expected="chosen",
+            hint="set it to chosen, or predict without a choice",
+        )
+    trained_as = run.config.reuse or run.run
+    for name in ("index", "trained"):
+        check_run(inputs[name], run.names | {"run": trained_as}, f"--{name}")
+    resolved = {**run.names, "trained_as": trained_as, **run.config.settings("predict")}
+    facts: dict[str, Any] = {"device": str(device)}
+    with stage(out, "choose-inference", config=resolved, inputs=inputs, facts=facts) as work:
+        corpus = Corpus.load(inputs["corpus"])
+        held_out = len(load_array(inputs["trained"] / "validation_rows.npy", mmap=False))
+        rows = held_out_rows(inputs["trained"], corpus.n("train")) if held_out else np.zeros(0, dtype=np.int64)
+        search = Searcher(seed=run.seed, device=device)
+        opened = OpenedRun(corpus, inputs, run.config.images, run.seed, rows, search.memory_mb)
+        choice = choose(Measured(opened, search), how, len(rows), run.config.has_prototypes)
+        if sentence := choice.restriction:
+            warn(f"{run}: {sentence}")
+        write_json(work / "choice.json", choice.record())
+        facts |= {"n_queries": choice.n_queries, "trials": len(choice.trials)}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of constants that was tried.
+    """One inference that was tried.
 
     Attributes:
-        constant: the constant that differs from the best so far; empty for the preset.
+        constant: what differs from the best so far: ``method``, or a constant.
         value: its value.
         p1: precision at 1 over all held-out queries, in percent.
         p5: precision at 5, in percent.
         gain: mean gain in P@1 + P@5 over the best so far, in points.
         error: standard error of that gain over queries, in points.
-        moved: whether these constants became the best so far.
+        moved: whether this became the best so far.
     """
 
     constant: str
-    value: float
+    value: float | str
     p1: float
     p5: float
     gain: float
@@ -85,98 +103,144 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """Chosen constants and how they were found.
+    """The chosen inference and how it was found.
 
     Attributes:
-        ridge: the constants.
-        n_queries: different held-out queries.
+        inference: what was chosen.
+        n_queries: held-out queries.
         trials: all that was tried, in order; the first is the preset.
     """
 
-    ridge: Ridge
+    inference: Inference
     n_queries: int
     trials: tuple[Trial, ...]
 
-    def record(self) -> dict[str, object]:
-        """Return the choice as JSON values, for a manifest."""
+    @property
+    def restriction(self) -> str:
+        """Return what was not chosen for lack of held-out queries, as a sentence; nothing if all was."""
+        kept = {
+            "method and constants": self.n_queries < FEWEST["method"],
+            "the constants": self.n_queries < FEWEST["constants"],
+        }
+        what = next((name for name, few in kept.items() if few), None)
+        least = FEWEST["method"] if what == "method and constants" else FEWEST["constants"]
+        return f"{self.n_queries} held-out queries are too few to choose {what} ({least}): those of the preset stay" if what else ""  # fmt: skip
+
+    def record(self) -> dict[str, Any]:
+        """Return the choice as JSON values."""
         return {
-            "ridge": self.ridge.model_dump(), "n_queries": self.n_queries, "fewest": FEWEST,
+            "inference": self.inference.model_dump(mode="json"),
+            "n_queries": self.n_queries,
+            "restriction": self.restriction,
             "trials": [asdict(trial) for trial in self.trials],
-        }  # fmt: skip
+        }
 
 
-def choose_ridge(splits: Sequence[HeldOut], preset: Inference, search: Searcher) -> Choice:
-    """Improve a preset's constants by coordinate ascent on held-out queries.
+def choose(precision: Precision, preset: Inference, n_queries: int, has_prototypes: bool) -> Choice:
+    """Choose a method, then the constants of local ridge votes, each only for a gain of more than one standard error.
 
-    Each constant in turn moves one step of its ladder if the gain in P@1 + P@5, paired by query, exceeds one standard error;
-    until no constant moves. The plain maximum would follow noise. With fewer than :data:`FEWEST` queries the preset stays. A query
-    in several splits counts once, with the mean of its precisions.
+    The plain maximum would follow noise. With fewer queries than :data:`FEWEST` the preset stays: local ridge votes with the
+    constants that it gives.
 
     Args:
-        splits: one or more; several where one holds out few queries.
-        preset: where the ascent starts: ``ridge`` and ``top_k`` (5 or more).
-        search: of the run; it searches once per set of vectors and ``k``.
-
-    Raises:
-        VixmlError: no held-out queries, or what :func:`vixml.retrieval.ridge.local_ridge` refuses.
+        precision: maps inference to (n_queries, 2) float64, P@1 and P@5 of each query.
+        preset: where to start.
+        n_queries: held-out queries.
+        has_prototypes: whether labels have vectors ``z``.
     """
-    queries = np.unique(np.concatenate([split.rows for split in splits] or [np.zeros(0, dtype=np.int64)]))
-    if not len(queries):
-        raise VixmlError(
-            "no held-out queries to choose on",
-            where="choice of inference.ridge",
-            found=f"{len(splits)} splits, 0 queries",
-            expected="a share of train that the training held out",
-            hint="set training.validation of the run above 0",
-        )
-    once = _Remembered(search)
-    of_query = np.concatenate([np.searchsorted(queries, split.rows) for split in splits])
-    copies = np.bincount(of_query)
+    methods = candidates(preset, has_prototypes)
+    (name, best), *others = methods.items()
+    if n_queries < FEWEST["method"]:
+        of_best = precision(best) if n_queries else np.zeros((0, 2))
+        return Choice(best, n_queries, (_trial("method", name, of_best, of_best),))
+    of_best = precision(best)
+    trials = [_trial("method", name, of_best, of_best)]
+    best, of_best = _step([("method", name, how) for name, how in others], best, of_best, precision, trials)
+    if best.method == "local-ridge" and n_queries >= FEWEST["constants"]:
+        best = ascend(precision, best, of_best, ladders(preset, has_prototypes), trials)
+    return Choice(best, n_queries, tuple(trials))
 
-    def precision(ridge: Ridge) -> np.ndarray:
-        how = preset.model_copy(update={"ridge": ridge, "top_k": max(preset.top_k, 5)})
-        found = np.concatenate([_precision(split, how, once) for split in splits])
-        return np.stack([np.bincount(of_query, column) / copies for column in found.T], axis=1)
 
-    has_z = all(split.z is not None for split in splits)
-    ladders = {name: ladder for name, ladder in LADDERS.items() if has_z or name != "prototype_weight"}
-    return ascend(precision, preset.ridge, ladders if len(queries) >= FEWEST else {}, len(queries))
+def candidates(preset: Inference, has_prototypes: bool) -> dict[str, Inference]:
+    """Return the methods to try; the first is the preset."""
+    ridge = preset.model_copy(update={"method": "local-ridge"})
+    balanced = ridge.ridge.model_copy(update={"frequency_power": 0.1, "text_weight": 0.2})
+    alone = preset.model_copy(update={"image_weight": 0.0, "lexical_weight": 0.0})
+    best_labels = "z" if has_prototypes else "u"
+    augmented = {"method": "retrieval-augmented", "label_weight": 0.5, "labels_as": best_labels}
+    found = {
+        "local ridge": ridge,
+        "local ridge, balanced": ridge.model_copy(update={"ridge": balanced}),
+        "label search by z": alone.model_copy(update={"method": "label-search", "labels_as": "z"}),
+        "label search by u": alone.model_copy(update={"method": "label-search", "labels_as": "u"}),
+        "retrieval-augmented": alone.model_copy(update=augmented),
+        "nearest neighbours": preset.model_copy(update={"method": "knn"}),
+    }
+    return found if has_prototypes else {name: how for name, how in found.items() if name != "label search by z"}
+
+
+def ladders(preset: Inference, has_prototypes: bool) -> dict[str, tuple[float, ...]]:
+    """Return the constants to try: those of vectors that the run has."""
+    absent = {name for name in ("image_weight", "lexical_weight") if not getattr(preset, name)}
+    absent |= set() if has_prototypes else {"ridge.prototype_weight"}
+    return {name: ladder for name, ladder in LADDERS.items() if name not in absent}
 
 
 def ascend(
-    precision: Callable[[Ridge], np.ndarray], start: Ridge, ladders: dict[str, tuple[float, ...]], n_queries: int
-) -> Choice:
+    precision: Precision,
+    best: Inference,
+    of_best: np.ndarray,
+    ladders: Mapping[str, Sequence[float]],
+    trials: list[Trial],
+) -> Inference:
     """Move one constant at a time to the next value of its ladder, while it gains more than one standard error; try nothing twice.
 
     Args:
-        precision: maps constants to (n_queries, 2) float64, P@1 and P@5 of each query.
-        start: the first constants.
+        precision: as in :func:`choose`.
+        best: where to start.
+        of_best: its precisions.
         ladders: values of each constant, in the order in which they are tried.
-        n_queries: rows of ``precision``, two or more if there are ladders.
+        trials: all trials are appended here.
     """
-    best, of_best = start, precision(start)
-    trials = [_trial("", 0.0, of_best, of_best)]
-    tried = {best}
-    moved = True
+    tried, moved = {best}, True
     while moved:
         moved = False
         for name, ladder in ladders.items():
-            steps = []
-            for value in _beside(ladder, getattr(best, name)):
-                ridge = best.model_copy(update={name: value})
-                if ridge in tried:
-                    continue
-                tried.add(ridge)
-                found = precision(ridge)
-                steps.append((_trial(name, value, found, of_best), ridge, found))
-            # Of two steps that both gain enough, the larger gain; of equal gains, the smaller value.
-            enough = [step for step in steps if step[0].gain > step[0].error]
-            taken = max(enough, key=lambda step: step[0].gain, default=None)
-            trials += [Trial(**asdict(trial) | {"moved": ridge is (taken and taken[1])}) for trial, ridge, _ in steps]
-            if taken is not None:
-                _, best, of_best = taken
-                moved = True
-    return Choice(best, n_queries, tuple(trials))
+            steps = [(name, value, with_value(best, name, value)) for value in _beside(ladder, value_of(best, name))]
+            steps = [step for step in steps if step[2] not in tried]
+            tried |= {how for *_, how in steps}
+            before = best
+            best, of_best = _step(steps, best, of_best, precision, trials)
+            moved |= best != before
+    return best
+
+
+def value_of(how: Inference, name: str) -> float:
+    """Return a constant, e.g. ``image_weight`` or ``ridge.bandwidth``."""
+    part, _, key = name.rpartition(".")
+    return getattr(how.ridge if part else how, key)
+
+
+def with_value(how: Inference, name: str, value: float) -> Inference:
+    """Return inference with another value of a constant."""
+    part, _, key = name.rpartition(".")
+    return how.model_copy(update={"ridge": how.ridge.model_copy(update={key: value})} if part else {key: value})
+
+
+def _step(
+    others: Sequence[tuple[str, float | str, Inference]],
+    best: Inference,
+    of_best: np.ndarray,
+    precision: Precision,
+    trials: list[Trial],
+) -> tuple[Inference, np.ndarray]:
+    """Try some alternatives; return the one that gains most, if that is more than one standard error, else the best so far."""
+    tried = [(_trial(name, value, found := precision(how), of_best), how, found) for name, value, how in others]
+    # Of equal gains, the first.
+    enough = [one for one in tried if one[0].gain > one[0].error]
+    taken = max(enough, key=lambda one: one[0].gain, default=None)
+    trials += [replace(trial, moved=taken is not None and how is taken[1]) for trial, how, _ in tried]
+    return (best, of_best) if taken is None else taken[1:]
 
 
 def _beside(ladder: Sequence[float], value: float) -> list[float]:
@@ -184,26 +248,54 @@ def _beside(ladder: Sequence[float], value: float) -> list[float]:
     return [*sorted(step for step in ladder if step < value)[-1:], *sorted(step for step in ladder if step > value)[:1]]
 
 
-def _trial(constant: str, value: float, found: np.ndarray, best: np.ndarray) -> Trial:
+def _trial(constant: str, value: float | str, found: np.ndarray, best: np.ndarray) -> Trial:
     """Compare (n, 2) precisions with those of the best so far."""
+    if not len(found):
+        return Trial(constant, value, 0.0, 0.0, 0.0, 0.0, moved=False)
     p1, p5 = (100 * found.mean(axis=0)).tolist()
     gains = 100 * (found - best).sum(axis=1)
     error = float(gains.std(ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else 0.0
     return Trial(constant, value, p1, p5, float(gains.mean()), error, moved=False)
 
 
-def _precision(split: HeldOut, how: Inference, search: Searcher) -> np.ndarray:
-    """Return P@1 and P@5 of each query: (n, 2) float64."""
-    terms = split.terms(how.ridge)
-    labels, _ = local_ridge(
-        split.queries, split.voters, split.voter_labels, terms, how, filter=split.filter, search=search
-    )
-    hits = np.concatenate([chunk.hits[:, :5] for chunk in hits_in_chunks(labels, split.truth, split.filter)])
-    return np.stack([hits[:, 0], hits.sum(axis=1) / 5], axis=1, dtype=np.float64)
+class Measured:
+    """Precisions of the held-out queries of one run; what several trials have in common is computed once.
+
+    Args:
+        opened: the run, with held-out rows.
+        search: exact.
+    """
+
+    def __init__(self, opened: OpenedRun, search: Searcher) -> None:
+        self.opened, self.search = opened, _Remembered(search)
+        self.truth, self.filter, self.voter_labels = opened.truth, opened.filter, opened.voter_labels
+        self.vectors: dict[tuple[float, float], tuple[Any, np.ndarray]] = {}
+        self.label_vectors: dict[str, np.ndarray] = {}
+
+    def __call__(self, how: Inference) -> np.ndarray:
+        """Return P@1 and P@5 of each query: (n, 2) float64."""
+        how = how.model_copy(update={"top_k": DEPTH})
+        key = (how.image_weight, how.lexical_weight)
+        if key not in self.vectors:
+            # The first stay: its text vectors are those of the label searches.
+            for old in list(self.vectors)[1:-1]:
+                self.search.forget(self.vectors.pop(old))
+            self.vectors[key] = self.opened.queries(how), self.opened.voters(how)
+        queries, voters = self.vectors[key]
+        first = next(iter(self.vectors.values()))[0]
+        for name in searched_labels(how):
+            if name not in self.label_vectors:
+                self.label_vectors[name] = self.opened.labels(name)
+        asked = replace(queries, text=first.text)
+        labels, _ = rank_labels(
+            asked, self.label_vectors, voters, self.voter_labels, how, filter=self.filter, search=self.search
+        )
+        hits = np.concatenate([chunk.hits for chunk in hits_in_chunks(labels, self.truth, self.filter)])
+        return np.stack([hits[:, 0], hits.sum(axis=1) / DEPTH], axis=1, dtype=np.float64)
 
 
 class _Remembered:
-    """A searcher that searches the same vectors once."""
+    """A searcher that searches the same vectors once; arrays are told apart by identity, as long as they are kept."""
 
     def __init__(self, search: Searcher) -> None:
         self.search, self.device, self.memory_mb = search, search.device, search.memory_mb
@@ -212,8 +304,13 @@ class _Remembered:
     def __call__(
         self, queries: np.ndarray, labels: np.ndarray, k: int, filter: Ragged | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the searcher returns; arrays are told apart by identity, as long as the choice lasts."""
+        """Return what the searcher returns."""
         key = (id(queries), id(labels), k)
         if key not in self.found:
             self.found[key] = self.search(queries, labels, k, filter)
         return self.found[key]
+
+    def forget(self, vectors: tuple[Any, np.ndarray]) -> None:
+        """Forget searches of vectors that are no longer kept: others may take their identity."""
+        gone = {id(vectors[0].voting), id(vectors[1])}
+        self.found = {key: value for key, value in self.found.items() if not gone & set(key[:2])}

@@ -76,12 +76,33 @@ def score(
                 # Missing in older predictions, of runs that could not reuse a model.
                 "trained_as": origin.get("trained_as", names["run"]),
                 **asdict(found),
+                "standard_errors": standard_errors(predictions.labels, truth, ks, filter),
                 **cutoffs,
                 "n_labels": corpus.n_labels,
                 "filtered": filter is not None,
                 "breakdown": parts,
             },
         )
+
+
+def standard_errors(
+    predictions: np.ndarray, truth: Ragged, ks: Sequence[int], filter: Ragged | None = None
+) -> dict[str, float | None]:
+    """Return the standard error over queries of each P@k, in percent: what another sample of queries would change.
+
+    Args:
+        predictions: (n_queries, K) int32 label ids, best first, -1 for none.
+        truth: n_queries rows over labels.
+        ks: where P is taken.
+        filter: pairs that are never scored.
+
+    Returns:
+        ``P@k`` -> standard error; None for fewer than two queries.
+    """
+    hits = [chunk.hits[:, : max(ks)] for chunk in hits_in_chunks(predictions, truth, filter)]
+    found = np.concatenate(hits) if hits else np.zeros((0, max(ks)))
+    n = len(found)
+    return {f"P@{k}": float(100 * found[:, :k].mean(axis=1).std(ddof=1) / n**0.5) if n > 1 else None for k in ks}
 
 
 def _check_origin(predictions_dir: Path, expected: Mapping[str, Any]) -> dict[str, Any]:

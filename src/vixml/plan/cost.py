@@ -13,6 +13,7 @@ from typing import Any, Literal
 from vixml.config.published import TrainingRun, read_csv
 from vixml.config.registry import Counts, World
 from vixml.config.run import RunConfig
+from vixml.data.lexical import DIM
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import CONTEXT, HARDWARE, WATCHED, Hardware
 from vixml.plan.shapes import Item, Shape, architecture_of, clustering_flop, items_of, layer_weights, shape_of, texts_of
@@ -430,14 +431,12 @@ def predict_cost(job: Job, hardware: Hardware) -> Cost:
         + counts.n_train,
         "knn": counts.n_train,
         "popularity": 0,
-    }[how.method]
-    with_images = counts.n_train * job.image_dim if how.image_weight else 0
-    flop = 2.0 * counts.n_test * (among * job.shape.hidden + with_images)
-    if how.method == "local-ridge":  # each query's kernel matrix and its decomposition
-        k, dim = (
-            min(how.ridge.neighbours, counts.n_train),
-            job.shape.hidden + (job.image_dim if how.image_weight else 0),
-        )
+        "linear": counts.n_train,
+    }["local-ridge" if how.method == "chosen" else how.method]
+    more = (job.image_dim if how.image_weight else 0) + (DIM if how.lexical_weight else 0)
+    flop = 2.0 * counts.n_test * (among * job.shape.hidden + counts.n_train * more)
+    if how.method in ("local-ridge", "chosen"):  # each query's kernel matrix and its decomposition
+        k, dim = min(how.ridge.neighbours, counts.n_train), job.shape.hidden + more
         flop += counts.n_test * (2.0 * k**2 * dim + k**3 / 3)
     size = 8.0 * counts.n_test * how.top_k
     return Cost(

@@ -9,17 +9,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vixml.config.run import RunConfig, SeededRun
+from vixml.config.run import Inference, RunConfig, SeededRun
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
-from vixml.files import load_array, save_array
-from vixml.images.embeddings import ImageEmbeddings
+from vixml.files import read_json, save_array
 from vixml.memory import enough_memory
-from vixml.provenance import read_manifest, stage
+from vixml.provenance import stage
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.ranking import Queries, rank_labels, searched_labels
-from vixml.retrieval.search import rows_of
-from vixml.retrieval.vote import popularity, with_images
+from vixml.retrieval.linear import linear
+from vixml.retrieval.opened import OpenedRun, check_run, held_out_rows
+from vixml.retrieval.ranking import rank_labels, searched_labels
+from vixml.retrieval.vote import popularity
 
 Split = Literal["test", "validation"]
 
@@ -42,8 +42,10 @@ def predict(
         split: the queries.
         inputs: folders; those that the run does not need may be missing or None. ``corpus``: results/data/{dataset}/corpus.
             ``index``: the run's index, or that of the run whose model it reuses; not for popularity. ``embeddings``:
-            results/data/{dataset}/embeddings/{vision}, with ``inference.image_weight``. ``trained``: the model folder beside
-            that index, whose ``validation_rows.npy`` names the held-out queries, for split ``validation``.
+            results/data/{dataset}/embeddings/{vision}, with ``inference.image_weight``. ``lexical``:
+            results/data/{dataset}/lexical, with ``inference.lexical_weight``. ``choice``: the run's choice, for method
+            ``chosen``. ``trained``: the model folder beside that index, whose ``validation_rows.npy`` names the held-out
+            queries, for split ``validation``.
         out: folder to write.
         device: where to search.
         memory_mb: bound for temporary tables in main memory (:class:`vixml.retrieval.approximate.Searcher`).
@@ -52,12 +54,12 @@ def predict(
         VixmlError: an input that is needed and missing, or that belongs to another corpus, run or seed; a run without
             held-out queries on split ``validation``.
     """
-    trained_as, inference = run.config.reuse or run.run, run.config.inference
+    trained_as = run.config.reuse or run.run
     resolved = {**run.names, "split": split, "trained_as": trained_as, **run.config.settings("predict")}
     inputs = _needed(inputs, run.config, split)
     for name in ("index", "trained"):
         if name in inputs:
-            _check_run(inputs[name], run.names | {"run": trained_as}, f"--{name}")
+            check_run(inputs[name], run.names | {"run": trained_as}, f"--{name}")
     room = enough_memory(
         lambda: f"predict {run}, {split}",
         lambda: (
@@ -69,9 +71,11 @@ def predict(
     facts: dict[str, Any] = {"device": str(device)}
     with stage(out, "predict", config=resolved, inputs=inputs, facts=facts) as work, room:
         corpus = Corpus.load(inputs["corpus"])
-        rows = None if split == "test" else _held_out(inputs["trained"], corpus.n("train"))
-        search = Searcher(inference.index, inference.index_recall, run.seed, device, memory_mb)
-        labels, scores = _rank(run, corpus, inputs, rows, search)
+        rows = None if split == "test" else held_out_rows(inputs["trained"], corpus.n("train"))
+        how = run.config.inference if "choice" not in inputs else chosen(inputs["choice"], run.config.inference)
+        search = Searcher(how.index, how.index_recall, run.seed, device, memory_mb)
+        opened = OpenedRun(corpus, inputs, run.config.images, run.seed, rows, search.memory_mb)
+        labels, scores = _rank(opened, how, search)
         if search.facts:
             facts["indexes"] = search.facts
         facts |= {"n_queries": len(labels), "n_empty": int((labels < 0).all(axis=1).sum())}
@@ -83,11 +87,13 @@ def predict(
 
 def _needed(inputs: Mapping[str, Path | None], config: RunConfig, split: Split) -> dict[str, Path]:
     """Return the folders that this prediction reads."""
-    inference = config.inference
+    how, encodes = config.inference, config.needs_encoder
     needed = {
         "corpus": True,
-        "index": inference.method != "popularity",
-        "embeddings": inference.image_weight > 0,
+        "index": encodes,
+        "embeddings": encodes and how.image_weight > 0,
+        "lexical": encodes and how.lexical_weight > 0,
+        "choice": how.method == "chosen",
         "trained": split == "validation",
     }
     for name in needed:
@@ -96,104 +102,28 @@ def _needed(inputs: Mapping[str, Path | None], config: RunConfig, split: Split) 
                 f"this prediction needs the folder {name}",
                 where=f"--{name}",
                 found="nothing",
-                expected=f"a folder, for inference.method {inference.method}, split {split}",
+                expected=f"a folder, for inference.method {how.method}, split {split}",
                 hint="snakemake passes it by itself; by hand, see `vixml predict --help`",
             )
     return {name: inputs[name] for name in needed if needed[name]}
 
 
-def _rank(
-    run: SeededRun, corpus: Corpus, inputs: Mapping[str, Path], rows: np.ndarray | None, search: Searcher
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and scores of the test queries, or of the held-out ``rows`` of train."""
-    how, images = run.config.inference, run.config.images
-    source = "test" if rows is None else "train"
-    filter, votes, voters = corpus.filter(source), corpus.labels("train"), None
-    if rows is not None:
-        # Held-out queries may not vote, or each would elect its own labels.
-        voters = np.setdiff1d(np.arange(corpus.n("train")), rows)
-        filter, votes = rows_of(filter, rows), votes.take(voters)
+def chosen(choice: Path, asked: Inference) -> Inference:
+    """Return the inference that ``vixml choose-inference`` chose for a run; how many labels and how they are searched stay."""
+    kept = asked.model_dump(include={"top_k", "index", "index_recall"})
+    return Inference.model_validate(read_json(choice / "choice.json")["inference"] | kept)
+
+
+def _rank(opened: OpenedRun, how: Inference, search: Searcher) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and scores of the queries."""
+    corpus, votes, filter = opened.corpus, opened.voter_labels, opened.filter
     if how.method == "popularity":
-        return popularity(votes, corpus.n("test") if rows is None else len(rows), how.top_k, filter=filter)
-
-    def text_vectors(split: str) -> np.ndarray:
-        return _vectors(inputs["index"] / f"{split}.npy", corpus.n(split))
-
-    def vectors(split: str) -> np.ndarray:
-        if how.image_weight == 0:
-            return text_vectors(split)
-        embeddings = ImageEmbeddings.open(inputs["embeddings"])
-        # As in training: a control is drawn by the run's seed.
-        lists = embeddings.lists(embeddings.images_of(corpus, split), images.per_item, images.control, run.seed)
-        return with_images(text_vectors(split), embeddings, lists, how.image_weight, search.memory_mb)
-
-    text = text_vectors(source)
-    labels = {name: _label_vectors(inputs["index"], name, corpus.n_labels) for name in searched_labels(how)}
-    train = None if how.method == "label-search" else vectors("train")
-    voting = text if train is None else train if source == "train" else vectors(source)
-    if rows is not None:
-        text, voting, train = text[rows], voting[rows], None if train is None else train[voters]
-    return rank_labels(Queries(text, voting), labels, train, votes, how, filter=filter, search=search)
-
-
-def _check_run(folder: Path, expected: dict[str, Any], option: str) -> None:
-    config = read_manifest(folder)["config"]
-    found = {key: config.get(key) for key in expected}
-    if found != expected:
-        raise VixmlError(
-            "this folder belongs to another run",
-            where=f"{option} {folder}",
-            found=" ".join(f"{key} {value}" for key, value in found.items()),
-            expected=" ".join(f"{key} {value}" for key, value in expected.items()),
-            hint="a run with `reuse` reads the index and the model of the run that it names; every other run its own",
-        )
-
-
-def _held_out(trained: Path, n_train: int) -> np.ndarray:
-    path = trained / "validation_rows.npy"
-    rows = load_array(path, mmap=False)
-    if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
-        raise VixmlError(
-            "held-out rows do not fit the corpus",
-            where=path,
-            found=f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}",
-            expected=f"(n,) int64 from 0 to {n_train - 1}",
-            hint="train the run again on this corpus",
-        )
-    if not len(rows):
-        raise VixmlError(
-            "this run held out no queries",
-            where=path,
-            found="0 rows",
-            expected="a validation split",
-            hint="set training.validation of the run above 0, or predict split test",
-        )
-    return rows
-
-
-def _label_vectors(index: Path, labels_as: str, n_labels: int) -> np.ndarray:
-    """Open the label vectors that inference asks for: (n_labels, dim) float32, memory-mapped."""
-    path = index / f"label_{labels_as}.npy"
-    if labels_as == "z" and not path.exists():
-        raise VixmlError(
-            "this run has no prototypes to search",
-            where=path,
-            found="missing",
-            expected="label_z.npy, which only a method with a prototype network leaves",
-            hint="set inference.labels_as of the run to u",
-        )
-    return _vectors(path, n_labels)
-
-
-def _vectors(path: Path, n: int) -> np.ndarray:
-    """Open vectors of an index: (n, dim) float32, memory-mapped."""
-    vectors = load_array(path)
-    if vectors.ndim != 2 or len(vectors) != n or vectors.dtype != np.float32:
-        raise VixmlError(
-            "an index does not belong to this corpus",
-            where=path,
-            found=f"shape {vectors.shape}, {vectors.dtype}",
-            expected=f"({n}, dim) float32",
-            hint="build the index again from this corpus",
-        )
-    return vectors
+        return popularity(votes, opened.n, how.top_k, filter=filter)
+    if how.method == "linear":
+        texts, train = corpus.texts(opened.split), corpus.texts("train")
+        if opened.rows is not None:
+            texts, train = ([train[row] for row in rows] for rows in (opened.rows, opened.voter_rows))
+        return linear(texts, train, votes, how.top_k, filter=filter)
+    labels = {name: opened.labels(name) for name in searched_labels(how)}
+    voters = None if how.method == "label-search" else opened.voters(how)
+    return rank_labels(opened.queries(how), labels, voters, votes, how, filter=filter, search=search)

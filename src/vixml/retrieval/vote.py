@@ -281,6 +281,26 @@ def with_images(
     return out
 
 
+def with_lexical(vectors: np.ndarray, lexical: np.ndarray, weight: float) -> np.ndarray:
+    """Append to each vector the item's lexical vector.
+
+    The row is ``[sqrt(1 - w) vector, sqrt(w) lexical]``, so that the inner product of two rows is the weighted mean of the two
+    inner products.
+
+    Args:
+        vectors: (n, d) float32, of length 1 at most.
+        lexical: (n, d') float16, of length 1 or 0 (:func:`vixml.data.lexical.lexical_vectors`).
+        weight: ``w``, from 0 up to, but not including, 1.
+
+    Returns:
+        (n, d + d') float32.
+    """
+    out = np.empty((len(vectors), vectors.shape[1] + lexical.shape[1]), dtype=np.float32)
+    np.multiply(vectors, np.float32(np.sqrt(1 - weight)), out=out[:, : vectors.shape[1]])
+    np.multiply(lexical, np.float32(np.sqrt(weight)), out=out[:, vectors.shape[1] :], dtype=np.float32)
+    return out
+
+
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """Return rows of length 1; a row of zeros stays."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)

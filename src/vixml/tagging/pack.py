@@ -15,17 +15,17 @@ from torch import nn
 
 from vixml.config.project import Project
 from vixml.config.run import RunConfig, SeededRun
-from vixml.data.corpus import Corpus
 from vixml.data.download import verify_file
 from vixml.errors import VixmlError, expect_equal
-from vixml.files import atomic_path, load_array, read_json, save_array, write_json, write_text
+from vixml.files import atomic_path, read_json, save_array, write_json, write_text
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.vision import Lite0, VisionSource
 from vixml.models.backbone import Backbone
 from vixml.models.inputs import RunInputs
 from vixml.provenance import describe_input, describe_outputs, read_manifest
 from vixml.retrieval.index import Trained
-from vixml.retrieval.vote import with_images
+from vixml.retrieval.opened import OpenedRun
+from vixml.retrieval.predict import chosen
 from vixml.stages import Job
 from vixml.tagging.card import card
 from vixml.tagging.model_folder import (
@@ -34,6 +34,7 @@ from vixml.tagging.model_folder import (
     HEADER,
     LABELS,
     LANGUAGE,
+    LEXICAL,
     LITE0,
     NEIGHBOURS,
     VERSION,
@@ -70,7 +71,8 @@ def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, n
         Path(out).absolute(),
         Job(project, "predict", {"dataset": dataset, "run": run, "seed": seed, "split": "test"}),
     )
-    _check_run(job.run, run, neighbours)
+    config = _resolved(job)
+    _check_run(config, run, neighbours)
     if out.exists() and not (out / HEADER).is_file():
         hint = "name another folder, or remove this one"
         raise VixmlError("the folder to write exists and is no model folder", where=out, hint=hint)
@@ -78,7 +80,7 @@ def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, n
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".tmp-{out.name}-", dir=out.parent))
     try:
-        _write(work / "new", job, neighbours)
+        _write(work / "new", job, config, neighbours)
         if out.exists():
             os.rename(out, work / "old")
         os.rename(work / "new", out)
@@ -90,8 +92,8 @@ def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, n
 def _check_run(config: RunConfig, run: str, neighbours: bool) -> None:
     """Refuse runs that cannot tag a new item."""
     how = config.inference.method
-    if how == "popularity":
-        what, hint = "popularity names the same labels for every item: there is nothing to pack", "pack another run"
+    if not config.needs_encoder:
+        what, hint = "a baseline without an encoder has nothing to pack", "pack another run"
     elif config.needs_embeddings and config.images.control != "none":
         what, hint = "a control gives items the images of others, which a new item has not", "pack the run itself"
     elif how != "label-search" and not neighbours:
@@ -106,6 +108,7 @@ def _folders(job: Job) -> dict[str, Path]:
     """Return the folders that the run reads."""
     stages = {"corpus": "build-corpus", "tokens": "tokenize", "model_dir": "prepare-model", "trained": "train"}
     stages |= {"embeddings": "embed-images"} if job.run.needs_embeddings else {}
+    stages |= {"lexical": "hash-texts"} if job.run.inference.lexical_weight > 0 else {}
     return {name: job.folder(stage) for name, stage in stages.items()}
 
 
@@ -116,7 +119,7 @@ def _check_up_to_date(job: Job) -> None:
     made = read_manifest(index)
     for name, folder in _folders(job).items():
         found = describe_input(folder)["sha256"]
-        known = made["inputs"].get(name, {"sha256": found})  # a text run whose images only vote has none
+        known = made["inputs"].get(name, {"sha256": found})  # what only votes is not read by an index
         expect_equal(found, known["sha256"], "a run is older than what it was made from", where=folder, hint=RUN_AGAIN)
     recorded = {key: value for key, value in made["config"].items() if key not in ("dataset", "run", "seed")}
     try:
@@ -128,10 +131,19 @@ def _check_up_to_date(job: Job) -> None:
         raise VixmlError("a run was trained with other settings than it has now", where=index, hint=RUN_AGAIN)
 
 
-def _write(work: Path, job: Job, neighbours: bool) -> None:
+def _resolved(job: Job) -> RunConfig:
+    """Return the run with the inference that was chosen for it."""
+    if job.run.inference.method != "chosen":
+        return job.run
+    folder = job.folder("choose-inference")
+    describe_input(folder)
+    return job.run.model_copy(update={"inference": chosen(folder, job.run.inference)})
+
+
+def _write(work: Path, job: Job, config: RunConfig, neighbours: bool) -> None:
     """Write every file of the folder, ``model.json`` last."""
     work.mkdir()
-    config, folders, index = job.run, _folders(job), job.folder("build-index")
+    folders, index = _folders(job), job.folder("build-index")
     embeddings = ImageEmbeddings.open(folders["embeddings"]) if config.needs_embeddings else None
     read = folders["embeddings"] if config.uses_images else None
     inputs = RunInputs(folders["corpus"], folders["tokens"], read, folders["model_dir"])
@@ -159,8 +171,14 @@ def _write(work: Path, job: Job, neighbours: bool) -> None:
     for name in ("u", "z"):
         if (index / f"label_{name}.npy").exists():
             shutil.copyfile(index / f"label_{name}.npy", work / LABELS / f"{name}.npy")
+    if config.inference.lexical_weight > 0:
+        shutil.copyfile(folders["lexical"] / "weights.npy", work / LEXICAL)
     if neighbours:
-        _write_neighbours(work / NEIGHBOURS, config, corpus, index, embeddings)
+        (work / NEIGHBOURS).mkdir()
+        voters = OpenedRun(corpus, folders | {"index": index}, config.images, run.seed).voters(config.inference)
+        save_array(work / NEIGHBOURS / "vectors.npy", voters)
+        shutil.copyfile(corpus.folder / "train.parquet", work / NEIGHBOURS / "items.parquet")
+        corpus.labels("train").save(work / NEIGHBOURS / "labels")
     write_text(work / "README.md", card(job, corpus, neighbours))
     write_json(work / HEADER, header | {"files": describe_outputs(work)})
 
@@ -193,20 +211,6 @@ def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     tensors = {name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-
-
-def _write_neighbours(
-    folder: Path, config: RunConfig, corpus: Corpus, index: Path, embeddings: ImageEmbeddings | None
-) -> None:
-    """Write ids, texts, labels and vectors of the training items, as they vote."""
-    folder.mkdir()
-    vectors, weight = load_array(index / "train.npy"), config.inference.image_weight
-    if weight > 0:
-        lists = embeddings.lists(embeddings.images_of(corpus, "train"), config.images.per_item)
-        vectors = with_images(vectors, embeddings, lists, weight)
-    save_array(folder / "vectors.npy", vectors)
-    shutil.copyfile(corpus.folder / "train.parquet", folder / "items.parquet")
-    corpus.labels("train").save(folder / "labels")
 
 
 def _write_vision(work: Path, job: Job, embeddings: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vixml.data.lexical import lexical_vectors
 from vixml.data.tokens import load_tokenizer
 from vixml.data.xc_repository import TextRules
 from vixml.errors import VixmlError
@@ -32,9 +33,9 @@ from vixml.progress import warn
 from vixml.ragged import Ragged
 from vixml.retrieval.ranking import Queries, rank_labels, searched_labels
 from vixml.retrieval.search import SPARE, UNIT, decide, on_device, search
-from vixml.retrieval.vote import with_images
+from vixml.retrieval.vote import with_images, with_lexical
 from vixml.runtime import choose_precision, find_device
-from vixml.tagging.model_folder import LABELS, LANGUAGE, NEIGHBOURS, ModelFolder
+from vixml.tagging.model_folder import LABELS, LANGUAGE, LEXICAL, NEIGHBOURS, ModelFolder
 
 Picture = str | Path | bytes | Image.Image
 Item = str | Mapping[str, Any]
@@ -134,6 +135,7 @@ class Tagger:
         self.n_known, self._offset = len(self.labels), 0.0
         self._known = {name: folder.array(f"{LABELS}/{name}.npy") for name in searched_labels(run.inference)}
         self._added = {name: vectors[:0] for name, vectors in self._known.items()}
+        self._terms = folder.array(LEXICAL) if run.inference.lexical_weight > 0 else None
         self._voters = self._voter_labels = self._voter_items = None
         if f"{NEIGHBOURS}/vectors.npy" in folder:
             self._voters = on_device(folder.array(f"{NEIGHBOURS}/vectors.npy"), device)
@@ -295,8 +297,14 @@ class Tagger:
     def queries(self, items: Sequence[Read]) -> Queries:
         """Return what :meth:`rank` searches with."""
         text, images, lists = self._encode(items, "train")
-        weight = self._run.inference.image_weight
-        return Queries(text, text if weight == 0 else with_images(text, images, lists, weight))
+        how, voting = self._run.inference, text
+        if how.image_weight > 0:
+            voting = with_images(voting, images, lists, how.image_weight)
+        if how.lexical_weight > 0:
+            voting = with_lexical(
+                voting, lexical_vectors([item.text for item in items], self._terms), how.lexical_weight
+            )
+        return Queries(text, voting)
 
     def _encode(self, items: Sequence[Read], split: str, unit: bool = True) -> tuple[np.ndarray, Any, Any]:
         """Return the items' vectors, their image vectors, and which of these each item has."""

@@ -1,0 +1,186 @@
+"""What inference reads of a run: vectors of queries, labels and voters, of test or of the queries held out of train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from vixml.config.run import Images, Inference
+from vixml.data.corpus import Corpus
+from vixml.errors import VixmlError
+from vixml.files import load_array
+from vixml.images.embeddings import ImageEmbeddings
+from vixml.provenance import read_manifest
+from vixml.ragged import Ragged
+from vixml.retrieval.ranking import Queries
+from vixml.retrieval.search import rows_of
+from vixml.retrieval.vote import with_images, with_lexical
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """The queries of one split, and what their labels are predicted from.
+
+    Attributes:
+        corpus: of the dataset.
+        inputs: the folders ``index``, ``embeddings`` and ``lexical``, as far as inference needs them.
+        images: settings of the run.
+        seed: of the run; it draws the images of a control.
+        rows: (n,) int64 rows of train: the queries are these, and the others vote; None: the test queries.
+        memory_mb: bound for temporary tables.
+    """
+
+    corpus: Corpus
+    inputs: Mapping[str, Path]
+    images: Images
+    seed: int
+    rows: np.ndarray | None = None
+    memory_mb: float = 256
+
+    @property
+    def split(self) -> str:
+        """Return the split of the corpus that the queries are of."""
+        return "test" if self.rows is None else "train"
+
+    @property
+    def n(self) -> int:
+        """Return the number of queries."""
+        return self.corpus.n("test") if self.rows is None else len(self.rows)
+
+    @cached_property
+    def voter_rows(self) -> np.ndarray | None:
+        """Return the rows of train that vote: held-out queries may not, or each would elect its own labels; None: all."""
+        return None if self.rows is None else np.setdiff1d(np.arange(self.corpus.n("train")), self.rows)
+
+    @property
+    def filter(self) -> Ragged | None:
+        """Return the pairs that are never predicted: n rows over labels."""
+        pairs = self.corpus.filter(self.split)
+        return pairs if self.rows is None else rows_of(pairs, self.rows)
+
+    @property
+    def truth(self) -> Ragged:
+        """Return the true labels of the queries: n rows over labels."""
+        labels = self.corpus.labels(self.split)
+        return labels if self.rows is None else labels.take(self.rows)
+
+    @property
+    def voter_labels(self) -> Ragged:
+        """Return the labels of the voters."""
+        labels = self.corpus.labels("train")
+        return labels if self.voter_rows is None else labels.take(self.voter_rows)
+
+    def queries(self, how: Inference) -> Queries:
+        """Return the queries' vectors."""
+        text = self._rows(self._text(self.split), self.rows)
+        votes = how.image_weight or how.lexical_weight
+        return Queries(text, self._rows(self._voting(self.split, how), self.rows) if votes else text)
+
+    def voters(self, how: Inference) -> np.ndarray:
+        """Return the vectors of the training queries that vote: (v, d) float32."""
+        return self._rows(self._voting("train", how), self.voter_rows)
+
+    def labels(self, name: str) -> np.ndarray:
+        """Open the label vectors ``z`` or ``u``: (n_labels, dim) float32, memory-mapped.
+
+        Raises:
+            VixmlError: a method without prototypes has no ``z``.
+        """
+        path = self.inputs["index"] / f"label_{name}.npy"
+        if name == "z" and not path.exists():
+            raise VixmlError(
+                "this run has no prototypes to search",
+                where=path,
+                found="missing",
+                expected="label_z.npy, which only a method with a prototype network leaves",
+                hint="set inference.labels_as of the run to u",
+            )
+        return open_vectors(path, self.corpus.n_labels)
+
+    @staticmethod
+    def _rows(vectors: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+        return vectors if rows is None else vectors[rows]
+
+    def _text(self, split: str) -> np.ndarray:
+        return open_vectors(self.inputs["index"] / f"{split}.npy", self.corpus.n(split))
+
+    def _voting(self, split: str, how: Inference) -> np.ndarray:
+        """Return the vectors of a split as training queries are compared: text, images and lexical vector."""
+        vectors = self._text(split)
+        if how.image_weight:
+            embeddings = ImageEmbeddings.open(self.inputs["embeddings"])
+            # As in training: a control is drawn by the run's seed.
+            images = embeddings.images_of(self.corpus, split)
+            lists = embeddings.lists(images, self.images.per_item, self.images.control, self.seed)
+            vectors = with_images(vectors, embeddings, lists, how.image_weight, self.memory_mb)
+        if how.lexical_weight:
+            lexical = open_vectors(self.inputs["lexical"] / f"{split}.npy", self.corpus.n(split), np.float16)
+            vectors = with_lexical(vectors, lexical, how.lexical_weight)
+        return vectors
+
+
+def open_vectors(path: Path, n: int, dtype: type = np.float32) -> np.ndarray:
+    """Open vectors of a stage: (n, dim), memory-mapped.
+
+    Raises:
+        VixmlError: another number of vectors, or another type.
+    """
+    vectors = load_array(path)
+    if vectors.ndim != 2 or len(vectors) != n or vectors.dtype != dtype:
+        raise VixmlError(
+            "an index does not belong to this corpus",
+            where=path,
+            found=f"shape {vectors.shape}, {vectors.dtype}",
+            expected=f"({n}, dim) {np.dtype(dtype)}",
+            hint="build it again from this corpus",
+        )
+    return vectors
+
+
+def held_out_rows(trained: Path, n_train: int) -> np.ndarray:
+    """Return the rows of train that a training held out: (n,) int64, one or more.
+
+    Raises:
+        VixmlError: rows of another corpus, or none.
+    """
+    path = trained / "validation_rows.npy"
+    rows = load_array(path, mmap=False)
+    if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
+        raise VixmlError(
+            "held-out rows do not fit the corpus",
+            where=path,
+            found=f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}",
+            expected=f"(n,) int64 from 0 to {n_train - 1}",
+            hint="train the run again on this corpus",
+        )
+    if not len(rows):
+        raise VixmlError(
+            "this run held out no queries",
+            where=path,
+            found="0 rows",
+            expected="a validation split",
+            hint="set training.validation of the run above 0, or predict split test",
+        )
+    return rows
+
+
+def check_run(folder: Path, expected: Mapping[str, object], option: str) -> None:
+    """Check that a folder belongs to a run.
+
+    Raises:
+        VixmlError: it belongs to another.
+    """
+    config = read_manifest(folder)["config"]
+    found = {key: config.get(key) for key in expected}
+    if found != expected:
+        raise VixmlError(
+            "this folder belongs to another run",
+            where=f"{option} {folder}",
+            found=" ".join(f"{key} {value}" for key, value in found.items()),
+            expected=" ".join(f"{key} {value}" for key, value in expected.items()),
+            hint="a run with `reuse` reads the index and the model of the run that it names; every other run its own",
+        )
