@@ -1,4 +1,4 @@
-"""The command on a catalogue of one's own: ``vixml new``."""
+"""The commands on a catalogue of one's own: ``vixml new`` looks at it, ``vixml fit`` trains."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import typer
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command()(new)
+    """Add the commands to the command line."""
+    for function in (new, fit):
+        app.command()(function)
 
 
 def _option(text: str, panel: str, *names: str) -> Any:
@@ -81,6 +82,45 @@ def new(
         name, files, out or Path(f"{name}.yaml"), tuple(test or ()), pictures, _given(form), _given(columns)
     )
     print(new_catalogue(replace(options, config_dir=config_dir, test_fraction=test_fraction, force=force)))
+
+
+def fit(
+    name: Annotated[str, typer.Argument(help="Name given to `vixml new`, or the file that it wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Model folder to write; NAME.model.", show_default=False)] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Processor cores; all.", show_default=False)] = None,
+    neighbours: Annotated[
+        bool, typer.Option(help="Include the training items in the model folder, where they do not vote.")
+    ] = True,
+) -> None:
+    """Train on a catalogue, choose how to predict, and pack the result as one folder that tags new items.
+
+    Runs the same stages as `snakemake --configfile NAME.yaml`, to the same bytes,
+    but starts their processes at once. Interrupted, the same command resumes.
+    Ends with a table: baselines, a linear model, what was trained, and the
+    inference chosen on training items held out, with intervals.
+
+    Example:
+
+        vixml fit shop
+        vixml tag new.csv --model shop.model --out tags.csv
+    """
+    from vixml.cli.fitting import fit as go
+
+    print(go(_file_of(name), out, cores, neighbours))
+
+
+def _file_of(name: str) -> Path:
+    """Return the file of a catalogue.
+
+    Raises:
+        VixmlError: there is none.
+    """
+    from vixml.errors import VixmlError
+
+    file = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    if not file.is_file():
+        raise VixmlError("no file of a catalogue", where=file, hint=f"vixml new {file.stem} EXPORT writes it")
+    return file
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

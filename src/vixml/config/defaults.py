@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-LINEAR_AT_MOST = 15_000  # training texts of the linear baseline: their products are a matrix of 1.8 GB, decomposed in a minute
+LINEAR_AT_MOST = (
+    15_000  # training texts of the linear baseline: their products are a matrix of 1.8 GB, decomposed in a minute
+)
+
 
 def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: int = 20) -> dict[str, Any]:
     """Return keys of a run that depend on the size of the data.

@@ -1,0 +1,89 @@
+"""What ``vixml fit`` does: run the workflow of one catalogue with programs that start at once, pack its tagger, print a table."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from vixml.cli.warm import warm_programs
+from vixml.config.load import load_workflow, read_yaml
+from vixml.config.project import Project
+from vixml.errors import VixmlError
+
+TAGGER = "tagger"
+
+
+def fit(file: Path, out: Path | None = None, cores: int | None = None, neighbours: bool = True) -> str:
+    """Run a catalogue's workflow, write its model folder, and return the table of its scores with what to do next.
+
+    Args:
+        file: of ``vixml new``.
+        out: model folder to write; by default the name of the file with ``.model``.
+        cores: processor cores; None: all.
+        neighbours: include the training items.
+
+    Raises:
+        VixmlError: a file that names no tagger, or a workflow that failed: its own message came before.
+    """
+    if not Path("Snakefile").is_file():
+        raise VixmlError(
+            "the workflow is not here",
+            where=Path.cwd(),
+            found="no Snakefile",
+            hint=f"go to the project's folder; {file} may be a path",
+        )
+    workflow = load_workflow(read_yaml("config/config.yaml") | read_yaml(file), file)
+    target = next((one for one in workflow.targets if TAGGER in one.runs and one.split == "test"), None)
+    if target is None:
+        raise VixmlError(
+            "no run to tag new items with",
+            where=f"{file}: targets",
+            expected=f"a run {TAGGER!r}",
+            hint="`vixml new` writes one; or train with snakemake and name a run to `vixml pack`",
+        )
+    _run(file, cores)
+    project, seed = Project(workflow.config_dir, workflow.results), target.seeds[0]
+    from vixml.report.fitted import fitted_table
+    from vixml.tagging.pack import pack
+
+    folder = pack(project, target.dataset, TAGGER, seed, out or Path(f"{file.stem}.model"), neighbours)
+    table = fitted_table(project, target.dataset, target.runs, seed, TAGGER)
+    shown = shlex.quote(os.path.relpath(folder))
+    return f"\n{table}\n\n{shown} tags new items:\n  vixml tag new.csv --model {shown} --out tags.csv"
+
+
+def _run(file: Path, cores: int | None) -> None:
+    """Run the workflow; its progress goes to the terminal.
+
+    Raises:
+        VixmlError: it failed.
+        KeyboardInterrupt: it was interrupted.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "paper_tables",
+        "--cores",
+        str(cores or "all"),
+        "--quiet",
+        "host",
+        "reason",
+    ]
+    command += ["--configfile", str(file)]
+    with warm_programs() as programs:
+        path = os.pathsep.join([programs, str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        process = subprocess.Popen(command, env=os.environ | {"PATH": path})
+        try:
+            status = process.wait()
+        except BaseException:  # interrupted, terminated: it ends in order, with what is kept
+            process.terminate()
+            process.wait()
+            raise
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        raise VixmlError("the workflow did not finish", where=file, hint="its message is above; then the same command")

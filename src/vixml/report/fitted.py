@@ -1,0 +1,91 @@
+"""The table that ``vixml fit`` ends with: baselines and trained runs on the test items, with intervals over items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vixml.config.project import Project
+from vixml.data.corpus import Corpus
+from vixml.evaluation.metrics import hits_in_chunks
+from vixml.evaluation.predictions import load_predictions
+from vixml.files import read_json
+from vixml.report.results import Result, load, t_quantile
+from vixml.stages import place
+from vixml.text import duration, markdown
+
+BASELINES = ("popularity", "knn", "linear")
+
+
+def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int, tagger: str) -> str:
+    """Return the table as Markdown, a sentence on the best baseline, and one on how inference was chosen.
+
+    Args:
+        project: configuration and results.
+        dataset: of the runs.
+        runs: in the order of the table.
+        seed: of the runs.
+        tagger: the run that tags new items.
+
+    Raises:
+        VixmlError: a run without a score.
+    """
+    folders = [place("score", project.results, dataset=dataset, run=run, seed=seed, split="test") for run in runs]
+    found = {result.run: result for result in load(folders).all()}
+    rows = []
+    for run in runs:
+        result, label = found[run], project.run(dataset, run).row.label or run
+        hours = None if run in BASELINES or project.run(dataset, run).reuse else result.hours
+        cells = [_with_error(result, metric) for metric in ("P@1", "P@5")]
+        rows.append(
+            [label, *cells, *(f"{result.metrics[metric]:.1f}" for metric in ("PSP@1", "R@10")), duration(hours)]
+        )
+    n = found[tagger].n_queries
+    lines = [markdown(["on the test items", "P@1", "P@5", "PSP@1", "R@10", "training"], rows).rstrip()]
+    lines += [
+        f"Percent on {n:,} test items; ± half the 95 % interval over items.",
+        _against_baseline(project, found, tagger),
+    ]
+    return "\n".join([*lines, _chosen(project, dataset, tagger, seed)])
+
+
+def _with_error(result: Result, metric: str) -> str:
+    error = (read_json(result.folder / "scores.json").get("standard_errors") or {}).get(metric)
+    value, quantile = result.metrics[metric], t_quantile(max(result.n_queries - 1, 1))
+    return f"{value:.1f}" if error is None else f"{value:.1f} ± {quantile * error:.1f}"
+
+
+def _against_baseline(project: Project, found: dict[str, Result], tagger: str) -> str:
+    """Return the difference in P@1 from the best baseline, paired by item."""
+    best = max((run for run in found if run in BASELINES), key=lambda run: found[run].metrics["P@1"], default=None)
+    if best is None:
+        return ""
+    corpus = Corpus.load(place("build-corpus", project.results, dataset=found[tagger].dataset))
+    first = [_first_hits(corpus, found[run]) for run in (tagger, best)]
+    gains = 100 * (first[0] - first[1])
+    gain, half = float(gains.mean()), 100.0
+    if len(gains) > 1:
+        half = t_quantile(len(gains) - 1) * float(gains.std(ddof=1)) / len(gains) ** 0.5
+    label = project.run(found[best].dataset, best).row.label
+    word = "ahead of" if gain > half else "behind" if gain < -half else "not told apart from"
+    return f"{project.run(found[tagger].dataset, tagger).row.label}: {word} the best baseline, {label} ({gain:+.1f} ± {half:.1f} points of P@1)."
+
+
+def _first_hits(corpus: Corpus, result: Result) -> np.ndarray:
+    """Return whether the first label of each test item is true: (n,) float64."""
+    predicted = load_predictions(result.place("predict"), corpus.n("test"), corpus.n_labels)
+    chunks = hits_in_chunks(predicted.labels, corpus.labels("test"), corpus.filter("test"))
+    return np.concatenate([chunk.hits[:, 0] for chunk in chunks]).astype(np.float64)
+
+
+def _chosen(project: Project, dataset: str, tagger: str, seed: int) -> str:
+    """Return what was chosen on held-out training items."""
+    folder = place("choose-inference", project.results, dataset=dataset, run=tagger, seed=seed)
+    record = read_json(folder / "choice.json")
+    moves = [
+        f"{trial['constant'].removeprefix('ridge.')} {trial['value']}" for trial in record["trials"] if trial["moved"]
+    ]
+    how = record["inference"]["method"] + (f", {', '.join(moves)}" if moves else ", as it was preset")
+    limit = f" ({record['restriction']})" if record["restriction"] else ""
+    return f"Chosen on {record['n_queries']:,} training items held out: {how}{limit}."
