@@ -1,16 +1,15 @@
-"""Choice of constants on held-out queries: the ascent against plain loops, noise, and small splits."""
+"""Choice of inference on held-out queries: the ascent against plain loops, noise, small splits, and the stage."""
+
+from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from vixml.config.run import Inference, Ridge
-from vixml.errors import VixmlError
-from vixml.evaluation import choose
-from vixml.evaluation.choose import HeldOut, ascend, choose_ridge
-from vixml.ragged import Ragged
-from vixml.retrieval.approximate import Searcher
+from vixml.config.run import Inference
+from vixml.evaluation.choose import Choice, ascend, candidates, choose, ladders, value_of, with_value
 
-LADDERS = {"bandwidth": (0.1, 0.2, 0.4, 0.8), "text_weight": (0, 0.1, 0.2)}
+LADDERS = {"ridge.bandwidth": (0.1, 0.2, 0.4, 0.8), "ridge.text_weight": (0, 0.1, 0.2)}
+PRESET = Inference(method="chosen", image_weight=0.3, lexical_weight=0.3)
 
 
 def naive(table, ladders, at):
@@ -45,53 +44,64 @@ def test_agrees_with_loops(seed):
     rng = np.random.default_rng(seed)
     table = {
         (h, d): (rng.random((30, 2)) < rng.uniform(0.2, 0.6)).astype(float)
-        for h in LADDERS["bandwidth"]
-        for d in LADDERS["text_weight"]
+        for h in LADDERS["ridge.bandwidth"]
+        for d in LADDERS["ridge.text_weight"]
     }
-    choice = ascend(lambda ridge: table[ridge.bandwidth, ridge.text_weight], Ridge(), LADDERS, 30)
-    expected = naive(table, LADDERS, {"bandwidth": 0.2, "text_weight": 0})
-    assert {name: getattr(choice.ridge, name) for name in LADDERS} == expected
+
+    def precision(how):
+        return table[how.ridge.bandwidth, how.ridge.text_weight]
+
+    trials = []
+    found = ascend(precision, PRESET, precision(PRESET), LADDERS, trials)
+    expected = naive(table, LADDERS, {"ridge.bandwidth": 0.2, "ridge.text_weight": 0})
+    assert {name: value_of(found, name) for name in LADDERS} == expected
     # The record says all of it: the last move of each constant is what was chosen.
     for name in LADDERS:
-        moves = [trial.value for trial in choice.trials if trial.moved and trial.constant == name]
-        assert expected[name] == (moves[-1] if moves else getattr(Ridge(), name))
+        moves = [trial.value for trial in trials if trial.moved and trial.constant == name]
+        assert expected[name] == (moves[-1] if moves else value_of(PRESET, name))
 
 
 def test_a_gain_within_one_standard_error_moves_nothing():
-    better = np.zeros((100, 2))
-    better[:51, 0], better[51:, 0] = 1, -1  # mean 0.02, standard error 0.1
-    choice = ascend(lambda ridge: better * (ridge.text_weight > 0), Ridge(), LADDERS, 100)
-    assert choice.ridge == Ridge() and not any(trial.moved for trial in choice.trials)
+    better = np.zeros((600, 2))
+    better[:306, 0], better[306:, 0] = 1, -1  # mean 0.02, standard error 0.04
+    choice = choose(lambda how: better * (how.ridge.text_weight > 0), PRESET, 600, True)
+    assert choice.inference == PRESET.model_copy(update={"method": "local-ridge"})
+    assert not any(trial.moved for trial in choice.trials)
     assert max(trial.gain for trial in choice.trials) == pytest.approx(2.0)
 
 
-def held_out(n=60, seed=0):
-    """Return a split whose truth is the best label by u: votes of labels drawn at random only disturb."""
-    rng = np.random.default_rng(seed)
-    queries, voters, u = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (
-        rng.standard_normal((rows, 8)).astype(np.float32) for rows in (n, 40, 12)
-    ))  # fmt: skip
-    labels = Ragged.from_rows(rng.integers(0, 12, (40, 1)).tolist(), 12)
-    truth = Ragged.from_rows((queries @ u.T).argmax(axis=1)[:, None].tolist(), 12)
-    return HeldOut(np.arange(n), queries, voters, labels, truth, queries, None, u)
+def right_where(wanted, n):
+    """Return precisions of n queries that are all 1 for inference that ``wanted`` accepts, else 0."""
+    return lambda how: np.full((n, 2), float(wanted(how)))
 
 
-def test_chooses_what_predicts_the_held_out_queries(monkeypatch):
-    monkeypatch.setattr(choose, "FEWEST", 60)
-    preset = Inference(method="local-ridge", ridge={"prototype_weight": 0}, top_k=5)
-    first = choose_ridge([held_out()], preset, Searcher())
-    assert first.trials[0].p1 < 50 and [trial.p1 for trial in first.trials if trial.moved][-1] == 100
-    assert first.ridge.text_weight > 0 and first.n_queries == 60
-    assert first == choose_ridge([held_out()], preset, Searcher())
-    # The same split twice adds no queries, and no certainty.
-    assert first == choose_ridge([held_out(), held_out()], preset, Searcher())
+@pytest.mark.parametrize("name", list(candidates(PRESET, True)))
+def test_each_method_is_chosen_where_it_predicts_best(name):
+    best = candidates(PRESET, True)[name]
+    choice = choose(right_where(lambda how: how == best, 60), PRESET, 60, True)
+    assert choice.inference == best and best.method in choice.record()["inference"].values()
+    assert "60 held-out queries are too few to choose the constants" in choice.restriction
 
 
-def test_few_queries_keep_the_preset():
-    preset = Inference(method="local-ridge", ridge={"prototype_weight": 0})
-    choice = choose_ridge([held_out()], preset, Searcher())
-    assert choice.ridge == preset.ridge and len(choice.trials) == 1
-    assert choice.record()["n_queries"] == 60 < choice.record()["fewest"]
-    for splits in ([], [held_out(0)]):
-        with pytest.raises(VixmlError, match="no held-out queries"):
-            choose_ridge(splits, preset, Searcher())
+def test_few_queries_keep_the_preset_and_many_move_constants():
+    wanted = right_where(lambda how: how.lexical_weight == 0.15 and how.image_weight == 0.5, 500)
+
+    def precision(how):
+        steps = (how.lexical_weight == 0.15) + (how.image_weight == 0.5)
+        return np.full((500, 2), steps / 2) + 0 * wanted(how)
+
+    found = choose(precision, PRESET, 500, True)
+    assert (found.inference.lexical_weight, found.inference.image_weight) == (0.15, 0.5) and not found.restriction
+    few = choose(lambda how: precision(how)[:49], PRESET, 49, True)
+    assert few.inference == PRESET.model_copy(update={"method": "local-ridge"}) and len(few.trials) == 1
+    none = choose(lambda how: pytest.fail("nothing to measure"), PRESET, 0, True)
+    assert none == Choice(few.inference, 0, none.trials) and "0 held-out queries" in none.restriction
+
+
+def test_only_what_a_run_has_is_tried():
+    text = Inference(method="chosen", ridge={"prototype_weight": 0, "text_weight": 0.3})
+    assert "label search by z" not in candidates(text, False)
+    assert {one.labels_as for one in candidates(text, False).values() if one.method == "retrieval-augmented"} == {"u"}
+    assert not {"image_weight", "lexical_weight", "ridge.prototype_weight"} & set(ladders(text, False))
+    assert value_of(with_value(text, "ridge.bandwidth", 0.4), "ridge.bandwidth") == 0.4
+    assert value_of(with_value(text, "lexical_weight", 0.5), "lexical_weight") == 0.5

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from vixml.config.run import Inference, RunConfig, SeededRun
 from vixml.data.corpus import CorpusData, Items
 from vixml.errors import VixmlError
+from vixml.evaluation import choose
 from vixml.files import save_array, write_json
 from vixml.images.embeddings import FORMAT, ImageEmbeddings
 from vixml.provenance import stage
@@ -16,7 +18,7 @@ from vixml.ragged import Ragged
 from vixml.retrieval.predict import predict
 from vixml.retrieval.ridge import LabelTerm, local_ridge
 from vixml.retrieval.search import search
-from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images
+from vixml.retrieval.vote import knn_vote, popularity, retrieval_augmented, with_images, with_lexical
 
 N_TRAIN, N_TEST, N_LABELS, N_IMAGES, DIM = 30, 12, 20, 15, 6
 HELD = np.array([3, 4, 17, 29], dtype=np.int64)
@@ -61,13 +63,21 @@ def run(tmp_path_factory):
         )
     with stage(root / "model", "train", config=ONE, inputs={}) as work:
         save_array(work / "validation_rows.npy", HELD)
+    with stage(root / "lexical", "hash-texts", config={}, inputs={}) as work:
+        for name, n in (("train", N_TRAIN), ("test", N_TEST)):
+            lexical = rng.standard_normal((n, 5))
+            save_array(
+                work / f"{name}.npy", (lexical / np.linalg.norm(lexical, axis=1, keepdims=True)).astype(np.float16)
+            )
     return root, data
 
 
 def predicted(run, tmp_path: Path, split="test", images=None, name="one", reuse=None, **inference):
     root, _ = run
     config = RunConfig(inference={"top_k": 8} | inference, images=images or {}, reuse=reuse)
-    inputs = {name: root / name for name in ("corpus", "index", "embeddings")} | {"trained": root / "model"}
+    inputs = {name: root / name for name in ("corpus", "index", "embeddings", "lexical", "choice")} | {
+        "trained": root / "model"
+    }
     predict(SeededRun("tiny", name, 5, config), split, inputs, tmp_path / "out")
     found = {path.stem: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
     return found, json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
@@ -150,6 +160,57 @@ def test_local_ridge_searches_both_label_vectors_with_text_and_votes_with_images
     expected = local_ridge(queries, train, labels, terms, Inference(**how), filter=filter)
     assert np.array_equal(found["labels"], expected[0]) and np.array_equal(found["scores"], expected[1])
     assert ("embeddings" in manifest["inputs"]) == (image_weight > 0)
+
+
+def test_a_lexical_vector_votes_beside_text_and_images(run, tmp_path):
+    how = {"method": "knn", "image_weight": 0.4, "lexical_weight": 0.3, "top_k": 8}
+    found, manifest = predicted(run, tmp_path, **how)
+    embeddings = ImageEmbeddings.open(run[0] / "embeddings")
+    queries, train = (
+        with_lexical(
+            with_images(vectors(run, name), embeddings, embeddings.lists(run[1].images[name], 5, "none", 5), 0.4),
+            np.load(run[0] / "lexical" / f"{name}.npy"),
+            0.3,
+        )
+        for name in ("test", "train")
+    )
+    expected = knn_vote(queries, train, run[1].labels["train"], Inference(**how), filter=run[1].filters["test"])
+    assert np.array_equal(found["labels"], expected[0]) and np.array_equal(found["scores"], expected[1])
+    assert set(manifest["inputs"]) == {"corpus", "index", "embeddings", "lexical"}
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_chosen_inference_predicts_as_the_choice_says(run, tmp_path, split):
+    choice = {"inference": Inference(method="knn", neighbours=3, top_k=50, index="hnsw").model_dump(), "trials": []}
+    with stage(run[0] / "choice", "choose-inference", config={}, inputs={}) as work:
+        write_json(work / "choice.json", choice)
+    found, manifest = predicted(run, tmp_path, split=split, method="chosen")
+    expected, _ = predicted(run, tmp_path / "given", split=split, method="knn", neighbours=3)
+    assert np.array_equal(found["labels"], expected["labels"]) and np.array_equal(found["scores"], expected["scores"])
+    assert "choice" in manifest["inputs"] and manifest["config"]["inference"]["method"] == "chosen"
+
+
+def test_the_choice_measures_what_predict_does_on_held_out_rows(run, tmp_path, monkeypatch):
+    """Every candidate's precisions are those of its predictions; the winner is what the stage writes."""
+    monkeypatch.setattr(choose, "FEWEST", {"method": 1, "constants": 1})
+    config = RunConfig(inference={"method": "chosen", "image_weight": 0.3, "lexical_weight": 0.3, "top_k": 8})
+    inputs = {name: run[0] / name for name in ("corpus", "index", "embeddings", "lexical")}
+    seeded = SeededRun("tiny", "one", 5, config)
+    choose.choose_inference(seeded, inputs | {"trained": run[0] / "model"}, tmp_path / "choice", torch.device("cpu"))
+    record = json.loads((tmp_path / "choice/choice.json").read_text(encoding="utf-8"))
+    assert record["n_queries"] == len(HELD) and not record["restriction"]
+    truth = [set(run[1].labels["train"].row(row).tolist()) for row in HELD]
+    tried = {trial["value"]: trial["p1"] for trial in record["trials"] if trial["constant"] == "method"}
+    for name, how in choose.candidates(config.inference, True).items():
+        found, _ = predicted(run, tmp_path, split="validation", **how.model_dump(exclude_defaults=True) | {"top_k": 8})
+        hits = [labels[0] in true for labels, true in zip(found["labels"].tolist(), truth, strict=True)]
+        assert tried[name] == pytest.approx(100 * np.mean(hits)), name
+    with pytest.raises(VixmlError, match="belongs to another run"):
+        other = SeededRun("tiny", "two", 5, config)
+        choose.choose_inference(other, inputs | {"trained": run[0] / "model"}, tmp_path / "no", torch.device("cpu"))
+    given = SeededRun("tiny", "one", 5, RunConfig())
+    with pytest.raises(VixmlError, match="given, not chosen"):
+        choose.choose_inference(given, inputs | {"trained": run[0] / "model"}, tmp_path / "no", torch.device("cpu"))
 
 
 def test_a_run_may_reuse_the_index_of_another_that_it_names(run, tmp_path):

@@ -38,6 +38,7 @@ SHARED = {
     "modality": "text",
 }
 VOTES = {"method": "retrieval-augmented", "retrieved_labels": 6, "retrieved_queries": 9, "label_weight": 0.6}
+CHOSEN = {"method": "chosen", "image_weight": 0.3, "lexical_weight": 0.3, "ridge": {"neighbours": 7}}
 DECODER = {"model": "tiny-llama", "template": "red {text} and {images}{eos}", "pooling": "last", "centre": True}
 RUNS = {
     "text": {},
@@ -48,6 +49,7 @@ RUNS = {
     "decoder": {"modality": "text+image", "encoder": DECODER, "prototype": SHARED["prototype"] | {"unit_text": True}},
     "frozen": {"encoder": {"train": "frozen"}, "method": "NGAME", "inference": {"labels_as": "u"}},
     "knn": {"method": "none", "training": {"epochs": 0}, "inference": {"method": "knn", "neighbours": 5, "image_weight": 0.5}},
+    "chosen": {"reuse": "images", "inference": CHOSEN},
     "adapters": {"encoder": DECODER | {"train": "lora", "lora": {"r": 4}, "template": "{text}{eos}"}},
     "popular": {"method": "none", "training": {"epochs": 0}, "inference": {"method": "popularity"}},
     "shuffled": {"modality": "text+image", "images": {"per_item": 2, "control": "shuffled"}},
@@ -128,6 +130,10 @@ def shop(shared) -> SimpleNamespace:
             if settings.needs_encoder:
                 stage("train", "shop", trained)
                 stage("build-index", "shop", trained)
+            if settings.inference.lexical_weight:
+                stage("hash-texts", "shop")
+            if settings.inference.method == "chosen":
+                stage("choose-inference", "shop", run)
             stage("predict", "shop", run)
 
     return SimpleNamespace(project=project, folder=folder, make=make)

@@ -33,7 +33,18 @@ def rows_of_test(shop) -> list[dict]:
 
 @pytest.mark.parametrize(
     "run",
-    ["text", "text--augmented", "images", "images--augmented", "late", "decoder", "adapters", "frozen", "knn"],
+    [
+        "text",
+        "text--augmented",
+        "images",
+        "images--augmented",
+        "late",
+        "decoder",
+        "adapters",
+        "frozen",
+        "knn",
+        "chosen",
+    ],
 )
 def test_tags_of_the_test_split_are_the_pipelines_predictions(shop, packed, run):
     tagger, rows = Tagger.load(packed(run)), rows_of_test(shop)

@@ -22,7 +22,8 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
         free vectors: about one per two labels, as a power of two up to the paper's 65,536.
         images per item: what there is, up to the paper's three.
         mining: from 50,000 items on, after a third of at least nine epochs; below, in-batch negatives are hard enough.
-        validation: a tenth of train, but no more than 1,000 items, to choose inference.
+        validation: a tenth of train, but no more than 1,000 items, to choose inference; from 4,000 items on at least 520, since
+            fewer than 500 choose no constants.
         max_len: 1.5 tokens per word of a long text, in [16, 128].
 
     Args:
@@ -35,7 +36,7 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
         >>> [training_defaults(n, n // 3)["training"] for n in (300, 12_800)]  # doctest: +NORMALIZE_WHITESPACE
         [{'epochs': 45, 'batch_size': 32, 'validation': 0.1}, {'epochs': 24, 'batch_size': 256, 'validation': 0.0781}]
     """
-    validation = round(min(0.1, 1000 / n_train), 4)
+    validation = round(min(max(0.1, 520 / n_train if n_train >= 4000 else 0), 1000 / n_train), 4)
     seen = max(n_train - int(validation * n_train), 2)
     batch = min(_power_of_two(2 * math.sqrt(seen), 16, 2048), max(2, seen))
     share = min(max((math.log10(n_train) - math.log10(300)) / (5 - math.log10(300)), 0.0), 1.0)

@@ -8,6 +8,7 @@ al., ICML 2009, arXiv:0902.2206), so that they can stand beside dense vectors in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ from vixml.provenance import stage
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-DIM = 512
+BITS = 9
+DIM = 1 << BITS
 BUCKETS = 1 << 18
 NGRAMS = {"word": (1, 2), "char_wb": (2, 5)}  # as sklearn names them
 AT_ONCE = 4096
@@ -97,15 +99,23 @@ def lexical_vectors(texts: Sequence[str], weights: np.ndarray) -> np.ndarray:
         >>> (found @ found.T).round(1).tolist()
         [[1.0, 0.4, 0.0], [0.4, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    from scipy.sparse import csr_matrix
     from sklearn.preprocessing import normalize
 
-    # A fixed permutation of the buckets (Knuth's multiplicative hash) spreads them over the columns, with a sign each.
-    mixed = (np.arange(len(NGRAMS) * BUCKETS, dtype=np.uint64) * 2654435761) % (1 << 32)
-    column, sign = (mixed >> 7) % DIM, np.where(mixed >> 31, 1, -1).astype(np.float32)
-    fold = csr_matrix((sign, (np.arange(len(column)), column.astype(np.int64))), shape=(len(column), DIM))
+    fold = _folding()
     out = np.zeros((len(texts), DIM), np.float16)
     for start in range(0, len(texts), AT_ONCE):
         some = slice(start, start + AT_ONCE)
         out[some] = normalize(tf_idf(texts[some], weights) @ fold, copy=False).toarray()
     return out
+
+
+@cache
+def _folding() -> csr_matrix:
+    """Return which column each term falls into, with a sign: (2 BUCKETS, DIM) float32."""
+    from scipy.sparse import csr_matrix
+
+    # Fibonacci hashing: the first bits of the product choose the column, the next one the sign.
+    mixed = np.arange(1, len(NGRAMS) * BUCKETS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    column = (mixed >> np.uint64(64 - BITS)).astype(np.int64)
+    sign = np.where(mixed >> np.uint64(63 - BITS) & np.uint64(1), 1, -1).astype(np.float32)
+    return csr_matrix((sign, (np.arange(len(column)), column)), shape=(len(column), DIM))

@@ -124,6 +124,6 @@ def _rank(opened: OpenedRun, how: Inference, search: Searcher) -> tuple[np.ndarr
         if opened.rows is not None:
             texts, train = ([train[row] for row in rows] for rows in (opened.rows, opened.voter_rows))
         return linear(texts, train, votes, how.top_k, filter=filter)
-    labels = {name: opened.labels(name) for name in searched_labels(how)}
+    queries, labels = opened.queries(how), {name: opened.labels(name) for name in searched_labels(how)}
     voters = None if how.method == "label-search" else opened.voters(how)
-    return rank_labels(opened.queries(how), labels, voters, votes, how, filter=filter, search=search)
+    return rank_labels(queries, labels, voters, votes, how, filter=filter, search=search)
