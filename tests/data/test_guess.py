@@ -81,7 +81,7 @@ def test_an_export_of_excel(new, tmp_path):
     assert counts["rules"]["train"].get("ids_repeated", 0) + counts["rules"]["test"].get("ids_repeated", 0) == 1
     # The file is a whole configuration.
     workflow = load_workflow(merge(read_yaml(ROOT / "config/config.yaml"), read_yaml("shop.yaml")), "shop.yaml")
-    assert "vixml--augmented" in workflow.targets[0].runs
+    assert "tagger" in workflow.targets[0].runs
     text = Path("shop.yaml").read_text()
     Path("shop.yaml").write_text(text.replace("\nruns:", "\nrunz:"))
     with pytest.raises(VixmlError, match="unknown key 'runz'"):

@@ -87,6 +87,12 @@ def new(
 def fit(
     name: Annotated[str, typer.Argument(help="Name given to `vixml new`, or the file that it wrote.")],
     out: Annotated[Path | None, typer.Option(help="Model folder to write; NAME.model.", show_default=False)] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Earlier model folder to start from, when items or labels were added.", show_default=False
+        ),
+    ] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="Processor cores; all.", show_default=False)] = None,
     neighbours: Annotated[
         bool, typer.Option(help="Include the training items in the model folder, where they do not vote.")
@@ -97,7 +103,8 @@ def fit(
     Runs the same stages as `snakemake --configfile NAME.yaml`, to the same bytes,
     but starts their processes at once. Interrupted, the same command resumes.
     Ends with a table: baselines, a linear model, what was trained, and the
-    inference chosen on training items held out, with intervals.
+    inference chosen on training items held out, with intervals. --from starts from
+    an earlier model, whose labels are matched by name, and writes that into the file.
 
     Example:
 
@@ -106,7 +113,7 @@ def fit(
     """
     from vixml.cli.fitting import fit as go
 
-    print(go(_file_of(name), out, cores, neighbours))
+    print(go(_file_of(name), out, start, cores, neighbours))
 
 
 def _file_of(name: str) -> Path:

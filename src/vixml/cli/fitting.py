@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from vixml.cli.warm import warm_programs
-from vixml.config.load import load_workflow, read_yaml
+from vixml.config.load import load_workflow, merge, read_yaml
 from vixml.config.project import Project
+from vixml.data.new import quoted
 from vixml.errors import VixmlError
+from vixml.files import sha256_file, write_text
 
 TAGGER = "tagger"
 
 
-def fit(file: Path, out: Path | None = None, cores: int | None = None, neighbours: bool = True) -> str:
+def fit(
+    file: Path, out: Path | None = None, start: Path | None = None, cores: int | None = None, neighbours: bool = True
+) -> str:
     """Run a catalogue's workflow, write its model folder, and return the table of its scores with what to do next.
 
     Args:
         file: of ``vixml new``.
         out: model folder to write; by default the name of the file with ``.model``.
+        start: an earlier model folder to start from.
         cores: processor cores; None: all.
         neighbours: include the training items.
 
@@ -35,7 +41,9 @@ def fit(file: Path, out: Path | None = None, cores: int | None = None, neighbour
             found="no Snakefile",
             hint=f"go to the project's folder; {file} may be a path",
         )
-    workflow = load_workflow(read_yaml("config/config.yaml") | read_yaml(file), file)
+    if start is not None:
+        _write_start(file, start)
+    workflow = load_workflow(merge(read_yaml("config/config.yaml"), read_yaml(file)), file)
     target = next((one for one in workflow.targets if TAGGER in one.runs and one.split == "test"), None)
     if target is None:
         raise VixmlError(
@@ -53,6 +61,25 @@ def fit(file: Path, out: Path | None = None, cores: int | None = None, neighbour
     table = fitted_table(project, target.dataset, target.runs, seed, TAGGER)
     shown = shlex.quote(os.path.relpath(folder))
     return f"\n{table}\n\n{shown} tags new items:\n  vixml tag new.csv --model {shown} --out tags.csv"
+
+
+def _write_start(file: Path, folder: Path) -> None:
+    """Write the earlier model into a catalogue's file, in place of the line `start`.
+
+    Raises:
+        VixmlError: no model folder, or a file without that line.
+    """
+    header = folder / "model.json"
+    if not header.is_file():
+        raise VixmlError("no model folder to start from", where=folder, expected="a folder that `vixml pack` wrote")
+    named = f"{{folder: {quoted(str(folder))}, sha256: {quoted(sha256_file(header))}}}"
+    text, n = re.subn(r"(?m)^  start:.*$", lambda _: f"  start: {named}", file.read_text(encoding="utf-8"), count=1)
+    if not n:
+        raise VixmlError(
+            "the file has no line for an earlier model", where=file, expected="`  start: null` below `base:`",
+            hint=f"add it, or write the file again with `vixml new`; its content then: {named}",
+        )  # fmt: skip
+    write_text(file, text)
 
 
 def _run(file: Path, cores: int | None) -> None:

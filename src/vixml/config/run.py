@@ -393,6 +393,13 @@ class Training(Strict):
     )
 
 
+class Start(Strict):
+    """An earlier model of the same catalogue to start from; `vixml fit NAME --from MODEL` writes it."""
+
+    folder: str = Field(description="Model folder of `vixml pack`.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of its `model.json`, which names every file.")
+
+
 class Row(Strict):
     """How tables show a run."""
 
@@ -422,6 +429,11 @@ class RunConfig(Strict):
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     inference: Inference = Inference()
+    start: Start | None = Field(
+        None,
+        description="Start from an earlier model instead of the published one: language model, image projection, prototype network, "
+        "and the free vectors of labels with the same text.",
+    )
     row: Row = Row()
 
     @model_validator(mode="after")
@@ -464,6 +476,7 @@ class RunConfig(Strict):
             return self.model_dump(mode="json", include={"inference", "images"} if reads_images else {"inference"})
         # Neither how labels are searched nor how a training is carried out is part of what it learns.
         left_out = {"row": True, "inference": True, **CARRIED_OUT}
+        left_out["start"] = {"folder"} if self.start else True  # where it lies is no setting
         return self.model_dump(mode="json", exclude=left_out | ({} if self.uses_images else {"images": True}))
 
     def at_precision(self, precision: str) -> RunConfig:

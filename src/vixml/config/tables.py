@@ -215,7 +215,7 @@ S = TypeVar("S", bound=Strict)
 
 
 def load_tables(config_dir: Path | str, names: Sequence[str] | None = None) -> list[TableSpec]:
-    """Read the tables of scores among those named, in that order; without names, of all.
+    """Read the tables of scores among those named, in that order; without names, of the paper.
 
     Raises:
         VixmlError: an unknown table, an unknown key, an id that is not the file's name.
@@ -224,15 +224,15 @@ def load_tables(config_dir: Path | str, names: Sequence[str] | None = None) -> l
 
 
 def load_any_tables(config_dir: Path | str, names: Sequence[str] | None = None) -> list[TableSpec | FactsSpec]:
-    """Read the tables named, of scores or of facts, in that order; without names, all."""
+    """Read the tables named, of scores or of facts, in that order; without names, all of the paper, or all if none is."""
     if names is None and Path(config_dir).is_file():
         names = [table["id"]] if (table := read_yaml(config_dir).get("table")) else []
-    if names is None:
-        names = sorted(path.stem for path in (Path(config_dir) / "tables").glob("*.yaml"))
-    return [
+    known = sorted(path.stem for path in (Path(config_dir) / "tables").glob("*.yaml"))
+    specs = [
         _load(config_dir, "tables", name, lambda data: FactsSpec if data.get("layout") == "facts" else TableSpec)
-        for name in names
+        for name in (known if names is None else names)
     ]
+    return [spec for spec in specs if names is not None or spec.paper_table] or specs
 
 
 def load_summary(config_dir: Path | str, name: str) -> TableSpec:

@@ -237,6 +237,7 @@ datasets:
 dataset: {options.name}
 base:
   preset: catalogue   # config/presets/catalogue.yaml has the rest
+  start: null   # an earlier model to start from: `vixml fit {options.name} --from MODEL`
   encoder: {quoted(found["encoder"])}   # tokens of a text
   images: {quoted(found["images"])}
   prototype: {quoted(found["prototype"])}   # about one per two labels

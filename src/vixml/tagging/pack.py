@@ -133,11 +133,12 @@ def _check_up_to_date(job: Job) -> None:
 
 def _resolved(job: Job) -> RunConfig:
     """Return the run with the inference that was chosen for it."""
-    if job.run.inference.method != "chosen":
-        return job.run
+    run = job.run.model_copy(update={"start": None})  # a path of this machine
+    if run.inference.method != "chosen":
+        return run
     folder = job.folder("choose-inference")
     describe_input(folder)
-    return job.run.model_copy(update={"inference": chosen(folder, job.run.inference)})
+    return run.model_copy(update={"inference": chosen(folder, job.run.inference)})
 
 
 def _write(work: Path, job: Job, config: RunConfig, neighbours: bool) -> None:
@@ -163,7 +164,7 @@ def _write(work: Path, job: Job, config: RunConfig, neighbours: bool) -> None:
     write_json(work / "config.json", config.model_dump(mode="json"))
     described = job.dataset.model_dump(mode="json", exclude={"published_vectors", "expect", "facts"})
     if described["catalogue"] is not None:
-        described["catalogue"]["folder"] = "."  # it may be a path of this machine
+        described["catalogue"] |= {"folder": ".", "tables": None}  # they may be paths of this machine
     write_json(work / "dataset.json", described)
     _write_networks(work, opened, config, folders["model_dir"])
     (work / LABELS).mkdir()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ from vixml.training.batches import Batch, EpochBatches, TrainingSet, iterate
 from vixml.training.checkpoint import Checkpoint
 from vixml.training.clustering import balanced_groups, group_means
 from vixml.training.distributed import SINGLE, ProcessGroup, join, leave, lost_processes
+from vixml.training.earlier import Earlier
 from vixml.training.losses import Positives, total_loss
 from vixml.training.vectors import EncodedBatch, StoredVectors, label_means, shared_zeros
 
@@ -170,6 +172,8 @@ class Training:
         precision: ``fp32``, ``bf16`` or ``fp16``.
         seed: of the run.
         group: the processes that train it together.
+        earlier: the model to start from.
+        label_texts: text of each label, for matching those of ``earlier``.
     """
 
     config: RunConfig
@@ -179,6 +183,8 @@ class Training:
     precision: str
     seed: int
     group: ProcessGroup = SINGLE
+    earlier: Earlier | None = None
+    label_texts: Sequence[str] = ()
 
     @property
     def device(self) -> torch.device:
@@ -221,9 +227,13 @@ def open_training(
         weights = inverse_propensity(truth.counts(), len(truth), propensity.a, propensity.b)
     data = TrainingSet(opened.sequences["train"], opened.sequences["label"], truth, rows, weights)
     model = build_model(config, opened, run.seed, device)
+    earlier, texts = None, ()
+    if config.start is not None:
+        earlier, texts = Earlier.open(config.start), opened.corpus.texts("label")
+        earlier.restore(model)
     with enough_memory(lambda: f"train {run}: the model does not fit", lambda: fewer_items(config, 0)):
         model.to(device)
-    return Training(config, model, data, held_out, precision, run.seed, group)
+    return Training(config, model, data, held_out, precision, run.seed, group, earlier, texts)
 
 
 def validation_rows(n_train: int, share: float, split: int = 0) -> np.ndarray:
@@ -561,6 +571,10 @@ def initialise(training: Training, state: State) -> None:
             elif init == "zeros":
                 free.weight.zero_()
             # With "xavier" they stay as the model drew them.
+            if training.earlier is not None:
+                n_known = training.earlier.free_vectors(model, training.label_texts)
+                n_new = len(training.label_texts) - n_known
+                warn(f"starts from {training.earlier.folder}: {n_known:,} labels keep their vectors, {n_new:,} are new")
         training.group.broadcast(model.cluster, free.weight)
     if model.has_centroids:
         refresh_centroids(training, state)

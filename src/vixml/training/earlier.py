@@ -1,0 +1,114 @@
+"""Start a training from an earlier model of the same catalogue (``start`` of a run): labels are matched by their text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vixml.config.run import Start
+from vixml.errors import VixmlError, expect_equal
+from vixml.files import read_json, sha256_file
+from vixml.models.siamese import Siamese
+
+HEADER, LANGUAGE, HEAD, LABELS = "model.json", "language/model.safetensors", "head.safetensors", "labels/items.parquet"
+FREE, CLUSTER, NETWORK = "prototypes.free.weight", "cluster", "backbone.network."
+AGAIN = "name another model folder: `vixml fit NAME --from MODEL`"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The networks of a model folder of ``vixml pack``.
+
+    Attributes:
+        folder: where it is.
+        language: weights of its language model, with the whole vocabulary; empty where only adapters were trained.
+        head: everything else that was learned.
+        labels: text of each of its labels -> row.
+    """
+
+    folder: Path
+    language: dict[str, Tensor]
+    head: dict[str, Tensor]
+    labels: dict[str, int]
+
+    @classmethod
+    def open(cls, start: Start) -> Earlier:
+        """Read the folder, whose files are verified.
+
+        Raises:
+            VixmlError: it is missing, damaged, or another one than that which the run names.
+        """
+        folder = Path(start.folder)
+        header = folder / HEADER
+        if not header.is_file():
+            raise VixmlError(
+                "no model folder to start from", where=folder, expected=f"a folder with {HEADER}", hint=AGAIN
+            )
+        what = "the model folder to start from is another one now"
+        expect_equal(sha256_file(header), start.sha256, what, where=header, hint=AGAIN)
+        files = read_json(header)["files"]
+        for name in {LANGUAGE, HEAD, LABELS} & files.keys():
+            what = "a file of the model folder to start from was altered"
+            expect_equal(sha256_file(folder / name), files[name]["sha256"], what, where=folder / name, hint=AGAIN)
+        names = pq.ParquetFile(folder / LABELS).read(columns=["id", "text"]).to_pydict()
+        texts = [text or key for key, text in zip(names["id"], names["text"], strict=True)]
+        language = load_file(folder / LANGUAGE) if LANGUAGE in files else {}
+        return cls(folder, language, load_file(folder / HEAD), {text: row for row, text in enumerate(texts)})
+
+    @torch.no_grad()
+    def restore(self, model: Siamese) -> None:
+        """Set the language model, the image projection and the prototype network to the earlier ones.
+
+        Raises:
+            VixmlError: another language model, or a part of another size.
+        """
+        network, kept = model.backbone.network, {}
+        table = network.get_input_embeddings().weight
+        for name, tensor in model.learned_state().items():
+            key = name.removeprefix(NETWORK)
+            if name == FREE or name in ("backbone.row_of", CLUSTER) or name.startswith(("centroid", "has_centroid")):
+                continue
+            found = (
+                self.language.get(key) if name.startswith(NETWORK) and name not in self.head else self.head.get(name)
+            )
+            if found is None and not name.startswith(NETWORK):
+                continue  # a part that the earlier run had not, such as an image projection: it stays new
+            rows = model.backbone.row_of
+            if found is not None and rows is not None and tensor.data_ptr() == table.data_ptr():
+                found = found[: len(rows)][rows.cpu() >= 0]
+            if found is None or found.shape != tensor.shape:
+                raise VixmlError(
+                    "the model folder to start from holds another language model or parts of other sizes",
+                    where=f"{self.folder}: {name}",
+                    found="nothing" if found is None else tuple(found.shape),
+                    expected=tuple(tensor.shape),
+                    hint="start from a model that was trained with these settings",
+                )
+            kept[name] = found
+        model.load_learned_state({**model.learned_state(), **kept})
+
+    @torch.no_grad()
+    def free_vectors(self, model: Siamese, labels: Sequence[str]) -> int:
+        """Set each free vector to the mean of those that its labels had, where they had any; return how many labels had.
+
+        Args:
+            model: with its labels' clusters.
+            labels: text of each label.
+        """
+        old, free = self.head.get(FREE), model.prototypes.free.weight
+        known = [(row, self.labels[text]) for row, text in enumerate(labels) if text in self.labels]
+        if old is None or old.shape[1] != free.shape[1] or not known:
+            return 0
+        now, before = torch.tensor(known).T
+        clusters = model.cluster.cpu()[now]
+        total = torch.zeros(free.shape).index_add_(0, clusters, old[self.head[CLUSTER][before]])
+        counts = torch.bincount(clusters, minlength=len(free))
+        has = counts > 0
+        free[has.to(free.device)] = (total[has] / counts[has, None]).to(free.device)
+        return len(known)
