@@ -110,6 +110,7 @@ def write(repository: Path) -> None:
                     "tokenizer": "tiny-bert",
                     "tokenizer_member": "model",
                     "hidden_size": 32,
+                    "architecture": SIZES | {"vocab_size": len(_words())},
                     "parameters": "20k",
                     "licence": "none",
                 }
@@ -236,6 +237,16 @@ def _svg(colour: str, shape: str) -> str:
     )
 
 
+SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+def _words() -> list[str]:
+    """Return the vocabulary of the language model."""
+    return list(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, *SHAPES, *TAGS]))
+
+
 def _language_model() -> dict[str, str | bytes]:
     """Return a random BERT and a tokenizer of whole words, as transformers writes them."""
     import torch
@@ -243,8 +254,7 @@ def _language_model() -> dict[str, str | bytes]:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, *SHAPES, *TAGS]
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    vocabulary = {word: number for number, word in enumerate(_words())}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -252,14 +262,7 @@ def _language_model() -> dict[str, str | bytes]:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=32,
-    )
+    config = BertConfig(vocab_size=len(vocabulary), **SIZES)
     model = BertModel(config, add_pooling_layer=False)
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     return {

@@ -16,7 +16,7 @@ from vixml.files import read_json
 from vixml.images.store import ImageStore
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs/adding-a-dataset.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
 BLOCKS = [(kind, text) for kind, text in re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)]
 
 
