@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,7 @@ from vixml.tagging.model_folder import (
     head_state,
     plain_kernels,
 )
+from vixml.tagging.whole_folder import whole_folder
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 RUN_AGAIN = "run it again: snakemake does so by itself"
@@ -71,19 +70,9 @@ def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, n
         Job(project, "predict", {"dataset": dataset, "run": run, "seed": seed, "split": "test"}),
     )
     _check_run(job.run, run, neighbours)
-    if out.exists() and not (out / HEADER).is_file():
-        hint = "name another folder, or remove this one"
-        raise VixmlError("the folder to write exists and is no model folder", where=out, hint=hint)
-    _check_up_to_date(job)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".tmp-{out.name}-", dir=out.parent))
-    try:
-        _write(work / "new", job, neighbours)
-        if out.exists():
-            os.rename(out, work / "old")
-        os.rename(work / "new", out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with whole_folder(out, HEADER, "model folder") as work:
+        _check_up_to_date(job)
+        _write(work, job, neighbours)
     return out
 
 
@@ -130,7 +119,6 @@ def _check_up_to_date(job: Job) -> None:
 
 def _write(work: Path, job: Job, neighbours: bool) -> None:
     """Write every file of the folder, ``model.json`` last."""
-    work.mkdir()
     config, folders, index = job.run, _folders(job), job.folder("build-index")
     embeddings = ImageEmbeddings.open(folders["embeddings"]) if config.needs_embeddings else None
     read = folders["embeddings"] if config.uses_images else None
