@@ -139,7 +139,8 @@ def _write(work: Path, job: Job, neighbours: bool) -> None:
     write_json(work / "config.json", config.model_dump(mode="json"))
     described = job.dataset.model_dump(mode="json", exclude={"published_vectors", "expect", "facts"})
     if described["catalogue"] is not None:
-        described["catalogue"]["folder"] = "."  # it may be a path of this machine
+        described["catalogue"]["folder"] = "."  # this and the tables may be paths of this machine
+        described["catalogue"].pop("tables", None)
     write_json(work / "dataset.json", described)
     _write_networks(work, opened, config, folders["model_dir"])
     (work / LABELS).mkdir()

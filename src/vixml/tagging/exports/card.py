@@ -115,5 +115,11 @@ def card(folder: ModelFolder, to: str, verified: list[str], lost: list[str]) -> 
         "",
     ]
     if rest:
-        lines += ["# The model that it was made from", "", "All below is about the model folder, not this export.", "", rest]
+        lines += [
+            "# The model that it was made from",
+            "",
+            "All below is about the model folder, not this export.",
+            "",
+            rest,
+        ]
     return FRONT.get(to, "") + "\n".join(lines)

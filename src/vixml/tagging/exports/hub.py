@@ -99,7 +99,9 @@ def _upload(folder: Path, repository: str, public: bool) -> str:
         is_private = api.model_info(repository).private
     if not public and not is_private:
         raise VixmlError(
-            "the repository is public", where=repository, hint="--public pushes there; or name another, or make it private"
+            "the repository is public",
+            where=repository,
+            hint="--public pushes there; or name another, or make it private",
         )
     present = set(api.list_repo_files(repository))
     if present - HUBS_OWN and not present & {HEADER, MARKER}:
