@@ -175,13 +175,17 @@ def zipped(data: bytes) -> bytes:
     ],
     ids=itertools.count(),
 )
-def test_every_kind_and_form_that_new_reads_is_tagged_and_the_guess_is_printed(tagger, tmp_path, capsys, name, data, told):
+def test_every_kind_and_form_that_new_reads_is_tagged_and_the_guess_is_printed(
+    tagger, tmp_path, capsys, name, data, told
+):
     (tmp_path / name).write_bytes(data)
     out = tmp_path / "tags.csv"
     counts = tag_table(tagger, tmp_path / name, out, k=1)
     assert counts == {"items": 3, "tagged": 3, "aside": 0, "faulty_pictures": 0} and told in capsys.readouterr().err
     expected = [tags[0].label for tags in tagger.tag([text for _, text in ROWS], k=1)]
-    assert [(row[0], row[2]) for row in tags_in(out)] == [(key, label) for (key, _), label in zip(ROWS, expected, strict=True)]
+    assert [(row[0], row[2]) for row in tags_in(out)] == [
+        (key, label) for (key, _), label in zip(ROWS, expected, strict=True)
+    ]
 
 
 def test_a_table_in_parts_is_one_table(tagger, tmp_path):
@@ -198,7 +202,9 @@ def trained_as(tagger: Tagger, monkeypatch, **changes: object) -> None:
     """Let the model be of a training table that was written in another way."""
     dataset = tagger.folder.dataset
     entry = dataset.catalogue.model_copy(update=changes)
-    monkeypatch.setattr(tagger, "folder", replace(tagger.folder, dataset=dataset.model_copy(update={"catalogue": entry})))
+    monkeypatch.setattr(
+        tagger, "folder", replace(tagger.folder, dataset=dataset.model_copy(update={"catalogue": entry}))
+    )
 
 
 def test_the_form_of_the_training_table_is_used_where_it_fits(tagger, tmp_path, monkeypatch, capsys):
@@ -223,7 +229,9 @@ def test_html_and_empty_values_are_those_of_the_training_table(tagger, tmp_path,
     found, tags = tags_in(tmp_path / "tags.jsonl"), [tag for found in tags for tag in found]
     assert [row[2] for row in found] == [tag.label for tag in tags]
     assert [row[3] for row in found] == pytest.approx([tag.score for tag in tags], abs=2e-5)
-    assert [tag.score for tag in tagger.tag(["<p>box<br>river"], k=2)[0]] == [tag.score for tag in tagger.tag(["box river"], k=2)[0]]
+    assert [tag.score for tag in tagger.tag(["<p>box<br>river"], k=2)[0]] == [
+        tag.score for tag in tagger.tag(["box river"], k=2)[0]
+    ]
 
 
 def test_pictures_are_named_as_in_the_training_table(packed, shop, tmp_path, monkeypatch):
@@ -261,9 +269,14 @@ def test_a_table_in_another_encoding_is_read_in_it(tagger, tmp_path, capsys):
 
 
 def test_broken_rows_of_json_and_excel_are_put_aside(tagger, tmp_path):
-    (tmp_path / "t.json").write_bytes(b'[{"id": 1, "text": "box"}, 5, {"id": 3, "text": "\xff"}, {"id": 4.0, "text": "box"}]')
+    (tmp_path / "t.json").write_bytes(
+        b'[{"id": 1, "text": "box"}, 5, {"id": 3, "text": "\xff"}, {"id": 4.0, "text": "box"}]'
+    )
     (tmp_path / "t.xlsx").write_bytes(excel([["id", "text"], [1, "box"], [2, "box", "more"], [3, None], [4, "box"]]))
-    for name, reasons in (("t.json", ["malformed", "not UTF-8"]), ("t.xlsx", ["cell that the header lacks", "empty text"])):
+    for name, reasons in (
+        ("t.json", ["malformed", "not UTF-8"]),
+        ("t.xlsx", ["cell that the header lacks", "empty text"]),
+    ):
         columns = Columns(form={"encoding": "utf-8"})
         assert tag_table(tagger, tmp_path / name, tmp_path / "tags.csv", k=1, columns=columns)["tagged"] == 2
         assert [row[0] for row in tags_in(tmp_path / "tags.csv")] == ["1", "4"]

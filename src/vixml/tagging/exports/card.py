@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vixml.tagging.card import without_items
 from vixml.tagging.model_folder import ModelFolder
 
 FRONT = {
@@ -82,12 +83,13 @@ def losses(folder: ModelFolder, to: str) -> list[str]:
     return found
 
 
-def card(folder: ModelFolder, to: str, verified: list[str], lost: list[str]) -> str:
+def card(folder: ModelFolder, to: str, items: bool, verified: list[str], lost: list[str]) -> str:
     """Return the card, in Markdown.
 
     Args:
         folder: the model.
         to: the kind of export.
+        items: whether it holds the training items.
         verified: lines about the check.
         lost: of :func:`losses`.
     """
@@ -118,8 +120,8 @@ def card(folder: ModelFolder, to: str, verified: list[str], lost: list[str]) -> 
         lines += [
             "# The model that it was made from",
             "",
-            "All below is about the model folder, not this export.",
+            "Its scores are those of the whole model.",
             "",
-            rest,
+            rest if items else without_items(rest),
         ]
     return FRONT.get(to, "") + "\n".join(lines)

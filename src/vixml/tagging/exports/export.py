@@ -54,7 +54,7 @@ def export(model: Path | str, to: str, out: Path | str, items: bool = False) -> 
         with whole_folder(out, MARKER, "export of vixml") as work:
             lines = _write(folder, to, work, items)
             about = {"format": FORMAT, "to": to, "model": sha256_json(folder.header)}
-            write_text(work / "README.md", card(folder, to, lines, lost))
+            write_text(work / "README.md", card(folder, to, items, lines, lost))
             write_json(work / MARKER, about | {name: folder.header[name] for name in ("dataset", "run", "seed")})
     for line in lost:
         warn(line)
