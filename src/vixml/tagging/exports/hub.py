@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,7 +117,9 @@ def _upload(folder: Path, repository: str, public: bool) -> str:
     stale = sorted(present - files.keys() - {".gitattributes"})
     operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files.items()]
     operations += [CommitOperationDelete(name) for name in stale]
-    commit = api.create_commit(repository, operations, commit_message="vixml export")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a Parquet file in a repository of a model
+        commit = api.create_commit(repository, operations, commit_message="vixml export")
     tree = api.list_repo_tree(repository, recursive=True, revision=commit.oid)
     pushed = {entry.path: entry.size for entry in tree if hasattr(entry, "size") and entry.path != ".gitattributes"}
     expected = {name: path.stat().st_size for name, path in files.items()}
