@@ -29,6 +29,7 @@ import torch
 from vixml import __version__
 from vixml.config.registry import Catalogue, TableForm, fields_of
 from vixml.data.catalogue import Table, images_by_id
+from vixml.data.corpus import reading_parquet
 from vixml.data.guess import Report, form_like
 from vixml.data.table_files import expand, kind_of, plain
 from vixml.errors import VixmlError
@@ -277,7 +278,8 @@ def _items(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Colu
     fields = fields_of(columns.text) if columns.text else tagger.folder.dataset.text_fields
     texts = (*fields, *(() if columns.text else (TEXT,)))
     shown = (entry.images, *fields_of(entry.images))
-    wanted = {name for name in (columns.id, *fields_of(columns.text or ""), columns.pictures) if name}
+    shown_given = fields_of(columns.pictures or "")
+    wanted = {name for name in (columns.id, *fields_of(columns.text or ""), *shown_given) if name}
     fixed, record = kind_of(paths[0]) not in ("lines", "json"), None  # JSON records may differ in their keys
 
     def lacking(names: set[str]) -> VixmlError:
@@ -344,4 +346,7 @@ def _digest(paths: Sequence[Path]) -> tuple[list[str], int]:
                 digest.update(block)
                 lines += block.count(b"\n")
         digests.append(digest.hexdigest())
+    if all(path.suffix.lower() in (".parquet", ".pq") for path in paths):
+        with reading_parquet(paths[0], "save it again"):
+            lines = sum(pq.read_metadata(path).num_rows for path in paths)
     return digests, lines

@@ -14,14 +14,20 @@ import numpy as np
 import onnxruntime
 import pyarrow.parquet as pq
 import pytest
+import tiny_models
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from vixml import Tagger, cli
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json
+from vixml.models.encode import encode_items
+from vixml.models.packing import Sequences
+from vixml.models.prompt import PLAIN, Prompt
+from vixml.ragged import Ragged
 from vixml.stages import place
 from vixml.tagging.exports import export as export_module
 from vixml.tagging.exports import text_encoder
@@ -57,10 +63,9 @@ def by_onnx(folder: Path, texts: list[str]) -> np.ndarray:
     return session.run(None, {name: np.array(value) for name, value in given.items()})[0]
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", ["text", "images", "decoder", "adapters"])
 def test_sentence_transformers_and_auto_model_give_the_models_vectors(packed, exported, run):
     from sentence_transformers import SentenceTransformer
-    from transformers import AutoModel, AutoTokenizer
 
     folder, vectors = exported("sentence-transformers", run), expected(packed, run)
     model = SentenceTransformer(str(folder), device="cpu")
@@ -83,7 +88,7 @@ def test_sentence_transformers_and_auto_model_give_the_models_vectors(packed, ex
     assert not list(folder.rglob("*.py")) and not list(folder.rglob("*.bin"))
 
 
-@pytest.mark.parametrize("run", ["text", "decoder"])
+@pytest.mark.parametrize("run", ["decoder", pytest.param("text", marks=pytest.mark.slow)])
 def test_onnxruntime_gives_the_models_vectors_for_any_batch_and_length(packed, exported, run):
     folder, vectors = exported("onnx", run), expected(packed, run)
     np.testing.assert_allclose(by_onnx(folder, TEXTS), vectors, atol=1e-5)
@@ -104,7 +109,41 @@ def by_encoder(tagger: Tagger, encoder: TextEncoder, work: Path) -> np.ndarray:
 @pytest.mark.parametrize("run", [*RUNS, "late"])
 def test_the_encoder_of_each_kind_of_run_gives_its_vectors(packed, tmp_path, run):
     tagger = exact_tagger(ModelFolder.open(packed(run)))
-    np.testing.assert_allclose(by_encoder(tagger, TextEncoder(tagger), tmp_path), tagger.encode(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(by_encoder(tagger, TextEncoder.of(tagger), tmp_path), tagger.encode(TEXTS), atol=1e-5)
+
+
+FAMILIES = {**dict.fromkeys(tiny_models.DECODERS, True), "bert": False, "distilbert": False, "roberta": False}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_language_models_gives_its_vectors_padded_and_with_its_own_positions(tmp_path, family):
+    if FAMILIES[family]:
+        tiny_models.write_decoder(tmp_path, family)
+    elif family == "roberta":  # its positions begin at 2, ours at 0
+        sizes = tiny_models.SMALL | {"max_position_embeddings": 50}
+        tiny_models._write(AutoModel.from_config(AutoConfig.for_model(family, **sizes, pad_token_id=1)), tmp_path)
+    else:
+        {"bert": tiny_models.write_bert, "distilbert": tiny_models.write_distilbert}[family](tmp_path)
+    prompt = Prompt(((7, 8), "text", (9,)), causal=True) if FAMILIES[family] else PLAIN
+    model = tiny_models.make_model(
+        tmp_path, prompt, image_dim=None, encoder={"pooling": "last" if prompt.causal else "mean"}
+    )
+    rows = np.random.default_rng(0).integers(2, tiny_models.VOCABULARY, (4, 12)).tolist()  # 1 is RoBERTa's padding
+    items = Sequences(Ragged.from_rows([rows[n][:size] for n, size in enumerate((3, 7, 1, 12))], 60), prompt=prompt)
+    expected = torch.nn.functional.normalize(encode_items(model, items, "fp32"), dim=1)
+    encoder = TextEncoder(model, "last" if prompt.causal else "mean", prompt, ([], []), 12)
+    ids = [[*encoder.before, *items.tokens.row(row).tolist(), *encoder.after] for row in range(4)]
+    length = max(map(len, ids))
+    padded = torch.tensor([row + [1] * (length - len(row)) for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids])
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(padded, mask), expected, atol=1e-5, rtol=0)
+        # As AutoModel is called: with a mask of two dimensions, and the positions that it counts by itself.
+        hidden = encoder.network(input_ids=padded, attention_mask=mask).last_hidden_state
+        last = hidden[torch.arange(4), mask.sum(dim=1) - 1]
+        mean = (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        alone = torch.nn.functional.normalize(last if prompt.causal else mean, dim=1)
+    torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)
 
 
 def test_the_same_model_gives_the_same_bytes(packed, exported, tmp_path):
@@ -139,7 +178,7 @@ def test_positions_left_for_images_are_in_the_table_or_refused(packed, tmp_path,
     encoder = {"text_position": "fixed", "template": "{images}{text}" if run == "text" else "red {images}{text}{eos}"}
     settings = folder.run.encoder.model_copy(update=encoder)
     tagger = exact_tagger(replace(folder, run=folder.run.model_copy(update={"encoder": settings})))
-    found = TextEncoder(tagger)
+    found = TextEncoder.of(tagger)
     assert found.gap == (None if run == "text" else (len(found.before), 2))
     vectors = by_encoder(tagger, found, tmp_path)
     np.testing.assert_allclose(vectors, tagger.encode(TEXTS), atol=1e-5)
@@ -152,7 +191,7 @@ def test_an_export_that_gives_other_vectors_is_not_written(packed, exported, tmp
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / MARKER).write_text("an earlier one")
     if to == "onnx":
-        graph = exported(to, "text") / "model.onnx"
+        graph = exported(to, "decoder") / "model.onnx"
         monkeypatch.setattr(torch.onnx, "export", lambda model, given, path, **_: shutil.copyfile(graph, path))
     else:
         words = TextEncoder.write_tokenizer

@@ -31,7 +31,7 @@ def write(tagger: Tagger, work: Path) -> list[str]:
     Raises:
         VixmlError: vectors that differ.
     """
-    encoder = TextEncoder(tagger)
+    encoder = TextEncoder.of(tagger)
     encoder.write_tokenizer(tagger.folder.folder / LANGUAGE, work, ready=True)
     ids, mask = torch.full((3, min(7, encoder.longest)), 5), torch.ones(3, min(7, encoder.longest), dtype=torch.int64)
     mask[1, -1] = 0

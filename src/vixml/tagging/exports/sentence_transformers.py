@@ -33,7 +33,7 @@ def write(tagger: Tagger, work: Path) -> list[str]:
     Raises:
         VixmlError: a model that these modules cannot express, or vectors that differ.
     """
-    encoder = TextEncoder(tagger)
+    encoder = TextEncoder.of(tagger)
     for found, why in ((encoder.late, "late fusion"), (encoder.gap, "positions left for images, behind words")):
         if found is not None:
             raise VixmlError(

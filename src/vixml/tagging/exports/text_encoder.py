@@ -22,6 +22,7 @@ from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
 from vixml.models.inputs import prompts
 from vixml.models.prompt import IMAGES, TEXT, Prompt
+from vixml.models.siamese import Siamese
 from vixml.tagging.model_folder import LABELS, LANGUAGE, NEIGHBOURS, ModelFolder
 from vixml.tagging.tagger import Tagger, Unreadable
 
@@ -36,7 +37,11 @@ class TextEncoder(nn.Module):
     """Token ids to unit vectors, as the model encodes items that have text alone.
 
     Args:
-        tagger: of the model, in fp32 on the CPU.
+        model: the trained networks, on the CPU; its language model is changed.
+        pooling: ``encoder.pooling`` of the run.
+        prompt: of items.
+        around: special ids before and after each text.
+        most: tokens of a text that are kept, those of ``around`` included.
 
     Attributes:
         network: the language model, an ``AutoModel`` of transformers.
@@ -44,60 +49,41 @@ class TextEncoder(nn.Module):
         centre: (dim,) float32, subtracted from the unit vector; None: nothing is.
         late: the layer that fuses images (docs/deviations.md D20); it changes a text alone, too. None: there is none.
         gap: ``(position, width)`` of a gap in the positions, which the network does not count by itself; None: no gap.
-        before, after: ids around the tokens of each text.
-        most: tokens of a text that are kept, without those around it.
+        before, after: ids around the tokens of each text, the prompt's words among them.
+        dim: length of a vector.
     """
 
-    def __init__(self, tagger: Tagger) -> None:
+    def __init__(
+        self, model: Siamese, pooling: str, prompt: Prompt, around: tuple[list[int], list[int]], most: int
+    ) -> None:
         super().__init__()
-        folder, run, tokens = tagger.folder, tagger.folder.run, tagger.folder.header["tokens"]
-        prompt, bare = prompts(run, folder.folder / LANGUAGE, tokens)["train"], tokens["special"] == "bare"
-        model = folder.model(prompt, tagger.device, lean=False)
         network = model.backbone.network
         network = network.merge_and_unload() if hasattr(network, "peft_config") else network
         network.set_attn_implementation("sdpa")
         self.network, self.late = network.float().eval(), model.late
-        self.last, self.centre = run.encoder.pooling == "last", model.centre if model.centred else None
-        self.causal = model.backbone.causal
-        tokenizer = load_tokenizer(folder.folder / LANGUAGE)
-        first, last = ([], []) if bare else _around(tokenizer)
+        self.last, self.centre = pooling == "last", model.centre if model.centred else None
+        self.causal, self.dim = model.backbone.causal, model.backbone.dim
         at = prompt.pieces.index(TEXT)
-        self.before, self.after = _words(prompt.pieces[:at]) + first, last + _words(prompt.pieces[at + 1 :])
-        self.most = run.encoder.max_len - len(first) - len(last)
-        if run.encoder.first_token == "each-piece":
-            self.most -= len(tokens["bos_ids"])
-        self.gap = self._close_gap(_gap(prompt))
+        self.before, self.after = _words(prompt.pieces[:at]) + around[0], around[1] + _words(prompt.pieces[at + 1 :])
+        self.most = most - len(around[0]) - len(around[1])
+        self.gap = close_gap(self.network, self.longest, _gap(prompt))
 
-    @property
-    def dim(self) -> int:
-        """Return the length of a vector."""
-        return self.network.config.hidden_size
+    @classmethod
+    def of(cls, tagger: Tagger) -> TextEncoder:
+        """Return the text encoder of a model, opened in fp32 on the CPU."""
+        folder, run, tokens = tagger.folder, tagger.folder.run, tagger.folder.header["tokens"]
+        language, bare = folder.folder / LANGUAGE, tokens["special"] == "bare"
+        prompt = prompts(run, language, tokens)["train"]
+        model = folder.model(prompt, tagger.device, lean=False)
+        most = run.encoder.max_len
+        if run.encoder.first_token == "each-piece":
+            most -= len(tokens["bos_ids"])
+        return cls(model, run.encoder.pooling, prompt, ([], []) if bare else _around(load_tokenizer(language)), most)
 
     @property
     def longest(self) -> int:
         """Return the most tokens of a sequence, those around the text included."""
         return len(self.before) + self.most + len(self.after)
-
-    def _close_gap(self, gap: tuple[int, int] | None) -> tuple[int, int] | None:
-        """Reorder a table of position embeddings, so that the network's own positions are the model's; return what remains."""
-        counted = torch.arange(self.longest)
-        if gap is not None:
-            counted = counted + gap[1] * (counted >= gap[0])
-        tables = [module for name, module in self.network.named_modules() if name.endswith("position_embeddings")]
-        tables = [module for module in tables if isinstance(module, nn.Embedding)]
-        if not tables:  # relative positions: a gap in front of everything changes nothing
-            return gap if gap is not None and gap[0] else None
-        seen: list[Tensor] = []
-        hook = tables[0].register_forward_hook(lambda module, given, out: seen.append(given[0].flatten()))
-        with torch.no_grad():
-            self.network(input_ids=torch.full((1, self.longest), int(self.before[0] if self.before else 5)))
-        hook.remove()
-        own = seen[0][: self.longest]
-        if not torch.equal(own, counted):
-            table = tables[0].weight.detach().clone()
-            table[own] = tables[0].weight.detach()[counted]
-            tables[0].weight = nn.Parameter(table, requires_grad=False)
-        return None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode padded sequences.
@@ -220,6 +206,37 @@ def _alone(layer: nn.TransformerEncoderLayer, text: Tensor) -> Tensor:
     value = F.linear(layer.norm1(text), attention.in_proj_weight[2 * dim :], attention.in_proj_bias[2 * dim :])
     text = text + F.linear(value, attention.out_proj.weight, attention.out_proj.bias)
     return text + layer.linear2(layer.activation(layer.linear1(layer.norm2(text))))
+
+
+def close_gap(network: nn.Module, longest: int, gap: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Reorder a table of position embeddings, so that the network's own positions are the model's, which count from 0.
+
+    Args:
+        network: the language model.
+        longest: tokens of the longest sequence.
+        gap: position and width of a gap in the model's positions.
+
+    Returns:
+        The gap, if it remains: positions in this network are relative, and the gap is behind words.
+    """
+    counted = torch.arange(longest)
+    if gap is not None:
+        counted = counted + gap[1] * (counted >= gap[0])
+    tables = [module for name, module in network.named_modules() if name.endswith("position_embeddings")]
+    tables = [module for module in tables if isinstance(module, nn.Embedding)]
+    if not tables:  # a gap in front of everything changes nothing
+        return gap if gap is not None and gap[0] else None
+    seen: list[Tensor] = []
+    hook = tables[0].register_forward_hook(lambda module, given, out: seen.append(given[0].flatten()))
+    with torch.no_grad():
+        network(input_ids=torch.zeros(1, longest, dtype=torch.int64))
+    hook.remove()
+    own = seen[0][:longest]
+    if not torch.equal(own, counted):
+        table = tables[0].weight.detach().clone()
+        table[own] = tables[0].weight.detach()[counted]
+        tables[0].weight = nn.Parameter(table, requires_grad=False)
+    return None
 
 
 # -- what an export is compared with ----------------------------------------------------------------------------------
