@@ -20,6 +20,12 @@ def _option(text: str, panel: str, *names: str) -> Any:
 
 
 COLUMNS, FORM, FILES = "Columns (they are guessed)", "How the table is written (it is guessed)", "Files"
+Encoding = Annotated[str | None, _option("Encoding, e.g. utf-8, cp1252.", FORM)]
+Delimiter = Annotated[str | None, _option("Character between cells; tab.", FORM)]
+Quote = Annotated[str | None, _option("Character around cells; none.", FORM)]
+Sheet = Annotated[str | None, _option("Sheet of an Excel file.", FORM)]
+Records = Annotated[str | None, _option("Key of the array in a JSON file.", FORM)]
+NoHeader = Annotated[bool, _option("The first row is data.", FORM, "--no-header")]
 
 
 def new(
@@ -41,13 +47,13 @@ def new(
     image_separator: Annotated[str | None, _option("Separator of pictures in a cell; none.", COLUMNS)] = None,
     fold_case: Annotated[bool, _option("Labels that differ in case only are one.", COLUMNS, "--fold-case")] = False,
     strip_html: Annotated[bool | None, _option("Remove HTML, or keep it.", COLUMNS, "--strip-html/--keep-html")] = None,
-    encoding: Annotated[str | None, _option("Encoding, e.g. utf-8, cp1252.", FORM)] = None,
-    delimiter: Annotated[str | None, _option("Character between cells; tab.", FORM)] = None,
-    quote: Annotated[str | None, _option("Character around cells; none.", FORM)] = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    quote: Quote = None,
     decimal: Annotated[str | None, _option("Decimal sign.", FORM)] = None,
-    sheet: Annotated[str | None, _option("Sheet of an Excel file.", FORM)] = None,
-    records: Annotated[str | None, _option("Key of the array in a JSON file.", FORM)] = None,
-    no_header: Annotated[bool, _option("The first row is data.", FORM, "--no-header")] = False,
+    sheet: Sheet = None,
+    records: Records = None,
+    no_header: NoHeader = False,
 ) -> None:
     r"""Look at an export and write the one file with which it can be trained.
 
@@ -63,9 +69,29 @@ def new(
     """
     from vixml.data.new import Options, new_catalogue
 
-    def char(value: str | None) -> str | None:
-        return None if value is None else {"none": "", "tab": "\t", "\\t": "\t", "\\n": "\n"}.get(value, value)
+    columns = {
+        "id": id, "text": text, "labels": labels, "images": images, "separator": char(separator), "decimal": decimal,
+        "image_separator": char(image_separator), "fold_case": fold_case, "strip_html": strip_html,
+    }  # fmt: skip
+    form = form_given(encoding, delimiter, quote, sheet, records, no_header)
+    options = Options(name, files, out or Path(f"{name}.yaml"), tuple(test or ()), pictures, form, _given(columns))
+    print(new_catalogue(replace(options, config_dir=config_dir, test_fraction=test_fraction, force=force)))
 
+
+def char(value: str | None) -> str | None:
+    """Return the character that an option names."""
+    return None if value is None else {"none": "", "tab": "\t", "\\t": "\t", "\\n": "\n"}.get(value, value)
+
+
+def form_given(
+    encoding: str | None,
+    delimiter: str | None,
+    quote: str | None,
+    sheet: str | None,
+    records: str | None,
+    no_header: bool,
+) -> dict[str, Any]:
+    """Return the keys of a table's form that options give."""
     form = {
         "encoding": encoding,
         "delimiter": char(delimiter),
@@ -73,15 +99,7 @@ def new(
         "sheet": sheet,
         "records": records,
     }
-    columns = {
-        "id": id, "text": text, "labels": labels, "images": images, "separator": char(separator), "decimal": decimal,
-        "image_separator": char(image_separator), "fold_case": fold_case, "strip_html": strip_html,
-    }  # fmt: skip
-    form |= {"header": False} if no_header else {}
-    options = Options(
-        name, files, out or Path(f"{name}.yaml"), tuple(test or ()), pictures, _given(form), _given(columns)
-    )
-    print(new_catalogue(replace(options, config_dir=config_dir, test_fraction=test_fraction, force=force)))
+    return _given(form) | ({"header": False} if no_header else {})
 
 
 def fit(

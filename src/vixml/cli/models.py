@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vixml.cli.catalogue import Delimiter, Encoding, NoHeader, Quote, Records, Sheet, char, form_given
 from vixml.cli.stages import CONFIG_DIR, RESULTS, ConfigDir, Dataset, Device, Results, Seed, Threads
 from vixml.errors import VixmlError
 from vixml.provenance import MANIFEST
@@ -83,7 +84,8 @@ def _finished_run(project: Project, dataset: str, seed: int) -> str:
 
 def tag(
     table: Annotated[
-        Path, typer.Argument(help="Items: .csv, .tsv, .jsonl (each also .gz) or .parquet.", show_default=False)
+        list[Path],
+        typer.Argument(help="The table, or its parts; every kind that `vixml new` reads.", show_default=False),
     ],
     model: Model,
     out: Annotated[Path, typer.Option(help="File to write: .csv, .jsonl or .parquet.", show_default=False)],
@@ -99,8 +101,15 @@ def tag(
         Path | None, typer.Option(help="Folder that paths are relative to; by default that of the table.")
     ] = None,
     separator: Annotated[
-        str | None, typer.Option(help="Separator of several paths in one cell; `;` by default.")
+        str | None,
+        typer.Option(help="Separator of several paths in a cell; by default as in the training table, or `;`."),
     ] = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    quote: Quote = None,
+    sheet: Sheet = None,
+    records: Records = None,
+    no_header: NoHeader = False,
     labels_by: Annotated[
         Literal["text", "id"], typer.Option(help="Name labels by their text or by their id.")
     ] = "text",
@@ -109,21 +118,25 @@ def tag(
 ) -> None:
     """Tag every item of a table of any length.
 
-    Writes id, rank, label and score, one row per tag. A row that cannot be tagged
-    is put aside in OUT.aside.csv with its reason, and counted. Memory does not
-    grow with the table. Killed at any point, the same command resumes and ends
-    with the same bytes.
+    Takes CSV, TSV, JSON lines, JSON, Parquet and Excel, compressed or in parts,
+    written as the training table was, or as is guessed and printed. Writes id,
+    rank, label and score, one row per tag. A row that cannot be tagged is put
+    aside in OUT.aside.csv with its reason, and counted. Memory does not grow
+    with the table. Killed at any point, the same command resumes and ends with
+    the same bytes.
 
     Example:
 
         vixml tag new.csv --model shop.model --out tags.csv --k 5
+        vixml tag 'parts/*.jsonl.gz' --model shop.model --out tags.parquet
     """
     from vixml.runtime import choose_device
     from vixml.tagging.stream import Columns, aside_of, tag_table
     from vixml.tagging.tagger import Tagger
 
     choose_device(device, threads)
-    columns = Columns(id, text, pictures, separator, pictures_in)
+    form = form_given(encoding, delimiter, quote, sheet, records, no_header)
+    columns = Columns(id, text, pictures, char(separator), pictures_in, form)
     counts = tag_table(Tagger.load(model, device), table, out, k, columns, labels_by)
     print(f"{out}: tags of {counts['tagged']:,} items")
     if counts["aside"] or counts["faulty_pictures"]:

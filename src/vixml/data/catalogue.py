@@ -26,7 +26,7 @@ import numpy as np
 
 from vixml.config.registry import Catalogue, Dataset, fields_of
 from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, split_settings
-from vixml.data.table_files import GUIDE, Record, kind_of, named_tables, plain, read_parts, tables_in
+from vixml.data.table_files import GUIDE, Row, kind_of, named_tables, plain, read_parts, read_rows, tables_in
 from vixml.data.xc_repository import TextRules, without_html
 from vixml.errors import VixmlError
 
@@ -134,22 +134,25 @@ class Table:
         paths: its files.
         entry: how they are read.
         rows: which rows belong to it; None: all.
+        faults: whether a row that is broken by itself is its error, and does not stop the others.
     """
 
     paths: Sequence[Path]
     entry: Catalogue
     rows: np.ndarray | None = None
+    faults: bool = False
 
     @property
     def path(self) -> Path:
         """Return the first file, for messages."""
         return self.paths[0]
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[Row]:
         empty = {value.casefold() for value in self.entry.empty}
-        for row, (where, record) in enumerate(read_parts(self.paths, self.entry.form)):
+        read = read_rows if self.faults else read_parts
+        for row, (where, record) in enumerate(read(self.paths, self.entry.form)):
             if self.rows is None or self.rows[row]:
-                if empty:
+                if empty and isinstance(record, dict):
                     record = {
                         name: None if isinstance(cell, str) and cell.strip().casefold() in empty else cell
                         for name, cell in record.items()

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import html
 import json
 import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vixml.config.load import validate
 from vixml.config.registry import Catalogue, TableForm
 from vixml.data.catalogue import IMAGE, images_by_id, parse_list
-from vixml.data.table_files import csv_rows, kind_of, open_bytes, read_parts, sheets_of
+from vixml.data.table_files import csv_rows, kind_of, open_bytes, read_parts, read_rows, sheets_of
 from vixml.data.xc_repository import TAG
 from vixml.errors import VixmlError
 
 SAMPLE, SAMPLE_BYTES = 3000, 1 << 18
+UTF8 = ("utf-8", "utf8", "utf-8-sig")
+FORM_OPTIONS = "--encoding, --delimiter, --quote, --sheet, --records, --no-header"
 NAMES = {
     "id": "id|sku|asin|ean|gtin|isbn|uid|uuid|key|nr|no|code|item_?id|product_?id|article_?(id|no|number)|artikel(nr|nummer)|"
     "ticket_?(id|no|number)|item_?(no|number)",
@@ -112,6 +115,82 @@ def guess_form(paths: Sequence[Path], given: Mapping[str, Any], report: Report) 
     return TableForm(**found)
 
 
+def form_like(
+    paths: Sequence[Path], given: Mapping[str, Any], earlier: TableForm, columns: set[str], report: Report
+) -> TableForm:
+    """Return how a further table is written: like an earlier one if that fits, else as is guessed.
+
+    A few rows of another encoding do not decide: who reads the table puts them aside.
+
+    Args:
+        paths: its files.
+        given: keys of :class:`TableForm` that the user set; then all others are guessed.
+        earlier: form of the earlier table.
+        columns: names of which one is looked for; a form with which none is found does not fit.
+        report: gets the guesses.
+
+    Raises:
+        VixmlError: as :func:`guess_form`, if the usual form does not fit either.
+    """
+    validate(TableForm, dict(given), "the options")
+    known = [earlier] if not given and earlier != TableForm() else []
+    for form in known:
+        if _fits(paths, form, columns):
+            report.guess("form", "that of the training table", "its columns are found", FORM_OPTIONS)
+            return form
+    good, bad, _ = _encoded(paths, "utf-8")
+    if "encoding" not in given and good >= bad > 0:
+        given = {**given, "encoding": "utf-8"}
+        report.guess("encoding", "utf-8", "most lines with accents are; rows that are not cannot be read", "--encoding")
+    try:
+        return guess_form(paths, given, report)
+    except VixmlError:
+        tab = {"delimiter": "\t"} if re.search(r"\.tsv\b|\.tab\b", paths[0].name.lower()) else {}
+        known.append(TableForm(**{**tab, **given}))
+        with suppress(VixmlError):
+            known.append(guess_form(paths, {"encoding": "utf-8", **given}, Report()))
+        for form in known:
+            if _fits(paths, form, columns, few=True):
+                shown = f"{form.encoding}, delimiter {_show(form.delimiter)}"
+                report.guess("form", shown, "its columns are found", FORM_OPTIONS)
+                return form
+        raise
+
+
+def _fits(paths: Sequence[Path], form: TableForm, columns: set[str], few: bool = False) -> bool:
+    """Return whether a form fits: of the lines with accents most are in its encoding, or, with ``few``, a fifth of all are
+    not; and the first row has one of the columns.
+    """
+    good, bad, n = _encoded(paths, form.encoding)
+    plain, broken, _ = _encoded(paths, "utf-8")
+    if (bad > good and not (few and bad <= n / 5)) or (plain > broken == 0 and form.encoding.lower() not in UTF8):
+        return False
+    try:
+        _, first = next(read_rows(paths, form), ("", None))
+    except VixmlError:
+        return False
+    return isinstance(first, dict) and bool(columns & first.keys())
+
+
+def _encoded(paths: Sequence[Path], encoding: str) -> tuple[int, int, int]:
+    """Return how many lines of a sample with other characters than ASCII are in an encoding, how many are not, and all lines."""
+    good = bad = n = 0
+    for path in paths if kind_of(paths[0]) in ("csv", "lines", "json") else ():
+        with open_bytes(path) as stream:
+            lines = stream.read(SAMPLE_BYTES).splitlines(keepends=True)
+        wide = encoding.lower().startswith(("utf-16", "utf16", "utf-32", "utf32"))
+        lines = [b"".join(lines)] if wide else lines
+        n += len(lines)
+        for line in (line for line in lines if wide or not line.isascii() or b"\0" in line):
+            try:
+                codecs.getincrementaldecoder(encoding)().decode(line)  # the last one may be cut
+                found = wide or b"\0" not in line
+            except UnicodeError:
+                found = False
+            good, bad = good + found, bad + (not found)
+    return good, bad, n
+
+
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
@@ -195,14 +274,16 @@ def _guess_csv(path: Path, found: dict[str, Any], given: Mapping[str, Any], repo
             if any(given.get(key, value) != value for key, value in (("delimiter", delimiter), ("quote", quote))):
                 continue
             form = TableForm(delimiter=delimiter, quote=quote, escape=escape)
-            rows, broken = [], False
-            try:
-                for row in islice(csv_rows(iter(lines), form), 1000):
-                    rows += [row] if row else []
-            except Exception as error:
-                broken = "unexpected end" not in str(error)
+            rows, broken, reader = [], 0, csv_rows(iter(lines), form)
+            while len(rows) + broken < 1000:
+                try:
+                    rows += [row] if (row := next(reader)) else []
+                except StopIteration:
+                    break
+                except csv.Error as error:  # the next row may be in order
+                    broken += "unexpected end" not in str(error)
             if rows and len(rows[0]) > 1:
-                share = sum(len(row) == len(rows[0]) for row in rows) / len(rows) / (2 if broken else 1)
+                share = sum(len(row) == len(rows[0]) for row in rows) / (len(rows) + broken)
                 tried.append((round(share, 3), -order, len(rows[0]), form, rows))
     if not tried:
         if "delimiter" in given:

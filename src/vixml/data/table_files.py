@@ -36,6 +36,7 @@ CELL_LIMIT, LINE_LIMIT, COLUMN_LIMIT = 1 << 24, 1 << 26, 10_000
 UNPACKED_LIMIT, RATIO_LIMIT = 1 << 28, 200
 CHUNK = 1 << 16
 Record = tuple[str, dict[str, Any]]
+Row = tuple[str, dict[str, Any] | VixmlError]  # a row that is broken by itself is its error
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 KINDS = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".tab": "csv", ".jsonl": "lines", ".ndjson": "lines", ".json": "json",
@@ -57,7 +58,20 @@ def read_table(path: Path, form: TableForm | None = None) -> Iterator[Record]:
     Raises:
         VixmlError: an unknown ending, a damaged or malformed file (file and line are named), a limit exceeded.
     """
-    return READERS[kind_of(path)](path, form or TableForm())
+    for where, record in read_rows([path], form or TableForm()):
+        if isinstance(record, VixmlError):
+            raise record
+        yield where, record
+
+
+def read_rows(paths: Sequence[Path], form: TableForm) -> Iterator[Row]:
+    """Yield (where, record) of a table in one or several files; a row that is broken by itself is its error.
+
+    Raises:
+        VixmlError: as :func:`read_table`, where the rows behind cannot be read either.
+    """
+    for path in paths:
+        yield from READERS[kind_of(path)](path, form)
 
 
 def kind_of(path: Path) -> str:
@@ -165,13 +179,27 @@ def _text(path: Path, form: TableForm, at: Callable[[], str]) -> Iterator[IO[str
     encoding = {"utf-8": "utf-8-sig"}.get(form.encoding.lower(), form.encoding)
     with open_bytes(path) as stream:
         try:
-            yield io.TextIOWrapper(stream, encoding=encoding, newline="")
+            # A byte of another encoding becomes half of a surrogate pair, so that its row alone is broken.
+            yield io.TextIOWrapper(stream, encoding=encoding, newline="", errors="surrogateescape")
         except UnicodeError as error:
             bad = f"byte 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else str(error)
-            raise VixmlError(
-                f"a table is not {form.encoding.upper()}", where=at(), found=bad,
-                hint="save it as UTF-8, e.g. iconv -f latin1 -t utf-8, or name its encoding (`form.encoding`)",
-            ) from error  # fmt: skip
+            raise _not_encoded(form, at(), bad) from error
+
+
+def _not_encoded(form: TableForm, where: str, found: str) -> VixmlError:
+    return VixmlError(
+        f"a table is not {form.encoding.upper()}", where=where, found=found,
+        hint="save it as UTF-8, e.g. iconv -f latin1 -t utf-8, or name its encoding (`form.encoding`)",
+    )  # fmt: skip
+
+
+def _foreign(text: str, form: TableForm, where: str) -> VixmlError | None:
+    """Return the error of a row that has a byte of another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return _not_encoded(form, where, f"byte 0x{ord(text[error.start]) & 0xFF:02x}")
+    return None
 
 
 def _lines(stream: IO[str], at: Callable[[], str]) -> Iterator[str]:
@@ -211,57 +239,67 @@ def csv_rows(lines: Iterator[str], form: TableForm) -> Any:
     return csv.reader(lines, strict=True, delimiter=form.delimiter, **quoting, **escape)
 
 
-def _read_csv(path: Path, form: TableForm) -> Iterator[Record]:
+def _read_csv(path: Path, form: TableForm) -> Iterator[Row]:
     """Yield (file:line, record) of a CSV file with a header; quoted cells may hold line breaks.
 
+    Broken by itself: a row with more or fewer cells, of another encoding, or with a character behind a closing quote.
+
     Raises:
-        VixmlError: another encoding, no header, a column named twice, a row with more or fewer cells, an open quote.
+        VixmlError: no header, a column named twice, a quote that is never closed.
     """
     line, header = 0, None
-    try:
-        with _text(path, form, lambda: f"{path}, after line {line}") as stream:
-            reader = csv_rows(_lines(stream, lambda: f"{path}:{line + 1}"), form)
-            for row in reader:
-                start, line = line + 1, reader.line_num
-                if not row:
+    with _text(path, form, lambda: f"{path}, after line {line}") as stream:
+        reader = csv_rows(_lines(stream, lambda: f"{path}:{line + 1}"), form)
+        while True:
+            where, row = f"{path}:{line + 1}", None
+            try:
+                row = next(reader)
+                fault = _foreign("".join(row), form, where)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                fault = VixmlError("a row is not CSV", where=where, found=str(error), hint=GUIDE)
+                if header is None or "unexpected end" in str(error) or "limit" in str(error):
+                    raise VixmlError("not a CSV file", where=where, found=str(error), hint=GUIDE) from error
+            line = reader.line_num
+            if row == []:
+                continue
+            if header is None:
+                if fault is not None:
+                    raise fault
+                header = _header(row if form.header else [f"column{n + 1}" for n in range(len(row))], f"{path}:1")
+                if form.header:
                     continue
-                if header is None:
-                    header = _header(row if form.header else [f"column{n + 1}" for n in range(len(row))], f"{path}:1")
-                    if form.header:
-                        continue
-                if len(row) != len(header):
-                    delimiter = {",": "commas", "\t": "tabs"}.get(form.delimiter, repr(form.delimiter))
-                    raise VixmlError(
-                        "a row of a CSV file has another number of cells than the header",
-                        where=f"{path}:{start}", found=f"{len(row)} cells",
-                        expected=f"{len(header)} cells, separated by {delimiter}",
-                        hint="put cells that hold a separator or a line break in double quotes",
-                    )  # fmt: skip
-                yield f"{path}:{start}", {name: cell for name, cell in zip(header, row, strict=True) if name}
-        if header is None:
-            _header([], f"{path}:1")
-    except csv.Error as error:
-        raise VixmlError("not a CSV file", where=f"{path}:{line + 1}", found=str(error), hint=GUIDE) from error
+            if row is not None and len(row) != len(header):
+                delimiter = {",": "commas", "\t": "tabs"}.get(form.delimiter, repr(form.delimiter))
+                fault = VixmlError(
+                    "a row of a CSV file has another number of cells than the header",
+                    where=where, found=f"{len(row)} cells", expected=f"{len(header)} cells, separated by {delimiter}",
+                    hint="put cells that hold a separator or a line break in double quotes",
+                )  # fmt: skip
+            yield where, fault or {name: cell for name, cell in zip(header, row or (), strict=True) if name}
+    if header is None:
+        _header([], f"{path}:1")
 
 
-def _read_lines(path: Path, form: TableForm) -> Iterator[Record]:
-    """Yield (file:line, record) of JSON lines; blank lines are skipped."""
+def _read_lines(path: Path, form: TableForm) -> Iterator[Row]:
+    """Yield (file:line, record) of JSON lines; blank lines are skipped, and any other line may be broken by itself."""
     number = 0
     with _text(path, form, lambda: f"{path}, after line {number}") as stream:
         lines = _lines(stream, lambda: f"{path}:{number + 1}")
         for number, line in enumerate(lines, start=1):
             if line.strip():
+                where = f"{path}:{number}"
                 try:
-                    value = json.loads(line)
+                    yield where, _foreign(line, form, where) or _object(json.loads(line), where)
                 except (ValueError, RecursionError) as error:
-                    raise _malformed(f"{path}:{number}", str(error), "one JSON object per line") from error
-                yield f"{path}:{number}", _object(value, f"{path}:{number}")
+                    yield where, _malformed(where, str(error), "one JSON object per line")
 
 
-def _read_json(path: Path, form: TableForm) -> Iterator[Record]:
+def _read_json(path: Path, form: TableForm) -> Iterator[Row]:
     """Yield (file and record, record) of a JSON array, of the array at ``form.records`` of an object, or of JSON lines.
 
-    One record at a time is held in memory.
+    One record at a time is held in memory. A value that is no object, or not in the encoding, is broken by itself.
     """
     row = 0
     with _text(path, form, lambda: f"{path}, record {row}") as stream:
@@ -286,7 +324,8 @@ def _read_json(path: Path, form: TableForm) -> Iterator[Record]:
             raise _malformed(text.at(), text.next() or "nothing", "a JSON array of objects, or JSON lines")
         text.skip()
         while text.next() != "]":
-            yield f"{path}, record {row}", _object(text.value(), f"{path}, record {row}")
+            value = text.value()
+            yield text.at(), _foreign(text.source, form, text.at()) or _object(value, text.at())
             row += 1
             if text.next() == ",":
                 text.skip()
@@ -295,10 +334,10 @@ def _read_json(path: Path, form: TableForm) -> Iterator[Record]:
 
 
 class _Buffer:
-    """Decode one JSON value after the other from a stream."""
+    """Decode one JSON value after the other from a stream; ``source`` is the text of the last one."""
 
     def __init__(self, stream: IO[str], at: Callable[[], str]) -> None:
-        self.stream, self.at, self.text, self.position = stream, at, "", 0
+        self.stream, self.at, self.text, self.position, self.source = stream, at, "", 0, ""
         self.decode = json.JSONDecoder().raw_decode
 
     def _more(self) -> bool:
@@ -334,24 +373,22 @@ class _Buffer:
             try:
                 value, end = self.decode(self.text, self.position)
                 if end < len(self.text) or not self._more():  # a number may go on
-                    self.position = end
+                    self.source, self.position = self.text[self.position : end], end
                     return value
             except (ValueError, RecursionError) as error:
                 if isinstance(error, RecursionError) or not self._more():
                     raise _malformed(self.at(), str(error), "JSON") from error
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _malformed(where, repr(value), "a JSON object")
-    return value
+def _object(value: Any, where: str) -> dict[str, Any] | VixmlError:
+    return value if isinstance(value, dict) else _malformed(where, repr(value), "a JSON object")
 
 
 def _malformed(where: str, found: str, expected: str) -> VixmlError:
     return VixmlError("a record is malformed", where=where, found=found[:120], expected=expected, hint=GUIDE)
 
 
-def _read_parquet(path: Path, form: TableForm) -> Iterator[Record]:
+def _read_parquet(path: Path, form: TableForm) -> Iterator[Row]:
     """Yield (file and row, record) of a Parquet file, a few thousand rows at a time."""
     row = 0
     with reading_parquet(path, GUIDE), ExitStack() as stack:
@@ -416,7 +453,7 @@ def _workbook(path: Path) -> Iterator[Any]:
             book.close()
 
 
-def _read_excel(path: Path, form: TableForm) -> Iterator[Record]:
+def _read_excel(path: Path, form: TableForm) -> Iterator[Row]:
     """Yield (file and row, record) of a sheet: the named one, or the first. Whole numbers keep the zeros of their format."""
     with _workbook(path) as book:
         name = form.sheet or book.sheetnames[0]
@@ -432,12 +469,12 @@ def _read_excel(path: Path, form: TableForm) -> Iterator[Record]:
             if header is None:
                 header = _header(values, f"{path}, {name}, row {number}")
                 continue
+            where, expected = f"{path}, {name}, row {number}", f"{len(header)} cells"
             if any(value not in (None, "") for value in values[len(header) :]):
-                where = f"{path}, {name}, row {number}"
-                raise VixmlError("a row has a cell that the header lacks", where=where, expected=f"{len(header)} cells")
+                yield where, VixmlError("a row has a cell that the header lacks", where=where, expected=expected)
+                continue
             values += [None] * (len(header) - len(values))
-            record = {key: value for key, value in zip(header, values, strict=False) if key}
-            yield f"{path}, {name}, row {number}", record
+            yield where, {key: value for key, value in zip(header, values, strict=False) if key}
         if header is None:
             _header([], f"{path}, {name}")
 
@@ -452,7 +489,7 @@ def _excel(cell: Any) -> Any:
     return None if value is None else str(value)
 
 
-READERS: dict[str, Callable[[Path, TableForm], Iterator[Record]]] = {
+READERS: dict[str, Callable[[Path, TableForm], Iterator[Row]]] = {
     "csv": _read_csv, "lines": _read_lines, "json": _read_json, "parquet": _read_parquet, "excel": _read_excel,
 }  # fmt: skip
 

@@ -14,6 +14,8 @@ INFERENCE = {
     "knn": "votes of the {neighbours} nearest training items",
     "retrieval-augmented": "the nearest labels (weight {label_weight}) and votes of the nearest training items",
 }
+INCLUDED = "Training items are included: ids, texts, labels and vectors. Whoever gets the folder can read them."
+LEFT_OUT = "Training items are left out."
 
 
 def card(job: Job, corpus: Corpus, neighbours: bool) -> str:
@@ -33,7 +35,6 @@ def card(job: Job, corpus: Corpus, neighbours: bool) -> str:
     if config.needs_embeddings:
         vision = job.project.vision_model(config.images.vision)
         licences[f"vision encoder: {vision.checkpoint}"] = vision.licence
-    kept = "included: ids, texts, labels and vectors" if neighbours else "left out"
     lines = [
         f"# {dataset.title}: {job.names['run']}, seed {job.names['seed']}",
         "",
@@ -57,8 +58,8 @@ def card(job: Job, corpus: Corpus, neighbours: bool) -> str:
         "",
         "## Data",
         "",
-        f"{corpus.n('train'):,} training items, {corpus.n('test'):,} test items, {corpus.n_labels:,} labels. Training items "
-        f"are {kept}." + (" Whoever gets the folder can read them." if neighbours else ""),
+        f"{corpus.n('train'):,} training items, {corpus.n('test'):,} test items, {corpus.n_labels:,} labels. "
+        + (INCLUDED if neighbours else LEFT_OUT),
         "",
         f"Language model: {text_model.title} ({config.encoder.train}).",
         "",
@@ -69,6 +70,11 @@ def card(job: Job, corpus: Corpus, neighbours: bool) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def without_items(text: str) -> str:
+    """Return a card that says that the training items are left out."""
+    return text.replace(INCLUDED, LEFT_OUT)
 
 
 def _scores(job: Job) -> list[str]:

@@ -112,19 +112,20 @@ class ModelFolder:
         with reading_parquet(path, COPY_AGAIN):
             return pq.ParquetFile(path).read(columns=["id", "text"])  # read_table imports pandas
 
-    def model(self, prompt: Prompt, device: torch.device) -> Siamese:
+    def model(self, prompt: Prompt, device: torch.device, lean: bool = True) -> Siamese:
         """Return the trained networks for inference, on the CPU.
 
         Args:
             prompt: how sequences are laid out.
             device: where they will compute.
+            lean: False opens a BERT with transformers, too.
 
         Raises:
             VixmlError: tensors that do not fit the run.
         """
         run = self.run if device.type == "cuda" else plain_kernels(self.run)
         image_dim = self.header["image_dim"] if run.uses_images else None
-        model = Siamese(run, self.folder / LANGUAGE, self.header["n_labels"], image_dim, prompt, device, lean=True)
+        model = Siamese(run, self.folder / LANGUAGE, self.header["n_labels"], image_dim, prompt, device, lean)
         tensors, expected = load_file(self.path(HEAD)), head_state(model)
         shapes = ({name: tuple(tensor.shape) for name, tensor in some.items()} for some in (tensors, expected))
         what = "the weights of a model folder do not fit its run"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +40,7 @@ from vixml.tagging.model_folder import (
     head_state,
     plain_kernels,
 )
+from vixml.tagging.whole_folder import whole_folder
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 RUN_AGAIN = "run it again: snakemake does so by itself"
@@ -73,19 +72,9 @@ def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, n
     )
     config = _resolved(job)
     _check_run(config, run, neighbours)
-    if out.exists() and not (out / HEADER).is_file():
-        hint = "name another folder, or remove this one"
-        raise VixmlError("the folder to write exists and is no model folder", where=out, hint=hint)
-    _check_up_to_date(job)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".tmp-{out.name}-", dir=out.parent))
-    try:
-        _write(work / "new", job, config, neighbours)
-        if out.exists():
-            os.rename(out, work / "old")
-        os.rename(work / "new", out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with whole_folder(out, HEADER, "model folder") as work:
+        _check_up_to_date(job)
+        _write(work, job, config, neighbours)
     return out
 
 
@@ -143,7 +132,6 @@ def _resolved(job: Job) -> RunConfig:
 
 def _write(work: Path, job: Job, config: RunConfig, neighbours: bool) -> None:
     """Write every file of the folder, ``model.json`` last."""
-    work.mkdir()
     folders, index = _folders(job), job.folder("build-index")
     embeddings = ImageEmbeddings.open(folders["embeddings"]) if config.needs_embeddings else None
     read = folders["embeddings"] if config.uses_images else None
@@ -164,7 +152,8 @@ def _write(work: Path, job: Job, config: RunConfig, neighbours: bool) -> None:
     write_json(work / "config.json", config.model_dump(mode="json"))
     described = job.dataset.model_dump(mode="json", exclude={"published_vectors", "expect", "facts"})
     if described["catalogue"] is not None:
-        described["catalogue"] |= {"folder": ".", "tables": None}  # they may be paths of this machine
+        described["catalogue"]["folder"] = "."  # this and the tables may be paths of this machine
+        described["catalogue"].pop("tables", None)
     write_json(work / "dataset.json", described)
     _write_networks(work, opened, config, folders["model_dir"])
     (work / LABELS).mkdir()

@@ -7,37 +7,39 @@ chunk at most; chunks begin at fixed rows, so the same table gives the same byte
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
+import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from vixml import __version__
-from vixml.config.registry import fields_of
+from vixml.config.registry import Catalogue, TableForm, fields_of
+from vixml.data.catalogue import Table, images_by_id
 from vixml.data.corpus import reading_parquet
-from vixml.data.xc_repository import TextRules
+from vixml.data.guess import Report, form_like
+from vixml.data.table_files import expand, kind_of, plain
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, sha256_json, write_json
 from vixml.images.store import kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
-from vixml.tagging.tagger import PICTURES, TEXT, Read, Tagger, Unreadable
+from vixml.tagging.tagger import PICTURES, TEXT, Read, Tagger
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
-CELL_LIMIT = 1 << 24  # characters
-Record = tuple[str, dict[str, Any] | VixmlError]  # where, and the cells of a row or why it cannot be read
 Row = tuple[str, str, dict[str, Any] | VixmlError]  # where, id, and the item or why it is none
 TAGS = pa.schema([("id", pa.string()), ("rank", pa.int32()), ("label", pa.string()), ("score", pa.float32())])
 ASIDE = ("row", "id", "reason", "tagged")
@@ -45,14 +47,16 @@ ASIDE = ("row", "id", "reason", "tagged")
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a table has what is tagged; None: where the training table has it.
+    """Where a table has what is tagged, and how it is written; None: as in the training table.
 
     Attributes:
         id: column of the ids; a row without one is ``#`` and its number.
         text: columns of the text, joined by ``+``.
         pictures: column of paths, relative to ``folder``.
-        separator: of several paths in one cell of a CSV file.
+        separator: of several paths in one cell.
         folder: None: the table's.
+        form: keys of :class:`~vixml.config.registry.TableForm` that are given; others are those of the training table if
+            they fit, or guessed.
     """
 
     id: str | None = None
@@ -60,11 +64,12 @@ class Columns:
     pictures: str | None = None
     separator: str | None = None
     folder: Path | None = None
+    form: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tag_table(
     tagger: Tagger,
-    table: Path | str,
+    table: Path | str | Sequence[Path | str],
     out: Path | str,
     k: int = 10,
     columns: Columns | None = None,
@@ -74,7 +79,8 @@ def tag_table(
 
     Args:
         tagger: the model.
-        table: ``.csv``, ``.tsv``, ``.jsonl`` (each also ``.gz``) or ``.parquet``.
+        table: a file of any kind that ``vixml new`` reads (:mod:`vixml.data.table_files`), a pattern, or a list of these:
+            parts of one table.
         out: ``.csv``, ``.jsonl`` or ``.parquet`` with ``id``, ``rank`` (from 1), ``label`` and ``score``, one row per tag. Rows
             that cannot be tagged are in ``<out>.aside.csv`` with their reason; items that were tagged without a picture that
             cannot be read are there, too.
@@ -88,8 +94,10 @@ def tag_table(
     Raises:
         VixmlError: a table that cannot be read or lacks the columns, another ending, or no item that can be tagged.
     """
-    table, out, columns = Path(table), Path(out), columns or Columns()
-    if out.resolve() == table.resolve():
+    out, columns = Path(out), columns or Columns()
+    named = [table] if isinstance(table, (str, Path)) else table
+    paths = [path for pattern in named for path in expand(Path(pattern))]
+    if out.resolve() in {path.resolve() for path in paths}:
         raise VixmlError("the tags would replace the table", where=out, hint="name another file with --out")
     if out.suffix not in ENDINGS or name_by not in ("text", "id") or k < 1:
         found = f"{out.name}, labels by {name_by}, k {k}"
@@ -98,27 +106,31 @@ def tag_table(
     if columns.pictures and not tagger.reads_images:
         warn(f"{tagger.folder.folder}: this model reads text only; the column {columns.pictures} is not looked at")
     size = tagger.at_once
-    digest, lines = _digest(table)
-    named = {key: value if value is None else str(value) for key, value in asdict(columns).items()}
-    options = {"k": k, "name_by": name_by, "size": size, "ending": out.suffix, "columns": named}
+    digest, lines = _digest(paths)
+    form = _form(tagger, paths, columns)
+    told = {name: value if value is None else str(value) for name, value in vars(columns).items()}
+    told |= {"form": form.model_dump()}
+    options = {"k": k, "name_by": name_by, "size": size, "ending": out.suffix, "columns": told}
     identity = {"table": digest, "model": sha256_json(tagger.folder.header), "labels": sha256_json(tagger.ids)}
     identity |= {"options": options, "precision": tagger.precision, "offset": tagger.offset, "version": __version__}
     kept = kept_folder(out, "tagging", identity)
     counts = dict.fromkeys(("items", "tagged", "aside", "faulty_pictures"), 0)
-    with bar(f"tagging {table.name}", lines) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        rows = _items(table, tagger, columns)
+    work = partial(_read, tagger, fields_of(columns.text) if columns.text else None)
+    with bar(f"tagging {paths[0].name}", lines) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        rows = _items(paths, form, tagger, columns)
         for number, chunk in enumerate(iter(lambda: list(islice(rows, size)), [])):
             done = kept / f"{number:08d}.json"
             if done.exists():
                 advance.skip(len(chunk))
             else:
-                found = _tag_chunk(tagger, chunk, kept / f"{number:08d}", out.suffix, k, name_by, pool)
+                read = list(map_in_order(pool, work, chunk, 64) if tagger.reads_images else map(work, chunk))
+                found = _tag_chunk(tagger, chunk, read, kept / f"{number:08d}", out.suffix, k, name_by)
                 write_json(done, found)
                 advance(len(chunk))
             for key, value in read_json(done).items():
                 counts[key] += value
     if not counts["tagged"]:
-        raise _nothing_tagged(table, kept, counts)
+        raise _nothing_tagged(paths[0], kept, counts)
     _join(kept, out)
     shutil.rmtree(kept)
     return counts
@@ -132,15 +144,13 @@ def aside_of(out: Path) -> Path:
 def _tag_chunk(
     tagger: Tagger,
     chunk: Sequence[Row],
+    read: Sequence[Read | VixmlError],
     path: Path,
     ending: str,
     k: int,
     name_by: str,
-    pool: ThreadPoolExecutor,
 ) -> dict[str, int]:
     """Write the tags of some rows, and those that are put aside; return their counts."""
-    work = partial(_read, tagger)
-    read = list(map_in_order(pool, work, chunk, 64) if tagger.reads_images else map(work, chunk))
     good = [(item, one) for (_, item, _), one in zip(chunk, read, strict=True) if isinstance(one, Read)]
     aside = []
     for (where, item, _), one in zip(chunk, read, strict=True):
@@ -162,12 +172,12 @@ def _tag_chunk(
     return {"items": len(chunk), "tagged": len(good), "aside": len(chunk) - len(good), "faulty_pictures": faulty}
 
 
-def _read(tagger: Tagger, row: Row) -> Read | VixmlError:
+def _read(tagger: Tagger, fields: Sequence[str] | None, row: Row) -> Read | VixmlError:
     where, _, item = row
     if isinstance(item, VixmlError):
         return item
     try:
-        return tagger.read(item, where)
+        return tagger.read(item, where, fields)
     except VixmlError as error:
         return error
 
@@ -240,161 +250,103 @@ def _nothing_tagged(table: Path, kept: Path, counts: Mapping[str, int]) -> Vixml
 # --- Rows of a table.
 
 
-def _items(table: Path, tagger: Tagger, columns: Columns) -> Iterator[Row]:
+def _form(tagger: Tagger, paths: Sequence[Path], columns: Columns) -> TableForm:
+    """Return how the table is written, and print it with the options that change it."""
+    catalogue, report = tagger.folder.dataset.catalogue, Report()
+    names = {TEXT, PICTURES, *tagger.folder.dataset.text_fields, *fields_of(columns.text or ""), columns.pictures or ""}
+    form = form_like(paths, columns.form, catalogue.form if catalogue else TableForm(), names, report)
+    for subject, found, reason, option in report.guesses:
+        print(f"{paths[0].name}: {subject} {found} ({reason}; {option})", file=sys.stderr)
+    for sentence in report.warnings:
+        warn(sentence)
+    return form
+
+
+def _items(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Columns) -> Iterator[Row]:
     """Yield (where, id, item) of each row; a row that cannot be read is its error.
 
     Raises:
         VixmlError: the table cannot be read, or lacks the columns.
     """
-    catalogue = tagger.folder.dataset.catalogue
+    entry = tagger.folder.dataset.catalogue or Catalogue(folder=".")
+    given = {"id": columns.id, "images": columns.pictures, "image_separator": columns.separator}
+    given |= {"images_are": columns.pictures and "paths"}
+    entry = entry.model_copy(update={"form": form} | {key: value for key, value in given.items() if value})
+    entry = entry if entry.images else entry.model_copy(update={"images": PICTURES})
+    table, folder = Table(paths, entry, faults=True), columns.folder or paths[0].parent
+    by_id = images_by_id(folder) if entry.images_are == "ids" and tagger.reads_images else None
     fields = fields_of(columns.text) if columns.text else tagger.folder.dataset.text_fields
-    key = columns.id or (catalogue.id if catalogue else "id")
-    shown = columns.pictures or (catalogue.images if catalogue and catalogue.images else PICTURES)
-    folder, plain = columns.folder or table.parent, table.name.lower().removesuffix(".gz")
-    split = plain.endswith((".csv", ".tsv"))
-    separator = columns.separator or (catalogue.separator if catalogue else ";") if split else None
-    wanted = {name for name in (columns.id, *fields_of(columns.text or ""), columns.pictures) if name}
-    fixed, first = not plain.endswith(".jsonl"), True  # records of JSON lines may differ in their keys
+    texts = (*fields, *(() if columns.text else (TEXT,)))
+    shown = (entry.images, *fields_of(entry.images))
+    shown_given = fields_of(columns.pictures or "")
+    wanted = {name for name in (columns.id, *fields_of(columns.text or ""), *shown_given) if name}
+    fixed, record = kind_of(paths[0]) not in ("lines", "json"), None  # JSON records may differ in their keys
 
-    def lacking(names: set[str], record: dict[str, Any], where: str) -> VixmlError:
+    def lacking(names: set[str]) -> VixmlError:
         return VixmlError(
             "the table lacks a column",
-            where=where,
-            found="columns " + ", ".join(map(str, record))[:500],
+            where=", ".join(map(str, paths)),
+            found="columns " + ", ".join(map(str, record or ()))[:500],
             expected=", ".join(sorted(names)) or f"{' + '.join(fields)}, or {TEXT}, for the text",
             hint="name the table's own columns: --text, --pictures, --id",
         )
 
-    for number, (where, record) in enumerate(_records(table)):
-        item = f"#{number}"
-        if isinstance(record, VixmlError):
-            yield where, item, record
+    for number, (where, row) in enumerate(table):
+        where, item = where.removeprefix(f"{paths[0].parent}{os.sep}"), f"#{number}"
+        if isinstance(row, VixmlError):
+            yield where, item, row
             continue
-        wanted -= record.keys()
-        if first and fixed and (wanted or not {*fields, TEXT, shown} & record.keys()):
-            raise lacking(wanted, record, where)
-        first = False
-        item = item if record.get(key) in (None, "") else str(record[key])
+        wanted -= row.keys()
+        record, first = row, record is None
+        if first and fixed and (wanted or not {*texts, *shown} & row.keys()):
+            raise lacking(wanted)
+        key = plain(row.get(entry.id))
+        item = item if key in (None, "") else str(key)
+        found: dict[str, Any] = {name: row[name] for name in texts if name in row} or {TEXT: None}
         try:
-            named = fields if columns.text or set(fields) & record.keys() else (TEXT,)
-            fed = {TEXT: TextRules(named).text(record, where)}
+            if tagger.reads_images:
+                found[PICTURES] = _pictures(table, row, where, folder, by_id)
         except VixmlError as error:
-            yield where, item, error
-            continue
-        if tagger.reads_images:
-            fed[PICTURES] = _pictures(record.get(shown), separator, folder)
-        yield where, item, fed
-    if wanted and not first:  # no record of JSON lines had it
-        raise lacking(wanted, record if isinstance(record, dict) else {}, str(table))
+            found = error
+        yield where, item, found
+    if wanted and record is not None:  # no record had it
+        raise lacking(wanted)
 
 
-def _pictures(cell: Any, separator: str | None, folder: Path) -> list[Path | str | bytes]:
-    """Return the pictures of a cell: paths, addresses, or bytes as `datasets` writes them."""
-    cells = cell.split(separator) if separator and isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
+def _pictures(
+    table: Table, record: Mapping[str, Any], where: str, folder: Path, by_id: Mapping[str, list[str]] | None
+) -> list[Path | str | bytes]:
+    """Return the pictures of a row: paths, addresses, or bytes as `datasets` writes them."""
+    columns = table.entry.images
+    if by_id is not None:
+        return [folder / path for path in by_id.get(str(plain(record.get(columns))), ())]
+    names = [columns] if columns in record else fields_of(columns)
     found: list[Path | str | bytes] = []
-    for one in cells:
-        one = one.get("bytes") or one.get("path") if isinstance(one, dict) else one
-        if isinstance(one, bytes):
-            found.append(one)
-        elif one is not None and (path := str(one).strip()):
-            found.append(path if "://" in path else folder / path)
+    paths = dict(record)
+    for name in names:
+        cell = record.get(name)
+        cells = [one for one in (cell if isinstance(cell, list) else [cell]) if one is not None]
+        data = [one.get("bytes") or one.get("path") if isinstance(one, dict) else one for one in cells]
+        found += [one for one in data if isinstance(one, bytes)]
+        texts = [one for one in data if one is not None and not isinstance(one, bytes)]
+        paths[name] = texts if isinstance(cell, list) else next(iter(texts), None)
+    for path in table.values(paths, columns, where):
+        path = re.split(r"[/\\]", path)[-1] if table.entry.images_are == "names" else path
+        found.append(path if "://" in path else folder / path)
     return found
 
 
-def _records(table: Path) -> Iterator[Record]:
-    """Yield (where, record) of each row; a row that is broken by itself is its error."""
-    name = table.name.removesuffix(".gz").lower()
-    readers = {
-        ".csv": partial(_delimited, delimiter=","),
-        ".tsv": partial(_delimited, delimiter="\t"),
-        ".jsonl": _json_lines,
-    }
-    if table.suffix.lower() == ".parquet":
-        with reading_parquet(table, "save it again"), pq.ParquetFile(table) as file:
-            rows = (record for batch in file.iter_batches(batch_size=4096) for record in batch.to_pylist())
-            yield from ((f"row {number}", record) for number, record in enumerate(rows))
-        return
-    for ending, reader in readers.items():
-        if name.endswith(ending):
-            with gzip.open(table, "rb") if table.suffix == ".gz" else open(table, "rb") as stream:
-                yield from reader(stream)
-            return
-    expected = ".csv, .tsv, .jsonl (each also .gz) or .parquet"
-    raise VixmlError("a table of an unknown kind", where=table, found=table.suffix or "no ending", expected=expected)
-
-
-def _delimited(stream: IO[bytes], delimiter: str) -> Iterator[Record]:
-    csv.field_size_limit(CELL_LIMIT)
-    # Bytes that are not UTF-8 are kept as lone surrogates, so that their row alone is refused.
-    lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="", errors="surrogateescape")
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    while True:
-        start = reader.line_num + 1
-        where = f"line {start}"
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            if header is None or "unexpected end" in str(error) or "limit" in str(error):  # the rows after it are lost
-                hint = "close the quote; a quote inside a quoted cell is written twice"
-                what = "a quoted cell never ends, or the table has no header"
-                raise VixmlError(what, where=f"{stream.name}:{start}", found=str(error), hint=hint) from error
-            yield where, Unreadable("a row cannot be read", found=str(error))
-            continue
-        if cells is None:
-            break
-        is_text = _is_utf8(cells)
-        if header is None:
-            header = [name.strip() for name in cells]
-            if not any(header) or len(set(header)) < len(header) or not is_text:
-                found = ", ".join(header).encode(errors="replace").decode()[:500] or "nothing"
-                expected = "one name per column, in UTF-8"
-                raise VixmlError("a table needs a header", where=f"{stream.name}:1", found=found, expected=expected)
-        elif not cells:
-            continue
-        elif len(cells) != len(header):
-            found, expected = f"{len(cells)} cells", f"{len(header)} cells"
-            yield where, Unreadable("a row has another number of cells than the header", found=found, expected=expected)
-        elif not is_text:
-            yield where, Unreadable("a row is not UTF-8")
-        else:
-            yield where, dict(zip(header, cells, strict=True))
-    if header is None:
-        raise VixmlError("a table needs a header", where=f"{stream.name}:1", found="nothing")
-
-
-def _is_utf8(cells: Sequence[str]) -> bool:
-    """Return whether no cell holds a lone surrogate."""
-    try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _json_lines(stream: IO[bytes]) -> Iterator[Record]:
-    for number, line in enumerate(stream, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line.decode("utf-8-sig"))
-        except ValueError as error:  # neither UTF-8 nor JSON
-            yield f"line {number}", Unreadable("not a line of JSON", found=str(error)[:200])
-            continue
-        fault = Unreadable("not a JSON object", found=type(record).__name__)
-        yield f"line {number}", record if isinstance(record, dict) else fault
-
-
-def _digest(table: Path) -> tuple[str, int]:
-    """Return the hash of a table, and about how many rows it has."""
-    if not table.is_file():
-        raise VixmlError("a table is missing", where=table, hint="name a file")
-    digest, lines = hashlib.sha256(), 0
-    with open(table, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-            lines += block.count(b"\n")
-    if table.suffix.lower() == ".parquet":
-        with reading_parquet(table, "save it again"):
-            lines = pq.read_metadata(table).num_rows
-    return digest.hexdigest(), lines
+def _digest(paths: Sequence[Path]) -> tuple[list[str], int]:
+    """Return the hash of each file of a table, and about how many rows they have."""
+    digests, lines = [], 0
+    for path in paths:
+        digest = hashlib.sha256()
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+                lines += block.count(b"\n")
+        digests.append(digest.hexdigest())
+    if all(path.suffix.lower() in (".parquet", ".pq") for path in paths):
+        with reading_parquet(paths[0], "save it again"):
+            lines = sum(pq.read_metadata(path).num_rows for path in paths)
+    return digests, lines

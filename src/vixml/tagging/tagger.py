@@ -229,17 +229,18 @@ class Tagger:
 
     # -- items --------------------------------------------------------------------------------------------------------
 
-    def read(self, item: Item, where: str = "item") -> Read:
+    def read(self, item: Item, where: str = "item", fields: Sequence[str] | None = None) -> Read:
         """Return an item as the encoder reads it; a picture that cannot be read is among its ``faults``.
 
         Args:
             item: as in :meth:`tag`.
             where: its name in errors.
+            fields: keys of its text; None: those of the training table, or ``text``.
 
         Raises:
             Unreadable: something else than a text or a mapping, no column of text, or neither text nor a picture.
         """
-        text, pictures = self._parts(item, where)
+        text, pictures = self._parts(item, where, fields)
         pixels, faults = [], []
         for number, picture in enumerate(pictures):
             if len(pixels) == self._run.images.per_item:
@@ -255,14 +256,14 @@ class Tagger:
             raise Unreadable("the text of an item has no token", where=where, found=repr(text)[:80])
         return Read(text, tuple(pixels), tuple(faults))
 
-    def _parts(self, item: Item, where: str) -> tuple[str, Sequence[Picture]]:
+    def _parts(self, item: Item, where: str, fields: Sequence[str] | None) -> tuple[str, Sequence[Picture]]:
         """Return text and pictures of an item."""
         if isinstance(item, str):
             item = {TEXT: item}
         if not isinstance(item, Mapping):
             expected = "a text, or a mapping with text and pictures"
             raise Unreadable("not an item", where=where, found=type(item).__name__, expected=expected)
-        fields = self._fields if set(self._fields) & item.keys() else (TEXT,)
+        fields = fields or (self._fields if set(self._fields) & item.keys() else (TEXT,))
         catalogue = self.folder.dataset.catalogue
         column = catalogue.images if catalogue is not None and catalogue.images in item else PICTURES
         if not {*fields, column} & item.keys():
@@ -274,7 +275,8 @@ class Tagger:
         if pictures and not self.reads_images:
             _warn_once(f"{self.folder.folder}: this model reads text only; pictures are not looked at")
             pictures = []
-        return TextRules(fields).text(item, where), pictures
+        html = catalogue is not None and catalogue.strip_html  # as the texts that were trained on
+        return TextRules(fields, html=html).text(item, where), pictures
 
     def _pixels(self, picture: Picture) -> np.ndarray:
         """Return a picture as the vision encoder reads it: (size, size, 3) uint8."""
