@@ -37,6 +37,9 @@ def pack(
         bool,
         typer.Option(help="Include the training items, which name the voters behind a tag. They are training data."),
     ] = True,
+    thumbnails: Annotated[
+        bool, typer.Option(help="Include small images of the training items, about 2 KB each, if the run reads images.")
+    ] = True,
     results: Results = RESULTS,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
@@ -57,7 +60,7 @@ def pack(
     run = run or _finished_run(project, dataset, seed)
     from vixml.tagging.pack import pack as go
 
-    print(go(project, dataset, run, seed, out or Path(f"{dataset}.model"), neighbours))
+    print(go(project, dataset, run, seed, out or Path(f"{dataset}.model"), neighbours, thumbnails))
 
 
 def _finished_run(project: Project, dataset: str, seed: int) -> str:

@@ -16,13 +16,14 @@ INFERENCE = {
 }
 
 
-def card(job: Job, corpus: Corpus, neighbours: bool) -> str:
+def card(job: Job, corpus: Corpus, neighbours: bool, thumbnails: bool = False) -> str:
     """Return the card, in Markdown: scores, intended use, data, licences.
 
     Args:
         job: names of the run.
         corpus: what it was trained on.
         neighbours: whether the training items are in the folder.
+        thumbnails: whether small images of them are, too.
     """
     config, dataset, world = job.run, job.dataset, job.project.world
     text_model = job.project.text_model(config.encoder.model)
@@ -33,7 +34,8 @@ def card(job: Job, corpus: Corpus, neighbours: bool) -> str:
     if config.needs_embeddings:
         vision = job.project.vision_model(config.images.vision)
         licences[f"vision encoder: {vision.checkpoint}"] = vision.licence
-    kept = "included: ids, texts, labels and vectors" if neighbours else "left out"
+    parts = "ids, texts, labels, vectors and small images" if thumbnails else "ids, texts, labels and vectors"
+    kept = f"included: {parts}" if neighbours else "left out"
     lines = [
         f"# {dataset.title}: {job.names['run']}, seed {job.names['seed']}",
         "",

@@ -20,6 +20,7 @@ from vixml.data.download import verify_file
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, load_array, read_json, save_array, write_json, write_text
 from vixml.images.embeddings import ImageEmbeddings
+from vixml.images.store import ImageStore
 from vixml.images.vision import Lite0, VisionSource
 from vixml.models.backbone import Backbone
 from vixml.models.inputs import RunInputs
@@ -41,12 +42,21 @@ from vixml.tagging.model_folder import (
     head_state,
     plain_kernels,
 )
+from vixml.tagging.thumbnails import write_thumbnails
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 RUN_AGAIN = "run it again: snakemake does so by itself"
 
 
-def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, neighbours: bool = True) -> Path:
+def pack(
+    project: Project,
+    dataset: str,
+    run: str,
+    seed: int,
+    out: Path | str,
+    neighbours: bool = True,
+    thumbnails: bool = True,
+) -> Path:
     """Write the model folder of a trained run; the same run gives the same bytes.
 
     The vocabulary is whole: word vectors as trained where the corpus has the word, as pretrained elsewhere.
@@ -57,6 +67,8 @@ def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, n
         out: folder to write. It appears whole; it may replace a model folder, and nothing else.
         neighbours: include the training items (ids, texts, labels, vectors). They name the voters behind a tag, and vote
             where the run's inference lets them. They are training data.
+        thumbnails: include a small image of each training item, where the run reads images that the dataset has (not
+            where it imports vectors): about 2 KB per item.
 
     Returns:
         ``out``.
@@ -78,7 +90,7 @@ def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, n
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".tmp-{out.name}-", dir=out.parent))
     try:
-        _write(work / "new", job, neighbours)
+        _write(work / "new", job, neighbours, thumbnails)
         if out.exists():
             os.rename(out, work / "old")
         os.rename(work / "new", out)
@@ -128,7 +140,7 @@ def _check_up_to_date(job: Job) -> None:
         raise VixmlError("a run was trained with other settings than it has now", where=index, hint=RUN_AGAIN)
 
 
-def _write(work: Path, job: Job, neighbours: bool) -> None:
+def _write(work: Path, job: Job, neighbours: bool, thumbnails: bool) -> None:
     """Write every file of the folder, ``model.json`` last."""
     work.mkdir()
     config, folders, index = job.run, _folders(job), job.folder("build-index")
@@ -161,7 +173,10 @@ def _write(work: Path, job: Job, neighbours: bool) -> None:
             shutil.copyfile(index / f"label_{name}.npy", work / LABELS / f"{name}.npy")
     if neighbours:
         _write_neighbours(work / NEIGHBOURS, config, corpus, index, embeddings)
-    write_text(work / "README.md", card(job, corpus, neighbours))
+    store = _image_store(job) if neighbours and thumbnails and embeddings is not None else None
+    if store is not None:
+        write_thumbnails(work, store, embeddings.images_of(corpus, "train"))
+    write_text(work / "README.md", card(job, corpus, neighbours, thumbnails=store is not None))
     write_json(work / HEADER, header | {"files": describe_outputs(work)})
 
 
@@ -207,6 +222,21 @@ def _write_neighbours(
     save_array(folder / "vectors.npy", vectors)
     shutil.copyfile(corpus.folder / "train.parquet", folder / "items.parquet")
     corpus.labels("train").save(folder / "labels")
+
+
+def _image_store(job: Job) -> ImageStore | None:
+    """Return the images that the run's embeddings were made from; None if they were imported without images.
+
+    Raises:
+        VixmlError: the images are missing, or others than those.
+    """
+    made = read_manifest(job.folder("embed-images"))["inputs"].get("images")
+    if made is None:
+        return None
+    folder, hint = job.folder("render-images"), f"{RUN_AGAIN}; or leave the thumbnails out: --no-thumbnails"
+    what = "the images are not those that the run was made from"
+    expect_equal(describe_input(folder)["sha256"], made["sha256"], what, where=folder, hint=hint)
+    return ImageStore.open(folder)
 
 
 def _write_vision(work: Path, job: Job, embeddings: Path) -> dict[str, Any]:
