@@ -72,7 +72,9 @@ class State:
         header = self.tagger.folder.header
         return f"{header['dataset']}/{header['run']}"
 
-    async def find(self, items: Sequence[Item], asked: Asked, form_files: Sequence[bytes] = ()) -> tuple[Found, list[list[str]]]:
+    async def find(
+        self, items: Sequence[Item], asked: Asked, form_files: Sequence[bytes] = ()
+    ) -> tuple[Found, list[list[str]]]:
         """Return what the model finds for items, and the notes about each."""
         with self.batches.admitted(self.intake.check(items, form_files)):
             reads, notes = await self.intake.read(items, form_files)
@@ -112,7 +114,9 @@ def make_app(
                 for _ in range(processes):  # the first image need not wait for a process to start
                     workers.threads.submit(workers.attempt, ["no image"])
                 if allow_urls:
-                    fetch = Fetch(timeout_seconds=limits.seconds / 4, max_bytes=limits.body, user_agent=f"vixml/{__version__}")
+                    fetch = Fetch(
+                        timeout_seconds=limits.seconds / 4, max_bytes=limits.body, user_agent=f"vixml/{__version__}"
+                    )
                     getter = await stack.enter_async_context(Getter(fetch))
             intake = Intake(tagger, workers, getter, limits, metrics)
             app.state.served = State(tagger, batches, intake, limits, metrics, getter is not None, connections)
@@ -194,9 +198,7 @@ def _register_api(app: FastAPI) -> None:
         else:
             wanted, form_files = await read_json(request, TagRequest), []
         found, notes = await state.find(wanted.items, _asked(wanted, state.limits), form_files)
-        items = [
-            _tagged(state, wanted, tags) | {"notes": about} for tags, about in zip(found.tags, notes, strict=True)
-        ]
+        items = [_tagged(state, wanted, tags) | {"notes": about} for tags, about in zip(found.tags, notes, strict=True)]
         return JSONResponse({"model": state.model, "items": items})
 
     @app.post(
@@ -218,17 +220,28 @@ def _register_api(app: FastAPI) -> None:
         rows = found.vectors.astype("<f4")
         as_text = wanted.encoding_format == "base64"
         data = [
-            {"object": "embedding", "index": index, "embedding": base64.b64encode(row.tobytes()).decode() if as_text else row.tolist()}
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": base64.b64encode(row.tobytes()).decode() if as_text else row.tolist(),
+            }
             for index, row in enumerate(rows)
         ]
         tokens = sum(state.tagger.n_tokens(item.text) for item in wanted.input)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "model": state.model, "data": data, "usage": usage})
 
-    @app.get("/v1/neighbours/{row}/image", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}}, tags=["model"])
+    @app.get(
+        "/v1/neighbours/{row}/image",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}},
+        tags=["model"],
+    )
     async def thumbnail(request: Request, row: str) -> Response:
         """Return the thumbnail of a training item (`image` of a voter)."""
-        found = served(request).tagger.thumbnail(int(row)) if row.isascii() and row.isdecimal() and len(row) < 12 else None
+        found = (
+            served(request).tagger.thumbnail(int(row)) if row.isascii() and row.isdecimal() and len(row) < 12 else None
+        )
         if found is None:
             raise Refusal(404, "not_found", "no training item of this model has an image of this number")
         return Response(found, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
@@ -281,7 +294,9 @@ def _describe(state: State) -> dict[str, Any]:
 
 def _asked(wanted: Wanted, limits: Limits) -> Asked:
     if len(wanted.labels) > limits.labels:
-        raise Refusal(413, "too_many_labels", f"{len(wanted.labels)} labels; at most {limits.labels} per request", "labels")
+        raise Refusal(
+            413, "too_many_labels", f"{len(wanted.labels)} labels; at most {limits.labels} per request", "labels"
+        )
     return Asked(wanted.k, wanted.voters, tuple(wanted.labels), wanted.labels_offset if wanted.labels else 0.0)
 
 

@@ -136,7 +136,9 @@ class Batches:
 
     def _run(self) -> None:
         while batch := self._next():
-            begun = time.perf_counter()
+            begun, n = time.perf_counter(), sum(len(job.reads) for job in batch)
+            self._metrics.batches += 1
+            self._metrics.items += n
             try:
                 self._answer(batch)
             except BaseException as error:  # one request must not fail the others, nor end the thread
@@ -145,9 +147,7 @@ class Batches:
                 for job in batch if len(batch) > 1 else ():
                     if not job.future.done():
                         self._answer_alone(job)
-            seconds, n = time.perf_counter() - begun, sum(len(job.reads) for job in batch)
-            self._metrics.batches += 1
-            self._metrics.items += n
+            seconds = time.perf_counter() - begun
             self._metrics.batch_seconds.add(seconds)
             places = n + sum(len(read.pixels) for job in batch for read in job.reads)
             self._speed += 0.2 * (places / max(seconds, 1e-4) - self._speed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import sys
 import time
 import traceback
@@ -23,9 +24,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
+LOCAL_NAME = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 SECURITY = [
-    (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
      b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -54,10 +55,11 @@ class Access:
         Raises:
             Refusal: no token, another one, or another host.
         """
-        host = headers.get("host", "").lower()
-        name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
-        if self.local_only and self.token is None and name not in LOCAL_NAMES:
-            message = f"this server answers on localhost only, not as {name[:100]!r}; with a token it answers to any name"
+        host = headers.get("host", "")
+        if self.local_only and self.token is None and not LOCAL_NAME.fullmatch(host):
+            message = (
+                f"this server answers on localhost only, not as {host[:100]!r}; with a token it answers to any name"
+            )
             raise Refusal(421, "wrong_host", message)
         if self.token is None or path in self.free:
             return
@@ -132,7 +134,9 @@ class Guard:
         await self._app(request.scope, receive, request.send)
 
     def _too_large(self) -> Refusal:
-        return Refusal(413, "body_too_large", f"the body is larger than {self._limits.body} bytes (the server's --max-body)")
+        return Refusal(
+            413, "body_too_large", f"the body is larger than {self._limits.body} bytes (the server's --max-body)"
+        )
 
     def _late(self, request: _Watched) -> Refusal:
         if request.more_body:
@@ -189,7 +193,9 @@ class Connection(H11Protocol):
         self._since = self.loop.time()
         if len(self.connections) > self.most:
             slow = [one for one in self.connections if one.awaits_client and one is not self]
-            (min(slow, key=lambda one: one._since) if slow else self).transport.abort()
+            longest = min(slow, key=lambda one: one._since) if slow else self
+            self.connections.discard(longest)  # it is told later, and another connection may come before
+            longest.transport.abort()
         self._wait()
 
     def data_received(self, data: bytes) -> None:

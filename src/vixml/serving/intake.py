@@ -44,7 +44,9 @@ async def read_json(request: Request, kind: type[Body]) -> Body:
     """
     found = content_type(request)
     if found != "application/json":
-        message = f"the body is {found or 'of no type'}; expected application/json (-H 'content-type: application/json')"
+        message = (
+            f"the body is {found or 'of no type'}; expected application/json (-H 'content-type: application/json')"
+        )
         raise Refusal(415, "unsupported_media_type", message)
     body = await request.body()
     try:
@@ -59,7 +61,9 @@ def _refusal(error: ValidationError) -> Refusal:
     faults = error.errors(include_url=False, include_context=False, include_input=False)[:5]
     if faults[0]["type"] == "json_invalid":
         return Refusal(400, "invalid_json", faults[0]["msg"][:300])
-    places = ["".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]) for fault in faults]
+    places = [
+        "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]) for fault in faults
+    ]
     found = [f"{place.lstrip('.')[:100]}: {fault['msg']}" for place, fault in zip(places, faults, strict=True)]
     return Refusal(422, "invalid_request", "; ".join(found)[:1000], places[0].lstrip(".")[:100])
 
@@ -166,7 +170,11 @@ class Intake:
                 reads.append(self._tagger.read(self._texts(item, where), where, own))
             except VixmlError as error:
                 raise Refusal.of(error, where) from None
-            notes.append([f"{len(own)} of {given} images were looked at: the model reads {self._most}"] if given > len(own) else [])
+            notes.append(
+                [f"{len(own)} of {given} images were looked at: the model reads {self._most}"]
+                if given > len(own)
+                else []
+            )
         return reads, notes
 
     def _texts(self, item: Item, where: str) -> dict[str, Any]:
@@ -175,7 +183,9 @@ class Intake:
         known = self._tagger.folder.dataset.text_fields
         if item.text or not item.fields or item.fields.keys() - set(known):
             found = ", ".join(item.fields)[:200] + " and text" * bool(item.text)
-            message = f"the fields of an item are not the model's: {found or 'none'}; expected {', '.join(known)}, or text"
+            message = (
+                f"the fields of an item are not the model's: {found or 'none'}; expected {', '.join(known)}, or text"
+            )
             raise Refusal(422, "invalid_item", message, f"{where}.fields")
         return dict(item.fields)
 
@@ -198,7 +208,9 @@ class Intake:
         try:
             pixels = await loop.run_in_executor(self._workers.threads, self._decode, data)
         except VixmlError as error:  # a process was killed from outside
-            raise Refusal(503, "image_failed", f"the image could not be decoded now: {error.what}", where, wait=1) from error
+            raise Refusal(
+                503, "image_failed", f"the image could not be decoded now: {error.what}", where, wait=1
+            ) from error
         if isinstance(pixels, str):
             raise Refusal(422, "invalid_image", pixels[:300], where)
         self._metrics.images["decoded"] += 1
@@ -213,7 +225,9 @@ class Intake:
         """Return the file that a text stands for: a web address, a data URL or base64."""
         if "://" in image[:16]:
             if self._getter is None:
-                message = "web addresses are not fetched here (the server's option is --allow-urls); send the file as base64"
+                message = (
+                    "web addresses are not fetched here (the server's option is --allow-urls); send the file as base64"
+                )
                 raise Refusal(422, "urls_not_allowed", message, where)
             answer = await self._getter.get(image)
             if answer.data is None:

@@ -23,7 +23,8 @@ class Item(Schema):
 
     text: str = Field("", description="Its text.")
     fields: dict[str, str | None] | None = Field(
-        None, description="In place of `text`: the columns of the training table that form it (`text_fields` of /v1/models)."
+        None,
+        description="In place of `text`: the columns of the training table that form it (`text_fields` of /v1/models).",
     )
     images: list[str] = Field(
         [],
@@ -86,7 +87,9 @@ class TagOut(Schema):
     id: str
     score: float = Field(description="Orders the labels of one item; no probability.")
     added: bool = Field(description="Whether the request added it.")
-    voters: list[VoterOut] = Field(description="Nearest first. Where `votes` (/v1/models) is false they explain the label only.")
+    voters: list[VoterOut] = Field(
+        description="Nearest first. Where `votes` (/v1/models) is false they explain the label only."
+    )
 
 
 class AddedOut(Schema):

@@ -30,7 +30,9 @@ def bind(host: str, port: int) -> socket.socket:
         VixmlError: the port is taken or needs rights, or the host is none of this machine.
     """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
         listener = socket.socket(family, kind)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -103,7 +105,9 @@ def make_server(
     """
     if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
         hint = "make one: python -c 'import secrets; print(secrets.token_urlsafe())'"
-        raise VixmlError("not a token", where="--token, VIXML_TOKEN", expected="printable ASCII without spaces", hint=hint)
+        raise VixmlError(
+            "not a token", where="--token, VIXML_TOKEN", expected="printable ASCII without spaces", hint=hint
+        )
     local = is_loopback(listener)
     if not local and token is None:
         warn(

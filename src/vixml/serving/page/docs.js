@@ -34,7 +34,7 @@ function table(schema) {
   return make("div", { className: "scroll", tabIndex: 0 }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
 }
 
-function operation(path, method, about, schemas) {
+function operation(path, method, about) {
   const made = make("section", {}, make("h2", { textContent: `${method.toUpperCase()} ${path}` }), make("p", { textContent: about.description ?? "" }));
   for (const [kind, { schema }] of Object.entries(about.requestBody?.content ?? {})) {
     made.append(make("h3", { textContent: `Body: ${kind}` }), table(schema));
@@ -51,7 +51,7 @@ async function show() {
   const api = await (await fetch("/openapi.json")).json();
   const schemas = api.components.schemas;
   const paths = Object.entries(api.paths).flatMap(([path, methods]) =>
-    Object.entries(methods).map(([method, about]) => operation(path, method, about, schemas)));
+    Object.entries(methods).map(([method, about]) => operation(path, method, about)));
   const base = location.origin;
   const examples = [
     `curl ${base}/v1/tags -H 'content-type: application/json' -d '{"items": ["a text"], "k": 5}'`,

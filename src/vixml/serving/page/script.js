@@ -2,7 +2,7 @@
 
 const byId = (id) => document.getElementById(id);
 const LABELS = 10, VOTERS = 3;
-let model = null, token = "", image = null, running = null, asked = false;
+let model = null, token = "", image = null, running = null, asked = false, ready = null;
 let own = [];
 
 /* Return an element; text is text, never markup. */
@@ -51,7 +51,7 @@ async function open() {
 /* -- the image -- */
 
 function use(file) {
-  if (file && file.size > model.max_body * 0.7) {
+  if (file && model && file.size > model.max_body * 0.7) {
     fail(`The image is too large: ${(file.size / 2 ** 20).toFixed(1)} MB`);
     return;
   }
@@ -208,9 +208,9 @@ function on(id, event, action) {
   byId(id).addEventListener(event, (given) => { given.preventDefault(); action(given); });
 }
 
-on("ask", "submit", () => model && ask());
-on("add", "submit", () => model && addLabel());
-on("access", "submit", () => { token = byId("token").value.trim(); byId("token").value = ""; open(); });
+on("ask", "submit", () => ready.then(() => model && ask()));
+on("add", "submit", () => addLabel());
+on("access", "submit", () => { token = byId("token").value.trim(); byId("token").value = ""; ready = open(); });
 on("remove", "click", () => { use(null); byId("image").focus(); if (asked && byId("text").value.trim()) ask(); });
 byId("image").addEventListener("change", (event) => { if (event.target.files[0]) use(event.target.files[0]); });
 byId("text").addEventListener("keydown", (event) => {
@@ -233,4 +233,4 @@ document.addEventListener("paste", (event) => {
   const file = model?.reads_images && picked(event.clipboardData);
   if (file) { event.preventDefault(); use(file); ask(); }
 });
-open();
+ready = open();
