@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import running
+from served_model import running
 
 from vixml.serving.limits import Limits
 from vixml.serving.schemas import EmbeddingResponse, ModelList, TagResponse

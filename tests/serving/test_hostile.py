@@ -12,8 +12,8 @@ import zlib
 from contextlib import suppress
 
 import pytest
-from conftest import running
 from PIL import Image
+from served_model import running
 
 from vixml.errors import VixmlError
 from vixml.serving.guard import Access

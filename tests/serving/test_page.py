@@ -6,8 +6,8 @@ import base64
 
 import pytest
 from chromium import started
-from conftest import running
 from playwright.sync_api import expect
+from served_model import running
 
 VIEWPORT = {"width": 1100, "height": 800}
 DROP = """
