@@ -130,7 +130,7 @@ def test_an_added_label_is_ranked_on_this_page_only(served, visit):
     added = page.locator("p.added")
     expect(added).to_contain_text("never mind")
     view = [tag.label for tag in served.tagger.with_labels(["never mind"]).tag(["toy"], k=100)[0]]
-    rank = f"has rank {view.index('never mind') + 1}" if "never mind" in view else "is not among the first 100"
+    rank = f"has rank {view.index('never mind') + 1}" if "never mind" in view else "is not among the first 1,000"
     assert rank in added.inner_text()
     page.get_by_label("Favour known labels").fill("0.3")
     expect(page.locator("li.own b")).to_have_text("never mind")

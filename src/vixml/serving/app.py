@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -36,7 +36,7 @@ from vixml.serving.schemas import (
     TagResponse,
     Wanted,
 )
-from vixml.tagging.tagger import Tag, Tagger
+from vixml.tagging.tagger import Tag, Tagger, Voter
 
 # Files of the pages: path, file, type. They are the same for everyone, so they need no token.
 PAGES = (
@@ -47,11 +47,11 @@ PAGES = (
     ("/docs.js", "docs.js", "text/javascript; charset=utf-8"),
 )
 OPEN_PATHS = {"/healthz", "/openapi.json", *(path for path, _, _ in PAGES)}
-_REFUSALS = {
-    400: "Not readable.", 401: "No or another token.", 408: "The body took too long.", 413: "Too large, or too many.",
+_REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": ErrorOut, "description": about} for status, about in {
+    400: "Not readable.", 401: "No token, or another one.", 408: "The body took too long.", 413: "Too large, or too many.",
     415: "Another type of body.", 422: "Readable, and not what this path expects.", 429: "Too many requests wait.",
     503: "No answer in time, or the server is too busy.",
-}  # fmt: skip
+}.items()}  # fmt: skip
 
 
 @dataclass
@@ -130,7 +130,7 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses={status: {"model": ErrorOut, "description": about} for status, about in _REFUSALS.items()},
+        responses={401: _REFUSED[401]},
     )
     _register_errors(app)
     _register_api(app)
@@ -186,7 +186,7 @@ def _register_api(app: FastAPI) -> None:
 
     @app.post(
         "/v1/tags",
-        responses={200: {"model": TagResponse}},
+        responses=_REFUSED | {200: {"model": TagResponse}},
         openapi_extra=body(json=TagRequest, form=TagForm),
         tags=["model"],
     )
@@ -198,12 +198,15 @@ def _register_api(app: FastAPI) -> None:
         else:
             wanted, form_files = await read_json(request, TagRequest), []
         found, notes = await state.find(wanted.items, _asked(wanted, state.limits), form_files)
-        items = [_tagged(state, wanted, tags) | {"notes": about} for tags, about in zip(found.tags, notes, strict=True)]
+        items = [
+            _tagged(state.tagger, tags, found.names, added) | {"notes": about}
+            for tags, added, about in zip(found.tags, found.added, notes, strict=True)
+        ]
         return JSONResponse({"model": state.model, "items": items})
 
     @app.post(
         "/v1/embeddings",
-        responses={200: {"model": EmbeddingResponse}},
+        responses=_REFUSED | {200: {"model": EmbeddingResponse}},
         openapi_extra=body(json=EmbeddingRequest),
         tags=["model"],
     )
@@ -300,32 +303,27 @@ def _asked(wanted: Wanted, limits: Limits) -> Asked:
     return Asked(wanted.k, wanted.voters, tuple(wanted.labels), wanted.labels_offset if wanted.labels else 0.0)
 
 
-def _tagged(state: State, wanted: Wanted, tags: Sequence[Tag]) -> dict[str, Any]:
-    """Return one item of the answer."""
-    tagger = state.tagger
-    # An added label's id is its cleaned text; no known label has it.
-    new = {tagger.read(label).text: label for label in wanted.labels}
-    ranks = {tag.id: (rank, tag.score) for rank, tag in enumerate(tags, start=1) if tag.id in new}
+def _tagged(
+    tagger: Tagger, tags: Sequence[Tag], names: Sequence[str], added: Mapping[int, tuple[int, float]]
+) -> dict[str, Any]:
+    """Return one item of the answer; names, added: as in :class:`vixml.serving.batches.Found`."""
 
-    def voter_image(row: int) -> str | None:
-        return f"/v1/neighbours/{row}/image" if tagger.thumbnail(row) is not None else None
+    def image(voter: Voter) -> str | None:
+        return None if tagger.thumbnail(voter.row) is None else f"/v1/neighbours/{voter.row}/image"
 
-    return {
-        "tags": [
-            {
-                "label": tag.label,
-                "id": tag.id,
-                "score": tag.score,
-                "added": tag.id in new,
-                "voters": [
-                    {"id": one.id, "text": one.text, "similarity": one.similarity, "image": voter_image(one.row)}
-                    for one in tag.voters
-                ],
-            }
-            for tag in tags[: wanted.k]
-        ],
-        "added": [
-            {"label": label, "rank": ranks.get(text, (None, None))[0], "score": ranks.get(text, (None, None))[1]}
-            for text, label in new.items()
-        ],
-    }
+    found = [
+        {
+            "label": tag.label,
+            "id": tag.id,
+            "score": tag.score,
+            "added": tag.id in names,
+            "voters": [
+                {"id": one.id, "text": one.text, "similarity": one.similarity, "image": image(one)}
+                for one in tag.voters
+            ],
+        }
+        for tag in tags
+    ]
+    ranks = [added.get(row, (None, None)) for row in range(len(names))]
+    new = [{"label": name, "rank": rank, "score": score} for name, (rank, score) in zip(names, ranks, strict=True)]
+    return {"tags": found, "added": new}

@@ -47,13 +47,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Found:
-    """The answer: text vectors, (n, dim) float32, and the tags of each item.
+    """The answer about the items of a request.
 
-    Where labels were added, there are RANKED tags or more, so that their ranks can be told.
+    Attributes:
+        vectors: (n, dim) float32 text vectors.
+        tags: of each item, best first.
+        added: of each item, row of an added label (from 0) -> its rank (from 1) and score, if it is among the first RANKED.
+        names: ids of the added labels.
     """
 
     vectors: np.ndarray
     tags: list[list[Tag]]
+    added: list[dict[int, tuple[int, float]]]
+    names: Sequence[str] = ()
 
 
 @dataclass
@@ -185,21 +191,27 @@ class Batches:
         for asked, jobs in alike.items():
             rows = np.concatenate([some for _, some in jobs])
             try:
-                tags = self._rank(Queries(queries.text[rows], queries.voting[rows]), asked)
+                found = self._rank(Queries(queries.text[rows], queries.voting[rows]), asked)
             except VixmlError as error:  # of the labels that these jobs add
                 for job, _ in jobs:
                     job.future.set_exception(error)
                 continue
+            first = 0
             for job, some in jobs:
-                found, tags = tags[: len(some)], tags[len(some) :]
-                job.future.set_result(Found(queries.text[some], found))
+                own = slice(first, first := first + len(some))
+                job.future.set_result(Found(found.vectors[own], found.tags[own], found.added[own], found.names))
 
-    def _rank(self, queries: Queries, asked: Asked) -> list[list[Tag]]:
+    def _rank(self, queries: Queries, asked: Asked) -> Found:
+        added: list[dict[int, tuple[int, float]]] = [{} for _ in range(len(queries))]
         if not asked.k:
-            return [[] for _ in range(len(queries))]
+            return Found(queries.text, [[] for _ in added], added)
         if not asked.labels:
-            return self._tagger.tags(queries, asked.k, asked.voters)
+            return Found(queries.text, self._tagger.tags(queries, asked.k, asked.voters), added)
         if self._extended is None or self._extended[:2] != (asked.labels, asked.offset):
             self._extended = None  # before the next copy of the label vectors is made
             self._extended = (asked.labels, asked.offset, self._tagger.with_labels(asked.labels, asked.offset))
-        return self._extended[2].tags(queries, max(asked.k, RANKED), asked.voters)
+        tagger = self._extended[2]
+        ids, scores = tagger.rank(queries, RANKED)
+        for item, place in zip(*np.nonzero(ids >= tagger.n_known), strict=True):
+            added[item][int(ids[item, place]) - tagger.n_known] = (int(place) + 1, float(scores[item, place]))
+        return Found(queries.text, tagger.tags(queries, asked.k, asked.voters), added, tagger.ids[tagger.n_known :])

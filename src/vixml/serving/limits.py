@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 from vixml.errors import VixmlError
 
-MOST_LABELS, MOST_VOTERS, RANKED = 100, 10, 100  # per item; added labels are looked for among the first RANKED
+MOST_LABELS, MOST_VOTERS, RANKED = 100, 10, 1000  # per item; added labels are looked for among the first RANKED
 CALM = "wait as long as Retry-After says, and send the request again"
 
 

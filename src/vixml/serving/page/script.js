@@ -113,7 +113,7 @@ function spoken(title, item) {
 }
 
 function ranked(one) {
-  return one.rank === null ? "is not among the first 100" : `has rank ${one.rank}`;
+  return one.rank === null ? "is not among the first 1,000" : `has rank ${one.rank}`;
 }
 
 function column(title, item, number) {
