@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import multiprocessing
 import socket
 import struct
 import threading
@@ -64,7 +65,8 @@ ITEM = {"items": ["box"]}
     (b"", 400, "invalid_json"), (b"{", 400, "invalid_json"), (b"\xff\xfe", 400, "invalid_json"), (b"[" * 100_000, 400, "invalid_json"),
     (b'{"items": ["\\ud800"]}', 400, "invalid_json"), (b'{"items": ["a"], "k": 1e999}', 422, "invalid_request"),
     (b'{"items": ["a"], "labels_offset": NaN}', 422, "invalid_request"), (b'{"items": [' + b"1," * 90_000 + b"1]}", 422, "invalid_request"),
-    ([], 422, "invalid_request"), (None, 422, "invalid_request"), ({}, 422, "invalid_request"), ({"items": "box"}, 422, "invalid_request"),
+    ({f"a{n}": 1 for n in range(9000)}, 422, "invalid_request"), ({"items": [{f"a{n}": 1 for n in range(9000)}]}, 422, "invalid_request"),
+    ({"items": [{"fields": {f"a{n}": 1 for n in range(9000)}}]}, 422, "invalid_request"), ([], 422, "invalid_request"), (None, 422, "invalid_request"), ({}, 422, "invalid_request"), ({"items": "box"}, 422, "invalid_request"),
     ({"items": []}, 422, "invalid_request"), ({"items": [None]}, 422, "invalid_request"), ({"items": [{"text": 3}]}, 422, "invalid_request"),
     (ITEM | {"k": "3"}, 422, "invalid_request"), (ITEM | {"k": 0}, 422, "invalid_request"), (ITEM | {"k": 10**30}, 422, "invalid_request"),
     (ITEM | {"k": True}, 422, "invalid_request"), (ITEM | {"top": 3}, 422, "invalid_request"), (ITEM | {"labels": [""]}, 422, "invalid_request"),
@@ -311,3 +313,20 @@ def test_an_image_that_takes_too_long_or_crashes_its_decoder_is_refused(taggers,
         answer = served.post("/v1/tags", {"items": [{"text": "box", "images": [b64(written.getvalue())]}]})
         assert answer.status == 422 and "takes too long" in answer.error["message"]
         assert served.metric('vixml_images_total{outcome="refused"}') == 1
+
+
+def test_a_decoder_that_is_killed_from_outside_is_replaced(taggers, shop):
+    item = {"text": "box", "images": [b64((shop.folder / "plum-40.png").read_bytes())]}
+    with running(taggers("images")) as served:
+        assert served.post("/v1/tags", {"items": [item]}).status == 200
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        statuses = [served.post("/v1/tags", {"items": [item]}).status for _ in range(6)]
+        assert set(statuses) <= {200, 503} and statuses[-1] == 200
+
+
+def test_as_many_values_as_a_body_can_hold_are_refused_without_a_look(taggers):
+    with running(taggers("images")) as served:
+        for body in (b'{"items": [' + b"{}," * 300_000 + b"{}]}", b'{"a": ' + b"[1,1]," * 300_000 + b"}"):
+            assert served.post("/v1/tags", body).error["code"] == "body_too_large"

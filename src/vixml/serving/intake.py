@@ -24,6 +24,7 @@ from vixml.serving.schemas import Item, Schema, TagForm, TagRequest
 from vixml.tagging.tagger import TEXT, Read, Tagger
 
 FORM = "multipart/form-data"
+MOST_VALUES = 1 << 18  # commas of a body: a value takes up to 50 times its bytes in memory
 Body = TypeVar("Body", bound=Schema)
 _DATA_URL = re.compile(r"data:image/[\w.+-]{1,40};base64,")
 
@@ -49,8 +50,10 @@ async def read_json(request: Request, kind: type[Body]) -> Body:
         )
         raise Refusal(415, "unsupported_media_type", message)
     body = await request.body()
+    if body.count(b",") > MOST_VALUES:
+        raise Refusal(413, "body_too_large", f"more than {MOST_VALUES} values")
     try:
-        # Its depth is limited, and lists end at their limits.
+        # Its depth is limited, lists end at their limits, and an object of many keys is one error.
         return kind.model_validate_json(body, strict=True)
     except ValidationError as error:
         raise _refusal(error) from None

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from vixml.serving.limits import MOST_LABELS, MOST_VOTERS, RANKED
 
 # Lists end here before their entries are looked at; a server's own limits are lower.
-FAR = 1 << 12
+FAR, FEW_KEYS = 1 << 12, 64
+
+
+def few_keys(value: Any) -> Any:
+    """Refuse an object of very many keys with one error, not with one per key."""
+    if isinstance(value, dict) and len(value) > FEW_KEYS:
+        raise ValueError(f"{len(value)} keys")
+    return value
 
 
 class Schema(BaseModel):
@@ -17,12 +24,17 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_keys(cls, value: Any) -> Any:
+        return few_keys(value)
+
 
 class Item(Schema):
     """Something to tag: a text, images, or both."""
 
     text: str = Field("", description="Its text.")
-    fields: dict[str, str | None] | None = Field(
+    fields: Annotated[dict[str, str | None] | None, BeforeValidator(few_keys)] = Field(
         None,
         description="In place of `text`: the columns of the training table that form it (`text_fields` of /v1/models).",
     )
