@@ -118,6 +118,8 @@ def test_a_model_that_reads_text_says_that_it_does_not_look_at_images(taggers):
         (found,) = served.post("/v1/tags", {"items": [{"text": "box", "images": ["never decoded"]}]}).json["items"]
         assert "0 of 1 images" in found["notes"][0]
         same(found, served.tagger.tag(["box"])[0])
+        refused = served.post("/v1/embeddings", {"input": [{"text": "box", "images": ["never decoded"]}]})
+        assert refused.status == 422 and refused.error["param"] == "input[0].images"
         (about,) = served.get("/v1/models").json["data"]
         assert not about["reads_images"] and about["images_per_item"] == 0 and about["votes"]
         assert all(one["image"] is None for tag in found["tags"] for one in tag["voters"])

@@ -46,8 +46,8 @@ def pack(
     """Write a trained run as one folder that tags new items anywhere.
 
     Holds everything that tagging needs: the whole vocabulary, language model,
-    image projection, labels and their vectors, training items, vision weights,
-    a model card (README.md) and the hash of every file. It can be moved, and
+    image projection, labels and their vectors, training items (with thumbnails),
+    vision weights, a model card (README.md) and the hash of every file. It can be moved, and
     loading it runs no code. The run must have its index (`vixml build-index`).
 
     Example:

@@ -219,7 +219,14 @@ def _register_api(app: FastAPI) -> None:
             raise Refusal(404, "model_not_found", message, "model")
         if wanted.dimensions not in (None, dim):
             raise Refusal(422, "invalid_request", f"the vectors of this model have {dim} dimensions", "dimensions")
-        found, _ = await state.find(wanted.input, Asked())
+        try:
+            found, notes = await state.find(wanted.input, Asked())
+        except Refusal as error:
+            error.param = error.param and error.param.replace("items", "input", 1)
+            raise
+        for index, about in enumerate(notes):  # there is no place for them in the answer
+            if about:
+                raise Refusal(422, "invalid_item", about[0], f"input[{index}].images")
         rows = found.vectors.astype("<f4")
         as_text = wanted.encoding_format == "base64"
         data = [

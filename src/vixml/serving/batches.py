@@ -148,11 +148,9 @@ class Batches:
             try:
                 self._answer(batch)
             except BaseException as error:  # one request must not fail the others, nor end the thread
-                if len(batch) == 1:
-                    batch[0].future.set_exception(error)
-                for job in batch if len(batch) > 1 else ():
+                for job in batch:
                     if not job.future.done():
-                        self._answer_alone(job)
+                        self._answer_alone(job, error if len(batch) == 1 else None)
             seconds = time.perf_counter() - begun
             self._metrics.batch_seconds.add(seconds)
             places = n + sum(len(read.pixels) for job in batch for read in job.reads)
@@ -174,11 +172,15 @@ class Batches:
                         weight += job.weight
         return batch
 
-    def _answer_alone(self, job: _Job) -> None:
+    def _answer_alone(self, job: _Job, error: BaseException | None) -> None:
+        """Answer a job of a batch that failed; with its error if it was alone."""
         try:
+            if error is not None:
+                raise error
             self._answer([job])
-        except BaseException as error:
-            job.future.set_exception(error)
+        except BaseException as own:
+            if not job.future.done():
+                job.future.set_exception(own)
 
     def _answer(self, batch: list[_Job]) -> None:
         """Encode all items at once; rank those together that ask the same."""

@@ -114,6 +114,8 @@ def make_server(
             f"{address_of(listener)} is not loopback, and there is no token: everyone who reaches this address can use the "
             "model and see its training items. Set a token (VIXML_TOKEN), or leave --host out."
         )
+    if allow_urls and not tagger.reads_images:
+        warn("--allow-urls fetches nothing: this model reads text only")
     metrics, processes = Metrics(), max(1, min(4, os.cpu_count() or 1))
     count: Callable[[], int] = lambda: len(server.server_state.connections)  # noqa: E731
     app = make_app(tagger, limits, metrics, allow_urls=allow_urls, connections=count, processes=processes)
