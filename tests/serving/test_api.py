@@ -60,6 +60,15 @@ def test_a_form_is_one_item_with_files(served, image):
     assert "2 of 3 images" in found["notes"][0]
 
 
+def test_no_image_of_a_request_is_decoded_in_the_servers_process(served, image, monkeypatch):
+    def here(*_):
+        raise AssertionError("decoded here")
+
+    monkeypatch.setattr("vixml.tagging.tagger.draw_or_prepare", here)
+    monkeypatch.setattr("vixml.images.decode.prepare", here)
+    assert served.form(("text", "box"), ("images", image)).status == 200
+
+
 def test_a_voters_thumbnail_is_served(served):
     (found,) = served.post("/v1/tags", {"items": ["plum"], "k": 9, "voters": 10}).json["items"]
     voters = [one for tag in found["tags"] for one in tag["voters"]]
