@@ -20,7 +20,7 @@ from vixml.errors import MACHINE, VixmlError
 from vixml.provenance import stage
 from vixml.stages import PLACES, STAGES
 
-COMMANDS = [*STAGES, "pack", "tag", "summary", "document-config", "plan", "check", "doctor"]
+COMMANDS = [*STAGES, "pack", "tag", "serve", "summary", "document-config", "plan", "check", "doctor"]
 HEAVY = ["torch", "pandas", "matplotlib", "transformers", "pyarrow", "snakemake"]
 
 

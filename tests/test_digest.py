@@ -145,6 +145,7 @@ def test_packages_import_only_from_packages_before_them():
         "training",
         "retrieval",
         "tagging",
+        "serving",
         "evaluation",
         "plan",
         "report",

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vixml import Tagger
 from vixml.config.project import Project
+from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file, write_json
+from vixml.images.store import ImageStore
+from vixml.stages import place
 from vixml.tagging.model_folder import HEADER
 from vixml.tagging.pack import pack
 
@@ -38,6 +44,51 @@ def test_a_moved_folder_gives_the_same_tags_and_a_repeated_pack_the_same_bytes(s
     assert list(tmp_path.glob("*/.tmp*")) == [] and str(shop.folder).encode() not in b"".join(contents(folder).values())
     header = read_json(folder / HEADER)
     assert set(header["files"]) | {HEADER} == set(contents(folder))
+
+
+def test_thumbnails_are_the_first_images_of_the_training_items(shop, packed, tmp_path):
+    tagger = Tagger.load(packed("images"))
+    corpus = Corpus.load(place("build-corpus", shop.project.results, dataset="shop"))
+    store = ImageStore.open(place("render-images", shop.project.results, dataset="shop"))
+    some = 0
+    for row in range(corpus.n("train")):
+        present = [image for image in corpus.images("train").row(row).tolist() if image not in store.missing]
+        found = tagger.thumbnail(row)
+        assert (found is not None) == bool(present)
+        if present:
+            image, original = (Image.open(io.BytesIO(data)).convert("RGB") for data in (found, store.read(present[0])))
+            assert image.format is None and image.size == original.size and max(image.size) <= 96
+            difference = np.abs(np.asarray(image, np.int16) - np.asarray(original, np.int16)).mean()
+            assert difference < 12
+            some += 1
+    assert 0 < some < corpus.n("train") and tagger.thumbnail(-1) is tagger.thumbnail(10**6) is None
+    assert "small images" in (packed("images") / "README.md").read_text(encoding="utf-8")
+    without = pack(shop.project, "shop", "images", 0, tmp_path / "m", thumbnails=False)
+    assert not list(without.glob("neighbours/thumb*")) and not Tagger.load(without).has_thumbnails
+    assert tags(without) == tags(packed("images"))
+    assert not Tagger.load(packed("text")).has_thumbnails
+
+
+def test_thumbnails_that_do_not_belong_together_are_refused(packed, tmp_path):
+    folder = Path(shutil.copytree(packed("images"), tmp_path / "m"))
+    name = "neighbours/thumbnail_offsets.npy"
+    np.save(folder / name, np.load(folder / name) + 1)
+    with pytest.raises(VixmlError, match="altered"):
+        Tagger.load(folder)
+    resigned(folder, name)
+    with pytest.raises(VixmlError, match="belong together"):
+        Tagger.load(folder)
+
+
+def test_images_that_were_made_again_are_not_those_of_the_run(shop, packed, tmp_path):
+    packed("images")
+    results = Path(shutil.copytree(shop.project.results, tmp_path / "results"))
+    manifest = results / "data/shop/images/manifest.json"
+    write_json(manifest, read_json(manifest) | {"outputs_sha256": "0" * 64})
+    project = Project(shop.project.config_dir, results)
+    with pytest.raises(VixmlError, match="images are not those"):
+        pack(project, "shop", "images", 0, tmp_path / "m")
+    pack(project, "shop", "images", 0, tmp_path / "m", thumbnails=False)
 
 
 def test_neighbours_can_be_left_out(shop, packed, tmp_path):

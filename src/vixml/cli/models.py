@@ -38,14 +38,17 @@ def pack(
         bool,
         typer.Option(help="Include the training items, which name the voters behind a tag. They are training data."),
     ] = True,
+    thumbnails: Annotated[
+        bool, typer.Option(help="Include small images of the training items, about 2 KB each, if the run reads images.")
+    ] = True,
     results: Results = RESULTS,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Write a trained run as one folder that tags new items anywhere.
 
     Holds everything that tagging needs: the whole vocabulary, language model,
-    image projection, labels and their vectors, training items, vision weights,
-    a model card (README.md) and the hash of every file. It can be moved, and
+    image projection, labels and their vectors, training items (with thumbnails),
+    vision weights, a model card (README.md) and the hash of every file. It can be moved, and
     loading it runs no code. The run must have its index (`vixml build-index`).
 
     Example:
@@ -58,7 +61,7 @@ def pack(
     run = run or _finished_run(project, dataset, seed)
     from vixml.tagging.pack import pack as go
 
-    print(go(project, dataset, run, seed, out or Path(f"{dataset}.model"), neighbours))
+    print(go(project, dataset, run, seed, out or Path(f"{dataset}.model"), neighbours, thumbnails))
 
 
 def _finished_run(project: Project, dataset: str, seed: int) -> str:

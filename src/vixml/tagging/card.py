@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vixml.config.run import RunConfig
 from vixml.data.corpus import Corpus
 from vixml.files import read_json
 from vixml.provenance import MANIFEST
@@ -12,21 +13,24 @@ SHOWN = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "R@10", "R@100")
 INFERENCE = {
     "label-search": "the labels nearest to the item (vectors `{labels_as}`)",
     "knn": "votes of the {neighbours} nearest training items",
+    "local-ridge": "votes of the {ridge[neighbours]} nearest training items, weighted by a ridge regression, and the nearest labels",
     "retrieval-augmented": "the nearest labels (weight {label_weight}) and votes of the nearest training items",
 }
-INCLUDED = "Training items are included: ids, texts, labels and vectors. Whoever gets the folder can read them."
+INCLUDED = "Training items are included: ids, texts, labels{images} and vectors. Whoever gets the folder can read them."
 LEFT_OUT = "Training items are left out."
 
 
-def card(job: Job, corpus: Corpus, neighbours: bool) -> str:
+def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnails: bool = False) -> str:
     """Return the card, in Markdown: scores, intended use, data, licences.
 
     Args:
         job: names of the run.
+        config: of the run, with its inference as chosen.
         corpus: what it was trained on.
         neighbours: whether the training items are in the folder.
+        thumbnails: whether small images of them are, too.
     """
-    config, dataset, world = job.run, job.dataset, job.project.world
+    dataset, world = job.dataset, job.project.world
     text_model = job.project.text_model(config.encoder.model)
     how = INFERENCE.get(config.inference.method, config.inference.method).format(**config.inference.model_dump())
     reads = f"text and up to {config.images.per_item} images per item" if config.needs_embeddings else "text"
@@ -59,7 +63,7 @@ def card(job: Job, corpus: Corpus, neighbours: bool) -> str:
         "## Data",
         "",
         f"{corpus.n('train'):,} training items, {corpus.n('test'):,} test items, {corpus.n_labels:,} labels. "
-        + (INCLUDED if neighbours else LEFT_OUT),
+        + (INCLUDED.format(images=", small images" if thumbnails else "") if neighbours else LEFT_OUT),
         "",
         f"Language model: {text_model.title} ({config.encoder.train}).",
         "",

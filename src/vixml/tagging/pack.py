@@ -17,6 +17,7 @@ from vixml.data.download import verify_file
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, read_json, save_array, write_json, write_text
 from vixml.images.embeddings import ImageEmbeddings
+from vixml.images.store import ImageStore
 from vixml.images.vision import Lite0, VisionSource
 from vixml.models.backbone import Backbone
 from vixml.models.inputs import RunInputs
@@ -40,13 +41,22 @@ from vixml.tagging.model_folder import (
     head_state,
     plain_kernels,
 )
+from vixml.tagging.thumbnails import write_thumbnails
 from vixml.tagging.whole_folder import whole_folder
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 RUN_AGAIN = "run it again: snakemake does so by itself"
 
 
-def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, neighbours: bool = True) -> Path:
+def pack(
+    project: Project,
+    dataset: str,
+    run: str,
+    seed: int,
+    out: Path | str,
+    neighbours: bool = True,
+    thumbnails: bool = True,
+) -> Path:
     """Write the model folder of a trained run; the same run gives the same bytes.
 
     The vocabulary is whole: word vectors as trained where the corpus has the word, as pretrained elsewhere.
@@ -57,6 +67,8 @@ def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, n
         out: folder to write. It appears whole; it may replace a model folder, and nothing else.
         neighbours: include the training items (ids, texts, labels, vectors). They name the voters behind a tag, and vote
             where the run's inference lets them. They are training data.
+        thumbnails: include a small image of each training item, where the run reads images that the dataset has (not
+            where it imports vectors): about 2 KB per item.
 
     Returns:
         ``out``.
@@ -74,7 +86,7 @@ def pack(project: Project, dataset: str, run: str, seed: int, out: Path | str, n
     _check_run(config, run, neighbours)
     with whole_folder(out, HEADER, "model folder") as work:
         _check_up_to_date(job)
-        _write(work, job, config, neighbours)
+        _write(work, job, config, neighbours, thumbnails)
     return out
 
 
@@ -130,7 +142,7 @@ def _resolved(job: Job) -> RunConfig:
     return run.model_copy(update={"inference": chosen(folder, job.run.inference)})
 
 
-def _write(work: Path, job: Job, config: RunConfig, neighbours: bool) -> None:
+def _write(work: Path, job: Job, config: RunConfig, neighbours: bool, thumbnails: bool) -> None:
     """Write every file of the folder, ``model.json`` last."""
     folders, index = _folders(job), job.folder("build-index")
     embeddings = ImageEmbeddings.open(folders["embeddings"]) if config.needs_embeddings else None
@@ -169,7 +181,10 @@ def _write(work: Path, job: Job, config: RunConfig, neighbours: bool) -> None:
         save_array(work / NEIGHBOURS / "vectors.npy", voters)
         shutil.copyfile(corpus.folder / "train.parquet", work / NEIGHBOURS / "items.parquet")
         corpus.labels("train").save(work / NEIGHBOURS / "labels")
-    write_text(work / "README.md", card(job, corpus, neighbours))
+    store = _image_store(job) if neighbours and thumbnails and embeddings is not None else None
+    if store is not None:
+        write_thumbnails(work, store, embeddings.images_of(corpus, "train"))
+    write_text(work / "README.md", card(job, config, corpus, neighbours, thumbnails=store is not None))
     write_json(work / HEADER, header | {"files": describe_outputs(work)})
 
 
@@ -201,6 +216,21 @@ def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     tensors = {name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
+
+
+def _image_store(job: Job) -> ImageStore | None:
+    """Return the images that the run was made from; None if embeddings were imported without images.
+
+    Raises:
+        VixmlError: the images are missing, or others than those.
+    """
+    made = read_manifest(job.folder("embed-images"))["inputs"].get("images")
+    if made is None:
+        return None
+    folder, hint = job.folder("render-images"), f"{RUN_AGAIN}; or leave the thumbnails out: --no-thumbnails"
+    what = "the images are not those that the run was made from"
+    expect_equal(describe_input(folder)["sha256"], made["sha256"], what, where=folder, hint=hint)
+    return ImageStore.open(folder)
 
 
 def _write_vision(work: Path, job: Job, embeddings: Path) -> dict[str, Any]:

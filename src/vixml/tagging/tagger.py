@@ -6,6 +6,7 @@ depends on the model alone (label vectors, their checks) is prepared once.
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from vixml.retrieval.search import SPARE, UNIT, decide, on_device, search
 from vixml.retrieval.vote import with_images, with_lexical
 from vixml.runtime import choose_precision, find_device
 from vixml.tagging.model_folder import LABELS, LANGUAGE, LEXICAL, NEIGHBOURS, ModelFolder
+from vixml.tagging.thumbnails import Thumbnails
 
 Picture = str | Path | bytes | Image.Image
 Item = str | Mapping[str, Any]
@@ -54,11 +56,13 @@ class Voter:
         id: its id in the training table.
         text: its text.
         similarity: cosine of the two items' vectors.
+        row: its row among the model's training items (:meth:`Tagger.thumbnail`).
     """
 
     id: str
     text: str
     similarity: float
+    row: int
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ class Tagger:
         self._added = {name: vectors[:0] for name, vectors in self._known.items()}
         self._terms = folder.array(LEXICAL) if run.inference.lexical_weight > 0 else None
         self._voters = self._voter_labels = self._voter_items = None
+        self._thumbnails = Thumbnails.open(folder)
         if f"{NEIGHBOURS}/vectors.npy" in folder:
             self._voters = on_device(folder.array(f"{NEIGHBOURS}/vectors.npy"), device)
             self._voter_labels = Ragged.load(folder.folder / NEIGHBOURS / "labels")
@@ -173,6 +178,26 @@ class Tagger:
         """Return whether pictures change the tags."""
         return self._vision is not None
 
+    @property
+    def image_size(self) -> int:
+        """Return the side in pixels to which an image is prepared (:func:`vixml.images.decode.draw_or_prepare`).
+
+        Raises:
+            VixmlError: a model that reads no images.
+        """
+        if self._vision is None:
+            raise VixmlError("this model reads text only", where=self.folder.folder)
+        return self.folder.dataset.image_size or self._vision.image_size
+
+    @property
+    def has_thumbnails(self) -> bool:
+        """Return whether the folder has thumbnails of its training items."""
+        return self._thumbnails is not None
+
+    def thumbnail(self, row: int) -> bytes | None:
+        """Return the JPEG thumbnail of a training item (``Voter.row``); None if it has none."""
+        return None if self._thumbnails is None else self._thumbnails.read(row)
+
     # -- tags ---------------------------------------------------------------------------------------------------------
 
     def tag(self, items: Iterable[Item], k: int = 10, voters: int = 3) -> list[list[Tag]]:
@@ -188,20 +213,20 @@ class Tagger:
         Raises:
             VixmlError: an item without text and picture, or with a picture that cannot be read (it is named), k below 1.
         """
-        found: list[list[Tag]] = []
-        for read in self._chunks(items):
-            queries = self.queries(read)
-            ids, scores = self.rank(queries, k)
-            named = self._name_voters(queries, ids, voters)
-            found += [
-                [
-                    Tag(self.labels[label], self.ids[label], float(score), named.get((row, label), ()))
-                    for label, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True)
-                    if label >= 0
-                ]
-                for row in range(len(ids))
+        return [tags for read in self._chunks(items) for tags in self.tags(self.queries(read), k, voters)]
+
+    def tags(self, queries: Queries, k: int, voters: int = 3) -> list[list[Tag]]:
+        """Return the k best labels of each query (:meth:`queries`); otherwise as :meth:`tag`."""
+        ids, scores = self.rank(queries, k)
+        named = self._name_voters(queries, ids, voters)
+        return [
+            [
+                Tag(self.labels[label], self.ids[label], float(score), named.get((row, label), ()))
+                for label, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True)
+                if label >= 0
             ]
-        return found
+            for row in range(len(ids))
+        ]
 
     def encode(self, items: Iterable[Item]) -> np.ndarray:
         """Return the vector of each item, (n, dim) float32, of unit length; arguments and errors are those of :meth:`tag`."""
@@ -229,19 +254,22 @@ class Tagger:
 
     # -- items --------------------------------------------------------------------------------------------------------
 
-    def read(self, item: Item, where: str = "item", fields: Sequence[str] | None = None) -> Read:
+    def read(
+        self, item: Item, where: str = "item", fields: Sequence[str] | None = None, pixels: Sequence[np.ndarray] = ()
+    ) -> Read:
         """Return an item as the encoder reads it; a picture that cannot be read is among its ``faults``.
 
         Args:
             item: as in :meth:`tag`.
             where: its name in errors.
             fields: keys of its text; None: those of the training table, or ``text``.
+            pixels: of :meth:`pixels`, for pictures that were prepared elsewhere.
 
         Raises:
             Unreadable: something else than a text or a mapping, no column of text, or neither text nor a picture.
         """
         text, pictures = self._parts(item, where, fields)
-        pixels, faults = [], []
+        pixels, faults = [*pixels[: self._run.images.per_item]], []
         for number, picture in enumerate(pictures):
             if len(pixels) == self._run.images.per_item:
                 break
@@ -291,8 +319,15 @@ class Tagger:
         elif not isinstance(picture, bytes):
             raise Undrawable(f"neither a path nor bytes nor a PIL image: {type(picture).__name__}")
         # Prepared as the images of the training items were, then read as they were.
-        size = self.folder.dataset.image_size or self._vision.image_size
-        return self._vision.preprocess(draw_or_prepare(picture, size))
+        return self.pixels(draw_or_prepare(picture, self.image_size))
+
+    def pixels(self, prepared: bytes) -> np.ndarray:
+        """Return a prepared image (PNG, :attr:`image_size`) as the vision encoder reads it: (size, size, 3) uint8."""
+        return self._vision.preprocess(prepared)
+
+    def n_tokens(self, text: str) -> int:
+        """Return the number of tokens of a text that the encoder reads."""
+        return min(self._most, len(self._tokenizer.encode(text, add_special_tokens=not self._bare).ids))
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 
@@ -396,6 +431,23 @@ class Tagger:
         self.offset = self._offset if offset is None else offset
 
     @property
+    def adds_labels(self) -> bool:
+        """Return whether labels can be added: not where training items alone vote."""
+        return bool(self._known)
+
+    def with_labels(self, labels: Iterable[Item], offset: float = 0.0) -> Tagger:
+        """Return a tagger with further labels; this one stays as it is.
+
+        It shares the networks. Its label vectors are a copy, so it costs ``4 * dim`` bytes per label of the model.
+
+        Args:
+            labels, offset: as in :meth:`add_labels`; the errors are the same.
+        """
+        other = copy.copy(self)
+        other.add_labels(labels, offset)
+        return other
+
+    @property
     def offset(self) -> float:
         """Return what is added to the inner products of added labels."""
         return self._offset
@@ -455,7 +507,7 @@ class Tagger:
                     named = found.get((row, label), ())
                     if len(named) < most:
                         item = (self._voter_items[column][voter].as_py() for column in ("id", "text"))
-                        found[row, label] = (*named, Voter(*item, similarity))
+                        found[row, label] = (*named, Voter(*item, similarity, voter))
         return found
 
 
