@@ -16,7 +16,8 @@ INFERENCE = {
     "local-ridge": "votes of the {ridge[neighbours]} nearest training items, weighted by a ridge regression, and the nearest labels",
     "retrieval-augmented": "the nearest labels (weight {label_weight}) and votes of the nearest training items",
 }
-INCLUDED = "Training items are included: ids, texts, labels{images} and vectors. Whoever gets the folder can read them."
+INCLUDED = "Training items are included: ids, texts, labels and vectors. Whoever gets the folder can read them."
+THUMBNAILS = " Small images of them are, too."
 LEFT_OUT = "Training items are left out."
 
 
@@ -63,7 +64,7 @@ def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnai
         "## Data",
         "",
         f"{corpus.n('train'):,} training items, {corpus.n('test'):,} test items, {corpus.n_labels:,} labels. "
-        + (INCLUDED.format(images=", small images" if thumbnails else "") if neighbours else LEFT_OUT),
+        + (INCLUDED + THUMBNAILS * thumbnails if neighbours else LEFT_OUT),
         "",
         f"Language model: {text_model.title} ({config.encoder.train}).",
         "",
@@ -78,7 +79,7 @@ def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnai
 
 def without_items(text: str) -> str:
     """Return a card that says that the training items are left out."""
-    return text.replace(INCLUDED, LEFT_OUT)
+    return text.replace(INCLUDED, LEFT_OUT).replace(THUMBNAILS, "")
 
 
 def _scores(job: Job) -> list[str]:
