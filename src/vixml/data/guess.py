@@ -275,6 +275,8 @@ def _guess_csv(path: Path, found: dict[str, Any], given: Mapping[str, Any], repo
     styles = [('"', None), ('"', "\\"), ("'", None), ("", None)]
     tried = []
     for order, (quote, escape) in enumerate(styles):
+        if escape and escape + quote not in text:  # this style takes more rows for sound
+            continue
         for delimiter in (",", ";", "\t", "|"):
             if any(given.get(key, value) != value for key, value in (("delimiter", delimiter), ("quote", quote))):
                 continue
