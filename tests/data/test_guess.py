@@ -18,6 +18,7 @@ from vixml.config.defaults import training_defaults
 from vixml.config.load import load_workflow, load_world, merge, read_yaml
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
+from vixml.data.guess import Report, guess_form
 from vixml.errors import VixmlError
 from vixml.files import read_json
 
@@ -230,3 +231,11 @@ def test_an_unknown_encoding_is_refused(new, tmp_path):
     assert "no such encoding" in new("t.csv", "--encoding", "latin-99", status=2)
     (tmp_path / "t.csv").write_bytes("id,title,tags\n1,Küche neu,a\n".encode("cp1252"))
     assert "not UTF-8" in new("t.csv", "--encoding", "utf-8", status=2)
+
+
+def test_one_broken_row_does_not_change_the_quotes(tmp_path):
+    rows = [f'{n},"rod, {n} m",fishing' for n in range(40)]
+    rows[20] = '20,"rod"s,fishing'
+    (tmp_path / "t.csv").write_text("\n".join(["id,title,tags", *rows]), encoding="utf-8")
+    form = guess_form([tmp_path / "t.csv"], {}, Report())
+    assert (form.quote, form.escape) == ('"', None)

@@ -73,6 +73,24 @@ def test_every_kind_gives_the_same_records(tmp_path, name, data, form):
     assert records(tmp_path / name, **form) == RECORDS
 
 
+def test_a_row_that_is_broken_by_itself_is_its_error(tmp_path):
+    rows = b'id,title\n1,a\n2,b,c\n3,"d"e\n4,\xff\n5,f\n'
+    lines = b'{"id": "1"}\n{"id"\n[]\n{"id": "\xff"}\n{"id": "5"}\n'
+    array = b'[{"id": "1"}, 7, {"id": "\xff"}, {"id": "5"}]'
+    for name, data, says in (
+        ("t.csv", rows, ["another number of cells", "not CSV", "not UTF-8"]),
+        ("t.jsonl", lines, ["malformed", "malformed", "not UTF-8"]),
+        ("t.json", array, ["malformed", "not UTF-8"]),
+    ):
+        (tmp_path / name).write_bytes(data)
+        found = [record for _, record in table_files.read_rows([tmp_path / name], TableForm())]
+        assert [record["id"] for record in found if isinstance(record, dict)] == ["1", "5"]
+        faults = [record for record in found if isinstance(record, VixmlError)]
+        assert len(faults) == len(says) and all(part in fault.what for part, fault in zip(says, faults, strict=True))
+        with pytest.raises(VixmlError, match=says[0]):
+            records(tmp_path / name)
+
+
 def test_excel_keeps_the_zeros_of_its_format(tmp_path):
     rows = [[], ["id", "title", "tags"], [7, 'Rod, "long"', "a|b"], [8.0, "Zwei\nZeilen ü", None]]
     (tmp_path / "t.xlsx").write_bytes(excel(rows, A3="000"))

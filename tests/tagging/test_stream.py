@@ -210,8 +210,9 @@ def trained_as(tagger: Tagger, monkeypatch, **changes: object) -> None:
 def test_the_form_of_the_training_table_is_used_where_it_fits(tagger, tmp_path, monkeypatch, capsys):
     # By itself, this table could not be told apart from one with the delimiter `,`, or its encoding be guessed.
     trained_as(tagger, monkeypatch, form=TableForm(encoding="cp1251", delimiter="|"), id="key")
-    (tmp_path / "t.csv").write_bytes("key|text\n1|box, красный\n2|kite, синий\n".encode("cp1251"))
-    assert tag_table(tagger, tmp_path / "t.csv", tmp_path / "tags.csv", k=1)["tagged"] == 2
+    (tmp_path / "t.csv").write_bytes("key|text\n0|a|b\n1|box, красный\n2|kite, синий\n".encode("cp1251"))
+    counts = tag_table(tagger, tmp_path / "t.csv", tmp_path / "tags.csv", k=1)
+    assert (counts["tagged"], counts["aside"]) == (2, 1)
     assert "form that of the training table" in capsys.readouterr().err
     assert [row[0] for row in tags_in(tmp_path / "tags.csv")] == ["1", "2"]
     # Another form is guessed; UTF-8 is not read in an encoding in which every byte means something.

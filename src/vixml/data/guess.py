@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,9 @@ def form_like(
     if "encoding" not in given and good >= bad > 0:
         given = {**given, "encoding": "utf-8"}
         report.guess("encoding", "utf-8", "most lines with accents are; rows that are not cannot be read", "--encoding")
+    tried = Report()
     try:
-        return guess_form(paths, given, report)
+        found = guess_form(paths, given, tried)
     except VixmlError:
         tab = {"delimiter": "\t"} if re.search(r"\.tsv\b|\.tab\b", paths[0].name.lower()) else {}
         known.append(TableForm(**{**tab, **given}))
@@ -155,21 +157,24 @@ def form_like(
                 report.guess("form", shown, "its columns are found", FORM_OPTIONS)
                 return form
         raise
+    report.guesses += tried.guesses
+    report.warnings += tried.warnings
+    return found
 
 
 def _fits(paths: Sequence[Path], form: TableForm, columns: set[str], few: bool = False) -> bool:
     """Return whether a form fits: of the lines with accents most are in its encoding, or, with ``few``, a fifth of all are
-    not; and the first row has one of the columns.
+    not; and the first row that can be read has one of the columns.
     """
     good, bad, n = _encoded(paths, form.encoding)
     plain, broken, _ = _encoded(paths, "utf-8")
     if (bad > good and not (few and bad <= n / 5)) or (plain > broken == 0 and form.encoding.lower() not in UTF8):
         return False
     try:
-        _, first = next(read_rows(paths, form), ("", None))
+        first = next((record for _, record in islice(read_rows(paths, form), 20) if isinstance(record, dict)), {})
     except VixmlError:
         return False
-    return isinstance(first, dict) and bool(columns & first.keys())
+    return bool(columns & first.keys())
 
 
 def _encoded(paths: Sequence[Path], encoding: str) -> tuple[int, int, int]:
@@ -270,6 +275,8 @@ def _guess_csv(path: Path, found: dict[str, Any], given: Mapping[str, Any], repo
     styles = [('"', None), ('"', "\\"), ("'", None), ("", None)]
     tried = []
     for order, (quote, escape) in enumerate(styles):
+        if escape and escape + quote not in text:  # this style takes more rows for sound
+            continue
         for delimiter in (",", ";", "\t", "|"):
             if any(given.get(key, value) != value for key, value in (("delimiter", delimiter), ("quote", quote))):
                 continue

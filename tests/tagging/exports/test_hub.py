@@ -107,6 +107,8 @@ def test_a_hub_that_is_not_there_or_holds_something_else_is_an_error(packed, ser
     with monkeypatch.context() as patch, pytest.raises(VixmlError, match="does not hold what was pushed"):
         patch.setattr(server, "do_POST", loses)
         push(packed("text"), "me/shop", items=False)
+    with pytest.raises(VixmlError, match="not a repository"):
+        push(packed("text"), "shop", items=False)
     turn_away(monkeypatch)
     with pytest.raises(VixmlError, match="cannot be reached"):
         push(packed("text"), "me/shop", items=False)

@@ -43,6 +43,8 @@ def push(
         VixmlError: training items without a word about them, a repository that is public or holds something else, or
             a hub that cannot be reached or refuses.
     """
+    if repository.count("/") != 1:
+        raise VixmlError("not a repository of the hub", where="--out", found=repository, expected="OWNER/NAME")
     with tempfile.TemporaryDirectory(prefix="vixml-push-") as work:
         lines = _prepare(Path(model), Path(work) / "pushed", form, items)
         with _hub_errors(repository):
@@ -143,7 +145,7 @@ def _hub_errors(repository: str) -> Iterator[None]:
             "the hub cannot be reached, or refuses",
             where=repository,
             found=(said.replace(token, "***") if token else said)[:400],
-            hint="`hf auth login` or HF_TOKEN gives a token, which must be allowed to write; nothing else was changed"
+            hint="`hf auth login` or HF_TOKEN gives a token, which must be allowed to write"
             if token is None or "401" in said or "403" in said
             else "try again; the commit is there whole or not at all",
         ) from None

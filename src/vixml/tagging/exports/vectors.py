@@ -121,7 +121,8 @@ def write_faiss(vectors: Vectors, folder: Path, tagger: Tagger) -> str:
     texts = sample_texts(tagger)
     queries, k = tagger.encode(texts), min(NEAREST, len(vectors.ids))
     scores, ids = faiss.read_index(str(path)).search(queries, k)
-    whole = np.concatenate([found for _, found in vectors.chunks()])
+    narrow = vectors.rows.shape[1] > vectors.dim
+    whole = np.concatenate([found for _, found in vectors.chunks()]) if narrow else vectors.rows
     _, expected = search(queries, whole, k)
     own = np.einsum("qd,qkd->qk", queries, whole[ids])  # each found vector is the one of its row
     apart = max(float(np.abs(scores - other).max(initial=0.0)) for other in (expected, own))
