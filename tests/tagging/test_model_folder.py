@@ -62,7 +62,7 @@ def test_thumbnails_are_the_first_images_of_the_training_items(shop, packed, tmp
             assert difference < 12
             some += 1
     assert 0 < some < corpus.n("train") and tagger.thumbnail(-1) is tagger.thumbnail(10**6) is None
-    assert "small images" in (packed("images") / "README.md").read_text(encoding="utf-8")
+    assert "Small images" in (packed("images") / "README.md").read_text(encoding="utf-8")
     without = pack(shop.project, "shop", "images", 0, tmp_path / "m", thumbnails=False)
     assert not list(without.glob("neighbours/thumb*")) and not Tagger.load(without).has_thumbnails
     assert tags(without) == tags(packed("images"))
