@@ -48,6 +48,11 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 	@$(ACTIVATE) && snakemake paper_tables --cores all --quiet host reason
 	@echo
 	@$(ACTIVATE) && vixml summary
+	@echo
+	@echo "To tag something with the model that was just trained, on a page in your browser:"
+	@echo "  source $(VENV)/bin/activate"
+	@echo "  vixml pack picto vixml-minilm-l3 --out picto.model"
+	@echo "  vixml serve --model picto.model        # then open http://127.0.0.1:8000 and try: fishing rod"
 
 test: install  ## run the tests, with `auto` as float32 (six to seven minutes on two idle cores)
 	@$(ACTIVATE) && $(PYTEST) -m "not slow"

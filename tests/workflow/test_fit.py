@@ -49,8 +49,9 @@ def tags(copy, model: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO((copy.root / "tags.csv").read_text(encoding="utf-8"))))
 
 
-def test_from_an_export_to_tags(apart):
+def test_from_an_export_to_tags(apart, programs, monkeypatch):
     copy = apart
+    monkeypatch.setenv("PATH", programs, prepend=os.pathsep)  # `fit` brings its own
     export(copy.root)
     printed = copy.run("vixml", "new", "shop", "export.csv", "--pictures", "photos")
     assert "vixml fit shop.yaml" in printed
