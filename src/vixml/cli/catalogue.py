@@ -112,17 +112,15 @@ def fit(
         ),
     ] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="Processor cores; all.", show_default=False)] = None,
-    neighbours: Annotated[
-        bool, typer.Option(help="Include the training items in the model folder, where they do not vote.")
-    ] = True,
 ) -> None:
     """Train on a catalogue, choose how to predict, and pack the result as one folder that tags new items.
 
     Runs the same stages as `snakemake --configfile NAME.yaml`, to the same bytes,
     but starts their processes at once. Interrupted, the same command resumes.
     Ends with a table: baselines, a linear model, what was trained, and the
-    inference chosen on training items held out, with intervals. --from starts from
-    an earlier model, whose labels are matched by name, and writes that into the file.
+    inference chosen on training items held out, with intervals. --from starts
+    from an earlier model, whose labels are matched by name, and writes that
+    into the file.
 
     Example:
 
@@ -131,7 +129,7 @@ def fit(
     """
     from vixml.cli.fitting import fit as go
 
-    print(go(_file_of(name), out, start, cores, neighbours))
+    print(go(_file_of(name), out, start, cores))
 
 
 def _file_of(name: str) -> Path:

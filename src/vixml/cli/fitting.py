@@ -19,9 +19,7 @@ from vixml.files import sha256_file, write_text
 TAGGER = "tagger"
 
 
-def fit(
-    file: Path, out: Path | None = None, start: Path | None = None, cores: int | None = None, neighbours: bool = True
-) -> str:
+def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: int | None = None) -> str:
     """Run a catalogue's workflow, write its model folder, and return the table of its scores with what to do next.
 
     Args:
@@ -29,7 +27,6 @@ def fit(
         out: model folder to write; by default the name of the file with ``.model``.
         start: an earlier model folder to start from.
         cores: processor cores; None: all.
-        neighbours: include the training items.
 
     Raises:
         VixmlError: a file that names no tagger, or a workflow that failed: its own message came before.
@@ -57,7 +54,7 @@ def fit(
     from vixml.report.fitted import fitted_table
     from vixml.tagging.pack import pack
 
-    folder = pack(project, target.dataset, TAGGER, seed, out or Path(f"{file.stem}.model"), neighbours)
+    folder = pack(project, target.dataset, TAGGER, seed, out or Path(f"{file.stem}.model"))
     table = fitted_table(project, target.dataset, target.runs, seed, TAGGER)
     shown = shlex.quote(os.path.relpath(folder))
     return f"\n{table}\n\n{shown} tags new items:\n  vixml tag new.csv --model {shown} --out tags.csv"
