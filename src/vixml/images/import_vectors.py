@@ -151,9 +151,11 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
     """Append a matrix as float16 to ``stream``; return the rows that are zero.
 
     Raises:
-        VixmlError: NaN, infinity, or a number that float16 does not hold; all are counted, the first is named.
+        VixmlError: NaN, infinity, or a number that float16 does not hold; all are counted, the first is named. A vector that
+            becomes zero in float16, or a matrix of zeros.
     """
     bad = {"NaN": 0, "infinity": 0, "beyond float16 (65504)": 0}
+    faint = -1
     row, zeros = -1, [np.zeros(0, dtype=np.int64)]
     for first, block in matrix.blocks():
         with np.errstate(over="ignore"):
@@ -165,7 +167,10 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
                 bad[key] += int(where.sum())
             wrong = (nan | infinite | over).any(axis=1)
             row = first + int(np.argmax(wrong)) if row < 0 and wrong.any() else row
-        zeros.append(first + np.flatnonzero(~half.any(axis=1)))
+        zero = np.flatnonzero(~half.any(axis=1))
+        if faint < 0 and len(lost := zero[block[zero].any(axis=1)]):
+            faint = first + int(lost[0])
+        zeros.append(first + zero)
         stream.write(memoryview(half).cast("B") if half.size else b"")
         advance(len(block))
     if row >= 0:
@@ -176,7 +181,16 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
             expected="finite numbers up to 65504",
             hint=HINT,
         )
-    return np.concatenate(zeros)
+    zero = np.concatenate(zeros)
+    if faint >= 0 or (len(zero) == len(matrix) and len(matrix)):
+        raise VixmlError(
+            "published vectors that are zero in float16",
+            where=f"{matrix.path}, row {max(faint, 0)}",
+            found="numbers below 3e-8" if faint >= 0 else f"all of its {len(matrix):,} rows are zero",
+            expected="vectors of ordinary length; a row of exact zeros is an image that was never computed",
+            hint=HINT,
+        )
+    return zero
 
 
 # -- the matrices ---------------------------------------------------------------------------------------------------

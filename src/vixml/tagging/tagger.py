@@ -25,7 +25,7 @@ from vixml.data.xc_repository import TextRules
 from vixml.errors import VixmlError
 from vixml.images.decode import Undrawable, draw_or_prepare
 from vixml.images.embeddings import ImageEmbeddings
-from vixml.models.encode import encode_items
+from vixml.models.encode import encode_items, expect_direction
 from vixml.models.inputs import prompts
 from vixml.models.packing import MULTIPLE, Sequences
 from vixml.progress import warn
@@ -272,7 +272,8 @@ class Tagger:
         if pictures and not self.reads_images:
             _warn_once(f"{self.folder.folder}: this model reads text only; pictures are not looked at")
             pictures = []
-        return TextRules(fields).text(item, where), pictures
+        rules = TextRules(fields, html=catalogue is not None and catalogue.strip_html)
+        return rules.text(item, where), pictures
 
     def _pixels(self, picture: Picture) -> np.ndarray:
         """Return a picture as the vision encoder reads it: (size, size, 3) uint8."""
@@ -315,6 +316,7 @@ class Tagger:
         sequences = Sequences(tokens, images, self._prompts[split], gather)
         filled = FILLED if len(items) <= FEW else MULTIPLE
         u = encode_items(self._model, sequences, self.precision, self._run.training.items_at_once, multiple=filled)
+        expect_direction(u, "items to tag")
         return (F.normalize(u, dim=1) if unit else u).numpy(), vectors, lists
 
     def _pool(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
@@ -323,6 +325,7 @@ class Tagger:
         for start in range(0, len(pixels), PIXELS_AT_ONCE):
             some = slice(start, start + PIXELS_AT_ONCE)
             out[some] = self._vision.encode(torch.from_numpy(np.stack(pixels[some]))).half().cpu().numpy()
+            expect_direction(torch.from_numpy(out[some]).float(), "pictures to tag")
         return out
 
     # -- labels -------------------------------------------------------------------------------------------------------
