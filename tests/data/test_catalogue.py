@@ -320,7 +320,9 @@ def test_labels_in_columns(build):
     with pytest.raises(VixmlError, match="something else than 0 and 1"):
         build({"train": [train[0] | {"war": 0.7}, train[1]], "test": train}, entry=entry)
     with pytest.raises(VixmlError, match="labels are 0 and 1") as caught:
-        build({"train": [row | {"war": 0, "love": 1} for row in train], "test": train}, entry=dataset(labels="war + love"))
+        build(
+            {"train": [row | {"war": 0, "love": 1} for row in train], "test": train}, entry=dataset(labels="war + love")
+        )
     assert "labels_are: columns" in caught.value.hint
 
 

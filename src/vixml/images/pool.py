@@ -66,6 +66,13 @@ def embed_images(
         inputs["model"] = source.model_dir
     facts: dict[str, object] = {"device": device, "precision": precision, "batch_size": entry.batch_size}
     store = ImageStore.open(store_dir)
+    if len(store) and len(store.missing) == len(store):
+        raise VixmlError(
+            "no image is there",
+            where=store_dir,
+            found=f"all {len(store)} are missing; missing.parquet there lists each with its reason",
+            hint="correct the addresses or paths, or train on text alone (modality: text)",
+        )
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
     with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_each(), room:
         hashes = {name: describe_input(path)["sha256"] for name, path in inputs.items()}
