@@ -105,7 +105,7 @@ def test_a_table_names_runs_and_metrics_that_exist(config_dir, results, change, 
     content = {"metrics": ["P@1"], "datasets": ["picto"], "rows": [{"run": "vixml-minilm-l3"} | change]} | change
     spec = SimpleNamespace(model_dump=lambda: content, metrics=content["metrics"])
     with pytest.raises(VixmlError, match="unknown key") as caught:
-        expect_known_rows(found, {"table1": spec}, config_dir)
+        expect_known_rows(found, {"table1": spec}, Path(__file__))  # a configuration of one file
     assert says in caught.value.where and caught.value.hint
 
 

@@ -125,18 +125,17 @@ def _misfits(
 
 
 def expect_known_rows(project: Project, specs: Mapping[str, TableSpec | FactsSpec], where: Path) -> None:
-    """Check the runs and metrics that tables name; a row of a run that does not exist would read "not run" for ever.
+    """Check the metrics that tables name, and the runs that a configuration of one file names in its own table.
+
+    A row of a run that does not exist reads "not run", as it should in the paper's tables, which a user's runs need not fill.
 
     Raises:
-        VixmlError: an unknown run (with the nearest name) of a dataset that has runs, or a metric that is never computed.
+        VixmlError: an unknown run or a metric that is never computed, with the nearest name.
     """
-    runs: dict[str, set[str]] = {}
-    for dataset, run in project.runs:
-        runs.setdefault(dataset, set()).add(run)
+    known = {run for _, run in project.runs}
     for name, spec in specs.items():
-        place_of = where if where.is_file() else where / "tables" / f"{name}.yaml"
-        for dataset, run, _ in named_runs(spec.model_dump()):
-            if dataset in runs:
-                require(run, runs[dataset], f"{place_of}: a row of {dataset}")
+        file = where if where.is_file() else where / "tables" / f"{name}.yaml"
+        for dataset, run, _ in named_runs(spec.model_dump()) if where.is_file() else ():
+            require(run, known, f"{file}: a row of {dataset}")
         for metric in getattr(spec, "metrics", ()):
-            require(metric, METRICS, f"{place_of}: metrics")
+            require(metric, METRICS, f"{file}: metrics")
