@@ -180,6 +180,7 @@ def small_disk(world: Path, step: str, size: int) -> None:
     copied(world, step)
 
     def work() -> int:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(1, 2)  # these are files, too
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         refused(run(step))
         return 0
