@@ -126,6 +126,7 @@ def entry_cases(draw: random.Random, scratch: Path) -> Works:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            copy.run(sys.executable, "-m", "snakemake", "--unlock", check=False)  # as the message says
             copy.run(sys.executable, "-m", "snakemake", "--cores", "2")
             assert not list((copy.root / "results").rglob(".tmp-*"))
             assert copy.planned() == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ _LIMITS = (
     (re.compile(r"vocab|position|context|token|length|^n_ctx", re.IGNORECASE), 1 << 24),
     (re.compile(r"size|dim|channels|rank|features|embd|inner|hidden", re.IGNORECASE), 1 << 20),
 )
+_LAYERS = {"num_hidden_layers", "num_layers", "n_layers", "n_layer", "block_count"}
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -45,12 +47,13 @@ def expect_sizes(config: Mapping[str, Any], where: object) -> None:
     for key, value in _numbers(config):
         name = key.rpartition(".")[2]
         limit = next((limit for names, limit in _LIMITS if names.search(name)), 1 << 63)
-        if value != value or (isinstance(value, int) and value > limit):
+        least = 1 if name in _LAYERS else -math.inf
+        if value != value or (isinstance(value, int) and not least <= value <= limit):
             raise VixmlError(
                 "a network's configuration has an implausible number",
                 where=f"{where}: {key}",
                 found=str(value)[:40],
-                expected=f"at most {limit:,}" if value == value else "a number",
+                expected=f"{least} to {limit:,}" if name in _LAYERS else f"at most {limit:,}",
                 hint="the file is damaged, or not that of a published network: fetch it again",
             )
 
