@@ -30,7 +30,9 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / part) for part in ("torture", "", "workflow", "images", "data", "models")]
-os.environ |= {"VIXML_PRECISION": "fp32", "VIXML_PROGRESS": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {"VIXML_PRECISION": "fp32", "VIXML_PROGRESS": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+if __name__ == "__main__":
+    os.environ |= ENVIRONMENT
 
 from vixml import torchvision_fix as _first  # noqa: E402, F401 -- before transformers
 from vixml.errors import VixmlError  # noqa: E402
@@ -146,6 +148,8 @@ def _in_the_child(case: Case, folder: Path, said: Path) -> None:
     try:
         stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(stream, 1), os.dup2(stream, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        os.environ |= ENVIRONMENT
         resource.setrlimit(
             resource.RLIMIT_AS, (resource.RLIM_INFINITY if case.kind == "entry" else MEMORY + _mapped(),) * 2
         )
