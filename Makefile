@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help install demo test test-bf16 slow check bench bench-table lock record push pull adopt clean
+.PHONY: help install demo test test-bf16 slow torture check bench bench-table lock record push pull adopt clean
 
 # The versions in requirements.lock were tested with Python 3.11; `make PYTHON=/path/to/python` selects another.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
@@ -62,6 +62,12 @@ test-bf16: install  ## run the tests that depend on `auto` again in bfloat16, wh
 
 slow: install  ## run the slow tests: the demo with conda; conda, DVC and SLURM to the same bytes, killed and resumed (half an hour on two cores without bfloat16)
 	@$(ACTIVATE) && $(PYTEST) -m slow --durations 10
+
+# `make torture CASES=200 SEED=5` tries others; tests/torture/run.py --help lists the kinds.
+CASES := 2000
+SEED := 0
+torture: install  ## try 2,000 hostile and odd cases: damaged files, kills, disks, servers, images (about an hour on two cores)
+	@$(ACTIVATE) && python tests/torture/run.py --cases $(CASES) --seed $(SEED)
 
 check: install  ## run the other checks of a change: style, lint, generated files, slow tests
 	@$(ACTIVATE) && ruff check .

@@ -13,12 +13,14 @@
 # they and everything after them are skipped, and the call ends with success. Files of the repository, which no rule makes,
 # may be `ancient`; raw files get a fixed time instead (`declare`).
 import contextlib
+import functools
 import json
 import os
 import re
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -34,6 +36,7 @@ from vixml.data.download import declare
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError, machine_error
 from vixml.files import sha256_file, sha256_json
+from vixml.progress import warn
 from vixml.provenance import MANIFEST
 from vixml.runtime import precision_override
 from vixml.stages import STAGES, Job, Stage, place, raw_dir
@@ -164,12 +167,35 @@ def obeys(stage):
 
 
 def tables_of_dataset(wildcards):
-    """Return the tables of a user's own dataset that exist; build-corpus reports missing ones."""
-    entry = WORLD.datasets[wildcards.dataset].catalogue
+    """Return the tables of a user's own dataset that exist; build-corpus reports missing ones.
+
+    Snakemake refuses inputs that are newer than what is made from them, so those with a time in the future are no inputs.
+    """
+    return [path for path in _tables(wildcards.dataset) if path not in tables_to_come(wildcards.dataset)]
+
+
+def settings_of_corpus(wildcards):
+    """Return what `obeys` does; of tables with a time in the future also time and size, by which a change of them shows."""
+    settings = json.loads(obeys("build-corpus")["settings"](wildcards))
+    return json.dumps(settings | tables_to_come(wildcards.dataset), sort_keys=True)
+
+
+@functools.cache
+def _tables(dataset):
+    entry = WORLD.datasets[dataset].catalogue
     try:
         return [str(path) for paths in tables_of(entry, RAW_DIR).values() for path in paths] if entry else []
     except VixmlError:
         return []
+
+
+@functools.cache
+def tables_to_come(dataset):
+    found = {path: os.stat(path) for path in _tables(dataset)}
+    found = {path: [about.st_mtime, about.st_size] for path, about in found.items() if about.st_mtime > time.time()}
+    for path, (when, _) in found.items():
+        warn(f"{path} has a time in the future, {time.ctime(when)}: is a clock wrong? Changes show by time and size")
+    return found
 
 
 def is_published(dataset, vision):

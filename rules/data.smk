@@ -40,7 +40,7 @@ rule build_corpus:
         mem_mb=4000,
         runtime=60,
     params:
-        **obeys("build-corpus"),
+        **obeys("build-corpus") | {"settings": settings_of_corpus},
     message:
         "Build the corpus of {wildcards.dataset}"
     shell:

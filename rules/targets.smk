@@ -2,6 +2,9 @@
 #
 # REQUIRED INPUTS: constants and functions of rules/common.smk (WORKFLOW, run_of, the paths of files).
 # OUTPUTS: none; constants and functions for the Snakefile and the other files.
+from snakemake.settings.types import ExecMode
+
+from vixml.check import fit
 from vixml.config.tables import named_runs
 
 # Lists of jobs, each by its names; `made(stage, jobs)` turns them into files. First what is scored.
@@ -18,6 +21,13 @@ FACTS = {getattr(spec, "facts", "") for spec in TABLE_SPECS.values()}
 if ONLY:
     SHOWN = {row[:2] for spec in TABLE_SPECS.values() for row in named_runs(spec.model_dump())}
     SCORED = [names for names in SCORED if (names["dataset"], names["run"]) in SHOWN]
+
+# What does not fit its data is an error now, not after hours. In a first call, `vixml tokenize` knows more: see vixml.check.fit.
+os.environ.update(VIXML_RUNS=fit.named(SCORED))
+if workflow.exec_mode == ExecMode.DEFAULT:
+    with one_message():
+        fit.expect_known_rows(PROJECT, TABLE_SPECS, Path(CONFIG_DIR))
+        fit.expect_fit(PROJECT, fit.parse(fit.named(SCORED)), WORKFLOW.published_vectors)
 
 TESTED = [names for names in SCORED if names["split"] == "test"]
 HELD_OUT = [names for names in SCORED if names["split"] == "validation"]

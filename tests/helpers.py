@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import typer
+from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 
 from vixml.cli import stages
 from vixml.config.registry import Source
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
+
+# The smallest tokenizer.json that can be read.
+TOKENIZER = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2}, unk_token="[UNK]")).to_str()
 
 
 def zipped(members: Mapping[str, str | bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -90,3 +90,12 @@ def test_another_format_is_refused(folder):
     (folder / "header.json").write_text(json.dumps(header | {"format": "vixml-ragged-9"}), encoding="utf-8")
     with pytest.raises(VixmlError, match="version"):
         Ragged.load(folder)
+
+
+@pytest.mark.parametrize("odd", [None, [], "3", 1.5, float("inf"), True])
+def test_a_header_without_its_sizes_is_one_clear_error(tmp_path, odd):
+    Ragged.from_rows([[0], [2]], 3).save(tmp_path)
+    header = json.loads((tmp_path / "header.json").read_text())
+    (tmp_path / "header.json").write_text(json.dumps(header | {"n_cols": odd}))
+    with pytest.raises(VixmlError, match="lacks a size"):
+        Ragged.load(tmp_path)

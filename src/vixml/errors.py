@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class VixmlError(Exception):
@@ -70,6 +72,38 @@ def expect_index(index: int, n: int, what: str, *, where: object, hint: str | No
     """
     if not 0 <= index < n:
         raise VixmlError(what, where=where, found=index, expected=f"0 to {n - 1}", hint=hint)
+
+
+@contextmanager
+def reading(what: str, where: object, *, expected: object = None, hint: str | None = None) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged file into one clear error.
+
+    For libraries that raise errors of many kinds; one in Rust (tokenizers, safetensors) may panic, which is no ``Exception``.
+    Running out of memory and errors of the machine pass through: they say nothing about the file.
+
+    Args:
+        what, where, expected, hint: of the error, as in :class:`VixmlError`.
+
+    Raises:
+        VixmlError: the block raised an error.
+    """
+    try:
+        yield
+    except (VixmlError, MemoryError):
+        raise
+    except BaseException as error:
+        panicked = type(error).__module__ == "pyo3_runtime"
+        if not (isinstance(error, Exception) or panicked) or _is_no_fault_of_the_file(error):
+            raise
+        lines = str(error).strip().splitlines() or ["no message"]
+        found = f"{type(error).__name__}: {lines[0][:200]}"
+        raise VixmlError(what, where=where, found=found, expected=expected, hint=hint) from error
+
+
+def _is_no_fault_of_the_file(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return machine_error(error, "") is not None
+    return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "allocate memory" in str(error))
 
 
 # Everyday errors of a machine: what they mean, and what to do. Finished stages are kept in each case.

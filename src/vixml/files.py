@@ -127,6 +127,11 @@ def read_json(path: Path | str) -> Any:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        raise VixmlError(
+            "not a JSON file in UTF-8", where=path, found=found, hint="delete it and run snakemake again"
+        ) from error
     except FileNotFoundError as error:
         raise VixmlError(
             "a file that this stage reads is missing",
@@ -141,6 +146,11 @@ def read_json(path: Path | str) -> Any:
             where=f"{path}:{error.lineno}",
             found=error.msg,
             hint="delete it and run snakemake again; it is generated",
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of 10,000 digits, 10,000 brackets
+        found = f"{type(error).__name__}: {error}"[:200]
+        raise VixmlError(
+            "not a JSON file", where=path, found=found, hint="delete it and run snakemake again"
         ) from error
 
 
@@ -180,7 +190,9 @@ def load_array(path: Path | str, *, mmap: bool = True) -> np.ndarray:
         array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except FileNotFoundError as error:
         raise VixmlError("an array is missing", where=path, hint="run the stage that writes it") from error
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header raises errors of Python's tokenizer, and of memory for absurd shapes
         if mmap and "empty" in str(error):
             return load_array(path, mmap=False)
         raise VixmlError(

@@ -143,11 +143,17 @@ class Ragged:
         """Read and check a folder written by :meth:`save`; arrays stay on disk (memory-mapped) by default."""
         folder = Path(folder)
         header = read_header(folder / "header.json", FORMAT, "a ragged array")
+        sizes = {key: header.get(key) for key in ("n_rows", "n_values", "n_cols")}
+        if any(type(value) is not int for value in sizes.values()):
+            hint = "rebuild it; it was altered or cut short"
+            raise VixmlError(
+                "a header lacks a size", where=folder / "header.json", found=sizes, expected="integers", hint=hint
+            )
         extra = {k: v for k, v in header.items() if k not in {"format", "n_rows", "n_values", "n_cols"}}
         result = cls(
             load_array(folder / "values.npy", mmap=mmap),
             load_array(folder / "offsets.npy", mmap=False),
-            int(header["n_cols"]),
+            header["n_cols"],
             extra,
         )
         expect_equal(

@@ -42,7 +42,7 @@ def write(folder, name, records, kind="jsonl"):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.{kind}"
     if kind == "jsonl":
-        path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     elif kind == "csv":
         cells = [{k: ";".join(v) if isinstance(v, list) else v for k, v in record.items()} for record in records]
         pd.DataFrame(cells).to_csv(path, index=False, encoding="utf-8-sig")
@@ -86,9 +86,12 @@ def test_every_format_gives_the_same_corpus(build, kind):
 
 def test_labels_by_name_with_texts(build):
     train = [{**TRAIN[0], "labels": ["Things for fishing"]}, {**TRAIN[1], "labels": ["Море"]}]
-    tables = {"label": LABEL, "train": train, "test": [{**TEST[0], "labels": []}]}
+    tables = {"label": LABEL, "train": train, "test": [{**TEST[0], "labels": []}, train[0]]}
     corpus, counts = build(tables, entry=dataset(labels_by="name"))
-    assert rows_of(corpus.labels("train")) == [[0], [1]] and counts["rules"]["test"] == {"without_labels": 1}
+    assert rows_of(corpus.labels("train")) == [[0], [1]] and counts["rules"]["test"] == {
+        "ids_in_train": 1,
+        "without_labels": 1,
+    }
 
 
 @pytest.mark.parametrize("by", ["id", "name"])
@@ -271,3 +274,118 @@ def test_an_absolute_folder_is_taken_as_it_is(tmp_path):
 def test_an_entry_fits_its_builder(over):
     with pytest.raises(ValidationError):
         Dataset.model_validate({"title": "S"} | over)
+
+
+def queries(*labels):
+    return [{"id": f"i{n}", "title": f"thing {n}", "labels": value} for n, value in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["['x', 'y']", "['y']", "['x']"], "written as lists in text"),
+        (['["x", "y"]', '["y"]', "[]"], "written as lists in text"),
+        (["{'x', 'y'}", "{'y'}", "{'x'}"], "written as lists in text"),
+        (["['x' 'y']", "['y' 'z']", "['x' 'z']"], "written as lists in text"),
+        (["{x,y}", "{y,z}", "{x}"], "written as lists in text"),
+        (['{"x": 1, "y": 0}', '{"x": 0, "y": 1}', '{"x": 1}'], "written as lists in text"),
+        (["0 1 0", "1 1 0", "0 0 1"], "written as lists in text"),
+        ([["['x', 'y']"], ["['y']"], ["x"]], "written as lists in text"),
+        ([[0, 1, 0], [1, 1, 0], [0, 0, 1]], "labels are 0 and 1"),
+        (["x, y", "y, z", "z, x"], "several labels are written in one cell"),
+        (["x|y", "y|z", "z"], "several labels are written in one cell"),
+        (["x\ty", "y\tz", "z"], "several labels are written in one cell"),
+    ],
+)
+def test_several_labels_written_as_one_are_refused(build, labels, says):
+    with pytest.raises(VixmlError, match=says) as caught:
+        build({"train": queries(*labels), "test": queries(*labels)}, entry=dataset())
+    assert "train.jsonl: labels" in caught.value.where and caught.value.hint
+
+
+def test_a_few_labels_that_look_like_several_are_counted(build, capsys):
+    labels = [["x", "y"], ["Haus, Garten"], ["[1]"], ["y"], ["Y "], ["x"], ["z, x"]]
+    _, counts = build({"train": queries(*labels), "test": queries(["x"])}, entry=dataset())
+    assert counts["rules"]["label"] == {"labels_like_lists": 1, "labels_alike": 1}
+    assert "[1]" in capsys.readouterr().err
+    whole = queries("x, y", "y, z", "z, x")
+    assert build({"train": whole, "test": whole}, entry=dataset(separator=""))[1]["n_labels"] == 3
+
+
+def test_labels_in_columns(build):
+    train = [{"id": "a", "title": "t", "war": 1, "love": "no"}, {"id": "b", "title": "u", "war": False, "love": "x"}]
+    entry = dataset(labels="war + love", labels_are="columns")
+    corpus, _ = build({"train": train, "test": train}, entry=entry)
+    assert corpus.texts("label") == ["love", "war"] and rows_of(corpus.labels("train")) == [[1], [0]]
+    with pytest.raises(VixmlError, match="something else than 0 and 1"):
+        build({"train": [train[0] | {"war": 0.7}, train[1]], "test": train}, entry=entry)
+    with pytest.raises(VixmlError, match="labels are 0 and 1") as caught:
+        build(
+            {"train": [row | {"war": 0, "love": 1} for row in train], "test": train}, entry=dataset(labels="war + love")
+        )
+    assert "labels_are: columns" in caught.value.hint
+
+
+@pytest.mark.parametrize("by", ["id", "name"])
+def test_names_pass_the_same_rules_in_the_table_of_labels_and_in_queries(build, by):
+    odd = {
+        "half\ud800": "half\ufffd",
+        "two\nlines": "two lines",
+        " blanks\u00a0": "blanks",
+        "A &amp; <b>B</b>": "A & B",
+    }
+    label = [{"id": name, "title": name} for name in odd]
+    tables = {"label": label, "train": queries(list(odd), ["half\ufffd"]), "test": queries([*odd.values()])}
+    corpus, _ = build(tables, entry=dataset(labels_by=by, strip_html=True))
+    assert corpus.texts("label") == list(odd.values())
+    assert rows_of(corpus.labels("train")) == [[0, 1, 2, 3], [0]] and rows_of(corpus.labels("test")) == [[0, 1, 2, 3]]
+    del tables["label"]
+    corpus, counts = build(tables, entry=dataset(strip_html=True))
+    assert set(corpus.texts("label")) == set(odd.values()) and counts["n_test_pairs"] == 4
+    assert "ids_repaired" not in counts["rules"]["train"]
+
+
+def test_ids_are_repaired_and_the_same_item_in_both_splits_is_counted(build):
+    test = [{**TRAIN[0], "id": " rod\ud800\n"}, {**TRAIN[1], "title": "Another"}, TEST[0]]
+    corpus, counts = build({"train": TRAIN, "test": test}, entry=dataset())
+    assert corpus.ids("test") == ["rod\ufffd", "net", "boat"]
+    assert (counts["rules"]["test"]["ids_in_train"], counts["test_texts_in_train"]) == (1, 1)
+    assert (counts["n_test_with_labels"], counts["most_images_per_item"]) == (3, 0)
+
+
+def test_a_null_or_an_odd_entry_among_images_stops_nothing(build):
+    odd = [{**TRAIN[0], "images": [None, "p/rod.png", 3.5, {"url": "x"}]}, {**TRAIN[1], "images": None}]
+    corpus, counts = build({"train": odd, "test": TEST})
+    assert corpus.image_keys() == ["p/rod.png", "p/boat.png"]
+    rules = counts["rules"]["train"]
+    assert (rules["nulls_in_lists"], rules["images_not_text"]) == (1, 2)
+    with pytest.raises(VixmlError, match="neither texts nor lists"):
+        build({"train": [{**TRAIN[0], "images": [{"url": "x"}]}, TRAIN[1]], "test": TEST})
+
+
+@pytest.mark.parametrize(
+    ("text", "entry", "says"),
+    [
+        (b"id;title;labels\na;b;fish\n", {}, "delimiter: \";\""),
+        (b"id\ttitle\tlabels\na\tb\tfish\n", {}, 'delimiter: "\\t"'),
+        (b"id,Title,Labels\na,b,fish\n", {}, "did you mean the column 'Labels'"),
+        (b"id,TITLE,labels\na,b,fish\n", {}, "did you mean the column 'TITLE'"),
+        (b"sku,title,labels\na,b,fish\n", {"id": "SKU"}, "did you mean the column 'sku'"),
+        (b"id,title,labels,Pictures\na,b,fish,\n", {"images": "pictures"}, "did you mean the column 'Pictures'"),
+        (b"\xef\xbb\xbftitle,id,labels\na,b,fish\n", {"form": {"encoding": "cp1252"}}, "byte order mark"),
+        ("id,title,labels\na,b,fish\n".encode("utf-16"), {}, "byte order mark"),
+    ],
+)  # fmt: skip
+def test_a_header_that_is_not_as_expected_is_named(tmp_path, text, entry, says):
+    for name in ("train", "test"):
+        (tmp_path / "shop").mkdir(exist_ok=True)
+        (tmp_path / "shop" / f"{name}.csv").write_bytes(text)
+    with pytest.raises(VixmlError) as caught:
+        build_corpus("shop", dataset(**entry), {}, tmp_path, tmp_path / "corpus")
+    assert says in caught.value.hint
+
+
+@pytest.mark.parametrize("labels", [["unseen"], []])
+def test_a_test_split_without_a_known_label_is_refused(build, labels):
+    with pytest.raises(VixmlError, match="no query of test has a label"):
+        build({"train": TRAIN, "test": [{**TEST[0], "labels": labels}]}, entry=dataset())

@@ -239,3 +239,36 @@ def test_one_broken_row_does_not_change_the_quotes(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(["id,title,tags", *rows]), encoding="utf-8")
     form = guess_form([tmp_path / "t.csv"], {}, Report())
     assert (form.quote, form.escape) == ('"', None)
+
+
+def test_columns_of_0_and_1_are_labels(new, tmp_path):
+    rows = [
+        {
+            "sku": i,
+            "title": f"thing number {i}",
+            "genre_war": i % 2,
+            "genre_love": int(i % 3 == 0),
+            "genre_Ärzte": 1 - i % 2,
+        }
+        for i in range(40)
+    ]
+    for kind in (rows, [{k: bool(v) if "genre" in k else v for k, v in row.items()} for row in rows]):
+        write_csv(tmp_path / "t.csv", kind)
+        printed = new("t.csv")
+        assert (
+            re.search(r"labels are +columns .*--labels-are values", printed) and "labels: 3, 1.35 per item" in printed
+        )
+    build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
+    assert Corpus.load("corpus").texts("label") == ["genre_love", "genre_war", "genre_Ärzte"]
+    with pytest.raises(AssertionError):
+        new("t.csv", "--labels-are", "values")
+
+
+@pytest.mark.parametrize(
+    "written", [str, json.dumps, lambda t: str(tuple(t)), lambda t: " ".join(map(repr, t)).join("[]"), lambda t: "{" + ",".join(t) + "}"]
+)  # fmt: skip
+def test_lists_in_every_notation(new, tmp_path, written):
+    rows = [{"id": i, "title": f"thing number {i}", "tags": written([f"t{i % 5}", f"s {i % 3}"])} for i in range(40)]
+    write_csv(tmp_path / "t.csv", rows)
+    printed = new("t.csv")
+    assert re.search(r"separator +lists ", printed) and "labels: 8, 2.00 per item" in printed

@@ -126,6 +126,22 @@ def test_a_row_of_zeros_counts_as_missing(place):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("rows", "says"), [([1], "below 3e-8"), ([0, 1, 2], "all of its 3 rows")])
+def test_vectors_that_are_zero_in_float16_are_refused(place, rows, says):
+    matrix = place.matrices["label"].copy()
+    matrix[rows] = 1e-9 if len(rows) == 1 else 0
+    np.save(place.files["label"].vectors, matrix)
+    error = refused(place)
+    assert says in error.found and str(error.where).endswith(f"row {rows[0]}")
+
+
+def test_more_images_than_the_maps_have_are_refused_before_the_matrices_are_read(place):
+    with pytest.raises(VixmlError, match="exceeds the images available") as error:
+        import_vectors(place.corpus, place.files, "eyes", EYES, place.out, per_item=4)
+    assert "at most 3" in error.value.expected and not place.out.exists()
+    import_vectors(place.corpus, place.files, "eyes", EYES, place.out, per_item=3)
+
+
 def test_vectors_are_imported_for_a_corpus_without_images(place, tmp_path):
     place.corpus = address_corpus(tmp_path / "bare", images=False)
     assert len(go(place)) == sum(map(len, place.matrices.values()))

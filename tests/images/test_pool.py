@@ -51,7 +51,7 @@ class Fixed:
         return np.full((8, 8, 3), int(data), dtype=np.uint8)
 
     def encode(self, batch: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([self.vectors.get(int(p[0, 0, 0]), [float(p[0, 0, 0])] * 3) for p in batch])
+        return torch.tensor([self.vectors.get(int(p[0, 0, 0]), [float(p[0, 0, 0]) + 1] * 3) for p in batch])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e6])
@@ -59,6 +59,14 @@ def test_the_image_of_a_non_finite_vector_is_named(bad):
     items = [(i, f"key-{i}", str(i).encode()) for i in range(5)]
     with pytest.raises(VixmlError, match="not finite") as caught:
         list(pool(items, Fixed({3: [0, bad, 0]}), 2, 2, "here"))
+    assert "here, image 3 (key-3)" in str(caught.value)
+
+
+@pytest.mark.parametrize("faint", [0.0, 1e-9])
+def test_the_image_of_a_zero_vector_is_named(faint):
+    items = [(i, f"key-{i}", str(i).encode()) for i in range(5)]
+    with pytest.raises(VixmlError, match="vector is zero") as caught:
+        list(pool(items, Fixed({3: [faint] * 3}), 2, 2, "here"))
     assert "here, image 3 (key-3)" in str(caught.value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 
@@ -11,6 +12,7 @@ from images_helpers import svg
 from misbehaving import misbehave, stop
 
 from vixml.errors import VixmlError
+from vixml.images import workers
 from vixml.images.decode import prepare
 from vixml.images.workers import PORTION, PORTION_BYTES, Workers, portions
 
@@ -66,6 +68,20 @@ def test_portions_are_limited_in_number_and_in_bytes():
 
 
 def test_the_limits_are_those_of_the_process_only():
-    with Workers(1, 24) as workers:
-        workers.attempt([image_file(1)])
+    with Workers(1, 24) as some:
+        some.attempt([image_file(1)])
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+def test_a_limit_of_the_machine_is_kept():
+    """`ulimit -v` of a cluster cannot be raised, and need not be."""
+    child = os.fork()
+    if child == 0:
+        hard = 64 << 30
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        for more, most in ((1 << 30, hard - 1), (None, hard), (1 << 50, hard)):
+            workers._limit_memory(more)
+            if not 0 < resource.getrlimit(resource.RLIMIT_AS)[0] <= most:
+                os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0

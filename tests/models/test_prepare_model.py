@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from helpers import TOKENIZER, write_zip
 from onnx import TensorProto, helper, numpy_helper
 from tiny_models import SMALL, write_bert
 from transformers import AutoModel
@@ -62,7 +63,7 @@ def raw(tmp_path):
     folder = tmp_path / "raw"
     folder.mkdir()
     with zipfile.ZipFile(folder / "words.whl", "w") as wheel:
-        wheel.writestr("words/model/tokenizer.json", '{"version": "1.0"}')
+        wheel.writestr("words/model/tokenizer.json", TOKENIZER)
         wheel.writestr("words/model/tokenizer_config.json", '{"pad_token": "[PAD]"}')
         wheel.writestr("words/model/something_else.json", "{}")
     return folder
@@ -164,3 +165,15 @@ def test_a_damaged_weights_file_is_one_clear_error(raw, tmp_path, kind, member, 
     with pytest.raises(VixmlError, match="weights file cannot be read") as caught:
         prepare(raw, tmp_path / "model", kind, member)
     assert str(caught.value.where).endswith(f"net.whl: {file}")
+
+
+def test_an_onnx_file_reads_no_other_file(raw, bert, tmp_path):
+    model = helper.make_model(onnx_graph(tensors_of(bert)))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    write_zip(raw / "net.whl", {"net/model.onnx": model.SerializeToString()})
+    with pytest.raises(VixmlError, match="weights file cannot be read") as caught:
+        prepare(raw, tmp_path / "model")
+    assert "in another file" in caught.value.found

@@ -42,6 +42,9 @@ def new(
     id: Annotated[str | None, _option("Column of ids.", COLUMNS)] = None,
     text: Annotated[str | None, _option("Columns of text, e.g. 'title + description'.", COLUMNS)] = None,
     labels: Annotated[str | None, _option("Column of labels, or several joined by +.", COLUMNS)] = None,
+    labels_are: Annotated[
+        str | None, _option("values, or columns: each is a label where it is 1.", COLUMNS, "--labels-are")
+    ] = None,
     images: Annotated[str | None, _option("Column of pictures, or several joined by +; none.", COLUMNS)] = None,
     separator: Annotated[str | None, _option("Separator of labels in a cell; none.", COLUMNS)] = None,
     image_separator: Annotated[str | None, _option("Separator of pictures in a cell; none.", COLUMNS)] = None,
@@ -71,7 +74,7 @@ def new(
 
     columns = {
         "id": id, "text": text, "labels": labels, "images": images, "separator": char(separator), "decimal": decimal,
-        "image_separator": char(image_separator), "fold_case": fold_case, "strip_html": strip_html,
+        "image_separator": char(image_separator), "labels_are": labels_are, "fold_case": fold_case, "strip_html": strip_html,
     }  # fmt: skip
     form = form_given(encoding, delimiter, quote, sheet, records, no_header)
     options = Options(name, files, out or Path(f"{name}.yaml"), tuple(test or ()), pictures, form, _given(columns))

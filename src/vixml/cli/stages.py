@@ -36,6 +36,9 @@ Split = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads. On small models two jobs of 1 beat one of 2.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
+Runs = Annotated[
+    str, typer.Option(envvar="VIXML_RUNS", help="Runs (DATASET:RUN:SPLIT ...) that must fit what is read.")
+]
 Raw = Annotated[Path | None, _folder("Folder of downloaded files (`vixml download`).", show_default=False)]
 Results = Annotated[Path, _folder("Folder of all results.", envvar="VIXML_RESULTS")]
 ConfigDir = Annotated[Path, _folder("Folder of datasets.yaml, models.yaml and runs/.", envvar="VIXML_CONFIG_DIR")]
@@ -65,6 +68,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
+        from vixml.config.load import require_fit
         from vixml.config.project import Project
 
         given = {name.removesuffix("_dir"): values.pop(name) for name in folders}
@@ -72,6 +76,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         job = Job(project, stage.name, values, given)
         if stage.per_model:
             project.own_run(values["dataset"], values["run"])
+        if "run" in values and stage.name != "score":  # which reads predictions alone
+            require_fit(project.run(values["dataset"], values["run"]), project.world, f"run {values['run']}")
         function(job, **values)
 
     run.__signature__ = inspect.Signature([*own, *added])
@@ -217,6 +223,7 @@ def tokenize(
     dataset: Dataset,
     model: TextModel,
     max_len: Annotated[int, typer.Option(min=1, help="Tokens kept of each text, special tokens included.")],
+    runs: Runs = "",
 ) -> None:
     """Turn every text of a corpus into token ids, once, without padding.
 
@@ -231,7 +238,10 @@ def tokenize(
         vixml tokenize picto minilm-l3 --max-len 32
     """
     entry, read = job.model, job.finished()
+    from vixml.check.fit import expect_fit, parse
     from vixml.data.tokens import tokenize_corpus as go
+
+    expect_fit(job.project, [one for one in parse(runs) if one[0] == dataset])
 
     go(read["corpus"], read["model"], max_len, job.out, model=model, attention=entry.attention, eos=entry.eos)
 
@@ -369,6 +379,7 @@ def import_vectors(
     job: Job,
     dataset: Dataset,
     vision: Annotated[str, typer.Argument(help="Vision encoder that made the vectors, an entry of models.yaml.")],
+    runs: Runs = "",
 ) -> None:
     """Turn image vectors that somebody published into what `vixml embed-images` writes.
 
@@ -393,6 +404,7 @@ def import_vectors(
         )
     entry, read = job.vision, job.finished()
     verify_raw(job)
+    from vixml.check.fit import parse
     from vixml.data.corpus import SPLITS
     from vixml.images.import_vectors import Published
     from vixml.images.import_vectors import import_vectors as go
@@ -402,7 +414,9 @@ def import_vectors(
 
     files = {split: getattr(known[vision], split) for split in SPLITS}
     files = {split: Published(file(found.vectors), file(found.map)) for split, found in files.items()}
-    go(read["corpus"], files, vision, entry, job.out)
+    configs = [job.project.run(dataset, run) for of, run, _ in parse(runs) if of == dataset]
+    wanted = [one.images.per_item for one in configs if one.uses_images and one.images.vision == vision]
+    go(read["corpus"], files, vision, entry, job.out, max(wanted, default=1))
 
 
 @command

@@ -561,33 +561,58 @@ def load_workflow(
         for name in target.runs:
             require(name, {run for dataset, run in runs if dataset == target.dataset}, at(f"targets.{index}.runs"))
             run = runs[target.dataset, name]
-            require_fit(run, world, f"{_family_file(folder, target.dataset, name)}: runs.{name}")
+            require_fit(run, world, f"{family_file(folder, target.dataset, name)}: runs.{name}")
+    for index, name in enumerate(config.latencies):
+        known = {run for dataset, run in runs if config.targets and dataset == config.targets[0].dataset}
+        require(name, known, at("latencies"))
+        if not runs[config.targets[0].dataset, name].needs_encoder:
+            raise VixmlError(
+                "popularity encodes nothing, so it has no latency", where=at(f"latencies.{index}"), found=name,
+                hint="name runs with an encoder",
+            )  # fmt: skip
     return config
 
 
-def _family_file(config_dir: Path, dataset: str, run: str) -> Path:
+def family_file(config_dir: Path, dataset: str, run: str) -> Path:
+    """Return the file that has a run."""
     families = {path: read_yaml(path) for path in configuration_files(config_dir, "runs/*.yaml")}
     return next(path for path, one in families.items() if one["dataset"] == dataset and run in (one.get("runs") or {}))
 
 
-def require_fit(run: RunConfig, world: World, where: object) -> None:
+def require_fit(run: RunConfig, world: World, where: object, architecture: dict[str, Any] | None = None) -> None:
     """Check a run against the models that it names.
 
+    Args:
+        run: the run.
+        world: the registry.
+        where: of the run.
+        architecture: content of the prepared language model's ``config.json``; None takes what the registry says of it.
+
     Raises:
-        VixmlError: an unknown model, heads that do not divide its vectors, or more layers than it has.
+        VixmlError: an unknown model, heads that do not divide its vectors, more layers than it has, or longer sequences.
     """
     require(run.encoder.model, world.text_models, f"{where}.encoder.model")
     require(run.images.vision, world.vision_models, f"{where}.images.vision")
     model = world.text_models[run.encoder.model]
+    architecture = model.architecture if architecture is None else architecture
+    dim = architecture.get("hidden_size", model.hidden_size)
     heads = {"prototype.heads": run.prototype.heads} if run.method == "PRIME" else {}
     heads |= {"images.late.heads": run.images.late.heads} if run.uses_images and run.images.fusion == "late" else {}
     for key, found in heads.items():
-        if model.hidden_size % found:
+        if dim % found:
             raise VixmlError(
                 "attention heads must divide the size of a vector", where=f"{where}.{key}", found=found,
-                expected=f"a divisor of {model.hidden_size}, the hidden_size of {run.encoder.model}",
+                expected=f"a divisor of {dim}, the hidden_size of {run.encoder.model}",
             )  # fmt: skip
-    layers = model.architecture.get("num_hidden_layers", run.encoder.layers)
+    images = run.images.per_item if run.uses_images and run.images.fusion == "early" else 0
+    longest, positions = run.encoder.max_len + images, architecture.get("max_position_embeddings")
+    if positions is not None and longest > positions:
+        raise VixmlError(
+            "sequences are longer than the language model's positions", where=f"{where}.encoder.max_len",
+            found=f"{longest}, with images", expected=f"at most {positions}, those of {run.encoder.model}",
+            hint="lower encoder.max_len",
+        )  # fmt: skip
+    layers = architecture.get("num_hidden_layers", run.encoder.layers)
     if run.encoder.layers is not None and run.encoder.layers > layers:
         raise VixmlError(
             "more layers are asked for than the model has", where=f"{where}.encoder.layers", found=run.encoder.layers,

@@ -163,6 +163,10 @@ class Catalogue(Strict):
         False,
         description="Labels that differ only in case and spaces are one, in its most frequent spelling; without a table `label`.",
     )
+    labels_are: Literal["values", "columns"] = Field(
+        "values",
+        description="`columns`: each column of `labels` is a label, which the items with a 1 (true, yes, x) in it have.",
+    )
     empty: list[str] = Field([], description="Values of a cell that mean nothing, e.g. `NULL`, in any case.")
     other_images: Literal["error", "skip"] = Field(
         "error", description="Images that are not what `images_are` says: an `error`, or left out and counted (`skip`)."

@@ -2,22 +2,20 @@
 
 Rules, each counted under ``rules`` of ``counts.json``: those of :mod:`vixml.data.xc_repository`; without a table of labels,
 the labels are the values found in *train* (test must not decide what is a label), and other values of test are left out;
-a label that an item names twice counts once; queries without a label are kept.
+a label that an item names twice counts once; queries without a label are kept; an entry of a list that is null is left out, and
+so is an image that is no text. Names of labels are repaired as texts are, in the table of labels and in queries alike.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import html
-import json
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -26,8 +24,9 @@ import numpy as np
 
 from vixml.config.registry import Catalogue, Dataset, fields_of
 from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, split_settings
+from vixml.data.label_names import expect_single_names, folded, parse_list, set_flags
 from vixml.data.table_files import GUIDE, Row, kind_of, named_tables, plain, read_parts, read_rows, tables_in
-from vixml.data.xc_repository import TextRules, without_html
+from vixml.data.xc_repository import TextRules, named, nearest, repaired, without_html
 from vixml.errors import VixmlError
 
 # Prefix of a local image's path in images.parquet.
@@ -80,8 +79,10 @@ def write_items(dataset: Dataset, tables: Tables, writer: Writer, raw_dir: Path 
         raise VixmlError(
             "no table has the column of images",
             where=", ".join(str(path) for paths in tables.values() for path in paths),
+            found=named(build.columns),
             expected=f"a column {entry.images!r} in one of them (catalogue.images)",
-            hint="correct its name in config/datasets.yaml, or leave it out",
+            hint=nearest(entry.images, list(build.columns))
+            or "correct its name in config/datasets.yaml, or leave it out",
         )
     if build.no_address is not None and not build.address_found:
         raise build._other_kind(build.no_address[0], f"the path {build.no_address[1]!r}, and no URL in any row")
@@ -135,12 +136,14 @@ class Table:
         entry: how they are read.
         rows: which rows belong to it; None: all.
         faults: whether a row that is broken by itself is its error, and does not stop the others.
+        left_out: what was left out of cells since the table was last opened, by reason.
     """
 
     paths: Sequence[Path]
     entry: Catalogue
     rows: np.ndarray | None = None
     faults: bool = False
+    left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def path(self) -> Path:
@@ -148,6 +151,7 @@ class Table:
         return self.paths[0]
 
     def __iter__(self) -> Iterator[Row]:
+        self.left_out.clear()
         empty = {value.casefold() for value in self.entry.empty}
         read = read_rows if self.faults else read_parts
         for row, (where, record) in enumerate(read(self.paths, self.entry.form)):
@@ -187,12 +191,14 @@ class Table:
         for value in cell if isinstance(cell, list) else [cell]:
             value = plain(value)
             if value is None:
-                if isinstance(cell, list):
-                    raise self._no_text(value, where, name)
+                self.left_out["nulls_in_lists"] += isinstance(cell, list)
                 continue
             if type(value) is int:
                 value = str(value)
             if not isinstance(value, str):
+                if columns == entry.images:  # one bad entry of a million stops nothing
+                    self.left_out["images_not_text"] += 1
+                    continue
                 raise self._no_text(value, where, name)
             if value.strip() and value.strip().casefold() not in self._empty:
                 yield value.strip()
@@ -210,31 +216,6 @@ class Table:
         )
 
 
-def parse_list(cell: str) -> list[Any] | None:
-    """Return the list that a cell holds in JSON or Python's notation, or None.
-
-    Example:
-        >>> parse_list('["a", "b"]'), parse_list("['a', 1]"), parse_list("[sic] a")
-        (['a', 'b'], ['a', 1], None)
-    """
-    cell = cell.strip()
-    if not (cell.startswith("[") and cell.endswith("]")):
-        return None
-    for read in (json.loads, ast.literal_eval):
-        try:
-            found = read(cell)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(found, list):
-            return found
-    return None
-
-
-def folded(name: str) -> str:
-    """Return a label's name without case and repeated spaces."""
-    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
-
-
 class _Build:
     """Write the splits of one catalogue.
 
@@ -243,6 +224,9 @@ class _Build:
         images_found: whether a table has the column of images.
         address_found: whether that column holds an address of the web.
         no_address: place and content of the first entry that is none, although the registry says URLs.
+        n_entries: images named so far.
+        train_ids: ids of train that the table gives.
+        columns: of train and test.
     """
 
     def __init__(self, dataset: Dataset, tables: Tables, writer: Writer, raw_dir: Path | str) -> None:
@@ -256,6 +240,9 @@ class _Build:
         self.images_found = False
         self.address_found = False
         self.no_address: tuple[str, str] | None = None  # the first one
+        self.n_entries = 0
+        self.train_ids: set[str] = set()
+        self.columns: dict[str, None] = {}
 
     def _split(self, tables: Tables) -> dict[str, Table]:
         if "items" not in tables:
@@ -281,15 +268,14 @@ class _Build:
             self._write_labels_of_train(self.queries["train"])
             return
         entry, table = self.entry, self.label_table
-        texts = TextRules(
-            fields_of(entry.label_text) if entry.label_text else self.dataset.text_fields, html=entry.strip_html
-        )
+        fields = fields_of(entry.label_text) if entry.label_text else self.dataset.text_fields
+        texts = TextRules(fields, html=entry.strip_html)
         with self.writer.split("label") as add:
             for row, (where, record) in enumerate(table):
                 text, item = texts.text(record, where), texts.identify(plain(record.get(entry.id)), where)
                 name = [text] if text else []
                 if entry.labels_by == "id":
-                    name = table.values(record, entry.id, where, whole=True)
+                    name = self._clean(table.values(record, entry.id, where, whole=True))
                 if len(name) != 1 or name[0] in self.label_rows:
                     raise VixmlError(
                         f"a label needs a unique {entry.labels_by}",
@@ -304,10 +290,14 @@ class _Build:
         if not self.label_rows:
             raise VixmlError("the table of labels is empty", where=table.path, hint=GUIDE)
         texts.check_fields(table.path)
-        self.rules["label"] = dict(sorted(texts.counts.items()))
+        self.rules["label"] = dict(sorted((texts.counts + table.left_out).items()))
 
     def _write_labels_of_train(self, train: Table) -> None:
-        names = Counter(name for where, record in train for name in self._names(train, record, where))
+        names, most = Counter[str](), 0
+        for where, record in train:
+            found = self._names(train, record, where)
+            names.update(found)
+            most = max(most, len(found))
         if not names:
             raise VixmlError(
                 "no query of train has a label",
@@ -315,6 +305,10 @@ class _Build:
                 expected=f"labels in the column {self.entry.labels!r} (catalogue.labels)",
                 hint=GUIDE,
             )
+        if self.entry.labels_are == "values":
+            several, whole = len(fields_of(self.entry.labels)) > 1, not self.entry.separator
+            doubts = expect_single_names(names, most, several, whole, f"{train.path}: {self.entry.labels}")
+            self.rules |= {"label": doubts} if doubts else {}
         spellings = {name: name for name in names}
         if self.entry.fold_case:
             # The most frequent spelling; of two, the first in alphabetical order.
@@ -327,34 +321,88 @@ class _Build:
                 add(name, name)
 
     def _names(self, table: Table, record: dict[str, Any], where: str) -> list[str]:
-        """Return the names of a query's labels, as they are written."""
-        names = table.values(record, self.entry.labels, where)
-        return [clean for name in names if (clean := without_html(name))] if self.entry.strip_html else names
+        """Return the names of a query's labels.
 
-    def write_queries(self, split: str) -> None:
-        """Write train or test."""
-        table, found = self.queries[split], Counter[str]()
-        texts = TextRules(self.dataset.text_fields, html=self.entry.strip_html)
-        with self.writer.split(split) as add:
-            for where, record in table:
-                labels = self._labels(table, record, where, found)
-                item, text = texts.identify(plain(record.get(self.entry.id)), where), texts.text(record, where)
-                add(item, text, labels, self._images(table, record, where, found))
-        if not self.writer.rows[split]:
-            raise VixmlError("a split holds no item", where=table.path, hint=GUIDE)
-        texts.check_fields(table.path)
-        self.rules[split] = dict(sorted((texts.counts + found).items()))
-
-    def _labels(self, table: Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[int]:
-        """Return a query's label ids, ascending; if a table lists all labels, another name is an error."""
-        if self.entry.labels not in record and not set(fields_of(self.entry.labels)) <= record.keys():
+        Raises:
+            VixmlError: no column of labels.
+        """
+        columns = [self.entry.labels] if self.entry.labels in record else fields_of(self.entry.labels)
+        if missing := [name for name in columns if name not in record]:
             raise VixmlError(
                 "a query has no column of labels",
                 where=where,
-                found="columns " + ", ".join(map(str, record)),
-                expected=f"a column {self.entry.labels!r} (catalogue.labels)",
-                hint="a query without a label has an empty list",
+                found=named(record),
+                expected=f"a column {missing[0]!r} (catalogue.labels)",
+                hint=nearest(missing[0], list(record)) or "a query without a label has an empty list",
             )
+        if self.entry.labels_are == "columns":
+            return self._clean(set_flags(record, columns, where))
+        return self._clean(table.values(record, self.entry.labels, where))
+
+    def _clean(self, names: list[str]) -> list[str]:
+        """Return names of labels as texts are: on one line, storable, without HTML if the registry says so."""
+        clean = (without_html(name) if self.entry.strip_html else name for name in names)
+        return [name for name in map(repaired, clean) if name]
+
+    def write_queries(self, split: str) -> None:
+        """Write train or test."""
+        table, found, ids = self.queries[split], Counter[str](), set[str]()
+        texts, columns = TextRules(self.dataset.text_fields, html=self.entry.strip_html), dict[str, None]()
+        with self.writer.split(split) as add:
+            for where, record in table:
+                columns |= {} if columns.keys() >= record.keys() else dict.fromkeys(record)
+                labels = self._labels(table, record, where, found)
+                key = plain(record.get(self.entry.id))
+                item, text = texts.identify(key, where), texts.text(record, where)
+                if key is not None and split == "train":
+                    ids.add(item)
+                found["ids_in_train"] += key is not None and item in self.train_ids
+                add(item, text, labels, self._images(table, record, where, found))
+        if self.writer.rows[split]:
+            texts.check_fields(table.path)
+        self._check_split(split, table, columns, found)
+        self.train_ids |= ids
+        self.columns |= columns
+        self.rules[split] = dict(sorted((texts.counts + found + table.left_out).items()))
+
+    def _check_split(self, split: str, table: Table, columns: Mapping[str, None], found: Counter[str]) -> None:
+        """Check what is known once a split is written, and what would else fail after the training.
+
+        Raises:
+            VixmlError: no item, no column of ids, no label, or no image where the table has entries.
+        """
+        n_rows, entry = self.writer.rows[split], self.entry
+        if not n_rows:
+            raise VixmlError("a split holds no item", where=table.path, hint=GUIDE)
+        default = type(entry).model_fields["id"].default
+        if entry.id not in columns and entry.id != default and not entry.id.startswith("#"):
+            raise VixmlError(
+                "no record has the column of ids",
+                where=table.path,
+                found=named(columns),
+                expected=f"a column {entry.id!r} (catalogue.id)",
+                hint=nearest(entry.id, list(columns)) or "id: '#row' numbers the rows",
+            )
+        if found["without_labels"] == n_rows:
+            unknown = found["labels_not_in_train"]
+            raise VixmlError(
+                f"no query of {split} has a label" + (" of train" if unknown else ""),
+                where=table.path,
+                found=f"{n_rows} queries, {unknown} labels that train does not have",
+                expected=f"labels in the column {entry.labels!r} (catalogue.labels)",
+                hint="without one, nothing can be learned or scored: are the tables of one catalogue, and is the separator right?",
+            )
+        if table.left_out["images_not_text"] and not self.n_entries:
+            raise VixmlError(
+                "the images of a table are neither texts nor lists of texts",
+                where=f"{table.path}: {entry.images}",
+                found=f"{table.left_out['images_not_text']} entries of other kinds",
+                expected="paths or addresses",
+                hint=GUIDE,
+            )
+
+    def _labels(self, table: Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[int]:
+        """Return a query's label ids, ascending; if a table lists all labels, another name is an error."""
         names = self._names(table, record, where)
         if self.entry.fold_case and self.label_table is None:
             names = [folded(name) for name in names]
@@ -394,6 +442,7 @@ class _Build:
                 images.append(self._address(name, is_url, cell, found))
             else:
                 images.append(self._path(name, is_url, cell))
+        self.n_entries += len(images)
         return images
 
     @cached_property

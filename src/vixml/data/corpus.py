@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -343,6 +345,7 @@ class CorpusWriter:
         self.folder = Path(folder)
         self.images = {key: number for number, key in enumerate(image_keys)}
         self.rows: dict[str, int] = {}
+        self._texts = {split: array("Q") for split in QUERY_SPLITS}  # hashes, to count what is in both
 
     @contextmanager
     def split(self, split: str) -> Iterator[Callable[..., None]]:
@@ -367,6 +370,9 @@ class CorpusWriter:
                 nonlocal n_rows
                 n_rows += 1
                 append(item, text)
+                if text and split in self._texts:
+                    digest = hashlib.blake2b(text.casefold().encode(), digest_size=8).digest()
+                    self._texts[split].append(int.from_bytes(digest))
                 numbers = self.images
                 image_lists.append([numbers.setdefault(key, len(numbers)) for key in dict.fromkeys(images)])
                 if label_lists is not None:
@@ -429,6 +435,10 @@ class CorpusWriter:
             counts[f"n_{split}_pairs"] = len(labels[split].values)
             counts[f"labels_per_{split}_query"] = _mean(labels[split].lengths)
             counts[f"images_per_{split}_query"] = _mean(images[split].lengths)
+        train, test = (np.frombuffer(self._texts[split], np.uint64) for split in QUERY_SPLITS)
+        counts["test_texts_in_train"] = int(np.isin(test, train).sum())
+        counts["n_test_with_labels"] = int((labels["test"].lengths > 0).sum())
+        counts["most_images_per_item"] = max(int(lists.lengths.max(initial=0)) for lists in images.values())
         counts["median_label_frequency"] = float(np.median(frequency)) if len(frequency) else 0.0
         counts["labels_with_image"] = _mean(with_image > 0)
         counts["images_per_label_with_image"] = _mean(with_image[with_image > 0])

@@ -8,7 +8,6 @@ import html
 import json
 import random
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from typing import Any
 
 from vixml.config.load import validate
 from vixml.config.registry import Catalogue, TableForm
-from vixml.data.catalogue import IMAGE, images_by_id, parse_list
+from vixml.data.catalogue import IMAGE, images_by_id
+from vixml.data.label_names import NUMBER, flag, guess_separator, parse_list
 from vixml.data.table_files import csv_rows, kind_of, open_bytes, read_parts, read_rows, sheets_of
 from vixml.data.xc_repository import TAG
 from vixml.errors import VixmlError
@@ -38,9 +38,7 @@ NAMES = {
 }  # fmt: skip
 PREFIX = "(?:[a-z]{1,2}:)|(?:product|item|article|produkt|artikel|short|long|main)[ _-]?"
 TITLES = "title|titel|titre|name|nom|subject|betreff|headline|question|bezeichnung"
-SEPARATORS = ("||", "|", ";", "\n", "\t", ",", " > ", " / ", "/")
 EMPTY = ("null", "none", "nan", "n/a", "#n/a", "na", "-", "\\n")
-_NUMBER = re.compile(r"[-+]?[€$£]?\s?\d{1,3}(?:[.,'\s]?\d{3})*(?:[.,]\d+)?\s?[€$£%]?$|[-+]?\d+(?:[.,]\d+)?$")
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|nbsp|apos|[a-z]{2}uml|#\d+|#x[0-9a-f]+);", re.IGNORECASE)
 _URL = re.compile(r"https?://\S+$", re.IGNORECASE)
 
@@ -317,7 +315,7 @@ def _guess_csv(path: Path, found: dict[str, Any], given: Mapping[str, Any], repo
     if found.get("header") is None:
         first = [cell.strip() for cell in rows[0]]
         named = [cell for cell in first if cell]
-        if any(_NUMBER.match(cell) or _URL.match(cell) or len(cell) > 100 for cell in named) or not named:
+        if any(NUMBER.match(cell) or _URL.match(cell) or len(cell) > 100 for cell in named) or not named:
             raise undecided(
                 "the first row of a CSV file looks like data", path, ", ".join(first)[:200], "--no-header, or add one"
             )
@@ -387,35 +385,6 @@ def columns_of(records: Sequence[Mapping[str, Any]]) -> list[Column]:
     return found
 
 
-def guess_separator(cells: Sequence[str]) -> tuple[str, str, bool]:
-    """Return the separator of values in cells (``""``: one value each), the reason, and whether it is doubtful.
-
-    A separator cuts cells into values that other cells have, too; one that cuts prose gives values seen once.
-
-    Example:
-        >>> guess_separator(["a|b", "b|c, d", "c, d|a"])[0], guess_separator(["Smith, J", "Lee, K"])[0]
-        ('|', '')
-    """
-    found = []
-    for separator in SEPARATORS:
-        # A comma inside a number is a decimal sign.
-        several = [
-            cell for cell in cells if separator in cell.strip(separator + " ") and not _NUMBER.match(cell.strip())
-        ]
-        if not several:
-            continue
-        uses = Counter(part.strip() for cell in cells for part in set(cell.split(separator)))
-        parts = [part.strip() for cell in several for part in cell.split(separator) if part.strip()]
-        again = sum(uses[part] > 1 for part in parts) / max(len(parts), 1)
-        found.append((again, len(several), separator))
-        sure = separator in ("||", "|", ";", "\n", "\t") and len(several) >= 0.05 * len(cells)
-        if sure or again >= 0.6:
-            words = f"{len(several)} of {len(cells)} cells have it, and {again:.0%} of the parts occur in other cells"
-            return separator, words, again < 0.2
-    doubtful = max(found, default=(0.0, 0, ""))
-    return "", "no character divides the cells into values that recur", doubtful[0] >= 0.3
-
-
 def guess_catalogue(
     paths: Mapping[str, Sequence[Path]],
     form: TableForm,
@@ -481,9 +450,15 @@ def guess_catalogue(
     if text is None:
         text = _guess_texts([c for c in columns if c.name not in taken], main[0], named)
 
-    for subject, chosen, option in (("text", text, "--text"), ("labels", labels, "--labels")):
-        report.guess(subject, " + ".join(c.name for c in chosen), f"e.g. {_example(chosen[0])}", option)
+    report.guess("text", " + ".join(c.name for c in text), f"e.g. {_example(text[0])}", "--text")
     entry: dict[str, Any] = {"labels": " + ".join(c.name for c in labels), "separator_in": "all", "form": form}
+    entry["labels_are"] = given.get("labels_are") or ("columns" if _is_multi_hot(labels) else "values")
+    if entry["labels_are"] == "columns":
+        names = f"{len(labels)} columns: {', '.join(c.name for c in labels)}"
+        report.guess("labels", names[:80] + "..." * (len(names) > 80), "each is a label where it is 1", "--labels")
+        report.guess("labels are", "columns", "they hold 0 and 1 only", "--labels-are values")
+    else:
+        report.guess("labels", entry["labels"], f"e.g. {_example(labels[0])}", "--labels")
     entry["id"] = ids[0].name if ids else "#row"
     zeros = next((v for v in (ids[0].texts if ids else []) if re.fullmatch(r"0\d+", v)), None)
     why = (
@@ -494,13 +469,15 @@ def guess_catalogue(
     report.guess("id", ids[0].name if ids else "number of the row", why, "--id")
 
     cells = [str(cell) for column in labels for cell in column.cells if not isinstance(cell, list)]
+    cells = [] if entry["labels_are"] == "columns" else cells
     lists = sum(parse_list(cell) is not None for cell in cells) >= 0.9 * len(cells) > 0
     entry["lists"] = lists
     if "separator" in given:
         entry["separator"] = given["separator"]
     elif lists or not cells:
         entry["separator"] = ""
-        report.guess("separator", "lists" if lists else "none", "cells hold lists", "--separator")
+        if entry["labels_are"] == "values":
+            report.guess("separator", "lists" if lists else "none", "cells hold lists", "--separator")
     else:
         entry["separator"], reason, doubtful = guess_separator([html.unescape(cell) for cell in cells])
         report.guess("separator", _show(entry["separator"]), reason, "--separator")
@@ -514,7 +491,7 @@ def guess_catalogue(
             )
     _guess_images(entry, images, ids, pictures, main[0], given, report)
 
-    numbers = [c for c in columns if c.cells and c.share(_NUMBER.match) >= 0.9]
+    numbers = [c for c in columns if c.cells and c.share(NUMBER.match) >= 0.9]
     comma = [v for c in numbers for v in c.texts if re.search(r"\d,\d{1,2}\b(?!\d)", v)]
     point = [v for c in numbers for v in c.texts if re.search(r"\d\.\d{1,2}\b(?!\d)", v)]
     if comma or point:
@@ -531,7 +508,7 @@ def guess_catalogue(
     if entry["empty"]:
         report.guess("empty values", ", ".join(entry["empty"]), "they mean nothing", "catalogue.empty in the file")
     entry["fold_case"] = bool(given.get("fold_case"))
-    for column in text:
+    for column in text if entry["labels_are"] == "values" else ():
         _doubt_text(column, labels, entry["separator"], records, report)
     return Catalogue(folder=entry.pop("folder", str(main[0].resolve().parent)), **entry), " + ".join(
         c.name for c in text
@@ -540,6 +517,13 @@ def guess_catalogue(
 
 def _example(column: Column) -> str:
     return repr(str(column.cells[0])[:60]) if column.cells else "nothing"
+
+
+def _is_multi_hot(columns: Sequence[Column]) -> bool:
+    """Return whether several columns hold 0 and 1 (true and false, yes and no, x and nothing) only, and each kind occurs."""
+    found = {flag(value) for column in columns for value in column.texts}
+    empty = any(column.filled < 1 for column in columns)
+    return len(columns) > 1 and None not in found and True in found and (False in found or empty)
 
 
 def _guess_labels(columns: list[Column], text: list[Column] | None, path: Path, named: str) -> list[Column]:
@@ -556,6 +540,11 @@ def _guess_labels(columns: list[Column], text: list[Column] | None, path: Path, 
             found,
             f"--labels NAME, or --labels '{' + '.join(c.name for c in called)}'",
         )
+    flags = [c for c in columns if c.cells and "+" not in c.name and all(flag(value) is not None for value in c.texts)]
+    prefixed = [c for c in flags if re.match(rf"(?:{NAMES['labels']}|is|has)[ _.:-]", c.name.strip(), re.IGNORECASE)]
+    for group in (prefixed, flags):
+        if len(group) > 2 and _is_multi_hot(group):
+            return group
     raise undecided("no column is known to hold the labels", path, f"columns {named}"[:2000], "--labels NAME")
 
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from vixml.data.download import hub_error
-from vixml.errors import VixmlError, expect_equal
-from vixml.files import atomic_path, read_json, write_json
+from vixml.data.network_config import expect_sizes, read_settings
+from vixml.errors import VixmlError, expect_equal, reading
+from vixml.files import atomic_path, write_json
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ class Checkpoint:
     @property
     def config(self) -> dict[str, Any]:
         """Its configuration without `auto_map`, which names Python files of the repository; they are never run."""
-        return {key: value for key, value in read_json(self.folder / self.layout.config).items() if key != "auto_map"}
+        path = self.folder / self.layout.config
+        config = read_settings(path)
+        expect_sizes(config, path)
+        return {key: value for key, value in config.items() if key != "auto_map"}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -128,10 +132,14 @@ class Checkpoint:
         Args:
             work: the folder to fill.
             names: tensor as published -> as written.
+
+        Raises:
+            VixmlError: NaN or infinity in one of the tensors.
         """
         sizes, shards = 0, {}
         for file, header in self.headers.items():
             part = {key: names[key] for key in header if key in names}
+            _expect_finite(self.folder / file, {key: header[key] for key in part})
             sizes += sum(_n_bytes(header[key]) for key in part)
             shards |= {new: file for new in part.values()}
             if part == {key: key for key in header}:
@@ -207,8 +215,7 @@ def _listed(folder: Path, layout: Layout) -> dict[str, str]:
     """
     if not (folder / layout.index).is_file():
         return {}
-    index = read_json(folder / layout.index)
-    listed = index.get("weight_map") if isinstance(index, dict) else None
+    listed = read_settings(folder / layout.index).get("weight_map")
     # A name comes from the internet: it must stay inside the folder.
     if not isinstance(listed, dict) or not all(
         isinstance(name, str) and re.fullmatch(r"\w[\w.-]*\.safetensors", name) for name in listed.values()
@@ -256,22 +263,43 @@ def unknown_architecture(
 
 def _header(path: Path) -> dict[str, Any]:
     """Return the header of a safetensors file: tensor -> dtype, shape and offsets, checked against the file's length."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="np"):
-            pass
-    except SafetensorError as error:
-        raise VixmlError(
-            "a weights file cannot be read",
-            where=path,
-            found=str(error),
-            expected="a whole safetensors file",
-            hint="delete it and fetch it again",
-        ) from error
+    hint = "delete it and fetch it again"
+    error = reading("a weights file cannot be read", path, expected="a whole safetensors file", hint=hint)
+    with error, safe_open(path, framework="np"):
+        pass
     with open(path, "rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     return {name: value for name, value in header.items() if name != "__metadata__"}
+
+
+# Type -> the integer of its size, and the bits of its exponent, which are all set in NaN and infinity alone.
+_EXPONENTS = {
+    "F64": (np.uint64, 0x7FF0 << 48), "F32": (np.uint32, 0x7F80 << 16), "F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80),
+}  # fmt: skip
+_AT_ONCE = 1 << 22  # numbers
+
+
+def _expect_finite(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Refuse tensors of a safetensors file that hold NaN or infinity, reading a few megabytes at a time."""
+    data = np.memmap(path, np.uint8, "r")
+    first = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    for name, entry in tensors.items():
+        if entry["dtype"] not in _EXPONENTS:
+            continue
+        kind, exponent = _EXPONENTS[entry["dtype"]]
+        start, end = entry["data_offsets"]
+        step = _AT_ONCE * np.dtype(kind).itemsize
+        for begin in range(first + start, first + end, step):
+            bits = np.frombuffer(data[begin : min(begin + step, first + end)].tobytes(), kind) & kind(exponent)
+            if bits.max(initial=0) == exponent:
+                raise VixmlError(
+                    "a tensor of a weights file is not finite",
+                    where=f"{path}: {name}",
+                    found="NaN or infinity",
+                    hint="the file is damaged, or its training diverged: fetch it again, or take another checkpoint",
+                )
 
 
 def _n_bytes(entry: Mapping[str, Any]) -> int:

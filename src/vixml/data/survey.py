@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from vixml.config.registry import Dataset
-from vixml.data.catalogue import folded, folder_of, required_tables, write_items
-from vixml.data.guess import SEPARATORS, Report
+from vixml.data.catalogue import folder_of, required_tables, write_items
+from vixml.data.guess import Report
+from vixml.data.label_names import SEPARATORS, folded
 
 SHOWN = 3
 _NUMBER = re.compile(r"[-+]?[€$£]?\s?\d[\d.,' ]*\s?[€$£%]?$")
@@ -161,7 +162,7 @@ class Survey:
                 f"labels of up to {max(map(len, names)):,} characters: is {entry.labels!r} the column of labels? (--labels)"
             )
         per_item = self.per_item["train"]
-        if max(per_item) == 1:
+        if max(per_item) == 1 and entry.labels_are == "values":
             warn("no item has more than one label: is a separator or a second column missing? (--separator, --labels)")
         once = (self.uses == 1).mean()
         if once > 0.8 and len(names) > 0.5 * self.rows["train"]:

@@ -6,6 +6,7 @@ Files are not trusted: a cell, a row, a header or a decompressed size beyond the
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -183,14 +184,17 @@ def _text(path: Path, form: TableForm, at: Callable[[], str]) -> Iterator[IO[str
             yield io.TextIOWrapper(stream, encoding=encoding, newline="", errors="surrogateescape")
         except UnicodeError as error:
             bad = f"byte 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else str(error)
-            raise _not_encoded(form, at(), bad) from error
+            hint = None
+            with open_bytes(path) as again:
+                mark = again.read(2)
+            if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                hint = "it begins with a byte order mark of UTF-16: set `form.encoding: utf-16`"
+            raise _not_encoded(form, at(), bad, hint) from error
 
 
-def _not_encoded(form: TableForm, where: str, found: str) -> VixmlError:
-    return VixmlError(
-        f"a table is not {form.encoding.upper()}", where=where, found=found,
-        hint="save it as UTF-8, e.g. iconv -f latin1 -t utf-8, or name its encoding (`form.encoding`)",
-    )  # fmt: skip
+def _not_encoded(form: TableForm, where: str, found: str, hint: str | None = None) -> VixmlError:
+    hint = hint or "save it as UTF-8, e.g. iconv -f latin1 -t utf-8, or name its encoding (`form.encoding`)"
+    return VixmlError(f"a table is not {form.encoding.upper()}", where=where, found=found, hint=hint)
 
 
 def _foreign(text: str, form: TableForm, where: str) -> VixmlError | None:
@@ -219,6 +223,7 @@ def _header(names: Sequence[object], where: str) -> list[str]:
         VixmlError: none, one given twice, or too many.
     """
     header = ["" if name is None else str(name).strip() for name in names]
+    header[:1] = [name.removeprefix("\ufeff").strip() for name in header[:1]]
     named = [name for name in header if name]
     if len(header) > COLUMN_LIMIT:
         raise VixmlError("a table has too many columns", where=where, found=len(header), expected=COLUMN_LIMIT)

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from vixml.data.corpus import SPLITS, Corpus
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, reading
 from vixml.files import read_json, sha256_file
 from vixml.progress import bar
 from vixml.provenance import stage
@@ -74,7 +74,9 @@ def tokenize_corpus(
             with RaggedWriter(work / split) as writer, bar(f"tokenizing {split}", len(texts)) as advance:
                 for start in range(0, len(texts), BATCH):
                     batch = texts[start : start + BATCH]
-                    for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=not bare):
+                    with reading("a tokenizer fails on a text", path, hint="check 'tokenizer' in config/models.yaml"):
+                        encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=not bare)
+                    for encoding in encodings:
                         writer.append(encoding.ids)
                     advance(len(batch))
                 tokens = writer.close(n_cols, **header)
@@ -99,13 +101,12 @@ def load_tokenizer(model_dir: Path | str, max_len: int | None = None, *, bare: b
     path = Path(model_dir) / "tokenizer.json"
     if not path.is_file():
         raise VixmlError("a tokenizer is missing", where=path, hint="run the stage that writes it: vixml prepare-model")
-    try:
+    hint = "write it again: vixml prepare-model"
+    with reading("not a readable tokenizer", path, hint=hint):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        hint = "write it again: vixml prepare-model"
-        raise VixmlError("not a readable tokenizer", where=path, found=str(error), hint=hint) from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode("a b", add_special_tokens=True)  # what is read may still fail at the first text
     if max_len is None:
         return tokenizer
     special = 0 if bare else tokenizer.num_special_tokens_to_add(is_pair=False)
@@ -158,7 +159,8 @@ def eos_id(model_dir: Path | str, tokenizer: Tokenizer, eos: str | None = None) 
     path = Path(model_dir) / "tokenizer_config.json"
     where, hint = "config/models.yaml: eos", "correct it, or leave it out to take the tokenizer's end token"
     if eos is None:
-        settings = read_json(path)
+        with reading("not a JSON file", path, hint="write it again: vixml prepare-model"):
+            settings = read_json(path)
         for key in ("eos_token", "sep_token"):
             token = settings.get(key) if isinstance(settings, dict) else None
             # Older files write a token as an object.

@@ -8,6 +8,7 @@ labels as sparse matrices. Rows are never dropped or moved: labels and filters p
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import html
 import json
@@ -17,7 +18,7 @@ import zipfile
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -223,6 +224,13 @@ def without_html(text: str) -> str:
     return " ".join(text.split())
 
 
+def repaired(value: str) -> str:
+    """Return a text on one line, without half a surrogate pair, which cannot be stored, and without blanks around it."""
+    if not value.isprintable():  # printable texts, nearly all, need no search
+        value = _BROKEN.sub("\ufffd", _BREAKS.sub(" ", value.strip()))
+    return value.strip()
+
+
 class TextRules:
     """Form the texts and ids of one split's records; :attr:`counts` says how often each rule was needed.
 
@@ -241,6 +249,7 @@ class TextRules:
         self.counts: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._absent = set(self.fields)
+        self._columns: tuple[str, ...] = ()
         self._rows = 0
 
     def text(self, record: Mapping[str, Any], where: str) -> str:
@@ -251,6 +260,8 @@ class TextRules:
         """
         parts = []
         self._absent -= record.keys()
+        if not self._columns:
+            self._columns = tuple(map(str, record))
         for field in self.fields:
             value = record.get(field)
             if value is None:
@@ -276,14 +287,16 @@ class TextRules:
             VixmlError: an id that is neither text nor a whole number.
         """
         row, self._rows = self._rows, self._rows + 1
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value.strip()):
             self.counts["ids_missing"] += 1
             value = f"#{row}"
         elif type(value) is int:
             value = str(value)
         elif not isinstance(value, str):
             raise VixmlError("an id is neither text nor a whole number", where=where, found=repr(value)[:80])
-        name = _BROKEN.sub("\ufffd", value)
+        name = repaired(value)
+        if name != value.strip():
+            self.counts["ids_repaired"] += 1
         if name in self._ids:
             self.counts["ids_repeated"] += 1
             while name in self._ids:
@@ -301,20 +314,39 @@ class TextRules:
             raise VixmlError(
                 "no record has a field that makes the text",
                 where=where,
-                found=f"{self._rows} records without {field!r}",
+                found=f"{self._rows} records without {field!r}; {named(self._columns)}",
                 expected=" + ".join(self.fields),
-                hint="correct `text` of the dataset in config/datasets.yaml",
+                hint=nearest(field, self._columns) or "correct `text` of the dataset in config/datasets.yaml",
             )
 
     def _clean(self, value: str) -> str:
-        if not value.isprintable():  # printable texts, nearly all, need no search
+        if not value.isprintable():
             if _BREAKS.search(value.strip()):
                 self.counts["texts_with_line_breaks"] += 1
-                value = _BREAKS.sub(" ", value)
             if _BROKEN.search(value):
                 self.counts["texts_with_broken_characters"] += 1
-                value = _BROKEN.sub("\ufffd", value)
-        return value.strip()
+        return repaired(value)
+
+
+def named(columns: Iterable[str]) -> str:
+    """Return the names of a table's columns for an error, those that hold odd characters in quotes."""
+    shown = [name if name.isprintable() and name == name.strip() else repr(name) for name in map(str, columns)]
+    return f"columns {', '.join(shown) or 'none'}"[:500]
+
+
+def nearest(wanted: str, columns: Sequence[str]) -> str | None:
+    """Return advice where a column is missing: another spelling, another delimiter, a byte order mark; None if nothing is near."""
+    first = columns[0] if columns else ""
+    for mark, encoding in (("\ufeff", "utf-16 or utf-8"), ("ï»¿", "utf-8"), ("ÿþ", "utf-16"), ("þÿ", "utf-16")):
+        if first.startswith(mark):
+            return f"the header begins with a byte order mark, {mark!r}: set catalogue.form.encoding: {encoding}"
+    if len(columns) == 1:
+        for delimiter in (";", "\t", ",", "|"):
+            if delimiter in first:
+                return f"the header has one cell, divided by {delimiter!r}: set catalogue.form.delimiter: {json.dumps(delimiter)}"
+    spellings = {" ".join(name.casefold().replace("_", " ").split()): name for name in reversed(columns)}
+    near = difflib.get_close_matches(" ".join(wanted.casefold().replace("_", " ").split()), spellings, n=1)
+    return f"did you mean the column {spellings[near[0]]!r}? Correct the name in config/datasets.yaml" if near else None
 
 
 # -- addresses of images ----------------------------------------------------------------------------------------------

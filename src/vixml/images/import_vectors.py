@@ -65,6 +65,7 @@ def import_vectors(
     vision: str,
     entry: VisionModel,
     out: Path | str,
+    per_item: int = 1,
 ) -> None:
     """Check published image embeddings and write ``vectors.npy``, ``{split}_images/`` and ``embeddings.json``.
 
@@ -77,9 +78,10 @@ def import_vectors(
         vision: the encoder that made the vectors; an entry of config/models.yaml.
         entry: that entry.
         out: folder to write.
+        per_item: images that a run wants of an item.
 
     Raises:
-        VixmlError: a file missing or cut short, vectors of the wrong length, a map that points beyond its matrix or has
+        VixmlError: a file missing or cut short, no item with ``per_item`` images, vectors of the wrong length, a map that points beyond its matrix or has
             the wrong number of items, a vector with NaN, infinity or beyond float16, or items in an order that differs
             from the corpus.
     """
@@ -91,13 +93,21 @@ def import_vectors(
     matrices = {split: _open(files[split].vectors, vision, entry.dim) for split in SPLITS}
     facts: dict[str, Any] = {"precision": "published"}
     with stage(out, "import-vectors", config=config, inputs=inputs, facts=facts) as work:
-        total, first, with_image = sum(map(len, matrices.values())), 0, {}
+        total, first, longest, with_image = sum(map(len, matrices.values())), 0, 0, {}
         for split in SPLITS:
             lists, counts = read_row_lists(files[split].rows, corpus.n(split), len(matrices[split]))
             _check_order(lists, corpus.images(split), files[split].rows, counts)
             facts[split] = {"n_vectors": len(matrices[split]), **counts}
             Ragged((lists.values + first).astype(np.int32), lists.offsets, total).save(work / f"{split}_images")
-            first += len(matrices[split])
+            first, longest = first + len(matrices[split]), max(longest, int(lists.lengths.max(initial=0)))
+        if per_item > longest:  # before the matrices, which take hours
+            raise VixmlError(
+                "images.per_item exceeds the images available",
+                where="images.per_item of a run",
+                found=per_item,
+                expected=f"at most {longest}, the longest list of rows in the maps",
+                hint="lower it, or pool the images here (published_vectors: false)",
+            )
         missing: list[int] = []
         with (
             open(work / "vectors.npy", "wb") as stream,
@@ -151,9 +161,11 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
     """Append a matrix as float16 to ``stream``; return the rows that are zero.
 
     Raises:
-        VixmlError: NaN, infinity, or a number that float16 does not hold; all are counted, the first is named.
+        VixmlError: NaN, infinity, or a number that float16 does not hold; all are counted, the first is named. A vector that
+            becomes zero in float16, or a matrix of zeros.
     """
     bad = {"NaN": 0, "infinity": 0, "beyond float16 (65504)": 0}
+    faint = -1
     row, zeros = -1, [np.zeros(0, dtype=np.int64)]
     for first, block in matrix.blocks():
         with np.errstate(over="ignore"):
@@ -165,7 +177,10 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
                 bad[key] += int(where.sum())
             wrong = (nan | infinite | over).any(axis=1)
             row = first + int(np.argmax(wrong)) if row < 0 and wrong.any() else row
-        zeros.append(first + np.flatnonzero(~half.any(axis=1)))
+        zero = np.flatnonzero(~half.any(axis=1))
+        if faint < 0 and len(lost := zero[block[zero].any(axis=1)]):
+            faint = first + int(lost[0])
+        zeros.append(first + zero)
         stream.write(memoryview(half).cast("B") if half.size else b"")
         advance(len(block))
     if row >= 0:
@@ -176,7 +191,16 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
             expected="finite numbers up to 65504",
             hint=HINT,
         )
-    return np.concatenate(zeros)
+    zero = np.concatenate(zeros)
+    if faint >= 0 or (len(zero) == len(matrix) and len(matrix)):
+        raise VixmlError(
+            "published vectors that are zero in float16",
+            where=f"{matrix.path}, row {max(faint, 0)}",
+            found="numbers below 3e-8" if faint >= 0 else f"all of its {len(matrix):,} rows are zero",
+            expected="vectors of ordinary length; a row of exact zeros is an image that was never computed",
+            hint=HINT,
+        )
+    return zero
 
 
 # -- the matrices ---------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def embed_images(
         threads: number of batches pooled at once; on one machine the result does not depend on it.
 
     Raises:
-        VixmlError: unreadable image, or a vector with NaN or infinity (the image is named).
+        VixmlError: unreadable image, or a vector that is zero or has NaN or infinity (the image is named).
     """
     device, out = find_device(device).type, Path(out)
     precision = choose_precision(precision, device)
@@ -66,6 +66,13 @@ def embed_images(
         inputs["model"] = source.model_dir
     facts: dict[str, object] = {"device": device, "precision": precision, "batch_size": entry.batch_size}
     store = ImageStore.open(store_dir)
+    if len(store) and len(store.missing) == len(store):
+        raise VixmlError(
+            "no image is there",
+            where=store_dir,
+            found=f"all {len(store)} are missing; missing.parquet there lists each with its reason",
+            hint="correct the addresses or paths, or train on text alone (modality: text)",
+        )
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
     with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_each(), room:
         hashes = {name: describe_input(path)["sha256"] for name, path in inputs.items()}
@@ -140,7 +147,7 @@ def pool(
     slow on shared cores.
 
     Raises:
-        VixmlError: unreadable image, or a vector with NaN or infinity (the image is named).
+        VixmlError: unreadable image, or a vector that is zero or has NaN or infinity (the image is named).
     """
     batches = iter(lambda stream=iter(items): list(islice(stream, batch_size)), [])
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="pool") as workers:
@@ -173,5 +180,13 @@ def _pool_batch(
             where=f"{where}, image {image} ({key})",
             found="NaN or infinity (float16 ends at 65504)",
             hint=f"try --precision fp32; if that does not help, look at the image: {encoder.name} cannot pool it",
+        )
+    if not (filled := vectors.any(axis=1)).all():
+        image, key, _ = batch[int(np.argmin(filled))]
+        raise VixmlError(
+            "an image's vector is zero",
+            where=f"{where}, image {image} ({key})",
+            found="no number that float16 tells from 0",
+            hint=f"the weights of {encoder.name} are damaged, or its entry in config/models.yaml names other ones",
         )
     return np.array([image for image, _, _ in batch], dtype=np.int64), vectors

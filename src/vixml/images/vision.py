@@ -7,6 +7,7 @@ Training sees only the vectors. There are two kinds of encoders: checkpoints of 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,8 +26,9 @@ from vixml.config.load import unknown_key
 from vixml.config.registry import VisionModel, World
 from vixml.data.archive import Archive
 from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_architecture
-from vixml.errors import VixmlError, expect_equal
-from vixml.files import read_json, write_json
+from vixml.data.network_config import expect_no_more_layers, expect_sizes, read_settings
+from vixml.errors import VixmlError, expect_equal, reading
+from vixml.files import write_json
 from vixml.provenance import stage
 from vixml.runtime import choose_precision, dtype_of, find_device, send
 
@@ -250,14 +253,15 @@ def _transformers_network(folder: Path, device: str, dtype: torch.dtype) -> tupl
 
     logging.disable_progress_bar()  # a stage has its own
     path = folder / TRANSFORMERS.config
+    expect_sizes(settings := read_settings(path), path)
     try:
         network, report = AutoModel.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, local_files_only=True
         )
-    except (ValueError, TypeError, KeyError) as error:
-        raise unknown_architecture(path, read_json(path), error) from error
-    except RuntimeError as error:  # a tensor of another shape
+    except (RuntimeError, SafetensorError) as error:  # a tensor of another shape, a file cut short
         raise _unfit(folder, str(error).strip().splitlines()[-1]) from error
+    except Exception as error:  # each architecture checks its own settings
+        raise unknown_architecture(path, settings, error) from error
     if network.main_input_name != "pixel_values":
         raise VixmlError(
             "not a vision model",
@@ -268,6 +272,8 @@ def _transformers_network(folder: Path, device: str, dtype: torch.dtype) -> tupl
         )
     if report["missing_keys"]:
         raise _unfit(folder, "no " + ", ".join(sorted(report["missing_keys"])[:3]))
+    unused = [name.removeprefix(f"{network.base_model_prefix}.") for name in report["unexpected_keys"]]
+    expect_no_more_layers(unused, network.state_dict(), folder)
     network = network.eval().requires_grad_(False).to(device)
 
     def pooled(pixels: torch.Tensor) -> torch.Tensor:
@@ -287,7 +293,7 @@ def _transformers_network(folder: Path, device: str, dtype: torch.dtype) -> tupl
 
 def _processing(path: Path) -> Processing:
     """Read a processor's settings as transformers writes them."""
-    settings = read_json(path)
+    settings = read_settings(path)
     size = settings.get("size", {})
     height, width = _sides(size)
     if settings.get("do_center_crop") and height is not None:
@@ -301,10 +307,16 @@ def _processing(path: Path) -> Processing:
             hint="the images of the store are square; take a checkpoint for square images",
         )
     normalised = settings.get("do_normalize", True)
+    expected = "a filter from 0 to 5 and a positive number"
+    with reading("an unsupported image processor", f"{path}: resample, rescale_factor", expected=expected):
+        resample = Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC))
+        scale = float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0
+        if not 0 < scale < math.inf:
+            raise ValueError(f"a factor of {scale}")
     return Processing(
         size=height,
-        resample=Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC)),
-        scale=float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0,
+        resample=resample,
+        scale=scale,
         mean=_three(settings.get("image_mean") if normalised else (0, 0, 0), path, "image_mean"),
         std=_three(settings.get("image_std") if normalised else (1, 1, 1), path, "image_std"),
     )
@@ -323,9 +335,11 @@ def _open_clip_network(folder: Path, device: str, dtype: torch.dtype) -> tuple[n
     from safetensors.torch import load_file
 
     path = folder / OPEN_CLIP.config
-    settings = read_json(path)
-    model, process = settings.get("model_cfg", {}), settings.get("preprocess_cfg", {})
-    vision = dict(model.get("vision_cfg", {}))
+    expect_sizes(settings := read_settings(path), path)
+    parts = [settings.get(key, {}) for key in ("model_cfg", "preprocess_cfg")]
+    model, process = (part if isinstance(part, dict) else {} for part in parts)
+    vision = model.get("vision_cfg")
+    vision = dict(vision) if isinstance(vision, dict) else {}
     timm_name = vision.get("timm_model_name")
     if "embed_dim" not in model or (timm_name is not None and not TIMM_NAME.match(str(timm_name))):
         raise VixmlError(
@@ -339,11 +353,11 @@ def _open_clip_network(folder: Path, device: str, dtype: torch.dtype) -> tuple[n
         text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
         vision |= {"timm_model_pretrained": False} if timm_name else {}
         network = open_clip.CustomTextCLIP(embed_dim=model["embed_dim"], vision_cfg=vision, text_cfg=text).visual
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # timm has errors of its own
         raise unknown_architecture(path, {"model_type": timm_name or "open_clip"}, error, "open_clip") from error
     try:
         network.load_state_dict(load_file(folder / OPEN_CLIP.weights))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise _unfit(folder, str(error).strip().splitlines()[-1].strip()) from error
     size = vision.get("image_size", 224)
     processing = Processing(
@@ -357,10 +371,11 @@ def _open_clip_network(folder: Path, device: str, dtype: torch.dtype) -> tuple[n
 
 
 def _three(values: Sequence[Any] | None, path: Path, key: str) -> tuple[float, ...]:
-    if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise VixmlError(
-            "an unsupported image processor", where=f"{path}: {key}", found=values, expected="three numbers"
-        )
+    three = isinstance(values, (list, tuple)) and len(values) == 3
+    least = -math.inf if key.endswith("mean") else 0  # pixels are divided by the deviation
+    if not three or not all(type(value) in (int, float) and least < value < math.inf for value in values):
+        what, expected = "an unsupported image processor", "three numbers, and deviations above 0"
+        raise VixmlError(what, where=f"{path}: {key}", found=values, expected=expected)
     return tuple(float(value) for value in values)
 
 
@@ -604,6 +619,10 @@ def _image_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]
     part = "visual." if "model_cfg" in config else "vision_model." if "vision_config" in config else ""
     if "vision_config" in config:
         # Published files may omit it: `siglip` means `siglip_vision_model`.
+        expect_equal(
+            type(config["vision_config"]).__name__, "dict", "not a configuration of an image part",
+            where=f"{checkpoint.folder / checkpoint.layout.config}: vision_config",
+        )  # fmt: skip
         kind = config["vision_config"].get("model_type") or f"{config.get('model_type')}_vision_model"
         config = config["vision_config"] | {"model_type": kind}
     return config, {key: key.removeprefix(part) for key in keys if key.startswith(part)}

@@ -252,5 +252,7 @@ def _limit_memory(more: int | None) -> None:
     """Limit this process's memory to what it has now and ``more`` bytes; None lifts the limit. Linux only."""
     status = Path("/proc/self/statm")
     if status.exists():
-        limit = -1 if more is None else int(status.read_text().split()[0]) * resource.getpagesize() + more
-        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # `ulimit -v` of a cluster cannot be raised again
+        limit = hard if more is None else int(status.read_text().split()[0]) * resource.getpagesize() + more
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vixml.config.run import Encoder
-from vixml.errors import VixmlError
-from vixml.files import read_json
+from vixml.data.network_config import expect_sizes, read_settings
+from vixml.errors import VixmlError, reading
 from vixml.models import attention
 from vixml.models.attention import FILLED_UP, PACKED, is_causal, rows_of
 from vixml.models.bert import is_plain_bert, open_bert
@@ -104,9 +104,11 @@ class Backbone(nn.Module):
                 expected="model.safetensors",
                 hint="run vixml prepare-model; snakemake does so by itself",
             )
-        network = _open_lean(Path(model_dir), encoder) if lean else None
-        if network is None:
-            network = _open(model_dir, encoder)
+        expect_sizes(read_settings(Path(model_dir) / "config.json"), Path(model_dir) / "config.json")
+        with reading("a language model cannot be opened", model_dir, hint="make it again: vixml prepare-model"):
+            network = _open_lean(Path(model_dir), encoder) if lean else None
+            if network is None:
+                network = _open(model_dir, encoder)
         self.dim = network.config.hidden_size
         self.max_positions = _longest(network.config)
         self.causal = any(is_causal(module) for module in network.modules())
@@ -200,16 +202,18 @@ def _open(model_dir: Path | str, encoder: Encoder) -> nn.Module:
     dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # or it warns of the layers that are left out
-    network = AutoModel.from_pretrained(
-        model_dir, config=config, attn_implementation=PACKED, dtype=dtype, **without_pooler(config)
-    )
+    how = {"attn_implementation": PACKED, "dtype": dtype, "output_loading_info": True, **without_pooler(config)}
+    network, report = AutoModel.from_pretrained(model_dir, config=config, **how)
     logging.set_verbosity(level)
+    # transformers draws missing tensors at random and only warns.
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"no tensors for {', '.join(missing[:3])}")
     return network
 
 
 def _open_lean(model_dir: Path, encoder: Encoder) -> nn.Module | None:
     """Open a plain BERT without transformers; None: it is something else."""
-    config, weights = read_json(model_dir / "config.json"), model_dir / WEIGHTS[0]
+    config, weights = read_settings(model_dir / "config.json"), model_dir / WEIGHTS[0]
     layers = config.get("num_hidden_layers")
     if (
         not is_plain_bert(config)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vixml.config.run import RunConfig
+from vixml.errors import VixmlError
 from vixml.models.packing import MULTIPLE, Packed, Sequences
 from vixml.models.siamese import Siamese
 from vixml.progress import Quiet
@@ -110,6 +111,29 @@ def encode_items(
     if was_training:
         model.train()
     return out
+
+
+def expect_direction(u: Tensor, where: object) -> None:
+    """Check vectors that are going to be divided by their lengths.
+
+    Args:
+        u: (n, dim) float32.
+        where: what to name, with the row, e.g. a split.
+
+    Raises:
+        VixmlError: a vector with NaN or infinity, or one too short or too long for float32 to divide by its length.
+    """
+    lengths = torch.linalg.vector_norm(u, dim=1)
+    if len(bad := torch.nonzero(~((lengths > 1e-12) & (lengths < torch.inf)))):
+        row = int(bad[0])
+        raise VixmlError(
+            "an encoded vector has no direction",
+            where=f"{where}, row {row}",
+            found=f"a vector of length {float(lengths[row])}, and {len(bad) - 1:,} more such rows",
+            expected="a finite length above 1e-12",
+            hint="the weights are damaged or the training diverged (results/runs/.../model/log.jsonl): prepare the model "
+            "again, or train with a lower optimizer.lr",
+        )
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vixml.config.run import LateFusion as LateFusionConfig
 from vixml.config.run import Prototype as PrototypeConfig
 from vixml.config.run import RunConfig
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, reading
 from vixml.files import atomic_path
 from vixml.models.backbone import Backbone, expect_shapes
 from vixml.models.inputs import RunData
@@ -356,8 +356,17 @@ def build_model(config: RunConfig, data: RunData, seed: int, device: torch.devic
     torch.manual_seed(derived_seed(seed, INIT, 0))
     prompt = data.sequences["train"].prompt
     model = Siamese(config, data.model_dir, data.corpus.n("label"), data.image_dim, prompt, device)
+    tokens, rows = data.vocabulary(), model.backbone.network.get_input_embeddings().num_embeddings
+    if len(tokens) and tokens[-1] >= rows:
+        raise VixmlError(
+            "a text has a token for which the language model has no embedding",
+            where=data.model_dir,
+            found=f"token {tokens[-1]}",
+            expected=f"0 to {rows - 1}",
+            hint="tokenizer and weights are of two checkpoints: check config/models.yaml",
+        )
     if config.encoder.train == "full":
-        model.backbone.keep_tokens(data.vocabulary())
+        model.backbone.keep_tokens(tokens)
     return model
 
 
@@ -385,7 +394,9 @@ def load_model(folder: Path, model: Siamese) -> None:
         VixmlError: the folder holds another model, or one of a corpus with another vocabulary.
     """
     path, hint = folder / "model.safetensors", "train the run again, or pass the folder of this run"
-    tensors, state = load_file(path), model.learned_state()
+    with reading("the trained weights cannot be read", path, expected="a whole safetensors file", hint=hint):
+        tensors = load_file(path)
+    state = model.learned_state()
     found, expected = ({name: tuple(t.shape) for name, t in some.items()} for some in (tensors, state))
     expect_shapes(found, expected, "the trained weights belong to another model", where=path, hint=hint)
     row_of = "backbone.row_of"

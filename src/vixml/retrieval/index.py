@@ -13,7 +13,7 @@ from vixml.config.run import RunConfig, SeededRun
 from vixml.data.corpus import SPLITS
 from vixml.files import save_array
 from vixml.memory import enough_memory
-from vixml.models.encode import all_prototypes, encode_items, fewer_items
+from vixml.models.encode import all_prototypes, encode_items, expect_direction, fewer_items
 from vixml.models.inputs import RunData, RunInputs, open_inputs
 from vixml.models.siamese import Siamese, build_model, load_model
 from vixml.progress import bar
@@ -75,8 +75,11 @@ def build_index(run: SeededRun, inputs: RunInputs, trained: Path, out: Path, dev
             model.to(device).eval()
             for split in SPLITS:
                 u = encode_items(model, data.sequences[split], opened.precision, config.training.items_at_once, advance)
+                expect_direction(u, f"{run}, {split}")
                 unit = F.normalize(u, dim=1)
                 save_array(work / ("label_u.npy" if split == "label" else f"{split}.npy"), unit.numpy())
                 if split == "label" and model.prototypes is not None:
-                    save_array(work / "label_z.npy", all_prototypes(model, u).numpy())
+                    z = all_prototypes(model, u)
+                    expect_direction(z, f"{run}, prototypes")
+                    save_array(work / "label_z.npy", z.numpy())
         facts |= opened.facts(device)

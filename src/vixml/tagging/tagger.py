@@ -27,7 +27,7 @@ from vixml.data.xc_repository import TextRules
 from vixml.errors import VixmlError
 from vixml.images.decode import Undrawable, draw_or_prepare
 from vixml.images.embeddings import ImageEmbeddings
-from vixml.models.encode import encode_items
+from vixml.models.encode import encode_items, expect_direction
 from vixml.models.inputs import prompts
 from vixml.models.packing import MULTIPLE, Sequences
 from vixml.progress import warn
@@ -360,6 +360,7 @@ class Tagger:
         sequences = Sequences(tokens, images, self._prompts[split], gather)
         filled = FILLED if len(items) <= FEW else MULTIPLE
         u = encode_items(self._model, sequences, self.precision, self._run.training.items_at_once, multiple=filled)
+        expect_direction(u, "items to tag")
         return (F.normalize(u, dim=1) if unit else u).numpy(), vectors, lists
 
     def _pool(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
@@ -368,6 +369,7 @@ class Tagger:
         for start in range(0, len(pixels), PIXELS_AT_ONCE):
             some = slice(start, start + PIXELS_AT_ONCE)
             out[some] = self._vision.encode(torch.from_numpy(np.stack(pixels[some]))).half().cpu().numpy()
+            expect_direction(torch.from_numpy(out[some]).float(), "pictures to tag")
         return out
 
     # -- labels -------------------------------------------------------------------------------------------------------

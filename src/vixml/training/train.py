@@ -33,6 +33,7 @@ from vixml.config.registry import Propensity
 from vixml.config.run import Optimizer, RunConfig, SeededRun
 from vixml.data.propensity import inverse_propensity
 from vixml.digest import stage_modules
+from vixml.errors import VixmlError
 from vixml.files import save_array, write_json, write_text
 from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items, fewer_items
@@ -222,6 +223,13 @@ def open_training(
     held_out = validation_rows(len(truth), config.training.validation, config.training.validation_split)
     rows = np.setdiff1d(np.arange(len(truth)), held_out)
     rows = rows[truth.lengths[rows] > 0]
+    if not len(rows) and config.training.epochs:
+        raise VixmlError(
+            "no training query is left",
+            where=f"training.validation, {inputs.corpus}",
+            found=f"{len(truth)} queries, {len(held_out)} held out, none of the rest with a label",
+            hint="lower training.validation",
+        )
     weights = np.ones(truth.n_cols)
     if config.training.positives == "inverse-propensity":
         weights = inverse_propensity(truth.counts(), len(truth), propensity.a, propensity.b)

@@ -1,0 +1,141 @@
+"""Check runs against their data before anything is trained: what can be known from the registry, the counts and the model's folder.
+
+Snakemake calls this when it builds its graph. In a first call the corpus is not there yet, so that `vixml tokenize`, which reads
+it next, checks the same runs again (environment variable ``VIXML_RUNS``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vixml.config.load import family_file, require, require_fit
+from vixml.config.project import Project
+from vixml.config.tables import FactsSpec, TableSpec, named_runs
+from vixml.errors import VixmlError
+from vixml.evaluation.metrics import DEEP_KS, KS
+from vixml.files import read_json
+from vixml.provenance import MANIFEST
+from vixml.stages import place
+
+METRICS = {f"{name}@{k}" for names, ks in (("P nDCG PSP PSnDCG", KS), ("R hit MAP MRR", DEEP_KS)) for name in names.split() for k in ks}  # fmt: skip
+Scored = tuple[str, str, str]  # dataset, run, split
+
+
+def named(scored: Iterable[Mapping[str, Any]]) -> str:
+    """Return runs as the value of ``VIXML_RUNS``.
+
+    Example:
+        >>> parse(named([{"dataset": "shop", "run": "text", "seed": 0, "split": "test"}]))
+        [('shop', 'text', 'test')]
+    """
+    return " ".join(dict.fromkeys(f"{one['dataset']}:{one['run']}:{one['split']}" for one in scored))
+
+
+def parse(runs: str) -> list[Scored]:
+    """Return the runs of :func:`named`; what is none is left out."""
+    parts = [tuple(part.split(":")) for part in runs.split()]
+    return [part for part in parts if len(part) == 3]
+
+
+def expect_fit(project: Project, scored: Iterable[Scored], published: bool = True) -> None:
+    """Check that runs can be trained and scored on their data.
+
+    Args:
+        project: the configuration and the folder of results.
+        scored: dataset, run and split.
+        published: whether published image embeddings are imported where there are some.
+
+    Raises:
+        VixmlError: the first run that cannot; its file and key are named.
+    """
+    for dataset, name, split in scored:
+        run, entry = project.run(dataset, name), project.dataset(dataset)
+        file = family_file(project.config_dir, dataset, name)
+        imported = published and run.images.vision in entry.published_vectors
+        corpus = place("build-corpus", project.results, dataset=dataset)
+        for what, key, found, expected, hint in _misfits(
+            run, entry.has_images or imported, imported, split, counts_of(project, dataset)
+        ):
+            raise VixmlError(
+                what, where=f"{file}: runs.{name}.{key} ({dataset}, {corpus / 'counts.json'})", found=found,
+                expected=expected, hint=hint,
+            )  # fmt: skip
+        model = place("prepare-model", project.results, model=run.encoder.model)
+        config = read_json(model / "config.json") if (model / MANIFEST).exists() else None
+        if run.needs_encoder and isinstance(config, dict):
+            require_fit(run, project.world, f"{file}: runs.{name}", config)
+
+
+def counts_of(project: Project, dataset: str) -> dict[str, Any]:
+    """Return what is known of a corpus: its ``counts.json``, the registry's ``expect`` before it is built, or nothing."""
+    folder, expect = place("build-corpus", project.results, dataset=dataset), project.dataset(dataset).expect
+    if (folder / MANIFEST).exists():
+        return read_json(folder / "counts.json")
+    return expect.model_dump(exclude_none=True) if expect is not None else {}
+
+
+def _misfits(
+    run: Any, has_images: bool, imported: bool, split: str, counts: Mapping[str, Any]
+) -> Iterator[tuple[str, str, object, str, str]]:
+    """Yield (what, key, found, expected, hint) of everything that does not fit."""
+    n_train, share, depth = counts.get("n_train"), run.training.validation, max(*KS, *DEEP_KS)
+    if run.inference.top_k < depth:
+        yield (
+            "a run keeps too few labels per query for its metrics", "inference.top_k", run.inference.top_k,
+            f"{depth} or more", "raise it: fewer labels cost nothing",
+        )  # fmt: skip
+    if run.needs_embeddings and (not has_images or counts.get("n_images") == 0):
+        key = "modality" if run.uses_images else "inference.image_weight"
+        yield (
+            "a run reads images, and its dataset has none", key, getattr(run, key, run.inference.image_weight),
+            "text, or a dataset with images", "name its images in datasets.yaml (catalogue.images), or take them from the run",
+        )  # fmt: skip
+    longest = counts.get("most_images_per_item")
+    if (
+        run.needs_embeddings
+        and run.uses_images
+        and not imported
+        and longest is not None
+        and run.images.per_item > longest
+    ):
+        yield (
+            "images.per_item exceeds the images available", "images.per_item", run.images.per_item,
+            f"at most {longest}, the longest list of images of an item", "lower it, or build the corpus with more images per item",
+        )  # fmt: skip
+    if split == "validation" and (share == 0 or (n_train is not None and round(share * n_train) == 0)):
+        yield (
+            "a run is scored on held-out queries and holds none out", "training.validation", share,
+            "a share that leaves one query or more" + (f" of {n_train}" if n_train is not None else ""),
+            "raise it, or score the test split",
+        )  # fmt: skip
+    if n_train is None:
+        return
+    if n_train < 3:
+        yield (
+            "a dataset has too few training queries", "", n_train, "3 or more: propensities follow from log(n) - 1",
+            "are the tables whole, and is test_fraction a share of test?",
+        )  # fmt: skip
+    if run.training.epochs and n_train - round(share * n_train) < 1:
+        yield (
+            "a run holds out all training queries", "training.validation", share, f"a share that leaves one of {n_train}",
+            "lower it",
+        )  # fmt: skip
+
+
+def expect_known_rows(project: Project, specs: Mapping[str, TableSpec | FactsSpec], where: Path) -> None:
+    """Check the metrics that tables name, and the runs that a configuration of one file names in its own table.
+
+    A row of a run that does not exist reads "not run", as it should in the paper's tables, which a user's runs need not fill.
+
+    Raises:
+        VixmlError: an unknown run or a metric that is never computed, with the nearest name.
+    """
+    known = {run for _, run in project.runs}
+    for name, spec in specs.items():
+        file = where if where.is_file() else where / "tables" / f"{name}.yaml"
+        for dataset, run, _ in named_runs(spec.model_dump()) if where.is_file() else ():
+            require(run, known, f"{file}: a row of {dataset}")
+        for metric in getattr(spec, "metrics", ()):
+            require(metric, METRICS, f"{file}: metrics")

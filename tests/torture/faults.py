@@ -1,0 +1,235 @@
+"""Faults of the machine under every stage: killed at a file operation, a disk that is full, read-only or blinking, damaged files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tiny_world
+from inputs import mutate, refused
+
+from vixml.cli import main
+from vixml.files import read_json, sha256_file
+from vixml.provenance import MANIFEST, not_whole
+
+NAMES = ("picto", "vixml-minilm-l3")
+# What is run, in order, and the folder below results that it writes.
+STEPS = {
+    "build-corpus": (("picto",), "data/picto/corpus"),
+    "prepare-model": (("minilm-l3",), "models/minilm-l3"),
+    "tokenize": (("picto", "minilm-l3", "--max-len", "16"), "data/picto/tokens/minilm-l3-16"),
+    "render-images": (("picto",), "data/picto/images"),
+    "embed-images": (("picto", "efficientnet-lite0"), "data/picto/embeddings/efficientnet-lite0"),
+    "export-dataset": (("picto",), "exported/picto"),
+    "train": (NAMES, "runs/picto/vixml-minilm-l3/seed0/model"),
+    "build-index": (NAMES, "runs/picto/vixml-minilm-l3/seed0/index"),
+    "predict": (NAMES, "runs/picto/vixml-minilm-l3/seed0/test/predictions"),
+    "score": (NAMES, "runs/picto/vixml-minilm-l3/seed0/test/score"),
+}  # fmt: skip
+# What a stage reads of the others.
+READS = {
+    "tokenize": ("build-corpus", "prepare-model"), "render-images": ("build-corpus",), "embed-images": ("render-images",),
+    "export-dataset": ("build-corpus", "render-images"), "train": ("build-corpus", "tokenize", "embed-images", "prepare-model"),
+    "build-index": ("build-corpus", "tokenize", "embed-images", "prepare-model", "train"), "predict": ("build-corpus", "build-index"),
+    "score": ("build-corpus", "predict"),
+}  # fmt: skip
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def run(step: str) -> int:
+    """Run a stage in this process; return its status."""
+    return main([step, *STEPS[step][0]])
+
+
+def make_world(folder: Path, config: Path) -> None:
+    """Run every stage once on the miniature; the folder is never changed again."""
+    (folder / "config" / "runs").mkdir(parents=True)
+    shutil.copytree(config / "presets", folder / "config" / "presets")
+    tiny_world.write(folder)
+    os.chdir(folder)
+    for step in STEPS:
+        assert run(step) == 0, step
+
+
+def outputs(step: str, results: Path = Path("results")) -> dict[str, str]:
+    """Return the hashes of what a stage has written, without what differs from run to run."""
+    folder = results / STEPS[step][1]
+    times = {MANIFEST, "training.json", "log.jsonl"}
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in times
+    }
+
+
+def copied(world: Path, step: str) -> None:
+    """Make this folder the world before a stage: links to the files of the others."""
+    later = [STEPS[name][1] for name in list(STEPS)[list(STEPS).index(step) :]]
+    shutil.copytree(world / "config", "config")
+    for path in sorted((world / "results").rglob("*")):
+        relative = path.relative_to(world / "results")
+        if path.is_file() and not any(relative.is_relative_to(folder) for folder in later):
+            target = Path("results", relative)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, target)
+
+
+class Operations:
+    """Call ``act`` at chosen changes of files by this process; threads count too.
+
+    Args:
+        act: called with the number of the operation, from 1, before it is carried out.
+    """
+
+    EVENTS = frozenset(
+        ["open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.symlink"]
+    )
+
+    def __init__(self, act: Callable[[int], None]) -> None:
+        self.count, self.act, self.place = 0, act, os.path.realpath(os.getcwd())
+        sys.addaudithook(self._seen)
+
+    def _seen(self, event: str, arguments: tuple) -> None:
+        if event not in self.EVENTS or (event == "open" and not arguments[2] & WRITES):
+            return
+        name = arguments[0]
+        if isinstance(name, int) or not os.path.realpath(os.fsdecode(name)).startswith(self.place):
+            return
+        self.count += 1
+        self.act(self.count)
+
+
+def in_a_child(work: Callable[[], int]) -> int:
+    """Run something in a process of its own; return its status as ``os.waitpid`` gives it."""
+    if (child := os.fork()) == 0:
+        status = 70
+        try:
+            status = work()
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1]
+
+
+def count_operations(world: Path, step: str) -> int:
+    """Return how many file operations a stage has."""
+    copied(world, step)
+    seen = Operations(lambda _: None)
+    assert run(step) == 0
+    return seen.count
+
+
+def expect_whole_or_absent(step: str) -> None:
+    """Check that a stage that was stopped left all of its files or none that counts."""
+    folder = Path("results", STEPS[step][1])
+    assert not (folder / MANIFEST).exists() or not not_whole(folder), f"{folder} counts as finished and is not"
+
+
+def expect_resumed(world: Path, step: str) -> None:
+    """Check that the same command ends with the same files."""
+    assert in_a_child(lambda: run(step)) == 0, "the same command does not succeed afterwards"
+    assert outputs(step) == outputs(step, world / "results"), "the same command gives other files afterwards"
+    left = [str(path) for path in Path("results").rglob(".tmp-*")]
+    assert not left, f"left behind: {left}"
+
+
+def kill(world: Path, step: str, at: int) -> None:
+    """Kill a stage at a file operation, look at what it left, and run it again."""
+    copied(world, step)
+
+    def die(number: int) -> None:
+        if number == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def work() -> int:
+        Operations(die)
+        return run(step)
+
+    in_a_child(work)
+    expect_whole_or_absent(step)
+    expect_resumed(world, step)
+
+
+def failing_disk(world: Path, step: str, at: int, number: int, once: bool) -> None:
+    """Let file operations fail, one or all from there on: an error or the right result, and the right result afterwards."""
+    copied(world, step)
+
+    def fail(count: int) -> None:
+        if count == at or (count > at and not once):
+            raise OSError(number, os.strerror(number))
+
+    def work() -> int:
+        Operations(fail)
+        refused(run(step))
+        return 0
+
+    assert in_a_child(work) == 0, "neither a result nor a clear error"
+    expect_whole_or_absent(step)
+    expect_resumed(world, step)
+
+
+def small_disk(world: Path, step: str, size: int) -> None:
+    """Let no file grow beyond a size, as on a full disk; also where a library writes."""
+    copied(world, step)
+
+    def work() -> int:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(1, 2)  # these are files, too
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        refused(run(step))
+        return 0
+
+    assert in_a_child(work) == 0, "neither a result nor a clear error"
+    expect_whole_or_absent(step)
+    expect_resumed(world, step)
+
+
+def damaged(world: Path, step: str, file: str, seed: int) -> None:
+    """Damage a file that a stage reads: the same result, or a clear error."""
+    copied(world, step)
+    path, draw = Path("results", file), random.Random(seed)
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(mutate(draw, data, [b"", b"{}", b"[]"]))
+    if path.read_bytes() == data:
+        return
+    status = run(step)
+    refused(status)
+    if status == 0:
+        assert outputs(step) == outputs(step, world / "results"), (
+            f"another result from a damaged {file}, without an error"
+        )
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A case of this module; ``work`` runs in an empty folder."""
+
+    name: str
+    work: Callable[[Path], None]
+
+
+def faults(draw: random.Random, world: Path, operations: dict[str, int]) -> Iterator[tuple[str, Fault]]:
+    """Yield (kind, fault) without end, each kind in turn."""
+    errors = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES, errno.EDQUOT, errno.EMFILE)
+    while True:
+        step = draw.choice(list(STEPS))
+        at = draw.randrange(1, operations[step] + 1)
+        yield "kill", Fault(f"{step}, operation {at}", lambda _, step=step, at=at: kill(world, step, at))
+        step, number, once = draw.choice(list(STEPS)), draw.choice(errors), draw.random() < 0.5
+        at = draw.randrange(1, operations[step] + 1)
+        name = f"{step}, {errno.errorcode[number]} at {at}, {'once' if once else 'from there on'}"
+        yield "disk", Fault(name, lambda _, a=(step, at, number, once): failing_disk(world, *a))
+        step, size = draw.choice(list(STEPS)), draw.choice([0, 100, 4096, 20_000, 200_000])
+        yield "disk", Fault(f"{step}, files up to {size} bytes", lambda _, a=(step, size): small_disk(world, *a))
+        step = draw.choice(list(READS))
+        folder = STEPS[draw.choice(READS[step])][1]
+        file = f"{folder}/{draw.choice(sorted(read_json(world / 'results' / folder / MANIFEST)['outputs']))}"
+        seed = draw.randrange(10**6)
+        yield "damage", Fault(f"{step}, {file}, {seed}", lambda _, a=(step, file, seed): damaged(world, *a))
