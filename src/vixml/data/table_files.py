@@ -178,18 +178,19 @@ def _member(path: Path) -> str:
 def _text(path: Path, form: TableForm, at: Callable[[], str]) -> Iterator[IO[str]]:
     """Open a file as text; ``at`` tells the place of an error."""
     encoding = {"utf-8": "utf-8-sig"}.get(form.encoding.lower(), form.encoding)
+    if encoding == "utf-8-sig":
+        with open_bytes(path) as stream:
+            mark = stream.read(2)
+        if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            hint = "it begins with a byte order mark of UTF-16: set `form.encoding: utf-16`"
+            raise _not_encoded(form, at(), f"bytes 0x{mark.hex()}", hint)
     with open_bytes(path) as stream:
         try:
             # A byte of another encoding becomes half of a surrogate pair, so that its row alone is broken.
             yield io.TextIOWrapper(stream, encoding=encoding, newline="", errors="surrogateescape")
         except UnicodeError as error:
             bad = f"byte 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else str(error)
-            hint = None
-            with open_bytes(path) as again:
-                mark = again.read(2)
-            if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                hint = "it begins with a byte order mark of UTF-16: set `form.encoding: utf-16`"
-            raise _not_encoded(form, at(), bad, hint) from error
+            raise _not_encoded(form, at(), bad) from error
 
 
 def _not_encoded(form: TableForm, where: str, found: str, hint: str | None = None) -> VixmlError:
