@@ -1,0 +1,83 @@
+"""A training that starts from a packed model: the same networks, free vectors of labels with the same text, and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vixml.config.run import SeededRun, Start
+from vixml.errors import VixmlError
+from vixml.files import sha256_file
+from vixml.models.inputs import RunInputs
+from vixml.stages import Job
+from vixml.training.train import initialise, new_state, open_training
+
+
+def start_of(folder) -> Start:
+    return Start(folder=str(folder), sha256=sha256_file(folder / "model.json"))
+
+
+def opened(shop, run: str, start: Start):
+    """Return the training of a run of the shop that starts from a folder."""
+    job = Job(shop.project, "train", {"dataset": "shop", "run": run, "seed": 3})
+    reads = job.finished()
+    inputs = RunInputs(reads["corpus"], reads["tokens"], reads.get("embeddings"), reads["model"])
+    config = job.run.model_copy(update={"start": start})
+    seeded = SeededRun("shop", run, 3, config)
+    return open_training(seeded, job.dataset.propensity, inputs, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("run", ["text", "images", "adapters"])
+def test_the_networks_are_those_of_the_folder(shop, packed, run):
+    folder = packed(run)
+    training = opened(shop, run, start_of(folder))
+    model, head = training.model, load_file(folder / "head.safetensors")
+    state = model.learned_state()
+    for name in head.keys() - {"cluster", "prototypes.free.weight"}:
+        assert torch.equal(state[name], head[name]), name
+    if run == "adapters":
+        return
+    language, rows = load_file(folder / "language/model.safetensors"), model.backbone.row_of
+    for name, tensor in model.backbone.network.state_dict().items():
+        if "word_embeddings" in name:  # only the tokens that the corpus has
+            kept = rows >= 0
+            assert torch.equal(tensor[rows[kept]], language[name][: len(rows)][kept])
+        else:
+            assert torch.equal(tensor, language[name]), name
+
+
+def test_labels_with_the_same_text_keep_their_free_vectors(shop, packed, capsys):
+    folder = packed("text")
+    training = opened(shop, "text", start_of(folder))
+    known = dict(training.earlier.labels)
+    new = sorted(known)[0]
+    del training.earlier.labels[new]  # as if it had been added since
+    state = new_state(training)
+    initialise(training, state)
+    assert f"{len(known) - 1} labels keep their vectors, 1 are new" in capsys.readouterr().err
+    model, head = training.model, load_file(folder / "head.safetensors")
+    old, texts = head["prototypes.free.weight"][head["cluster"]], training.label_texts
+    for group in range(model.prototypes.free.num_embeddings):
+        rows = [row for row, text in enumerate(texts) if model.cluster[row] == group and text != new]
+        if rows:
+            expected = torch.stack([old[known[texts[row]]] for row in rows]).mean(dim=0)
+            torch.testing.assert_close(model.prototypes.free.weight[group], expected)
+
+
+def test_what_cannot_be_continued_is_refused(shop, packed, tmp_path):
+    folder = shutil.copytree(packed("text"), tmp_path / "shop.model")
+    good = start_of(folder)
+    with pytest.raises(VixmlError, match="another language model"):
+        opened(shop, "adapters", good)
+    with pytest.raises(VixmlError, match="another one now"):
+        opened(shop, "text", good.model_copy(update={"sha256": "0" * 64}))
+    with pytest.raises(VixmlError, match="no model folder"):
+        opened(shop, "text", good.model_copy(update={"folder": str(tmp_path / "none")}))
+    content = bytearray((folder / "head.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "head.safetensors").write_bytes(content)
+    with pytest.raises(VixmlError, match="was altered"):
+        opened(shop, "text", good)
