@@ -48,9 +48,9 @@ def narrow(architecture: dict[str, Any]) -> dict[str, Any]:
 def random_weights(architecture: dict[str, Any], device: torch.device) -> Iterator[Path]:
     """Yield a model folder; a network opened from it is drawn at random on ``device``, and no weights are on disk."""
 
-    def drawn(folder: Path, *, config: Any, **how: Any) -> torch.nn.Module:
+    def drawn(folder: Path, *, config: Any, output_loading_info: bool, **how: Any) -> tuple[torch.nn.Module, dict]:
         with torch.device(device):  # billions of numbers are drawn where that is quick
-            return AutoModel.from_config(config, **how)
+            return AutoModel.from_config(config, **how), {"missing_keys": []}
 
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(AutoModel, "from_pretrained", drawn):
         AutoConfig.for_model(**architecture).save_pretrained(folder)

@@ -97,7 +97,7 @@ def test_every_line_has_content():
     assert "numpy " in found["packages"] and "MISSING" not in found["packages"] and "gguf " in found["packages"]
     for name in ("conda", "dvc", "sinfo"):
         assert re.search(rf"\b{name} (yes|no)\b", found["tools"])
-    assert found["config"].startswith("ok: config.yaml, ") and "picto.yaml" in found["config"]
+    assert found["config"].startswith("ok: best.yaml, config.yaml, ") and "picto.yaml" in found["config"]
     assert "datasets.yaml" not in found["config"]
     assert found["results"] == "results does not exist"
     assert found["checkpoints"] == found["lock"] == "none"
@@ -179,7 +179,7 @@ def test_a_wrong_configuration_is_reported_by_its_first_line(folder):
     (copied / "wrong.yaml").write_text("targets: []\ntabels: []\n", encoding="utf-8")
     (copied / "broken.yaml").write_text("targets: [\n", encoding="utf-8")
     found = lines(config_dir=copied)["config"].splitlines()
-    assert found[0].startswith("ok: config.yaml") and "wrong" not in found[0]
+    assert found[0].startswith("ok: best.yaml, config.yaml") and "wrong" not in found[0]
     assert any("wrong.yaml: unknown key 'tabels'" in text for text in found)
     assert any("broken.yaml: not valid YAML" in text for text in found)
     assert lines(config_dir=folder / "none")["config"].startswith("unknown: a configuration file is missing")

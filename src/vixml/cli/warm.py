@@ -140,7 +140,8 @@ def _work(client: socket.socket, programs: Mapping[str, str]) -> None:
     sys.argv = arguments
     sys.path[0:1] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     time.tzset()
-    threading.Thread(target=_end_with, args=(client,), daemon=True).start()
+    done = threading.Event()
+    threading.Thread(target=_end_with, args=(client, done), daemon=True).start()
     module, function = programs[Path(arguments[0]).name].split(":")
     status = 1
     try:
@@ -152,15 +153,17 @@ def _work(client: socket.socket, programs: Mapping[str, str]) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
+    done.set()
     client.sendall(bytes([status & 255]))
     os._exit(0)
 
 
-def _end_with(client: socket.socket) -> None:
+def _end_with(client: socket.socket, done: threading.Event) -> None:
     """Terminate this process when its client is gone: whoever ended that meant the command."""
     with suppress(OSError):
         client.recv(1)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if not done.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def lexical_vectors(texts: Sequence[str], weights: np.ndarray) -> np.ndarray:
     Example:
         >>> texts = ["fishing rod", "fishing net", "tent"]
         >>> found = lexical_vectors(texts, inverse_frequencies(texts)).astype(np.float32)
-        >>> (found @ found.T).round(1).tolist()
+        >>> (found @ found.T).astype(float).round(1).tolist()
         [[1.0, 0.4, 0.0], [0.4, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     from sklearn.preprocessing import normalize

@@ -88,9 +88,9 @@ class _InMainMemory(StoredVectors):
         """Store nothing."""
 
 
-def _untrained(folder: Path | str, **how: Any) -> torch.nn.Module:
+def _untrained(folder: Path | str, *, output_loading_info: bool, **how: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Return the model of a configuration, without reading weights."""
-    return AutoModel.from_config(**how)
+    return AutoModel.from_config(**how), {"missing_keys": []}
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropout: float = 0.0) -> Tensor:

@@ -170,7 +170,7 @@ class Intake:
             own = [next(pixels) for _ in range(min(given, self._most))]
             where = f"items[{number}]"
             try:
-                reads.append(self._tagger.read(self._texts(item, where), where, own))
+                reads.append(self._tagger.read(self._texts(item, where), where, pixels=own))
             except VixmlError as error:
                 raise Refusal.of(error, where) from None
             notes.append(
