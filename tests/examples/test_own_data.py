@@ -71,10 +71,11 @@ def test_the_plan_is_asked_for_counts_until_they_are_there(place, capsys):
 
 
 def test_every_message_that_the_page_names_is_one_of_the_code():
-    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/vixml").rglob("*.py"))
+    files = [*(ROOT / "src/vixml").rglob("*.py"), *(ROOT / "rules").glob("*.smk")]
+    sources = "".join(path.read_text(encoding="utf-8") for path in files)
     table = PAGE.split("## What may go wrong")[1].split("\n\n")[2]
     cells = [line.split(" | ")[0] for line in table.splitlines()[2:]]
-    messages = [message for cell in cells for message in re.findall(r"`(.*?)`", cell)]
+    messages = [message for cell in cells for message in re.findall(r"`(?:\.\.\. )?(.*?)`", cell)]
     assert len(messages) > 10 and [message for message in messages if message not in sources] == []
 
 

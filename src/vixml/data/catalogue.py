@@ -386,7 +386,7 @@ class _Build:
         if found["without_labels"] == n_rows:
             unknown = found["labels_not_in_train"]
             raise VixmlError(
-                f"no query of {split} has a label" + (" of train" if unknown else ""),
+                "no query of test has a label of train" if unknown else f"no query of {split} has a label",
                 where=table.path,
                 found=f"{n_rows} queries, {unknown} labels that train does not have",
                 expected=f"labels in the column {entry.labels!r} (catalogue.labels)",
