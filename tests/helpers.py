@@ -64,3 +64,10 @@ def rows_of(matrix: Ragged) -> list[list[int]]:
 def files_in(folder: Path) -> list[str]:
     """Return the names in a folder, sorted."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def flip_a_bit(path: Path, at: float = 0.5) -> None:
+    """Flip one bit of a file, at a share of its length."""
+    data = bytearray(path.read_bytes())
+    data[min(int(at * len(data)), len(data) - 1)] ^= 1
+    path.write_bytes(data)

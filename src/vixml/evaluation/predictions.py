@@ -9,6 +9,7 @@ import numpy as np
 
 from vixml.errors import VixmlError
 from vixml.files import load_array
+from vixml.manifest import holds
 
 REPAIR = "delete the folder and run the predict stage again"
 CHUNK = 4096
@@ -66,7 +67,7 @@ def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predi
 
 
 def _load_rows(path: Path, n_train: int) -> np.ndarray | None:
-    if not path.exists():
+    if not holds(path.parent, path.name):
         return None
     rows = load_array(path, mmap=False)
     if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):

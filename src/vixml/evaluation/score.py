@@ -16,6 +16,7 @@ from vixml.errors import VixmlError
 from vixml.evaluation.metrics import DEEP_KS, KS, evaluate, hits_in_chunks
 from vixml.evaluation.predictions import Predictions, load_predictions
 from vixml.files import write_json
+from vixml.manifest import holds
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
 
@@ -96,12 +97,12 @@ def _check_origin(predictions_dir: Path, expected: Mapping[str, Any]) -> dict[st
             expected=", ".join(f"{key} {value}" for key, value in expected.items()),
             hint="pass the predictions of the run, seed and split that is scored",
         )
-    rows = Path(predictions_dir) / "rows.npy"
-    if rows.exists() != (expected["split"] == "validation"):
+    has_rows = holds(predictions_dir, "rows.npy")
+    if has_rows != (expected["split"] == "validation"):
         raise VixmlError(
             f"not the predictions of the {expected['split']} split",
-            where=rows,
-            found="present" if rows.exists() else "missing",
+            where=Path(predictions_dir) / "rows.npy",
+            found="present" if has_rows else "missing",
             expected="rows of train that were held out, for split validation and no other",
             hint="predict again for this split",
         )

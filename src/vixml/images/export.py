@@ -27,7 +27,7 @@ from vixml.images.embeddings import MIXED, ImageEmbeddings, coverage, share_with
 from vixml.images.import_vectors import RowFile
 from vixml.images.store import GROUP, ImageStore, shard_range
 from vixml.progress import bar
-from vixml.provenance import describe_outputs, read_manifest, stage
+from vixml.provenance import describe_input, describe_outputs, read_manifest, stage
 from vixml.ragged import Ragged
 from vixml.text import markdown
 
@@ -61,6 +61,8 @@ def export_dataset(
     Raises:
         VixmlError: a part missing or damaged, or parts that do not belong together.
     """
+    for path in (corpus_dir, *embeddings_dirs):
+        describe_input(path)  # verified before they are read for the other inputs
     corpus = Corpus.load(corpus_dir)
     store = None if images_dir is None else _open_store(images_dir, corpus)
     parts = Parts(world, dataset_id, corpus, store, _open_embeddings(embeddings_dirs, corpus))
@@ -72,7 +74,7 @@ def export_dataset(
     config |= entry.model_dump(mode="json", include={"title", "sources", "stand_in", "facts", "published_vectors"})
     config |= {"licences": {name: world.sources[name].licence for name in entry.sources}}
     facts: dict[str, Any] = {}
-    with stage(out, "export-dataset", config=config, inputs=inputs, facts=facts) as work:
+    with stage(out, "export-dataset", config=config, inputs=inputs, facts=facts, as_read=["images"]) as work:
         tables = _tables(parts)
         for table in tables:
             table.write(work)

@@ -16,6 +16,7 @@ from typing import Any
 
 from vixml.errors import VixmlError
 from vixml.files import read_json
+from vixml.manifest import holds
 from vixml.report.results import Aggregate, Result, Results, aggregate
 
 # -- drawing ----------------------------------------------------------------------------------------------------------
@@ -328,8 +329,9 @@ def curves(results: Sequence[Result]) -> tuple[str, tuple[str, ...]] | None:
 
     The loss is drawn for every seed; its terms and the validation diagnostics for the first.
     """
-    logs = [(result.seed, result.place("train") / "log.jsonl") for result in results]
-    read = [(seed, lines) for seed, path in logs if path.exists() and (lines := read_log(path))]
+    folders = [(result.seed, result.place("train")) for result in results]
+    logs = [(seed, read_log(folder / "log.jsonl")) for seed, folder in folders if holds(folder, "log.jsonl")]
+    read = [(seed, lines) for seed, lines in logs if lines]
     if not read:
         return None
     run, (first, lines) = results[0].trained_as, read[0]

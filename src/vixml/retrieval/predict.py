@@ -14,6 +14,7 @@ from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import load_array, save_array
 from vixml.images.embeddings import ImageEmbeddings
+from vixml.manifest import holds
 from vixml.memory import enough_memory
 from vixml.provenance import read_manifest, stage
 from vixml.retrieval.approximate import Searcher
@@ -174,7 +175,7 @@ def _held_out(trained: Path, n_train: int) -> np.ndarray:
 def _label_vectors(index: Path, labels_as: str, n_labels: int) -> np.ndarray:
     """Open the label vectors that inference asks for: (n_labels, dim) float32, memory-mapped."""
     path = index / f"label_{labels_as}.npy"
-    if labels_as == "z" and not path.exists():
+    if labels_as == "z" and not holds(index, path.name):
         raise VixmlError(
             "this run has no prototypes to search",
             where=path,

@@ -21,6 +21,7 @@ from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, load_array, read_json, save_array, write_json, write_text
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.vision import Lite0, VisionSource
+from vixml.manifest import holds
 from vixml.models.backbone import Backbone
 from vixml.models.inputs import RunInputs
 from vixml.provenance import describe_input, describe_outputs, read_manifest
@@ -157,7 +158,7 @@ def _write(work: Path, job: Job, neighbours: bool) -> None:
     (work / LABELS).mkdir()
     shutil.copyfile(corpus.folder / "label.parquet", work / LABELS / "items.parquet")
     for name in ("u", "z"):
-        if (index / f"label_{name}.npy").exists():
+        if holds(index, f"label_{name}.npy"):
             shutil.copyfile(index / f"label_{name}.npy", work / LABELS / f"{name}.npy")
     if neighbours:
         _write_neighbours(work / NEIGHBOURS, config, corpus, index, embeddings)
