@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from vixml.cli import stages
 from vixml.config.registry import Source
 from vixml.errors import VixmlError
+from vixml.files import read_json, sha256_json, write_json
+from vixml.manifest import MANIFEST, describe_outputs
 from vixml.ragged import Ragged
 
 
@@ -64,6 +66,13 @@ def rows_of(matrix: Ragged) -> list[list[int]]:
 def files_in(folder: Path) -> list[str]:
     """Return the names in a folder, sorted."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def update_manifest(folder: Path) -> None:
+    """Update a folder's manifest to its altered files, as if its stage had written them."""
+    path = folder / MANIFEST
+    outputs = describe_outputs(folder)
+    write_json(path, read_json(path) | {"outputs": outputs, "outputs_sha256": sha256_json(outputs)})
 
 
 def flip_a_bit(path: Path, at: float = 0.5) -> None:

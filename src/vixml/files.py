@@ -41,7 +41,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-        if not any(part.startswith(".tmp-") for part in path.parts):  # publishing a stage's work folder flushes all of it
+        if not any(
+            part.startswith(".tmp-") for part in path.parts
+        ):  # publishing a stage's work folder flushes all of it
             sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         if no_space(error):
