@@ -16,7 +16,6 @@ from vixml.data.tokens import tokenize_pieces
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import sha256_file
 from vixml.images.embeddings import ImageEmbeddings
-from vixml.manifest import holds
 from vixml.models.packing import Sequences
 from vixml.models.prompt import Prompt, make_prompt
 from vixml.ragged import Ragged
@@ -118,7 +117,7 @@ def _open_tokens(inputs: RunInputs, corpus: Corpus, config: RunConfig) -> dict[s
         )  # fmt: skip
     header, tokenizer = tokens["train"].header, inputs.model_dir / "tokenizer.json"
     # A model folder without a tokenizer belongs to tokens that were not made from text.
-    expected = sha256_file(tokenizer) if holds(inputs.model_dir, tokenizer.name) else None
+    expected = sha256_file(tokenizer) if tokenizer.exists() else None
     if header.get("tokenizer_sha256") != expected:
         raise VixmlError(
             "tokens were made by another tokenizer than the language model's",

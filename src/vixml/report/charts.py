@@ -329,9 +329,9 @@ def curves(results: Sequence[Result]) -> tuple[str, tuple[str, ...]] | None:
 
     The loss is drawn for every seed; its terms and the validation diagnostics for the first.
     """
-    folders = [(result.seed, result.place("train")) for result in results]
-    logs = [(seed, read_log(folder / "log.jsonl")) for seed, folder in folders if holds(folder, "log.jsonl")]
-    read = [(seed, lines) for seed, lines in logs if lines]
+    logs = [(result.seed, result.place("train") / "log.jsonl") for result in results]
+    logs = [(seed, path) for seed, path in logs if path.exists() and holds(path.parent, path.name)]
+    read = [(seed, lines) for seed, path in logs if (lines := read_log(path))]
     if not read:
         return None
     run, (first, lines) = results[0].trained_as, read[0]
