@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from numbers import Integral
 
 
 class VixmlError(Exception):
@@ -70,6 +71,17 @@ def expect_index(index: int, n: int, what: str, *, where: object, hint: str | No
     """
     if not 0 <= index < n:
         raise VixmlError(what, where=where, found=index, expected=f"0 to {n - 1}", hint=hint)
+
+
+def expect_whole(value: object, least: int, what: str, *, where: object, hint: str | None = None) -> None:
+    """Check that a value is a whole number (no truth value, no float) of ``least`` or more.
+
+    Raises:
+        VixmlError: it is not; the rest is as in :func:`expect_equal`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        found, expected = f"{value!r} ({type(value).__name__})", f"a whole number, {least} or more"
+        raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
 
 
 # Everyday errors of a machine: what they mean, and what to do. Finished stages are kept in each case.

@@ -66,7 +66,7 @@ def score(
             filter = None if filter is None else filter.take(predictions.rows)
         counts = corpus.labels("train").counts()
         weights = inverse_propensity(counts, corpus.n("train"), entry.propensity.a, entry.propensity.b)
-        found = evaluate(predictions.labels, truth, weights, filter=filter, ks=ks, deep_ks=deep_ks)
+        found = evaluate(predictions.labels, truth, weights, filter=filter, ks=ks, deep_ks=deep_ks, checked=True)
         with_image = corpus.images("label").lengths > 0
         parts = break_down(predictions.labels, truth, counts, images, with_image, filter=filter)
         write_json(
@@ -183,7 +183,7 @@ def break_down(
     by_decile = {k: np.zeros(N_GROUPS) for k in ks}
     by_image = {k: np.zeros(2) for k in ks}
     right = np.zeros(2)
-    for chunk in hits_in_chunks(predictions, truth, filter):
+    for chunk in hits_in_chunks(predictions, truth, filter, checked=True):
         for k in ks:
             found = chunk.labels[:, :k][chunk.hits[:, :k]]
             by_decile[k] += np.bincount(decile[found], minlength=N_GROUPS)

@@ -29,7 +29,7 @@ from vixml.images.store import GROUP, ImageStore, shard_range
 from vixml.progress import bar
 from vixml.provenance import describe_input, describe_outputs, read_manifest, stage
 from vixml.ragged import Ragged
-from vixml.text import markdown
+from vixml.text import markdown, plain
 
 BATCH = 1 << 14
 # Rows per file: some hundred megabytes of texts, or of vectors.
@@ -374,11 +374,11 @@ CARD = """\
 ---
 {{ header }}---
 
-# {{ entry.title }}
+# {{ entry.title | plain }}
 
 A dataset for extreme multi-label classification with text and images: {{ corpus.n("train") | n }} training and
 {{- " " }}{{ corpus.n("test") | n }} test queries, {{ corpus.n_labels | n }} labels, {{ corpus.n_images | n }} images. Text:
-{{- " " }}{{ entry.text }}. Written by `vixml export-dataset` {{ version }}.
+{{- " " }}{{ entry.text | plain }}. Written by `vixml export-dataset` {{ version }}.
 {% if entry.stand_in %}
 
 A stand-in for the data of the ViXML paper, not that data: no result on it compares with the paper's.
@@ -444,7 +444,7 @@ The parts keep the licences of their publishers; this folder adds none.
 
 
 {% for licence, names in licences.items() %}
-- {{ licence }}: {{ names | unique | join(", ") }}
+- {{ licence | plain }}: {{ names | unique | join(", ") | plain }}
 {% endfor %}
 {% else %}
 The registry names no source: state the licence before you pass this folder on.
@@ -510,7 +510,7 @@ def card(
 
     text, blocks = range(4), {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = Environment(undefined=StrictUndefined, **blocks)
-    environment.filters["n"] = "{:,}".format
+    environment.filters |= {"n": "{:,}".format, "plain": plain}
     return environment.from_string(CARD).render(
         header=yaml.safe_dump(header_of(parts, tables, size), sort_keys=False, allow_unicode=True, width=120),
         version=__version__,
@@ -539,10 +539,10 @@ def _origin(parts: Parts, sources: Mapping[str, Source]) -> tuple[list[tuple[str
     for name, source in sources.items():
         version = "" if source.version == "-" else f" {source.version}"
         known = inputs.get(name, {}).get("sha256") or source.sha256 or "-"
-        origin.append((f"{source.name}{version}", source.used_for, source.licence, f"`{known[:16]}`"))
+        origin.append((*map(plain, (f"{source.name}{version}", source.used_for, source.licence)), f"`{known[:16]}`"))
     for encoder in parts.embeddings:
         if (model := parts.world.vision_models.get(encoder)) is not None:
-            origin.append((model.checkpoint, f"the vectors of {encoder}", model.licence, "-"))
+            origin.append((*map(plain, (model.checkpoint, f"the vectors of {encoder}", model.licence)), "-"))
     folders = {"corpus": corpus.folder} | ({"images": store.folder} if store is not None else {})
     folders |= {f"vectors-{encoder}": embeddings.folder for encoder, embeddings in parts.embeddings.items()}
     made_by = []
