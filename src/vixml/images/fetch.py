@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vixml.config.registry import Fetch
-from vixml.data.corpus import URLS, Corpus, reading_parquet
+from vixml.data.corpus import URLS, Corpus
 from vixml.errors import VixmlError, expect_equal
-from vixml.files import atomic_path, disk_full, link, sha256_file, write_json
+from vixml.files import atomic_path, disk_full, link, read_json, sha256_file, write_json
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter, Schedule
 from vixml.images.store import FORMAT, kept_folder, shard_name, shard_range, write_shard
@@ -203,9 +203,9 @@ def _require_network(journal: Journal, kept: Path, n: int) -> None:
 
 
 def _write(journal: Journal, kept: Path, shard: int, ids: range) -> None:
-    """Write a shard and its log, with the shard's hash, from the journal.
+    """Write a shard, its log and their hashes from the journal.
 
-    The shard comes last, because its presence means that both are complete.
+    The shard comes last, because its presence means that all are complete.
 
     Raises:
         VixmlError: the journal lacks an image.
@@ -215,11 +215,13 @@ def _write(journal: Journal, kept: Path, shard: int, ids: range) -> None:
     what, hint = "a journal does not hold every image of its shard", "run the same command again"
     lost = sorted(set(ids) - {row["image"] for row in log})
     expect_equal(f"{len(ids) - len(lost)} images", f"{len(ids)} images", what, where=journal.path, hint=hint)
+    path = kept / f"log-{shard:05d}.parquet"
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(log, schema=schema), temporary)
     with atomic_path(kept / shard_name(shard)) as unnamed:
         write_shard(unnamed, ((row.image, row.url, row.png) for row in journal if row.png is not None))
-        table = pa.Table.from_pylist(log, schema=schema.with_metadata({"sha256": sha256_file(unnamed)}))
-        with atomic_path(kept / f"log-{shard:05d}.parquet") as temporary:
-            pq.write_table(table, temporary, write_page_checksum=True)
+        sums = {shard_name(shard): sha256_file(unnamed), path.name: sha256_file(path)}
+        write_json(kept / f"sums-{shard:05d}.json", sums)
 
 
 def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[int], Counter[str], int]:
@@ -229,17 +231,12 @@ def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[
     requests = 0
     with atomic_path(work / LOG) as temporary, pq.ParquetWriter(temporary, LOG_SCHEMA) as writer:
         for shard in range(n_shards):
-            path = kept / f"log-{shard:05d}.parquet"
-            with reading_parquet(
-                path, damaged := f"delete {kept / shard_name(shard)}: its images are then fetched again"
-            ):
-                table = pq.read_table(path, page_checksum_verification=True)
-            found, expected = sha256_file(kept / shard_name(shard)), table.schema.metadata[b"sha256"].decode()
-            expect_equal(
-                found, expected, "a shard is not the one that was fetched", where=kept / shard_name(shard), hint=damaged
-            )
+            for name, expected in read_json(kept / f"sums-{shard:05d}.json").items():
+                hint = f"delete {kept / shard_name(shard)}: its images are then fetched again"
+                what = "a file of an unfinished run is not the one that was written"
+                expect_equal(sha256_file(kept / name), expected, what, where=kept / name, hint=hint)
             link(kept / shard_name(shard), work / shard_name(shard))
-            table = table.replace_schema_metadata()
+            table = pq.read_table(kept / f"log-{shard:05d}.parquet")
             requests += sum(table["attempts"].to_pylist())
             table = table.drop_columns(["attempts"])
             writer.write_table(table)
