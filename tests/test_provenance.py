@@ -30,7 +30,7 @@ def make(out, text="x", inputs=None, **config):
 
 def seen(folder):
     """Return the names in a folder, without the records of what was published."""
-    return sorted(path.name for path in folder.iterdir() if not path.name.endswith("-files.json"))
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith("-files"))
 
 
 def test_a_manifest_records_how_the_folder_was_made(tmp_path):
@@ -159,11 +159,11 @@ def test_nothing_outside_the_folder_is_removed_whatever_a_record_or_a_manifest_n
     write_text(tmp_path / "other" / "a.txt", "mine")
     (tmp_path / "one" / "link").symlink_to(tmp_path / "other")
     names = ["../kept.txt", str(tmp_path / "kept.txt"), "link/a.txt", ".", "", "deep", "a.txt\0", 7, None]
-    write_json(tmp_path / ".one-files.json", {"outputs": names})
+    write_json(tmp_path / ".one-files", {"outputs": names})
     publish(tmp_path / "one", {"b.txt": "y"})
     assert (tmp_path / "kept.txt").exists() and (tmp_path / "other" / "a.txt").exists()
     for damaged in ("", "[", "[]", '{"outputs": 1}', "\udcff"):
-        (tmp_path / ".one-files.json").write_bytes(damaged.encode("utf-8", "surrogatepass"))
+        (tmp_path / ".one-files").write_bytes(damaged.encode("utf-8", "surrogatepass"))
         publish(tmp_path / "one", {"b.txt": "z"})
         assert contents(tmp_path / "one")["b.txt"] == "z"
 

@@ -157,7 +157,7 @@ def _publish(work: Path, out: Path) -> None:
     # mkdtemp creates private folders; results are for everyone.
     out.mkdir(parents=True, exist_ok=True)
     sync_tree(work)
-    record = out.with_name(f".{out.name}-files.json")
+    record = out.with_name(f".{out.name}-files")
     with _publishing(out):
         names = set(read_json(work / MANIFEST)["outputs"])
         former = _published(record) | _published(out / MANIFEST)
