@@ -98,9 +98,9 @@ def test_a_folder_holds_what_was_published_last_and_what_a_user_put_there(tmp_pa
 
 
 def test_snakemake_removes_the_manifest_before_a_job_and_nothing_is_left_over(tmp_path):
-    publish(tmp_path / "one", OLD)
-    (tmp_path / "one" / MANIFEST).unlink()
-    publish(tmp_path / "one", NEW)
+    for files in ({"a.txt": "first"}, OLD, NEW):  # more files, then fewer
+        publish(tmp_path / "one", files)
+        (tmp_path / "one" / MANIFEST).unlink()
     assert contents(tmp_path / "one") == NEW and not (tmp_path / "one" / "filter").exists()
 
 

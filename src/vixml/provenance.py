@@ -160,8 +160,9 @@ def _publish(work: Path, out: Path) -> None:
     record = out.with_name(f".{out.name}-files")
     with _publishing(out):
         names = set(read_json(work / MANIFEST)["outputs"])
-        former = _published(record) | _published(out / MANIFEST)
-        if former - names or not record.exists():
+        recorded = _published(record)
+        former = recorded | _published(out / MANIFEST)
+        if recorded != former | names or not record.exists():
             write_json(record, {"outputs": sorted(former | names)})
         # The old manifest goes first: until the new one is in place, the stage counts as not done.
         (out / MANIFEST).unlink(missing_ok=True)
