@@ -64,7 +64,8 @@ def made(queries: int, labels: int, k: int, positives: int) -> tuple[np.ndarray,
         some = truth.lengths > place
         label = truth.values[truth.offsets[:-1][some] + place]
         own = predictions[some]
-        own[own == label[:, None]] = -1
+        rows, columns = np.nonzero(own == label[:, None])
+        own[rows, columns] = own[rows, place]  # exchanged
         own[:, place] = label
         predictions[some] = own
     return predictions, truth, 1 + rng.random(labels) * 10

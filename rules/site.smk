@@ -4,12 +4,20 @@
 # OUTPUTS: none; a function for the Snakefile's onstart.
 from snakemake.settings.types import DeploymentMethod
 
-from vixml.check.doctor import explain_lock, require_array, require_conda, require_slurm
+from vixml.check.doctor import explain_lock, mend_rwlock, require_array, require_conda, require_slurm, require_tracked
 
 # Before Snakemake refuses. A job that a batch system starts on another node sees the lock of the process that waits for it.
+if not {"--mode", "-n", "--dry-run", "--dryrun"} & set(sys.argv):
+    if MENDED := mend_rwlock(Path.cwd()):
+        print(MENDED, file=sys.stderr)
 if not {"--unlock", "--nolock", "--mode", "-n", "--dry-run", "--dryrun"} & set(sys.argv):
     if LOCKED := explain_lock(Path.cwd()):
         print(LOCKED, file=sys.stderr)
+
+# DVC tracks folders below `results`. It would find out at the end that there is nothing in them.
+if "DVC_STAGE" in os.environ:
+    with one_message():
+        require_tracked(Path(RESULTS), Path(PAGES) if WORKFLOW.pages else None)
 
 # Before Snakemake calls conda, which it does before `onstart`.
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:

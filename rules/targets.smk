@@ -44,8 +44,9 @@ TIMED = [
     for run in WORKFLOW.latencies
     if not ONLY or "latencies" in FACTS
 ]
-PAGE_FILES = [TABLES, REPORT] if WORKFLOW.tables else []
-PAGE_FILES += [FIGURES] if WORKFLOW.figures else []
+# With a folder of pages (`pages`), all of them, without content if need be: DVC tracks each, and none of another configuration stays.
+PAGE_FILES = [TABLES, REPORT] if WORKFLOW.tables or WORKFLOW.pages else []
+PAGE_FILES += [FIGURES] if WORKFLOW.figures or WORKFLOW.pages else []
 
 # What a reader types to make the results again. Snakemake reads every word after --configfile as another file, so the target comes
 # first.

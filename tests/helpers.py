@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from vixml.cli import stages
 from vixml.config.registry import Source
 from vixml.errors import VixmlError
+from vixml.files import read_json, sha256_json, write_json
+from vixml.manifest import MANIFEST, describe_outputs
 from vixml.ragged import Ragged
 
 # The smallest tokenizer.json that can be read.
@@ -68,3 +70,17 @@ def rows_of(matrix: Ragged) -> list[list[int]]:
 def files_in(folder: Path) -> list[str]:
     """Return the names in a folder, sorted."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def update_manifest(folder: Path) -> None:
+    """Update a folder's manifest to its altered files, as if its stage had written them."""
+    path = folder / MANIFEST
+    outputs = describe_outputs(folder)
+    write_json(path, read_json(path) | {"outputs": outputs, "outputs_sha256": sha256_json(outputs)})
+
+
+def flip_a_bit(path: Path, at: float = 0.5) -> None:
+    """Flip one bit of a file, at a share of its length."""
+    data = bytearray(path.read_bytes())
+    data[min(int(at * len(data)), len(data) - 1)] ^= 1
+    path.write_bytes(data)

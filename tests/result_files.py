@@ -15,6 +15,7 @@ from vixml.config.load import read_yaml
 from vixml.data.corpus import CorpusData, Items
 from vixml.files import save_array, sha256_json, write_json, write_text
 from vixml.images.store import write_store
+from vixml.manifest import describe_outputs
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 
@@ -41,7 +42,7 @@ JITTER = {0: 0.0, 1: 0.6, 2: -0.4}
 
 def write_manifest(folder: Path, command: str, config: dict, seconds: float = 1.5) -> None:
     """Write what `vixml.provenance.stage` writes, with a fixed time and machine."""
-    outputs = {p.name: {"sha256": "0" * 64, "bytes": p.stat().st_size} for p in sorted(folder.iterdir()) if p.is_file()}
+    outputs = describe_outputs(folder)
     write_json(
         folder / "manifest.json",
         {
@@ -51,7 +52,7 @@ def write_manifest(folder: Path, command: str, config: dict, seconds: float = 1.
             "config_sha256": sha256_json(config),
             "inputs": {"corpus": {"path": "results/data/picto/corpus", "sha256": "1" * 64}},
             "outputs": outputs,
-            "outputs_sha256": sha256_json([outputs, config, (folder / "scores.json").read_text(encoding="utf-8") if command == "score" else ""]),
+            "outputs_sha256": sha256_json(outputs),
             "facts": {},
             "versions": {"python": "3.11.7", "vixml": "0.1.0", "numpy": "2.4.6"},
             "source": {"commit": "c0ffee" + "0" * 34, "modified": False},

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +17,8 @@ import pytest
 import torch
 
 from vixml.errors import VixmlError
-from vixml.files import sha256_file, write_text
+from vixml.files import sha256_file, write_json, write_text
+from vixml.manifest import holds, verify
 from vixml.provenance import MANIFEST, describe_input, git_state, read_manifest, require_space, stage, versions
 
 
@@ -22,6 +26,11 @@ def make(out, text="x", inputs=None, **config):
     with stage(out, "demo", config=config, inputs=inputs or {}) as work:
         write_text(work / "deep" / "a.txt", text)
     return read_manifest(out)
+
+
+def seen(folder):
+    """Return the names in a folder, without the records of what was published."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith("-files"))
 
 
 def test_a_manifest_records_how_the_folder_was_made(tmp_path):
@@ -50,21 +59,133 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path):
         write_text(work / "a.txt", "half")
         raise RuntimeError
     assert read_manifest(tmp_path / "one") == before
-    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+    assert seen(tmp_path) == ["one"]
 
 
-def test_a_kill_while_publishing_leaves_no_manifest(tmp_path, monkeypatch):
-    make(tmp_path / "one", "old")
+def publish(out, files):
+    """Publish the files of a stage: name -> text."""
+    with stage(out, "demo", config={}, inputs={}) as work:
+        for name, text in files.items():
+            write_text(work / name, text)
 
-    def killed(source, target):
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr("vixml.provenance.os.replace", killed)
-        with pytest.raises(KeyboardInterrupt), stage(tmp_path / "one", "demo", config={}, inputs={}) as work:
-            (work / "a.txt").write_text("new", encoding="utf-8")
-            patched.setattr("vixml.provenance.write_json", lambda path, value: path.write_text("{}", encoding="utf-8"))
-    assert not (tmp_path / "one" / MANIFEST).exists(), "an old manifest beside new files would be a lie"
+def contents(folder):
+    """Return the files below a folder, without the manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in files}
+
+
+OLD = {
+    "a.txt": "old",
+    "filter/values.txt": "old",
+    "filter/deep/x.txt": "old",
+    "kind": "a file",
+    "form/x.txt": "a folder",
+}
+NEW = {"a.txt": "new", "b.txt": "new", "kind/x.txt": "a folder", "form": "a file"}
+
+
+def test_a_folder_holds_what_was_published_last_and_what_a_user_put_there(tmp_path):
+    publish(tmp_path / "one", OLD)
+    write_text(tmp_path / "one" / "notes.txt", "mine")
+    write_text(tmp_path / "one" / "filter" / "notes.txt", "mine")
+    publish(tmp_path / "one", NEW)
+    assert contents(tmp_path / "one") == NEW | {"notes.txt": "mine", "filter/notes.txt": "mine"}
+    assert (
+        holds(tmp_path / "one", "a.txt") and holds(tmp_path / "one", "kind") and holds(tmp_path / "one", "kind/x.txt")
+    )
+    assert not any(holds(tmp_path / "one", name) for name in ("notes.txt", "filter", "filter/deep/x.txt", "kin"))
+
+
+def test_snakemake_removes_the_manifest_before_a_job_and_nothing_is_left_over(tmp_path):
+    for files in ({"a.txt": "first"}, OLD, NEW):  # more files, then fewer
+        publish(tmp_path / "one", files)
+        (tmp_path / "one" / MANIFEST).unlink()
+    assert contents(tmp_path / "one") == NEW and not (tmp_path / "one" / "filter").exists()
+
+
+class Killed(BaseException):
+    """The end of a process."""
+
+
+def killed_before(step, work):
+    """Run ``work`` and end it before its file operation ``step``; return whether it was."""
+    done = count()
+
+    def counted(function):
+        def run(*arguments, **named):
+            if next(done) == step:
+                raise Killed
+            return function(*arguments, **named)
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("replace", "unlink", "rmdir", "mkdir", "fsync"):
+            patched.setattr(os, name, counted(getattr(os, name)))
+        try:
+            work()
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("by_snakemake", [False, True])
+def test_killed_at_any_step_no_old_file_counts_and_none_is_left_over(tmp_path, monkeypatch, by_snakemake):
+    for described in ("git_state", "versions", "environment", "machine"):
+        monkeypatch.setattr(f"vixml.provenance.{described}", dict)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # they take most of the time
+    for step in count():
+        out = tmp_path / str(step) / "one"
+        publish(out, OLD)
+        if by_snakemake:
+            (out / MANIFEST).unlink()
+        killed = killed_before(step, lambda out=out: publish(out, NEW))
+        if (out / MANIFEST).exists():
+            verify(out)
+            assert set(read_manifest(out)["outputs"]) in (set(OLD), set(NEW))
+        # A second kill, elsewhere, forgets nothing.
+        killed_before(step // 2, lambda out=out: publish(out, {"c.txt": "between"}))
+        publish(out, NEW)
+        assert contents(out) == NEW and not (out / "filter").exists(), step
+        if not killed:
+            break
+    assert step > 20
+
+
+def test_nothing_outside_the_folder_is_removed_whatever_a_record_or_a_manifest_names(tmp_path):
+    publish(tmp_path / "one", {"a.txt": "x", "deep/a.txt": "x"})
+    write_text(tmp_path / "kept.txt", "mine")
+    write_text(tmp_path / "other" / "a.txt", "mine")
+    (tmp_path / "one" / "link").symlink_to(tmp_path / "other")
+    names = ["../kept.txt", str(tmp_path / "kept.txt"), "link/a.txt", ".", "", "deep", "a.txt\0", 7, None]
+    write_json(tmp_path / ".one-files", {"outputs": names})
+    publish(tmp_path / "one", {"b.txt": "y"})
+    assert (tmp_path / "kept.txt").exists() and (tmp_path / "other" / "a.txt").exists()
+    for damaged in ("", "[", "[]", '{"outputs": 1}', "\udcff"):
+        (tmp_path / ".one-files").write_bytes(damaged.encode("utf-8", "surrogatepass"))
+        publish(tmp_path / "one", {"b.txt": "z"})
+        assert contents(tmp_path / "one")["b.txt"] == "z"
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_processes_that_publish_one_folder_leave_one_of_both_results(tmp_path, monkeypatch, locks):
+    if not locks:  # as on a network disk
+
+        def refused(descriptor, how):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("vixml.provenance.fcntl.flock", refused)
+        publish(tmp_path / "one", OLD)
+        publish(tmp_path / "one", NEW)
+        assert contents(tmp_path / "one") == NEW
+        return
+    results = [{f"{n}.txt": str(who) for n in range(20)} | {f"own{who}/x.txt": ""} for who in range(2)]
+    for _ in range(5):
+        with ThreadPoolExecutor(2) as both:
+            list(both.map(lambda files: publish(tmp_path / "one", files), results))
+        verify(tmp_path / "one")
+        assert contents(tmp_path / "one") in results
 
 
 def test_publishing_again_replaces_folders(tmp_path):
@@ -100,7 +221,7 @@ def test_whatever_meets_a_full_disk_says_so_and_keeps_what_was_there(tmp_path, w
     ):
         write(stream)
     assert caught.value.where == tmp_path / "one"
-    assert read_manifest(tmp_path / "one") == before and [p.name for p in tmp_path.iterdir()] == ["one"]
+    assert read_manifest(tmp_path / "one") == before and seen(tmp_path) == ["one"]
 
 
 def test_other_failures_are_not_taken_for_a_full_disk(tmp_path):

@@ -31,6 +31,7 @@ LEFT_OUT = (
     "vixml.gpus",  # whichever card it is
     "vixml.memory",
     "vixml.provenance",
+    "vixml.manifest",
     "vixml.cli",
     "vixml.digest",
     "vixml.torchvision_fix",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 
 class VixmlError(Exception):
@@ -104,6 +105,17 @@ def _is_no_fault_of_the_file(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return machine_error(error, "") is not None
     return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "allocate memory" in str(error))
+
+
+def expect_whole(value: object, least: int, what: str, *, where: object, hint: str | None = None) -> None:
+    """Check that a value is a whole number (no truth value, no float) of ``least`` or more.
+
+    Raises:
+        VixmlError: it is not; the rest is as in :func:`expect_equal`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        found, expected = f"{value!r} ({type(value).__name__})", f"a whole number, {least} or more"
+        raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
 
 
 # Everyday errors of a machine: what they mean, and what to do. Finished stages are kept in each case.

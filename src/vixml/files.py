@@ -1,7 +1,8 @@
 """Write files so that they are either whole or absent, and name their contents by hash.
 
 Every output of the project passes through here: it is written under a temporary name in the same folder, flushed to
-the disk, and renamed. A killed process leaves at most a ``.tmp-*`` file, never half a result.
+the disk, and renamed; then the folder is flushed, so that the name outlives a loss of power as well. A killed process leaves at
+most a ``.tmp-*`` file, never half a result.
 """
 
 from __future__ import annotations
@@ -40,12 +41,44 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+        if not any(
+            part.startswith(".tmp-") for part in path.parts
+        ):  # publishing a stage's work folder flushes all of it
+            sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         if no_space(error):
             raise disk_full(path) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path | str) -> None:
+    """Flush a folder's names to the disk; without that, a loss of power may undo a rename of the last seconds.
+
+    Raises:
+        OSError: the disk failed. A file system that cannot flush folders (some network disks) is left alone.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written but not listed
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path | str) -> None:
+    """Flush every file and folder below ``folder``; those that were flushed already cost next to nothing."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(place, name), "rb") as stream:
+                os.fsync(stream.fileno())
+        sync_folder(place)
 
 
 # NumPy ("... requested and ... written") and torch's writer, by path and by stream, name no number of an error.

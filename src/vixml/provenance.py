@@ -1,7 +1,12 @@
-"""Run a stage so that its folder appears whole, with its resolved config and a manifest, or not at all."""
+"""Run a stage so that its folder appears whole, with its resolved config and a manifest, or not at all.
+
+A finished folder holds what its manifest names (:func:`holds`): publishing removes what an earlier publication wrote and this one
+did not. What a stage reads is what the manifests of its inputs vouch for (:mod:`vixml.manifest`).
+"""
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import os
 import platform
@@ -12,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -22,11 +27,19 @@ from typing import Any
 import psutil
 
 from vixml import __version__
-from vixml.errors import VixmlError, expect_equal, machine_error
-from vixml.files import disk_full, move, no_space, read_json, sha256_file, sha256_json, write_json
+from vixml.errors import VixmlError, machine_error
+from vixml.files import disk_full, move, no_space, read_json, sha256_json, sync_folder, sync_tree, write_json
+from vixml.manifest import (  # the half that reads; its callers know it by this module's name too
+    MANIFEST,
+    SCHEMA_VERSION,
+    Reading,
+    describe_input,  # noqa: F401
+    describe_outputs,
+    inside,
+    not_whole,  # noqa: F401
+    read_manifest,  # noqa: F401
+)
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
 PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers", "tokenizers", "pydantic", "snakemake")
 
 
@@ -38,6 +51,7 @@ def stage(
     config: Mapping[str, Any],
     inputs: Mapping[str, Path | str],
     facts: dict[str, Any] | None = None,
+    as_read: Collection[str] = (),
 ) -> Iterator[Path]:
     """Yield a work folder; on success publish its files in ``out``, ``manifest.json`` last.
 
@@ -48,21 +62,30 @@ def stage(
         out: the folder to write.
         name: its command, e.g. ``"train"``.
         config: the resolved configuration that this stage obeyed (JSON values).
-        inputs: name -> file, or folder written by another stage; each is named by its hash in the manifest.
+        inputs: name -> file, or folder written by another stage; each is named by its hash in the manifest. Their files are
+            verified before the body runs; so the body opens them, not its caller.
         facts: a dictionary that the body may fill (device, steps, counts); kept in the manifest.
+        as_read: inputs too large to be read twice, whose reader verifies each file before it uses it
+            (:meth:`vixml.images.store.ImageStore.shard`).
 
     Yields:
         A temporary folder beside ``out`` (same disk, so that publishing is a rename).
+
+    Raises:
+        VixmlError: an input is missing, unfinished, or not what its manifest vouches for, before or after the body; an
+            everyday error of the machine.
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     started, clock = datetime.now(UTC), time.perf_counter()
     facts = {} if facts is None else facts
-    described = {key: describe_input(path) for key, path in inputs.items()}
+    reading = Reading()
+    described = {key: reading.describe(path, named_only=key in as_read) for key, path in inputs.items()}
     _sweep(out)
     work = Path(tempfile.mkdtemp(prefix=f"{_prefix(out)}{os.getpid()}-", dir=out.parent))
     try:
         yield work
+        reading.verify_unchanged()
         outputs = describe_outputs(work)
         write_json(
             work / MANIFEST,
@@ -125,65 +148,83 @@ def _sweep(out: Path) -> None:
 
 
 def _publish(work: Path, out: Path) -> None:
+    """Put the files of ``work`` in place, the manifest last, and remove those of former publications.
+
+    Snakemake removes an old manifest before it runs a job, so a record beside the folder names what was published. Until the
+    new manifest is in place it names the old files and the new ones: after a kill at any point, the next publication knows all
+    of them. Other files, which a user put there, are left alone; no stage reads what a manifest does not name.
+    """
     # mkdtemp creates private folders; results are for everyone.
     out.mkdir(parents=True, exist_ok=True)
-    # The old manifest goes first: until the new one is in place, the stage counts as not done.
-    (out / MANIFEST).unlink(missing_ok=True)
-    for entry in sorted(work.iterdir()):
-        if entry.name == MANIFEST:
-            continue
-        target = out / entry.name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        move(entry, target)
-    move(work / MANIFEST, out / MANIFEST)
+    sync_tree(work)
+    record = out.with_name(f".{out.name}-files")
+    with _publishing(out):
+        names = set(read_json(work / MANIFEST)["outputs"])
+        recorded = _published(record)
+        former = recorded | _published(out / MANIFEST)
+        if recorded != former | names or not record.exists():
+            write_json(record, {"outputs": sorted(former | names)})
+        # The old manifest goes first: until the new one is in place, the stage counts as not done.
+        (out / MANIFEST).unlink(missing_ok=True)
+        sync_folder(out)
+        for name in sorted(former - names):
+            _remove(out, name)
+        for entry in sorted(work.iterdir()):
+            if entry.name == MANIFEST:
+                continue
+            target = out / entry.name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            elif entry.is_dir():
+                target.unlink(missing_ok=True)
+            move(entry, target)
+        sync_folder(out)
+        move(work / MANIFEST, out / MANIFEST)
+        sync_folder(out)
+        sync_folder(out.parent)
+        if former - names:
+            write_json(record, {"outputs": sorted(names)})
 
 
-def describe_outputs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return ``{relative path: {sha256, bytes}}`` for every file below ``folder``, sorted."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    return {p.relative_to(folder).as_posix(): {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in files}
+@contextmanager
+def _publishing(out: Path) -> Iterator[None]:
+    """Hold a lock on the folder that holds ``out``, so that two processes do not mix their files in it.
 
-
-def not_whole(folder: Path | str) -> list[str]:
-    """Return the files that a finished folder's manifest names and that are missing or of another size."""
-    folder = Path(folder)
-    outputs = read_json(folder / MANIFEST)["outputs"]
-    sizes = {name: path.stat().st_size for name in outputs if (path := folder / name).is_file()}
-    return [name for name, entry in outputs.items() if sizes.get(name) != entry["bytes"]]
-
-
-def describe_input(path: Path | str) -> dict[str, Any]:
-    """Name an input by content: a stage's folder by its manifest's digest, a plain file by its own hash.
-
-    Raises:
-        VixmlError: the input is missing, or is a folder that no stage has finished.
+    On a file system without locks (many network disks) there is none: then the next stage refuses a mixture, because its
+    files are not those that the manifest vouches for.
     """
-    path = Path(path)
-    if path.is_dir():
-        if not (path / MANIFEST).exists():
-            raise VixmlError(
-                "an input folder is not complete",
-                where=path,
-                found=f"no {MANIFEST}",
-                hint="run the stage that makes it; snakemake does so by itself",
-            )
-        return {"path": path.as_posix(), "sha256": read_json(path / MANIFEST)["outputs_sha256"]}
-    if not path.exists():
-        raise VixmlError("an input is missing", where=path, hint="run the stage that makes it")
-    return {"path": path.as_posix(), "sha256": sha256_file(path)}
+    descriptor = os.open(out.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """Read a stage's manifest.
+def _published(path: Path) -> set[str]:
+    """Return the files that a manifest or a record names; none if it is missing or damaged, and none outside its folder."""
+    try:
+        named = read_json(path)["outputs"]
+    except (VixmlError, OSError, UnicodeDecodeError, KeyError, TypeError):
+        return set()
+    return (
+        {name for name in named if isinstance(name, str) and inside(name)} if isinstance(named, list | dict) else set()
+    )
 
-    Raises:
-        VixmlError: missing, or of another schema version.
-    """
-    manifest = read_json(Path(folder) / MANIFEST)
-    what, hint = "a result of another schema version", "run its stage again with this version of vixml"
-    expect_equal(manifest.get("schema_version"), SCHEMA_VERSION, what, where=Path(folder) / MANIFEST, hint=hint)
-    return manifest
+
+def _remove(out: Path, name: str) -> None:
+    """Remove a file that a former publication wrote, and the folders that this leaves empty; follow no symbolic link."""
+    path = out / name
+    folders = [folder for folder in path.parents if folder != out and out in folder.parents]
+    if any(folder.is_symlink() or not folder.is_dir() for folder in folders) or (
+        path.is_dir() and not path.is_symlink()
+    ):
+        return
+    path.unlink(missing_ok=True)
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def versions() -> dict[str, str]:

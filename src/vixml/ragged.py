@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vixml.errors import VixmlError, expect_equal, expect_index
+from vixml.errors import VixmlError, expect_equal, expect_index, expect_whole
 from vixml.files import atomic_path, load_array, read_header, save_array, write_json
 
 FORMAT = "vixml-ragged-1"
@@ -42,11 +42,21 @@ class Ragged:
     n_cols: int
     header: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("values", "offsets"):
+            _whole_numbers(getattr(self, name), f"{name} of a Ragged")
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def row(self, index: int) -> np.ndarray:
-        """Return row ``index``: (length,) int32."""
+        """Return row ``index``: (length,) int32.
+
+        Raises:
+            VixmlError: no such row; a negative number is none.
+        """
+        if not 0 <= index < len(self):
+            expect_index(index, len(self), "no such row", where="a Ragged")
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     @property
@@ -55,8 +65,14 @@ class Ragged:
         return np.diff(self.offsets)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Ragged:
-        """Return some rows, in the order given (a copy; its cost grows with the rows taken, not with all rows)."""
-        rows = np.asarray(rows, dtype=np.int64)
+        """Return some rows, in the order given (a copy; its cost grows with the rows taken, not with all rows).
+
+        Raises:
+            VixmlError: rows that are no whole numbers (a mask, say) or that do not exist.
+        """
+        rows = _whole_numbers(rows, "rows to take from a Ragged")
+        for extreme in (rows.min(), rows.max()) if len(rows) else ():
+            expect_index(int(extreme), len(self), "no such row", where="rows to take from a Ragged")
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
@@ -65,7 +81,13 @@ class Ragged:
         return Ragged(np.asarray(self.values[position], dtype=np.int32), offsets, self.n_cols, self.header)
 
     def select(self, keep: np.ndarray) -> Ragged:
-        """Return the rows with only the values at which ``keep`` (n_values,) is true."""
+        """Return the rows with only the values at which ``keep`` (n_values,) is true.
+
+        Raises:
+            VixmlError: ``keep`` is something else.
+        """
+        found, expected = f"{keep.shape} {keep.dtype}", f"({len(self.values)},) bool"
+        expect_equal(found, expected, "not a truth value for each value", where="values to keep of a Ragged")
         offsets = np.zeros(len(self) + 1, dtype=np.int64)
         np.cumsum(np.bincount(self.row_ids()[keep], minlength=len(self)), out=offsets[1:])
         return Ragged(np.asarray(self.values[keep], dtype=np.int32), offsets, self.n_cols, self.header)
@@ -91,14 +113,19 @@ class Ragged:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[int]], n_cols: int, **header: Any) -> Ragged:
-        """Build from an iterable of integer sequences; checks the range."""
-        arrays = [np.asarray(row, dtype=np.int64).reshape(-1) for row in rows]
+        """Build from an iterable of integer sequences.
+
+        Raises:
+            VixmlError: a row that is no list of whole numbers, or a number outside 0 to ``n_cols - 1`` (the row is named).
+        """
+        expect_whole(n_cols, 0, "the number of columns is no number of things", where="n_cols")
+        arrays = [_whole_numbers(row, f"row {number}") for number, row in enumerate(rows)]
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
         values = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int64)
-        result = cls(values.astype(np.int32), offsets, int(n_cols), header)
-        result.check("<memory>")
-        return result
+        result = cls(values, offsets, int(n_cols), header)
+        result.check("<memory>")  # before numbers above int32 are cut
+        return cls(values.astype(np.int32), offsets, int(n_cols), header)
 
     def check(self, where: Path | str) -> None:
         """Verify the invariants.
@@ -165,6 +192,24 @@ class Ragged:
         )
         result.check(folder)
         return result
+
+
+def _whole_numbers(given: Sequence[int] | np.ndarray, where: str) -> np.ndarray:
+    """Return a list of whole numbers as it is, or as int64 if it is empty.
+
+    Raises:
+        VixmlError: floats, truth values, text, numbers beyond int64, or another shape.
+    """
+    try:
+        array = np.asarray(given)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(given, dtype=object)
+    if array.ndim == 1 and not array.size:
+        return array.astype(np.int64) if array.dtype.kind not in "iu" else array
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.dtype == np.uint64 and array.max() >> np.uint64(63)):
+        found, expected = f"shape {array.shape}, {array.dtype}", "one dimension of whole numbers"
+        raise VixmlError("not a list of ids", where=where, found=found, expected=expected)
+    return array
 
 
 class RaggedWriter:

@@ -26,7 +26,8 @@ def plain(text: str) -> str:
         >>> plain("a <script>\n# b ![c](d)")
         'a &lt;script> # b !\\[c](d)'
     """
-    return " ".join(text.split()).replace("<", "&lt;").replace("[", "\\[")
+    # A backslash before the one that we add would turn it into a character.
+    return " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;").replace("[", "\\[")
 
 
 def csv_cell(value: object) -> object:

@@ -11,10 +11,10 @@ from vixml.config.load import load_world
 from vixml.config.run import RunConfig, SeededRun
 from vixml.data.corpus import SPLITS, CorpusData, Items
 from vixml.evaluation.score import score
-from vixml.files import read_json, save_array, sha256_json, write_json
+from vixml.files import save_array, write_json
 from vixml.images.embeddings import FORMAT
 from vixml.images.store import write_store
-from vixml.provenance import MANIFEST, describe_outputs, stage
+from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.retrieval.predict import predict
 
@@ -96,13 +96,6 @@ def _corpus(rng: np.random.Generator) -> CorpusData:
         images=images,
         filters={split: pairs(split, 0.1) for split in ("train", "test")},
     )
-
-
-def update_manifest(folder: Path) -> None:
-    """Update a folder's manifest to its altered files, as if its stage had written them."""
-    path = folder / MANIFEST
-    outputs = describe_outputs(folder)
-    write_json(path, read_json(path) | {"outputs": outputs, "outputs_sha256": sha256_json(outputs)})
 
 
 def change_array(path: Path, at: object, value: object) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from checked_tree import COUNTS, change_array, update_manifest, write_tree
+from checked_tree import COUNTS, change_array, write_tree
+from helpers import update_manifest
 from result_files import copy_config
 from safetensors.numpy import load_file, save_file
 

@@ -275,6 +275,17 @@ def test_the_card_says_when_a_publisher_states_no_licence(place):
     assert "no permission to pass their texts or images on" in text and "not stated: Some images" in text
 
 
+def test_titles_and_licences_are_text_on_the_card(place):
+    hostile = "a <script>x</script>\n# b | ![c](d) \\[e](f)"
+    entries = registry(title=hostile, text=hostile)
+    entries["sources"]["some"] = SOURCE | {"licence": hostile, "used_for": hostile, "name": hostile}
+    text = (go(place, world=World.model_validate(entries)) / "README.md").read_text(encoding="utf-8")
+    header, body = text.split("---\n")[1], text.split("---\n", 2)[2]
+    assert yaml.safe_load(header)["pretty_name"] == hostile
+    assert "<script>" not in body and "![c](" not in body and "\\\\[e]" not in body.replace("\\\\\\[e]", "")
+    assert [line for line in body.splitlines() if line.startswith("# ")] == [body.strip().splitlines()[0]]
+
+
 # -- parts that do not belong together --------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import rows_of
+from helpers import flip_a_bit, rows_of
 from image_server import Server, bomb, image_file
 from images_helpers import corpus as write_corpus
 from images_helpers import write_url_corpus
@@ -28,7 +28,7 @@ from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
 from vixml.images.decode import prepare
-from vixml.images.fetch import Fetched, Journal, Preparers, fetch_images
+from vixml.images.fetch import Fetched, Journal, Preparers, _gather, _write, fetch_images
 from vixml.images.http import Backend, Getter, Refused, is_public, retry_after
 from vixml.images.store import ImageStore
 from vixml.provenance import read_manifest
@@ -480,6 +480,33 @@ def test_rows_that_arrive_together_are_written_together(tmp_path):
         assert journal.settled() == {0, 1, 2, 3}, "what was not written yet is, at the end"
         journal.forget([2, 3])
         assert journal.settled() == {0, 1}
+
+
+def test_a_damaged_row_of_the_journal_is_refused(tmp_path):
+    with Journal(tmp_path / "a.sqlite") as journal:
+        journal.add(row(0, png=b"a picture" * 100))
+    data = (tmp_path / "a.sqlite").read_bytes()
+    (tmp_path / "a.sqlite").write_bytes(data.replace(b"a picture", b"b picture", 1))
+    with Journal(tmp_path / "a.sqlite") as journal, pytest.raises(VixmlError, match="not the one that was written"):
+        list(journal)
+
+
+def test_a_shard_that_was_damaged_before_all_were_there_is_refused(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "work").mkdir()
+    with Journal(tmp_path / "a.sqlite") as journal:
+        journal.add(row(0))
+        _write(journal, tmp_path / "kept", 0, range(1))
+    assert _gather(tmp_path / "kept", tmp_path / "work", 1, 1)[0] == []
+    (tmp_path / "work" / "shard-00000.parquet").unlink()
+    for name in ("shard-00000.parquet", "log-00000.parquet"):
+        path = tmp_path / "kept" / name
+        kept = path.read_bytes()
+        flip_a_bit(path, 0.1)
+        with pytest.raises(VixmlError) as caught:
+            _gather(tmp_path / "kept", tmp_path / "work", 1, 1)
+        assert name in str(caught.value.where) and "fetched again" in caught.value.hint
+        path.write_bytes(kept)
 
 
 JOURNAL_CHILD = """

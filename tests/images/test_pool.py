@@ -191,6 +191,13 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, encoder, monkeypatch):
     assert sha256_file(tmp_path / "embeddings" / "vectors.npy") == sha256_file(tmp_path / "whole" / "vectors.npy")
     assert not kept.exists()
     with pytest.raises(KeyboardInterrupt):
+        run(Counting(encoder, dies_after=8), "damaged")
+    vectors = np.load(tmp_path / "damaged-pooling" / "vectors.npy", mmap_mode="r+")
+    vectors[1, 0] += 1
+    vectors.flush()
+    with pytest.raises(VixmlError, match="not those that it wrote"):
+        run(Counting(encoder), "damaged")
+    with pytest.raises(KeyboardInterrupt):
         run(Counting(encoder, dies_after=8), "other")
     assert run(Counting(encoder), "other", "bf16") == 11, "what other settings left is not taken"
 

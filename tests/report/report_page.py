@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from helpers import update_manifest
 from result_files import REPO, copy_config, write_corpus, write_picto, write_predictions
 
 from vixml.config.tables import load_any_tables, load_tables
@@ -101,6 +102,7 @@ def parts(shift: float = 0.0, without: float | None = None) -> dict[str, Any]:
 def add_parts(score: Path, breakdown: dict[str, Any]) -> None:
     """Put a breakdown into a score that has none."""
     write_json(score / "scores.json", read_json(score / "scores.json") | {"breakdown": breakdown})
+    update_manifest(score)
 
 
 def make_everything(root: Path) -> dict[str, Any]:

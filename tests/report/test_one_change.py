@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers import update_manifest
 from printed_forms import read_report, read_tables
 from result_files import copy_config, register_real, write_picto, write_real
 
@@ -43,6 +44,7 @@ class World:
         value = read_json(path)
         value["metrics"][metric] += by
         write_json(path, value)
+        update_manifest(path.parent)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers import update_manifest
 from result_files import METRICS, write_picto, write_result
 
 from vixml.errors import VixmlError
@@ -67,6 +68,7 @@ def test_a_score_from_before_models_were_reused_is_of_its_own_model(results):
     value = read_json(score / "scores.json")
     del value["trained_as"]
     write_json(score / "scores.json", value)
+    update_manifest(score)
     [result] = load([score]).all()
     assert result.trained_as == "text-minilm-l3" and not result.reuses and result.hours == pytest.approx(0.05)
 
@@ -111,6 +113,10 @@ def test_a_damaged_result_is_refused_with_its_file(results, file, keys, message,
         )
     else:
         path.write_text(keys or "[]", encoding="utf-8")
+    if file != MANIFEST:
+        with pytest.raises(VixmlError, match="not the one that its stage wrote"):
+            load([score])
+        update_manifest(path.parent)  # as a stage that is wrong would have written it
     with pytest.raises(VixmlError, match=message) as caught:
         load([score])
     assert str(path.parent / where) in str(caught.value)

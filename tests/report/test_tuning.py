@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from helpers import update_manifest
 from result_files import METRICS, REPO, write_manifest, write_result
 from typer.testing import CliRunner
 
@@ -158,6 +159,7 @@ def test_a_run_without_training_has_scores_and_no_diagnostics(results, tmp_path)
     score = tuned(results, GRID[0])
     path = score.parent.parent / "model" / "training.json"
     write_json(path, read_json(path) | {"steps": 0, "seconds": 0.0, "last_epoch": {}})
+    update_manifest(path.parent)
     (row,), page = written([score], tmp_path / "out")
     assert row["P@1/knn"] == row["minutes"] == "" and page.endswith("| – | – | – | – | – |\n")
 
@@ -178,6 +180,7 @@ def test_scores_that_cannot_be_compared_are_refused(results, tmp_path):
     moved, silent = tuned(results, GRID[2], trained=first), tuned(results, GRID[3])
     path = silent.parents[1] / "model/training.json"
     write_json(path, read_json(path) | {"last_epoch": {"loss": 0.1}})
+    update_manifest(path.parent)
     for scores, message in (
         ([], "no score to compare"),
         ([good, test_score], "a score of the test split, where validation is wanted(.|\n)*test selects nothing"),

@@ -215,13 +215,16 @@ def test_the_user_accepts_by_option_or_through_the_workflow(tmp_path, monkeypatc
     assert seen == [bool(options or variable)]
 
 
-@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "other"])
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "other", "a bit"])
 def test_a_damaged_checkpoint_is_one_clear_error(task, tmp_path, damage):
     settings = config(**ALWAYS)
     killed(task, settings, tmp_path, step=kill_at(3))
     path = tmp_path / "checkpoint" / NAME
     data = path.read_bytes()
-    path.write_bytes({"cut": data[: len(data) // 2], "noise": b"no checkpoint", "empty": b"", "other": b"PK"}[damage])
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 1  # a number of a tensor
+    damaged = {"cut": data[: len(data) // 2], "noise": b"no checkpoint", "empty": b"", "other": b"PK", "a bit": flipped}
+    path.write_bytes(damaged[damage])
     with pytest.raises(VixmlError, match="checkpoint cannot be read") as caught:
         trained(task, settings, tmp_path)
     assert caught.value.where == path and "delete" in caught.value.hint

@@ -192,7 +192,7 @@ def test_the_folder_of_a_trained_run(trained, task):
     assert {p.name for p in trained.iterdir()} == {
         "manifest.json", "model.safetensors", "training.json", "log.jsonl", "validation_rows.npy",
     }  # fmt: skip
-    assert [p.name for p in trained.parent.iterdir()] == ["model"], "the checkpoint is deleted"
+    assert {p.name for p in trained.parent.iterdir()} == {"model", ".model-files"}, "the checkpoint is deleted"
     record, data = read_json(trained / "training.json"), open_inputs(task, planted.make_config(), 0)
     n_held = len(load_array(trained / "validation_rows.npy"))
     assert record["n_train"] + n_held == len(data.sequences["train"])

@@ -89,6 +89,38 @@ def test_snakemake_by_hand_is_recorded(recorded):
     assert ran(recorded.run("dvc", "repro")) == set()
 
 
+@pytest.mark.parametrize("cut", ['{"write": {"/results/da', "", "[]", '{"write": 1}'])
+def test_a_list_of_running_commands_that_a_kill_cut_does_not_defeat_the_documented_recovery(recorded, cut):
+    listed = recorded.root / ".dvc/tmp/rwlock"
+    listed.write_text(cut, encoding="utf-8")
+    shown = recorded.run("snakemake", "--unlock")
+    assert shown.count("rwlock") == 1 and "a kill had cut it" in shown and not listed.exists()
+    recorded.run("dvc", "commit", "--force")
+    assert "rwlock" not in recorded.run("snakemake", "--unlock")
+
+
+def test_a_configuration_without_pages_is_recorded_and_none_of_another_stays(recorded):
+    kept = (recorded.root / "params.yaml").read_text(encoding="utf-8")
+    overlay = recorded.root / "config" / "bare.yaml"
+    target = "{dataset: picto, runs: [popularity], split: validation}"
+    overlay.write_text(f"name: bare\ntargets: [{target}]\ntables: []\nfigures: []\n", encoding="utf-8")
+    (recorded.root / "params.yaml").write_text("configfile: config/bare.yaml\n", encoding="utf-8")
+    try:
+        recorded.run("dvc", "repro")
+        assert "up to date" in recorded.run("dvc", "status")
+        assert [path.name for path in (recorded.root / "results/figures").iterdir()] == ["manifest.json"]
+        assert not list((recorded.root / "results/tables").glob("table*"))
+        # Another folder of results is refused before anything is computed.
+        overlay.write_text(overlay.read_text(encoding="utf-8") + "results: elsewhere\n", encoding="utf-8")
+        shown = recorded.run("dvc", "repro", check=False)
+        assert "DVC tracks the folder `results`" in shown and shown.count("what now:") == 1 and not ran(shown)
+        assert [path.name for path in (recorded.root / "elsewhere").iterdir()] == ["raw"]
+    finally:
+        (recorded.root / "params.yaml").write_text(kept, encoding="utf-8")
+        overlay.unlink()
+    recorded.run("dvc", "repro")
+
+
 def test_a_remote_that_is_not_there_is_said_so(recorded):
     recorded.run("dvc", "remote", "add", "--quiet", "--force", "--default", "nowhere", "/proc/nowhere/deeper")
     try:
@@ -106,7 +138,7 @@ def test_pages_name_what_no_stage_tracks(recorded):
     stages = yaml.safe_load((recorded.root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     tracked = {out for stage in stages.values() for entry in stage["outs"] for out in entry}
     never = {"results/raw", "results/logs", "results/benchmarks"}
-    there = {f"results/{path.name}" for path in (recorded.root / "results").iterdir()}
+    there = {f"results/{path.name}" for path in (recorded.root / "results").iterdir() if path.name[0] != "."}
     assert tracked == there - never - {"results/reference"}, "that one is git's"
     for name in tracked | never | {"checkpoint", "s3://", "gs://", "ssh://"}:
         assert f"`{name}`" in page, name

@@ -7,6 +7,7 @@ is written ``~``. Its lines are independent, so that a broken part is one line a
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -100,6 +101,44 @@ def explain_lock(folder: Path) -> str:
         state = "jobs that it started still run. Wait until they have ended, or end them:\nthey write the same files as a new run."
     now = "\n            ".join(commands)
     return f"This folder is locked by a run that was killed; {state} What it finished is kept.\n  what now: {now}"
+
+
+def mend_rwlock(folder: Path) -> str:
+    """Remove DVC's list of running commands if a kill cut it; return a sentence on it, empty if the list is whole.
+
+    DVC rewrites the list in place, refuses to run at all with half of one, and keeps nothing else in it.
+    """
+    path = folder / ".dvc" / "tmp" / "rwlock"
+    try:
+        listed = json.loads(path.read_bytes())
+        whole = isinstance(listed, dict) and all(isinstance(entries, dict) for entries in listed.values())
+    except FileNotFoundError:
+        return ""
+    except ValueError:
+        whole = False
+    if whole:
+        return ""
+    if running := " ".join(map(str, processes(folder, "dvc"))):
+        return f"{path} is damaged, and `dvc` runs here (process {running}).\n  what now: when it has ended, rm {path}"
+    path.unlink()
+    return f"Removed {path}, DVC's list of running commands: a kill had cut it, and no command runs."
+
+
+def require_tracked(results: Path, pages: Path | None) -> None:
+    """Check that a configuration writes where DVC looks (dvc.yaml): ``results``, and its pages in the same folder.
+
+    Raises:
+        VixmlError: it writes somewhere else.
+    """
+    for key, folder in (("results", results), ("pages", pages)):
+        if folder is not None and folder.resolve() != Path("results").resolve():
+            raise VixmlError(
+                "DVC tracks the folder `results`, and this configuration writes somewhere else",
+                where=f"{key} of the configuration",
+                found=folder,
+                expected="results",
+                hint="leave the key out; or run snakemake without DVC; or name the folder in dvc.yaml",
+            )
 
 
 # -- the description ------------------------------------------------------------------------------------------------------

@@ -33,9 +33,11 @@ def register(app: typer.Typer) -> None:
 
 
 def make_tables(
-    tables: Annotated[list[str], typer.Option(help="A table, by its file in config/tables; may be given again.")],
     out: Out,
     score: Scores = None,
+    tables: Annotated[
+        list[str] | None, typer.Option(help="A table, by its file in config/tables; may be given again.")
+    ] = None,
     measured_corpus: Corpora = None,
     latency: Latencies = None,
     config_dir: ConfigDir = CONFIG_DIR,
@@ -58,13 +60,15 @@ def make_tables(
     from vixml.report.tables import Measured
     from vixml.report.write_tables import make_tables as run
 
-    run(score or [], config_dir, tables, out, Measured.of(measured_corpus or (), latency or ()))
+    run(score or [], config_dir, tables or [], out, Measured.of(measured_corpus or (), latency or ()))
 
 
 def make_figures(
-    figures: Annotated[list[str], typer.Option(help="A figure, by its file in config/figures; may be given again.")],
     out: Out,
     score: Scores = None,
+    figures: Annotated[
+        list[str] | None, typer.Option(help="A figure, by its file in config/figures; may be given again.")
+    ] = None,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     r"""Draw figures as PNG and SVG, with their points as CSV.
@@ -81,13 +85,13 @@ def make_figures(
     """
     from vixml.report.figures import make_figures as run
 
-    run(score or [], config_dir, figures, out)
+    run(score or [], config_dir, figures or [], out)
 
 
 def make_report(
-    tables: Annotated[list[str], typer.Option(help="A table to show; may be given again.")],
     out: Out,
     score: Scores = None,
+    tables: Annotated[list[str] | None, typer.Option(help="A table to show; may be given again.")] = None,
     figures_dir: Annotated[Path | None, typer.Option(help="Folder of `vixml make-figures`.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="Corpus of the gallery's queries.")] = None,
     images: Annotated[Path | None, typer.Option(help="Image store of the gallery's images.")] = None,
@@ -131,7 +135,7 @@ def make_report(
         measured=Measured.of(measured_corpus or (), latency or ()),
         **{key: tuple(runs) for key, runs in chosen.items() if runs},
     )  # fmt: skip
-    run(score or [], config_dir, tables, options, out)
+    run(score or [], config_dir, tables or [], options, out)
 
 
 def make_tuning(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from vixml.config.registry import Counts, Dataset
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, write_json
+from vixml.manifest import holds
 from vixml.ragged import Ragged, RaggedWriter
 
 SPLITS = ("train", "test", "label")
@@ -163,8 +164,8 @@ class Corpus:
 
     def filter(self, split: str) -> Ragged | None:
         """Return the pairs of train or test that are never scored, or None where the dataset has none."""
-        folder = self.folder / f"filter_{_known(split, QUERY_SPLITS)}"
-        return self._ragged(folder, self.n(split), self.n_labels) if folder.exists() else None
+        name = f"filter_{_known(split, QUERY_SPLITS)}"
+        return self._ragged(self.folder / name, self.n(split), self.n_labels) if holds(self.folder, name) else None
 
     def _ragged(self, folder: Path, rows: int, columns: int) -> Ragged:
         matrix = Ragged.load(folder)

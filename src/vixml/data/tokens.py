@@ -17,7 +17,7 @@ from vixml.data.corpus import SPLITS, Corpus
 from vixml.errors import VixmlError, reading
 from vixml.files import read_json, sha256_file
 from vixml.progress import bar
-from vixml.provenance import stage
+from vixml.provenance import describe_input, stage
 from vixml.ragged import RaggedWriter
 
 BATCH = 8192
@@ -52,6 +52,10 @@ def tokenize_corpus(
     path = model_dir / "tokenizer.json"
     model = model or model_dir.name
     bare = attention == "causal"
+    inputs = {"corpus": corpus_dir, "tokenizer": path, "tokenizer_config": model_dir / "tokenizer_config.json"}
+    for name in ("tokenizer", "tokenizer_config"):
+        if inputs[name].exists():
+            describe_input(inputs[name])  # verified before it is read for the header
     tokenizer = load_tokenizer(model_dir, max_len, bare=bare)
     special = 0 if bare else tokenizer.num_special_tokens_to_add(is_pair=False)
     header = {
@@ -63,7 +67,6 @@ def tokenize_corpus(
         "eos_id": eos_id(model_dir, tokenizer, eos),
     }
     facts: dict[str, Any] = {}
-    inputs = {"corpus": corpus_dir, "tokenizer": path, "tokenizer_config": model_dir / "tokenizer_config.json"}
     config = {"model": model, "max_len": max_len, "attention": attention, "eos": eos}
     with stage(out, "tokenize", config=config, inputs=inputs, facts=facts) as work:
         corpus = Corpus.load(corpus_dir)

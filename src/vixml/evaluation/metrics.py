@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_whole
 from vixml.ragged import Ragged
 
 # --- Mark which predicted labels are true, a bounded chunk of queries at a time.
@@ -64,7 +64,11 @@ class Hits:
 
 
 def hits_in_chunks(
-    predictions: np.ndarray, truth: Ragged, filter: Ragged | None = None, memory_mb: float = 256
+    predictions: np.ndarray,
+    truth: Ragged,
+    filter: Ragged | None = None,
+    memory_mb: float = 256,
+    checked: bool = False,
 ) -> Iterator[Hits]:
     """Yield the queries in chunks, in order.
 
@@ -76,15 +80,53 @@ def hits_in_chunks(
         truth: n_queries rows over labels, no label twice in a row.
         filter: n_queries rows over labels, pairs that are never scored.
         memory_mb: bound for the temporary tables of a chunk; a chunk has one row at least.
+        checked: whether :func:`check_ranking` has seen all predictions.
 
     Raises:
-        VixmlError: numbers of rows or labels differ, or a row's true labels contain one twice.
+        VixmlError: numbers of rows or labels differ, a row's true labels contain one twice, or what :func:`check_ranking`
+            refuses.
     """
     _check_shapes(predictions, truth, filter)
     cells = predictions.shape[1] + len(truth.values) / max(len(truth), 1)
     step = max(1, int(memory_mb * 2**20 / (BYTES_PER_CELL * (cells + 1))))
     for start in range(0, len(truth), step):
-        yield _chunk(predictions, truth, filter, slice(start, min(start + step, len(truth))))
+        rows = slice(start, min(start + step, len(truth)))
+        if not checked:
+            check_ranking(np.asarray(predictions[rows]), truth.n_cols, start)
+        yield _chunk(predictions, truth, filter, rows)
+
+
+def check_ranking(
+    labels: np.ndarray, n_labels: int, first: int = 0, where: object = "predictions", hint: str = ""
+) -> None:
+    """Check rows of a ranking.
+
+    Args:
+        labels: (c, K) label ids, best first, -1 at the end for none.
+        n_labels: labels that exist.
+        first: number of the first of these queries, for errors.
+        where, hint: of the error.
+
+    Raises:
+        VixmlError: no whole numbers, a label that does not exist, one after -1, or one twice in a row.
+    """
+    hint = hint or "predict again"
+    if labels.dtype.kind not in "iu":
+        found = f"shape {labels.shape}, {labels.dtype}"
+        raise VixmlError("predictions are no label ids", where=where, found=found, expected="whole numbers", hint=hint)
+    order = np.sort(labels, axis=1)
+    gap, twice = np.zeros(labels.shape, dtype=bool), np.zeros(labels.shape, dtype=bool)
+    gap[:, 1:] = (labels[:, :-1] < 0) & (labels[:, 1:] >= 0)
+    twice[:, 1:] = (order[:, 1:] == order[:, :-1]) & (order[:, 1:] >= 0)
+    for values, wrong, problem, expected in (
+        (labels, (labels < -1) | (labels >= n_labels), "a predicted label does not exist", f"0 to {n_labels - 1}"),
+        (labels, gap, "a predicted label follows the end of its row", "-1 last"),
+        (order, twice, "a label is predicted twice for a query", "each label once"),
+    ):
+        if wrong.any():
+            row, position = np.argwhere(wrong)[0]
+            place, found = f"{where}, row {first + row}, position {position + 1}", values[row, position].item()
+            raise VixmlError(problem, where=place, found=found, expected=expected, hint=hint)
 
 
 def _chunk(predictions: np.ndarray, truth: Ragged, filter: Ragged | None, rows: slice) -> Hits:
@@ -154,6 +196,9 @@ def _look_up(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
 
 
 def _check_shapes(predictions: np.ndarray, truth: Ragged, filter: Ragged | None) -> None:
+    truth.check("true labels")
+    if filter is not None:
+        filter.check("filter")
     if predictions.ndim != 2 or len(predictions) != len(truth):
         raise VixmlError(
             "predictions and true labels do not belong together",
@@ -206,6 +251,7 @@ def evaluate(
     ks: Sequence[int] = KS,
     deep_ks: Sequence[int] = DEEP_KS,
     memory_mb: float = 256,
+    checked: bool = False,
 ) -> Evaluation:
     """Score a ranking.
 
@@ -217,10 +263,11 @@ def evaluate(
         ks: where P, nDCG, PSP and PSnDCG are taken.
         deep_ks: where R, hit, MAP and MRR are taken.
         memory_mb: bound for temporary tables; results agree to the last few of 15 digits whatever it is.
+        checked: whether :func:`check_ranking` has seen all predictions, as those that a stage loads.
 
     Raises:
-        VixmlError: no queries, no true label at all, a k below 1, propensities of another size or not above 0, or
-            what :func:`hits_in_chunks` refuses.
+        VixmlError: no queries, no true label at all, no k or one that is no whole number above 0, propensities of another
+            size or not above 0, or what :func:`hits_in_chunks` refuses.
 
     Example:
         >>> truth = Ragged.from_rows([[0, 2], [1]], n_cols=3)
@@ -232,7 +279,7 @@ def evaluate(
     weights = np.asarray(inverse_propensity, dtype=np.float64)
     _check(truth, weights, [*ks, *deep_ks])
     sums = _Sums(sorted(set(ks)), sorted(set(deep_ks)), weights)
-    for chunk in hits_in_chunks(predictions, truth, filter, memory_mb):
+    for chunk in hits_in_chunks(np.asanyarray(predictions), truth, filter, memory_mb, checked):
         sums.add(chunk)
     return Evaluation(sums.percentages(len(truth)), len(truth), *sums.counts)
 
@@ -340,8 +387,10 @@ def _check(truth: Ragged, weights: np.ndarray, ks: Sequence[int]) -> None:
             found=f"{len(truth)} queries, none with a true label",
             hint="choose a split that has labels",
         )
-    if min(ks) < 1:
-        raise VixmlError("metrics are taken at k of 1 or more", found=min(ks), hint="correct the list of k")
+    if not ks:
+        raise VixmlError("metrics are taken at no k", where="ks and deep_ks", hint="name one")
+    for k in ks:
+        expect_whole(k, 1, "metrics are taken at k of 1 or more", where="ks and deep_ks", hint="correct the list of k")
     if weights.shape != (truth.n_cols,) or not (weights > 0).all() or not np.isfinite(weights).all():
         raise VixmlError(
             "inverse propensities do not fit the labels",

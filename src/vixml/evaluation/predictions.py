@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from vixml.errors import VixmlError
+from vixml.evaluation.metrics import check_ranking
 from vixml.files import load_array
+from vixml.manifest import holds
 
 REPAIR = "delete the folder and run the predict stage again"
 CHUNK = 4096
@@ -66,7 +68,7 @@ def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predi
 
 
 def _load_rows(path: Path, n_train: int) -> np.ndarray | None:
-    if not path.exists():
+    if not holds(path.parent, path.name):
         return None
     rows = load_array(path, mmap=False)
     if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
@@ -81,25 +83,17 @@ def _load_rows(path: Path, n_train: int) -> np.ndarray | None:
 
 
 def _check_rows(folder: Path, start: int, labels: np.ndarray, scores: np.ndarray, n_labels: int) -> None:
-    order = np.sort(labels, axis=1)
-    gap, twice, rising = (np.zeros(labels.shape, dtype=bool) for _ in range(3))
-    gap[:, 1:] = (labels[:, :-1] < 0) & (labels[:, 1:] >= 0)
-    twice[:, 1:] = (order[:, 1:] == order[:, :-1]) & (order[:, 1:] >= 0)
+    check_ranking(labels, n_labels, start, folder / "labels.npy", REPAIR)
+    rising = np.zeros(labels.shape, dtype=bool)
     rising[:, 1:] = scores[:, 1:] > scores[:, :-1]
-    for name, values, wrong, problem, expected in (
-        (
-            "labels.npy",
-            labels,
-            (labels < -1) | (labels >= n_labels),
-            "a predicted label does not exist",
-            f"0 to {n_labels - 1}",
-        ),
-        ("labels.npy", labels, gap, "a predicted label follows the end of its row", "-1 last"),
-        ("labels.npy", order, twice, "a label is predicted twice for a query", "each label once"),
-        ("scores.npy", scores, np.isnan(scores), "a score is not a number", "finite scores"),
-        ("scores.npy", scores, rising, "scores rise along a row", "best first"),
+    for wrong, problem, expected in (
+        (np.isnan(scores), "a score is not a number", "finite scores"),
+        (rising, "scores rise along a row", "best first"),
     ):
         if wrong.any():
             row, position = np.argwhere(wrong)[0]
-            where, found = f"{folder / name}, row {start + row}, position {position + 1}", values[row, position].item()
+            where, found = (
+                f"{folder / 'scores.npy'}, row {start + row}, position {position + 1}",
+                scores[row, position].item(),
+            )
             raise VixmlError(problem, where=where, found=found, expected=expected, hint=REPAIR)

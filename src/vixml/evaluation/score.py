@@ -16,6 +16,7 @@ from vixml.errors import VixmlError
 from vixml.evaluation.metrics import DEEP_KS, KS, evaluate, hits_in_chunks
 from vixml.evaluation.predictions import Predictions, load_predictions
 from vixml.files import write_json
+from vixml.manifest import holds
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
 
@@ -65,7 +66,7 @@ def score(
             filter = None if filter is None else filter.take(predictions.rows)
         counts = corpus.labels("train").counts()
         weights = inverse_propensity(counts, corpus.n("train"), entry.propensity.a, entry.propensity.b)
-        found = evaluate(predictions.labels, truth, weights, filter=filter, ks=ks, deep_ks=deep_ks)
+        found = evaluate(predictions.labels, truth, weights, filter=filter, ks=ks, deep_ks=deep_ks, checked=True)
         with_image = corpus.images("label").lengths > 0
         parts = break_down(predictions.labels, truth, counts, images, with_image, filter=filter)
         write_json(
@@ -117,12 +118,12 @@ def _check_origin(predictions_dir: Path, expected: Mapping[str, Any]) -> dict[st
             expected=", ".join(f"{key} {value}" for key, value in expected.items()),
             hint="pass the predictions of the run, seed and split that is scored",
         )
-    rows = Path(predictions_dir) / "rows.npy"
-    if rows.exists() != (expected["split"] == "validation"):
+    has_rows = holds(predictions_dir, "rows.npy")
+    if has_rows != (expected["split"] == "validation"):
         raise VixmlError(
             f"not the predictions of the {expected['split']} split",
-            where=rows,
-            found="present" if rows.exists() else "missing",
+            where=Path(predictions_dir) / "rows.npy",
+            found="present" if has_rows else "missing",
             expected="rows of train that were held out, for split validation and no other",
             hint="predict again for this split",
         )
@@ -203,7 +204,7 @@ def break_down(
     by_decile = {k: np.zeros(N_GROUPS) for k in ks}
     by_image = {k: np.zeros(2) for k in ks}
     right = np.zeros(2)
-    for chunk in hits_in_chunks(predictions, truth, filter):
+    for chunk in hits_in_chunks(predictions, truth, filter, checked=True):
         for k in ks:
             found = chunk.labels[:, :k][chunk.hits[:, :k]]
             by_decile[k] += np.bincount(decile[found], minlength=N_GROUPS)

@@ -27,9 +27,9 @@ from vixml.images.embeddings import MIXED, ImageEmbeddings, coverage, share_with
 from vixml.images.import_vectors import RowFile
 from vixml.images.store import GROUP, ImageStore, shard_range
 from vixml.progress import bar
-from vixml.provenance import describe_outputs, read_manifest, stage
+from vixml.provenance import describe_input, describe_outputs, read_manifest, stage
 from vixml.ragged import Ragged
-from vixml.text import markdown
+from vixml.text import markdown, plain
 
 BATCH = 1 << 14
 # Rows per file: some hundred megabytes of texts, or of vectors.
@@ -61,6 +61,8 @@ def export_dataset(
     Raises:
         VixmlError: a part missing or damaged, or parts that do not belong together.
     """
+    for path in (corpus_dir, *embeddings_dirs):
+        describe_input(path)  # verified before they are read for the other inputs
     corpus = Corpus.load(corpus_dir)
     store = None if images_dir is None else _open_store(images_dir, corpus)
     parts = Parts(world, dataset_id, corpus, store, _open_embeddings(embeddings_dirs, corpus))
@@ -72,7 +74,7 @@ def export_dataset(
     config |= entry.model_dump(mode="json", include={"title", "sources", "stand_in", "facts", "published_vectors"})
     config |= {"licences": {name: world.sources[name].licence for name in entry.sources}}
     facts: dict[str, Any] = {}
-    with stage(out, "export-dataset", config=config, inputs=inputs, facts=facts) as work:
+    with stage(out, "export-dataset", config=config, inputs=inputs, facts=facts, as_read=["images"]) as work:
         tables = _tables(parts)
         for table in tables:
             table.write(work)
@@ -372,11 +374,11 @@ CARD = """\
 ---
 {{ header }}---
 
-# {{ entry.title }}
+# {{ entry.title | plain }}
 
 A dataset for extreme multi-label classification with text and images: {{ corpus.n("train") | n }} training and
 {{- " " }}{{ corpus.n("test") | n }} test queries, {{ corpus.n_labels | n }} labels, {{ corpus.n_images | n }} images. Text:
-{{- " " }}{{ entry.text }}. Written by `vixml export-dataset` {{ version }}.
+{{- " " }}{{ entry.text | plain }}. Written by `vixml export-dataset` {{ version }}.
 {% if entry.stand_in %}
 
 A stand-in for the data of the ViXML paper, not that data: no result on it compares with the paper's.
@@ -442,7 +444,7 @@ The parts keep the licences of their publishers; this folder adds none.
 
 
 {% for licence, names in licences.items() %}
-- {{ licence }}: {{ names | unique | join(", ") }}
+- {{ licence | plain }}: {{ names | unique | join(", ") | plain }}
 {% endfor %}
 {% else %}
 The registry names no source: state the licence before you pass this folder on.
@@ -508,7 +510,7 @@ def card(
 
     text, blocks = range(4), {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = Environment(undefined=StrictUndefined, **blocks)
-    environment.filters["n"] = "{:,}".format
+    environment.filters |= {"n": "{:,}".format, "plain": plain}
     return environment.from_string(CARD).render(
         header=yaml.safe_dump(header_of(parts, tables, size), sort_keys=False, allow_unicode=True, width=120),
         version=__version__,
@@ -537,10 +539,10 @@ def _origin(parts: Parts, sources: Mapping[str, Source]) -> tuple[list[tuple[str
     for name, source in sources.items():
         version = "" if source.version == "-" else f" {source.version}"
         known = inputs.get(name, {}).get("sha256") or source.sha256 or "-"
-        origin.append((f"{source.name}{version}", source.used_for, source.licence, f"`{known[:16]}`"))
+        origin.append((*map(plain, (f"{source.name}{version}", source.used_for, source.licence)), f"`{known[:16]}`"))
     for encoder in parts.embeddings:
         if (model := parts.world.vision_models.get(encoder)) is not None:
-            origin.append((model.checkpoint, f"the vectors of {encoder}", model.licence, "-"))
+            origin.append((*map(plain, (model.checkpoint, f"the vectors of {encoder}", model.licence)), "-"))
     folders = {"corpus": corpus.folder} | ({"images": store.folder} if store is not None else {})
     folders |= {f"vectors-{encoder}": embeddings.folder for encoder, embeddings in parts.embeddings.items()}
     made_by = []

@@ -11,10 +11,11 @@ import asyncio
 import shutil
 import sqlite3
 import time
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 
@@ -24,11 +25,12 @@ import pyarrow.parquet as pq
 from vixml.config.registry import Fetch
 from vixml.data.corpus import URLS, Corpus
 from vixml.errors import VixmlError, expect_equal
-from vixml.files import atomic_path, disk_full, link, write_json
+from vixml.files import atomic_path, disk_full, link, read_json, sha256_file, write_json
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter, Schedule
 from vixml.images.store import FORMAT, kept_folder, shard_name, shard_range, write_shard
 from vixml.images.workers import PORTION, PORTION_BYTES, Attempt, Workers
+from vixml.manifest import holds
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
 
@@ -67,8 +69,9 @@ def fetch_images(
         VixmlError: the corpus names no URLs, or no image could be fetched.
     """
     corpus_dir, out = Path(corpus_dir), Path(out)
+    describe_input(corpus_dir)  # verified before it is read for the addresses
     corpus = Corpus.load(corpus_dir)
-    if not (corpus_dir / URLS).exists():
+    if not holds(corpus_dir, URLS):
         raise VixmlError(
             "this corpus does not name its images by URL",
             where=corpus_dir / URLS,
@@ -200,7 +203,9 @@ def _require_network(journal: Journal, kept: Path, n: int) -> None:
 
 
 def _write(journal: Journal, kept: Path, shard: int, ids: range) -> None:
-    """Write a shard and its log from the journal; the shard comes last, because its presence means that both are complete.
+    """Write a shard, its log and their hashes from the journal.
+
+    The shard comes last, because its presence means that all are complete.
 
     Raises:
         VixmlError: the journal lacks an image.
@@ -210,9 +215,13 @@ def _write(journal: Journal, kept: Path, shard: int, ids: range) -> None:
     what, hint = "a journal does not hold every image of its shard", "run the same command again"
     lost = sorted(set(ids) - {row["image"] for row in log})
     expect_equal(f"{len(ids) - len(lost)} images", f"{len(ids)} images", what, where=journal.path, hint=hint)
-    with atomic_path(kept / f"log-{shard:05d}.parquet") as temporary:
+    path = kept / f"log-{shard:05d}.parquet"
+    with atomic_path(path) as temporary:
         pq.write_table(pa.Table.from_pylist(log, schema=schema), temporary)
-    write_shard(kept / shard_name(shard), ((row.image, row.url, row.png) for row in journal if row.png is not None))
+    with atomic_path(kept / shard_name(shard)) as unnamed:
+        write_shard(unnamed, ((row.image, row.url, row.png) for row in journal if row.png is not None))
+        sums = {shard_name(shard): sha256_file(unnamed), path.name: sha256_file(path)}
+        write_json(kept / f"sums-{shard:05d}.json", sums)
 
 
 def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[int], Counter[str], int]:
@@ -222,6 +231,10 @@ def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[
     requests = 0
     with atomic_path(work / LOG) as temporary, pq.ParquetWriter(temporary, LOG_SCHEMA) as writer:
         for shard in range(n_shards):
+            for name, expected in read_json(kept / f"sums-{shard:05d}.json").items():
+                hint = f"delete {kept / shard_name(shard)}: its images are then fetched again"
+                what = "a file of an unfinished run is not the one that was written"
+                expect_equal(sha256_file(kept / name), expected, what, where=kept / name, hint=hint)
             link(kept / shard_name(shard), work / shard_name(shard))
             table = pq.read_table(kept / f"log-{shard:05d}.parquet")
             requests += sum(table["attempts"].to_pylist())
@@ -353,7 +366,7 @@ class Journal:
             self._base = sqlite3.connect(path, isolation_level=None)  # transactions are ours
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=NORMAL")
-            columns = ", ".join(COLUMNS[1:])
+            columns = ", ".join([*COLUMNS[1:], "checksum"])
             self._base.execute(f"CREATE TABLE IF NOT EXISTS fetched (image INTEGER PRIMARY KEY, {columns})")
 
     @contextmanager
@@ -396,8 +409,8 @@ class Journal:
             if self._soon is not None and not self._base.in_transaction:
                 self._base.execute("BEGIN")
                 self._soon(self._commit)
-            values = [getattr(row, name) for name in COLUMNS]
-            self._base.execute("INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            values = [*astuple(row), _checksum(row)]
+            self._base.execute(f"INSERT OR REPLACE INTO fetched VALUES ({', '.join('?' * len(values))})", values)
 
     def _commit(self) -> None:
         """Write the rows so far. An event loop only logs what this raises, so the next use of the journal raises it again."""
@@ -427,5 +440,17 @@ class Journal:
     def __iter__(self) -> Iterator[Fetched]:
         """Yield all rows, ascending."""
         with self._using():
-            for row in self._base.execute("SELECT * FROM fetched ORDER BY image"):
-                yield Fetched(*row)
+            for *values, checksum in self._base.execute("SELECT * FROM fetched ORDER BY image"):
+                row = Fetched(*values)
+                if _checksum(row) != checksum:  # SQLite has none of its own
+                    raise VixmlError(
+                        "a row of the journal of fetched images is not the one that was written",
+                        where=f"{self.path}, image {row.image}",
+                        hint="delete this file: the images of its shard are then fetched again",
+                    )
+                yield row
+
+
+def _checksum(row: Fetched) -> int:
+    """Return a checksum of a row; SQLite gives a truth value back as a number."""
+    return zlib.crc32(repr([*astuple(row)[:-1], bool(row.may_pass)]).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -20,13 +21,15 @@ from vixml.files import link, read_json, write_json
 from vixml.images.embeddings import FORMAT
 from vixml.images.store import ImageStore, kept_folder
 from vixml.images.vision import VisionEncoder, VisionSource
+from vixml.manifest import Reading
 from vixml.memory import enough_memory
 from vixml.progress import bar
-from vixml.provenance import describe_input, stage, versions
+from vixml.provenance import stage, versions
 from vixml.runtime import choose_precision, find_device, map_in_order, one_thread_each
 
 # Interval between saves: a killed run loses at most this much work, and a batch or two.
 KEEP_SECONDS = 20.0
+HASHED = 1 << 14  # rows hashed at once
 
 
 def embed_images(
@@ -56,7 +59,7 @@ def embed_images(
     """
     device, out = find_device(device).type, Path(out)
     precision = choose_precision(precision, device)
-    encoder, vision, entry = source.open(device, precision), source.name, source.entry
+    vision, entry = source.name, source.entry
     config = {"vision": vision, "model": entry.model_dump(mode="json"), "precision": precision}
     inputs: dict[str, Path | str] = {"images": store_dir}
     if entry.weights is not None:
@@ -65,7 +68,9 @@ def embed_images(
     elif source.model_dir is not None:
         inputs["model"] = source.model_dir
     facts: dict[str, object] = {"device": device, "precision": precision, "batch_size": entry.batch_size}
-    store = ImageStore.open(store_dir)
+    # Of a store of hundreds of gigabytes, each shard is hashed just before it is read.
+    hashes = {name: Reading().describe(path, named_only=name == "images")["sha256"] for name, path in inputs.items()}
+    encoder, store = source.open(device, precision), ImageStore.open(store_dir)
     if len(store) and len(store.missing) == len(store):
         raise VixmlError(
             "no image is there",
@@ -74,8 +79,8 @@ def embed_images(
             hint="correct the addresses or paths, or train on text alone (modality: text)",
         )
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
-    with stage(out, "embed-images", config=config, inputs=inputs, facts=facts) as work, one_thread_each(), room:
-        hashes = {name: describe_input(path)["sha256"] for name, path in inputs.items()}
+    recorded = stage(out, "embed-images", config=config, inputs=inputs, facts=facts, as_read=["images"])
+    with recorded as work, one_thread_each(), room:
         # A run with another batch size may continue.
         described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
         identity = {"config": described, "inputs": hashes, "device": device, "code": stage_modules("embed-images")}
@@ -110,7 +115,8 @@ def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, thread
     """Fill ``kept/vectors.npy`` from the position in ``kept/position.json``; rows of missing images are zero."""
     total = len(store) - len(store.missing)
     path, position = kept / "vectors.npy", kept / "position.json"
-    done = read_json(position)["images"] if position.exists() and path.exists() else 0
+    found = read_json(position) if position.exists() and path.exists() else {"images": 0, "rows": 0}
+    done, rows = found["images"], found["rows"]
     # Memory-mapped: the matrix of 13 million photos does not fit into memory.
     mode, shape = ("r+", None) if done else ("w+", (len(store), encoder.dim))
     vectors = np.lib.format.open_memmap(path, mode, None if done else np.float16, shape)
@@ -118,6 +124,24 @@ def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, thread
         # On a full disk, writing through the map would kill the process without a message.
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    digest = hashlib.sha256()
+
+    def add_to_digest(first: int, last: int) -> str:
+        for start in range(first, last, HASHED):
+            digest.update(np.ascontiguousarray(vectors[start : min(start + HASHED, last)]))
+        return digest.hexdigest()
+
+    def keep(last: int) -> None:
+        """Flush the vectors; note how many images are done, and the hash of the rows before ``last``, which are final."""
+        vectors.flush()
+        write_json(position, {"images": done, "rows": last, "sha256": add_to_digest(rows, last)})
+
+    if rows and add_to_digest(0, rows) != found["sha256"]:
+        raise VixmlError(
+            "the vectors of an interrupted run are not those that it wrote",
+            where=path,
+            hint=f"delete {kept} and run again: the images are pooled from the beginning; if it happens twice, check the disk",
+        )
     with bar(f"pooling images with {encoder.name}", total) as advance:
         advance.skip(done)
         kept_at = time.monotonic()
@@ -126,11 +150,9 @@ def _pool_all(store: ImageStore, encoder: VisionEncoder, batch_size: int, thread
             done += len(images)
             advance(len(images))
             if time.monotonic() - kept_at > KEEP_SECONDS:
-                vectors.flush()
-                write_json(position, {"images": done})
-                kept_at = time.monotonic()
-    vectors.flush()
-    write_json(position, {"images": done})
+                keep(last := int(images[-1]) + 1)
+                rows, kept_at = last, time.monotonic()
+    keep(len(store))
 
 
 def pool(

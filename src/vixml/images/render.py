@@ -14,8 +14,9 @@ from vixml.data.corpus import URLS, Corpus, table_writer
 from vixml.errors import VixmlError
 from vixml.images.store import write_store
 from vixml.images.workers import Attempt, File, Workers, portions
+from vixml.manifest import holds
 from vixml.progress import track
-from vixml.provenance import stage
+from vixml.provenance import describe_input, stage
 from vixml.runtime import map_in_order
 
 MISSING = "missing.parquet"
@@ -50,8 +51,9 @@ def render_images(
         VixmlError: see above; or every image failed.
     """
     corpus_dir = Path(corpus_dir)
+    describe_input(corpus_dir)  # verified before it is read for the other inputs
     corpus = Corpus.load(corpus_dir)
-    if (corpus_dir / URLS).exists():
+    if holds(corpus_dir, URLS):
         raise VixmlError(
             "this corpus names its images by URL",
             where=corpus_dir / URLS,

@@ -20,6 +20,7 @@ from vixml.data.corpus import table_writer
 from vixml.errors import VixmlError, expect_equal, expect_index
 from vixml.files import read_header, read_json, sha256_json, write_json, write_text
 from vixml.identity import compare, put_aside
+from vixml.manifest import verify_file
 from vixml.progress import warn
 
 FORMAT = "vixml-images-1"
@@ -135,12 +136,13 @@ class ImageStore:
 
     @classmethod
     def open(cls, folder: Path | str) -> ImageStore:
-        """Open a store and check its shards against ``store.json``.
+        """Open a store and check its shards against ``store.json``; each shard is hashed before its images are read.
 
         Raises:
             VixmlError: no store, another version, a shard that is absent, cut short or of another shape.
         """
         folder = Path(folder)
+        verify_file(folder / "store.json")
         header = read_header(folder / "store.json", FORMAT, "an image store")
         store = cls(folder, int(header["n_images"]), int(header["n_shards"]), frozenset(header["missing"]))
         rows = 0
@@ -169,7 +171,12 @@ class ImageStore:
             position = max(0, position - rows)
 
     def shard(self, shard: int) -> Iterator[tuple[int, str, bytes]]:
-        """Yield ``(image_id, key, png)`` of one shard, ascending; memory holds one row group."""
+        """Yield ``(image_id, key, png)`` of one shard, ascending; memory holds one row group.
+
+        Raises:
+            VixmlError: the shard is not the one that its stage wrote.
+        """
+        verify_file(self.folder / shard_name(shard))  # from here, its pages are in the system's cache
         with self._file(shard) as file:
             for batch in file.iter_batches(batch_size=GROUP):
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
@@ -192,6 +199,7 @@ class ImageStore:
 
     def _group_of(self, image_id: int) -> dict[int, bytes]:
         shard = image_id // _width(self.n_images, self.n_shards)
+        verify_file(self.folder / shard_name(shard))
         with self._file(shard) as file:
             for group in range(file.metadata.num_row_groups):
                 known = file.metadata.row_group(group).column(0).statistics

@@ -29,6 +29,7 @@ from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_
 from vixml.data.network_config import expect_no_more_layers, expect_sizes, read_settings
 from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import write_json
+from vixml.manifest import expect_nothing_else
 from vixml.provenance import stage
 from vixml.runtime import choose_precision, dtype_of, find_device, send
 
@@ -237,6 +238,7 @@ def open_hub_vision(name: str, entry: VisionModel, folder: Path, device: str, dt
         VixmlError: weights that lack a parameter or do not fit, an unknown architecture, a size or dimension that differs
             from the entry's, a network without a pooled output.
     """
+    expect_nothing_else(folder)
     opened = _open_clip_network if entry.kind == "hub-open-clip" else _transformers_network
     network, processing = opened(folder, device, dtype)
     what, where = "the registry and the checkpoint differ", f"config/models.yaml: vision_models.{name}"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vixml.config.run import Encoder
 from vixml.data.network_config import expect_sizes, read_settings
 from vixml.errors import VixmlError, reading
+from vixml.manifest import expect_nothing_else, holds
 from vixml.models import attention
 from vixml.models.attention import FILLED_UP, PACKED, is_causal, rows_of
 from vixml.models.bert import is_plain_bert, open_bert
@@ -97,7 +98,8 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         encoder = encoder or Encoder()
-        if not any((Path(model_dir) / name).exists() for name in WEIGHTS):
+        expect_nothing_else(model_dir)
+        if not any(holds(model_dir, name) for name in WEIGHTS):
             raise VixmlError(
                 "a model folder has no weights",
                 where=model_dir,
@@ -219,7 +221,7 @@ def _open_lean(model_dir: Path, encoder: Encoder) -> nn.Module | None:
         not is_plain_bert(config)
         or encoder.train == "lora"
         or (encoder.layers or layers) != layers
-        or not weights.exists()
+        or not holds(model_dir, weights.name)
     ):
         return None
     dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)

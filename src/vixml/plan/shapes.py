@@ -15,6 +15,7 @@ from vixml.config.run import RunConfig
 from vixml.config.template import parse_template
 from vixml.errors import VixmlError
 from vixml.files import load_array
+from vixml.manifest import verify_file
 from vixml.plan.assumptions import ARCHITECTURES, TEXTS, UNKNOWN, Texts
 
 GATED = {"llama", "qwen2", "qwen3", "gemma3_text"}
@@ -200,6 +201,8 @@ def texts_of(name: str, config: RunConfig, causal: bool, results: Path | None) -
     folder = results / "data" / name / "tokens" / f"{config.encoder.model}-{config.encoder.max_len}"
     if not (folder / "manifest.json").exists():
         return texts
+    for split in ("train", "label"):
+        verify_file(folder / split / "offsets.npy")
     lengths = {split: np.diff(load_array(folder / split / "offsets.npy")) for split in ("train", "label")}
     special = 0 if causal else 2
     return replace(

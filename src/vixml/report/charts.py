@@ -16,6 +16,7 @@ from typing import Any
 
 from vixml.errors import VixmlError
 from vixml.files import read_json
+from vixml.manifest import holds
 from vixml.report.results import Aggregate, Result, Results, aggregate
 
 # -- drawing ----------------------------------------------------------------------------------------------------------
@@ -329,7 +330,8 @@ def curves(results: Sequence[Result]) -> tuple[str, tuple[str, ...]] | None:
     The loss is drawn for every seed; its terms and the validation diagnostics for the first.
     """
     logs = [(result.seed, result.place("train") / "log.jsonl") for result in results]
-    read = [(seed, lines) for seed, path in logs if path.exists() and (lines := read_log(path))]
+    logs = [(seed, path) for seed, path in logs if path.exists() and holds(path.parent, path.name)]
+    read = [(seed, lines) for seed, path in logs if (lines := read_log(path))]
     if not read:
         return None
     run, (first, lines) = results[0].trained_as, read[0]

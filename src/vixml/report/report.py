@@ -25,6 +25,7 @@ from vixml.errors import VixmlError
 from vixml.evaluation.metrics import hits_in_chunks
 from vixml.files import load_array, write_text
 from vixml.images.store import ImageStore
+from vixml.manifest import MANIFEST, holds
 from vixml.provenance import stage
 from vixml.report.charts import breakdowns, curves
 from vixml.report.evidence import DESCRIBED, PAPER, Commands, command, device, evidence, row_key, run_key, training_of
@@ -255,7 +256,7 @@ def make_report(
     inputs |= options.measured.named()
     config = {name: getattr(options, name) for name in ("name", "description", "command", "configfile")}
     config |= {"compare": list(options.compare), "side_by_side": list(options.side_by_side), "tables": list(tables)}
-    with stage(out, "make-report", config=config, inputs=inputs) as work:
+    with stage(out, "make-report", config=config, inputs=inputs, as_read=["images"]) as work:
         write_text(work / "report.html", page(context(results, config_dir, tables, options)))
 
 
@@ -265,10 +266,10 @@ def _folders(results: Results, config_dir: Path, options: ReportOptions) -> dict
     found |= {f"config/{path.name}": path for path in [config_dir / PAPER] if path.exists()}
     for result in results.all():
         dataset, seed = result.dataset, f"seed{result.seed}"
-        log, predictions = result.place("train") / "log.jsonl", result.place("predict")
-        if log.exists():
-            found[f"log/{dataset}/{result.trained_as}/{seed}"] = log
-        if options.corpus is not None and result.run in options.compare and predictions.exists():
+        trained, predictions = result.place("train"), result.place("predict")
+        if holds(trained, "log.jsonl"):
+            found[f"log/{dataset}/{result.trained_as}/{seed}"] = trained / "log.jsonl"
+        if options.corpus is not None and result.run in options.compare and (predictions / MANIFEST).exists():
             found[f"predictions/{dataset}/{result.run}/{seed}"] = predictions
     return found
 
@@ -338,7 +339,7 @@ def _figures(folder: Path | None, config_dir: Path) -> list[dict[str, Any]]:
     """Return each figure, with its points (or the parts drawn) as a table for those who cannot see it."""
     if folder is None:
         return []
-    names = sorted(path.stem for path in Path(folder).glob("*.svg"))
+    names = sorted(path.stem for path in Path(folder).glob("*.svg") if holds(folder, path.name))
     if not names:
         raise VixmlError("a folder of figures holds none", where=folder, hint="run `vixml make-figures` first")
     drawings = []

@@ -20,7 +20,8 @@ from vixml.config.run import RunConfig
 from vixml.config.tables import spec_path
 from vixml.errors import VixmlError
 from vixml.files import read_json
-from vixml.provenance import MANIFEST, read_manifest
+from vixml.manifest import holds, verify, verify_file
+from vixml.provenance import MANIFEST
 from vixml.stages import PLACES, place
 
 # -- verdicts, and the interval that they rest on ------------------------------------------------------------------------
@@ -321,7 +322,7 @@ def read_one(folder: Path | str) -> Result:
     """
     folder = Path(folder)
     path = folder / "scores.json"
-    manifest = read_manifest(folder)
+    manifest = verify(folder)
     scores = read_versioned(path, STALE)
     missing = [key for key in KEYS if key not in scores]
     if missing:
@@ -359,8 +360,9 @@ def read_one(folder: Path | str) -> Result:
         folder=folder,
     )
     path = result.place("train") / "training.json"
-    if not path.exists():
+    if not holds(path.parent, path.name):
         return result
+    verify_file(path)
     training = read_versioned(path, STALE)
     return replace(result, training=training, hours=_hours(training, path))
 
@@ -491,8 +493,8 @@ def stage_inputs(results: Results, config_dir: Path, kind: str, names: Sequence[
     for result in results.all():
         key = f"{result.dataset}/{result.run}/seed{result.seed}/{result.split}"
         named[f"score/{key}"] = result.folder
-        if (training := result.place("train") / "training.json").exists():
-            named[f"training/{key}"] = training
+        if holds(result.place("train"), "training.json"):
+            named[f"training/{key}"] = result.place("train") / "training.json"
     # The files of published numbers and of the registry.
     files = [
         *sorted(config_dir.glob("reported/*.csv")),

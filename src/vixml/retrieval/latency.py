@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from vixml.config.run import SeededRun
 from vixml.data.tokens import load_tokenizer
 from vixml.files import load_array, write_json
+from vixml.manifest import holds
 from vixml.memory import enough_memory
 from vixml.models.inputs import RunInputs
 from vixml.progress import bar
@@ -71,7 +72,7 @@ def measure_latency(
         size = min(batch_size, n)
         texts = corpus.texts("test")
         tokenizer = load_tokenizer(inputs.model_dir, opened.config.encoder.max_len, bare=queries.prompt.causal)
-        labels = load_array(index / ("label_z.npy" if (index / "label_z.npy").exists() else "label_u.npy"))
+        labels = load_array(index / ("label_z.npy" if holds(index, "label_z.npy") else "label_u.npy"))
         vectors = load_array(index / "test.npy")
         alone = [np.array([row % n]) for row in range(ALONE + WARM_UP)]
         batches = [np.arange(start, start + size) % n for start in range(0, (BATCHES + WARM_UP) * size, size)]

@@ -14,7 +14,7 @@ from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import load_array
 from vixml.images.embeddings import ImageEmbeddings
-from vixml.provenance import read_manifest
+from vixml.manifest import holds, read_manifest
 from vixml.ragged import Ragged
 from vixml.retrieval.ranking import Queries
 from vixml.retrieval.search import rows_of
@@ -91,7 +91,7 @@ class OpenedRun:
             VixmlError: a method without prototypes has no ``z``.
         """
         path = self.inputs["index"] / f"label_{name}.npy"
-        if name == "z" and not path.exists():
+        if name == "z" and not holds(path.parent, path.name):
             raise VixmlError(
                 "this run has no prototypes to search",
                 where=path,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_whole
 from vixml.ragged import Ragged
 from vixml.runtime import coarse_type, one_thread_each, send, share_out
 
@@ -28,6 +28,7 @@ from vixml.runtime import coarse_type, one_thread_each, send, share_out
 
 def no_labels(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the result of ``n`` queries that found nothing yet: (n, k) int32 ids of -1; (n, k) float32 scores of -inf."""
+    expect_whole(k, 1, "a search must keep one label or more", where="k", hint="set inference.top_k to 1 or more")
     return np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
 
 
@@ -64,6 +65,9 @@ def check_rows(name: str, array: np.ndarray) -> None:
 
 def check_search(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filter: Ragged | None) -> None:
     """Check shapes, types, k and filter of a search (:func:`vixml.retrieval.search.search`)."""
+    for name, array in (("queries", queries), ("labels", labels)):
+        if not isinstance(array, np.ndarray | Tensor):
+            raise VixmlError("no array of vectors", where=name, found=type(array).__name__, expected="an array")
     if queries.ndim != 2 or labels.ndim != 2 or queries.shape[1] != labels.shape[1]:
         raise VixmlError(
             "queries and labels are not vectors of one length",
@@ -77,10 +81,9 @@ def check_search(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filte
             raise VixmlError(
                 "vectors of an unexpected type", where=name, found=array.dtype, expected="float32 or float16"
             )
-    if k < 1:
-        raise VixmlError(
-            "a search must keep one label or more", where="k", found=k, hint="set inference.top_k to 1 or more"
-        )
+    no_labels(0, k)  # refuses a k that is none
+    if filter is not None:
+        filter.check("filter")
     if filter is not None and (len(filter), filter.n_cols) != (len(queries), len(labels)):
         raise VixmlError(
             "the filter of reciprocal pairs does not fit queries and labels",

@@ -121,8 +121,9 @@ def check_voters(voters: np.ndarray, voter_labels: Ragged, where: str) -> None:
     """Check that each voter has one row of labels.
 
     Raises:
-        VixmlError: another number of vectors than of rows.
+        VixmlError: another number of vectors than of rows, or a label out of range.
     """
+    voter_labels.check(where)
     if len(voters) != len(voter_labels):
         raise VixmlError(
             "vectors and labels of the voters do not belong together",

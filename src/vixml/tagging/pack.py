@@ -19,6 +19,7 @@ from vixml.files import atomic_path, read_json, save_array, write_json, write_te
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.store import ImageStore
 from vixml.images.vision import Lite0, VisionSource
+from vixml.manifest import holds
 from vixml.models.backbone import Backbone
 from vixml.models.inputs import RunInputs
 from vixml.provenance import describe_input, describe_outputs, read_manifest
@@ -171,7 +172,7 @@ def _write(work: Path, job: Job, config: RunConfig, neighbours: bool, thumbnails
     (work / LABELS).mkdir()
     shutil.copyfile(corpus.folder / "label.parquet", work / LABELS / "items.parquet")
     for name in ("u", "z"):
-        if (index / f"label_{name}.npy").exists():
+        if holds(index, f"label_{name}.npy"):
             shutil.copyfile(index / f"label_{name}.npy", work / LABELS / f"{name}.npy")
     if config.inference.lexical_weight > 0:
         shutil.copyfile(folders["lexical"] / "weights.npy", work / LEXICAL)

@@ -6,6 +6,7 @@ silence nor deleted: it is put aside, or, where only the code has changed since 
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -82,6 +83,11 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
+            # torch wrote a checksum of each tensor and does not look at it; a flipped bit would be trained on.
+            with zipfile.ZipFile(self.path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} does not have its checksum")
             # weights_only: a checkpoint is read as data, so it cannot run code. mmap: 37 GB need not be in memory at once.
             state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
             form, found = state["format"], state["identity"]

@@ -1,0 +1,135 @@
+"""The library's own functions refuse what the stages refuse: floats, ids out of range, duplicates, NaN, wrong shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vixml.data.propensity import inverse_propensity
+from vixml.errors import VixmlError
+from vixml.evaluation.metrics import evaluate
+from vixml.evaluation.score import break_down
+from vixml.ragged import Ragged
+from vixml.retrieval.search import search
+from vixml.retrieval.vote import popularity
+
+TRUTH = Ragged.from_rows([[0, 2], [1]], n_cols=3)
+GOOD = np.array([[2, 1], [0, -1]])
+NOT_IDS = {
+    "floats": GOOD.astype(float),
+    "NaN": np.array([[0, np.nan], [1, 2]]),
+    "truth values": GOOD > 0,
+    "text": GOOD.astype(str),
+    "objects": np.array([[2**80, 1], [0, 1]]),
+    "above int32": np.array([[2**32, 1], [0, 1]]),  # cut to int32, it would be label 0
+    "unsigned, above int64": np.array([[2**64 - 1, 1], [0, 1]], dtype=np.uint64),
+    "a label more": np.array([[3, 1], [0, 1]]),
+    "-2": np.array([[-2, 1], [0, 1]]),
+    "twice": np.array([[1, 1], [0, 1]]),
+    "after the end": np.array([[-1, 1], [0, 1]]),
+    "a row more": np.zeros((3, 1), dtype=int),
+    "one dimension": np.array([0, 1]),
+    "three": GOOD[None],
+}
+
+
+@pytest.mark.parametrize("predictions", NOT_IDS.values(), ids=NOT_IDS)
+def test_predictions_that_are_none(predictions):
+    with pytest.raises(VixmlError):
+        evaluate(predictions, TRUTH, np.ones(3))
+    with pytest.raises(VixmlError):
+        break_down_of(predictions)
+
+
+def break_down_of(predictions):
+    from vixml.evaluation.metrics import hits_in_chunks
+
+    return list(hits_in_chunks(np.asarray(predictions), TRUTH))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ks": (0,)}, {"ks": (1.5,)}, {"ks": (True,)}, {"deep_ks": ("1",)}, {"ks": (), "deep_ks": ()},
+        {"inverse_propensity": np.ones(2)}, {"inverse_propensity": np.array([1, np.nan, 1])}, {"inverse_propensity": np.zeros(3)},
+        {"truth": Ragged(np.array([0, 5]), np.array([0, 1, 2]), 3)}, {"truth": Ragged(np.array([0, 0]), np.array([0, 2, 2]), 3)},
+        {"truth": Ragged(np.array([0, 1]), np.array([0, 2, 1]), 3)}, {"filter": Ragged(np.array([-1]), np.array([0, 1, 1]), 3)},
+    ],
+)  # fmt: skip
+def test_truth_and_settings_that_are_none(changed):
+    given = {"predictions": GOOD, "truth": TRUTH, "inverse_propensity": np.ones(3)} | changed
+    with pytest.raises(VixmlError):
+        evaluate(**given)
+    assert evaluate(GOOD.tolist(), TRUTH, np.ones(3)).metrics["P@1"] == 50.0
+
+
+NOT_ROWS = {
+    "floats": [[0.5]], "whole floats": [[1.0]], "NaN": [[np.nan]], "truth values": [[True]], "text": [["1"]], "None": [[None]],
+    "above int32": [[2**32]], "above int64": [[2**70]], "above int64, unsigned": [np.array([2**64 - 1], dtype=np.uint64)],
+    "-2": [[-2]], "a column more": [[3]], "nested": [[[1]]], "a number": [1], "ragged": [[1, [2]]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", NOT_ROWS.values(), ids=NOT_ROWS)
+def test_rows_that_are_no_ids(rows):
+    with pytest.raises(VixmlError):
+        Ragged.from_rows([[0], *rows], n_cols=3)
+
+
+@pytest.mark.parametrize("n_cols", [-1, 2.5, True, "3", None])
+def test_columns_that_are_no_number(n_cols):
+    with pytest.raises(VixmlError):
+        Ragged.from_rows([], n_cols=n_cols)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda r: r.row(-1), lambda r: r.row(2), lambda r: r.take([2]), lambda r: r.take([-1]), lambda r: r.take([0.0]),
+        lambda r: r.take(np.array([True, False])), lambda r: r.take([[0]]), lambda r: r.select(np.array([0, 1, 2])),
+        lambda r: r.select(np.array([True])), lambda r: Ragged(np.array([0.0]), r.offsets, 3),
+        lambda r: Ragged(r.values, np.array([[0, 3]]), 3),
+    ],
+)  # fmt: skip
+def test_rows_that_do_not_exist(asked):
+    with pytest.raises(VixmlError):
+        asked(TRUTH)
+    assert TRUTH.take([]).values.tolist() == [] and TRUTH.take([1, 0]).values.tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("counts", "n", "a", "b"),
+    [
+        ([1.5, 2.0], 10, 0.6, 2.6), ([np.nan], 10, 0.6, 2.6), ([-1], 10, 0.6, 2.6), ([11], 10, 0.6, 2.6), ([[1]], 10, 0.6, 2.6),
+        ([True], 10, 0.6, 2.6), ([1], 10.0, 0.6, 2.6), ([1], 0, 0.6, 2.6), ([1], 10, np.nan, 2.6), ([1], 10, 0.6, -2.0),
+        ([1], 10, 0.6, np.inf),
+    ],
+)  # fmt: skip
+def test_counts_that_are_none(counts, n, a, b):
+    with pytest.raises(VixmlError):
+        inverse_propensity(np.array(counts), n, a, b)
+
+
+VECTORS = np.eye(3, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"k": 0}, {"k": 2.0}, {"k": True}, {"k": "2"}, {"k": None}, {"queries": VECTORS.tolist()}, {"queries": VECTORS[0]},
+        {"queries": VECTORS.astype(np.float64)}, {"queries": VECTORS.astype(int)}, {"labels": VECTORS[:, :2]},
+        {"labels": VECTORS * np.nan}, {"queries": VECTORS * np.inf}, {"filter": Ragged(np.array([7]), np.array([0, 1, 1, 1]), 3)},
+        {"filter": TRUTH},
+    ],
+)  # fmt: skip
+def test_searches_that_are_none(changed):
+    with pytest.raises(VixmlError):
+        search(**{"queries": VECTORS, "labels": VECTORS, "k": 2} | changed)
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 2.0, True])
+def test_numbers_of_labels_that_are_none(top_k):
+    voters = Ragged.from_rows([[0], [1], [2]], n_cols=3)
+    with pytest.raises(VixmlError):
+        popularity(voters, 2, top_k)
+    assert break_down(GOOD, TRUTH, np.ones(3, dtype=np.int64), np.ones(2, dtype=bool), np.ones(3, dtype=bool))
