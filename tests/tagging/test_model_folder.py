@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import update_manifest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -83,8 +84,10 @@ def test_thumbnails_that_do_not_belong_together_are_refused(packed, tmp_path):
 def test_images_that_were_made_again_are_not_those_of_the_run(shop, packed, tmp_path):
     packed("images")
     results = Path(shutil.copytree(shop.project.results, tmp_path / "results"))
-    manifest = results / "data/shop/images/manifest.json"
-    write_json(manifest, read_json(manifest) | {"outputs_sha256": "0" * 64})
+    write_json(
+        results / "data/shop/images/store.json", read_json(results / "data/shop/images/store.json") | {"more": 1}
+    )
+    update_manifest(results / "data/shop/images")
     project = Project(shop.project.config_dir, results)
     with pytest.raises(VixmlError, match="images are not those"):
         pack(project, "shop", "images", 0, tmp_path / "m")

@@ -86,7 +86,9 @@ def test_a_configuration_plans_and_no_param_contains_a_path(configfile, tmp_path
                 assert leaf not in ("cuda", "cpu", config_dir.as_posix()), f"{job}: {leaf}"
     if configfile in ("config/config.yaml", *CONFIGURATIONS[-1:]):
         here = params(tmp_path / "here", ROOT / configfile)
-        assert here == elsewhere
+        # With a folder of pages, all kinds of them are made.
+        assert here == {job: found for job, found in elsewhere.items() if job in here}
+        assert elsewhere.keys() - here.keys() <= {"make_figures"}
 
 
 def test_every_rule_was_checked():
