@@ -95,6 +95,7 @@ def test_an_interrupted_fit_resumes(apart):
     process = subprocess.Popen(
         [sys.executable, "-m", "vixml", "fit", "shop"], cwd=apart.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"PYTHONPATH": str(apart.root / "src"), "CI": "1"}, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background may have it ignored
     )  # fmt: skip
     for line in process.stdout:
         if "Train " in line:

@@ -19,6 +19,7 @@ from vixml.cli import catalogue, check, export, models, report, serve, stages
 from vixml.errors import VixmlError, machine_error
 from vixml.runtime import precision_override
 
+INTERRUPTED = "\ninterrupted; run the same command again to resume"
 MORE_MEMORY = "end what else runs here, or take a machine with more memory"
 
 app = typer.Typer(
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="vixml")
     except SystemExit as stop:
+        if stop.code == 130:  # typer's answer to an interrupt
+            print(INTERRUPTED, file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except VixmlError as error:
         return _refuse(error)
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _refuse(out_of_memory(kind, error, f"vixml {' '.join(sys.argv[1:2])}", MORE_MEMORY))
     except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to resume", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     return 0
 
