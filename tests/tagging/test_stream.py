@@ -317,7 +317,7 @@ def test_pictures_may_be_bytes_in_a_parquet_table(packed, shop, tmp_path):
     ("new.csv", "id,headline\n1,box\n", {}, "headline"), ("new.csv", "id,text\n1,box\n", {"text": "titel"}, "titel"),
     ("new.csv", "id,text\n1,box\n", {"pictures": "img"}, "img"), ("new.csv", "", {}, "empty"), ("new.csv", "id,text\n", {}, "0 rows"),
     ("new.csv", "id,id\n1,2\n", {}, "names a column twice"), ("new.csv", "id,text\n1,box\n2,\"never closed\n3,post\n", {}, "unexpected end"), ("new.jsonl", '{"text": ""}\n', {}, "empty text"), ("new.ods", "box\n", {}, ".ods"),
-    ("new.txt", "box\n", {}, "one column only"), ("new.csv", "id,text\n1,box\n", {"form": {"encoding": "klingon"}}, "klingon"),
+    ("new.txt", "box\n", {}, "no column of the table is known"), ("new.csv", "id,text\n1,box\n", {"form": {"encoding": "klingon"}}, "klingon"),
     ("new.json", '[{"text": "box"}, {"text"', {}, "malformed"), ("new.csv.gz", "no gzip", {}, "cannot be read"),
     ("new.parquet", "PAR1", {}, ""), ("new.csv", None, {}, ""),
 ])  # fmt: skip
@@ -345,3 +345,13 @@ def test_the_command_line_packs_and_tags(shop, packed, tmp_path, monkeypatch, ca
     assert "no run of this dataset" in capsys.readouterr().err
     assert cli.main(["tag", "new.csv", "--model", "config", "--out", "tags.csv"]) == 2
     assert "not a model folder" in capsys.readouterr().err
+
+
+def test_one_column_of_an_unknown_name_is_named(packed, tmp_path):
+    (tmp_path / "new.csv").write_text("label\nbox river\n", encoding="utf-8")
+    tagger = Tagger.load(packed("text"))
+    with pytest.raises(VixmlError, match="no column of the table is known") as caught:
+        tag_table(tagger, [tmp_path / "new.csv"], tmp_path / "tags.csv", 2)
+    assert "name" in caught.value.expected and "--text" in caught.value.hint and "label" in caught.value.found
+    (tmp_path / "new.csv").write_text("name\nbox river\n", encoding="utf-8")
+    assert tag_table(tagger, [tmp_path / "new.csv"], tmp_path / "tags.csv", 2)["tagged"] == 1

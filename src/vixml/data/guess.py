@@ -25,6 +25,7 @@ from vixml.errors import VixmlError
 
 SAMPLE, SAMPLE_BYTES = 3000, 1 << 18
 UTF8 = ("utf-8", "utf8", "utf-8-sig")
+ONE_COLUMN = "a CSV file has one column only, or an unknown delimiter"
 FORM_OPTIONS = "--encoding, --delimiter, --quote, --sheet, --records, --no-header"
 NAMES = {
     "id": "id|sku|asin|ean|gtin|isbn|uid|uuid|key|nr|no|code|item_?id|product_?id|article_?(id|no|number)|artikel(nr|nummer)|"
@@ -144,7 +145,7 @@ def form_like(
     tried = Report()
     try:
         found = guess_form(paths, given, tried)
-    except VixmlError:
+    except VixmlError as error:
         tab = {"delimiter": "\t"} if re.search(r"\.tsv\b|\.tab\b", paths[0].name.lower()) else {}
         known.append(TableForm(**{**tab, **given}))
         with suppress(VixmlError):
@@ -154,6 +155,14 @@ def form_like(
                 shown = f"{form.encoding}, delimiter {_show(form.delimiter)}"
                 report.guess("form", shown, "its columns are found", FORM_OPTIONS)
                 return form
+        if error.what == ONE_COLUMN:
+            what, hint = (
+                "no column of the table is known",
+                f"name the column: --text; or how it is written: {FORM_OPTIONS}",
+            )
+            raise VixmlError(
+                what, where=error.where, found=error.found, expected=", ".join(sorted(columns)), hint=hint
+            ) from error
         raise
     report.guesses += tried.guesses
     report.warnings += tried.warnings
@@ -293,9 +302,7 @@ def _guess_csv(path: Path, found: dict[str, Any], given: Mapping[str, Any], repo
     if not tried:
         if "delimiter" in given:
             return
-        raise undecided(
-            "a CSV file has one column only, or an unknown delimiter", path, repr(text[:80]), "--delimiter CHARACTER"
-        )
+        raise undecided(ONE_COLUMN, path, repr(text[:80]), "--delimiter CHARACTER")
     share, order, width, form, rows = max(tried, key=lambda one: one[:3])
     found |= {"delimiter": form.delimiter, "quote": form.quote, "escape": form.escape} | dict(given)
     report.guess(
