@@ -78,9 +78,8 @@ def right_where(wanted, n):
 @pytest.mark.parametrize("name", list(candidates(PRESET, True)))
 def test_each_method_is_chosen_where_it_predicts_best(name):
     best = candidates(PRESET, True)[name]
-    choice = choose(right_where(lambda how: how == best, 60), PRESET, 60, True)
+    choice = choose(right_where(lambda how: how == best, 500), PRESET, 500, True)
     assert choice.inference == best and best.method in choice.record()["inference"].values()
-    assert "60 held-out queries are too few to choose the constants" in choice.restriction
 
 
 def test_few_queries_keep_the_preset_and_many_move_constants():
@@ -92,7 +91,7 @@ def test_few_queries_keep_the_preset_and_many_move_constants():
 
     found = choose(precision, PRESET, 500, True)
     assert (found.inference.lexical_weight, found.inference.image_weight) == (0.15, 0.5) and not found.restriction
-    few = choose(lambda how: precision(how)[:49], PRESET, 49, True)
+    few = choose(lambda how: precision(how)[:499], PRESET, 499, True)
     assert few.inference == PRESET.model_copy(update={"method": "local-ridge"}) and len(few.trials) == 1
     none = choose(lambda how: pytest.fail("nothing to measure"), PRESET, 0, True)
     assert none == Choice(few.inference, 0, none.trials) and "0 held-out queries" in none.restriction

@@ -548,9 +548,9 @@ def choose_inference(
     """Choose how a run with `inference.method: chosen` predicts, on queries that its training held out.
 
     Tries label search by prototypes and by text vectors, retrieval-augmented
-    inference, nearest neighbours and local ridge votes, and, with 500 held-out queries
-    or more, the constants of the latter one by one. The run's own constants stay
-    unless the gain in P@1 + P@5 exceeds one standard error. Test queries are not read.
+    inference, nearest neighbours and local ridge votes, and the constants of the
+    latter one by one. The run's own stay unless the gain in P@1 + P@5 exceeds one
+    standard error, and with fewer than 500 held-out queries. Test is not read.
     Writes choice.json: what was chosen, and every trial with its gain.
 
     Example:

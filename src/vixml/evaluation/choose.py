@@ -33,7 +33,7 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "ridge.regulariser": (0.05, 0.1, 0.2, 0.4, 0.8),
     "ridge.neighbours": (25, 50, 100, 200),
 }
-FEWEST = {"method": 50, "constants": 500}  # held-out queries; with fewer, what is chosen is worse than the preset
+FEWEST = 500  # held-out queries; with fewer, what is chosen is worse than the preset
 DEPTH = 5  # P@1 and P@5 decide
 
 Precision = Callable[[Inference], np.ndarray]
@@ -117,14 +117,9 @@ class Choice:
 
     @property
     def restriction(self) -> str:
-        """Return what was not chosen for lack of held-out queries, as a sentence; nothing if all was."""
-        kept = {
-            "method and constants": self.n_queries < FEWEST["method"],
-            "the constants": self.n_queries < FEWEST["constants"],
-        }
-        what = next((name for name, few in kept.items() if few), None)
-        least = FEWEST["method"] if what == "method and constants" else FEWEST["constants"]
-        return f"{self.n_queries} held-out queries are too few to choose {what} ({least}): those of the preset stay" if what else ""  # fmt: skip
+        """Return that nothing was chosen for lack of held-out queries, as a sentence; nothing if it was."""
+        few = self.n_queries < FEWEST
+        return f"{self.n_queries} held-out queries are too few to choose ({FEWEST}): the preset stays" if few else ""
 
     def record(self) -> dict[str, Any]:
         """Return the choice as JSON values."""
@@ -150,13 +145,13 @@ def choose(precision: Precision, preset: Inference, n_queries: int, has_prototyp
     """
     methods = candidates(preset, has_prototypes)
     (name, best), *others = methods.items()
-    if n_queries < FEWEST["method"]:
+    if n_queries < FEWEST:
         of_best = precision(best) if n_queries else np.zeros((0, 2))
         return Choice(best, n_queries, (_trial("method", name, of_best, of_best),))
     of_best = precision(best)
     trials = [_trial("method", name, of_best, of_best)]
     best, of_best = _step([("method", name, how) for name, how in others], best, of_best, precision, trials)
-    if best.method == "local-ridge" and n_queries >= FEWEST["constants"]:
+    if best.method == "local-ridge":
         best = ascend(precision, best, of_best, ladders(preset, has_prototypes), trials)
     return Choice(best, n_queries, tuple(trials))
 
