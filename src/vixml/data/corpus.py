@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from vixml.config.registry import Counts, Dataset
 from vixml.errors import VixmlError, expect_equal
-from vixml.files import atomic_path, write_json
+from vixml.files import atomic_path, load_array, write_json
 from vixml.manifest import holds
 from vixml.ragged import Ragged, RaggedWriter
 
@@ -173,6 +173,29 @@ class Corpus:
         what = "a list of a corpus does not belong to the tables beside it"
         expect_equal(found, expected, what, where=folder, hint=_REBUILD)
         return matrix
+
+
+def training_rows(path: Path, n_train: int, hint: str) -> np.ndarray:
+    """Read the rows of train that a run held out: (n,) int64.
+
+    Args:
+        path: the file.
+        n_train: rows of train.
+        hint: what to do about a file that does not fit.
+
+    Raises:
+        VixmlError: rows of another type, or beyond the corpus.
+    """
+    rows = load_array(path, mmap=False)
+    if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
+        raise VixmlError(
+            "held-out rows do not fit the corpus",
+            where=path,
+            found=f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}",
+            expected=f"(n,) int64 from 0 to {n_train - 1}",
+            hint=hint,
+        )
+    return rows
 
 
 def split_settings(dataset: Dataset) -> tuple[int, float]:

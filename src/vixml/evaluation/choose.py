@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from vixml.config.run import Inference, SeededRun
-from vixml.data.corpus import Corpus
+from vixml.data.corpus import Corpus, training_rows
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import hits_in_chunks
-from vixml.files import load_array, write_json
+from vixml.files import write_json
 from vixml.progress import warn
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.opened import OpenedRun, check_run, held_out_rows
+from vixml.retrieval.opened import HELD_OUT, TRAIN_AGAIN, OpenedRun, check_run
 from vixml.retrieval.ranking import rank_labels, searched_labels
 
 # Values of each constant, in the order in which they are tried; only neighbours of the current value are.
@@ -67,8 +67,7 @@ def choose_inference(run: SeededRun, inputs: Mapping[str, Path], out: Path, devi
     facts: dict[str, Any] = {"device": str(device)}
     with stage(out, "choose-inference", config=resolved, inputs=inputs, facts=facts) as work:
         corpus = Corpus.load(inputs["corpus"])
-        held_out = len(load_array(inputs["trained"] / "validation_rows.npy", mmap=False))
-        rows = held_out_rows(inputs["trained"], corpus.n("train")) if held_out else np.zeros(0, dtype=np.int64)
+        rows = training_rows(inputs["trained"] / HELD_OUT, corpus.n("train"), TRAIN_AGAIN)
         search = Searcher(seed=run.seed, device=device)
         opened = OpenedRun(corpus, inputs, run.config.images, run.seed, rows, search.memory_mb)
         choice = choose(Measured(opened, search), how, len(rows), run.config.has_prototypes)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vixml.data.corpus import training_rows
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import check_ranking
 from vixml.files import load_array
@@ -68,18 +69,7 @@ def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predi
 
 
 def _load_rows(path: Path, n_train: int) -> np.ndarray | None:
-    if not holds(path.parent, path.name):
-        return None
-    rows = load_array(path, mmap=False)
-    if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
-        raise VixmlError(
-            "held-out rows do not fit the corpus",
-            where=path,
-            found=f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}",
-            expected=f"(n,) int64 from 0 to {n_train - 1}",
-            hint=REPAIR,
-        )
-    return rows
+    return training_rows(path, n_train, REPAIR) if holds(path.parent, path.name) else None
 
 
 def _check_rows(folder: Path, start: int, labels: np.ndarray, scores: np.ndarray, n_labels: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vixml.config.run import Images, Inference
-from vixml.data.corpus import Corpus
+from vixml.data.corpus import Corpus, training_rows
 from vixml.errors import VixmlError
 from vixml.files import load_array
 from vixml.images.embeddings import ImageEmbeddings
@@ -19,6 +19,8 @@ from vixml.ragged import Ragged
 from vixml.retrieval.ranking import Queries
 from vixml.retrieval.search import rows_of
 from vixml.retrieval.vote import with_images, with_lexical
+
+HELD_OUT, TRAIN_AGAIN = "validation_rows.npy", "train the run again on this corpus"
 
 
 @dataclass(frozen=True)
@@ -147,16 +149,8 @@ def held_out_rows(trained: Path, n_train: int) -> np.ndarray:
     Raises:
         VixmlError: rows of another corpus, or none.
     """
-    path = trained / "validation_rows.npy"
-    rows = load_array(path, mmap=False)
-    if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
-        raise VixmlError(
-            "held-out rows do not fit the corpus",
-            where=path,
-            found=f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}",
-            expected=f"(n,) int64 from 0 to {n_train - 1}",
-            hint="train the run again on this corpus",
-        )
+    path = trained / HELD_OUT
+    rows = training_rows(path, n_train, TRAIN_AGAIN)
     if not len(rows):
         raise VixmlError(
             "this run held out no queries",
