@@ -186,6 +186,40 @@ def test_what_cannot_be_told_is_asked_for(new, tmp_path, data, says):
     assert says in new("t.csv", status=2) and not (tmp_path / "shop.yaml").exists()
 
 
+def test_a_column_of_labels_is_known_by_its_name_and_because_its_values_recur(new, tmp_path):
+    def rows(**columns):
+        return [{"key": f"k{i}", **{name: value(i) for name, value in columns.items()}} for i in range(40)]
+
+    write_csv(
+        tmp_path / "t.csv", rows(label=lambda i: f"face {i}", tags=lambda i: f"t{i % 3}|smile", version=lambda i: i)
+    )
+    printed = " ".join(new("t.csv").split())
+    assert "labels tags" in printed and "id key" in printed and "text label" in printed and "not used version (1 of 4 columns" in printed
+    write_csv(
+        tmp_path / "t.csv", rows(title=lambda i: f"a {i}", shoptags=lambda i: f"t{i % 3}|s", poster=lambda i: "x")
+    )
+    assert "labels shoptags" in " ".join(new("t.csv").split())
+    hexed = [{"hexcode": f"1F{i:03X}", "title": f"a {i}", "tags": f"t{i % 3}|s"} for i in range(40)]
+    write_csv(tmp_path / "t.csv", hexed)
+    assert "id hexcode (unique" in " ".join(new("t.csv").split())
+    write_csv(tmp_path / "t.csv", rows(title=lambda i: f"a {i}", kinds=lambda i: f"t{i % 3}|s", price=lambda i: 9))
+    assert "--labels NAME; values recur in kinds" in new("t.csv", status=2)
+
+
+def test_items_without_a_label_are_left_out_and_counted(new, tmp_path):
+    rows = [{"id": i, "title": f"thing {i}", "tags": f"a{i % 4}|b" if i % 3 else ""} for i in range(60)]
+    write_csv(tmp_path / "t.csv", rows)
+    printed = new("t.csv")
+    assert "items: 40 (" in printed and "items without a label: 0 (0.0%); 20 more are left out" in printed
+    build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
+    counts = read_json("corpus/counts.json")
+    assert counts["n_train"] + counts["n_test"] == 40
+    assert sum(counts["rules"][split]["unlabelled_left_out"] for split in ("train", "test")) == 20
+    assert "items without a label: 20 (33.3%)" in (kept := new("t.csv", "--keep-unlabelled")) and "left out" not in kept
+    write_csv(tmp_path / "test.csv", [row | {"tags": ""} for row in rows])
+    assert "no query of test has a label" in new("t.csv", "--test", "test.csv", status=2)
+
+
 def test_300_columns(new, tmp_path):
     rows = [
         {f"attr{n}": n * i for n in range(300)} | {"id": i, "name": f"a {i}", "tags": f"t{i % 3}"} for i in range(30)

@@ -49,6 +49,9 @@ def new(
     separator: Annotated[str | None, _option("Separator of labels in a cell; none.", COLUMNS)] = None,
     image_separator: Annotated[str | None, _option("Separator of pictures in a cell; none.", COLUMNS)] = None,
     fold_case: Annotated[bool, _option("Labels that differ in case only are one.", COLUMNS, "--fold-case")] = False,
+    keep_unlabelled: Annotated[
+        bool, _option("Items without a label stay in train and test.", COLUMNS, "--keep-unlabelled")
+    ] = False,
     strip_html: Annotated[bool | None, _option("Remove HTML, or keep it.", COLUMNS, "--strip-html/--keep-html")] = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
@@ -75,6 +78,7 @@ def new(
     columns = {
         "id": id, "text": text, "labels": labels, "images": images, "separator": char(separator), "decimal": decimal,
         "image_separator": char(image_separator), "labels_are": labels_are, "fold_case": fold_case, "strip_html": strip_html,
+        "unlabelled": "keep" if keep_unlabelled else "skip",
     }  # fmt: skip
     form = form_given(encoding, delimiter, quote, sheet, records, no_header)
     options = Options(name, files, out or Path(f"{name}.yaml"), tuple(test or ()), pictures, form, _given(columns))

@@ -172,6 +172,10 @@ class Catalogue(Strict):
         "error", description="Images that are not what `images_are` says: an `error`, or left out and counted (`skip`)."
     )
 
+    unlabelled: Literal["keep", "skip"] = Field(
+        "keep", description="Items without any label: kept, or left out of train and test and counted (`skip`)."
+    )
+
     @model_serializer(mode="wrap")
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         kept, later = handler(self), list(type(self).model_fields)[8:]

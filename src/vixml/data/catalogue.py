@@ -2,8 +2,8 @@
 
 Rules, each counted under ``rules`` of ``counts.json``: those of :mod:`vixml.data.xc_repository`; without a table of labels,
 the labels are the values found in *train* (test must not decide what is a label), and other values of test are left out;
-a label that an item names twice counts once; queries without a label are kept; an entry of a list that is null is left out, and
-so is an image that is no text. Names of labels are repaired as texts are, in the table of labels and in queries alike.
+a label that an item names twice counts once; queries without a label are kept (`unlabelled: skip` leaves them out); an entry
+of a list that is null is left out, and so is an image that is no text. Names of labels are repaired as texts are, in the table of labels and in queries alike.
 """
 
 from __future__ import annotations
@@ -351,7 +351,11 @@ class _Build:
         with self.writer.split(split) as add:
             for where, record in table:
                 columns |= {} if columns.keys() >= record.keys() else dict.fromkeys(record)
-                labels = self._labels(table, record, where, found)
+                names = self._names(table, record, where)
+                if not names and self.entry.unlabelled == "skip":
+                    found["unlabelled_left_out"] += 1
+                    continue
+                labels = self._labels(names, where, found)
                 key = plain(record.get(self.entry.id))
                 item, text = texts.identify(key, where), texts.text(record, where)
                 if key is not None and split == "train":
@@ -371,7 +375,7 @@ class _Build:
         Raises:
             VixmlError: no item, no column of ids, no label, or no image where the table has entries.
         """
-        n_rows, entry = self.writer.rows[split], self.entry
+        n_rows, entry = self.writer.rows[split] + found["unlabelled_left_out"], self.entry
         if not n_rows:
             raise VixmlError("a split holds no item", where=table.path, hint=GUIDE)
         default = type(entry).model_fields["id"].default
@@ -383,7 +387,7 @@ class _Build:
                 expected=f"a column {entry.id!r} (catalogue.id)",
                 hint=nearest(entry.id, list(columns)) or "id: '#row' numbers the rows",
             )
-        if found["without_labels"] == n_rows:
+        if found["without_labels"] + found["unlabelled_left_out"] == n_rows:
             unknown = found["labels_not_in_train"]
             raise VixmlError(
                 "no query of test has a label of train" if unknown else f"no query of {split} has a label",
@@ -401,9 +405,8 @@ class _Build:
                 hint=GUIDE,
             )
 
-    def _labels(self, table: Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[int]:
+    def _labels(self, names: list[str], where: str, found: Counter[str]) -> list[int]:
         """Return a query's label ids, ascending; if a table lists all labels, another name is an error."""
-        names = self._names(table, record, where)
         if self.entry.fold_case and self.label_table is None:
             names = [folded(name) for name in names]
         unknown = [name for name in names if name not in self.label_rows]

@@ -8,6 +8,7 @@ import html
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -364,9 +365,16 @@ class Column:
         """Return the share of different cells."""
         return len(set(map(str, self.cells))) / max(len(self.cells), 1)
 
-    def called(self, role: str) -> bool:
+    @property
+    def recurs(self) -> bool:
+        """Return whether its values are shared between items, as labels are: most cells have a part that others have, too."""
+        parts = [set(filter(None, re.split(r"[|;,>\n]\s*", text))) for text in map(str, self.cells)]
+        often = Counter(part for some in parts for part in some)
+        return sum(any(often[part] > 1 for part in some) for some in parts) >= 0.5 * len(parts)
+
+    def called(self, role: str, before: str = f"(?:{PREFIX})?") -> bool:
         """Return whether its name is one that a role usually has, perhaps with a number (`image_2`)."""
-        return re.fullmatch(f"(?:{PREFIX})?(?:{NAMES[role]})[ _-]?\\d*", self.name.strip(), re.IGNORECASE) is not None
+        return re.fullmatch(f"{before}(?:{NAMES[role]})[ _-]?\\d*", self.name.strip(), re.IGNORECASE) is not None
 
 
 def sample(paths: Sequence[Path], form: TableForm, report: Report) -> list[dict[str, Any]]:
@@ -450,12 +458,16 @@ def guess_catalogue(
             c for c in unique if max(map(len, c.texts)) <= 64 and not any(isinstance(v, list | dict) for v in c.cells)
         ]
         ids = sorted((c for c in unique if c.called("id")), key=lambda c: c.name.strip().lower() != "id")[:1]
+        # A first column of single words that all differ, whatever its name.
+        first = [c for c in unique if c is columns[0] and not (c.called("text") or c.called("labels"))]
+        ids = ids or [c for c in first if c.filled == c.distinct == 1 and not c.share(lambda v: len(v.split()) > 1)]
         taken.update(c.name for c in ids)
     if labels is None:
         labels = _guess_labels([c for c in columns if c.name not in taken], text, main[0], named)
         taken.update(c.name for c in labels)
     if text is None:
         text = _guess_texts([c for c in columns if c.name not in taken], main[0], named)
+        taken.update(c.name for c in text)
 
     report.guess("text", " + ".join(c.name for c in text), f"e.g. {_example(text[0])}", "--text")
     entry: dict[str, Any] = {"labels": " + ".join(c.name for c in labels), "separator_in": "all", "form": form}
@@ -508,6 +520,8 @@ def guess_catalogue(
     values = [value for c in [*text, *labels] for value in c.texts]
     has_html = sum(bool(TAG.search(v) or _ENTITY.search(v)) for v in values)
     entry["strip_html"] = given["strip_html"] if given.get("strip_html") is not None else has_html > 0
+    if unused := [c.name for c in columns if c.name not in taken]:
+        report.guess("not used", ", ".join(unused)[:80], f"{len(unused)} of {len(columns)} columns", "--text, --labels")
     report.guess("HTML", "removed" if entry["strip_html"] else "kept", f"{has_html} of {len(values)} sampled values have tags or entities",
                  "--keep-html" if entry["strip_html"] else "--strip-html")  # fmt: skip
     used = [str(record.get(c.name)) for c in [*text, *labels] for record in records]
@@ -515,6 +529,7 @@ def guess_catalogue(
     if entry["empty"]:
         report.guess("empty values", ", ".join(entry["empty"]), "they mean nothing", "catalogue.empty in the file")
     entry["fold_case"] = bool(given.get("fold_case"))
+    entry["unlabelled"] = given.get("unlabelled", "skip")
     for column in text if entry["labels_are"] == "values" else ():
         _doubt_text(column, labels, entry["separator"], records, report)
     return Catalogue(folder=entry.pop("folder", str(main[0].resolve().parent)), **entry), " + ".join(
@@ -534,7 +549,10 @@ def _is_multi_hot(columns: Sequence[Column]) -> bool:
 
 
 def _guess_labels(columns: list[Column], text: list[Column] | None, path: Path, named: str) -> list[Column]:
-    called = [c for c in columns if c.called("labels") and c.cells and c not in (text or [])]
+    usable = [c for c in columns if c.cells and c not in (text or [])]
+    called = [c for c in usable if c.called("labels")] or [c for c in usable if c.called("labels", ".*") and c.recurs]
+    # `label` is also what a title is called.
+    called = [c for c in called if c.recurs] or called
     stems = {re.sub(r"[ _-]?\d+$", "", c.name.strip().lower()) for c in called}
     exact = [c for c in called if re.fullmatch(r"labels?", c.name.strip(), re.IGNORECASE)]
     if exact or len(stems) == 1:
@@ -552,12 +570,14 @@ def _guess_labels(columns: list[Column], text: list[Column] | None, path: Path, 
     for group in (prefixed, flags):
         if len(group) > 2 and _is_multi_hot(group):
             return group
-    raise undecided("no column is known to hold the labels", path, f"columns {named}"[:2000], "--labels NAME")
+    likely = [c.name for c in usable if c.recurs and c.distinct > 0.01 and c.share(NUMBER.match) < 0.5]
+    hint = "--labels NAME" + (f"; values recur in {', '.join(likely)}" if likely else "")
+    raise undecided("no column is known to hold the labels", path, f"columns {named}"[:2000], hint)
 
 
 def _guess_texts(columns: list[Column], path: Path, named: str) -> list[Column]:
     usable = [c for c in columns if c.cells and "+" not in c.name and all(isinstance(cell, str) for cell in c.cells)]
-    called = [c for c in usable if c.called("text")]
+    called = [c for c in usable if c.called("text")] or [c for c in usable if c.called("labels") and not c.recurs]
     chosen = called or [c for c in usable if c.distinct >= 0.5 and c.share(lambda v: len(v.split()) > 1) >= 0.7]
     if not chosen or (len(chosen) > 3 and not called):
         raise undecided("no column is known to hold the text", path, f"columns {named}"[:2000], "--text 'NAME + NAME'")

@@ -29,7 +29,8 @@ class Options:
         test: tables with test items; without one, a share of the items is drawn.
         pictures: folder of pictures.
         form: keys of :class:`~vixml.config.registry.TableForm` that are given.
-        columns: `id`, `text`, `labels`, `labels_are`, `images`, `separator`, `image_separator`, `strip_html`, `fold_case`, `decimal`, if given.
+        columns: `id`, `text`, `labels`, `labels_are`, `images`, `separator`, `image_separator`, `strip_html`, `fold_case`,
+            `unlabelled`, `decimal`, if given.
         out: the file to write.
         config_dir: the project's configuration, for its models.
         test_fraction: share of the items that becomes test.

@@ -83,6 +83,11 @@ class Survey:
         return self.rows["train"] + self.rows["test"]
 
     @property
+    def left_out(self) -> int:
+        """Return the number of items that are in neither split, because they have no label."""
+        return sum(rules.get("unlabelled_left_out", 0) for rules in self.rules.values())
+
+    @property
     def in_both(self) -> int:
         """Return the number of test items whose text is that of a training item."""
         return sum(n for key, n in self._texts["test"].items() if key in self._texts["train"])
@@ -93,11 +98,12 @@ class Survey:
             self.per_item["train"] + self.per_item["test"],
             self.images_per_item["train"] + self.images_per_item["test"],
         )
-        without = per_item.count(0)
+        without, left_out = per_item.count(0), self.left_out
         lines = [
             f"items: {self.n_items:,} ({self.rows['train']:,} train, {self.rows['test']:,} test)",
             f"labels: {len(self.names):,}, {sum(per_item) / self.n_items:.2f} per item (at most {max(per_item)})",
-            f"items without a label: {without:,} ({without / self.n_items:.1%})",
+            f"items without a label: {without:,} ({without / self.n_items:.1%})"
+            + f"; {left_out:,} more are left out, to be tagged later (--keep-unlabelled)" * (left_out > 0),
             f"items with a picture: {sum(n > 0 for n in images):,} ({sum(n > 0 for n in images) / self.n_items:.1%})",
             f"labels seen once in train: {int((self.uses == 1).sum()):,} ({(self.uses == 1).mean():.1%})",
         ]
