@@ -194,7 +194,12 @@ def test_a_column_of_labels_is_known_by_its_name_and_because_its_values_recur(ne
         tmp_path / "t.csv", rows(label=lambda i: f"face {i}", tags=lambda i: f"t{i % 3}|smile", version=lambda i: i)
     )
     printed = " ".join(new("t.csv").split())
-    assert "labels tags" in printed and "id key" in printed and "text label" in printed and "not used version (1 of 4 columns" in printed
+    assert (
+        "labels tags" in printed
+        and "id key" in printed
+        and "text label" in printed
+        and "not used version (1 of 4 columns" in printed
+    )
     write_csv(
         tmp_path / "t.csv", rows(title=lambda i: f"a {i}", shoptags=lambda i: f"t{i % 3}|s", poster=lambda i: "x")
     )
