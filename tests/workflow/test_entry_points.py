@@ -161,9 +161,9 @@ def test_killed_again_and_again(finished, programs, tmp_path):
         return sum(MANIFEST in files for _, _, files in os.walk(made.root / "results"))
 
     while True:
-        # Four stages further each time, so that there is an end however slow the machine is; then at any moment.
+        # Five stages further each time, so that there is an end however slow the machine is; then at any moment.
         before, process = stages(), start(made, command)
-        while process.poll() is None and stages() < before + 4:
+        while process.poll() is None and stages() < before + 5:
             time.sleep(0.1)
         try:
             process.wait(timeout=moments.random())
