@@ -71,7 +71,7 @@ def aside(out: Path) -> list[dict]:
 def test_every_kind_of_table_has_the_tags_of_the_tagger(tagger, tmp_path, table, out):
     rows = [{"id": f"0{number}", "name": name, "more": "box"} for number, name in enumerate(NAMES)]
     counts = tag_table(tagger, write(tmp_path / table, rows), tmp_path / out, k=3)
-    assert counts == {"items": 7, "tagged": 7, "aside": 0, "faulty_pictures": 0}
+    assert counts == {"items": 7, "tagged": 7, "aside": 0, "faulty_pictures": 0, "no_tag": 0}
     expected = [
         (f"0{number}", rank, tag.label, round(tag.score, 5))
         for number, tags in enumerate(tagger.tag([f"{name} box" for name in NAMES], k=3))
