@@ -166,11 +166,7 @@ def tag(
     columns = Columns(id, text, pictures, char(separator), pictures_in, form)
     wanted = Wanted(name_by=labels_by, precision=precision, unlike=unlike, probability=probability)
     counts = tag_table(Tagger.load(model, device), table, out, k, columns, wanted)
-    none = (
-        f"; {counts['no_tag']:,} of them have none of the precision"
-        if counts["no_tag"] and precision is not None
-        else ""
-    )
+    none = f"; {counts['no_tag']:,} of them have none of the precision" if counts.get("no_tag") else ""
     print(f"{out}: tags of {counts['tagged']:,} items{none}")
     if counts["aside"] or counts["faulty_pictures"]:
         without = f", {counts['faulty_pictures']:,} tagged without a picture" if counts["faulty_pictures"] else ""

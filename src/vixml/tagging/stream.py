@@ -116,7 +116,7 @@ def tag_table(
 
     Returns:
         Counts: ``items``, ``tagged``, ``aside`` (not tagged), ``faulty_pictures`` (items tagged without a picture),
-        ``no_tag`` (items of which no tag has the precision).
+        and with a precision ``no_tag`` (items of which no tag has it).
 
     Raises:
         VixmlError: a table that cannot be read or lacks the columns, another ending, no item that can be tagged, or a model
@@ -142,7 +142,8 @@ def tag_table(
     identity = {"table": digest, "model": sha256_json(tagger.folder.header), "labels": sha256_json(tagger.ids)}
     identity |= {"options": options, "precision": tagger.precision, "offset": tagger.offset, "version": __version__}
     kept = kept_folder(out, "tagging", identity)
-    counts = dict.fromkeys(("items", "tagged", "aside", "faulty_pictures", "no_tag"), 0)
+    counts = dict.fromkeys(("items", "tagged", "aside", "faulty_pictures"), 0)
+    counts |= {"no_tag": 0} if wanted.precision is not None else {}
     work = partial(_read, tagger, fields_of(columns.text) if columns.text else None)
     with bar(f"tagging {paths[0].name}", lines) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
         rows = _items(paths, form, tagger, columns)
@@ -155,8 +156,8 @@ def tag_table(
                 found = _tag_chunk(tagger, chunk, read, wanted, limits)
                 write_json(done, _write_chunk(kept / f"{number:08d}{out.suffix}", found, wanted.schema))
                 advance(len(chunk))
-            for key, value in read_json(done).items():
-                counts[key] += value
+            found = read_json(done)
+            counts = {key: value + found[key] for key, value in counts.items()}
     if not counts["tagged"]:
         raise _nothing_tagged(paths[0], kept, counts)
     _join(kept, out, wanted.schema)
