@@ -15,6 +15,7 @@ from vixml.files import save_array, write_json
 from vixml.images.embeddings import FORMAT, ImageEmbeddings
 from vixml.provenance import stage
 from vixml.ragged import Ragged
+from vixml.retrieval.calibration import Calibration, calibrate
 from vixml.retrieval.predict import predict
 from vixml.retrieval.ridge import LabelTerm, local_ridge
 from vixml.retrieval.search import search
@@ -193,6 +194,7 @@ def test_chosen_inference_predicts_as_the_choice_says(run, tmp_path, split):
 def test_the_choice_measures_what_predict_does_on_held_out_rows(run, tmp_path, monkeypatch):
     """Every candidate's precisions are those of its predictions; the winner is what the stage writes."""
     monkeypatch.setattr(choose, "FEWEST", 1)
+    monkeypatch.setattr(choose, "FEWEST_QUERIES", 1)
     config = RunConfig(inference={"method": "chosen", "image_weight": 0.3, "lexical_weight": 0.3, "top_k": 8})
     inputs = {name: run[0] / name for name in ("corpus", "index", "embeddings", "lexical")}
     seeded = SeededRun("tiny", "one", 5, config)
@@ -205,6 +207,12 @@ def test_the_choice_measures_what_predict_does_on_held_out_rows(run, tmp_path, m
         found, _ = predicted(run, tmp_path, split="validation", **how.model_dump(exclude_defaults=True) | {"top_k": 8})
         hits = [labels[0] in true for labels, true in zip(found["labels"].tolist(), truth, strict=True)]
         assert tried[name] == pytest.approx(100 * np.mean(hits)), name
+    # What its scores are worth is learned from the predictions of what was chosen.
+    found, _ = predicted(run, tmp_path, split="validation", **record["inference"] | {"top_k": 20})
+    hits = np.array([np.isin(labels, list(true)) for labels, true in zip(found["labels"], truth, strict=True)])
+    expected = calibrate(found["labels"], found["scores"], hits, [len(true) for true in truth], None)
+    fitted = Calibration.model_validate(record["calibration"])
+    assert fitted.model_copy(update={"alarms": []}) == expected and len(fitted.alarms) == 5
     with pytest.raises(VixmlError, match="belongs to another run"):
         other = SeededRun("tiny", "two", 5, config)
         choose.choose_inference(other, inputs | {"trained": run[0] / "model"}, tmp_path / "no", torch.device("cpu"))

@@ -100,8 +100,10 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tagger, tmp_path, mon
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert not out.exists() and len(list((tmp_path / f"{out.name}-tagging").glob("0*.json"))) == 2
     done: list[int] = []
-    tag_chunk = stream._tag_chunk
-    monkeypatch.setattr(stream, "_tag_chunk", lambda *given: done.append(int(given[3].name)) or tag_chunk(*given))
+    write_chunk = stream._write_chunk
+    monkeypatch.setattr(
+        stream, "_write_chunk", lambda path, *given: done.append(int(path.stem)) or write_chunk(path, *given)
+    )
     counts = tag_table(tagger, table, out)
     assert done == [2, 3, 4, 5] and counts == {"items": 23, "tagged": 18, "aside": 5, "faulty_pictures": 0}
     assert out.read_bytes() == (tmp_path / f"whole{ending}").read_bytes()

@@ -116,6 +116,25 @@ def tag(
     labels_by: Annotated[
         Literal["text", "id"], typer.Option(help="Name labels by their text or by their id.")
     ] = "text",
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Write only tags of which this share is true, by items held out of training.",
+            show_default=False,
+        ),
+    ] = None,
+    unlike: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            show_default=False,
+            help="Put aside items unlike all training items; this share of ordinary items may be taken for such, e.g. 0.01.",
+        ),
+    ] = None,
+    probability: Annotated[bool, typer.Option("--probability", help="Write a column `probability`.")] = False,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
@@ -128,20 +147,27 @@ def tag(
     with the table. Killed at any point, the same command resumes and ends with
     the same bytes.
 
+    A score orders the labels of one item. What it is worth is known where 500
+    items or more were held out of training: then --precision, --unlike and
+    --probability work, and say what they mean.
+
     Example:
 
         vixml tag new.csv --model shop.model --out tags.csv --k 5
+        vixml tag new.csv --model shop.model --out tags.csv --precision 0.8 --unlike 0.01
         vixml tag 'parts/*.jsonl.gz' --model shop.model --out tags.parquet
     """
     from vixml.runtime import choose_device
-    from vixml.tagging.stream import Columns, aside_of, tag_table
+    from vixml.tagging.stream import Columns, Wanted, aside_of, tag_table
     from vixml.tagging.tagger import Tagger
 
     choose_device(device, threads)
     form = form_given(encoding, delimiter, quote, sheet, records, no_header)
     columns = Columns(id, text, pictures, char(separator), pictures_in, form)
-    counts = tag_table(Tagger.load(model, device), table, out, k, columns, labels_by)
-    print(f"{out}: tags of {counts['tagged']:,} items")
+    wanted = Wanted(name_by=labels_by, precision=precision, unlike=unlike, probability=probability)
+    counts = tag_table(Tagger.load(model, device), table, out, k, columns, wanted)
+    none = f"; {counts['no_tag']:,} of them have none of the precision" if counts.get("no_tag") else ""
+    print(f"{out}: tags of {counts['tagged']:,} items{none}")
     if counts["aside"] or counts["faulty_pictures"]:
         without = f", {counts['faulty_pictures']:,} tagged without a picture" if counts["faulty_pictures"] else ""
         print(f"{aside_of(out)}: {counts['aside']:,} rows put aside{without}; the reasons are there")

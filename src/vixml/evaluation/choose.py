@@ -19,7 +19,9 @@ from vixml.progress import warn
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
+from vixml.retrieval.calibration import FEWEST_QUERIES, RANKS, Calibration, calibrate
 from vixml.retrieval.opened import HELD_OUT, TRAIN_AGAIN, OpenedRun, check_run
+from vixml.retrieval.predict import CHOICE
 from vixml.retrieval.ranking import rank_labels, searched_labels
 
 # Values of each constant, in the order in which they are tried; only neighbours of the current value are.
@@ -70,10 +72,13 @@ def choose_inference(run: SeededRun, inputs: Mapping[str, Path], out: Path, devi
         rows = training_rows(inputs["trained"] / HELD_OUT, corpus.n("train"), TRAIN_AGAIN)
         search = Searcher(seed=run.seed, device=device)
         opened = OpenedRun(corpus, inputs, run.config.images, run.seed, rows, search.memory_mb)
-        choice = choose(Measured(opened, search), how, len(rows), run.config.has_prototypes)
+        measured = Measured(opened, search)
+        choice = choose(measured, how, len(rows), run.config.has_prototypes)
+        if choice.n_queries >= FEWEST_QUERIES:
+            choice = replace(choice, calibration=measured.calibration(choice.inference))
         if sentence := choice.restriction:
             warn(f"{run}: {sentence}")
-        write_json(work / "choice.json", choice.record())
+        write_json(work / CHOICE, choice.record())
         facts |= {"n_queries": choice.n_queries, "trials": len(choice.trials)}
 
 
@@ -108,17 +113,20 @@ class Choice:
         inference: what was chosen.
         n_queries: held-out queries.
         trials: all that was tried, in order; the first is the preset.
+        calibration: of the chosen inference; None for lack of held-out queries.
     """
 
     inference: Inference
     n_queries: int
     trials: tuple[Trial, ...]
+    calibration: Calibration | None = None
 
     @property
     def restriction(self) -> str:
         """Return that nothing was chosen for lack of held-out queries, as a sentence; nothing if it was."""
         few = self.n_queries < FEWEST
-        return f"{self.n_queries} held-out queries are too few to choose ({FEWEST}): the preset stays" if few else ""
+        why = f"{self.n_queries} held-out queries are too few to choose ({FEWEST}): the preset stays"
+        return f"{why}, and scores have no probabilities" if few else ""
 
     def record(self) -> dict[str, Any]:
         """Return the choice as JSON values."""
@@ -127,6 +135,7 @@ class Choice:
             "n_queries": self.n_queries,
             "restriction": self.restriction,
             "trials": [asdict(trial) for trial in self.trials],
+            "calibration": None if self.calibration is None else self.calibration.model_dump(mode="json"),
         }
 
 
@@ -268,24 +277,40 @@ class Measured:
 
     def __call__(self, how: Inference) -> np.ndarray:
         """Return P@1 and P@5 of each query: (n, 2) float64."""
-        how = how.model_copy(update={"top_k": DEPTH})
+        hits = self._hits(self._rank(how, DEPTH)[0])
+        return np.stack([hits[:, 0], hits.sum(axis=1) / DEPTH], axis=1, dtype=np.float64)
+
+    def calibration(self, how: Inference) -> Calibration:
+        """Return what the scores of this inference are worth."""
+        labels, scores = self._rank(how, RANKS)
+        queries, voters = self._vectors(how)
+        nearest = self.search(queries.voting, voters, 1)[1][:, 0] if len(voters) else None
+        return calibrate(labels, scores, self._hits(labels), self.truth.lengths, nearest)
+
+    def _hits(self, labels: np.ndarray) -> np.ndarray:
+        return np.concatenate([chunk.hits for chunk in hits_in_chunks(labels, self.truth, self.filter)])
+
+    def _vectors(self, how: Inference) -> tuple[Any, np.ndarray]:
+        """Return the vectors of queries and voters."""
         key = (how.image_weight, how.lexical_weight)
         if key not in self.vectors:
             # The first stay: its text vectors are those of the label searches.
             for old in list(self.vectors)[1:-1]:
                 self.search.forget(self.vectors.pop(old))
             self.vectors[key] = self.opened.queries(how), self.opened.voters(how)
-        queries, voters = self.vectors[key]
+        return self.vectors[key]
+
+    def _rank(self, how: Inference, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels and scores: (n, depth)."""
+        how, (queries, voters) = how.model_copy(update={"top_k": depth}), self._vectors(how)
         first = next(iter(self.vectors.values()))[0]
         for name in searched_labels(how):
             if name not in self.label_vectors:
                 self.label_vectors[name] = self.opened.labels(name)
         asked = replace(queries, text=first.text)
-        labels, _ = rank_labels(
+        return rank_labels(
             asked, self.label_vectors, voters, self.voter_labels, how, filter=self.filter, search=self.search
         )
-        hits = np.concatenate([chunk.hits for chunk in hits_in_chunks(labels, self.truth, self.filter)])
-        return np.stack([hits[:, 0], hits.sum(axis=1) / DEPTH], axis=1, dtype=np.float64)
 
 
 class _Remembered:

@@ -23,10 +23,12 @@ class Predictions:
 
     Attributes:
         labels: (n_queries, K) int32, best first, -1 at the end where there are fewer; memory-mapped.
+        scores: (n_queries, K) float32, memory-mapped.
         rows: (n_queries,) int64 rows of train for a validation split, None for test.
     """
 
     labels: np.ndarray
+    scores: np.ndarray
     rows: np.ndarray | None
 
 
@@ -65,7 +67,7 @@ def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predi
         )
     for start in range(0, len(labels), CHUNK):
         _check_rows(folder, start, np.asarray(labels[start : start + CHUNK]), scores[start : start + CHUNK], n_labels)
-    return Predictions(labels, rows)
+    return Predictions(labels, scores, rows)
 
 
 def _load_rows(path: Path, n_train: int) -> np.ndarray | None:

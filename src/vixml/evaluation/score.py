@@ -15,10 +15,12 @@ from vixml.data.propensity import inverse_propensity
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import DEEP_KS, KS, evaluate, hits_in_chunks
 from vixml.evaluation.predictions import Predictions, load_predictions
-from vixml.files import write_json
+from vixml.files import read_json, write_json
 from vixml.manifest import holds
 from vixml.provenance import read_manifest, stage
 from vixml.ragged import Ragged
+from vixml.retrieval.calibration import RANKS, Calibration, reliability
+from vixml.retrieval.predict import CHOICE
 
 SCHEMA_VERSION = 1
 
@@ -82,8 +84,24 @@ def score(
                 "n_labels": corpus.n_labels,
                 "filtered": filter is not None,
                 "breakdown": parts,
+                **_choice(inputs["predictions"], predictions, truth, filter),
             },
         )
+
+
+def _choice(folder: Path, predictions: Predictions, truth: Ragged, filter: Ragged | None) -> dict[str, Any]:
+    """Return, for inference that was chosen, the choice, and what its probabilities are worth on these queries."""
+    if not holds(folder, CHOICE):
+        return {}
+    choice = read_json(folder / CHOICE)
+    found = choice.pop("calibration", None)
+    if found is None:
+        return {"choice": choice}
+    labels = np.asarray(predictions.labels[:, :RANKS])
+    scores = np.where(labels >= 0, predictions.scores[:, :RANKS], -np.inf)
+    hits = np.concatenate([chunk.hits for chunk in hits_in_chunks(labels, truth, filter, checked=True)])
+    fitted = Calibration.model_validate(found)
+    return {"choice": choice, "reliability": reliability(fitted, scores, hits, len(truth.values))}
 
 
 def standard_errors(

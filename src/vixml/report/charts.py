@@ -127,8 +127,8 @@ class Series:
     ys: tuple[float, ...]
 
 
-def line_chart(series: Sequence[Series], label: str, title: str) -> str:
-    """Return an SVG drawing of lines over epochs."""
+def line_chart(series: Sequence[Series], label: str, title: str, x_label: str = "epoch") -> str:
+    """Return an SVG drawing of lines, over epochs or something else that has whole numbers."""
     xs, ys = [x for one in series for x in one.xs], [y for one in series for y in one.ys]
     first, last = min(xs), max(max(xs), min(xs) + 1)
     pad = (max(ys) - min(ys)) * 0.06 or max(abs(max(ys)) * 0.05, 0.01)
@@ -147,7 +147,7 @@ def line_chart(series: Sequence[Series], label: str, title: str) -> str:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
         chart.parts.append(f'<polyline class="{style}" points="{path}"/>')
     ends = ", ".join(f"{one.name} ends at {one.ys[-1]:.4g}" for one in series)
-    return chart.svg(f"{label}; {ends}", "epoch")
+    return chart.svg(f"{label}; {ends}", x_label)
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:

@@ -11,7 +11,9 @@ from vixml.data.corpus import Corpus
 from vixml.evaluation.metrics import hits_in_chunks
 from vixml.evaluation.predictions import load_predictions
 from vixml.files import read_json
+from vixml.report.chosen import choice_sentence
 from vixml.report.results import Result, load, t_quantile
+from vixml.retrieval.predict import CHOICE
 from vixml.stages import place
 from vixml.text import duration, markdown
 
@@ -82,10 +84,4 @@ def _first_hits(corpus: Corpus, result: Result) -> np.ndarray:
 def _chosen(project: Project, dataset: str, tagger: str, seed: int) -> str:
     """Return what was chosen on held-out training items."""
     folder = place("choose-inference", project.results, dataset=dataset, run=tagger, seed=seed)
-    record = read_json(folder / "choice.json")
-    moves = [
-        f"{trial['constant'].removeprefix('ridge.')} {trial['value']}" for trial in record["trials"] if trial["moved"]
-    ]
-    how = record["inference"]["method"] + (f", {', '.join(moves)}" if moves else ", as it was preset")
-    limit = f" ({record['restriction']})" if record["restriction"] else ""
-    return f"Chosen on {record['n_queries']:,} training items held out: {how}{limit}."
+    return choice_sentence(read_json(folder / CHOICE))

@@ -28,6 +28,7 @@ from vixml.images.store import ImageStore
 from vixml.manifest import MANIFEST, holds
 from vixml.provenance import stage
 from vixml.report.charts import breakdowns, curves
+from vixml.report.chosen import chosen_runs
 from vixml.report.evidence import DESCRIBED, PAPER, Commands, command, device, evidence, row_key, run_key, training_of
 from vixml.report.pages import interval, number, origin_sentence, summarise
 from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, mean_sd, stage_inputs
@@ -315,6 +316,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         ),
         "figures": _figures(options.figures, config_dir),
         "curves": _curves(results),
+        "chosen": chosen_runs(results),
         "gallery": shown,
         "breakdowns": breakdowns(results, options.side_by_side),
         "evidence": evidence(results, commands, found["metrics"]),

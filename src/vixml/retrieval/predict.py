@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from vixml.retrieval.ranking import rank_labels, searched_labels
 from vixml.retrieval.vote import popularity
 
 Split = Literal["test", "validation"]
+CHOICE = "choice.json"
 
 
 def predict(
@@ -32,7 +34,7 @@ def predict(
     device: str | torch.device = "cpu",
     memory_mb: float = 512,
 ) -> None:
-    """Write ``labels.npy`` and ``scores.npy`` (docs/formats.md) and, for validation, ``rows.npy``.
+    """Write ``labels.npy`` and ``scores.npy`` (docs/formats.md), for validation ``rows.npy``, and a copy of the choice.
 
     Queries of split ``validation`` are the training queries that the run held out; then only the others vote. On test
     all training queries vote. Pairs of the corpus's filter are never predicted, so that ``top_k`` others remain.
@@ -72,7 +74,10 @@ def predict(
     with stage(out, "predict", config=resolved, inputs=inputs, facts=facts) as work, room:
         corpus = Corpus.load(inputs["corpus"])
         rows = None if split == "test" else held_out_rows(inputs["trained"], corpus.n("train"))
-        how = run.config.inference if "choice" not in inputs else chosen(inputs["choice"], run.config.inference)
+        how = run.config.inference
+        if "choice" in inputs:
+            how = chosen(inputs["choice"], how)
+            shutil.copyfile(inputs["choice"] / CHOICE, work / CHOICE)
         search = Searcher(how.index, how.index_recall, run.seed, device, memory_mb)
         opened = OpenedRun(corpus, inputs, run.config.images, run.seed, rows, search.memory_mb)
         labels, scores = _rank(opened, how, search)
@@ -111,7 +116,7 @@ def _needed(inputs: Mapping[str, Path | None], config: RunConfig, split: Split) 
 def chosen(choice: Path, asked: Inference) -> Inference:
     """Return the inference that ``vixml choose-inference`` chose for a run; how many labels and how they are searched stay."""
     kept = asked.model_dump(include={"top_k", "index", "index_recall"})
-    return Inference.model_validate(read_json(choice / "choice.json")["inference"] | kept)
+    return Inference.model_validate(read_json(choice / CHOICE)["inference"] | kept)
 
 
 def _rank(opened: OpenedRun, how: Inference, search: Searcher) -> tuple[np.ndarray, np.ndarray]:

@@ -323,6 +323,7 @@ def _tagged(
             "label": tag.label,
             "id": tag.id,
             "score": tag.score,
+            "probability": tag.probability,
             "added": tag.id in names,
             "voters": [
                 {"id": one.id, "text": one.text, "similarity": one.similarity, "image": image(one)}

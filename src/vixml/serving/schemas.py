@@ -98,6 +98,7 @@ class TagOut(Schema):
     label: str
     id: str
     score: float = Field(description="Orders the labels of one item; no probability.")
+    probability: float | None = Field(description="That the label is true; null where the model cannot tell.")
     added: bool = Field(description="Whether the request added it.")
     voters: list[VoterOut] = Field(
         description="Nearest first. Where `votes` (/v1/models) is false they explain the label only."

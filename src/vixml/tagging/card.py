@@ -58,8 +58,8 @@ def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnai
         "## Intended use",
         "",
         f"To propose labels for items like those of {dataset.title}, for people or programs that can reject a wrong one. A "
-        "score orders the labels of one item; it is no probability. Labels that no training item had, and texts of another "
-        "kind or language, get worse tags than the scores above say.",
+        "score orders the labels of one item; `calibration.json`, where there is one, says what it is worth. Labels that no "
+        "training item had, and texts of another kind or language, get worse tags than the scores above say.",
         "",
         "## Data",
         "",

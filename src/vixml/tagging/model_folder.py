@@ -26,11 +26,12 @@ from vixml.images.vision import Lite0, VisionEncoder, efficientnet_lite0, open_h
 from vixml.models.backbone import expect_shapes
 from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
+from vixml.retrieval.calibration import Calibration
 from vixml.runtime import choose_precision, dtype_of
 
 HEADER, FORMAT, VERSION = "model.json", "vixml-model", 1
 LANGUAGE, HEAD, VISION, LITE0 = "language", "head.safetensors", "vision", "vision/lite0.safetensors"
-LABELS, NEIGHBOURS, LEXICAL = "labels", "neighbours", "lexical.npy"
+LABELS, NEIGHBOURS, LEXICAL, CALIBRATION = "labels", "neighbours", "lexical.npy", "calibration.json"
 KEYS = {"precision", "n_labels", "dim", "tokens", "image_dim", "vision", "files"}
 TRAINING_ONLY = ("centroid", "has_centroid")  # buffers: prototypes are packed as vectors
 COPY_AGAIN = "copy the folder again, or write it again with `vixml pack`"
@@ -105,6 +106,10 @@ class ModelFolder:
     def array(self, name: str) -> np.ndarray:
         """Return an array, memory-mapped; writing to it changes no file."""
         return np.load(self.path(name), mmap_mode="c", allow_pickle=False)  # torch shares writable arrays only
+
+    def calibration(self) -> Calibration | None:
+        """Return what the model's scores are worth; None if nothing was held out to tell."""
+        return _read(self.folder, CALIBRATION.removesuffix(".json"), Calibration) if CALIBRATION in self else None
 
     def items(self, part: str) -> pa.Table:
         """Return the columns ``id`` and ``text`` of the labels or of the neighbours."""

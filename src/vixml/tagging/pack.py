@@ -25,10 +25,11 @@ from vixml.models.inputs import RunInputs
 from vixml.provenance import describe_input, describe_outputs, read_manifest
 from vixml.retrieval.index import Trained
 from vixml.retrieval.opened import OpenedRun
-from vixml.retrieval.predict import chosen
+from vixml.retrieval.predict import CHOICE, chosen
 from vixml.stages import Job
 from vixml.tagging.card import card
 from vixml.tagging.model_folder import (
+    CALIBRATION,
     FORMAT,
     HEAD,
     HEADER,
@@ -174,6 +175,9 @@ def _write(work: Path, job: Job, config: RunConfig, neighbours: bool, thumbnails
     for name in ("u", "z"):
         if holds(index, f"label_{name}.npy"):
             shutil.copyfile(index / f"label_{name}.npy", work / LABELS / f"{name}.npy")
+    choice = read_json(job.folder("choose-inference") / CHOICE) if job.run.inference.method == "chosen" else {}
+    if fitted := choice.get("calibration"):
+        write_json(work / CALIBRATION, fitted)
     if config.inference.lexical_weight > 0:
         shutil.copyfile(folders["lexical"] / "weights.npy", work / LEXICAL)
     if neighbours:

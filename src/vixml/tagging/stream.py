@@ -10,13 +10,14 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -67,13 +68,38 @@ class Columns:
     form: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which tags are written, and how.
+
+    Attributes:
+        k: of :func:`tag_table`.
+        name_by: ``text`` or ``id`` of a label.
+        precision: share of the tags that are to be true: others are left out; None: all k are written.
+        unlike: share of ordinary items that may be taken for items unlike all training items, which are put aside; None:
+            nothing is.
+        probability: write a further column, ``probability``.
+    """
+
+    k: int = 10
+    name_by: str = "text"
+    precision: float | None = None
+    unlike: float | None = None
+    probability: bool = False
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the columns that are written."""
+        return TAGS.append(pa.field("probability", pa.float32())) if self.probability else TAGS
+
+
 def tag_table(
     tagger: Tagger,
     table: Path | str | Sequence[Path | str],
     out: Path | str,
     k: int = 10,
     columns: Columns | None = None,
-    name_by: str = "text",
+    wanted: Wanted | None = None,
 ) -> dict[str, int]:
     """Write the tags of every item of a table, and beside it the rows that were put aside.
 
@@ -84,37 +110,40 @@ def tag_table(
         out: ``.csv``, ``.jsonl`` or ``.parquet`` with ``id``, ``rank`` (from 1), ``label`` and ``score``, one row per tag. Rows
             that cannot be tagged are in ``<out>.aside.csv`` with their reason; items that were tagged without a picture that
             cannot be read are there, too.
-        k: tags of an item.
+        k: tags of an item at most.
         columns: of the table.
-        name_by: ``text`` or ``id`` of a label.
+        wanted: which tags, and how.
 
     Returns:
-        Counts: ``items``, ``tagged``, ``aside`` (not tagged), ``faulty_pictures`` (items tagged without a picture).
+        Counts: ``items``, ``tagged``, ``aside`` (not tagged), ``faulty_pictures`` (items tagged without a picture),
+        and with a precision ``no_tag`` (items of which no tag has it).
 
     Raises:
-        VixmlError: a table that cannot be read or lacks the columns, another ending, or no item that can be tagged.
+        VixmlError: a table that cannot be read or lacks the columns, another ending, no item that can be tagged, or a model
+            that does not know what its scores are worth.
     """
-    out, columns = Path(out), columns or Columns()
+    out, columns, wanted = Path(out), columns or Columns(), replace(wanted or Wanted(), k=k)
     named = [table] if isinstance(table, (str, Path)) else table
     paths = [path for pattern in named for path in expand(Path(pattern))]
     if out.resolve() in {path.resolve() for path in paths}:
         raise VixmlError("the tags would replace the table", where=out, hint="name another file with --out")
-    if out.suffix not in ENDINGS or name_by not in ("text", "id") or k < 1:
-        found = f"{out.name}, labels by {name_by}, k {k}"
+    if out.suffix not in ENDINGS or wanted.name_by not in ("text", "id") or wanted.k < 1:
+        found = f"{out.name}, labels by {wanted.name_by}, k {wanted.k}"
         expected = f"a name that ends in {', '.join(ENDINGS)}; text or id; 1 or more"
         raise VixmlError("tags cannot be written like this", where=out, found=found, expected=expected)
     if columns.pictures and not tagger.reads_images:
         warn(f"{tagger.folder.folder}: this model reads text only; the column {columns.pictures} is not looked at")
-    size = tagger.at_once
+    limits, size = _limits(tagger, wanted), tagger.at_once
     digest, lines = _digest(paths)
     form = _form(tagger, paths, columns)
     told = {name: value if value is None else str(value) for name, value in vars(columns).items()}
     told |= {"form": form.model_dump()}
-    options = {"k": k, "name_by": name_by, "size": size, "ending": out.suffix, "columns": told}
+    options = {**vars(wanted), "size": size, "ending": out.suffix, "columns": told}
     identity = {"table": digest, "model": sha256_json(tagger.folder.header), "labels": sha256_json(tagger.ids)}
     identity |= {"options": options, "precision": tagger.precision, "offset": tagger.offset, "version": __version__}
     kept = kept_folder(out, "tagging", identity)
     counts = dict.fromkeys(("items", "tagged", "aside", "faulty_pictures"), 0)
+    counts |= {"no_tag": 0} if wanted.precision is not None else {}
     work = partial(_read, tagger, fields_of(columns.text) if columns.text else None)
     with bar(f"tagging {paths[0].name}", lines) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
         rows = _items(paths, form, tagger, columns)
@@ -124,14 +153,14 @@ def tag_table(
                 advance.skip(len(chunk))
             else:
                 read = list(map_in_order(pool, work, chunk, 64) if tagger.reads_images else map(work, chunk))
-                found = _tag_chunk(tagger, chunk, read, kept / f"{number:08d}", out.suffix, k, name_by)
-                write_json(done, found)
+                found = _tag_chunk(tagger, chunk, read, wanted, limits)
+                write_json(done, _write_chunk(kept / f"{number:08d}{out.suffix}", found, wanted.schema))
                 advance(len(chunk))
-            for key, value in read_json(done).items():
-                counts[key] += value
+            found = read_json(done)
+            counts = {key: value + found[key] for key, value in counts.items()}
     if not counts["tagged"]:
         raise _nothing_tagged(paths[0], kept, counts)
-    _join(kept, out)
+    _join(kept, out, wanted.schema)
     shutil.rmtree(kept)
     return counts
 
@@ -141,35 +170,97 @@ def aside_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.aside.csv")
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Scores and similarities from which on a tag, or an item, counts; -inf: all do."""
+
+    score: float = -math.inf
+    similarity: float = -math.inf
+
+
+def _limits(tagger: Tagger, wanted: Wanted) -> Limits:
+    """Return the limits that are asked for, and print what they mean.
+
+    Raises:
+        VixmlError: the model was trained without held-out items, or is not that good on them.
+    """
+    fitted, asked = tagger.calibration, (wanted.precision, wanted.unlike)
+    if fitted is None and (wanted.probability or asked != (None, None)):
+        raise VixmlError(
+            "this model does not know what its scores are worth",
+            where=tagger.folder.folder,
+            found="no calibration.json: too few items were held out of its training, or inference was not chosen on them",
+            hint="leave out --precision, --unlike and --probability; or fit a catalogue with 4,000 training items or more",
+        )
+    limits = Limits()
+    if wanted.precision is not None:
+        one = fitted.threshold(wanted.precision)
+        limits = replace(limits, score=one.score)
+        print(
+            f"tags with a score of {one.score:.4g} or more: on held-out items {one.precision:.0%} of them were true, they held "
+            f"{one.recall:.0%} of the true labels, and {one.items:.0%} of the items kept one (--precision)",
+            file=sys.stderr,
+        )
+    if wanted.unlike is not None:
+        alarm = fitted.alarm(wanted.unlike)
+        limits = replace(limits, similarity=alarm.similarity)
+        print(
+            f"items whose nearest training item has a similarity below {alarm.similarity:.3f} are put aside, which happened to "
+            f"{alarm.share:.1%} of the held-out items (--unlike)",
+            file=sys.stderr,
+        )
+    return limits
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tags of some rows, the rows that are put aside, and counts."""
+
+    tags: list[tuple[Any, ...]]
+    aside: list[tuple[str, str, str, str]]
+    counts: dict[str, int]
+
+
 def _tag_chunk(
-    tagger: Tagger,
-    chunk: Sequence[Row],
-    read: Sequence[Read | VixmlError],
-    path: Path,
-    ending: str,
-    k: int,
-    name_by: str,
-) -> dict[str, int]:
-    """Write the tags of some rows, and those that are put aside; return their counts."""
-    good = [(item, one) for (_, item, _), one in zip(chunk, read, strict=True) if isinstance(one, Read)]
+    tagger: Tagger, chunk: Sequence[Row], read: Sequence[Read | VixmlError], wanted: Wanted, limits: Limits
+) -> Chunk:
+    """Tag some rows."""
+    good = [(row, one) for row, one in zip(chunk, read, strict=True) if isinstance(one, Read)]
     aside = []
     for (where, item, _), one in zip(chunk, read, strict=True):
         faults = [_reason(one)] if not isinstance(one, Read) else one.faults
         aside += [(where, item, reason, "yes" if isinstance(one, Read) else "no") for reason in faults]
-    ids, scores = tagger.rank(tagger.queries([one for _, one in good]), k) if good else ((), ())
-    names = tagger.labels if name_by == "text" else tagger.ids
-    tags = [
-        (item, rank, names[label], score)
-        for (item, _), labels, values in zip(good, ids, scores, strict=True)
-        for rank, (label, score) in enumerate(zip(labels.tolist(), values.tolist(), strict=True), start=1)
-        if label >= 0
-    ]
-    with atomic_path(path.with_suffix(ending)) as temporary:
-        _WRITERS[ending](temporary, tags)
-    with atomic_path(path.with_suffix(".aside")) as temporary:
-        _write_csv(temporary, aside)
+    names = tagger.labels if wanted.name_by == "text" else tagger.ids
+    tags, n_unlike, n_empty = [], 0, 0
+    if good:
+        queries = tagger.queries([one for _, one in good])
+        ids, scores = tagger.rank(queries, wanted.k)
+        near = tagger.similarity(queries).tolist() if wanted.unlike is not None else [math.inf] * len(good)
+        more = tagger.calibration(scores).tolist() if wanted.probability else None
+        for row, ((where, item, _), _) in enumerate(good):
+            if near[row] < limits.similarity:
+                n_unlike += 1
+                aside.append(
+                    (where, item, f"unlike all training items: similarity {near[row]:.3f} to the nearest", "no")
+                )
+                continue
+            before = len(tags)
+            for rank, (label, score) in enumerate(zip(ids[row].tolist(), scores[row].tolist(), strict=True), start=1):
+                if label >= 0 and score >= limits.score:
+                    tags.append((item, rank, names[label], score, *(more[row][rank - 1 : rank] if more else ())))
+            n_empty += len(tags) == before
     faulty = sum(isinstance(one, Read) and bool(one.faults) for one in read)
-    return {"items": len(chunk), "tagged": len(good), "aside": len(chunk) - len(good), "faulty_pictures": faulty}
+    counts = {"items": len(chunk), "tagged": len(good) - n_unlike, "faulty_pictures": faulty, "no_tag": n_empty}
+    return Chunk(tags, aside, counts | {"aside": len(chunk) - len(good) + n_unlike})
+
+
+def _write_chunk(path: Path, found: Chunk, schema: pa.Schema) -> dict[str, int]:
+    """Write the tags of some rows, and those that are put aside; return their counts."""
+    with atomic_path(path) as temporary:
+        _WRITERS[path.suffix](temporary, found.tags, schema)
+    with atomic_path(path.with_suffix(".aside")) as temporary:
+        _write_csv(temporary, found.aside)
+    return found.counts
 
 
 def _read(tagger: Tagger, fields: Sequence[str] | None, row: Row) -> Read | VixmlError:
@@ -186,7 +277,7 @@ def _reason(error: VixmlError) -> str:
     return error.what if error.found is None else f"{error.what}: {error.found}"
 
 
-def _write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+def _write_csv(path: Path, rows: Sequence[Sequence[Any]], schema: pa.Schema | None = None) -> None:
     written = io.StringIO()
     csv.writer(written, lineterminator="\n").writerows(
         [f"{value:.6f}" if isinstance(value, float) else value for value in row] for row in rows
@@ -194,30 +285,34 @@ def _write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     path.write_text(written.getvalue(), encoding="utf-8")
 
 
-def _write_jsonl(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+def _write_jsonl(path: Path, rows: Sequence[Sequence[Any]], schema: pa.Schema) -> None:
     lines = [
-        json.dumps(dict(zip(TAGS.names, (*row[:3], round(row[3], 6)), strict=True)), ensure_ascii=False) for row in rows
+        json.dumps(
+            dict(zip(schema.names, (*row[:3], *(round(value, 6) for value in row[3:])), strict=True)),
+            ensure_ascii=False,
+        )
+        for row in rows
     ]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _write_parquet(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    columns = list(zip(*rows, strict=True)) or [[]] * len(TAGS)
-    pq.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, TAGS, strict=True)], schema=TAGS), path)
+def _write_parquet(path: Path, rows: Sequence[Sequence[Any]], schema: pa.Schema) -> None:
+    columns = list(zip(*rows, strict=True)) or [[]] * len(schema)
+    pq.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema), path)
 
 
 _WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
 
 
-def _join(kept: Path, out: Path) -> None:
+def _join(kept: Path, out: Path, schema: pa.Schema) -> None:
     """Write all chunks as one file, and the rows that were put aside as another, if there are any."""
     with atomic_path(out) as temporary:
         if out.suffix == ".parquet":
-            with pq.ParquetWriter(temporary, TAGS) as writer:
+            with pq.ParquetWriter(temporary, schema) as writer:
                 for part in sorted(kept.glob("*.parquet")):
                     writer.write_table(pq.ParquetFile(part).read())
         else:
-            _concatenate(sorted(kept.glob(f"*{out.suffix}")), temporary, TAGS.names if out.suffix == ".csv" else ())
+            _concatenate(sorted(kept.glob(f"*{out.suffix}")), temporary, schema.names if out.suffix == ".csv" else ())
     parts = sorted(kept.glob("*.aside"))
     if any(part.stat().st_size for part in parts):
         with atomic_path(aside_of(out)) as temporary:

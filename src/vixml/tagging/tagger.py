@@ -75,12 +75,15 @@ class Tag:
         score: orders the labels of one item; no probability.
         voters: the nearest training items that have the label, nearest first. Where the model searches labels only
             (:attr:`Tagger.votes` is False) they explain a tag and did not decide it.
+        probability: that the label is true, for items like those of train; None where nothing was held out to tell
+            (:attr:`Tagger.calibration`).
     """
 
     label: str
     id: str
     score: float
     voters: tuple[Voter, ...] = ()
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class Tagger:
         folder: the opened model folder.
         labels: text of each label, or its id if it has none; added ones come last.
         ids: likewise their ids.
+        calibration: what scores are worth: probabilities, thresholds, and the limit for items unlike all others; None if
+            no items were held out to tell.
         n_known: number of labels that were trained.
         offset: added to the similarity of added labels; set it at any time (:meth:`add_labels`).
 
@@ -141,7 +146,7 @@ class Tagger:
         self._added = {name: vectors[:0] for name, vectors in self._known.items()}
         self._terms = folder.array(LEXICAL) if run.inference.lexical_weight > 0 else None
         self._voters = self._voter_labels = self._voter_items = None
-        self._thumbnails = Thumbnails.open(folder)
+        self._thumbnails, self.calibration = Thumbnails.open(folder), folder.calibration()
         if f"{NEIGHBOURS}/vectors.npy" in folder:
             self._voters = on_device(folder.array(f"{NEIGHBOURS}/vectors.npy"), device)
             self._voter_labels = Ragged.load(folder.folder / NEIGHBOURS / "labels")
@@ -219,14 +224,26 @@ class Tagger:
         """Return the k best labels of each query (:meth:`queries`); otherwise as :meth:`tag`."""
         ids, scores = self.rank(queries, k)
         named = self._name_voters(queries, ids, voters)
+        chances = [[None] * ids.shape[1]] * len(ids) if self.calibration is None else self.calibration(scores).tolist()
         return [
             [
-                Tag(self.labels[label], self.ids[label], float(score), named.get((row, label), ()))
-                for label, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True)
+                Tag(self.labels[label], self.ids[label], score, named.get((row, label), ()), chance)
+                for label, score, chance in zip(ids[row].tolist(), scores[row].tolist(), chances[row], strict=True)
                 if label >= 0
             ]
             for row in range(len(ids))
         ]
+
+    def similarity(self, queries: Queries) -> np.ndarray:
+        """Return how near each query is to its nearest training item: (n,) float32 cosines (:meth:`Calibration.alarm`).
+
+        Raises:
+            VixmlError: the folder was packed without training items.
+        """
+        if self._voters is None:
+            hint = "pack it with its neighbours"
+            raise VixmlError("this model holds no training items to compare with", where=self.folder.folder, hint=hint)
+        return self._search(queries.voting, self._voters, 1)[1][:, 0]
 
     def encode(self, items: Iterable[Item]) -> np.ndarray:
         """Return the vector of each item, (n, dim) float32, of unit length; arguments and errors are those of :meth:`tag`."""

@@ -135,7 +135,7 @@ function entry(tag, best) {
   const track = make("div", { className: "track" }, bar);
   track.setAttribute("aria-hidden", "true");
   const name = make("div", { className: "name" }, make("b", { textContent: tag.label }),
-    make("span", { className: "score" }, make("span", { className: "hidden", textContent: "score " }), tag.score.toFixed(3)));
+    make("span", { className: "score" }, ...worth(tag)));
   const made = make("li", { className: tag.added ? "own" : "" }, name, track);
   if (tag.voters.length) {
     const what = model.votes ? "Training items that voted for it:" : "Training items near it that have the label:";
@@ -143,6 +143,11 @@ function entry(tag, best) {
       make("ul", { className: "voters" }, ...tag.voters.map(voter)));
   }
   return made;
+}
+
+function worth(tag) {
+  const percent = tag.probability === null ? null : `${Math.round(100 * tag.probability)} %`;
+  return [make("span", { className: "hidden", textContent: percent ? "probability " : "score " }), percent ?? tag.score.toFixed(3)];
 }
 
 function voter(one) {
