@@ -465,7 +465,9 @@ class Tagger:
         u = torch.from_numpy(self._encode(labels, "label", unit=False)[0])
         unit = F.normalize(u, dim=1)
         found = {"u": unit.numpy()}
-        if "z" in self._known:
+        if "z" in self._known and self._model.prototypes is None:  # all-labels: a label without training items
+            found["z"] = found["u"]
+        elif "z" in self._known:
             nearest = search(found["u"], self.folder.array(f"{LABELS}/u.npy"), 1)[0][:, 0]
             model, device = self._model, self.device
             cluster = model.cluster[torch.from_numpy(nearest).long().to(device)]
