@@ -197,6 +197,7 @@ def main(config_dir: str = "config") -> None:
     world, runs = load_world(config_dir), load_runs(config_dir)
     for (dataset, name), run in runs.items():
         trains = run.needs_encoder and run.reuse is None and run.training.epochs
+        trains = trains and run.method != "all-labels"  # its memory depends on the number of labels
         if trains and world.datasets[dataset].expect is not None:
             job = Job.of(world, dataset, run)
             wanted.setdefault(key_of(job), (f"{dataset}/{name}", job))

@@ -1,0 +1,151 @@
+"""Compare forms of training on queries held out of PICTO's train, with a tenth of the labels held out whole (D34).
+
+A label held out whole has no training query, as labels that are new to a catalogue; its pairs with the held-out queries remain. Each
+form is trained once per split and searched by z, by u, and with local ridge votes. Test data is not read. Nothing is timed but the
+processor time of the trainings.
+
+    python benchmarks/label_vectors.py text all-labels 0      # modality, form, split: adds to the results
+    python benchmarks/label_vectors.py                        # prints the table
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+from torch.nn import functional as F
+
+from vixml.config.load import load_runs, load_world, merge
+from vixml.config.run import Inference, RunConfig, SeededRun
+from vixml.files import read_json
+from vixml.models.encode import all_prototypes, encode_items
+from vixml.models.inputs import RunInputs
+from vixml.progress import Quiet
+from vixml.ragged import Ragged
+from vixml.retrieval.ranking import Queries, rank_labels
+from vixml.runtime import choose_device
+from vixml.training.checkpoint import Checkpoint
+from vixml.training.train import State, Training, TrainingView, fit, new_state, open_training, refit_labels
+
+OUT = measure.RESULTS / "label_vectors.json"
+COLD = 0.1  # share of labels held out whole
+ALL = {"method": "all-labels"}
+FORMS: dict[str, dict[str, Any]] = {
+    "prime": {"training": {"refit_epochs": 1}},  # its label vectors are left out of its scores
+    "all-labels": ALL,
+    "all-labels-u0.1": ALL | {"loss": {"text_weight": 0.1}},
+    "all-labels-u0.3": ALL | {"loss": {"text_weight": 0.3}},
+    "all-labels-u1": ALL | {"loss": {"text_weight": 1.0}},
+}
+REFITS: dict[str, dict[str, Any]] = {  # of the same trained model
+    "prime-refit-3": {"training": {"refit_epochs": 3}},
+    "prime-refit-10": {"training": {"refit_epochs": 10}},
+    "prime-refit-30": {"training": {"refit_epochs": 30}},
+    "prime-refit-10-lr2e-3": {"training": {"refit_epochs": 10}, "optimizer": {"lr_labels": 2e-3}},
+    "prime-refit-10-t0.05": {"training": {"refit_epochs": 10}, "loss": {"temperature": 0.05}},
+}
+RIDGE = {"frequency_power": 0.0, "prototype_weight": 0.3, "text_weight": 0.0}
+BALANCED = {"frequency_power": 0.1, "prototype_weight": 0.3, "text_weight": 0.2}
+SEARCHES = {
+    "z": {"labels_as": "z"},
+    "u": {"labels_as": "u"},
+    "augmented": {"method": "retrieval-augmented", "label_weight": 0.5},
+    "precise": {"method": "local-ridge", "ridge": RIDGE},
+    "balanced": {"method": "local-ridge", "ridge": BALANCED},
+}
+
+
+def trained(modality: str, form: str, split: int, results: Path) -> tuple[Training, State, np.ndarray, Ragged]:
+    """Train a form; return it, its state, whether each label is cold, and the whole truth."""
+    base = load_runs("config")["picto", f"form-{modality}-split{split}"]
+    config = RunConfig.model_validate(merge(base.model_dump(), FORMS[form]))
+    data, device = results / "data/picto", choose_device("cpu", 1)
+    embeddings = data / "embeddings/efficientnet-lite0" if config.uses_images else None
+    inputs = RunInputs(data / "corpus", data / "tokens/minilm-l3-32", embeddings, results / "models/minilm-l3")
+    propensity = load_world("config").datasets["picto"].propensity
+    training = open_training(SeededRun("picto", form, split, config), propensity, inputs, device)
+    whole = training.data.truth
+    cold = np.zeros(whole.n_cols, dtype=bool)
+    cold[np.random.default_rng(split).permutation(whole.n_cols)[: round(COLD * whole.n_cols)]] = True
+    warm = whole.select(~cold[whole.values])
+    rows = training.data.rows[warm.lengths[training.data.rows] > 0]
+    training = replace(training, data=replace(training.data, truth=warm, rows=rows))
+    state = new_state(training)
+    folder = Path(f".trials/{modality}-{form}-{split}")
+    fit(training, state, Checkpoint(folder, {}, 1e6), TrainingView(Quiet(), form, 1))
+    return training, state, cold, whole
+
+
+def scores(training: Training, cold: np.ndarray, whole: Ragged) -> dict[str, Any]:
+    """Return precision and recall of the held-out queries for every search, in percent, and hits for paired comparisons."""
+    data, model, held = training.data, training.model, training.held_out
+    u = encode_items(model, data.labels, training.precision)
+    vectors = {"u": F.normalize(u, dim=1).numpy(), "z": all_prototypes(model, u).numpy()}
+    voters, queries = (
+        F.normalize(encode_items(model, data.queries.take(rows), training.precision), dim=1).numpy()
+        for rows in (data.rows, held)
+    )
+    truth, found = whole.take(held), {}
+    of_cold = truth.select(cold[truth.values])
+    for name, change in SEARCHES.items():
+        how = Inference.model_validate({"method": "label-search", "top_k": 100} | change)
+        labels, _ = rank_labels(Queries(queries, queries), vectors, voters, data.used_truth, how)
+        hits, hits_cold = (np.stack([np.isin(top, t.row(i)) for i, top in enumerate(labels)]) for t in (truth, of_cold))
+        n, n_cold = truth.lengths, of_cold.lengths
+        has = n_cold > 0
+        found[name] = {
+            "P@1": 100 * float(hits[:, 0].mean()),
+            "P@5": 100 * float(hits[:, :5].mean()),
+            "R@100": 100 * float((hits.sum(1) / np.maximum(n, 1)).mean()),
+            "cold R@10": 100 * float((hits_cold[:, :10].sum(1)[has] / n_cold[has]).mean()),
+            "cold R@100": 100 * float((hits_cold.sum(1)[has] / n_cold[has]).mean()),
+            "each": [hits[:, 0].astype(int).tolist(), hits[:, :5].sum(1).tolist()],
+        }
+    return found
+
+
+def main() -> None:
+    """Train one form, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modality", nargs="?", choices=["text", "vixml"])
+    parser.add_argument("form", nargs="?", choices=FORMS)
+    parser.add_argument("split", nargs="?", type=int, choices=[0, 1, 2])
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where PICTO was built")
+    given = parser.parse_args()
+    rows = read_json(OUT)["rows"] if OUT.exists() else []
+    if given.modality:
+        started = time.process_time()
+        training, state, *pairs = trained(given.modality, given.form, given.split, given.results)
+        if given.form == "prime":
+            training.model.has_vector.zero_()
+        of = {given.form: (scores(training, *pairs), time.process_time() - started)}
+        for name, change in REFITS.items() if given.form == "prime" else ():
+            started = time.process_time()
+            config = RunConfig.model_validate(merge(training.config.model_dump(), change))
+            refit_labels(replace(training, config=config), state, TrainingView(Quiet(), name, 1))
+            of[name] = scores(training, *pairs), time.process_time() - started
+        same = {"modality": given.modality, "split": given.split, "precision": training.precision}
+        new = [{**same, "form": name, "seconds": s, "found": found} for name, (found, s) in of.items()]
+        rows = [
+            row
+            for row in rows
+            if all(
+                row["form"] != one["form"] or (row["modality"], row["split"]) != (given.modality, given.split)
+                for one in new
+            )
+        ]
+        measure.record(OUT, {"benchmark": "label_vectors", "cold": COLD, "rows": [*rows, *new]})
+        rows = new
+    for row in rows:
+        print(f"{row['modality']} {row['form']} split {row['split']}: {row['seconds']:.0f} s of processor time")
+        for name, values in row["found"].items():
+            print(f"  {name:<10}" + "".join(f"{key} {v:6.2f}  " for key, v in values.items() if key != "each"))
+
+
+if __name__ == "__main__":
+    main()
