@@ -43,11 +43,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "all-labels-u1": ALL | {"loss": {"text_weight": 1.0}},
 }
 REFITS: dict[str, dict[str, Any]] = {  # of the same trained model
-    "prime-refit-3": {"training": {"refit_epochs": 3}},
-    "prime-refit-10": {"training": {"refit_epochs": 10}},
     "prime-refit-30": {"training": {"refit_epochs": 30}},
-    "prime-refit-10-lr2e-3": {"training": {"refit_epochs": 10}, "optimizer": {"lr_labels": 2e-3}},
-    "prime-refit-10-t0.05": {"training": {"refit_epochs": 10}, "loss": {"temperature": 0.05}},
+    "prime-refit-30-t0.05": {"training": {"refit_epochs": 30}, "loss": {"temperature": 0.05}},
 }
 RIDGE = {"frequency_power": 0.0, "prototype_weight": 0.3, "text_weight": 0.0}
 BALANCED = {"frequency_power": 0.1, "prototype_weight": 0.3, "text_weight": 0.2}
@@ -104,7 +101,7 @@ def scores(training: Training, cold: np.ndarray, whole: Ragged) -> dict[str, Any
             "R@100": 100 * float((hits.sum(1) / np.maximum(n, 1)).mean()),
             "cold R@10": 100 * float((hits_cold[:, :10].sum(1)[has] / n_cold[has]).mean()),
             "cold R@100": 100 * float((hits_cold.sum(1)[has] / n_cold[has]).mean()),
-            "each": [hits[:, 0].astype(int).tolist(), hits[:, :5].sum(1).tolist()],
+            "hits": ["".join(map(str, n)) for n in (hits[:, 0].astype(int), hits[:, :5].sum(1))],
         }
     return found
 
@@ -144,7 +141,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['modality']} {row['form']} split {row['split']}: {row['seconds']:.0f} s of processor time")
         for name, values in row["found"].items():
-            print(f"  {name:<10}" + "".join(f"{key} {v:6.2f}  " for key, v in values.items() if key != "each"))
+            print(f"  {name:<10}" + "".join(f"{key} {v:6.2f}  " for key, v in values.items() if key != "hits"))
 
 
 if __name__ == "__main__":
