@@ -228,6 +228,7 @@ def test_a_refit_goes_downhill_and_repeats_its_bytes():
     ("given", "said"),
     [
         ({"loss": {"text_weight": 0.5}}, "loss.text_weight is for method 'all-labels'"),
+        ({"loss": "all-labels"}, "set `method: all-labels`"),
         ({"loss": {"sampled_labels": 5}}, "loss.sampled_labels is for"),
         ({"training": {"refit_epochs": 2}, "loss": {"text_weight": 0.5}}, "loss.text_weight is for"),
         ({"method": "all-labels", "training": {"refit_epochs": 2}}, "set training.refit_epochs to 0"),

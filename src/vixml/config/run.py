@@ -300,6 +300,15 @@ class Loss(Strict):
         "their terms are scaled up, so that the sum over labels keeps its expectation. `null`: all labels.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        if value == "all-labels":
+            raise ValueError(
+                "the softmax over all labels is a method: set `method: all-labels`, or `preset: all-labels`"
+            )
+        return value
+
     @model_validator(mode="after")
     def _ordered(self) -> Loss:
         if self.margin_min > self.margin_max:

@@ -606,14 +606,22 @@ def initialise(training: Training, state: State) -> None:
                 free.weight.zero_()
             # With "xavier" they stay as the model drew them.
             if training.earlier is not None:
-                n_known = training.earlier.free_vectors(model, training.label_texts)
-                n_new = len(training.label_texts) - n_known
-                warn(f"starts from {training.earlier.folder}: {n_known:,} labels keep their vectors, {n_new:,} are new")
+                say_what_was_kept(training, training.earlier.free_vectors(model, training.label_texts))
         training.group.broadcast(model.cluster, free.weight)
     if model.has_centroids:
         refresh_centroids(training, state)
     if training.config.method == "all-labels":
         start_vectors(training, state.stored.read(), training.data.rows, labels)
+        if training.earlier is not None:
+            n_known = training.earlier.label_vectors(model, training.label_texts)
+            if first:
+                say_what_was_kept(training, n_known)
+
+
+def say_what_was_kept(training: Training, n_known: int) -> None:
+    """Print how many labels keep the vectors that they had in the earlier model."""
+    n_new = len(training.label_texts) - n_known
+    warn(f"starts from {training.earlier.folder}: {n_known:,} labels keep their vectors, {n_new:,} are new")
 
 
 def start_vectors(training: Training, queries: Tensor, rows: np.ndarray | None, label_u: Tensor) -> None:
