@@ -2,9 +2,10 @@
 
 A label held out whole has no training query, as labels that are new to a catalogue; its pairs with the held-out queries remain. Each
 form is trained once per split and searched by z, by u, and with local ridge votes. Test data is not read. Nothing is timed but the
-processor time of the trainings.
+processor time of the trainings. A small catalogue is a random part of train, with the settings that `vixml new` writes for its size.
 
     python benchmarks/label_vectors.py text all-labels 0      # modality, form, split: adds to the results
+    python benchmarks/label_vectors.py text prime 0 --items 600   # a small catalogue
     python benchmarks/label_vectors.py                        # prints the table
 """
 
@@ -20,6 +21,7 @@ import measure
 import numpy as np
 from torch.nn import functional as F
 
+from vixml.config.defaults import training_defaults
 from vixml.config.load import load_runs, load_world, merge
 from vixml.config.run import Inference, RunConfig, SeededRun
 from vixml.files import read_json
@@ -44,7 +46,6 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 REFITS: dict[str, dict[str, Any]] = {  # of the same trained model
     "prime-refit-30": {"training": {"refit_epochs": 30}},
-    "prime-refit-30-t0.05": {"training": {"refit_epochs": 30}, "loss": {"temperature": 0.05}},
 }
 RIDGE = {"frequency_power": 0.0, "prototype_weight": 0.3, "text_weight": 0.0}
 BALANCED = {"frequency_power": 0.1, "prototype_weight": 0.3, "text_weight": 0.2}
@@ -57,10 +58,16 @@ SEARCHES = {
 }
 
 
-def trained(modality: str, form: str, split: int, results: Path) -> tuple[Training, State, np.ndarray, Ragged]:
+def trained(
+    modality: str, form: str, split: int, items: int, results: Path
+) -> tuple[Training, State, np.ndarray, Ragged]:
     """Train a form; return it, its state, whether each label is cold, and the whole truth."""
     base = load_runs("config")["picto", f"form-{modality}-split{split}"]
-    config = RunConfig.model_validate(merge(base.model_dump(), FORMS[form]))
+    size = {}
+    if items:
+        size = {key: training_defaults(items, items)[key] for key in ("prototype", "optimizer", "training")}
+        size["training"]["validation"] = base.training.validation
+    config = RunConfig.model_validate(merge(merge(base.model_dump(), size), FORMS[form]))
     data, device = results / "data/picto", choose_device("cpu", 1)
     embeddings = data / "embeddings/efficientnet-lite0" if config.uses_images else None
     inputs = RunInputs(data / "corpus", data / "tokens/minilm-l3-32", embeddings, results / "models/minilm-l3")
@@ -70,10 +77,13 @@ def trained(modality: str, form: str, split: int, results: Path) -> tuple[Traini
     cold = np.zeros(whole.n_cols, dtype=bool)
     cold[np.random.default_rng(split).permutation(whole.n_cols)[: round(COLD * whole.n_cols)]] = True
     warm = whole.select(~cold[whole.values])
-    rows = training.data.rows[warm.lengths[training.data.rows] > 0]
+    rows = training.data.rows
+    if items:
+        rows = np.sort(np.random.default_rng(split).permutation(rows)[:items])
+    rows = rows[warm.lengths[rows] > 0]
     training = replace(training, data=replace(training.data, truth=warm, rows=rows))
     state = new_state(training)
-    folder = Path(f".trials/{modality}-{form}-{split}")
+    folder = Path(f".trials/{modality}-{form}-{split}-{items}")
     fit(training, state, Checkpoint(folder, {}, 1e6), TrainingView(Quiet(), form, 1))
     return training, state, cold, whole
 
@@ -106,18 +116,24 @@ def scores(training: Training, cold: np.ndarray, whole: Ragged) -> dict[str, Any
     return found
 
 
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a row is a result of."""
+    return tuple(row.get(name, 0) for name in ("modality", "form", "split", "items"))
+
+
 def main() -> None:
     """Train one form, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modality", nargs="?", choices=["text", "vixml"])
     parser.add_argument("form", nargs="?", choices=FORMS)
     parser.add_argument("split", nargs="?", type=int, choices=[0, 1, 2])
+    parser.add_argument("--items", type=int, default=0, help="training items of a small catalogue; 0: all of PICTO's")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where PICTO was built")
     given = parser.parse_args()
     rows = read_json(OUT)["rows"] if OUT.exists() else []
     if given.modality:
         started = time.process_time()
-        training, state, *pairs = trained(given.modality, given.form, given.split, given.results)
+        training, state, *pairs = trained(given.modality, given.form, given.split, given.items, given.results)
         if given.form == "prime":
             training.model.has_vector.zero_()
         of = {given.form: (scores(training, *pairs), time.process_time() - started)}
@@ -126,20 +142,20 @@ def main() -> None:
             config = RunConfig.model_validate(merge(training.config.model_dump(), change))
             refit_labels(replace(training, config=config), state, TrainingView(Quiet(), name, 1))
             of[name] = scores(training, *pairs), time.process_time() - started
-        same = {"modality": given.modality, "split": given.split, "precision": training.precision}
-        new = [{**same, "form": name, "seconds": s, "found": found} for name, (found, s) in of.items()]
-        rows = [
-            row
-            for row in rows
-            if all(
-                row["form"] != one["form"] or (row["modality"], row["split"]) != (given.modality, given.split)
-                for one in new
-            )
+        same = {name: getattr(given, name) for name in ("modality", "split", "items")}
+        new = [
+            {**same, "form": name, "precision": training.precision, "seconds": s, "found": found}
+            for name, (found, s) in of.items()
         ]
+        replaced = {key_of(row) for row in new}
+        rows = read_json(OUT)["rows"] if OUT.exists() else []
+        rows = [row for row in rows if key_of(row) not in replaced]
         measure.record(OUT, {"benchmark": "label_vectors", "cold": COLD, "rows": [*rows, *new]})
         rows = new
     for row in rows:
-        print(f"{row['modality']} {row['form']} split {row['split']}: {row['seconds']:.0f} s of processor time")
+        modality, form, split, items = key_of(row)
+        size = f", {items} items" if items else ""
+        print(f"{modality} {form} split {split}{size}: {row['seconds']:.0f} s of processor time")
         for name, values in row["found"].items():
             print(f"  {name:<10}" + "".join(f"{key} {v:6.2f}  " for key, v in values.items() if key != "hits"))
 

@@ -63,10 +63,11 @@ def draw_candidates(truth: Ragged, trained: np.ndarray, sampled: int | None, rng
     labels, log_weight = trained, None
     is_other = np.ones(truth.n_cols, dtype=bool)
     is_other[truth.values] = False
-    if sampled is not None and sampled < (n_others := int(is_other[trained].sum())):
-        drawn = rng.choice(trained[is_other[trained]], sampled, replace=False, shuffle=False)
+    others = trained[is_other[trained]] if sampled is not None else trained[:0]
+    if sampled is not None and sampled < len(others):
+        drawn = rng.choice(others, sampled, replace=False, shuffle=False)
         labels = np.sort(np.concatenate([np.flatnonzero(~is_other), drawn]))
-        log_weight = np.where(is_other[labels], math.log(n_others / sampled), 0).astype(np.float32)
+        log_weight = np.where(is_other[labels], math.log(len(others) / sampled), 0).astype(np.float32)
     pairs = np.stack([truth.row_ids(), np.searchsorted(labels, truth.values)], axis=1).astype(np.int64)
     return Candidates(labels if len(labels) < truth.n_cols else None, pairs, log_weight)
 

@@ -335,8 +335,8 @@ def restore_state(training: Training, state: State, saved: dict[str, Any]) -> No
 def parameter_groups(model: Siamese, config: Optimizer) -> list[dict]:
     """Return AdamW's groups: language model, new parts or label vectors, with or without weight decay (paper, appendix A).
 
-    Free vectors, label vectors and all one-dimensional parameters (biases, norms) are not decayed; in the official form norms are, except
-    those named ``LayerNorm.weight`` (docs/deviations.md D28). Parameters that do not train are left out.
+    Free vectors, label vectors and all one-dimensional parameters (biases, norms) are not decayed; in the official form norms
+    are, except those named ``LayerNorm.weight`` (docs/deviations.md D28). Parameters that do not train are left out.
     """
     groups: dict[tuple[bool, bool, float], list[Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -432,10 +432,10 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
                 save_state(training, state, checkpoint)
                 started = time.perf_counter()
         model.refresh_centre()
+        last = state.epoch + 1 == settings.epochs
         if model.has_centroids:
-            last = state.epoch + 1 == settings.epochs
             refresh_centroids(training, state, last and training.config.prototype.last_centroids == "encoded")
-        if state.epoch + 1 == settings.epochs:
+        if last:
             refit_labels(training, state, view)
         state.seconds += time.perf_counter() - started
         report = epoch_report(training, state)
@@ -635,9 +635,8 @@ def start_vectors(training: Training, queries: Tensor, rows: np.ndarray | None, 
     model = training.model
     if training.group.rank == 0:
         centroids, has = label_means(queries, training.data.used_truth, rows)
-        model.vectors.detach().copy_(
-            centroids.add_(F.normalize(label_u, dim=1), alpha=training.config.prototype.text_start)
-        )
+        centroids.add_(F.normalize(label_u, dim=1), alpha=training.config.prototype.text_start)
+        model.vectors.detach().copy_(centroids)
         model.has_vector.copy_(has)
     training.group.broadcast(model.vectors, model.has_vector)
 
