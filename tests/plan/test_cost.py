@@ -260,7 +260,7 @@ def test_a_softmax_over_all_labels_by_hand():
     assert job.batch_labels == 0 and job.candidates == 10 and job.free_vectors == 0
     assert job.trainable == TINY.parameters + 10 * 4 and job.label_bytes == 10
     assert job.step_flop == pytest.approx(3 * 2 * (4 * job.encode(job.query, train=True) + 6 * 4 * 10 * 4))
-    softmax = 4 * 10 * (8 * 4 + 2 * 4)
+    softmax = 4 * 10 * (4 * 4 + 2 * 4)
     assert job.step_bytes == pytest.approx(
         16 * job.trainable + job.label_bytes + 2 * 2 * 144 + job.activation_bytes + softmax
     )
@@ -269,7 +269,7 @@ def test_a_softmax_over_all_labels_by_hand():
     assert sampled.batch_labels > 0 and sampled.step_flop > job.step_flop
     many = Counts(n_train=8, n_test=2, n_labels=10**6)
     few, whole = replace(sampled, counts=many), replace(job, counts=many)
-    assert few.candidates == 2 + 4 * 20 / 8 and few.step_bytes < whole.step_bytes / 3
+    assert few.candidates == 2 + 4 * 20 / 8 and few.step_bytes < whole.step_bytes / 2
 
 
 def test_a_refit_by_hand():

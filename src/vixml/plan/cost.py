@@ -20,6 +20,7 @@ from vixml.plan.shapes import Item, Shape, architecture_of, clustering_flop, ite
 from vixml.plan.step_memory import Count, key_of, load_counts
 
 SCORE_TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
+SOFTMAX_TABLES = 4  # tables of queries x labels of a softmax over label vectors, counted at 1.3 million labels
 RESERVE = 1.5e9  # bytes of main memory of a process before any work: libraries
 WORKERS, WORKER = 4, 0.5e9  # processes that assemble batches for a GPU, and the bytes that each has of its own
 PEAKS = {"gpu_memory_bytes", "host_memory_bytes", "scratch_bytes"}
@@ -337,7 +338,7 @@ class Job:
     @property
     def softmax_bytes(self) -> float:
         """Return the device memory of a softmax over label vectors: tables of scores, unit vectors and their gradient."""
-        return 4.0 * self.candidates * (SCORE_TABLES * self.batch + 2 * self.shape.hidden)
+        return 4.0 * self.candidates * (SOFTMAX_TABLES * self.batch + 2 * self.shape.hidden)
 
     @property
     def refit_bytes(self) -> float:
