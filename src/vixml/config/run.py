@@ -496,11 +496,11 @@ class RunConfig(Strict):
             raise ValueError(
                 "frozen weights in bfloat16 cannot be computed with in fp16: set training.precision to bf16"
             )
-        for key in ("text_weight", "sampled_labels"):
-            if getattr(self.loss, key) and not (
-                self.learns_vectors and (key != "text_weight" or self.method == "all-labels")
-            ):
-                raise ValueError(f"loss.{key} is for method 'all-labels', not for {self.method!r}")
+        # A run that trains nothing may stand beside trained ones in a file, whose `base` sets them.
+        if self.loss.text_weight and self.method not in ("all-labels", "none"):
+            raise ValueError(f"loss.text_weight is for method 'all-labels', not for {self.method!r}: set it to 0")
+        if self.loss.sampled_labels and not self.learns_vectors and self.method != "none":
+            raise ValueError(f"loss.sampled_labels is for method 'all-labels', not for {self.method!r}: set it to null")
         if self.method == "all-labels" and self.training.refit_epochs:
             raise ValueError("method 'all-labels' learns label vectors in training: set training.refit_epochs to 0")
         if self.method == "all-labels" and self.loss.text_weight == 0 and self.training.label_copies == "kept":
