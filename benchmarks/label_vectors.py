@@ -12,6 +12,7 @@ processor time of the trainings. A small catalogue is a random part of train, wi
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -83,8 +84,8 @@ def trained(
     rows = rows[warm.lengths[rows] > 0]
     training = replace(training, data=replace(training.data, truth=warm, rows=rows))
     state = new_state(training)
-    folder = Path(f".trials/{modality}-{form}-{split}-{items}")
-    fit(training, state, Checkpoint(folder, {}, 1e6), TrainingView(Quiet(), form, 1))
+    with tempfile.TemporaryDirectory() as folder:
+        fit(training, state, Checkpoint(Path(folder), {}, 1e6), TrainingView(Quiet(), form, 1))
     return training, state, cold, whole
 
 
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=0, help="training items of a small catalogue; 0: all of PICTO's")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where PICTO was built")
     given = parser.parse_args()
-    rows = read_json(OUT)["rows"] if OUT.exists() else []
+    rows = read_json(OUT)["forms"] if OUT.exists() else []
     if given.modality:
         started = time.process_time()
         training, state, *pairs = trained(given.modality, given.form, given.split, given.items, given.results)
@@ -148,14 +149,14 @@ def main() -> None:
             for name, (found, s) in of.items()
         ]
         replaced = {key_of(row) for row in new}
-        rows = read_json(OUT)["rows"] if OUT.exists() else []
+        rows = read_json(OUT)["forms"] if OUT.exists() else []
         rows = [row for row in rows if key_of(row) not in replaced]
-        measure.record(OUT, {"benchmark": "label_vectors", "cold": COLD, "rows": [*rows, *new]})
+        measure.record(OUT, {"benchmark": "label_vectors", "cold": COLD, "rows": [], "forms": [*rows, *new]})
         rows = new
     for row in rows:
         modality, form, split, items = key_of(row)
         size = f", {items} items" if items else ""
-        print(f"{modality} {form} split {split}{size}: {row['seconds']:.0f} s of processor time")
+        print(f"{modality} {form} split {split}{size}: {row['seconds'] or 0:.0f} s of processor time")
         for name, values in row["found"].items():
             print(f"  {name:<10}" + "".join(f"{key} {v:6.2f}  " for key, v in values.items() if key != "hits"))
 
