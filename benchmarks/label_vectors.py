@@ -122,6 +122,21 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name, 0) for name in ("modality", "form", "split", "items"))
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the Markdown table of docs/results.md."""
+    names = ["P@1 by z", "P@5", "R@100", "P@1 by u", "precise", "P@5", "balanced", "P@5", "cold R@10", "R@100"]
+    lines = [f"| held-out queries | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for row in rows:
+        modality, form, split, items = key_of(row)
+        z, u, *votes = (row["found"][name] for name in ("z", "u", "precise", "balanced"))
+        values = [z["P@1"], z["P@5"], z["R@100"], u["P@1"]]
+        values += [one[key] for one in votes for key in ("P@1", "P@5")] + [z["cold R@10"], z["cold R@100"]]
+        cells = [f"{value:.1f}" for value in values]
+        title = f"{modality}, {form}" + (f", split {split}" if split else "") + (f", {items} items" if items else "")
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Train one form, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,12 +168,7 @@ def main() -> None:
         rows = [row for row in rows if key_of(row) not in replaced]
         measure.record(OUT, {"benchmark": "label_vectors", "cold": COLD, "rows": [], "forms": [*rows, *new]})
         rows = new
-    for row in rows:
-        modality, form, split, items = key_of(row)
-        size = f", {items} items" if items else ""
-        print(f"{modality} {form} split {split}{size}: {row['seconds'] or 0:.0f} s of processor time")
-        for name, values in row["found"].items():
-            print(f"  {name:<10}" + "".join(f"{key} {v:6.2f}  " for key, v in values.items() if key != "hits"))
+    print(table(rows))
 
 
 if __name__ == "__main__":
