@@ -144,6 +144,7 @@ def test_a_finished_run_trains_no_further(task, tmp_path):
         ("task", {"method": "DEXA", "prototype": {"init": "zeros"}}),
         ("task", {"method": "NGAME", "inference": {"labels_as": "u"}}),
         ("task", {"method": "all-labels", "loss": {"text_weight": 0.5, "sampled_labels": 3}}),
+        ("task", {"method": "all-labels", "training": {"precision": "bf16"}}),
         ("task", {"training": {"refit_epochs": 2}, "loss": {"sampled_labels": 3}}),
         ("task", {"images": {"fusion": "late"}}),
         ("task", {"modality": "text", "encoder": {"train": "frozen"}}),  # trained on stored vectors
@@ -151,7 +152,7 @@ def test_a_finished_run_trains_no_further(task, tmp_path):
                                       "template": "{text}{images}{eos}", "gradient_checkpointing": True}}),
         ("decoder_task", {"modality": "text", "encoder": {"train": "frozen", "centre": True, "template": "{text}{eos}"}}),
     ],
-    ids=["DEXA", "NGAME", "all labels", "refit", "late fusion", "stored vectors", "adapters", "frozen decoder"],
+    ids=["DEXA", "NGAME", "all labels", "all labels, bf16", "refit", "late fusion", "stored vectors", "adapters", "frozen decoder"],
 )  # fmt: skip
 def test_every_kind_of_run_resumes_to_the_same_bytes(request, tmp_path, which, changes):
     given = request.getfixturevalue(which)
