@@ -54,6 +54,14 @@ def rows(found: dict) -> list[dict]:
     return found["rows"]
 
 
+def test_the_page_shows_the_measured_forms_of_training():
+    """docs/results.md has the table that benchmarks/label_vectors.py prints."""
+    import label_vectors
+
+    rows = json.loads(label_vectors.OUT.read_text(encoding="utf-8"))["forms"]
+    assert len(rows) >= 7 and label_vectors.table(rows) in Path("docs/results.md").read_text(encoding="utf-8")
+
+
 def test_clustering(benchmark):
     found = rows(benchmark("clustering", "--points", "600", "--dim", "16", "--rounds", "1"))
     assert [row["threads"] for row in found] == [1, 2]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 # Separate streams of random numbers; the value is part of the result, so these numbers never change.
-ORDER, POSITIVE, DRAW, CLUSTER, INIT, DROPOUT = range(6)
+ORDER, POSITIVE, DRAW, CLUSTER, INIT, DROPOUT, SAMPLE, REFIT = range(8)
 
 
 def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:

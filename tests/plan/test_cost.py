@@ -254,6 +254,37 @@ def test_memory_and_files_by_hand():
     assert cost.gpu_memory_bytes == pytest.approx(CONTEXT + weights + buffers + new + job.activation_bytes + scores)
 
 
+def test_a_softmax_over_all_labels_by_hand():
+    """Queries alone are encoded; each label has a vector with gradient and moments, and each query a score of each label."""
+    job = job_of(method="all-labels")
+    assert job.batch_labels == 0 and job.candidates == 10 and job.free_vectors == 0
+    assert job.trainable == TINY.parameters + 10 * 4 and job.label_bytes == 10
+    assert job.step_flop == pytest.approx(3 * 2 * (4 * job.encode(job.query, train=True) + 6 * 4 * 10 * 4))
+    softmax = 4 * 10 * (4 * 4 + 2 * 4)
+    assert job.step_bytes == pytest.approx(
+        16 * job.trainable + job.label_bytes + 2 * 2 * 144 + job.activation_bytes + softmax
+    )
+    sampled = job_of(method="all-labels", loss={"sampled_labels": 2, "text_weight": 0.5})
+    assert sampled.candidates == 10, "the positives of four queries and two more: as many as there are"
+    assert sampled.batch_labels > 0 and sampled.step_flop > job.step_flop
+    many = Counts(n_train=8, n_test=2, n_labels=10**6)
+    few, whole = replace(sampled, counts=many), replace(job, counts=many)
+    assert few.candidates == 2 + 4 * 20 / 8 and few.step_bytes < whole.step_bytes / 2
+
+
+def test_a_refit_by_hand():
+    plain, job = job_of(), job_of(training=TRAINING | {"refit_epochs": 5})
+    softmax = 6 * 4 * 10 * 4
+    assert job.step_flop == pytest.approx(plain.step_flop + 5 * 2 * softmax)
+    encoded = 8 * job.encode(job.query) + 10 * job.encode(job.label)
+    assert job.diagnostics_flop == pytest.approx(plain.diagnostics_flop + encoded)
+    assert job.label_bytes == plain.label_bytes + 10 * (4 * 4 + 1)
+    assert plain.refit_bytes == 0 and job.refit_bytes > job.model_device_bytes + 12 * job.trainable
+    untrained = job_of(method="none", training=TRAINING | {"epochs": 0, "refit_epochs": 5})
+    assert train_cost(untrained, GPU).flop_train == pytest.approx(5 * 2 * softmax)
+    assert index_cost(untrained, GPU).disk_bytes == index_cost(plain, GPU).disk_bytes, "with vectors z"
+
+
 def test_main_memory_by_hand():
     job, one = job_of(), 4 * 4
     read = RESERVE + WORKERS * WORKER + job.token_bytes + 16 * 20

@@ -38,7 +38,12 @@ def write_tokens(results: Path, dataset: str, job: Job, lengths: dict[str, list[
 
 @pytest.mark.parametrize(
     ("dataset", "run"),
-    [("picto", "text-minilm-l3--ngame"), (LARGE, "vixml-minilm-l3"), ("picto", "text-smollm2--paper-recipe")],
+    [
+        ("picto", "text-minilm-l3--ngame"),
+        ("picto", "text-minilm-l3--all-labels"),
+        (LARGE, "vixml-minilm-l3"),
+        ("picto", "text-smollm2--paper-recipe"),
+    ],
 )
 def test_committed_counts_are_those_of_the_real_step(dataset, run):
     """If this fails: delete the line of the run in step_memory.csv, and python -m vixml.plan.count_memory."""

@@ -52,6 +52,8 @@ RUNS = {
     "knn": {"method": "none", "training": {"epochs": 0}, "inference": {"method": "knn", "neighbours": 5, "image_weight": 0.5}},
     "chosen": {"reuse": "images", "inference": CHOSEN},
     "adapters": {"encoder": DECODER | {"train": "lora", "lora": {"r": 4}, "template": "{text}{eos}"}},
+    "all-labels": {"method": "all-labels", "loss": {"text_weight": 0.5}},
+    "refit": {"training": SHARED["training"] | {"refit_epochs": 2}},
     "popular": {"method": "none", "training": {"epochs": 0}, "inference": {"method": "popularity"}},
     "shuffled": {"modality": "text+image", "images": {"per_item": 2, "control": "shuffled"}},
 }  # fmt: skip

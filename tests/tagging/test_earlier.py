@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,7 +31,7 @@ def opened(shop, run: str, start: Start):
     return open_training(seeded, job.dataset.propensity, inputs, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("run", ["text", "images", "adapters"])
+@pytest.mark.parametrize("run", ["text", "images", "adapters", "all-labels"])
 def test_the_networks_are_those_of_the_folder(shop, packed, run):
     folder = packed(run)
     training = opened(shop, run, start_of(folder))
@@ -65,6 +66,20 @@ def test_labels_with_the_same_text_keep_their_free_vectors(shop, packed, capsys)
         if rows:
             expected = torch.stack([old[known[texts[row]]] for row in rows]).mean(dim=0)
             torch.testing.assert_close(model.prototypes.free.weight[group], expected)
+
+
+@pytest.mark.parametrize("before", ["all-labels", "text"])
+def test_labels_with_the_same_text_keep_their_own_vectors(shop, packed, capsys, before):
+    folder = packed(before)
+    training = opened(shop, "all-labels", start_of(folder))
+    known = dict(training.earlier.labels)
+    new = sorted(known)[0]
+    del training.earlier.labels[new]
+    initialise(training, new_state(training))
+    assert f"{len(known) - 1} labels keep their vectors, 1 are new" in capsys.readouterr().err
+    old, vectors = torch.from_numpy(np.load(folder / "labels/z.npy")), training.model.vectors.detach()
+    for row, text in enumerate(training.label_texts):
+        assert torch.equal(vectors[row], old[known[text]]) == (text != new)
 
 
 def test_what_cannot_be_continued_is_refused(shop, packed, tmp_path):

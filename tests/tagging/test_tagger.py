@@ -42,6 +42,8 @@ def rows_of_test(shop) -> list[dict]:
         "decoder",
         "adapters",
         "frozen",
+        "all-labels",
+        "refit",
         "knn",
         "chosen",
     ],
@@ -116,7 +118,7 @@ def test_one_item_in_place_of_a_list_is_refused(packed):
             Tagger.load(packed("text")).tag(item)
 
 
-@pytest.mark.parametrize("run", ["text", "text--augmented", "frozen", "late"])
+@pytest.mark.parametrize("run", ["text", "text--augmented", "frozen", "late", "all-labels", "refit"])
 def test_added_labels_compete_and_an_offset_trades_them_for_the_known_ones(packed, run):
     tagger = Tagger.load(packed(run))
     texts = ["box river", "toy", "gem coal", "kite"] * 6  # more than are searched at once

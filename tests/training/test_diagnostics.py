@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from vixml.config.run import Loss
+from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.training import diagnostics
@@ -93,7 +93,7 @@ def test_hits():
 )
 def test_a_collapsed_epoch(loss, queries, prototypes, prime, collapsed):
     report = {"epoch": 0, "loss": loss, "cosine_queries": queries, "cosine_u": 0.5, "cosine_prototypes": prototypes}
-    assert (collapse_warning(report, Loss(), prime) is not None) == collapsed
+    assert (collapse_warning(report, RunConfig(method="PRIME" if prime else "DEXA")) is not None) == collapsed
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ KINDS = {
     "clipped": ("task", {"optimizer": {"clip_norm": 1.0}}),
     "dexa": ("task", {"method": "DEXA"}),
     "ngame": ("task", {"method": "NGAME", "inference": {"labels_as": "u"}}),
+    "all labels": ("task", {"method": "all-labels", "loss": {"text_weight": 0.5, "sampled_labels": 3}}),
     "stored vectors": ("task", {"modality": "text", "encoder": {"train": "frozen"}}),
     "adapters": ("decoder_task", {"encoder": LORA}),
     "checkpointed": ("decoder_task", {"encoder": LORA | {"template": "{text}{eos}", "gradient_checkpointing": True},

@@ -144,3 +144,13 @@ def test_a_gpu_does_not_wait_for_its_batches(monkeypatch, tmp_path, capsys):
     assert batch_workers(4, cuda) == 4 and "bus error" in capsys.readouterr().err, (
         "a number that is asked for is obeyed"
     )
+
+
+def test_label_vectors_have_their_own_rate_and_do_not_decay(task):
+    model = planted.make_training(task, planted.make_config(method="all-labels")).model
+    settings = Optimizer(lr=0.1, lr_new=0.2, lr_labels=0.4, weight_decay=0.3)
+    groups = groups_of(model, settings)
+    assert groups["vectors"] == (0.4, 0.0) and groups["projection.weight"] == (0.2, 0.3)
+    assert not any(name.startswith("prototypes") for name in groups)
+    refit = planted.make_training(task, planted.make_config(training={"refit_epochs": 1})).model
+    assert "vectors" not in groups_of(refit, settings), "learned after the last epoch, by an optimizer of its own"

@@ -31,6 +31,8 @@ KINDS = {
     "centred": {"encoder": {"centre": True}},
     "dexa": {"method": "DEXA"},
     "ngame": {"method": "NGAME", "inference": {"labels_as": "u"}},
+    "all labels": {"method": "all-labels"},
+    "all labels, term of u": {"method": "all-labels", "loss": {"text_weight": 0.5, "sampled_labels": 3}},
     "frozen": {"encoder": {"train": "frozen"}},
 }
 

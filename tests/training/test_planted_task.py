@@ -74,9 +74,10 @@ def test_a_decoder_with_adapters_learns_it_too(decoder_task, tmp_path, pooling):
     [
         {"method": "NGAME", "loss": {"margin_min": 0.3, "margin_max": 0.3}, "inference": {"labels_as": "u"}},
         {"method": "DEXA", "loss": {"margin_min": 0.3, "margin_max": 0.3}, "prototype": {"init": "zeros"}},
+        {"method": "all-labels", "loss": {"text_weight": 0.5}},
         {"images": {"fusion": "late", "late": {"dropout": 0.0}}},
     ],
-    ids=["NGAME", "DEXA", "late fusion"],
+    ids=["NGAME", "DEXA", "all labels", "late fusion"],
 )
 def test_every_method_and_fusion_learns_it(task, tmp_path, changes):
     found = learn(task, tmp_path, **changes)

@@ -143,17 +143,22 @@ def test_a_finished_run_trains_no_further(task, tmp_path):
     [
         ("task", {"method": "DEXA", "prototype": {"init": "zeros"}}),
         ("task", {"method": "NGAME", "inference": {"labels_as": "u"}}),
+        ("task", {"method": "all-labels", "loss": {"text_weight": 0.5, "sampled_labels": 3}}),
+        ("task", {"method": "all-labels", "training": {"precision": "bf16"}}),
+        ("task", {"training": {"refit_epochs": 2}, "loss": {"sampled_labels": 3}}),
         ("task", {"images": {"fusion": "late"}}),
         ("task", {"modality": "text", "encoder": {"train": "frozen"}}),  # trained on stored vectors
         ("decoder_task", {"encoder": {"train": "lora", "lora": {"r": 4, "alpha": 4, "dropout": 0.1}, "centre": True,
                                       "template": "{text}{images}{eos}", "gradient_checkpointing": True}}),
         ("decoder_task", {"modality": "text", "encoder": {"train": "frozen", "centre": True, "template": "{text}{eos}"}}),
     ],
-    ids=["DEXA", "NGAME", "late fusion", "stored vectors", "adapters", "frozen decoder"],
+    ids=["DEXA", "NGAME", "all labels", "all labels, bf16", "refit", "late fusion", "stored vectors", "adapters", "frozen decoder"],
 )  # fmt: skip
 def test_every_kind_of_run_resumes_to_the_same_bytes(request, tmp_path, which, changes):
     given = request.getfixturevalue(which)
-    settings = planted.make_config(**changes, training={"epochs": 2, "batch_size": BATCH, **ALWAYS})
+    settings = planted.make_config(
+        **{**changes, "training": {"epochs": 2, "batch_size": BATCH, **ALWAYS, **changes.get("training", {})}}
+    )
     expected = trained(given, settings, tmp_path / "a")
     for steps in (2, 4):
         killed(given, settings, tmp_path / "b", step=kill_at(steps))

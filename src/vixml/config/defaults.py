@@ -19,7 +19,8 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
         epochs: so many that 400 steps (300 items and fewer) to 1,500 (100,000 and more) result, in proportion to the logarithm
             of the number of items; at least one.
         warm-up: a tenth of the steps for the language model, a fiftieth for the new parts.
-        free vectors: about one per two labels, as a power of two up to the paper's 65,536.
+        sampled labels: 65,536 of more than twice as many, so that a batch's scores fit into memory.
+        free vectors (PRIME): about one per two labels, as a power of two up to the paper's 65,536.
         images per item: what there is, up to the paper's three.
         mining: from 50,000 items on, after a third of at least nine epochs; below, in-batch negatives are hard enough.
         validation: a tenth of train, but no more than 1,000 items, to choose inference; from 4,000 items on at least 520, since
@@ -47,6 +48,7 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
     return {
         "encoder": {"max_len": min(max(16, 8 * math.ceil(1.5 * words / 8)), 128)},
         "images": {"per_item": min(3, max(max_images, 1))},
+        "loss": {"sampled_labels": 65536 if n_labels > 131_072 else None},
         "prototype": {"free_vectors": _power_of_two(n_labels / 2, 1, 65536)},
         "mining": {"start": epochs // 3, "update": 3, "size": 16, "double_at": []} if mined else None,
         "optimizer": {"warmup_steps": max(steps // 10, 1), "warmup_steps_new": max(steps // 50, 1)},

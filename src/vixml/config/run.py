@@ -117,7 +117,7 @@ class Inference(Strict):
 
 # How a training is carried out, not what it learns: no reason to train again, or to leave a checkpoint behind.
 CARRIED_OUT = {"encoder": {"kernels"}, "training": {"workers", "checkpoint_minutes", "items_at_once"}}
-Method = Literal["PRIME", "NGAME", "DEXA", "none"]
+Method = Literal["PRIME", "NGAME", "DEXA", "all-labels", "none"]
 
 
 class Lora(Strict):
@@ -236,6 +236,12 @@ class Prototype(Strict):
         description="Centroids after the last epoch, for inference: means of the query vectors `stored` during it, as between "
         "epochs, or of all training queries `encoded` once more, without dropout (docs/deviations.md D26).",
     )
+    text_start: float = Field(
+        0.5,
+        ge=0,
+        description="`all-labels` and `training.refit_epochs`: a label's vector starts at its centroid plus `text_start` times its "
+        "text vector.",
+    )
     unit_text: bool = Field(
         False,
         description="Normalise the text vector before it enters the network. A decoder's raw vectors are up to 40 times longer "
@@ -244,14 +250,18 @@ class Prototype(Strict):
 
 
 class Loss(Strict):
-    """Triplet loss with online hard negatives and a dynamic margin: the four terms of PRIME in ViXML."""
+    """Triplet loss with online hard negatives and a dynamic margin: the four terms of PRIME in ViXML; or a softmax over all labels."""
 
     negatives: Count = Field(10, description="Hardest in-batch negatives per row.")
     margin_min: float = Field(0.1, ge=0, description="Lower clamp of the margin |s_p - s_n|.")
     margin_max: float = Field(
         0.3, ge=0, description="Upper clamp of the margin; equal clamps give a fixed margin (NGAME)."
     )
-    temperature: Positive = Field(0.1, description="Temperature of the softmax weights over violating negatives.")
+    temperature: float = Field(
+        0.1,
+        ge=1e-3,
+        description="Temperature of the softmax weights over violating negatives; `all-labels`: of the softmax over labels.",
+    )
     ties: Literal["none", "half"] = Field(
         "none",
         description="Gradient of a hinge that is exactly 0, where the dynamic margin puts every gap between its clamps: `none`, "
@@ -277,6 +287,27 @@ class Loss(Strict):
     regulariser_halves: Literal["sum", "mean"] = Field(
         "sum", description="How R combines its two parts, positives and negatives (docs/deviations.md D22)."
     )
+
+    text_weight: float = Field(
+        0.0,
+        ge=0,
+        description="`all-labels`: weight of the softmax over the text vectors `u` of the batch's drawn labels, which keeps `u` useful "
+        "for labels without training queries. 0: training encodes queries alone.",
+    )
+    sampled_labels: Count | None = Field(
+        None,
+        description="`all-labels` and `training.refit_epochs`: number of labels that a step draws beside the positives of its batch; "
+        "their terms are scaled up, so that the sum over labels keeps its expectation. `null`: all labels.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        if value == "all-labels":
+            raise ValueError(
+                "the softmax over all labels is a method: set `method: all-labels`, or `preset: all-labels`"
+            )
+        return value
 
     @model_validator(mode="after")
     def _ordered(self) -> Loss:
@@ -324,12 +355,15 @@ class Optimizer(Strict):
     lr_new: Positive = Field(
         5e-4, le=100, description="Peak learning rate of image projection, free vectors, prototype network."
     )
+    lr_labels: Positive = Field(
+        5e-3, le=100, description="Peak learning rate of the label vectors of `all-labels` and `training.refit_epochs`."
+    )
     weight_decay: float = Field(
         0.01, ge=0, description="Weight decay of the parameters that `weight_decay_on` selects."
     )
     weight_decay_on: Literal["matrices", "all-but-layernorm"] = Field(
         "matrices",
-        description="`matrices`: biases, norms and free vectors do not decay. `all-but-layernorm`: norms do, unless their "
+        description="`matrices`: biases, norms, free vectors and label vectors do not decay. `all-but-layernorm`: norms do, unless their "
         "parameter is called `LayerNorm.weight`, so those of the prototype network and of DistilBERT's layers decay, "
         "too (docs/deviations.md D28).",
     )
@@ -352,6 +386,12 @@ class Training(Strict):
     """The training budget and how it is executed."""
 
     epochs: int = Field(150, ge=0, description="Passes over the training queries; 0 keeps the model untrained.")
+    refit_epochs: int = Field(
+        0,
+        ge=0,
+        description="Passes over the stored vectors of the training queries after the last epoch, which fit one vector per label "
+        "against all labels (docs/deviations.md D34); 0: none.",
+    )
     batch_size: int = Field(2048, ge=2, description="Queries per batch; each contributes one positive label.")
     positives: Literal["inverse-propensity", "uniform"] = Field(
         "inverse-propensity", description="How the one positive label of each query in the batch is drawn."
@@ -418,7 +458,8 @@ class RunConfig(Strict):
     method: Method = Field(
         "PRIME",
         description="Base method (paper, Table 5). `PRIME`: prototype network. `NGAME`: text vectors alone. `DEXA`: text vector "
-        "plus one free vector of the label's cluster. `none`: nothing is trained, for baselines.",
+        "plus one free vector of the label's cluster. `all-labels`, ours: one vector per label, trained by a softmax over all labels "
+        "(docs/deviations.md D34). `none`: nothing is trained, for baselines.",
     )
     modality: Literal["text", "text+image"] = Field("text+image", description="Input of the encoder.")
     encoder: Encoder = Encoder()
@@ -454,6 +495,17 @@ class RunConfig(Strict):
         if self.training.precision == "fp16" and self.encoder.weights == "bfloat16" and self.encoder.train != "full":
             raise ValueError(
                 "frozen weights in bfloat16 cannot be computed with in fp16: set training.precision to bf16"
+            )
+        # A run that trains nothing may stand beside trained ones in a file, whose `base` sets them.
+        if self.loss.text_weight and self.method not in ("all-labels", "none"):
+            raise ValueError(f"loss.text_weight is for method 'all-labels', not for {self.method!r}: set it to 0")
+        if self.loss.sampled_labels and not self.learns_vectors and self.method != "none":
+            raise ValueError(f"loss.sampled_labels is for method 'all-labels', not for {self.method!r}: set it to null")
+        if self.method == "all-labels" and self.training.refit_epochs:
+            raise ValueError("method 'all-labels' learns label vectors in training: set training.refit_epochs to 0")
+        if self.method == "all-labels" and self.loss.text_weight == 0 and self.training.label_copies == "kept":
+            raise ValueError(
+                "training.label_copies: a step of method 'all-labels' encodes no labels; leave it at merged"
             )
         if self.encoder.label_template is not None and self.training.epochs:
             raise ValueError("encoder.label_template is for embedders off the shelf: set training.epochs to 0")
@@ -493,7 +545,12 @@ class RunConfig(Strict):
     @property
     def has_prototypes(self) -> bool:
         """Return whether labels have vectors ``z`` beside their text vectors ``u``."""
-        return self.method in ("PRIME", "DEXA")
+        return self.method in ("PRIME", "DEXA") or self.learns_vectors
+
+    @property
+    def learns_vectors(self) -> bool:
+        """Return whether each label has a vector of its own, learned against all labels."""
+        return self.method == "all-labels" or self.training.refit_epochs > 0
 
     @property
     def searches_labels(self) -> bool:

@@ -241,7 +241,8 @@ base:
   start: null   # an earlier model to start from: `vixml fit {options.name} --from MODEL`
   encoder: {quoted(found["encoder"])}   # tokens of a text
   images: {quoted(found["images"])}
-  prototype: {quoted(found["prototype"])}   # about one per two labels
+  prototype: {quoted(found["prototype"])}   # of PRIME: about one per two labels
+  loss: {quoted(found["loss"])}   # null: a step compares its items with all labels
   mining: {quoted(found["mining"])}
   optimizer: {quoted(found["optimizer"])}
   training: {quoted(found["training"])}   # {steps:,} steps

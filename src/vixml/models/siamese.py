@@ -154,6 +154,8 @@ class Siamese(nn.Module):
 
     Attributes:
         cluster: (n_labels,) int64 buffer, each label's free vector (PRIME, DEXA).
+        vectors: (n_labels, dim) float32 parameter, each label's own vector (``all-labels``, ``training.refit_epochs``), or None.
+        has_vector: (n_labels,) bool buffer, whether it was fitted: False for labels without a training query.
         centroid: (n_labels, dim) float32 buffer, mean vector of each label's training queries (PRIME).
         has_centroid: (n_labels,) bool buffer, False for labels without a training query (PRIME).
         centre: (dim,) float32 buffer, the mean vector that is subtracted at inference (``encoder.centre``).
@@ -198,12 +200,22 @@ class Siamese(nn.Module):
         if self.has_centroids:
             self.register_buffer("centroid", torch.zeros(n_labels, dim))
             self.register_buffer("has_centroid", torch.zeros(n_labels, dtype=torch.bool))
+        self.vectors: nn.Parameter | None = None
+        if config.learns_vectors:
+            # A refit learns them after the last epoch.
+            self.vectors = nn.Parameter(torch.zeros(n_labels, dim), requires_grad=config.method == "all-labels")
+            self.register_buffer("has_vector", torch.zeros(n_labels, dtype=torch.bool))
         self.centred = config.encoder.centre
         if self.centred:
             self.register_buffer("centre", torch.zeros(dim))
             self.register_buffer("centre_sum", torch.zeros(dim))  # of all vectors since the last refresh
             self.register_buffer("centre_count", torch.zeros((), dtype=torch.int64))
         self.frozen = config.encoder.train == "frozen"
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Return whether labels have vectors ``z`` beside their text vectors ``u``."""
+        return self.prototypes is not None or self.vectors is not None
 
     @property
     def device(self) -> torch.device:
@@ -290,14 +302,22 @@ class Siamese(nn.Module):
             labels: (n,) int64 label ids.
 
         Returns:
-            (n, dim) float32, unit rows. In PRIME, the centroid of a label without training queries is its text vector
-            (docs/deviations.md D7).
+            (n, dim) float32, unit rows: a label's own vector where it was fitted, else that of the method. In PRIME, the
+            centroid of a label without training queries is its text vector (docs/deviations.md D7).
 
         Raises:
             ValueError: the run's method has no prototypes.
         """
-        if self.prototypes is None:
+        if not self.has_prototypes:
             raise ValueError("this run has no prototypes")
+        z = self._of_method(u, labels)
+        if self.vectors is None:
+            return z
+        return torch.where(self.has_vector[labels, None], F.normalize(self.vectors[labels], dim=1), z)
+
+    def _of_method(self, u: Tensor, labels: Tensor) -> Tensor:
+        if self.prototypes is None:
+            return F.normalize(u.float(), dim=-1)
         if not self.has_centroids:
             return self.prototypes(u, self.cluster[labels])
         centroid = torch.where(self.has_centroid[labels, None], self.centroid[labels], F.normalize(u, dim=-1))

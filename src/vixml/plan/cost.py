@@ -20,6 +20,7 @@ from vixml.plan.shapes import Item, Shape, architecture_of, clustering_flop, ite
 from vixml.plan.step_memory import Count, key_of, load_counts
 
 SCORE_TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
+SOFTMAX_TABLES = 4  # tables of queries x labels of a softmax over label vectors, counted at 1.3 million labels
 RESERVE = 1.5e9  # bytes of main memory of a process before any work: libraries
 WORKERS, WORKER = 4, 0.5e9  # processes that assemble batches for a GPU, and the bytes that each has of its own
 PEAKS = {"gpu_memory_bytes", "host_memory_bytes", "scratch_bytes"}
@@ -163,11 +164,13 @@ class Job:
 
     @cached_property
     def batch_labels(self) -> float:
-        """Return the mean labels of a full batch: one per query, or the distinct ones (docs/deviations.md D1).
+        """Return the mean labels that a full batch encodes: one per query, or the distinct ones (docs/deviations.md D1).
 
         Assumes that labels are drawn evenly; otherwise a batch has fewer distinct ones.
         """
         n = self.counts.n_labels
+        if self.config.method == "all-labels" and not self.config.loss.text_weight:
+            return 0.0
         if self.config.training.label_copies == "kept":
             return float(self.batch)
         return n * -math.expm1(self.batch * math.log1p(-1 / n)) if n > 1 else 1.0
@@ -180,7 +183,15 @@ class Job:
     @property
     def free_vectors(self) -> int:
         """Return the number of free vectors."""
-        return min(self.config.prototype.free_vectors, self.counts.n_labels) if self.config.has_prototypes else 0
+        has = self.config.method in ("PRIME", "DEXA")
+        return min(self.config.prototype.free_vectors, self.counts.n_labels) if has else 0
+
+    @property
+    def candidates(self) -> float:
+        """Return the labels whose own vectors a step compares with its queries (docs/deviations.md D34)."""
+        n, sampled = self.counts.n_labels, self.config.loss.sampled_labels
+        positives = self.batch * self.pairs / self.counts.n_train
+        return n if sampled is None else min(n, sampled + positives)
 
     @property
     def rank(self) -> int:
@@ -194,6 +205,8 @@ class Job:
         found = self.free_vectors * d + self.shape.layers * self.shape.adapters(self.rank)
         if self.config.encoder.train == "full":
             found += self.shape.parameters
+        if self.config.method == "all-labels":
+            found += self.counts.n_labels * d
         if self.config.method == "PRIME":
             found += layer_weights(d, self.config.prototype.feedforward)
         if self.config.uses_images:
@@ -244,13 +257,16 @@ class Job:
         if not self.stored_only:
             one += self.batch * self.encode(self.query, train=True)
             one += self.batch_labels * self.encode(self.label, train=True)
-        one += (2 if self.config.has_prototypes else 1) * 6 * self.batch * self.batch_labels * self.shape.hidden
-        return self.config.training.epochs * batches * one
+        one += (2 if self.free_vectors else 1) * 6 * self.batch * self.batch_labels * self.shape.hidden
+        softmax = 6 * self.batch * self.candidates * self.shape.hidden
+        one += softmax if self.config.method == "all-labels" else 0.0
+        training = self.config.training
+        return batches * (training.epochs * one + training.refit_epochs * softmax)
 
     @cached_property
     def diagnostics_flop(self) -> float:
         """Return the operations around the steps: all items once at the start; labels and held-out queries each epoch;
-        the training queries once more for the last centroids."""
+        the training queries once more for the last centroids, and with all labels for a refit."""
         prime, n_labels, held = self.config.method == "PRIME", self.counts.n_labels, self.held_out
         labels = n_labels if held else min(n_labels, WATCHED)
         query, label = self.encode(self.query), self.encode(self.label)
@@ -261,6 +277,8 @@ class Job:
             each += labels * label + held * query
             if prime and self.config.prototype.last_centroids == "encoded":
                 total += self.trained_queries * query
+            if self.config.training.refit_epochs:
+                total += self.trained_queries * query + n_labels * label
         return total + self.config.training.epochs * each
 
     @cached_property
@@ -314,7 +332,21 @@ class Job:
             tokens += self.batch_labels * (self.label.computed + self.label.more)
             return self.label_bytes + self.counted.bytes_at(tokens)
         scores = 4.0 * SCORE_TABLES * self.batch * self.batch_labels
+        scores += self.softmax_bytes if self.config.method == "all-labels" else 0.0
         return self.model_device_bytes + self.copy_bytes + 12.0 * self.trainable + self.activation_bytes + scores
+
+    @property
+    def softmax_bytes(self) -> float:
+        """Return the device memory of a softmax over label vectors: tables of scores, unit vectors and their gradient."""
+        return 4.0 * self.candidates * (SOFTMAX_TABLES * self.batch + 2 * self.shape.hidden)
+
+    @property
+    def refit_bytes(self) -> float:
+        """Return the device memory of a refit beside the trained run: label vectors, their gradient and AdamW's moments."""
+        if not self.config.training.refit_epochs:
+            return 0.0
+        own = 16.0 * self.shape.hidden * self.counts.n_labels
+        return self.model_device_bytes + 12.0 * self.trainable + own + self.softmax_bytes
 
     @cached_property
     def cluster_bytes(self) -> float:
@@ -331,9 +363,12 @@ class Job:
 
     @property
     def label_bytes(self) -> float:
-        """Return the size of centroids and clusters, which are kept per label beside the model."""
-        each = 4 * self.shape.hidden + 1 if self.config.method == "PRIME" else 0
-        return float(self.counts.n_labels * (each + (8 if self.config.has_prototypes else 0)))
+        """Return the size of what is kept per label and not trained by steps: centroids, clusters, vectors of a refit."""
+        config, vector = self.config, 4 * self.shape.hidden
+        each = vector + 1 if config.method == "PRIME" else 0
+        each += 8 if self.free_vectors else 0
+        each += (vector if config.training.refit_epochs else 0) + config.learns_vectors
+        return float(self.counts.n_labels * each)
 
     @cached_property
     def activation_bytes(self) -> float:
@@ -389,7 +424,7 @@ def train_cost(job: Job, hardware: Hardware) -> Cost:
     epochs, d, trained = job.config.training.epochs, job.shape.hidden, job.trainable
     device = CONTEXT + max(job.model_device_bytes + job.copy_bytes, job.cluster_bytes)
     cost = Cost(disk_bytes=job.model_bytes, gpu_memory_bytes=device, host_memory_bytes=job.host_bytes)
-    if not epochs:
+    if not epochs and not job.config.training.refit_epochs:
         return cost
     # Centroids are computed before the first epoch and after each.
     centroids = 2.0 * job.pairs * d * (epochs + 1) if job.config.method == "PRIME" else 0.0
@@ -401,7 +436,7 @@ def train_cost(job: Job, hardware: Hardware) -> Cost:
         flop_host=centroids + job.cluster_flop,
         hours=seconds / 3600,
         scratch_bytes=job.model_bytes + 8.0 * trained + 4.0 * d * job.counts.n_train,
-        gpu_memory_bytes=CONTEXT + job.step_bytes,
+        gpu_memory_bytes=CONTEXT + max(job.step_bytes, job.refit_bytes),
     )
 
 

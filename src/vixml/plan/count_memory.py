@@ -42,6 +42,7 @@ from vixml.plan.cost import Job
 from vixml.plan.shapes import Item
 from vixml.plan.step_memory import TABLE, Count, key_of, load_counts, save_counts
 from vixml.ragged import Ragged
+from vixml.training.all_labels import draw_candidates
 from vixml.training.batches import Batch, EpochBatches, TrainingSet
 from vixml.training.train import State, Training, make_optimizer, train_step
 from vixml.training.vectors import StoredVectors
@@ -126,6 +127,10 @@ def count_step(job: Job, text: float) -> tuple[int, int]:
     config = job.config.model_copy(update={"encoder": encoder}).at_precision(precision)
     batch: Batch = EpochBatches(data, config, 0, 0, with_text=not job.stored_only)[0]
     n_labels, dim = job.counts.n_labels, job.image_dim if config.uses_images else None
+    if batch.candidates is not None:  # every label has a query somewhere
+        rng, truth = np.random.default_rng(0), data.truth.take(batch.queries)
+        candidates = draw_candidates(truth, np.arange(n_labels), config.loss.sampled_labels, rng)
+        batch = replace(batch, candidates=candidates)
     with tempfile.TemporaryDirectory() as folder, _as_on_a_gpu():
         AutoConfig.for_model(**{"model_type": "bert"} | job.architecture).save_pretrained(folder)
         (Path(folder) / "model.safetensors").touch()
@@ -179,7 +184,7 @@ def _made_up(job: Job, text: float) -> TrainingSet:
         return Sequences(_rows(n, text), images, prompt, lambda rows: np.zeros((len(rows), job.image_dim), np.float16))
 
     n, m = job.batch, job.counts.n_labels
-    wanted = min(n, m, round(job.batch_labels))  # distinct labels
+    wanted = min(n, m, round(job.batch_labels) or n)  # distinct labels
     labels = np.sort(np.resize(np.arange(wanted) * m // wanted, n)).astype(np.int32)
     truth = Ragged(labels, np.arange(n + 1), m)
     return TrainingSet(items(n, job.query), items(m, job.label), truth, np.arange(n), np.ones(m))

@@ -61,8 +61,11 @@ class Count:
 def key_of(job: Job) -> str:
     """Return a digest of everything that the memory of a step depends on, except its tokens and the number of labels."""
     config = job.config
+    # Only a softmax over label vectors depends on the number of labels.
+    softmax = {"softmax": [job.counts.n_labels, round(job.candidates)]} if config.method == "all-labels" else {}
     return sha256_json(
         {
+            **softmax,
             "architecture": job.architecture,
             "encoder": config.encoder.model_dump(mode="json", exclude=NO_SHAPE),
             "adapters": [job.rank, config.encoder.lora.dropout > 0] if job.rank else None,

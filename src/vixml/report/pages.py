@@ -419,13 +419,16 @@ def _discrepancies(sources: Sources) -> str:
 
 
 def _deviations(page: Path) -> str:
-    found = re.findall(r"^\| (D\d+) \| (PICTO)?", page.read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.findall(r"^\| (D\d+) \| (PICTO|ours)?", page.read_text(encoding="utf-8"), re.MULTILINE)
     if not found:
         raise VixmlError("a page of deviations lists none", where=page, expected="rows `| D1 | what we do | ...`")
-    every, own = (
-        ", ".join(name for name, picto in found if bool(picto) == of_picto) or "none" for of_picto in (False, True)
-    )
-    return f"- In the paper's runs and PICTO's: {every}.\n- In PICTO's runs only: {own}.\n"
+    whose = {
+        "": "In the paper's runs and PICTO's",
+        "PICTO": "In PICTO's runs only",
+        "ours": "In no row of the paper's tables",
+    }
+    lines = [(says, [name for name, kind in found if kind == of]) for of, says in whose.items()]
+    return "".join(f"- {says}: {', '.join(names) or 'none'}.\n" for says, names in lines)
 
 
 def reproduction(config_dir: Path, write: Path, check: bool) -> None:

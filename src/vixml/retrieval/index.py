@@ -78,7 +78,7 @@ def build_index(run: SeededRun, inputs: RunInputs, trained: Path, out: Path, dev
                 expect_direction(u, f"{run}, {split}")
                 unit = F.normalize(u, dim=1)
                 save_array(work / ("label_u.npy" if split == "label" else f"{split}.npy"), unit.numpy())
-                if split == "label" and model.prototypes is not None:
+                if split == "label" and model.has_prototypes:
                     z = all_prototypes(model, u)
                     expect_direction(z, f"{run}, prototypes")
                     save_array(work / "label_z.npy", z.numpy())

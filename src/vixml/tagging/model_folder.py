@@ -33,7 +33,7 @@ HEADER, FORMAT, VERSION = "model.json", "vixml-model", 1
 LANGUAGE, HEAD, VISION, LITE0 = "language", "head.safetensors", "vision", "vision/lite0.safetensors"
 LABELS, NEIGHBOURS, LEXICAL, CALIBRATION = "labels", "neighbours", "lexical.npy", "calibration.json"
 KEYS = {"precision", "n_labels", "dim", "tokens", "image_dim", "vision", "files"}
-TRAINING_ONLY = ("centroid", "has_centroid")  # buffers: prototypes are packed as vectors
+TRAINING_ONLY = ("centroid", "has_centroid", "vectors", "has_vector")  # prototypes are packed as vectors
 COPY_AGAIN = "copy the folder again, or write it again with `vixml pack`"
 Settings = TypeVar("Settings", bound=BaseModel)
 

@@ -414,7 +414,7 @@ class Tagger:
         """Add labels without training; they compete with the known ones from now on.
 
         A new label's vector is that of its text (and pictures) through the prototype network, with the free vector of the
-        nearest known label, or the text vector alone where the model searches by text vectors. It has a price. Measured on
+        nearest known label, or the text vector alone where the model searches by text vectors or has no prototype network. It has a price. Measured on
         a catalogue with 53 new labels: R@10 of 46 on items that have them, at a cost of 3 points on the known labels. An
         ``offset`` trades one for the other: below 0 it favours the known labels. Choose it on held-out labels: train a run
         without some labels, pack it, add them, set :attr:`offset` to a few values between -0.2 and 0.2, and keep the one
@@ -482,7 +482,9 @@ class Tagger:
         u = torch.from_numpy(self._encode(labels, "label", unit=False)[0])
         unit = F.normalize(u, dim=1)
         found = {"u": unit.numpy()}
-        if "z" in self._known:
+        if "z" in self._known and self._model.prototypes is None:  # all-labels: a label without training items
+            found["z"] = found["u"]
+        elif "z" in self._known:
             nearest = search(found["u"], self.folder.array(f"{LABELS}/u.npy"), 1)[0][:, 0]
             model, device = self._model, self.device
             cluster = model.cluster[torch.from_numpy(nearest).long().to(device)]

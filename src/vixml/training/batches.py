@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from vixml.config.run import RunConfig
 from vixml.models.packing import MULTIPLE, Packed, Sequences, pinned
 from vixml.ragged import Ragged
-from vixml.runtime import DRAW, ORDER, POSITIVE, generator
+from vixml.runtime import DRAW, ORDER, POSITIVE, SAMPLE, generator
+from vixml.training.all_labels import Candidates, draw_candidates
 from vixml.training.distributed import SINGLE, ProcessGroup
 
 
@@ -43,6 +44,11 @@ class TrainingSet:
         """Return the labels of the queries in use: one row for each of ``rows``."""
         return self.truth if len(self.rows) == len(self.truth) else self.truth.take(self.rows)
 
+    @cached_property
+    def trained_labels(self) -> np.ndarray:
+        """Return the labels that a query in use has: (t,) int64 ids, ascending."""
+        return np.flatnonzero(self.used_truth.counts())
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -50,12 +56,14 @@ class Batch:
 
     Attributes:
         queries: (n,) int64 rows of train.
-        labels: (m,) int64 label ids, ascending; with ``training.label_copies: kept`` one per query, copies side by side.
+        labels: (m,) int64 label ids to encode, ascending; with ``training.label_copies: kept`` one per query, copies side by
+            side; none where the loss reads no text vector of a label (``all-labels``).
         parts: this process's share of the items, queries first, then labels; a part goes through the encoder at once.
             Empty in training on stored vectors.
         pairs: (n_pairs, 2) int64, every (query, label) of the batch that is in the truth, as positions in the batch.
         drawn_label: (3, n) int64, each query's drawn positive in L(q,u), L(q,z) and R, as positions in ``labels``.
         drawn_query: (m,) int64, each label's drawn positive, as a position in ``queries``.
+        candidates: the labels whose own vectors the queries are compared with (``all-labels``), or None.
         has_images: whether any item of the batch has an image, in whichever process's share.
     """
 
@@ -65,13 +73,15 @@ class Batch:
     pairs: np.ndarray
     drawn_label: np.ndarray
     drawn_query: np.ndarray
+    candidates: Candidates | None = None
     has_images: bool = False
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory; a DataLoader calls this in a thread."""
         read = ("labels", "pairs", "drawn_label", "drawn_query")
         arrays = {name: pinned(getattr(self, name)) for name in read}
-        return replace(self, **arrays, parts=tuple(part.pin_memory() for part in self.parts))
+        candidates = self.candidates and self.candidates.pin_memory()
+        return replace(self, **arrays, parts=tuple(part.pin_memory() for part in self.parts), candidates=candidates)
 
 
 def query_order(rows: np.ndarray, groups: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
@@ -152,10 +162,14 @@ class EpochBatches(Dataset):
     def __getitem__(self, index: int) -> Batch:
         data, size = self.data, self.config.training.batch_size
         queries = self.order[index * size : (index + 1) * size]
-        drawn = self.positives[queries]
+        drawn, loss, truth = self.positives[queries], self.config.loss, data.truth.take(queries)
         # Each label once, or once for each query that drew it (docs/deviations.md D1).
         labels = np.unique(drawn) if self.config.training.label_copies == "merged" else np.sort(drawn)
-        truth = data.truth.take(queries)
+        candidates = None
+        if self.config.method == "all-labels":
+            rng = generator(self.seed, SAMPLE, self.epoch, index)
+            candidates = draw_candidates(truth, data.trained_labels, loss.sampled_labels, rng)
+            labels = labels if loss.text_weight else labels[:0]
         # All columns of each query's labels: a range of the ascending list, empty for a label that no query drew.
         first, end = (np.searchsorted(labels, truth.values, side=side) for side in ("left", "right"))
         count = end - first
@@ -165,7 +179,7 @@ class EpochBatches(Dataset):
         drawn_label = draw_per_group(pairs[:, 0], pairs[:, 1], len(queries), rng)
         drawn_query = draw_per_group(pairs[:, 1], pairs[:, 0], len(labels), rng)
         drawn_labels = [drawn_label] * 3
-        if self.config.loss.draws == "per-term":
+        if loss.draws == "per-term":
             drawn_labels[1:] = (draw_per_group(pairs[:, 0], pairs[:, 1], len(queries), rng) for _ in range(2))
         items = ((data.queries.images, queries), (data.labels.images, labels))
         return Batch(
@@ -175,6 +189,7 @@ class EpochBatches(Dataset):
             pairs,
             np.stack(drawn_labels),
             drawn_query,
+            candidates,
             any(lists is not None and (lists.offsets[rows + 1] > lists.offsets[rows]).any() for lists, rows in items),
         )
 
@@ -195,12 +210,14 @@ def draw_per_group(groups: np.ndarray, members: np.ndarray, n_groups: int, rng: 
     Args:
         groups: (n,) int64 group of each pair.
         members: (n,) int64 member of each pair.
-        n_groups: every group in [0, n_groups) must occur.
+        n_groups: every group in [0, n_groups) must occur; or there are no pairs at all, and nothing is drawn.
         rng: used once.
 
     Returns:
-        (n_groups,) int64.
+        (n_groups,) int64; (0,) without pairs.
     """
+    if not len(groups):
+        return members
     order = np.argsort(groups, kind="stable")
     counts = np.bincount(groups, minlength=n_groups)
     starts = np.cumsum(counts) - counts

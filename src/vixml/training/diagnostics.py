@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml.config.run import Loss
+from vixml.config.run import Loss, RunConfig
 from vixml.errors import VixmlError
 from vixml.models.siamese import Siamese
 from vixml.ragged import Ragged
@@ -113,17 +113,18 @@ def collapsed_loss(config: Loss, prime: bool) -> float:
     return 3 * config.margin_min + config.regulariser * halves * config.regulariser_margin
 
 
-def collapse_warning(report: dict[str, Any], config: Loss, prime: bool) -> str | None:
+def collapse_warning(report: dict[str, Any], config: RunConfig) -> str | None:
     """Return a warning if an epoch ended in the collapsed state: its loss is that of equal similarities, vectors are parallel.
 
     Args:
         report: the epoch's report.
-        config: margins.
-        prime: whether the loss is PRIME's.
+        config: the run; the softmax of ``all-labels`` has no collapsed state.
     """
+    if config.method == "all-labels":
+        return None
     loss, cosine = report["loss"], report["cosine_queries"]
     parallel = min(cosine, report.get("cosine_prototypes", report["cosine_u"])) > COSINE_COLLAPSED
-    if not parallel or abs(loss - collapsed_loss(config, prime)) >= 0.02:
+    if not parallel or abs(loss - collapsed_loss(config.loss, config.method == "PRIME")) >= 0.02:
         return None
     return (
         f"epoch {report['epoch']}: the run has collapsed: loss {loss:.3f} is that of equal similarities and the mean cosine "
@@ -197,8 +198,8 @@ def evaluate(
     report = {"cosine_queries": mean_cosine(train.vectors), "cosine_u": mean_cosine(unit_u)}
     if label_z is not None:
         report["cosine_prototypes"] = mean_cosine(label_z)
-        on_device = torch.from_numpy(labels).to(model.cluster.device)
-        report |= prototype_inputs(model, label_u, on_device) if model.has_centroids else {}
+        if model.has_centroids:
+            report |= prototype_inputs(model, label_u, torch.from_numpy(labels).to(model.device))
     if len(validation.vectors):
         report["P@1/u"] = precision_at_1(validation, unit_u)
         if label_z is not None:

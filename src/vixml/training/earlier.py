@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
@@ -16,7 +17,8 @@ from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, sha256_file
 from vixml.models.siamese import Siamese
 
-HEADER, LANGUAGE, HEAD, LABELS = "model.json", "language/model.safetensors", "head.safetensors", "labels/items.parquet"
+HEADER, LANGUAGE, HEAD = "model.json", "language/model.safetensors", "head.safetensors"
+LABELS, VECTORS = "labels/items.parquet", "labels/z.npy"
 FREE, CLUSTER, NETWORK = "prototypes.free.weight", "cluster", "backbone.network."
 AGAIN = "name another model folder: `vixml fit NAME --from MODEL`"
 
@@ -30,12 +32,14 @@ class Earlier:
         language: weights of its language model, with the whole vocabulary; empty where only adapters were trained.
         head: everything else that was learned.
         labels: text of each of its labels -> row.
+        vectors: (n, dim) float32, its label vectors ``z``; None for a model without them.
     """
 
     folder: Path
     language: dict[str, Tensor]
     head: dict[str, Tensor]
     labels: dict[str, int]
+    vectors: np.ndarray | None = None
 
     @classmethod
     def open(cls, start: Start) -> Earlier:
@@ -53,13 +57,14 @@ class Earlier:
         what = "the model folder to start from is another one now"
         expect_equal(sha256_file(header), start.sha256, what, where=header, hint=AGAIN)
         files = read_json(header)["files"]
-        for name in {LANGUAGE, HEAD, LABELS} & files.keys():
+        for name in {LANGUAGE, HEAD, LABELS, VECTORS} & files.keys():
             what = "a file of the model folder to start from was altered"
             expect_equal(sha256_file(folder / name), files[name]["sha256"], what, where=folder / name, hint=AGAIN)
         names = pq.ParquetFile(folder / LABELS).read(columns=["id", "text"]).to_pydict()
         texts = [text or key for key, text in zip(names["id"], names["text"], strict=True)]
         language = load_file(folder / LANGUAGE) if LANGUAGE in files else {}
-        return cls(folder, language, load_file(folder / HEAD), {text: row for row, text in enumerate(texts)})
+        vectors = np.load(folder / VECTORS, allow_pickle=False) if VECTORS in files else None
+        return cls(folder, language, load_file(folder / HEAD), {text: row for row, text in enumerate(texts)}, vectors)
 
     @torch.no_grad()
     def restore(self, model: Siamese) -> None:
@@ -92,6 +97,21 @@ class Earlier:
                 )
             kept[name] = found
         model.load_learned_state({**model.learned_state(), **kept})
+
+    @torch.no_grad()
+    def label_vectors(self, model: Siamese, labels: Sequence[str]) -> int:
+        """Set the vector of each label that the earlier model had to its ``z`` there; return how many it had.
+
+        Args:
+            model: of method ``all-labels``.
+            labels: text of each label.
+        """
+        known = [(row, self.labels[text]) for row, text in enumerate(labels) if text in self.labels]
+        if self.vectors is None or self.vectors.shape[1] != model.vectors.shape[1] or not known:
+            return 0
+        now, before = np.array(known).T
+        model.vectors[torch.from_numpy(now).to(model.device)] = torch.from_numpy(self.vectors[before]).to(model.device)
+        return len(known)
 
     @torch.no_grad()
     def free_vectors(self, model: Siamese, labels: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ Read it top to bottom:
     new_state          what changes (State), and how a checkpoint saves and restores it
     parameter_groups   the optimizer and its learning rates
     fit                resume or initialise, then epochs: groups, steps, centroids, diagnostics, checkpoints
-    train_step         one batch: encode, score, loss, gradients, update
+    train_step         one batch: encode, score, loss, gradients, update; batch_loss chooses the loss
     initialise         encode everything once; then what happens between epochs
 """
 
@@ -44,6 +44,7 @@ from vixml.progress import Quiet, bar, warn
 from vixml.provenance import describe_input, machine, stage
 from vixml.runtime import CLUSTER, DROPOUT, INIT, autocast, batch_workers, choose_precision, derived_seed, send
 from vixml.training import diagnostics
+from vixml.training.all_labels import decoupled_softmax, label_loss, refit
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, iterate
 from vixml.training.checkpoint import Checkpoint
 from vixml.training.clustering import balanced_groups, group_means
@@ -93,7 +94,8 @@ def train(
         checkpoint = Checkpoint(
             out.parent / "checkpoint", identity, config.training.checkpoint_minutes, accept_checkpoint
         )
-        state, n_queries = new_state(training), len(training.data.rows) * config.training.epochs
+        state = new_state(training)
+        n_queries = len(training.data.rows) * (config.training.epochs + config.training.refit_epochs)
         shown = bar(str(run), n_queries) if first else nullcontext(Quiet())
         enough = enough_memory(
             lambda: f"train {run}, {position(training, state)}",
@@ -331,12 +333,12 @@ def restore_state(training: Training, state: State, saved: dict[str, Any]) -> No
 
 
 def parameter_groups(model: Siamese, config: Optimizer) -> list[dict]:
-    """Return AdamW's groups: language model or new parts, with or without weight decay (paper, appendix A).
+    """Return AdamW's groups: language model, new parts or label vectors, with or without weight decay (paper, appendix A).
 
-    Free vectors and all one-dimensional parameters (biases, norms) are not decayed; in the official form norms are, except
-    those named ``LayerNorm.weight`` (docs/deviations.md D28). Parameters that do not train are left out.
+    Free vectors, label vectors and all one-dimensional parameters (biases, norms) are not decayed; in the official form norms
+    are, except those named ``LayerNorm.weight`` (docs/deviations.md D28). Parameters that do not train are left out.
     """
-    groups: dict[tuple[bool, bool], list[Parameter]] = {}
+    groups: dict[tuple[bool, bool, float], list[Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -345,18 +347,19 @@ def parameter_groups(model: Siamese, config: Optimizer) -> list[dict]:
             plain = parameter.ndim < 2
         else:
             plain = "bias" in name or name.endswith("LayerNorm.weight")
-        plain = plain or name == "prototypes.free.weight"
-        groups.setdefault((is_new, plain), []).append(parameter)
+        plain = plain or name in ("prototypes.free.weight", "vectors")
+        rate = config.lr_labels if name == "vectors" else config.lr_new if is_new else config.lr
+        groups.setdefault((is_new, plain, rate), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": config.lr_new if is_new else config.lr,
-            "peak": config.lr_new if is_new else config.lr,
+            "lr": rate,
+            "peak": rate,
             "weight_decay": 0.0 if plain else config.weight_decay,
             "warmup": config.warmup_steps if config.warmup_steps_new is None or not is_new else config.warmup_steps_new,
             "ahead": config.warmup_from == "first-step",
         }
-        for (is_new, plain), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (is_new, plain, rate), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
@@ -411,6 +414,8 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
     model, settings, device = training.model, training.config.training, training.device
     first = training.group.rank == 0  # it alone writes checkpoints
     start_or_resume(training, state, checkpoint, view)
+    if not settings.epochs:
+        refit_labels(training, state, view)
     workers, pin = batch_workers(settings.workers if settings.epochs else 0, device), device.type == "cuda"
     while state.epoch < settings.epochs:
         if state.step_in_epoch == 0:
@@ -427,13 +432,15 @@ def fit(training: Training, state: State, checkpoint: Checkpoint, view: Training
                 save_state(training, state, checkpoint)
                 started = time.perf_counter()
         model.refresh_centre()
+        last = state.epoch + 1 == settings.epochs
         if model.has_centroids:
-            last = state.epoch + 1 == settings.epochs
             refresh_centroids(training, state, last and training.config.prototype.last_centroids == "encoded")
+        if last:
+            refit_labels(training, state, view)
         state.seconds += time.perf_counter() - started
         report = epoch_report(training, state)
         if report is not None:
-            warning = diagnostics.collapse_warning(report, training.config.loss, model.has_centroids)
+            warning = diagnostics.collapse_warning(report, training.config)
             if warning is not None:
                 view.warn(warning)
             state.history.append(report)
@@ -456,7 +463,7 @@ def start_or_resume(training: Training, state: State, checkpoint: Checkpoint, vi
         warn(sentence)
     if saved is not None:
         view.resume(state.epoch * n + min(state.step_in_epoch * settings.batch_size, n), state.epoch)
-    elif model.prototypes is not None or model.centred or settings.epochs:
+    elif model.has_prototypes or model.centred or settings.epochs:
         torch.manual_seed(derived_seed(training.seed, INIT, 1))
         initialise(training, state)
 
@@ -490,21 +497,10 @@ def train_step(training: Training, state: State, batch: Batch) -> Tensor:
         encoded = EncodedBatch(model, batch, training.group, training.precision, stream)
         u_queries, u_labels = model.centred_vectors(encoded.vectors).split([n, m])
     # Scores, margins and norms in float32: half precision would round margins of 0.1.
-    queries, texts = F.normalize(u_queries.float(), dim=1), F.normalize(u_labels.float(), dim=1)
-    labels, pairs, *drawn = (
-        torch.from_numpy(x).to(device, non_blocking=True)
-        for x in (batch.labels, batch.pairs, batch.drawn_label, batch.drawn_query)
-    )
-    prototypes = None
-    if model.prototypes is not None:
-        # This dropout follows from the step alone, however much the encoder drew in each process.
-        torch.manual_seed(derived_seed(*stream, n + m))
-        with training.autocast():
-            prototypes = model.prototype(u_labels, labels)
-    is_positive = torch.zeros(n, m, dtype=torch.bool, device=device)
-    is_positive[pairs[:, 0], pairs[:, 1]] = True
-    positives = Positives(is_positive, *drawn)
-    loss, terms = total_loss(queries, texts, prototypes, positives, config.loss, config.method)
+    queries = F.normalize(u_queries.float(), dim=1)
+    # Dropout of the prototypes follows from the step alone, however much the encoder drew in each process.
+    torch.manual_seed(derived_seed(*stream, n + m))
+    loss, terms = batch_loss(training, batch, queries, u_labels)
     optimizer.zero_grad(set_to_none=True)
     if loss.requires_grad:
         scaler.scale(loss).backward()
@@ -522,10 +518,40 @@ def train_step(training: Training, state: State, batch: Batch) -> Tensor:
     return loss.detach()
 
 
+def batch_loss(training: Training, batch: Batch, queries: Tensor, u_labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a batch and its terms by name.
+
+    Args:
+        training: the run.
+        batch: the batch.
+        queries: (n, dim) float32 unit rows.
+        u_labels: (m, dim) float32, the labels' text vectors, not normalised.
+    """
+    config, model, device = training.config, training.model, training.device
+    texts = F.normalize(u_labels.float(), dim=1)
+    labels, pairs, *drawn = (
+        torch.from_numpy(x).to(device, non_blocking=True)
+        for x in (batch.labels, batch.pairs, batch.drawn_label, batch.drawn_query)
+    )
+    if batch.candidates is not None:
+        terms = {"q_z": label_loss(queries, model.vectors, batch.candidates, config.loss.temperature)}
+        if config.loss.text_weight:
+            terms["q_u"] = decoupled_softmax(queries @ texts.T, pairs, config.loss.temperature)
+        return terms["q_z"] + config.loss.text_weight * terms.get("q_u", 0.0), terms
+    prototypes = None
+    if model.prototypes is not None:
+        with training.autocast():
+            prototypes = model.prototype(u_labels, labels)
+    is_positive = torch.zeros(len(queries), len(texts), dtype=torch.bool, device=device)
+    is_positive[pairs[:, 0], pairs[:, 1]] = True
+    return total_loss(queries, texts, prototypes, Positives(is_positive, *drawn), config.loss, config.method)
+
+
 def sum_gradients(training: Training, batch: Batch) -> None:
     """Sum gradients over processes: prototypes saw the whole batch, the encoder this process's share."""
     model = training.model
     whole = list(model.prototypes.parameters()) if model.prototypes is not None else []
+    whole += [model.vectors] if model.vectors is not None else []
     left_out = list(whole)
     if not batch.has_images and model.projection is not None:
         # No process uses it, so it has no gradient; with one of zero, AdamW would let it decay.
@@ -580,12 +606,55 @@ def initialise(training: Training, state: State) -> None:
                 free.weight.zero_()
             # With "xavier" they stay as the model drew them.
             if training.earlier is not None:
-                n_known = training.earlier.free_vectors(model, training.label_texts)
-                n_new = len(training.label_texts) - n_known
-                warn(f"starts from {training.earlier.folder}: {n_known:,} labels keep their vectors, {n_new:,} are new")
+                say_what_was_kept(training, training.earlier.free_vectors(model, training.label_texts))
         training.group.broadcast(model.cluster, free.weight)
     if model.has_centroids:
         refresh_centroids(training, state)
+    if training.config.method == "all-labels":
+        start_vectors(training, state.stored.read(), training.data.rows, labels)
+        if training.earlier is not None:
+            n_known = training.earlier.label_vectors(model, training.label_texts)
+            if first:
+                say_what_was_kept(training, n_known)
+
+
+def say_what_was_kept(training: Training, n_known: int) -> None:
+    """Print how many labels keep the vectors that they had in the earlier model."""
+    n_new = len(training.label_texts) - n_known
+    warn(f"starts from {training.earlier.folder}: {n_known:,} labels keep their vectors, {n_new:,} are new")
+
+
+def start_vectors(training: Training, queries: Tensor, rows: np.ndarray | None, label_u: Tensor) -> None:
+    """Set each label's own vector to its centroid plus a share of its text vector.
+
+    Args:
+        training: the run.
+        queries, rows: unit vectors of the training queries, as in :func:`vixml.training.vectors.label_means`.
+        label_u: (n_labels, dim) float32 text vectors, not normalised.
+    """
+    model = training.model
+    if training.group.rank == 0:
+        centroids, has = label_means(queries, training.data.used_truth, rows)
+        centroids.add_(F.normalize(label_u, dim=1), alpha=training.config.prototype.text_start)
+        model.vectors.detach().copy_(centroids)
+        model.has_vector.copy_(has)
+    training.group.broadcast(model.vectors, model.has_vector)
+
+
+def refit_labels(training: Training, state: State, view: TrainingView) -> None:
+    """Fit each label's own vector to the final vectors of the training queries (``training.refit_epochs``)."""
+    model, data, config = training.model, training.data, training.config
+    if not config.training.refit_epochs:
+        return
+    if training.stored_only:
+        queries, label_u = state.query_u[torch.from_numpy(data.rows)], state.label_u
+    else:
+        queries, label_u = encode_shared(training, data.queries, data.rows), encode_shared(training, data.labels)
+    queries = F.normalize(queries, dim=1)
+    start_vectors(training, queries, None, label_u)
+    if training.group.rank == 0:
+        refit(model.vectors, queries, data.used_truth, config, training.seed, view.refit)
+    training.group.broadcast(model.vectors)
 
 
 def update_groups(training: Training, state: State, view: TrainingView) -> None:
@@ -646,7 +715,7 @@ def epoch_report(training: Training, state: State) -> dict[str, Any] | None:
         return None
     stored = state.stored.take(rows)
     diagnostics.require_finite(means["loss"], stored, state.epoch)
-    label_z = all_prototypes(model, label_u, labels=labels) if model.prototypes is not None else None
+    label_z = all_prototypes(model, label_u, labels=labels) if model.has_prototypes else None
     held_out_queries = diagnostics.Queries(F.normalize(validation, dim=1), data.truth.take(held_out))
     trained = diagnostics.Queries(stored, data.used_truth)
     diagnosed = diagnostics.evaluate(model, labels, label_u, label_z, held_out_queries, trained)
@@ -679,6 +748,10 @@ class TrainingView:
         self.seen += n
         speed = self.seen / max(time.monotonic() - self.started, 1e-9)
         self.advance(n, lambda: f"loss {float(loss):.3f}, {speed:.0f} samples/s")
+
+    def refit(self, n: int) -> None:
+        """Count ``n`` queries whose label vectors are fitted once more."""
+        self.advance(n, lambda: "fitting label vectors")
 
     def resume(self, n: int, epoch: int) -> None:
         """Print where an interrupted run resumes: after ``n`` queries, in ``epoch``."""

@@ -1,0 +1,175 @@
+"""Compare forms of training on queries held out of PICTO's train, with a tenth of the labels held out whole (D34).
+
+A label held out whole has no training query, as labels that are new to a catalogue; its pairs with the held-out queries remain. Each
+form is trained once per split and searched by z, by u, and with local ridge votes. Test data is not read. Nothing is timed but the
+processor time of the trainings. A small catalogue is a random part of train, with the settings that `vixml new` writes for its size.
+
+    python benchmarks/label_vectors.py text all-labels 0      # modality, form, split: adds to the results
+    python benchmarks/label_vectors.py text prime 0 --items 600   # a small catalogue
+    python benchmarks/label_vectors.py                        # prints the table
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+from torch.nn import functional as F
+
+from vixml.config.defaults import training_defaults
+from vixml.config.load import load_runs, load_world, merge
+from vixml.config.run import Inference, RunConfig, SeededRun
+from vixml.files import read_json
+from vixml.models.encode import all_prototypes, encode_items
+from vixml.models.inputs import RunInputs
+from vixml.progress import Quiet
+from vixml.ragged import Ragged
+from vixml.retrieval.ranking import Queries, rank_labels
+from vixml.runtime import choose_device
+from vixml.training.checkpoint import Checkpoint
+from vixml.training.train import State, Training, TrainingView, fit, new_state, open_training, refit_labels
+
+OUT = measure.RESULTS / "label_vectors.json"
+COLD = 0.1  # share of labels held out whole
+ALL = {"method": "all-labels"}
+FORMS: dict[str, dict[str, Any]] = {
+    "prime": {"training": {"refit_epochs": 1}},  # its label vectors are left out of its scores
+    "all-labels": ALL,
+    "all-labels-u0.1": ALL | {"loss": {"text_weight": 0.1}},
+    "all-labels-u0.3": ALL | {"loss": {"text_weight": 0.3}},
+    "all-labels-u1": ALL | {"loss": {"text_weight": 1.0}},
+}
+REFITS: dict[str, dict[str, Any]] = {  # of the same trained model
+    "prime-refit-30": {"training": {"refit_epochs": 30}},
+}
+RIDGE = {"frequency_power": 0.0, "prototype_weight": 0.3, "text_weight": 0.0}
+BALANCED = {"frequency_power": 0.1, "prototype_weight": 0.3, "text_weight": 0.2}
+SEARCHES = {
+    "z": {"labels_as": "z"},
+    "u": {"labels_as": "u"},
+    "augmented": {"method": "retrieval-augmented", "label_weight": 0.5},
+    "precise": {"method": "local-ridge", "ridge": RIDGE},
+    "balanced": {"method": "local-ridge", "ridge": BALANCED},
+}
+
+
+def trained(
+    modality: str, form: str, split: int, items: int, results: Path
+) -> tuple[Training, State, np.ndarray, Ragged]:
+    """Train a form; return it, its state, whether each label is cold, and the whole truth."""
+    base = load_runs("config")["picto", f"form-{modality}-split{split}"]
+    size = {}
+    if items:
+        size = {key: training_defaults(items, items)[key] for key in ("prototype", "optimizer", "training")}
+        size["training"]["validation"] = base.training.validation
+    config = RunConfig.model_validate(merge(merge(base.model_dump(), size), FORMS[form]))
+    data, device = results / "data/picto", choose_device("cpu", 1)
+    embeddings = data / "embeddings/efficientnet-lite0" if config.uses_images else None
+    inputs = RunInputs(data / "corpus", data / "tokens/minilm-l3-32", embeddings, results / "models/minilm-l3")
+    propensity = load_world("config").datasets["picto"].propensity
+    training = open_training(SeededRun("picto", form, split, config), propensity, inputs, device)
+    whole = training.data.truth
+    cold = np.zeros(whole.n_cols, dtype=bool)
+    cold[np.random.default_rng(split).permutation(whole.n_cols)[: round(COLD * whole.n_cols)]] = True
+    warm = whole.select(~cold[whole.values])
+    rows = training.data.rows
+    if items:
+        rows = np.sort(np.random.default_rng(split).permutation(rows)[:items])
+    rows = rows[warm.lengths[rows] > 0]
+    training = replace(training, data=replace(training.data, truth=warm, rows=rows))
+    state = new_state(training)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(training, state, Checkpoint(Path(folder), {}, 1e6), TrainingView(Quiet(), form, 1))
+    return training, state, cold, whole
+
+
+def scores(training: Training, cold: np.ndarray, whole: Ragged) -> dict[str, Any]:
+    """Return precision and recall of the held-out queries for every search, in percent, and hits for paired comparisons."""
+    data, model, held = training.data, training.model, training.held_out
+    u = encode_items(model, data.labels, training.precision)
+    vectors = {"u": F.normalize(u, dim=1).numpy(), "z": all_prototypes(model, u).numpy()}
+    voters, queries = (
+        F.normalize(encode_items(model, data.queries.take(rows), training.precision), dim=1).numpy()
+        for rows in (data.rows, held)
+    )
+    truth, found = whole.take(held), {}
+    of_cold = truth.select(cold[truth.values])
+    for name, change in SEARCHES.items():
+        how = Inference.model_validate({"method": "label-search", "top_k": 100} | change)
+        labels, _ = rank_labels(Queries(queries, queries), vectors, voters, data.used_truth, how)
+        hits, hits_cold = (np.stack([np.isin(top, t.row(i)) for i, top in enumerate(labels)]) for t in (truth, of_cold))
+        n, n_cold = truth.lengths, of_cold.lengths
+        has = n_cold > 0
+        found[name] = {
+            "P@1": 100 * float(hits[:, 0].mean()),
+            "P@5": 100 * float(hits[:, :5].mean()),
+            "R@100": 100 * float((hits.sum(1) / np.maximum(n, 1)).mean()),
+            "cold R@10": 100 * float((hits_cold[:, :10].sum(1)[has] / n_cold[has]).mean()),
+            "cold R@100": 100 * float((hits_cold.sum(1)[has] / n_cold[has]).mean()),
+            "hits": ["".join(map(str, n)) for n in (hits[:, 0].astype(int), hits[:, :5].sum(1))],
+        }
+    return found
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a row is a result of."""
+    return tuple(row.get(name, 0) for name in ("modality", "form", "split", "items"))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the Markdown table of docs/results.md."""
+    names = ["P@1 by z", "P@5", "R@100", "P@1 by u", "precise", "P@5", "balanced", "P@5", "cold R@10", "R@100"]
+    lines = [f"| held-out queries | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for row in rows:
+        modality, form, split, items = key_of(row)
+        z, u, *votes = (row["found"][name] for name in ("z", "u", "precise", "balanced"))
+        values = [z["P@1"], z["P@5"], z["R@100"], u["P@1"]]
+        values += [one[key] for one in votes for key in ("P@1", "P@5")] + [z["cold R@10"], z["cold R@100"]]
+        cells = [f"{value:.1f}" for value in values]
+        title = f"{modality}, {form}" + (f", split {split}" if split else "") + (f", {items} items" if items else "")
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train one form, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modality", nargs="?", choices=["text", "vixml"])
+    parser.add_argument("form", nargs="?", choices=FORMS)
+    parser.add_argument("split", nargs="?", type=int, choices=[0, 1, 2])
+    parser.add_argument("--items", type=int, default=0, help="training items of a small catalogue; 0: all of PICTO's")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where PICTO was built")
+    given = parser.parse_args()
+    rows = read_json(OUT)["forms"] if OUT.exists() else []
+    if given.modality:
+        started = time.process_time()
+        training, state, *pairs = trained(given.modality, given.form, given.split, given.items, given.results)
+        if given.form == "prime":
+            training.model.has_vector.zero_()
+        of = {given.form: (scores(training, *pairs), time.process_time() - started)}
+        for name, change in REFITS.items() if given.form == "prime" else ():
+            started = time.process_time()
+            config = RunConfig.model_validate(merge(training.config.model_dump(), change))
+            refit_labels(replace(training, config=config), state, TrainingView(Quiet(), name, 1))
+            of[name] = scores(training, *pairs), time.process_time() - started
+        same = {name: getattr(given, name) for name in ("modality", "split", "items")}
+        new = [
+            {**same, "form": name, "precision": training.precision, "seconds": s, "found": found}
+            for name, (found, s) in of.items()
+        ]
+        replaced = {key_of(row) for row in new}
+        rows = read_json(OUT)["forms"] if OUT.exists() else []
+        rows = [row for row in rows if key_of(row) not in replaced]
+        measure.record(OUT, {"benchmark": "label_vectors", "cold": COLD, "rows": [], "forms": [*rows, *new]})
+        rows = new
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
