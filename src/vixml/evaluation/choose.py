@@ -292,7 +292,7 @@ class _Remembered:
     """A searcher that searches the same vectors once; arrays are told apart by identity, as long as they are kept."""
 
     def __init__(self, search: Searcher) -> None:
-        self.search, self.device, self.memory_mb = search, search.device, search.memory_mb
+        self.search, self.kind, self.device, self.memory_mb = search, search.kind, search.device, search.memory_mb
         self.found: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __call__(

@@ -13,7 +13,7 @@ LF-AmazonTitles-1.3M, exact search among 1.3 million labels and 2.2 million trai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,12 +24,14 @@ from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.search import full_precision_products, no_labels, on_device, products, rows_of, steps
-from vixml.retrieval.vote import EXACT, Votes, check_voters, rank, vote_chunks
+from vixml.retrieval.vote import EXACT, Votes, check_voters, kth_largest, rank, vote_chunks
 from vixml.runtime import one_thread_each, share_out
 
+ROUNDING = 1e-6  # of a score in [-10, 10] to float32: scores that tie there are ranked by label
 LONGEST = 1.001  # squared length of a vector; more is no rounding
 # Bytes of the neighbours' vectors and kernel matrices that are computed together: a processor's cache holds the first.
 ON_CPU, ON_GPU = 4 << 20, 1 << 30
+VOTES_MB = 8  # of votes that are summed together: they stay in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -89,25 +91,95 @@ def local_ridge(
         ([[1, 0]], [[0.578000009059906, 0.4819999933242798]])
     """
     _check(queries, voters, voter_labels, terms, filter)
-    device, n_labels, top_k = torch.device(search.device), voter_labels.n_cols, how.top_k
+    device, top_k = torch.device(search.device), how.top_k
     nearest, cosines = search(queries, voters, min(how.ridge.neighbours, max(len(voters), 1)))
-    found = [search(term.queries, term.labels, top_k, filter)[0] for term in terms]
+    found = [_Found(term, on_device(term.labels, device), search, *search(term.queries, term.labels, top_k, filter))
+             for term in terms]  # fmt: skip
     frequency = np.maximum(voter_labels.counts(), 1) ** float(how.ridge.frequency_power)
-    near_voters, label_vectors = on_device(voters, device), [on_device(term.labels, device) for term in terms]
+    near_voters = on_device(voters, device)
     ids, scores = no_labels(len(queries), top_k)
-    others = top_k * (1 + len(terms))
-    for part in vote_chunks(len(queries), nearest.shape[1], voter_labels, others, search.memory_mb):
-        weights = ridge_weights(nearest[part], cosines[part], near_voters, how.ridge, device, part.start)
-        cast = [Votes.cast(nearest[part], weights, voter_labels)]
-        for labels in found:
-            row, position = np.nonzero(labels[part] >= 0)
-            cast.append(Votes(row, labels[part][row, position], np.zeros(len(row))))
-        totals = Votes.joined(cast).summed(n_labels, rows_of(filter, part))
-        score = totals.weights / frequency[totals.labels]
-        for term, vectors in zip(terms, label_vectors, strict=True):
-            score += term.weight * _pairs(term.queries[part], vectors, totals, device)
-        ids[part], scores[part] = rank(Votes(totals.rows, totals.labels, score), len(weights), top_k)
+    a_row = nearest.shape[1], voter_labels, top_k * (1 + len(terms))
+    for block in vote_chunks(len(queries), *a_row, search.memory_mb):
+        weights = ridge_weights(nearest[block], cosines[block], near_voters, how.ridge, device, block.start)
+        for some in vote_chunks(len(weights), *a_row, min(search.memory_mb, VOTES_MB)):
+            part = slice(block.start + some.start, block.start + some.stop)
+            here = [one.part(part) for one in found]
+            cast = [Votes.cast(nearest[part], weights[some], voter_labels), *(one.votes for one in here)]
+            totals = Votes.joined(cast).summed(voter_labels.n_cols, rows_of(filter, part))
+            totals = replace(totals, weights=totals.weights / frequency[totals.labels])
+            ids[part], scores[part] = rank(_contenders(totals, here, len(weights[some]), top_k), len(weights[some]), top_k)
     return ids, scores
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the search of a term found.
+
+    Attributes:
+        term: the term.
+        vectors: its label vectors, on a GPU if they fit.
+        search: how they were searched.
+        labels: (n, top_k) int32, -1 for none.
+        products: (n, top_k) float32, best first.
+    """
+
+    term: LabelTerm
+    vectors: np.ndarray | Tensor
+    search: Searcher
+    labels: np.ndarray
+    products: np.ndarray
+
+    def part(self, rows: slice) -> _Found:
+        """Return what was found for some queries."""
+        term = replace(self.term, queries=self.term.queries[rows])
+        return replace(self, term=term, labels=self.labels[rows], products=self.products[rows])
+
+    @property
+    def votes(self) -> Votes:
+        """Return a vote without weight for each label found."""
+        rows, positions = np.nonzero(self.labels >= 0)
+        return Votes(rows, self.labels[rows, positions], np.zeros(len(rows)))
+
+    @property
+    def ceiling(self) -> np.ndarray:
+        """Return the most that the term adds to any label that was not found: (n,) float64; an index may miss labels."""
+        last = self.products[:, -1].astype(np.float64)
+        return self.term.weight * np.where((last > -np.inf) & (self.search.kind == "exact"), last, np.inf)
+
+
+def _contenders(votes: Votes, found: Sequence[_Found], n_rows: int, top_k: int) -> Votes:
+    """Add the terms to the votes, and leave out pairs that cannot be among a query's best: inner products are most of the work.
+
+    Args:
+        votes: one per pair of query and label, ascending.
+        found: of every term.
+        n_rows: queries.
+        top_k: labels of a query.
+    """
+    if not found:
+        return votes
+    n_labels = found[0].vectors.shape[0]
+    keys, of_found = votes.rows * n_labels + votes.labels, Votes.joined([one.votes for one in found])
+    kept = votes.weights >= kth_largest(votes.rows, votes.weights, n_rows, 2 * top_k)[votes.rows]
+    kept[np.searchsorted(keys, of_found.rows * n_labels + of_found.labels)] = True
+    scores = votes.weights.copy()
+    _add_terms(scores, votes, kept, found)
+    least = kth_largest(votes.rows[kept], scores[kept], n_rows, top_k)
+    at_most = votes.weights + np.sum([one.ceiling for one in found], axis=0)[votes.rows]
+    more = ~kept & (at_most + ROUNDING >= least[votes.rows])
+    _add_terms(scores, votes, more, found)
+    kept |= more
+    return Votes(votes.rows[kept], votes.labels[kept], scores[kept])
+
+
+def _add_terms(scores: np.ndarray, votes: Votes, which: np.ndarray, found: Sequence[_Found]) -> None:
+    """Add the terms to the scores of some pairs, in place."""
+    pairs = Votes(votes.rows[which], votes.labels[which], votes.weights[which])
+    added = np.zeros(len(pairs.rows))
+    for one in found:
+        products = _pairs(one.term.queries, one.vectors, pairs, torch.device(one.search.device))
+        added += one.term.weight * products
+    scores[which] += added
 
 
 def ridge_weights(
@@ -144,18 +216,15 @@ def ridge_weights(
 
     def work(start: int, stop: int) -> None:
         for rows in steps(stop, step, start):
-            ids = nearest[rows, :k]
-            near = (
-                voters[torch.from_numpy(ids).to(device).long()] if isinstance(voters, Tensor) else _taken(voters, ids)
-            )
-            near = near.to(device).double()
-            kernel = torch.bmm(near, near.transpose(1, 2))
+            kernel = _inner_products(voters, nearest[rows, :k], device)
             diagonal = kernel.diagonal(dim1=1, dim2=2)
             _check_length(diagonal.amax(dim=1).cpu().numpy(), first + rows.start)
-            kernel.sub_(1).div_(how.bandwidth).exp_()
+            kernel.sub_(1).div_(how.bandwidth)
+            # numpy's exponential takes half as long, and its OpenBLAS half as long as MKL on processors by AMD.
+            np.exp(kernel.numpy(), out=kernel.numpy()) if on_cpu else kernel.exp_()
             diagonal.add_(how.regulariser)
+            factor = torch.from_numpy(np.linalg.cholesky(kernel.numpy())) if on_cpu else torch.linalg.cholesky(kernel)
             to_query = torch.from_numpy((cosines[rows, :k].astype(np.float64) - 1) / how.bandwidth).exp_().to(device)
-            factor = torch.linalg.cholesky(kernel)
             weights[rows, :k] = torch.cholesky_solve(to_query[:, :, None], factor)[:, :, 0].cpu().numpy()
 
     with full_precision_products(), one_thread_each() as pool:
@@ -163,8 +232,17 @@ def ridge_weights(
     return weights
 
 
-def _taken(vectors: np.ndarray, ids: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.take(vectors, ids, axis=0))
+def _inner_products(voters: np.ndarray | Tensor, ids: np.ndarray, device: torch.device) -> Tensor:
+    """Return the inner products of the neighbours of each query: (n, k, k) float64 on ``device``."""
+    if device.type == "cpu":
+        near = np.take(np.asarray(voters), ids, axis=0).astype(np.float64)
+        # A matrix times its own transpose: numpy computes one half (syrk) and copies it.
+        return torch.from_numpy(np.matmul(near, near.transpose(0, 2, 1)))
+    if isinstance(voters, Tensor):
+        near = voters[torch.from_numpy(ids).to(device).long()].double()
+    else:
+        near = torch.from_numpy(np.take(voters, ids, axis=0)).to(device).double()
+    return torch.bmm(near, near.transpose(1, 2))
 
 
 def _pairs(queries: np.ndarray, labels: np.ndarray | Tensor, pairs: Votes, device: torch.device) -> np.ndarray:
