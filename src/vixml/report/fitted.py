@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vixml.config.defaults import FEWEST_TO_HOLD_OUT
 from vixml.config.project import Project
 from vixml.data.corpus import Corpus
 from vixml.evaluation.metrics import hits_in_chunks
@@ -80,12 +81,15 @@ def _first_hits(corpus: Corpus, result: Result) -> np.ndarray:
 
 
 def _chosen(project: Project, dataset: str, tagger: str, seed: int) -> str:
-    """Return what was chosen on held-out training items."""
+    """Return what was chosen on held-out training items, or that all were trained on."""
     folder = place("choose-inference", project.results, dataset=dataset, run=tagger, seed=seed)
     record = read_json(folder / "choice.json")
     moves = [
         f"{trial['constant'].removeprefix('ridge.')} {trial['value']}" for trial in record["trials"] if trial["moved"]
     ]
+    if not record["n_queries"]:
+        why = f"training.validation is 0, as `vixml new` sets it below {FEWEST_TO_HOLD_OUT:,} items"
+        return f"Trained on all training items ({why}): it predicts by {record['inference']['method']}, as it was preset."
     how = record["inference"]["method"] + (f", {', '.join(moves)}" if moves else ", as it was preset")
     limit = f" ({record['restriction']})" if record["restriction"] else ""
     return f"Chosen on {record['n_queries']:,} training items held out: {how}{limit}."
