@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,7 +30,6 @@ from vixml.text import size
 
 if TYPE_CHECKING:
     import torch
-    from threadpoolctl import ThreadpoolController
     from torch import Tensor
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -301,30 +299,22 @@ SHARES = 8  # parts of the work: more than threads, so that a slow thread delays
 
 @contextmanager
 def one_thread_each() -> Iterator[Executor | None]:
-    """Give every operation of torch and numpy one thread inside a ``with`` block; its value is a pool of as many as torch had.
+    """Give every torch operation one thread inside a ``with`` block, whose value is a pool of as many as torch had.
 
-    None where that is one. The caller's numbers of threads are set again at the end.
+    None where that is one. The caller's number of threads is set again at the end.
     """
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with _numpy_threads().limit(limits=1):
-            if before == 1:
-                yield None
-            else:
-                with ThreadPoolExecutor(before) as pool:
-                    yield pool
+        if before == 1:
+            yield None
+        else:
+            with ThreadPoolExecutor(before) as pool:
+                yield pool
     finally:
         torch.set_num_threads(before)
-
-
-@cache
-def _numpy_threads() -> ThreadpoolController:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
 
 
 def share_out(pool: Executor | None, n: int, work: Callable[[int, int], object], shares: int = SHARES) -> None:

@@ -189,7 +189,11 @@ def render(options: Options, dataset: Dataset, survey: Survey) -> str:
     held_out = found["training"]["validation"] > 0
     labels = dict(_runs(survey.rows["train"], with_images, held_out))
     none = f"; none are held out: fewer than {FEWEST_TO_HOLD_OUT:,} are too few to choose inference on a part of them"
-    chosen = f"how it predicts is chosen on training items that {best} held out" if held_out else "local ridge votes (the preset)"
+    chosen = (
+        f"how it predicts is chosen on training items that {best} held out"
+        if held_out
+        else "local ridge votes (the preset)"
+    )
     inference = "\n    inference: {image_weight: 0.3}" if with_images else ""
     rows = "".join(f"        - {{label: {quoted(label)}, run: {run}}}\n" for run, label in labels.items())
     linear = "" if "linear" not in labels else (

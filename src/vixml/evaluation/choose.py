@@ -120,7 +120,11 @@ class Choice:
         if not self.n_queries:
             return "no queries were held out of train to choose on: the preset stays"
         few = self.n_queries < FEWEST_TO_CHOOSE
-        return f"{self.n_queries} held-out queries are too few to choose ({FEWEST_TO_CHOOSE}): the preset stays" if few else ""
+        return (
+            f"{self.n_queries} held-out queries are too few to choose ({FEWEST_TO_CHOOSE}): the preset stays"
+            if few
+            else ""
+        )
 
     def record(self) -> dict[str, Any]:
         """Return the choice as JSON values."""

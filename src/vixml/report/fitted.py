@@ -89,7 +89,9 @@ def _chosen(project: Project, dataset: str, tagger: str, seed: int) -> str:
     ]
     if not record["n_queries"]:
         why = f"training.validation is 0, as `vixml new` sets it below {FEWEST_TO_HOLD_OUT:,} items"
-        return f"Trained on all training items ({why}): it predicts by {record['inference']['method']}, as it was preset."
+        return (
+            f"Trained on all training items ({why}): it predicts by {record['inference']['method']}, as it was preset."
+        )
     how = record["inference"]["method"] + (f", {', '.join(moves)}" if moves else ", as it was preset")
     limit = f" ({record['restriction']})" if record["restriction"] else ""
     return f"Chosen on {record['n_queries']:,} training items held out: {how}{limit}."

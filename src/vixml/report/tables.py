@@ -364,7 +364,9 @@ def _score_row(
     for metric, value in wanted.items():
         ours = metric_over_seeds(results, metric)
         if value is not None:
-            differ = registry.own_data(dataset) or ("the paper quotes this number from others" if value.quoted else None)
+            differ = registry.own_data(dataset) or (
+                "the paper quotes this number from others" if value.quoted else None
+            )
             how = {"stand_in": stand_in, "blocked": blocked, "not_comparable": differ, "cost": cost}
             cells.append(Cell(metric, value.printed, ours, judge(ours, value.value, value.decimals, **how), value))
         elif ours is not None and not sources.published:

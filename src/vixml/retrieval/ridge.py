@@ -16,7 +16,10 @@ processor. Inner products with labels are computed only for pairs that can be am
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,6 +32,9 @@ from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.search import full_precision_products, no_labels, on_device, products, rows_of, steps
 from vixml.retrieval.vote import EXACT, Votes, check_voters, kth_largest, rank, vote_chunks
 from vixml.runtime import one_thread_each, share_out
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 ROUNDING = 1e-6  # of a score in [-10, 10] to float32: scores that tie there are ranked by label
 LONGEST = 1.001  # squared length of a vector; more is no rounding
@@ -110,7 +116,9 @@ def local_ridge(
             cast = [Votes.cast(nearest[part], weights[some], voter_labels), *(one.votes for one in here)]
             totals = Votes.joined(cast).summed(voter_labels.n_cols, rows_of(filter, part))
             totals = replace(totals, weights=totals.weights / frequency[totals.labels])
-            ids[part], scores[part] = rank(_contenders(totals, here, len(weights[some]), top_k), len(weights[some]), top_k)
+            ids[part], scores[part] = rank(
+                _contenders(totals, here, len(weights[some]), top_k), len(weights[some]), top_k
+            )
     return ids, scores
 
 
@@ -223,9 +231,19 @@ def ridge_weights(
             solve = _solve_on_cpu if on_cpu else _solve
             weights[rows, :k] = solve(voters, nearest[rows, :k], to_query, how, device, first + rows.start)
 
-    with full_precision_products(), one_thread_each() as pool:
+    one_each = _blas().limit(limits=1) if on_cpu else nullcontext()
+    with full_precision_products(), one_each, one_thread_each() as pool:
         share_out(pool if on_cpu else None, n, work)
     return weights
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Return what limits the threads of numpy's and scipy's products: the queries are shared among threads already."""
+    import scipy.linalg.lapack  # noqa: F401 - only a library that is loaded can be limited
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _solve_on_cpu(
