@@ -30,16 +30,31 @@ def plain(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;").replace("[", "\\[")
 
 
+# The start of a cell that a spreadsheet takes for a formula, and of one with an apostrophe that another one would be added to.
+_FORMULA = re.compile(r"'*(\s*[=+\-@]|[\t\r])")
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
+
+
 def csv_cell(value: object) -> object:
-    """Return a cell that a spreadsheet reads as text or a number, never as a formula.
+    """Return a cell that a spreadsheet reads as text or a number, never as a formula; :func:`cell_text` is the inverse.
 
     Example:
-        >>> csv_cell("=HYPERLINK(1)"), csv_cell("-0.50"), csv_cell("+1.2"), csv_cell("-x")
-        ("'=HYPERLINK(1)", '-0.50', '+1.2', "'-x")
+        >>> csv_cell("=HYPERLINK(1)"), csv_cell("-0.50"), csv_cell("+1.2"), csv_cell("-x"), csv_cell("'=a")
+        ("'=HYPERLINK(1)", '-0.50', '+1.2', "'-x", "''=a")
     """
-    if isinstance(value, str) and value.lstrip()[:1] in tuple("=+-@"):
-        return value if re.fullmatch(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", value) else f"'{value}"
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
     return value
+
+
+def cell_text(cell: str) -> str:
+    """Return the text of a CSV cell: without the apostrophe that keeps it from being a formula.
+
+    Example:
+        >>> cell_text("'=HYPERLINK(1)"), cell_text("''=a"), cell_text("'tis"), cell_text("=a")
+        ('=HYPERLINK(1)', "'=a", "'tis", '=a')
+    """
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell, 1) else cell
 
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int] = ()) -> str:

@@ -265,6 +265,17 @@ def test_defaults_give_400_to_1500_steps(n):
     assert training["batch_size"] <= max(rest, 2)
 
 
+def test_a_small_catalogue_holds_nothing_out_and_its_file_says_so(new, tmp_path):
+    write_csv(tmp_path / "t.csv", shop(60))
+    new("t.csv", "--images", "none")
+    text = (tmp_path / "shop.yaml").read_text(encoding="utf-8")
+    assert "validation: 0" in text and "none are held out: fewer than 4,000" in text and "local ridge votes" in text
+    assert "stand_in" not in text and "chosen inference" not in text
+    shares = {n: training_defaults(n, n // 3)["training"]["validation"] for n in (3999, 4000, 5200, 8000, 20_000)}
+    assert shares[3999] == 0
+    assert [round(n * share) for n, share in shares.items() if share] == pytest.approx([520, 520, 800, 1000], abs=1)
+
+
 def test_an_unknown_encoding_is_refused(new, tmp_path):
     write_csv(tmp_path / "t.csv", shop(10))
     assert "no such encoding" in new("t.csv", "--encoding", "latin-99", status=2)

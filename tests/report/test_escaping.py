@@ -3,7 +3,7 @@
 import pytest
 
 from vixml.report.write_tables import escape
-from vixml.text import csv_cell, markdown, plain
+from vixml.text import cell_text, csv_cell, markdown, plain
 
 HOSTILE = [
     '=HYPERLINK("http://a")',
@@ -22,6 +22,7 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_text_in_each_format(text):
     assert str(csv_cell(text)).lstrip()[0] not in "=+-@"
+    assert cell_text(csv_cell(text)) == text == cell_text(cell_text(csv_cell(csv_cell(text))))
     assert "\n" not in escape(text) and "\\input" not in escape(text)
     shown = plain(text)
     assert "\n" not in shown and "<" not in shown

@@ -193,7 +193,7 @@ def test_chosen_inference_predicts_as_the_choice_says(run, tmp_path, split):
 
 def test_the_choice_measures_what_predict_does_on_held_out_rows(run, tmp_path, monkeypatch):
     """Every candidate's precisions are those of its predictions; the winner is what the stage writes."""
-    monkeypatch.setattr(choose, "FEWEST", 1)
+    monkeypatch.setattr(choose, "FEWEST_TO_CHOOSE", 1)
     monkeypatch.setattr(choose, "FEWEST_QUERIES", 1)
     config = RunConfig(inference={"method": "chosen", "image_weight": 0.3, "lexical_weight": 0.3, "top_k": 8})
     inputs = {name: run[0] / name for name in ("corpus", "index", "embeddings", "lexical")}

@@ -14,7 +14,7 @@ from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.ridge import LabelTerm, local_ridge
 
-N_LABELS = 9
+N_LABELS, N_MANY = 9, 90
 
 
 def inference(top_k, **ridge):
@@ -154,6 +154,38 @@ def test_bytes_depend_neither_on_memory_nor_on_threads_nor_on_the_batch():
         own = filter.take(np.arange(rows.start, rows.stop))
         again = local_ridge(queries[rows], voters, labels, some, how, filter=own)
         assert all(np.array_equal(a[rows], b) for a, b in zip(first, again, strict=True))
+
+
+class Missing:
+    """A searcher that misses every second label, as an index may; training queries are found exactly."""
+
+    kind, device, memory_mb = "hnsw", "cpu", 512
+
+    def __init__(self, voters: np.ndarray) -> None:
+        self.voters = voters
+
+    def __call__(self, queries, labels, k, filter=None):
+        if labels is self.voters:
+            return Searcher()(queries, labels, k)
+        return tuple(found[:, 1::2] for found in Searcher()(queries, labels, 2 * k, filter))
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 20])
+@pytest.mark.parametrize("exact", [True, False])
+def test_pairs_that_are_left_out_are_not_among_the_best(top_k, exact):
+    queries, voters, labels, terms, filter = large()
+    search = Searcher() if exact else Missing(voters)
+    # All training queries vote, so every label has a score.
+    how, every = (inference(k, neighbours=len(voters), prototype_weight=0.3) for k in (top_k, N_MANY))
+    ids, scores = local_ridge(queries, voters, labels, terms, how, filter=filter, search=search)
+    all_ids, all_scores = local_ridge(queries, voters, labels, terms, every, filter=filter)
+    assert np.array_equal(ids, all_ids[:, :top_k]) and np.array_equal(scores, all_scores[:, :top_k])
+
+
+def test_a_long_training_query_that_is_orthogonal_to_the_query_is_refused():
+    voters, labels = np.float32([[0, 100], [0, 100]]), Ragged.from_rows([[0], [0]], 1)
+    with pytest.raises(VixmlError, match="length 1 at most"):
+        local_ridge(np.float32([[1, 0]]), voters, labels, [], inference(1))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

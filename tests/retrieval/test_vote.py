@@ -12,7 +12,7 @@ from vixml.errors import VixmlError
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.vote import knn_vote, popularity, with_images
+from vixml.retrieval.vote import Votes, knn_vote, kth_largest, popularity, with_images
 
 
 def knn(neighbours, temperature, top_k):
@@ -122,3 +122,30 @@ def test_images_are_appended_as_unit_means():
     )
     with pytest.raises(VixmlError, match="do not belong together"):
         with_images(text[:2], embeddings, lists, 0.5)
+
+
+@given(
+    rows=st.lists(st.lists(st.integers(-3, 3), max_size=6), min_size=1, max_size=5),
+    k=st.integers(1, 7),
+    table=st.sampled_from([1, 9, 999]),
+)
+def test_the_kth_largest_of_each_row(rows, k, table):
+    of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    values = np.array([value for row in rows for value in row], dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vixml.retrieval.vote.TABLE", table)
+        found = kth_largest(of, values, len(rows), k).tolist()
+    assert found == [sorted(row, reverse=True)[k - 1] if len(row) >= k else -np.inf for row in rows]
+
+
+@pytest.mark.parametrize("n_labels", [5, 2**31 - 1])  # too many to pack label and position into one integer, with rows
+def test_votes_are_summed_in_their_order(n_labels):
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.integers(0, 2**31, 40)) // 2**29 * 2**29
+    votes = Votes(rows, rng.integers(0, 5, 40).astype(np.int32), rng.standard_normal(40))
+    sums: dict[tuple[int, int], float] = {}
+    for row, label, weight in zip(*(getattr(votes, of).tolist() for of in ("rows", "labels", "weights")), strict=True):
+        sums[row, label] = sums.get((row, label), 0.0) + weight
+    found = votes.summed(n_labels, None)
+    assert list(zip(found.rows.tolist(), found.labels.tolist(), strict=True)) == sorted(sums)
+    assert found.weights == pytest.approx([sums[key] for key in sorted(sums)])

@@ -196,6 +196,55 @@ def test_a_screen_reader_has_names_roles_and_news(served, visit):
     assert page.evaluate("document.activeElement.id") == "text"
 
 
+def test_the_accessibility_tree_of_the_browser_has_no_gap(served, visit, shop):
+    page = visit(served)
+    page.get_by_label("Image").set_input_files(str(shop.folder / "plum-40.png"))
+    show(page, "box")
+    page.get_by_label("New label").fill("mine")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("mine has rank")
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    nodes = {node["nodeId"]: node for node in nodes if not node["ignored"]}
+
+    def said(node, key):
+        return node.get(key, {}).get("value", "")
+
+    def under(node, role):
+        children = [nodes[child] for child in node.get("childIds", ()) if child in nodes]
+        return [one for child in children for one in ([child] if said(child, "role") == role else under(child, role))]
+
+    controls = {"textbox", "button", "slider", "link", "region", "list", "heading", "image"}
+    named = [(said(node, "role"), said(node, "name")) for node in nodes.values()]
+    assert all(name for role, name in named if role in controls), named
+    for one in (
+        ("region", "Labels found"), ("textbox", "New label"), ("button", "Remove mine"), ("list", "With the image"), ("list", "Text alone"),
+    ):  # fmt: skip
+        assert one in named, one
+    assert any(role == "slider" and name.startswith("Favour known labels") for role, name in named)
+    properties = [
+        {one["name"]: one["value"].get("value") for one in node["properties"]}
+        for node in nodes.values() if said(node, "role") == "status"
+    ]  # fmt: skip
+    # The slider says its value itself.
+    assert sorted(one.get("live", "off") for one in properties) == ["off", "polite"]
+    # A bar is a picture of the score, which is read; each entry names its label, score and voters.
+    ranked = next(
+        node for node in nodes.values() if said(node, "role") == "list" and said(node, "name") == "Text alone"
+    )
+    entries = under(ranked, "listitem")
+    assert len(entries) == page.locator("#results > section").nth(1).locator("ol.tags > li").count()
+    for entry in entries:
+        texts = "".join(said(text, "name") for text in under(entry, "StaticText"))
+        assert "score " in texts
+        voters = under(entry, "list")
+        assert all("Training items" in said(one, "name") for one in voters)
+        assert all(
+            "similarity" in "".join(said(t, "name") for t in under(v, "StaticText"))
+            for one in voters
+            for v in under(one, "listitem")
+        )
+
+
 def test_a_phone_shows_one_column_without_scrolling_sideways(served, visit, shop):
     width = 320
     page = visit(served, viewport={"width": width, "height": 700}, is_mobile=True, has_touch=True)

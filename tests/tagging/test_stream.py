@@ -22,6 +22,7 @@ import pytest
 
 from vixml import Tagger, cli
 from vixml.config.registry import TableForm
+from vixml.data.table_files import read_rows
 from vixml.errors import VixmlError
 from vixml.tagging import stream
 from vixml.tagging import tagger as tagger_module
@@ -81,6 +82,22 @@ def test_every_kind_of_table_has_the_tags_of_the_tagger(tagger, tmp_path, table,
     assert [row[:3] for row in found] == [row[:3] for row in expected]
     assert [row[3] for row in found] == pytest.approx([row[3] for row in expected], abs=2e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([table, out])
+
+
+def test_ids_that_a_spreadsheet_would_compute_are_text_and_survive(tagger, tmp_path):
+    ids = ["=1+1", "@SUM(A1)", "+a", "-b", "-5", "+1.5", "'=c", "''-d", "'tis", " =e", "\t=f", "007", 'say "=x"']
+    rows = [{"id": key, "text": "plum"} for key in ids]
+    for table in ("new.jsonl", "new.csv"):
+        tag_table(tagger, write(tmp_path / table, rows), tmp_path / "tags.csv", k=1)
+        # The cells as a spreadsheet sees them: numbers, or text that starts as no formula.
+        for row in csv.DictReader(io.StringIO((tmp_path / "tags.csv").read_text(encoding="utf-8"), newline="")):
+            assert row["id"].lstrip()[0] not in "=+-@" or float(row["id"]), row
+        # And as our own reader does; one apostrophe in front of a formula is the mark of a text.
+        found = [record["id"] for _, record in read_rows([tmp_path / "tags.csv"], TableForm())]
+        unmarked = {"'=c": "=c", "''-d": "'-d"} if table == "new.csv" else {}
+        assert found == [unmarked.get(key, key) for key in ids]
+        tag_table(tagger, tmp_path / table, tmp_path / "tags.jsonl", k=1)
+        assert [json.loads(line)["id"] for line in (tmp_path / "tags.jsonl").read_text().splitlines()] == found
 
 
 @pytest.mark.parametrize("ending", stream.ENDINGS)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-LINEAR_AT_MOST = (
-    15_000  # training texts of the linear baseline: their products are a matrix of 1.8 GB, decomposed in a minute
-)
+# Training texts of the linear baseline: their products are a matrix of 1.8 GB, decomposed in a minute.
+LINEAR_AT_MOST = 15_000
+FEWEST_TO_CHOOSE = 500  # held-out queries; with fewer, what is chosen is worse than the preset
+FEWEST_TO_HOLD_OUT = 4_000  # training items; of fewer, 500 are too large a share to train without
 
 
 def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: int = 20) -> dict[str, Any]:
@@ -23,8 +24,8 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
         free vectors (PRIME): about one per two labels, as a power of two up to the paper's 65,536.
         images per item: what there is, up to the paper's three.
         mining: from 50,000 items on, after a third of at least nine epochs; below, in-batch negatives are hard enough.
-        validation: a tenth of train, but no more than 1,000 items, to choose inference; from 4,000 items on at least 520, since
-            fewer than 500 choose no constants.
+        validation: a tenth of train, but 520 items at least and 1,000 at most, to choose inference; nothing of fewer than 4,000
+            items, since fewer than 500 choose nothing.
         max_len: 1.5 tokens per word of a long text, in [16, 128].
 
     Args:
@@ -35,9 +36,10 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
 
     Example:
         >>> [training_defaults(n, n // 3)["training"] for n in (300, 12_800)]  # doctest: +NORMALIZE_WHITESPACE
-        [{'epochs': 45, 'batch_size': 32, 'validation': 0.1}, {'epochs': 24, 'batch_size': 256, 'validation': 0.0781}]
+        [{'epochs': 40, 'batch_size': 32, 'validation': 0.0}, {'epochs': 24, 'batch_size': 256, 'validation': 0.0781}]
     """
-    validation = round(min(max(0.1, 520 / n_train if n_train >= 4000 else 0), 1000 / n_train), 4)
+    held_out = min(max(n_train / 10, FEWEST_TO_CHOOSE + 20), 1000) if n_train >= FEWEST_TO_HOLD_OUT else 0
+    validation = round(held_out / n_train, 4)
     seen = max(n_train - int(validation * n_train), 2)
     batch = min(_power_of_two(2 * math.sqrt(seen), 16, 2048), max(2, seen))
     share = min(max((math.log10(n_train) - math.log10(300)) / (5 - math.log10(300)), 0.0), 1.0)

@@ -234,7 +234,9 @@ class Dataset(Strict):
     catalogue: Catalogue | None = Field(None, description="`catalogue`: where the tables are and how to read them.")
     sources: list[str] = Field([], description="Entries of `sources`.")
     stand_in: bool = Field(
-        False, description="True for data other than the paper's: its rows can never confirm a published value."
+        False,
+        description="True for data that stand in for the paper's: its rows can never confirm a published value, nor can those of "
+        "your own data (builder `catalogue`).",
     )
     text: str = Field(
         "title", description="Fields that form the text, e.g. `title + content`: joined by one space, in that order."

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vixml.config.defaults import LINEAR_AT_MOST, training_defaults
+from vixml.config.defaults import FEWEST_TO_HOLD_OUT, LINEAR_AT_MOST, training_defaults
 from vixml.config.load import load_world, validate
 from vixml.config.registry import NAME, Dataset
 from vixml.data.guess import Report, guess_catalogue, guess_form
@@ -73,7 +73,7 @@ def new_catalogue(options: Options) -> str:
     tables = {name: [str(path.resolve()) for path in parts] for name, parts in paths.items()}
     tables = {name: parts[0] if len(parts) == 1 else parts for name, parts in tables.items()}
     data = {
-        "title": options.name, "builder": "catalogue", "stand_in": True, "text": text, "image_size": 224 if entry.images else None,
+        "title": options.name, "builder": "catalogue", "text": text, "image_size": 224 if entry.images else None,
         "catalogue": entry.model_dump() | {"tables": tables},
     }  # fmt: skip
     if not test:
@@ -157,7 +157,7 @@ ABOUT = {
 }  # fmt: skip
 
 
-def _runs(n_train: int, with_images: bool) -> Iterator[tuple[str, str]]:
+def _runs(n_train: int, with_images: bool, held_out: bool) -> Iterator[tuple[str, str]]:
     """Yield each run and its label in the table."""
     yield "popularity", "Popularity"
     yield "knn", "Untrained, nearest neighbours"
@@ -166,7 +166,7 @@ def _runs(n_train: int, with_images: bool) -> Iterator[tuple[str, str]]:
     yield "text", "Trained on text"
     if with_images:
         yield "vixml", "Trained on text and pictures"
-    yield "tagger", "The same, chosen inference"
+    yield "tagger", "The same, chosen inference" if held_out else "The same, local ridge votes"
 
 
 def render(options: Options, dataset: Dataset, survey: Survey) -> str:
@@ -187,7 +187,14 @@ def render(options: Options, dataset: Dataset, survey: Survey) -> str:
     )  # fmt: skip
     image_size = f"    image_size: {dataset.image_size}   # side in pixels of stored pictures\n" if with_images else ""
     best = "vixml" if with_images else "text"
-    labels = dict(_runs(survey.rows["train"], with_images))
+    held_out = found["training"]["validation"] > 0
+    labels = dict(_runs(survey.rows["train"], with_images, held_out))
+    none = f"; none are held out: fewer than {FEWEST_TO_HOLD_OUT:,} are too few to choose inference on a part of them"
+    chosen = (
+        f"how it predicts is chosen on training items that {best} held out"
+        if held_out
+        else "local ridge votes (the preset)"
+    )
     inference = "\n    inference: {image_weight: 0.3}" if with_images else ""
     rows = "".join(f"        - {{label: {quoted(label)}, run: {run}}}\n" for run, label in labels.items())
     linear = "" if "linear" not in labels else (
@@ -228,7 +235,6 @@ datasets:
   {options.name}:
     title: {options.name}
     builder: catalogue
-    stand_in: true   # not the paper's data
     text: {quoted(dataset.text)}   # columns, joined by a space
 {split}{image_size}    expect: {quoted(expect)}   # a build with other counts stops: change or remove it with the data
     catalogue:
@@ -245,7 +251,7 @@ base:
   loss: {quoted(found["loss"])}   # null: a step compares its items with all labels
   mining: {quoted(found["mining"])}
   optimizer: {quoted(found["optimizer"])}
-  training: {quoted(found["training"])}   # {steps:,} steps
+  training: {quoted(found["training"])}   # {steps:,} steps{"" if held_out else none}
 
 runs:
   popularity:   # the most frequent labels, for every item
@@ -257,7 +263,7 @@ runs:
     inference: {{method: knn, labels_as: u}}
     row: {{label: {quoted(labels["knn"])}}}
 {linear}{trained}\
-  tagger:   # how it predicts is chosen on training items that {best} held out
+  tagger:   # {chosen}
     reuse: {best}
     preset: chosen{inference}
     row: {{label: {quoted(labels["tagger"])}}}

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from vixml.config.registry import TableForm
 from vixml.data.corpus import reading_parquet
 from vixml.errors import VixmlError
+from vixml.text import cell_text
 
 GUIDE = "docs/own-data.md describes the tables"
 # The longest cell and the longest line or JSON record, in characters; the most columns.
@@ -248,6 +249,8 @@ def csv_rows(lines: Iterator[str], form: TableForm) -> Any:
 def _read_csv(path: Path, form: TableForm) -> Iterator[Row]:
     """Yield (file:line, record) of a CSV file with a header; quoted cells may hold line breaks.
 
+    An apostrophe in front of a formula (``'=1+1``), which makes it text in a spreadsheet, is no part of the cell.
+
     Broken by itself: a row with more or fewer cells, of another encoding, or with a character behind a closing quote.
 
     Raises:
@@ -283,7 +286,7 @@ def _read_csv(path: Path, form: TableForm) -> Iterator[Row]:
                     where=where, found=f"{len(row)} cells", expected=f"{len(header)} cells, separated by {delimiter}",
                     hint="put cells that hold a separator or a line break in double quotes",
                 )  # fmt: skip
-            yield where, fault or {name: cell for name, cell in zip(header, row or (), strict=True) if name}
+            yield where, fault or {name: cell_text(cell) for name, cell in zip(header, row or (), strict=True) if name}
     if header is None:
         _header([], f"{path}:1")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vixml.config.defaults import FEWEST_TO_CHOOSE
 from vixml.config.run import Inference, SeededRun
 from vixml.data.corpus import Corpus, training_rows
 from vixml.errors import VixmlError
@@ -35,7 +36,6 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "ridge.regulariser": (0.05, 0.1, 0.2, 0.4, 0.8),
     "ridge.neighbours": (25, 50, 100, 200),
 }
-FEWEST = 500  # held-out queries; with fewer, what is chosen is worse than the preset
 DEPTH = 5  # P@1 and P@5 decide
 
 Precision = Callable[[Inference], np.ndarray]
@@ -124,8 +124,10 @@ class Choice:
     @property
     def restriction(self) -> str:
         """Return that nothing was chosen for lack of held-out queries, as a sentence; nothing if it was."""
-        few = self.n_queries < FEWEST
-        why = f"{self.n_queries} held-out queries are too few to choose ({FEWEST}): the preset stays"
+        if not self.n_queries:
+            return "no queries were held out of train to choose on: the preset stays, and scores have no probabilities"
+        few = self.n_queries < FEWEST_TO_CHOOSE
+        why = f"{self.n_queries} held-out queries are too few to choose ({FEWEST_TO_CHOOSE}): the preset stays"
         return f"{why}, and scores have no probabilities" if few else ""
 
     def record(self) -> dict[str, Any]:
@@ -142,7 +144,7 @@ class Choice:
 def choose(precision: Precision, preset: Inference, n_queries: int, has_prototypes: bool) -> Choice:
     """Choose a method, then the constants of local ridge votes, each only for a gain of more than one standard error.
 
-    The plain maximum would follow noise. With fewer queries than :data:`FEWEST` the preset stays: local ridge votes with the
+    The plain maximum would follow noise. With fewer queries than :data:`FEWEST_TO_CHOOSE` the preset stays: local ridge votes with the
     constants that it gives.
 
     Args:
@@ -153,7 +155,7 @@ def choose(precision: Precision, preset: Inference, n_queries: int, has_prototyp
     """
     methods = candidates(preset, has_prototypes)
     (name, best), *others = methods.items()
-    if n_queries < FEWEST:
+    if n_queries < FEWEST_TO_CHOOSE:
         of_best = precision(best) if n_queries else np.zeros((0, 2))
         return Choice(best, n_queries, (_trial("method", name, of_best, of_best),))
     of_best = precision(best)
@@ -317,7 +319,7 @@ class _Remembered:
     """A searcher that searches the same vectors once; arrays are told apart by identity, as long as they are kept."""
 
     def __init__(self, search: Searcher) -> None:
-        self.search, self.device, self.memory_mb = search, search.device, search.memory_mb
+        self.search, self.kind, self.device, self.memory_mb = search, search.kind, search.device, search.memory_mb
         self.found: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __call__(

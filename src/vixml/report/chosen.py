@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vixml.config.defaults import FEWEST_TO_HOLD_OUT
 from vixml.files import read_json
 from vixml.report.charts import Series, line_chart
 from vixml.report.results import Result, Results
@@ -29,6 +30,11 @@ def chosen_runs(results: Results) -> list[Chosen]:
 def choice_sentence(choice: Mapping[str, Any]) -> str:
     """Say what was chosen, from the record in ``choice.json``."""
     moves = [f"{one['constant'].removeprefix('ridge.')} {one['value']}" for one in choice["trials"] if one["moved"]]
+    if not choice["n_queries"]:
+        why = f"training.validation is 0, as `vixml new` sets it below {FEWEST_TO_HOLD_OUT:,} items"
+        return (
+            f"Trained on all training items ({why}): it predicts by {choice['inference']['method']}, as it was preset."
+        )
     how = choice["inference"]["method"] + (f", {', '.join(moves)}" if moves else ", as it was preset")
     limit = f" ({choice['restriction']})" if choice["restriction"] else ""
     return f"Chosen on {choice['n_queries']:,} training items held out: {how}{limit}."

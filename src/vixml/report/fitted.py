@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vixml.config.defaults import FEWEST_TO_HOLD_OUT
 from vixml.config.project import Project
 from vixml.data.corpus import Corpus
 from vixml.evaluation.metrics import hits_in_chunks
@@ -82,6 +83,6 @@ def _first_hits(corpus: Corpus, result: Result) -> np.ndarray:
 
 
 def _chosen(project: Project, dataset: str, tagger: str, seed: int) -> str:
-    """Return what was chosen on held-out training items."""
+    """Return what was chosen on held-out training items, or that all were trained on."""
     folder = place("choose-inference", project.results, dataset=dataset, run=tagger, seed=seed)
     return choice_sentence(read_json(folder / CHOICE))

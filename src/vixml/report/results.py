@@ -471,6 +471,11 @@ class Registry:
                 reasons.append(f"vision encoder {vision.title if vision else config.images.vision}")
         return "stand-in: " + ", ".join(reasons) if reasons else None
 
+    def own_data(self, dataset: str) -> str | None:
+        """Return that a dataset was read from a user's tables, or None: it is not the paper's, and stands in for nothing."""
+        entry = self.world.datasets.get(dataset)
+        return f"{entry.title} is your own data" if entry is not None and entry.builder == "catalogue" else None
+
     def title(self, dataset: str) -> str:
         """Return a dataset's title."""
         entry = self.world.datasets.get(dataset)

@@ -364,8 +364,10 @@ def _score_row(
     for metric, value in wanted.items():
         ours = metric_over_seeds(results, metric)
         if value is not None:
-            quoted = "the paper quotes this number from others" if value.quoted else None
-            how = {"stand_in": stand_in, "blocked": blocked, "not_comparable": quoted, "cost": cost}
+            differ = registry.own_data(dataset) or (
+                "the paper quotes this number from others" if value.quoted else None
+            )
+            how = {"stand_in": stand_in, "blocked": blocked, "not_comparable": differ, "cost": cost}
             cells.append(Cell(metric, value.printed, ours, judge(ours, value.value, value.decimals, **how), value))
         elif ours is not None and not sources.published:
             # Nothing was published at all, so there is nothing to stand in for.
@@ -521,7 +523,7 @@ def _rate(published: str, model: str, sources: Sources) -> Answer:
     rates = Counter(
         run.optimizer.lr
         for (dataset, _), run in registry.runs.items()
-        if not registry.world.datasets[dataset].stand_in
+        if not (registry.world.datasets[dataset].stand_in or registry.own_data(dataset))
         and run.encoder.model == model
         and run.training.epochs
         and run.reuse is None

@@ -422,7 +422,8 @@ def products(block: Tensor, labels: np.ndarray | Tensor, near: Tensor, buffers: 
     shape = (*near.shape, block.shape[1])
     vectors, exact = (memory[:size].view(shape) for memory in buffers)
     np.take(labels, ids, axis=0, out=vectors.numpy(), mode="clip")
-    return torch.bmm(exact.copy_(vectors), block.double()[:, :, None])[:, :, 0].float()
+    # A row times a matrix: as a matrix times a column, MKL takes seven times as long.
+    return torch.bmm(block.double()[:, None, :], exact.copy_(vectors).transpose(1, 2))[:, 0].float()
 
 
 def decide(

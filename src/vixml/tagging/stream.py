@@ -39,6 +39,7 @@ from vixml.images.store import kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
 from vixml.tagging.tagger import PICTURES, TEXT, Read, Tagger
+from vixml.text import csv_cell
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 Row = tuple[str, str, dict[str, Any] | VixmlError]  # where, id, and the item or why it is none
@@ -279,8 +280,10 @@ def _reason(error: VixmlError) -> str:
 
 def _write_csv(path: Path, rows: Sequence[Sequence[Any]], schema: pa.Schema | None = None) -> None:
     written = io.StringIO()
+    # Ids and labels are users' texts; each occurs many times.
+    texts = {value: csv_cell(value) for row in rows for value in row if isinstance(value, str)}
     csv.writer(written, lineterminator="\n").writerows(
-        [f"{value:.6f}" if isinstance(value, float) else value for value in row] for row in rows
+        [f"{value:.6f}" if isinstance(value, float) else texts.get(value, value) for value in row] for row in rows
     )
     path.write_text(written.getvalue(), encoding="utf-8")
 

@@ -535,7 +535,7 @@ class Tagger:
 class _Search:
     """Exact search (:mod:`vixml.retrieval.search`) whose labels are checked once, and few queries answered at once."""
 
-    memory_mb = 256.0
+    kind, memory_mb = "exact", 256.0
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

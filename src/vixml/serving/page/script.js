@@ -138,9 +138,10 @@ function entry(tag, best) {
     make("span", { className: "score" }, ...worth(tag)));
   const made = make("li", { className: tag.added ? "own" : "" }, name, track);
   if (tag.voters.length) {
-    const what = model.votes ? "Training items that voted for it:" : "Training items near it that have the label:";
-    made.append(make("span", { className: "hidden", textContent: what }),
-      make("ul", { className: "voters" }, ...tag.voters.map(voter)));
+    const what = model.votes ? `Training items that voted for ${tag.label}` : `Training items near it that have ${tag.label}`;
+    const voters = make("ul", { className: "voters" }, ...tag.voters.map(voter));
+    voters.setAttribute("aria-label", what);
+    made.append(voters);
   }
   return made;
 }
@@ -151,8 +152,9 @@ function worth(tag) {
 }
 
 function voter(one) {
-  const title = `${one.text || one.id}: similarity ${one.similarity.toFixed(3)}`;
-  const made = make("li", { title }, make("span", { textContent: one.text || one.id }));
+  const similarity = `similarity ${one.similarity.toFixed(3)}`;
+  const made = make("li", { title: `${one.text || one.id}: ${similarity}` }, make("span", { textContent: one.text || one.id }),
+    make("i", { className: "hidden", textContent: `, ${similarity}` }));
   if (one.image) {
     const picture = make("img", { alt: "", width: 32, height: 32 });
     picture.dataset.path = one.image;
