@@ -186,7 +186,7 @@ def _in_the_child(case: Case, folder: Path, said: Path, seconds: float) -> None:
     status = 1
     try:
         os.setsid()
-        stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(stream, 1), os.dup2(stream, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         os.environ |= ENVIRONMENT
