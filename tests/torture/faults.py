@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import random
 import resource
@@ -19,7 +20,6 @@ import yaml
 from inputs import mutate, refused
 
 from vixml.cli import main
-from vixml.files import sha256_file
 from vixml.provenance import MANIFEST, not_whole
 
 RUN, RUNS = ("picto", "vixml-minilm-l3"), "runs/picto/vixml-minilm-l3/seed0"
@@ -110,10 +110,10 @@ def make_world(folder: Path, config: Path) -> None:
 
 
 def outputs(step: str, results: Path = Path("results")) -> dict[str, str]:
-    """Return the hashes of what a step has written, without what differs from run to run."""
-    folder = results / STEPS[step].folder
+    """Return the hashes of what a step has written, without what differs from run to run and the path of this folder."""
+    folder, here = results / STEPS[step].folder, bytes(results.parent.resolve())
     return {
-        path.relative_to(folder).as_posix(): sha256_file(path)
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes().replace(here, b".")).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in TIMES
     }

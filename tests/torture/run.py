@@ -4,8 +4,9 @@
 
 Kinds: `input` (damaged files of every kind that a user or the web gives), `damage` (of every intermediate file), `kill` (a stage, at
 a file operation), `disk` (full, read-only, blinking), `web` (a hostile server), `image` (every mode, depth and orientation), `entry`
-(snakemake, killed after some results). Each case runs in a process of its own, with a limit of time and memory. The same seed gives
-the same cases. Of each bad one a folder remains with its files, what was said, and the command that repeats it.
+(snakemake, dvc and fit, killed with all of their processes at a file operation). Each case runs in a process of its own, with a
+limit of time and memory. The same seed gives the same cases. Of each bad one a folder remains with its files, what was said, and the
+command that repeats it.
 """
 
 from __future__ import annotations
@@ -91,20 +92,19 @@ def _stream(kind: str, draw: random.Random, scratch: Path) -> Iterator[Case]:
             if found == kind:
                 yield Case(kind, fault.name, fault.work)
     else:
-        import others
-
-        yield from (Case(kind, name, work) for name, work in getattr(others, f"{kind}_cases")(draw, scratch))
+        module = importlib.import_module("entry" if kind == "entry" else "others")
+        yield from (Case(kind, name, work) for name, work in getattr(module, f"{kind}_cases")(draw, scratch))
 
 
 def _world(scratch: Path) -> Path:
     import faults
 
-    world, begun = scratch / "world", scratch / "world-begun"
-    if not world.exists():
-        shutil.rmtree(begun, ignore_errors=True)
-        outcome = tried(Case("set-up", "world", lambda _: faults.make_world(begun, CONFIG)), scratch / "make", 600)
+    world, made = scratch / "world", scratch / "world-made"
+    if not made.exists():
+        shutil.rmtree(world, ignore_errors=True)
+        outcome = tried(Case("set-up", "world", lambda _: faults.make_world(world, CONFIG)), scratch / "make", 600)
         assert outcome is None, outcome
-        begun.rename(world)
+        made.touch()
     return world
 
 
