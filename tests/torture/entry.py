@@ -35,8 +35,8 @@ PROGRAMS = {name: f"entry:{name}" for name in ("snakemake", "vixml", "dvc", "pyt
 # Entry point -> how often of ten, its command, and the one before it after a kill, as its page says.
 ENTRY_POINTS = {
     "snakemake": (5, ("snakemake", "--cores", "2", "--quiet", "all"), ("snakemake", "--unlock")),
-    "dvc": (3, ("dvc", "repro", "--quiet"), ("snakemake", "--unlock")),
-    "fit": (2, ("vixml", "fit", "shop", "--cores", "2"), ()),
+    "dvc": (4, ("dvc", "repro", "--quiet"), ("snakemake", "--unlock")),
+    "fit": (1, ("vixml", "fit", "shop", "--cores", "2"), ()),
 }
 
 
