@@ -32,11 +32,11 @@ from vixml.cli import warm as served
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {name: f"entry:{name}" for name in ("snakemake", "vixml", "dvc", "python")}
-# Entry point -> how often of ten, its command, and the one before it after a kill, as its page says.
+# Entry point -> how often of ten, its command, and the one before it after a kill, as its page or its message says.
 ENTRY_POINTS = {
     "snakemake": (5, ("snakemake", "--cores", "2", "--quiet", "all"), ("snakemake", "--unlock")),
     "dvc": (4, ("dvc", "repro", "--quiet"), ("snakemake", "--unlock")),
-    "fit": (1, ("vixml", "fit", "shop", "--cores", "2"), ()),
+    "fit": (1, ("vixml", "fit", "shop", "--cores", "2"), ("snakemake", "--unlock")),
 }
 
 
@@ -105,6 +105,17 @@ def end_all(control: Path, but: int = 0) -> bool:
     return found
 
 
+def _end_those_in(root: Path) -> bool:
+    """Kill the processes that run in a folder, such as shells whose parents are gone; return whether there was one."""
+    found = False
+    for process in psutil.process_iter(["cwd"]):
+        if (process.info["cwd"] or "").startswith(str(root)):
+            found = True
+            with suppress(psutil.Error):
+                process.kill()
+    return found
+
+
 @cache
 def programs() -> Path:
     """Start the server of the programs, which ends with this process; return the folder of the programs."""
@@ -135,7 +146,7 @@ def call(root: Path, command: tuple[str, ...], at: int = 0) -> str:
         stdin=subprocess.DEVNULL, errors="replace",
     )  # fmt: skip
     if at:
-        while end_all(control):
+        while end_all(control) or _end_those_in(root):
             time.sleep(0.05)
     else:
         assert done.returncode == 0, done.stdout
@@ -204,8 +215,7 @@ def _killed_and_again(root: Path, of: str, unmade: Path, made: Path, at: int) ->
     if of == "fit":
         call(root, NEW)
     call(root, command, at)
-    if before:
-        call(root, before)
+    call(root, before)
     call(root, command)
     different = [name for name, same in same_bytes.compared(made / "results", root / "results").items() if not same]
     assert not different, f"other files afterwards: {different}"
