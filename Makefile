@@ -98,18 +98,21 @@ lock: install  ## pin the newest versions that pyproject.toml allows, and write 
 	@$(MAKE) --no-print-directory install
 	@$(ACTIVATE) && python envs/pins.py write
 
+# A kill can cut DVC's list of running commands, and DVC refuses to run with half of one.
+MEND := python -c 'from pathlib import Path; from vixml.check.doctor import mend_rwlock; [print(said) for said in [mend_rwlock(Path("."))] if said]'
+
 record:  ## record Snakemake's results in DVC, so that `dvc status` is clean and `dvc push` shares them (docs/dvc.md)
-	@$(ACTIVATE) && dvc commit --force --quiet && dvc status
+	@$(ACTIVATE) && $(MEND) && dvc commit --force --quiet && dvc status
 
 push:  ## push the results that DVC recorded to its default remote, after checking that the remote exists
-	@$(ACTIVATE) && vixml check-remote && dvc push
+	@$(ACTIVATE) && $(MEND) && vixml check-remote && dvc push
 
 pull:  ## in a fresh clone: fetch results from DVC's default remote, and mark them as up to date
-	@$(ACTIVATE) && vixml check-remote --filled && dvc pull
+	@$(ACTIVATE) && $(MEND) && vixml check-remote --filled && dvc pull
 	@$(MAKE) --no-print-directory adopt
 
 adopt:  ## after `dvc pull` in a fresh clone: mark pulled results as up to date
-	@$(ACTIVATE) && if [ -n "$$(dvc status --quiet || echo changed)" ]; then \
+	@$(ACTIVATE) && $(MEND) && if [ -n "$$(dvc status --quiet || echo changed)" ]; then \
 	  echo "error: results and dvc.lock differ"; echo "  what now: dvc status says where; dvc pull, or dvc repro"; exit 1; fi
 	@$(ACTIVATE) && configfile=$$(sed -n 's/^configfile: //p' params.yaml) && \
 	  snakemake data images paper_tables --touch --forceall --cores 1 --quiet all --configfile "$$configfile" --config pages=results

@@ -16,7 +16,7 @@ from vixml.cli import stages
 from vixml.config.registry import Source
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_json, write_json
-from vixml.manifest import MANIFEST, describe_outputs
+from vixml.manifest import MANIFEST, describe_outputs, with_digest
 from vixml.ragged import Ragged
 
 # The smallest tokenizer.json that can be read.
@@ -76,7 +76,7 @@ def update_manifest(folder: Path) -> None:
     """Update a folder's manifest to its altered files, as if its stage had written them."""
     path = folder / MANIFEST
     outputs = describe_outputs(folder)
-    write_json(path, read_json(path) | {"outputs": outputs, "outputs_sha256": sha256_json(outputs)})
+    write_json(path, with_digest(read_json(path) | {"outputs": outputs, "outputs_sha256": sha256_json(outputs)}))
 
 
 def flip_a_bit(path: Path, at: float = 0.5) -> None:

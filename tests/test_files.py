@@ -31,6 +31,20 @@ def test_a_failure_keeps_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_what_a_killed_process_left_goes_with_the_next_writing_and_no_other(tmp_path):
+    path = tmp_path / "a.txt"
+    if (child := os.fork()) == 0:
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half", encoding="utf-8")
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.glob(".tmp-a.txt-*"))) == 1
+    with files.atomic_path(path) as running, files.atomic_path(tmp_path / "b.txt"):
+        files.write_text(path, "whole")
+        assert running.exists(), "of a process that runs"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
 def test_a_full_disk_is_explained_and_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     files.write_text(path, "old")

@@ -10,7 +10,7 @@ import pytest
 from helpers import flip_a_bit
 
 from vixml.errors import VixmlError
-from vixml.files import write_json, write_text
+from vixml.files import sha256_json, write_json, write_text
 from vixml.manifest import (
     MANIFEST,
     describe_input,
@@ -19,6 +19,7 @@ from vixml.manifest import (
     read_manifest,
     verify,
     verify_file,
+    with_digest,
 )
 from vixml.provenance import stage
 
@@ -71,15 +72,27 @@ def test_an_altered_manifest_is_refused(tmp_path, part):
             read(one)
 
 
+@pytest.mark.parametrize("part", ["facts", "versions", "inputs", "wall_seconds", "manifest_sha256"])
+def test_a_manifest_vouches_for_its_other_parts_too(tmp_path, part):
+    path = make(tmp_path / "one") / MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, manifest | {part: {"steps": 7}})
+    for read in (read_manifest, describe_input):
+        with pytest.raises(VixmlError, match="a manifest was altered"):
+            read(tmp_path / "one")
+    del manifest["manifest_sha256"]  # as earlier versions wrote it
+    write_json(path, manifest)
+    assert read_manifest(tmp_path / "one") == manifest
+
+
 def test_a_manifest_reads_nothing_outside_its_folder(tmp_path):
     write_text(tmp_path / "secret", "x")
     with stage(tmp_path / "one", "demo", config={}, inputs={}) as work:
         write_text(work / "a.txt", "x")
     manifest = read_manifest(tmp_path / "one")
-    from vixml.files import sha256_json
-
     manifest["outputs"] = {"../secret": manifest["outputs"]["a.txt"]}
-    write_json(tmp_path / "one" / MANIFEST, manifest | {"outputs_sha256": sha256_json(manifest["outputs"])})
+    manifest["outputs_sha256"] = sha256_json(manifest["outputs"])
+    write_json(tmp_path / "one" / MANIFEST, with_digest(manifest))
     with pytest.raises(VixmlError, match="outside its folder"):
         verify(tmp_path / "one")
 

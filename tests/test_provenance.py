@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from vixml import provenance
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, write_json, write_text
 from vixml.manifest import holds, verify
@@ -166,6 +167,45 @@ def test_nothing_outside_the_folder_is_removed_whatever_a_record_or_a_manifest_n
         (tmp_path / ".one-files").write_bytes(damaged.encode("utf-8", "surrogatepass"))
         publish(tmp_path / "one", {"b.txt": "z"})
         assert contents(tmp_path / "one")["b.txt"] == "z"
+
+
+def published_at_once(out, results, locks):
+    """Publish each of ``results`` in a process of its own, all at once; return how they ended."""
+    ready, start = os.pipe()
+    children = []
+    for files in results:
+        if (child := os.fork()) == 0:
+            status = 1
+            try:
+                if not locks:  # as on a network disk
+                    provenance.fcntl.flock = lambda descriptor, how: (_ for _ in ()).throw(
+                        OSError(errno.ENOLCK, "no locks")
+                    )
+                os.read(ready, 1)
+                publish(out, files)
+                status = 0
+            except (OSError, VixmlError):  # it met the other one's files
+                status = 2
+            finally:
+                os._exit(status)
+        children.append(child)
+    os.write(start, b"x" * len(children))
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def test_a_mixture_of_two_processes_without_locks_is_refused_and_repaired(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    results = [{f"{n}.txt": str(who) for n in range(20)} | {f"own{who}/x.txt": ""} for who in range(2)]
+    for _ in range(5):
+        assert set(published_at_once(tmp_path / "one", results, locks=False)) <= {0, 2}
+        try:
+            verify(tmp_path / "one")
+        except VixmlError:  # mixed, or neither has finished: known, and the same command repairs it
+            publish(tmp_path / "one", results[0])
+        verify(tmp_path / "one")
+    assert published_at_once(tmp_path / "two", results, locks=True) == [0, 0]
+    verify(tmp_path / "two")
+    assert contents(tmp_path / "two") in results
 
 
 @pytest.mark.parametrize("locks", [True, False])

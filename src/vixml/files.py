@@ -11,14 +11,17 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from vixml.errors import VixmlError, expect_equal
 
@@ -32,7 +35,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
+    # Publishing a stage's work folder flushes all of it, and removing it leaves nothing behind.
+    alone = not any(part.startswith(".tmp-") for part in path.parts)
+    if alone:
+        _sweep(path)
+    temporary = path.with_name(f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(8)}")
     temporary.touch()
     mode = temporary.stat().st_mode
     try:
@@ -41,9 +48,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-        if not any(
-            part.startswith(".tmp-") for part in path.parts
-        ):  # publishing a stage's work folder flushes all of it
+        if alone:
             sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         if no_space(error):
@@ -51,6 +56,34 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``out``, on the same disk; remove it afterwards, and those of former tries that were killed."""
+    _sweep(out)
+    work = Path(tempfile.mkdtemp(prefix=f"{_prefix(out)}{os.getpid()}-", dir=out.parent))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove the temporary files and work folders of ``out`` whose processes on this machine ended before they could."""
+    prefix = _prefix(out)
+    try:
+        beside = list(out.parent.iterdir())
+    except PermissionError:  # a folder that may be written but not listed
+        return
+    for left in beside:
+        pid = left.name.removeprefix(prefix).split("-", 1)[0]
+        if left.name.startswith(prefix) and pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _prefix(out: Path) -> str:
+    return f".tmp-{out.name}-{platform.node()}-"
 
 
 def sync_folder(folder: Path | str) -> None:

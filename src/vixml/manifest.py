@@ -25,6 +25,7 @@ from vixml.files import read_json, sha256_file, sha256_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+ITSELF = "manifest_sha256"
 ALTERED = "a file is not the one that its stage wrote"
 AGAIN = "delete the folder and run snakemake again; if it happens twice, check the disk"
 
@@ -56,7 +57,16 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
             continue  # `vixml check` names what an older one lacks
         what = f"a manifest was altered: its {key}"
         expect_equal(sha256_json(manifest.get(key)), manifest.get(digest), what, where=f"{path}: {digest}", hint=AGAIN)
+    if ITSELF in manifest:  # those of earlier versions have none
+        found = with_digest(manifest)[ITSELF]
+        expect_equal(found, manifest[ITSELF], "a manifest was altered", where=f"{path}: {ITSELF}", hint=AGAIN)
     return manifest
+
+
+def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest that vouches for itself: with the hash of all its other keys, facts and versions too."""
+    rest = {key: value for key, value in manifest.items() if key != ITSELF}
+    return rest | {ITSELF: sha256_json(rest)}
 
 
 def holds(folder: Path | str, name: str) -> bool:

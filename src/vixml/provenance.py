@@ -15,7 +15,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,11 +23,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from vixml import __version__
 from vixml.errors import VixmlError, machine_error
-from vixml.files import disk_full, move, no_space, read_json, sha256_json, sync_folder, sync_tree, write_json
+from vixml.files import (
+    disk_full,
+    move,
+    no_space,
+    read_json,
+    sha256_json,
+    sync_folder,
+    sync_tree,
+    work_folder,
+    write_json,
+)
 from vixml.manifest import (  # the half that reads; its callers know it by this module's name too
     MANIFEST,
     SCHEMA_VERSION,
@@ -38,6 +45,7 @@ from vixml.manifest import (  # the half that reads; its callers know it by this
     inside,
     not_whole,  # noqa: F401
     read_manifest,  # noqa: F401
+    with_digest,
 )
 
 PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "torch", "transformers", "tokenizers", "pydantic", "snakemake")
@@ -81,15 +89,12 @@ def stage(
     facts = {} if facts is None else facts
     reading = Reading()
     described = {key: reading.describe(path, named_only=key in as_read) for key, path in inputs.items()}
-    _sweep(out)
-    work = Path(tempfile.mkdtemp(prefix=f"{_prefix(out)}{os.getpid()}-", dir=out.parent))
     try:
-        yield work
-        reading.verify_unchanged()
-        outputs = describe_outputs(work)
-        write_json(
-            work / MANIFEST,
-            {
+        with work_folder(out) as work:
+            yield work
+            reading.verify_unchanged()
+            outputs = describe_outputs(work)
+            manifest = {
                 "schema_version": SCHEMA_VERSION,
                 "stage": name,
                 "config": dict(config),
@@ -106,17 +111,15 @@ def stage(
                 "peak_memory_mb": peak_memory_mb(),
                 "environment": environment(),
                 "command": " ".join(sys.argv),
-            },
-        )
-        _publish(work, out)
+            }
+            write_json(work / MANIFEST, with_digest(manifest))
+            _publish(work, out)
     except (OSError, RuntimeError) as error:
         if no_space(error):
             raise disk_full(out) from error
         if (said := machine_error(error, out)) is not None:
             raise said from error
         raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def require_space(out: Path | str, n_bytes: int) -> None:
@@ -133,18 +136,6 @@ def require_space(out: Path | str, n_bytes: int) -> None:
     free = shutil.disk_usage(place).free
     if free < n_bytes:
         raise disk_full(out, f"{free / 1e6:,.0f} MB free", f"{n_bytes / 1e6:,.0f} MB")
-
-
-def _prefix(out: Path) -> str:
-    return f".tmp-{out.name}-{platform.node()}-"
-
-
-def _sweep(out: Path) -> None:
-    """Remove the work folders of this stage's former tries on this machine that were killed before they could."""
-    for left in out.parent.glob(f"{_prefix(out)}*"):
-        pid = left.name.removeprefix(_prefix(out)).split("-", 1)[0]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _publish(work: Path, out: Path) -> None:

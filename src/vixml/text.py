@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 
 
@@ -19,19 +20,36 @@ def size(n: float) -> str:
     return f"{value:.1f} {unit}" if value < 10 and unit != "MB" else f"{value:.0f} {unit}"
 
 
+# Controls, and marks that turn the direction of what follows; a terminal, a page and LaTeX would obey or refuse them.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]"
+)
+_BLOCK = re.compile(r"#{1,6}(?=\s|$)|>|[-+*](?=\s|$)|[-*_=~`]{3}|\d+(?=[.)](\s|$))")
+
+
+def one_line(text: str) -> str:
+    """Return text on one line, without invisible characters that would change how the rest is read."""
+    return " ".join(_INVISIBLE.sub("", text).split())
+
+
 def plain(text: str) -> str:
-    r"""Return text from a configuration or a user's data on one line of Markdown, without live HTML, images or links.
+    r"""Return text from a configuration or a user's data on one line of Markdown: no live HTML, images, links or headings.
 
     Example:
-        >>> plain("a <script>\n# b ![c](d)")
-        'a &lt;script> # b !\\[c](d)'
+        >>> plain("a <script>\n# b ![c](d)"), plain("# x"), plain("1. x"), plain("https://x")
+        ('a &lt;script> # b !\\[c](d)', '\\# x', '1\\. x', 'https:&#8203;//x')
     """
+    text = one_line(text)
+    if block := _BLOCK.match(text):
+        at = block.end() if text[0].isdigit() else 0
+        before, text = text[:at], text[at:]
     # A backslash before the one that we add would turn it into a character.
-    return " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;").replace("[", "\\[")
+    text = text.replace("\\", "\\\\").replace("[", "\\[")
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;")
+    text = re.sub(r"(?i)(?<=http:|ttps:)(?=//)|(?<=www)(?=\.)", "&#8203;", text)
+    return f"{before}\\{text}" if block else text
 
 
-# The start of a cell that a spreadsheet takes for a formula, and of one with an apostrophe that another one would be added to.
-_FORMULA = re.compile(r"'*(\s*[=+\-@]|[\t\r])")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
@@ -42,9 +60,7 @@ def csv_cell(value: object) -> object:
         >>> csv_cell("=HYPERLINK(1)"), csv_cell("-0.50"), csv_cell("+1.2"), csv_cell("-x"), csv_cell("'=a")
         ("'=HYPERLINK(1)", '-0.50', '+1.2', "'-x", "''=a")
     """
-    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value
+    return f"'{value}" if isinstance(value, str) and _is_formula(value) and not _NUMBER.fullmatch(value) else value
 
 
 def cell_text(cell: str) -> str:
@@ -54,7 +70,17 @@ def cell_text(cell: str) -> str:
         >>> cell_text("'=HYPERLINK(1)"), cell_text("''=a"), cell_text("'tis"), cell_text("=a")
         ('=HYPERLINK(1)', "'=a", "'tis", '=a')
     """
-    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell, 1) else cell
+    return cell[1:] if cell[:1] == "'" and _is_formula(cell[1:]) else cell
+
+
+def _is_formula(text: str) -> bool:
+    """Return whether a spreadsheet may take a text for a formula, perhaps after apostrophes: to these another one is added.
+
+    Spreadsheets also take full-width signs, and skip blanks and what is invisible.
+    """
+    text = text.lstrip("'")
+    seen = next((sign for sign in text if unicodedata.category(sign) not in ("Cc", "Cf", "Zs", "Zl", "Zp")), "")
+    return text[:1] in ("\t", "\r") or unicodedata.normalize("NFKC", seen) in ("=", "+", "-", "@")
 
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int] = ()) -> str:

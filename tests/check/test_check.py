@@ -21,6 +21,7 @@ from vixml.cli import main
 from vixml.config.load import read_yaml
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_json, write_json
+from vixml.manifest import with_digest
 from vixml.provenance import MANIFEST
 
 # -- corruptions, each with the stage and the message that must report it ---------------------------------------------
@@ -142,7 +143,7 @@ def through_an_index(results: Path, recall: float) -> None:
     manifest = read_json(path)
     manifest["config"]["inference"] |= {"index": "ivf", "index_recall": recall}
     manifest["config_sha256"] = sha256_json(manifest["config"])
-    write_json(path, manifest)
+    write_json(path, with_digest(manifest))
 
 
 def moved(results: Path) -> None:

@@ -16,12 +16,15 @@ HOSTILE = [
     "[a](javascript:x)",
     "\\[a](javascript:x)",
     "\\\\[a](javascript:x)",
-]
+    "\ufeff=1", "\u200b=1", "\x00=1", "\uff1d1", "\u202e=1", "\x1b]0;x\x07",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_text_in_each_format(text):
-    assert str(csv_cell(text)).lstrip()[0] not in "=+-@"
+    seen = [sign for sign in str(csv_cell(text)) if sign.isprintable() and not sign.isspace()]
+    assert seen[0] not in "=+-@\uff1d"
+    assert not set("\x00\x1b\x07\u202e") & set(escape(text) + plain(text))
     assert cell_text(csv_cell(text)) == text == cell_text(cell_text(csv_cell(csv_cell(text))))
     assert "\n" not in escape(text) and "\\input" not in escape(text)
     shown = plain(text)
@@ -34,3 +37,15 @@ def test_hostile_text_is_text_in_each_format(text):
 @pytest.mark.parametrize("number", ["-0.50", "+1.25", "3", 4.5, "", "–", "1e-05"])
 def test_numbers_stay_numbers(number):
     assert csv_cell(number) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["# x", "> x", "- x", "1. x", "---", "~~~", "```", "* x", "&copy;", "http://a", "www.a.b"]
+)
+def test_a_title_begins_no_block_and_is_no_link_or_entity(text):
+    shown = plain(text)
+    assert shown != text and not shown.startswith(
+        ("# ", "> ", "- ", "1. ", "---", "~~~", "```", "* ", "&copy", "http://")
+    )
+    assert "www." not in shown
+    assert plain("R&D, C# and -5 in 3.5 mm") == "R&D, C# and -5 in 3.5 mm"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import random
 import resource
@@ -11,42 +12,86 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import tiny_world
+import yaml
 from inputs import mutate, refused
 
 from vixml.cli import main
-from vixml.files import read_json, sha256_file
 from vixml.provenance import MANIFEST, not_whole
 
-NAMES = ("picto", "vixml-minilm-l3")
-# What is run, in order, and the folder below results that it writes.
+RUN, RUNS = ("picto", "vixml-minilm-l3"), "runs/picto/vixml-minilm-l3/seed0"
+CHOSEN = {"reuse": "vixml-minilm-l3", "inference": {"method": "chosen", "image_weight": 0.3, "lexical_weight": 0.3}}
+TABLE = "id,name,kind,pictures\n" + "".join(
+    f"i{n},{shape} {colour},kind {n % 3},\n"
+    for n, (shape, colour) in enumerate(product(tiny_world.SHAPES, tiny_world.COLOURS))
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of vixml: a stage, or what a user calls on his results.
+
+    Attributes:
+        words: its arguments, the command first.
+        folder: that it writes, below results.
+        reads: the folders of these other steps.
+        last: the file of its folder that is there only if all others are.
+    """
+
+    words: tuple[str, ...]
+    folder: str
+    reads: tuple[str, ...] = ()
+    last: str = MANIFEST
+
+    def __call__(self) -> int:
+        """Run it in this process; return its status."""
+        return main(list(self.words))
+
+
+CORPUS, MODEL, IMAGES = "build-corpus", "prepare-model", "embed-images"
+ENCODES = (CORPUS, MODEL, "tokenize", IMAGES)
+SCORED = ("--score", f"results/{RUNS}/test/score")
+TAGGER = ("--model", "results/picto.model")
+# In the order in which they run.
 STEPS = {
-    "build-corpus": (("picto",), "data/picto/corpus"),
-    "prepare-model": (("minilm-l3",), "models/minilm-l3"),
-    "tokenize": (("picto", "minilm-l3", "--max-len", "16"), "data/picto/tokens/minilm-l3-16"),
-    "render-images": (("picto",), "data/picto/images"),
-    "embed-images": (("picto", "efficientnet-lite0"), "data/picto/embeddings/efficientnet-lite0"),
-    "export-dataset": (("picto",), "exported/picto"),
-    "train": (NAMES, "runs/picto/vixml-minilm-l3/seed0/model"),
-    "build-index": (NAMES, "runs/picto/vixml-minilm-l3/seed0/index"),
-    "predict": (NAMES, "runs/picto/vixml-minilm-l3/seed0/test/predictions"),
-    "score": (NAMES, "runs/picto/vixml-minilm-l3/seed0/test/score"),
+    CORPUS: Step((CORPUS, "picto"), "data/picto/corpus"),
+    MODEL: Step((MODEL, "minilm-l3"), "models/minilm-l3"),
+    "tokenize": Step(("tokenize", "picto", "minilm-l3", "--max-len", "16"), "data/picto/tokens/minilm-l3-16", (CORPUS, MODEL)),
+    "hash-texts": Step(("hash-texts", "picto"), "data/picto/lexical", (CORPUS,)),
+    "render-images": Step(("render-images", "picto"), "data/picto/images", (CORPUS,)),
+    IMAGES: Step((IMAGES, "picto", "efficientnet-lite0"), "data/picto/embeddings/efficientnet-lite0", ("render-images",)),
+    "export-dataset": Step(("export-dataset", "picto"), "exported/picto", (CORPUS, "render-images")),
+    "train": Step(("train", *RUN), f"{RUNS}/model", ENCODES),
+    "build-index": Step(("build-index", *RUN), f"{RUNS}/index", (*ENCODES, "train")),
+    "measure-latency": Step(("measure-latency", *RUN), f"{RUNS}/latency", (*ENCODES, "train", "build-index")),
+    "choose-inference": Step(
+        ("choose-inference", "picto", "chosen"), "runs/picto/chosen/seed0/choice",
+        (CORPUS, "build-index", IMAGES, "hash-texts", "train"),
+    ),
+    "predict": Step(("predict", *RUN), f"{RUNS}/test/predictions", (CORPUS, "build-index")),
+    "score": Step(("score", *RUN), f"{RUNS}/test/score", (CORPUS, "predict")),
+    "predict held out": Step(("predict", *RUN, "--split", "validation"), f"{RUNS}/validation/predictions", (CORPUS, "build-index", "train")),
+    "score held out": Step(("score", *RUN, "--split", "validation"), f"{RUNS}/validation/score", (CORPUS, "predict held out")),
+    "make-tables": Step(("make-tables", "--tables", "table3", *SCORED, "--out", "results/tables"), "tables", ("score",)),
+    "make-figures": Step(("make-figures", "--figures", "figure2", *SCORED, "--out", "results/figures"), "figures", ("score",)),
+    "make-report": Step(
+        ("make-report", "--tables", "table3", *SCORED, "--figures-dir", "results/figures", "--corpus", "results/data/picto/corpus",
+         "--images", "results/data/picto/images", "--out", "results/report"), "report", ("score", "make-figures", CORPUS, "render-images"),
+    ),
+    "make-tuning": Step(("make-tuning", "--score", f"results/{RUNS}/validation/score", "--out", "results/tuning"), "tuning", ("score held out",)),
+    "new": Step(("new", "shop", "table.csv", "--id", "id", "--text", "name", "--labels", "kind", "--images", "none", "--out", "results/new/shop.yaml"), "new", last="shop.yaml"),
+    "pack": Step(("pack", *RUN, "--out", "results/picto.model"), "picto.model", (*ENCODES, "train", "build-index"), "model.json"),
+    "tag": Step(("tag", "table.csv", *TAGGER, "--out", "results/tags/tags.csv", "--text", "name"), "tags", ("pack",), "tags.csv"),
+    "export to onnx": Step(("export", "--to", "onnx", *TAGGER, "--out", "results/onnx"), "onnx", ("pack",), "README.md"),
+    "export to faiss": Step(("export", "--to", "faiss", *TAGGER, "--out", "results/faiss"), "faiss", ("pack",), "README.md"),
+    "export to sentence-transformers": Step(("export", "--to", "sentence-transformers", *TAGGER, "--out", "results/st"), "st", ("pack",), "README.md"),
 }  # fmt: skip
-# What a stage reads of the others.
-READS = {
-    "tokenize": ("build-corpus", "prepare-model"), "render-images": ("build-corpus",), "embed-images": ("render-images",),
-    "export-dataset": ("build-corpus", "render-images"), "train": ("build-corpus", "tokenize", "embed-images", "prepare-model"),
-    "build-index": ("build-corpus", "tokenize", "embed-images", "prepare-model", "train"), "predict": ("build-corpus", "build-index"),
-    "score": ("build-corpus", "predict"),
-}  # fmt: skip
+# What differs from run to run.
+TIMES = {MANIFEST, "training.json", "log.jsonl", "latency.json"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-
-
-def run(step: str) -> int:
-    """Run a stage in this process; return its status."""
-    return main([step, *STEPS[step][0]])
 
 
 def make_world(folder: Path, config: Path) -> None:
@@ -54,26 +99,31 @@ def make_world(folder: Path, config: Path) -> None:
     (folder / "config" / "runs").mkdir(parents=True)
     shutil.copytree(config / "presets", folder / "config" / "presets")
     tiny_world.write(folder)
+    for part in ("tables", "figures", "reported"):
+        shutil.copytree(config / part, folder / "config" / part)
+    runs = tiny_world.RUNS | {"runs": tiny_world.RUNS["runs"] | {"chosen": CHOSEN}}
+    (folder / "config/runs/picto.yaml").write_text(yaml.safe_dump(runs), encoding="utf-8")
+    (folder / "table.csv").write_text(TABLE, encoding="utf-8")
     os.chdir(folder)
     for step in STEPS:
-        assert run(step) == 0, step
+        assert STEPS[step]() == 0, step
 
 
 def outputs(step: str, results: Path = Path("results")) -> dict[str, str]:
-    """Return the hashes of what a stage has written, without what differs from run to run."""
-    folder = results / STEPS[step][1]
-    times = {MANIFEST, "training.json", "log.jsonl"}
+    """Return the hashes of what a step has written, without what differs from run to run and the path of this folder."""
+    folder, here = results / STEPS[step].folder, bytes(results.parent.resolve())
     return {
-        path.relative_to(folder).as_posix(): sha256_file(path)
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes().replace(here, b".")).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in times
+        if path.is_file() and path.name not in TIMES
     }
 
 
 def copied(world: Path, step: str) -> None:
     """Make this folder the world before a stage: links to the files of the others."""
-    later = [STEPS[name][1] for name in list(STEPS)[list(STEPS).index(step) :]]
+    later = [STEPS[name].folder for name in list(STEPS)[list(STEPS).index(step) :]]
     shutil.copytree(world / "config", "config")
+    shutil.copy(world / "table.csv", "table.csv")
     for path in sorted((world / "results").rglob("*")):
         relative = path.relative_to(world / "results")
         if path.is_file() and not any(relative.is_relative_to(folder) for folder in later):
@@ -122,19 +172,22 @@ def count_operations(world: Path, step: str) -> int:
     """Return how many file operations a stage has."""
     copied(world, step)
     seen = Operations(lambda _: None)
-    assert run(step) == 0
+    assert STEPS[step]() == 0
     return seen.count
 
 
-def expect_whole_or_absent(step: str) -> None:
-    """Check that a stage that was stopped left all of its files or none that counts."""
-    folder = Path("results", STEPS[step][1])
-    assert not (folder / MANIFEST).exists() or not not_whole(folder), f"{folder} counts as finished and is not"
+def expect_whole_or_absent(world: Path, step: str) -> None:
+    """Check that a step that was stopped left all of its files or none that counts."""
+    folder, last = Path("results", STEPS[step].folder), STEPS[step].last
+    if not (folder / last).exists():
+        return
+    whole = not not_whole(folder) if last == MANIFEST else outputs(step) == outputs(step, world / "results")
+    assert whole, f"{folder} counts as finished and is not"
 
 
 def expect_resumed(world: Path, step: str) -> None:
     """Check that the same command ends with the same files."""
-    assert in_a_child(lambda: run(step)) == 0, "the same command does not succeed afterwards"
+    assert in_a_child(lambda: STEPS[step]()) == 0, "the same command does not succeed afterwards"
     assert outputs(step) == outputs(step, world / "results"), "the same command gives other files afterwards"
     left = [str(path) for path in Path("results").rglob(".tmp-*")]
     assert not left, f"left behind: {left}"
@@ -150,10 +203,10 @@ def kill(world: Path, step: str, at: int) -> None:
 
     def work() -> int:
         Operations(die)
-        return run(step)
+        return STEPS[step]()
 
     in_a_child(work)
-    expect_whole_or_absent(step)
+    expect_whole_or_absent(world, step)
     expect_resumed(world, step)
 
 
@@ -167,11 +220,11 @@ def failing_disk(world: Path, step: str, at: int, number: int, once: bool) -> No
 
     def work() -> int:
         Operations(fail)
-        refused(run(step))
+        refused(STEPS[step]())
         return 0
 
     assert in_a_child(work) == 0, "neither a result nor a clear error"
-    expect_whole_or_absent(step)
+    expect_whole_or_absent(world, step)
     expect_resumed(world, step)
 
 
@@ -182,11 +235,11 @@ def small_disk(world: Path, step: str, size: int) -> None:
     def work() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(1, 2)  # these are files, too
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-        refused(run(step))
+        refused(STEPS[step]())
         return 0
 
     assert in_a_child(work) == 0, "neither a result nor a clear error"
-    expect_whole_or_absent(step)
+    expect_whole_or_absent(world, step)
     expect_resumed(world, step)
 
 
@@ -199,7 +252,7 @@ def damaged(world: Path, step: str, file: str, seed: int) -> None:
     path.write_bytes(mutate(draw, data, [b"", b"{}", b"[]"]))
     if path.read_bytes() == data:
         return
-    status = run(step)
+    status = STEPS[step]()
     refused(status)
     if status == 0:
         assert outputs(step) == outputs(step, world / "results"), (
@@ -228,8 +281,12 @@ def faults(draw: random.Random, world: Path, operations: dict[str, int]) -> Iter
         yield "disk", Fault(name, lambda _, a=(step, at, number, once): failing_disk(world, *a))
         step, size = draw.choice(list(STEPS)), draw.choice([0, 100, 4096, 20_000, 200_000])
         yield "disk", Fault(f"{step}, files up to {size} bytes", lambda _, a=(step, size): small_disk(world, *a))
-        step = draw.choice(list(READS))
-        folder = STEPS[draw.choice(READS[step])][1]
-        file = f"{folder}/{draw.choice(sorted(read_json(world / 'results' / folder / MANIFEST)['outputs']))}"
+        step = draw.choice([name for name, step in STEPS.items() if step.reads])
+        folder = STEPS[draw.choice(STEPS[step].reads)].folder
+        file = f"{folder}/{draw.choice(sorted(_files(world / 'results' / folder)))}"
         seed = draw.randrange(10**6)
         yield "damage", Fault(f"{step}, {file}, {seed}", lambda _, a=(step, file, seed): damaged(world, *a))
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

@@ -1,20 +1,14 @@
-"""A hostile web server, a table of images of all modes, and entry points that are killed."""
+"""A hostile web server, and a table of images of all modes."""
 
 from __future__ import annotations
 
 import io
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import tiny_world
 from image_server import Server
 from images_helpers import write_url_corpus
 from PIL import Image
@@ -107,28 +101,3 @@ def _colour_is_kept(mode: str, form: str, turn: int, colour: tuple[int, ...], si
     assert pixels.shape == (32, 32, 3)
     off = 0 if expected is None else np.abs(pixels[15:17, 15:17].mean(axis=(0, 1)) - expected).max()
     assert off < 12, f"{pixels[16, 16]} for {expected}"
-
-
-def entry_cases(draw: random.Random, scratch: Path) -> Works:
-    """Yield calls of snakemake that are killed once some results are there: the next call ends with the same files."""
-    while True:
-        after = draw.randrange(1, 25)
-
-        def work(folder: Path, after: int = after) -> None:
-            copy = tiny_world.Copy(tiny_world.clone(Path(__file__).parents[2], folder / "copy"))
-            tiny_world.write(copy.root)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "snakemake", "--cores", "2"], cwd=copy.root, start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(copy.root / "src")}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            while process.poll() is None and len(list((copy.root / "results").rglob("manifest.json"))) < after:
-                time.sleep(0.05)
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            copy.run(sys.executable, "-m", "snakemake", "--unlock", check=False)  # as the message says
-            copy.run(sys.executable, "-m", "snakemake", "--cores", "2")
-            assert not list((copy.root / "results").rglob(".tmp-*"))
-            assert copy.planned() == {}
-
-        yield f"snakemake, killed after {after} results", work

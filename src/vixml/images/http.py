@@ -182,7 +182,8 @@ async def _public_addresses(host: str, port: int) -> list[str]:
 # mapped, NAT64, site-local or multicast addresses, is outside the first network.
 _IPV6 = ipaddress.ip_network("2000::/3")
 _NOT_IPV6 = [ipaddress.ip_network(one) for one in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
-_RELAY_IPV4 = ipaddress.ip_network("192.88.99.0/24")  # of 6to4
+# Of IPv4: protocol assignments, of which older versions of Python call some global, AMT and the relays of 6to4.
+_NOT_IPV4 = [ipaddress.ip_network(one) for one in ("192.0.0.0/24", "192.52.193.0/24", "192.88.99.0/24")]
 
 
 def is_public(address: str) -> bool:
@@ -195,7 +196,8 @@ def is_public(address: str) -> bool:
     found = ipaddress.ip_address(address.split("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         return found in _IPV6 and not any(found in network for network in _NOT_IPV6)
-    return found.is_global and not (found.is_multicast or found.is_reserved or found in _RELAY_IPV4)
+    special = found.is_multicast or found.is_reserved or any(found in network for network in _NOT_IPV4)
+    return found.is_global and not special
 
 
 class Getter:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vixml.config.defaults import FEWEST_TO_HOLD_OUT
 from vixml.config.project import Project
 from vixml.data.corpus import Corpus
 from vixml.evaluation.metrics import hits_in_chunks

@@ -19,7 +19,7 @@ from vixml.plan.cost import Job, count, train_cost
 from vixml.plan.plan import BASE, Choice, Group, Plan, choose_hardware, hours, make_plan, read_workflow
 from vixml.plan.shapes import clustering_flop, shape_of
 from vixml.report.pages import load_reference, update_page
-from vixml.text import duration, markdown, size
+from vixml.text import duration, markdown, plain, size
 
 SCHEMA_VERSION = 1
 BENCHMARK = Path("benchmarks/results/training_step-2threads.json")
@@ -178,7 +178,7 @@ def pages(plan: Plan, config_dir: Path | str) -> dict[str, str]:
     sizes = []
     for name, model in load_world(config_dir).text_models.items():
         counted, printed = shape_of(name, model).parameters, count(model.parameters)
-        sizes.append([model.title, model.parameters, f"{counted / 1e6:,.1f}M", f"{counted / printed:.3f}"])
+        sizes.append([plain(model.title), model.parameters, f"{counted / 1e6:,.1f}M", f"{counted / printed:.3f}"])
     return {
         "plan": "\n".join([*asked, order, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
         "known": "\n".join([times, markdown(["case", "way", "GFLOP/s per thread"], speeds)]),

@@ -7,7 +7,7 @@ from vixml.data.corpus import Corpus
 from vixml.files import read_json
 from vixml.provenance import MANIFEST
 from vixml.stages import Job
-from vixml.text import markdown
+from vixml.text import markdown, plain
 
 SHOWN = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "R@10", "R@100")
 INFERENCE = {
@@ -41,7 +41,7 @@ def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnai
         vision = job.project.vision_model(config.images.vision)
         licences[f"vision encoder: {vision.checkpoint}"] = vision.licence
     lines = [
-        f"# {dataset.title}: {job.names['run']}, seed {job.names['seed']}",
+        f"# {plain(dataset.title)}: {job.names['run']}, seed {job.names['seed']}",
         "",
         f"Tags items with up to {corpus.n_labels:,} labels. Reads {reads}; ranks labels by {how}.",
         "",
@@ -57,7 +57,7 @@ def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnai
         "",
         "## Intended use",
         "",
-        f"To propose labels for items like those of {dataset.title}, for people or programs that can reject a wrong one. A "
+        f"To propose labels for items like those of {plain(dataset.title)}, for people or programs that can reject a wrong one. A "
         "score orders the labels of one item; `calibration.json`, where there is one, says what it is worth. Labels that no "
         "training item had, and texts of another kind or language, get worse tags than the scores above say.",
         "",
@@ -66,11 +66,11 @@ def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnai
         f"{corpus.n('train'):,} training items, {corpus.n('test'):,} test items, {corpus.n_labels:,} labels. "
         + (INCLUDED + THUMBNAILS * thumbnails if neighbours else LEFT_OUT),
         "",
-        f"Language model: {text_model.title} ({config.encoder.train}).",
+        f"Language model: {plain(text_model.title)} ({config.encoder.train}).",
         "",
         "## Licences",
         "",
-        markdown(["part", "licence"], list(licences.items()), words={1}),
+        markdown(["part", "licence"], [[plain(part), plain(licence)] for part, licence in licences.items()], words={1}),
         *([] if world.datasets[job.names["dataset"]].sources else ["", "The data are the owner's own: ask them."]),
         "",
     ]

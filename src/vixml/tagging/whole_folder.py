@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vixml.errors import VixmlError
+from vixml.files import sync_folder, sync_tree, work_folder
 
 
 @contextmanager
@@ -25,16 +25,25 @@ def whole_folder(out: Path, marker: str, what: str) -> Iterator[Path]:
         VixmlError: ``out`` exists and is something else.
     """
     out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    former = out.with_name(f".{out.name}-former")
+    if former.exists() and not out.exists():
+        os.rename(former, out)  # a kill between the two renames below
     if out.exists() and not (out / marker).is_file():
         hint = "name another folder, or remove this one"
         raise VixmlError(f"the folder to write exists and is no {what}", where=out, hint=hint)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".tmp-{out.name}-", dir=out.parent))
-    try:
+    with work_folder(out) as work:
         (work / "new").mkdir()
         yield work / "new"
+        sync_tree(work / "new")
         if out.exists():
-            os.rename(out, work / "old")
-        os.rename(work / "new", out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(former, ignore_errors=True)
+            os.rename(out, former)
+        try:
+            os.rename(work / "new", out)
+        except OSError:
+            with suppress(OSError):
+                os.rename(former, out)
+            raise
+        sync_folder(out.parent)
+    shutil.rmtree(former, ignore_errors=True)

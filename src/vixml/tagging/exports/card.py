@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vixml.tagging.card import without_items
 from vixml.tagging.model_folder import ModelFolder
+from vixml.text import plain
 
 FRONT = {
     "sentence-transformers": "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n"
@@ -95,12 +96,12 @@ def card(folder: ModelFolder, to: str, items: bool, verified: list[str], lost: l
     """
     own = (folder.folder / "README.md").read_text(encoding="utf-8") if "README.md" in folder else ""
     rest = own[own.index("## Scores") :] if "## Scores" in own else ""
-    fields = " + ".join(folder.dataset.text_fields)
+    fields = " + ".join(map(plain, folder.dataset.text_fields))
     lines = [
-        f"# {folder.dataset.title}: {folder.header['run']}, {WHAT[to]}",
+        f"# {plain(folder.dataset.title)}: {folder.header['run']}, {WHAT[to]}",
         "",
         f"Written by `vixml export --to {to}` from a model that tags items with {folder.header['n_labels']:,} labels. "
-        f"The text of an item is `{fields}`, joined by spaces.",
+        f"The text of an item is {fields}, joined by spaces.",
         "",
         "```python",
         USE[to].rstrip(),

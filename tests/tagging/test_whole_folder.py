@@ -1,0 +1,70 @@
+"""A folder is put in place whole; a kill at any point loses neither the former one nor leaves half of one."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+
+import pytest
+
+from vixml.errors import VixmlError
+from vixml.files import write_text
+from vixml.tagging.whole_folder import whole_folder
+
+
+def write(out, text):
+    with whole_folder(out, "marker", "demo") as work:
+        write_text(work / "marker", text)
+        write_text(work / "deep" / "a.txt", text)
+
+
+def killed_before(step, work):
+    """Run ``work`` in a process that is killed before its rename or flush ``step``; return whether it was."""
+    if (child := os.fork()) == 0:
+        done = count()
+
+        def counted(function):
+            return lambda *arguments: os.kill(os.getpid(), 9) if next(done) == step else function(*arguments)
+
+        for name in ("rename", "replace", "fsync"):
+            setattr(os, name, counted(getattr(os, name)))
+        work()
+        os._exit(0)
+    return os.waitpid(child, 0)[1] != 0
+
+
+def test_killed_at_any_step_the_next_call_knows_the_former_folder_and_leaves_nothing_behind(tmp_path):
+    out = tmp_path / "out"
+    for step in count():
+        write(out, "old")
+        killed = killed_before(step, lambda: write(out, "new"))
+        with pytest.raises(KeyError), whole_folder(out, "marker", "demo"):  # a call that fails
+            raise KeyError
+        assert (out / "marker").read_text() == (out / "deep/a.txt").read_text() in ("old", "new")
+        write(out, "new")
+        assert os.listdir(tmp_path) == ["out"] and (out / "deep/a.txt").read_text() == "new"
+        if not killed:
+            break
+    assert step > 8
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_former_one(tmp_path, monkeypatch):
+    write(tmp_path / "out", "old")
+    rename = os.rename
+
+    def refuse(source, target):
+        if os.path.basename(source) == "new":
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(PermissionError):
+        write(tmp_path / "out", "new")
+    assert (tmp_path / "out/marker").read_text() == "old" and os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_of_another_kind_is_kept(tmp_path):
+    write_text(tmp_path / "out/mine.txt", "x")
+    with pytest.raises(VixmlError, match="is no demo"):
+        write(tmp_path / "out", "new")
+    assert os.listdir(tmp_path / "out") == ["mine.txt"]
