@@ -97,6 +97,16 @@ def test_a_published_row_with_other_data_or_weights_is_a_stand_in(config_dir, re
     assert table.states(True)["stand-in"] == 4
 
 
+def test_a_users_own_data_stand_in_for_nothing_and_confirm_nothing(config_dir, results):
+    register_real(config_dir)
+    path = config_dir / "datasets.yaml"
+    own = "LF-AmazonTitles-131K, builder: catalogue, catalogue: {folder: x}"
+    text = path.read_text(encoding="utf-8").replace("LF-AmazonTitles-131K, builder: picto, stand_in: false", own)
+    path.write_text(text, encoding="utf-8")
+    states = build("table1", config_dir, write_real(results)).states(True)
+    assert own in text and (states["not-comparable"], states["stand-in"], states["matches"]) == (4, 0, 0)
+
+
 def test_a_vision_encoder_that_stands_in_marks_only_runs_with_images(config_dir, results):
     register_real(config_dir, vision_stand_in=True)
     registry = Registry.load(config_dir)
