@@ -59,6 +59,37 @@ def test_a_full_disk_is_explained_and_keeps_the_old_file(tmp_path, monkeypatch):
     assert path.read_text(encoding="utf-8") == "old"
 
 
+def test_a_library_that_tells_the_systems_number_in_its_text_is_understood(tmp_path):
+    import resource
+
+    import torch
+    from safetensors.torch import save_file
+
+    if (child := os.fork()) == 0:  # the limit is for good
+        status = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+            with files.atomic_path(tmp_path / "a.safetensors") as temporary:
+                save_file({"a": torch.zeros(1000)}, temporary)
+        except VixmlError as error:
+            status = 0 if "larger than this disk" in error.what and error.where == tmp_path / "a.safetensors" else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0 and not list(tmp_path.iterdir())
+
+
+def test_a_fault_of_the_cleaning_up_does_not_hide_that_the_file_is_there(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    files.write_text(tmp_path / "a.txt", "whole")
+    with pytest.raises(KeyError), files.atomic_path(tmp_path / "a.txt"):
+        raise KeyError
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "whole"
+
+
 def test_other_failures_of_the_disk_are_not_disguised(tmp_path, monkeypatch):
     def broken(descriptor):
         raise OSError(errno.EIO, "Input/output error")

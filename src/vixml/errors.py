@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
@@ -160,11 +162,13 @@ def machine_error(error: BaseException, where: object) -> VixmlError | None:
     """Return an everyday error of a machine in words; None for an error of any other kind.
 
     Args:
-        error: as it was raised; for an :class:`OSError`, its number decides.
+        error: as it was raised; the system's number decides.
         where: what to name if the error names no file.
     """
     if not isinstance(error, OSError):
-        return None
+        # Libraries in Rust (safetensors, tokenizers) tell the number in their text.
+        told = None if isinstance(error, VixmlError) else re.search(r"\(os error (\d+)\)", str(error))
+        return machine_error(OSError(int(told[1]), os.strerror(int(told[1]))), where) if told else None
     names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     for what, (numbers, hint) in MACHINE.items():
         if error.errno in numbers:

@@ -16,14 +16,14 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from vixml.errors import VixmlError, expect_equal
+from vixml.errors import VixmlError, expect_equal, machine_error
 
 
 @contextmanager
@@ -50,12 +50,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
         if alone:
             sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
+    except BaseException as error:
+        with suppress(OSError):  # the first error says more
+            temporary.unlink(missing_ok=True)
         if no_space(error):
             raise disk_full(path) from error
+        if not isinstance(error, OSError) and (said := machine_error(error, path)) is not None:
+            raise said from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -118,11 +120,11 @@ def sync_tree(folder: Path | str) -> None:
 _CUT_SHORT = ("requested and", "unexpected pos", "iostream error", "PytorchStreamWriter failed")
 
 
-def no_space(error: OSError | RuntimeError) -> bool:
+def no_space(error: BaseException) -> bool:
     """Return whether a failed write met a full disk or quota; NumPy and torch only report a short write."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(words in str(error) for words in _CUT_SHORT)
+    return isinstance(error, OSError | RuntimeError) and any(words in str(error) for words in _CUT_SHORT)
 
 
 def move(source: Path, target: Path) -> None:

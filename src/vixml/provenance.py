@@ -114,7 +114,7 @@ def stage(
             }
             write_json(work / MANIFEST, with_digest(manifest))
             _publish(work, out)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
         if no_space(error):
             raise disk_full(out) from error
         if (said := machine_error(error, out)) is not None:

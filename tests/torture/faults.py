@@ -82,7 +82,7 @@ STEPS = {
          "--images", "results/data/picto/images", "--out", "results/report"), "report", ("score", "make-figures", CORPUS, "render-images"),
     ),
     "make-tuning": Step(("make-tuning", "--score", f"results/{RUNS}/validation/score", "--out", "results/tuning"), "tuning", ("score held out",)),
-    "new": Step(("new", "shop", "table.csv", "--id", "id", "--text", "name", "--labels", "kind", "--images", "none", "--out", "results/new/shop.yaml"), "new", last="shop.yaml"),
+    "new": Step(("new", "shop", "table.csv", "--id", "id", "--text", "name", "--labels", "kind", "--images", "none", "--out", "results/new/shop.yaml", "--force"), "new", last="shop.yaml"),
     "pack": Step(("pack", *RUN, "--out", "results/picto.model"), "picto.model", (*ENCODES, "train", "build-index"), "model.json"),
     "tag": Step(("tag", "table.csv", *TAGGER, "--out", "results/tags/tags.csv", "--text", "name"), "tags", ("pack",), "tags.csv"),
     "export to onnx": Step(("export", "--to", "onnx", *TAGGER, "--out", "results/onnx"), "onnx", ("pack",), "README.md"),

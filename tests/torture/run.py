@@ -46,7 +46,7 @@ CONFIG = TESTS.parent / "config"
 SECONDS, MEMORY, WAITS = 60, 6 << 30, 10
 LIMITS = {"entry": 300}
 # Kind -> cases of each round; below 0: one every so many rounds.
-EVERY = {"input": 12, "image": 4, "kill": 2, "disk": 2, "damage": 2, "web": -2, "entry": -20}
+EVERY = {"input": 12, "image": 4, "kill": 2, "disk": 2, "damage": 2, "web": -2, "entry": -6}
 KINDS = tuple(EVERY)
 
 

@@ -74,10 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of the output has closed it (`vixml summary | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if (said := machine_error(error, f"vixml {' '.join(sys.argv[1:2])}")) is None:
-            raise
-        return _refuse(said)
     except (MemoryError, RuntimeError) as error:
         # A stage that can be made smaller raises its own error (vixml.memory). torch is loaded already if the error is its.
         from vixml.memory import kind_of_memory, out_of_memory
@@ -85,6 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (kind := kind_of_memory(error)) is None:
             raise
         return _refuse(out_of_memory(kind, error, f"vixml {' '.join(sys.argv[1:2])}", MORE_MEMORY))
+    except Exception as error:
+        if (said := machine_error(error, f"vixml {' '.join(sys.argv[1:2])}")) is None:
+            raise
+        return _refuse(said)
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
