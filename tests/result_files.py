@@ -15,7 +15,7 @@ from vixml.config.load import read_yaml
 from vixml.data.corpus import CorpusData, Items
 from vixml.files import save_array, sha256_json, write_json, write_text
 from vixml.images.store import write_store
-from vixml.manifest import describe_outputs
+from vixml.manifest import describe_outputs, with_digest
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 
@@ -45,7 +45,7 @@ def write_manifest(folder: Path, command: str, config: dict, seconds: float = 1.
     outputs = describe_outputs(folder)
     write_json(
         folder / "manifest.json",
-        {
+        with_digest({
             "schema_version": 1,
             "stage": command,
             "config": config,
@@ -62,7 +62,7 @@ def write_manifest(folder: Path, command: str, config: dict, seconds: float = 1.
             "peak_memory_mb": 512.0,
             "environment": {"packages": 1, "sha256": "0" * 64},
             "command": f"vixml {command} --seed {config['seed']}",
-        },
+        }),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from result_files import METRICS, REPO, register_real, write_manifest, write_rea
 
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
+from vixml.manifest import with_digest
 from vixml.report.charts import breakdowns, curves
 from vixml.report.evidence import Commands, evidence
 from vixml.report.report import ReportOptions, context, make_report
@@ -58,7 +59,7 @@ def test_an_approximate_search_shows_its_curve(results, config_dir):
     }
     index["curve"] = [{"effort": 8, "recall": 0.97, "ms": 0.5}, {"effort": 16, "recall": 0.9912, "ms": 0.9}]
     manifest = read_json(predictions / "manifest.json")
-    write_json(predictions / "manifest.json", manifest | {"facts": {"indexes": [index]}})
+    write_json(predictions / "manifest.json", with_digest(manifest | {"facts": {"indexes": [index]}}))
     make_report([folder], config_dir, ["table1"], ReportOptions(), results / "report")
     page = (results / "report" / "report.html").read_text(encoding="utf-8")
     about = "ivf over 1,305,265 vectors of 384, built in 61.2 s, 2,015 MB, 100 sought"

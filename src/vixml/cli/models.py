@@ -154,7 +154,7 @@ def tag(
     Example:
 
         vixml tag new.csv --model shop.model --out tags.csv --k 5
-        vixml tag new.csv --model shop.model --out tags.csv --precision 0.8 --unlike 0.01
+        vixml tag new.csv --model shop.model --out tags.csv --precision 0.8
         vixml tag 'parts/*.jsonl.gz' --model shop.model --out tags.parquet
     """
     from vixml.runtime import choose_device

@@ -160,7 +160,11 @@ def test_what_is_lost_is_printed_and_in_the_card(packed, tmp_path, capsys):
     said, card = capsys.readouterr().err, (tmp_path / "out/README.md").read_text(encoding="utf-8")
     for part in ("2 pictures per item", "the export reads none", "training items vote"):
         assert part in said and part in card
-    assert "`name + more`" in card and "Licences" in card and "Training items are left out" in card
+    assert (
+        "text of an item is name + more, joined" in card
+        and "Licences" in card
+        and "Training items are left out" in card
+    )
     export(packed("text"), "faiss", tmp_path / "labels")
     assert capsys.readouterr().err == "" and "Nothing: nearest labels" in (tmp_path / "labels/README.md").read_text()
 
