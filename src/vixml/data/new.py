@@ -153,7 +153,7 @@ def quoted(value: Any) -> str:
 ABOUT = {
     "folder": "of the pictures", "tables": "the files; a list for a table in parts", "form": "how they are written",
     "id": "column of ids", "labels": "column of labels", "images": "column of pictures", "separator": "between labels in a cell",
-    "images_are": "paths, names, urls or ids", "separator_in": "all: in every kind of file",
+    "images_are": "paths, names, urls or ids", "separator_in": "all: in every kind of file", "unlabelled": "skip: items without a label are left out",
 }  # fmt: skip
 
 
