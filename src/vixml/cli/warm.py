@@ -30,7 +30,8 @@ LIBRARIES = (
 PROGRAMS = {"vixml": "vixml.cli:main"}
 CLIENT = """\
 #!{python} -IS
-import array, json, os, socket, sys
+import array, json, os, signal, socket, sys
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 server = socket.socket(socket.AF_UNIX)
 place = os.getcwd()
 os.chdir({folder!r})
@@ -39,7 +40,15 @@ os.chdir(place)
 message = json.dumps([sys.argv, place, dict(os.environ), os.umask(0o022)]).encode()
 server.sendmsg([len(message).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
 server.sendall(message)
-sys.exit(int.from_bytes(server.recv(1) or b"\\1", "big"))
+try:
+    status = server.recv(1)
+except KeyboardInterrupt:
+    # Whoever interrupts this removes what the command leaves behind, so it has to end first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    server.shutdown(socket.SHUT_WR)
+    status = server.recv(1) or b"\\x82"
+sys.exit(int.from_bytes(status or b"\\1", "big"))
 """
 
 
