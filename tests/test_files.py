@@ -117,6 +117,11 @@ def test_json_keeps_order_and_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "b.json", float("nan"))
     assert not (tmp_path / "b.json").exists()
+    for number in ("NaN", "-Infinity", "1e999"):
+        (tmp_path / "c.json").write_text(f'{{"a": {number}}}', encoding="utf-8")
+        with pytest.raises(VixmlError, match="JSON") as caught:
+            files.read_json(tmp_path / "c.json")
+        assert "not finite" in caught.value.found
 
 
 def test_bad_json_names_its_line(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
@@ -187,6 +188,22 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; a number that is not finite (`NaN`, `1e999`), which JSON lacks and cannot be written again, is an error.
+
+    Raises:
+        ValueError: no such JSON.
+    """
+    return json.loads(text, parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"a number that is not finite: {text[:40]}")
+    return value
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
@@ -207,7 +224,7 @@ def read_json(path: Path | str) -> Any:
             hint="run the stage that writes it: snakemake builds it by itself",
         ) from error
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise VixmlError(
             "not a JSON file",

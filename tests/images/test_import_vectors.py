@@ -213,6 +213,8 @@ def test_a_truncated_or_too_long_matrix_is_refused(place):
     assert "longer than its header" in refused(place).what
     path.write_bytes(whole[:40])
     assert refused(place).what == "not a .npy file"
+    path.write_bytes(whole.replace(b", }", b", }(", 1))  # an error of Python's tokenizer
+    assert refused(place).what == "not a .npy file"
     path.unlink()
     assert refused(place).what == "an array is missing"
 

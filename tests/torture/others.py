@@ -87,6 +87,8 @@ def _colour_is_kept(mode: str, form: str, turn: int, colour: tuple[int, ...], si
         image.save(written, form, exif=exif, quality=95)
     except (ValueError, OSError, KeyError):
         return  # Pillow writes no such file
+    if mode == "I;16" and form not in ("PNG", "TIFF"):
+        return  # of eight bits: Pillow cuts the values off when it writes
     expected = np.array(
         (colour[0],) * 3 if mode == "I;16" else image.convert("RGB").getpixel((size[0] // 2, size[1] // 2))
     )

@@ -281,7 +281,9 @@ def read_header(path: Path, hint: str) -> tuple[tuple[int, ...], bool, np.dtype,
             return (*readers[version](stream), stream.tell())
     except FileNotFoundError as error:
         raise VixmlError("an array is missing", where=path, hint=hint) from error
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header raises errors of Python's tokenizer, too
         raise VixmlError(
             "not a .npy file", where=path, found=str(error).splitlines()[0][:200], expected="a NumPy array", hint=hint
         ) from error

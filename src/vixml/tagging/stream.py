@@ -308,7 +308,13 @@ _WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parqu
 
 
 def _join(kept: Path, out: Path, schema: pa.Schema) -> None:
-    """Write all chunks as one file, and the rows that were put aside as another, if there are any."""
+    """Write the rows that were put aside as one file, if there are any, then all chunks: with the tags, all is there."""
+    parts = sorted(kept.glob("*.aside"))
+    if any(part.stat().st_size for part in parts):
+        with atomic_path(aside_of(out)) as temporary:
+            _concatenate(parts, temporary, ASIDE)
+    else:
+        aside_of(out).unlink(missing_ok=True)  # of an earlier table
     with atomic_path(out) as temporary:
         if out.suffix == ".parquet":
             with pq.ParquetWriter(temporary, schema) as writer:
@@ -316,12 +322,6 @@ def _join(kept: Path, out: Path, schema: pa.Schema) -> None:
                     writer.write_table(pq.ParquetFile(part).read())
         else:
             _concatenate(sorted(kept.glob(f"*{out.suffix}")), temporary, schema.names if out.suffix == ".csv" else ())
-    parts = sorted(kept.glob("*.aside"))
-    if any(part.stat().st_size for part in parts):
-        with atomic_path(aside_of(out)) as temporary:
-            _concatenate(parts, temporary, ASIDE)
-    else:
-        aside_of(out).unlink(missing_ok=True)  # of an earlier table
 
 
 def _concatenate(parts: Sequence[Path], path: Path, header: Sequence[str]) -> None:
