@@ -162,7 +162,7 @@ def tag_table(
     if not counts["tagged"]:
         raise _nothing_tagged(paths[0], kept, counts)
     _join(kept, out, wanted.schema)
-    shutil.rmtree(kept)
+    shutil.rmtree(kept, ignore_errors=True)  # the tags are there; what stays is of no harm
     return counts
 
 
