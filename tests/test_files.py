@@ -120,7 +120,7 @@ def test_json_keeps_order_and_refuses_nan(tmp_path):
     for number in ("NaN", "-Infinity", "1e999"):
         (tmp_path / "c.json").write_text(f'{{"a": {number}}}', encoding="utf-8")
         with pytest.raises(VixmlError, match="JSON") as caught:
-            files.read_json(tmp_path / "c.json")
+            files.read_json(tmp_path / "c.json", finite=True)
         assert "not finite" in caught.value.found
 
 

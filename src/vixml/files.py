@@ -204,8 +204,12 @@ def _finite(text: str) -> float:
     return value
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: Path | str, *, finite: bool = False) -> Any:
     """Read a JSON file.
+
+    Args:
+        path: the file.
+        finite: whether other numbers are errors (:func:`parse_json`); else whoever uses a number names its key.
 
     Raises:
         VixmlError: the file is missing or is not JSON (the line is named).
@@ -224,7 +228,7 @@ def read_json(path: Path | str) -> Any:
             hint="run the stage that writes it: snakemake builds it by itself",
         ) from error
     try:
-        return parse_json(text)
+        return parse_json(text) if finite else json.loads(text)
     except json.JSONDecodeError as error:
         raise VixmlError(
             "not a JSON file",

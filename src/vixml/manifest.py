@@ -48,7 +48,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         VixmlError: missing, of another schema version, or with another configuration or other files than it was written with.
     """
     path = Path(folder) / MANIFEST
-    manifest = read_json(path)
+    manifest = read_json(path, finite=True)
     found = manifest.get("schema_version") if isinstance(manifest, dict) else type(manifest).__name__
     what, hint = "a result of another schema version", "run its stage again with this version of vixml"
     expect_equal(found, SCHEMA_VERSION, what, where=path, hint=hint)

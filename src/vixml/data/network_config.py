@@ -29,7 +29,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     hint = "fetch it again, or take another checkpoint"
     with reading("not a JSON file", path, expected="a JSON object", hint=hint):
-        found = read_json(path)
+        found = read_json(path, finite=True)
     expect_equal(type(found).__name__, "dict", "not a JSON object", where=path, hint=hint)
     return found
 

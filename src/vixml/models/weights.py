@@ -81,7 +81,7 @@ def _check_tokenizer(work: Path, entry: TextModel) -> None:
     tokenizer = load_tokenizer(work)
     if (work / "tokenizer_config.json").exists():
         eos_id(work, tokenizer, entry.eos)
-    rows = read_json(work / "config.json").get("vocab_size")
+    rows = read_json(work / "config.json", finite=True).get("vocab_size")
     last = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
     if isinstance(rows, int) and last >= rows:
         raise VixmlError(
