@@ -193,23 +193,23 @@ def _limits(tagger: Tagger, wanted: Wanted) -> Limits:
             found="no calibration.json: too few items were held out of its training, or inference was not chosen on them",
             hint="leave out --precision, --unlike and --probability; or fit a catalogue with 4,000 training items or more",
         )
-    limits = Limits()
+    limits, said = Limits(), []
     if wanted.precision is not None:
         one = fitted.threshold(wanted.precision)
         limits = replace(limits, score=one.score)
-        print(
+        said.append(
             f"tags with a score of {one.score:.4g} or more: on held-out items {one.precision:.0%} of them were true, they held "
-            f"{one.recall:.0%} of the true labels, and {one.items:.0%} of the items kept one (--precision)",
-            file=sys.stderr,
+            f"{one.recall:.0%} of the true labels, and {one.items:.0%} of the items kept one (--precision)"
         )
     if wanted.unlike is not None:
         alarm = fitted.alarm(wanted.unlike)
         limits = replace(limits, similarity=alarm.similarity)
-        print(
+        said.append(
             f"items whose nearest training item has a similarity below {alarm.similarity:.3f} are put aside, which happened to "
-            f"{alarm.share:.1%} of the held-out items (--unlike)",
-            file=sys.stderr,
+            f"{alarm.share:.1%} of the held-out items (--unlike)"
         )
+    for sentence in said:
+        print(sentence, file=sys.stderr)
     return limits
 
 
