@@ -43,9 +43,6 @@ KEPT = ("vixml.config.template", "vixml.config.tables", "vixml.config.published"
 def stage_digest(stage: str) -> str:
     """Return 16 hex digits that change exactly when the behaviour of a stage's code may have changed.
 
-    Args:
-        stage: a key of ``vixml.stages.STAGES``.
-
     Raises:
         VixmlError: no such stage, or a module that is not valid Python.
     """

@@ -107,12 +107,7 @@ class Display(logging.Handler):
 def shown(
     jobs: Callable[[], dict[int, float]], environment: dict[str, str] | os._Environ[str] = os.environ
 ) -> Iterator[Display]:
-    """Show the jobs of a workflow while a ``with`` block runs them.
-
-    Args:
-        jobs: as for :class:`Display`.
-        environment: of the jobs.
-    """
+    """Show the jobs of a workflow while a ``with`` block runs them."""
     logger = logging.getLogger("snakemake.logging")
     display = Display(jobs)
     muted = [handler for handler in logger.handlers if handler.name == "DefaultStreamHandler"]

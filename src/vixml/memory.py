@@ -57,14 +57,7 @@ def kind_of_memory(error: BaseException) -> str | None:
 
 
 def out_of_memory(kind: str, error: BaseException, where: str, smaller: str) -> VixmlError:
-    """Return the error to raise.
-
-    Args:
-        kind: of :func:`kind_of_memory`.
-        error: as it was raised.
-        where: run, stage and step.
-        smaller: an imperative clause.
-    """
+    """Return the error to raise; ``smaller`` is an imperative clause."""
     message = (str(error).strip() or type(error).__name__).splitlines()[0]
     asked = re.search(
         r"[Tt]ried to allocate ([\d.,]+ ?\w+)|allocate memory: you tried to allocate ([\d.,]+ ?\w+)", message

@@ -19,13 +19,7 @@ NOTE_SECONDS = 0.5
 
 
 def track(items: Iterable[T], *, total: int, text: str) -> Iterator[T]:
-    """Yield ``items``, showing how many were taken.
-
-    Args:
-        items: anything to go through.
-        total: how many there are.
-        text: what is being done, e.g. ``"drawing images"``.
-    """
+    """Yield ``items``, showing how many were taken."""
     with bar(text, total) as advance:
         for item in items:
             yield item
@@ -99,10 +93,6 @@ class Drawn(Quiet):
 @contextmanager
 def bar(text: str, total: int) -> Iterator[Quiet]:
     """Yield a function to call with the number of items that were done since the last call.
-
-    Args:
-        text: what is being done.
-        total: number of items.
 
     Example:
         >>> with bar("counting", 3) as advance:

@@ -161,12 +161,7 @@ PLACES = {name: stage.place for name, stage in STAGES.items() if stage.place}
 
 
 def place(stage: str, results: Path | str = "results", **names: object) -> Path:
-    """Return the folder that a stage writes.
-
-    Args:
-        stage: a key of :data:`PLACES`.
-        results: the folder of all results.
-        names: dataset, run, seed and the like; names that this stage does not need are ignored.
+    """Return the folder that a stage writes; names that it does not need are ignored.
 
     Example:
         >>> place("train", dataset="picto", run="vixml-minilm-l3", seed=0).as_posix()
@@ -177,10 +172,6 @@ def place(stage: str, results: Path | str = "results", **names: object) -> Path:
 
 def find(stage: str, results: Path | str = "results") -> list[tuple[Path, dict[str, str]]]:
     """Return the folders of a stage that exist, finished or not, each with the names in its path, in order.
-
-    Args:
-        stage: a key of :data:`PLACES`.
-        results: the folder of all results.
 
     Example:
         >>> import tempfile

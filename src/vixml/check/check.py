@@ -454,16 +454,7 @@ RUNS = ("train", "build-index", "predict", "score")  # and of a run
 
 @dataclass(frozen=True)
 class StageReport:
-    """The outcome of one stage.
-
-    Attributes:
-        stage: one of :data:`STAGES`.
-        n_folders: finished folders.
-        answers: sentences of the checks, each with its number.
-        failed: every failure.
-        absent: what could not be looked at.
-        unfinished: folders without a manifest.
-    """
+    """The outcome of one stage; ``absent`` is what could not be looked at, ``unfinished`` are folders without a manifest."""
 
     stage: str
     n_folders: int

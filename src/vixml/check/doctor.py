@@ -52,10 +52,6 @@ def processes(folder: Path, program: str) -> list[int]:
     """Return the processes of a program that were started in ``folder``, except this one and its parents.
 
     A Snakemake that a batch system started for one job of another one counts as that job, not as a Snakemake.
-
-    Args:
-        folder: the folder of the workflow.
-        program: the name of a command, ``snakemake`` or ``vixml``.
     """
     family = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
     found = []
@@ -165,12 +161,7 @@ def require_tracked(results: Path, pages: Path | None) -> None:
 
 
 def block(results: Path, config_dir: Path) -> str:
-    """Return the description, between fences that keep its layout.
-
-    Args:
-        results: folder of all results; it may be missing.
-        config_dir: folder of the workflow's configurations.
-    """
+    """Return the description, between fences that keep its layout."""
     lines: dict[str, Callable[[], str]] = {
         "vixml": vixml,
         "python": lambda: f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}",

@@ -243,11 +243,7 @@ def _value(field: dict[str, Any]) -> str:
 
 
 def document(root: Path | str, *, check: bool = False) -> list[Path]:
-    """Write every generated file below ``root``; return those that differed.
-
-    Args:
-        root: the repository.
-        check: change nothing.
+    """Write every generated file below ``root``, or with ``check`` only compare; return those that differed.
 
     Raises:
         VixmlError: ``check`` is set and a file is missing or out of date.

@@ -148,10 +148,6 @@ class Member:
 class SourceReader:
     """Read references ``source:member`` (``source:outer.zip!member`` for a zip in a zip), keeping archives open.
 
-    Args:
-        raw_dir: folder of the fetched files.
-        sources: the registry's sources by name.
-
     Example:
         >>> SourceReader("raw", {}).split("justmyresource-mdi:icons.zip!abacus.svg")
         ('justmyresource-mdi', 'icons.zip', 'abacus.svg')
@@ -212,9 +208,6 @@ class SourceReader:
 
 class LocalFiles:
     """Read references ``catalogue:path`` of a user's catalogue, and nothing outside its folder.
-
-    Args:
-        folder: of the catalogue.
 
     Attributes:
         digest: SHA-256 of everything read, in order.

@@ -19,14 +19,7 @@ from vixml.provenance import stage
 def build_corpus(
     dataset_id: str, dataset: Dataset, sources: Mapping[str, Source], raw_dir: Path | str, out: Path | str
 ) -> None:
-    """Build one dataset's corpus folder.
-
-    Args:
-        dataset_id: its key in config/datasets.yaml.
-        dataset: its entry.
-        sources: the registry's sources by name.
-        raw_dir: folder with the fetched files.
-        out: folder to write (docs/formats.md, `corpus/`).
+    """Build one dataset's corpus folder (docs/formats.md, `corpus/`).
 
     Raises:
         VixmlError: a raw file missing, altered or malformed, counts other than `expect`, averages other than published.

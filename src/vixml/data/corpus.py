@@ -178,11 +178,6 @@ class Corpus:
 def training_rows(path: Path, n_train: int, hint: str) -> np.ndarray:
     """Read the rows of train that a run held out: (n,) int64.
 
-    Args:
-        path: the file.
-        n_train: rows of train.
-        hint: what to do about a file that does not fit.
-
     Raises:
         VixmlError: rows of another type, or beyond the corpus.
     """
@@ -327,14 +322,7 @@ URLS = "image_urls.parquet"
 
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema, group: int = GROUP, **options: Any) -> Iterator[Callable[..., None]]:
-    """Write a Parquet table: yield a function that adds one row; the file appears on success.
-
-    Args:
-        path: the file.
-        schema: its columns.
-        group: rows per row group, which are held in memory.
-        options: of :class:`pyarrow.parquet.ParquetWriter`.
-    """
+    """Yield a function that adds a row to a Parquet table, which is written ``group`` rows at a time and appears on success."""
     columns: list[list[Any]] = [[] for _ in schema]
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
 

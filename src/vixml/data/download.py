@@ -120,12 +120,6 @@ def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
 def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -> None:
     """Check size and SHA-256 of a raw file; where no hash is known yet, that it is a whole archive.
 
-    Args:
-        path: the file.
-        name: the source's key, for the message.
-        source: its entry.
-        fresh: whether it has just been downloaded (the advice differs).
-
     Raises:
         VixmlError: missing, truncated, altered, or a web page in place of the file.
     """
@@ -312,11 +306,6 @@ def partial_folder(target: Path) -> Path:
 
 def fetch_from_drive(name: str, source: Source, target: Path) -> Path:
     """Download one file from Google Drive into :func:`partial_folder`; an interrupted download is resumed.
-
-    Args:
-        name: the source's key, for messages.
-        source: its entry, with ``google_drive``.
-        target: the file's final path.
 
     Returns:
         The whole file, not yet verified, inside the partial folder.

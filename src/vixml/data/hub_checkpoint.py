@@ -127,11 +127,7 @@ class Checkpoint:
         return {key: tuple(value["shape"]) for header in self.headers.values() for key, value in header.items()}
 
     def write_weights(self, work: Path, names: Mapping[str, str]) -> None:
-        """Write some tensors, and the files beside the weights, into ``work``.
-
-        Args:
-            work: the folder to fill.
-            names: tensor as published -> as written.
+        """Write the tensors of ``names`` (as published -> as written), and the files beside the weights, into ``work``.
 
         Raises:
             VixmlError: NaN or infinity in one of the tensors.

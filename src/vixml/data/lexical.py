@@ -30,12 +30,7 @@ AT_ONCE = 4096
 
 
 def hash_texts(corpus_dir: Path | str, out: Path | str) -> None:
-    """Write ``train.npy``, ``test.npy`` (:func:`lexical_vectors`) and ``weights.npy`` (:func:`inverse_frequencies`).
-
-    Args:
-        corpus_dir: folder of `build-corpus`.
-        out: folder to write.
-    """
+    """Write ``train.npy``, ``test.npy`` (:func:`lexical_vectors`) and ``weights.npy`` (:func:`inverse_frequencies`)."""
     with stage(out, "hash-texts", config={}, inputs={"corpus": corpus_dir}) as work:
         corpus = Corpus.load(corpus_dir)
         weights = inverse_frequencies(corpus.texts("train"))
@@ -68,12 +63,7 @@ def inverse_frequencies(texts: Sequence[str]) -> np.ndarray:
 
 
 def tf_idf(texts: Sequence[str], weights: np.ndarray) -> csr_matrix:
-    """Return the TF-IDF vectors of texts: (n, 2 BUCKETS) float32 unit rows; words and n-grams count alike.
-
-    Args:
-        texts: n texts.
-        weights: of :func:`inverse_frequencies`.
-    """
+    """Return the TF-IDF vectors of texts: (n, 2 BUCKETS) float32 unit rows; words and n-grams count alike."""
     from scipy.sparse import hstack
     from sklearn.preprocessing import normalize
 
@@ -89,9 +79,7 @@ def tf_idf(texts: Sequence[str], weights: np.ndarray) -> csr_matrix:
 def lexical_vectors(texts: Sequence[str], weights: np.ndarray) -> np.ndarray:
     """Return the hashed TF-IDF vectors of texts: (n, DIM) float16 unit rows, zero for a text without a term.
 
-    Args:
-        texts: n texts.
-        weights: of :func:`inverse_frequencies`, of the training texts.
+    ``weights`` are the :func:`inverse_frequencies` of the training texts.
 
     Example:
         >>> texts = ["fishing rod", "fishing net", "tent"]

@@ -37,10 +37,6 @@ def read_settings(path: Path) -> dict[str, Any]:
 def expect_sizes(config: Mapping[str, Any], where: object) -> None:
     """Refuse a network's configuration whose numbers would take all time or memory to build.
 
-    Args:
-        config: content of ``config.json``, or an entry of a registry.
-        where: what to name.
-
     Raises:
         VixmlError: such a number, or NaN; its key is named.
     """
@@ -72,11 +68,6 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
 
 def expect_no_more_layers(unused: Iterable[str], used: Iterable[str], where: object) -> None:
     """Refuse weights with more layers than the configuration has: tensors whose names differ from used ones by number only.
-
-    Args:
-        unused: names of tensors that the network does not read.
-        used: names of those that it reads.
-        where: what to name.
 
     Raises:
         VixmlError: such a tensor.

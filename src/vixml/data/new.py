@@ -21,21 +21,7 @@ from vixml.files import write_text
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says of a catalogue.
-
-    Attributes:
-        name: of the dataset and the file.
-        files: tables with items, or patterns; several are parts of one table.
-        test: tables with test items; without one, a share of the items is drawn.
-        pictures: folder of pictures.
-        form: keys of :class:`~vixml.config.registry.TableForm` that are given.
-        columns: `id`, `text`, `labels`, `labels_are`, `images`, `separator`, `image_separator`, `strip_html`, `fold_case`,
-            `unlabelled`, `decimal`, if given.
-        out: the file to write.
-        config_dir: the project's configuration, for its models.
-        test_fraction: share of the items that becomes test.
-        force: overwrite.
-    """
+    """Options of ``vixml new``, which its help describes; ``form`` and ``columns`` have the keys that are given."""
 
     name: str
     files: Sequence[Path]

@@ -41,11 +41,6 @@ class Query:
 def build_picto(reader: SourceReader, split_seed: int, test_fraction: float) -> CorpusData:
     """Build the corpus from the packs' wheels.
 
-    Args:
-        reader: gives access to the seven sources.
-        split_seed: seed of the split.
-        test_fraction: share of queries held out.
-
     Returns:
         The corpus; every order in it follows from the sources and the seed alone.
 

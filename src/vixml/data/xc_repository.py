@@ -360,9 +360,6 @@ class ImageTable:
     Ids are kept as 64-bit hashes in order, and the addresses as one run of bytes: 13 million rows take about 1.5 GB. What
     is found by hash is compared with the id itself.
 
-    Args:
-        path: the Parquet file.
-
     Attributes:
         repeated: rows that gave an item an address it had already; they count once.
 

@@ -52,10 +52,6 @@ def prepare(data: bytes, size: int) -> bytes:
 
     A smaller image is not enlarged but gets a wider margin. Of several frames, the first counts.
 
-    Args:
-        data: the file.
-        size: side in pixels.
-
     Raises:
         Undrawable: not an image, cut short, or of too many pixels; the reason has a few fixed beginnings.
 
@@ -193,10 +189,6 @@ def draw(svg: bytes, size: int) -> bytes:
     """Return the drawing as PNG: ``size`` x ``size`` pixels, white background, black ``currentColor``, aspect ratio kept.
 
     A drawing that is not square is centred. System fonts are not used: an image must not depend on the machine.
-
-    Args:
-        svg: the file, UTF-8.
-        size: side in pixels.
 
     Raises:
         Undrawable: broken, hostile, too large or empty; the reason has a few fixed beginnings, suitable for counting.

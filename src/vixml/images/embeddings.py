@@ -252,10 +252,6 @@ def requests(ids: np.ndarray, header: int, width: int) -> tuple[np.ndarray, np.n
 def share_with_images(lists: Ragged, missing: Iterable[int]) -> float:
     """Return the percentage of items that have an image that is not missing, to two decimals.
 
-    Args:
-        lists: (n_items) lists of image ids.
-        missing: ids without an image.
-
     Example:
         >>> share_with_images(Ragged.from_rows([[0, 1], [1], []], n_cols=2), missing=[1])
         33.33

@@ -88,15 +88,7 @@ def export_dataset(
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a dataset that are exported.
-
-    Attributes:
-        world: the registry.
-        dataset: entry of its ``datasets``.
-        corpus: its corpus.
-        store: its images, or None.
-        embeddings: vision encoder -> its image embeddings.
-    """
+    """The parts of a dataset that are exported."""
 
     world: World
     dataset: str
@@ -554,13 +546,7 @@ def _origin(parts: Parts, sources: Mapping[str, Source]) -> tuple[list[tuple[str
 
 
 def header_of(parts: Parts, tables: Sequence[Table], size: Mapping[str, int]) -> dict[str, Any]:
-    """Return the YAML header of the card: configurations with their files, features and sizes.
-
-    Args:
-        parts: the parts that were exported.
-        tables: the tables that were written.
-        size: bytes of a table's files, by its prefix.
-    """
+    """Return the YAML header of the card: configurations with their files, features and sizes."""
     configs: dict[str, list[Table]] = {}
     for table in tables:
         configs.setdefault(table.config, []).append(table)

@@ -110,15 +110,7 @@ def fetch_images(
 
 
 class Fetcher:
-    """Fetches and prepares the images of one shard after the other.
-
-    Args:
-        urls: address of each image.
-        kept: folder of the shards and journals so far.
-        getter: asks for files.
-        preparers: prepare them.
-        advance: progress bar.
-    """
+    """Fetches and prepares the images of one shard after the other."""
 
     def __init__(self, urls: list[str], kept: Path, getter: Getter, preparers: Preparers, advance: Quiet) -> None:
         self.urls, self.kept, self.getter, self.preparers, self.advance = urls, kept, getter, preparers, advance
@@ -251,12 +243,7 @@ def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[
 
 
 class Preparers:
-    """Processes that prepare images. Use it as a context, inside an event loop.
-
-    Args:
-        processes: how many; the result does not depend on it.
-        size: side in pixels of a prepared image.
-    """
+    """Processes that prepare images; the result does not depend on how many. Use it as a context, inside an event loop."""
 
     def __init__(self, processes: int, size: int) -> None:
         # One more portion than processes, so that no process waits for the next.

@@ -85,11 +85,7 @@ class Answer:
 
 
 def web_address(url: str, base: httpx2.URL | None = None) -> httpx2.URL:
-    """Return a URL as an address that can be asked for.
-
-    Args:
-        url: as given, or relative to ``base``.
-        base: the address that redirects there.
+    """Return a URL, perhaps relative to the address ``base`` that redirects there, as one that can be asked for.
 
     Raises:
         Refused: not http or https, no host, a port outside 1 to 65535, or a name that cannot exist.
@@ -135,9 +131,6 @@ class Backend(httpcore2.AsyncNetworkBackend):
 
     The address that is checked is the one connected to, so neither a redirect nor a name that changes its address leads into
     the local network.
-
-    Args:
-        allow_private: whether other addresses are allowed too.
     """
 
     def __init__(self, allow_private: bool) -> None:
@@ -201,11 +194,7 @@ def is_public(address: str) -> bool:
 
 
 class Getter:
-    """Get files, one request each and no cookies. Use it as an asynchronous context.
-
-    Args:
-        settings: limits.
-    """
+    """Get files, one request each and no cookies. Use it as an asynchronous context."""
 
     def __init__(self, settings: Fetch) -> None:
         self.settings = settings
@@ -359,13 +348,7 @@ class Host:
 
 
 class Schedule:
-    """Decide which image is asked for next, host by host in turn, so that a slow or busy host delays only itself.
-
-    Args:
-        images: ids.
-        urls: address of each image.
-        settings: limits.
-    """
+    """Decide which image is asked for next, host by host in turn, so that a slow or busy host delays only itself."""
 
     def __init__(self, images: Iterable[int], urls: list[str], settings: Fetch) -> None:
         self._settings = settings

@@ -226,11 +226,6 @@ class RowFile:
     def open(cls, path: Path | str, dtype: str, *, hint: str) -> RowFile:
         """Read the header.
 
-        Args:
-            path: the file.
-            dtype: the expected dtype, e.g. ``float32``.
-            hint: advice for the error.
-
         Raises:
             VixmlError: missing, not ``.npy``, another dtype, not a matrix in C order, shorter or longer than its header says.
         """
@@ -294,11 +289,6 @@ def read_header(path: Path, hint: str) -> tuple[tuple[int, ...], bool, np.dtype,
 
 def read_row_lists(path: Path | str, n_items: int, n_rows: int) -> tuple[Ragged, dict[str, int]]:
     """Read a map.
-
-    Args:
-        path: the file.
-        n_items: expected number of items.
-        n_rows: rows of its matrix.
 
     Returns:
         (n_items) lists over rows, each row once per list, order kept; and counts: ``items_without`` (-1, nothing

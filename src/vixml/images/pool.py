@@ -46,14 +46,6 @@ def embed_images(
     A killed run resumes: beside ``out``, ``<out>-pooling`` holds the vectors so far. Which images share a batch does not
     depend on where it stopped, so the result has the same bytes.
 
-    Args:
-        store_dir: an image store.
-        source: the vision encoder.
-        out: folder to write.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; the choice is in the manifest.
-        threads: number of batches pooled at once; on one machine the result does not depend on it.
-
     Raises:
         VixmlError: unreadable image, or a vector that is zero or has NaN or infinity (the image is named).
     """

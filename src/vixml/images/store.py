@@ -82,12 +82,7 @@ def shard_range(shard: int, n_images: int, n_shards: int) -> range:
 
 
 def write_shard(path: Path, rows: Iterable[tuple[int, str, bytes]]) -> None:
-    """Write one shard atomically; memory holds one row group.
-
-    Args:
-        path: the file.
-        rows: ``(image_id, key, png)``, ascending.
-    """
+    """Write one shard of ``(image_id, key, png)`` rows, ascending, atomically; memory holds one row group."""
     # PNG is compressed already, and a dictionary of images would only cost memory.
     with table_writer(path, SCHEMA, GROUP, compression="none", use_dictionary=False) as append:
         for row in rows:

@@ -187,10 +187,6 @@ class VisionSource:
     def open(self, device: str = "auto", precision: str = "auto") -> VisionEncoder:
         """Open the encoder.
 
-        Args:
-            device: ``auto``, ``cpu`` or ``cuda``.
-            precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-
         Raises:
             VixmlError: unknown name, absent weights, or weights that do not fit the network.
         """
@@ -226,13 +222,6 @@ TIMM_NAME = re.compile(r"^[a-z0-9_]+$")
 
 def open_hub_vision(name: str, entry: VisionModel, folder: Path, device: str, dtype: torch.dtype) -> VisionEncoder:
     """Open a vision encoder from the folder that ``vixml prepare-vision`` wrote.
-
-    Args:
-        name: its entry in config/models.yaml.
-        entry: that entry; its size and dimension must be the network's.
-        folder: with configuration, weights and, for transformers, the processor's settings.
-        device: ``cpu`` or ``cuda``.
-        dtype: of weights and activations.
 
     Raises:
         VixmlError: weights that lack a parameter or do not fit, an unknown architecture, a size or dimension that differs
@@ -573,12 +562,6 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
 
     Of a checkpoint with a text part, only the image part is kept, byte for byte. A folder placed by hand takes precedence
     over the hub. The next call resumes an interrupted download.
-
-    Args:
-        name: entry of config/models.yaml, for the manifest.
-        entry: names the checkpoint and, where it is pinned, the revision.
-        raw_dir: folder of fetched files (results/raw).
-        out: folder to write.
 
     Raises:
         VixmlError: the hub cannot be reached, or the files do not match the entry.

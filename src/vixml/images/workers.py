@@ -48,14 +48,7 @@ def portions(files: Iterable[File]) -> Iterator[list[File]]:
 
 
 class Workers:
-    """Processes that make images from files. Use it as a context.
-
-    Args:
-        processes: how many; the result does not depend on it.
-        size: side in pixels of the images.
-        make: what they call for each file.
-        seconds: processor time per file.
-        memory: bytes per file.
+    """Processes that make images from files; the result does not depend on how many. Use it as a context.
 
     Attributes:
         threads: one per process; call :meth:`attempt` in them.

@@ -44,11 +44,6 @@ class Rows:
 def rows_of(blocks: Sequence[tuple[int, int, int]], prefix: int, device: torch.device) -> list[Rows]:
     """Put neighbouring blocks of similar length together.
 
-    Args:
-        blocks: as in :func:`packed_attention`.
-        prefix: likewise.
-        device: where attention is computed.
-
     Example:
         >>> [rows] = rows_of([(1, 2, 1), (3, 1, 3)], 1, torch.device("cpu"))
         >>> rows.count, rows.length, rows.positions.tolist()  # position 0 of each row is that of the shared word

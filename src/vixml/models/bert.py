@@ -24,11 +24,7 @@ def is_plain_bert(config: Mapping[str, Any]) -> bool:
 
 
 class Bert(nn.Module):
-    """The encoder of BERT (arXiv:1810.04805) without its pooler.
-
-    Args:
-        config: content of ``config.json``.
-    """
+    """The encoder of BERT (arXiv:1810.04805) without its pooler."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -100,10 +96,6 @@ class _Layer(nn.Module):
 
 def open_bert(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bert:
     """Return the network with these weights, which are not copied.
-
-    Args:
-        config: content of ``config.json``; :func:`is_plain_bert`.
-        tensors: of ``model.safetensors``.
 
     Raises:
         RuntimeError: a tensor is missing, unknown or of another shape.

@@ -72,11 +72,6 @@ class RunData:
 def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
     """Open what a run reads; images are cut at ``images.per_item`` and, for a control, replaced.
 
-    Args:
-        inputs: the folders.
-        config: the run.
-        seed: of the run; it draws the control's images.
-
     Raises:
         VixmlError: the tokens are of another corpus, tokenizer or length, an item is empty, or the run reads images but
             got no embeddings, those of another vision encoder, or fewer per item than ``images.per_item``.

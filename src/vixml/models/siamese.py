@@ -27,12 +27,7 @@ from vixml.runtime import INIT, derived_seed, send
 
 
 class AuxiliaryVectors(nn.Module):
-    """DEXA: the normalised sum of a label's text vector and one free vector of its cluster (docs/deviations.md D19).
-
-    Args:
-        dim: length of the vectors.
-        free_vectors: number of learnable vectors, shared by the labels of a cluster.
-    """
+    """DEXA: the normalised sum of a label's text vector and one free vector of its cluster (docs/deviations.md D19)."""
 
     def __init__(self, dim: int, free_vectors: int) -> None:
         super().__init__()
@@ -97,10 +92,6 @@ class LateFusion(nn.Module):
     Both of its branches start at zero, and so does the projection of the images (:class:`Siamese`), so training starts
     from the text vector. With a random layer or projection all items look alike at first, and PICTO's trainings fell into
     the collapsed state and stayed there.
-
-    Args:
-        dim: length of the vectors.
-        config: heads, width and dropout of the layer.
     """
 
     def __init__(self, dim: int, config: LateFusionConfig) -> None:

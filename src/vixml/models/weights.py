@@ -41,13 +41,6 @@ Weights = tuple[
 def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir: Path, out: Path) -> None:
     """Write ``out`` with ``config.json``, ``model.safetensors`` (or shards and their index) and the tokenizer's files.
 
-    Args:
-        name: entry of config/models.yaml, for the manifest.
-        entry: where weights and tokenizer come from; a model of the hub needs no source.
-        sources: the registry's sources.
-        raw_dir: folder of fetched files (results/raw).
-        out: folder to write.
-
     Raises:
         VixmlError: a tensor is missing, unknown or of another shape than the architecture's; the entry lacks a source;
             the hub cannot be reached.
@@ -124,9 +117,6 @@ def onnx_bert_tensors(graph: Any) -> dict[str, np.ndarray]:
 
     Embeddings, norms and biases keep their names in the export. The matrix of a MatMul is stored transposed under an
     anonymous name (``onnx::MatMul_470``); the scope in the node's name says which parameter it is.
-
-    Args:
-        graph: ``onnx.GraphProto``.
 
     Returns:
         name in transformers -> float32 array.
@@ -289,11 +279,6 @@ FILE = "model.gguf"
 
 def read_gguf(data: bytes, where: str, work: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], str, dict[str, Any]]:
     """Read a GGUF file.
-
-    Args:
-        data: the file's bytes.
-        where: its name in errors.
-        work: a folder for a temporary copy.
 
     Returns:
         the network's configuration, its tensors under transformers' names (float32), the text of ``tokenizer.json`` and

@@ -49,12 +49,7 @@ from vixml.training.vectors import StoredVectors
 
 
 class LiveBytes(TorchDispatchMode):
-    """Count the bytes of all tensors that are alive, each storage once.
-
-    Attributes:
-        live: bytes now.
-        peak: the most so far.
-    """
+    """Count the bytes of all tensors that are alive, each storage once."""
 
     def __init__(self) -> None:
         super().__init__()

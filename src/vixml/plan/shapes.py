@@ -149,15 +149,7 @@ class Item:
 def items_of(
     name: str, entry: Dataset, config: RunConfig, causal: bool, results: Path | None = None
 ) -> tuple[Item, Item]:
-    """Return the average query and label of a run.
-
-    Args:
-        name: the dataset.
-        entry: its entry; its facts give the shares of items with images.
-        config: the run.
-        causal: whether its language model is a decoder.
-        results: the folder of results, whose tokens are counted (:func:`texts_of`).
-    """
+    """Return the average query and label of a run."""
     texts, encoder = texts_of(name, config, causal, results), config.encoder
     # A mined batch is whole groups, whose texts may be alike: so many of its lengths are independent.
     mining, n = config.mining, entry.expect.n_train if entry.expect else 0

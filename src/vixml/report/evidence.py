@@ -83,11 +83,6 @@ STAGES = (*TRAINED, "predict", "score")
 class RunEvidence:
     """One run, shown once however many cells rest on it; model and index may be those of a run that it reuses.
 
-    Args:
-        results: of its seeds, ascending.
-        commands: make it again.
-        shown: metrics that a table shows.
-
     Attributes:
         key: its anchor in the page.
         metrics: those shown, each with its values and their summary.

@@ -146,12 +146,6 @@ TICKS = [c * 10.0**e for e in range(-4, 4) for c in (1, 2, 5)]
 def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str], out: Path) -> None:
     """Write ``{figure}.png``, ``{figure}.svg`` and ``{figure}.csv`` (its points, or the parts drawn) for each figure.
 
-    Args:
-        scores: score folders, exactly those that belong in the figures.
-        config_dir: folder of figures/ and reported/.
-        figures: names of files of config/figures.
-        out: folder to write.
-
     Raises:
         VixmlError: a drawing whose files are missing.
     """

@@ -30,12 +30,7 @@ PLACE = "results"  # markers of a page's table, unless others are named
 
 
 def summarise(tables: Sequence[Table], results: Results) -> dict[str, Any]:
-    """Return the rows measured here as JSON values, with their origin: the content of a reference file.
-
-    Args:
-        tables: built tables; only their measured rows are used.
-        results: the results behind them.
-    """
+    """Return the rows measured here as JSON values, with their origin: the content of a reference file."""
     tables = [table for table in tables if table.scored]
     return {
         "schema_version": 1,
@@ -188,12 +183,6 @@ def fill(text: str, content: str, where: object, place: str = PLACE) -> str:
 def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
     """Put each content between the markers of its place in a page; with ``check``, only compare.
 
-    Args:
-        page: the page.
-        contents: place -> text between its markers.
-        what: name of the content, for the error.
-        check: change nothing.
-
     Raises:
         VixmlError: a marker is missing; with ``check``, a page that is out of date.
     """
@@ -248,21 +237,7 @@ def print_summary(summary: dict[str, Any], pages: Path | None = None, published:
 
 @dataclass(frozen=True)
 class SummaryOptions:
-    """Options of ``vixml summary``.
-
-    Attributes:
-        results: folder of results; every finished test score below it is read.
-        scores: score folders to read instead.
-        reference: file to read the numbers from instead of results.
-        tables: tables whose measured rows are shown.
-        config_dir: folder of tables/, summaries/, reported/ and the registry.
-        layout: show only the rows of this file of config/summaries.
-        write_reference: file to keep the numbers in.
-        readme: page to write the table into.
-        place: the page's markers.
-        check: change nothing; refuse a page that is out of date.
-        pages: folder of tables, figures and report, if not that of results.
-    """
+    """Options of ``vixml summary``, which its help describes."""
 
     results: Path
     scores: Sequence[Path] | None
@@ -331,12 +306,7 @@ def in_the_paper(one: Comparison, values: Sequence[PublishedValue]) -> list[str]
 
 
 def on_picto(one: Comparison, rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Return both runs' P@1, their difference with its 95 % interval, and whether it has the sign that the paper claims.
-
-    Args:
-        one: the comparison.
-        rows: run -> its row in a reference file.
-    """
+    """Return both runs' P@1, their difference with its 95 % interval, and whether it has the sign that the paper claims."""
     if missing := ", ".join(run for run in one.runs if run not in rows):
         return ["–", "–", "–", f"not run: `{missing}`"]
     ahead, behind = (value_of(rows[run], METRIC) for run in one.runs)

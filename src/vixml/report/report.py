@@ -201,20 +201,7 @@ def _embedded(kind: str, image: bytes) -> str:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Contents of the report besides tables.
-
-    Attributes:
-        name: of the workflow's configuration.
-        description: one sentence on it.
-        command: makes everything again.
-        figures: folder of ``make-figures``, or None.
-        corpus: corpus of the gallery, or None for no gallery.
-        images: its image store.
-        compare: runs of the gallery.
-        side_by_side: runs of the breakdowns.
-        configfile: file of the workflow's configuration, empty for the default one.
-        measured: sources of the tables of facts.
-    """
+    """Contents of the report besides tables: options of ``vixml make-report``, which its help describes."""
 
     name: str = "demo"
     description: str = ""
@@ -237,13 +224,6 @@ def make_report(
     scores: Sequence[Path], config_dir: Path, tables: Sequence[str], options: ReportOptions, out: Path
 ) -> None:
     """Write ``report.html``.
-
-    Args:
-        scores: score folders, exactly those that belong in the report.
-        config_dir: folder of tables/, reported/ and the registry.
-        tables: names of files of config/tables.
-        options: the rest of its content.
-        out: folder to write.
 
     Raises:
         VixmlError: a corpus without its image store or the other way round.

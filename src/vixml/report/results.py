@@ -486,14 +486,7 @@ class Registry:
 
 
 def stage_inputs(results: Results, config_dir: Path, kind: str, names: Sequence[str]) -> dict[str, Path]:
-    """Return the inputs of a stage of this package: scores and trainings, the configuration, layouts of one kind.
-
-    Args:
-        results: scores read.
-        config_dir: folder of the configuration.
-        kind: `table` or `figure`.
-        names: layouts of that kind.
-    """
+    """Return the inputs of a stage of this package: scores and trainings, the configuration, layouts of one kind."""
     config_dir, named = Path(config_dir), {}
     for result in results.all():
         key = f"{result.dataset}/{result.run}/seed{result.seed}/{result.split}"

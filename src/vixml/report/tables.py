@@ -677,10 +677,6 @@ def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> Mi
     A row counts its seed, else every seed that a table names of its run, else seed 0. Parts of finished runs (the model
     that another run searches with, a dataset's images) cost nothing. A row that no run repeats has no predicted cost,
     nor has a dataset of unknown size.
-
-    Args:
-        specs: the tables asked about.
-        sources: the configuration, and the results so far.
     """
     registry = sources.registry
     # A configuration that makes every table trains these seeds.

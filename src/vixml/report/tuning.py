@@ -42,11 +42,6 @@ DIFFERENCES = "Points, pair by pair of the same held-out queries and seed; in br
 class TunedRun:
     """One run of the grid, or one on several splits (``NAME-split0``, ``NAME-split1``, ...).
 
-    Args:
-        dataset: of the run.
-        run: its id, without the split.
-        results: its validation scores, splits and seeds ascending.
-
     Attributes:
         config: as resolved when its model was trained; of a run that reuses one, that run's.
         cells: which queries were held out (``training.validation_split``) and seed of each of ``results``.
@@ -96,10 +91,6 @@ class TunedRun:
 
 def make_tuning(scores: Sequence[Path], out: Path) -> None:
     """Write ``tuning.csv`` and ``tuning.md``.
-
-    Args:
-        scores: validation score folders; each run's ``model`` folder is where the workflow puts it.
-        out: folder to write.
 
     Raises:
         VixmlError: no score, a test score, a score without its model folder, or seeds trained with unlike settings.

@@ -25,15 +25,7 @@ def make_tables(
     out: Path,
     measured: Measured | None = None,
 ) -> None:
-    """Write ``{table}.csv``, ``{table}.md`` and ``{table}.tex`` for each table, ``summary.json`` and ``metrics.json``.
-
-    Args:
-        scores: score folders, exactly those that belong in the tables; rows without one say "not run".
-        config_dir: folder of tables/, reported/ and the registry.
-        tables: names of files of config/tables.
-        out: folder to write.
-        measured: corpora and latencies for the tables of facts.
-    """
+    """Write ``{table}.csv``, ``{table}.md`` and ``{table}.tex`` for each table, ``summary.json`` and ``metrics.json``."""
     measured = measured or Measured()
     results, specs = load(scores), load_any_tables(config_dir, tables)
     inputs = stage_inputs(results, config_dir, "table", tables) | measured.named()

@@ -93,16 +93,7 @@ def make_app(
     connections: Callable[[], int] = lambda: 0,
     processes: int = 2,
 ) -> FastAPI:
-    """Return the application; its processes and its thread start with the server and end with it.
-
-    Args:
-        tagger: the model.
-        limits: of requests.
-        metrics: counted by the server.
-        allow_urls: whether images are fetched from public web addresses.
-        connections: returns how many are open.
-        processes: that decode images.
-    """
+    """Return the application; its processes and its thread start with the server and end with it."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

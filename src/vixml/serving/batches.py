@@ -74,12 +74,7 @@ class _Job:
 
 
 class Batches:
-    """The model's thread and its queue. Use it as a context.
-
-    Args:
-        tagger: the model; only this thread computes with it.
-        limits: of the server.
-        metrics: counted here.
+    """The thread that alone computes with the model, and its queue. Use it as a context.
 
     Attributes:
         waiting: items and images that were admitted and are not answered yet.

@@ -151,10 +151,6 @@ class Intake:
     async def read(self, items: Sequence[Item], files: Sequence[bytes] = ()) -> tuple[list[Read], list[list[str]]]:
         """Return items as the encoder reads them, and notes about each.
 
-        Args:
-            items: of a request.
-            files: images of its first item, of a form.
-
         Raises:
             Refusal: an image that cannot be read, an address that may not be fetched, an item without text and image.
         """

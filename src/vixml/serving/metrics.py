@@ -48,12 +48,7 @@ class Metrics:
         self.images: Counter[str] = Counter()
 
     def text(self, waiting: int, connections: int) -> str:
-        """Return everything.
-
-        Args:
-            waiting: items and images that wait or are being tagged.
-            connections: open now.
-        """
+        """Return everything, as Prometheus reads it."""
         lines = ["# HELP vixml_requests_total Answers by path and status.", "# TYPE vixml_requests_total counter"]
         for (path, status), count in sorted(self.requests.items()):
             lines.append(f'vixml_requests_total{{path="{path}",status="{status}"}} {count}')

@@ -93,13 +93,6 @@ def make_server(
 ) -> Server:
     """Return a server; ``run(sockets=[listener])`` serves until a signal, or until its ``should_exit`` is set.
 
-    Args:
-        tagger: the model.
-        listener: of :func:`bind`.
-        limits: of requests.
-        token: that requests must bring.
-        allow_urls: whether images are fetched from public web addresses.
-
     Raises:
         VixmlError: a token that no header can carry.
     """

@@ -22,15 +22,7 @@ LEFT_OUT = "Training items are left out."
 
 
 def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnails: bool = False) -> str:
-    """Return the card, in Markdown: scores, intended use, data, licences.
-
-    Args:
-        job: names of the run.
-        config: of the run, with its inference as chosen.
-        corpus: what it was trained on.
-        neighbours: whether the training items are in the folder.
-        thumbnails: whether small images of them are, too.
-    """
+    """Return the card, in Markdown: scores, intended use, data, licences."""
     dataset, world = job.dataset, job.project.world
     text_model = job.project.text_model(config.encoder.model)
     how = INFERENCE.get(config.inference.method, config.inference.method).format(**config.inference.model_dump())

@@ -139,12 +139,7 @@ class ModelFolder:
         return model.eval()
 
     def vision(self, device: torch.device, precision: str) -> VisionEncoder | None:
-        """Return the vision encoder; None where inference reads no images.
-
-        Args:
-            device: where it computes.
-            precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        """
+        """Return the vision encoder; None where inference reads no images."""
         about = self.header["vision"]
         if about is None:
             return None

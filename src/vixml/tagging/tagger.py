@@ -394,10 +394,6 @@ class Tagger:
     def rank(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best labels of each query.
 
-        Args:
-            queries: of :meth:`queries`.
-            k: labels of a query.
-
         Returns:
             ``(labels, scores)``: (n, k) int32 rows of :attr:`labels`, best first, -1 where there are no more; float32.
 

@@ -65,13 +65,7 @@ class Thumbnails:
 
 
 def write_thumbnails(work: Path, store: ImageStore, images: Ragged) -> None:
-    """Write the first image of each training item that is not missing, as a thumbnail.
-
-    Args:
-        work: folder of the model.
-        store: of the dataset's images.
-        images: (n_items) lists of image ids, in order of preference.
-    """
+    """Write the first image of each training item that is not missing, as a thumbnail."""
     present = np.ones(images.n_cols, bool)
     present[list(store.missing)] = False
     first = images.select(present[images.values]).first(1)

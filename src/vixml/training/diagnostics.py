@@ -114,12 +114,7 @@ def collapsed_loss(config: Loss, prime: bool) -> float:
 
 
 def collapse_warning(report: dict[str, Any], config: RunConfig) -> str | None:
-    """Return a warning if an epoch ended in the collapsed state: its loss is that of equal similarities, vectors are parallel.
-
-    Args:
-        report: the epoch's report.
-        config: the run; the softmax of ``all-labels`` has no collapsed state.
-    """
+    """Return a warning if an epoch ended in the collapsed state: the loss of equal similarities, and parallel vectors."""
     if config.method == "all-labels":
         return None
     loss, cosine = report["loss"], report["cosine_queries"]

@@ -81,10 +81,6 @@ class ProcessGroup:
 
         Otherwise each would encode its share of another batch, without an error.
 
-        Args:
-            number: this process's number.
-            what: its meaning, for the error.
-
         Raises:
             VixmlError: the numbers differ.
         """

@@ -100,12 +100,7 @@ class Earlier:
 
     @torch.no_grad()
     def label_vectors(self, model: Siamese, labels: Sequence[str]) -> int:
-        """Set the vector of each label that the earlier model had to its ``z`` there; return how many it had.
-
-        Args:
-            model: of method ``all-labels``.
-            labels: text of each label.
-        """
+        """Set the vector of each label that the earlier model had to its ``z`` there; return how many it had."""
         known = [(row, self.labels[text]) for row, text in enumerate(labels) if text in self.labels]
         if self.vectors is None or self.vectors.shape[1] != model.vectors.shape[1] or not known:
             return 0
@@ -115,12 +110,7 @@ class Earlier:
 
     @torch.no_grad()
     def free_vectors(self, model: Siamese, labels: Sequence[str]) -> int:
-        """Set each free vector to the mean of those that its labels had, where they had any; return how many labels had.
-
-        Args:
-            model: with its labels' clusters.
-            labels: text of each label.
-        """
+        """Set each free vector to the mean of those that its labels had, where they had any; return how many had."""
         old, free = self.head.get(FREE), model.prototypes.free.weight
         known = [(row, self.labels[text]) for row, text in enumerate(labels) if text in self.labels]
         if old is None or old.shape[1] != free.shape[1] or not known:

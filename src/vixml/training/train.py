@@ -70,14 +70,6 @@ def train(
 ) -> None:
     """Train one run and write its model folder; resume from ``checkpoint/`` beside ``out`` after an interruption.
 
-    Args:
-        run: the run and its seed.
-        propensity: constants of the dataset, for drawing positives.
-        inputs: the folders that it reads.
-        out: folder to write.
-        device: where to train.
-        accept_checkpoint: whether to resume a checkpoint that other code wrote.
-
     Raises:
         VixmlError: an input is missing or belongs to another run, memory or disk ran out, the training diverged, a
             checkpoint is damaged or of other code, or another process of this training ended.
@@ -402,12 +394,6 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, total: int) 
 def fit(training: Training, state: State, checkpoint: Checkpoint, view: TrainingView) -> None:
     """Train to the last epoch, from the checkpoint if there is one.
 
-    Args:
-        training: the run.
-        state: new; afterwards that of the finished run.
-        checkpoint: where the running state is saved.
-        view: shows progress.
-
     Raises:
         VixmlError: the checkpoint is damaged, processes would resume from different steps, or the run has diverged.
     """
@@ -731,13 +717,7 @@ def epoch_report(training: Training, state: State) -> dict[str, Any] | None:
 
 
 class TrainingView:
-    """Show a training's progress: a bar with loss, speed and time left, and a line per epoch.
-
-    Args:
-        advance: the bar, counting queries.
-        name: run and seed.
-        epochs: of the run.
-    """
+    """Show a training's progress: a bar with loss, speed and time left, and a line per epoch."""
 
     def __init__(self, advance: Quiet, name: str, epochs: int) -> None:
         self.advance, self.name, self.epochs = advance, name, epochs

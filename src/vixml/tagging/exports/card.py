@@ -85,15 +85,7 @@ def losses(folder: ModelFolder, to: str) -> list[str]:
 
 
 def card(folder: ModelFolder, to: str, items: bool, verified: list[str], lost: list[str]) -> str:
-    """Return the card, in Markdown.
-
-    Args:
-        folder: the model.
-        to: the kind of export.
-        items: whether it holds the training items.
-        verified: lines about the check.
-        lost: of :func:`losses`.
-    """
+    """Return the card, in Markdown."""
     own = (folder.folder / "README.md").read_text(encoding="utf-8") if "README.md" in folder else ""
     rest = own[own.index("## Scores") :] if "## Scores" in own else ""
     fields = " + ".join(map(plain, folder.dataset.text_fields))

@@ -21,13 +21,6 @@ ONE_FILE = 1 << 30  # bytes of weights that protobuf holds safely; more are besi
 def write(tagger: Tagger, work: Path) -> list[str]:
     """Write the graph and compare what onnxruntime gives with the model, in batches of several sizes and lengths.
 
-    Args:
-        tagger: the model, in fp32.
-        work: an empty folder.
-
-    Returns:
-        Lines about the check, for the card.
-
     Raises:
         VixmlError: vectors that differ.
     """

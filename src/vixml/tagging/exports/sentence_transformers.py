@@ -23,13 +23,6 @@ POOLINGS = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "w
 def write(tagger: Tagger, work: Path) -> list[str]:
     """Write the folder and compare what it gives, opened by the library, with the model.
 
-    Args:
-        tagger: the model, in fp32.
-        work: an empty folder.
-
-    Returns:
-        Lines about the check, for the card.
-
     Raises:
         VixmlError: a model that these modules cannot express, or vectors that differ.
     """
