@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 from vixml.errors import VixmlError
@@ -190,9 +191,7 @@ def _statements(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _with_parents(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        yield ".".join(parts[:end])
+    return accumulate(name.split("."), "{}.{}".format)
 
 
 def _write(node: object, parts: list[str]) -> None:

@@ -11,6 +11,7 @@ from vixml.cli.catalogue import Delimiter, Encoding, NoHeader, Quote, Records, S
 from vixml.cli.stages import CONFIG_DIR, RESULTS, ConfigDir, Dataset, Device, Results, Seed, Threads
 from vixml.errors import VixmlError
 from vixml.provenance import MANIFEST
+from vixml.runtime import choose_device
 from vixml.stages import find
 
 if TYPE_CHECKING:
@@ -157,7 +158,6 @@ def tag(
         vixml tag new.csv --model shop.model --out tags.csv --precision 0.8
         vixml tag 'parts/*.jsonl.gz' --model shop.model --out tags.parquet
     """
-    from vixml.runtime import choose_device
     from vixml.tagging.stream import Columns, Wanted, aside_of, tag_table
     from vixml.tagging.tagger import Tagger
 

@@ -11,6 +11,7 @@ import typer
 
 from vixml.cli.stages import Device
 from vixml.errors import VixmlError
+from vixml.runtime import choose_device
 
 
 def register(app: typer.Typer) -> None:
@@ -62,7 +63,6 @@ def serve(
     limits = Limits(body=max_body << 20, items=max_items, images=max_items, seconds=timeout, queue=queue)
     limits = replace(limits, idle=min(limits.idle, timeout))
     with bind(host, port) as listener:
-        from vixml.runtime import choose_device
         from vixml.tagging.tagger import Tagger
 
         guessed = threads is None

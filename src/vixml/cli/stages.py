@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vixml.errors import VixmlError
+from vixml.runtime import choose_device
 from vixml.stages import PLACES, STAGES, Job, Stage, place, raw_dir
 
 if TYPE_CHECKING:
@@ -485,7 +486,6 @@ def train(
         vixml train picto vixml-minilm-l3 --seed 0
     """
     seeded, entry, (inputs, _) = job.seeded_run, job.dataset, _encoding(job)
-    from vixml.runtime import choose_device
     from vixml.training.distributed import start_processes
     from vixml.training.train import train as go
 
@@ -509,7 +509,6 @@ def build_index(
     """
     seeded, (inputs, read) = job.seeded_run, _encoding(job)
     from vixml.retrieval.index import build_index as go
-    from vixml.runtime import choose_device
 
     go(seeded, inputs, read["trained"], job.out, choose_device(device, threads))
 
@@ -536,7 +535,6 @@ def measure_latency(
     """
     seeded, (inputs, read) = job.seeded_run, _encoding(job)
     from vixml.retrieval.latency import measure_latency as go
-    from vixml.runtime import choose_device
 
     go(seeded, inputs, read["trained"], read["index"], job.out, choose_device(device, threads), batch_size)
 
@@ -559,7 +557,6 @@ def choose_inference(
     """
     seeded, read = job.seeded_run, job.finished()
     from vixml.evaluation.choose import choose_inference as go
-    from vixml.runtime import choose_device
 
     go(seeded, read, job.out, choose_device(device, threads))
 
@@ -597,7 +594,6 @@ def predict(
     """
     seeded, read = job.seeded_run, job.finished()  # before the slow import of torch
     from vixml.retrieval.predict import predict as go
-    from vixml.runtime import choose_device
 
     go(seeded, split, read, job.out, choose_device(device, threads), memory_mb)
 

@@ -173,17 +173,12 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware, results: Path | None
     targets = tuple(Group(dataset, group, len(group)) for dataset, group in by_dataset.items())
     tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir)]
     tables = sorted((group for group in tables if group.runs), key=lambda group: _natural(group.name))
-    trainings = [
-        (d, Job.of(world, d, config, results)) for d, run, _ in keys if (config := configs[d, run]).needs_encoder
-    ]
-    bounds = tuple(dict.fromkeys(dataset for dataset, job in trainings if job.bound))
-    formula = {
-        f"{d}/{run}": None
-        for d, run, _ in keys
-        if (config := configs[d, run]).needs_encoder and config.reuse is None and config.training.epochs
-        and Job.of(world, d, config).counted is None
-    }  # fmt: skip
-    return Plan(workflow.name, hardware, parts, runs, targets, tuple(tables), bounds, tuple(formula))
+    encoding = dict.fromkeys((d, run) for d, run, _ in keys if configs[d, run].needs_encoder)
+    jobs = {key: Job.of(world, key[0], configs[key], results) for key in encoding}
+    bounds = tuple(dict.fromkeys(dataset for (dataset, _), job in jobs.items() if job.bound))
+    trained = {key: job for key, job in jobs.items() if job.config.reuse is None and job.config.training.epochs}
+    formula = tuple(f"{dataset}/{run}" for (dataset, run), job in trained.items() if job.counted is None)
+    return Plan(workflow.name, hardware, parts, runs, targets, tuple(tables), bounds, formula)
 
 
 def parts_of_run(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from vixml.errors import VixmlError
-from vixml.files import read_json
 from vixml.manifest import holds
 from vixml.report.results import Aggregate, Result, Results, aggregate
 
@@ -250,13 +249,11 @@ def _breakdown(dataset: str, results: Results, compare: Sequence[str]) -> Breakd
 
 
 def _read(result: Result) -> dict[str, Any] | None:
-    path = result.folder / "scores.json"
-    parts = read_json(path).get("breakdown")
+    parts = result.scores.get("breakdown")
     if parts is not None and (missing := {"by_frequency", "by_label_image", "by_query_image"} - set(parts)):
         found = f"no {', '.join(sorted(missing))}"
-        raise VixmlError(
-            "a breakdown lacks a part", where=f"{path}: breakdown", found=found, hint="score the run again"
-        )
+        where = f"{result.folder / 'scores.json'}: breakdown"
+        raise VixmlError("a breakdown lacks a part", where=where, found=found, hint="score the run again")
     return parts
 
 

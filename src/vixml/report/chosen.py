@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from vixml.config.defaults import FEWEST_TO_HOLD_OUT
-from vixml.files import read_json
 from vixml.report.charts import Series, line_chart
 from vixml.report.results import Result, Results
 
@@ -23,8 +22,7 @@ class Chosen:
 
 def chosen_runs(results: Results) -> list[Chosen]:
     """Return the runs whose inference was chosen on held-out queries, the first seed of each."""
-    read = [(found[0], read_json(found[0].folder / "scores.json")) for _, found in sorted(results.by_run.items())]
-    return [_chosen(result, scores) for result, scores in read if "choice" in scores]
+    return [_chosen(found[0]) for _, found in sorted(results.by_run.items()) if "choice" in found[0].scores]
 
 
 def choice_sentence(choice: Mapping[str, Any]) -> str:
@@ -40,8 +38,8 @@ def choice_sentence(choice: Mapping[str, Any]) -> str:
     return f"Chosen on {choice['n_queries']:,} training items held out: {how}{limit}."
 
 
-def _chosen(result: Result, scores: Mapping[str, Any]) -> Chosen:
-    choice, run = scores["choice"], f"{result.dataset}: {result.run}, seed {result.seed}"
+def _chosen(result: Result) -> Chosen:
+    scores, choice, run = result.scores, result.scores["choice"], f"{result.dataset}: {result.run}, seed {result.seed}"
     sentences, charts = [choice_sentence(choice)], []
     trials = choice["trials"]
     if len(trials) > 1:

@@ -18,7 +18,7 @@ from vixml.config.load import load_runs, load_world, registry_files
 from vixml.config.registry import World
 from vixml.config.run import RunConfig
 from vixml.config.tables import spec_path
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json
 from vixml.manifest import holds, verify, verify_file
 from vixml.provenance import MANIFEST
@@ -217,6 +217,7 @@ class Result:
         training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
         manifest: of the score folder: commit, versions, machine, time.
         folder: of the score.
+        scores: the whole of its ``scores.json``.
     """
 
     dataset: str
@@ -230,6 +231,7 @@ class Result:
     training: dict[str, Any]
     manifest: dict[str, Any]
     folder: Path
+    scores: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -338,14 +340,11 @@ def read_one(folder: Path | str) -> Result:
             )
     content = place("score", "", **{key: scores[key] for key in ("dataset", "run", "seed", "split")})
     actual = Path(*folder.absolute().parts[-len(content.parts) :])
-    if actual != content:
-        raise VixmlError(
-            "a score folder holds the score of something else",
-            where=folder,
-            found=content.as_posix(),
-            expected=actual.as_posix(),
-            hint="score folders are not to be moved or renamed; score the run again",
-        )
+    what, hint = (
+        "a score folder holds the score of something else",
+        "score folders are not to be moved or renamed; score the run again",
+    )
+    expect_equal(content.as_posix(), actual.as_posix(), what, where=folder, hint=hint)
     result = Result(
         dataset=str(scores["dataset"]),
         run=str(scores["run"]),
@@ -358,6 +357,7 @@ def read_one(folder: Path | str) -> Result:
         training={},
         manifest=manifest,
         folder=folder,
+        scores=scores,
     )
     path = result.place("train") / "training.json"
     if not holds(path.parent, path.name):
@@ -381,9 +381,7 @@ def read_versioned(path: Path | str, hint: str) -> dict[str, Any]:
     """
     value = read_json(path)
     found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
-    if found != SCHEMA_VERSION:
-        problem = "a result of another schema version"
-        raise VixmlError(problem, where=path, found=found, expected=SCHEMA_VERSION, hint=hint)
+    expect_equal(found, SCHEMA_VERSION, "a result of another schema version", where=path, hint=hint)
     return value
 
 

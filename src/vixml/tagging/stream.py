@@ -7,17 +7,14 @@ chunk at most; chunks begin at fixed rows, so the same table gives the same byte
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
-import os
-import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,45 +25,20 @@ import pyarrow.parquet as pq
 import torch
 
 from vixml import __version__
-from vixml.config.registry import Catalogue, TableForm, fields_of
-from vixml.data.catalogue import Table, images_by_id
-from vixml.data.corpus import reading_parquet
-from vixml.data.guess import Report, form_like
-from vixml.data.table_files import expand, kind_of, plain
+from vixml.config.registry import fields_of
+from vixml.data.table_files import expand
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, sha256_json, write_json
 from vixml.images.store import kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
-from vixml.tagging.tagger import PICTURES, TEXT, Read, Tagger
+from vixml.tagging.rows import Columns, Row, digest_of, form_of, items_of
+from vixml.tagging.tagger import Read, Tagger
 from vixml.text import csv_cell
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
-Row = tuple[str, str, dict[str, Any] | VixmlError]  # where, id, and the item or why it is none
 TAGS = pa.schema([("id", pa.string()), ("rank", pa.int32()), ("label", pa.string()), ("score", pa.float32())])
 ASIDE = ("row", "id", "reason", "tagged")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where a table has what is tagged, and how it is written; None: as in the training table.
-
-    Attributes:
-        id: column of the ids; a row without one is ``#`` and its number.
-        text: columns of the text, joined by ``+``.
-        pictures: column of paths, relative to ``folder``.
-        separator: of several paths in one cell.
-        folder: None: the table's.
-        form: keys of :class:`~vixml.config.registry.TableForm` that are given; others are those of the training table if
-            they fit, or guessed.
-    """
-
-    id: str | None = None
-    text: str | None = None
-    pictures: str | None = None
-    separator: str | None = None
-    folder: Path | None = None
-    form: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,8 +107,8 @@ def tag_table(
     if columns.pictures and not tagger.reads_images:
         warn(f"{tagger.folder.folder}: this model reads text only; the column {columns.pictures} is not looked at")
     limits, size = _limits(tagger, wanted), tagger.at_once
-    digest, lines = _digest(paths)
-    form = _form(tagger, paths, columns)
+    digest, lines = digest_of(paths)
+    form = form_of(tagger, paths, columns)
     told = {name: value if value is None else str(value) for name, value in vars(columns).items()}
     told |= {"form": form.model_dump()}
     options = {**vars(wanted), "size": size, "ending": out.suffix, "columns": told}
@@ -147,7 +119,7 @@ def tag_table(
     counts |= {"no_tag": 0} if wanted.precision is not None else {}
     work = partial(_read, tagger, fields_of(columns.text) if columns.text else None)
     with bar(f"tagging {paths[0].name}", lines) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        rows = _items(paths, form, tagger, columns)
+        rows = items_of(paths, form, tagger, columns)
         for number, chunk in enumerate(iter(lambda: list(islice(rows, size)), [])):
             done = kept / f"{number:08d}.json"
             if done.exists():
@@ -343,108 +315,3 @@ def _nothing_tagged(table: Path, kept: Path, counts: Mapping[str, int]) -> Vixml
     return VixmlError(
         "no row of the table can be tagged", where=table, found=found, hint="name the columns: --text, --pictures"
     )
-
-
-# --- Rows of a table.
-
-
-def _form(tagger: Tagger, paths: Sequence[Path], columns: Columns) -> TableForm:
-    """Return how the table is written, and print it with the options that change it."""
-    catalogue, report = tagger.folder.dataset.catalogue, Report()
-    names = {TEXT, PICTURES, *tagger.folder.dataset.text_fields, *fields_of(columns.text or ""), columns.pictures or ""}
-    form = form_like(paths, columns.form, catalogue.form if catalogue else TableForm(), names, report)
-    for subject, found, reason, option in report.guesses:
-        print(f"{paths[0].name}: {subject} {found} ({reason}; {option})", file=sys.stderr)
-    for sentence in report.warnings:
-        warn(sentence)
-    return form
-
-
-def _items(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Columns) -> Iterator[Row]:
-    """Yield (where, id, item) of each row; a row that cannot be read is its error.
-
-    Raises:
-        VixmlError: the table cannot be read, or lacks the columns.
-    """
-    entry = tagger.folder.dataset.catalogue or Catalogue(folder=".")
-    given = {"id": columns.id, "images": columns.pictures, "image_separator": columns.separator}
-    given |= {"images_are": columns.pictures and "paths"}
-    entry = entry.model_copy(update={"form": form} | {key: value for key, value in given.items() if value})
-    entry = entry if entry.images else entry.model_copy(update={"images": PICTURES})
-    table, folder = Table(paths, entry, faults=True), columns.folder or paths[0].parent
-    by_id = images_by_id(folder) if entry.images_are == "ids" and tagger.reads_images else None
-    fields = fields_of(columns.text) if columns.text else tagger.folder.dataset.text_fields
-    texts = (*fields, *(() if columns.text else (TEXT,)))
-    shown = (entry.images, *fields_of(entry.images))
-    shown_given = fields_of(columns.pictures or "")
-    wanted = {name for name in (columns.id, *fields_of(columns.text or ""), *shown_given) if name}
-    fixed, record = kind_of(paths[0]) not in ("lines", "json"), None  # JSON records may differ in their keys
-
-    def lacking(names: set[str]) -> VixmlError:
-        return VixmlError(
-            "the table lacks a column",
-            where=", ".join(map(str, paths)),
-            found="columns " + ", ".join(map(str, record or ()))[:500],
-            expected=", ".join(sorted(names)) or f"{' + '.join(fields)}, or {TEXT}, for the text",
-            hint="name the table's own columns: --text, --pictures, --id",
-        )
-
-    for number, (where, row) in enumerate(table):
-        where, item = where.removeprefix(f"{paths[0].parent}{os.sep}"), f"#{number}"
-        if isinstance(row, VixmlError):
-            yield where, item, row
-            continue
-        wanted -= row.keys()
-        record, first = row, record is None
-        if first and fixed and (wanted or not {*texts, *shown} & row.keys()):
-            raise lacking(wanted)
-        key = plain(row.get(entry.id))
-        item = item if key in (None, "") else str(key)
-        found: dict[str, Any] = {name: row[name] for name in texts if name in row} or {TEXT: None}
-        try:
-            if tagger.reads_images:
-                found[PICTURES] = _pictures(table, row, where, folder, by_id)
-        except VixmlError as error:
-            found = error
-        yield where, item, found
-    if wanted and record is not None:  # no record had it
-        raise lacking(wanted)
-
-
-def _pictures(
-    table: Table, record: Mapping[str, Any], where: str, folder: Path, by_id: Mapping[str, list[str]] | None
-) -> list[Path | str | bytes]:
-    """Return the pictures of a row: paths, addresses, or bytes as `datasets` writes them."""
-    columns = table.entry.images
-    if by_id is not None:
-        return [folder / path for path in by_id.get(str(plain(record.get(columns))), ())]
-    names = [columns] if columns in record else fields_of(columns)
-    found: list[Path | str | bytes] = []
-    paths = dict(record)
-    for name in names:
-        cell = record.get(name)
-        cells = [one for one in (cell if isinstance(cell, list) else [cell]) if one is not None]
-        data = [one.get("bytes") or one.get("path") if isinstance(one, dict) else one for one in cells]
-        found += [one for one in data if isinstance(one, bytes)]
-        texts = [one for one in data if one is not None and not isinstance(one, bytes)]
-        paths[name] = texts if isinstance(cell, list) else next(iter(texts), None)
-    for path in table.values(paths, columns, where):
-        path = re.split(r"[/\\]", path)[-1] if table.entry.images_are == "names" else path
-        found.append(path if "://" in path else folder / path)
-    return found
-
-
-def _digest(paths: Sequence[Path]) -> tuple[list[str], int]:
-    """Return the hash of each file of a table, and about how many rows they have."""
-    digests, lines = [], 0
-    for path in paths:
-        digest = hashlib.sha256()
-        with open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-                lines += block.count(b"\n")
-        digests.append(digest.hexdigest())
-    if all(path.suffix.lower() in (".parquet", ".pq") for path in paths):
-        with reading_parquet(paths[0], "save it again"):
-            lines = sum(pq.read_metadata(path).num_rows for path in paths)
-    return digests, lines
