@@ -42,7 +42,7 @@ def export(
     Example:
 
         vixml export --to sentence-transformers --model shop.model --out shop-encoder
-        vixml export --to hub --model shop.model --out me/shop --no-items
+        vixml export --to hub --model shop.model --out me/shop --items
     """
     if to != "hub" and (public or form != "model"):
         raise VixmlError("--as and --public belong to --to hub", where=f"--to {to}", hint="leave them out")
