@@ -31,6 +31,13 @@ def test_links_and_named_files_exist(page):
     assert not missing
 
 
+def test_pages_that_the_code_names_exist():
+    named = {
+        name for path in ROOT.glob("src/**/*.py") for name in re.findall(r"docs/[\w-]+\.md", path.read_text("utf-8"))
+    }
+    assert named and not {name for name in named if not (ROOT / name).exists()}
+
+
 def test_the_page_on_design_names_every_package_and_ground_module_once_and_no_other():
     named = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/design.md").read_text(encoding="utf-8"), re.MULTILINE)
     source = ROOT / "src/vixml"

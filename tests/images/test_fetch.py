@@ -497,14 +497,14 @@ def test_a_shard_that_was_damaged_before_all_were_there_is_refused(tmp_path):
     with Journal(tmp_path / "a.sqlite") as journal:
         journal.add(row(0))
         _write(journal, tmp_path / "kept", 0, range(1))
-    assert _gather(tmp_path / "kept", tmp_path / "work", 1, 1)[0] == []
+    assert _gather(tmp_path / "kept", tmp_path / "work", 1)[0] == []
     (tmp_path / "work" / "shard-00000.parquet").unlink()
     for name in ("shard-00000.parquet", "log-00000.parquet"):
         path = tmp_path / "kept" / name
         kept = path.read_bytes()
         flip_a_bit(path, 0.1)
         with pytest.raises(VixmlError) as caught:
-            _gather(tmp_path / "kept", tmp_path / "work", 1, 1)
+            _gather(tmp_path / "kept", tmp_path / "work", 1)
         assert name in str(caught.value.where) and "fetched again" in caught.value.hint
         path.write_bytes(kept)
 

@@ -152,7 +152,7 @@ class Table:
 
     def __iter__(self) -> Iterator[Row]:
         self.left_out.clear()
-        empty = {value.casefold() for value in self.entry.empty}
+        empty = self._empty
         read = read_rows if self.faults else read_parts
         for row, (where, record) in enumerate(read(self.paths, self.entry.form)):
             if self.rows is None or self.rows[row]:
@@ -199,21 +199,14 @@ class Table:
                 if columns == entry.images:  # one bad entry of a million stops nothing
                     self.left_out["images_not_text"] += 1
                     continue
-                raise self._no_text(value, where, name)
+                what, found = "a cell holds something else than texts or whole numbers", repr(value)[:80]
+                raise VixmlError(what, where=f"{where}: {name}", found=found, hint=GUIDE)
             if value.strip() and value.strip().casefold() not in self._empty:
                 yield value.strip()
 
     @cached_property
     def _empty(self) -> set[str]:
         return {value.casefold() for value in self.entry.empty}
-
-    def _no_text(self, value: Any, where: str, name: str) -> VixmlError:
-        return VixmlError(
-            "a cell holds something else than texts or whole numbers",
-            where=f"{where}: {name}",
-            found=repr(value)[:80],
-            hint=GUIDE,
-        )
 
 
 class _Build:

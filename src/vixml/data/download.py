@@ -147,7 +147,7 @@ def verify_file(path: Path, name: str, source: Source, *, fresh: bool = False) -
     if source.bytes is not None:
         expect_equal(f"{path.stat().st_size} bytes", f"{source.bytes} bytes", what, where=where, hint=hint)
     if declared is None:
-        _check_archive(path, name, source)
+        _check_archive(path, source)
     else:
         expect_equal(f"sha256 {sha256_file(path)}", f"sha256 {declared}", what, where=where, hint=hint)
 
@@ -169,7 +169,7 @@ def _refuse_page(path: Path, name: str, source: Source) -> None:
     )
 
 
-def _check_archive(path: Path, name: str, source: Source) -> None:
+def _check_archive(path: Path, source: Source) -> None:
     """Check that a file whose hash nobody published is a whole zip archive, by the list of members at its end."""
     if path.suffix not in {".zip", ".whl"}:
         return

@@ -93,7 +93,7 @@ def fetch_images(
                             await fetcher.shard(shard, shard_range(shard, len(urls), n_shards))
 
             asyncio.run(fetch())
-        missing, reasons, requests = _gather(kept, work, len(urls), n_shards)
+        missing, reasons, requests = _gather(kept, work, n_shards)
         if urls and len(missing) == len(urls):
             raise VixmlError(
                 "no image could be fetched",
@@ -216,7 +216,7 @@ def _write(journal: Journal, kept: Path, shard: int, ids: range) -> None:
         write_json(kept / f"sums-{shard:05d}.json", sums)
 
 
-def _gather(kept: Path, work: Path, n_images: int, n_shards: int) -> tuple[list[int], Counter[str], int]:
+def _gather(kept: Path, work: Path, n_shards: int) -> tuple[list[int], Counter[str], int]:
     """Link the shards into the output and join the logs; return the missing ids, the counts of reasons and of requests."""
     missing: list[int] = []
     reasons: Counter[str] = Counter()

@@ -186,21 +186,14 @@ def _pool_batch(
     vectors = encoder.encode(torch.from_numpy(np.stack(pixels))).to(torch.float16).cpu().numpy()
     what = "a vision encoder returned vectors of the wrong shape"
     expect_equal(vectors.shape, (len(batch), encoder.dim), what, where=encoder.name)
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        image, key, _ = batch[int(np.argmin(finite))]
-        raise VixmlError(
-            "an image's vector is not finite",
-            where=f"{where}, image {image} ({key})",
-            found="NaN or infinity (float16 ends at 65504)",
-            hint=f"try --precision fp32; if that does not help, look at the image: {encoder.name} cannot pool it",
-        )
-    if not (filled := vectors.any(axis=1)).all():
-        image, key, _ = batch[int(np.argmin(filled))]
-        raise VixmlError(
-            "an image's vector is zero",
-            where=f"{where}, image {image} ({key})",
-            found="no number that float16 tells from 0",
-            hint=f"the weights of {encoder.name} are damaged, or its entry in config/models.yaml names other ones",
-        )
+    damaged = f"the weights of {encoder.name} are damaged, or its entry in config/models.yaml names other ones"
+    unpoolable = f"try --precision fp32; if that does not help, look at the image: {encoder.name} cannot pool it"
+    for good, what, found, hint in (
+        (np.isfinite(vectors).all(axis=1), "not finite", "NaN or infinity (float16 ends at 65504)", unpoolable),
+        (vectors.any(axis=1), "zero", "no number that float16 tells from 0", damaged),
+    ):
+        if not good.all():
+            image, key, _ = batch[int(np.argmin(good))]
+            place = f"{where}, image {image} ({key})"
+            raise VixmlError(f"an image's vector is {what}", where=place, found=found, hint=hint)
     return np.array([image for image, _, _ in batch], dtype=np.int64), vectors

@@ -62,7 +62,7 @@ class Workers:
         seconds: float = SECONDS,
         memory: int = MEMORY,
     ) -> None:
-        self._work, self._seconds, self._memory = (make, size, seconds, memory), seconds, memory
+        self._work, self._seconds = (make, size, seconds, memory), seconds
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
         self._lock, self._closed = Lock(), False
