@@ -9,8 +9,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from vixml.check.fit import expect_fit
 from vixml.cli import main
 from vixml.config.load import load_workflow, load_world
+from vixml.config.project import Project
 from vixml.data.corpus import Corpus
 from vixml.files import read_json
 from vixml.images.store import ImageStore
@@ -26,14 +28,14 @@ def block(kind: str, number: int = 0) -> str:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder like the repository's root, with the page's `shop` and three photos."""
+    """A folder like the repository's root, with the page's `shop` and its photos."""
     (tmp_path / "config").symlink_to(ROOT / "config")
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/datasets.yaml").write_text(block("yaml", 0), encoding="utf-8")
     (tmp_path / "shop/models.yaml").write_text(block("yaml", 1), encoding="utf-8")
     photos = tmp_path / "results/raw/shop/photos"
     photos.mkdir(parents=True)
-    for name, colour in (("rod.jpg", "red"), ("reel.jpg", "green"), ("net.png", "blue")):
+    for name, colour in (("rod.jpg", "red"), ("reel.jpg", "green"), ("net.png", "blue"), ("stove.jpg", "grey")):
         Image.new("RGB", (40, 30), colour).save(photos / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -47,21 +49,34 @@ def test_the_tables_build_as_the_page_says(place, kind):
     (place / "shop/datasets.yaml").write_text(entry + block("yaml", 2), encoding="utf-8")
     assert main(re.search(r"`vixml (build-corpus [^`]*)`", PAGE)[1].split()) == 0
     corpus = Corpus.load(place / "results/data/shop/corpus")
-    assert sorted(corpus.texts("train") + corpus.texts("test")) == ["Fishing rod, 2 m", "Landing net", "Tent for three"]
+    texts = ["Camping stove", "Fish hooks", "Fishing rod, 2 m", "Landing net", "Tent for three"]
+    assert sorted(corpus.texts("train") + corpus.texts("test")) == texts
     assert corpus.texts("label") == ["fishing", "outdoor"]
     command = "render-images shop --out images --config-dir shop"
     assert main(command.split()) == 0
-    assert len(list(ImageStore.open(place / "images"))) == 3
+    assert len(list(ImageStore.open(place / "images"))) == 4
     assert read_json(place / "images/manifest.json")["facts"]["n_missing"] == 0
+    # The runs of the example can be trained on it, with what the page says to change.
+    copy_example(place)
+    runs = place / "shop/runs/shop.yaml"
+    assert "`images.per_item`" in PAGE
+    runs.write_text(runs.read_text(encoding="utf-8").replace("per_item: 3", "per_item: 2"), encoding="utf-8")
+    project = Project(Path("shop"), Path("results"))
+    expect_fit(project, [("shop", run, "test") for _, run in project.runs])
 
 
-def test_the_plan_is_asked_for_counts_until_they_are_there(place, capsys):
+def copy_example(place: Path) -> None:
+    """Copy the example's runs, table and workflow to the page's `shop`, with other names."""
     for kind in ("runs", "tables", "."):
         (place / "shop" / kind).mkdir(exist_ok=True)
         text = (ROOT / "examples/cataclysm/config" / kind / "cataclysm.yaml").read_text(encoding="utf-8")
         (place / "shop" / kind / "shop.yaml").write_text(
             text.replace("examples/cataclysm/config", "shop").replace("cataclysm", "shop"), encoding="utf-8"
         )
+
+
+def test_the_plan_is_asked_for_counts_until_they_are_there(place, capsys):
+    copy_example(place)
     command = re.search(r"^vixml (plan .*?)  ", PAGE, re.MULTILINE)[1].split()
     assert main(command) == 2 and "counts.json in its folder has them" in capsys.readouterr().err
     with open(place / "shop/datasets.yaml", "a") as stream:
