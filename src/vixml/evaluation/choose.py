@@ -31,7 +31,7 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "image_weight": (0, 0.15, 0.3, 0.5),
     "ridge.prototype_weight": (0, 0.1, 0.2, 0.3, 0.5, 0.8),
     "ridge.text_weight": (0, 0.1, 0.2, 0.3, 0.5),
-    "ridge.linear_weight": (0, 0.2, 0.5, 1, 2, 4, 8),
+    "ridge.linear_weight": (0, 0.2, 0.5, 2, 6),
     "ridge.frequency_power": (0, 0.05, 0.1, 0.2, 0.3),
     "ridge.bandwidth": (0.05, 0.1, 0.2, 0.4, 0.8),
     "ridge.regulariser": (0.05, 0.1, 0.2, 0.4, 0.8),
@@ -177,12 +177,15 @@ def candidates(preset: Inference, has_prototypes: bool) -> dict[str, Inference]:
     found = {
         "local ridge": ridge,
         "local ridge, balanced": ridge.model_copy(update={"ridge": balanced}),
+        "local ridge, mostly linear": with_value(ridge, "ridge.linear_weight", 2.0),
         "label search by z": alone.model_copy(update={"method": "label-search", "labels_as": "z"}),
         "label search by u": alone.model_copy(update={"method": "label-search", "labels_as": "u"}),
         "retrieval-augmented": alone.model_copy(update=augmented),
         "nearest neighbours": preset.model_copy(update={"method": "knn"}),
     }
-    return found if has_prototypes else {name: how for name, how in found.items() if name != "label search by z"}
+    absent = {"label search by z"} if not has_prototypes else set()
+    absent |= {"local ridge, mostly linear"} if not preset.ridge.linear_weight else set()
+    return {name: how for name, how in found.items() if name not in absent}
 
 
 def ladders(preset: Inference, has_prototypes: bool) -> dict[str, tuple[float, ...]]:
