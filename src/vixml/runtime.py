@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,6 +31,7 @@ from vixml.text import size
 
 if TYPE_CHECKING:
     import torch
+    from threadpoolctl import ThreadpoolController
     from torch import Tensor
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -315,6 +317,19 @@ def one_thread_each() -> Iterator[Executor | None]:
                 yield pool
     finally:
         torch.set_num_threads(before)
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Give products and decompositions of numpy and scipy one thread: a sum's order depends on the number of threads."""
+    return _blas().limit(limits=1)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    import scipy.linalg.lapack  # noqa: F401 - only a library that is loaded can be limited
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 def share_out(pool: Executor | None, n: int, work: Callable[[int, int], object], shares: int = SHARES) -> None:

@@ -9,7 +9,7 @@ from vixml.config.run import Inference
 from vixml.evaluation.choose import Choice, ascend, candidates, choose, ladders, value_of, with_value
 
 LADDERS = {"ridge.bandwidth": (0.1, 0.2, 0.4, 0.8), "ridge.text_weight": (0, 0.1, 0.2)}
-PRESET = Inference(method="chosen", image_weight=0.3, lexical_weight=0.3)
+PRESET = Inference(method="chosen", image_weight=0.3, lexical_weight=0.3, ridge={"linear_weight": 0.5})
 
 
 def naive(table, ladders, at):
@@ -101,6 +101,8 @@ def test_only_what_a_run_has_is_tried():
     text = Inference(method="chosen", ridge={"prototype_weight": 0, "text_weight": 0.3})
     assert "label search by z" not in candidates(text, False)
     assert {one.labels_as for one in candidates(text, False).values() if one.method == "retrieval-augmented"} == {"u"}
-    assert not {"image_weight", "lexical_weight", "ridge.prototype_weight"} & set(ladders(text, False))
+    assert "local ridge, mostly linear" not in candidates(text, True)
+    left_out = {"image_weight", "lexical_weight", "ridge.prototype_weight", "ridge.linear_weight"}
+    assert not left_out & set(ladders(text, False)) and left_out < set(ladders(PRESET, True))
     assert value_of(with_value(text, "ridge.bandwidth", 0.4), "ridge.bandwidth") == 0.4
     assert value_of(with_value(text, "lexical_weight", 0.5), "lexical_weight") == 0.5

@@ -1,43 +1,70 @@
-"""The linear baseline: ridge regression by the normal equations of its primal form, filter, ties, and its limit."""
+"""The linear model: ridge regression in both forms against plain normal equations, its terms, filter, and limits."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from vixml.config import defaults
 from vixml.data.lexical import inverse_frequencies, tf_idf
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.retrieval import linear as module
-from vixml.retrieval.linear import REGULARISER, linear
+from vixml.retrieval.linear import REGULARISER, LinearModel, linear, linear_scores
 
 TRAIN = ["fishing rod", "fishing net", "tent", "sleeping bag", "rod holder", "tent pole"]
 LABELS = Ragged.from_rows([[0, 1], [0], [2], [2], [1], [2, 1]], 4)
 QUERIES = ["fishing pole", "bag"]
 
 
-def test_agrees_with_the_primal_form():
+def features(model, texts=QUERIES):
+    return model.features(tf_idf(texts, model.weights))
+
+
+@pytest.mark.parametrize("most", [1 << 14, 5], ids=["dual", "primal, the most frequent terms"])
+def test_agrees_with_the_normal_equations(monkeypatch, most):
+    monkeypatch.setattr(module, "LINEAR_TERMS", most)
+    monkeypatch.setattr(module, "PANEL", 2)
     weights = inverse_frequencies(TRAIN)
     x, q = (tf_idf(texts, weights) for texts in (TRAIN, QUERIES))
-    used = np.unique(np.concatenate([x.indices, q.indices]))
+    occurs = (x.toarray() > 0).sum(axis=0)
+    used = sorted(sorted(np.flatnonzero(occurs), key=lambda term: (-occurs[term], term))[:most])
     x, q = x[:, used].toarray().astype(np.float64), q[:, used].toarray()
     y = np.zeros((len(TRAIN), 4))
     for row in range(len(TRAIN)):
         y[row, LABELS.row(row)] = 1
     expected = q @ np.linalg.solve(x.T @ x + REGULARISER * np.eye(len(used)), x.T @ y)
-    ids, scores = linear(QUERIES, TRAIN, LABELS, 4)
+    model = LinearModel.fit(TRAIN, LABELS)
+    assert model.terms.tolist() == used
+    ids, scores = linear(features(model), model.coefficients, 4)
     for row in range(len(QUERIES)):
-        assert ids[row].tolist() == np.argsort(-expected[row].astype(np.float32), kind="stable").tolist()
-        np.testing.assert_allclose(scores[row], np.sort(expected[row])[::-1], atol=1e-6)
+        np.testing.assert_allclose(scores[row], expected[row][ids[row]], atol=1e-6)
+        assert (np.diff(scores[row]) <= 0).all() and sorted(ids[row]) == [0, 1, 2, 3]
+
+
+def test_a_query_does_not_depend_on_its_batch():
+    model = LinearModel.fit(TRAIN, LABELS)
+    together = linear_scores(features(model, QUERIES + TRAIN), model.coefficients, None)
+    alone = [linear_scores(features(model, [text]), model.coefficients, None) for text in QUERIES + TRAIN]
+    assert np.array_equal(together, np.concatenate(alone))
 
 
 def test_filtered_pairs_are_left_out():
-    ids, scores = linear(QUERIES, TRAIN, LABELS, 4, filter=Ragged.from_rows([[0, 1], []], 4))
+    model = LinearModel.fit(TRAIN, LABELS)
+    ids, scores = linear(features(model), model.coefficients, 4, filter=Ragged.from_rows([[0, 1], []], 4))
     assert set(ids[0].tolist()) == {2, 3, -1} and ids[0, 2:].tolist() == [-1, -1] and np.isinf(scores[0, 2:]).all()
     assert sorted(ids[1].tolist()) == [0, 1, 2, 3]
 
 
-def test_its_limit_is_an_error(monkeypatch):
-    monkeypatch.setattr(module, "LINEAR_AT_MOST", 5)
-    with pytest.raises(VixmlError, match="too many training texts"):
-        linear(QUERIES, TRAIN, LABELS, 1)
+@pytest.mark.parametrize("texts", [[], ["", "?"]])
+def test_texts_without_terms_score_nothing(texts):
+    labels = Ragged.from_rows([[0]] * len(texts), 2)
+    model = LinearModel.fit(texts, labels)
+    assert linear_scores(features(model), model.coefficients, None).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("limit", ["LINEAR_TEXTS", "LINEAR_LABELS"])
+def test_its_limits_are_errors(monkeypatch, limit):
+    monkeypatch.setattr(defaults, limit, 3)
+    with pytest.raises(VixmlError, match="too large for a linear model"):
+        LinearModel.fit(TRAIN, LABELS)

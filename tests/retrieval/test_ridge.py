@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from vixml.config.run import Inference
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.ridge import LabelTerm, local_ridge
+from vixml.retrieval.ridge import LabelTerm, LinearTerm, local_ridge
 
 N_LABELS, N_MANY = 9, 90
 
@@ -25,7 +26,7 @@ def product(a, b) -> float:
     return float(np.float32(sum(float(x) * float(y) for x, y in zip(a, b, strict=True))))
 
 
-def naive(queries, voters, voter_labels, terms, how, filter=None):
+def naive(queries, voters, voter_labels, terms, how, filter=None, linear=None):
     """Return per query a dict of the score of every ranked label, one pair at a time, solved by Gaussian elimination."""
     ridge, result = how.ridge, []
     for row, query in enumerate(queries):
@@ -49,12 +50,20 @@ def naive(queries, voters, voter_labels, terms, how, filter=None):
             )
             for label in order[: how.top_k]:
                 votes.setdefault(label, 0.0)
+        if linear is not None:
+            added = (linear.features[[row]].toarray().astype(float) @ linear.coefficients.astype(float))[0]
+            allowed = [label for label in range(N_LABELS) if label not in banned and added[label] > 0]
+            least = min(sorted((added[label] for label in allowed), reverse=True)[: how.top_k], default=0)
+            for label in allowed:
+                if added[label] >= least - 1e-9:
+                    votes.setdefault(label, 0.0)
         scores = {}
         for label in set(votes) - banned:
             frequency = sum(label in voter_labels.row(i) for i in range(len(voters)))
             scores[label] = votes[label] / max(frequency, 1) ** ridge.frequency_power
             for term in terms:
                 scores[label] += term.weight * product(term.queries[row], term.labels[label])
+            scores[label] += 0 if linear is None else linear.weight * added[label]
         result.append(scores)
     return result
 
@@ -95,17 +104,24 @@ def case(seed, n=3, n_voters=8, dim=3):
     top_k=st.integers(1, 11),
     power=st.sampled_from([0, 0.1, 1]),
     weights=st.sampled_from([(), (0.3,), (0.3, 0.2)]),
+    linear_weight=st.sampled_from([0, 0.7, 8]),
     filtered=st.booleans(),
     memory_mb=st.sampled_from([1e-4, 64]),
 )
-def test_agrees_with_loops(seed, n_voters, neighbours, top_k, power, weights, filtered, memory_mb):
+def test_agrees_with_loops(seed, n_voters, neighbours, top_k, power, weights, linear_weight, filtered, memory_mb):
     queries, voters, labels, z, u, filter = case(seed, n_voters=n_voters)
     terms = [LabelTerm(weight, queries, vectors) for weight, vectors in zip(weights, (z, u), strict=False)]
     how, filter = inference(top_k, neighbours=neighbours, frequency_power=power), filter if filtered else None
     search = Searcher(memory_mb=memory_mb)
-    ids, scores = local_ridge(queries, voters, labels, terms, how, filter=filter, search=search)
+    # Quarters: products and sums are exact, and tie.
+    features, coefficients = (
+        np.random.default_rng(seed).integers(-1, 2, shape) / 4 for shape in ((3, 5), (5, N_LABELS))
+    )
+    linear = LinearTerm(linear_weight, csr_matrix(features, dtype=np.float32), coefficients.astype(np.float32))
+    linear = linear if linear_weight else None
+    ids, scores = local_ridge(queries, voters, labels, terms, how, linear=linear, filter=filter, search=search)
     assert ids.shape == scores.shape == (3, top_k) and ids.dtype == np.int32 and scores.dtype == np.float32
-    agree(ids, scores, naive(queries, voters, labels, terms, how, filter))
+    agree(ids, scores, naive(queries, voters, labels, terms, how, filter, linear))
 
 
 def test_near_duplicates_share_one_vote():
@@ -136,23 +152,30 @@ def large(n=70, n_voters=600, dim=48):
     return queries, voters, labels, [LabelTerm(0.3, queries, z), LabelTerm(0.2, queries, u)], filter
 
 
+def linear_term(n=70):
+    rng = np.random.default_rng(5)
+    features = rng.standard_normal((n, 30)) * (rng.random((n, 30)) < 0.3)
+    return LinearTerm(0.5, csr_matrix(features, dtype=np.float32), rng.standard_normal((30, 90)).astype(np.float32) / 9)
+
+
 def test_bytes_depend_neither_on_memory_nor_on_threads_nor_on_the_batch():
     queries, voters, labels, terms, filter = large()
-    how = inference(20, frequency_power=0.1)
-    first = local_ridge(queries, voters, labels, terms, how, filter=filter)
+    how, linear = inference(20, frequency_power=0.1), linear_term()
+    first = local_ridge(queries, voters, labels, terms, how, linear=linear, filter=filter)
     before = torch.get_num_threads()
     try:
         for memory_mb, threads in ((0.3, 1), (3, 2)):
             torch.set_num_threads(threads)
             search = Searcher(memory_mb=memory_mb)
-            again = local_ridge(queries, voters, labels, terms, how, filter=filter, search=search)
+            again = local_ridge(queries, voters, labels, terms, how, linear=linear, filter=filter, search=search)
             assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     finally:
         torch.set_num_threads(before)
     for rows in (slice(0, 1), slice(13, 50)):
         some = [LabelTerm(term.weight, term.queries[rows], term.labels) for term in terms]
         own = filter.take(np.arange(rows.start, rows.stop))
-        again = local_ridge(queries[rows], voters, labels, some, how, filter=own)
+        part = LinearTerm(linear.weight, linear.features[rows], linear.coefficients)
+        again = local_ridge(queries[rows], voters, labels, some, how, linear=part, filter=own)
         assert all(np.array_equal(a[rows], b) for a, b in zip(first, again, strict=True))
 
 
@@ -172,13 +195,14 @@ class Missing:
 
 @pytest.mark.parametrize("top_k", [1, 3, 20])
 @pytest.mark.parametrize("exact", [True, False])
-def test_pairs_that_are_left_out_are_not_among_the_best(top_k, exact):
+@pytest.mark.parametrize("linear", [None, linear_term()], ids=["without", "with a linear model"])
+def test_pairs_that_are_left_out_are_not_among_the_best(top_k, exact, linear):
     queries, voters, labels, terms, filter = large()
     search = Searcher() if exact else Missing(voters)
     # All training queries vote, so every label has a score.
     how, every = (inference(k, neighbours=len(voters), prototype_weight=0.3) for k in (top_k, N_MANY))
-    ids, scores = local_ridge(queries, voters, labels, terms, how, filter=filter, search=search)
-    all_ids, all_scores = local_ridge(queries, voters, labels, terms, every, filter=filter)
+    ids, scores = local_ridge(queries, voters, labels, terms, how, linear=linear, filter=filter, search=search)
+    all_ids, all_scores = local_ridge(queries, voters, labels, terms, every, linear=linear, filter=filter)
     assert np.array_equal(ids, all_ids[:, :top_k]) and np.array_equal(scores, all_scores[:, :top_k])
 
 

@@ -39,7 +39,8 @@ SHARED = {
     "modality": "text",
 }
 VOTES = {"method": "retrieval-augmented", "retrieved_labels": 6, "retrieved_queries": 9, "label_weight": 0.6}
-CHOSEN = {"method": "chosen", "image_weight": 0.3, "lexical_weight": 0.3, "ridge": {"neighbours": 7}}
+CHOSEN = {"method": "chosen", "image_weight": 0.3, "lexical_weight": 0.3}
+CHOSEN |= {"ridge": {"neighbours": 7, "linear_weight": 0.5}}
 DECODER = {"model": "tiny-llama", "template": "red {text} and {images}{eos}", "pooling": "last", "centre": True}
 RUNS = {
     "text": {},

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-# Training texts of the linear baseline: their products are a matrix of 1.8 GB, decomposed in a minute.
-LINEAR_AT_MOST = 15_000
+LINEAR_TERMS = 1 << 14  # at most: a system of that size takes 1 GB and half a minute
+LINEAR_TEXTS, LINEAR_LABELS = 100_000, 65_536  # of a linear model at most: minutes, and 512 terms for so many labels
 FEWEST_TO_CHOOSE = 500  # held-out queries; with fewer, what is chosen is worse than the preset
 FEWEST_TO_HOLD_OUT = 4_000  # training items; of fewer, 500 are too large a share to train without
+
+
+def has_linear(n_train: int, n_labels: int) -> bool:
+    """Return whether a linear model on TF-IDF is fitted to so many training texts and labels."""
+    return n_train <= LINEAR_TEXTS and n_labels <= LINEAR_LABELS
 
 
 def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: int = 20) -> dict[str, Any]:

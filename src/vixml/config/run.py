@@ -40,7 +40,7 @@ class Strict(BaseModel):
 
 
 class Ridge(Strict):
-    """Local ridge votes, ours: `votes / frequency^frequency_power + prototype_weight <q, z> + text_weight <q, u>`."""
+    """Local ridge votes, ours: `votes / frequency^frequency_power + prototype_weight <q, z> + text_weight <q, u> + linear_weight linear(q)`."""
 
     neighbours: Count = Field(100, description="Number of training queries that each query's regression is fitted to.")
     bandwidth: float = Field(0.2, ge=1e-3, description="`h` of the kernel `exp((cosine - 1) / h)`.")
@@ -60,6 +60,9 @@ class Ridge(Strict):
     )
     text_weight: float = Field(
         0.0, ge=0, description="Weight of the inner product with the text vector `u`; 0: no search among text vectors."
+    )
+    linear_weight: float = Field(
+        0.0, ge=0, description="Weight of the score of a linear model on TF-IDF (method `linear`); 0: none is fitted."
     )
 
 

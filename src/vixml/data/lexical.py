@@ -64,10 +64,12 @@ def inverse_frequencies(texts: Sequence[str]) -> np.ndarray:
 
 def tf_idf(texts: Sequence[str], weights: np.ndarray) -> csr_matrix:
     """Return the TF-IDF vectors of texts: (n, 2 BUCKETS) float32 unit rows; words and n-grams count alike."""
-    from scipy.sparse import hstack
+    from scipy.sparse import csr_matrix, hstack
     from sklearn.preprocessing import normalize
 
     expect_equal(weights.shape, (len(NGRAMS), BUCKETS), "weights of terms do not fit", where="lexical vectors")
+    if not len(texts):  # which scikit-learn does not expect
+        return csr_matrix((0, len(NGRAMS) * BUCKETS), dtype=np.float32)
     parts = []
     for analyzer, weight in zip(NGRAMS, weights, strict=True):
         counts = term_counts(texts, analyzer)
@@ -87,14 +89,18 @@ def lexical_vectors(texts: Sequence[str], weights: np.ndarray) -> np.ndarray:
         >>> (found @ found.T).astype(float).round(1).tolist()
         [[1.0, 0.4, 0.0], [0.4, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    from sklearn.preprocessing import normalize
-
-    fold = _folding()
     out = np.zeros((len(texts), DIM), np.float16)
     for start in range(0, len(texts), AT_ONCE):
         some = slice(start, start + AT_ONCE)
-        out[some] = normalize(tf_idf(texts[some], weights) @ fold, copy=False).toarray()
+        out[some] = folded(tf_idf(texts[some], weights))
     return out
+
+
+def folded(vectors: csr_matrix) -> np.ndarray:
+    """Return the lexical vectors of texts with these TF-IDF vectors (:func:`tf_idf`): (n, DIM) float16."""
+    from sklearn.preprocessing import normalize
+
+    return normalize(vectors @ _folding(), copy=False).toarray().astype(np.float16)
 
 
 @cache

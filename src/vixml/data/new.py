@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vixml.config.defaults import FEWEST_TO_HOLD_OUT, LINEAR_AT_MOST, training_defaults
+from vixml.config.defaults import FEWEST_TO_HOLD_OUT, has_linear, training_defaults
 from vixml.config.load import load_world, validate
 from vixml.config.registry import NAME, Dataset
 from vixml.data.guess import Report, guess_catalogue, guess_form
@@ -143,11 +143,11 @@ ABOUT = {
 }  # fmt: skip
 
 
-def _runs(n_train: int, with_images: bool, held_out: bool) -> Iterator[tuple[str, str]]:
+def _runs(linear: bool, with_images: bool, held_out: bool) -> Iterator[tuple[str, str]]:
     """Yield each run and its label in the table."""
     yield "popularity", "Popularity"
     yield "knn", "Untrained, nearest neighbours"
-    if n_train <= LINEAR_AT_MOST:
+    if linear:
         yield "linear", "Linear model on TF-IDF"
     yield "text", "Trained on text"
     if with_images:
@@ -174,14 +174,16 @@ def render(options: Options, dataset: Dataset, survey: Survey) -> str:
     image_size = f"    image_size: {dataset.image_size}   # side in pixels of stored pictures\n" if with_images else ""
     best = "vixml" if with_images else "text"
     held_out = found["training"]["validation"] > 0
-    labels = dict(_runs(survey.rows["train"], with_images, held_out))
+    has_linear_model = has_linear(survey.rows["train"], len(survey.names))
+    labels = dict(_runs(has_linear_model, with_images, held_out))
     none = f"; none are held out: fewer than {FEWEST_TO_HOLD_OUT:,} are too few to choose inference on a part of them"
     chosen = (
         f"how it predicts is chosen on training items that {best} held out"
         if held_out
         else "local ridge votes (the preset)"
     )
-    inference = "\n    inference: {image_weight: 0.3}" if with_images else ""
+    more = ["image_weight: 0.3"] * with_images + ["ridge: {linear_weight: 0}"] * (not has_linear_model)
+    inference = f"\n    inference: {{{', '.join(more)}}}" if more else ""
     rows = "".join(f"        - {{label: {quoted(label)}, run: {run}}}\n" for run, label in labels.items())
     linear = "" if "linear" not in labels else (
         "  linear:   # a linear model on TF-IDF\n    preset: untrained\n    inference: {method: linear}\n"

@@ -23,7 +23,7 @@ from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.calibration import FEWEST_QUERIES, RANKS, Calibration, calibrate
 from vixml.retrieval.opened import HELD_OUT, TRAIN_AGAIN, OpenedRun, check_run
 from vixml.retrieval.predict import CHOICE
-from vixml.retrieval.ranking import rank_labels, searched_labels
+from vixml.retrieval.ranking import adds_linear, rank_labels
 
 # Values of each constant, in the order in which they are tried; only neighbours of the current value are.
 LADDERS: dict[str, tuple[float, ...]] = {
@@ -31,6 +31,7 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "image_weight": (0, 0.15, 0.3, 0.5),
     "ridge.prototype_weight": (0, 0.1, 0.2, 0.3, 0.5, 0.8),
     "ridge.text_weight": (0, 0.1, 0.2, 0.3, 0.5),
+    "ridge.linear_weight": (0, 0.2, 0.5, 2, 6),
     "ridge.frequency_power": (0, 0.05, 0.1, 0.2, 0.3),
     "ridge.bandwidth": (0.05, 0.1, 0.2, 0.4, 0.8),
     "ridge.regulariser": (0.05, 0.1, 0.2, 0.4, 0.8),
@@ -176,17 +177,20 @@ def candidates(preset: Inference, has_prototypes: bool) -> dict[str, Inference]:
     found = {
         "local ridge": ridge,
         "local ridge, balanced": ridge.model_copy(update={"ridge": balanced}),
+        "local ridge, mostly linear": with_value(ridge, "ridge.linear_weight", 2.0),
         "label search by z": alone.model_copy(update={"method": "label-search", "labels_as": "z"}),
         "label search by u": alone.model_copy(update={"method": "label-search", "labels_as": "u"}),
         "retrieval-augmented": alone.model_copy(update=augmented),
         "nearest neighbours": preset.model_copy(update={"method": "knn"}),
     }
-    return found if has_prototypes else {name: how for name, how in found.items() if name != "label search by z"}
+    absent = {"label search by z"} if not has_prototypes else set()
+    absent |= {"local ridge, mostly linear"} if not preset.ridge.linear_weight else set()
+    return {name: how for name, how in found.items() if name not in absent}
 
 
 def ladders(preset: Inference, has_prototypes: bool) -> dict[str, tuple[float, ...]]:
-    """Return the constants to try: those of vectors that the run has."""
-    absent = {name for name in ("image_weight", "lexical_weight") if not getattr(preset, name)}
+    """Return the constants to try: those of vectors that the run has, and of a linear model if the preset has one."""
+    absent = {name for name in ("image_weight", "lexical_weight", "ridge.linear_weight") if not value_of(preset, name)}
     absent |= set() if has_prototypes else {"ridge.prototype_weight"}
     return {name: ladder for name, ladder in LADDERS.items() if name not in absent}
 
@@ -275,7 +279,6 @@ class Measured:
         self.opened, self.search = opened, _Remembered(search)
         self.truth, self.filter, self.voter_labels = opened.truth, opened.filter, opened.voter_labels
         self.vectors: dict[tuple[float, float], tuple[Any, np.ndarray]] = {}
-        self.label_vectors: dict[str, np.ndarray] = {}
 
     def __call__(self, how: Inference) -> np.ndarray:
         """Return P@1 and P@5 of each query: (n, 2) float64."""
@@ -306,13 +309,9 @@ class Measured:
         """Return labels and scores: (n, depth)."""
         how, (queries, voters) = how.model_copy(update={"top_k": depth}), self._vectors(how)
         first = next(iter(self.vectors.values()))[0]
-        for name in searched_labels(how):
-            if name not in self.label_vectors:
-                self.label_vectors[name] = self.opened.labels(name)
-        asked = replace(queries, text=first.text)
-        return rank_labels(
-            asked, self.label_vectors, voters, self.voter_labels, how, filter=self.filter, search=self.search
-        )
+        asked = replace(queries, text=first.text, features=self.opened.features if adds_linear(how) else None)
+        labels = self.opened.searched(how)
+        return rank_labels(asked, labels, voters, self.voter_labels, how, filter=self.filter, search=self.search)
 
 
 class _Remembered:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from vixml.config.defaults import LINEAR_TERMS
 from vixml.config.published import TrainingRun, read_csv
 from vixml.config.registry import Counts, World
 from vixml.config.run import RunConfig
@@ -21,6 +22,7 @@ from vixml.plan.step_memory import Count, key_of, load_counts
 
 SCORE_TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
 SOFTMAX_TABLES = 4  # tables of queries x labels of a softmax over label vectors, counted at 1.3 million labels
+TERMS_OF_A_TEXT = 100  # of a short one, words and character n-grams
 RESERVE = 1.5e9  # bytes of main memory of a process before any work: libraries
 WORKERS, WORKER = 4, 0.5e9  # processes that assemble batches for a GPU, and the bytes that each has of its own
 PEAKS = {"gpu_memory_bytes", "host_memory_bytes", "scratch_bytes"}
@@ -466,13 +468,18 @@ def predict_cost(job: Job, hardware: Hardware) -> Cost:
         + counts.n_train,
         "knn": counts.n_train,
         "popularity": 0,
-        "linear": counts.n_train,
+        "linear": 0,
     }["local-ridge" if how.method == "chosen" else how.method]
     more = (job.image_dim if how.image_weight else 0) + (DIM if how.lexical_weight else 0)
     flop = 2.0 * counts.n_test * (among * job.shape.hidden + counts.n_train * more)
     if how.method in ("local-ridge", "chosen"):  # each query's kernel matrix and its decomposition
         k, dim = min(how.ridge.neighbours, counts.n_train), job.shape.hidden + more
         flop += counts.n_test * (2.0 * k**2 * dim + k**3 / 3)
+    if how.method == "linear" or (how.method in ("local-ridge", "chosen") and how.ridge.linear_weight):
+        terms = min(LINEAR_TERMS, counts.n_train)  # the system is solved with one thread
+        flop += (
+            terms**3 / 3 + 2.0 * terms**2 * counts.n_labels + 2.0 * counts.n_test * TERMS_OF_A_TEXT * counts.n_labels
+        )
     size = 8.0 * counts.n_test * how.top_k
     return Cost(
         flop_search=flop,

@@ -6,19 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vixml.config.run import Images, Inference
 from vixml.data.corpus import Corpus, training_rows
+from vixml.data.lexical import tf_idf
 from vixml.errors import VixmlError
 from vixml.files import load_array
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.manifest import holds, read_manifest
 from vixml.ragged import Ragged
-from vixml.retrieval.ranking import Queries
+from vixml.retrieval.linear import LinearModel
+from vixml.retrieval.ranking import LINEAR, Queries, adds_linear, searched_labels
 from vixml.retrieval.search import rows_of
 from vixml.retrieval.vote import with_images, with_lexical
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 HELD_OUT, TRAIN_AGAIN = "validation_rows.npy", "train the run again on this corpus"
 
@@ -80,7 +86,34 @@ class OpenedRun:
         """Return the queries' vectors."""
         text = self._rows(self._text(self.split), self.rows)
         votes = how.image_weight or how.lexical_weight
-        return Queries(text, self._rows(self._voting(self.split, how), self.rows) if votes else text)
+        voting = self._rows(self._voting(self.split, how), self.rows) if votes else text
+        return Queries(text, voting, self.features if adds_linear(how) else None)
+
+    def texts(self, split: str, rows: np.ndarray | None) -> list[str]:
+        """Return the texts of some rows of a split; None: all."""
+        texts = self.corpus.texts(split)
+        return texts if rows is None else [texts[row] for row in rows]
+
+    @cached_property
+    def linear(self) -> LinearModel:
+        """Return a linear model, fitted to the voters."""
+        return LinearModel.fit(self.texts("train", self.voter_rows), self.voter_labels)
+
+    @cached_property
+    def features(self) -> csr_matrix:
+        """Return what the linear model reads of the queries."""
+        return self.linear.features(tf_idf(self.texts(self.split, self.rows), self.linear.weights))
+
+    def searched(self, how: Inference) -> dict[str, np.ndarray]:
+        """Return what :func:`vixml.retrieval.ranking.rank_labels` ranks labels by; the same arrays at each call."""
+        for name in searched_labels(how):
+            if name not in self._searched:
+                self._searched[name] = self.labels(name)
+        return self._searched | ({LINEAR: self.linear.coefficients} if adds_linear(how) else {})
+
+    @cached_property
+    def _searched(self) -> dict[str, np.ndarray]:
+        return {}
 
     def voters(self, how: Inference) -> np.ndarray:
         """Return the vectors of the training queries that vote: (v, d) float32."""

@@ -19,7 +19,7 @@ from vixml.provenance import stage
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.linear import linear
 from vixml.retrieval.opened import OpenedRun, check_run, held_out_rows
-from vixml.retrieval.ranking import rank_labels, searched_labels
+from vixml.retrieval.ranking import rank_labels
 from vixml.retrieval.vote import popularity
 
 Split = Literal["test", "validation"]
@@ -121,14 +121,10 @@ def chosen(choice: Path, asked: Inference) -> Inference:
 
 def _rank(opened: OpenedRun, how: Inference, search: Searcher) -> tuple[np.ndarray, np.ndarray]:
     """Return labels and scores of the queries."""
-    corpus, votes, filter = opened.corpus, opened.voter_labels, opened.filter
+    votes, filter = opened.voter_labels, opened.filter
     if how.method == "popularity":
         return popularity(votes, opened.n, how.top_k, filter=filter)
     if how.method == "linear":
-        texts, train = corpus.texts(opened.split), corpus.texts("train")
-        if opened.rows is not None:
-            texts, train = ([train[row] for row in rows] for rows in (opened.rows, opened.voter_rows))
-        return linear(texts, train, votes, how.top_k, filter=filter)
-    queries, labels = opened.queries(how), {name: opened.labels(name) for name in searched_labels(how)}
+        return linear(opened.features, opened.linear.coefficients, how.top_k, filter=filter)
     voters = None if how.method == "label-search" else opened.voters(how)
-    return rank_labels(queries, labels, voters, votes, how, filter=filter, search=search)
+    return rank_labels(opened.queries(how), opened.searched(how), voters, votes, how, filter=filter, search=search)

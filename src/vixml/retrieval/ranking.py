@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vixml.config.run import Inference
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
-from vixml.retrieval.ridge import LabelTerm, local_ridge
+from vixml.retrieval.ridge import LabelTerm, LinearTerm, local_ridge
 from vixml.retrieval.vote import EXACT, knn_vote, retrieval_augmented
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+LINEAR = "linear"
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,24 @@ class Queries:
     Attributes:
         text: (n, d) float32, compared with labels.
         voting: (n, d') float32, compared with voters; with images in it where ``inference.image_weight`` is above 0.
+        features: (n, t) float32, of the linear model (:func:`adds_linear`); None without one.
     """
 
     text: np.ndarray
     voting: np.ndarray
+    features: csr_matrix | None = None
 
     def __len__(self) -> int:
         return len(self.text)
+
+    def take(self, rows: np.ndarray) -> Queries:
+        """Return some of the queries."""
+        return Queries(self.text[rows], self.voting[rows], None if self.features is None else self.features[rows])
+
+
+def adds_linear(how: Inference) -> bool:
+    """Return whether a linear model adds to local ridge votes."""
+    return how.method == "local-ridge" and how.ridge.linear_weight > 0
 
 
 def searched_labels(how: Inference) -> tuple[str, ...]:
@@ -57,7 +74,7 @@ def rank_labels(
 
     Args:
         queries: n queries.
-        labels: of :func:`searched_labels` -> (m, d) float32.
+        labels: of :func:`searched_labels` -> (m, d) float32; ``linear`` -> (t, m) float32, coefficients, where it adds.
         voters: (v, d') float32, training queries; None for ``label-search``.
         voter_labels: v rows over labels; likewise.
         how: of the run.
@@ -73,6 +90,9 @@ def rank_labels(
         return knn_vote(queries.voting, voters, voter_labels, how, filter=filter, search=search)
     if how.method == "local-ridge":
         terms = [LabelTerm(weight, queries.text, labels[name]) for name, weight in _ridge_weights(how).items()]
-        return local_ridge(queries.voting, voters, voter_labels, terms, how, filter=filter, search=search)
+        linear = LinearTerm(how.ridge.linear_weight, queries.features, labels[LINEAR]) if adds_linear(how) else None
+        return local_ridge(
+            queries.voting, voters, voter_labels, terms, how, linear=linear, filter=filter, search=search
+        )
     found = labels[how.labels_as]
     return retrieval_augmented(queries.text, found, voters, voter_labels, how, filter=filter, search=search)

@@ -1,4 +1,4 @@
-"""Local ridge votes: kernel ridge regression on the training queries around each query, plus label search.
+"""Local ridge votes: kernel ridge regression on the training queries around each query, plus label search and a linear model.
 
 Ours, not the paper's (docs/deviations.md D33). A model fitted to the neighbours of each query is local learning (Bottou and
 Vapnik, Local learning algorithms, Neural Computation 4(6), 1992, doi:10.1162/neco.1992.4.6.888). The ridge weights are the
@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,12 +28,13 @@ from vixml.config.run import Inference, Ridge
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
+from vixml.retrieval.linear import linear_scores
 from vixml.retrieval.search import full_precision_products, no_labels, on_device, products, rows_of, steps
 from vixml.retrieval.vote import EXACT, Votes, check_voters, kth_largest, rank, vote_chunks
-from vixml.runtime import one_thread_each, share_out
+from vixml.runtime import one_blas_thread, one_thread_each, share_out
 
 if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
+    from scipy.sparse import csr_matrix
 
 ROUNDING = 1e-6  # of a score in [-10, 10] to float32: scores that tie there are ranked by label
 LONGEST = 1.001  # squared length of a vector; more is no rounding
@@ -58,6 +58,21 @@ class LabelTerm:
     labels: np.ndarray
 
 
+@dataclass(frozen=True)
+class LinearTerm:
+    """The weighted score of a linear model, part of a score.
+
+    Attributes:
+        weight: its factor, above 0.
+        features: (n, t) float32, of the queries (:meth:`vixml.retrieval.linear.LinearModel.features`).
+        coefficients: (t, m) float32.
+    """
+
+    weight: float
+    features: csr_matrix
+    coefficients: np.ndarray
+
+
 def local_ridge(
     queries: np.ndarray,
     voters: np.ndarray,
@@ -65,22 +80,25 @@ def local_ridge(
     terms: Sequence[LabelTerm],
     how: Inference,
     *,
+    linear: LinearTerm | None = None,
     filter: Ragged | None = None,
     search: Searcher = EXACT,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank labels by the votes of a ridge regression on the neighbouring training queries, and by label search.
+    """Rank labels by the votes of a ridge regression on the neighbouring training queries, by label search and a linear model.
 
     With K the kernel ``exp((s - 1) / bandwidth)`` of inner products s, the neighbours N of query q weigh
     ``(K_NN + regulariser I)^-1 k_Nq``. The score of label l is the sum of the weights of the neighbours that have l, divided by
-    ``frequency(l) ^ frequency_power`` (its number of voters), plus each term's ``weight <query, label>``. Ranked are the labels
-    of the neighbours and each term's ``top_k``, all by the full score. Results do not depend on threads or memory.
+    ``frequency(l) ^ frequency_power`` (its number of voters), plus each term's ``weight <query, label>``, plus the weighted score of
+    the linear model. Ranked are the labels of the neighbours and the ``top_k`` of each term and of the linear model (those with a
+    score above 0), all by the full score. Results do not depend on threads or memory.
 
     Args:
         queries: (n, d) float32, of length 1 at most.
         voters: (v, d) float32 likewise, training queries.
         voter_labels: v rows over the m labels.
         terms: label searches that add to the votes.
-        how: ``ridge`` (but not its two weights of terms) and ``top_k``.
+        how: ``ridge`` (but not its weights of terms) and ``top_k``.
+        linear: a linear model that adds to the votes; None for none.
         filter: n rows over labels: pairs left out.
         search: of the run.
 
@@ -99,7 +117,7 @@ def local_ridge(
         >>> ids.tolist(), scores.round(3).tolist()
         ([[1, 0]], [[0.578000009059906, 0.4819999933242798]])
     """
-    _check(queries, voters, voter_labels, terms, filter)
+    _check(queries, voters, voter_labels, terms, linear, filter)
     device, top_k = torch.device(search.device), how.top_k
     nearest, cosines = search(queries, voters, min(how.ridge.neighbours, max(len(voters), 1)))
     found = [_Found(term, on_device(term.labels, device), search, *search(term.queries, term.labels, top_k, filter))
@@ -107,18 +125,20 @@ def local_ridge(
     frequency = np.maximum(voter_labels.counts(), 1) ** float(how.ridge.frequency_power)
     near_voters = on_device(voters, device)
     ids, scores = no_labels(len(queries), top_k)
-    a_row = nearest.shape[1], voter_labels, top_k * (1 + len(terms))
+    more = 0 if linear is None else top_k + voter_labels.n_cols // 8
+    a_row = nearest.shape[1], voter_labels, top_k * (1 + len(terms)) + more
     for block in vote_chunks(len(queries), *a_row, search.memory_mb):
         weights = ridge_weights(nearest[block], cosines[block], near_voters, how.ridge, device, block.start)
         for some in vote_chunks(len(weights), *a_row, min(search.memory_mb, VOTES_MB)):
             part = slice(block.start + some.start, block.start + some.stop)
-            here = [one.part(part) for one in found]
+            banned = rows_of(filter, part)
+            here: list[_Found | _Scored] = [one.part(part) for one in found]
+            here += [] if linear is None else [_Scored.of(linear, part, banned, top_k)]
             cast = [Votes.cast(nearest[part], weights[some], voter_labels), *(one.votes for one in here)]
-            totals = Votes.joined(cast).summed(voter_labels.n_cols, rows_of(filter, part))
+            totals = Votes.joined(cast).summed(voter_labels.n_cols, banned)
             totals = replace(totals, weights=totals.weights / frequency[totals.labels])
-            ids[part], scores[part] = rank(
-                _contenders(totals, here, len(weights[some]), top_k), len(weights[some]), top_k
-            )
+            best = _contenders(totals, here, len(weights[some]), voter_labels.n_cols, top_k)
+            ids[part], scores[part] = rank(best, len(weights[some]), top_k)
     return ids, scores
 
 
@@ -157,19 +177,61 @@ class _Found:
         last = self.products[:, -1].astype(np.float64)
         return self.term.weight * np.where((last > -np.inf) & (self.search.kind == "exact"), last, np.inf)
 
+    def added(self, pairs: Votes) -> np.ndarray:
+        """Return what the term adds to each pair of query and label: (n_pairs,) float32."""
+        return self.term.weight * _pairs(self.term.queries, self.vectors, pairs, torch.device(self.search.device))
 
-def _contenders(votes: Votes, found: Sequence[_Found], n_rows: int, top_k: int) -> Votes:
+
+@dataclass(frozen=True)
+class _Scored:
+    """What a linear model gives some queries.
+
+    Attributes:
+        weight: its factor.
+        scores: (n, m) float32, -inf for pairs of the filter.
+        least: (n,) float32, the ``top_k``-th score of each query, or 0 if that is less.
+    """
+
+    weight: float
+    scores: np.ndarray
+    least: np.ndarray
+
+    @classmethod
+    def of(cls, term: LinearTerm, rows: slice, banned: Ragged | None, top_k: int) -> _Scored:
+        """Score all labels of some queries."""
+        scores = linear_scores(term.features[rows], term.coefficients, banned)
+        last = max(scores.shape[1] - top_k, 0)
+        least = np.partition(scores, last, axis=1)[:, last] if scores.size else np.zeros(len(scores), np.float32)
+        return cls(term.weight, scores, np.maximum(least, 0))
+
+    @property
+    def votes(self) -> Votes:
+        """Return a vote without weight for each label with a score among the best and above 0."""
+        rows, labels = np.nonzero((self.scores >= self.least[:, None]) & (self.scores > 0))
+        return Votes(rows, labels.astype(np.int32), np.zeros(len(rows)))
+
+    @property
+    def ceiling(self) -> np.ndarray:
+        """Return the most that is added to any label without such a vote: (n,) float64."""
+        return self.weight * self.least.astype(np.float64)
+
+    def added(self, pairs: Votes) -> np.ndarray:
+        """Return what is added to each pair of query and label: (n_pairs,) float32."""
+        return self.weight * self.scores[pairs.rows, pairs.labels]
+
+
+def _contenders(votes: Votes, found: Sequence[_Found | _Scored], n_rows: int, n_labels: int, top_k: int) -> Votes:
     """Add the terms to the votes, and leave out pairs that cannot be among a query's best: inner products are most of the work.
 
     Args:
         votes: one per pair of query and label, ascending.
         found: of every term.
         n_rows: queries.
+        n_labels: all labels.
         top_k: labels of a query.
     """
     if not found:
         return votes
-    n_labels = found[0].vectors.shape[0]
     keys, of_found = votes.rows * n_labels + votes.labels, Votes.joined([one.votes for one in found])
     kept = votes.weights >= kth_largest(votes.rows, votes.weights, n_rows, 2 * top_k)[votes.rows]
     kept[np.searchsorted(keys, of_found.rows * n_labels + of_found.labels)] = True
@@ -183,13 +245,12 @@ def _contenders(votes: Votes, found: Sequence[_Found], n_rows: int, top_k: int) 
     return Votes(votes.rows[kept], votes.labels[kept], scores[kept])
 
 
-def _add_terms(scores: np.ndarray, votes: Votes, which: np.ndarray, found: Sequence[_Found]) -> None:
+def _add_terms(scores: np.ndarray, votes: Votes, which: np.ndarray, found: Sequence[_Found | _Scored]) -> None:
     """Add the terms to the scores of some pairs, in place."""
     pairs = Votes(votes.rows[which], votes.labels[which], votes.weights[which])
     added = np.zeros(len(pairs.rows))
     for one in found:
-        products = _pairs(one.term.queries, one.vectors, pairs, torch.device(one.search.device))
-        added += one.term.weight * products
+        added += one.added(pairs)
     scores[which] += added
 
 
@@ -231,19 +292,10 @@ def ridge_weights(
             solve = _solve_on_cpu if on_cpu else _solve
             weights[rows, :k] = solve(voters, nearest[rows, :k], to_query, how, device, first + rows.start)
 
-    one_each = _blas().limit(limits=1) if on_cpu else nullcontext()
+    one_each = one_blas_thread() if on_cpu else nullcontext()  # the queries are shared among threads already
     with full_precision_products(), one_each, one_thread_each() as pool:
         share_out(pool if on_cpu else None, n, work)
     return weights
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """Return what limits the threads of numpy's and scipy's products: the queries are shared among threads already."""
-    import scipy.linalg.lapack  # noqa: F401 - only a library that is loaded can be limited
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
 
 
 def _solve_on_cpu(
@@ -327,11 +379,18 @@ def _pairs(queries: np.ndarray, labels: np.ndarray | Tensor, pairs: Votes, devic
 
 
 def _check(
-    queries: np.ndarray, voters: np.ndarray, voter_labels: Ragged, terms: Sequence[LabelTerm], filter: Ragged | None
+    queries: np.ndarray,
+    voters: np.ndarray,
+    voter_labels: Ragged,
+    terms: Sequence[LabelTerm],
+    linear: LinearTerm | None,
+    filter: Ragged | None,
 ) -> None:
     """Check that numbers of queries and labels agree."""
     check_voters(voters, voter_labels, "local ridge votes")
     fits = {(len(term.queries), len(term.labels)) for term in terms}
+    if linear is not None:
+        fits.add((linear.features.shape[0], linear.coefficients.shape[1]))
     if filter is not None:
         fits.add((len(filter), filter.n_cols))
     expected = (len(queries), voter_labels.n_cols)

@@ -188,7 +188,7 @@ class Batches:
         for asked, jobs in alike.items():
             rows = np.concatenate([some for _, some in jobs])
             try:
-                found = self._rank(Queries(queries.text[rows], queries.voting[rows]), asked)
+                found = self._rank(queries.take(rows), asked)
             except VixmlError as error:  # of the labels that these jobs add
                 for job, _ in jobs:
                     job.future.set_exception(error)

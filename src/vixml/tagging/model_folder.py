@@ -27,11 +27,14 @@ from vixml.models.backbone import expect_shapes
 from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
 from vixml.retrieval.calibration import Calibration
+from vixml.retrieval.linear import LinearModel
+from vixml.retrieval.ranking import adds_linear
 from vixml.runtime import choose_precision, dtype_of
 
 HEADER, FORMAT, VERSION = "model.json", "vixml-model", 1
 LANGUAGE, HEAD, VISION, LITE0 = "language", "head.safetensors", "vision", "vision/lite0.safetensors"
 LABELS, NEIGHBOURS, LEXICAL, CALIBRATION = "labels", "neighbours", "lexical.npy", "calibration.json"
+LINEAR_TERMS, LINEAR_COEFFICIENTS = "linear/terms.npy", "linear/coefficients.npy"
 KEYS = {"precision", "n_labels", "dim", "tokens", "image_dim", "vision", "files"}
 TRAINING_ONLY = ("centroid", "has_centroid", "vectors", "has_vector")  # prototypes are packed as vectors
 COPY_AGAIN = "copy the folder again, or write it again with `vixml pack`"
@@ -110,6 +113,16 @@ class ModelFolder:
     def calibration(self) -> Calibration | None:
         """Return what the model's scores are worth; None if nothing was held out to tell."""
         return _read(self.folder, CALIBRATION.removesuffix(".json"), Calibration) if CALIBRATION in self else None
+
+    def linear(self) -> LinearModel | None:
+        """Return the linear model that adds to votes, its coefficients memory-mapped; None where inference has none."""
+        if not adds_linear(self.run.inference):
+            return None
+        model = LinearModel(*(self.array(name) for name in (LEXICAL, LINEAR_TERMS, LINEAR_COEFFICIENTS)))
+        shape, expected = model.coefficients.shape, (len(model.terms), self.header["n_labels"])
+        what = "coefficients of a linear model do not fit"
+        expect_equal(shape, expected, what, where=self.folder / LINEAR_COEFFICIENTS, hint=COPY_AGAIN)
+        return model
 
     def items(self, part: str) -> pa.Table:
         """Return the columns ``id`` and ``text`` of the labels or of the neighbours."""

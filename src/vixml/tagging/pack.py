@@ -26,6 +26,7 @@ from vixml.provenance import describe_input, describe_outputs, read_manifest
 from vixml.retrieval.index import Trained
 from vixml.retrieval.opened import OpenedRun
 from vixml.retrieval.predict import CHOICE, chosen
+from vixml.retrieval.ranking import adds_linear
 from vixml.stages import Job
 from vixml.tagging.card import card
 from vixml.tagging.model_folder import (
@@ -36,6 +37,8 @@ from vixml.tagging.model_folder import (
     LABELS,
     LANGUAGE,
     LEXICAL,
+    LINEAR_COEFFICIENTS,
+    LINEAR_TERMS,
     LITE0,
     NEIGHBOURS,
     VERSION,
@@ -180,10 +183,14 @@ def _write(work: Path, job: Job, config: RunConfig, neighbours: bool, thumbnails
         write_json(work / CALIBRATION, fitted)
     if config.inference.lexical_weight > 0:
         shutil.copyfile(folders["lexical"] / "weights.npy", work / LEXICAL)
+    voters = OpenedRun(corpus, folders | {"index": index}, config.images, run.seed)
+    if adds_linear(config.inference):
+        save_array(work / LEXICAL, voters.linear.weights)  # the same
+        save_array(work / LINEAR_TERMS, voters.linear.terms)
+        save_array(work / LINEAR_COEFFICIENTS, voters.linear.coefficients)
     if neighbours:
         (work / NEIGHBOURS).mkdir()
-        voters = OpenedRun(corpus, folders | {"index": index}, config.images, run.seed).voters(config.inference)
-        save_array(work / NEIGHBOURS / "vectors.npy", voters)
+        save_array(work / NEIGHBOURS / "vectors.npy", voters.voters(config.inference))
         shutil.copyfile(corpus.folder / "train.parquet", work / NEIGHBOURS / "items.parquet")
         corpus.labels("train").save(work / NEIGHBOURS / "labels")
     store = _image_store(job) if neighbours and thumbnails and embeddings is not None else None

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml.data.lexical import lexical_vectors
+from vixml.data.lexical import folded, tf_idf
 from vixml.data.tokens import load_tokenizer
 from vixml.data.xc_repository import TextRules
 from vixml.errors import VixmlError
@@ -32,7 +32,7 @@ from vixml.models.inputs import prompts
 from vixml.models.packing import MULTIPLE, Sequences
 from vixml.progress import warn
 from vixml.ragged import Ragged
-from vixml.retrieval.ranking import Queries, rank_labels, searched_labels
+from vixml.retrieval.ranking import LINEAR, Queries, rank_labels, searched_labels
 from vixml.retrieval.search import SPARE, UNIT, decide, on_device, search
 from vixml.retrieval.vote import with_images, with_lexical
 from vixml.runtime import choose_precision, find_device
@@ -144,7 +144,9 @@ class Tagger:
         self.n_known, self._offset = len(self.labels), 0.0
         self._known = {name: folder.array(f"{LABELS}/{name}.npy") for name in searched_labels(run.inference)}
         self._added = {name: vectors[:0] for name, vectors in self._known.items()}
-        self._terms = folder.array(LEXICAL) if run.inference.lexical_weight > 0 else None
+        self._linear = folder.linear()
+        lexical = run.inference.lexical_weight > 0 or self._linear is not None
+        self._term_weights = folder.array(LEXICAL) if lexical else None
         self._voters = self._voter_labels = self._voter_items = None
         self._thumbnails, self.calibration = Thumbnails.open(folder), folder.calibration()
         if f"{NEIGHBOURS}/vectors.npy" in folder:
@@ -354,11 +356,12 @@ class Tagger:
         how, voting = self._run.inference, text
         if how.image_weight > 0:
             voting = with_images(voting, images, lists, how.image_weight)
+        if self._term_weights is None:
+            return Queries(text, voting)
+        terms = tf_idf([item.text for item in items], self._term_weights)
         if how.lexical_weight > 0:
-            voting = with_lexical(
-                voting, lexical_vectors([item.text for item in items], self._terms), how.lexical_weight
-            )
-        return Queries(text, voting)
+            voting = with_lexical(voting, folded(terms), how.lexical_weight)
+        return Queries(text, voting, None if self._linear is None else self._linear.features(terms))
 
     def _encode(self, items: Sequence[Read], split: str, unit: bool = True) -> tuple[np.ndarray, Any, Any]:
         """Return the items' vectors, their image vectors, and which of these each item has."""
@@ -496,6 +499,10 @@ class Tagger:
                 added = self._extended(self._added[name], self._offset)
                 vectors = np.concatenate([self._extended(vectors, 0.0), added])
             self._searched[name] = on_device(vectors, self.device)
+        if self._linear is not None:
+            coefficients = self._linear.coefficients
+            new = np.zeros((len(coefficients), len(self.labels) - self.n_known), np.float32)
+            self._searched[LINEAR] = np.concatenate([coefficients, new], axis=1) if self._extends else coefficients
         if self._voters is not None:
             self._voter_labels = replace(self._voter_labels, n_cols=len(self.labels))
 
