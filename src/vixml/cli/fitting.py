@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from vixml.cli.warm import warm_programs
@@ -15,6 +16,8 @@ from vixml.config.project import Project
 from vixml.data.new import quoted
 from vixml.errors import VixmlError
 from vixml.files import sha256_file, write_text
+from vixml.manifest import MANIFEST
+from vixml.stages import Job
 
 TAGGER = "tagger"
 
@@ -49,11 +52,13 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
             expected=f"a run {TAGGER!r}",
             hint="`vixml new` writes one; or train with snakemake and name a run to `vixml pack`",
         )
-    _run(file, cores)
     project, seed = Project(workflow.config_dir, workflow.results), target.seeds[0]
+    job = Job(project, "predict", {"dataset": target.dataset, "run": TAGGER, "seed": seed, "split": "test"})
     from vixml.report.fitted import fitted_table
-    from vixml.tagging.pack import pack
+    from vixml.tagging.pack import folders_of, pack
 
+    # Tables that are up to date need none of these, and packing does.
+    _run(file, cores, [folder / MANIFEST for folder in folders_of(job).values()])
     folder = pack(project, target.dataset, TAGGER, seed, out or Path(f"{file.stem}.model"))
     table = fitted_table(project, target.dataset, target.runs, seed, TAGGER)
     shown = shlex.quote(os.path.relpath(folder))
@@ -79,8 +84,13 @@ def _write_start(file: Path, folder: Path) -> None:
     write_text(file, text)
 
 
-def _run(file: Path, cores: int | None) -> None:
+def _run(file: Path, cores: int | None, more: Sequence[Path]) -> None:
     """Run the workflow; its progress goes to the terminal.
+
+    Args:
+        file: of ``vixml new``.
+        cores: processor cores; None: all.
+        more: files to make beside the tables.
 
     Raises:
         VixmlError: it failed.
@@ -91,6 +101,7 @@ def _run(file: Path, cores: int | None) -> None:
         "-m",
         "snakemake",
         "paper_tables",
+        *(path.as_posix() for path in more),
         "--cores",
         str(cores or "all"),
         "--quiet",

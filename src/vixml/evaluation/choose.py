@@ -31,7 +31,7 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "image_weight": (0, 0.15, 0.3, 0.5),
     "ridge.prototype_weight": (0, 0.1, 0.2, 0.3, 0.5, 0.8),
     "ridge.text_weight": (0, 0.1, 0.2, 0.3, 0.5),
-    "ridge.linear_weight": (0, 0.2, 0.5, 2, 6),
+    "ridge.linear_weight": (0, 0.3, 1, 3, 8),
     "ridge.frequency_power": (0, 0.05, 0.1, 0.2, 0.3),
     "ridge.bandwidth": (0.05, 0.1, 0.2, 0.4, 0.8),
     "ridge.regulariser": (0.05, 0.1, 0.2, 0.4, 0.8),
@@ -177,7 +177,7 @@ def candidates(preset: Inference, has_prototypes: bool) -> dict[str, Inference]:
     found = {
         "local ridge": ridge,
         "local ridge, balanced": ridge.model_copy(update={"ridge": balanced}),
-        "local ridge, mostly linear": with_value(ridge, "ridge.linear_weight", 2.0),
+        "local ridge, mostly linear": with_value(ridge, "ridge.linear_weight", 3.0),
         "label search by z": alone.model_copy(update={"method": "label-search", "labels_as": "z"}),
         "label search by u": alone.model_copy(update={"method": "label-search", "labels_as": "u"}),
         "retrieval-augmented": alone.model_copy(update=augmented),

@@ -27,13 +27,15 @@ def chosen_runs(results: Results) -> list[Chosen]:
 
 def choice_sentence(choice: Mapping[str, Any]) -> str:
     """Say what was chosen, from the record in ``choice.json``."""
-    moves = [f"{one['constant'].removeprefix('ridge.')} {one['value']}" for one in choice["trials"] if one["moved"]]
+    moved = [(one["constant"].removeprefix("ridge."), one["value"]) for one in choice["trials"] if one["moved"]]
+    start = next((value for name, value in moved if name == "method"), choice["inference"]["method"])
+    moves = [f"{name} {value}" for name, value in moved if name != "method"]
     if not choice["n_queries"]:
         why = f"training.validation is 0, as `vixml new` sets it below {FEWEST_TO_HOLD_OUT:,} items"
         return (
             f"Trained on all training items ({why}): it predicts by {choice['inference']['method']}, as it was preset."
         )
-    how = choice["inference"]["method"] + (f", {', '.join(moves)}" if moves else ", as it was preset")
+    how = ", ".join([start, *(moves or ["as it was preset"] * (not moved))])
     limit = f" ({choice['restriction']})" if choice["restriction"] else ""
     return f"Chosen on {choice['n_queries']:,} training items held out: {how}{limit}."
 

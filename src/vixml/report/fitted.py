@@ -10,10 +10,8 @@ from vixml.config.project import Project
 from vixml.data.corpus import Corpus
 from vixml.evaluation.metrics import hits_in_chunks
 from vixml.evaluation.predictions import load_predictions
-from vixml.files import read_json
 from vixml.report.chosen import choice_sentence
 from vixml.report.results import Result, load, t_quantile
-from vixml.retrieval.predict import CHOICE
 from vixml.stages import place
 from vixml.text import duration, markdown
 
@@ -49,11 +47,11 @@ def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int,
         f"Percent on {n:,} test items; ± half the 95 % interval over items.",
         _against_baseline(project, found, tagger),
     ]
-    return "\n".join([*lines, _chosen(project, dataset, tagger, seed)])
+    return "\n".join([*lines, choice_sentence(found[tagger].scores["choice"])])
 
 
 def _with_error(result: Result, metric: str) -> str:
-    error = (read_json(result.folder / "scores.json").get("standard_errors") or {}).get(metric)
+    error = (result.scores.get("standard_errors") or {}).get(metric)
     value, quantile = result.metrics[metric], t_quantile(max(result.n_queries - 1, 1))
     return f"{value:.1f}" if error is None else f"{value:.1f} ± {quantile * error:.1f}"
 
@@ -79,9 +77,3 @@ def _first_hits(corpus: Corpus, result: Result) -> np.ndarray:
     predicted = load_predictions(result.place("predict"), corpus.n("test"), corpus.n_labels)
     chunks = hits_in_chunks(predicted.labels, corpus.labels("test"), corpus.filter("test"))
     return np.concatenate([chunk.hits[:, 0] for chunk in chunks]).astype(np.float64)
-
-
-def _chosen(project: Project, dataset: str, tagger: str, seed: int) -> str:
-    """Return what was chosen on held-out training items, or that all were trained on."""
-    folder = place("choose-inference", project.results, dataset=dataset, run=tagger, seed=seed)
-    return choice_sentence(read_json(folder / CHOICE))

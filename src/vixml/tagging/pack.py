@@ -110,8 +110,8 @@ def _check_run(config: RunConfig, run: str, neighbours: bool) -> None:
     raise VixmlError(what, where=f"run {run}", found=found, hint=hint)
 
 
-def _folders(job: Job) -> dict[str, Path]:
-    """Return the folders that the run reads."""
+def folders_of(job: Job) -> dict[str, Path]:
+    """Return the folders that packing a run reads, apart from its index and its choice."""
     stages = {"corpus": "build-corpus", "tokens": "tokenize", "model_dir": "prepare-model", "trained": "train"}
     stages |= {"embeddings": "embed-images"} if job.run.needs_embeddings else {}
     stages |= {"lexical": "hash-texts"} if job.run.inference.lexical_weight > 0 else {}
@@ -123,7 +123,7 @@ def _check_up_to_date(job: Job) -> None:
     index = job.folder("build-index")
     describe_input(index)
     made = read_manifest(index)
-    for name, folder in _folders(job).items():
+    for name, folder in folders_of(job).items():
         found = describe_input(folder)["sha256"]
         known = made["inputs"].get(name, {"sha256": found})  # what only votes is not read by an index
         expect_equal(found, known["sha256"], "a run is older than what it was made from", where=folder, hint=RUN_AGAIN)
@@ -149,7 +149,7 @@ def _resolved(job: Job) -> RunConfig:
 
 def _write(work: Path, job: Job, config: RunConfig, neighbours: bool, thumbnails: bool) -> None:
     """Write every file of the folder, ``model.json`` last."""
-    folders, index = _folders(job), job.folder("build-index")
+    folders, index = folders_of(job), job.folder("build-index")
     embeddings = ImageEmbeddings.open(folders["embeddings"]) if config.needs_embeddings else None
     read = folders["embeddings"] if config.uses_images else None
     inputs = RunInputs(folders["corpus"], folders["tokens"], read, folders["model_dir"])
