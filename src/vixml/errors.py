@@ -109,14 +109,17 @@ def _is_no_fault_of_the_file(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "allocate memory" in str(error))
 
 
-def expect_whole(value: object, least: int, what: str, *, where: object, hint: str | None = None) -> None:
-    """Check that a value is a whole number (no truth value, no float) of ``least`` or more.
+def expect_whole(
+    value: object, least: int, what: str, *, where: object, hint: str | None = None, most: int = 2**63 - 1
+) -> None:
+    """Check that a value is a whole number (no truth value, no float) from ``least`` to ``most``.
 
     Raises:
         VixmlError: it is not; the rest is as in :func:`expect_equal`.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        found, expected = f"{value!r} ({type(value).__name__})", f"a whole number, {least} or more"
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+        found = f"{value!r:.40} ({type(value).__name__})"
+        expected = f"a whole number, {least} or more" + (f", {most:,} at most" if most < 2**63 - 1 else "")
         raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
 
 
