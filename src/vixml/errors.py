@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
 
+from vixml.text import shown
+
 
 class VixmlError(Exception):
     """Report bad input: what went wrong, where, what was found, what was expected and what to do.
@@ -49,7 +51,7 @@ class VixmlError(Exception):
         ):
             if value is not None:
                 lines.append(f"  {name + ':':<9} {value}")
-        return "\n".join(lines)
+        return shown("\n".join(lines))
 
 
 def expect_equal(found: object, expected: object, what: str, *, where: object, hint: str | None = None) -> None:

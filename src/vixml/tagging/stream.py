@@ -39,7 +39,7 @@ from vixml.images.store import kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
 from vixml.tagging.tagger import PICTURES, TEXT, Read, Tagger
-from vixml.text import csv_cell
+from vixml.text import csv_cell, shown
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 Row = tuple[str, str, dict[str, Any] | VixmlError]  # where, id, and the item or why it is none
@@ -354,7 +354,7 @@ def _form(tagger: Tagger, paths: Sequence[Path], columns: Columns) -> TableForm:
     names = {TEXT, PICTURES, *tagger.folder.dataset.text_fields, *fields_of(columns.text or ""), columns.pictures or ""}
     form = form_like(paths, columns.form, catalogue.form if catalogue else TableForm(), names, report)
     for subject, found, reason, option in report.guesses:
-        print(f"{paths[0].name}: {subject} {found} ({reason}; {option})", file=sys.stderr)
+        print(shown(f"{paths[0].name}: {subject} {found} ({reason}; {option})"), file=sys.stderr)
     for sentence in report.warnings:
         warn(sentence)
     return form
