@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
+from pathlib import Path
 
 from vixml.text import shown
 
@@ -175,6 +176,11 @@ def machine_error(error: BaseException, where: object) -> VixmlError | None:
         told = None if isinstance(error, VixmlError) else re.search(r"\(os error (\d+)\)", str(error))
         return machine_error(OSError(int(told[1]), os.strerror(int(told[1]))), where) if told else None
     names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    if error.errno == errno.EEXIST and isinstance(error.filename, str | os.PathLike):
+        link = Path(error.filename)
+        if link.is_symlink() and not os.path.exists(link):
+            hint = f"mount the disk that it leads to, or correct it; {_AGAIN}"
+            return VixmlError("a symbolic link leads nowhere", where=link, found=f"-> {os.readlink(link)}", hint=hint)
     for what, (numbers, hint) in MACHINE.items():
         if error.errno in numbers:
             return VixmlError(what, where=names or where, found=error.strerror, hint=hint)
