@@ -194,12 +194,12 @@ class Ragged:
                 "a header lacks a size", where=folder / "header.json", found=sizes, expected="integers", hint=hint
             )
         extra = {k: v for k, v in header.items() if k not in {"format", "n_rows", "n_values", "n_cols"}}
-        result = cls(
-            load_array(folder / "values.npy", mmap=mmap),
-            load_array(folder / "offsets.npy", mmap=False),
-            header["n_cols"],
-            extra,
-        )
+        values, offsets = load_array(folder / "values.npy", mmap=mmap), load_array(folder / "offsets.npy", mmap=False)
+        try:
+            result = cls(values, offsets, header["n_cols"], extra)
+        except VixmlError as error:
+            error.where = folder
+            raise
         expect_equal(
             f"{len(result.offsets) - 1} rows, {len(result.values)} values",
             f"{header['n_rows']} rows, {header['n_values']} values",

@@ -195,7 +195,7 @@ def test_every_number_of_a_configuration_has_two_bounds():
     models, found = [Strict], []
     while models:
         models += (model := models.pop()).__subclasses__()
-        for key, field in model.model_fields.items() if model.__module__.startswith("vixml.") else ():
+        for key, field in model.model_fields.items() if model.__module__.startswith("vixml.config.") else ():
             for names in bounds(field.annotation, field.metadata):
                 found.append(key)
                 assert sorted(name[0] for name in names) == ["g", "l"], f"{model.__name__}.{key}: {names}"

@@ -69,8 +69,10 @@ class Propensity(Strict):
     b: float = Field(2.6, ge=0, le=1e6, description="B.")
 
 
-# Keys of an architecture that are read here, beside `num_...`.
-SIZES = {"hidden_size", "intermediate_size", "head_dim", "vocab_size", "type_vocab_size", "max_position_embeddings"}
+# Largest numbers of an architecture's keys that the project reads.
+SIZES = dict.fromkeys(["num_hidden_layers", "num_attention_heads", "num_key_value_heads"], 4096) | dict.fromkeys(
+    ["hidden_size", "intermediate_size", "head_dim", "vocab_size", "type_vocab_size", "max_position_embeddings"], 2**24
+)
 # Statistics of train in Table 8 that a corpus is checked against.
 AVERAGES = ("avg_labels_per_query", "avg_queries_per_label")
 
@@ -386,9 +388,9 @@ class TextModel(Strict):
     @classmethod
     def _sizes(cls, architecture: dict[str, Any]) -> dict[str, Any]:
         for key, value in architecture.items():
-            most = 4096 if key.startswith("num_") else 2**24 if key in SIZES else None
-            if most and not (type(value) is int and 1 <= value <= most):
-                raise ValueError(f"{key} is a whole number from 1 to {most:,}; found {str(value)[:80]!r}")
+            least, most = int(key != "type_vocab_size"), SIZES.get(key)
+            if most and not (type(value) is int and least <= value <= most):
+                raise ValueError(f"{key} is a whole number from {least} to {most:,}; found {str(value)[:80]!r}")
         return architecture
 
     @property
