@@ -16,7 +16,7 @@ import typer.main
 import yaml
 
 from vixml import cli
-from vixml.errors import MACHINE, VixmlError
+from vixml.errors import MACHINE, VixmlError, machine_error
 from vixml.provenance import stage
 from vixml.stages import PLACES, STAGES
 
@@ -69,6 +69,27 @@ def test_a_stage_has_an_option_for_each_folder_that_it_reads_or_writes(name):
     }
     assert inputs | {"--out", "--results", "--config-dir"} | ({"--raw"} if stage.sources else set()) <= options
     assert set(stage.reads.values()) <= set(PLACES) and set(stage.only_if) <= set(stage.reads)
+
+
+def test_every_number_of_the_command_line_has_two_bounds(capsys):
+    found = 0
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        for option in command.params:
+            kind = str(option.type_descriptor.annotation)
+            if "int" in kind or "float" in kind:
+                found += 1
+                assert None not in (option.min, option.max), f"{name} --{option.name}"
+    assert found > 20
+    assert cli.main(["train", "picto", "vixml-minilm-l3", "--seed", "-1"]) == 2
+    assert "--seed" in capsys.readouterr().err
+
+
+def test_a_link_to_a_disk_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "results").symlink_to(tmp_path / "disk" / "results")
+    with pytest.raises(FileExistsError) as caught:
+        (tmp_path / "results").mkdir(parents=True, exist_ok=True)
+    said = machine_error(caught.value, "a")
+    assert (said.what, said.where) == ("a symbolic link leads nowhere", tmp_path / "results")
 
 
 def test_help_imports_nothing_heavy():

@@ -54,6 +54,25 @@ def test_a_stage_names_its_input_stage_by_what_that_wrote(tmp_path):
     assert make(tmp_path / "one", "y")["outputs_sha256"] != first["outputs_sha256"]
 
 
+def test_inputs_that_were_made_from_one_another_are_of_one_making(tmp_path):
+    """After a corpus was built again, its old tokens are whole, and row i of them is another item."""
+    corpus, tokens, index, other = (tmp_path / name for name in ("corpus", "tokens", "index", "other"))
+    make(corpus, "x")
+    make(tokens, inputs={"corpus": corpus})
+    make(index, inputs={"tokens": tokens})
+    make(other)
+    for read in ({"tokens": tokens}, {"index": index}):
+        make(tmp_path / "out", inputs={"corpus": corpus, "other": other, **read})
+    make(corpus, "y")
+    for read in ({"tokens": tokens}, {"index": index}):
+        with pytest.raises(VixmlError, match="older than what it was made from") as caught:
+            make(tmp_path / "out", inputs={"corpus": corpus, "other": other, **read})
+        assert caught.value.where == str(tokens)
+        make(tmp_path / "out", inputs=read)  # which reads the old ones only
+    make(corpus, "x")
+    make(tmp_path / "out", inputs={"corpus": corpus, "index": index})
+
+
 def test_a_failure_leaves_everything_as_it_was(tmp_path):
     before = make(tmp_path / "one", "old")
     with pytest.raises(RuntimeError), stage(tmp_path / "one", "demo", config={}, inputs={}) as work:

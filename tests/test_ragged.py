@@ -99,3 +99,11 @@ def test_a_header_without_its_sizes_is_one_clear_error(tmp_path, odd):
     (tmp_path / "header.json").write_text(json.dumps(header | {"n_cols": odd}))
     with pytest.raises(VixmlError, match="lacks a size"):
         Ragged.load(tmp_path)
+
+
+def test_a_damaged_folder_is_named(tmp_path):
+    Ragged.from_rows([[0], [1]], n_cols=2).save(tmp_path)
+    np.save(tmp_path / "offsets.npy", np.array([0, 1, 5]))
+    with pytest.raises(VixmlError, match="offsets do not describe the values") as caught:
+        Ragged.load(tmp_path)
+    assert caught.value.where == tmp_path

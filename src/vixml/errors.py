@@ -8,6 +8,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
+from pathlib import Path
+
+from vixml.text import shown
 
 
 class VixmlError(Exception):
@@ -49,7 +52,7 @@ class VixmlError(Exception):
         ):
             if value is not None:
                 lines.append(f"  {name + ':':<9} {value}")
-        return "\n".join(lines)
+        return shown("\n".join(lines))
 
 
 def expect_equal(found: object, expected: object, what: str, *, where: object, hint: str | None = None) -> None:
@@ -109,14 +112,17 @@ def _is_no_fault_of_the_file(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "allocate memory" in str(error))
 
 
-def expect_whole(value: object, least: int, what: str, *, where: object, hint: str | None = None) -> None:
-    """Check that a value is a whole number (no truth value, no float) of ``least`` or more.
+def expect_whole(
+    value: object, least: int, what: str, *, where: object, hint: str | None = None, most: int = 2**63 - 1
+) -> None:
+    """Check that a value is a whole number (no truth value, no float) from ``least`` to ``most``.
 
     Raises:
         VixmlError: it is not; the rest is as in :func:`expect_equal`.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        found, expected = f"{value!r} ({type(value).__name__})", f"a whole number, {least} or more"
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+        found = f"{value!r:.40} ({type(value).__name__})"
+        expected = f"a whole number, {least} or more" + (f", {most:,} at most" if most < 2**63 - 1 else "")
         raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
 
 
@@ -170,6 +176,11 @@ def machine_error(error: BaseException, where: object) -> VixmlError | None:
         told = None if isinstance(error, VixmlError) else re.search(r"\(os error (\d+)\)", str(error))
         return machine_error(OSError(int(told[1]), os.strerror(int(told[1]))), where) if told else None
     names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    if error.errno == errno.EEXIST and isinstance(error.filename, str | os.PathLike):
+        link = Path(error.filename)
+        if link.is_symlink() and not os.path.exists(link):
+            hint = f"mount the disk that it leads to, or correct it; {_AGAIN}"
+            return VixmlError("a symbolic link leads nowhere", where=link, found=f"-> {os.readlink(link)}", hint=hint)
     for what, (numbers, hint) in MACHINE.items():
         if error.errno in numbers:
             return VixmlError(what, where=names or where, found=error.strerror, hint=hint)

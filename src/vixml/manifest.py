@@ -147,6 +147,52 @@ def describe_input(path: Path | str) -> dict[str, Any]:
     return Reading().describe(path)
 
 
+def check_run(folder: Path, expected: Mapping[str, object], option: str) -> None:
+    """Check that a folder belongs to a run.
+
+    Raises:
+        VixmlError: it belongs to another.
+    """
+    config = read_manifest(folder)["config"]
+    found = {key: config.get(key) for key in expected}
+    if found != expected:
+        raise VixmlError(
+            "this folder belongs to another run",
+            where=f"{option} {folder}",
+            found=" ".join(f"{key} {value}" for key, value in found.items()),
+            expected=" ".join(f"{key} {value}" for key, value in expected.items()),
+            hint="a run with `reuse` reads the index and the model of the run that it names; every other run its own",
+        )
+
+
+def expect_one_origin(described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that the inputs of a stage that were made from one another are of one making.
+
+    After a corpus was built again, its old tokens are whole, and vouched for, but row i of them is another item.
+
+    Args:
+        described: input -> path and digest, of :meth:`Reading.describe`.
+
+    Raises:
+        VixmlError: an input was made, perhaps through others, from a former state of another input.
+    """
+    now = {os.path.abspath(entry["path"]): entry["sha256"] for entry in described.values()}
+    for entry in described.values():
+        made = [entry["path"]]
+        for path in made:  # grows
+            if not (Path(path) / MANIFEST).is_file():
+                continue
+            for source in read_manifest(path).get("inputs", {}).values():
+                digest = now.get(os.path.abspath(source["path"]), source["sha256"])
+                if digest != source["sha256"]:
+                    raise VixmlError(
+                        "an input is older than what it was made from", where=path, found=f"made from {source['path']} "
+                        f"with sha256 {source['sha256'][:12]}", expected=f"from what is there now, {digest[:12]}",
+                        hint="run its stage again; snakemake runs what is older by itself",
+                    )  # fmt: skip
+                made += [source["path"]] if source["path"] not in made else []
+
+
 class Reading:
     """The inputs of one stage: each file's hash, and its state when it was hashed."""
 

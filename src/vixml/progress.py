@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from vixml.text import shown
+
 T = TypeVar("T")
 LINE_SECONDS = 10.0
 NOTE_SECONDS = 0.5
@@ -28,7 +30,7 @@ def track(items: Iterable[T], *, total: int, text: str) -> Iterator[T]:
 
 def warn(sentence: str) -> None:
     """Print a warning that a reader of the job's log must not miss; nothing silences it."""
-    print(f"WARNING: {sentence}", file=sys.stderr, flush=True)
+    print(f"WARNING: {shown(sentence)}", file=sys.stderr, flush=True)
 
 
 class Quiet:

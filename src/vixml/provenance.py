@@ -42,6 +42,7 @@ from vixml.manifest import (  # the half that reads; its callers know it by this
     Reading,
     describe_input,  # noqa: F401
     describe_outputs,
+    expect_one_origin,
     inside,
     not_whole,  # noqa: F401
     read_manifest,  # noqa: F401
@@ -89,6 +90,7 @@ def stage(
     facts = {} if facts is None else facts
     reading = Reading()
     described = {key: reading.describe(path, named_only=key in as_read) for key, path in inputs.items()}
+    expect_one_origin(described)
     try:
         with work_folder(out) as work:
             yield work

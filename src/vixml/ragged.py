@@ -44,7 +44,12 @@ class Ragged:
 
     def __post_init__(self) -> None:
         for name in ("values", "offsets"):
-            _whole_numbers(getattr(self, name), f"{name} of a Ragged")
+            object.__setattr__(self, name, _whole_numbers(getattr(self, name), f"{name} of a Ragged"))
+        expect_whole(self.n_cols, 0, "not a number of columns", where="n_cols of a Ragged", most=1 << 31)
+        if self.offsets.dtype == np.uint64:  # numpy adds it to int64 as a float
+            object.__setattr__(self, "offsets", self.offsets.astype(np.int64))
+        if len(self.offsets) < 1 or self.offsets[0] != 0 or self.offsets[-1] != len(self.values):
+            raise _no_offsets(self, "a Ragged")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,8 +60,8 @@ class Ragged:
         Raises:
             VixmlError: no such row; a negative number is none.
         """
-        if not 0 <= index < len(self):
-            expect_index(index, len(self), "no such row", where="a Ragged")
+        if type(index) is not int or not 0 <= index < len(self):
+            expect_whole(index, 0, "no such row", where="a Ragged", most=len(self) - 1)
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     @property
@@ -78,7 +83,7 @@ class Ragged:
         np.cumsum(lengths, out=offsets[1:])
         # Position of each value in the source: its row's start plus its place in the row.
         position = np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
-        return Ragged(np.asarray(self.values[position], dtype=np.int32), offsets, self.n_cols, self.header)
+        return Ragged(_int32(self.values[position], self.n_cols), offsets, self.n_cols, self.header)
 
     def select(self, keep: np.ndarray) -> Ragged:
         """Return the rows with only the values at which ``keep`` (n_values,) is true.
@@ -86,22 +91,28 @@ class Ragged:
         Raises:
             VixmlError: ``keep`` is something else.
         """
+        keep = np.asarray(keep)
         found, expected = f"{keep.shape} {keep.dtype}", f"({len(self.values)},) bool"
         expect_equal(found, expected, "not a truth value for each value", where="values to keep of a Ragged")
         offsets = np.zeros(len(self) + 1, dtype=np.int64)
         np.cumsum(np.bincount(self.row_ids()[keep], minlength=len(self)), out=offsets[1:])
-        return Ragged(np.asarray(self.values[keep], dtype=np.int32), offsets, self.n_cols, self.header)
+        return Ragged(_int32(self.values[keep], self.n_cols), offsets, self.n_cols, self.header)
 
     def first(self, most: int) -> Ragged:
         """Return the rows cut to their first ``most`` values."""
+        expect_whole(most, 0, "not a number of values", where="values to keep of a Ragged")
         return self.select(np.arange(len(self.values)) - np.repeat(self.offsets[:-1], self.lengths) < most)
 
     def counts(self) -> np.ndarray:
         """Return how often each value occurs: (n_cols,) int64 (label frequencies, for a label matrix)."""
+        if self.values.min(initial=0) < 0 or self.values.max(initial=-1) >= self.n_cols:
+            self.check("a Ragged")
         return np.bincount(self.values, minlength=self.n_cols).astype(np.int64)
 
     def row_ids(self) -> np.ndarray:
         """Return the row of each value: (n_values,) int64."""
+        if self.lengths.min(initial=0) < 0:
+            raise _no_offsets(self, "a Ragged")
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
 
     def transpose(self) -> Ragged:
@@ -118,12 +129,13 @@ class Ragged:
         Raises:
             VixmlError: a row that is no list of whole numbers, or a number outside 0 to ``n_cols - 1`` (the row is named).
         """
-        expect_whole(n_cols, 0, "the number of columns is no number of things", where="n_cols")
+        if not isinstance(rows, Iterable):
+            raise VixmlError("no rows", where="rows of a Ragged", found=type(rows).__name__, expected="a list of lists")
         arrays = [_whole_numbers(row, f"row {number}") for number, row in enumerate(rows)]
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
         values = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int64)
-        result = cls(values, offsets, int(n_cols), header)
+        result = cls(values, offsets, n_cols, header)
         result.check("<memory>")  # before numbers above int32 are cut
         return cls(values.astype(np.int32), offsets, int(n_cols), header)
 
@@ -135,24 +147,29 @@ class Ragged:
                 (the row is named).
         """
         offsets, values = self.offsets, self.values
-        if (
-            len(offsets) < 1
-            or offsets[0] != 0
-            or offsets[-1] != len(values)
-            or (len(offsets) > 1 and np.diff(offsets).min() < 0)
-        ):
-            raise VixmlError(
-                "offsets do not describe the values",
-                where=where,
-                found=f"{len(offsets)} offsets for {len(values)} values",
-                expected="ascending, from 0 to the number of values",
-                hint="rebuild the file; it was altered or cut short",
-            )
+        if (offsets[:-1] > offsets[1:]).any():
+            raise _no_offsets(self, where)
         bad = np.flatnonzero((values < 0) | (values >= self.n_cols)) if len(values) else values
         if len(bad):
             where = f"{where}, row {int(np.searchsorted(offsets, bad[0], side='right') - 1)}"
             hint = "the file belongs to another label set or vocabulary, or is damaged: rebuild it"
             expect_index(int(values[bad[0]]), self.n_cols, "an id is out of range", where=where, hint=hint)
+
+    def check_once(self, where: object) -> None:
+        """Verify that no row has a value twice.
+
+        Raises:
+            VixmlError: one has (the row is named).
+        """
+        keys = self.row_ids() * self.n_cols + self.values
+        if (keys[1:] <= keys[:-1]).any():  # rows that ascend, as labels do on the disk, need no sorting
+            keys.sort()
+            twice = np.flatnonzero(keys[1:] == keys[:-1])
+            if len(twice):
+                row, value = divmod(int(keys[twice[0]]), self.n_cols)
+                raise VixmlError(
+                    "an id occurs twice in a row", where=f"{where}, row {row}", found=value, expected="once"
+                )
 
     def save(self, folder: Path | str) -> None:
         """Write the folder ``values.npy``, ``offsets.npy``, ``header.json`` (the header last)."""
@@ -177,12 +194,12 @@ class Ragged:
                 "a header lacks a size", where=folder / "header.json", found=sizes, expected="integers", hint=hint
             )
         extra = {k: v for k, v in header.items() if k not in {"format", "n_rows", "n_values", "n_cols"}}
-        result = cls(
-            load_array(folder / "values.npy", mmap=mmap),
-            load_array(folder / "offsets.npy", mmap=False),
-            header["n_cols"],
-            extra,
-        )
+        values, offsets = load_array(folder / "values.npy", mmap=mmap), load_array(folder / "offsets.npy", mmap=False)
+        try:
+            result = cls(values, offsets, header["n_cols"], extra)
+        except VixmlError as error:
+            error.where = folder
+            raise
         expect_equal(
             f"{len(result.offsets) - 1} rows, {len(result.values)} values",
             f"{header['n_rows']} rows, {header['n_values']} values",
@@ -194,12 +211,44 @@ class Ragged:
         return result
 
 
+def expect_ragged(given: object, where: Path | str) -> None:
+    """Check lists that a caller gives.
+
+    Raises:
+        VixmlError: no :class:`Ragged`, or one that :meth:`Ragged.check` refuses.
+    """
+    if not isinstance(given, Ragged):
+        found, hint = type(given).__name__, "make one with Ragged.from_rows"
+        raise VixmlError("not lists of ids", where=where, found=found, expected="a Ragged", hint=hint)
+    given.check(where)
+
+
+def _no_offsets(lists: Ragged, where: object) -> VixmlError:
+    return VixmlError(
+        "offsets do not describe the values",
+        where=where,
+        found=f"{len(lists.offsets)} offsets for {len(lists.values)} values",
+        expected="ascending, from 0 to the number of values",
+        hint="rebuild the file; it was altered or cut short",
+    )
+
+
+def _int32(values: np.ndarray, n_cols: int) -> np.ndarray:
+    """Return ids as int32; those that would be cut are refused."""
+    if values.dtype.itemsize >= 4 and values.dtype != np.int32 and len(values):
+        for extreme in (values.min(), values.max()):
+            expect_index(int(extreme), n_cols, "an id is out of range", where="a Ragged")
+    return np.asarray(values, dtype=np.int32)
+
+
 def _whole_numbers(given: Sequence[int] | np.ndarray, where: str) -> np.ndarray:
     """Return a list of whole numbers as it is, or as int64 if it is empty.
 
     Raises:
         VixmlError: floats, truth values, text, numbers beyond int64, or another shape.
     """
+    if isinstance(given, np.ma.MaskedArray):
+        raise VixmlError("not a list of ids", where=where, found="a masked array", expected="whole numbers, all given")
     try:
         array = np.asarray(given)
     except ValueError:  # lists of different lengths
@@ -246,7 +295,11 @@ class RaggedWriter:
 
     def append(self, row: Sequence[int]) -> None:
         """Add a row; its values are checked by :meth:`close`, against ``n_cols``."""
-        self._values.extend(row)
+        try:
+            self._values.extend(row)
+        except (TypeError, OverflowError) as error:
+            where = f"{self.folder}, row {len(self._offsets) - 1}"
+            raise VixmlError("not a list of ids", where=where, found=str(error), expected="whole numbers") from error
         self._n += len(row)
         self._offsets.append(self._n)
         if len(self._values) >= self._FLUSH:
@@ -254,6 +307,7 @@ class RaggedWriter:
 
     def close(self, n_cols: int, **header: Any) -> Ragged:
         """Finish the files; return what they hold, read back from the disk and checked."""
+        expect_whole(n_cols, 0, "not a number of columns", where=self.folder, most=1 << 31)
         self._flush()
         # NumPy leaves room in a header for the number of values to grow.
         self._stream.seek(0)

@@ -32,6 +32,16 @@ def one_line(text: str) -> str:
     return " ".join(_INVISIBLE.sub("", text).split())
 
 
+def shown(text: str) -> str:
+    """Return lines for a terminal, without characters that it would obey: colours, titles, the cursor, the direction of reading.
+
+    Example:
+        >>> shown("a \\x1b[2Jb\\n\\u202ec\\rd")
+        'a [2Jb\\nc d'
+    """
+    return _INVISIBLE.sub("", text.replace("\r", " "))
+
+
 def plain(text: str) -> str:
     r"""Return text from a configuration or a user's data on one line of Markdown: no live HTML, images, links or headings.
 
@@ -46,7 +56,9 @@ def plain(text: str) -> str:
     # A backslash before the one that we add would turn it into a character.
     text = text.replace("\\", "\\\\").replace("[", "\\[")
     text = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;")
-    text = re.sub(r"(?i)(?<=http:|ttps:)(?=//)|(?<=www)(?=\.)", "&#8203;", text)
+    text = re.sub(
+        r"(?i)(?<=http:|ttps:)(?=//)|(?<=\bftp:)(?=//)|(?<=www)(?=\.)|(?<=[\w.+-])(?=@[\w-]+\.\w)", "&#8203;", text
+    )
     return f"{before}\\{text}" if block else text
 
 

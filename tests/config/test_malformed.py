@@ -4,11 +4,14 @@ import random
 import re
 import shutil
 from pathlib import Path
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin
 
 import pytest
 import yaml
 
 from vixml.config.load import load_runs, load_workflow, load_world, merge, read_yaml
+from vixml.config.run import Strict
 from vixml.config.tables import load_any_tables, load_figures
 from vixml.errors import VixmlError
 
@@ -95,6 +98,11 @@ def test_a_byte_order_mark_is_none_of_the_text(tmp_path):
         ("runs:\n  a: {prototype: {heads: 99999999999999}}", "4: runs.a.prototype.heads"),
         ("runs:\n  a: {prototype: {heads: -8}}", "4: runs.a.prototype.heads"),
         ("runs:\n  a:\n   loss:\n    margin_max: 0.05", "5: runs.a.loss"),
+        ("runs:\n  a:\n    encoder: {max_len: 1e9}", "5: runs.a.encoder.max_len"),
+        ("runs:\n  a:\n    inference: {top_k: 1e9}", "5: runs.a.inference.top_k"),
+        ("runs:\n  a:\n    training: {batch_size: 1}", "5: runs.a.training.batch_size"),
+        ("runs:\n  a:\n    optimizer: {eps: 1e-300}", "5: runs.a.optimizer.eps"),
+        (f"runs:\n  a:\n    mining: {{double_at: {[1] * 2000}}}", "5: runs.a.mining.double_at"),
         ("runs: {a: {preset: }}", "3: runs.a.preset"),
         ("runs: {a: {preset: 5}}", "3: runs.a.preset"),
         ("runs: {a: {inherit: [a]}}", "3: runs.a.inherit"),
@@ -126,6 +134,17 @@ TARGET = {"dataset": "picto", "runs": ["vixml-minilm-l3"]}
         ({"threads": {"train": 0}}, "threads.train"),
         ({"threads": {"train": 10**9}}, "threads.train"),
         ({"results": ""}, "results"),
+        ({"results": "/"}, "results"),
+        ({"results": "."}, "results"),
+        ({"results": "~/x"}, "results"),
+        ({"results": str(CONFIG)}, "results"),
+        ({"results": str(CONFIG / "runs")}, "results"),
+        ({"results": str(CONFIG / "config.yaml")}, "results"),
+        ({"results": str(CONFIG.parent / "src" / "vixml")}, "results"),
+        ({"results": str(CONFIG.parent / "tests")}, "results"),
+        ({"results": "x" * 300}, "results"),
+        ({"pages": "/"}, "pages"),
+        ({"pages": str(CONFIG.parent)}, "pages"),
         ({"tables": "table1"}, "tables"),
     ],
 )
@@ -135,6 +154,52 @@ def test_a_senseless_workflow_is_one_error_with_its_key(copied, change, key):
     with pytest.raises(VixmlError) as caught:
         load_workflow(data, path)
     assert re.fullmatch(rf"{re.escape(str(path))}(:\d+)?: {re.escape(key)}", str(caught.value.where))
+
+
+def test_results_are_kept_apart_from_home_and_from_other_things(copied, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "project").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home / "project")
+    data = read_yaml(copied / "config.yaml") | {"config_dir": str(copied)}
+    (tmp_path / "link").symlink_to(home)
+    for held in (home, tmp_path, tmp_path / "link", "..", copied.parent):
+        with pytest.raises(VixmlError, match="name one for results alone"):
+            load_workflow(data | {"results": str(held)}, "a")
+    (home / "photos").mkdir()
+    results = [home / "photos", home / "photos" / "new", home / "used"]
+    (home / "used" / "runs" / "picto" / "a" / "seed0" / "model").mkdir(parents=True)
+    (home / "used" / "runs" / "picto" / "a" / "seed0" / "model" / "manifest.json").touch()
+    (home / "used" / "notes.txt").touch()
+    assert [load_workflow(data | {"results": str(one)}, "a").results for one in results] == [*map(str, results)]
+    (home / "photos" / "a.jpg").touch()
+    with pytest.raises(VixmlError, match=r"holds other things and no results \(a\.jpg\)"):
+        load_workflow(data | {"results": str(home / "photos")}, "a")
+
+
+def bounds(annotation, metadata):
+    """Yield the bounds of every number in a field's type, each number's as a list of names."""
+    own = list(metadata)
+    while get_origin(annotation) is Annotated:
+        annotation, *more = get_args(annotation)
+        own += [part for one in more for part in getattr(one, "metadata", [one])]
+    if annotation in (int, float):
+        yield [name for part in own for name in ("ge", "gt", "le", "lt") if hasattr(part, name)]
+    for part in get_args(annotation):
+        yield from bounds(part, own if get_origin(annotation) in (Union, UnionType) else [])
+
+
+def test_every_number_of_a_configuration_has_two_bounds():
+    import vixml.config.tables  # noqa: F401 -- all models are known to Strict
+
+    models, found = [Strict], []
+    while models:
+        models += (model := models.pop()).__subclasses__()
+        for key, field in model.model_fields.items() if model.__module__.startswith("vixml.config.") else ():
+            for names in bounds(field.annotation, field.metadata):
+                found.append(key)
+                assert sorted(name[0] for name in names) == ["g", "l"], f"{model.__name__}.{key}: {names}"
+    assert len(set(found)) > 50
 
 
 def test_heads_and_layers_fit_the_model(copied):
@@ -162,6 +227,9 @@ def test_heads_and_layers_fit_the_model(copied):
         ({"picto": {"test_fraction": 1.5}}, "datasets.picto.test_fraction"),
         ({"picto": {"split_seed": -1}}, "datasets.picto.split_seed"),
         ({"picto": {"fetch": {"per_host": 0}}}, "datasets.picto.fetch.per_host"),
+        ({"picto": {"fetch": {"timeout_seconds": 1e9}}}, "datasets.picto.fetch.timeout_seconds"),
+        ({"picto": {"image_size": 10**9}}, "datasets.picto.image_size"),
+        ({"picto": {"facts": {"avg_labels_per_query": "many"}}}, "datasets.picto.facts"),
     ],
 )
 def test_a_senseless_registry_is_one_error_with_line_and_key(copied, change, key):
@@ -172,6 +240,22 @@ def test_a_senseless_registry_is_one_error_with_line_and_key(copied, change, key
         load_world(copied)
     path.write_text(text, encoding="utf-8")
     assert re.fullmatch(rf"{re.escape(str(path))}:\d+: {re.escape(key)}", str(caught.value.where))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [{"num_hidden_layers": 10**7}, {"hidden_size": "384"}, {"num_attention_heads": 0}, {"vocab_size": 1e30}],
+)
+def test_a_senseless_architecture_is_one_error_with_line_and_key(copied, architecture):
+    path = copied / "models.yaml"
+    text, data = path.read_text(encoding="utf-8"), read_yaml(path)
+    path.write_text(
+        yaml.safe_dump(merge(data, {"text_models": {"minilm-l3": {"architecture": architecture}}})), "utf-8"
+    )
+    with pytest.raises(VixmlError) as caught:
+        load_world(copied)
+    path.write_text(text, encoding="utf-8")
+    assert re.fullmatch(rf"{re.escape(str(path))}:\d+: text_models.minilm-l3.architecture", str(caught.value.where))
 
 
 SENSELESS = [

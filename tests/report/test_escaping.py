@@ -2,8 +2,12 @@
 
 import pytest
 
+from vixml.errors import VixmlError
+from vixml.progress import warn
+from vixml.report.figures import STYLE
+from vixml.report.pages import print_summary, readme_table
 from vixml.report.write_tables import escape
-from vixml.text import cell_text, csv_cell, markdown, plain
+from vixml.text import cell_text, csv_cell, markdown, plain, shown
 
 HOSTILE = [
     '=HYPERLINK("http://a")',
@@ -49,3 +53,40 @@ def test_a_title_begins_no_block_and_is_no_link_or_entity(text):
     )
     assert "www." not in shown
     assert plain("R&D, C# and -5 in 3.5 mm") == "R&D, C# and -5 in 3.5 mm"
+
+
+@pytest.mark.parametrize("text", ["ask a.b@c.org", "ftp://a.b", "FTP://a.b"])
+def test_an_address_is_no_link(text):
+    assert "&#8203;" in plain(text) and plain("P@1, me@home") == "P@1, me@home"
+
+
+TERMINAL = "\x1b]0;x\x07\x1b[2J\x9b31m\u202e[/x] [bold] :smile: $x^{"
+
+
+def test_a_terminal_obeys_no_text(capsys):
+    row = {"block": TERMINAL, "label": TERMINAL, "n": 1, "hours": None, "verdict": "new"}
+    origin = {"n_queries": {}, "commits": []}
+    print_summary(
+        {"rows": [row], "metrics": [], "origin": origin},
+        published=TERMINAL.removeprefix("\x1b]0;x\x07\x1b[2J\x9b31m\u202e"),
+    )
+    warn(TERMINAL)
+    print(VixmlError("a", where=TERMINAL, found=TERMINAL), shown(f"a\n{TERMINAL}\rb"))
+    said = "".join(capsys.readouterr())
+    assert not set("\x1b\x07\x9b\u202e\r") & set(said) and said.count("[/x]") > 4 and "\U0001f604" not in said
+
+
+def test_a_table_of_a_page_is_text():
+    row = {"block": "<b>", "label": "[a](javascript:x)", "n": 1, "hours": None, "verdict": "new", "metrics": {}}
+    page = readme_table({"rows": [row], "metrics": ["P@1"], "origin": {"n_queries": {}, "commits": []}})
+    assert "&lt;b>" in page and "\\[a]" in page
+
+
+def test_a_dollar_in_a_figure_begins_no_formula(tmp_path):
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(STYLE):
+        figure = plt.figure()
+        figure.text(0, 0, TERMINAL[-4:])
+        figure.savefig(tmp_path / "a.svg")
+        plt.close(figure)

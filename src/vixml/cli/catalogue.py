@@ -118,7 +118,9 @@ def fit(
             "--from", help="Earlier model folder to start from, when items or labels were added.", show_default=False
         ),
     ] = None,
-    cores: Annotated[int | None, typer.Option(min=1, help="Processor cores; all.", show_default=False)] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Processor cores; all.", show_default=False)
+    ] = None,
 ) -> None:
     """Train on a catalogue, choose how to predict, and pack the result as one folder that tags new items.
 

@@ -93,7 +93,7 @@ def tag(
     ],
     model: Model,
     out: Annotated[Path, typer.Option(help="File to write: .csv, .jsonl or .parquet.", show_default=False)],
-    k: Annotated[int, typer.Option(min=1, help="Tags of an item.")] = 10,
+    k: Annotated[int, typer.Option(min=1, max=1_000_000, help="Tags of an item.")] = 10,
     id: Annotated[str | None, typer.Option(help="Column of the ids; by default that of the training table.")] = None,
     text: Annotated[
         str | None, typer.Option(help="Columns of the text, joined by +; by default those of the training table.")

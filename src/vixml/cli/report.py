@@ -246,7 +246,11 @@ def plan(
     ] = "gpu",
     sustained: Annotated[
         float | None,
-        typer.Option(help="TFLOP/s that training and encoding sustain on your machine, instead of what is assumed."),
+        typer.Option(
+            min=1e-6,
+            max=1e6,
+            help="TFLOP/s that training and encoding sustain on your machine, instead of what is assumed.",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, part by part.")] = False,
     write: Annotated[

@@ -33,9 +33,11 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, max=1024, help="MB of a request.")] = 16,
     max_items: Annotated[int, typer.Option(min=1, max=4096, help="Items of a request, and images of a request.")] = 64,
     timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds of a request.")] = 30,
-    queue: Annotated[int, typer.Option(min=2, help="Items and images that wait; beyond, requests get 429.")] = 512,
+    queue: Annotated[
+        int, typer.Option(min=2, max=1_000_000, help="Items and images that wait; beyond, requests get 429.")
+    ] = 512,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Processor threads of the model; half the cores by default.")
+        int | None, typer.Option(min=1, max=4096, help="Processor threads of the model; half the cores by default.")
     ] = None,
     device: Device = "auto",
 ) -> None:

@@ -30,12 +30,17 @@ Dataset = Annotated[str, typer.Argument(help="Entry of datasets.yaml.", show_def
 Run = Annotated[str, typer.Argument(help="Run of that dataset, from config/runs/.", show_default=False)]
 TextModel = Annotated[str, typer.Argument(help="Language model, an entry of models.yaml.", show_default=False)]
 Vision = Annotated[str, typer.Argument(help="Vision encoder, an entry of models.yaml.", show_default=False)]
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers; same seed, same bytes (on one processor).")]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers; same seed, same bytes (on one processor)."),
+]
 Split = Annotated[
     Literal["test", "validation"],
     typer.Option(help="test, or validation: training queries that the run held out, for tuning."),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Processor threads. On small models two jobs of 1 beat one of 2.")]
+Threads = Annotated[
+    int, typer.Option(min=1, max=4096, help="Processor threads. On small models two jobs of 1 beat one of 2.")
+]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
 Runs = Annotated[
     str, typer.Option(envvar="VIXML_RUNS", help="Runs (DATASET:RUN:SPLIT ...) that must fit what is read.")
@@ -223,7 +228,7 @@ def tokenize(
     job: Job,
     dataset: Dataset,
     model: TextModel,
-    max_len: Annotated[int, typer.Option(min=1, help="Tokens kept of each text, special tokens included.")],
+    max_len: Annotated[int, typer.Option(min=1, max=2**17, help="Tokens kept of each text, special tokens included.")],
     runs: Runs = "",
 ) -> None:
     """Turn every text of a corpus into token ids, once, without padding.
@@ -268,7 +273,7 @@ def hash_texts(job: Job, dataset: Dataset) -> None:
 def render_images(
     job: Job,
     dataset: Dataset,
-    threads: Annotated[int, typer.Option(min=1, help="Drawings made at once.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Drawings made at once.")] = 1,
 ) -> None:
     """Draw or prepare the images of a corpus into one image store.
 
@@ -298,7 +303,7 @@ def render_images(
 def fetch_images(
     job: Job,
     dataset: Dataset,
-    threads: Annotated[int, typer.Option(min=1, help="Processes that decode and prepare images.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Processes that decode and prepare images.")] = 1,
 ) -> None:
     """Fetch the images of a corpus from the web into one image store.
 
@@ -345,7 +350,9 @@ def embed_images(
     job: Job,
     dataset: Dataset,
     vision: Vision,
-    threads: Annotated[int, typer.Option(min=1, help="Batches pooled at once; the vectors do not depend on it.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=4096, help="Batches pooled at once; the vectors do not depend on it.")
+    ] = 1,
     device: Device = "auto",
     precision: Annotated[
         str, typer.Option(help="auto, fp32, bf16 or fp16; auto: as VIXML_PRECISION says, else what the hardware has.")
@@ -459,7 +466,8 @@ def train(
     threads: Threads = 1,
     device: Device = "auto",
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes that train together, each on a GPU of its own if there are any.")
+        int,
+        typer.Option(min=1, max=4096, help="Processes that train together, each on a GPU of its own if there are any."),
     ] = 1,
     accept_checkpoint: Annotated[
         bool,
@@ -519,7 +527,7 @@ def measure_latency(
     dataset: Dataset,
     run: Run,
     seed: Seed = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Queries of a batch.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, max=1_000_000, help="Queries of a batch.")] = 256,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
@@ -574,6 +582,7 @@ def predict(
         int,
         typer.Option(
             min=16,
+            max=2**24,
             help="Bound for temporary tables in MiB (a GPU takes 8192 of its own); the result does not depend on it.",
         ),
     ] = 512,

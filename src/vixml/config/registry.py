@@ -15,8 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from vixml.config.run import Count, Fraction, Strict
+from vixml.config.run import Count, Few, Fraction, Pixels, Seed, Strict, Width
 
+Rows = Annotated[int, Field(ge=0, le=10**10)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -42,7 +43,7 @@ class Source(Strict):
         description="Hash of the file; required for a wheel. If none is published, the receipt records the hash of the first "
         "file seen, which is required from then on.",
     )
-    bytes: int | None = Field(None, gt=0, description="Size of the file; required for a wheel.")
+    bytes: int | None = Field(None, gt=0, le=10**15, description="Size of the file; required for a wheel.")
     licence: str = Field(description="Licence of the content used.")
     used_for: str = Field(description="Content used from it.")
 
@@ -68,6 +69,10 @@ class Propensity(Strict):
     b: float = Field(2.6, ge=0, le=1e6, description="B.")
 
 
+# Largest numbers of an architecture's keys that the project reads.
+SIZES = dict.fromkeys(["num_hidden_layers", "num_attention_heads", "num_key_value_heads"], 4096) | dict.fromkeys(
+    ["hidden_size", "intermediate_size", "head_dim", "vocab_size", "type_vocab_size", "max_position_embeddings"], 2**24
+)
 # Statistics of train in Table 8 that a corpus is checked against.
 AVERAGES = ("avg_labels_per_query", "avg_queries_per_label")
 
@@ -80,10 +85,10 @@ def fields_of(text: str) -> tuple[str, ...]:
 class Counts(Strict):
     """Exact counts of the finished corpus; a mismatch stops the workflow."""
 
-    n_train: int = Field(description="Training queries.")
-    n_test: int = Field(description="Test queries.")
-    n_labels: int = Field(description="Labels.")
-    n_images: int | None = Field(None, description="Images in use; `null` if they are not counted.")
+    n_train: Rows = Field(description="Training queries.")
+    n_test: Rows = Field(description="Test queries.")
+    n_labels: Rows = Field(description="Labels.")
+    n_images: Rows | None = Field(None, description="Images in use; `null` if they are not counted.")
 
 
 class TableForm(Strict):
@@ -186,17 +191,25 @@ class Catalogue(Strict):
 class Fetch(Strict):
     """How images are fetched from the web."""
 
-    concurrency: Count = Field(64, description="Maximum number of open requests.")
-    per_host: Count = Field(16, description="Maximum number of open requests to one host.")
-    attempts: Count = Field(5, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx).")
+    concurrency: Few = Field(64, description="Maximum number of open requests.")
+    per_host: Few = Field(16, description="Maximum number of open requests to one host.")
+    attempts: int = Field(
+        5, ge=1, le=100, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx)."
+    )
     backoff_seconds: float = Field(
-        1.0, ge=0, description="Wait before the second attempt, then doubled; a longer Retry-After takes precedence."
+        1.0,
+        ge=0,
+        le=86_400,
+        description="Wait before the second attempt, then doubled; a longer Retry-After takes precedence.",
     )
     timeout_seconds: float = Field(
-        20.0, gt=0, description="Time-out for connecting and for each read; four times that for the whole request."
+        20.0,
+        ge=0.01,
+        le=86_400,
+        description="Time-out for connecting and for each read; four times that for the whole request.",
     )
-    redirects: int = Field(5, ge=0, description="Maximum number of redirects.")
-    max_bytes: int = Field(20_000_000, gt=0, description="Larger files are refused.")
+    redirects: int = Field(5, ge=0, le=100, description="Maximum number of redirects.")
+    max_bytes: int = Field(20_000_000, gt=0, le=10**9, description="Larger files are refused.")
     allow_private: bool = Field(
         False, description="Allow addresses in your own network (loopback, private, link-local)."
     )
@@ -257,20 +270,26 @@ class Dataset(Strict):
     fetch: Fetch = Fetch()
     propensity: Propensity = Propensity()
     filter_required: bool = Field(False, description="Require the reciprocal-pair filters; a missing one is an error.")
-    split_seed: int | None = Field(
-        None, ge=0, le=2**32 - 1, description="Seed of the random split, for a dataset that is split here."
-    )
+    split_seed: Seed | None = Field(None, description="Seed of the random split, for a dataset that is split here.")
     test_fraction: Fraction | None = Field(
         None, description="Share of queries held out for test, for a dataset that is split here."
     )
-    image_size: int | None = Field(None, ge=16, description="Side in pixels of rendered pictograms and stored images.")
-    shards: Count = Field(1, description="Number of files in the image store.")
+    image_size: Pixels | None = Field(None, description="Side in pixels of rendered pictograms and stored images.")
+    shards: Few = Field(1, description="Number of files in the image store.")
     expect: Counts | None = Field(None, description="Counts that the corpus must have.")
     facts: dict[str, Any] = Field(
         {},
         description="Published statistics (Table 8) and notes; `avg_labels_per_query` and `avg_queries_per_label` are "
         "verified.",
     )
+
+    @field_validator("facts")
+    @classmethod
+    def _statistics(cls, facts: dict[str, Any]) -> dict[str, Any]:
+        for key, value in facts.items():
+            if key.startswith(("avg_", "pct_")) and not (type(value) in (int, float) and 0 <= value <= 1e6):
+                raise ValueError(f"{key} is a number from 0 to 1,000,000; found {str(value)[:80]!r}")
+        return facts
 
     @property
     def fetches(self) -> bool:
@@ -352,17 +371,27 @@ class TextModel(Strict):
     revision: str | None = Field(None, description="Commit on the hub; `null` takes the newest and records it.")
     eos: str | None = Field(None, description="Token of the template's `{eos}`; `null` takes the tokenizer's own.")
     architecture: dict[str, Any] = Field({}, description="Configuration of the network, if the source has none.")
-    hidden_size: int = Field(gt=0, description="Size of its vectors.")
+    hidden_size: Width = Field(description="Size of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
     n_parameters: int | None = Field(
         None,
         ge=1,
+        le=10**13,
         description="Parameter count of the architecture, with pooler and untied output matrix if it has them.",
     )
     licence: str = Field(description="Licence of the weights.")
     exact: bool = Field(
         True, description="False for quantised or otherwise altered weights; stated beside every number."
     )
+
+    @field_validator("architecture")
+    @classmethod
+    def _sizes(cls, architecture: dict[str, Any]) -> dict[str, Any]:
+        for key, value in architecture.items():
+            least, most = int(key != "type_vocab_size"), SIZES.get(key)
+            if most and not (type(value) is int and least <= value <= most):
+                raise ValueError(f"{key} is a whole number from {least} to {most:,}; found {str(value)[:80]!r}")
+        return architecture
 
     @property
     def sources(self) -> list[str]:
@@ -389,8 +418,8 @@ class VisionModel(Strict):
     weights: str | None = Field(None, description="Entry of `sources` with the weights; none for the hub's.")
     weights_member: str | None = Field(None, description="File inside it.")
     revision: str | None = Field(None, description="Commit on the hub; `null` takes the newest and records it.")
-    image_size: int = Field(ge=16, description="Side in pixels of the network's input.")
-    dim: int = Field(gt=0, description="Size of the vector.")
+    image_size: Pixels = Field(description="Side in pixels of the network's input.")
+    dim: Width = Field(description="Size of the vector.")
     batch_size: Count = Field(64, description="Images per step; up to rounding, the vectors do not depend on it.")
     licence: str = Field(description="Licence of the weights.")
     stand_in: bool = Field(False, description="True for a model that the paper did not use.")

@@ -16,8 +16,17 @@ from vixml.config.template import has_field, parse_template
 # --- What every model of a configuration file is built on.
 
 
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Positive = Annotated[float, Field(gt=0)]
+# Every number has two bounds: beyond them it can only be a mistake, which memory or time would show hours later. A field with
+# another bound is an `int` or `float` with both of its own: pydantic lets a type's bound win over the field's in silence.
+Count = Annotated[int, Field(ge=1, le=1_000_000)]  # queries, labels, vectors
+Natural = Annotated[int, Field(ge=0, le=1_000_000)]  # steps, epochs
+Few = Annotated[int, Field(ge=1, le=4096)]  # layers, heads, processes, threads, requests, files
+Width = Annotated[int, Field(ge=1, le=2**17)]  # components of a vector, tokens of a text
+Pixels = Annotated[int, Field(ge=16, le=4096)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Rate = Annotated[float, Field(ge=1e-12, le=100)]
+Positive = Annotated[float, Field(ge=1e-12, le=10_000)]
+Weight = Annotated[float, Field(ge=0, le=10_000)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -43,10 +52,11 @@ class Ridge(Strict):
     """Local ridge votes, ours: `votes / frequency^frequency_power + prototype_weight <q, z> + text_weight <q, u> + linear_weight linear(q)`."""
 
     neighbours: Count = Field(100, description="Number of training queries that each query's regression is fitted to.")
-    bandwidth: float = Field(0.2, ge=1e-3, description="`h` of the kernel `exp((cosine - 1) / h)`.")
+    bandwidth: float = Field(0.2, ge=1e-3, le=10_000, description="`h` of the kernel `exp((cosine - 1) / h)`.")
     regulariser: float = Field(
         0.2,
         ge=1e-6,
+        le=10_000,
         description="Added to the kernel matrix's diagonal: the larger, the closer to a kernel-weighted vote.",
     )
     frequency_power: float = Field(
@@ -55,14 +65,14 @@ class Ridge(Strict):
         le=1,
         description="Power of the label's number of training queries that divides its votes; above 0 favours rare labels.",
     )
-    prototype_weight: float = Field(
-        0.3, ge=0, description="Weight of the inner product with the prototype `z`; 0: no search among prototypes."
+    prototype_weight: Weight = Field(
+        0.3, description="Weight of the inner product with the prototype `z`; 0: no search among prototypes."
     )
-    text_weight: float = Field(
-        0.0, ge=0, description="Weight of the inner product with the text vector `u`; 0: no search among text vectors."
+    text_weight: Weight = Field(
+        0.0, description="Weight of the inner product with the text vector `u`; 0: no search among text vectors."
     )
-    linear_weight: float = Field(
-        0.0, ge=0, description="Weight of the score of a linear model on TF-IDF (method `linear`); 0: none is fitted."
+    linear_weight: Weight = Field(
+        0.0, description="Weight of the score of a linear model on TF-IDF (method `linear`); 0: none is fitted."
     )
 
 
@@ -126,7 +136,7 @@ Method = Literal["PRIME", "NGAME", "DEXA", "all-labels", "none"]
 class Lora(Strict):
     """Low-rank adapters on every linear projection of attention and MLP (paper, appendix A); everything else stays frozen."""
 
-    r: Count = Field(256, description="Rank.")
+    r: Width = Field(256, description="Rank.")
     alpha: Positive = Field(256, description="Scale.")
     dropout: Fraction = Field(0.0, description="Dropout on the adapters' input.")
     rank_stabilised: bool = Field(True, description="Scale by `alpha / sqrt(r)` (rsLoRA); `false`: by `alpha / r`.")
@@ -136,11 +146,14 @@ class Encoder(Strict):
     """The language model that maps queries and labels to vectors (paper section 3.1)."""
 
     model: str = Field("minilm-l3", description="Entry of config/models.yaml.")
-    layers: Count | None = Field(
+    layers: Few | None = Field(
         None, description="Number of first layers to keep, and the final norm; `null`: all (docs/deviations.md D15)."
     )
     max_len: int = Field(
-        32, ge=3, description="Text tokens to keep, with an encoder's special tokens, without images and prompt."
+        32,
+        ge=3,
+        le=2**17,
+        description="Text tokens to keep, with an encoder's special tokens, without images and prompt.",
     )
     template: str = Field(
         "{images}{text}",
@@ -200,8 +213,8 @@ class Encoder(Strict):
 class LateFusion(Strict):
     """Late fusion of a text vector and image embeddings: one layer of self-attention (MUFIN)."""
 
-    heads: Count = Field(1, description="Attention heads.")
-    feedforward: Count = Field(1024, description="Width of the feed-forward block.")
+    heads: Few = Field(1, description="Attention heads.")
+    feedforward: Width = Field(1024, description="Width of the feed-forward block.")
     dropout: Fraction = Field(0.1, description="Dropout.")
 
 
@@ -227,8 +240,8 @@ class Images(Strict):
 class Prototype(Strict):
     """PRIME's label prototype network (PRIME, section 3); DEXA uses only its free vectors."""
 
-    heads: Count = Field(8, description="Attention heads of the one transformer layer.")
-    feedforward: Count = Field(1024, description="Width of its feed-forward block.")
+    heads: Few = Field(8, description="Attention heads of the one transformer layer.")
+    feedforward: Width = Field(1024, description="Width of its feed-forward block.")
     dropout: Fraction = Field(0.1, description="Dropout of the network.")
     free_vectors: Count = Field(65536, description="Learnable vectors, shared by balanced clusters of labels.")
     init: Literal["xavier", "label-mean", "zeros"] = Field(
@@ -239,9 +252,8 @@ class Prototype(Strict):
         description="Centroids after the last epoch, for inference: means of the query vectors `stored` during it, as between "
         "epochs, or of all training queries `encoded` once more, without dropout (docs/deviations.md D26).",
     )
-    text_start: float = Field(
+    text_start: Weight = Field(
         0.5,
-        ge=0,
         description="`all-labels` and `training.refit_epochs`: a label's vector starts at its centroid plus `text_start` times its "
         "text vector.",
     )
@@ -256,13 +268,12 @@ class Loss(Strict):
     """Triplet loss with online hard negatives and a dynamic margin: the four terms of PRIME in ViXML; or a softmax over all labels."""
 
     negatives: Count = Field(10, description="Hardest in-batch negatives per row.")
-    margin_min: float = Field(0.1, ge=0, description="Lower clamp of the margin |s_p - s_n|.")
-    margin_max: float = Field(
-        0.3, ge=0, description="Upper clamp of the margin; equal clamps give a fixed margin (NGAME)."
-    )
+    margin_min: Weight = Field(0.1, description="Lower clamp of the margin |s_p - s_n|.")
+    margin_max: Weight = Field(0.3, description="Upper clamp of the margin; equal clamps give a fixed margin (NGAME).")
     temperature: float = Field(
         0.1,
         ge=1e-3,
+        le=10_000,
         description="Temperature of the softmax weights over violating negatives; `all-labels`: of the softmax over labels.",
     )
     ties: Literal["none", "half"] = Field(
@@ -277,10 +288,10 @@ class Loss(Strict):
         "shared",
         description="Draw of a query's positive: `shared` by all terms, or `per-term` (docs/deviations.md D23).",
     )
-    regulariser: float = Field(
-        0.1, ge=0, description="Weight of the regulariser R, which makes the prototype improve on the text vector."
+    regulariser: Weight = Field(
+        0.1, description="Weight of the regulariser R, which makes the prototype improve on the text vector."
     )
-    regulariser_margin: float = Field(0.1, ge=0, description="Margin inside R.")
+    regulariser_margin: Weight = Field(0.1, description="Margin inside R.")
     regulariser_negatives: Literal["u", "z"] = Field(
         "u", description="Vectors whose hardest negatives R compares: `u` or `z` (docs/deviations.md D22)."
     )
@@ -291,9 +302,8 @@ class Loss(Strict):
         "sum", description="How R combines its two parts, positives and negatives (docs/deviations.md D22)."
     )
 
-    text_weight: float = Field(
+    text_weight: Weight = Field(
         0.0,
-        ge=0,
         description="`all-labels`: weight of the softmax over the text vectors `u` of the batch's drawn labels, which keeps `u` useful "
         "for labels without training queries. 0: training encodes queries alone.",
     )
@@ -322,13 +332,15 @@ class Loss(Strict):
 class Mining(Strict):
     """NGAME batches: groups of similar queries, concatenated at random."""
 
-    start: int = Field(
-        10, ge=0, description="First epoch (from 0) with clustering, at its `cluster`; earlier batches are random."
+    start: Natural = Field(
+        10, description="First epoch (from 0) with clustering, at its `cluster`; earlier batches are random."
     )
     update: Count = Field(5, description="Number of epochs between two clusterings.")
     size: Count = Field(16, description="Queries per group at the start.")
-    double_at: list[Annotated[int, Field(ge=0)]] = Field(
-        [20, 40, 60, 80, 100, 120], description="Epochs at which the size doubles, effective at the next clustering."
+    double_at: list[Natural] = Field(
+        [20, 40, 60, 80, 100, 120],
+        max_length=64,
+        description="Epochs at which the size doubles, effective at the next clustering.",
     )
     cluster: Literal["start", "end"] = Field(
         "start",
@@ -354,16 +366,12 @@ class Mining(Strict):
 class Optimizer(Strict):
     """AdamW with linear decay."""
 
-    lr: Positive = Field(5e-4, le=100, description="Peak learning rate of the language model.")
-    lr_new: Positive = Field(
-        5e-4, le=100, description="Peak learning rate of image projection, free vectors, prototype network."
+    lr: Rate = Field(5e-4, description="Peak learning rate of the language model.")
+    lr_new: Rate = Field(5e-4, description="Peak learning rate of image projection, free vectors, prototype network.")
+    lr_labels: Rate = Field(
+        5e-3, description="Peak learning rate of the label vectors of `all-labels` and `training.refit_epochs`."
     )
-    lr_labels: Positive = Field(
-        5e-3, le=100, description="Peak learning rate of the label vectors of `all-labels` and `training.refit_epochs`."
-    )
-    weight_decay: float = Field(
-        0.01, ge=0, description="Weight decay of the parameters that `weight_decay_on` selects."
-    )
+    weight_decay: Weight = Field(0.01, description="Weight decay of the parameters that `weight_decay_on` selects.")
     weight_decay_on: Literal["matrices", "all-but-layernorm"] = Field(
         "matrices",
         description="`matrices`: biases, norms, free vectors and label vectors do not decay. `all-but-layernorm`: norms do, unless their "
@@ -371,13 +379,12 @@ class Optimizer(Strict):
         "too (docs/deviations.md D28).",
     )
     eps: Positive = Field(1e-6, description="AdamW epsilon.")
-    warmup_steps: int = Field(100, ge=0, description="Steps of linear warm-up.")
+    warmup_steps: Natural = Field(100, description="Steps of linear warm-up.")
     warmup_from: Literal["first-step", "zero"] = Field(
         "first-step", description="First rate: the `first-step` of the ramp, or `zero` (docs/deviations.md D27)."
     )
-    warmup_steps_new: int | None = Field(
+    warmup_steps_new: Natural | None = Field(
         None,
-        ge=0,
         description="Steps of linear warm-up for the new parts; `null`: `warmup_steps`. Fewer put them ahead of the "
         "language model, because an untrained prototype network pulls all queries to one point "
         "(docs/deviations.md D4).",
@@ -388,14 +395,15 @@ class Optimizer(Strict):
 class Training(Strict):
     """The training budget and how it is executed."""
 
-    epochs: int = Field(150, ge=0, description="Passes over the training queries; 0 keeps the model untrained.")
-    refit_epochs: int = Field(
+    epochs: Natural = Field(150, description="Passes over the training queries; 0 keeps the model untrained.")
+    refit_epochs: Natural = Field(
         0,
-        ge=0,
         description="Passes over the stored vectors of the training queries after the last epoch, which fit one vector per label "
         "against all labels (docs/deviations.md D34); 0: none.",
     )
-    batch_size: int = Field(2048, ge=2, description="Queries per batch; each contributes one positive label.")
+    batch_size: int = Field(
+        2048, ge=2, le=1_000_000, description="Queries per batch; each contributes one positive label."
+    )
     positives: Literal["inverse-propensity", "uniform"] = Field(
         "inverse-propensity", description="How the one positive label of each query in the batch is drawn."
     )
@@ -413,17 +421,18 @@ class Training(Strict):
     validation: Fraction = Field(
         0.0, description="Share of *train* queries held out for diagnostics and tuning; test selects nothing."
     )
-    validation_split: int = Field(
-        0, ge=0, description="Which random share of the queries is held out; each number gives another share."
+    validation_split: Seed = Field(
+        0, description="Which random share of the queries is held out; each number gives another share."
     )
-    checkpoint_minutes: Positive = Field(
+    checkpoint_minutes: float = Field(
         10.0,
+        ge=1e-12,
+        le=1e6,
         description="Minimum minutes between checkpoints; each epoch ends with one. Saving takes at most 1 % of the "
         "time.",
     )
-    workers: int | None = Field(
+    workers: Annotated[int, Field(ge=0, le=4096)] | None = Field(
         None,
-        ge=0,
         description="Processes that assemble batches; results do not depend on it. `null`: with a GPU one less than "
         "the job's threads, between one and four; otherwise none.",
     )

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from vixml.config.load import read_yaml, validate, with_line
 from vixml.config.published import IDENTITY, PAPER
-from vixml.config.run import Strict
+from vixml.config.run import Seed, Strict
 from vixml.errors import VixmlError
 
 
@@ -38,7 +38,7 @@ class Row(Strict):
     label: str = Field(description="As printed.")
     published: dict[str, str] = Field(description="Columns of reported_results.csv that identify the row's cells.")
     run: str | None = Field(None, description="Our run that reproduces it; `null` if there is none.")
-    seed: int | None = Field(None, description="One seed of that run, for tables with one row per seed.")
+    seed: Seed | None = Field(None, description="One seed of that run, for tables with one row per seed.")
 
     @model_validator(mode="after")
     def _known_columns(self) -> Row:
@@ -60,7 +60,7 @@ class MeasuredRow(Strict):
 
     label: str = Field(description="Name of the row.")
     run: str = Field(description="The run, as in config/runs.")
-    seed: int | None = Field(None, description="One seed of that run; `null`: the mean of all.")
+    seed: Seed | None = Field(None, description="One seed of that run; `null`: the mean of all.")
     note: str = Field("", description="A remark in the last column.")
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import os
+import re
+from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from vixml.config.run import Count, Strict
+from vixml.config.run import Few, Seed, Strict
+from vixml.stages import PLACES
 
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+# What a folder of results holds at the least: raw files, results of a published commit, or one stage.
+_MARKS = (
+    "raw",
+    "reference",
+    "*/manifest.json",
+    *(f"{re.sub('{.*?}', '*', place)}/manifest.json" for place in PLACES.values()),
+)
 
 
 class Target(Strict):
@@ -30,9 +40,9 @@ class Target(Strict):
 class Threads(Strict):
     """Threads per job. On small models, two jobs with one thread each are faster than one job with two (benchmarks/)."""
 
-    train: int = Field(1, ge=1, le=4096, description="Training, encoding.")
-    images: int = Field(2, ge=1, le=4096, description="Rendering and pooling images.")
-    search: int = Field(1, ge=1, le=4096, description="Search and scoring.")
+    train: Few = Field(1, description="Training, encoding.")
+    images: Few = Field(2, description="Rendering and pooling images.")
+    search: Few = Field(1, description="Search and scoring.")
 
 
 class WorkflowConfig(Strict):
@@ -77,7 +87,7 @@ class WorkflowConfig(Strict):
     )
     threads: Threads = Threads()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the heavy stages.")
-    processes_per_training: Count = Field(
+    processes_per_training: Few = Field(
         1,
         description="Processes that train a run together (torchrun), each on its own GPU if there are any. They share each "
         "batch, so the result equals that of one process up to rounding.",
@@ -88,4 +98,32 @@ class WorkflowConfig(Strict):
     def _no_wildcard(cls, folder: str | None) -> str | None:
         if folder is not None and (set(folder) & set("{}") or not folder.isprintable() or folder[:1] in "-~"):
             raise ValueError("a folder's name with a brace, a line break or the like, or that starts with - or ~")
+        return folder
+
+    @field_validator("results", "pages")
+    @classmethod
+    def _a_folder_of_its_own(cls, folder: str | None, info: ValidationInfo) -> str | None:
+        """Refuse a folder above the project, its configuration or home, and one of results that holds other things."""
+        if folder is None:
+            return None
+        path, config = os.path.realpath(folder), str(info.data.get("config_dir", "config"))
+        own = os.path.join(path, "results")
+        for what, other in (
+            ("the project", "."),
+            ("the configuration", config),
+            ("your home", os.path.expanduser("~")),
+        ):
+            if Path(os.path.realpath(other)).is_relative_to(path):
+                raise ValueError(f"the folder {path} holds {what}: name one for results alone, e.g. {own}")
+        try:
+            found = sorted(name for name in os.listdir(path) if not name.startswith((".", "lost+found")))
+        except FileNotFoundError:
+            return folder
+        except OSError as error:
+            raise ValueError(f"{path} is not a folder that can be read: {error.strerror}") from error
+        if found and info.field_name == "results" and not any(next(Path(path).glob(mark), None) for mark in _MARKS):
+            raise ValueError(
+                f"the folder {path} holds other things and no results ({', '.join(found[:3])}): name one for results alone, "
+                f"e.g. {own}"
+            )
         return folder

@@ -17,6 +17,7 @@ from vixml.data.survey import Survey, facts_of
 from vixml.data.table_files import expand
 from vixml.errors import VixmlError
 from vixml.files import write_text
+from vixml.text import shown
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _printed(options: Options, report: Report, survey: Survey) -> str:
     ]
     lines += ["", *(f"warning: {one}" for one in report.warnings)] if report.warnings else []
     lines += ["", f"{options.out} is written. Next:", f"  vixml fit {options.out}"]
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./ +-]*[A-Za-z0-9_]|[A-Za-z]|\d+(\.\d+)?")

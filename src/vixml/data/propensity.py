@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 
-from vixml.errors import VixmlError, expect_whole
+from vixml.errors import VixmlError, expect_whole, reading
 
 
 def inverse_propensity(counts: np.ndarray, n_train: int, a: float, b: float) -> np.ndarray:
@@ -27,19 +29,32 @@ def inverse_propensity(counts: np.ndarray, n_train: int, a: float, b: float) -> 
         >>> inverse_propensity(np.array([0, 10, 1000]), 10_000, 0.6, 2.6).round(3).tolist()
         [10.981, 4.872, 1.28]
     """
-    counts = np.asarray(counts)
+    with reading("these are no counts of training queries", "counts", expected="(n_labels,) whole numbers"):
+        counts = np.asarray(counts)
     expect_whole(n_train, 1, "the number of training queries is no number of things", where="n_train")
     if n_train < 3:
         raise VixmlError(
             "propensities need three training queries or more", where="train", found=n_train,
             expected="3: the formula has log(n) - 1", hint="are the tables whole?",
         )  # fmt: skip
-    outside = counts.size and (counts.min() < 0 or counts.max() > n_train)
-    if counts.ndim != 1 or counts.dtype.kind not in "iu" or outside:
-        found = f"shape {counts.shape}, {counts.dtype}" + (f", {counts.min()} to {counts.max()}" if counts.size else "")
+    whole = counts.dtype.kind in "iu"
+    if counts.ndim != 1 or not whole or counts.min(initial=0) < 0 or counts.max(initial=0) > n_train:
+        found = f"shape {counts.shape}, {counts.dtype}" + (
+            f", {counts.min()} to {counts.max()}" if whole and counts.size else ""
+        )
         expected = f"(n_labels,) whole numbers from 0 to n_train = {n_train}"
         raise VixmlError("these are no counts of training queries", where="counts", found=found, expected=expected)
-    if not (np.isfinite(a) and np.isfinite(b) and b >= 0):
-        raise VixmlError("propensities need a finite A, and a finite B of 0 or more", where="a, b", found=f"{a}, {b}")
+    numbers = all(isinstance(value, Real) and not isinstance(value, bool) for value in (a, b))
+    if not (numbers and 0 <= a <= 10 and 0 <= b <= 1e6):
+        raise VixmlError(
+            "propensities need an A from 0 to 10, and a B from 0 to 1,000,000",
+            where="a, b",
+            found=f"{a!r:.40}, {b!r:.40}",
+        )
+    if not b and not counts.min(initial=1):
+        raise VixmlError(
+            "B of 0 gives a label without training queries an infinite weight", where="propensity.b", found=b,
+            hint="set it above 0, e.g. to the default, 2.6",
+        )  # fmt: skip
     c = (np.log(n_train) - 1) * (b + 1) ** a
     return 1 + c * np.power(np.asarray(counts, dtype=np.float64) + b, -a)

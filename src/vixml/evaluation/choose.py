@@ -16,12 +16,13 @@ from vixml.data.corpus import Corpus, training_rows
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import hits_in_chunks
 from vixml.files import write_json
+from vixml.manifest import check_run
 from vixml.progress import warn
 from vixml.provenance import stage
 from vixml.ragged import Ragged
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.calibration import FEWEST_QUERIES, RANKS, Calibration, calibrate
-from vixml.retrieval.opened import HELD_OUT, TRAIN_AGAIN, OpenedRun, check_run
+from vixml.retrieval.opened import HELD_OUT, TRAIN_AGAIN, OpenedRun
 from vixml.retrieval.predict import CHOICE
 from vixml.retrieval.ranking import adds_linear, rank_labels
 

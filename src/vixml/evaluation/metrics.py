@@ -24,14 +24,16 @@ full reciprocal rank of 1; the paper prints neither (docs/deviations.md D9).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from vixml.errors import VixmlError, expect_whole
-from vixml.ragged import Ragged
+from vixml.errors import VixmlError, expect_whole, reading
+from vixml.ragged import Ragged, expect_ragged
 
 # --- Mark which predicted labels are true, a bounded chunk of queries at a time.
 
@@ -86,7 +88,10 @@ def hits_in_chunks(
         VixmlError: numbers of rows or labels differ, a row's true labels contain one twice, or what :func:`check_ranking`
             refuses.
     """
+    predictions = _table(predictions)
     _check_shapes(predictions, truth, filter)
+    if not isinstance(memory_mb, Real) or not 0 <= memory_mb < math.inf:
+        raise VixmlError("not a number of megabytes", where="memory_mb", found=repr(memory_mb)[:40])
     cells = predictions.shape[1] + len(truth.values) / max(len(truth), 1)
     step = max(1, int(memory_mb * 2**20 / (BYTES_PER_CELL * (cells + 1))))
     for start in range(0, len(truth), step):
@@ -195,10 +200,19 @@ def _look_up(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
     return (keys[position] == wanted) & (labels >= 0)
 
 
+def _table(predictions: np.ndarray) -> np.ndarray:
+    """Return predictions as an array; rows of different lengths and masked ones are none."""
+    with reading("predictions are no label ids", "predictions", expected="a table of whole numbers, -1 for none"):
+        array = np.asanyarray(predictions)
+        if isinstance(array, np.ma.MaskedArray):
+            raise ValueError("a masked array")
+    return array
+
+
 def _check_shapes(predictions: np.ndarray, truth: Ragged, filter: Ragged | None) -> None:
-    truth.check("true labels")
+    expect_ragged(truth, "true labels")
     if filter is not None:
-        filter.check("filter")
+        expect_ragged(filter, "filter")
     if predictions.ndim != 2 or len(predictions) != len(truth):
         raise VixmlError(
             "predictions and true labels do not belong together",
@@ -276,10 +290,12 @@ def evaluate(
         {'P@1': 50.0, 'P@2': 50.0, 'nDCG@1': 50.0, 'nDCG@2': 62.2, 'PSP@1': 50.0, 'PSP@2': 66.67, 'PSnDCG@1': 50.0, \
 'PSnDCG@2': 62.2, 'R@2': 75.0, 'hit@2': 100.0, 'MAP@2': 50.0, 'MRR@2': 75.0}
     """
-    weights = np.asarray(inverse_propensity, dtype=np.float64)
-    _check(truth, weights, [*ks, *deep_ks])
+    expect_ragged(truth, "true labels")
+    with reading("metrics are taken at no list of k", "ks and deep_ks", expected="lists of whole numbers"):
+        ks, deep_ks = list(ks), list(deep_ks)
+    weights = _check(truth, inverse_propensity, [*ks, *deep_ks])
     sums = _Sums(sorted(set(ks)), sorted(set(deep_ks)), weights)
-    for chunk in hits_in_chunks(np.asanyarray(predictions), truth, filter, memory_mb, checked):
+    for chunk in hits_in_chunks(predictions, truth, filter, memory_mb, checked):
         sums.add(chunk)
     return Evaluation(sums.percentages(len(truth)), len(truth), *sums.counts)
 
@@ -379,7 +395,8 @@ def _best_weights(truth: Ragged, by_weight: np.ndarray, rank: np.ndarray, depth:
     return best
 
 
-def _check(truth: Ragged, weights: np.ndarray, ks: Sequence[int]) -> None:
+def _check(truth: Ragged, inverse_propensity: np.ndarray, ks: Sequence[int]) -> np.ndarray:
+    """Return the inverse propensities as float64."""
     if not len(truth.values):
         raise VixmlError(
             "there is nothing to score",
@@ -390,12 +407,20 @@ def _check(truth: Ragged, weights: np.ndarray, ks: Sequence[int]) -> None:
     if not ks:
         raise VixmlError("metrics are taken at no k", where="ks and deep_ks", hint="name one")
     for k in ks:
-        expect_whole(k, 1, "metrics are taken at k of 1 or more", where="ks and deep_ks", hint="correct the list of k")
-    if weights.shape != (truth.n_cols,) or not (weights > 0).all() or not np.isfinite(weights).all():
-        raise VixmlError(
-            "inverse propensities do not fit the labels",
-            where="inverse propensities",
-            found=f"shape {weights.shape}, smallest {weights.min(initial=np.inf):.4g}",
-            expected=f"({truth.n_cols},), finite and above 0",
-            hint="make them from the training labels of the same corpus; fewer than 3 training queries give none",
-        )
+        hint = "correct the list of k"
+        expect_whole(k, 1, "metrics are taken at k of 1 or more", where="ks and deep_ks", hint=hint, most=1_000_000)
+    what, where = "inverse propensities do not fit the labels", "inverse propensities"
+    expected = f"({truth.n_cols},), numbers from 1e-100 to 1e100"  # their sums stay finite and above 0
+    hint = "make them from the training labels of the same corpus; fewer than 3 training queries give none"
+    with reading(what, where, expected=expected, hint=hint):
+        given = np.asarray(inverse_propensity)
+    if (
+        given.dtype.kind not in "fiu"
+        or given.shape != (truth.n_cols,)
+        or not ((given >= 1e-100) & (given <= 1e100)).all()
+    ):
+        found = f"shape {given.shape}, {given.dtype}"
+        if given.dtype.kind in "fiu":
+            found += f", {given.min(initial=np.inf):.4g} to {given.max(initial=-np.inf):.4g}"
+        raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
+    return given.astype(np.float64)

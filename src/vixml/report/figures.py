@@ -125,6 +125,7 @@ SIZES = {"encoder": 7, "decoder": 11}
 PLATE = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
 
 STYLE = {
+    "text.parse_math": False,  # names and titles are text: a dollar begins no formula
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,

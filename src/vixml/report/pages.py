@@ -22,7 +22,7 @@ from vixml.files import write_json, write_text
 from vixml.plan.cost import Missing
 from vixml.report.results import NOT_RUN, STATES, Aggregate, Results, difference, find, load, mean_sd, read_versioned
 from vixml.report.tables import Row, Section, Sources, Table, build_tables, missing_cost
-from vixml.text import duration, markdown, size
+from vixml.text import duration, markdown, one_line, plain, size
 
 # -- the main numbers ----------------------------------------------------------------------------------------------------
 
@@ -142,8 +142,8 @@ def readme_table(summary: dict[str, Any]) -> str:
         cells = []
         for row in rows:
             about = [interval(row, metrics[0]), duration(row["hours"]), str(row["n"])]
-            cells.append([row["label"], *(number(row, metric) for metric in metrics), *about])
-        out.append(markdown([block, *metrics, f"95 % of {metrics[0]}", "training", "seeds"], cells))
+            cells.append([plain(row["label"]), *(number(row, metric) for metric in metrics), *about])
+        out.append(markdown([plain(block), *metrics, f"95 % of {metrics[0]}", "training", "seeds"], cells))
     return "\n".join([*out, origin_sentence(summary)]) + "\n"
 
 
@@ -212,17 +212,17 @@ def print_summary(summary: dict[str, Any], pages: Path | None = None, published:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     run = [row for row in summary["rows"] if row["n"]]
     for block, rows in groupby(run, key=lambda row: row["block"]):
-        table = RichTable(title=block, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = RichTable(title=one_line(block), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("run", min_width=18, overflow="fold")
         for metric in [*summary["metrics"], "time", "n"]:
             table.add_column(metric, justify="right", no_wrap=True)
         for row in rows:
             # Without blanks around ±, four metrics fit on a terminal of 80 columns.
             cells = [number(row, metric).replace(" ± ", "±") for metric in summary["metrics"]]
-            table.add_row(row["label"], *cells, duration(row["hours"]), str(row["n"]))
+            table.add_row(one_line(row["label"]), *cells, duration(row["hours"]), str(row["n"]))
         console.print(table)
     if left := len(summary["rows"]) - len(run):
         console.print(f"{left} more rows of these tables were not run by this configuration.")
@@ -359,7 +359,9 @@ def _parts(sources: Sources) -> str:
         counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         cost = missing.by_table[table.spec.id]
         figures = [duration(cost.hours or None), size(cost.disk_bytes)]
-        rows.append([name, table.spec.title, str(len(table.cells(True))), counted, *figures, f"`{table.spec.id}`"])
+        rows.append(
+            [name, plain(table.spec.title), str(len(table.cells(True))), counted, *figures, f"`{table.spec.id}`"]
+        )
     heads = ["part", "what", "published cells", "without a run", "GPU time (H100)", "disk", "key"]
     total = missing.total
     in_all = (

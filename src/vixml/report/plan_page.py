@@ -116,7 +116,7 @@ def show(plan: Plan, choices: Sequence[Choice], budget: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
 
     def draw(titles: list[str], rows: list[list[str]]) -> None:
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -178,7 +178,9 @@ def pages(plan: Plan, config_dir: Path | str) -> dict[str, str]:
     sizes = []
     for name, model in load_world(config_dir).text_models.items():
         counted, printed = shape_of(name, model).parameters, count(model.parameters)
-        sizes.append([plain(model.title), model.parameters, f"{counted / 1e6:,.1f}M", f"{counted / printed:.3f}"])
+        sizes.append(
+            [plain(model.title), plain(model.parameters), f"{counted / 1e6:,.1f}M", f"{counted / printed:.3f}"]
+        )
     return {
         "plan": "\n".join([*asked, order, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
         "known": "\n".join([times, markdown(["case", "way", "GFLOP/s per thread"], speeds)]),

@@ -120,20 +120,20 @@ def to_markdown(table: Table) -> str:
 
 def _markdown_section(table: Table, section: Section) -> str:
     shared = section.shared_reasons
-    before = ["run" if section.of_runs else table.spec.row_title] + ["params"] * section.has_params
+    before = ["run" if section.of_runs else plain(table.spec.row_title)] + ["params"] * section.has_params
     numbers = [f"{part} {column}" for part in section.parts for column in table.columns] + [
         "training"
     ] * section.of_runs
     rows = []
     for row in section.rows:
         cells = row.in_order(table.columns)
-        line = [plain(row.label)] + [row.params] * section.has_params
+        line = [plain(row.label)] + [plain(row.params)] * section.has_params
         line += [text(cell, part) for part in section.parts for cell in cells]
         line += [duration(row.hours.mean if row.hours else None)] * section.of_runs
         rows.append([*line, *([row.verdict] if table.compared else []), plain(row.remarks(shared))])
     after = ["verdict", "note"] if table.compared else ["note"]
     width = len(before) + len(numbers)
-    reasons = f"Every row: {', '.join(shared)}.\n\n" if shared else ""
+    reasons = f"Every row: {', '.join(map(plain, shared))}.\n\n" if shared else ""
     return reasons + markdown([*before, *numbers, *after], rows, words=range(width, width + len(after)))
 
 

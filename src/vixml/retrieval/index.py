@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from vixml.config.run import RunConfig, SeededRun
 from vixml.data.corpus import SPLITS
 from vixml.files import save_array
+from vixml.manifest import check_run
 from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items, expect_direction, fewer_items
 from vixml.models.inputs import RunData, RunInputs, open_inputs
@@ -65,6 +66,7 @@ def build_index(run: SeededRun, inputs: RunInputs, trained: Path, out: Path, dev
     facts: dict[str, Any] = {}
     named = {**inputs.named(), "trained": trained}
     with stage(out, "build-index", config=run.resolved, inputs=named, facts=facts) as work:
+        check_run(trained, run.names, "--trained")
         opened = Trained.open(run, inputs, trained, device)
         config, data, model = opened.config, opened.data, opened.model
         total = sum(data.corpus.n(split) for split in SPLITS)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vixml.config.run import SeededRun
 from vixml.data.tokens import load_tokenizer
 from vixml.files import load_array, write_json
-from vixml.manifest import holds
+from vixml.manifest import check_run, holds
 from vixml.memory import enough_memory
 from vixml.models.inputs import RunInputs
 from vixml.progress import bar
@@ -59,6 +59,8 @@ def measure_latency(
     named = {**inputs.named(), "trained": trained, "index": index}
     facts: dict[str, Any] = {}
     with stage(out, "measure-latency", config=resolved, inputs=named, facts=facts) as work:
+        for name, folder in (("trained", trained), ("index", index)):
+            check_run(folder, run.names, f"--{name}")
         opened = Trained.open(run, inputs, trained, device)
         model, corpus, queries = opened.model, opened.data.corpus, opened.data.sequences["test"]
 

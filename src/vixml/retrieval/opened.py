@@ -16,7 +16,7 @@ from vixml.data.lexical import tf_idf
 from vixml.errors import VixmlError
 from vixml.files import load_array
 from vixml.images.embeddings import ImageEmbeddings
-from vixml.manifest import holds, read_manifest
+from vixml.manifest import holds
 from vixml.ragged import Ragged
 from vixml.retrieval.linear import LinearModel
 from vixml.retrieval.ranking import LINEAR, Queries, adds_linear, searched_labels
@@ -193,21 +193,3 @@ def held_out_rows(trained: Path, n_train: int) -> np.ndarray:
             hint="set training.validation of the run above 0, or predict split test",
         )
     return rows
-
-
-def check_run(folder: Path, expected: Mapping[str, object], option: str) -> None:
-    """Check that a folder belongs to a run.
-
-    Raises:
-        VixmlError: it belongs to another.
-    """
-    config = read_manifest(folder)["config"]
-    found = {key: config.get(key) for key in expected}
-    if found != expected:
-        raise VixmlError(
-            "this folder belongs to another run",
-            where=f"{option} {folder}",
-            found=" ".join(f"{key} {value}" for key, value in found.items()),
-            expected=" ".join(f"{key} {value}" for key, value in expected.items()),
-            hint="a run with `reuse` reads the index and the model of the run that it names; every other run its own",
-        )

@@ -14,11 +14,12 @@ from vixml.config.run import Inference, RunConfig, SeededRun
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json, save_array
+from vixml.manifest import check_run
 from vixml.memory import enough_memory
 from vixml.provenance import stage
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.linear import linear
-from vixml.retrieval.opened import OpenedRun, check_run, held_out_rows
+from vixml.retrieval.opened import OpenedRun, held_out_rows
 from vixml.retrieval.ranking import rank_labels
 from vixml.retrieval.vote import popularity
 

@@ -15,6 +15,7 @@ processor. Inner products with labels are computed only for pairs that can be am
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -56,6 +57,10 @@ class LabelTerm:
     weight: float
     queries: np.ndarray
     labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise VixmlError("a weight of label vectors is not above 0", where="local ridge votes", found=self.weight)
 
 
 @dataclass(frozen=True)

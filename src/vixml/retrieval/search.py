@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vixml.errors import VixmlError, expect_whole
-from vixml.ragged import Ragged
+from vixml.ragged import Ragged, expect_ragged
 from vixml.runtime import coarse_type, one_thread_each, send, share_out
 
 # --- Input and output: arrays of results, a filter's rows, and checks of shapes, types and finite numbers.
@@ -28,7 +28,9 @@ from vixml.runtime import coarse_type, one_thread_each, send, share_out
 
 def no_labels(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the result of ``n`` queries that found nothing yet: (n, k) int32 ids of -1; (n, k) float32 scores of -inf."""
-    expect_whole(k, 1, "a search must keep one label or more", where="k", hint="set inference.top_k to 1 or more")
+    expect_whole(
+        k, 1, "a search must keep one label or more", where="k", hint="correct inference.top_k", most=1_000_000
+    )
     return np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
 
 
@@ -66,14 +68,20 @@ def check_rows(name: str, array: np.ndarray) -> None:
 def check_search(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filter: Ragged | None) -> None:
     """Check shapes, types, k and filter of a search (:func:`vixml.retrieval.search.search`)."""
     for name, array in (("queries", queries), ("labels", labels)):
-        if not isinstance(array, np.ndarray | Tensor):
-            raise VixmlError("no array of vectors", where=name, found=type(array).__name__, expected="an array")
-    if queries.ndim != 2 or labels.ndim != 2 or queries.shape[1] != labels.shape[1]:
+        plain = isinstance(array, np.ndarray | Tensor) and not isinstance(array, np.ma.MaskedArray)
+        if plain and isinstance(array, Tensor):
+            plain = array.layout == torch.strided and array.device.type != "meta" and not array.requires_grad
+        if not plain:
+            raise VixmlError(
+                "no plain array of vectors", where=name, found=type(array).__name__, expected="an array, or a tensor without "
+                "gradient", hint="`.detach()` a tensor that is trained, fill a masked or sparse one",
+            )  # fmt: skip
+    if queries.ndim != 2 or labels.ndim != 2 or not 0 < queries.shape[1] == labels.shape[1]:
         raise VixmlError(
             "queries and labels are not vectors of one length",
             where="search",
             found=f"shapes {queries.shape} and {labels.shape}",
-            expected="(n, d) and (m, d)",
+            expected="(n, d) and (m, d), d above 0",
             hint="encode both with one model",
         )
     for name, array in (("queries", queries), ("labels", labels)):
@@ -83,7 +91,7 @@ def check_search(queries: np.ndarray, labels: np.ndarray | Tensor, k: int, filte
             )
     no_labels(0, k)  # refuses a k that is none
     if filter is not None:
-        filter.check("filter")
+        expect_ragged(filter, "filter")
     if filter is not None and (len(filter), filter.n_cols) != (len(queries), len(labels)):
         raise VixmlError(
             "the filter of reciprocal pairs does not fit queries and labels",
@@ -441,6 +449,8 @@ def decide(
     Returns:
         As :func:`search`.
     """
+    if near.dtype.kind not in "iu" or near.min(initial=-1) < -1 or near.max(initial=-1) >= len(labels):
+        raise VixmlError("proposals are no labels", where="near", found=near.dtype, expected=f"-1 to {len(labels) - 1}")
     n, p = near.shape
     ids, scores = no_labels(n, k)
     left_out = near < 0

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vixml.config.run import Inference
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal, expect_whole
 from vixml.images.embeddings import ImageEmbeddings
-from vixml.ragged import Ragged
+from vixml.ragged import Ragged, expect_ragged
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.search import no_labels, rows_of, steps
 
@@ -45,6 +45,7 @@ class Votes:
         """
         there = nearest >= 0
         elected = voter_labels.take(nearest[there])
+        elected.check_once("labels of the voters")
         rows = np.repeat(np.nonzero(there)[0], elected.lengths)
         return cls(rows, elected.values, np.repeat(weights[there], elected.lengths))
 
@@ -135,7 +136,7 @@ def check_voters(voters: np.ndarray, voter_labels: Ragged, where: str) -> None:
     Raises:
         VixmlError: another number of vectors than of rows, or a label out of range.
     """
-    voter_labels.check(where)
+    expect_ragged(voter_labels, where)
     if len(voters) != len(voter_labels):
         raise VixmlError(
             "vectors and labels of the voters do not belong together",
@@ -266,6 +267,11 @@ def popularity(
         >>> popularity(Ragged.from_rows([[2], [0, 2], [1]], n_cols=4), 1, 4)[0].tolist()
         [[2, 0, 1, -1]]
     """
+    expect_ragged(train_labels, "training labels")
+    expect_whole(n_queries, 0, "not a number of queries", where="n_queries")
+    if filter is not None:
+        expect_ragged(filter, "filter")
+        expect_equal(len(filter), n_queries, "the filter does not fit the queries", where="filter")
     counts = train_labels.counts()
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].astype(np.int32)
     share = (counts[order] / max(len(train_labels), 1)).astype(np.float32)

@@ -21,6 +21,7 @@ from vixml.data.table_files import kind_of, plain
 from vixml.errors import VixmlError
 from vixml.progress import warn
 from vixml.tagging.tagger import PICTURES, TEXT, Tagger
+from vixml.text import shown
 
 Row = tuple[str, str, dict[str, Any] | VixmlError]  # where, id, and the item or why it is none
 
@@ -53,7 +54,7 @@ def form_of(tagger: Tagger, paths: Sequence[Path], columns: Columns) -> TableFor
     names = {TEXT, PICTURES, *tagger.folder.dataset.text_fields, *fields_of(columns.text or ""), columns.pictures or ""}
     form = form_like(paths, columns.form, catalogue.form if catalogue else TableForm(), names, report)
     for subject, found, reason, option in report.guesses:
-        print(f"{paths[0].name}: {subject} {found} ({reason}; {option})", file=sys.stderr)
+        print(shown(f"{paths[0].name}: {subject} {found} ({reason}; {option})"), file=sys.stderr)
     for sentence in report.warnings:
         warn(sentence)
     return form

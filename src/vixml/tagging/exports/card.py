@@ -105,7 +105,7 @@ def card(folder: ModelFolder, to: str, items: bool, verified: list[str], lost: l
         "",
         "## What is lost",
         "",
-        *(f"- {line[0].upper()}{line[1:]}." for line in lost),
+        *(f"- {line[0].upper()}{plain(line[1:])}." for line in lost),
         *([] if lost else ["Nothing: nearest labels by inner product are the model's tags."]),
         "",
     ]
