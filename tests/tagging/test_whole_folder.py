@@ -68,3 +68,23 @@ def test_a_folder_of_another_kind_is_kept(tmp_path):
     with pytest.raises(VixmlError, match="is no demo"):
         write(tmp_path / "out", "new")
     assert os.listdir(tmp_path / "out") == ["mine.txt"]
+
+
+def test_a_folder_that_another_process_writes_at_the_same_moment_is_replaced(tmp_path, monkeypatch):
+    rename, others = os.rename, iter(["other", "another"])
+
+    def late(source, target):
+        if os.path.basename(source) == "new" and (text := next(others, None)):
+            write_text(tmp_path / "out/marker", text)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    write(tmp_path / "out", "new")
+    assert (tmp_path / "out/marker").read_text() == "new" and os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_of_another_kind_that_appears_meanwhile_is_kept(tmp_path):
+    with pytest.raises(VixmlError, match="is no demo"), whole_folder(tmp_path / "out", "marker", "demo") as work:
+        write_text(work / "marker", "new")
+        write_text(tmp_path / "out/mine.txt", "x")
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["mine.txt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -29,21 +30,31 @@ def whole_folder(out: Path, marker: str, what: str) -> Iterator[Path]:
     former = out.with_name(f".{out.name}-former")
     if former.exists() and not out.exists():
         os.rename(former, out)  # a kill between the two renames below
-    if out.exists() and not (out / marker).is_file():
-        hint = "name another folder, or remove this one"
-        raise VixmlError(f"the folder to write exists and is no {what}", where=out, hint=hint)
+    _expect_kind(out, marker, what)
     with work_folder(out) as work:
         (work / "new").mkdir()
         yield work / "new"
         sync_tree(work / "new")
-        if out.exists():
-            shutil.rmtree(former, ignore_errors=True)
-            os.rename(out, former)
-        try:
-            os.rename(work / "new", out)
-        except OSError:
-            with suppress(OSError):
-                os.rename(former, out)
-            raise
+        for last in (False, False, True):
+            if out.exists():
+                _expect_kind(out, marker, what)
+                shutil.rmtree(former, ignore_errors=True)
+                os.rename(out, former)
+            try:
+                os.rename(work / "new", out)
+                break
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and not last:
+                    continue  # another process wrote the same folder at this moment
+                with suppress(OSError):
+                    os.rename(former, out)
+                raise
         sync_folder(out.parent)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def _expect_kind(out: Path, marker: str, what: str) -> None:
+    """Check that a folder that will be replaced is of this kind."""
+    if out.exists() and not (out / marker).is_file():
+        hint = "name another folder, or remove this one"
+        raise VixmlError(f"the folder to write exists and is no {what}", where=out, hint=hint)
