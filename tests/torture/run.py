@@ -2,11 +2,11 @@
 
     python tests/torture/run.py --cases 2000
 
-Kinds: `input` (damaged files of every kind that a user or the web gives), `damage` (of every intermediate file), `kill` (a stage, at
-a file operation), `disk` (full, read-only, blinking), `web` (a hostile server), `image` (every mode, depth and orientation), `entry`
-(snakemake, dvc and fit, killed with all of their processes at a file operation). Each case runs in a process of its own, with a
-limit of time and memory. The same seed gives the same cases. Of each bad one a folder remains with its files, what was said, and the
-command that repeats it.
+Kinds: `input` (damaged files of every kind that a user or the web gives), `damage` (of every intermediate file), `kill` (a stage, at a
+file operation), `disk` (full, read-only, blinking), `web` (a hostile server), `source` (a download, a fetch or an import, killed at a
+file operation), `image` (every mode, depth and orientation), `entry` (snakemake, dvc and fit, killed with all of their processes at a
+file operation). Each case runs in a process of its own, with a limit of time and memory. The same seed gives the same cases. Of each
+bad one a folder remains with its files, what was said, and the command that repeats it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CONFIG = TESTS.parent / "config"
 SECONDS, MEMORY, WAITS = 60, 6 << 30, 10
 LIMITS = {"entry": 300}
 # Kind -> cases of each round; below 0: one every so many rounds.
-EVERY = {"input": 12, "image": 4, "kill": 2, "disk": 2, "damage": 2, "web": -2, "entry": -6}
+EVERY = {"input": 12, "image": 4, "kill": 2, "disk": 2, "damage": 2, "web": -2, "source": -2, "entry": -6}
 KINDS = tuple(EVERY)
 
 
@@ -92,7 +92,7 @@ def _stream(kind: str, draw: random.Random, scratch: Path) -> Iterator[Case]:
             if found == kind:
                 yield Case(kind, fault.name, fault.work)
     else:
-        module = importlib.import_module("entry" if kind == "entry" else "others")
+        module = importlib.import_module({"entry": "entry", "source": "sources"}.get(kind, "others"))
         yield from (Case(kind, name, work) for name, work in getattr(module, f"{kind}_cases")(draw, scratch))
 
 
