@@ -6,6 +6,7 @@ from vixml.config.run import RunConfig
 from vixml.data.corpus import Corpus
 from vixml.files import read_json
 from vixml.provenance import MANIFEST
+from vixml.retrieval.ranking import adds_linear
 from vixml.stages import Job
 from vixml.text import markdown, plain
 
@@ -26,6 +27,7 @@ def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnai
     dataset, world = job.dataset, job.project.world
     text_model = job.project.text_model(config.encoder.model)
     how = INFERENCE.get(config.inference.method, config.inference.method).format(**config.inference.model_dump())
+    how += ", and a linear model on TF-IDF" if adds_linear(config.inference) else ""
     reads = f"text and up to {config.images.per_item} images per item" if config.needs_embeddings else "text"
     licences = {f"data: {name}": licence for name, licence in job.licences().items()}
     licences[f"language model: {text_model.checkpoint}"] = text_model.licence
