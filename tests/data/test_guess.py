@@ -322,3 +322,21 @@ def test_lists_in_every_notation(new, tmp_path, written):
     write_csv(tmp_path / "t.csv", rows)
     printed = new("t.csv")
     assert re.search(r"separator +lists ", printed) and "labels: 8, 2.00 per item" in printed
+
+
+@pytest.mark.parametrize(("n", "said"), [(3, "too few training items"), (1, "a split holds no item")])
+def test_a_catalogue_too_small_to_train_on_is_refused(new, tmp_path, n, said):
+    rows = [{"id": i, "title": f"item {i}", "labels": "a"} for i in range(n)]
+    error = new(write_csv(tmp_path / "t.csv", rows), status=2)
+    assert said in error and "t.csv" in error and not (tmp_path / "shop.yaml").exists()
+
+
+def test_a_catalogue_too_large_for_a_linear_model_has_none(new, tmp_path, monkeypatch):
+    rows = [{"id": i, "title": f"item {i}", "labels": "a|b" if i % 2 else "b|c"} for i in range(20)]
+    table = write_csv(tmp_path / "t.csv", rows)
+    new(table, "--out", tmp_path / "shop.yaml")
+    assert "linear:" in (tmp_path / "shop.yaml").read_text(encoding="utf-8")
+    monkeypatch.setattr("vixml.config.defaults.LINEAR_LABELS", 2)
+    new(table, "--out", tmp_path / "shop.yaml")
+    text = (tmp_path / "shop.yaml").read_text(encoding="utf-8")
+    assert "linear:" not in text and "linear_weight: 0" in text

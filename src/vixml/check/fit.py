@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vixml.config.defaults import FEWEST_TO_TRAIN
 from vixml.config.load import family_file, require, require_fit
 from vixml.config.project import Project
 from vixml.config.tables import FactsSpec, TableSpec, named_runs
@@ -112,9 +113,9 @@ def _misfits(
         )  # fmt: skip
     if n_train is None:
         return
-    if n_train < 3:
+    if n_train < FEWEST_TO_TRAIN:
         yield (
-            "a dataset has too few training queries", "", n_train, "3 or more: propensities follow from log(n) - 1",
+            "a dataset has too few training queries", "", n_train, f"{FEWEST_TO_TRAIN} or more: propensities follow from log(n) - 1",
             "are the tables whole, and is test_fraction a share of test?",
         )  # fmt: skip
     if run.training.epochs and n_train - round(share * n_train) < 1:

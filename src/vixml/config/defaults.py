@@ -11,6 +11,9 @@ FEWEST_TO_CHOOSE = 500  # held-out queries; with fewer, what is chosen is worse 
 FEWEST_TO_HOLD_OUT = 4_000  # training items; of fewer, 500 are too large a share to train without
 
 
+FEWEST_TO_TRAIN = 3  # training items: propensities follow from log(n) - 1
+
+
 def has_linear(n_train: int, n_labels: int) -> bool:
     """Return whether a linear model on TF-IDF is fitted to so many training texts and labels."""
     return n_train <= LINEAR_TEXTS and n_labels <= LINEAR_LABELS

@@ -370,7 +370,10 @@ class _Build:
         """
         n_rows, entry = self.writer.rows[split] + found["unlabelled_left_out"], self.entry
         if not n_rows:
-            raise VixmlError("a split holds no item", where=table.path, hint=GUIDE)
+            raise VixmlError(
+                "a split holds no item", where=table.path, found=f"no item of split {split}",
+                expected="one item in each of train and test", hint=f"more items, or another share of test; {GUIDE}",
+            )  # fmt: skip
         default = type(entry).model_fields["id"].default
         if entry.id not in columns and entry.id != default and not entry.id.startswith("#"):
             raise VixmlError(

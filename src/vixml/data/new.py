@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vixml.config.defaults import FEWEST_TO_HOLD_OUT, has_linear, training_defaults
+from vixml.config.defaults import FEWEST_TO_HOLD_OUT, FEWEST_TO_TRAIN, has_linear, training_defaults
 from vixml.config.load import load_world, validate
 from vixml.config.registry import NAME, Dataset
 from vixml.data.guess import Report, guess_catalogue, guess_form
@@ -70,6 +70,9 @@ def new_catalogue(options: Options) -> str:
     dataset = validate(Dataset, data, "the guesses")
     survey = Survey(dataset, ".")
     survey.doubts(dataset, report)
+    if (found := survey.rows["train"]) < FEWEST_TO_TRAIN:
+        expected = f"{FEWEST_TO_TRAIN} or more; a hundred give tags that are worth something"
+        raise VixmlError("too few training items", where=files[0], found=found, expected=expected)
     write_text(options.out, render(options, dataset, survey))
     return _printed(options, report, survey)
 
