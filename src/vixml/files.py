@@ -39,7 +39,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     # Publishing a stage's work folder flushes all of it, and removing it leaves nothing behind.
     alone = not any(part.startswith(".tmp-") for part in path.parts)
     if alone:
-        _sweep(path)
+        sweep(path)
     temporary = path.with_name(f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(8)}")
     temporary.touch()
     mode = temporary.stat().st_mode
@@ -64,7 +64,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 @contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``out``, on the same disk; remove it afterwards, and those of former tries that were killed."""
-    _sweep(out)
+    sweep(out)
     work = Path(tempfile.mkdtemp(prefix=f"{_prefix(out)}{os.getpid()}-", dir=out.parent))
     try:
         yield work
@@ -72,7 +72,7 @@ def work_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _sweep(out: Path) -> None:
+def sweep(out: Path) -> None:
     """Remove the temporary files and work folders of ``out`` whose processes on this machine ended before they could."""
     prefix = _prefix(out)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,16 @@ def test_a_good_file_in_place_is_not_fetched_again(raw, wheel, pip):
     (raw / path.name).write_bytes(path.read_bytes())
     fetch_source("pack", source, raw)
     assert pip.calls == [] and read_json(raw / f"{path.name}.json")["how"] == "found in place"
+
+
+def test_what_a_killed_call_left_beside_a_good_file_is_removed(raw, wheel, pip):
+    path, source = wheel
+    (raw / path.name).write_bytes(path.read_bytes())
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (raw / f".tmp-{path.name}-{platform.node()}-{ended.pid}-x").mkdir()
+    fetch_source("pack", source, raw)
+    assert files_in(raw) == [path.name, f"{path.name}.json"]
 
 
 @pytest.mark.parametrize("change", ["cut", "altered"])

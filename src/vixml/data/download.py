@@ -21,7 +21,7 @@ from pathlib import Path
 
 from vixml.config.registry import Source
 from vixml.errors import VixmlError, expect_equal
-from vixml.files import disk_full, move, read_json, sha256_file, work_folder, write_json
+from vixml.files import disk_full, move, read_json, sha256_file, sweep, work_folder, write_json
 from vixml.progress import bar
 
 # The time that raw files get, 2000-01-01: older than any result.
@@ -50,6 +50,7 @@ def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: boo
     raw_dir = Path(raw_dir)
     raw_dir.mkdir(parents=True, exist_ok=True)
     target = raw_dir / source.filename
+    sweep(target)  # of a call that was killed after the file was in place
     if target.exists() or source.kind == "place":
         # The hash is taken every time: a file altered later must not pass because it was good once.
         try:
