@@ -141,16 +141,18 @@ def call(root: Path, command: tuple[str, ...], at: int = 0) -> str:
         "PATH": f"{programs()}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path),
         "TORTURE_CONTROL": str(control), "TORTURE_AT": str(at),
     }  # fmt: skip
-    done = subprocess.run(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        stdin=subprocess.DEVNULL, errors="replace",
-    )  # fmt: skip
+    # Into a file: a process that outlives the killed one would keep a pipe open, and is ended below.
+    with open(control / "said", "w") as said:
+        status = subprocess.run(
+            command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
+        ).returncode
+    printed = (control / "said").read_text(errors="replace")
     if at:
         while end_all(control) or _end_those_in(root):
             time.sleep(0.05)
     else:
-        assert done.returncode == 0, done.stdout
-    return done.stdout
+        assert status == 0, printed
+    return printed
 
 
 def make_unmade(root: Path) -> None:
