@@ -73,6 +73,24 @@ def test_inputs_that_were_made_from_one_another_are_of_one_making(tmp_path):
     make(tmp_path / "out", inputs={"corpus": corpus, "index": index})
 
 
+def test_what_is_no_input_any_more_says_nothing_about_the_inputs(tmp_path):
+    corpus, tokens, index, file = (tmp_path / name for name in ("corpus", "tokens", "index", "runs.yaml"))
+    file.write_text("a", encoding="utf-8")
+    make(corpus, "x")
+    make(tokens, inputs={"corpus": corpus})
+    make(index, inputs={"tokens": tokens, "file": file})
+    # Configuration is read by many stages, and reruns none.
+    file.write_text("a  # a comment", encoding="utf-8")
+    make(tmp_path / "out", inputs={"index": index, "file": file})
+    # The tokens of another corpus: the index was made from the former ones.
+    make(tmp_path / "corpus2", "y")
+    make(tokens, "of corpus2", inputs={"corpus": tmp_path / "corpus2"})
+    make(tmp_path / "corpus2", "z")
+    make(tmp_path / "out", inputs={"corpus": corpus, "corpus2": tmp_path / "corpus2", "index": index})
+    (tokens / "manifest.json").write_text("{", encoding="utf-8")
+    make(tmp_path / "out", inputs={"corpus": corpus, "index": index})
+
+
 def test_a_failure_leaves_everything_as_it_was(tmp_path):
     before = make(tmp_path / "one", "old")
     with pytest.raises(RuntimeError), stage(tmp_path / "one", "demo", config={}, inputs={}) as work:

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -176,12 +177,14 @@ def expect_one_origin(described: Mapping[str, Mapping[str, Any]]) -> None:
     Raises:
         VixmlError: an input was made, perhaps through others, from a former state of another input.
     """
-    now = {os.path.abspath(entry["path"]): entry["sha256"] for entry in described.values()}
-    for entry in described.values():
-        made = [entry["path"]]
-        for path in made:  # grows
-            if not (Path(path) / MANIFEST).is_file():
-                continue
+    # Folders of stages: files of configuration are read by many stages and rerun none.
+    folders = [entry for entry in described.values() if (Path(entry["path"]) / MANIFEST).is_file()]
+    now = {os.path.abspath(entry["path"]): entry["sha256"] for entry in folders}
+    for entry in folders:
+        made = [(entry["path"], entry["sha256"])]
+        for path, state in made:  # grows
+            if not _is_still(Path(path), state):
+                continue  # it was made again since, and says nothing about what was read
             for source in read_manifest(path).get("inputs", {}).values():
                 digest = now.get(os.path.abspath(source["path"]), source["sha256"])
                 if digest != source["sha256"]:
@@ -190,7 +193,15 @@ def expect_one_origin(described: Mapping[str, Mapping[str, Any]]) -> None:
                         f"with sha256 {source['sha256'][:12]}", expected=f"from what is there now, {digest[:12]}",
                         hint="run its stage again; snakemake runs what is older by itself",
                     )  # fmt: skip
-                made += [source["path"]] if source["path"] not in made else []
+                one = (source["path"], source["sha256"])
+                made += [one] if one not in made else []
+
+
+def _is_still(folder: Path, state: str) -> bool:
+    """Return whether a stage's folder has the digest that another manifest names."""
+    with suppress(VixmlError):
+        return (folder / MANIFEST).is_file() and read_manifest(folder).get("outputs_sha256") == state
+    return False
 
 
 class Reading:

@@ -56,6 +56,13 @@ VECTORS = {"method": "none", "training": {"epochs": 0}}
         (TEXT | {"training": {"validation": 0.004}}, "validation", {}, "training.validation"),
         (TEXT | {"training": {"validation": 0.996}}, "test", {}, "training.validation"),
         (TEXT, "test", {"n_train": 2}, ""),
+        (TEXT | VECTORS | {"inference": {"method": "linear"}}, "test", {"n_train": 10**6}, "inference.method"),
+        (
+            TEXT | {"inference": {"method": "chosen", "ridge": {"linear_weight": 1}}},
+            "test",
+            {"n_labels": 10**6},
+            "inference.ridge.linear_weight",
+        ),
     ],
 )
 def test_what_the_data_do_not_have(project, run, split, changes, key):

@@ -172,6 +172,8 @@ def test_results_are_kept_apart_from_home_and_from_other_things(copied, tmp_path
     (home / "used" / "runs" / "picto" / "a" / "seed0" / "model" / "manifest.json").touch()
     (home / "used" / "notes.txt").touch()
     assert [load_workflow(data | {"results": str(one)}, "a").results for one in results] == [*map(str, results)]
+    (home / "photos" / "data" / "shop").mkdir(parents=True)  # as a first stage that failed leaves
+    assert load_workflow(data | {"results": str(home / "photos")}, "a").results == str(home / "photos")
     (home / "photos" / "a.jpg").touch()
     with pytest.raises(VixmlError, match=r"holds other things and no results \(a\.jpg\)"):
         load_workflow(data | {"results": str(home / "photos")}, "a")

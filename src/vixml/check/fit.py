@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vixml.config.defaults import FEWEST_TO_TRAIN
+from vixml.config.defaults import FEWEST_TO_TRAIN, LINEAR_LABELS, LINEAR_TEXTS, has_linear
 from vixml.config.load import family_file, require, require_fit
 from vixml.config.project import Project
 from vixml.config.tables import FactsSpec, TableSpec, named_runs
@@ -117,6 +117,14 @@ def _misfits(
         yield (
             "a dataset has too few training queries", "", n_train, f"{FEWEST_TO_TRAIN} or more: propensities follow from log(n) - 1",
             "are the tables whole, and is test_fraction a share of test?",
+        )  # fmt: skip
+    how, n_labels = run.inference, counts.get("n_labels") or 0
+    votes = how.method in ("local-ridge", "chosen") and how.ridge.linear_weight > 0
+    if (votes or how.method == "linear") and not has_linear(n_train, n_labels):
+        yield (
+            "a dataset is too large for a linear model on TF-IDF", "inference.ridge.linear_weight" if votes else "inference.method",
+            f"{n_train:,} training texts, {n_labels:,} labels", f"{LINEAR_TEXTS:,} and {LINEAR_LABELS:,} at most",
+            "set linear_weight to 0" if votes else "leave the run out",
         )  # fmt: skip
     if run.training.epochs and n_train - round(share * n_train) < 1:
         yield (

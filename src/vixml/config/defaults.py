@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 LINEAR_TERMS = 1 << 14  # at most: a system of that size takes 1 GB and half a minute
-LINEAR_TEXTS, LINEAR_LABELS = 100_000, 65_536  # of a linear model at most: minutes, and 512 terms for so many labels
+LINEAR_TEXTS, LINEAR_LABELS = 50_000, 65_536  # of a linear model at most: minutes, and 512 terms for so many labels
 FEWEST_TO_CHOOSE = 500  # held-out queries; with fewer, what is chosen is worse than the preset
 FEWEST_TO_HOLD_OUT = 4_000  # training items; of fewer, 500 are too large a share to train without
 

@@ -387,6 +387,9 @@ class TextModel(Strict):
     @field_validator("architecture")
     @classmethod
     def _sizes(cls, architecture: dict[str, Any]) -> dict[str, Any]:
+        # A published configuration may say null where it means the usual size.
+        optional = ("num_key_value_heads", "head_dim")
+        architecture = {key: value for key, value in architecture.items() if value is not None or key not in optional}
         for key, value in architecture.items():
             least, most = int(key != "type_vocab_size"), SIZES.get(key)
             if most and not (type(value) is int and least <= value <= most):

@@ -21,6 +21,11 @@ _MARKS = (
 )
 
 
+def _holds_a_file(path: str) -> bool:
+    """Return whether this is a file, or a folder with one; a stage that failed leaves empty folders."""
+    return not os.path.isdir(path) or any(files for *_, files in os.walk(path))
+
+
 class Target(Strict):
     """Runs of one dataset with the seeds to train."""
 
@@ -116,7 +121,8 @@ class WorkflowConfig(Strict):
             if Path(os.path.realpath(other)).is_relative_to(path):
                 raise ValueError(f"the folder {path} holds {what}: name one for results alone, e.g. {own}")
         try:
-            found = sorted(name for name in os.listdir(path) if not name.startswith((".", "lost+found")))
+            names = (name for name in os.listdir(path) if not name.startswith((".", "lost+found")))
+            found = sorted(name for name in names if _holds_a_file(os.path.join(path, name)))
         except FileNotFoundError:
             return folder
         except OSError as error:

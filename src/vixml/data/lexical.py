@@ -100,6 +100,8 @@ def folded(vectors: csr_matrix) -> np.ndarray:
     """Return the lexical vectors of texts with these TF-IDF vectors (:func:`tf_idf`): (n, DIM) float16."""
     from sklearn.preprocessing import normalize
 
+    if not vectors.shape[0]:  # which scikit-learn does not expect
+        return np.zeros((0, DIM), np.float16)
     return normalize(vectors @ _folding(), copy=False).toarray().astype(np.float16)
 
 

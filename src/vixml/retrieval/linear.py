@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vixml.config.defaults import LINEAR_LABELS, LINEAR_TERMS, LINEAR_TEXTS, has_linear
-from vixml.data.lexical import BUCKETS, NGRAMS, inverse_frequencies, tf_idf
+from vixml.data.lexical import AT_ONCE, BUCKETS, NGRAMS, inverse_frequencies, tf_idf
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 from vixml.retrieval.search import no_labels, rows_of, steps
@@ -68,20 +68,19 @@ class LinearModel:
                 hint="leave the run out, or set linear_weight to 0; `knn` and `local-ridge` scale to any number",
             )
         weights = inverse_frequencies(texts)
-        known = tf_idf(texts, weights)
-        occurs = np.bincount(known.indices, minlength=len(NGRAMS) * BUCKETS)
-        most = min(LINEAR_TERMS, COEFFICIENTS // max(m, 1), np.count_nonzero(occurs))
-        terms = np.sort(np.argsort(-occurs, kind="stable")[:most]).astype(np.int32)
-        known = _columns(known, _positions(terms), len(terms))
+        of_term, never = weights.ravel(), np.float32(1 + np.log(1 + n))  # the less, the more texts have it
+        most = min(LINEAR_TERMS, COEFFICIENTS // max(m, 1), np.count_nonzero(of_term < never))
+        terms = np.sort(np.argsort(of_term, kind="stable")[:most]).astype(np.int32)
+        known = cls(weights, terms, np.zeros((0, m), np.float32)).features_of(texts)
         truth = csr_matrix((np.ones(len(labels.values), np.float32), labels.values, labels.offsets), shape=(n, m))
         dual = n <= len(terms)  # the smaller system
         factors = known.T.tocsr() if dual else known
-        system = _gram(factors)
+        # In float64: of many texts that share words, sums in float32 are off by as much as the regulariser.
+        system = _gram(factors.astype(np.float64))
         system[np.diag_indices(len(system))] += REGULARISER
+        right = truth if dual else known.T.astype(np.float64) @ truth
         with one_blas_thread():
-            solved = cho_solve(
-                cho_factor(system, lower=True, overwrite_a=True), (truth if dual else known.T @ truth).toarray()
-            )
+            solved = cho_solve(cho_factor(system, lower=True, overwrite_a=True), right.toarray().astype(np.float32))
         coefficients = known.T @ solved if dual else solved
         return cls(weights, terms, np.ascontiguousarray(coefficients, dtype=np.float32))
 
@@ -93,9 +92,19 @@ class LinearModel:
         """
         return _columns(vectors, self._positions, len(self.terms))
 
+    def features_of(self, texts: Sequence[str]) -> csr_matrix:
+        """Return the features of texts: (n, t) float32; the terms without coefficients of a few texts at a time are in memory."""
+        from scipy.sparse import vstack
+
+        parts = [self.features(tf_idf(texts[some], self.weights)) for some in steps(max(len(texts), 1), AT_ONCE)]
+        return vstack(parts, format="csr")
+
     @cached_property
     def _positions(self) -> np.ndarray:
-        return _positions(self.terms)
+        """Return the column of each hashed term among the kept ones, -1 for none."""
+        positions = np.full(len(NGRAMS) * BUCKETS, -1, np.int32)
+        positions[self.terms] = np.arange(len(self.terms))
+        return positions
 
 
 def linear(
@@ -133,13 +142,6 @@ def linear_scores(features: csr_matrix, coefficients: np.ndarray, filter: Ragged
     if filter is not None:
         found[np.repeat(np.arange(len(found)), filter.lengths), filter.values] = -np.inf
     return found
-
-
-def _positions(terms: np.ndarray) -> np.ndarray:
-    """Return the column of each hashed term among the kept ones, -1 for none."""
-    positions = np.full(len(NGRAMS) * BUCKETS, -1, np.int32)
-    positions[terms] = np.arange(len(terms))
-    return positions
 
 
 def _columns(vectors: csr_matrix, positions: np.ndarray, n: int) -> csr_matrix:

@@ -12,7 +12,6 @@ import numpy as np
 
 from vixml.config.run import Images, Inference
 from vixml.data.corpus import Corpus, training_rows
-from vixml.data.lexical import tf_idf
 from vixml.errors import VixmlError
 from vixml.files import load_array
 from vixml.images.embeddings import ImageEmbeddings
@@ -102,7 +101,7 @@ class OpenedRun:
     @cached_property
     def features(self) -> csr_matrix:
         """Return what the linear model reads of the queries."""
-        return self.linear.features(tf_idf(self.texts(self.split, self.rows), self.linear.weights))
+        return self.linear.features_of(self.texts(self.split, self.rows))
 
     def searched(self, how: Inference) -> dict[str, np.ndarray]:
         """Return what :func:`vixml.retrieval.ranking.rank_labels` ranks labels by; the same arrays at each call."""

@@ -449,7 +449,7 @@ def decide(
     Returns:
         As :func:`search`.
     """
-    if near.dtype.kind not in "iu" or near.min(initial=-1) < -1 or near.max(initial=-1) >= len(labels):
+    if near.dtype.kind not in "iu" or near.min(initial=0) < -1 or near.max(initial=0) >= max(len(labels), 1):
         raise VixmlError("proposals are no labels", where="near", found=near.dtype, expected=f"-1 to {len(labels) - 1}")
     n, p = near.shape
     ids, scores = no_labels(n, k)

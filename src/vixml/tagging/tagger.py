@@ -456,7 +456,8 @@ class Tagger:
     def with_labels(self, labels: Iterable[Item], offset: float = 0.0) -> Tagger:
         """Return a tagger with further labels; this one stays as it is.
 
-        It shares the networks. Its label vectors are a copy, so it costs ``4 * dim`` bytes per label of the model.
+        It shares the networks. Its label vectors and a linear model's coefficients are copies: ``4 * dim`` bytes per label of
+        the model, and 128 MB at most.
 
         Args:
             labels, offset: as in :meth:`add_labels`; the errors are the same.

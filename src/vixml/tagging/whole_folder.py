@@ -39,7 +39,8 @@ def whole_folder(out: Path, marker: str, what: str) -> Iterator[Path]:
             if out.exists():
                 _expect_kind(out, marker, what)
                 shutil.rmtree(former, ignore_errors=True)
-                os.rename(out, former)
+                with suppress(FileNotFoundError):  # another process moved it at this moment
+                    os.rename(out, former)
             try:
                 os.rename(work / "new", out)
                 break
