@@ -32,7 +32,7 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "image_weight": (0, 0.15, 0.3, 0.5),
     "ridge.prototype_weight": (0, 0.1, 0.2, 0.3, 0.5, 0.8),
     "ridge.text_weight": (0, 0.1, 0.2, 0.3, 0.5),
-    "ridge.linear_weight": (0, 0.3, 1, 3, 8),
+    "ridge.linear_weight": (0, 0.2, 0.5, 1, 3, 8),
     "ridge.frequency_power": (0, 0.05, 0.1, 0.2, 0.3),
     "ridge.bandwidth": (0.05, 0.1, 0.2, 0.4, 0.8),
     "ridge.regulariser": (0.05, 0.1, 0.2, 0.4, 0.8),
