@@ -80,6 +80,8 @@ check: install  ## run the other checks of a change: style, lint, generated file
 	@$(ACTIVATE) && vixml summary --reference results/reference/picto-summary.json --readme docs/results.md --check
 	@$(ACTIVATE) && vixml summary --reference results/reference/picto-methods-summary.json --readme docs/results.md \
 	  --place methods --check
+	@$(ACTIVATE) && vixml summary --reference results/reference/picto-best-summary.json --layout best --readme docs/results.md \
+	  --place best --check
 	@$(ACTIVATE) && vixml reproduction --check
 	@$(MAKE) --no-print-directory slow
 

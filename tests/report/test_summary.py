@@ -120,6 +120,7 @@ def test_markers_must_be_there_once(text):
         ("picto-summary", "readme", "README.md", "results"),
         ("picto-summary", None, "docs/results.md", "results"),
         ("picto-methods-summary", None, "docs/results.md", "methods"),
+        ("picto-best-summary", "best", "docs/results.md", "best"),
     ],
 )
 def test_the_tables_of_the_pages_are_up_to_date(reference, layout, page, place):
