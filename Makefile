@@ -54,19 +54,19 @@ demo: install  ## the whole reproduction on the embedded data set: download, tra
 	@echo "  vixml pack picto vixml-minilm-l3 --out picto.model"
 	@echo "  vixml serve --model picto.model        # then open http://127.0.0.1:8000 and try: fishing rod"
 
-test: install  ## run the tests, with `auto` as float32 (six to seven minutes on two idle cores)
+test: install  ## run the tests, with `auto` as float32 (about five minutes on two idle cores)
 	@$(ACTIVATE) && $(PYTEST) -m "not slow"
 
 test-bf16: install  ## run the tests that depend on `auto` again in bfloat16, which every processor supports (a minute)
 	@$(ACTIVATE) && VIXML_PRECISION=bf16 $(PYTEST) -m "not slow" $(NUMERIC)
 
-slow: install  ## run the slow tests: the demo with conda; conda, DVC and SLURM to the same bytes, killed and resumed (half an hour on two cores without bfloat16)
+slow: install  ## run the slow tests: the demo with conda; conda, DVC and SLURM to the same bytes, killed and resumed (ten minutes on two idle cores)
 	@$(ACTIVATE) && $(PYTEST) -m slow --durations 10
 
 # `make torture CASES=200 SEED=5` tries others; tests/torture/run.py --help lists the kinds.
 CASES := 2000
 SEED := 0
-torture: install  ## try 2,000 hostile and odd cases: damaged files, kills, disks, servers, images (about an hour on two cores)
+torture: install  ## try 2,000 hostile and odd cases: damaged files, kills, disks, servers, images (a quarter of an hour on two idle cores)
 	@$(ACTIVATE) && python tests/torture/run.py --cases $(CASES) --seed $(SEED)
 
 check: install  ## run the other checks of a change: style, lint, generated files, slow tests

@@ -183,9 +183,7 @@ def expect_one_origin(described: Mapping[str, Mapping[str, Any]]) -> None:
     for entry in folders:
         made = [(entry["path"], entry["sha256"])]
         for path, state in made:  # grows
-            if not _is_still(Path(path), state):
-                continue  # it was made again since, and says nothing about what was read
-            for source in read_manifest(path).get("inputs", {}).values():
+            for source in _inputs_of(Path(path), state):
                 digest = now.get(os.path.abspath(source["path"]), source["sha256"])
                 if digest != source["sha256"]:
                     raise VixmlError(
@@ -197,11 +195,13 @@ def expect_one_origin(described: Mapping[str, Mapping[str, Any]]) -> None:
                 made += [one] if one not in made else []
 
 
-def _is_still(folder: Path, state: str) -> bool:
-    """Return whether a stage's folder has the digest that another manifest names."""
-    with suppress(VixmlError):
-        return (folder / MANIFEST).is_file() and read_manifest(folder).get("outputs_sha256") == state
-    return False
+def _inputs_of(folder: Path, state: str) -> list[dict[str, Any]]:
+    """Return what a folder was made from; nothing of a file, and of a folder that was made again since or is half written."""
+    if (folder / MANIFEST).is_file():
+        with suppress(VixmlError):
+            manifest = read_manifest(folder)
+            return list(manifest.get("inputs", {}).values()) if manifest.get("outputs_sha256") == state else []
+    return []
 
 
 class Reading:

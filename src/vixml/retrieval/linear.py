@@ -1,7 +1,7 @@
 """A linear model from the TF-IDF vector of a text to each label: a baseline, and a part of local ridge votes.
 
 It finds what the texts say literally, the encoder what they mean. Ridge regression, one label versus the rest, on the terms that occur
-in most training texts: on 8,640 package summaries, 16,384 of 85,511 terms predict as well as all (docs/deviations.md D33).
+in most training texts: 16,384 predict as well as all (docs/deviations.md D33).
 """
 
 from __future__ import annotations

@@ -181,13 +181,13 @@ def _write(work: Path, job: Job, config: RunConfig, neighbours: bool, thumbnails
     choice = read_json(job.folder("choose-inference") / CHOICE) if job.run.inference.method == "chosen" else {}
     if fitted := choice.get("calibration"):
         write_json(work / CALIBRATION, fitted)
-    if config.inference.lexical_weight > 0:
-        shutil.copyfile(folders["lexical"] / "weights.npy", work / LEXICAL)
     voters = OpenedRun(corpus, folders | {"index": index}, config.images, run.seed)
     if adds_linear(config.inference):
-        save_array(work / LEXICAL, voters.linear.weights)  # the same
+        save_array(work / LEXICAL, voters.linear.weights)
         save_array(work / LINEAR_TERMS, voters.linear.terms)
         save_array(work / LINEAR_COEFFICIENTS, voters.linear.coefficients)
+    elif config.inference.lexical_weight > 0:
+        shutil.copyfile(folders["lexical"] / "weights.npy", work / LEXICAL)  # the same
     if neighbours:
         (work / NEIGHBOURS).mkdir()
         save_array(work / NEIGHBOURS / "vectors.npy", voters.voters(config.inference))
