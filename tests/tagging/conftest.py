@@ -201,9 +201,11 @@ def packed(shop, shared) -> Callable[[str], Path]:
 
     def of(run: str) -> Path:
         folder = shared / "models" / run
-        if not folder.exists():
-            shop.make(run)
-            pack(shop.project, "shop", run, 0, folder)
+        # Another process that packed at the same time would replace the folder while this one reads it.
+        with FileLock(shared / f"packed-{run}.lock"):
+            if not folder.exists():
+                shop.make(run)
+                pack(shop.project, "shop", run, 0, folder)
         return folder
 
     return of
