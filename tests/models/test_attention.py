@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vixml.models.attention import attend
+from vixml.models.attention import attend, packed_attention
 
 
 def by_hand(q, k, v, causal, scale):
@@ -49,6 +49,21 @@ def test_against_the_double_loop(shape, causal, learning):
         theirs = torch.autograd.grad((expected * probe).sum(), (q, k, v))
         for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_each_sequence_of_a_stream_attends_to_itself_alone(learning):
+    sizes = [(3, 1), (19, 4), (8, 4), (1, 5), (2, 16), (2, 33)]
+    blocks = [(sum(count * length for count, length in sizes[:n]), *size) for n, size in enumerate(sizes)]
+    total = sum(count * length for count, length in sizes)
+    q, k, v = torch.randn(3, 1, 2, total, 8, generator=torch.Generator().manual_seed(0))
+    with torch.set_grad_enabled(learning):
+        found, _ = packed_attention(torch.nn.Module(), q, k, v, None, blocks=blocks, scaling=0.3)
+    for first, count, length in blocks:
+        for start in range(first, first + count * length, length):
+            own = slice(start, start + length)
+            expected = by_hand(q[:, :, own], k[:, :, own], v[:, :, own], False, 0.3)
+            torch.testing.assert_close(found[:, own].transpose(1, 2).double(), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -104,7 +104,7 @@ def test_ids_that_a_spreadsheet_would_compute_are_text_and_survive(tagger, tmp_p
 def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tagger, tmp_path, monkeypatch, ending):
     rows = [{"id": n, "text": NAMES[n % 7] if n % 5 else ""} for n in range(23)]
     table, out = write(tmp_path / "new.csv", rows), tmp_path / f"tags{ending}"
-    monkeypatch.setattr(tagger_module, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(tagger_module, "ITEMS_AT_ONCE", 4)
     tag_table(tagger, table, tmp_path / f"whole{ending}")
     child = os.fork()
     if not child:  # killed while it writes its third chunk

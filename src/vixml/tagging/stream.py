@@ -1,7 +1,7 @@
 """Tag a table of any length in flat memory, and resume where it was killed.
 
 Items are tagged a chunk of rows at a time. Each chunk is one finished file in ``<out>-tagging``, so that a killed run loses one
-chunk at most; chunks begin at fixed rows, so the same table gives the same bytes however often it was interrupted.
+chunk at most; what a chunk holds depends on the table alone, so the same table gives the same bytes however often it was interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from vixml.images.store import kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
 from vixml.tagging.rows import Columns, Row, digest_of, form_of, items_of
-from vixml.tagging.tagger import Read, Tagger
+from vixml.tagging.tagger import ITEMS_AT_ONCE, PICTURES, PICTURES_AT_ONCE, Read, Tagger, in_chunks
 from vixml.text import csv_cell
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -106,12 +105,12 @@ def tag_table(
         raise VixmlError("tags cannot be written like this", where=out, found=found, expected=expected)
     if columns.pictures and not tagger.reads_images:
         warn(f"{tagger.folder.folder}: this model reads text only; the column {columns.pictures} is not looked at")
-    limits, size = _limits(tagger, wanted), tagger.at_once
+    limits = _limits(tagger, wanted)
     digest, lines = digest_of(paths)
     form = form_of(tagger, paths, columns)
     told = {name: value if value is None else str(value) for name, value in vars(columns).items()}
     told |= {"form": form.model_dump()}
-    options = {**vars(wanted), "size": size, "ending": out.suffix, "columns": told}
+    options = {**vars(wanted), "at_once": [ITEMS_AT_ONCE, PICTURES_AT_ONCE], "ending": out.suffix, "columns": told}
     identity = {"table": digest, "model": sha256_json(tagger.folder.header), "labels": sha256_json(tagger.ids)}
     identity |= {"options": options, "precision": tagger.precision, "offset": tagger.offset, "version": __version__}
     kept = kept_folder(out, "tagging", identity)
@@ -120,7 +119,7 @@ def tag_table(
     work = partial(_read, tagger, fields_of(columns.text) if columns.text else None)
     with bar(f"tagging {paths[0].name}", lines) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
         rows = items_of(paths, form, tagger, columns)
-        for number, chunk in enumerate(iter(lambda: list(islice(rows, size)), [])):
+        for number, chunk in enumerate(in_chunks(rows, _n_pictures)):
             done = kept / f"{number:08d}.json"
             if done.exists():
                 advance.skip(len(chunk))
@@ -244,6 +243,10 @@ def _read(tagger: Tagger, fields: Sequence[str] | None, row: Row) -> Read | Vixm
         return tagger.read(item, where, fields)
     except VixmlError as error:
         return error
+
+
+def _n_pictures(row: Row) -> int:
+    return 0 if isinstance(row[2], VixmlError) else len(row[2].get(PICTURES, ()))
 
 
 def _reason(error: VixmlError) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,12 +39,13 @@ from vixml.runtime import choose_precision, find_device
 from vixml.tagging.model_folder import LABELS, LANGUAGE, LEXICAL, NEIGHBOURS, ModelFolder
 from vixml.tagging.thumbnails import Thumbnails
 
+T = TypeVar("T")
 Picture = str | Path | bytes | Image.Image
 Item = str | Mapping[str, Any]
 PICTURES, TEXT = "pictures", "text"
 FEW = 16  # items that are answered at once: an encoder's stream is short, and labels are not copied for a search
 FILLED = 8  # streams of few items are filled up to a multiple of this length
-TEXTS_AT_ONCE, ITEMS_AT_ONCE, PIXELS_AT_ONCE = 4096, 128, 64
+ITEMS_AT_ONCE, PICTURES_AT_ONCE, PIXELS_AT_ONCE = 4096, 128, 64
 MAX_BYTES = 1 << 26  # of a picture's file
 
 
@@ -252,24 +253,20 @@ class Tagger:
         found = [self._encode(read, "train")[0] for read in self._chunks(items)]
         return np.concatenate([np.zeros((0, self.folder.header["dim"]), np.float32), *found])
 
-    @property
-    def at_once(self) -> int:
-        """Return how many items are in memory together: few where they have pixels."""
-        return ITEMS_AT_ONCE if self.reads_images else TEXTS_AT_ONCE
-
     def _chunks(self, items: Iterable[Item]) -> Iterator[list[Read]]:
         """Yield items as the encoder reads them, some at a time; a picture that cannot be read is an error."""
         if isinstance(items, (str, Mapping)):
             raise VixmlError(
                 "one item in place of a list of items", where="items", found=repr(items)[:80], hint="[item]"
             )
-        numbered = enumerate(items)
-        while chunk := list(islice(numbered, self.at_once)):
-            read = [self.read(item, f"item {number}") for number, item in chunk]
-            for (number, _), one in zip(chunk, read, strict=True):
-                if one.faults:
-                    raise Unreadable("a picture of an item cannot be read", where=f"item {number}", found=one.faults[0])
-            yield read
+        yield from in_chunks(map(self._whole, count(), items), lambda read: len(read.pixels))
+
+    def _whole(self, number: int, item: Item) -> Read:
+        """Return an item as the encoder reads it; a picture that cannot be read is an error."""
+        read = self.read(item, f"item {number}")
+        if read.faults:
+            raise Unreadable("a picture of an item cannot be read", where=f"item {number}", found=read.faults[0])
+        return read
 
     # -- items --------------------------------------------------------------------------------------------------------
 
@@ -578,6 +575,19 @@ class _Search:
                 return longest
         self.checked.append((labels, float(np.einsum("ij,ij->i", labels, labels).max()) ** 0.5))
         return self.checked[-1][1]
+
+
+def in_chunks(items: Iterable[T], pictures: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield items that are in memory together: few where they have pictures."""
+    chunk, n_pictures = [], 0
+    for item in items:
+        chunk.append(item)
+        n_pictures += pictures(item)
+        if len(chunk) == ITEMS_AT_ONCE or n_pictures >= PICTURES_AT_ONCE:
+            yield chunk
+            chunk, n_pictures = [], 0
+    if chunk:
+        yield chunk
 
 
 def _file(path: Path) -> bytes:
