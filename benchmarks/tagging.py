@@ -75,25 +75,14 @@ def milliseconds(tagger: Tagger, items: list) -> dict[str, float]:
     return {"median": float(median), "min": float(low), "max": float(high), "rounds": len(taken) - 3}
 
 
-def long_table(model: Path, texts: list[str], rows: int) -> dict[str, float]:
+def long_table(model: Path, texts: list[str], rows: int, threads: int) -> dict[str, float]:
     """Run ``vixml tag`` on a table; return its texts per second and its peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         table, out = Path(folder, "new.csv"), Path(folder, "tags.csv")
         with open(table, "w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows([("id", "text"), *enumerate(islice(cycle(texts), rows))])
-        command = [
-            sys.executable,
-            "-m",
-            "vixml",
-            "tag",
-            str(table),
-            "--model",
-            str(model),
-            "--out",
-            str(out),
-            "--device",
-            "cpu",
-        ]
+        command = [sys.executable, "-m", "vixml", "tag", str(table), "--model", str(model), "--out", str(out)]
+        command += ["--device", "cpu", "--threads", str(threads)]
         begun = time.perf_counter()
         subprocess.run(command, check=True)
         seconds = time.perf_counter() - begun
@@ -165,7 +154,7 @@ def main() -> None:
             ),
         ]  # fmt: skip
     else:
-        table = long_table(options.model, texts, options.rows)
+        table = long_table(options.model, texts, options.rows, options.threads)
         speed = table.pop("texts_per_second")
         rows.append(
             measure.row(
