@@ -88,7 +88,7 @@ class WorkflowFile(WorkflowConfig):
     datasets: dict[str, Dataset] = Field({}, description="As in datasets.yaml.")
     text_models: dict[str, TextModel] = Field({}, description="As in models.yaml.")
     vision_models: dict[str, VisionModel] = Field({}, description="As in models.yaml.")
-    dataset: str | None = Field(None, description="As in a file of runs/.")
+    dataset: str | list[str] | None = Field(None, description="As in a file of runs/.")
     about: str = Field("", description="As in a file of runs/.")
     base: Base | None = Field(None, description="As in a file of runs/.")
     runs: dict[str, Run | None] = Field({}, description="As in a file of runs/.")

@@ -465,7 +465,7 @@ class _Family:
         for key in family:
             require(key, FAMILY, f"{path}: {key}")
         self.path, self.datasets = path, datasets_of(family)
-        if not self.datasets or (whole and not isinstance(family["dataset"], str)):
+        if not self.datasets:
             raise VixmlError("a family of runs names no dataset", where=f"{path}: dataset")
 
         def filled(part: Any, where: str) -> dict[str, Any]:
