@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from paper_config import CONFIG, RUNS, TARGETS, WORLD
+from paper_config import BEYOND, CONFIG, RUNS, TARGETS, WORLD
 
 from vixml.check.fit import expect_fit
-from vixml.config.load import read_yaml
 from vixml.config.project import Project
 from vixml.config.tables import load_any_tables, load_tables, named_runs
 from vixml.plan.cost import Job
 from vixml.plan.plan import read_workflow
 
-FAMILY = read_yaml(CONFIG / "runs" / "beyond.yaml")
-OURS = {(dataset, run) for dataset in FAMILY["dataset"] for run in FAMILY["runs"]}
+OURS = set(BEYOND)
 TRAINED = sorted(key for key in OURS if RUNS[key].reuse is None)
 WORKFLOW = read_workflow(CONFIG / "paper-best.yaml", CONFIG / "config.yaml")
 
