@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from vixml.config.registry import Counts
 from vixml.config.run import Inference, RunConfig, SeededRun
 from vixml.plan import inference
 from vixml.plan.assumptions import CONTEXT, HARDWARE, VOTES
-from vixml.plan.cost import Job, predict_cost
+from vixml.plan.cost import RESERVE, WORKER, WORKERS, Job, predict_cost
 from vixml.plan.inference import Ranking
 from vixml.plan.shapes import Item, Shape
 
@@ -174,6 +175,33 @@ def test_memory_of_votes_grows_with_queries_as_predicted():
     grown = of_many.host_bytes - of_few.host_bytes - (of_many.result_bytes - of_few.result_bytes)
     assert many - few == pytest.approx(grown, rel=0.1)
     assert many < of_many.host_bytes
+
+
+def test_label_vectors_start_from_three_vectors_of_each():
+    """Text vectors, their unit vectors and centroids, beside the stored queries; the model's own are on the device."""
+    import torch
+
+    from vixml.plan.count_memory import LiveBytes
+    from vixml.training.train import start_vectors
+
+    n, m, rng = 60, 3000, np.random.default_rng(0)
+    one, queries, texts = 4 * m * WIDTH, torch.from_numpy(unit(rng, n, WIDTH)), torch.randn(m, WIDTH)
+    model = SimpleNamespace(vectors=torch.zeros(m, WIDTH), has_vector=torch.zeros(m, dtype=torch.bool))
+    training = SimpleNamespace(
+        model=model,
+        group=SimpleNamespace(rank=0, broadcast=lambda *tensors: None),
+        data=SimpleNamespace(used_truth=made_up(rng, n, m)),
+        config=SimpleNamespace(prototype=SimpleNamespace(text_start=0.5)),
+    )
+    with LiveBytes() as counter:
+        for tensor in (texts, model.vectors):
+            counter.add(tensor)
+        start_vectors(training, queries, np.arange(n), texts)
+    assert counter.peak - one == pytest.approx(3 * one, rel=0.05)
+    config = RunConfig.model_validate({"method": "all-labels", "modality": "text"})
+    job = replace(ranking(n_train=n, n_labels=m).job, config=config)
+    read = RESERVE + WORKERS * WORKER + job.token_bytes + 16 * job.pairs
+    assert job.host_bytes == pytest.approx(read + 4 * WIDTH * (n + 3 * m))
 
 
 @pytest.fixture(scope="module")
