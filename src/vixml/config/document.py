@@ -123,9 +123,9 @@ SECTIONS = (
     ),
     Section(
         "runs", Family, "How a run is trained",
-        "`config/runs/*.yaml`. A file is a family: `dataset` (one, or a list: each has these runs), `about`, `base` (keys shared by its runs) and `runs`. A run names "
-        "only what differs from `base`, or from one run of the same dataset (`inherit: NAME`, one level deep). `base` and runs may "
-        "name a file of `config/presets/` (`preset: NAME`), whose keys they override. The keys of `base` and of each run:",
+        "`config/runs/*.yaml`. A file is a family: `dataset` (one, or a list: each has these runs), `about`, `base` (keys shared "
+        "by its runs) and `runs`. A run names only what differs from `base`, or from one run of the same dataset (`inherit: NAME`, "
+        "one level deep). `base` and runs may name a file of `config/presets/` (`preset: NAME`), whose keys they override. The keys of `base` and of each run:",
         RunConfig,
     ),
     Section(
