@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vixml.config.load import load_runs, load_workflow, load_world, merge, read_yaml, registry_files, validate
+from vixml.config.load import (
+    family_file,
+    load_runs,
+    load_workflow,
+    load_world,
+    merge,
+    read_yaml,
+    registry_files,
+    validate,
+)
 from vixml.config.project import Project
 from vixml.config.run import RunConfig
 from vixml.config.workflow import WorkflowConfig
@@ -210,6 +219,39 @@ def test_a_run_may_reuse_a_trained_model_with_its_own_inference_and_row(config_d
     assert a.inference.top_k == 20 and resolved(config_dir, "c").reuse is None
 
 
+def test_runs_of_several_datasets_and_of_another_file(config_dir):
+    """What is inherited from another file comes first, with that file's base; then the base, then the run's own keys."""
+    write(
+        config_dir, {"base": {"encoder": {"max_len": 8}}, "runs": {"a": {"training": {"epochs": 3, "batch_size": 9}}}}
+    )
+    other = {"dataset": "LF-Amazon-131K", "runs": {"a": {"training": {"epochs": 30, "batch_size": 90}}}}
+    write(config_dir, other, "other")
+    ours = {
+        "dataset": ["picto", "LF-Amazon-131K"],
+        "base": {"training": {"batch_size": 5}, "encoder": {"layers": 2}},
+        "runs": {"m": {"inherit": "a", "encoder": {"layers": 1}}, "n": {"reuse": "a"}, "o": {"reuse": "m"}, "p": None},
+    }
+    write(config_dir, ours, "both")
+    runs = load_runs(config_dir)
+    assert set(runs) == {(d, r) for d in ("picto", "LF-Amazon-131K") for r in "amnop"}
+
+    def numbers(dataset: str, run: str) -> tuple:
+        one = runs[dataset, run]
+        return one.encoder.max_len, one.encoder.layers, one.training.epochs, one.training.batch_size
+
+    assert numbers("picto", "m") == numbers("picto", "o") == (8, 1, 3, 5)
+    assert numbers("LF-Amazon-131K", "m") == numbers("LF-Amazon-131K", "o") == (32, 1, 30, 5)
+    assert numbers("picto", "n") == (8, None, 3, 9) and numbers("LF-Amazon-131K", "n") == (32, None, 30, 90)
+    assert numbers("picto", "p") == numbers("LF-Amazon-131K", "p") == (32, 2, 150, 5)
+    assert family_file(config_dir, "LF-Amazon-131K", "m").name == "both.yaml"
+    # Of one dataset the run that is inherited from is missing.
+    write(config_dir, other | {"runs": {"aa": None}}, "other")
+    error = refused(load_runs, config_dir)
+    assert error.where.endswith("both.yaml: runs.m.inherit") and "did you mean 'aa'?" in str(error)
+    write(config_dir, other | {"runs": {"a": None, "m": None}}, "other")
+    assert "a run is defined twice" in str(refused(load_runs, config_dir))
+
+
 @pytest.mark.parametrize(
     ("runs", "where", "says"),
     [
@@ -243,6 +285,8 @@ def test_a_run_that_makes_no_sense_is_refused(config_dir, runs, where, says):
     [
         ({"rnus": {}}, "rnus", "did you mean 'runs'?"),
         ({"dataset": None}, "dataset", "no dataset"),
+        ({"dataset": []}, "dataset", "no dataset"),
+        ({"dataset": ["picto", 1]}, "dataset", "no dataset"),
         ({"base": {"reuse": "a"}, "runs": {"a": None}}, "base.reuse", "not every run can reuse one model"),
         ({"base": {"preset": "official-encodr"}}, "base.preset", "did you mean 'official-encoder'?"),
         ({"runs": ["a"]}, "runs", "not a mapping"),

@@ -53,6 +53,19 @@ def test_a_table_of_scores_trains_what_the_plan_prices(table, tmp_path):
     assert "measure_latency" not in shown
 
 
+def test_rows_of_ours_on_the_papers_data_train_what_the_plan_prices(tmp_path):
+    overlay = "config/paper-best.yaml"
+    command = ["snakemake", "-n", "paper_tables", "--configfile", overlay, "--config", f"results={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    workflow = read_workflow(ROOT / overlay, ROOT / "config/config.yaml")
+    found = make_plan(workflow.model_copy(update={"config_dir": str(ROOT / "config")}), HARDWARE["gpu"])
+    parts = [part.split("/") for part in found.parts if part.startswith("train/")]
+    shown = done.stdout + done.stderr
+    assert trained(shown) == {(dataset, run, int(seed.removeprefix("seed"))) for _, dataset, run, seed in parts}
+    assert len(trained(shown)) == 32 and len(re.findall("Choose the inference of", shown)) == 16
+
+
 def test_sizes_of_data_sets_need_their_corpora_and_no_model(tmp_path):
     shown = jobs("table8", tmp_path)
     assert corpora(shown) == {group.name for group in plan().targets} and not trained(shown)

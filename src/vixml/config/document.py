@@ -41,13 +41,16 @@ class Base(RunConfig, Preset):
 class Run(Base):
     """A run of a family."""
 
-    inherit: str | None = Field(None, description="A run of this file.")
+    inherit: str | None = Field(
+        None,
+        description="A run of this dataset. Of a run of another file, that file's `base` and keys count first, then this file's `base`.",
+    )
 
 
 class Family(Strict):
     """A family of runs."""
 
-    dataset: str = Field(description="Entry of config/datasets.yaml.")
+    dataset: str | list[str] = Field(description="Entry of config/datasets.yaml, or several: each has these runs.")
     about: str = Field("", description="What the family is for.")
     base: Base | None = None
     runs: dict[str, Run | None]
@@ -85,7 +88,7 @@ class WorkflowFile(WorkflowConfig):
     datasets: dict[str, Dataset] = Field({}, description="As in datasets.yaml.")
     text_models: dict[str, TextModel] = Field({}, description="As in models.yaml.")
     vision_models: dict[str, VisionModel] = Field({}, description="As in models.yaml.")
-    dataset: str | None = Field(None, description="As in a file of runs/.")
+    dataset: str | list[str] | None = Field(None, description="As in a file of runs/.")
     about: str = Field("", description="As in a file of runs/.")
     base: Base | None = Field(None, description="As in a file of runs/.")
     runs: dict[str, Run | None] = Field({}, description="As in a file of runs/.")
@@ -120,9 +123,9 @@ SECTIONS = (
     ),
     Section(
         "runs", Family, "How a run is trained",
-        "`config/runs/*.yaml`. A file is a family: `dataset`, `about`, `base` (keys shared by its runs) and `runs`. A run names "
-        "only what differs from `base`, or from one run of the same file (`inherit: NAME`, one level deep). `base` and runs may "
-        "name a file of `config/presets/` (`preset: NAME`), whose keys they override. The keys of `base` and of each run:",
+        "`config/runs/*.yaml`. A file is a family: `dataset` (one, or a list: each has these runs), `about`, `base` (keys shared "
+        "by its runs) and `runs`. A run names only what differs from `base`, or from one run of the same dataset (`inherit: NAME`, "
+        "one level deep). `base` and runs may name a file of `config/presets/` (`preset: NAME`), whose keys they override. The keys of `base` and of each run:",
         RunConfig,
     ),
     Section(

@@ -7,8 +7,9 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from types import UnionType
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
@@ -388,25 +389,30 @@ def load_world(config_dir: Path | str) -> World:
 def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     """Read every family in ``runs/``: ``{(dataset, run): RunConfig}``.
 
-    A family file has ``dataset``, ``base`` (keys shared by its runs) and ``runs``. A run may ``inherit`` from one
-    other run of the file, which itself inherits from nothing but ``base``; or ``reuse`` the trained model of one, with
-    that run's configuration, its own ``row``, and an ``inference`` that overrides that run's. ``base`` and each run may
+    A family file has ``dataset`` (one, or a list), ``base`` (keys shared by its runs) and ``runs``. A run may ``inherit`` from
+    one other run of the dataset, which itself inherits from nothing but its ``base``; or ``reuse`` the trained model of one,
+    with that run's configuration, its own ``row``, and an ``inference`` that overrides that run's. ``base`` and each run may
     name a ``preset``, a file of ``presets/`` here or beside a registry file that is included, whose keys they override.
 
     Raises:
         VixmlError: an unreadable file, an unknown key or name, a value that is not accepted, or a run defined twice.
     """
     presets = preset_files(config_dir)
-    found: dict[tuple[str, str], RunConfig] = {}
-    origin: dict[tuple[str, str], Path] = {}
-    for path in configuration_files(config_dir, "runs/*.yaml"):
-        family = _Family(path, presets, whole=path == Path(config_dir))
-        for name in family.runs:
-            run = (family.dataset, name)
-            if run in found:
-                raise VixmlError("a run is defined twice", where=f"{path}: runs.{name}", found=f"also in {origin[run]}")
-            found[run], origin[run] = family.resolve(name), path
-    return found
+    files = configuration_files(config_dir, "runs/*.yaml")
+    families = [_Family(path, presets, whole=path == Path(config_dir)) for path in files]
+    known: dict[str, dict[str, _Family]] = {}
+    for family in families:
+        for dataset, name in product(family.datasets, family.runs):
+            other = known.setdefault(dataset, {}).setdefault(name, family)
+            if other is not family:
+                raise VixmlError(
+                    "a run is defined twice", where=f"{family.path}: runs.{name}", found=f"also in {other.path}"
+                )
+    return {
+        (dataset, name): family.resolve(name, known[dataset])
+        for family in families
+        for dataset, name in product(family.datasets, family.runs)
+    }
 
 
 def preset_files(config_dir: Path | str) -> dict[str, Path]:
@@ -436,6 +442,13 @@ def with_preset(presets: dict[str, Path], keys: dict[str, Any], where: str, inne
     return merge(preset, {key: value for key, value in keys.items() if key != "preset"})
 
 
+def datasets_of(family: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the datasets of a family of runs; none if it names something else."""
+    named = family.get("dataset")
+    names = named if isinstance(named, list) else [named]
+    return tuple(dict.fromkeys(names)) if all(isinstance(name, str) for name in names) else ()
+
+
 class _Family:
     """One file of runs, with presets filled in.
 
@@ -451,8 +464,8 @@ class _Family:
             family = {key: value for key, value in family.items() if key in FAMILY}
         for key in family:
             require(key, FAMILY, f"{path}: {key}")
-        self.path, self.dataset = path, family.get("dataset")
-        if not isinstance(self.dataset, str):
+        self.path, self.datasets = path, datasets_of(family)
+        if not self.datasets:
             raise VixmlError("a family of runs names no dataset", where=f"{path}: dataset")
 
         def filled(part: Any, where: str) -> dict[str, Any]:
@@ -469,26 +482,35 @@ class _Family:
     def _refused(self, key: str, what: str, **more: str) -> VixmlError:
         return VixmlError(what, where=f"{self.path}: {key}", **more)
 
-    def resolve(self, name: str) -> RunConfig:
-        """Return a run's configuration: ``base``, the run that it inherits from, its keys; or that of the run that it reuses."""
+    def resolve(self, name: str, known: Mapping[str, _Family]) -> RunConfig:
+        """Return a run's configuration: that of the run that it reuses; or what it inherits, ``base`` and its own keys.
+
+        Args:
+            name: a run of this file.
+            known: the file of each run of the dataset.
+        """
         keys, where = dict(self.runs[name]), f"runs.{name}.inherit"
         if keys.get("reuse") is not None:
-            return self._reusing(name, keys)
-        inherited: dict[str, Any] = {}
+            return self._reusing(name, keys, known)
+        inherited, also = self.base, [f"{self.path}: base"]
         if (parent := keys.pop("inherit", None)) is not None:
-            require(parent, self.runs, f"{self.path}: {where}")
-            inherited = self.runs[parent]
-            if "inherit" in inherited:
+            require(parent, known, f"{self.path}: {where}")
+            other = known[parent]
+            of_parent = other.runs[parent]
+            if "inherit" in of_parent:
                 raise self._refused(where, "inheritance goes one level deep", found=f"{parent} inherits itself")
-            if (reused := inherited.get("reuse")) is not None:
+            if (reused := of_parent.get("reuse")) is not None:
                 raise self._refused(
                     where, "a run cannot inherit from one that reuses a model",
                     found=f"{parent} reuses {reused}", hint=f"write `reuse: {reused}` here too",
                 )  # fmt: skip
-        also = [f"{self.path}: runs.{parent}", f"{self.path}: base"]
-        return validate(RunConfig, merge(merge(self.base, inherited), keys), f"{self.path}: runs.{name}", also)
+            inherited = merge(other.base, of_parent)
+            also = [f"{other.path}: runs.{parent}", f"{other.path}: base", *also]
+            if other is not self:
+                inherited = merge(inherited, self.base)
+        return validate(RunConfig, merge(inherited, keys), f"{self.path}: runs.{name}", also)
 
-    def _reusing(self, name: str, keys: dict[str, Any]) -> RunConfig:
+    def _reusing(self, name: str, keys: dict[str, Any], known: Mapping[str, _Family]) -> RunConfig:
         """Return the configuration of a run that reuses another's model: that run's, with its own ``inference`` and ``row``."""
         reused, where = keys["reuse"], f"runs.{name}"
         if "inherit" in keys:
@@ -503,13 +525,14 @@ class _Family:
                 expected="reuse, inference and row only: all else is as the model was trained",
                 hint=f"set it in runs.{reused}, or train a model of its own: `inherit` in place of `reuse`",
             )  # fmt: skip
-        require(reused, self.runs, f"{self.path}: {where}.reuse")
-        if (other := self.runs[reused].get("reuse")) is not None:
+        require(reused, known, f"{self.path}: {where}.reuse")
+        family = known[reused]
+        if (other := family.runs[reused].get("reuse")) is not None:
             raise self._refused(
                 f"{where}.reuse", "a run that reuses a model has none of its own", found=f"{reused} reuses {other}",
                 hint="name the run whose model is trained" + ("" if reused == name else f": {other}"),
             )  # fmt: skip
-        trained = self.resolve(reused)
+        trained = family.resolve(reused, known)
         config = validate(RunConfig, merge(trained.model_dump(exclude={"row"}), keys), f"{self.path}: {where}")
         for run, one in ((reused, trained), (name, config)):
             if not one.needs_encoder:
@@ -576,7 +599,9 @@ def load_workflow(
 def family_file(config_dir: Path, dataset: str, run: str) -> Path:
     """Return the file that has a run."""
     families = {path: read_yaml(path) for path in configuration_files(config_dir, "runs/*.yaml")}
-    return next(path for path, one in families.items() if one["dataset"] == dataset and run in (one.get("runs") or {}))
+    return next(
+        path for path, one in families.items() if dataset in datasets_of(one) and run in (one.get("runs") or {})
+    )
 
 
 def require_fit(run: RunConfig, world: World, where: object, architecture: dict[str, Any] | None = None) -> None:

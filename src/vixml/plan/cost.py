@@ -10,19 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from vixml.config.defaults import LINEAR_TERMS
 from vixml.config.published import TrainingRun, read_csv
 from vixml.config.registry import Counts, World
 from vixml.config.run import RunConfig
-from vixml.data.lexical import DIM
 from vixml.errors import VixmlError
-from vixml.plan.assumptions import CONTEXT, HARDWARE, WATCHED, Hardware
+from vixml.plan.assumptions import CONTEXT, HARDWARE, VOTES, WATCHED, Hardware
+from vixml.plan.inference import Ranking
 from vixml.plan.shapes import Item, Shape, architecture_of, clustering_flop, items_of, layer_weights, shape_of, texts_of
 from vixml.plan.step_memory import Count, key_of, load_counts
 
 SCORE_TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
 SOFTMAX_TABLES = 4  # tables of queries x labels of a softmax over label vectors, counted at 1.3 million labels
-TERMS_OF_A_TEXT = 100  # of a short one, words and character n-grams
 RESERVE = 1.5e9  # bytes of main memory of a process before any work: libraries
 WORKERS, WORKER = 4, 0.5e9  # processes that assemble batches for a GPU, and the bytes that each has of its own
 PEAKS = {"gpu_memory_bytes", "host_memory_bytes", "scratch_bytes"}
@@ -36,7 +34,7 @@ class Cost:
         flop_train: operations of training steps.
         flop_encode: of other passes through networks: set-up, diagnostics, the index, images.
         flop_search: of searches.
-        flop_host: of clustering and centroids.
+        flop_host: on the processor: clustering, centroids, a linear model.
         hours: of one device, one stage after the other.
         disk_bytes: files that stay.
         scratch_bytes: a checkpoint, until its model is trained (peak).
@@ -395,12 +393,14 @@ class Job:
         """Return the peak of a training in main memory, largest at its start or while a checkpoint is written.
 
         Stored query vectors are held throughout. Beside them: the vectors of all queries and labels before the first
-        epoch; or a copy of the centroids (the largest tensor of a checkpoint) and, with held-out queries, of the stored
+        epoch; or three of each label, from which its own starts; or a copy of the centroids (the largest tensor of a checkpoint) and, with held-out queries, of the stored
         vectors of the others. Or the language model while it is loaded.
         """
         d, n, m = 4.0 * self.shape.hidden, self.counts.n_train, self.counts.n_labels
         kept = d * (n if not self.stored_only else 2 * n + m)
         start = kept + (d * (n + m) if not self.stored_only else 0.0)
+        if self.config.method == "all-labels":
+            start = max(start, kept + d * (2 * m if self.stored_only else 3 * m))
         epoch = kept + max(self.label_bytes, d * self.trained_queries if self.held_out else 0.0)
         read = self.token_bytes + 16 * self.pairs + WORKERS * WORKER
         return RESERVE + read + max(4.0 * self.shape.parameters, start, epoch)
@@ -456,37 +456,21 @@ def index_cost(job: Job, hardware: Hardware) -> Cost:
 
 
 def predict_cost(job: Job, hardware: Hardware) -> Cost:
-    """Return the cost of the stage ``predict``: exact search; the whole cost of a run that reuses a model.
+    """Return the cost of the stage ``predict``, and of choosing how; the whole cost of a run that reuses a model.
 
-    A prediction is an int32 id and a float32 score.
+    Votes and a linear model are the processor's.
     """
-    how, counts = job.config.inference, job.counts
-    among = {
-        "label-search": counts.n_labels,
-        "retrieval-augmented": counts.n_labels + counts.n_train,
-        "local-ridge": (bool(how.ridge.prototype_weight) + bool(how.ridge.text_weight)) * counts.n_labels
-        + counts.n_train,
-        "knn": counts.n_train,
-        "popularity": 0,
-        "linear": 0,
-    }["local-ridge" if how.method == "chosen" else how.method]
-    more = (job.image_dim if how.image_weight else 0) + (DIM if how.lexical_weight else 0)
-    flop = 2.0 * counts.n_test * (among * job.shape.hidden + counts.n_train * more)
-    if how.method in ("local-ridge", "chosen"):  # each query's kernel matrix and its decomposition
-        k, dim = min(how.ridge.neighbours, counts.n_train), job.shape.hidden + more
-        flop += counts.n_test * (2.0 * k**2 * dim + k**3 / 3)
-    if how.method == "linear" or (how.method in ("local-ridge", "chosen") and how.ridge.linear_weight):
-        terms = min(LINEAR_TERMS, counts.n_train)  # the system is solved with one thread
-        flop += (
-            terms**3 / 3 + 2.0 * terms**2 * counts.n_labels + 2.0 * counts.n_test * TERMS_OF_A_TEXT * counts.n_labels
-        )
-    size = 8.0 * counts.n_test * how.top_k
+    ranking = Ranking(job)
+    seconds = ranking.search_flop / hardware.float32 + ranking.n_votes / VOTES
+    seconds += ranking.linear_flop / HARDWARE["cpu"].float32  # the system is solved with one thread
+    on_gpu = ranking.device_bytes(hardware.memory - CONTEXT) if hardware.memory < math.inf else 0.0
     return Cost(
-        flop_search=flop,
-        hours=flop / hardware.float32 / 3600,
-        disk_bytes=size,
-        gpu_memory_bytes=CONTEXT if job.config.needs_encoder else 0.0,
-        host_memory_bytes=RESERVE + 2 * size,
+        flop_search=ranking.search_flop,
+        flop_host=ranking.linear_flop,
+        hours=seconds / 3600,
+        disk_bytes=ranking.result_bytes,
+        gpu_memory_bytes=CONTEXT + on_gpu if job.config.needs_encoder else 0.0,
+        host_memory_bytes=RESERVE + ranking.host_bytes,
     )
 
 

@@ -171,7 +171,7 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware, results: Path | None
     runs = {key: tuple(found) for key, found in needed.items()}
     by_dataset = {dataset: tuple(key for key in keys if key[0] == dataset) for dataset, _, _ in keys}
     targets = tuple(Group(dataset, group, len(group)) for dataset, group in by_dataset.items())
-    tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir)]
+    tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir, workflow.tables)]
     tables = sorted((group for group in tables if group.runs), key=lambda group: _natural(group.name))
     encoding = dict.fromkeys((d, run) for d, run, _ in keys if configs[d, run].needs_encoder)
     jobs = {key: Job.of(world, key[0], configs[key], results) for key in encoding}

@@ -15,7 +15,7 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.files import read_json
 from vixml.plan.assumptions import HARDWARE, VISION, Kind
-from vixml.plan.cost import Job, count, train_cost
+from vixml.plan.cost import Cost, Job, count, train_cost
 from vixml.plan.plan import BASE, Choice, Group, Plan, choose_hardware, hours, make_plan, read_workflow
 from vixml.plan.shapes import clustering_flop, shape_of
 from vixml.report.pages import load_reference, update_page
@@ -75,6 +75,26 @@ def costs(plan: Plan, first: str, groups: Sequence[Group]) -> Lines:
             size(cost.host_memory_bytes),
         ])  # fmt: skip
     return [first, "runs", "trained", plan.hardware.unit, "disk", "GPU mem.", "memory"], rows
+
+
+def by_run(plan: Plan) -> Lines:
+    """Return one line per run that all datasets have: its own hours on each, and the largest memory.
+
+    A run that reuses a model costs its search.
+    """
+    shared = dict.fromkeys(run for _, run, _ in plan.runs)
+    for group in plan.targets:
+        shared = {run: None for run in shared if run in {name for _, name, _ in group.runs}}
+    rows = []
+    for run in shared:
+        of_dataset = [
+            sum((cost for part, cost in plan.parts.items() if part.split("/")[1:3] == [group.name, run]), Cost())
+            for group in plan.targets
+        ]
+        largest = sum(of_dataset, Cost())
+        memory = [size(largest.gpu_memory_bytes), size(largest.host_memory_bytes)]
+        rows.append([run, *(duration(cost.hours) for cost in of_dataset), *memory])
+    return ["run", *(group.name for group in plan.targets), "GPU mem.", "memory"], rows
 
 
 def purchases(choices: Sequence[Choice]) -> Lines:
@@ -160,10 +180,17 @@ def as_json(plan: Plan, choices: Sequence[Choice]) -> dict[str, Any]:
 
 
 def pages(plan: Plan, config_dir: Path | str) -> dict[str, str]:
-    """Return the generated parts of docs/cost.md by the name of their markers."""
-    titles, rows = purchases(plan.choose(float("inf")))
-    order = markdown(titles[:-1], [cells[:-1] for cells in rows])
-    asked = [markdown(*costs(plan, "dataset", plan.targets)), markdown(*costs(plan, "table", plan.tables))]
+    """Return the generated parts of docs/cost.md by the name of their markers; of the plan itself, that of its configuration.
+
+    A configuration of one table has a line for each run in place of its tables.
+    """
+    asked = [markdown(*costs(plan, "dataset", plan.targets))]
+    if len(plan.tables) > 1:
+        titles, rows = purchases(plan.choose(float("inf")))
+        order = markdown(titles[:-1], [cells[:-1] for cells in rows])
+        asked += [markdown(*costs(plan, "table", plan.tables)), order]
+    else:
+        asked.append(markdown(*by_run(plan)))
     times = markdown(
         ["what", "where", "known", "predicted", "predicted / known"],
         [[*cells, f"{ratio:.2f}"] for *cells, ratio in known(config_dir, REFERENCE)],
@@ -182,7 +209,7 @@ def pages(plan: Plan, config_dir: Path | str) -> dict[str, str]:
             [plain(model.title), plain(model.parameters), f"{counted / 1e6:,.1f}M", f"{counted / printed:.3f}"]
         )
     return {
-        "plan": "\n".join([*asked, order, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
+        f"plan-{plan.name}": "\n".join([*asked, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
         "known": "\n".join([times, markdown(["case", "way", "GFLOP/s per thread"], speeds)]),
         "rehearsal": "\n".join(
             [markdown(parts, rehearsed(REHEARSAL), {1}), markdown(["on the processor", "GFLOP/s"], host)]
