@@ -132,12 +132,14 @@ def require_space(out: Path | str, n_bytes: int) -> None:
     Raises:
         VixmlError: less is free.
     """
-    place = Path(out).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing(Path(out))).free
     if free < n_bytes:
         raise disk_full(out, f"{free / 1e6:,.0f} MB free", f"{n_bytes / 1e6:,.0f} MB")
+
+
+def existing(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that exists: it is on the same disk."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def _publish(work: Path, out: Path) -> None:

@@ -18,6 +18,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -25,7 +26,7 @@ import psutil
 from vixml import __version__
 from vixml.config.load import load_workflow, read_yaml
 from vixml.errors import VixmlError
-from vixml.provenance import MANIFEST, git_state, machine
+from vixml.provenance import MANIFEST, existing, git_state, machine
 from vixml.stages import find, place
 from vixml.text import size
 
@@ -105,39 +106,18 @@ def mend_rwlock(folder: Path) -> str:
     DVC rewrites the list in place, refuses to run at all with half of one, and keeps nothing else in it.
     """
     path = folder / ".dvc" / "tmp" / "rwlock"
-    try:
-        listed = json.loads(path.read_bytes())
-        whole = _is_list_of_dvc(listed)
-    except FileNotFoundError:
+    if not path.exists():
         return ""
-    except ValueError:
-        whole = False
-    if whole:
+    from dvc.rwlock import SCHEMA
+    from voluptuous import Invalid
+
+    with suppress(ValueError, Invalid):
+        SCHEMA(json.loads(path.read_bytes()))
         return ""
     if running := " ".join(map(str, processes(folder, "dvc"))):
         return f"{path} is damaged, and `dvc` runs here (process {running}).\n  what now: when it has ended, rm {path}"
     path.unlink()
     return f"Removed {path}, DVC's list of running commands: a kill had cut it, and no command runs."
-
-
-def _is_list_of_dvc(listed: object) -> bool:
-    """Return whether DVC accepts its list: ``{"write": {path: process}, "read": {path: [process]}}``."""
-    if not isinstance(listed, dict) or not listed.keys() <= {"write", "read"}:
-        return False
-    write, read = listed.get("write", {}), listed.get("read", {})
-    if (
-        not isinstance(write, dict)
-        or not isinstance(read, dict)
-        or not all(isinstance(several, list) for several in read.values())
-    ):
-        return False
-    return all(
-        isinstance(one, dict)
-        and one.keys() == {"pid", "cmd"}
-        and isinstance(one["pid"], int)
-        and isinstance(one["cmd"], str)
-        for one in (*write.values(), *(one for several in read.values() for one in several))
-    )
 
 
 def require_tracked(results: Path, pages: Path | None) -> None:
@@ -215,15 +195,21 @@ def processor() -> str:
 
 def memory() -> str:
     """Return main memory, and the limit of a container if there is one."""
-    found, limit = psutil.virtual_memory(), Path("/sys/fs/cgroup/memory.max")
-    at_most = limit.read_text().strip() if limit.is_file() else ""
-    limited = f", at most {size(int(at_most))} here" if at_most.isdecimal() else ""
+    found, limit = psutil.virtual_memory(), memory_limit()
+    limited = "" if limit is None else f", at most {size(limit)} here"
     return f"{size(found.total)}, {size(found.available)} available{limited}"
+
+
+def memory_limit() -> int | None:
+    """Return the bytes that a container may use; None without a limit."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    found = limit.read_text().strip() if limit.is_file() else ""
+    return int(found) if found.isdecimal() else None
 
 
 def disk(results: Path) -> str:
     """Return the free space for results."""
-    usage = shutil.disk_usage(next(path for path in (results.absolute(), *results.absolute().parents) if path.exists()))
+    usage = shutil.disk_usage(existing(results))
     return f"{size(usage.free)} free of {size(usage.total)}, for {results}"
 
 
