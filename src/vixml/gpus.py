@@ -60,14 +60,9 @@ def visible_gpus() -> list[tuple[str, str]]:
 def lease(n: int = 1, say: Callable[[str], object] = lambda line: print(line, file=sys.stderr)) -> list[str]:
     """Take ``n`` free cards for this process and those that it starts; only they are visible to CUDA afterwards.
 
-    Call it before anything uses CUDA. A process whose parent leased cards takes part in that lease.
-
-    Args:
-        n: how many.
-        say: called once if all cards are taken and this process waits.
-
-    Returns:
-        The cards, as in ``CUDA_VISIBLE_DEVICES``; empty if there is nothing to choose.
+    Call it before anything uses CUDA. A process whose parent leased cards takes part in that lease. ``say`` is called once if
+    all cards are taken and this process waits. The cards are returned as in ``CUDA_VISIBLE_DEVICES``, empty if there is nothing
+    to choose.
 
     Raises:
         VixmlError: fewer cards than ``n``, or too few free ones after :data:`PATIENCE` seconds, or locks that this user

@@ -115,11 +115,7 @@ def not_whole(folder: Path | str) -> list[str]:
 
 
 def verify(folder: Path | str, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """Verify files of a finished folder by size and SHA-256; return its manifest.
-
-    Args:
-        folder: written by a stage.
-        names: files in it; None: all that its manifest names.
+    """Verify files of a finished folder (None: all that its manifest names) by size and SHA-256; return its manifest.
 
     Raises:
         VixmlError: no manifest, an altered one, or a file that is missing or altered.
@@ -149,11 +145,7 @@ def describe_input(path: Path | str) -> dict[str, Any]:
 
 
 def check_run(folder: Path, expected: Mapping[str, object], option: str) -> None:
-    """Check that a folder belongs to a run.
-
-    Raises:
-        VixmlError: it belongs to another.
-    """
+    """Check that a folder belongs to a run."""
     config = read_manifest(folder)["config"]
     found = {key: config.get(key) for key in expected}
     if found != expected:
@@ -213,9 +205,7 @@ class Reading:
     def describe(self, path: Path | str, named_only: bool = False) -> dict[str, Any]:
         """Verify an input and return its path and digest, as :func:`describe_input`.
 
-        Args:
-            path: a file or a folder.
-            named_only: do not hash the files of a folder: its reader verifies each one.
+        ``named_only``: do not hash the files of a folder, because its reader verifies each one.
         """
         path = Path(path)
         if path.is_dir():

@@ -212,11 +212,7 @@ class Ragged:
 
 
 def expect_ragged(given: object, where: Path | str) -> None:
-    """Check lists that a caller gives.
-
-    Raises:
-        VixmlError: no :class:`Ragged`, or one that :meth:`Ragged.check` refuses.
-    """
+    """Check that a caller gives lists of ids that :meth:`Ragged.check` accepts."""
     if not isinstance(given, Ragged):
         found, hint = type(given).__name__, "make one with Ragged.from_rows"
         raise VixmlError("not lists of ids", where=where, found=found, expected="a Ragged", hint=hint)
@@ -242,11 +238,7 @@ def _int32(values: np.ndarray, n_cols: int) -> np.ndarray:
 
 
 def _whole_numbers(given: Sequence[int] | np.ndarray, where: str) -> np.ndarray:
-    """Return a list of whole numbers as it is, or as int64 if it is empty.
-
-    Raises:
-        VixmlError: floats, truth values, text, numbers beyond int64, or another shape.
-    """
+    """Return a list of whole numbers as it is, or as int64 if it is empty; anything else is an error."""
     if isinstance(given, np.ma.MaskedArray):
         raise VixmlError("not a list of ids", where=where, found="a masked array", expected="whole numbers, all given")
     try:
@@ -264,8 +256,7 @@ def _whole_numbers(given: Sequence[int] | np.ndarray, where: str) -> np.ndarray:
 class RaggedWriter:
     """Write a :class:`Ragged` row by row: the same files as :meth:`Ragged.save`, without its values in memory.
 
-    Args:
-        folder: to write; it is whole once :meth:`close` has returned.
+    The folder is whole once :meth:`close` has returned.
 
     Example:
         >>> import tempfile

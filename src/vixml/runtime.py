@@ -55,11 +55,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def precision_override() -> str | None:
-    """Return the value of ``VIXML_PRECISION``, None where it is unset, empty or ``auto``.
-
-    Raises:
-        VixmlError: it is none of the known precisions.
-    """
+    """Return the value of ``VIXML_PRECISION``, None where it is unset, empty or ``auto``; an unknown one is an error."""
     value = os.environ.get(VARIABLE, "")
     if value in ("", "auto"):
         return None
@@ -207,13 +203,9 @@ def keep_memory_whole() -> None:
 
 @dataclass(frozen=True)
 class GpuTrouble:
-    """Why PyTorch cannot compute on a GPU.
+    """Why PyTorch cannot compute on a GPU, and what to do, an imperative clause.
 
-    Attributes:
-        gpu: the GPU of this machine and its driver, as far as they are known; None if there is none, or if the
-            environment hides all of them.
-        why: why PyTorch cannot use it.
-        fix: what to do, an imperative clause.
+    ``gpu`` and its driver, as far as they are known, are None if there is none, or if the environment hides all of them.
     """
 
     gpu: str | None

@@ -57,11 +57,8 @@ class Absent(Exception):
 
 
 def attempt(check: Callable[[], str | None], where: object = None) -> str | VixmlError | Absent:
-    """Return the answer of a check: its sentence, or the error; an error does not end the other checks.
-
-    Args:
-        check: one check.
-        where: the file to name if an error names none.
+    """Return the answer of a check: its sentence, or the error, which names ``where`` if it names no file; the other checks go
+    on.
     """
     try:
         return check() or ""
@@ -97,13 +94,7 @@ def require_values(found: Mapping[str, Any], expected: Mapping[str, object], fil
 
 @dataclass(frozen=True)
 class Artifact:
-    """The folder of a stage.
-
-    Attributes:
-        path: of the folder.
-        names: the names in its path: dataset, run and the like.
-        results: all results, of which it is a part.
-    """
+    """The folder of a stage, with the names in its path (dataset, run and the like), as a part of all results."""
 
     path: Path
     names: dict[str, str]
@@ -466,14 +457,9 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Results:
-    """The finished folders to look at.
+    """The finished folders to look at: all, or those of one dataset, or of one run and the run whose model it uses.
 
-    Attributes:
-        folder: of all results.
-        world: the registry.
-        dataset: this one only; None for all.
-        run: this one only, with the run whose model it uses; None for all.
-        quick: compare only the size of large files.
+    ``quick`` compares only the size of large files.
     """
 
     folder: Path

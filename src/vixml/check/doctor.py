@@ -337,8 +337,7 @@ def require_conda() -> None:
 def require_slurm(partitions: Iterable[str]) -> None:
     """Check that SLURM answers, and has every partition that jobs will be sent to.
 
-    Args:
-        partitions: names; one entry may be several, joined by commas, as ``sbatch`` takes them.
+    ``partitions``: one may be several names, joined by commas, as ``sbatch`` takes them.
 
     Raises:
         VixmlError: no SLURM, no answer, or no such partition.
@@ -372,13 +371,9 @@ def require_slurm(partitions: Iterable[str]) -> None:
 
 
 def require_array(rule: str, jobs: int, limit: int, at_once: int) -> None:
-    """Check that a job array can be filled: the executor holds its jobs back until as many are ready.
+    """Check that the job arrays of a rule can be filled: the executor holds jobs back until so many are ready.
 
-    Args:
-        rule: whose jobs become arrays.
-        jobs: of that rule, to be run.
-        limit: maximum number of jobs in one array (``--slurm-array-limit``, SLURM's ``MaxArraySize``).
-        at_once: jobs of that rule that may run together, by ``jobs`` and ``resources``.
+    ``jobs`` are to be run; an array has at most ``limit`` (``--slurm-array-limit``), and ``at_once`` may run together.
 
     Raises:
         VixmlError: an array is larger than the number of jobs that may run together.
@@ -393,12 +388,9 @@ def require_array(rule: str, jobs: int, limit: int, at_once: int) -> None:
 
 
 def require_remote(root: Path, name: str | None = None, *, filled: bool = False) -> str:
-    """Check that DVC has a remote, and that it can be reached; return its address.
+    """Check that DVC has a remote (None: the default one), and that it can be reached; return its address.
 
-    Args:
-        root: the repository.
-        name: of the remote; None for the default one.
-        filled: whether its folder must exist, as for a pull; a push creates it, but not the folder above it.
+    ``filled``: its folder must exist, as for a pull; a push creates it, but not the folder above it.
 
     Raises:
         VixmlError: no remote, or one that cannot be reached.

@@ -46,15 +46,7 @@ DRIVE = "https://drive.google.com"
 
 @dataclass(frozen=True)
 class Line:
-    """One check.
-
-    Attributes:
-        name: what was checked.
-        state: the outcome.
-        found: a short text.
-        hint: what to do, an imperative clause.
-        stops: whether a job cannot work.
-    """
+    """One check: its name, outcome, what was found, what to do (an imperative clause), and whether a job cannot work."""
 
     name: str
     state: State
@@ -72,12 +64,8 @@ def preflight(
 ) -> Iterator[Line]:
     """Yield the outcome of every check, as it is known.
 
-    Args:
-        project: the configuration and the folder of results.
-        workflow: what to run.
-        jobs: of stage ``train``, not finished yet; what they and the stages behind them need is checked.
-        gpu: whether heavy stages compute on a GPU of this machine.
-        here: whether jobs run on this machine, not on nodes of a cluster.
+    ``jobs``, of stage ``train``, are not finished yet: what they and the stages behind them need is checked. ``gpu``: heavy
+    stages compute on a GPU of this machine; ``here``: jobs run on this machine, not on nodes of a cluster.
     """
     jobs = list(jobs)
     try:

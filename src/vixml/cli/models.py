@@ -68,11 +68,7 @@ def pack(
 
 
 def _finished_run(project: Project, dataset: str, seed: int) -> str:
-    """Return the one run of a dataset that has an index.
-
-    Raises:
-        VixmlError: none, or several.
-    """
+    """Return the one run of a dataset that has an index."""
     found = [
         names["run"]
         for folder, names in find("build-index", project.results)

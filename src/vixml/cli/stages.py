@@ -123,11 +123,7 @@ def verify_raw(job: Job) -> None:
 
 
 def _image_size(job: Job) -> int:
-    """Return the side of the dataset's images in pixels.
-
-    Raises:
-        VixmlError: the dataset has none.
-    """
+    """Return the side of the dataset's images in pixels."""
     if job.dataset.image_size is None:
         raise VixmlError(
             "the images of this dataset are neither drawn nor prepared",

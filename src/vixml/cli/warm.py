@@ -94,14 +94,9 @@ def wait(folder: Path, server: subprocess.Popen[bytes]) -> None:
 def serve(
     folder: Path, watched: int, libraries: Sequence[str], programs: Mapping[str, str], imported: Callable[[], None]
 ) -> None:
-    """Answer clients until the process ``watched`` is gone.
+    """Answer clients, in ``folder``, until the process ``watched`` is gone.
 
-    Args:
-        folder: of the socket; ``ready`` appears in it.
-        watched: a process.
-        libraries: to import.
-        programs: name -> ``module:function``.
-        imported: called once, after the imports.
+    ``libraries`` are imported first, then ``imported`` is called once; ``programs``: name -> ``module:function``.
     """
     for name in libraries:
         importlib.import_module(name)

@@ -80,11 +80,8 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path | str, *, filter_required: bool = False) -> Corpus:
-        """Open a folder written by ``build-corpus``.
-
-        Args:
-            folder: the corpus.
-            filter_required: whether the dataset defines reciprocal pairs that must not be scored (deviation D8).
+        """Open a folder written by ``build-corpus``; ``filter_required``: the dataset has pairs that must not be scored
+        (deviation D8).
 
         Raises:
             VixmlError: a file missing or malformed, a required filter missing, parts of different sizes, an item with an
@@ -209,12 +206,7 @@ def split_settings(dataset: Dataset) -> tuple[int, float]:
 
 
 def verify_averages(counts: Mapping[str, Any], published: Mapping[str, float], where: object) -> None:
-    """Check a corpus's averages against published ones, within half a unit of their second decimal.
-
-    Args:
-        counts: of the corpus.
-        published: ``avg_labels_per_query`` and ``avg_queries_per_label`` of train, as far as they are known (Table 8).
-        where: what to name.
+    """Check a corpus's averages of train against published ones (Table 8), within half a unit of their second decimal.
 
     Raises:
         VixmlError: an average differs; all that differ are listed.
@@ -404,16 +396,13 @@ class CorpusWriter:
         filters: Mapping[str, Ragged] | None = None,
         facts: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Write images, filters and counts.
+        """Write images, filters and counts; return the content of ``counts.json``.
 
         Args:
             source: an image's key -> its reference in ``images.parquet``.
             urls: whether the keys are URLs: ``image_urls.parquet`` then lists them for `fetch-images`.
             filters: split -> pairs never scored.
             facts: further entries of ``counts.json``.
-
-        Returns:
-            The content of ``counts.json``.
         """
         with table_writer(self.folder / "images.parquet", IMAGE) as append:
             for key in self.images:

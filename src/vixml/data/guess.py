@@ -54,13 +54,7 @@ _URL = re.compile(r"https?://\S+$", re.IGNORECASE)
 
 @dataclass
 class Report:
-    """Guesses and doubts, to be printed.
-
-    Attributes:
-        guesses: (subject, guess, reason, option that changes it).
-        warnings: one sentence each.
-        n_rows: rows of the table.
-    """
+    """Guesses to be printed, each (subject, guess, reason, option that changes it), and warnings; ``n_rows`` of the table."""
 
     guesses: list[tuple[str, str, str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -67,11 +67,7 @@ def read_table(path: Path, form: TableForm | None = None) -> Iterator[Record]:
 
 
 def read_rows(paths: Sequence[Path], form: TableForm) -> Iterator[Row]:
-    """Yield (where, record) of a table in one or several files; a row that is broken by itself is its error.
-
-    Raises:
-        VixmlError: as :func:`read_table`, where the rows behind cannot be read either.
-    """
+    """Yield (where, record) of a table in one or several files; a row that is broken by itself is its error, others are raised."""
     for path in paths:
         yield from READERS[kind_of(path)](path, form)
 
@@ -155,11 +151,7 @@ def _bomb(path: Path, found: str) -> VixmlError:
 
 
 def _member(path: Path) -> str:
-    """Return the one table in a zip file.
-
-    Raises:
-        VixmlError: not a zip file, none, or several.
-    """
+    """Return the one table in a zip file."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
@@ -219,11 +211,7 @@ def _lines(stream: IO[str], at: Callable[[], str]) -> Iterator[str]:
 
 
 def _header(names: Sequence[object], where: str) -> list[str]:
-    """Return the names of columns, those without a name as ``""``.
-
-    Raises:
-        VixmlError: none, one given twice, or too many.
-    """
+    """Return the names of columns, those without a name as ``""``; none, too many or one given twice is an error."""
     header = ["" if name is None else str(name).strip() for name in names]
     header[:1] = [name.removeprefix("\ufeff").strip() for name in header[:1]]
     named = [name for name in header if name]
@@ -252,9 +240,6 @@ def _read_csv(path: Path, form: TableForm) -> Iterator[Row]:
     An apostrophe in front of a formula (``'=1+1``), which makes it text in a spreadsheet, is no part of the cell.
 
     Broken by itself: a row with more or fewer cells, of another encoding, or with a character behind a closing quote.
-
-    Raises:
-        VixmlError: no header, a column named twice, a quote that is never closed.
     """
     line, header = 0, None
     with _text(path, form, lambda: f"{path}, after line {line}") as stream:
@@ -372,11 +357,7 @@ class _Buffer:
         self.position += 1
 
     def value(self) -> Any:
-        """Take the next value.
-
-        Raises:
-            VixmlError: not JSON.
-        """
+        """Take the next value; what is not JSON is an error."""
         self.next()
         while True:
             try:
@@ -429,10 +410,8 @@ def sheets_of(path: Path) -> list[str]:
 
 @contextmanager
 def _workbook(path: Path) -> Iterator[Any]:
-    """Open an Excel file for reading row by row; formulas give their stored values.
-
-    Raises:
-        VixmlError: not an Excel file, one that unpacks to implausibly much, or one with a document type (entities).
+    """Open an Excel file for reading row by row, unless it declares entities or unpacks too far; formulas give their stored
+    values.
     """
     import openpyxl
 

@@ -48,15 +48,8 @@ def export_dataset(
 ) -> None:
     """Write the folder: tables, images, vectors, ``README.md`` (the card) and ``SHA256SUMS``.
 
-    Memory holds one batch of rows, and the lists of labels and images.
-
-    Args:
-        world: the registry, for titles, origins and licences.
-        dataset_id: entry of its ``datasets``.
-        corpus_dir: the corpus.
-        images_dir: its image store; None exports where the images come from, without them.
-        embeddings_dirs: folders of image embeddings, each of another vision encoder.
-        out: folder to write.
+    Memory holds one batch of rows, and the lists of labels and images. ``images_dir`` None exports where the images come from,
+    without them; each of ``embeddings_dirs`` is of another vision encoder.
 
     Raises:
         VixmlError: a part missing or damaged, or parts that do not belong together.
@@ -139,13 +132,9 @@ TYPES: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column of an exported table.
+    """A column of an exported table; ``about`` is for the card.
 
-    Attributes:
-        name: its name.
-        kind: ``string``, ``ids`` (a list of row numbers), ``image`` (a PNG, or null), or ``vector`` (float16, or null).
-        about: its contents, for the card.
-        dim: length of a ``vector``.
+    ``kind``: ``string``, ``ids`` (row numbers), ``image`` (PNG or null), or ``vector`` (float16 of length ``dim``, or null).
     """
 
     name: str
@@ -468,14 +457,7 @@ def card(
     files: Mapping[str, Mapping[str, Any]],
     shares: Mapping[str, Mapping[str, float]],
 ) -> str:
-    """Return the dataset card.
-
-    Args:
-        parts: the parts that were exported.
-        tables: the tables that were written.
-        files: path below the folder -> ``sha256`` and ``bytes``.
-        shares: of :func:`shares_with_images`.
-    """
+    """Return the dataset card; ``files``: path below the folder -> ``sha256`` and ``bytes``."""
     corpus, store, entry = parts.corpus, parts.store, parts.world.datasets[parts.dataset]
     size = {t.prefix: sum(f["bytes"] for name, f in files.items() if name.startswith(f"{t.prefix}-")) for t in tables}
     sizes = [

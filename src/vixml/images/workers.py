@@ -50,8 +50,7 @@ def portions(files: Iterable[File]) -> Iterator[list[File]]:
 class Workers:
     """Processes that make images from files; the result does not depend on how many. Use it as a context.
 
-    Attributes:
-        threads: one per process; call :meth:`attempt` in them.
+    Call :meth:`attempt` in its ``threads``, of which there is one per process.
     """
 
     def __init__(

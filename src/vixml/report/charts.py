@@ -29,12 +29,7 @@ N_STYLES = 5  # fills `b0` to `b4` and strokes `s0` to `s4` of templates/report.
 class Chart:
     """A frame with a title, a legend, horizontal lines at round values, and room for ticks below.
 
-    Args:
-        title: above the plot; also begins the label.
-        names: of bars or lines, in the legend.
-        style: class of its marks: ``b`` (bars) or ``s`` (lines).
-        low: value at the bottom.
-        high: value at the top.
+    ``names`` are in the legend; ``style`` is the class of its marks, ``b`` (bars) or ``s`` (lines).
     """
 
     def __init__(self, title: str, names: Sequence[str], style: str, low: float, high: float) -> None:
@@ -203,11 +198,7 @@ class Breakdown:
 
 
 def breakdowns(results: Results, compare: Sequence[str]) -> list[Breakdown]:
-    """Return the parts of every dataset that has some.
-
-    Args:
-        results: scores read.
-        compare: runs drawn side by side; the table has all runs.
+    """Return the parts of every dataset that has some; the runs of ``compare`` are drawn side by side, the table has all.
 
     Raises:
         VixmlError: a breakdown that lacks a part, or two of one dataset over different groups of labels.

@@ -27,11 +27,8 @@ PAPER = "paper.yaml"  # the configuration with the paper's runs
 
 @dataclass(frozen=True)
 class Commands:
-    """Commands that make the scores of a run.
-
-    Attributes:
-        configfile: file of the configuration behind the results, empty for the default one.
-        asked: ``{(dataset, run): seeds}`` of the paper's configuration.
+    """Commands that make the scores of a run: from ``configfile`` (empty: the default), or ``asked`` of the paper's: run ->
+    seeds.
     """
 
     configfile: str

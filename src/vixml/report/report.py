@@ -94,11 +94,10 @@ def sample(n_test: int) -> np.ndarray:
 
 
 def extremes(gain: np.ndarray, count: int = N_EXTREMES) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows with the largest gains and those with the largest losses, the largest first, ties by row.
+    """Return the rows with the largest gains and those with the largest losses, the largest first, ties by row: ``count`` at
+    most.
 
-    Args:
-        gain: (n_test,) hits of one run less those of the other.
-        count: at most so many of each; a row without a gain (or loss) is in neither.
+    ``gain`` (n_test,) is the hits of one run less those of the other; a row without any is in neither.
 
     Example:
         >>> [rows.tolist() for rows in extremes(np.array([0, 2, -1, 3, 2]), 2)]
@@ -109,13 +108,10 @@ def extremes(gain: np.ndarray, count: int = N_EXTREMES) -> tuple[np.ndarray, np.
 
 
 def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results: Results) -> Gallery:
-    """Build the gallery.
+    """Build the gallery; the lowest seed of each run answers.
 
-    Args:
-        corpus_dir: ``results/data/{dataset}/corpus``; names the dataset.
-        images_dir: its image store.
-        compare: runs side by side; one without results is marked "not run". Gains and losses are of the second over the first.
-        results: scores read; the lowest seed of each run answers.
+    The runs of ``compare`` stand side by side, marked "not run" without results; gains and losses are of the second over the
+    first.
 
     Raises:
         VixmlError: predictions that do not fit the corpus.

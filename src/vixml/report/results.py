@@ -49,13 +49,7 @@ NOT_RUN = "not run"  # printed where there is nothing of ours
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One metric over the seeds of a run, in percent.
-
-    Attributes:
-        mean: over seeds.
-        sd: sample standard deviation (ddof 1); None for one seed.
-        n: number of seeds.
-    """
+    """One metric over n seeds of a run, in percent: mean and sample standard deviation (ddof 1), None for one seed."""
 
     mean: float
     sd: float | None

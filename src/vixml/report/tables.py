@@ -167,11 +167,8 @@ class Section:
 class Table:
     """One table, ready to print.
 
-    Attributes:
-        spec: its layout.
-        columns: headings of the cells; of scores, metrics.
-        sections: rows under their headings.
-        compared: whether there are published values at all; a user's own data has none.
+    ``columns`` are the headings of its cells, of scores metrics; ``compared``: there are published values, which a user's own
+    data has not.
     """
 
     spec: TableSpec | FactsSpec
@@ -203,12 +200,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Measured:
-    """Results besides scores.
-
-    Attributes:
-        corpora: dataset -> folder of ``build-corpus``.
-        latencies: folders of ``measure-latency``.
-    """
+    """Results besides scores: the corpus of each dataset, and folders of ``measure-latency``."""
 
     corpora: Mapping[str, Path] = field(default_factory=dict)
     latencies: Sequence[Path] = ()
@@ -608,11 +600,7 @@ def _quartiles(found: dict[str, float]) -> str:
 
 
 def _claims(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
-    """Yield the section: every sentence of other_facts.csv that is no latency has exactly one row.
-
-    Raises:
-        VixmlError: a sentence without a row, or a row without a sentence.
-    """
+    """Yield the section: every sentence of other_facts.csv that is no latency has exactly one row."""
     published = {(row["topic"], row["item"]): row for row in sources.facts(latency=False)}
     asked = {(row.topic, row.item): row for row in spec.claims}
     if published.keys() != asked.keys():

@@ -166,9 +166,7 @@ def first_line(runs: Sequence[TunedRun]) -> str:
 def paired(runs: Sequence[TunedRun]) -> list[tuple[str, str, dict[str, Aggregate]]]:
     """Return the differences of every two runs of one modality, pair by pair of the same split and seed.
 
-    Returns:
-        Names of the runs, and for each number the second run's less the first's; only where three pairs or more give an
-        interval.
+    That is the second run's numbers less the first's; only where three pairs or more give an interval.
     """
     found = []
     for first, second in itertools.combinations(runs, 2):

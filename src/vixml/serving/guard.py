@@ -50,11 +50,7 @@ class Access:
     free: frozenset[str]
 
     def check(self, path: str, headers: Headers) -> None:
-        """Check a request.
-
-        Raises:
-            Refusal: no token, another one, or another host.
-        """
+        """Refuse a request without the token, or to another host."""
         host = headers.get("host", "")
         if self.local_only and self.token is None and not LOCAL_NAME.fullmatch(host):
             message = (
@@ -71,12 +67,7 @@ class Access:
 class Guard:
     """Wrap the application: every request is checked, limited and counted, and no error of one ends the server.
 
-    Args:
-        app: the application.
-        limits: of requests.
-        access: who may ask.
-        metrics: counted here.
-        paths: of the API, for the counters; others count as one.
+    ``paths`` are those of the API, for the counters; others count as one.
     """
 
     def __init__(self, app: App, limits: Limits, access: Access, metrics: Metrics, paths: frozenset[str]) -> None:

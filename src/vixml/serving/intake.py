@@ -113,12 +113,7 @@ def _of_form(fields: FormData) -> TagRequest:
 class Intake:
     """Turn items into what the encoder reads: texts cleaned, images decoded elsewhere and prepared.
 
-    Args:
-        tagger: the model.
-        workers: processes that decode images; None for a model that reads text only.
-        getter: fetches images; None where no address may be fetched.
-        limits: of the server.
-        metrics: counted here.
+    ``workers`` is None for a model that reads text only, ``getter`` where no address may be fetched.
     """
 
     def __init__(

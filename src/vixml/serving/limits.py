@@ -67,12 +67,7 @@ class Limits:
 class Refusal(HTTPException):
     """A request that is not answered: its status, and an error in the form that OpenAI's API has.
 
-    Args:
-        status: of HTTP.
-        code: for programs.
-        message: for people: what was found, what was expected.
-        param: the part of the request, e.g. ``items[0].images[1]``.
-        wait: seconds after which the same request may succeed.
+    ``code`` is for programs; ``param`` the part of the request; ``wait``: seconds after which it may succeed.
     """
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None, wait: int | None = None) -> None:

@@ -43,13 +43,8 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """An opened model folder, whose files are those that were packed.
-
-    Attributes:
-        folder: where it is.
-        header: content of ``model.json``.
-        run: the resolved run.
-        dataset: its dataset's entry: columns of text and images, size of the stored images.
+    """An opened model folder, whose files are those that were packed: content of ``model.json``, resolved run, its dataset's
+    entry.
     """
 
     folder: Path
@@ -131,12 +126,9 @@ class ModelFolder:
             return pq.ParquetFile(path).read(columns=["id", "text"])  # read_table imports pandas
 
     def model(self, prompt: Prompt, device: torch.device, lean: bool = True) -> Siamese:
-        """Return the trained networks for inference, on the CPU.
+        """Return the trained networks for inference, on the CPU; ``device`` is where they will compute.
 
-        Args:
-            prompt: how sequences are laid out.
-            device: where they will compute.
-            lean: False opens a BERT with transformers, too.
+        ``lean`` False opens a BERT with transformers, too.
 
         Raises:
             VixmlError: tensors that do not fit the run.

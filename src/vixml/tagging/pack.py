@@ -231,11 +231,7 @@ def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _image_store(job: Job) -> ImageStore | None:
-    """Return the images that the run was made from; None if embeddings were imported without images.
-
-    Raises:
-        VixmlError: the images are missing, or others than those.
-    """
+    """Return the images that the run was made from; None if embeddings were imported without images."""
     made = read_manifest(job.folder("embed-images"))["inputs"].get("images")
     if made is None:
         return None

@@ -23,13 +23,9 @@ NEAREST = 10
 
 @dataclass(frozen=True)
 class Vectors:
-    """Named vectors.
+    """Named vectors: the rows (n, dim') float32, memory-mapped, of ``labels`` or ``items``.
 
-    Attributes:
-        kind: ``labels`` or ``items``.
-        ids, names: of each row.
-        rows: (n, dim') float32, memory-mapped.
-        dim: columns that are the text vector; an item's others are its pictures.
+    The first ``dim`` columns are the text vector; an item's others are its pictures.
     """
 
     kind: str
@@ -47,11 +43,7 @@ class Vectors:
 
     @classmethod
     def of_items(cls, folder: ModelFolder) -> Vectors:
-        """Return the training items.
-
-        Raises:
-            VixmlError: the folder was packed without them.
-        """
+        """Return the training items; a folder that was packed without them is an error."""
         if f"{NEIGHBOURS}/vectors.npy" not in folder:
             hint = "export the labels alone, or pack the run again with its neighbours"
             raise VixmlError("the model folder holds no training items", where=folder.folder, hint=hint)
