@@ -236,9 +236,7 @@ def read_json(path: Path | str, *, finite: bool = False) -> Any:
 
 
 def read_header(path: Path | str, form: str, kind: str) -> dict[str, Any]:
-    """Read the JSON header of a folder and check its ``format``; ``kind`` names the folder in the error, e.g. ``"an image
-    store"``.
-    """
+    """Read the JSON header of a folder and check its ``format``; ``kind`` names it in errors (``"an image store"``)."""
     header = read_json(path)
     found = header.get("format") if isinstance(header, dict) else type(header).__name__
     hint = "rebuild it with this version of vixml; snakemake does so automatically"

@@ -1,8 +1,7 @@
 """Leases on the GPUs of this machine: every job computes on cards of its own.
 
-A lease is a lock that the operating system holds for a process (``flock``), so a job that ends gives its cards back, however
-it ends. Jobs of one user, of several, and of several workflows see the same locks. A batch system that assigns cards
-(``CUDA_VISIBLE_DEVICES``) is obeyed: a lease chooses among them.
+A lease is a lock that the operating system holds for a process (``flock``), so a job gives its cards back, however it ends. All
+users and workflows see the same locks. A lease chooses among the cards that a batch system assigned (``CUDA_VISIBLE_DEVICES``).
 """
 
 from __future__ import annotations

@@ -1,14 +1,8 @@
 """Read only what a manifest vouches for.
 
-A stage that has finished left the size and the SHA-256 of each of its files in its manifest. A stage that reads the folder hashes
-these files first, each once per process, and again at the end if one was touched meanwhile. So a flipped bit, a file of another
-version or a half-copied folder is one clear error, and the hash that a manifest records of an input is of what was read.
-
-Hashing costs less than the imports of a job: 2 GB per second and core, with several files at once. No verification is kept from one
-process to the next: a stored "verified" would trust times and sizes, which a failing disk does not change. Hashing also reads a
-memory-mapped file once from start to end into the page cache, from which its rows are then taken. An image store of hundreds of
-gigabytes is not read twice: each shard is hashed just before it is read (``as_read`` of :func:`vixml.provenance.stage`).
-``benchmarks/verify_inputs.py`` measures the share of each stage.
+A finished stage left the size and the SHA-256 of each of its files in its manifest. A stage that reads the folder hashes these files
+first, each once per process, and again at the end if one was touched meanwhile (docs/design.md). No verification is kept from one
+process to the next: that would trust times and sizes, which a failing disk does not change.
 """
 
 from __future__ import annotations

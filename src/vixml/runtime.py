@@ -1,10 +1,8 @@
 """Precision, device, threads and random generators: how this machine computes a stage.
 
-``auto``, in a run's ``training.precision`` or in an option, is the precision that the hardware multiplies natively. The
-environment variable ``VIXML_PRECISION`` (``fp32``, ``bf16`` or ``fp16``) replaces every ``auto``, so that one machine can repeat
-the results of another: torch computes bfloat16 on any processor, slowly where it is emulated. A precision that a run or an
-option names is never replaced. Manifests record the choice. The command line reads this module, so torch is imported in
-functions only.
+``auto``, in a run's ``training.precision`` or in an option, is the precision that the hardware multiplies natively, or that of
+``VIXML_PRECISION`` (``fp32``, ``bf16`` or ``fp16``), by which one machine can repeat the results of another. A precision that a
+run or an option names is never replaced. The command line reads this module, so torch is imported in functions only.
 """
 
 from __future__ import annotations

@@ -57,9 +57,7 @@ class Absent(Exception):
 
 
 def attempt(check: Callable[[], str | None], where: object = None) -> str | VixmlError | Absent:
-    """Return the answer of a check: its sentence, or the error, which names ``where`` if it names no file; the other checks go
-    on.
-    """
+    """Return the answer of a check: its sentence, or the error, which names ``where`` if it names no file."""
     try:
         return check() or ""
     except Absent as absent:

@@ -41,8 +41,7 @@ def parse(runs: str) -> list[Scored]:
 
 
 def expect_fit(project: Project, scored: Iterable[Scored], published: bool = True) -> None:
-    """Check that runs can be trained and scored on their data; ``published``: image embeddings are imported where there are
-    some.
+    """Check that runs can be trained and scored on their data; ``published``: image embeddings may be imported.
 
     Raises:
         VixmlError: the first run that cannot; its file and key are named.

@@ -1,4 +1,4 @@
-"""What ``vixml fit`` does: run the workflow of one catalogue with programs that start at once, pack its tagger, print a table."""
+"""``vixml fit``: run the workflow of one catalogue with programs that start at once, pack its tagger, print a table."""
 
 from __future__ import annotations
 

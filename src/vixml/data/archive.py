@@ -197,9 +197,7 @@ class SourceReader:
 
 
 class LocalFiles:
-    """Read references ``catalogue:path`` of a user's catalogue, and nothing outside its folder; ``digest`` is of all that was
-    read.
-    """
+    """Read references ``catalogue:path`` of a user's catalogue, nothing outside its folder; ``digest`` is of all read."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)

@@ -38,7 +38,7 @@ Tables = Mapping[str, Sequence[Path]]
 
 
 class Writer(Protocol):
-    """What receives the items: :class:`CorpusWriter`, or one that only counts."""
+    """A receiver of items: :class:`CorpusWriter`, or one that only counts."""
 
     rows: dict[str, int]
 

@@ -214,9 +214,7 @@ def _listed(folder: Path, layout: Layout) -> dict[str, str]:
 
 
 def _verified_files(folder: Path, layout: Layout) -> tuple[list[str], list[str]]:
-    """Return the names of the weight files, in order, and of the files beside them that are taken; one that is missing is an
-    error.
-    """
+    """Return the names of the weight files, in order, and of those beside them that are taken; none may be missing."""
     weights = sorted(set(_listed(folder, layout).values())) or [layout.weights]
     pickles = "weights in another format (.bin, .pth) run code when they are read: take a checkpoint in safetensors"
     for name in (layout.config, *weights, *layout.required):

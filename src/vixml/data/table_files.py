@@ -410,9 +410,7 @@ def sheets_of(path: Path) -> list[str]:
 
 @contextmanager
 def _workbook(path: Path) -> Iterator[Any]:
-    """Open an Excel file for reading row by row, unless it declares entities or unpacks too far; formulas give their stored
-    values.
-    """
+    """Open an Excel file for reading row by row, unless it declares entities; formulas give their stored values."""
     import openpyxl
 
     with open_bytes(path) as stream:

@@ -125,8 +125,7 @@ def load_tokenizer(model_dir: Path | str, max_len: int | None = None, *, bare: b
 
 
 def tokenize_pieces(model_dir: Path | str, pieces: list[str]) -> list[list[int]]:
-    """Return the token ids of a prompt's pieces (``["This product text", "and its image"]``), without special tokens or
-    truncation.
+    """Return the token ids of each piece of a prompt (``"and its image"``), without special tokens or truncation.
 
     Raises:
         VixmlError: no readable tokenizer.

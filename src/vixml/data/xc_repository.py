@@ -42,8 +42,7 @@ STEP = 5000
 def build_from_archive(
     archive: Archive, dataset: Dataset, folder: Path | str, table: ImageTable | None = None
 ) -> dict[str, Any]:
-    """Write the corpus of one archive; return the content of ``counts.json``, where ``rules`` counts the odd records of each
-    split.
+    """Write the corpus of one archive; return the content of ``counts.json``, whose ``rules`` count odd records.
 
     ``table`` has image URLs by item id; None where the records hold them, or there are none.
 

@@ -27,9 +27,7 @@ PAPER = "paper.yaml"  # the configuration with the paper's runs
 
 @dataclass(frozen=True)
 class Commands:
-    """Commands that make the scores of a run: from ``configfile`` (empty: the default), or ``asked`` of the paper's: run ->
-    seeds.
-    """
+    """Commands that make a run's scores: from ``configfile`` (empty: the default), or with the seeds ``asked`` of the paper's."""
 
     configfile: str
     asked: dict[tuple[str, str], tuple[int, ...]]

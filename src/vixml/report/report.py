@@ -94,8 +94,7 @@ def sample(n_test: int) -> np.ndarray:
 
 
 def extremes(gain: np.ndarray, count: int = N_EXTREMES) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows with the largest gains and those with the largest losses, the largest first, ties by row: ``count`` at
-    most.
+    """Return the rows with the largest gains, and with the largest losses: ``count`` at most, the largest first, ties by row.
 
     ``gain`` (n_test,) is the hits of one run less those of the other; a row without any is in neither.
 
@@ -110,8 +109,7 @@ def extremes(gain: np.ndarray, count: int = N_EXTREMES) -> tuple[np.ndarray, np.
 def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results: Results) -> Gallery:
     """Build the gallery; the lowest seed of each run answers.
 
-    The runs of ``compare`` stand side by side, marked "not run" without results; gains and losses are of the second over the
-    first.
+    Of ``compare``, a run without results is marked "not run"; gains and losses are of the second over the first.
 
     Raises:
         VixmlError: predictions that do not fit the corpus.

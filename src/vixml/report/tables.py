@@ -167,8 +167,7 @@ class Section:
 class Table:
     """One table, ready to print.
 
-    ``columns`` are the headings of its cells, of scores metrics; ``compared``: there are published values, which a user's own
-    data has not.
+    ``columns`` are headings of its cells, of scores metrics; ``compared``: there are published values, unlike for own data.
     """
 
     spec: TableSpec | FactsSpec

@@ -56,7 +56,7 @@ _REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": ErrorOut, "descri
 
 @dataclass
 class State:
-    """What the paths share."""
+    """State shared by the paths."""
 
     tagger: Tagger
     batches: Batches

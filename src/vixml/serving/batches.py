@@ -30,7 +30,7 @@ BATCH, IMAGE = 128, 8
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked about the items of a request; requests that ask the same are ranked together.
+    """A request's question about its items; those with the same question are ranked together.
 
     ``k`` labels per item (0: vectors only), ``voters`` per label, labels that the request adds, and their offset.
     """

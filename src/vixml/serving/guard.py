@@ -1,4 +1,4 @@
-"""What stands between the network and the API: limits of connections, size and time, the token, and headers of every answer."""
+"""A guard between the network and the API: limits of connections, size and time, the token, and headers of every answer."""
 
 from __future__ import annotations
 

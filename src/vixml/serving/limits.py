@@ -1,4 +1,4 @@
-"""What a server allows, and how it refuses the rest."""
+"""Limits of a server, and refusals of what exceeds them."""
 
 from __future__ import annotations
 

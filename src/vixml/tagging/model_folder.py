@@ -43,9 +43,7 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """An opened model folder, whose files are those that were packed: content of ``model.json``, resolved run, its dataset's
-    entry.
-    """
+    """An opened model folder: content of ``model.json``, resolved run, and the entry of its dataset."""
 
     folder: Path
     header: dict[str, Any]
