@@ -233,7 +233,7 @@ class Reading:
             files.append((path, outputs[name]["sha256"]))
         # hashlib and the disk let other threads run; the largest file first, so that none waits alone at the end.
         files.sort(key=lambda file: -file[0].stat().st_size)
-        with ThreadPoolExecutor(max(1, min(8, len(files), _cores()))) as workers:
+        with ThreadPoolExecutor(max(1, min(8, len(files), usable_cores()))) as workers:
             hashes = list(workers.map(lambda file: self._hash(file[0]), files))
         for (path, expected), found in zip(files, hashes, strict=True):
             expect_equal(f"sha256 {found}", f"sha256 {expected}", ALTERED, where=path, hint=AGAIN)
@@ -282,5 +282,6 @@ def _vouched_by(path: Path) -> tuple[Path, str] | None:
     return None
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

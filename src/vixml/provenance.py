@@ -46,6 +46,7 @@ from vixml.manifest import (  # the half that reads; its callers know it by this
     inside,
     not_whole,  # noqa: F401
     read_manifest,  # noqa: F401
+    usable_cores,
     with_digest,
 )
 
@@ -267,10 +268,7 @@ def git_state() -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Return the device a stage ran on: processor, cores usable, threads, and the GPU if torch is loaded and sees one."""
-    described: dict[str, Any] = {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    }
+    described: dict[str, Any] = {"processor": _processor(), "cores": usable_cores()}
     torch = sys.modules.get("torch")
     if torch is not None:
         described["threads"] = torch.get_num_threads()

@@ -55,11 +55,7 @@ class Ragged:
         return len(self.offsets) - 1
 
     def row(self, index: int) -> np.ndarray:
-        """Return row ``index``: (length,) int32.
-
-        Raises:
-            VixmlError: no such row; a negative number is none.
-        """
+        """Return row ``index``: (length,) int32; a negative number is none."""
         if type(index) is not int or not 0 <= index < len(self):
             expect_whole(index, 0, "no such row", where="a Ragged", most=len(self) - 1)
         return self.values[self.offsets[index] : self.offsets[index + 1]]
@@ -156,11 +152,7 @@ class Ragged:
             expect_index(int(values[bad[0]]), self.n_cols, "an id is out of range", where=where, hint=hint)
 
     def check_once(self, where: object) -> None:
-        """Verify that no row has a value twice.
-
-        Raises:
-            VixmlError: one has (the row is named).
-        """
+        """Verify that no row has a value twice; the first that has is named."""
         keys = self.row_ids() * self.n_cols + self.values
         if (keys[1:] <= keys[:-1]).any():  # rows that ascend, as labels do on the disk, need no sorting
             keys.sort()

@@ -76,19 +76,8 @@ def _write_start(file: Path, folder: Path) -> None:
 
 def _run(file: Path, cores: int | None, more: Sequence[Path]) -> None:
     """Run the workflow, which makes the tables and ``more`` files; its progress goes to the terminal."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "paper_tables",
-        *(path.as_posix() for path in more),
-        "--cores",
-        str(cores or "all"),
-        "--quiet",
-        "host",
-        "reason",
-    ]
-    command += ["--configfile", str(file)]
+    command = [sys.executable, "-m", "snakemake", "paper_tables", *(path.as_posix() for path in more)]
+    command += ["--cores", str(cores or "all"), "--quiet", "host", "reason", "--configfile", str(file)]
     with warm_programs() as programs:
         path = os.pathsep.join([programs, str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         process = subprocess.Popen(command, env=os.environ | {"PATH": path})

@@ -80,11 +80,7 @@ def write_programs(folder: Path, programs: Mapping[str, str]) -> None:
 
 
 def wait(folder: Path, server: subprocess.Popen[bytes]) -> None:
-    """Wait until the server in a folder answers.
-
-    Raises:
-        RuntimeError: it ended; the message is its log.
-    """
+    """Wait until the server in a folder answers; a RuntimeError with its log if it ended."""
     while not (folder / "ready").exists():
         if server.poll() is not None:
             raise RuntimeError((folder / "log").read_text(encoding="utf-8"))

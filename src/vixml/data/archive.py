@@ -127,11 +127,7 @@ class Member:
     name: str
 
     def open(self) -> IO[bytes]:
-        """Return a stream of its bytes.
-
-        Raises:
-            VixmlError: encrypted, or packed in a way that Python cannot unpack.
-        """
+        """Return a stream of its bytes, unless they are encrypted or packed in a way that Python cannot unpack."""
         with self.archive._reading(self.name):
             return self.archive._zip.open(self.name)
 
@@ -179,11 +175,7 @@ class SourceReader:
 
     @staticmethod
     def split(reference: str) -> tuple[str, str | None, str]:
-        """Return (source, nested archive or None, member).
-
-        Raises:
-            VixmlError: not of the form ``source:member``.
-        """
+        """Return (source, nested archive or None, member) of ``source:member``; anything else is an error."""
         source, colon, member = reference.partition(":")
         if not colon or not source or not member:
             raise VixmlError("not an image reference", found=repr(reference), expected="source:member")

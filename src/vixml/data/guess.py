@@ -369,11 +369,7 @@ class Sample:
 
     @classmethod
     def draw(cls, paths: Sequence[Path], form: TableForm, given: Mapping[str, Any], report: Report) -> Sample:
-        """Read a table, and count its rows in the report.
-
-        Raises:
-            VixmlError: no row.
-        """
+        """Read a table, which has a row or more, and count its rows in the report."""
         kept: list[dict[str, Any]] = []
         draw = random.Random(0)
         for report.n_rows, (_, record) in enumerate(read_parts(paths, form), start=1):
@@ -401,11 +397,7 @@ class Sample:
         return columns
 
     def chosen(self, role: str) -> list[Column] | None:
-        """Take the columns that the user named for a role; None if there are none.
-
-        Raises:
-            VixmlError: a column that is not there.
-        """
+        """Take the columns that the user named for a role, which must exist; None if the user named none."""
         if (value := self.given.get(role)) is None or (value == "none" and role == "images"):
             return None if value is None else []
         by_name = {column.name: column for column in self.columns}

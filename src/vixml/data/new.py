@@ -98,14 +98,8 @@ def _printed(options: Options, report: Report, survey: Survey) -> str:
     width = max(len(subject) for subject, *_ in report.guesses)
     lines = ["How the table was understood (and the option that changes it)"]
     lines += [f"  {s:<{width}}  {found}  ({reason}; {option})" for s, found, reason, option in report.guesses]
-    lines += [
-        "",
-        "Three items",
-        *(f"  {line}" for line in survey.shown()),
-        "",
-        "Counts",
-        *(f"  {line}" for line in survey.counts()),
-    ]
+    for title, found in (("Three items", survey.shown()), ("Counts", survey.counts())):
+        lines += ["", title, *(f"  {line}" for line in found)]
     lines += ["", *(f"warning: {one}" for one in report.warnings)] if report.warnings else []
     lines += ["", f"{options.out} is written. Next:", f"  vixml fit {options.out}"]
     return shown("\n".join(lines))
@@ -133,11 +127,8 @@ def quoted(value: Any) -> str:
     if _PLAIN.fullmatch(value) and not value[0].isdigit() and value.lower() not in words:
         return value
     escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
-    return (
-        '"'
-        + "".join(c if c.isprintable() and c not in escapes else escapes.get(c, f"\\U{ord(c):08x}") for c in value)
-        + '"'
-    )
+    text = (c if c.isprintable() and c not in escapes else escapes.get(c, f"\\U{ord(c):08x}") for c in value)
+    return f'"{"".join(text)}"'
 
 
 ABOUT = {

@@ -73,11 +73,7 @@ def read_rows(paths: Sequence[Path], form: TableForm) -> Iterator[Row]:
 
 
 def kind_of(path: Path) -> str:
-    """Return how a file is read, from its name: a key of :data:`READERS`.
-
-    Raises:
-        VixmlError: no known ending.
-    """
+    """Return how a file is read, a key of :data:`READERS`, from the ending of its name, which must be known."""
     name = path.name.lower()
     for packed in PACKED:
         name = name.removesuffix(packed)
@@ -98,11 +94,7 @@ def kind_of(path: Path) -> str:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file, decompressed.
-
-    Raises:
-        VixmlError: missing, damaged, or it unpacks to implausibly much.
-    """
+    """Open a file, decompressed; one that is damaged or unpacks to implausibly much is an error."""
     with ExitStack() as stack:
         try:
             name = path.name.lower()
@@ -486,11 +478,7 @@ TABLES = ("train", "test", "items", "label")
 
 
 def tables_in(folder: Path | str) -> dict[str, Path]:
-    """Return the tables in a folder, by name.
-
-    Raises:
-        VixmlError: one table in two formats.
-    """
+    """Return the tables in a folder, by name; one table in two formats is an error."""
     found: dict[str, Path] = {}
     for name in TABLES:
         paths = [path for ending in ENDINGS if (path := Path(folder) / f"{name}{ending}").is_file()]
@@ -519,11 +507,7 @@ def named_tables(tables: Mapping[str, str | Sequence[str]], folder: Path) -> dic
 
 
 def expand(path: Path) -> list[Path]:
-    """Return a file, or the files that a pattern (``*``, ``?``, ``[``) matches, sorted.
-
-    Raises:
-        VixmlError: none.
-    """
+    """Return a file, or the files that a pattern (``*``, ``?``, ``[``) matches, sorted; one at least."""
     if path.is_file():
         return [path]
     fixed = next((part for part in path.parents if not set(str(part)) & set("*?[")), Path())

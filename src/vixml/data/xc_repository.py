@@ -244,11 +244,7 @@ class TextRules:
         self._rows = 0
 
     def text(self, record: Mapping[str, Any], where: str) -> str:
-        """Return a record's text.
-
-        Raises:
-            VixmlError: a field that is neither text nor null.
-        """
+        """Return a record's text; a field that is neither text nor null is an error."""
         parts = []
         self._absent -= record.keys()
         if not self._columns:

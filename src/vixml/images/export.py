@@ -186,11 +186,7 @@ class Table:
         return max(1, -(-self.n_rows // self.per_file))
 
     def write(self, folder: Path) -> None:
-        """Write all rows, one row group per batch; memory holds one batch.
-
-        Raises:
-            VixmlError: fewer or more rows than ``n_rows``.
-        """
+        """Write all ``n_rows`` rows, one row group per batch; memory holds one batch."""
         schema = pa.schema([column.field for column in self.columns])
         # Images are compressed already, and vectors do not shrink.
         compression = "none" if any(column.kind in ("image", "vector") for column in self.columns) else "zstd"
@@ -315,11 +311,7 @@ def _vector_rows(embeddings: ImageEmbeddings) -> Iterator[list[pa.Array]]:
 
 
 def strings(path: Path, columns: Sequence[str], size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield ``(first row, batch)`` of columns of a corpus's table.
-
-    Raises:
-        VixmlError: unreadable, or a value that is missing.
-    """
+    """Yield ``(first row, batch)`` of columns of a corpus's table; a value that is missing is an error."""
     first = 0
     with reading_parquet(path, REBUILD), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=size, columns=list(columns)):

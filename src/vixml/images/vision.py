@@ -162,11 +162,7 @@ class VisionSource:
         return path
 
     def open(self, device: str = "auto", precision: str = "auto") -> VisionEncoder:
-        """Open the encoder.
-
-        Raises:
-            VixmlError: unknown name, absent weights, or weights that do not fit the network.
-        """
+        """Open the encoder; weights that are absent or do not fit the network are an error."""
         entry, device = self.entry, find_device(device).type
         dtype = dtype_of(choose_precision(precision, device))
         if entry.kind == "wheel-efficientnet-lite0":

@@ -180,11 +180,7 @@ class _Worker:
         return n
 
     def end(self) -> int:
-        """Wait for the end; return the exit status.
-
-        Raises:
-            VixmlError: it never started.
-        """
+        """Wait for the end; return the exit status, or raise an error if it never started."""
         self.process.join()
         self._files.close()
         self._progress.close()

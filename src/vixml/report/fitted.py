@@ -27,9 +27,8 @@ def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int,
         result, label = found[run], project.run(dataset, run).row.label or run
         hours = None if run in BASELINES or project.run(dataset, run).reuse else result.hours
         cells = [_with_error(result, metric) for metric in ("P@1", "P@5")]
-        rows.append(
-            [label, *cells, *(f"{result.metrics[metric]:.1f}" for metric in ("PSP@1", "R@10")), duration(hours)]
-        )
+        cells += [f"{result.metrics[metric]:.1f}" for metric in ("PSP@1", "R@10")]
+        rows.append([label, *cells, duration(hours)])
     n = found[tagger].n_queries
     lines = [markdown(["on the test items", "P@1", "P@5", "PSP@1", "R@10", "training"], rows).rstrip()]
     lines += [

@@ -217,15 +217,10 @@ FOLLOWS = "Its parts follow the configuration of the runs named in it."
 def make_report(
     scores: Sequence[Path], config_dir: Path, tables: Sequence[str], options: ReportOptions, out: Path
 ) -> None:
-    """Write ``report.html``.
-
-    Raises:
-        VixmlError: a corpus without its image store or the other way round.
-    """
+    """Write ``report.html``; a gallery needs a corpus and its image store."""
     if (options.corpus is None) != (options.images is None):
-        raise VixmlError(
-            "the gallery needs both a corpus and an image store", hint="pass --corpus and --images, or neither"
-        )
+        hint = "pass --corpus and --images, or neither"
+        raise VixmlError("the gallery needs both a corpus and an image store", hint=hint)
     results = load(scores)
     inputs = stage_inputs(results, config_dir, "table", tables) | _folders(results, config_dir, options)
     inputs |= options.measured.named()
@@ -265,6 +260,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
     scores_states = states_summary(scored)["states"]
     commands = Commands.load(config_dir, options.configfile)
     compared = any(table.compared for table in built)
+    stand_ins = {row["dataset"] for row in found["rows"] if row["verdict"] == "stand-in"}
 
     def command_for(section: Section, row: Row) -> str | None:
         """Return the command that runs a published row, or None where no run repeats it."""
@@ -285,9 +281,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "blocks": [(block, list(rows)) for block, rows in groupby(ran, key=lambda row: row["block"])],
         "n_left": len(main["rows"]) - len(ran),
         "origin": origin_sentence(found),
-        "stand_ins": sorted(
-            {sources.registry.title(r["dataset"]) for r in found["rows"] if r["verdict"] == "stand-in"}
-        ),
+        "stand_ins": sorted(map(sources.registry.title, stand_ins)),
         "figures": _figures(options.figures, config_dir),
         "curves": _curves(results),
         "chosen": chosen_runs(results),
@@ -322,17 +316,9 @@ def _figures(folder: Path | None, config_dir: Path) -> list[dict[str, Any]]:
     for spec in load_figures(config_dir, names):
         uri = _embedded("svg+xml", (folder / f"{spec.id}.svg").read_bytes())
         header, *rows = csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines())
-        drawing = {
-            "name": spec.id,
-            "title": f"{spec.paper_figure}: {spec.title}",
-            "uri": uri,
-            "header": header,
-            "rows": rows,
-        }
-        drawing |= (
-            {"parts": "point", "note": HOURS} if isinstance(spec, FigureSpec) else {"parts": "part", "note": FOLLOWS}
-        )
-        drawings.append(drawing)
+        parts, note = ("point", HOURS) if isinstance(spec, FigureSpec) else ("part", FOLLOWS)
+        shown = {"header": header, "rows": rows, "parts": parts, "note": note}
+        drawings.append({"name": spec.id, "title": f"{spec.paper_figure}: {spec.title}", "uri": uri} | shown)
     return drawings
 
 

@@ -137,9 +137,8 @@ class Section:
         """Return the parts of each cell that are printed, each in a separate column."""
         if not self.published:
             return ("ours",)
-        return (
-            ("paper", "ours", "Δ") if any(cell.entry for row in self.rows for cell in row.cells) else ("paper", "ours")
-        )
+        scored = any(cell.entry for row in self.rows for cell in row.cells)
+        return ("paper", "ours", "Δ") if scored else ("paper", "ours")
 
     @property
     def of_runs(self) -> bool:
@@ -206,11 +205,7 @@ class Measured:
 
     @classmethod
     def of(cls, corpora: Sequence[Path], latencies: Sequence[Path]) -> Measured:
-        """Name each corpus by its dataset, the name of its parent folder.
-
-        Raises:
-            VixmlError: two corpora of one dataset.
-        """
+        """Name each corpus by its dataset, the name of its parent folder; two of one dataset are an error."""
         found: dict[str, Path] = {}
         for folder in map(Path, corpora):
             dataset = folder.absolute().parent.name
@@ -237,9 +232,7 @@ class Sources:
     results: Results
     config_dir: Path
     measured: Measured = field(default_factory=Measured)
-    costs: dict[tuple[str, str], str] = field(
-        default_factory=dict
-    )  # predicted costs of runs, filled as they are asked for
+    costs: dict[tuple[str, str], str] = field(default_factory=dict)  # predicted, filled as they are asked for
 
     @classmethod
     def load(cls, config_dir: Path | str, results: Results, measured: Measured | None = None) -> Sources:
@@ -282,9 +275,8 @@ def _build(spec: TableSpec | FactsSpec, sources: Sources) -> Table:
 
 
 def _scores(spec: TableSpec, sources: Sources) -> Iterator[Section]:
-    placed = _place(
-        spec, [one for one in sources.published if (one.source, one.table) == (spec.source, spec.paper_table)]
-    )
+    table = (spec.source, spec.paper_table)
+    placed = _place(spec, [one for one in sources.published if (one.source, one.table) == table])
     for dataset in spec.datasets:
         rows = []
         for block, row, values in placed:
@@ -294,11 +286,8 @@ def _scores(spec: TableSpec, sources: Sources) -> Iterator[Section]:
                 rows.append(_score_row(row, dataset, wanted, sources, about))
         yield Section(sources.registry.title(dataset), True, tuple(rows), dataset)
     for block in spec.measured:
-        wanted = dict.fromkeys(spec.metrics)
-        rows = [
-            _score_row(row, block.dataset, wanted, sources, {"block": "measured here", "note": row.note})
-            for row in block.rows
-        ]
+        wanted, about = dict.fromkeys(spec.metrics), {"block": "measured here"}
+        rows = [_score_row(row, block.dataset, wanted, sources, about | {"note": row.note}) for row in block.rows]
         yield Section(block.title, False, tuple(rows), block.dataset)
 
 
@@ -355,9 +344,8 @@ def _score_row(
     for metric, value in wanted.items():
         ours = metric_over_seeds(results, metric)
         if value is not None:
-            differ = registry.own_data(dataset) or (
-                "the paper quotes this number from others" if value.quoted else None
-            )
+            quoted = "the paper quotes this number from others" if value.quoted else None
+            differ = registry.own_data(dataset) or quoted
             how = {"stand_in": stand_in, "blocked": blocked, "not_comparable": differ, "cost": cost}
             cells.append(Cell(metric, value.printed, ours, judge(ours, value.value, value.decimals, **how), value))
         elif ours is not None and not sources.published:

@@ -226,10 +226,8 @@ def to_csv(runs: Sequence[TunedRun]) -> str:
     rows = []
     for run in runs:
         row = {"dataset": run.dataset, "split": SPLIT, "n_queries": run.results[0].n_queries, "run": run.run}
-        row["modality"] = run.config.modality
-        row |= {
-            name: getattr(run.config.optimizer, name) for name in ("lr", "lr_new", "warmup_steps", "warmup_steps_new")
-        }
+        row["modality"], optimizer = run.config.modality, run.config.optimizer
+        row |= {name: getattr(optimizer, name) for name in ("lr", "lr_new", "warmup_steps", "warmup_steps_new")}
         splits, seeds = (" ".join(str(cell[i]) for cell in run.cells) for i in (0, 1))
         row |= {"epochs": run.config.training.epochs, "splits": splits, "seeds": seeds, "n": len(run.results)}
         for name, value in {**run.metrics, **run.diagnostics, "minutes": run.minutes}.items():

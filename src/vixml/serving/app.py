@@ -105,9 +105,8 @@ def make_app(
                 for _ in range(processes):  # the first image need not wait for a process to start
                     workers.threads.submit(workers.attempt, ["no image"])
                 if allow_urls:
-                    fetch = Fetch(
-                        timeout_seconds=limits.seconds / 4, max_bytes=limits.body, user_agent=f"vixml/{__version__}"
-                    )
+                    settings = {"timeout_seconds": limits.seconds / 4, "max_bytes": limits.body}
+                    fetch = Fetch(**settings, user_agent=f"vixml/{__version__}")
                     getter = await stack.enter_async_context(Getter(fetch))
             intake = Intake(tagger, workers, getter, limits, metrics)
             app.state.served = State(tagger, batches, intake, limits, metrics, getter is not None, connections)
@@ -220,14 +219,8 @@ def _register_api(app: FastAPI) -> None:
                 raise Refusal(422, "invalid_item", about[0], f"input[{index}].images")
         rows = found.vectors.astype("<f4")
         as_text = wanted.encoding_format == "base64"
-        data = [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": base64.b64encode(row.tobytes()).decode() if as_text else row.tolist(),
-            }
-            for index, row in enumerate(rows)
-        ]
+        values = [base64.b64encode(row.tobytes()).decode() if as_text else row.tolist() for row in rows]
+        data = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(values)]
         tokens = sum(state.tagger.n_tokens(item.text) for item in wanted.input)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "model": state.model, "data": data, "usage": usage})
@@ -240,9 +233,8 @@ def _register_api(app: FastAPI) -> None:
     )
     async def thumbnail(request: Request, row: str) -> Response:
         """Return the thumbnail of a training item (`image` of a voter)."""
-        found = (
-            served(request).tagger.thumbnail(int(row)) if row.isascii() and row.isdecimal() and len(row) < 12 else None
-        )
+        known = row.isascii() and row.isdecimal() and len(row) < 12
+        found = served(request).tagger.thumbnail(int(row)) if known else None
         if found is None:
             raise Refusal(404, "not_found", "no training item of this model has an image of this number")
         return Response(found, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
@@ -295,9 +287,8 @@ def _describe(state: State) -> dict[str, Any]:
 
 def _asked(wanted: Wanted, limits: Limits) -> Asked:
     if len(wanted.labels) > limits.labels:
-        raise Refusal(
-            413, "too_many_labels", f"{len(wanted.labels)} labels; at most {limits.labels} per request", "labels"
-        )
+        message = f"{len(wanted.labels)} labels; at most {limits.labels} per request"
+        raise Refusal(413, "too_many_labels", message, "labels")
     return Asked(wanted.k, wanted.voters, tuple(wanted.labels), wanted.labels_offset if wanted.labels else 0.0)
 
 

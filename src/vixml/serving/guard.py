@@ -125,9 +125,8 @@ class Guard:
         await self._app(request.scope, receive, request.send)
 
     def _too_large(self) -> Refusal:
-        return Refusal(
-            413, "body_too_large", f"the body is larger than {self._limits.body} bytes (the server's --max-body)"
-        )
+        message = f"the body is larger than {self._limits.body} bytes (the server's --max-body)"
+        return Refusal(413, "body_too_large", message)
 
     def _late(self, request: _Watched) -> Refusal:
         if request.more_body:

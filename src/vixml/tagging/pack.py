@@ -83,10 +83,8 @@ def pack(
             neighbours, a stage that is unfinished or outdated, weights of the vision encoder that are missing, or an
             ``out`` that is something else.
     """
-    out, job = (
-        Path(out).absolute(),
-        Job(project, "predict", {"dataset": dataset, "run": run, "seed": seed, "split": "test"}),
-    )
+    out = Path(out).absolute()
+    job = Job(project, "predict", {"dataset": dataset, "run": run, "seed": seed, "split": "test"})
     config = _resolved(job)
     _check_run(config, run, neighbours)
     with whole_folder(out, HEADER, "model folder") as work:
