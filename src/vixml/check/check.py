@@ -342,10 +342,8 @@ def exact_recall(folder: Artifact, predictions: Predictions) -> str:
     k, right, wanted = ranked.shape[1], 0, 0
     exactly = how.get("index", "exact") == "exact"
     best = _best_scores(queries, labels, banned, k)
-    few, other = (
-        "a ranking lacks labels, or has one that the filter excludes",
-        "a ranking is not that of an exact search",
-    )
+    few = "a ranking lacks labels, or has one that the filter excludes"
+    other = "a ranking is not that of an exact search"
     for i, row in enumerate(some):
         in_labels, in_scores = (f"{folder.path / name}, row {row}" for name in ("labels.npy", "scores.npy"))
         reachable, predicted = best[i][best[i] > -np.inf], ranked[row][ranked[row] >= 0]
@@ -527,12 +525,8 @@ def open_results(
     chosen = Results(folder, everything.world, dataset, run, quick)
     stages = [stage for checks in CHECKS.values() for stage in checks]
     if not any(artifact.finished for stage in stages for artifact in chosen.artifacts(stage)):
-        raise VixmlError(
-            "there is nothing to check",
-            where=folder,
-            found="no finished stage",
-            hint="make some results, e.g. `make demo`",
-        )
+        what, hint = "there is nothing to check", "make some results, e.g. `make demo`"
+        raise VixmlError(what, where=folder, found="no finished stage", hint=hint)
     return chosen
 
 

@@ -81,15 +81,11 @@ def _check_name(options: Options, models: Path) -> None:
     if not NAME.fullmatch(options.name):
         raise VixmlError("a name may hold letters, digits, dots and hyphens", where="vixml new", found=options.name)
     if not models.is_file():
-        raise VixmlError(
-            "the project's configuration is missing",
-            where=models,
-            hint="run this in the project's folder, or --config-dir",
-        )
+        hint = "run this in the project's folder, or --config-dir"
+        raise VixmlError("the project's configuration is missing", where=models, hint=hint)
     if options.name in load_world(options.config_dir).datasets or options.name == "demo":
-        raise VixmlError(
-            "a dataset of the project has this name", where=options.config_dir, found=options.name, hint="take another"
-        )
+        what = "a dataset of the project has this name"
+        raise VixmlError(what, where=options.config_dir, found=options.name, hint="take another")
     if options.out.exists() and not options.force:
         raise VixmlError("the file exists", where=options.out, hint="--force overwrites it; or give another name")
 

@@ -324,10 +324,8 @@ def read_one(folder: Path | str) -> Result:
             )
     content = place("score", "", **{key: scores[key] for key in ("dataset", "run", "seed", "split")})
     actual = Path(*folder.absolute().parts[-len(content.parts) :])
-    what, hint = (
-        "a score folder holds the score of something else",
-        "score folders are not to be moved or renamed; score the run again",
-    )
+    what = "a score folder holds the score of something else"
+    hint = "score folders are not to be moved or renamed; score the run again"
     expect_equal(content.as_posix(), actual.as_posix(), what, where=folder, hint=hint)
     result = Result(
         dataset=str(scores["dataset"]),
@@ -475,12 +473,8 @@ def stage_inputs(results: Results, config_dir: Path, kind: str, names: Sequence[
         named[f"score/{key}"] = result.folder
         if holds(result.place("train"), "training.json"):
             named[f"training/{key}"] = result.place("train") / "training.json"
-    # The files of published numbers and of the registry.
-    files = [
-        *sorted(config_dir.glob("reported/*.csv")),
-        *registry_files(config_dir),
-        *sorted(config_dir.glob("runs/*.yaml")),
-    ]
+    reported, runs = (sorted(config_dir.glob(pattern)) for pattern in ("reported/*.csv", "runs/*.yaml"))
+    files = [*reported, *registry_files(config_dir), *runs]
     folder = config_dir.parent if config_dir.is_file() else config_dir
     named |= {f"config/{os.path.relpath(path, folder)}": path for path in files}
     return named | {f"{kind}/{name}": spec_path(config_dir, f"{kind}s", name) for name in names}

@@ -20,22 +20,11 @@ from vixml.config.registry import Fetch
 from vixml.errors import VixmlError
 from vixml.images.http import Getter
 from vixml.images.workers import Workers
+from vixml.serving import schemas
 from vixml.serving.batches import Asked, Batches, Found
 from vixml.serving.intake import FORM, Intake, content_type, read_form, read_json
 from vixml.serving.limits import Limits, Refusal, error_body
 from vixml.serving.metrics import TYPE, Metrics
-from vixml.serving.schemas import (
-    EmbeddingRequest,
-    EmbeddingResponse,
-    ErrorOut,
-    Health,
-    Item,
-    ModelList,
-    TagForm,
-    TagRequest,
-    TagResponse,
-    Wanted,
-)
 from vixml.tagging.tagger import Tag, Tagger, Voter
 
 # Files of the pages: path, file, type. They are the same for everyone, so they need no token.
@@ -47,7 +36,7 @@ PAGES = (
     ("/docs.js", "docs.js", "text/javascript; charset=utf-8"),
 )
 OPEN_PATHS = {"/healthz", "/openapi.json", *(path for path, _, _ in PAGES)}
-_REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": ErrorOut, "description": about} for status, about in {
+_REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": schemas.ErrorOut, "description": about} for status, about in {
     400: "Not readable.", 401: "No token, or another one.", 408: "The body took too long.", 413: "Too large, or too many.",
     415: "Another type of body.", 422: "Readable, and not what this path expects.", 429: "Too many requests wait.",
     503: "No answer in time, or the server is too busy.",
@@ -73,7 +62,7 @@ class State:
         return f"{header['dataset']}/{header['run']}"
 
     async def find(
-        self, items: Sequence[Item], asked: Asked, form_files: Sequence[bytes] = ()
+        self, items: Sequence[schemas.Item], asked: Asked, form_files: Sequence[bytes] = ()
     ) -> tuple[Found, list[list[str]]]:
         """Return what the model finds for items, and the notes about each."""
         with self.batches.admitted(self.intake.check(items, form_files)):
@@ -157,7 +146,7 @@ def _register_api(app: FastAPI) -> None:
             content[{"json": "application/json", "form": FORM}[kind]] = {"schema": schema}
         return {"requestBody": {"required": True, "content": content}}
 
-    @app.get("/healthz", response_model=Health, tags=["server"])
+    @app.get("/healthz", response_model=schemas.Health, tags=["server"])
     async def healthz(request: Request) -> Response:
         """Return whether the server can tag; 503 if its model's thread has ended."""
         alive = served(request).batches.alive
@@ -169,15 +158,15 @@ def _register_api(app: FastAPI) -> None:
         state = served(request)
         return Response(state.metrics.text(state.batches.waiting, state.connections()), media_type=TYPE)
 
-    @app.get("/v1/models", response_model=ModelList, tags=["model"])
+    @app.get("/v1/models", response_model=schemas.ModelList, tags=["model"])
     async def models(request: Request) -> Response:
         """Return the model: its labels, what it reads, and the limits of requests."""
         return JSONResponse({"object": "list", "data": [_describe(served(request))]})
 
     @app.post(
         "/v1/tags",
-        responses=_REFUSED | {200: {"model": TagResponse}},
-        openapi_extra=body(json=TagRequest, form=TagForm),
+        responses=_REFUSED | {200: {"model": schemas.TagResponse}},
+        openapi_extra=body(json=schemas.TagRequest, form=schemas.TagForm),
         tags=["model"],
     )
     async def tags(request: Request) -> Response:
@@ -186,7 +175,7 @@ def _register_api(app: FastAPI) -> None:
         if content_type(request) == FORM:
             wanted, form_files = await read_form(request, state.limits)
         else:
-            wanted, form_files = await read_json(request, TagRequest), []
+            wanted, form_files = await read_json(request, schemas.TagRequest), []
         found, notes = await state.find(wanted.items, _asked(wanted, state.limits), form_files)
         items = [
             _tagged(state.tagger, tags, found.names, added) | {"notes": about}
@@ -196,14 +185,14 @@ def _register_api(app: FastAPI) -> None:
 
     @app.post(
         "/v1/embeddings",
-        responses=_REFUSED | {200: {"model": EmbeddingResponse}},
-        openapi_extra=body(json=EmbeddingRequest),
+        responses=_REFUSED | {200: {"model": schemas.EmbeddingResponse}},
+        openapi_extra=body(json=schemas.EmbeddingRequest),
         tags=["model"],
     )
     async def embeddings(request: Request) -> Response:
         """Return the vectors of texts (and images), as OpenAI's API does."""
         state = served(request)
-        wanted, dim = await read_json(request, EmbeddingRequest), state.tagger.folder.header["dim"]
+        wanted, dim = await read_json(request, schemas.EmbeddingRequest), state.tagger.folder.header["dim"]
         if wanted.model not in (None, state.model):
             message = f"this server has no model {wanted.model[:100]!r}; it has {state.model!r}"
             raise Refusal(404, "model_not_found", message, "model")
@@ -285,7 +274,7 @@ def _describe(state: State) -> dict[str, Any]:
     }
 
 
-def _asked(wanted: Wanted, limits: Limits) -> Asked:
+def _asked(wanted: schemas.Wanted, limits: Limits) -> Asked:
     if len(wanted.labels) > limits.labels:
         message = f"{len(wanted.labels)} labels; at most {limits.labels} per request"
         raise Refusal(413, "too_many_labels", message, "labels")

@@ -100,11 +100,8 @@ def _upload(folder: Path, repository: str, public: bool) -> str:
         api.create_repo(repository, private=not public)
         is_private = api.model_info(repository).private
     if not public and not is_private:
-        raise VixmlError(
-            "the repository is public",
-            where=repository,
-            hint="--public pushes there; or name another, or make it private",
-        )
+        hint = "--public pushes there; or name another, or make it private"
+        raise VixmlError("the repository is public", where=repository, hint=hint)
     present = set(api.list_repo_files(repository))
     if present - HUBS_OWN and not present & {HEADER, MARKER}:
         raise VixmlError(
