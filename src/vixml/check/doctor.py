@@ -367,7 +367,7 @@ def require_slurm(partitions: Iterable[str]) -> None:
 
 
 def require_array(rule: str, jobs: int, limit: int, at_once: int) -> None:
-    """Check that the job arrays of a rule can be filled: the executor holds jobs back until so many are ready.
+    """Check that a rule's job arrays can be filled: the executor holds jobs back until an array is full.
 
     ``jobs`` are to be run; an array has at most ``limit`` (``--slurm-array-limit``), and ``at_once`` may run together.
 

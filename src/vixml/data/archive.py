@@ -189,7 +189,7 @@ class SourceReader:
 
 
 class LocalFiles:
-    """Read references ``catalogue:path`` of a user's catalogue, nothing outside its folder; ``digest`` is of all read."""
+    """Read references ``catalogue:path``, and nothing outside a catalogue's folder; ``digest`` covers all that was read."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)

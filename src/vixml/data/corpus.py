@@ -80,7 +80,7 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path | str, *, filter_required: bool = False) -> Corpus:
-        """Open a folder written by ``build-corpus``; ``filter_required``: pairs exist that are never scored (D8).
+        """Open a folder written by ``build-corpus``; ``filter_required`` refuses one without filters (deviation D8).
 
         Raises:
             VixmlError: a file missing or malformed, a required filter missing, parts of different sizes, an item with an

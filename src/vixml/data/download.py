@@ -33,7 +33,8 @@ _SPARE = 1 << 20
 def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: bool = False) -> Path:
     """Fetch one source into ``raw_dir``, unless the verified file is in place; return its path. Its receipt is beside it.
 
-    ``replace`` replaces a file of other bytes than the registry's, once the new one is verified; none placed by hand.
+    With ``replace``, a file with other bytes than the registry names is replaced once the new one is verified, unless it was
+    placed by hand.
 
     Raises:
         VixmlError: no network, not published any more, other bytes than the registry names, a full disk, or a file

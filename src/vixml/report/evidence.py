@@ -27,7 +27,7 @@ PAPER = "paper.yaml"  # the configuration with the paper's runs
 
 @dataclass(frozen=True)
 class Commands:
-    """Commands that make a run's scores: from ``configfile`` (empty: the default), or with the seeds ``asked`` of the paper's."""
+    """Commands that make a run's scores, from ``configfile`` (empty: the default); ``asked``: seeds of the paper's runs."""
 
     configfile: str
     asked: dict[tuple[str, str], tuple[int, ...]]

@@ -166,7 +166,8 @@ class Section:
 class Table:
     """One table, ready to print.
 
-    ``columns`` are headings of its cells, of scores metrics; ``compared``: there are published values, unlike for own data.
+    ``columns`` are the headings of its cells, for scores the metrics. ``compared``: whether there are published values; a
+    user's own data has none.
     """
 
     spec: TableSpec | FactsSpec

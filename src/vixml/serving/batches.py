@@ -30,7 +30,7 @@ BATCH, IMAGE = 128, 8
 
 @dataclass(frozen=True)
 class Asked:
-    """A request's question about its items; those with the same question are ranked together.
+    """Parameters of a request; items of requests with the same ones are ranked together.
 
     ``k`` labels per item (0: vectors only), ``voters`` per label, labels that the request adds, and their offset.
     """
