@@ -12,7 +12,8 @@ from typing import Any
 from vixml.config.defaults import FEWEST_TO_HOLD_OUT, FEWEST_TO_TRAIN, has_linear, training_defaults
 from vixml.config.load import load_world, validate
 from vixml.config.registry import NAME, Dataset
-from vixml.data.guess import Report, guess_catalogue, guess_form
+from vixml.data.guess import guess_catalogue
+from vixml.data.guess_form import Report, guess_form
 from vixml.data.survey import Survey, facts_of
 from vixml.data.table_files import expand
 from vixml.errors import VixmlError

@@ -14,7 +14,7 @@ import numpy as np
 
 from vixml.config.registry import Dataset
 from vixml.data.catalogue import folder_of, required_tables, write_items
-from vixml.data.guess import Report
+from vixml.data.guess_form import Report
 from vixml.data.label_names import SEPARATORS, folded
 
 SHOWN = 3
