@@ -197,7 +197,8 @@ def parts_of(plan: Plan, jobs: list[Job]) -> list[str]:
 
 def host_memory(plan: Plan, jobs: list[Job]) -> Iterator[Line]:
     """Compare main memory, or a container's limit, with the need of the largest job."""
-    room = float(min(psutil.virtual_memory().total, memory_limit() or math.inf))
+    limit = memory_limit()
+    room = float(min(psutil.virtual_memory().total, math.inf if limit is None else limit))
     needs = {name: plan.parts[name].host_memory_bytes for name in parts_of(plan, jobs)}
     yield Line(*memory_line("main memory", needs, room), stops=any(need > room for need in needs.values()))
 

@@ -391,8 +391,11 @@ def _deviations(page: Path) -> str:
     found = re.findall(r"^\| (D\d+) \| (PICTO|ours)?", page.read_text(encoding="utf-8"), re.MULTILINE)
     if not found:
         raise VixmlError("a page of deviations lists none", where=page, expected="rows `| D1 | what we do | ...`")
-    whose = {"": "In the paper's runs and PICTO's", "PICTO": "In PICTO's runs only"}
-    whose |= {"ours": "In no row of the paper's tables"}
+    whose = {
+        "": "In the paper's runs and PICTO's",
+        "PICTO": "In PICTO's runs only",
+        "ours": "In no row of the paper's tables",
+    }
     lines = [(says, [name for name, kind in found if kind == of]) for of, says in whose.items()]
     return "".join(f"- {says}: {', '.join(names) or 'none'}.\n" for says, names in lines)
 

@@ -183,9 +183,9 @@ def pages(plan: Plan, config_dir: Path | str) -> dict[str, str]:
     return {
         "plan": "\n".join([*asked, order, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
         "known": "\n".join([times, markdown(["case", "way", "GFLOP/s per thread"], speeds)]),
-        "rehearsal": markdown(parts, rehearsed(REHEARSAL), {1})
-        + "\n"
-        + markdown(["on the processor", "GFLOP/s"], host),
+        "rehearsal": "\n".join(
+            [markdown(parts, rehearsed(REHEARSAL), {1}), markdown(["on the processor", "GFLOP/s"], host)]
+        ),
         "parameters": markdown(["model", "Table 9", "counted", "counted / printed"], sizes),
     }
 

@@ -260,7 +260,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
     scores_states = states_summary(scored)["states"]
     commands = Commands.load(config_dir, options.configfile)
     compared = any(table.compared for table in built)
-    stand_ins = {row["dataset"] for row in found["rows"] if row["verdict"] == "stand-in"}
+    stand_ins = {sources.registry.title(row["dataset"]) for row in found["rows"] if row["verdict"] == "stand-in"}
 
     def command_for(section: Section, row: Row) -> str | None:
         """Return the command that runs a published row, or None where no run repeats it."""
@@ -281,7 +281,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "blocks": [(block, list(rows)) for block, rows in groupby(ran, key=lambda row: row["block"])],
         "n_left": len(main["rows"]) - len(ran),
         "origin": origin_sentence(found),
-        "stand_ins": sorted(map(sources.registry.title, stand_ins)),
+        "stand_ins": sorted(stand_ins),
         "figures": _figures(options.figures, config_dir),
         "curves": _curves(results),
         "chosen": chosen_runs(results),
