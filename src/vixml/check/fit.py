@@ -53,7 +53,8 @@ def expect_fit(project: Project, scored: Iterable[Scored], published: bool = Tru
         corpus = place("build-corpus", project.results, dataset=dataset)
         misfits = _misfits(run, entry.has_images or imported, imported, split, counts_of(project, dataset))
         for what, key, found, expected, hint in misfits:
-            where = f"{file}: runs.{name}.{key} ({dataset}, {corpus / 'counts.json'})"
+            at = ".".join(filter(None, ("runs", name, key)))
+            where = f"{file}: {at} ({dataset}, {corpus / 'counts.json'})"
             raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
         model = place("prepare-model", project.results, model=run.encoder.model)
         config = read_json(model / "config.json") if (model / MANIFEST).exists() else None
