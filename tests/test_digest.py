@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vixml.digest import KEPT, LEFT_OUT, ROOT, _parsed, module_digest, modules_of, stage_digest
+from vixml.digest import KEPT, LEFT_OUT, ROOT, _parsed, digest_of, module_hashes, modules_of, stage_digest
 from vixml.errors import VixmlError
 from vixml.stages import STAGES
 
@@ -54,7 +54,7 @@ def digest(root: Path) -> str:
     # A copy has its own path, so that nothing is remembered from before an edit.
     copy = root.parent / f"copy{time.perf_counter_ns()}" / "vixml"
     shutil.copytree(root, copy)
-    return module_digest("vixml.entry", copy)
+    return digest_of(module_hashes("vixml.entry", copy))
 
 
 def test_imports_are_followed_also_inside_functions(package):
@@ -115,7 +115,7 @@ def test_an_unknown_stage_is_refused():
     with pytest.raises(VixmlError):
         stage_digest("bake")
     with pytest.raises(VixmlError):
-        module_digest("vixml.nowhere")
+        module_hashes("vixml.nowhere")
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
@@ -161,10 +161,9 @@ def test_packages_import_only_from_packages_before_them():
 
 def test_parsed_modules_are_cached_and_the_cache_may_be_lost_or_damaged(tmp_path, monkeypatch):
     def digest(cache: str) -> str:
-        module_digest.cache_clear()
         _parsed.cache_clear()
         monkeypatch.setenv("XDG_CACHE_HOME", cache)
-        return module_digest(STAGES["score"].module)
+        return digest_of(module_hashes(STAGES["score"].module))
 
     expected = digest(str(tmp_path))
     kept = list((tmp_path / "vixml/digests").iterdir())

@@ -65,12 +65,6 @@ def digest_of(modules: Mapping[str, str]) -> str:
     return digest.hexdigest()[:16]
 
 
-@cache
-def module_digest(entry: str, root: Path = ROOT) -> str:
-    """Return the digest of ``entry`` and all it imports inside the package at ``root``; errors of :func:`module_hashes`."""
-    return digest_of(module_hashes(entry, root))
-
-
 def module_hashes(entry: str, root: Path = ROOT) -> dict[str, str]:
     """Return the hash of ``entry`` and of each module that it imports inside the package at ``root``, by name.
 

@@ -40,9 +40,7 @@ def wanted(environment: dict[str, str] | os._Environ[str]) -> bool:
 class Display(logging.Handler):
     """Show the events of Snakemake as a few lines that are redrawn.
 
-    Args:
-        jobs: called once Snakemake knows them: the number of each job, and its expected share of the time (in any unit).
-        console: where to draw.
+    ``jobs`` is called once Snakemake knows them: number -> expected share of the time.
     """
 
     def __init__(self, jobs: Callable[[], dict[int, float]], console: Console | None = None) -> None:

@@ -189,11 +189,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON; a number that is not finite (`NaN`, `1e999`), which JSON lacks and cannot be written again, is an error.
-
-    Raises:
-        ValueError: no such JSON.
-    """
+    """Parse JSON; a number that is not finite (`NaN`, `1e999`), which JSON lacks and cannot be written again, is a ValueError."""
     return json.loads(text, parse_float=_finite, parse_constant=_finite)
 
 
@@ -205,11 +201,7 @@ def _finite(text: str) -> float:
 
 
 def read_json(path: Path | str, *, finite: bool = False) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-        finite: whether other numbers are errors (:func:`parse_json`); else whoever uses a number names its key.
+    """Read a JSON file; ``finite`` refuses other numbers (:func:`parse_json`), else whoever uses a number names its key.
 
     Raises:
         VixmlError: the file is missing or is not JSON (the line is named).
@@ -244,16 +236,7 @@ def read_json(path: Path | str, *, finite: bool = False) -> Any:
 
 
 def read_header(path: Path | str, form: str, kind: str) -> dict[str, Any]:
-    """Read the JSON header of a folder and check its ``format``.
-
-    Args:
-        path: the header's file.
-        form: the format that this version reads.
-        kind: what the folder holds, for the error, e.g. ``"an image store"``.
-
-    Raises:
-        VixmlError: missing, not JSON, or of another format.
-    """
+    """Read the JSON header of a folder and check its ``format``; ``kind`` names it in errors (``"an image store"``)."""
     header = read_json(path)
     found = header.get("format") if isinstance(header, dict) else type(header).__name__
     hint = "rebuild it with this version of vixml; snakemake does so automatically"

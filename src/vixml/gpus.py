@@ -1,8 +1,7 @@
 """Leases on the GPUs of this machine: every job computes on cards of its own.
 
-A lease is a lock that the operating system holds for a process (``flock``), so a job that ends gives its cards back, however
-it ends. Jobs of one user, of several, and of several workflows see the same locks. A batch system that assigns cards
-(``CUDA_VISIBLE_DEVICES``) is obeyed: a lease chooses among them.
+A lease is a lock that the operating system holds for a process (``flock``), so a job gives its cards back, however it ends. All
+users and workflows see the same locks. A lease chooses among the cards that a batch system assigned (``CUDA_VISIBLE_DEVICES``).
 """
 
 from __future__ import annotations
@@ -60,14 +59,9 @@ def visible_gpus() -> list[tuple[str, str]]:
 def lease(n: int = 1, say: Callable[[str], object] = lambda line: print(line, file=sys.stderr)) -> list[str]:
     """Take ``n`` free cards for this process and those that it starts; only they are visible to CUDA afterwards.
 
-    Call it before anything uses CUDA. A process whose parent leased cards takes part in that lease.
-
-    Args:
-        n: how many.
-        say: called once if all cards are taken and this process waits.
-
-    Returns:
-        The cards, as in ``CUDA_VISIBLE_DEVICES``; empty if there is nothing to choose.
+    Call it before anything uses CUDA. A process whose parent leased cards takes part in that lease. ``say`` is called once if
+    all cards are taken and this process waits. The cards are returned as in ``CUDA_VISIBLE_DEVICES``, empty if there is nothing
+    to choose.
 
     Raises:
         VixmlError: fewer cards than ``n``, or too few free ones after :data:`PATIENCE` seconds, or locks that this user

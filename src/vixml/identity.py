@@ -1,4 +1,4 @@
-"""What decides a long computation's result, and what becomes of unfinished work once that has changed.
+"""Identity of a long computation: compare all that decides its result, and put unfinished work of another one aside.
 
 An identity is a nested dictionary of JSON values. ``config`` holds settings, ``code`` the hash of each module.
 """

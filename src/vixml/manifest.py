@@ -1,14 +1,8 @@
 """Read only what a manifest vouches for.
 
-A stage that has finished left the size and the SHA-256 of each of its files in its manifest. A stage that reads the folder hashes
-these files first, each once per process, and again at the end if one was touched meanwhile. So a flipped bit, a file of another
-version or a half-copied folder is one clear error, and the hash that a manifest records of an input is of what was read.
-
-Hashing costs less than the imports of a job: 2 GB per second and core, with several files at once. No verification is kept from one
-process to the next: a stored "verified" would trust times and sizes, which a failing disk does not change. Hashing also reads a
-memory-mapped file once from start to end into the page cache, from which its rows are then taken. An image store of hundreds of
-gigabytes is not read twice: each shard is hashed just before it is read (``as_read`` of :func:`vixml.provenance.stage`).
-``benchmarks/verify_inputs.py`` measures the share of each stage.
+A finished stage left the size and the SHA-256 of each of its files in its manifest. A stage that reads the folder hashes these files
+first, each once per process, and again at the end if one was touched meanwhile (docs/design.md). No verification is kept from one
+process to the next: that would trust times and sizes, which a failing disk does not change.
 """
 
 from __future__ import annotations
@@ -115,11 +109,7 @@ def not_whole(folder: Path | str) -> list[str]:
 
 
 def verify(folder: Path | str, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """Verify files of a finished folder by size and SHA-256; return its manifest.
-
-    Args:
-        folder: written by a stage.
-        names: files in it; None: all that its manifest names.
+    """Verify files of a finished folder (None: all that its manifest names) by size and SHA-256; return its manifest.
 
     Raises:
         VixmlError: no manifest, an altered one, or a file that is missing or altered.
@@ -149,11 +139,7 @@ def describe_input(path: Path | str) -> dict[str, Any]:
 
 
 def check_run(folder: Path, expected: Mapping[str, object], option: str) -> None:
-    """Check that a folder belongs to a run.
-
-    Raises:
-        VixmlError: it belongs to another.
-    """
+    """Check that a folder belongs to a run."""
     config = read_manifest(folder)["config"]
     found = {key: config.get(key) for key in expected}
     if found != expected:
@@ -213,9 +199,7 @@ class Reading:
     def describe(self, path: Path | str, named_only: bool = False) -> dict[str, Any]:
         """Verify an input and return its path and digest, as :func:`describe_input`.
 
-        Args:
-            path: a file or a folder.
-            named_only: do not hash the files of a folder: its reader verifies each one.
+        ``named_only``: do not hash the files of a folder, because its reader verifies each one.
         """
         path = Path(path)
         if path.is_dir():
@@ -249,7 +233,7 @@ class Reading:
             files.append((path, outputs[name]["sha256"]))
         # hashlib and the disk let other threads run; the largest file first, so that none waits alone at the end.
         files.sort(key=lambda file: -file[0].stat().st_size)
-        with ThreadPoolExecutor(max(1, min(8, len(files), _cores()))) as workers:
+        with ThreadPoolExecutor(max(1, min(8, len(files), usable_cores()))) as workers:
             hashes = list(workers.map(lambda file: self._hash(file[0]), files))
         for (path, expected), found in zip(files, hashes, strict=True):
             expect_equal(f"sha256 {found}", f"sha256 {expected}", ALTERED, where=path, hint=AGAIN)
@@ -298,5 +282,6 @@ def _vouched_by(path: Path) -> tuple[Path, str] | None:
     return None
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,9 +26,7 @@ MORE_SHARED = "give the container more /dev/shm (docker run --shm-size=16g), or 
 def enough_memory(where: Callable[[], str], smaller: Callable[[], str]) -> Iterator[None]:
     """Turn running out of memory inside a ``with`` block into one error.
 
-    Args:
-        where: called in that case: run, stage and step.
-        smaller: called in that case: the key to lower and its next value, an imperative clause.
+    In that case ``where`` names run, stage and step, and ``smaller`` the key to lower and its next value, an imperative clause.
 
     Raises:
         VixmlError: memory ran out; anything else passes through.

@@ -46,6 +46,7 @@ from vixml.manifest import (  # the half that reads; its callers know it by this
     inside,
     not_whole,  # noqa: F401
     read_manifest,  # noqa: F401
+    usable_cores,
     with_digest,
 )
 
@@ -132,12 +133,14 @@ def require_space(out: Path | str, n_bytes: int) -> None:
     Raises:
         VixmlError: less is free.
     """
-    place = Path(out).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing(Path(out))).free
     if free < n_bytes:
         raise disk_full(out, f"{free / 1e6:,.0f} MB free", f"{n_bytes / 1e6:,.0f} MB")
+
+
+def existing(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that exists: it is on the same disk."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def _publish(work: Path, out: Path) -> None:
@@ -265,10 +268,7 @@ def git_state() -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Return the device a stage ran on: processor, cores usable, threads, and the GPU if torch is loaded and sees one."""
-    described: dict[str, Any] = {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    }
+    described: dict[str, Any] = {"processor": _processor(), "cores": usable_cores()}
     torch = sys.modules.get("torch")
     if torch is not None:
         described["threads"] = torch.get_num_threads()

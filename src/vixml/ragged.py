@@ -55,11 +55,7 @@ class Ragged:
         return len(self.offsets) - 1
 
     def row(self, index: int) -> np.ndarray:
-        """Return row ``index``: (length,) int32.
-
-        Raises:
-            VixmlError: no such row; a negative number is none.
-        """
+        """Return row ``index``: (length,) int32; a negative number is none."""
         if type(index) is not int or not 0 <= index < len(self):
             expect_whole(index, 0, "no such row", where="a Ragged", most=len(self) - 1)
         return self.values[self.offsets[index] : self.offsets[index + 1]]
@@ -156,11 +152,7 @@ class Ragged:
             expect_index(int(values[bad[0]]), self.n_cols, "an id is out of range", where=where, hint=hint)
 
     def check_once(self, where: object) -> None:
-        """Verify that no row has a value twice.
-
-        Raises:
-            VixmlError: one has (the row is named).
-        """
+        """Verify that no row has a value twice; the first that has is named."""
         keys = self.row_ids() * self.n_cols + self.values
         if (keys[1:] <= keys[:-1]).any():  # rows that ascend, as labels do on the disk, need no sorting
             keys.sort()
@@ -212,11 +204,7 @@ class Ragged:
 
 
 def expect_ragged(given: object, where: Path | str) -> None:
-    """Check lists that a caller gives.
-
-    Raises:
-        VixmlError: no :class:`Ragged`, or one that :meth:`Ragged.check` refuses.
-    """
+    """Check that a caller gives lists of ids that :meth:`Ragged.check` accepts."""
     if not isinstance(given, Ragged):
         found, hint = type(given).__name__, "make one with Ragged.from_rows"
         raise VixmlError("not lists of ids", where=where, found=found, expected="a Ragged", hint=hint)
@@ -242,11 +230,7 @@ def _int32(values: np.ndarray, n_cols: int) -> np.ndarray:
 
 
 def _whole_numbers(given: Sequence[int] | np.ndarray, where: str) -> np.ndarray:
-    """Return a list of whole numbers as it is, or as int64 if it is empty.
-
-    Raises:
-        VixmlError: floats, truth values, text, numbers beyond int64, or another shape.
-    """
+    """Return a list of whole numbers as it is, or as int64 if it is empty; anything else is an error."""
     if isinstance(given, np.ma.MaskedArray):
         raise VixmlError("not a list of ids", where=where, found="a masked array", expected="whole numbers, all given")
     try:
@@ -264,8 +248,7 @@ def _whole_numbers(given: Sequence[int] | np.ndarray, where: str) -> np.ndarray:
 class RaggedWriter:
     """Write a :class:`Ragged` row by row: the same files as :meth:`Ragged.save`, without its values in memory.
 
-    Args:
-        folder: to write; it is whole once :meth:`close` has returned.
+    The folder is whole once :meth:`close` has returned.
 
     Example:
         >>> import tempfile

@@ -1,10 +1,8 @@
 """Precision, device, threads and random generators: how this machine computes a stage.
 
-``auto``, in a run's ``training.precision`` or in an option, is the precision that the hardware multiplies natively. The
-environment variable ``VIXML_PRECISION`` (``fp32``, ``bf16`` or ``fp16``) replaces every ``auto``, so that one machine can repeat
-the results of another: torch computes bfloat16 on any processor, slowly where it is emulated. A precision that a run or an
-option names is never replaced. Manifests record the choice. The command line reads this module, so torch is imported in
-functions only.
+``auto``, in a run's ``training.precision`` or in an option, is the precision that the hardware multiplies natively, or that of
+``VIXML_PRECISION`` (``fp32``, ``bf16`` or ``fp16``), by which one machine can repeat the results of another. A precision that a
+run or an option names is never replaced. The command line reads this module, so torch is imported in functions only.
 """
 
 from __future__ import annotations
@@ -55,11 +53,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def precision_override() -> str | None:
-    """Return the value of ``VIXML_PRECISION``, None where it is unset, empty or ``auto``.
-
-    Raises:
-        VixmlError: it is none of the known precisions.
-    """
+    """Return the value of ``VIXML_PRECISION``, None where it is unset, empty or ``auto``; an unknown one is an error."""
     value = os.environ.get(VARIABLE, "")
     if value in ("", "auto"):
         return None
@@ -207,13 +201,9 @@ def keep_memory_whole() -> None:
 
 @dataclass(frozen=True)
 class GpuTrouble:
-    """Why PyTorch cannot compute on a GPU.
+    """Why PyTorch cannot compute on a GPU, and what to do, an imperative clause.
 
-    Attributes:
-        gpu: the GPU of this machine and its driver, as far as they are known; None if there is none, or if the
-            environment hides all of them.
-        why: why PyTorch cannot use it.
-        fix: what to do, an imperative clause.
+    ``gpu`` and its driver, as far as they are known, are None if there is none, or if the environment hides all of them.
     """
 
     gpu: str | None

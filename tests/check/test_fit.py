@@ -69,7 +69,8 @@ def test_what_the_data_do_not_have(project, run, split, changes, key):
     found = project(run, COUNTS | changes)
     with pytest.raises(VixmlError) as caught:
         expect_fit(found, [("picto", "mine", split)])
-    assert f"mine.yaml: runs.mine.{key} (picto" in caught.value.where and caught.value.hint
+    at = f"runs.mine.{key}" if key else "runs.mine"
+    assert f"mine.yaml: {at} (picto" in caught.value.where and caught.value.hint
 
 
 def test_what_fits_and_what_is_not_known_yet(project):

@@ -18,7 +18,7 @@ from vixml.config.defaults import training_defaults
 from vixml.config.load import load_workflow, load_world, merge, read_yaml
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
-from vixml.data.guess import Report, guess_form
+from vixml.data.guess_form import Report, guess_form
 from vixml.errors import VixmlError
 from vixml.files import read_json
 

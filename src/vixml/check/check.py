@@ -57,12 +57,7 @@ class Absent(Exception):
 
 
 def attempt(check: Callable[[], str | None], where: object = None) -> str | VixmlError | Absent:
-    """Return the answer of a check: its sentence, or the error; an error does not end the other checks.
-
-    Args:
-        check: one check.
-        where: the file to name if an error names none.
-    """
+    """Return the answer of a check: its sentence, or the error, which names ``where`` if it names no file."""
     try:
         return check() or ""
     except Absent as absent:
@@ -97,13 +92,7 @@ def require_values(found: Mapping[str, Any], expected: Mapping[str, object], fil
 
 @dataclass(frozen=True)
 class Artifact:
-    """The folder of a stage.
-
-    Attributes:
-        path: of the folder.
-        names: the names in its path: dataset, run and the like.
-        results: all results, of which it is a part.
-    """
+    """The folder of a stage, with the names in its path (dataset, run and the like), as a part of all results."""
 
     path: Path
     names: dict[str, str]
@@ -353,10 +342,8 @@ def exact_recall(folder: Artifact, predictions: Predictions) -> str:
     k, right, wanted = ranked.shape[1], 0, 0
     exactly = how.get("index", "exact") == "exact"
     best = _best_scores(queries, labels, banned, k)
-    few, other = (
-        "a ranking lacks labels, or has one that the filter excludes",
-        "a ranking is not that of an exact search",
-    )
+    few = "a ranking lacks labels, or has one that the filter excludes"
+    other = "a ranking is not that of an exact search"
     for i, row in enumerate(some):
         in_labels, in_scores = (f"{folder.path / name}, row {row}" for name in ("labels.npy", "scores.npy"))
         reachable, predicted = best[i][best[i] > -np.inf], ranked[row][ranked[row] >= 0]
@@ -466,14 +453,9 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Results:
-    """The finished folders to look at.
+    """The finished folders to look at: all, or those of one dataset, or of one run and the run whose model it uses.
 
-    Attributes:
-        folder: of all results.
-        world: the registry.
-        dataset: this one only; None for all.
-        run: this one only, with the run whose model it uses; None for all.
-        quick: compare only the size of large files.
+    ``quick`` compares only the size of large files.
     """
 
     folder: Path
@@ -543,12 +525,8 @@ def open_results(
     chosen = Results(folder, everything.world, dataset, run, quick)
     stages = [stage for checks in CHECKS.values() for stage in checks]
     if not any(artifact.finished for stage in stages for artifact in chosen.artifacts(stage)):
-        raise VixmlError(
-            "there is nothing to check",
-            where=folder,
-            found="no finished stage",
-            hint="make some results, e.g. `make demo`",
-        )
+        what, hint = "there is nothing to check", "make some results, e.g. `make demo`"
+        raise VixmlError(what, where=folder, found="no finished stage", hint=hint)
     return chosen
 
 

@@ -18,6 +18,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -25,7 +26,7 @@ import psutil
 from vixml import __version__
 from vixml.config.load import load_workflow, read_yaml
 from vixml.errors import VixmlError
-from vixml.provenance import MANIFEST, git_state, machine
+from vixml.provenance import MANIFEST, existing, git_state, machine
 from vixml.stages import find, place
 from vixml.text import size
 
@@ -105,39 +106,18 @@ def mend_rwlock(folder: Path) -> str:
     DVC rewrites the list in place, refuses to run at all with half of one, and keeps nothing else in it.
     """
     path = folder / ".dvc" / "tmp" / "rwlock"
-    try:
-        listed = json.loads(path.read_bytes())
-        whole = _is_list_of_dvc(listed)
-    except FileNotFoundError:
+    if not path.exists():
         return ""
-    except ValueError:
-        whole = False
-    if whole:
+    from dvc.rwlock import SCHEMA
+    from voluptuous import Invalid
+
+    with suppress(ValueError, Invalid):
+        SCHEMA(json.loads(path.read_bytes()))
         return ""
     if running := " ".join(map(str, processes(folder, "dvc"))):
         return f"{path} is damaged, and `dvc` runs here (process {running}).\n  what now: when it has ended, rm {path}"
     path.unlink()
     return f"Removed {path}, DVC's list of running commands: a kill had cut it, and no command runs."
-
-
-def _is_list_of_dvc(listed: object) -> bool:
-    """Return whether DVC accepts its list: ``{"write": {path: process}, "read": {path: [process]}}``."""
-    if not isinstance(listed, dict) or not listed.keys() <= {"write", "read"}:
-        return False
-    write, read = listed.get("write", {}), listed.get("read", {})
-    if (
-        not isinstance(write, dict)
-        or not isinstance(read, dict)
-        or not all(isinstance(several, list) for several in read.values())
-    ):
-        return False
-    return all(
-        isinstance(one, dict)
-        and one.keys() == {"pid", "cmd"}
-        and isinstance(one["pid"], int)
-        and isinstance(one["cmd"], str)
-        for one in (*write.values(), *(one for several in read.values() for one in several))
-    )
 
 
 def require_tracked(results: Path, pages: Path | None) -> None:
@@ -215,15 +195,21 @@ def processor() -> str:
 
 def memory() -> str:
     """Return main memory, and the limit of a container if there is one."""
-    found, limit = psutil.virtual_memory(), Path("/sys/fs/cgroup/memory.max")
-    at_most = limit.read_text().strip() if limit.is_file() else ""
-    limited = f", at most {size(int(at_most))} here" if at_most.isdecimal() else ""
+    found, limit = psutil.virtual_memory(), memory_limit()
+    limited = "" if limit is None else f", at most {size(limit)} here"
     return f"{size(found.total)}, {size(found.available)} available{limited}"
+
+
+def memory_limit() -> int | None:
+    """Return the bytes that a container may use; None without a limit."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    found = limit.read_text().strip() if limit.is_file() else ""
+    return int(found) if found.isdecimal() else None
 
 
 def disk(results: Path) -> str:
     """Return the free space for results."""
-    usage = shutil.disk_usage(next(path for path in (results.absolute(), *results.absolute().parents) if path.exists()))
+    usage = shutil.disk_usage(existing(results))
     return f"{size(usage.free)} free of {size(usage.total)}, for {results}"
 
 
@@ -334,11 +320,7 @@ def checkpoints(results: Path) -> str:
 
 
 def require_conda() -> None:
-    """Check that Snakemake will find a conda client.
-
-    Raises:
-        VixmlError: there is none.
-    """
+    """Check that Snakemake will find a conda client."""
     if shutil.which("conda") is None:
         raise VixmlError(
             "--use-conda needs a conda client, and there is none",
@@ -351,8 +333,7 @@ def require_conda() -> None:
 def require_slurm(partitions: Iterable[str]) -> None:
     """Check that SLURM answers, and has every partition that jobs will be sent to.
 
-    Args:
-        partitions: names; one entry may be several, joined by commas, as ``sbatch`` takes them.
+    ``partitions``: one may be several names, joined by commas, as ``sbatch`` takes them.
 
     Raises:
         VixmlError: no SLURM, no answer, or no such partition.
@@ -386,13 +367,9 @@ def require_slurm(partitions: Iterable[str]) -> None:
 
 
 def require_array(rule: str, jobs: int, limit: int, at_once: int) -> None:
-    """Check that a job array can be filled: the executor holds its jobs back until as many are ready.
+    """Check that a rule's job arrays can be filled: the executor holds jobs back until an array is full.
 
-    Args:
-        rule: whose jobs become arrays.
-        jobs: of that rule, to be run.
-        limit: maximum number of jobs in one array (``--slurm-array-limit``, SLURM's ``MaxArraySize``).
-        at_once: jobs of that rule that may run together, by ``jobs`` and ``resources``.
+    ``jobs`` are to be run; an array has at most ``limit`` (``--slurm-array-limit``), and ``at_once`` may run together.
 
     Raises:
         VixmlError: an array is larger than the number of jobs that may run together.
@@ -407,12 +384,9 @@ def require_array(rule: str, jobs: int, limit: int, at_once: int) -> None:
 
 
 def require_remote(root: Path, name: str | None = None, *, filled: bool = False) -> str:
-    """Check that DVC has a remote, and that it can be reached; return its address.
+    """Check that DVC has a remote (None: the default one), and that it can be reached; return its address.
 
-    Args:
-        root: the repository.
-        name: of the remote; None for the default one.
-        filled: whether its folder must exist, as for a pull; a push creates it, but not the folder above it.
+    ``filled``: its folder must exist, as for a pull; a push creates it, but not the folder above it.
 
     Raises:
         VixmlError: no remote, or one that cannot be reached.

@@ -41,12 +41,7 @@ def parse(runs: str) -> list[Scored]:
 
 
 def expect_fit(project: Project, scored: Iterable[Scored], published: bool = True) -> None:
-    """Check that runs can be trained and scored on their data.
-
-    Args:
-        project: the configuration and the folder of results.
-        scored: dataset, run and split.
-        published: whether published image embeddings are imported where there are some.
+    """Check that runs can be trained and scored on their data; ``published``: image embeddings may be imported.
 
     Raises:
         VixmlError: the first run that cannot; its file and key are named.
@@ -56,13 +51,11 @@ def expect_fit(project: Project, scored: Iterable[Scored], published: bool = Tru
         file = family_file(project.config_dir, dataset, name)
         imported = published and run.images.vision in entry.published_vectors
         corpus = place("build-corpus", project.results, dataset=dataset)
-        for what, key, found, expected, hint in _misfits(
-            run, entry.has_images or imported, imported, split, counts_of(project, dataset)
-        ):
-            raise VixmlError(
-                what, where=f"{file}: runs.{name}.{key} ({dataset}, {corpus / 'counts.json'})", found=found,
-                expected=expected, hint=hint,
-            )  # fmt: skip
+        misfits = _misfits(run, entry.has_images or imported, imported, split, counts_of(project, dataset))
+        for what, key, found, expected, hint in misfits:
+            at = ".".join(filter(None, ("runs", name, key)))
+            where = f"{file}: {at} ({dataset}, {corpus / 'counts.json'})"
+            raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
         model = place("prepare-model", project.results, model=run.encoder.model)
         config = read_json(model / "config.json") if (model / MANIFEST).exists() else None
         if run.needs_encoder and isinstance(config, dict):
@@ -93,14 +86,9 @@ def _misfits(
             "a run reads images, and its dataset has none", key, getattr(run, key, run.inference.image_weight),
             "text, or a dataset with images", "name its images in datasets.yaml (catalogue.images), or take them from the run",
         )  # fmt: skip
-    longest = counts.get("most_images_per_item")
-    if (
-        run.needs_embeddings
-        and run.uses_images
-        and not imported
-        and longest is not None
-        and run.images.per_item > longest
-    ):
+    reads_corpus = run.needs_embeddings and run.uses_images and not imported
+    longest = counts.get("most_images_per_item") if reads_corpus else None
+    if longest is not None and run.images.per_item > longest:
         yield (
             "images.per_item exceeds the images available", "images.per_item", run.images.per_item,
             f"at most {longest}, the longest list of images of an item", "lower it, or build the corpus with more images per item",

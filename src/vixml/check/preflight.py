@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from typing import Literal
 
 import psutil
 
-from vixml.check.doctor import require_slurm
+from vixml.check.doctor import memory_limit, require_slurm
 from vixml.config.load import read_yaml
 from vixml.config.project import Project
 from vixml.config.registry import Source
@@ -32,7 +33,7 @@ from vixml.data.hub_checkpoint import placed_folder
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import CONTEXT, HARDWARE
 from vixml.plan.plan import Plan, make_plan
-from vixml.provenance import MANIFEST
+from vixml.provenance import MANIFEST, existing
 from vixml.runtime import SCARCE, SHARED, gpu_hardware
 from vixml.stages import Job, raw_dir
 from vixml.text import size
@@ -45,15 +46,7 @@ DRIVE = "https://drive.google.com"
 
 @dataclass(frozen=True)
 class Line:
-    """One check.
-
-    Attributes:
-        name: what was checked.
-        state: the outcome.
-        found: a short text.
-        hint: what to do, an imperative clause.
-        stops: whether a job cannot work.
-    """
+    """One check: its name, outcome, what was found, what to do (an imperative clause), and whether a job cannot work."""
 
     name: str
     state: State
@@ -71,12 +64,8 @@ def preflight(
 ) -> Iterator[Line]:
     """Yield the outcome of every check, as it is known.
 
-    Args:
-        project: the configuration and the folder of results.
-        workflow: what to run.
-        jobs: of stage ``train``, not finished yet; what they and the stages behind them need is checked.
-        gpu: whether heavy stages compute on a GPU of this machine.
-        here: whether jobs run on this machine, not on nodes of a cluster.
+    ``jobs``, of stage ``train``, are not finished yet: what they and the stages behind them need is checked. ``gpu``: heavy
+    stages compute on a GPU of this machine; ``here``: jobs run on this machine, not on nodes of a cluster.
     """
     jobs = list(jobs)
     try:
@@ -138,9 +127,8 @@ def packages(runs: Iterable[RunConfig]) -> Iterator[Line]:
         if not required.specifier.contains(version, prereleases=True):
             wrong.append(f"{required.name} {version} (needs {required.specifier})")
     if wrong:
-        yield Line(
-            "packages", "fails", ", ".join(wrong), "make install, or pip install with requirements.lock", stops=True
-        )
+        hint = "make install, or pip install with requirements.lock"
+        yield Line("packages", "fails", ", ".join(wrong), hint, stops=True)
     else:
         yield Line("packages", "ok", "all that vixml requires")
     fused = [run for run in runs if run.encoder.kernels == "liger"]
@@ -180,16 +168,10 @@ def accelerator(plan: Plan, jobs: list[Job], *, wanted: bool) -> Iterator[Line]:
     cards = seen["cards"]
     names = ", ".join(f"{name} ({size(total)})" for name, _, total in cards)
     yield Line("GPU", "ok", f"torch {seen['torch']} computes on {names}")
-    busy = [
-        f"{i}: {size(total - free)} in use" for i, (_, free, total) in enumerate(cards) if total - free > 2 * CONTEXT
-    ]
-    if busy:
-        yield Line(
-            "GPU in use",
-            "fails",
-            "; ".join(busy),
-            "nvidia-smi shows by whom; free it, or hide the card with CUDA_VISIBLE_DEVICES",
-        )
+    used = {i: total - free for i, (_, free, total) in enumerate(cards) if total - free > 2 * CONTEXT}
+    if used:
+        hint = "nvidia-smi shows by whom; free it, or hide the card with CUDA_VISIBLE_DEVICES"
+        yield Line("GPU in use", "fails", "; ".join(f"{i}: {size(n)} in use" for i, n in used.items()), hint)
     room = float(min(total for _, _, total in cards))
     needs = {name: plan.parts[name].gpu_memory_bytes for name in parts_of(plan, jobs)}
     yield Line(*memory_line("GPU memory", needs, room), stops=any(need > room for need in needs.values()))
@@ -215,16 +197,15 @@ def parts_of(plan: Plan, jobs: list[Job]) -> list[str]:
 
 def host_memory(plan: Plan, jobs: list[Job]) -> Iterator[Line]:
     """Compare main memory, or a container's limit, with the need of the largest job."""
-    room, limit = float(psutil.virtual_memory().total), Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else ""
-    room = min(room, float(text)) if text.isdecimal() else room
+    limit = memory_limit()
+    room = float(min(psutil.virtual_memory().total, math.inf if limit is None else limit))
     needs = {name: plan.parts[name].host_memory_bytes for name in parts_of(plan, jobs)}
     yield Line(*memory_line("main memory", needs, room), stops=any(need > room for need in needs.values()))
 
 
 def disk(plan: Plan, results: Path) -> Iterator[Line]:
     """Compare free space with what is still to be written."""
-    place = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
+    place = existing(results)
     free = shutil.disk_usage(place).free
     there = sum(path.stat().st_size for path in results.rglob("*") if path.is_file() and not path.is_symlink())
     need = max(0.0, plan.total.disk_bytes + plan.total.scratch_bytes - there)
@@ -234,13 +215,8 @@ def disk(plan: Plan, results: Path) -> Iterator[Line]:
     else:
         yield Line("disk", "ok", f"{size(free)} free, {size(need)} predicted")
     if not os.access(place, os.W_OK):
-        yield Line(
-            "disk",
-            "fails",
-            f"{place} cannot be written",
-            "give this user write access, or name another folder",
-            stops=True,
-        )
+        hint = "give this user write access, or name another folder"
+        yield Line("disk", "fails", f"{place} cannot be written", hint, stops=True)
 
 
 def shared_memory(*, wanted: bool) -> Iterator[Line]:
@@ -303,13 +279,8 @@ def hosts(project: Project, jobs: list[Job]) -> Iterator[Line]:
         n = f"{len(sources)} files" if len(sources) > 1 else "1 file"
         if kind == "place":
             target = raw_dir(project.results) / sources[0].filename
-            yield Line(
-                "raw files",
-                "fails",
-                f"{n} to be placed by hand, first {target.name}",
-                by_hand(sources[0], target),
-                stops=True,
-            )
+            found = f"{n} to be placed by hand, first {target.name}"
+            yield Line("raw files", "fails", found, by_hand(sources[0], target), stops=True)
             continue
         try:
             date = ASK[kind](sources[0])
@@ -353,10 +324,6 @@ def _hub(source: Source) -> datetime | None:
     return _answers(constants.ENDPOINT)
 
 
-def _drive(source: Source) -> datetime | None:
-    return _answers(DRIVE)
-
-
 def _index(source: Source) -> None:
     command = [sys.executable, "-m", "pip", "index", "versions", "--disable-pip-version-check", source.name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -364,7 +331,7 @@ def _index(source: Source) -> None:
         raise ConnectionError((done.stderr.strip().splitlines() or ["pip failed without a message"])[-1])
 
 
-ASK = {"hub": _hub, "google-drive": _drive, "wheel": _index}
+ASK = {"hub": _hub, "google-drive": lambda source: _answers(DRIVE), "wheel": _index}
 
 
 def clock(date: datetime) -> Line:
@@ -398,11 +365,8 @@ def refuse(lines: Iterable[Line]) -> None:
         if line.state == "fails" and line.stops:
             failed.append(line)
     if failed:
+        what = f"{len(failed)} checks" if len(failed) > 1 else "a check"
+        names, hint = dict.fromkeys(line.name for line in failed), "the lines above say what to do. Nothing was run"
         raise VixmlError(
-            f"{len(failed)} checks before the first job failed"
-            if len(failed) > 1
-            else "a check before the first job failed",
-            where="vixml preflight",
-            found=", ".join(dict.fromkeys(line.name for line in failed)),
-            hint="the lines above say what to do. Nothing was run",
+            f"{what} before the first job failed", where="vixml preflight", found=", ".join(names), hint=hint
         )

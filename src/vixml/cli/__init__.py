@@ -15,7 +15,7 @@ from types import FrameType
 import typer
 
 from vixml import __version__
-from vixml.cli import catalogue, check, export, models, report, serve, stages
+from vixml.cli import catalogue, check, models, report, stages
 from vixml.errors import VixmlError, machine_error
 from vixml.runtime import precision_override
 
@@ -44,7 +44,7 @@ def _options(
     precision_override()  # a misspelt setting stops every command, not the first one that computes
 
 
-for _module in (catalogue, stages, models, export, serve, report, check):
+for _module in (catalogue, stages, models, report, check):
     _module.register(app)
 
 

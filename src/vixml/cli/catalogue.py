@@ -142,11 +142,7 @@ def fit(
 
 
 def _file_of(name: str) -> Path:
-    """Return the file of a catalogue.
-
-    Raises:
-        VixmlError: there is none.
-    """
+    """Return the file of a catalogue, which must exist."""
     from vixml.errors import VixmlError
 
     file = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")

@@ -1,4 +1,4 @@
-"""What ``vixml fit`` does: run the workflow of one catalogue with programs that start at once, pack its tagger, print a table."""
+"""``vixml fit``: run the workflow of one catalogue with programs that start at once, pack its tagger, print a table."""
 
 from __future__ import annotations
 
@@ -24,12 +24,6 @@ TAGGER = "tagger"
 
 def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: int | None = None) -> str:
     """Run a catalogue's workflow, write its model folder, and return the table of its scores with what to do next.
-
-    Args:
-        file: of ``vixml new``.
-        out: model folder to write; by default the name of the file with ``.model``.
-        start: an earlier model folder to start from.
-        cores: processor cores; None: all.
 
     Raises:
         VixmlError: a file that names no tagger, or a workflow that failed: its own message came before.
@@ -66,11 +60,7 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
 
 
 def _write_start(file: Path, folder: Path) -> None:
-    """Write the earlier model into a catalogue's file, in place of the line `start`.
-
-    Raises:
-        VixmlError: no model folder, or a file without that line.
-    """
+    """Write the earlier model into a catalogue's file, in place of the line `start`."""
     header = folder / "model.json"
     if not header.is_file():
         raise VixmlError("no model folder to start from", where=folder, expected="a folder that `vixml pack` wrote")
@@ -85,30 +75,9 @@ def _write_start(file: Path, folder: Path) -> None:
 
 
 def _run(file: Path, cores: int | None, more: Sequence[Path]) -> None:
-    """Run the workflow; its progress goes to the terminal.
-
-    Args:
-        file: of ``vixml new``.
-        cores: processor cores; None: all.
-        more: files to make beside the tables.
-
-    Raises:
-        VixmlError: it failed.
-        KeyboardInterrupt: it was interrupted.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "paper_tables",
-        *(path.as_posix() for path in more),
-        "--cores",
-        str(cores or "all"),
-        "--quiet",
-        "host",
-        "reason",
-    ]
-    command += ["--configfile", str(file)]
+    """Run the workflow, which makes the tables and ``more`` files; its progress goes to the terminal."""
+    command = [sys.executable, "-m", "snakemake", "paper_tables", *(path.as_posix() for path in more)]
+    command += ["--cores", str(cores or "all"), "--quiet", "host", "reason", "--configfile", str(file)]
     with warm_programs() as programs:
         path = os.pathsep.join([programs, str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         process = subprocess.Popen(command, env=os.environ | {"PATH": path})

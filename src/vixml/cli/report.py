@@ -274,6 +274,4 @@ def plan(
     """
     from vixml.report.plan_page import plan as run
 
-    run(
-        config, budget=budget, device=device, sustained=sustained, json_out=json, write=write, check=check
-    )  # fmt: skip
+    run(config, budget=budget, device=device, sustained=sustained, json_out=json, write=write, check=check)

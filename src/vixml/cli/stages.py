@@ -98,10 +98,8 @@ def _folder_options(stage: Stage) -> dict[str, tuple[Any, Path | None]]:
         makers = " or ".join(f"`vixml {other}`" for other, path in PLACES.items() if path == PLACES[writer])
         text = f"{makers} wrote it" + ("; not always read." if name in stage.only_if else ".")
         # `model` names the entry of models.yaml.
-        found["model_dir" if name == "model" else name] = (
-            Annotated[Path | None, _folder(text, show_default=False)],
-            None,
-        )
+        option = Annotated[Path | None, _folder(text, show_default=False)]
+        found["model_dir" if name == "model" else name] = option, None
     if stage.sources:
         found["raw"] = Raw, None
     text = "The folder to write; it is complete when it holds manifest.json."
@@ -123,11 +121,7 @@ def verify_raw(job: Job) -> None:
 
 
 def _image_size(job: Job) -> int:
-    """Return the side of the dataset's images in pixels.
-
-    Raises:
-        VixmlError: the dataset has none.
-    """
+    """Return the side of the dataset's images in pixels."""
     if job.dataset.image_size is None:
         raise VixmlError(
             "the images of this dataset are neither drawn nor prepared",

@@ -80,11 +80,7 @@ def write_programs(folder: Path, programs: Mapping[str, str]) -> None:
 
 
 def wait(folder: Path, server: subprocess.Popen[bytes]) -> None:
-    """Wait until the server in a folder answers.
-
-    Raises:
-        RuntimeError: it ended; the message is its log.
-    """
+    """Wait until the server in a folder answers; a RuntimeError with its log if it ended."""
     while not (folder / "ready").exists():
         if server.poll() is not None:
             raise RuntimeError((folder / "log").read_text(encoding="utf-8"))
@@ -94,14 +90,9 @@ def wait(folder: Path, server: subprocess.Popen[bytes]) -> None:
 def serve(
     folder: Path, watched: int, libraries: Sequence[str], programs: Mapping[str, str], imported: Callable[[], None]
 ) -> None:
-    """Answer clients until the process ``watched`` is gone.
+    """Answer clients, in ``folder``, until the process ``watched`` is gone.
 
-    Args:
-        folder: of the socket; ``ready`` appears in it.
-        watched: a process.
-        libraries: to import.
-        programs: name -> ``module:function``.
-        imported: called once, after the imports.
+    ``libraries`` are imported first, then ``imported`` is called once; ``programs``: name -> ``module:function``.
     """
     for name in libraries:
         importlib.import_module(name)

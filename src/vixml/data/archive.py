@@ -27,9 +27,7 @@ NESTED = "!"
 class Archive:
     """A zip file opened for reading.
 
-    Args:
-        file: path of the zip, or its bytes (an archive inside another).
-        name: for errors; the path by default, required for bytes.
+    ``file``: its path, or the bytes of an archive inside another, which need a ``name`` for errors.
 
     Raises:
         VixmlError: missing, or not a zip.
@@ -59,11 +57,7 @@ class Archive:
         return sorted(name for name in self._members if name.startswith(prefix) and name.endswith(suffix))
 
     def read(self, member: str, limit: int = MEMBER_LIMIT) -> bytes:
-        """Return the bytes of one member.
-
-        Args:
-            member: its name inside the archive.
-            limit: refuse to hold more than this many bytes, whatever the archive declares (zip bombs).
+        """Return the bytes of one member; more than ``limit`` are refused, whatever the archive declares (zip bombs).
 
         Raises:
             VixmlError: no such member, larger than ``limit``, or damaged.
@@ -133,11 +127,7 @@ class Member:
     name: str
 
     def open(self) -> IO[bytes]:
-        """Return a stream of its bytes.
-
-        Raises:
-            VixmlError: encrypted, or packed in a way that Python cannot unpack.
-        """
+        """Return a stream of its bytes, unless they are encrypted or packed in a way that Python cannot unpack."""
         with self.archive._reading(self.name):
             return self.archive._zip.open(self.name)
 
@@ -158,11 +148,7 @@ class SourceReader:
         self._open: dict[tuple[str, str | None], Archive] = {}
 
     def path(self, source: str) -> Path:
-        """Return the path of a source.
-
-        Raises:
-            VixmlError: a source that the registry does not know.
-        """
+        """Return the path of a source; one that the registry does not know is an error."""
         if source not in self.sources:
             raise VixmlError(
                 "an image comes from a source that is not in the registry",
@@ -189,11 +175,7 @@ class SourceReader:
 
     @staticmethod
     def split(reference: str) -> tuple[str, str | None, str]:
-        """Return (source, nested archive or None, member).
-
-        Raises:
-            VixmlError: not of the form ``source:member``.
-        """
+        """Return (source, nested archive or None, member) of ``source:member``; anything else is an error."""
         source, colon, member = reference.partition(":")
         if not colon or not source or not member:
             raise VixmlError("not an image reference", found=repr(reference), expected="source:member")
@@ -207,11 +189,7 @@ class SourceReader:
 
 
 class LocalFiles:
-    """Read references ``catalogue:path`` of a user's catalogue, and nothing outside its folder.
-
-    Attributes:
-        digest: SHA-256 of everything read, in order.
-    """
+    """Read references ``catalogue:path``, and nothing outside a catalogue's folder; ``digest`` covers all that was read."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)

@@ -38,7 +38,7 @@ Tables = Mapping[str, Sequence[Path]]
 
 
 class Writer(Protocol):
-    """What receives the items: :class:`CorpusWriter`, or one that only counts."""
+    """A receiver of items: :class:`CorpusWriter`, or one that only counts."""
 
     rows: dict[str, int]
 
@@ -47,16 +47,7 @@ class Writer(Protocol):
 
 
 def build_catalogue(dataset: Dataset, tables: Tables, out: Path | str, raw_dir: Path | str = ".") -> dict[str, Any]:
-    """Write the corpus of a user's tables.
-
-    Args:
-        dataset: its entry, with ``catalogue``.
-        tables: of :func:`required_tables`.
-        out: folder to write.
-        raw_dir: folder of raw files, for images that are found by an item's id.
-
-    Returns:
-        The content of ``counts.json``.
+    """Write the corpus of a user's tables (:func:`required_tables`); return the content of ``counts.json``.
 
     Raises:
         VixmlError: a table malformed, a label that is not in the table of labels, an image outside the folder (file and
@@ -314,11 +305,7 @@ class _Build:
                 add(name, name)
 
     def _names(self, table: Table, record: dict[str, Any], where: str) -> list[str]:
-        """Return the names of a query's labels.
-
-        Raises:
-            VixmlError: no column of labels.
-        """
+        """Return the names of a query's labels."""
         columns = [self.entry.labels] if self.entry.labels in record else fields_of(self.entry.labels)
         if missing := [name for name in columns if name not in record]:
             raise VixmlError(
@@ -363,11 +350,7 @@ class _Build:
         self.rules[split] = dict(sorted((texts.counts + found + table.left_out).items()))
 
     def _check_split(self, split: str, table: Table, columns: Mapping[str, None], found: Counter[str]) -> None:
-        """Check what is known once a split is written, and what would else fail after the training.
-
-        Raises:
-            VixmlError: no item, no column of ids, no label, or no image where the table has entries.
-        """
+        """Check what is known once a split is written, and what would else fail after the training."""
         n_rows, entry = self.writer.rows[split] + found["unlabelled_left_out"], self.entry
         if not n_rows:
             raise VixmlError(
@@ -421,11 +404,7 @@ class _Build:
         return sorted(ids)
 
     def _images(self, table: Table, record: dict[str, Any], where: str, found: Counter[str]) -> list[str]:
-        """Return an item's images, in order.
-
-        Raises:
-            VixmlError: a path that leaves the folder, or another kind of name than the registry says.
-        """
+        """Return an item's images, in order."""
         column = self.entry.images
         if column is None:
             return []

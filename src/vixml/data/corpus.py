@@ -80,11 +80,7 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path | str, *, filter_required: bool = False) -> Corpus:
-        """Open a folder written by ``build-corpus``.
-
-        Args:
-            folder: the corpus.
-            filter_required: whether the dataset defines reciprocal pairs that must not be scored (deviation D8).
+        """Open a folder written by ``build-corpus``; ``filter_required`` refuses one without filters (deviation D8).
 
         Raises:
             VixmlError: a file missing or malformed, a required filter missing, parts of different sizes, an item with an
@@ -176,11 +172,7 @@ class Corpus:
 
 
 def training_rows(path: Path, n_train: int, hint: str) -> np.ndarray:
-    """Read the rows of train that a run held out: (n,) int64.
-
-    Raises:
-        VixmlError: rows of another type, or beyond the corpus.
-    """
+    """Read the rows of train that a run held out: (n,) int64, within the corpus."""
     rows = load_array(path, mmap=False)
     if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
         raise VixmlError(
@@ -194,11 +186,7 @@ def training_rows(path: Path, n_train: int, hint: str) -> np.ndarray:
 
 
 def split_settings(dataset: Dataset) -> tuple[int, float]:
-    """Return seed and test fraction of a dataset that is split here.
-
-    Raises:
-        VixmlError: the registry lacks one of them.
-    """
+    """Return seed and test fraction of a dataset that is split here; the registry must have both."""
     if dataset.split_seed is None or dataset.test_fraction is None:
         raise VixmlError(
             "a dataset that is split here needs a seed and a test fraction",
@@ -209,12 +197,7 @@ def split_settings(dataset: Dataset) -> tuple[int, float]:
 
 
 def verify_averages(counts: Mapping[str, Any], published: Mapping[str, float], where: object) -> None:
-    """Check a corpus's averages against published ones, within half a unit of their second decimal.
-
-    Args:
-        counts: of the corpus.
-        published: ``avg_labels_per_query`` and ``avg_queries_per_label`` of train, as far as they are known (Table 8).
-        where: what to name.
+    """Check a corpus's averages of train against published ones (Table 8), within half a unit of their second decimal.
 
     Raises:
         VixmlError: an average differs; all that differ are listed.
@@ -235,11 +218,7 @@ def verify_averages(counts: Mapping[str, Any], published: Mapping[str, float], w
 
 
 def verify_counts(found: dict[str, Any], expect: Counts | None, where: object) -> None:
-    """Check a finished corpus against the registry.
-
-    Raises:
-        VixmlError: any count differs; all that differ are listed.
-    """
+    """Check a finished corpus against the registry; all counts that differ are listed."""
     expected = expect.model_dump(exclude_none=True) if expect is not None else {}
     wrong = [key for key, value in expected.items() if found.get(key) != value]
     expect_equal(
@@ -296,11 +275,7 @@ def _column(path: Path, name: str) -> list[str]:
 
 @contextmanager
 def reading_parquet(path: Path, hint: str = _REBUILD) -> Iterator[None]:
-    """Turn what pyarrow raises on a damaged file into one clear error.
-
-    Raises:
-        VixmlError: not a readable Parquet file.
-    """
+    """Turn what pyarrow raises on a damaged file into one :class:`VixmlError`."""
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
@@ -404,16 +379,13 @@ class CorpusWriter:
         filters: Mapping[str, Ragged] | None = None,
         facts: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Write images, filters and counts.
+        """Write images, filters and counts; return the content of ``counts.json``.
 
         Args:
             source: an image's key -> its reference in ``images.parquet``.
             urls: whether the keys are URLs: ``image_urls.parquet`` then lists them for `fetch-images`.
             filters: split -> pairs never scored.
             facts: further entries of ``counts.json``.
-
-        Returns:
-            The content of ``counts.json``.
         """
         with table_writer(self.folder / "images.parquet", IMAGE) as append:
             for key in self.images:

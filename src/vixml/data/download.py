@@ -31,17 +31,10 @@ _SPARE = 1 << 20
 
 
 def fetch_source(name: str, source: Source, raw_dir: Path | str, *, replace: bool = False) -> Path:
-    """Fetch one source into ``raw_dir``, unless the verified file is in place.
+    """Fetch one source into ``raw_dir``, unless the verified file is in place; return its path. Its receipt is beside it.
 
-    Args:
-        name: its key in the registry.
-        source: its entry.
-        raw_dir: folder of raw files.
-        replace: replace a file with other bytes than the registry names, once the new one is verified. A source of kind
-            `place` is never replaced.
-
-    Returns:
-        ``raw_dir / source.filename``; the receipt ``<filename>.json`` is beside it.
+    With ``replace``, a file with other bytes than the registry names is replaced once the new one is verified, unless it was
+    placed by hand.
 
     Raises:
         VixmlError: no network, not published any more, other bytes than the registry names, a full disk, or a file
@@ -92,11 +85,8 @@ def declare(raw_dir: Path | str, hashes: Mapping[str, str | None]) -> None:
 
     A copied or touched file has a new time but the same content, so every raw file gets one old time. Beside them,
     ``.declared/<name>`` holds the hash that the file was declared with and is as old; once another hash is declared, and until
-    a file with that hash is fetched, it holds both and is newer.
-
-    Args:
-        raw_dir: folder of raw files; those that are missing or belong to another user keep their times.
-        hashes: file name -> declared hash; None where none is published.
+    a file with that hash is fetched, it holds both and is newer. Files that are missing or belong to another user keep their
+    times.
     """
     folder = Path(raw_dir) / ".declared"
     folder.mkdir(parents=True, exist_ok=True)
@@ -306,10 +296,7 @@ def partial_folder(target: Path) -> Path:
 
 
 def fetch_from_drive(name: str, source: Source, target: Path) -> Path:
-    """Download one file from Google Drive into :func:`partial_folder`; an interrupted download is resumed.
-
-    Returns:
-        The whole file, not yet verified, inside the partial folder.
+    """Download one file from Google Drive into :func:`partial_folder`, or resume it there; return its path, not yet verified.
 
     Raises:
         VixmlError: no network, a refusal (quota, access), or a download cut short; what has arrived is kept.

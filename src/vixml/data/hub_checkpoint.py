@@ -82,11 +82,7 @@ class Checkpoint:
     def open(cls, name: str, revision: str | None, raw_dir: Path, layout: Layout) -> Checkpoint:
         """Open a checkpoint. A folder placed by hand takes precedence over the hub; an interrupted download is resumed.
 
-        Args:
-            name: ORGANISATION/NAME on the hub.
-            revision: a commit, a branch or None for the newest.
-            raw_dir: folder of fetched files (results/raw).
-            layout: the files to take.
+        ``name`` is ORGANISATION/NAME; ``revision`` a commit, a branch or None for the newest.
 
         Raises:
             VixmlError: the hub cannot be reached or refuses, or the files are not those of a checkpoint.
@@ -204,11 +200,7 @@ def _download(name: str, revision: str | None, folder: Path, by_hand: Path, layo
 
 
 def _listed(folder: Path, layout: Layout) -> dict[str, str]:
-    """Return tensor -> weights file of the index; empty without an index.
-
-    Raises:
-        VixmlError: not an index, or a name in it that is no plain file name.
-    """
+    """Return tensor -> weights file of the index; empty without an index."""
     if not (folder / layout.index).is_file():
         return {}
     listed = read_settings(folder / layout.index).get("weight_map")
@@ -222,11 +214,7 @@ def _listed(folder: Path, layout: Layout) -> dict[str, str]:
 
 
 def _verified_files(folder: Path, layout: Layout) -> tuple[list[str], list[str]]:
-    """Return the names of the weight files, in order, and of the files beside them that are taken.
-
-    Raises:
-        VixmlError: a file is missing.
-    """
+    """Return the names of the weight files, in order, and of those beside them that are taken; none may be missing."""
     weights = sorted(set(_listed(folder, layout).values())) or [layout.weights]
     pickles = "weights in another format (.bin, .pth) run code when they are read: take a checkpoint in safetensors"
     for name in (layout.config, *weights, *layout.required):

@@ -12,7 +12,8 @@ from typing import Any
 from vixml.config.defaults import FEWEST_TO_HOLD_OUT, FEWEST_TO_TRAIN, has_linear, training_defaults
 from vixml.config.load import load_world, validate
 from vixml.config.registry import NAME, Dataset
-from vixml.data.guess import Report, guess_catalogue, guess_form
+from vixml.data.guess import guess_catalogue
+from vixml.data.guess_form import Report, guess_form
 from vixml.data.survey import Survey, facts_of
 from vixml.data.table_files import expand
 from vixml.errors import VixmlError
@@ -81,15 +82,11 @@ def _check_name(options: Options, models: Path) -> None:
     if not NAME.fullmatch(options.name):
         raise VixmlError("a name may hold letters, digits, dots and hyphens", where="vixml new", found=options.name)
     if not models.is_file():
-        raise VixmlError(
-            "the project's configuration is missing",
-            where=models,
-            hint="run this in the project's folder, or --config-dir",
-        )
+        hint = "run this in the project's folder, or --config-dir"
+        raise VixmlError("the project's configuration is missing", where=models, hint=hint)
     if options.name in load_world(options.config_dir).datasets or options.name == "demo":
-        raise VixmlError(
-            "a dataset of the project has this name", where=options.config_dir, found=options.name, hint="take another"
-        )
+        what = "a dataset of the project has this name"
+        raise VixmlError(what, where=options.config_dir, found=options.name, hint="take another")
     if options.out.exists() and not options.force:
         raise VixmlError("the file exists", where=options.out, hint="--force overwrites it; or give another name")
 
@@ -98,14 +95,8 @@ def _printed(options: Options, report: Report, survey: Survey) -> str:
     width = max(len(subject) for subject, *_ in report.guesses)
     lines = ["How the table was understood (and the option that changes it)"]
     lines += [f"  {s:<{width}}  {found}  ({reason}; {option})" for s, found, reason, option in report.guesses]
-    lines += [
-        "",
-        "Three items",
-        *(f"  {line}" for line in survey.shown()),
-        "",
-        "Counts",
-        *(f"  {line}" for line in survey.counts()),
-    ]
+    for title, found in (("Three items", survey.shown()), ("Counts", survey.counts())):
+        lines += ["", title, *(f"  {line}" for line in found)]
     lines += ["", *(f"warning: {one}" for one in report.warnings)] if report.warnings else []
     lines += ["", f"{options.out} is written. Next:", f"  vixml fit {options.out}"]
     return shown("\n".join(lines))
@@ -133,11 +124,8 @@ def quoted(value: Any) -> str:
     if _PLAIN.fullmatch(value) and not value[0].isdigit() and value.lower() not in words:
         return value
     escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
-    return (
-        '"'
-        + "".join(c if c.isprintable() and c not in escapes else escapes.get(c, f"\\U{ord(c):08x}") for c in value)
-        + '"'
-    )
+    text = (c if c.isprintable() and c not in escapes else escapes.get(c, f"\\U{ord(c):08x}") for c in value)
+    return f'"{"".join(text)}"'
 
 
 ABOUT = {

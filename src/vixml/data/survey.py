@@ -14,7 +14,7 @@ import numpy as np
 
 from vixml.config.registry import Dataset
 from vixml.data.catalogue import folder_of, required_tables, write_items
-from vixml.data.guess import Report
+from vixml.data.guess_form import Report
 from vixml.data.label_names import SEPARATORS, folded
 
 SHOWN = 3
@@ -94,10 +94,7 @@ class Survey:
 
     def counts(self) -> list[str]:
         """Return the counts as lines to print."""
-        per_item, images = (
-            self.per_item["train"] + self.per_item["test"],
-            self.images_per_item["train"] + self.images_per_item["test"],
-        )
+        per_item, images = (found["train"] + found["test"] for found in (self.per_item, self.images_per_item))
         without, left_out = per_item.count(0), self.left_out
         lines = [
             f"items: {self.n_items:,} ({self.rows['train']:,} train, {self.rows['test']:,} test)",

@@ -67,21 +67,13 @@ def read_table(path: Path, form: TableForm | None = None) -> Iterator[Record]:
 
 
 def read_rows(paths: Sequence[Path], form: TableForm) -> Iterator[Row]:
-    """Yield (where, record) of a table in one or several files; a row that is broken by itself is its error.
-
-    Raises:
-        VixmlError: as :func:`read_table`, where the rows behind cannot be read either.
-    """
+    """Yield (where, record) of a table in one or several files; a row that is broken by itself is its error, others are raised."""
     for path in paths:
         yield from READERS[kind_of(path)](path, form)
 
 
 def kind_of(path: Path) -> str:
-    """Return how a file is read, from its name: a key of :data:`READERS`.
-
-    Raises:
-        VixmlError: no known ending.
-    """
+    """Return how a file is read, a key of :data:`READERS`, from the ending of its name, which must be known."""
     name = path.name.lower()
     for packed in PACKED:
         name = name.removesuffix(packed)
@@ -102,11 +94,7 @@ def kind_of(path: Path) -> str:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file, decompressed.
-
-    Raises:
-        VixmlError: missing, damaged, or it unpacks to implausibly much.
-    """
+    """Open a file, decompressed; one that is damaged or unpacks to implausibly much is an error."""
     with ExitStack() as stack:
         try:
             name = path.name.lower()
@@ -155,11 +143,7 @@ def _bomb(path: Path, found: str) -> VixmlError:
 
 
 def _member(path: Path) -> str:
-    """Return the one table in a zip file.
-
-    Raises:
-        VixmlError: not a zip file, none, or several.
-    """
+    """Return the one table in a zip file."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
@@ -219,11 +203,7 @@ def _lines(stream: IO[str], at: Callable[[], str]) -> Iterator[str]:
 
 
 def _header(names: Sequence[object], where: str) -> list[str]:
-    """Return the names of columns, those without a name as ``""``.
-
-    Raises:
-        VixmlError: none, one given twice, or too many.
-    """
+    """Return the names of columns, those without a name as ``""``; none, too many or one given twice is an error."""
     header = ["" if name is None else str(name).strip() for name in names]
     header[:1] = [name.removeprefix("\ufeff").strip() for name in header[:1]]
     named = [name for name in header if name]
@@ -252,9 +232,6 @@ def _read_csv(path: Path, form: TableForm) -> Iterator[Row]:
     An apostrophe in front of a formula (``'=1+1``), which makes it text in a spreadsheet, is no part of the cell.
 
     Broken by itself: a row with more or fewer cells, of another encoding, or with a character behind a closing quote.
-
-    Raises:
-        VixmlError: no header, a column named twice, a quote that is never closed.
     """
     line, header = 0, None
     with _text(path, form, lambda: f"{path}, after line {line}") as stream:
@@ -372,11 +349,7 @@ class _Buffer:
         self.position += 1
 
     def value(self) -> Any:
-        """Take the next value.
-
-        Raises:
-            VixmlError: not JSON.
-        """
+        """Take the next value; what is not JSON is an error."""
         self.next()
         while True:
             try:
@@ -429,11 +402,7 @@ def sheets_of(path: Path) -> list[str]:
 
 @contextmanager
 def _workbook(path: Path) -> Iterator[Any]:
-    """Open an Excel file for reading row by row; formulas give their stored values.
-
-    Raises:
-        VixmlError: not an Excel file, one that unpacks to implausibly much, or one with a document type (entities).
-    """
+    """Open an Excel file for reading row by row, unless it declares entities; formulas give their stored values."""
     import openpyxl
 
     with open_bytes(path) as stream:
@@ -509,11 +478,7 @@ TABLES = ("train", "test", "items", "label")
 
 
 def tables_in(folder: Path | str) -> dict[str, Path]:
-    """Return the tables in a folder, by name.
-
-    Raises:
-        VixmlError: one table in two formats.
-    """
+    """Return the tables in a folder, by name; one table in two formats is an error."""
     found: dict[str, Path] = {}
     for name in TABLES:
         paths = [path for ending in ENDINGS if (path := Path(folder) / f"{name}{ending}").is_file()]
@@ -542,11 +507,7 @@ def named_tables(tables: Mapping[str, str | Sequence[str]], folder: Path) -> dic
 
 
 def expand(path: Path) -> list[Path]:
-    """Return a file, or the files that a pattern (``*``, ``?``, ``[``) matches, sorted.
-
-    Raises:
-        VixmlError: none.
-    """
+    """Return a file, or the files that a pattern (``*``, ``?``, ``[``) matches, sorted; one at least."""
     if path.is_file():
         return [path]
     fixed = next((part for part in path.parents if not set(str(part)) & set("*?[")), Path())

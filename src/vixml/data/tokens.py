@@ -125,11 +125,7 @@ def load_tokenizer(model_dir: Path | str, max_len: int | None = None, *, bare: b
 
 
 def tokenize_pieces(model_dir: Path | str, pieces: list[str]) -> list[list[int]]:
-    """Return the token ids of a prompt's pieces, each by itself, without special tokens or truncation.
-
-    Args:
-        model_dir: folder of `prepare-model`; only ``tokenizer.json`` is read.
-        pieces: e.g. ``["This product text", "and its image"]``.
+    """Return the token ids of each piece of a prompt (``"and its image"``), without special tokens or truncation.
 
     Raises:
         VixmlError: no readable tokenizer.
@@ -142,10 +138,7 @@ def bos_ids(tokenizer: Tokenizer) -> list[int]:
     """Return the ids that a tokenizer puts in front of a text: one of Llama's and Gemma's, none of Qwen's and SmolLM2's.
 
     The behaviour of ``tokenizer.json`` decides, not a ``bos_token`` in the settings: SmolLM2's name one that its tokenizer
-    never adds.
-
-    Args:
-        tokenizer: one that truncates nothing.
+    never adds. The tokenizer truncates nothing.
     """
     probe = tokenizer.encode("a", add_special_tokens=True)
     return [i for i, _ in takewhile(lambda pair: pair[1], zip(probe.ids, probe.special_tokens_mask, strict=True))]

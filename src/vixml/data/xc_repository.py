@@ -42,16 +42,9 @@ STEP = 5000
 def build_from_archive(
     archive: Archive, dataset: Dataset, folder: Path | str, table: ImageTable | None = None
 ) -> dict[str, Any]:
-    """Write the corpus of one archive.
+    """Write the corpus of one archive; return the content of ``counts.json``, whose ``rules`` count odd records.
 
-    Args:
-        archive: opened.
-        dataset: its entry: which fields of a record are read, and whether the filters are required.
-        folder: to write (docs/formats.md, `corpus/`).
-        table: image URLs by item id; None where the records hold them, or there are none.
-
-    Returns:
-        The content of ``counts.json``; under ``rules``, how often each rule for odd records was needed in each split.
+    ``table`` has image URLs by item id; None where the records hold them, or there are none.
 
     Raises:
         VixmlError: a file missing, damaged or malformed (file and line are named).
@@ -234,9 +227,7 @@ def repaired(value: str) -> str:
 class TextRules:
     """Form the texts and ids of one split's records; :attr:`counts` says how often each rule was needed.
 
-    Args:
-        fields: names of the fields that form the text, in order.
-        html: whether tags and entities are removed.
+    ``html``: remove tags and entities.
 
     Example:
         >>> rules = TextRules(["title", "content"])
@@ -253,11 +244,7 @@ class TextRules:
         self._rows = 0
 
     def text(self, record: Mapping[str, Any], where: str) -> str:
-        """Return a record's text.
-
-        Raises:
-            VixmlError: a field that is neither text nor null.
-        """
+        """Return a record's text; a field that is neither text nor null is an error."""
         parts = []
         self._absent -= record.keys()
         if not self._columns:

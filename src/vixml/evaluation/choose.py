@@ -109,13 +109,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen inference and how it was found.
+    """The chosen inference and how it was found: all trials, in order, of which the first is the preset.
 
-    Attributes:
-        inference: what was chosen.
-        n_queries: held-out queries.
-        trials: all that was tried, in order; the first is the preset.
-        calibration: of the chosen inference; None for lack of held-out queries.
+    ``calibration`` is None for lack of held-out queries.
     """
 
     inference: Inference
@@ -203,14 +199,9 @@ def ascend(
     ladders: Mapping[str, Sequence[float]],
     trials: list[Trial],
 ) -> Inference:
-    """Move one constant at a time to the next value of its ladder, while it gains more than one standard error; try nothing twice.
+    """Move one constant at a time along its ladder of values, while it gains more than one standard error; try nothing twice.
 
-    Args:
-        precision: as in :func:`choose`.
-        best: where to start.
-        of_best: its precisions.
-        ladders: values of each constant, in the order in which they are tried.
-        trials: all trials are appended here.
+    ``precision`` is as in :func:`choose`, ``of_best`` that of ``best``, where to start; all trials are appended to ``trials``.
     """
     tried, moved = {best}, True
     while moved:
@@ -269,12 +260,7 @@ def _trial(constant: str, value: float | str, found: np.ndarray, best: np.ndarra
 
 
 class Measured:
-    """Precisions of the held-out queries of one run; what several trials have in common is computed once.
-
-    Args:
-        opened: the run, with held-out rows.
-        search: exact.
-    """
+    """Precisions of the held-out queries of one run; what several trials have in common is computed once."""
 
     def __init__(self, opened: OpenedRun, search: Searcher) -> None:
         self.opened, self.search = opened, _Remembered(search)

@@ -378,11 +378,7 @@ class _Sums:
 def _best_weights(truth: Ragged, by_weight: np.ndarray, rank: np.ndarray, depth: int) -> np.ndarray:
     """Return each query's true labels' weights, largest first, 0 where there are fewer: (c, depth) float64.
 
-    Args:
-        truth: c rows over labels.
-        by_weight: (n_labels,) float64, all weights, largest first.
-        rank: (n_labels,) int64, position of each label's weight among them.
-        depth: columns.
+    ``by_weight`` (n_labels,) are all weights, largest first; ``rank`` is the position of each label's among them.
     """
     rows = truth.row_ids()
     # One number per pair: sorting numbers is many times faster than sorting by two columns.

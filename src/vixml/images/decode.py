@@ -20,11 +20,7 @@ class Undrawable(Exception):
 
 
 def draw_or_prepare(file: bytes | str, size: int) -> bytes:
-    """Return an svg drawn or a bitmap prepared, as PNG.
-
-    Raises:
-        Undrawable: ``file`` is the reason why there is none, or as :func:`draw` and :func:`prepare`.
-    """
+    """Return an svg drawn or a bitmap prepared, as PNG; ``file`` may be the reason why there is none."""
     if isinstance(file, str):
         raise Undrawable(file)
     return draw(file, size) if is_svg(file) else prepare(file, size)
@@ -136,9 +132,7 @@ def _to_srgb(profile: bytes | None, mode: str) -> Callable[[Image.Image], Image.
 def _eight_bits(opened: Image.Image, stored: str) -> Image.Image:
     """Return an image whose samples and transparent colour have 8 bits; of 16, the upper 8 count, as they do in RGB.
 
-    Args:
-        opened: the image, loaded.
-        stored: of a PNG, how the file stores a pixel, e.g. ``L;4`` for 4 bits of grey.
+    ``stored``: how a PNG stores a pixel, e.g. ``L;4``.
     """
     key = opened.info.get("transparency")
     if opened.mode == "I;16":
@@ -216,11 +210,7 @@ def draw(svg: bytes, size: int) -> bytes:
 
 
 def checked(svg: bytes) -> str:
-    """Return the text of an svg that has no outside references and is within the limits.
-
-    Raises:
-        Undrawable: as :func:`draw`.
-    """
+    """Return the text of an svg without outside references and within the limits; else raise :class:`Undrawable`."""
     if len(svg) > MAX_BYTES:
         raise Undrawable(f"too large: {len(svg)} bytes")
     try:

@@ -124,14 +124,11 @@ class ImageEmbeddings:
         return kept.take(donor)
 
     def gather(self, rows: Ragged | np.ndarray, dtype: type = np.float32) -> np.ndarray:
-        """Return the vectors of some images.
+        """Return the vectors of some images: (n, dim) of ``dtype``.
 
         Args:
             rows: image ids, (n,); of a :class:`Ragged` its values, row after row.
             dtype: ``np.float32`` or ``np.float16``.
-
-        Returns:
-            (n, dim) of ``dtype``.
 
         Raises:
             VixmlError: an id out of range or missing, a vector with NaN or infinity (the row is named).
@@ -187,11 +184,7 @@ CAN_ADVISE = hasattr(mmap, "MADV_RANDOM") and hasattr(mmap, "MADV_WILLNEED")
 
 
 def open_scattered(path: Path | str) -> np.ndarray:
-    """Open a ``.npy`` file for :func:`take_rows`: memory-mapped, read-only, without reading ahead.
-
-    Raises:
-        VixmlError: as :func:`vixml.files.load_array`.
-    """
+    """Open a ``.npy`` file for :func:`take_rows`: memory-mapped, read-only, without reading ahead."""
     rows = load_array(path)
     if CAN_ADVISE and isinstance(rows.base, mmap.mmap):
         with suppress(OSError):  # a kernel or a file system may not support advice
@@ -200,15 +193,7 @@ def open_scattered(path: Path | str) -> np.ndarray:
 
 
 def take_rows(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return copies of some rows.
-
-    Args:
-        rows: (n, ...) as :func:`open_scattered` returns them, or any array.
-        ids: (k,) integers from 0 to n - 1, in any order.
-
-    Returns:
-        (k, ...) of the same dtype.
-    """
+    """Return the rows ``ids`` (k,), in any order, of an array, perhaps of :func:`open_scattered`: (k, ...), a copy."""
     if CAN_ADVISE and isinstance(rows.base, mmap.mmap) and rows.nbytes:
         start, stop = requests(ids, len(rows.base) - rows.nbytes, rows.nbytes // len(rows))
         sizes = np.minimum(stop * PAGE, len(rows.base)) - start * PAGE
@@ -222,13 +207,8 @@ def take_rows(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
 def requests(ids: np.ndarray, header: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the pages to request: each page of a row once, neighbours together, no request too long.
 
-    Args:
-        ids: (k,) rows.
-        header: bytes before row 0.
-        width: bytes per row.
-
-    Returns:
-        (n,) int64: first page of each request, ascending, and the one after its last.
+    Rows ``ids`` (k,) of ``width`` bytes follow a ``header``; the result is (n,) int64 twice: each request's first page, and the
+    one after its last.
 
     Example:
         >>> start, stop = requests(np.array([9, 0, 1]), header=128, width=PAGE)

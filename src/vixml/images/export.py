@@ -48,15 +48,8 @@ def export_dataset(
 ) -> None:
     """Write the folder: tables, images, vectors, ``README.md`` (the card) and ``SHA256SUMS``.
 
-    Memory holds one batch of rows, and the lists of labels and images.
-
-    Args:
-        world: the registry, for titles, origins and licences.
-        dataset_id: entry of its ``datasets``.
-        corpus_dir: the corpus.
-        images_dir: its image store; None exports where the images come from, without them.
-        embeddings_dirs: folders of image embeddings, each of another vision encoder.
-        out: folder to write.
+    Memory holds one batch of rows, and the lists of labels and images. ``images_dir`` None exports where the images come from,
+    without them; each of ``embeddings_dirs`` is of another vision encoder.
 
     Raises:
         VixmlError: a part missing or damaged, or parts that do not belong together.
@@ -139,13 +132,9 @@ TYPES: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column of an exported table.
+    """A column of an exported table; ``about`` is for the card.
 
-    Attributes:
-        name: its name.
-        kind: ``string``, ``ids`` (a list of row numbers), ``image`` (a PNG, or null), or ``vector`` (float16, or null).
-        about: its contents, for the card.
-        dim: length of a ``vector``.
+    ``kind``: ``string``, ``ids`` (row numbers), ``image`` (PNG or null), or ``vector`` (float16 of length ``dim``, or null).
     """
 
     name: str
@@ -197,11 +186,7 @@ class Table:
         return max(1, -(-self.n_rows // self.per_file))
 
     def write(self, folder: Path) -> None:
-        """Write all rows, one row group per batch; memory holds one batch.
-
-        Raises:
-            VixmlError: fewer or more rows than ``n_rows``.
-        """
+        """Write all ``n_rows`` rows, one row group per batch; memory holds one batch."""
         schema = pa.schema([column.field for column in self.columns])
         # Images are compressed already, and vectors do not shrink.
         compression = "none" if any(column.kind in ("image", "vector") for column in self.columns) else "zstd"
@@ -326,11 +311,7 @@ def _vector_rows(embeddings: ImageEmbeddings) -> Iterator[list[pa.Array]]:
 
 
 def strings(path: Path, columns: Sequence[str], size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield ``(first row, batch)`` of columns of a corpus's table.
-
-    Raises:
-        VixmlError: unreadable, or a value that is missing.
-    """
+    """Yield ``(first row, batch)`` of columns of a corpus's table; a value that is missing is an error."""
     first = 0
     with reading_parquet(path, REBUILD), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=size, columns=list(columns)):
@@ -468,14 +449,7 @@ def card(
     files: Mapping[str, Mapping[str, Any]],
     shares: Mapping[str, Mapping[str, float]],
 ) -> str:
-    """Return the dataset card.
-
-    Args:
-        parts: the parts that were exported.
-        tables: the tables that were written.
-        files: path below the folder -> ``sha256`` and ``bytes``.
-        shares: of :func:`shares_with_images`.
-    """
+    """Return the dataset card; ``files``: path below the folder -> ``sha256`` and ``bytes``."""
     corpus, store, entry = parts.corpus, parts.store, parts.world.datasets[parts.dataset]
     size = {t.prefix: sum(f["bytes"] for name, f in files.items() if name.startswith(f"{t.prefix}-")) for t in tables}
     sizes = [

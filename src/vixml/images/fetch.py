@@ -52,18 +52,11 @@ def fetch_images(
     settings: Fetch,
     threads: int = 1,
 ) -> None:
-    """Fetch, check and prepare the images of a corpus and write an image store.
+    """Fetch, check and prepare the images of a corpus with ``image_urls.parquet``, and write an image store.
 
-    Each URL is one image, however many items name it; a killed run asks again only for those in flight. An unavailable image (gone, refused, not an image, too
-    large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
-
-    Args:
-        corpus_dir: a corpus with ``image_urls.parquet``.
-        out: folder to write. Beside it, ``<out>-fetching`` holds the results of a killed run.
-        size: side in pixels of the prepared images (METHOD: 384).
-        n_shards: files of the store.
-        settings: connections, retries, limits.
-        threads: processes that decode and prepare; the result does not depend on it.
+    Each URL is one image, however many items name it; a killed run, whose results are in ``<out>-fetching``, asks again only
+    for those in flight. An unavailable image (gone, refused, not an image, too large) is missing, with its reason in
+    ``fetched.parquet``; missing ones are counted by reason in the manifest. The result does not depend on ``threads``.
 
     Raises:
         VixmlError: the corpus names no URLs, or no image could be fetched.
@@ -195,13 +188,7 @@ def _require_network(journal: Journal, kept: Path, n: int) -> None:
 
 
 def _write(journal: Journal, kept: Path, shard: int, ids: range) -> None:
-    """Write a shard, its log and their hashes from the journal.
-
-    The shard comes last, because its presence means that all are complete.
-
-    Raises:
-        VixmlError: the journal lacks an image.
-    """
+    """Write a shard, its log and their hashes from the journal; the shard last: where it is, all are complete."""
     schema = LOG_SCHEMA.append(ATTEMPTS)
     log = [{name: getattr(row, name) for name in schema.names} for row in journal]
     what, hint = "a journal does not hold every image of its shard", "run the same command again"
@@ -306,18 +293,9 @@ class Preparers:
 
 @dataclass(frozen=True)
 class Fetched:
-    """The outcome of one image.
+    """The outcome of one image: the file as received, the requests made, and the image as PNG or the error.
 
-    Attributes:
-        image: its id.
-        url: its address.
-        status: the last HTTP status, or None.
-        bytes: length of the file as received, or None.
-        sha256: hash of the file as received, or None.
-        attempts: requests made.
-        error: why there is no image, or None.
-        png: the image, prepared, or None.
-        may_pass: whether the failure is temporary: then the image is tried once more before the shard is written.
+    ``may_pass``: the failure is temporary, so the image is tried once more before the shard is written.
     """
 
     image: int
@@ -358,11 +336,7 @@ class Journal:
 
     @contextmanager
     def _using(self) -> Iterator[None]:
-        """Raise what failed since the last use, and turn what SQLite raises into one clear error.
-
-        Raises:
-            VixmlError: see :class:`Journal`.
-        """
+        """Raise what failed since the last use, and turn what SQLite raises into one clear error."""
         if self._failure is not None:
             raise self._failure
         try:

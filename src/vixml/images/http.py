@@ -55,15 +55,10 @@ class TryAgain(Refused):
 
 @dataclass(frozen=True)
 class Answer:
-    """The outcome of asking for a URL once.
+    """The outcome of asking for a URL once: the file or the error, and the last HTTP status.
 
-    Attributes:
-        data: the file, or None.
-        status: the last HTTP status, or None without an answer.
-        attempts: 1, or 0 if the URL is no address of the web.
-        error: why there is no file, or None.
-        may_pass: whether the failure is temporary.
-        wait: seconds that the server asked to wait, or None.
+    ``attempts`` is 0 if the URL is no address of the web; ``may_pass``: the failure is temporary, and the server asks to
+    ``wait`` so many seconds.
     """
 
     data: bytes | None
@@ -296,11 +291,7 @@ async def _drain(answer: httpcore2.Response) -> None:
 
 
 def _require_resources(error: BaseException | None) -> None:
-    """Raise if an error was caused by this machine.
-
-    Raises:
-        VixmlError: see :data:`LOCAL`.
-    """
+    """Raise if an error was caused by this machine (:data:`LOCAL`)."""
     if isinstance(error, MemoryError):
         raise error
     while error is not None:
@@ -334,11 +325,7 @@ def retry_after(value: str | None) -> float | None:
 class Host:
     """The addresses of one host that wait, and how many of them may be asked for at once.
 
-    Attributes:
-        limit: requests at once: halved when it asks for fewer or does not answer, one more when it answers.
-        open: requests now.
-        waiting: images.
-        offered: whether it is in the queue of hosts.
+    ``limit`` is halved when it asks for fewer or does not answer, one more when it answers.
     """
 
     limit: int

@@ -69,16 +69,8 @@ def import_vectors(
 ) -> None:
     """Check published image embeddings and write ``vectors.npy``, ``{split}_images/`` and ``embeddings.json``.
 
-    Rows are in the order train, test, label. A row of zeros was never computed: its image counts as missing. Memory holds
-    one block of rows and the lists of one split.
-
-    Args:
-        corpus_dir: the corpus; the maps list its items in the same order.
-        files: split -> its two files.
-        vision: the encoder that made the vectors; an entry of config/models.yaml.
-        entry: that entry.
-        out: folder to write.
-        per_item: images that a run wants of an item.
+    Rows are in the order train, test, label. A row of zeros was never computed: its image counts as missing. Memory holds one
+    block of rows and the lists of one split. ``per_item`` is how many images a run wants of an item.
 
     Raises:
         VixmlError: a file missing or cut short, no item with ``per_item`` images, vectors of the wrong length, a map that points beyond its matrix or has
@@ -158,12 +150,7 @@ def _check_order(lists: Ragged, addresses: Ragged, path: Path, counts: dict[str,
 
 
 def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
-    """Append a matrix as float16 to ``stream``; return the rows that are zero.
-
-    Raises:
-        VixmlError: NaN, infinity, or a number that float16 does not hold; all are counted, the first is named. A vector that
-            becomes zero in float16, or a matrix of zeros.
-    """
+    """Append a matrix as float16 to ``stream``; return the rows of zeros. Numbers that do not fit are counted, then refused."""
     bad = {"NaN": 0, "infinity": 0, "beyond float16 (65504)": 0}
     faint = -1
     row, zeros = -1, [np.zeros(0, dtype=np.int64)]
@@ -208,14 +195,7 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RowFile:
-    """A matrix on disk whose header and length were checked.
-
-    Attributes:
-        path: the file.
-        shape: (n, dim).
-        dtype: of the elements.
-        offset: where the rows start.
-    """
+    """A matrix (n, dim) on disk whose header and length were checked; its rows start at ``offset``."""
 
     path: Path
     shape: tuple[int, int]
@@ -243,11 +223,7 @@ class RowFile:
         return self.shape[0]
 
     def blocks(self, n_rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield ``(first row, rows (n, dim))``; each block overwrites the previous one.
-
-        Args:
-            n_rows: rows per block; by default about 16 MB.
-        """
+        """Yield ``(first row, rows (n, dim))``, by default about 16 MB at a time; each block overwrites the previous one."""
         n, dim = self.shape
         step = n_rows or max(1, BLOCK_BYTES // max(1, dim * self.dtype.itemsize))
         buffer = np.empty((min(step, n), dim), dtype=self.dtype)
@@ -406,11 +382,7 @@ def _refused(path: Path, found: str, expected: str) -> VixmlError:
 
 
 def _inspect(content: bytes) -> None:
-    """Check every instruction before any is executed.
-
-    Raises:
-        ValueError, pickle.UnpicklingError: one that a map does not need, or that allocates more memory than the file has bytes.
-    """
+    """Check, before any is executed, that a map needs each instruction, and no more memory than the file has bytes."""
     end = 0
     for code, argument, position in pickletools.genops(content):
         if code.name not in INSTRUCTIONS:

@@ -106,13 +106,7 @@ def _in_order(
 
 @dataclass
 class ImageStore:
-    """Read a store: one image by id, or all in order.
-
-    Attributes:
-        folder: folder of the shards.
-        n_images: number of ids, including missing ones.
-        n_shards: number of files.
-        missing: ids without an image.
+    """Read a store: one image by id, or all in order; ``n_images`` counts the ``missing`` ones, too.
 
     Example:
         >>> import tempfile
@@ -177,11 +171,7 @@ class ImageStore:
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def read(self, image_id: int) -> bytes:
-        """Return one image's PNG bytes.
-
-        Raises:
-            VixmlError: no such id, or an image that is missing.
-        """
+        """Return one image's PNG bytes; an image that is missing is an error."""
         hint = "the ids belong to another dataset's store"
         expect_index(image_id, self.n_images, "an image id is out of range", where=self.folder, hint=hint)
         if image_id in self.missing:
@@ -231,12 +221,8 @@ class ImageStore:
 def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
     """Return ``<out>-<ending>``, made if needed; unfinished work of other inputs, settings or code is put aside first.
 
-    A warning names what changed and where that work is: it may have taken days.
-
-    Args:
-        out: the stage's output.
-        ending: the work, e.g. ``fetching``.
-        identity: everything that determines the result (JSON values).
+    A warning names what changed and where that work is: it may have taken days. ``identity`` is everything that determines the
+    result (JSON values).
     """
     kept = out.with_name(f"{out.name}-{ending}")
     stamp, name = kept / "identity", sha256_json(identity)

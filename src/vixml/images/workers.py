@@ -23,8 +23,7 @@ Attempt = tuple[bytes | None, str | None]
 File = bytes | str  # its bytes, or the reason why there are none
 Make = Callable[[File, int], bytes]
 
-# Per file: seconds of processor time, and bytes beyond those of the idle process. A photograph of 67 million pixels takes
-# about 3 seconds and 600 MB.
+# Per file: seconds of processor time, and bytes beyond the idle process's. 67 million pixels take about 3 s and 600 MB.
 SECONDS = 20.0
 MEMORY = 1 << 30
 # Most files and bytes of one portion: few enough for memory, enough that passing costs little compared with 1.5 ms per drawing.
@@ -50,8 +49,7 @@ def portions(files: Iterable[File]) -> Iterator[list[File]]:
 class Workers:
     """Processes that make images from files; the result does not depend on how many. Use it as a context.
 
-    Attributes:
-        threads: one per process; call :meth:`attempt` in them.
+    Call :meth:`attempt` in its ``threads``, of which there is one per process.
     """
 
     def __init__(
@@ -182,11 +180,7 @@ class _Worker:
         return n
 
     def end(self) -> int:
-        """Wait for the end; return the exit status.
-
-        Raises:
-            VixmlError: it never started.
-        """
+        """Wait for the end; return the exit status, or raise an error if it never started."""
         self.process.join()
         self._files.close()
         self._progress.close()

@@ -15,13 +15,9 @@ from vixml.config.run import Lora
 
 
 def add_adapters(network: nn.Module, lora: Lora) -> PeftModel:
-    """Put adapters on every linear projection of attention and MLP; nothing else trains (paper, appendix A).
+    """Put adapters on every linear projection of attention and MLP, in place; nothing else trains (paper, appendix A).
 
     A new adapter changes nothing: its second matrix is zero.
-
-    Args:
-        network: a language model; it is changed in place.
-        lora: rank, scale, dropout.
     """
     settings = LoraConfig(
         r=lora.r,

@@ -49,12 +49,7 @@ def without_pooler(config: PretrainedConfig) -> dict[str, bool]:
 def expect_shapes(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], what: str, *, where: Path, hint: str
 ) -> None:
-    """Check that two sets of tensors have the same names and shapes.
-
-    Args:
-        found: name -> shape.
-        expected: likewise.
-        what, where, hint: of the error, as in :class:`vixml.errors.VixmlError`.
+    """Check that two sets of tensors, name -> shape, are equal.
 
     Raises:
         VixmlError: they differ; the first name that does is in ``where``.
@@ -131,11 +126,8 @@ class Backbone(nn.Module):
     def keep_tokens(self, token_ids: np.ndarray) -> None:
         """Drop the embeddings of all other tokens, which no text of the corpus has.
 
-        Results stay the same; steps (gradient, moments, weights) and files become smaller. PICTO lacks 25,284 of 30,522
-        tokens, a large corpus hardly any.
-
-        Args:
-            token_ids: (n_kept,) int64, ascending: every token that will ever be embedded.
+        Results stay the same; steps (gradient, moments, weights) and files become smaller. PICTO lacks 25,284 of 30,522 tokens,
+        a large corpus hardly any. ``token_ids``, (n_kept,) int64, ascend.
         """
         table = self.network.get_input_embeddings()
         if type(table) is not nn.Embedding:  # a subclass does more than look up: Gemma's scales
@@ -282,18 +274,10 @@ WITHOUT_LOSSES = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 
 
 def choose_kernels(wanted: str, network: nn.Module, device: torch.device) -> str:
-    """Put liger-kernel's fused kernels on a network if the run asks for them; warn if they cannot be used.
+    """Put liger-kernel's fused kernels on a network if the run asks for them; return ``liger`` or ``plain``, those in use.
 
-    They compute the same up to rounding and name the same weights, so a run without them is the same run, slower. Call
-    this before adapters are added.
-
-    Args:
-        wanted: ``encoder.kernels``.
-        network: a language model, still on the CPU.
-        device: where it will compute.
-
-    Returns:
-        ``liger`` or ``plain``: the kernels in use.
+    They compute the same up to rounding and name the same weights, so a run without them is the same run, slower: a warning
+    says so. Call this before adapters are added.
     """
     if wanted == "plain":
         return wanted

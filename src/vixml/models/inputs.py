@@ -23,14 +23,7 @@ from vixml.ragged import Ragged
 
 @dataclass(frozen=True)
 class RunInputs:
-    """Folders that a run reads.
-
-    Attributes:
-        corpus: results/data/{dataset}/corpus.
-        tokens: results/data/{dataset}/tokens/....
-        embeddings: results/data/{dataset}/embeddings/{vision}, or None for text only.
-        model_dir: results/models/{model}.
-    """
+    """Folders that a run reads; ``embeddings`` is None for text only."""
 
     corpus: Path
     tokens: Path
@@ -44,14 +37,7 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class RunData:
-    """A run's inputs, opened.
-
-    Attributes:
-        corpus: texts and labels.
-        sequences: split -> its items.
-        image_dim: length of an image vector, or None for text only.
-        model_dir: weights of the language model.
-    """
+    """A run's inputs, opened: ``sequences`` of each split; ``image_dim`` is None for text only."""
 
     corpus: Corpus
     sequences: Mapping[str, Sequences]
@@ -174,10 +160,7 @@ def _image_lists(
 def prompts(config: RunConfig, model_dir: Path, header: Mapping[str, Any]) -> dict[str, Prompt]:
     """Return the prompt of each split; labels may have another template than queries.
 
-    Args:
-        config: the run.
-        model_dir: folder with the tokenizer.
-        header: of the tokens: ``special``, ``bos_ids`` and ``eos_id``.
+    ``header``: ``special``, ``bos_ids`` and ``eos_id`` of the tokens.
 
     Raises:
         VixmlError: a template with ``{eos}``, and a tokenizer without such a token.

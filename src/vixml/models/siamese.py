@@ -353,13 +353,8 @@ def _check(config: RunConfig, backbone: Backbone, prompt: Prompt, image_dim: int
 def build_model(config: RunConfig, data: RunData, seed: int, device: torch.device | None = None) -> Siamese:
     """Return the run's model, on the CPU; parts without pretrained weights are drawn from the seed.
 
-    Where the whole language model trains, embeddings of tokens that do not occur in ``data`` are dropped.
-
-    Args:
-        config: the run.
-        data: its opened inputs.
-        seed: of the run.
-        device: where the model will compute, which decides on its kernels; None: on the CPU.
+    ``device`` is where it will compute, which decides on its kernels. Where the whole language model trains, embeddings of
+    tokens that do not occur in ``data`` are dropped.
 
     Raises:
         VixmlError: as :class:`Siamese` and :class:`vixml.models.backbone.Backbone`.
@@ -382,11 +377,7 @@ def build_model(config: RunConfig, data: RunData, seed: int, device: torch.devic
 
 
 def save_model(folder: Path, model: Siamese) -> None:
-    """Write :meth:`Siamese.learned_state` to ``folder/model.safetensors``.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write :meth:`Siamese.learned_state` to ``folder/model.safetensors``."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.learned_state().items())}
     path = folder / "model.safetensors"
     with atomic_path(path) as temporary:

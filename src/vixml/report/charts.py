@@ -29,12 +29,7 @@ N_STYLES = 5  # fills `b0` to `b4` and strokes `s0` to `s4` of templates/report.
 class Chart:
     """A frame with a title, a legend, horizontal lines at round values, and room for ticks below.
 
-    Args:
-        title: above the plot; also begins the label.
-        names: of bars or lines, in the legend.
-        style: class of its marks: ``b`` (bars) or ``s`` (lines).
-        low: value at the bottom.
-        high: value at the top.
+    ``names`` are in the legend; ``style`` is the class of its marks, ``b`` (bars) or ``s`` (lines).
     """
 
     def __init__(self, title: str, names: Sequence[str], style: str, low: float, high: float) -> None:
@@ -46,9 +41,8 @@ class Chart:
             if style == "b":
                 self.parts.append(f'<rect class="{kind}" x="{LEFT}" y="{y - 8.5:.1f}" width="9" height="9"/>')
             else:
-                self.parts.append(
-                    f'<polyline class="{kind}" points="{LEFT - 14},{y - 3.5:.1f} {LEFT + 9},{y - 3.5:.1f}"/>'
-                )
+                path = f"{LEFT - 14},{y - 3.5:.1f} {LEFT + 9},{y - 3.5:.1f}"
+                self.parts.append(f'<polyline class="{kind}" points="{path}"/>')
             self.text("name", LEFT + 14, y, name)
         for value in ticks(low, high):
             y = self.y(value)
@@ -70,9 +64,8 @@ class Chart:
     def svg(self, label: str, x_label: str) -> str:
         """Return the drawing; the label is for those who cannot see it."""
         self.text("tick", (LEFT + WIDTH - RIGHT) / 2, self.floor + BOTTOM - 5, x_label, "middle")
-        head = (
-            f'<svg class="chart" viewBox="0 0 {WIDTH} {self.floor + BOTTOM}" role="img" aria-label="{escape(label)}">'
-        )
+        box = f"0 0 {WIDTH} {self.floor + BOTTOM}"
+        head = f'<svg class="chart" viewBox="{box}" role="img" aria-label="{escape(label)}">'
         return "\n".join([head, *self.parts, "</svg>"])
 
 
@@ -109,12 +102,11 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], title: str, x_label: 
                 low, high = chart.y(max(value.mean - value.sd, 0.0)), chart.y(value.mean + value.sd)
                 x = left + width / 2
                 chart.parts.append(f'<line class="error" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
-    bars_as_text = [
-        f"{one.name}: "
-        + ", ".join(f"{group} {value.mean:.1f}" for group, value in zip(groups, one.values, strict=True))
-        for one in bars
-    ]
-    return chart.svg("; ".join([f"{title}, percent", *bars_as_text]), x_label)
+    words = [f"{title}, percent"]
+    for one in bars:
+        values = (f"{group} {value.mean:.1f}" for group, value in zip(groups, one.values, strict=True))
+        words.append(f"{one.name}: {', '.join(values)}")
+    return chart.svg("; ".join(words), x_label)
 
 
 @dataclass(frozen=True)
@@ -203,11 +195,7 @@ class Breakdown:
 
 
 def breakdowns(results: Results, compare: Sequence[str]) -> list[Breakdown]:
-    """Return the parts of every dataset that has some.
-
-    Args:
-        results: scores read.
-        compare: runs drawn side by side; the table has all runs.
+    """Return the parts of every dataset that has some; the runs of ``compare`` are drawn side by side, the table has all.
 
     Raises:
         VixmlError: a breakdown that lacks a part, or two of one dataset over different groups of labels.

@@ -27,12 +27,7 @@ PAPER = "paper.yaml"  # the configuration with the paper's runs
 
 @dataclass(frozen=True)
 class Commands:
-    """Commands that make the scores of a run.
-
-    Attributes:
-        configfile: file of the configuration behind the results, empty for the default one.
-        asked: ``{(dataset, run): seeds}`` of the paper's configuration.
-    """
+    """Commands that make a run's scores, from ``configfile`` (empty: the default); ``asked``: seeds of the paper's runs."""
 
     configfile: str
     asked: dict[tuple[str, str], tuple[int, ...]]
@@ -121,9 +116,8 @@ class RunEvidence:
         inputs = {one["path"]: one["sha256"] for _, manifest in self.stages for one in manifest["inputs"].values()}
         self.inputs = tuple(sorted(inputs.items()))
         predictions = {seed: stages["predict"] for seed, stages in found.items() if "predict" in stages}
-        self.indexes = tuple(
-            (seed, one) for seed, made in predictions.items() for one in made["facts"].get("indexes", [])
-        )
+        indexes = {seed: made["facts"].get("indexes", []) for seed, made in predictions.items()}
+        self.indexes = tuple((seed, one) for seed, found in indexes.items() for one in found)
 
 
 def run_key(dataset: str, run: str) -> str:
@@ -162,9 +156,8 @@ def command(manifest: dict[str, Any]) -> str:
 
 def _training(result: Result) -> str:
     shown = ("epochs", "steps", "seconds", "samples_per_second", "device", "threads", "precision")
-    values = [
-        f"{key.replace('_', ' ')} {result.training[key]}" for key in shown if result.training.get(key) is not None
-    ]
+    found = {key.replace("_", " "): result.training.get(key) for key in shown}
+    values = [f"{key} {value}" for key, value in found.items() if value is not None]
     whose = f", model of {result.trained_as}" if result.reuses else ""
     return f"seed {result.seed}{whose}: " + ", ".join(values)
 

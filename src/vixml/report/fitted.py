@@ -19,18 +19,7 @@ BASELINES = ("popularity", "knn", "linear")
 
 
 def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int, tagger: str) -> str:
-    """Return the table as Markdown, a sentence on the best baseline, and one on how inference was chosen.
-
-    Args:
-        project: configuration and results.
-        dataset: of the runs.
-        runs: in the order of the table.
-        seed: of the runs.
-        tagger: the run that tags new items.
-
-    Raises:
-        VixmlError: a run without a score.
-    """
+    """Return the table as Markdown, a sentence on the best baseline, and one on how ``tagger``, the run that tags, was chosen."""
     folders = [place("score", project.results, dataset=dataset, run=run, seed=seed, split="test") for run in runs]
     found = {result.run: result for result in load(folders).all()}
     rows = []
@@ -38,9 +27,8 @@ def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int,
         result, label = found[run], project.run(dataset, run).row.label or run
         hours = None if run in BASELINES or project.run(dataset, run).reuse else result.hours
         cells = [_with_error(result, metric) for metric in ("P@1", "P@5")]
-        rows.append(
-            [label, *cells, *(f"{result.metrics[metric]:.1f}" for metric in ("PSP@1", "R@10")), duration(hours)]
-        )
+        cells += [f"{result.metrics[metric]:.1f}" for metric in ("PSP@1", "R@10")]
+        rows.append([label, *cells, duration(hours)])
     n = found[tagger].n_queries
     lines = [markdown(["on the test items", "P@1", "P@5", "PSP@1", "R@10", "training"], rows).rstrip()]
     lines += [

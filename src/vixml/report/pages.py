@@ -190,9 +190,8 @@ def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool)
     for place, content in contents.items():
         wanted = fill(wanted, content, page, place)
     if check and wanted != text:
-        raise VixmlError(
-            f"{what} is out of date", where=page, hint="write it again with the same command without --check"
-        )
+        hint = "write it again with the same command without --check"
+        raise VixmlError(f"{what} is out of date", where=page, hint=hint)
     if not check:
         write_text(page, wanted)
 
@@ -358,10 +357,8 @@ def _parts(sources: Sources) -> str:
         states = Counter(table.states(True))
         counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         cost = missing.by_table[table.spec.id]
-        figures = [duration(cost.hours or None), size(cost.disk_bytes)]
-        rows.append(
-            [name, plain(table.spec.title), str(len(table.cells(True))), counted, *figures, f"`{table.spec.id}`"]
-        )
+        figures = [str(len(table.cells(True))), counted, duration(cost.hours or None), size(cost.disk_bytes)]
+        rows.append([name, plain(table.spec.title), *figures, f"`{table.spec.id}`"])
     heads = ["part", "what", "published cells", "without a run", "GPU time (H100)", "disk", "key"]
     total = missing.total
     in_all = (

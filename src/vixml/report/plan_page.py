@@ -205,9 +205,8 @@ def pages(plan: Plan, config_dir: Path | str) -> dict[str, str]:
     sizes = []
     for name, model in load_world(config_dir).text_models.items():
         counted, printed = shape_of(name, model).parameters, count(model.parameters)
-        sizes.append(
-            [plain(model.title), plain(model.parameters), f"{counted / 1e6:,.1f}M", f"{counted / printed:.3f}"]
-        )
+        figures = [f"{counted / 1e6:,.1f}M", f"{counted / printed:.3f}"]
+        sizes.append([plain(model.title), plain(model.parameters), *figures])
     return {
         f"plan-{plan.name}": "\n".join([*asked, *(f"- {sentence}" for sentence in notes(plan))]) + "\n",
         "known": "\n".join([times, markdown(["case", "way", "GFLOP/s per thread"], speeds)]),
@@ -229,15 +228,9 @@ def sustained_here(config_dir: Path | str, benchmark: Path, way: str = "ours, bf
     world, measured = load_world(config_dir), read_json(benchmark)
     found = {}
     for case, modality in (("text", "text"), ("images", "text+image")):
-        config = RunConfig.model_validate(
-            {
-                "modality": modality,
-                "prototype": {"free_vectors": 2048},
-                "mining": None,
-                "training": {"batch_size": measured["batch_size"], "epochs": 1},
-            }
-        )
-        job = Job.of(world, "picto", config)
+        settings = {"modality": modality, "prototype": {"free_vectors": 2048}, "mining": None}
+        settings |= {"training": {"batch_size": measured["batch_size"], "epochs": 1}}
+        job = Job.of(world, "picto", RunConfig.model_validate(settings))
         speed = measured["cases"][case]["samples_per_second"][way]["median"]
         found[case] = speed * job.step_flop / job.trained_queries / measured["machine"]["threads"]
     return found
@@ -269,9 +262,8 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
             predicted = one.encode(one.query) / one.speed(gpu) * 1e3
             found.append((f"a query, {run}", "paper", float(value), predicted, "ms"))
         elif topic == "latency per image":
-            found.append(
-                ("an image, siglip2", "paper", float(value), VISION["siglip2"].flop / gpu.speed(1152) * 1e3, "ms")
-            )
+            predicted = VISION["siglip2"].flop / gpu.speed(1152) * 1e3
+            found.append(("an image, siglip2", "paper", float(value), predicted, "ms"))
     for line in load_reference(reference)["rows"]:
         if line["hours"]:
             one = job(line["dataset"], line["run"])

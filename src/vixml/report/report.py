@@ -94,11 +94,9 @@ def sample(n_test: int) -> np.ndarray:
 
 
 def extremes(gain: np.ndarray, count: int = N_EXTREMES) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows with the largest gains and those with the largest losses, the largest first, ties by row.
+    """Return the rows with the largest gains, and with the largest losses: ``count`` at most, the largest first, ties by row.
 
-    Args:
-        gain: (n_test,) hits of one run less those of the other.
-        count: at most so many of each; a row without a gain (or loss) is in neither.
+    ``gain`` (n_test,) is the hits of one run less those of the other; a row without any is in neither.
 
     Example:
         >>> [rows.tolist() for rows in extremes(np.array([0, 2, -1, 3, 2]), 2)]
@@ -109,13 +107,9 @@ def extremes(gain: np.ndarray, count: int = N_EXTREMES) -> tuple[np.ndarray, np.
 
 
 def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results: Results) -> Gallery:
-    """Build the gallery.
+    """Build the gallery; the lowest seed of each run answers.
 
-    Args:
-        corpus_dir: ``results/data/{dataset}/corpus``; names the dataset.
-        images_dir: its image store.
-        compare: runs side by side; one without results is marked "not run". Gains and losses are of the second over the first.
-        results: scores read; the lowest seed of each run answers.
+    Of ``compare``, a run without results is marked "not run"; gains and losses are of the second over the first.
 
     Raises:
         VixmlError: predictions that do not fit the corpus.
@@ -223,15 +217,10 @@ FOLLOWS = "Its parts follow the configuration of the runs named in it."
 def make_report(
     scores: Sequence[Path], config_dir: Path, tables: Sequence[str], options: ReportOptions, out: Path
 ) -> None:
-    """Write ``report.html``.
-
-    Raises:
-        VixmlError: a corpus without its image store or the other way round.
-    """
+    """Write ``report.html``; a gallery needs a corpus and its image store."""
     if (options.corpus is None) != (options.images is None):
-        raise VixmlError(
-            "the gallery needs both a corpus and an image store", hint="pass --corpus and --images, or neither"
-        )
+        hint = "pass --corpus and --images, or neither"
+        raise VixmlError("the gallery needs both a corpus and an image store", hint=hint)
     results = load(scores)
     inputs = stage_inputs(results, config_dir, "table", tables) | _folders(results, config_dir, options)
     inputs |= options.measured.named()
@@ -271,6 +260,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
     scores_states = states_summary(scored)["states"]
     commands = Commands.load(config_dir, options.configfile)
     compared = any(table.compared for table in built)
+    stand_ins = {sources.registry.title(row["dataset"]) for row in found["rows"] if row["verdict"] == "stand-in"}
 
     def command_for(section: Section, row: Row) -> str | None:
         """Return the command that runs a published row, or None where no run repeats it."""
@@ -291,9 +281,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "blocks": [(block, list(rows)) for block, rows in groupby(ran, key=lambda row: row["block"])],
         "n_left": len(main["rows"]) - len(ran),
         "origin": origin_sentence(found),
-        "stand_ins": sorted(
-            {sources.registry.title(r["dataset"]) for r in found["rows"] if r["verdict"] == "stand-in"}
-        ),
+        "stand_ins": sorted(stand_ins),
         "figures": _figures(options.figures, config_dir),
         "curves": _curves(results),
         "chosen": chosen_runs(results),
@@ -328,17 +316,9 @@ def _figures(folder: Path | None, config_dir: Path) -> list[dict[str, Any]]:
     for spec in load_figures(config_dir, names):
         uri = _embedded("svg+xml", (folder / f"{spec.id}.svg").read_bytes())
         header, *rows = csv.reader((folder / f"{spec.id}.csv").read_text(encoding="utf-8").splitlines())
-        drawing = {
-            "name": spec.id,
-            "title": f"{spec.paper_figure}: {spec.title}",
-            "uri": uri,
-            "header": header,
-            "rows": rows,
-        }
-        drawing |= (
-            {"parts": "point", "note": HOURS} if isinstance(spec, FigureSpec) else {"parts": "part", "note": FOLLOWS}
-        )
-        drawings.append(drawing)
+        parts, note = ("point", HOURS) if isinstance(spec, FigureSpec) else ("part", FOLLOWS)
+        shown = {"header": header, "rows": rows, "parts": parts, "note": note}
+        drawings.append({"name": spec.id, "title": f"{spec.paper_figure}: {spec.title}", "uri": uri} | shown)
     return drawings
 
 

@@ -14,6 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from scipy.special import stdtrit
+
 from vixml.config.load import load_runs, load_world, registry_files
 from vixml.config.registry import World
 from vixml.config.run import RunConfig
@@ -47,13 +49,7 @@ NOT_RUN = "not run"  # printed where there is nothing of ours
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One metric over the seeds of a run, in percent.
-
-    Attributes:
-        mean: over seeds.
-        sd: sample standard deviation (ddof 1); None for one seed.
-        n: number of seeds.
-    """
+    """One metric over n seeds of a run, in percent: mean and sample standard deviation (ddof 1), None for one seed."""
 
     mean: float
     sd: float | None
@@ -179,23 +175,11 @@ def judge(
     return Verdict("above" if ours.mean > published else "below")
 
 
-# Student's t, 0.975 quantile, for 1 to 30 degrees of freedom.
-_T975 = (
-    12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139,
-    2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024, 2.085963,
-    2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272,
-)  # fmt: skip
-
-
 def t_quantile(df: int) -> float:
-    """Return the 0.975 quantile of Student's t with ``df`` degrees of freedom (a table, then its expansion in 1/df)."""
+    """Return the 0.975 quantile of Student's t with ``df`` degrees of freedom."""
     if df < 1:
         raise ValueError("an interval needs two seeds or more")
-    if df <= len(_T975):
-        return _T975[df - 1]
-    z = 1.959963985
-    g1, g2 = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + g1 / df + g2 / df**2
+    return float(stdtrit(df, 0.975))
 
 
 # -- results ------------------------------------------------------------------------------------------------------------
@@ -340,10 +324,8 @@ def read_one(folder: Path | str) -> Result:
             )
     content = place("score", "", **{key: scores[key] for key in ("dataset", "run", "seed", "split")})
     actual = Path(*folder.absolute().parts[-len(content.parts) :])
-    what, hint = (
-        "a score folder holds the score of something else",
-        "score folders are not to be moved or renamed; score the run again",
-    )
+    what = "a score folder holds the score of something else"
+    hint = "score folders are not to be moved or renamed; score the run again"
     expect_equal(content.as_posix(), actual.as_posix(), what, where=folder, hint=hint)
     result = Result(
         dataset=str(scores["dataset"]),
@@ -491,12 +473,8 @@ def stage_inputs(results: Results, config_dir: Path, kind: str, names: Sequence[
         named[f"score/{key}"] = result.folder
         if holds(result.place("train"), "training.json"):
             named[f"training/{key}"] = result.place("train") / "training.json"
-    # The files of published numbers and of the registry.
-    files = [
-        *sorted(config_dir.glob("reported/*.csv")),
-        *registry_files(config_dir),
-        *sorted(config_dir.glob("runs/*.yaml")),
-    ]
+    reported, runs = (sorted(config_dir.glob(pattern)) for pattern in ("reported/*.csv", "runs/*.yaml"))
+    files = [*reported, *registry_files(config_dir), *runs]
     folder = config_dir.parent if config_dir.is_file() else config_dir
     named |= {f"config/{os.path.relpath(path, folder)}": path for path in files}
     return named | {f"{kind}/{name}": spec_path(config_dir, f"{kind}s", name) for name in names}

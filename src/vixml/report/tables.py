@@ -137,9 +137,8 @@ class Section:
         """Return the parts of each cell that are printed, each in a separate column."""
         if not self.published:
             return ("ours",)
-        return (
-            ("paper", "ours", "Δ") if any(cell.entry for row in self.rows for cell in row.cells) else ("paper", "ours")
-        )
+        scored = any(cell.entry for row in self.rows for cell in row.cells)
+        return ("paper", "ours", "Δ") if scored else ("paper", "ours")
 
     @property
     def of_runs(self) -> bool:
@@ -167,11 +166,8 @@ class Section:
 class Table:
     """One table, ready to print.
 
-    Attributes:
-        spec: its layout.
-        columns: headings of the cells; of scores, metrics.
-        sections: rows under their headings.
-        compared: whether there are published values at all; a user's own data has none.
+    ``columns`` are the headings of its cells, for scores the metrics. ``compared``: whether there are published values; a
+    user's own data has none.
     """
 
     spec: TableSpec | FactsSpec
@@ -203,23 +199,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Measured:
-    """Results besides scores.
-
-    Attributes:
-        corpora: dataset -> folder of ``build-corpus``.
-        latencies: folders of ``measure-latency``.
-    """
+    """Results besides scores: the corpus of each dataset, and folders of ``measure-latency``."""
 
     corpora: Mapping[str, Path] = field(default_factory=dict)
     latencies: Sequence[Path] = ()
 
     @classmethod
     def of(cls, corpora: Sequence[Path], latencies: Sequence[Path]) -> Measured:
-        """Name each corpus by its dataset, the name of its parent folder.
-
-        Raises:
-            VixmlError: two corpora of one dataset.
-        """
+        """Name each corpus by its dataset, the name of its parent folder; two of one dataset are an error."""
         found: dict[str, Path] = {}
         for folder in map(Path, corpora):
             dataset = folder.absolute().parent.name
@@ -246,9 +233,7 @@ class Sources:
     results: Results
     config_dir: Path
     measured: Measured = field(default_factory=Measured)
-    costs: dict[tuple[str, str], str] = field(
-        default_factory=dict
-    )  # predicted costs of runs, filled as they are asked for
+    costs: dict[tuple[str, str], str] = field(default_factory=dict)  # predicted, filled as they are asked for
 
     @classmethod
     def load(cls, config_dir: Path | str, results: Results, measured: Measured | None = None) -> Sources:
@@ -291,9 +276,8 @@ def _build(spec: TableSpec | FactsSpec, sources: Sources) -> Table:
 
 
 def _scores(spec: TableSpec, sources: Sources) -> Iterator[Section]:
-    placed = _place(
-        spec, [one for one in sources.published if (one.source, one.table) == (spec.source, spec.paper_table)]
-    )
+    table = (spec.source, spec.paper_table)
+    placed = _place(spec, [one for one in sources.published if (one.source, one.table) == table])
     for dataset in spec.datasets:
         rows = []
         for block, row, values in placed:
@@ -303,11 +287,8 @@ def _scores(spec: TableSpec, sources: Sources) -> Iterator[Section]:
                 rows.append(_score_row(row, dataset, wanted, sources, about))
         yield Section(sources.registry.title(dataset), True, tuple(rows), dataset)
     for block in spec.measured:
-        wanted = dict.fromkeys(spec.metrics)
-        rows = [
-            _score_row(row, block.dataset, wanted, sources, {"block": "measured here", "note": row.note})
-            for row in block.rows
-        ]
+        wanted, about = dict.fromkeys(spec.metrics), {"block": "measured here"}
+        rows = [_score_row(row, block.dataset, wanted, sources, about | {"note": row.note}) for row in block.rows]
         yield Section(block.title, False, tuple(rows), block.dataset)
 
 
@@ -364,9 +345,8 @@ def _score_row(
     for metric, value in wanted.items():
         ours = metric_over_seeds(results, metric)
         if value is not None:
-            differ = registry.own_data(dataset) or (
-                "the paper quotes this number from others" if value.quoted else None
-            )
+            quoted = "the paper quotes this number from others" if value.quoted else None
+            differ = registry.own_data(dataset) or quoted
             how = {"stand_in": stand_in, "blocked": blocked, "not_comparable": differ, "cost": cost}
             cells.append(Cell(metric, value.printed, ours, judge(ours, value.value, value.decimals, **how), value))
         elif ours is not None and not sources.published:
@@ -608,11 +588,7 @@ def _quartiles(found: dict[str, float]) -> str:
 
 
 def _claims(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
-    """Yield the section: every sentence of other_facts.csv that is no latency has exactly one row.
-
-    Raises:
-        VixmlError: a sentence without a row, or a row without a sentence.
-    """
+    """Yield the section: every sentence of other_facts.csv that is no latency has exactly one row."""
     published = {(row["topic"], row["item"]): row for row in sources.facts(latency=False)}
     asked = {(row.topic, row.item): row for row in spec.claims}
     if published.keys() != asked.keys():

@@ -166,9 +166,7 @@ def first_line(runs: Sequence[TunedRun]) -> str:
 def paired(runs: Sequence[TunedRun]) -> list[tuple[str, str, dict[str, Aggregate]]]:
     """Return the differences of every two runs of one modality, pair by pair of the same split and seed.
 
-    Returns:
-        Names of the runs, and for each number the second run's less the first's; only where three pairs or more give an
-        interval.
+    That is the second run's numbers less the first's; only where three pairs or more give an interval.
     """
     found = []
     for first, second in itertools.combinations(runs, 2):
@@ -228,10 +226,8 @@ def to_csv(runs: Sequence[TunedRun]) -> str:
     rows = []
     for run in runs:
         row = {"dataset": run.dataset, "split": SPLIT, "n_queries": run.results[0].n_queries, "run": run.run}
-        row["modality"] = run.config.modality
-        row |= {
-            name: getattr(run.config.optimizer, name) for name in ("lr", "lr_new", "warmup_steps", "warmup_steps_new")
-        }
+        row["modality"], optimizer = run.config.modality, run.config.optimizer
+        row |= {name: getattr(optimizer, name) for name in ("lr", "lr_new", "warmup_steps", "warmup_steps_new")}
         splits, seeds = (" ".join(str(cell[i]) for cell in run.cells) for i in (0, 1))
         row |= {"epochs": run.config.training.epochs, "splits": splits, "seeds": seeds, "n": len(run.results)}
         for name, value in {**run.metrics, **run.diagnostics, "minutes": run.minutes}.items():

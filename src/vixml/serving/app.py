@@ -20,22 +20,11 @@ from vixml.config.registry import Fetch
 from vixml.errors import VixmlError
 from vixml.images.http import Getter
 from vixml.images.workers import Workers
+from vixml.serving import schemas
 from vixml.serving.batches import Asked, Batches, Found
 from vixml.serving.intake import FORM, Intake, content_type, read_form, read_json
 from vixml.serving.limits import Limits, Refusal, error_body
 from vixml.serving.metrics import TYPE, Metrics
-from vixml.serving.schemas import (
-    EmbeddingRequest,
-    EmbeddingResponse,
-    ErrorOut,
-    Health,
-    Item,
-    ModelList,
-    TagForm,
-    TagRequest,
-    TagResponse,
-    Wanted,
-)
 from vixml.tagging.tagger import Tag, Tagger, Voter
 
 # Files of the pages: path, file, type. They are the same for everyone, so they need no token.
@@ -47,7 +36,7 @@ PAGES = (
     ("/docs.js", "docs.js", "text/javascript; charset=utf-8"),
 )
 OPEN_PATHS = {"/healthz", "/openapi.json", *(path for path, _, _ in PAGES)}
-_REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": ErrorOut, "description": about} for status, about in {
+_REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": schemas.ErrorOut, "description": about} for status, about in {
     400: "Not readable.", 401: "No token, or another one.", 408: "The body took too long.", 413: "Too large, or too many.",
     415: "Another type of body.", 422: "Readable, and not what this path expects.", 429: "Too many requests wait.",
     503: "No answer in time, or the server is too busy.",
@@ -56,7 +45,7 @@ _REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": ErrorOut, "descri
 
 @dataclass
 class State:
-    """What the paths share."""
+    """State shared by the paths."""
 
     tagger: Tagger
     batches: Batches
@@ -73,7 +62,7 @@ class State:
         return f"{header['dataset']}/{header['run']}"
 
     async def find(
-        self, items: Sequence[Item], asked: Asked, form_files: Sequence[bytes] = ()
+        self, items: Sequence[schemas.Item], asked: Asked, form_files: Sequence[bytes] = ()
     ) -> tuple[Found, list[list[str]]]:
         """Return what the model finds for items, and the notes about each."""
         with self.batches.admitted(self.intake.check(items, form_files)):
@@ -105,9 +94,8 @@ def make_app(
                 for _ in range(processes):  # the first image need not wait for a process to start
                     workers.threads.submit(workers.attempt, ["no image"])
                 if allow_urls:
-                    fetch = Fetch(
-                        timeout_seconds=limits.seconds / 4, max_bytes=limits.body, user_agent=f"vixml/{__version__}"
-                    )
+                    settings = {"timeout_seconds": limits.seconds / 4, "max_bytes": limits.body}
+                    fetch = Fetch(**settings, user_agent=f"vixml/{__version__}")
                     getter = await stack.enter_async_context(Getter(fetch))
             intake = Intake(tagger, workers, getter, limits, metrics)
             app.state.served = State(tagger, batches, intake, limits, metrics, getter is not None, connections)
@@ -158,7 +146,7 @@ def _register_api(app: FastAPI) -> None:
             content[{"json": "application/json", "form": FORM}[kind]] = {"schema": schema}
         return {"requestBody": {"required": True, "content": content}}
 
-    @app.get("/healthz", response_model=Health, tags=["server"])
+    @app.get("/healthz", response_model=schemas.Health, tags=["server"])
     async def healthz(request: Request) -> Response:
         """Return whether the server can tag; 503 if its model's thread has ended."""
         alive = served(request).batches.alive
@@ -170,15 +158,15 @@ def _register_api(app: FastAPI) -> None:
         state = served(request)
         return Response(state.metrics.text(state.batches.waiting, state.connections()), media_type=TYPE)
 
-    @app.get("/v1/models", response_model=ModelList, tags=["model"])
+    @app.get("/v1/models", response_model=schemas.ModelList, tags=["model"])
     async def models(request: Request) -> Response:
         """Return the model: its labels, what it reads, and the limits of requests."""
         return JSONResponse({"object": "list", "data": [_describe(served(request))]})
 
     @app.post(
         "/v1/tags",
-        responses=_REFUSED | {200: {"model": TagResponse}},
-        openapi_extra=body(json=TagRequest, form=TagForm),
+        responses=_REFUSED | {200: {"model": schemas.TagResponse}},
+        openapi_extra=body(json=schemas.TagRequest, form=schemas.TagForm),
         tags=["model"],
     )
     async def tags(request: Request) -> Response:
@@ -187,7 +175,7 @@ def _register_api(app: FastAPI) -> None:
         if content_type(request) == FORM:
             wanted, form_files = await read_form(request, state.limits)
         else:
-            wanted, form_files = await read_json(request, TagRequest), []
+            wanted, form_files = await read_json(request, schemas.TagRequest), []
         found, notes = await state.find(wanted.items, _asked(wanted, state.limits), form_files)
         items = [
             _tagged(state.tagger, tags, found.names, added) | {"notes": about}
@@ -197,14 +185,14 @@ def _register_api(app: FastAPI) -> None:
 
     @app.post(
         "/v1/embeddings",
-        responses=_REFUSED | {200: {"model": EmbeddingResponse}},
-        openapi_extra=body(json=EmbeddingRequest),
+        responses=_REFUSED | {200: {"model": schemas.EmbeddingResponse}},
+        openapi_extra=body(json=schemas.EmbeddingRequest),
         tags=["model"],
     )
     async def embeddings(request: Request) -> Response:
         """Return the vectors of texts (and images), as OpenAI's API does."""
         state = served(request)
-        wanted, dim = await read_json(request, EmbeddingRequest), state.tagger.folder.header["dim"]
+        wanted, dim = await read_json(request, schemas.EmbeddingRequest), state.tagger.folder.header["dim"]
         if wanted.model not in (None, state.model):
             message = f"this server has no model {wanted.model[:100]!r}; it has {state.model!r}"
             raise Refusal(404, "model_not_found", message, "model")
@@ -220,14 +208,8 @@ def _register_api(app: FastAPI) -> None:
                 raise Refusal(422, "invalid_item", about[0], f"input[{index}].images")
         rows = found.vectors.astype("<f4")
         as_text = wanted.encoding_format == "base64"
-        data = [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": base64.b64encode(row.tobytes()).decode() if as_text else row.tolist(),
-            }
-            for index, row in enumerate(rows)
-        ]
+        values = [base64.b64encode(row.tobytes()).decode() if as_text else row.tolist() for row in rows]
+        data = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(values)]
         tokens = sum(state.tagger.n_tokens(item.text) for item in wanted.input)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "model": state.model, "data": data, "usage": usage})
@@ -240,9 +222,8 @@ def _register_api(app: FastAPI) -> None:
     )
     async def thumbnail(request: Request, row: str) -> Response:
         """Return the thumbnail of a training item (`image` of a voter)."""
-        found = (
-            served(request).tagger.thumbnail(int(row)) if row.isascii() and row.isdecimal() and len(row) < 12 else None
-        )
+        known = row.isascii() and row.isdecimal() and len(row) < 12
+        found = served(request).tagger.thumbnail(int(row)) if known else None
         if found is None:
             raise Refusal(404, "not_found", "no training item of this model has an image of this number")
         return Response(found, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
@@ -293,11 +274,10 @@ def _describe(state: State) -> dict[str, Any]:
     }
 
 
-def _asked(wanted: Wanted, limits: Limits) -> Asked:
+def _asked(wanted: schemas.Wanted, limits: Limits) -> Asked:
     if len(wanted.labels) > limits.labels:
-        raise Refusal(
-            413, "too_many_labels", f"{len(wanted.labels)} labels; at most {limits.labels} per request", "labels"
-        )
+        message = f"{len(wanted.labels)} labels; at most {limits.labels} per request"
+        raise Refusal(413, "too_many_labels", message, "labels")
     return Asked(wanted.k, wanted.voters, tuple(wanted.labels), wanted.labels_offset if wanted.labels else 0.0)
 
 

@@ -30,13 +30,9 @@ BATCH, IMAGE = 128, 8
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked about the items of a request; requests that ask the same are ranked together.
+    """Parameters of a request; items of requests with the same ones are ranked together.
 
-    Attributes:
-        k: labels per item; 0 asks for vectors only.
-        voters: training items per label.
-        labels: labels that the request adds.
-        offset: of those.
+    ``k`` labels per item (0: vectors only), ``voters`` per label, labels that the request adds, and their offset.
     """
 
     k: int = 0
@@ -76,8 +72,7 @@ class _Job:
 class Batches:
     """The thread that alone computes with the model, and its queue. Use it as a context.
 
-    Attributes:
-        waiting: items and images that were admitted and are not answered yet.
+    ``waiting`` counts items and images that were admitted and are not answered yet.
     """
 
     def __init__(self, tagger: Tagger, limits: Limits, metrics: Metrics) -> None:
@@ -107,11 +102,7 @@ class Batches:
 
     @contextmanager
     def admitted(self, n: int) -> Iterator[None]:
-        """Keep n places of the queue; called by the event loop only.
-
-        Raises:
-            Refusal: the queue has fewer.
-        """
+        """Keep n places of the queue, or refuse if it has fewer; called by the event loop only."""
         if self.waiting + n > self._limits.queue:
             wait = math.ceil(self.waiting / self._speed)
             raise Refusal(429, "busy", f"too many requests wait; {CALM}", wait=max(1, min(wait, 60)))

@@ -1,4 +1,4 @@
-"""What stands between the network and the API: limits of connections, size and time, the token, and headers of every answer."""
+"""A guard between the network and the API: limits of connections, size and time, the token, and headers of every answer."""
 
 from __future__ import annotations
 
@@ -50,11 +50,7 @@ class Access:
     free: frozenset[str]
 
     def check(self, path: str, headers: Headers) -> None:
-        """Check a request.
-
-        Raises:
-            Refusal: no token, another one, or another host.
-        """
+        """Refuse a request without the token, or to another host."""
         host = headers.get("host", "")
         if self.local_only and self.token is None and not LOCAL_NAME.fullmatch(host):
             message = (
@@ -71,12 +67,7 @@ class Access:
 class Guard:
     """Wrap the application: every request is checked, limited and counted, and no error of one ends the server.
 
-    Args:
-        app: the application.
-        limits: of requests.
-        access: who may ask.
-        metrics: counted here.
-        paths: of the API, for the counters; others count as one.
+    ``paths`` are those of the API, for the counters; others count as one.
     """
 
     def __init__(self, app: App, limits: Limits, access: Access, metrics: Metrics, paths: frozenset[str]) -> None:
@@ -134,9 +125,8 @@ class Guard:
         await self._app(request.scope, receive, request.send)
 
     def _too_large(self) -> Refusal:
-        return Refusal(
-            413, "body_too_large", f"the body is larger than {self._limits.body} bytes (the server's --max-body)"
-        )
+        message = f"the body is larger than {self._limits.body} bytes (the server's --max-body)"
+        return Refusal(413, "body_too_large", message)
 
     def _late(self, request: _Watched) -> Refusal:
         if request.more_body:

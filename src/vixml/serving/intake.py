@@ -38,11 +38,7 @@ def content_type(request: Request) -> str:
 
 
 async def read_json(request: Request, kind: type[Body]) -> Body:
-    """Return a JSON body.
-
-    Raises:
-        Refusal: another type, no JSON, or other keys and values than ``kind`` has.
-    """
+    """Return a JSON body; one of another type, or with other keys and values than ``kind`` has, is refused."""
     found = content_type(request)
     if found != "application/json":
         message = (
@@ -64,11 +60,13 @@ def _refusal(error: ValidationError) -> Refusal:
     faults = error.errors(include_url=False, include_context=False, include_input=False)[:5]
     if faults[0]["type"] == "json_invalid":
         return Refusal(400, "invalid_json", faults[0]["msg"][:300])
-    places = [
-        "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]) for fault in faults
-    ]
-    found = [f"{place.lstrip('.')[:100]}: {fault['msg']}" for place, fault in zip(places, faults, strict=True)]
-    return Refusal(422, "invalid_request", "; ".join(found)[:1000], places[0].lstrip(".")[:100])
+
+    def place(fault: Any) -> str:
+        parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
+        return "".join(parts).lstrip(".")[:100]
+
+    found = "; ".join(f"{place(fault)}: {fault['msg']}" for fault in faults)
+    return Refusal(422, "invalid_request", found[:1000], place(faults[0]))
 
 
 async def read_form(request: Request, limits: Limits) -> tuple[TagRequest, list[bytes]]:
@@ -113,12 +111,7 @@ def _of_form(fields: FormData) -> TagRequest:
 class Intake:
     """Turn items into what the encoder reads: texts cleaned, images decoded elsewhere and prepared.
 
-    Args:
-        tagger: the model.
-        workers: processes that decode images; None for a model that reads text only.
-        getter: fetches images; None where no address may be fetched.
-        limits: of the server.
-        metrics: counted here.
+    ``workers`` is None for a model that reads text only, ``getter`` where no address may be fetched.
     """
 
     def __init__(
@@ -169,11 +162,8 @@ class Intake:
                 reads.append(self._tagger.read(self._texts(item, where), where, pixels=own))
             except VixmlError as error:
                 raise Refusal.of(error, where) from None
-            notes.append(
-                [f"{len(own)} of {given} images were looked at: the model reads {self._most}"]
-                if given > len(own)
-                else []
-            )
+            note = f"{len(own)} of {given} images were looked at: the model reads {self._most}"
+            notes.append([note] if given > len(own) else [])
         return reads, notes
 
     def _texts(self, item: Item, where: str) -> dict[str, Any]:
@@ -207,9 +197,8 @@ class Intake:
         try:
             pixels = await loop.run_in_executor(self._workers.threads, self._decode, data)
         except VixmlError as error:  # a process was killed from outside
-            raise Refusal(
-                503, "image_failed", f"the image could not be decoded now: {error.what}", where, wait=1
-            ) from error
+            message = f"the image could not be decoded now: {error.what}"
+            raise Refusal(503, "image_failed", message, where, wait=1) from error
         if isinstance(pixels, str):
             raise Refusal(422, "invalid_image", pixels[:300], where)
         self._metrics.images["decoded"] += 1

@@ -1,4 +1,4 @@
-"""What a server allows, and how it refuses the rest."""
+"""Limits of a server, and refusals of what exceeds them."""
 
 from __future__ import annotations
 
@@ -67,12 +67,7 @@ class Limits:
 class Refusal(HTTPException):
     """A request that is not answered: its status, and an error in the form that OpenAI's API has.
 
-    Args:
-        status: of HTTP.
-        code: for programs.
-        message: for people: what was found, what was expected.
-        param: the part of the request, e.g. ``items[0].images[1]``.
-        wait: seconds after which the same request may succeed.
+    ``code`` is for programs; ``param`` the part of the request; ``wait``: seconds after which it may succeed.
     """
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None, wait: int | None = None) -> None:
@@ -83,18 +78,15 @@ class Refusal(HTTPException):
 
     def answer(self) -> JSONResponse:
         """Return the response."""
-        return JSONResponse(
-            error_body(self.status_code, self.code, self.detail, self.param), self.status_code, self.headers
-        )
+        body = error_body(self.status_code, self.code, self.detail, self.param)
+        return JSONResponse(body, self.status_code, self.headers)
 
     @classmethod
     def of(cls, error: VixmlError, param: str | None = None) -> Refusal:
         """Return an error of the library as a refusal of the request that caused it."""
-        parts = [
-            error.what,
-            *(f"{name} {value}" for name, value in (("found", error.found), ("expected", error.expected)) if value),
-        ]
-        return cls(422, "invalid_item", "; ".join(parts)[:1000], param)
+        parts = {"found": error.found, "expected": error.expected}
+        message = "; ".join([error.what, *(f"{name} {value}" for name, value in parts.items() if value)])
+        return cls(422, "invalid_item", message[:1000], param)
 
 
 def error_body(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:

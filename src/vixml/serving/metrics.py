@@ -30,16 +30,7 @@ class Histogram:
 
 
 class Metrics:
-    """What a server has done.
-
-    Attributes:
-        requests: (path, status) -> answers; paths are those of the API, so their number is bounded.
-        seconds: of requests.
-        batch_seconds: of batches.
-        items: tagged or encoded.
-        batches: of the model.
-        images: decoded, refused.
-    """
+    """Counters of a server; ``requests`` by (path, status), where other paths than the API's count as one."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()

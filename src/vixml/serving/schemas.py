@@ -1,4 +1,4 @@
-"""What requests and answers look like; the OpenAPI page is made from these."""
+"""Schemas of requests and answers, from which the OpenAPI page is made."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Label = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Wanted(Schema):
-    """What is asked about each item."""
+    """Options for each item of a request."""
 
     k: int = Field(10, ge=1, le=MOST_LABELS, description="Labels per item.")
     voters: int = Field(3, ge=0, le=MOST_VOTERS, description="Training items named with a label, at most.")
@@ -170,7 +170,7 @@ class EmbeddingResponse(Schema):
 
 
 class ModelOut(Schema):
-    """What this server's model is, and what it allows."""
+    """This server's model and limits."""
 
     id: str
     object: Literal["model"]

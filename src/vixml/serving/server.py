@@ -30,9 +30,8 @@ def bind(host: str, port: int) -> socket.socket:
         VixmlError: the port is taken or needs rights, or the host is none of this machine.
     """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, _, _, address = found[0]
         listener = socket.socket(family, kind)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -98,9 +97,8 @@ def make_server(
     """
     if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
         hint = "make one: python -c 'import secrets; print(secrets.token_urlsafe())'"
-        raise VixmlError(
-            "not a token", where="--token, VIXML_TOKEN", expected="printable ASCII without spaces", hint=hint
-        )
+        expected = "printable ASCII without spaces"
+        raise VixmlError("not a token", where="--token, VIXML_TOKEN", expected=expected, hint=hint)
     local = is_loopback(listener)
     if not local and token is None:
         warn(

@@ -43,14 +43,7 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """An opened model folder, whose files are those that were packed.
-
-    Attributes:
-        folder: where it is.
-        header: content of ``model.json``.
-        run: the resolved run.
-        dataset: its dataset's entry: columns of text and images, size of the stored images.
-    """
+    """An opened model folder: content of ``model.json``, resolved run, and the entry of its dataset."""
 
     folder: Path
     header: dict[str, Any]
@@ -97,11 +90,7 @@ class ModelFolder:
         return name in self.header["files"]
 
     def path(self, name: str) -> Path:
-        """Return the path of a verified file.
-
-        Raises:
-            VixmlError: the folder has no such file.
-        """
+        """Return the path of a verified file, which the folder must have."""
         if name not in self:
             raise VixmlError("a model folder lacks a file", where=self.folder / name, hint=COPY_AGAIN)
         return self.folder / name
@@ -131,12 +120,9 @@ class ModelFolder:
             return pq.ParquetFile(path).read(columns=["id", "text"])  # read_table imports pandas
 
     def model(self, prompt: Prompt, device: torch.device, lean: bool = True) -> Siamese:
-        """Return the trained networks for inference, on the CPU.
+        """Return the trained networks for inference, on the CPU; ``device`` is where they will compute.
 
-        Args:
-            prompt: how sequences are laid out.
-            device: where they will compute.
-            lean: False opens a BERT with transformers, too.
+        ``lean`` False opens a BERT with transformers, too.
 
         Raises:
             VixmlError: tensors that do not fit the run.

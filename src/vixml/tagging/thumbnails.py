@@ -37,22 +37,13 @@ class Thumbnails:
 
     @classmethod
     def open(cls, folder: ModelFolder) -> Thumbnails | None:
-        """Return the thumbnails of a model folder; None if it has none.
-
-        Raises:
-            VixmlError: arrays that do not belong together.
-        """
+        """Return the thumbnails of a model folder, whose arrays must belong together; None if it has none."""
         if FILES not in folder:
             return None
         files, offsets = folder.array(FILES), folder.array(OFFSETS)
         typed = (files.dtype, offsets.dtype, files.ndim, offsets.ndim) == (np.uint8, np.int64, 1, 1)
-        if (
-            not typed
-            or not len(offsets)
-            or offsets[0] != 0
-            or offsets[-1] != len(files)
-            or (np.diff(offsets) < 0).any()
-        ):
+        whole = typed and len(offsets) and offsets[0] == 0 and offsets[-1] == len(files)
+        if not whole or (np.diff(offsets) < 0).any():
             what, found = "the thumbnails of a model folder do not belong together", f"{len(files)} bytes"
             raise VixmlError(what, where=folder.folder / OFFSETS, found=found, hint=COPY_AGAIN)
         return cls(files, offsets)

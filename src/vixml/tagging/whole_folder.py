@@ -17,10 +17,7 @@ from vixml.files import sync_folder, sync_tree, work_folder
 def whole_folder(out: Path, marker: str, what: str) -> Iterator[Path]:
     """Yield an empty folder beside ``out``; at the end it takes the place of ``out``, after an error it is removed.
 
-    Args:
-        out: the folder to write.
-        marker: name of the file that shows that an existing ``out`` may be replaced.
-        what: the kind of such a folder, in messages.
+    An existing ``out`` is replaced only if it holds the file ``marker``; ``what`` is the kind of such a folder, in messages.
 
     Raises:
         VixmlError: ``out`` exists and is something else.

@@ -54,34 +54,23 @@ WHAT = {
 
 def losses(folder: ModelFolder, to: str) -> list[str]:
     """Return what an export lacks of the model, one sentence each; most important first."""
-    run, found = folder.run, []
-    encodes = to in ("sentence-transformers", "onnx")
-    if run.uses_images and encodes:
-        found.append(
-            f"this model reads up to {run.images.per_item} pictures per item and the export reads none: vectors are those of "
-            "the text alone, and tags are worse than the scores say"
-        )
-    elif run.uses_images:
-        found.append(
-            "this model reads pictures: the exports that encode texts read none, so queries from them lack the pictures"
-        )
-    if run.inference.method != "label-search":
-        found.append(
-            "in this model training items vote (inference.method: "
-            f"{run.inference.method}): the nearest labels alone are not its tags"
-        )
-    if run.inference.image_weight > 0 and not encodes:
-        found.append("pictures vote in this model: vectors of training items are here those of their texts alone")
-    if encodes:
-        found.append(
-            "labels are not encoded like items: take their vectors from `vixml export --to faiss` or `--to parquet`"
-        )
-    if encodes and run.encoder.label_template not in (None, run.encoder.template):
-        found.append(f"labels have a prompt of their own, {run.encoder.label_template!r}; the export has that of items")
-    catalogue = folder.dataset.catalogue
-    if encodes and catalogue is not None and catalogue.strip_html:
-        found.append("training texts had their HTML removed: remove it before you encode")
-    return found
+    run, encodes, catalogue = folder.run, to in ("sentence-transformers", "onnx"), folder.dataset.catalogue
+    sentences = {
+        f"this model reads up to {run.images.per_item} pictures per item and the export reads none: vectors are those of "
+        "the text alone, and tags are worse than the scores say": run.uses_images and encodes,
+        "this model reads pictures: the exports that encode texts read none, so queries from them lack the pictures":
+        run.uses_images and not encodes,
+        f"in this model training items vote (inference.method: {run.inference.method}): the nearest labels alone are not its "
+        "tags": run.inference.method != "label-search",
+        "pictures vote in this model: vectors of training items are here those of their texts alone":
+        run.inference.image_weight > 0 and not encodes,
+        "labels are not encoded like items: take their vectors from `vixml export --to faiss` or `--to parquet`": encodes,
+        f"labels have a prompt of their own, {run.encoder.label_template!r}; the export has that of items":
+        encodes and run.encoder.label_template not in (None, run.encoder.template),
+        "training texts had their HTML removed: remove it before you encode":
+        encodes and catalogue is not None and catalogue.strip_html,
+    }  # fmt: skip
+    return [sentence for sentence, applies in sentences.items() if applies]
 
 
 def card(folder: ModelFolder, to: str, items: bool, verified: list[str], lost: list[str]) -> str:
@@ -110,11 +99,6 @@ def card(folder: ModelFolder, to: str, items: bool, verified: list[str], lost: l
         "",
     ]
     if rest:
-        lines += [
-            "# The model that it was made from",
-            "",
-            "Its scores are those of the whole model.",
-            "",
-            rest if items else without_items(rest),
-        ]
+        lines += ["# The model that it was made from", "", "Its scores are those of the whole model.", ""]
+        lines.append(rest if items else without_items(rest))
     return FRONT.get(to, "") + "\n".join(lines)

@@ -16,7 +16,6 @@ from vixml.tagging.model_folder import ModelFolder
 from vixml.tagging.whole_folder import whole_folder
 
 ENCODERS = {"sentence-transformers": sentence_transformers.write, "onnx": onnx.write}
-TARGETS = (*ENCODERS, "faiss", "parquet")
 PACKAGES = {"sentence-transformers": ["sentence_transformers"], "onnx": ["onnxscript", "onnxruntime"]}
 MARKER, FORMAT = "export.json", "vixml-export-1"
 
@@ -26,7 +25,7 @@ def export(model: Path | str, to: str, out: Path | str, items: bool = False) -> 
 
     Args:
         model: a model folder.
-        to: one of :data:`TARGETS`.
+        to: ``sentence-transformers``, ``onnx``, ``faiss`` or ``parquet``.
         out: folder to write; it may replace another export. For ``parquet`` without items also a file, ``*.parquet``.
         items: with ``faiss`` and ``parquet``, the training items, too.
 

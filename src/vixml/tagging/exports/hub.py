@@ -17,7 +17,6 @@ from vixml.tagging.exports.export import MARKER, export
 from vixml.tagging.exports.text_encoder import exact_tagger, sample_texts
 from vixml.tagging.model_folder import HEADER, NEIGHBOURS, ModelFolder
 
-FORMS = ("model", "sentence-transformers")
 HUBS_OWN = {".gitattributes", "README.md"}  # what a new repository may have
 
 
@@ -31,7 +30,7 @@ def push(
     Args:
         model: a model folder.
         repository: OWNER/NAME; made if there is none. It may hold an earlier push, and nothing else.
-        form: one of :data:`FORMS`.
+        form: ``model`` or ``sentence-transformers``.
         items: whether the training items of a model folder are pushed, too. None refuses a folder that holds them:
             whoever may read the repository can read them.
         public: whether everybody may read it.
@@ -101,11 +100,8 @@ def _upload(folder: Path, repository: str, public: bool) -> str:
         api.create_repo(repository, private=not public)
         is_private = api.model_info(repository).private
     if not public and not is_private:
-        raise VixmlError(
-            "the repository is public",
-            where=repository,
-            hint="--public pushes there; or name another, or make it private",
-        )
+        hint = "--public pushes there; or name another, or make it private"
+        raise VixmlError("the repository is public", where=repository, hint=hint)
     present = set(api.list_repo_files(repository))
     if present - HUBS_OWN and not present & {HEADER, MARKER}:
         raise VixmlError(

@@ -121,12 +121,9 @@ class TextEncoder(nn.Module):
         return F.normalize(pooled, dim=1)
 
     def write_tokenizer(self, source: Path, folder: Path, ready: bool = False) -> None:
-        """Write the tokenizer: texts are cleaned, and the prompt is around each.
+        """Write ``tokenizer.json`` and its settings into ``folder``, so that texts are cleaned, and the prompt is around each.
 
-        Args:
-            source: the language model's folder.
-            folder: where to write ``tokenizer.json`` and ``tokenizer_config.json``.
-            ready: whether ``tokenizer.json`` itself cuts long texts and pads a batch.
+        ``source`` is the language model's folder; ``ready``: the file itself cuts long texts and pads a batch.
         """
         content = read_json(source / "tokenizer.json")
         settings = read_json(source / "tokenizer_config.json")
@@ -211,13 +208,8 @@ def _alone(layer: nn.TransformerEncoderLayer, text: Tensor) -> Tensor:
 def close_gap(network: nn.Module, longest: int, gap: tuple[int, int] | None) -> tuple[int, int] | None:
     """Reorder a table of position embeddings, so that the network's own positions are the model's, which count from 0.
 
-    Args:
-        network: the language model.
-        longest: tokens of the longest sequence.
-        gap: position and width of a gap in the model's positions.
-
-    Returns:
-        The gap, if it remains: positions in this network are relative, and the gap is behind words.
+    ``gap`` is position and width of a gap in the model's positions. It is returned if it remains: where positions in this
+    network are relative, and the gap is behind words.
     """
     counted = torch.arange(longest)
     if gap is not None:

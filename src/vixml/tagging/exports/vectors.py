@@ -23,13 +23,9 @@ NEAREST = 10
 
 @dataclass(frozen=True)
 class Vectors:
-    """Named vectors.
+    """Named vectors: the rows (n, dim') float32, memory-mapped, of ``labels`` or ``items``.
 
-    Attributes:
-        kind: ``labels`` or ``items``.
-        ids, names: of each row.
-        rows: (n, dim') float32, memory-mapped.
-        dim: columns that are the text vector; an item's others are its pictures.
+    The first ``dim`` columns are the text vector; an item's others are its pictures.
     """
 
     kind: str
@@ -47,11 +43,7 @@ class Vectors:
 
     @classmethod
     def of_items(cls, folder: ModelFolder) -> Vectors:
-        """Return the training items.
-
-        Raises:
-            VixmlError: the folder was packed without them.
-        """
+        """Return the training items; a folder that was packed without them is an error."""
         if f"{NEIGHBOURS}/vectors.npy" not in folder:
             hint = "export the labels alone, or pack the run again with its neighbours"
             raise VixmlError("the model folder holds no training items", where=folder.folder, hint=hint)
@@ -85,12 +77,9 @@ def write_parquet(vectors: Vectors, path: Path) -> str:
     schema = pa.schema([("id", pa.string()), ("name", pa.string()), ("vector", kind)])
     with pq.ParquetWriter(path, schema) as writer:
         for part, found in vectors.chunks():
-            columns = [
-                vectors.ids[part],
-                vectors.names[part],
-                pa.FixedSizeListArray.from_arrays(found.ravel(), type=kind),
-            ]
-            writer.write_table(pa.table(columns, schema=schema), row_group_size=ROWS)
+            lists = pa.FixedSizeListArray.from_arrays(found.ravel(), type=kind)
+            table = pa.table([vectors.ids[part], vectors.names[part], lists], schema=schema)
+            writer.write_table(table, row_group_size=ROWS)
     written = pq.ParquetFile(path)
     groups = (written.read_row_group(number) for number in range(written.num_row_groups))
     for (part, expected), table in zip(vectors.chunks(), groups, strict=True):
@@ -127,8 +116,6 @@ def write_faiss(vectors: Vectors, folder: Path, tagger: Tagger) -> str:
     own = np.einsum("qd,qkd->qk", queries, whole[ids])  # each found vector is the one of its row
     apart = max(float(np.abs(scores - other).max(initial=0.0)) for other in (expected, own))
     if not apart <= TOLERANCE:
-        found = f"a score differs by {apart:.1e}"
-        raise VixmlError(
-            "the index does not find the nearest vectors: nothing is put in place", where=path, found=found
-        )
+        what = "the index does not find the nearest vectors: nothing is put in place"
+        raise VixmlError(what, where=path, found=f"a score differs by {apart:.1e}")
     return f"{path.name}: the {k} nearest {vectors.kind} of {len(texts)} texts are those of vixml's exact search."
