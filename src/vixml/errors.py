@@ -56,13 +56,26 @@ class VixmlError(Exception):
 
 
 def expect_equal(found: object, expected: object, what: str, *, where: object, hint: str | None = None) -> None:
-    """Raise :class:`VixmlError` with these arguments unless two values, or texts such as ``"3 images"``, are equal."""
+    """Check that two values are equal.
+
+    Args:
+        found: a value, or a text such as ``"3 images"``.
+        expected: its expected value.
+        what, where, hint: of the error, as in :class:`VixmlError`.
+
+    Raises:
+        VixmlError: they differ.
+    """
     if found != expected:
         raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
 
 
 def expect_index(index: int, n: int, what: str, *, where: object, hint: str | None = None) -> None:
-    """Raise :class:`VixmlError` unless ``0 <= index < n``."""
+    """Check that ``0 <= index < n``.
+
+    Raises:
+        VixmlError: it is not; the rest is as in :func:`expect_equal`.
+    """
     if not 0 <= index < n:
         raise VixmlError(what, where=where, found=index, expected=f"0 to {n - 1}", hint=hint)
 
@@ -73,6 +86,12 @@ def reading(what: str, where: object, *, expected: object = None, hint: str | No
 
     For libraries that raise errors of many kinds; one in Rust (tokenizers, safetensors) may panic, which is no ``Exception``.
     Running out of memory and errors of the machine pass through: they say nothing about the file.
+
+    Args:
+        what, where, expected, hint: of the error, as in :class:`VixmlError`.
+
+    Raises:
+        VixmlError: the block raised an error.
     """
     try:
         yield
@@ -96,7 +115,11 @@ def _is_no_fault_of_the_file(error: BaseException) -> bool:
 def expect_whole(
     value: object, least: int, what: str, *, where: object, hint: str | None = None, most: int = 2**63 - 1
 ) -> None:
-    """Raise :class:`VixmlError` unless a value is a whole number (no truth value, no float) from ``least`` to ``most``."""
+    """Check that a value is a whole number (no truth value, no float) from ``least`` to ``most``.
+
+    Raises:
+        VixmlError: it is not; the rest is as in :func:`expect_equal`.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
         found = f"{value!r:.40} ({type(value).__name__})"
         expected = f"a whole number, {least} or more" + (f", {most:,} at most" if most < 2**63 - 1 else "")

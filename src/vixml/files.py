@@ -189,7 +189,11 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON; a number that is not finite (`NaN`, `1e999`), which JSON lacks and cannot be written again, is a ValueError."""
+    """Parse JSON; a number that is not finite (`NaN`, `1e999`), which JSON lacks and cannot be written again, is an error.
+
+    Raises:
+        ValueError: no such JSON.
+    """
     return json.loads(text, parse_float=_finite, parse_constant=_finite)
 
 
@@ -236,7 +240,16 @@ def read_json(path: Path | str, *, finite: bool = False) -> Any:
 
 
 def read_header(path: Path | str, form: str, kind: str) -> dict[str, Any]:
-    """Read the JSON header of a folder and check its ``format``; ``kind`` names it in errors (``"an image store"``)."""
+    """Read the JSON header of a folder and check its ``format``.
+
+    Args:
+        path: the header's file.
+        form: the format that this version reads.
+        kind: what the folder holds, for the error, e.g. ``"an image store"``.
+
+    Raises:
+        VixmlError: missing, not JSON, or of another format.
+    """
     header = read_json(path)
     found = header.get("format") if isinstance(header, dict) else type(header).__name__
     hint = "rebuild it with this version of vixml; snakemake does so automatically"

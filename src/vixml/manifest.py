@@ -139,7 +139,11 @@ def describe_input(path: Path | str) -> dict[str, Any]:
 
 
 def check_run(folder: Path, expected: Mapping[str, object], option: str) -> None:
-    """Check that a folder belongs to a run."""
+    """Check that a folder belongs to a run.
+
+    Raises:
+        VixmlError: it belongs to another.
+    """
     config = read_manifest(folder)["config"]
     found = {key: config.get(key) for key in expected}
     if found != expected:

@@ -55,7 +55,11 @@ class Ragged:
         return len(self.offsets) - 1
 
     def row(self, index: int) -> np.ndarray:
-        """Return row ``index``: (length,) int32; a negative number is none."""
+        """Return row ``index``: (length,) int32.
+
+        Raises:
+            VixmlError: no such row; a negative number is none.
+        """
         if type(index) is not int or not 0 <= index < len(self):
             expect_whole(index, 0, "no such row", where="a Ragged", most=len(self) - 1)
         return self.values[self.offsets[index] : self.offsets[index + 1]]
@@ -152,7 +156,11 @@ class Ragged:
             expect_index(int(values[bad[0]]), self.n_cols, "an id is out of range", where=where, hint=hint)
 
     def check_once(self, where: object) -> None:
-        """Verify that no row has a value twice; the first that has is named."""
+        """Verify that no row has a value twice.
+
+        Raises:
+            VixmlError: one has (the row is named).
+        """
         keys = self.row_ids() * self.n_cols + self.values
         if (keys[1:] <= keys[:-1]).any():  # rows that ascend, as labels do on the disk, need no sorting
             keys.sort()
@@ -204,7 +212,11 @@ class Ragged:
 
 
 def expect_ragged(given: object, where: Path | str) -> None:
-    """Check that a caller gives lists of ids that :meth:`Ragged.check` accepts."""
+    """Check lists that a caller gives.
+
+    Raises:
+        VixmlError: no :class:`Ragged`, or one that :meth:`Ragged.check` refuses.
+    """
     if not isinstance(given, Ragged):
         found, hint = type(given).__name__, "make one with Ragged.from_rows"
         raise VixmlError("not lists of ids", where=where, found=found, expected="a Ragged", hint=hint)

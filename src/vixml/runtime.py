@@ -53,7 +53,11 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def precision_override() -> str | None:
-    """Return the value of ``VIXML_PRECISION``, None where it is unset, empty or ``auto``; an unknown one is an error."""
+    """Return the value of ``VIXML_PRECISION``, None where it is unset, empty or ``auto``.
+
+    Raises:
+        VixmlError: it is none of the known precisions.
+    """
     value = os.environ.get(VARIABLE, "")
     if value in ("", "auto"):
         return None

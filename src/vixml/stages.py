@@ -259,7 +259,11 @@ class Job:
         return place(stage, self.project.results, **names)
 
     def reads(self) -> dict[str, Path]:
-        """Return the folders that this job reads, by input; a name that the configuration lacks is an error."""
+        """Return the folders that this job reads, by input.
+
+        Raises:
+            VixmlError: a name that the configuration does not know.
+        """
         return {
             name: self.given.get(name) or self.folder(stage)
             for name, stage in self.stage.reads.items()

@@ -320,7 +320,11 @@ def checkpoints(results: Path) -> str:
 
 
 def require_conda() -> None:
-    """Check that Snakemake will find a conda client."""
+    """Check that Snakemake will find a conda client.
+
+    Raises:
+        VixmlError: there is none.
+    """
     if shutil.which("conda") is None:
         raise VixmlError(
             "--use-conda needs a conda client, and there is none",

@@ -80,7 +80,11 @@ def write_programs(folder: Path, programs: Mapping[str, str]) -> None:
 
 
 def wait(folder: Path, server: subprocess.Popen[bytes]) -> None:
-    """Wait until the server in a folder answers; a RuntimeError with its log if it ended."""
+    """Wait until the server in a folder answers.
+
+    Raises:
+        RuntimeError: it ended; the message is its log.
+    """
     while not (folder / "ready").exists():
         if server.poll() is not None:
             raise RuntimeError((folder / "log").read_text(encoding="utf-8"))

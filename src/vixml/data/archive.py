@@ -127,7 +127,11 @@ class Member:
     name: str
 
     def open(self) -> IO[bytes]:
-        """Return a stream of its bytes, unless they are encrypted or packed in a way that Python cannot unpack."""
+        """Return a stream of its bytes.
+
+        Raises:
+            VixmlError: encrypted, or packed in a way that Python cannot unpack.
+        """
         with self.archive._reading(self.name):
             return self.archive._zip.open(self.name)
 
@@ -148,7 +152,11 @@ class SourceReader:
         self._open: dict[tuple[str, str | None], Archive] = {}
 
     def path(self, source: str) -> Path:
-        """Return the path of a source; one that the registry does not know is an error."""
+        """Return the path of a source.
+
+        Raises:
+            VixmlError: a source that the registry does not know.
+        """
         if source not in self.sources:
             raise VixmlError(
                 "an image comes from a source that is not in the registry",
@@ -175,7 +183,11 @@ class SourceReader:
 
     @staticmethod
     def split(reference: str) -> tuple[str, str | None, str]:
-        """Return (source, nested archive or None, member) of ``source:member``; anything else is an error."""
+        """Return (source, nested archive or None, member).
+
+        Raises:
+            VixmlError: not of the form ``source:member``.
+        """
         source, colon, member = reference.partition(":")
         if not colon or not source or not member:
             raise VixmlError("not an image reference", found=repr(reference), expected="source:member")

@@ -172,7 +172,11 @@ class Corpus:
 
 
 def training_rows(path: Path, n_train: int, hint: str) -> np.ndarray:
-    """Read the rows of train that a run held out: (n,) int64, within the corpus."""
+    """Read the rows of train that a run held out: (n,) int64.
+
+    Raises:
+        VixmlError: rows of another type, or beyond the corpus.
+    """
     rows = load_array(path, mmap=False)
     if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
         raise VixmlError(
@@ -186,7 +190,11 @@ def training_rows(path: Path, n_train: int, hint: str) -> np.ndarray:
 
 
 def split_settings(dataset: Dataset) -> tuple[int, float]:
-    """Return seed and test fraction of a dataset that is split here; the registry must have both."""
+    """Return seed and test fraction of a dataset that is split here.
+
+    Raises:
+        VixmlError: the registry lacks one of them.
+    """
     if dataset.split_seed is None or dataset.test_fraction is None:
         raise VixmlError(
             "a dataset that is split here needs a seed and a test fraction",
@@ -218,7 +226,11 @@ def verify_averages(counts: Mapping[str, Any], published: Mapping[str, float], w
 
 
 def verify_counts(found: dict[str, Any], expect: Counts | None, where: object) -> None:
-    """Check a finished corpus against the registry; all counts that differ are listed."""
+    """Check a finished corpus against the registry.
+
+    Raises:
+        VixmlError: any count differs; all that differ are listed.
+    """
     expected = expect.model_dump(exclude_none=True) if expect is not None else {}
     wrong = [key for key, value in expected.items() if found.get(key) != value]
     expect_equal(
@@ -275,7 +287,11 @@ def _column(path: Path, name: str) -> list[str]:
 
 @contextmanager
 def reading_parquet(path: Path, hint: str = _REBUILD) -> Iterator[None]:
-    """Turn what pyarrow raises on a damaged file into one :class:`VixmlError`."""
+    """Turn what pyarrow raises on a damaged file into one clear error.
+
+    Raises:
+        VixmlError: not a readable Parquet file.
+    """
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:

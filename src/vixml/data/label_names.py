@@ -112,7 +112,11 @@ def flag(value: Any) -> bool | None:
 
 
 def set_flags(record: Mapping[str, Any], columns: Iterable[str], where: str) -> list[str]:
-    """Return the columns in which a record has a 1; a cell that is neither 0 nor 1 is an error."""
+    """Return the columns in which a record has a 1.
+
+    Raises:
+        VixmlError: a cell that is neither 0 nor 1.
+    """
     found = []
     for name in columns:
         if (value := flag(record.get(name))) is None:

@@ -22,7 +22,11 @@ _LAYERS = {"num_hidden_layers", "num_layers", "n_layers", "n_layer", "block_coun
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a JSON object that was published beside weights; anything else is an error."""
+    """Read a JSON object that was published beside weights.
+
+    Raises:
+        VixmlError: missing, not JSON, or not an object.
+    """
     hint = "fetch it again, or take another checkpoint"
     with reading("not a JSON file", path, expected="a JSON object", hint=hint):
         found = read_json(path, finite=True)

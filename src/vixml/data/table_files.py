@@ -67,13 +67,21 @@ def read_table(path: Path, form: TableForm | None = None) -> Iterator[Record]:
 
 
 def read_rows(paths: Sequence[Path], form: TableForm) -> Iterator[Row]:
-    """Yield (where, record) of a table in one or several files; a row that is broken by itself is its error, others are raised."""
+    """Yield (where, record) of a table in one or several files; a row that is broken by itself is its error.
+
+    Raises:
+        VixmlError: as :func:`read_table`, where the rows behind cannot be read either.
+    """
     for path in paths:
         yield from READERS[kind_of(path)](path, form)
 
 
 def kind_of(path: Path) -> str:
-    """Return how a file is read, a key of :data:`READERS`, from the ending of its name, which must be known."""
+    """Return how a file is read, from its name: a key of :data:`READERS`.
+
+    Raises:
+        VixmlError: no known ending.
+    """
     name = path.name.lower()
     for packed in PACKED:
         name = name.removesuffix(packed)
@@ -94,7 +102,11 @@ def kind_of(path: Path) -> str:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file, decompressed; one that is damaged or unpacks to implausibly much is an error."""
+    """Open a file, decompressed.
+
+    Raises:
+        VixmlError: missing, damaged, or it unpacks to implausibly much.
+    """
     with ExitStack() as stack:
         try:
             name = path.name.lower()
@@ -478,7 +490,11 @@ TABLES = ("train", "test", "items", "label")
 
 
 def tables_in(folder: Path | str) -> dict[str, Path]:
-    """Return the tables in a folder, by name; one table in two formats is an error."""
+    """Return the tables in a folder, by name.
+
+    Raises:
+        VixmlError: one table in two formats.
+    """
     found: dict[str, Path] = {}
     for name in TABLES:
         paths = [path for ending in ENDINGS if (path := Path(folder) / f"{name}{ending}").is_file()]
@@ -507,7 +523,11 @@ def named_tables(tables: Mapping[str, str | Sequence[str]], folder: Path) -> dic
 
 
 def expand(path: Path) -> list[Path]:
-    """Return a file, or the files that a pattern (``*``, ``?``, ``[``) matches, sorted; one at least."""
+    """Return a file, or the files that a pattern (``*``, ``?``, ``[``) matches, sorted.
+
+    Raises:
+        VixmlError: none.
+    """
     if path.is_file():
         return [path]
     fixed = next((part for part in path.parents if not set(str(part)) & set("*?[")), Path())

@@ -244,7 +244,11 @@ class TextRules:
         self._rows = 0
 
     def text(self, record: Mapping[str, Any], where: str) -> str:
-        """Return a record's text; a field that is neither text nor null is an error."""
+        """Return a record's text.
+
+        Raises:
+            VixmlError: a field that is neither text nor null.
+        """
         parts = []
         self._absent -= record.keys()
         if not self._columns:

@@ -109,7 +109,14 @@ def standard_errors(
 ) -> dict[str, float | None]:
     """Return the standard error over queries of each P@k, in percent: what another sample of queries would change.
 
-    It is None for fewer than two queries.
+    Args:
+        predictions: (n_queries, K) int32 label ids, best first, -1 for none.
+        truth: n_queries rows over labels.
+        ks: where P is taken.
+        filter: pairs that are never scored.
+
+    Returns:
+        ``P@k`` -> standard error; None for fewer than two queries.
     """
     hits = [chunk.hits[:, : max(ks)] for chunk in hits_in_chunks(predictions, truth, filter)]
     found = np.concatenate(hits) if hits else np.zeros((0, max(ks)))

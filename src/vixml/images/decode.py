@@ -20,7 +20,11 @@ class Undrawable(Exception):
 
 
 def draw_or_prepare(file: bytes | str, size: int) -> bytes:
-    """Return an svg drawn or a bitmap prepared, as PNG; ``file`` may be the reason why there is none."""
+    """Return an svg drawn or a bitmap prepared, as PNG.
+
+    Raises:
+        Undrawable: ``file`` is the reason why there is none, or as :func:`draw` and :func:`prepare`.
+    """
     if isinstance(file, str):
         raise Undrawable(file)
     return draw(file, size) if is_svg(file) else prepare(file, size)
@@ -210,7 +214,11 @@ def draw(svg: bytes, size: int) -> bytes:
 
 
 def checked(svg: bytes) -> str:
-    """Return the text of an svg without outside references and within the limits; else raise :class:`Undrawable`."""
+    """Return the text of an svg that has no outside references and is within the limits.
+
+    Raises:
+        Undrawable: as :func:`draw`.
+    """
     if len(svg) > MAX_BYTES:
         raise Undrawable(f"too large: {len(svg)} bytes")
     try:

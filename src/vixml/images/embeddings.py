@@ -184,7 +184,11 @@ CAN_ADVISE = hasattr(mmap, "MADV_RANDOM") and hasattr(mmap, "MADV_WILLNEED")
 
 
 def open_scattered(path: Path | str) -> np.ndarray:
-    """Open a ``.npy`` file for :func:`take_rows`: memory-mapped, read-only, without reading ahead."""
+    """Open a ``.npy`` file for :func:`take_rows`: memory-mapped, read-only, without reading ahead.
+
+    Raises:
+        VixmlError: as :func:`vixml.files.load_array`.
+    """
     rows = load_array(path)
     if CAN_ADVISE and isinstance(rows.base, mmap.mmap):
         with suppress(OSError):  # a kernel or a file system may not support advice
@@ -193,7 +197,15 @@ def open_scattered(path: Path | str) -> np.ndarray:
 
 
 def take_rows(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return the rows ``ids`` (k,), in any order, of an array, perhaps of :func:`open_scattered`: (k, ...), a copy."""
+    """Return copies of some rows.
+
+    Args:
+        rows: (n, ...) as :func:`open_scattered` returns them, or any array.
+        ids: (k,) integers from 0 to n - 1, in any order.
+
+    Returns:
+        (k, ...) of the same dtype.
+    """
     if CAN_ADVISE and isinstance(rows.base, mmap.mmap) and rows.nbytes:
         start, stop = requests(ids, len(rows.base) - rows.nbytes, rows.nbytes // len(rows))
         sizes = np.minimum(stop * PAGE, len(rows.base)) - start * PAGE

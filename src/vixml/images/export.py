@@ -186,7 +186,11 @@ class Table:
         return max(1, -(-self.n_rows // self.per_file))
 
     def write(self, folder: Path) -> None:
-        """Write all ``n_rows`` rows, one row group per batch; memory holds one batch."""
+        """Write all rows, one row group per batch; memory holds one batch.
+
+        Raises:
+            VixmlError: fewer or more rows than ``n_rows``.
+        """
         schema = pa.schema([column.field for column in self.columns])
         # Images are compressed already, and vectors do not shrink.
         compression = "none" if any(column.kind in ("image", "vector") for column in self.columns) else "zstd"
@@ -311,7 +315,11 @@ def _vector_rows(embeddings: ImageEmbeddings) -> Iterator[list[pa.Array]]:
 
 
 def strings(path: Path, columns: Sequence[str], size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield ``(first row, batch)`` of columns of a corpus's table; a value that is missing is an error."""
+    """Yield ``(first row, batch)`` of columns of a corpus's table.
+
+    Raises:
+        VixmlError: unreadable, or a value that is missing.
+    """
     first = 0
     with reading_parquet(path, REBUILD), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=size, columns=list(columns)):

@@ -52,11 +52,18 @@ def fetch_images(
     settings: Fetch,
     threads: int = 1,
 ) -> None:
-    """Fetch, check and prepare the images of a corpus with ``image_urls.parquet``, and write an image store.
+    """Fetch, check and prepare the images of a corpus and write an image store.
 
-    Each URL is one image, however many items name it; a killed run, whose results are in ``<out>-fetching``, asks again only
-    for those in flight. An unavailable image (gone, refused, not an image, too large) is missing, with its reason in
-    ``fetched.parquet``; missing ones are counted by reason in the manifest. The result does not depend on ``threads``.
+    Each URL is one image, however many items name it; a killed run asks again only for those in flight. An unavailable image (gone, refused, not an image, too
+    large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
+
+    Args:
+        corpus_dir: a corpus with ``image_urls.parquet``.
+        out: folder to write. Beside it, ``<out>-fetching`` holds the results of a killed run.
+        size: side in pixels of the prepared images (METHOD: 384).
+        n_shards: files of the store.
+        settings: connections, retries, limits.
+        threads: processes that decode and prepare; the result does not depend on it.
 
     Raises:
         VixmlError: the corpus names no URLs, or no image could be fetched.
@@ -293,9 +300,18 @@ class Preparers:
 
 @dataclass(frozen=True)
 class Fetched:
-    """The outcome of one image: the file as received, the requests made, and the image as PNG or the error.
+    """The outcome of one image.
 
-    ``may_pass``: the failure is temporary, so the image is tried once more before the shard is written.
+    Attributes:
+        image: its id.
+        url: its address.
+        status: the last HTTP status, or None.
+        bytes: length of the file as received, or None.
+        sha256: hash of the file as received, or None.
+        attempts: requests made.
+        error: why there is no image, or None.
+        png: the image, prepared, or None.
+        may_pass: whether the failure is temporary: then the image is tried once more before the shard is written.
     """
 
     image: int

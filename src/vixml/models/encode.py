@@ -42,7 +42,13 @@ TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
 
 
 def token_budget_slices(lengths: np.ndarray, budget: int, at_once: int | None = None) -> Iterator[slice]:
-    """Yield consecutive slices of at most ``budget`` tokens and ``at_once`` items each (one item at least), from lengths (n,)."""
+    """Yield consecutive slices of at most ``budget`` tokens and ``at_once`` items each (one item at least).
+
+    Args:
+        lengths: (n,) int64, tokens of each item.
+        budget: most tokens of a slice.
+        at_once: most items of a slice; None: any number.
+    """
     ends = np.cumsum(lengths)
     start = 0
     while start < len(lengths):

@@ -377,7 +377,11 @@ def build_model(config: RunConfig, data: RunData, seed: int, device: torch.devic
 
 
 def save_model(folder: Path, model: Siamese) -> None:
-    """Write :meth:`Siamese.learned_state` to ``folder/model.safetensors``."""
+    """Write :meth:`Siamese.learned_state` to ``folder/model.safetensors``.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.learned_state().items())}
     path = folder / "model.safetensors"
     with atomic_path(path) as temporary:

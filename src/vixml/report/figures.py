@@ -145,7 +145,11 @@ TICKS = [c * 10.0**e for e in range(-4, 4) for c in (1, 2, 5)]
 
 
 def make_figures(scores: Sequence[Path], config_dir: Path, figures: Sequence[str], out: Path) -> None:
-    """Write ``{figure}.png``, ``{figure}.svg`` and ``{figure}.csv`` (its points, or the parts drawn) for each figure."""
+    """Write ``{figure}.png``, ``{figure}.svg`` and ``{figure}.csv`` (its points, or the parts drawn) for each figure.
+
+    Raises:
+        VixmlError: a drawing whose files are missing.
+    """
     specs = load_figures(config_dir, figures)
     results = load(scores)
     inputs = stage_inputs(results, config_dir, "figure", figures)

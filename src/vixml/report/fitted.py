@@ -19,7 +19,18 @@ BASELINES = ("popularity", "knn", "linear")
 
 
 def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int, tagger: str) -> str:
-    """Return the table as Markdown, a sentence on the best baseline, and one on how ``tagger``, the run that tags, was chosen."""
+    """Return the table as Markdown, a sentence on the best baseline, and one on how inference was chosen.
+
+    Args:
+        project: configuration and results.
+        dataset: of the runs.
+        runs: in the order of the table.
+        seed: of the runs.
+        tagger: the run that tags new items.
+
+    Raises:
+        VixmlError: a run without a score.
+    """
     folders = [place("score", project.results, dataset=dataset, run=run, seed=seed, split="test") for run in runs]
     found = {result.run: result for result in load(folders).all()}
     rows = []

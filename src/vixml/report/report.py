@@ -217,7 +217,11 @@ FOLLOWS = "Its parts follow the configuration of the runs named in it."
 def make_report(
     scores: Sequence[Path], config_dir: Path, tables: Sequence[str], options: ReportOptions, out: Path
 ) -> None:
-    """Write ``report.html``; a gallery needs a corpus and its image store."""
+    """Write ``report.html``.
+
+    Raises:
+        VixmlError: a corpus without its image store or the other way round.
+    """
     if (options.corpus is None) != (options.images is None):
         hint = "pass --corpus and --images, or neither"
         raise VixmlError("the gallery needs both a corpus and an image store", hint=hint)

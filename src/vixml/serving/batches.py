@@ -102,7 +102,11 @@ class Batches:
 
     @contextmanager
     def admitted(self, n: int) -> Iterator[None]:
-        """Keep n places of the queue, or refuse if it has fewer; called by the event loop only."""
+        """Keep n places of the queue; called by the event loop only.
+
+        Raises:
+            Refusal: the queue has fewer.
+        """
         if self.waiting + n > self._limits.queue:
             wait = math.ceil(self.waiting / self._speed)
             raise Refusal(429, "busy", f"too many requests wait; {CALM}", wait=max(1, min(wait, 60)))

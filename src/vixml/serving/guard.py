@@ -50,7 +50,11 @@ class Access:
     free: frozenset[str]
 
     def check(self, path: str, headers: Headers) -> None:
-        """Refuse a request without the token, or to another host."""
+        """Check a request.
+
+        Raises:
+            Refusal: no token, another one, or another host.
+        """
         host = headers.get("host", "")
         if self.local_only and self.token is None and not LOCAL_NAME.fullmatch(host):
             message = (

@@ -38,7 +38,11 @@ def content_type(request: Request) -> str:
 
 
 async def read_json(request: Request, kind: type[Body]) -> Body:
-    """Return a JSON body; one of another type, or with other keys and values than ``kind`` has, is refused."""
+    """Return a JSON body.
+
+    Raises:
+        Refusal: another type, no JSON, or other keys and values than ``kind`` has.
+    """
     found = content_type(request)
     if found != "application/json":
         message = (

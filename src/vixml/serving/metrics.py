@@ -30,7 +30,16 @@ class Histogram:
 
 
 class Metrics:
-    """Counters of a server; ``requests`` by (path, status), where other paths than the API's count as one."""
+    """What a server has done.
+
+    Attributes:
+        requests: (path, status) -> answers; paths are those of the API, so their number is bounded.
+        seconds: of requests.
+        batch_seconds: of batches.
+        items: tagged or encoded.
+        batches: of the model.
+        images: decoded, refused.
+    """
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()

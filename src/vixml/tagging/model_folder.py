@@ -90,7 +90,11 @@ class ModelFolder:
         return name in self.header["files"]
 
     def path(self, name: str) -> Path:
-        """Return the path of a verified file, which the folder must have."""
+        """Return the path of a verified file.
+
+        Raises:
+            VixmlError: the folder has no such file.
+        """
         if name not in self:
             raise VixmlError("a model folder lacks a file", where=self.folder / name, hint=COPY_AGAIN)
         return self.folder / name

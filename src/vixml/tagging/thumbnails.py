@@ -37,7 +37,11 @@ class Thumbnails:
 
     @classmethod
     def open(cls, folder: ModelFolder) -> Thumbnails | None:
-        """Return the thumbnails of a model folder, whose arrays must belong together; None if it has none."""
+        """Return the thumbnails of a model folder; None if it has none.
+
+        Raises:
+            VixmlError: arrays that do not belong together.
+        """
         if FILES not in folder:
             return None
         files, offsets = folder.array(FILES), folder.array(OFFSETS)

@@ -43,7 +43,11 @@ class Vectors:
 
     @classmethod
     def of_items(cls, folder: ModelFolder) -> Vectors:
-        """Return the training items; a folder that was packed without them is an error."""
+        """Return the training items.
+
+        Raises:
+            VixmlError: the folder was packed without them.
+        """
         if f"{NEIGHBOURS}/vectors.npy" not in folder:
             hint = "export the labels alone, or pack the run again with its neighbours"
             raise VixmlError("the model folder holds no training items", where=folder.folder, hint=hint)
