@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from pydantic import BaseModel, ValidationError
 
 from vixml import __version__
 from vixml.config.load import load_workflow, read_yaml
@@ -100,6 +101,18 @@ def explain_lock(folder: Path) -> str:
     return f"This folder is locked by a run that was killed; {state} What it finished is kept.\n  what now: {now}"
 
 
+class _Process(BaseModel, extra="forbid", strict=True):
+    pid: int
+    cmd: str
+
+
+class _Running(BaseModel, extra="forbid", strict=True):
+    """DVC's list: path -> the process that writes it, or those that read it."""
+
+    write: dict[str, _Process] = {}
+    read: dict[str, list[_Process]] = {}
+
+
 def mend_rwlock(folder: Path) -> str:
     """Remove DVC's list of running commands if a kill cut it; return a sentence on it, empty if the list is whole.
 
@@ -108,11 +121,8 @@ def mend_rwlock(folder: Path) -> str:
     path = folder / ".dvc" / "tmp" / "rwlock"
     if not path.exists():
         return ""
-    from dvc.rwlock import SCHEMA
-    from voluptuous import Invalid
-
-    with suppress(ValueError, Invalid):
-        SCHEMA(json.loads(path.read_bytes()))
+    with suppress(ValidationError):
+        _Running.model_validate_json(path.read_bytes())
         return ""
     if running := " ".join(map(str, processes(folder, "dvc"))):
         return f"{path} is damaged, and `dvc` runs here (process {running}).\n  what now: when it has ended, rm {path}"
