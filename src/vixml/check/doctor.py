@@ -7,7 +7,6 @@ is written ``~``. Its lines are independent, so that a broken part is one line a
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import re
