@@ -59,21 +59,29 @@ SEARCHES = {
 }
 
 
-def trained(
-    modality: str, form: str, split: int, items: int, results: Path
-) -> tuple[Training, State, np.ndarray, Ragged]:
-    """Train a form; return it, its state, whether each label is cold, and the whole truth."""
+def opened(
+    modality: str, change: dict[str, Any], split: int, items: int, results: Path
+) -> tuple[Training, np.ndarray, Ragged]:
+    """Return a form of training that is ready to train, whether each label is cold, and the whole truth.
+
+    Args:
+        modality: ``text`` or ``vixml``.
+        change: what differs from the run ``form-{modality}-split{split}``.
+        split: which queries are held out, and which labels.
+        items: training items of a small catalogue; 0: all.
+        results: where PICTO was built.
+    """
     base = load_runs("config")["picto", f"form-{modality}-split{split}"]
     size = {}
     if items:
         size = {key: training_defaults(items, items)[key] for key in ("prototype", "optimizer", "training")}
         size["training"]["validation"] = base.training.validation
-    config = RunConfig.model_validate(merge(merge(base.model_dump(), size), FORMS[form]))
-    data, device = results / "data/picto", choose_device("cpu", 1)
+    config = RunConfig.model_validate(merge(merge(base.model_dump(), size), change))
+    data, device, model = results / "data/picto", choose_device("cpu", 1), config.encoder.model
     embeddings = data / "embeddings/efficientnet-lite0" if config.uses_images else None
-    inputs = RunInputs(data / "corpus", data / "tokens/minilm-l3-32", embeddings, results / "models/minilm-l3")
+    inputs = RunInputs(data / "corpus", data / f"tokens/{model}-32", embeddings, results / "models" / model)
     propensity = load_world("config").datasets["picto"].propensity
-    training = open_training(SeededRun("picto", form, split, config), propensity, inputs, device)
+    training = open_training(SeededRun("picto", "form", split, config), propensity, inputs, device)
     whole = training.data.truth
     cold = np.zeros(whole.n_cols, dtype=bool)
     cold[np.random.default_rng(split).permutation(whole.n_cols)[: round(COLD * whole.n_cols)]] = True
@@ -82,11 +90,15 @@ def trained(
     if items:
         rows = np.sort(np.random.default_rng(split).permutation(rows)[:items])
     rows = rows[warm.lengths[rows] > 0]
-    training = replace(training, data=replace(training.data, truth=warm, rows=rows))
+    return replace(training, data=replace(training.data, truth=warm, rows=rows)), cold, whole
+
+
+def trained(training: Training) -> State:
+    """Train a form; return its state."""
     state = new_state(training)
     with tempfile.TemporaryDirectory() as folder:
-        fit(training, state, Checkpoint(Path(folder), {}, 1e6), TrainingView(Quiet(), form, 1))
-    return training, state, cold, whole
+        fit(training, state, Checkpoint(Path(folder), {}, 1e6), TrainingView(Quiet(), "form", 1))
+    return state
 
 
 def scores(training: Training, cold: np.ndarray, whole: Ragged) -> dict[str, Any]:
@@ -149,7 +161,8 @@ def main() -> None:
     rows = read_json(OUT)["forms"] if OUT.exists() else []
     if given.modality:
         started = time.process_time()
-        training, state, *pairs = trained(given.modality, given.form, given.split, given.items, given.results)
+        training, *pairs = opened(given.modality, FORMS[given.form], given.split, given.items, given.results)
+        state = trained(training)
         if given.form == "prime":
             training.model.has_vector.zero_()
         of = {given.form: (scores(training, *pairs), time.process_time() - started)}
