@@ -3,12 +3,12 @@
 Trials replace functions of `vixml.training.train`; data, held-out queries and searches are those of `label_vectors.py`, whose
 results of PRIME are compared too. Trainings make no report between epochs. Test data is not read.
 
-    averaged      the mean of weights over steps, of the training `all-labels` itself
+    averaged      means of the weights over steps, of the training `all-labels`; `flat`: of one whose rates do not decay
     distilled     half of the loss is a softmax cross-entropy with local ridge votes of the trained model `all-labels`, each query
                   left out of its own votes; `distilled-folds`: of two models, each trained on the other half of the queries
     no-image      a query's images are left out of a batch with that probability
     encoded       label vectors are text vectors plus a vector that starts at 0; `encoded-u`: text vectors alone
-    minilm-l6     a larger encoder
+    minilm-l6, smollm2     other encoders
 
     python benchmarks/training_trials.py text all-labels 0   # modality, trial, split: adds to the results
     python benchmarks/training_trials.py                     # prints paired differences from all-labels, pooled over splits
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from label_vectors import ALL, opened, scores, trained
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml.config.load import merge
+from vixml.config.load import load_runs, merge
 from vixml.config.run import Inference
 from vixml.files import read_json
 from vixml.models.encode import encode_items
@@ -52,53 +51,49 @@ NO_IMAGE = 100  # purpose of its random numbers, beside those of vixml.runtime
 L6 = {"encoder": {"model": "minilm-l6"}}
 TRIALS: dict[str, dict[str, Any]] = {  # what differs from ALL
     "all-labels": {},  # and averaged, distilled
+    "flat": {},  # and averaged
     "distilled-folds": {},
     "no-image-0.1": {},
     "no-image-0.3": {},
     "encoded": {"loss": {"text_weight": 1.0}},  # so that batches hold the texts of their labels; its loss is replaced
     "encoded-u": {"loss": {"text_weight": 1.0}},
-    "encoded-every-step": {},
     "minilm-l6": L6,
+    "smollm2": {"mining": None},  # the decoder of config/presets/picto-decoder.yaml
     "minilm-l6-lr2e-4": L6 | {"optimizer": {"lr": 2e-4}},
 }
-MEASURES = {
-    "z P@1": ("z", 0),
-    "z P@5": ("z", 1),
-    "u P@1": ("u", 0),
-    "precise P@1": ("precise", 0),
-    "P@5": ("precise", 1),
-}
+SEARCHES = ("z", "precise")  # label search, and local ridge votes
 
 
-@contextmanager
-def replaced(**functions: Callable[..., Any]) -> Iterator[None]:
-    """Replace functions of the training loop, and the reports between epochs by nothing."""
-    with patch.multiple(train, epoch_report=lambda *_: None, **functions):
-        yield
+def trained_in(training: Training, **replaced: Callable[..., Any]) -> float:
+    """Train with some functions of the loop replaced; return processor seconds."""
+    started = time.process_time()
+    with patch.multiple(train, epoch_report=lambda *_: None, **replaced):
+        trained(training)
+    return time.process_time() - started
 
 
 class Averages:
     """Means of the trained parameters over steps: exponential, and over the second half of the epochs."""
 
     def __init__(self, training: Training) -> None:
-        self.now = [p for p in training.model.parameters() if p.requires_grad]
-        half, self.steps = training.total_steps // 2, 0
+        half = training.total_steps // 2
         self.rates: dict[str, Callable[[int], float]] = {
             "averaged-0.95": lambda step: 0.05 / (1 - 0.95**step),
             "averaged-0.99": lambda step: 0.01 / (1 - 0.99**step),
             "averaged-last-half": lambda step: 1 / max(step - half, 1),
         }
+        self.now = [p.detach() for p in training.model.parameters() if p.requires_grad]
         self.means = {name: [torch.zeros_like(p) for p in self.now] for name in self.rates}
+        self.steps, self.step = 0, train.train_step
 
-    @torch.no_grad()
-    def count(self, loss: Tensor) -> Tensor:
-        """Add the present weights to the means."""
+    def train_step(self, training: Training, state: State, batch: Batch) -> Tensor:
+        """Take a step, then add the weights to the means."""
+        loss = self.step(training, state, batch)
         self.steps += 1
         for name, rate in self.rates.items():
-            torch._foreach_lerp_(self.means[name], [p.detach() for p in self.now], rate(self.steps))
+            torch._foreach_lerp_(self.means[name], self.now, rate(self.steps))
         return loss
 
-    @torch.no_grad()
     def use(self, name: str) -> None:
         """Set the model to a mean."""
         torch._foreach_copy_(self.now, self.means[name])
@@ -116,14 +111,6 @@ def without_images(share: float) -> Callable[..., EpochBatches]:
     return epoch_batches
 
 
-class EveryLabel(EpochBatches):
-    """Batches that encode all labels."""
-
-    def __getitem__(self, index: int) -> Batch:
-        batch, labels = super().__getitem__(index), np.arange(len(self.data.labels))
-        return replace(batch, labels=labels, parts=tuple(self._parts(batch.queries, labels)))
-
-
 class Encoded:
     """Label vectors that are text vectors plus a vector that starts at 0.
 
@@ -131,21 +118,13 @@ class Encoded:
     """
 
     def __init__(self, free: bool) -> None:
-        self.free, self.texts = free, torch.zeros(0)
+        self.free, self.texts, self.step = free, torch.zeros(0), train.train_step
 
-    def hooks(self, every_label: bool) -> dict[str, Callable[..., Any]]:
-        """Return the functions that replace those of the training loop."""
-        hooks = {"batch_loss": self.batch_loss, "start_vectors": self.start_vectors}
-        if every_label:
-            return hooks | {"epoch_batches": lambda t, s: EveryLabel(t.data, t.config, t.seed, s.epoch)}
-        step = train.train_step
-
-        def train_step(training: Training, state: State, batch: Batch) -> Tensor:
-            if state.step_in_epoch % 4 == 0:
-                self.encode(training)
-            return step(training, state, batch)
-
-        return hooks | {"train_step": train_step}
+    def train_step(self, training: Training, state: State, batch: Batch) -> Tensor:
+        """Take a step; every fourth time encode all labels first."""
+        if state.step_in_epoch % 4 == 0:
+            self.encode(training)
+        return self.step(training, state, batch)
 
     def encode(self, training: Training) -> None:
         """Make all text vectors anew."""
@@ -204,8 +183,7 @@ def votes_of_folds(training: Callable[[], Training]) -> Tensor:
     for half in (rows[is_first], rows[~is_first]):
         fold = training()
         fold = replace(fold, data=replace(fold.data, rows=half))
-        with replaced():
-            trained(fold)
+        trained_in(fold)
         targets.append(votes_of_others(fold, np.setdiff1d(rows, half), half))
     return sum(targets)
 
@@ -228,67 +206,73 @@ def distilling(targets: Tensor) -> Callable[..., tuple[Tensor, dict[str, Tensor]
 
 def tried(
     modality: str, trial: str, split: int, results: Path
-) -> Iterator[tuple[str, Training, np.ndarray, Ragged, float]]:
-    """Yield the forms of a trial when each is trained: name, the run, what :func:`scores` reads, and processor seconds."""
+) -> Iterator[tuple[str, float, Training, np.ndarray, Ragged]]:
+    """Yield the forms of a trial when each is trained: name, processor seconds, and what :func:`scores` reads."""
     change = merge(ALL, TRIALS[trial])
-    training, cold, whole = opened(modality, change, split, 0, results)
-
-    def timed(training: Training, **hooks: Callable[..., Any]) -> float:
-        started = time.process_time()
-        with replaced(**hooks):
-            trained(training)
-        return time.process_time() - started
-
-    if trial == "all-labels":
-        means, step = Averages(training), train.train_step
-        seconds = timed(training, train_step=lambda *given: means.count(step(*given)))
-        yield trial, training, cold, whole, seconds
+    if trial == "smollm2":
+        decoder = load_runs("config")["picto", f"{modality}-smollm2"].model_dump()
+        change = merge(decoder, merge(change, {"training": {"validation": 0.15, "validation_split": split}}))
+    training, *pairs = opened(modality, change, split, 0, results)
+    started, hooks = time.process_time(), {}
+    if trial.startswith("no-image"):
+        hooks["epoch_batches"] = without_images(float(trial.rpartition("-")[2]))
+    elif trial.startswith("encoded"):
+        form = Encoded(free=trial == "encoded")
+        hooks = {name: getattr(form, name) for name in ("train_step", "batch_loss", "start_vectors")}
+    elif trial == "distilled-folds":
+        hooks["batch_loss"] = distilling(votes_of_folds(lambda: opened(modality, change, split, 0, results)[0]))
+    elif trial in ("all-labels", "flat"):
+        means = Averages(training)
+        hooks["train_step"] = means.train_step
+        if trial == "flat":
+            hooks["learning_rate_factor"] = lambda step, warmup, *_: min((step + 1) / warmup, 1)
+    trained_in(training, **hooks)
+    if trial.startswith("encoded"):
+        form.finish(training)
+    seconds = time.process_time() - started
+    yield trial, seconds, training, *pairs
+    if trial in ("all-labels", "flat"):
         started = time.process_time()
         targets = votes_of_others(training)
-        seconds += time.process_time() - started
+        to_distil = time.process_time() - started
         for name in means.rates:
             means.use(name)
-            yield name, training, cold, whole, seconds
+            yield name if trial == "all-labels" else f"{trial}-{name}", seconds, training, *pairs
+    if trial == "all-labels":
         training = opened(modality, change, split, 0, results)[0]
-        yield "distilled", training, cold, whole, seconds + timed(training, batch_loss=distilling(targets))
-    elif trial == "distilled-folds":
-        started = time.process_time()
-        targets = votes_of_folds(lambda: opened(modality, change, split, 0, results)[0])
-        seconds = time.process_time() - started
-        yield trial, training, cold, whole, seconds + timed(training, batch_loss=distilling(targets))
-    elif trial.startswith("no-image"):
-        hook = without_images(float(trial.rpartition("-")[2]))
-        yield trial, training, cold, whole, timed(training, epoch_batches=hook)
-    elif trial.startswith("encoded"):
-        form = Encoded(free=trial != "encoded-u")
-        seconds = timed(training, **form.hooks(trial == "encoded-every-step"))
-        form.finish(training)
-        yield trial, training, cold, whole, seconds
-    else:
-        yield trial, training, cold, whole, timed(training)
+        seconds += to_distil + trained_in(training, batch_loss=distilling(targets))
+        yield "distilled", seconds, training, *pairs
 
 
-def hits(row: dict[str, Any], search: str, at: int) -> np.ndarray:
-    """Return each held-out query's precision at 1 (``at`` 0) or 5 (1), in percent."""
-    return np.array([int(digit) for digit in row["found"][search]["hits"][at]]) * (100 / (1, 5)[at])
+def compared() -> list[dict[str, Any]]:
+    """Return the results of trials, and those of PRIME and its refit."""
+    primes = [row for row in read_json(label_vectors.OUT)["forms"] if row["form"] in ("prime", "prime-refit-30")]
+    return read_json(OUT)["forms"] + primes
+
+
+def gains(row: dict[str, Any], base: dict[str, Any], search: str) -> np.ndarray:
+    """Return what a form gains over another on each held-out query: (3, n), P@1, P@5 and their sum, in percent."""
+    mine, other = (np.array([list(map(int, digits)) for digits in of["found"][search]["hits"]]) for of in (row, base))
+    one, five = (mine - other) * np.array([[100], [20]])
+    return np.stack([one, five, one + five])
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the Markdown table of docs/results.md: paired differences from ``all-labels`` on the same splits, pooled."""
     found = {tuple(row[key] for key in ("modality", "form", "split")): row for row in rows if not row.get("items")}
-    lines = [f"| difference from `all-labels` | splits | {' | '.join(MEASURES)} | CPU s |"]
-    lines += ["|---|---:|" + "---:|" * (len(MEASURES) + 1)]
+    titles = [f"{measured} {search}" for search in ("by z", "precise") for measured in ("P@1", "P@5", "both,")]
+    lines = [f"| held-out queries, against `all-labels` | queries | {' | '.join(titles)} | CPU s |"]
+    lines += ["|---|" + "---:|" * (len(titles) + 2)]
     for modality, form in dict.fromkeys(key[:2] for key in found):
-        splits = [s for s in (0, 1, 2) if (modality, form, s) in found and (modality, "all-labels", s) in found]
+        splits = [s for s in (0, 1, 2) if {(modality, form, s), (modality, "all-labels", s)} <= set(found)]
         if not splits or form == "all-labels":
             continue
-        cells = []
-        for measured in MEASURES.values():
-            pairs = [(hits(found[modality, of, s], *measured) for of in (form, "all-labels")) for s in splits]
-            gains = np.concatenate([mine - base for mine, base in pairs])
-            cells.append(f"{gains.mean():+.1f} ± {gains.std(ddof=1) / len(gains) ** 0.5:.1f}")
-        seconds = np.mean([found[modality, form, s]["seconds"] for s in splits])
-        lines.append(f"| {modality}, {form} | {len(splits)} | {' | '.join(cells)} | {seconds:.0f} |")
+        pairs = [(found[modality, form, s], found[modality, "all-labels", s]) for s in splits]
+        pooled = [np.concatenate([gains(*pair, search) for pair in pairs], axis=1) for search in SEARCHES]
+        n = pooled[0].shape[1]
+        cells = [f"{of.mean():+.1f} ± {of.std(ddof=1) / n**0.5:.1f}" for of in np.concatenate(pooled)]
+        seconds = np.mean([row["seconds"] for row, _ in pairs])
+        lines.append(f"| {modality}, {form} | {n:,} | {' | '.join(cells)} | {seconds:.0f} |")
     return "\n".join(lines)
 
 
@@ -302,16 +286,14 @@ def main() -> None:
     given = parser.parse_args()
     if given.modality:
         key = {"modality": given.modality, "split": given.split}
-        for name, training, cold, whole, seconds in tried(given.modality, given.trial, given.split, given.results):
-            found = scores(training, cold, whole)
+        for name, seconds, training, *pairs in tried(given.modality, given.trial, given.split, given.results):
+            found = scores(training, *pairs)
             new = {**key, "form": name, "precision": training.precision, "seconds": seconds, "found": found}
             old = read_json(OUT)["forms"] if OUT.exists() else []
             old = [row for row in old if label_vectors.key_of(row) != label_vectors.key_of(new)]
             measure.record(OUT, {"benchmark": "training_trials", "rows": [], "forms": [*old, new]})
             print({k: {m: round(v, 1) for m, v in f.items() if m != "hits"} for k, f in found.items()}, flush=True)
-    rows = read_json(OUT)["forms"]
-    primes = [row for row in read_json(label_vectors.OUT)["forms"] if row["form"].startswith("prime")]
-    print(table(rows + primes))
+    print(table(compared()))
 
 
 if __name__ == "__main__":
