@@ -149,6 +149,39 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def gains(row: dict[str, Any], base: dict[str, Any], search: str) -> np.ndarray:
+    """Return what a form gains over another on each held-out query: (3, n), P@1, P@5 and their sum, in percent."""
+    mine, other = (np.array([list(map(int, digits)) for digits in of["found"][search]["hits"]]) for of in (row, base))
+    one, five = (mine - other) * np.array([[100], [20]])
+    return np.stack([one, five, one + five])
+
+
+def paired_table(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of paired differences from ``all-labels`` on the same splits, pooled, ± their standard error."""
+    found = {tuple(row[key] for key in ("modality", "form", "split")): row for row in rows if not row.get("items")}
+    titles = [f"{measured} {search}" for search in ("by z", "precise") for measured in ("P@1", "P@5", "both,")]
+    lines = [f"| held-out queries, against `all-labels` | queries | {' | '.join(titles)} | CPU s |"]
+    lines += ["|---|" + "---:|" * (len(titles) + 2)]
+    for modality, form in sorted({key[:2] for key in found}):
+        splits = [s for s in (0, 1, 2) if {(modality, form, s), (modality, "all-labels", s)} <= set(found)]
+        if not splits or form == "all-labels":
+            continue
+        pairs = [(found[modality, form, s], found[modality, "all-labels", s]) for s in splits]
+        pooled = [np.concatenate([gains(*pair, search) for pair in pairs], axis=1) for search in ("z", "precise")]
+        n = pooled[0].shape[1]
+        cells = [f"{of.mean():+.1f} ± {of.std(ddof=1) / n**0.5:.1f}" for of in np.concatenate(pooled)]
+        seconds = np.mean([row["seconds"] for row, _ in pairs])
+        lines.append(f"| {modality}, {form} | {n:,} | {' | '.join(cells)} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def add(path: Path, benchmark: str, new: list[dict[str, Any]]) -> None:
+    """Write results beside those of other forms, in place of earlier ones of the same."""
+    replaced = {key_of(row) for row in new}
+    rows = [row for row in read_json(path)["forms"] if key_of(row) not in replaced] if path.exists() else []
+    measure.record(path, {"benchmark": benchmark, "cold": COLD, "rows": [], "forms": [*rows, *new]})
+
+
 def main() -> None:
     """Train one form, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,10 +209,7 @@ def main() -> None:
             {**same, "form": name, "precision": training.precision, "seconds": s, "found": found}
             for name, (found, s) in of.items()
         ]
-        replaced = {key_of(row) for row in new}
-        rows = read_json(OUT)["forms"] if OUT.exists() else []
-        rows = [row for row in rows if key_of(row) not in replaced]
-        measure.record(OUT, {"benchmark": "label_vectors", "cold": COLD, "rows": [], "forms": [*rows, *new]})
+        add(OUT, "label_vectors", new)
         rows = new
     print(table(rows))
 

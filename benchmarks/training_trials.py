@@ -7,7 +7,7 @@ results of PRIME are compared too. Trainings make no report between epochs. Test
     distilled     half of the loss is a softmax cross-entropy with local ridge votes of the trained model `all-labels`, each query
                   left out of its own votes; `distilled-folds`: of two models, each trained on the other half of the queries
     no-image      a query's images are left out of a batch with that probability
-    encoded       label vectors are text vectors plus a vector that starts at 0; `encoded-u`: text vectors alone
+    encoded       label vectors are text vectors plus a vector that starts at 0
     minilm-l6, smollm2     other encoders
 
     python benchmarks/training_trials.py text all-labels 0   # modality, trial, split: adds to the results
@@ -28,7 +28,7 @@ import label_vectors
 import measure
 import numpy as np
 import torch
-from label_vectors import ALL, opened, scores, trained
+from label_vectors import ALL, add, opened, paired_table, scores, trained
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -56,20 +56,16 @@ TRIALS: dict[str, dict[str, Any]] = {  # what differs from ALL
     "no-image-0.1": {},
     "no-image-0.3": {},
     "encoded": {"loss": {"text_weight": 1.0}},  # so that batches hold the texts of their labels; its loss is replaced
-    "encoded-u": {"loss": {"text_weight": 1.0}},
     "minilm-l6": L6,
     "smollm2": {"mining": None},  # the decoder of config/presets/picto-decoder.yaml
     "minilm-l6-lr2e-4": L6 | {"optimizer": {"lr": 2e-4}},
 }
-SEARCHES = ("z", "precise")  # label search, and local ridge votes
 
 
-def trained_in(training: Training, **replaced: Callable[..., Any]) -> float:
-    """Train with some functions of the loop replaced; return processor seconds."""
-    started = time.process_time()
+def trained_in(training: Training, **replaced: Callable[..., Any]) -> None:
+    """Train with some functions of the loop replaced."""
     with patch.multiple(train, epoch_report=lambda *_: None, **replaced):
         trained(training)
-    return time.process_time() - started
 
 
 class Averages:
@@ -117,8 +113,8 @@ class Encoded:
     Gradients reach the encoder through the labels that a batch encodes; the others' text vectors are made anew every fourth step.
     """
 
-    def __init__(self, free: bool) -> None:
-        self.free, self.texts, self.step = free, torch.zeros(0), train.train_step
+    def __init__(self) -> None:
+        self.texts, self.step = torch.zeros(0), train.train_step
 
     def train_step(self, training: Training, state: State, batch: Batch) -> Tensor:
         """Take a step; every fourth time encode all labels first."""
@@ -141,7 +137,7 @@ class Encoded:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the softmax loss against all labels that have training queries."""
         vectors = self.texts.index_copy(0, torch.from_numpy(batch.labels), F.normalize(u_labels.float(), dim=1))
-        vectors = vectors + training.model.vectors if self.free else vectors
+        vectors = vectors + training.model.vectors
         loss = label_loss(queries, vectors, batch.candidates, training.config.loss.temperature)
         return loss, {"q_z": loss}
 
@@ -152,27 +148,24 @@ class Encoded:
         training.model.vectors.add_(self.texts)
 
 
-def votes_of_others(training: Training, rows: np.ndarray | None = None, voters: np.ndarray | None = None) -> Tensor:
+def votes_of_others(training: Training, rows: np.ndarray, voters: np.ndarray) -> Tensor:
     """Return the local ridge votes of training queries, each left out of its own: (n_train, n_labels) float32, rows sum to 1.
 
     Args:
         training: a trained run.
-        rows: (n,) int64 rows of train that get votes; None: all in use. Rows of others are 0.
-        voters: (v,) int64 rows that vote; None: all in use.
+        rows: (n,) int64 rows of train that get votes; those of others are 0.
+        voters: (v,) int64 rows of train that vote.
     """
     data, how = training.data, Inference(method="local-ridge").ridge
-    rows, voters = data.rows if rows is None else rows, data.rows if voters is None else voters
     unit = F.normalize(encode_items(training.model, data.queries, training.precision), dim=1).numpy()
     nearest, cosines = search(unit[rows], unit[voters], how.neighbours + 1)
     last = np.argsort(voters[nearest] == rows[:, None], axis=1, kind="stable")[:, :-1]
     nearest, cosines = (np.take_along_axis(array, last, axis=1) for array in (nearest, cosines))
     weights = ridge_weights(nearest, cosines, unit[voters], how, training.device)
     votes = Votes.cast(nearest, weights, data.truth.take(voters)).summed(data.truth.n_cols, None)
-    targets = torch.zeros(len(data.truth), data.truth.n_cols)
-    targets[torch.from_numpy(rows[votes.rows]), torch.from_numpy(votes.labels.astype(np.int64))] = torch.from_numpy(
-        np.maximum(votes.weights, 0).astype(np.float32)
-    )
-    return targets / targets.sum(1, keepdim=True).clamp_min(1e-6)
+    targets = np.zeros((len(data.truth), data.truth.n_cols), dtype=np.float32)
+    targets[rows[votes.rows], votes.labels] = np.maximum(votes.weights, 0)
+    return F.normalize(torch.from_numpy(targets), p=1, dim=1)
 
 
 def votes_of_folds(training: Callable[[], Training]) -> Tensor:
@@ -216,8 +209,8 @@ def tried(
     started, hooks = time.process_time(), {}
     if trial.startswith("no-image"):
         hooks["epoch_batches"] = without_images(float(trial.rpartition("-")[2]))
-    elif trial.startswith("encoded"):
-        form = Encoded(free=trial == "encoded")
+    elif trial == "encoded":
+        form = Encoded()
         hooks = {name: getattr(form, name) for name in ("train_step", "batch_loss", "start_vectors")}
     elif trial == "distilled-folds":
         hooks["batch_loss"] = distilling(votes_of_folds(lambda: opened(modality, change, split, 0, results)[0]))
@@ -227,53 +220,28 @@ def tried(
         if trial == "flat":
             hooks["learning_rate_factor"] = lambda step, warmup, *_: min((step + 1) / warmup, 1)
     trained_in(training, **hooks)
-    if trial.startswith("encoded"):
+    if trial == "encoded":
         form.finish(training)
     seconds = time.process_time() - started
     yield trial, seconds, training, *pairs
-    if trial in ("all-labels", "flat"):
-        started = time.process_time()
-        targets = votes_of_others(training)
-        to_distil = time.process_time() - started
-        for name in means.rates:
-            means.use(name)
-            yield name if trial == "all-labels" else f"{trial}-{name}", seconds, training, *pairs
+    if trial not in ("all-labels", "flat"):
+        return
+    started = time.process_time()
+    targets = votes_of_others(training, training.data.rows, training.data.rows)
+    to_distil = time.process_time() - started
+    for name in means.rates:
+        means.use(name)
+        yield name if trial == "all-labels" else f"{trial}-{name}", seconds, training, *pairs
     if trial == "all-labels":
-        training = opened(modality, change, split, 0, results)[0]
-        seconds += to_distil + trained_in(training, batch_loss=distilling(targets))
-        yield "distilled", seconds, training, *pairs
+        training, started = opened(modality, change, split, 0, results)[0], time.process_time()
+        trained_in(training, batch_loss=distilling(targets))
+        yield "distilled", seconds + to_distil + time.process_time() - started, training, *pairs
 
 
 def compared() -> list[dict[str, Any]]:
     """Return the results of trials, and those of PRIME and its refit."""
     primes = [row for row in read_json(label_vectors.OUT)["forms"] if row["form"] in ("prime", "prime-refit-30")]
     return read_json(OUT)["forms"] + primes
-
-
-def gains(row: dict[str, Any], base: dict[str, Any], search: str) -> np.ndarray:
-    """Return what a form gains over another on each held-out query: (3, n), P@1, P@5 and their sum, in percent."""
-    mine, other = (np.array([list(map(int, digits)) for digits in of["found"][search]["hits"]]) for of in (row, base))
-    one, five = (mine - other) * np.array([[100], [20]])
-    return np.stack([one, five, one + five])
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the Markdown table of docs/results.md: paired differences from ``all-labels`` on the same splits, pooled."""
-    found = {tuple(row[key] for key in ("modality", "form", "split")): row for row in rows if not row.get("items")}
-    titles = [f"{measured} {search}" for search in ("by z", "precise") for measured in ("P@1", "P@5", "both,")]
-    lines = [f"| held-out queries, against `all-labels` | queries | {' | '.join(titles)} | CPU s |"]
-    lines += ["|---|" + "---:|" * (len(titles) + 2)]
-    for modality, form in dict.fromkeys(key[:2] for key in found):
-        splits = [s for s in (0, 1, 2) if {(modality, form, s), (modality, "all-labels", s)} <= set(found)]
-        if not splits or form == "all-labels":
-            continue
-        pairs = [(found[modality, form, s], found[modality, "all-labels", s]) for s in splits]
-        pooled = [np.concatenate([gains(*pair, search) for pair in pairs], axis=1) for search in SEARCHES]
-        n = pooled[0].shape[1]
-        cells = [f"{of.mean():+.1f} ± {of.std(ddof=1) / n**0.5:.1f}" for of in np.concatenate(pooled)]
-        seconds = np.mean([row["seconds"] for row, _ in pairs])
-        lines.append(f"| {modality}, {form} | {n:,} | {' | '.join(cells)} | {seconds:.0f} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -289,11 +257,9 @@ def main() -> None:
         for name, seconds, training, *pairs in tried(given.modality, given.trial, given.split, given.results):
             found = scores(training, *pairs)
             new = {**key, "form": name, "precision": training.precision, "seconds": seconds, "found": found}
-            old = read_json(OUT)["forms"] if OUT.exists() else []
-            old = [row for row in old if label_vectors.key_of(row) != label_vectors.key_of(new)]
-            measure.record(OUT, {"benchmark": "training_trials", "rows": [], "forms": [*old, new]})
+            add(OUT, "training_trials", [new])
             print({k: {m: round(v, 1) for m, v in f.items() if m != "hits"} for k, f in found.items()}, flush=True)
-    print(table(compared()))
+    print(paired_table(compared()))
 
 
 if __name__ == "__main__":

@@ -70,11 +70,11 @@ def test_the_page_shows_the_trials_of_training():
     import training_trials
 
     rows = training_trials.compared()
-    assert training_trials.table(rows) in Path("docs/results.md").read_text(encoding="utf-8")
+    assert label_vectors.paired_table(rows) in Path("docs/results.md").read_text(encoding="utf-8")
     (base,) = (row for row in rows if label_vectors.key_of(row) == ("text", "all-labels", 0, 0))
-    assert not training_trials.gains(base, base, "z").any()
+    assert not label_vectors.gains(base, base, "z").any()
     pairs = [row for row in rows if label_vectors.key_of(row)[::3] == ("text", 0) and row["form"] == "minilm-l6"]
-    gained = training_trials.gains(pairs[0], base, "precise").mean(axis=1)
+    gained = label_vectors.gains(pairs[0], base, "precise").mean(axis=1)
     found = [pairs[0]["found"]["precise"][name] - base["found"]["precise"][name] for name in ("P@1", "P@5")]
     np.testing.assert_allclose(gained, [*found, sum(found)])
 
@@ -93,7 +93,7 @@ def test_votes_of_others_leave_the_query_out(monkeypatch, folds):
     data = SimpleNamespace(rows=np.arange(2, 149), truth=truth, queries=None)
     rows, voters = (data.rows[::40], np.setdiff1d(data.rows, data.rows[::40])) if folds else (data.rows, data.rows)
     training = SimpleNamespace(data=data, model=None, precision="fp32", device=torch.device("cpu"))
-    found = training_trials.votes_of_others(training, *((rows, voters) if folds else ())).double().numpy()
+    found = training_trials.votes_of_others(training, rows, voters).double().numpy()
     kernel = np.exp((unit.double().numpy() @ unit.double().numpy().T - 1) / 0.2)
     expected = np.zeros(found.shape)
     for row in rows:
