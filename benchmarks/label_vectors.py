@@ -59,21 +59,29 @@ SEARCHES = {
 }
 
 
-def trained(
-    modality: str, form: str, split: int, items: int, results: Path
-) -> tuple[Training, State, np.ndarray, Ragged]:
-    """Train a form; return it, its state, whether each label is cold, and the whole truth."""
+def opened(
+    modality: str, change: dict[str, Any], split: int, items: int, results: Path
+) -> tuple[Training, np.ndarray, Ragged]:
+    """Return a form of training that is ready to train, whether each label is cold, and the whole truth.
+
+    Args:
+        modality: ``text`` or ``vixml``.
+        change: what differs from the run ``form-{modality}-split{split}``.
+        split: which queries are held out, and which labels.
+        items: training items of a small catalogue; 0: all.
+        results: where PICTO was built.
+    """
     base = load_runs("config")["picto", f"form-{modality}-split{split}"]
     size = {}
     if items:
         size = {key: training_defaults(items, items)[key] for key in ("prototype", "optimizer", "training")}
         size["training"]["validation"] = base.training.validation
-    config = RunConfig.model_validate(merge(merge(base.model_dump(), size), FORMS[form]))
-    data, device = results / "data/picto", choose_device("cpu", 1)
+    config = RunConfig.model_validate(merge(merge(base.model_dump(), size), change))
+    data, device, model = results / "data/picto", choose_device("cpu", 1), config.encoder.model
     embeddings = data / "embeddings/efficientnet-lite0" if config.uses_images else None
-    inputs = RunInputs(data / "corpus", data / "tokens/minilm-l3-32", embeddings, results / "models/minilm-l3")
+    inputs = RunInputs(data / "corpus", data / f"tokens/{model}-32", embeddings, results / "models" / model)
     propensity = load_world("config").datasets["picto"].propensity
-    training = open_training(SeededRun("picto", form, split, config), propensity, inputs, device)
+    training = open_training(SeededRun("picto", "form", split, config), propensity, inputs, device)
     whole = training.data.truth
     cold = np.zeros(whole.n_cols, dtype=bool)
     cold[np.random.default_rng(split).permutation(whole.n_cols)[: round(COLD * whole.n_cols)]] = True
@@ -82,11 +90,15 @@ def trained(
     if items:
         rows = np.sort(np.random.default_rng(split).permutation(rows)[:items])
     rows = rows[warm.lengths[rows] > 0]
-    training = replace(training, data=replace(training.data, truth=warm, rows=rows))
+    return replace(training, data=replace(training.data, truth=warm, rows=rows)), cold, whole
+
+
+def trained(training: Training) -> State:
+    """Train a form; return its state."""
     state = new_state(training)
     with tempfile.TemporaryDirectory() as folder:
-        fit(training, state, Checkpoint(Path(folder), {}, 1e6), TrainingView(Quiet(), form, 1))
-    return training, state, cold, whole
+        fit(training, state, Checkpoint(Path(folder), {}, 1e6), TrainingView(Quiet(), "form", 1))
+    return state
 
 
 def scores(training: Training, cold: np.ndarray, whole: Ragged) -> dict[str, Any]:
@@ -137,6 +149,39 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def gains(row: dict[str, Any], base: dict[str, Any], search: str) -> np.ndarray:
+    """Return what a form gains over another on each held-out query: (3, n), P@1, P@5 and their sum, in percent."""
+    mine, other = (np.array([list(map(int, digits)) for digits in of["found"][search]["hits"]]) for of in (row, base))
+    one, five = (mine - other) * np.array([[100], [20]])
+    return np.stack([one, five, one + five])
+
+
+def paired_table(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of paired differences from ``all-labels`` on the same splits, pooled, ± their standard error."""
+    found = {tuple(row[key] for key in ("modality", "form", "split")): row for row in rows if not row.get("items")}
+    titles = [f"{measured} {search}" for search in ("by z", "precise") for measured in ("P@1", "P@5", "both,")]
+    lines = [f"| held-out queries, against `all-labels` | queries | {' | '.join(titles)} | CPU s |"]
+    lines += ["|---|" + "---:|" * (len(titles) + 2)]
+    for modality, form in sorted({key[:2] for key in found}):
+        splits = [s for s in (0, 1, 2) if {(modality, form, s), (modality, "all-labels", s)} <= set(found)]
+        if not splits or form == "all-labels":
+            continue
+        pairs = [(found[modality, form, s], found[modality, "all-labels", s]) for s in splits]
+        pooled = [np.concatenate([gains(*pair, search) for pair in pairs], axis=1) for search in ("z", "precise")]
+        n = pooled[0].shape[1]
+        cells = [f"{of.mean():+.1f} ± {of.std(ddof=1) / n**0.5:.1f}" for of in np.concatenate(pooled)]
+        seconds = np.mean([row["seconds"] for row, _ in pairs])
+        lines.append(f"| {modality}, {form} | {n:,} | {' | '.join(cells)} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def add(path: Path, benchmark: str, new: list[dict[str, Any]]) -> None:
+    """Write results beside those of other forms, in place of earlier ones of the same."""
+    replaced = {key_of(row) for row in new}
+    rows = [row for row in read_json(path)["forms"] if key_of(row) not in replaced] if path.exists() else []
+    measure.record(path, {"benchmark": benchmark, "cold": COLD, "rows": [], "forms": [*rows, *new]})
+
+
 def main() -> None:
     """Train one form, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,7 +194,8 @@ def main() -> None:
     rows = read_json(OUT)["forms"] if OUT.exists() else []
     if given.modality:
         started = time.process_time()
-        training, state, *pairs = trained(given.modality, given.form, given.split, given.items, given.results)
+        training, *pairs = opened(given.modality, FORMS[given.form], given.split, given.items, given.results)
+        state = trained(training)
         if given.form == "prime":
             training.model.has_vector.zero_()
         of = {given.form: (scores(training, *pairs), time.process_time() - started)}
@@ -163,10 +209,7 @@ def main() -> None:
             {**same, "form": name, "precision": training.precision, "seconds": s, "found": found}
             for name, (found, s) in of.items()
         ]
-        replaced = {key_of(row) for row in new}
-        rows = read_json(OUT)["forms"] if OUT.exists() else []
-        rows = [row for row in rows if key_of(row) not in replaced]
-        measure.record(OUT, {"benchmark": "label_vectors", "cold": COLD, "rows": [], "forms": [*rows, *new]})
+        add(OUT, "label_vectors", new)
         rows = new
     print(table(rows))
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vixml.config.load import load_runs
 from vixml.plan.assumptions import ARCHITECTURES
+from vixml.ragged import Ragged
 from vixml.training.batches import EpochBatches
 from vixml.training.train import train_step
 
@@ -60,6 +62,47 @@ def test_the_page_shows_the_measured_forms_of_training():
 
     rows = json.loads(label_vectors.OUT.read_text(encoding="utf-8"))["forms"]
     assert len(rows) >= 7 and label_vectors.table(rows) in Path("docs/results.md").read_text(encoding="utf-8")
+
+
+def test_the_page_shows_the_trials_of_training():
+    """docs/results.md has the table that benchmarks/training_trials.py prints; a difference from itself is 0."""
+    import label_vectors
+    import training_trials
+
+    rows = training_trials.compared()
+    assert label_vectors.paired_table(rows) in Path("docs/results.md").read_text(encoding="utf-8")
+    (base,) = (row for row in rows if label_vectors.key_of(row) == ("text", "all-labels", 0, 0))
+    assert not label_vectors.gains(base, base, "z").any()
+    pairs = [row for row in rows if label_vectors.key_of(row)[::3] == ("text", 0) and row["form"] == "minilm-l6"]
+    gained = label_vectors.gains(pairs[0], base, "precise").mean(axis=1)
+    found = [pairs[0]["found"]["precise"][name] - base["found"]["precise"][name] for name in ("P@1", "P@5")]
+    np.testing.assert_allclose(gained, [*found, sum(found)])
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_votes_of_others_leave_the_query_out(monkeypatch, folds):
+    """Against a ridge regression solved query by query among all others; a duplicate of the query may vote."""
+    import training_trials
+    from torch.nn import functional as F
+
+    rng = np.random.default_rng(0)
+    unit = F.normalize(torch.from_numpy(rng.standard_normal((150, 6)).astype(np.float32)), dim=1)
+    unit[7] = unit[3]
+    truth = Ragged.from_rows([sorted(rng.choice(9, 2, replace=False)) for _ in unit], n_cols=9)
+    monkeypatch.setattr(training_trials, "encode_items", lambda *_: unit)
+    data = SimpleNamespace(rows=np.arange(2, 149), truth=truth, queries=None)
+    rows, voters = (data.rows[::40], np.setdiff1d(data.rows, data.rows[::40])) if folds else (data.rows, data.rows)
+    training = SimpleNamespace(data=data, model=None, precision="fp32", device=torch.device("cpu"))
+    found = training_trials.votes_of_others(training, rows, voters).double().numpy()
+    kernel = np.exp((unit.double().numpy() @ unit.double().numpy().T - 1) / 0.2)
+    expected = np.zeros(found.shape)
+    for row in rows:
+        near = [other for other in voters[np.argsort(-kernel[row, voters], kind="stable")] if other != row][:100]
+        weights = np.linalg.solve(kernel[np.ix_(near, near)] + 0.2 * np.eye(100), kernel[near, row])
+        for other, weight in zip(near, weights, strict=True):
+            expected[row, truth.row(other)] += weight
+        expected[row] = np.maximum(expected[row], 0) / np.maximum(expected[row], 0).sum()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_clustering(benchmark):
