@@ -36,7 +36,6 @@ from vixml.config.load import load_runs, merge
 from vixml.config.run import Inference
 from vixml.files import read_json
 from vixml.models.encode import encode_items
-from vixml.ragged import Ragged
 from vixml.retrieval.ridge import ridge_weights
 from vixml.retrieval.search import search
 from vixml.retrieval.vote import Votes
@@ -132,9 +131,7 @@ class Encoded:
         training.model.vectors.detach().zero_()
         training.model.has_vector.copy_(torch.from_numpy(training.data.used_truth.counts() > 0))
 
-    def batch_loss(
-        self, training: Training, batch: Batch, queries: Tensor, u_labels: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def batch_loss(self, training: Training, batch: Batch, queries: Tensor, u_labels: Tensor) -> tuple[Tensor, dict]:
         """Return the softmax loss against all labels that have training queries."""
         vectors = self.texts.index_copy(0, torch.from_numpy(batch.labels), F.normalize(u_labels.float(), dim=1))
         vectors = vectors + training.model.vectors
@@ -153,8 +150,7 @@ def votes_of_others(training: Training, rows: np.ndarray, voters: np.ndarray) ->
 
     Args:
         training: a trained run.
-        rows: (n,) int64 rows of train that get votes; those of others are 0.
-        voters: (v,) int64 rows of train that vote.
+        rows, voters: (n,), (v,) int64 rows of train that get votes (those of others are 0), and that vote: more than 100.
     """
     data, how = training.data, Inference(method="local-ridge").ridge
     unit = F.normalize(encode_items(training.model, data.queries, training.precision), dim=1).numpy()
@@ -181,13 +177,11 @@ def votes_of_folds(training: Callable[[], Training]) -> Tensor:
     return sum(targets)
 
 
-def distilling(targets: Tensor) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+def distilling(targets: Tensor) -> Callable[..., tuple[Tensor, dict]]:
     """Return a ``batch_loss`` whose half is the softmax cross-entropy with targets."""
     hard_loss = train.batch_loss
 
-    def batch_loss(
-        training: Training, batch: Batch, queries: Tensor, u_labels: Tensor
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def batch_loss(training: Training, batch: Batch, queries: Tensor, u_labels: Tensor) -> tuple[Tensor, dict]:
         hard, terms = hard_loss(training, batch, queries, u_labels)
         labels = torch.from_numpy(training.data.trained_labels)
         logits = queries @ F.normalize(training.model.vectors[labels], dim=1).T / training.config.loss.temperature
@@ -197,9 +191,7 @@ def distilling(targets: Tensor) -> Callable[..., tuple[Tensor, dict[str, Tensor]
     return batch_loss
 
 
-def tried(
-    modality: str, trial: str, split: int, results: Path
-) -> Iterator[tuple[str, float, Training, np.ndarray, Ragged]]:
+def tried(modality: str, trial: str, split: int, results: Path) -> Iterator[tuple[Any, ...]]:
     """Yield the forms of a trial when each is trained: name, processor seconds, and what :func:`scores` reads."""
     change = merge(ALL, TRIALS[trial])
     if trial == "smollm2":
@@ -224,18 +216,13 @@ def tried(
         form.finish(training)
     seconds = time.process_time() - started
     yield trial, seconds, training, *pairs
-    if trial not in ("all-labels", "flat"):
-        return
-    started = time.process_time()
-    targets = votes_of_others(training, training.data.rows, training.data.rows)
-    to_distil = time.process_time() - started
-    for name in means.rates:
+    if trial == "all-labels":
+        student, started = opened(modality, change, split, 0, results)[0], time.process_time()
+        trained_in(student, batch_loss=distilling(votes_of_others(training, training.data.rows, training.data.rows)))
+        yield "distilled", seconds + time.process_time() - started, student, *pairs
+    for name in means.rates if trial in ("all-labels", "flat") else ():
         means.use(name)
         yield name if trial == "all-labels" else f"{trial}-{name}", seconds, training, *pairs
-    if trial == "all-labels":
-        training, started = opened(modality, change, split, 0, results)[0], time.process_time()
-        trained_in(training, batch_loss=distilling(targets))
-        yield "distilled", seconds + to_distil + time.process_time() - started, training, *pairs
 
 
 def compared() -> list[dict[str, Any]]:
@@ -253,12 +240,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="where PICTO was built")
     given = parser.parse_args()
     if given.modality:
-        key = {"modality": given.modality, "split": given.split}
+        same = {"modality": given.modality, "split": given.split}
         for name, seconds, training, *pairs in tried(given.modality, given.trial, given.split, given.results):
-            found = scores(training, *pairs)
-            new = {**key, "form": name, "precision": training.precision, "seconds": seconds, "found": found}
-            add(OUT, "training_trials", [new])
-            print({k: {m: round(v, 1) for m, v in f.items() if m != "hits"} for k, f in found.items()}, flush=True)
+            found = {"precision": training.precision, "seconds": seconds, "found": scores(training, *pairs)}
+            add(OUT, "training_trials", [{**same, "form": name, **found}])
     print(paired_table(compared()))
 
 

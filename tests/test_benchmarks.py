@@ -16,9 +16,11 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from vixml.config.load import load_runs
+from vixml.config.run import RunConfig
+from vixml.models.packing import Sequences
 from vixml.plan.assumptions import ARCHITECTURES
 from vixml.ragged import Ragged
-from vixml.training.batches import EpochBatches
+from vixml.training.batches import EpochBatches, TrainingSet
 from vixml.training.train import train_step
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -103,6 +105,35 @@ def test_votes_of_others_leave_the_query_out(monkeypatch, folds):
             expected[row, truth.row(other)] += weight
         expected[row] = np.maximum(expected[row], 0) / np.maximum(expected[row], 0).sum()
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_averages_are_means_over_steps(monkeypatch):
+    import training_trials
+
+    model, values = torch.nn.Linear(2, 1, bias=False), torch.randn(6, 1, 2, generator=torch.Generator().manual_seed(0))
+    steps = iter(values)
+    monkeypatch.setattr(training_trials.train, "train_step", lambda *_: model.weight.data.copy_(next(steps)))
+    means = training_trials.Averages(SimpleNamespace(model=model, total_steps=6))
+    for _ in values:
+        means.train_step(None, None, None)
+    weights = {"averaged-0.95": 0.95 ** np.arange(5, -1, -1), "averaged-last-half": np.repeat([0.0, 1.0], 3)}
+    for name, weight in weights.items():
+        means.use(name)
+        np.testing.assert_allclose(model.weight.detach(), np.average(values, axis=0, weights=weight), atol=1e-6)
+
+
+def test_images_of_some_queries_are_left_out():
+    """Of about the share that was asked for, others in each epoch; an item keeps all of its images or none."""
+    import training_trials
+
+    images = Ragged.from_rows([[1, 2]] * 200 + [[]] * 50, n_cols=3)
+    truth = Ragged.from_rows([[0]] * 250, n_cols=1)
+    data = TrainingSet(Sequences(truth, images), Sequences(truth), truth, np.arange(250), np.ones(1))
+    training = SimpleNamespace(data=data, config=RunConfig(), seed=0)
+    epochs = [training_trials.without_images(0.3)(training, SimpleNamespace(epoch=epoch)) for epoch in (0, 0, 1)]
+    first, again, other = (epoch.data.queries.images.lengths for epoch in epochs)
+    assert set(first[:200]) == {0, 2} and not first[200:].any() and 40 < (first[:200] == 0).sum() < 80
+    assert (first == again).all() and (first != other).any() and data.queries.images is images
 
 
 def test_clustering(benchmark):
