@@ -19,12 +19,11 @@ from typing import Any
 
 import measure
 import torch
+from origin import record
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml.files import write_json
 from vixml.models.attention import attend
-from vixml.provenance import git_state, machine, versions
 from vixml.runtime import choose_device
 
 RESULT = Path("benchmarks/results/attention.json")
@@ -122,7 +121,7 @@ def main() -> None:
         "rounds": given.rounds,
         "product_flop_per_second": speed,
     }
-    write_json(given.out, {**about, "rows": rows, "machine": machine(), "versions": versions(), "source": git_state()})
+    record(given.out, {**about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import psutil
 from fetching.server import IMAGES, Running, image_file
+from origin import record
 
 from vixml.config.registry import Fetch
 from vixml.data.corpus import CorpusWriter
-from vixml.files import write_json
 from vixml.images.decode import prepare
 from vixml.images.store import ImageStore
-from vixml.provenance import git_state, machine, stage, versions
+from vixml.provenance import stage
 
 RESULT = Path("benchmarks/results/fetch.json")
 FAULTS = {"gone": 0.05, "broken": 0.05, "busy": 0.03, "stall": 0.03, "cut": 0.02, "text": 0.02}
@@ -184,8 +184,7 @@ def main() -> None:
         found = [compare(chosen, delay, folder) for delay in (chosen.delay, 0.0)]
         faults = with_faults(chosen, folder)
     about = {key: getattr(chosen, key) for key in ("concurrency", "size", "threads", "rounds")}
-    origin = {"machine": machine(), "versions": versions(), "source": git_state()}
-    write_json(chosen.out, {**about, "without_faults": found, "with_faults": faults, **origin})
+    record(chosen.out, {**about, "without_faults": found, "with_faults": faults})
 
 
 if __name__ == "__main__":

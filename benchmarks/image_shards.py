@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from origin import record
 from PIL import Image
 
-from vixml.files import write_json
 from vixml.images.decode import prepare
 from vixml.images.store import ImageStore, write_store
 from vixml.images.vision import decode_square
-from vixml.provenance import git_state, machine, versions
 
 RESULT = Path("benchmarks/results/image_shards.json")
 SINGLE = 200  # images read one by one, by their number
@@ -87,8 +86,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         found = [measure(Path(name) / str(size), size, chosen) for size in chosen.size]
-    origin = {"machine": machine(), "versions": versions(), "source": git_state()}
-    write_json(chosen.out, {"shards": chosen.shards, "rounds": chosen.rounds, "sizes": found, **origin})
+    record(chosen.out, {"shards": chosen.shards, "rounds": chosen.rounds, "sizes": found})
 
 
 def measure(folder: Path, size: int, chosen: argparse.Namespace) -> dict:

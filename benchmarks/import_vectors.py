@@ -16,9 +16,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from origin import record
 
 from vixml.data.corpus import SPLITS, CorpusData, Items
-from vixml.provenance import machine, stage
+from vixml.provenance import stage
 from vixml.ragged import Ragged
 
 DIM, PER_ITEM = 1152, 3
@@ -87,7 +88,7 @@ def main() -> None:
         found.append({key: round(value, 2) for key, value in row.items()})
         print(found[-1], flush=True)
     if arguments.out:
-        arguments.out.write_text(json.dumps({"machine": machine(), "rows": found}, indent=2) + "\n")
+        record(arguments.out, {"imports": found})
 
 
 if __name__ == "__main__":

@@ -8,16 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from vixml.files import write_json
-from vixml.provenance import git_state, machine, versions
-
-RESULTS = Path("benchmarks/results")
+from origin import RESULTS, record
 
 
 def take_turns(
@@ -187,17 +182,6 @@ class Kit:
         """Return the card's bfloat16 peak by its data sheet, or ``measured`` if it is unknown."""
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
         return next((peak for part, peak in PEAKS.items() if part in name), measured)
-
-
-def record(path: Path, document: dict[str, Any]) -> None:
-    """Write a result with its origin: machine, versions, commit and date."""
-    origin = {
-        "machine": machine(),
-        "versions": versions(),
-        "source": git_state(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    write_json(path, document | origin)
 
 
 def write(

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from origin import record
 
 from vixml.config.registry import Dataset, Source
-from vixml.files import read_json, write_json
-from vixml.provenance import git_state, machine, versions
+from vixml.files import read_json
 
 MODEL = Path("results/models/minilm-l3")
 WAYS = ("straightforward", "ours", "tokens")
@@ -189,9 +189,7 @@ def main() -> None:
                 flush=True,
             )
     about = {"full_size": FULL, "labels_per_query": LABELS_PER_QUERY, "machine_busy": given.busy}
-    write_json(
-        given.out, {**about, "shares": rows, "machine": machine(), "versions": versions(), "source": git_state()}
-    )
+    record(given.out, {**about, "shares": rows})
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 import measure
 import numpy as np
 import torch
+from origin import record
 from torch.nn import functional as F
 
 from vixml.config.run import RunConfig
@@ -32,7 +33,6 @@ from vixml.evaluation.metrics import evaluate
 from vixml.files import write_json
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.packing import Sequences
-from vixml.provenance import git_state, machine, versions
 from vixml.ragged import Ragged
 from vixml.retrieval.search import search
 from vixml.training.batches import EpochBatches, TrainingSet, draw_positives, query_order
@@ -209,11 +209,8 @@ def main() -> None:
         if measured:
             parts[name] = {"words": WORDS[name], "measured": measured, "growth": growth(measured)}
             parts = {key: parts[key] for key in WORDS if key in parts}
-            write_json(
-                chosen.out,
-                {"benchmark": "scale", "dataset": "LF-AmazonTitles-1.3M", "parts": parts, "dim": DIM, "group": 16}
-                | {"machine": machine() | {"threads": chosen.threads}, "versions": versions(), "source": git_state()},
-            )
+            found = {"benchmark": "scale", "dataset": "LF-AmazonTitles-1.3M", "parts": parts, "dim": DIM, "group": 16}
+            record(chosen.out, found, chosen.threads)
     for name, about in parts.items():
         print(f"{name:<12} grows with power {about['growth']:.2f}")
 

@@ -1,4 +1,4 @@
-"""Print one table of all benchmarks: path, size, ours, straightforward, ratio, limit, share of the limit, device.
+"""Print one table of all benchmarks: path, size, ours, straightforward, ratio, limit, share of the limit, device, date.
 
 It reads benchmarks/results/*.json; what still wants a GPU is listed with the command that would measure it.
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path("benchmarks/results")
-HEAD = ["path", "size", "ours", "straightforward", "ratio", "limit", "of limit", "device"]
+HEAD = ["path", "size", "ours", "straightforward", "ratio", "limit", "of limit", "device", "date"]
 # What nobody has timed on a GPU yet: path, size, the file that it would be in, and the command that writes it.
 KIT = "python benchmarks/gpu_kit.py --parts"
 OWED = [
@@ -44,9 +44,9 @@ OWED = [
 
 
 def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of one result file, whatever its form, each with the processor that it was measured on."""
-    name = processor(document["machine"].get("processor") or "")
-    return [row | {"processor": name} for row in _rows_of(document)]
+    """Return the rows of one result file, whatever its form, each with its processor and date."""
+    origin = {"processor": processor(document["machine"].get("processor") or ""), "date": document.get("date", "–")}
+    return [row | origin for row in _rows_of(document)]
 
 
 def _rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -141,6 +141,16 @@ def _corpora(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
+def _imports(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield one row per size of the published files (benchmarks/import_vectors.py)."""
+    for row in document["imports"]:
+        yield {"path": "image vectors imported", "size": f"{row['input_mb']:,.0f} MB", "unit": "MB/s"} | {
+            "ours": {"median": row["mb_per_second"]},
+            "straightforward": None,
+            "ratio": None,
+        }
+
+
 def _rehearsal(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield nothing: docs/cost.md has the table of benchmarks/scale.py."""
     yield from ()
@@ -151,6 +161,7 @@ OTHER_FORMS = {
     "without_faults": _fetching,
     "sizes": _shards,
     "shares": _corpora,
+    "imports": _imports,
     "parts": _rehearsal,
 }
 
@@ -195,6 +206,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{number(limit)} {unit}" if limit else "–",
         f"{share:.0%}" if share else "–",
         device,
+        row.get("date", "–"),
     ]
 
 
@@ -224,6 +236,7 @@ def main() -> None:
             "–",
             "–",
             "cuda",
+            "–",
         ]
         for path, size, name, command in OWED
         if not any(RESULTS.glob(name))

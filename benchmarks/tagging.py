@@ -112,7 +112,8 @@ def main() -> None:
     tokens = np.mean([len(one.ids) for one in tagger._tokenizer.encode_batch(texts)])
     network, peak = tagger._model.backbone.network, measure.product_speed(4096, 1536, 384, dtype_of(tagger.precision))
     weights = sum(module.weight.numel() for module in network.modules() if isinstance(module, torch.nn.Linear))
-    size, arithmetic = f"{tokens:.1f} tokens, {len(tagger.labels):,} labels, {tagger.precision}", "arithmetic"
+    size = f"{tagger.folder.header['run']}, {tokens:.1f} tokens, {len(tagger.labels):,} labels, {tagger.precision}"
+    arithmetic = "arithmetic"
     ways = {"ours": lambda: tagger.tag(texts, k=10, voters=0)}
     if not tagger.votes:
         ways["straightforward"] = straightforward(options.model, tagger, texts, 10)

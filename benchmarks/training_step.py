@@ -23,6 +23,7 @@ from typing import Any
 import measure
 import numpy as np
 import torch
+from origin import record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,12 +35,10 @@ from transformers import AutoModel
 from vixml.config.load import load_world
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
-from vixml.files import write_json
 from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.packing import Sequences
 from vixml.models.siamese import PrototypeNetwork, Siamese, build_model
 from vixml.plan.cost import Job
-from vixml.provenance import git_state, machine, versions
 from vixml.ragged import Ragged
 from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
 from vixml.training.batches import EpochBatches, TrainingSet
@@ -254,11 +253,7 @@ def main() -> None:
         except VixmlError as error:
             sys.exit(f"{error}\nbenchmarks/README.md says how to build the inputs")
     settings = {"batch_size": chosen.batch_size, "steps_per_round": chosen.steps, "device": device.type}
-    write_json(
-        chosen.out,
-        {"benchmark": "training_step", **settings, "machine": machine(), "versions": versions(), "source": git_state()}
-        | {"cases": cases},
-    )
+    record(chosen.out, {"benchmark": "training_step", **settings, "cases": cases})
     print(f"\n{'':<10}{'':<18}{'samples/s':>10}{'min':>9}{'max':>9}{'ratio':>8}{'min':>7}{'max':>7}")
     for case, result in cases.items():
         for name, speed in result["samples_per_second"].items():

@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vixml.files import write_json
-from vixml.provenance import git_state, machine, versions
+from origin import record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = Path("benchmarks/results/workflow_overhead.json")
@@ -127,8 +126,7 @@ def main() -> None:
         "stages": manifests,
         "rounds": given.rounds,
     }
-    origin = {"machine": machine(), "versions": versions(), "source": git_state()}
-    write_json(given.out, {**about, "entry_points": found, "paper": planned, **origin})
+    record(given.out, {**about, "entry_points": found, "paper": planned})
 
 
 if __name__ == "__main__":

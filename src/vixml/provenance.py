@@ -249,7 +249,7 @@ def environment() -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any]:
-    """Return the commit of the source tree and whether it has uncommitted changes (None outside git)."""
+    """Return the commit of the source tree and whether it has uncommitted changes, benchmarks' figures aside (None outside git)."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
@@ -262,7 +262,8 @@ def git_state() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    status = git("status", "--porcelain", "--untracked-files=no") if commit else None
+    paths = "--", ":(top)", ":(top,exclude)benchmarks/results"
+    status = git("status", "--porcelain", "--untracked-files=no", *paths) if commit else None
     return {"commit": commit, "modified": None if status is None else bool(status)}
 
 
