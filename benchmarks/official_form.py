@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from vixml.config.load import load_runs, load_world, merge
-from vixml.config.run import RunConfig
-from vixml.models.inputs import RunInputs, SeededRun
+from vixml.config.run import RunConfig, SeededRun
+from vixml.models.inputs import RunInputs
 from vixml.models.packing import Sequences
 from vixml.progress import Quiet
 from vixml.runtime import choose_device

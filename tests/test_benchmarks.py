@@ -58,6 +58,11 @@ def rows(found: dict) -> list[dict]:
     return found["rows"]
 
 
+@pytest.mark.parametrize("script", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
+def test_every_script_can_be_imported(script):
+    __import__(script)
+
+
 def test_the_page_shows_the_measured_forms_of_training():
     """docs/results.md has the table that benchmarks/label_vectors.py prints."""
     import label_vectors
