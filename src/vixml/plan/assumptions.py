@@ -42,7 +42,7 @@ class Hardware:
 
         Example:
             >>> HARDWARE["gpu"].speed(2048) / H100_PEAK, HARDWARE["cpu"].speed(2048)
-            (0.196, 123000000000.0)
+            (0.196, 204000000000.0)
         """
         widths, speeds = zip(*self.compute, strict=True)
         return float(np.interp(np.log(width), np.log(widths), speeds))
@@ -58,7 +58,7 @@ H100_PEAK, H100_FLOAT32, H100_BANDWIDTH = 989e12, 67e12, 3.35e12
 UTILISATION = {384: 0.128, 576: 0.149, 768: 0.163, 896: 0.170, 1152: 0.179, 2048: 0.196, 3584: 0.207}
 CONTEXT = 0.6e9  # bytes of a card that CUDA and its libraries take
 # Measured: `benchmarks/scale.py`, two threads, at the sizes of LF-AmazonTitles-1.3M. A test derives both from its result.
-HOST, CLUSTERS = 1.34e9, 4.53e9
+HOST, CLUSTERS = 4.00e9, 1.18e10
 # Votes that one thread sums and ranks per second. Measured with 100 neighbours of 22 labels each, in nanoseconds per vote: 35 to 50 of
 # nearest neighbours; of local ridge votes 65 with one label search, 140 to 160 with two.
 VOTES = 1e7
@@ -79,13 +79,13 @@ HARDWARE: dict[Kind, Hardware] = {
     "cpu": Hardware(
         "one processor core",
         "core h",
-        compute=((1, 1.23e11),),
-        float32=1.02e11,
+        compute=((1, 2.04e11),),
+        float32=8.45e10,
         host=HOST,
         clusters=CLUSTERS,
         memory=float("inf"),
         source="measured: `benchmarks/training_step.py` with two threads, per thread, mean of text and images; bf16 for "
-        "training and encoding (123 GFLOP/s), fp32 for the search (102 GFLOP/s)",
+        "training and encoding (204 GFLOP/s), fp32 for the search (85 GFLOP/s)",
     ),
 }
 
