@@ -15,10 +15,12 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 from vixml.errors import VixmlError
 from vixml.images.decode import Undrawable, draw_or_prepare
 
+T = TypeVar("T")
 Attempt = tuple[bytes | None, str | None]
 File = bytes | str  # its bytes, or the reason why there are none
 Make = Callable[[File, int], bytes]
@@ -32,14 +34,21 @@ PORTION, PORTION_BYTES = 64, 32 << 20
 PATIENCE = 15
 
 
-def portions(files: Iterable[File]) -> Iterator[list[File]]:
-    """Yield files in portions for :meth:`Workers.attempt`."""
-    portion: list[File] = []
+def portions(
+    items: Iterable[T], size: Callable[[T], int] = len, most: int = PORTION, largest: int = PORTION_BYTES
+) -> Iterator[list[T]]:
+    """Yield items in portions: each ends with its ``most``-th item, or with the one that fills it to the ``largest`` size.
+
+    Example:
+        >>> list(portions(["a", "bcd", "e"], most=2, largest=3))
+        [['a', 'bcd'], ['e']]
+    """
+    portion: list[T] = []
     held = 0
-    for file in files:
-        portion.append(file)
-        held += len(file)
-        if len(portion) == PORTION or held >= PORTION_BYTES:
+    for item in items:
+        portion.append(item)
+        held += size(item)
+        if len(portion) == most or held >= largest:
             yield portion
             portion, held = [], 0
     if portion:
