@@ -118,10 +118,12 @@ def mend_rwlock(folder: Path) -> str:
     DVC rewrites the list in place, refuses to run at all with half of one, and keeps nothing else in it.
     """
     path = folder / ".dvc" / "tmp" / "rwlock"
-    if not path.exists():
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
         return ""
     with suppress(ValidationError):
-        _Running.model_validate_json(path.read_bytes())
+        _Running.model_validate_json(text)
         return ""
     if running := " ".join(map(str, processes(folder, "dvc"))):
         return f"{path} is damaged, and `dvc` runs here (process {running}).\n  what now: when it has ended, rm {path}"
