@@ -103,6 +103,24 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], words: Collec
     return "\n".join(lines) + "\n"
 
 
+def milliseconds(value: float | None) -> str:
+    """Print milliseconds with two digits.
+
+    Example:
+        >>> milliseconds(0.0312), milliseconds(1.04), milliseconds(260.4), milliseconds(None)
+        ('0.031 ms', '1.0 ms', '260 ms', '–')
+    """
+    return (
+        "–"
+        if value is None
+        else f"{value:.0f} ms"
+        if value >= 10
+        else f"{value:.2g} ms"
+        if value < 1
+        else f"{value:.1f} ms"
+    )
+
+
 def duration(hours: float | None) -> str:
     """Print hours in the unit that reads best.
 

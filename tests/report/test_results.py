@@ -6,12 +6,12 @@ import json
 
 import pytest
 from helpers import update_manifest
-from result_files import METRICS, write_picto, write_result
+from result_files import METRICS, write_manifest, write_picto, write_result
 
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
 from vixml.provenance import stage
-from vixml.report.results import find, hours_over_seeds, load, metric_over_seeds
+from vixml.report.results import find, load, metric_over_seeds, over_seeds
 
 
 def test_reads_scores_hours_and_manifest(results):
@@ -80,9 +80,29 @@ def test_seeds_are_ordered_and_summarised(results):
     assert [r.seed for r in runs] == [0, 1, 2]
     value = metric_over_seeds(runs, "P@1")
     assert (value.mean, value.sd, value.n) == (51.0, 1.0, 3)
-    assert hours_over_seeds(runs).mean == pytest.approx(7 / 60)
+    assert over_seeds(runs, "hours").mean == pytest.approx(7 / 60)
     assert [r.seed for r in found.of("picto", "r", seed=1)] == [1]
     assert found.of("picto", None) == () and metric_over_seeds((), "P@1") is None
+
+
+def test_a_query_takes_what_its_index_and_its_ranking_took(results):
+    """Of a run that reuses a model, encoding is that run's; without a measurement of both there is no time."""
+    trained = write_result(results, "picto", "a", 0, METRICS, minutes=1).parents[1]
+    score = write_result(results, "picto", "b", 0, METRICS, trained_as="a")
+    popular = write_result(results, "picto", "popularity", 0, METRICS)
+
+    def taken(folder, stage, value):
+        folder.mkdir(exist_ok=True)
+        write_manifest(folder, stage, {"seed": 0}, facts={"milliseconds_per_query": value} if value else {})
+
+    taken(score.parent / "predictions", "predict", 0.25)
+    taken(trained / "index", "build-index", None)
+    assert load([score]).all()[0].query_ms is None
+    taken(trained / "index", "build-index", 0.5)
+    taken(popular.parent / "predictions", "predict", 0.125)
+    found = load([score, popular])
+    assert [found.of("picto", run)[0].query_ms for run in ("b", "popularity")] == [0.75, 0.125]
+    assert over_seeds(found.of("picto", "b"), "query_ms").mean == 0.75
 
 
 SCORES, TRAINING, MANIFEST = "test/score/scores.json", "model/training.json", "test/score/manifest.json"

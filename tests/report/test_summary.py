@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from result_files import REPO, register_real, write_picto, write_real, write_result
+from result_files import REPO, register_real, write_manifest, write_picto, write_real, write_result
 from typer.testing import CliRunner
 
 from vixml.cli import app
@@ -54,6 +54,17 @@ def test_reference_and_results_give_the_same_table(config_dir, results, referenc
     assert {line.count("|") for line in first.splitlines() if line.startswith("|")} == {9}
     assert "Stand-in data" in first and "commit c0ffee000000" in first and "30 test queries" in first
     assert first.startswith("# Title\n") and first.endswith(f"{END}\n\nafter\n")
+
+
+def test_what_a_query_takes_has_a_column_where_it_was_measured(config_dir, results, readme):
+    for folder in (score.parent / "predictions" for score in write_picto(results) if "popularity" in str(score)):
+        folder.mkdir()
+        write_manifest(folder, "predict", {"seed": 0}, facts={"milliseconds_per_query": 0.0312})
+    summary(results, None, None, config_dir, readme=readme)
+    page = readme.read_text(encoding="utf-8")
+    assert "| training | query | seeds |" in page
+    assert [line.split("|")[-3].strip() for line in page.splitlines() if line.startswith("| Pop")] == ["0.031 ms"]
+    assert {line.split("|")[-3].strip() for line in page.splitlines() if line.startswith("| MiniLM")} == {"–"}
 
 
 def test_check_notices_an_edit_and_changes_nothing(config_dir, reference, readme, tmp_path):

@@ -96,7 +96,7 @@ def test_label_search_on_test(run, tmp_path, labels_as):
     assert np.array_equal(found["labels"], ids) and np.array_equal(found["scores"], scores)
     assert manifest["config"]["inference"]["labels_as"] == labels_as
     assert (manifest["config"]["split"], manifest["config"]["run"]) == ("test", "one")
-    assert set(manifest["inputs"]) == {"corpus", "index"}
+    assert set(manifest["inputs"]) == {"corpus", "index"} and manifest["facts"]["milliseconds_per_query"] > 0
 
 
 def test_label_search_on_validation_reads_held_out_rows_of_train(run, tmp_path):

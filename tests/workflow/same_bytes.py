@@ -11,7 +11,7 @@ from typing import Any
 # Machine and moment of a run; manifests are compared by what must agree in them.
 OF_ONE_RUN = {"logs", "benchmarks", "raw", "reference"}
 AGREED = ("schema_version", "stage", "config", "versions")
-TIMES = {"seconds", "hours", "samples_per_second"}
+TIMES = {"seconds", "hours", "query_ms", "samples_per_second"}
 # Drawn from training times, or showing them.
 SHOW_TIMES = {"figure2.png", "figure2.svg", "report.html"}
 
@@ -54,21 +54,21 @@ def _timeless(results: Path, name: str) -> Any:
     if path.suffix == ".csv":
         return [_without_times(row) for row in csv.DictReader(io.StringIO(content.decode()))]
     if path.suffix == ".md":
-        return _without_column(content.decode(), "training")
+        return _without_columns(content.decode(), {"training", "query"})
     return content
 
 
-def _without_column(page: str, title: str) -> list[str]:
-    """Return a page's lines; in tables that have a column of this title, its cells are emptied."""
-    lines, column = [], None
+def _without_columns(page: str, titles: set[str]) -> list[str]:
+    """Return a page's lines; in tables that have a column of one of these titles, its cells are emptied."""
+    lines, columns = [], []
     for line in page.splitlines():
         cells = line.split("|")
         if not line.startswith("|"):
-            column = None
-        elif column is None and f" {title} " in cells:
-            column = cells.index(f" {title} ")
-        elif column is not None and column < len(cells):
-            line = "|".join([*cells[:column], "", *cells[column + 1 :]])
+            columns = []
+        elif found := [at for at, cell in enumerate(cells) if cell.strip() in titles]:
+            columns = found
+        else:
+            line = "|".join("" if at in columns else cell for at, cell in enumerate(cells))
         lines.append(line)
     return lines
 

@@ -13,7 +13,7 @@ from vixml.evaluation.predictions import load_predictions
 from vixml.report.chosen import choice_sentence
 from vixml.report.results import Result, load, t_quantile
 from vixml.stages import place
-from vixml.text import duration, markdown
+from vixml.text import duration, markdown, milliseconds
 
 BASELINES = ("popularity", "knn", "linear")
 
@@ -39,9 +39,9 @@ def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int,
         hours = None if run in BASELINES or project.run(dataset, run).reuse else result.hours
         cells = [_with_error(result, metric) for metric in ("P@1", "P@5")]
         cells += [f"{result.metrics[metric]:.1f}" for metric in ("PSP@1", "R@10")]
-        rows.append([label, *cells, duration(hours)])
+        rows.append([label, *cells, duration(hours), milliseconds(result.query_ms)])
     n = found[tagger].n_queries
-    lines = [markdown(["on the test items", "P@1", "P@5", "PSP@1", "R@10", "training"], rows).rstrip()]
+    lines = [markdown(["on the test items", "P@1", "P@5", "PSP@1", "R@10", "training", "query"], rows).rstrip()]
     lines += [
         f"Percent on {n:,} test items; ± half the 95 % interval over items.",
         _against_baseline(project, found, tagger),

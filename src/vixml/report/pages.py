@@ -22,7 +22,7 @@ from vixml.files import write_json, write_text
 from vixml.plan.cost import Missing
 from vixml.report.results import NOT_RUN, STATES, Aggregate, Results, difference, find, load, mean_sd, read_versioned
 from vixml.report.tables import Row, Section, Sources, Table, build_tables, missing_cost
-from vixml.text import duration, markdown, one_line, plain, size
+from vixml.text import duration, markdown, milliseconds, one_line, plain, size
 
 # -- the main numbers ----------------------------------------------------------------------------------------------------
 
@@ -60,6 +60,7 @@ def _row(table: Table, section: Section, row: Row) -> dict[str, Any]:
             if cell.ours is not None
         },
         "hours": rounded(row.hours and row.hours.mean, 6),
+        "query_ms": rounded(row.query_ms and row.query_ms.mean, 4),
     }
 
 
@@ -138,12 +139,15 @@ def select_rows(summary: dict[str, Any], layout: TableSpec) -> dict[str, Any]:
 def readme_table(summary: dict[str, Any]) -> str:
     """Return the measured rows as Markdown, with n, sd, the first metric's 95 % interval, and their origin below."""
     metrics, out = summary["metrics"], []
+    timed = any(row.get("query_ms") for row in summary["rows"])
     for block, rows in groupby(summary["rows"], key=lambda row: row["block"]):
         cells = []
         for row in rows:
-            about = [interval(row, metrics[0]), duration(row["hours"]), str(row["n"])]
+            about = [interval(row, metrics[0]), duration(row["hours"])]
+            about += [milliseconds(row.get("query_ms"))] * timed + [str(row["n"])]
             cells.append([plain(row["label"]), *(number(row, metric) for metric in metrics), *about])
-        out.append(markdown([plain(block), *metrics, f"95 % of {metrics[0]}", "training", "seeds"], cells))
+        heads = [plain(block), *metrics, f"95 % of {metrics[0]}", "training", *["query"] * timed, "seeds"]
+        out.append(markdown(heads, cells))
     return "\n".join([*out, origin_sentence(summary)]) + "\n"
 
 

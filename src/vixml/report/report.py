@@ -34,7 +34,7 @@ from vixml.report.pages import interval, number, origin_sentence, summarise
 from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, mean_sd, stage_inputs
 from vixml.report.tables import Measured, Row, Section, Sources, build_tables, missing_cost
 from vixml.report.write_tables import states_summary, text
-from vixml.text import duration
+from vixml.text import duration, milliseconds
 
 # -- the gallery: a sample drawn blind, then the extremes, labelled as such -------------------------------------------
 
@@ -341,6 +341,6 @@ def page(values: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {f.__name__: f for f in (command, device, duration, in_blocks, mean_sd, text)}
+    environment.filters |= {f.__name__: f for f in (command, device, duration, in_blocks, mean_sd, milliseconds, text)}
     environment.globals |= {f.__name__: f for f in (interval, number, row_key, run_key)}
     return environment.get_template("report.html.j2").render(values)

@@ -22,7 +22,7 @@ from vixml.config.run import RunConfig
 from vixml.config.tables import spec_path
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json
-from vixml.manifest import holds, verify, verify_file
+from vixml.manifest import holds, read_manifest, verify, verify_file
 from vixml.provenance import MANIFEST
 from vixml.stages import PLACES, place
 
@@ -198,6 +198,8 @@ class Result:
         metrics: name -> percent.
         trained_as: the run whose trained model was used: itself, or the one that it reuses.
         hours: measured training time of that model without set-up; None without training.
+        query_ms: measured milliseconds that a test query takes in bulk, from tokens and image embeddings to ranked labels; None
+            where it was not measured.
         training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
         manifest: of the score folder: commit, versions, machine, time.
         folder: of the score.
@@ -216,6 +218,7 @@ class Result:
     manifest: dict[str, Any]
     folder: Path
     scores: dict[str, Any] = field(default_factory=dict)
+    query_ms: float | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -341,12 +344,20 @@ def read_one(folder: Path | str) -> Result:
         folder=folder,
         scores=scores,
     )
+    result = replace(result, query_ms=_query_ms(result))
     path = result.place("train") / "training.json"
     if not holds(path.parent, path.name):
         return result
     verify_file(path)
     training = read_versioned(path, STALE)
     return replace(result, training=training, hours=_hours(training, path))
+
+
+def _query_ms(result: Result) -> float | None:
+    """Return what encoding and ranking a query took, or ranking alone where nothing is encoded."""
+    folders = [folder for folder in map(result.place, ("build-index", "predict")) if (folder / MANIFEST).exists()]
+    taken = [read_manifest(folder).get("facts", {}).get("milliseconds_per_query") for folder in folders]
+    return sum(taken) if taken and None not in taken else None
 
 
 def _root(score: Path) -> Path:
@@ -402,10 +413,10 @@ def metric_over_seeds(results: Sequence[Result], metric: str) -> Aggregate | Non
     return aggregate([result.metrics[metric] for result in results])
 
 
-def hours_over_seeds(results: Sequence[Result]) -> Aggregate | None:
-    """Summarise training hours over seeds; None where nothing was trained."""
-    hours = [result.hours for result in results if result.hours is not None]
-    return aggregate(hours) if hours else None
+def over_seeds(results: Sequence[Result], value: Literal["hours", "query_ms"]) -> Aggregate | None:
+    """Summarise a measured time over seeds; None where there is none."""
+    found = [getattr(result, value) for result in results if getattr(result, value) is not None]
+    return aggregate(found) if found else None
 
 
 # -- the registry: whether a run can be repeated, and whether it is a stand-in ---------------------------------

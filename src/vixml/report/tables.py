@@ -42,9 +42,9 @@ from vixml.report.results import (
     Results,
     Verdict,
     add_once,
-    hours_over_seeds,
     judge,
     metric_over_seeds,
+    over_seeds,
     read_versioned,
 )
 
@@ -87,6 +87,7 @@ class Row:
         seed: the one seed that it shows, or None for all.
         seeds: of the results.
         hours: of training, over seeds.
+        query_ms: milliseconds per query, over seeds.
     """
 
     label: str
@@ -99,6 +100,7 @@ class Row:
     seed: int | None = None
     seeds: tuple[int, ...] = ()
     hours: Aggregate | None = None
+    query_ms: Aggregate | None = None
 
     @property
     def verdict(self) -> str:
@@ -359,8 +361,8 @@ def _score_row(
         else:
             cells.append(Cell(metric, "", ours, judge(ours, None, stand_in=stand_in, blocked=blocked)))
     seeds = tuple(result.seed for result in results)
-    hours = hours_over_seeds(results)
-    return Row(row.label, tuple(cells), run=row.run, seed=row.seed, seeds=seeds, hours=hours, **about)
+    about |= {name: over_seeds(results, name) for name in ("hours", "query_ms")}
+    return Row(row.label, tuple(cells), run=row.run, seed=row.seed, seeds=seeds, **about)
 
 
 def _cost(row: PublishedRow | MeasuredRow, dataset: str, value: PublishedValue | None, sources: Sources) -> str:
@@ -631,7 +633,7 @@ def _answer(row: ClaimRow, sources: Sources) -> Answer:
         return f"{score.sd:.3f} points ({score.n} seeds)", comparable
     if previous is not None:
         return f"{score.mean - previous.value:+.2f} points over {previous.printed}", comparable
-    hours = [hours_over_seeds(found) for found in results]
+    hours = [over_seeds(found, "hours") for found in results]
     if None in hours:
         return _not_run("nothing was trained")
     if row.how == "hours":

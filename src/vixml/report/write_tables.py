@@ -15,7 +15,7 @@ from vixml.plan.cost import Missing
 from vixml.provenance import stage
 from vixml.report.results import MEANING, STATES, Aggregate, Results, load, mean_sd, stage_inputs
 from vixml.report.tables import Cell, Measured, Section, Sources, Table, build_tables, missing_cost
-from vixml.text import csv_cell, duration, markdown, one_line, plain
+from vixml.text import csv_cell, duration, markdown, milliseconds, one_line, plain
 
 
 def make_tables(
@@ -71,6 +71,7 @@ def to_csv(table: Table) -> str:
                 line |= {"dataset": section.dataset, "block": row.block, "row": row.label, "params": row.params}
                 line |= {"paper_run": row.paper_run or "", "run": row.run or "", "seeds": " ".join(map(str, row.seeds))}
                 line |= {"n": str(len(row.seeds)), "hours": _number(row.hours.mean if row.hours else None)}
+                line["query_ms"] = _number(row.query_ms.mean if row.query_ms else None)
             else:
                 line["row"] = row.label
             for column, cell in zip(table.columns, row.in_order(table.columns), strict=True):
@@ -117,13 +118,16 @@ def _markdown_section(table: Table, section: Section) -> str:
     shared = section.shared_reasons
     before = ["run" if section.of_runs else plain(table.spec.row_title)] + ["params"] * section.has_params
     numbers = [f"{part} {column}" for part in section.parts for column in table.columns]
-    numbers += ["training"] * section.of_runs
+    numbers += ["training", "query"] * section.of_runs
     rows = []
     for row in section.rows:
         cells = row.in_order(table.columns)
         line = [plain(row.label)] + [plain(row.params)] * section.has_params
         line += [text(cell, part) for part in section.parts for cell in cells]
-        line += [duration(row.hours.mean if row.hours else None)] * section.of_runs
+        line += [
+            duration(row.hours and row.hours.mean),
+            milliseconds(row.query_ms and row.query_ms.mean),
+        ] * section.of_runs
         rows.append([*line, *([row.verdict] if table.compared else []), plain(row.remarks(shared))])
     after = ["verdict", "note"] if table.compared else ["note"]
     width = len(before) + len(numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,13 @@ def build_index(run: SeededRun, inputs: RunInputs, trained: Path, out: Path, dev
         ):
             model.to(device).eval()
             for split in SPLITS:
+                begun = time.perf_counter()
                 u = encode_items(model, data.sequences[split], opened.precision, config.training.items_at_once, advance)
                 expect_direction(u, f"{run}, {split}")
                 unit = F.normalize(u, dim=1)
                 save_array(work / ("label_u.npy" if split == "label" else f"{split}.npy"), unit.numpy())
+                if split == "test":
+                    facts["milliseconds_per_query"] = 1000 * (time.perf_counter() - begun) / max(len(u), 1)
                 if split == "label" and model.has_prototypes:
                     z = all_prototypes(model, u)
                     expect_direction(z, f"{run}, prototypes")
