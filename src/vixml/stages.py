@@ -31,6 +31,7 @@ class Stage:
         place: the folder that it writes, below that of all results; complete when it holds its manifest. Two stages may make
             the same kind of folder. None: whoever calls it names the folder.
         reads: the folders that it reads: input -> the stage that writes it.
+        per_split: of these, the folders that it reads once for each run in ``inference.chosen_on``, numbered (``index_1``), if any.
         only_if: when a job reads an input at all; without an entry, always.
         sources: the raw files that a job reads, as entries of ``sources``; None: it reads no raw files.
         obeys: the settings that a job obeys, as JSON values; a change of any other setting reruns nothing.
@@ -41,6 +42,7 @@ class Stage:
     module: str
     place: str | None = None
     reads: Mapping[str, str] = field(default_factory=dict)
+    per_split: tuple[str, ...] = ()
     only_if: Mapping[str, Callable[[Job], bool]] = field(default_factory=dict)
     sources: Callable[[Job], Iterable[str]] | None = None
     obeys: Callable[[Job], dict[str, Any]] = lambda job: {}
@@ -131,7 +133,7 @@ STAGES = {stage.name: stage for stage in (
     # The model names the queries that were held out.
     Stage(
         "choose-inference", "vixml.evaluation.choose", _RUN + "/choice",
-        reads=_VOTES | {"trained": "train"},
+        reads=_VOTES | {"trained": "train"}, per_split=("index", "trained"),
         only_if=_IF_THEY_VOTE,
         obeys=lambda job: job.run.settings("predict"),
     ),
@@ -264,11 +266,16 @@ class Job:
         Raises:
             VixmlError: a name that the configuration does not know.
         """
-        return {
-            name: self.given.get(name) or self.folder(stage)
-            for name, stage in self.stage.reads.items()
-            if name not in self.stage.only_if or self.stage.only_if[name](self)
-        }
+        found = {}
+        for name, stage in self.stage.reads.items():
+            if name in self.stage.only_if and not self.stage.only_if[name](self):
+                continue
+            splits = self.run.inference.chosen_on if name in self.stage.per_split else ()
+            for number, run in enumerate(splits, 1):
+                found[f"{name}_{number}"] = Job(self.project, self.stage.name, self.names | {"run": run}).folder(stage)
+            if not splits:
+                found[name] = self.given.get(name) or self.folder(stage)
+        return found
 
     def finished(self) -> dict[str, Path]:
         """Return :meth:`reads`, where the folders that follow from the names are finished.

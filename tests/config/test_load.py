@@ -23,6 +23,7 @@ from vixml.config.project import Project
 from vixml.config.run import RunConfig
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
+from vixml.stages import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -252,6 +253,35 @@ def test_runs_of_several_datasets_and_of_another_file(config_dir):
     assert "a run is defined twice" in str(refused(load_runs, config_dir))
 
 
+SPLITS = {f"s{n}": {"inherit": "a", "training": {"validation": 0.2, "validation_split": n}} for n in (1, 2)}
+CHOSEN_ON = "b.inference.chosen_on"
+
+
+def chosen_on(*runs):
+    return {"reuse": "a", "inference": {"method": "chosen", "chosen_on": list(runs)}}
+
+
+def test_inference_may_be_chosen_on_several_runs(config_dir):
+    runs = {"a": {"modality": "text"}, "b": chosen_on("s1", "s2")} | SPLITS
+    write(config_dir, {"runs": runs})
+    job = Job(
+        Project(config_dir, config_dir / "results"), "choose-inference", {"dataset": "picto", "run": "b", "seed": 3}
+    )
+    found = {name: folder.relative_to(config_dir / "results").as_posix() for name, folder in job.reads().items()}
+    assert found == {
+        "corpus": "data/picto/corpus",
+        "index_1": "runs/picto/s1/seed3/index", "trained_1": "runs/picto/s1/seed3/model",
+        "index_2": "runs/picto/s2/seed3/index", "trained_2": "runs/picto/s2/seed3/model",
+    }  # fmt: skip
+    # The model that predicts is the one trained on all queries.
+    assert job.folder("build-index").parts[-3:] == ("a", "seed3", "index")
+    # Beside a model that continues from an earlier one, splits may start anew.
+    start = {"start": {"folder": "shop.model", "sha256": "0" * 64}}
+    anew = {name: keys | {"start": None} for name, keys in SPLITS.items()}
+    write(config_dir, {"runs": runs | {"a": runs["a"] | start} | anew})
+    assert resolved(config_dir, "b").start is not None and resolved(config_dir, "s1").start is None
+
+
 @pytest.mark.parametrize(
     ("runs", "where", "says"),
     [
@@ -271,6 +301,25 @@ def test_runs_of_several_datasets_and_of_another_file(config_dir):
         ({"b": {"reuse": "a", "inference": {"methd": "knn"}}}, "b.inference.methd", "unknown key 'methd'"),
         ({"b": {"reuse": "u"}, "u": {"method": "NGAME", "inference": {"labels_as": "z"}}}, "u", "no prototypes"),
         ({"b": {"reuse": "a", "inference": {"image_weight": 0.5}}}, "b", "image_weight"),
+        ({"b": {"reuse": "a", "inference": {"chosen_on": ["s"]}}}, "b", "is for inference.method 'chosen' only"),
+        ({"b": chosen_on("s1", "s3")} | SPLITS, CHOSEN_ON, "did you mean"),
+        ({"b": chosen_on("s1", "a")} | SPLITS, CHOSEN_ON, "held out no queries"),
+        ({"b": chosen_on("s1", "c")} | SPLITS | {"c": {"reuse": "s2"}}, CHOSEN_ON, "held out no queries"),
+        (
+            {"b": chosen_on("s1", "c")} | SPLITS | {"c": {"inherit": "a"} | SPLITS["s1"]},
+            CHOSEN_ON,
+            "held out the same queries",
+        ),
+        (
+            {"b": chosen_on("s1", "c")} | SPLITS | {"c": SPLITS["s2"] | {"encoder": {"layers": 2}}},
+            CHOSEN_ON,
+            "with its own encoder",
+        ),
+        (
+            {"b": chosen_on("c")} | {"c": {"training": {"epochs": 2, "validation": 0.1}}},
+            CHOSEN_ON,
+            "with its own epochs, modality",
+        ),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(config_dir, runs, where, says):

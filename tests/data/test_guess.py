@@ -9,18 +9,20 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from vixml.cli import main
-from vixml.config.defaults import training_defaults
-from vixml.config.load import load_workflow, load_world, merge, read_yaml
+from vixml.config.defaults import FEWEST_TO_CHOOSE, training_defaults, validation_splits
+from vixml.config.load import load_runs, load_workflow, load_world, merge, read_yaml
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
 from vixml.data.guess_form import Report, guess_form
 from vixml.errors import VixmlError
 from vixml.files import read_json
+from vixml.training.train import validation_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ["Angeln", "Outdoor", "Tools", "TOOLS", "Küche", "Haus, Garten"]
@@ -269,11 +271,36 @@ def test_a_small_catalogue_holds_nothing_out_and_its_file_says_so(new, tmp_path)
     write_csv(tmp_path / "t.csv", shop(60))
     new("t.csv", "--images", "none")
     text = (tmp_path / "shop.yaml").read_text(encoding="utf-8")
-    assert "validation: 0" in text and "none are held out: fewer than 4,000" in text and "local ridge votes" in text
-    assert "stand_in" not in text and "chosen inference" not in text
+    assert "validation: 0" in text and "too few items to choose how it predicts" in text and "local ridge votes" in text
+    assert "stand_in" not in text and "chosen inference" not in text and "split0" not in text
     shares = {n: training_defaults(n, n // 3)["training"]["validation"] for n in (3999, 4000, 5200, 8000, 20_000)}
     assert shares[3999] == 0
     assert [round(n * share) for n, share in shares.items() if share] == pytest.approx([520, 520, 800, 1000], abs=1)
+
+
+def test_a_catalogue_of_hundreds_chooses_on_several_trainings(new, tmp_path):
+    write_csv(tmp_path / "t.csv", shop(700))
+    new("t.csv", "--images", "none")
+    runs = load_runs(tmp_path / "shop.yaml")
+    tagger, splits = runs["shop", "tagger"], validation_splits(560)
+    assert tagger.reuse == "text" and len(tagger.inference.chosen_on) == splits[0] == 5
+    held = [
+        validation_rows(560, splits[1], runs["shop", run].training.validation_split)
+        for run in tagger.inference.chosen_on
+    ]
+    assert len(np.unique(np.concatenate(held))) == 560
+    trained = {"training", "start"}
+    assert all(
+        runs["shop", run].model_dump(exclude=trained) == runs["shop", "text"].model_dump(exclude=trained)
+        for run in tagger.inference.chosen_on
+    )
+
+
+@pytest.mark.parametrize("n", [500, 503, 799, 1000, 1499, 2500, 3999])
+def test_splits_hold_out_enough_to_choose_and_no_query_twice(n):
+    splits, share = validation_splits(n)
+    assert FEWEST_TO_CHOOSE <= splits * round(share * n) <= max(n, 800) and 2 <= splits <= 5
+    assert validation_splits(499) == validation_splits(4000) == (0, 0.0)
 
 
 def test_an_unknown_encoding_is_refused(new, tmp_path):

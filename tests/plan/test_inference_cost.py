@@ -239,7 +239,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_vectors_that_a_prediction_and_a_choice_hold(folders, weight):
     from vixml.data.corpus import Corpus
-    from vixml.evaluation.choose import Measured, choose
+    from vixml.evaluation.choose import Measured, Split, choose
     from vixml.retrieval.approximate import Searcher
     from vixml.retrieval.opened import OpenedRun
     from vixml.retrieval.predict import _rank
@@ -264,7 +264,7 @@ def test_vectors_that_a_prediction_and_a_choice_hold(folders, weight):
     trials = []
     found = peak(
         lambda: trials.extend(
-            choose(Measured(opened(rows), search), chosen.job.config.inference, len(rows), True).trials
+            choose(Measured([Split(opened(rows), search)]), chosen.job.config.inference, len(rows), True).trials
         )
     )
     assert len(trials) > 10

@@ -221,6 +221,41 @@ def test_the_choice_measures_what_predict_does_on_held_out_rows(run, tmp_path, m
         choose.choose_inference(given, inputs | {"trained": run[0] / "model"}, tmp_path / "no", torch.device("cpu"))
 
 
+def test_the_choice_of_several_trainings_weighs_each_held_out_query_once(run, tmp_path, monkeypatch):
+    """Two trainings with other vectors and held-out rows: trials and calibration are those of both sets of queries together."""
+    monkeypatch.setattr(choose, "FEWEST_TO_CHOOSE", 1)
+    monkeypatch.setattr(choose, "FEWEST_QUERIES", 1)
+    inputs, parts, rng = {"corpus": run[0] / "corpus"}, [], np.random.default_rng(3)
+    for number, rows in enumerate((HELD, np.array([0, 9, 11]), np.zeros(0, dtype=np.int64)), 1):
+        names, folder = ONE | {"run": f"split{number}"}, tmp_path / str(number)
+        with stage(folder / "index", "build-index", config=names, inputs={}) as work:
+            for name in ("train", "test", "label_u", "label_z"):
+                found = vectors(run, name) + rng.standard_normal(vectors(run, name).shape).astype(np.float32)
+                save_array(work / f"{name}.npy", found / np.linalg.norm(found, axis=1, keepdims=True))
+        with stage(folder / "model", "train", config=names, inputs={}) as work:
+            save_array(work / "validation_rows.npy", rows)
+        inputs |= {f"index_{number}": folder / "index", f"trained_{number}": folder / "model"}
+        if len(rows):
+            alone = SeededRun("tiny", names["run"], 5, RunConfig(inference={"method": "chosen"}))
+            folders = {"corpus": inputs["corpus"], "index": folder / "index", "trained": folder / "model"}
+            choose.choose_inference(alone, folders, folder / "choice", torch.device("cpu"))
+            parts.append((len(rows), json.loads((folder / "choice/choice.json").read_text(encoding="utf-8"))))
+    config = RunConfig(reuse="all", inference={"method": "chosen", "chosen_on": [f"split{n}" for n in (1, 2, 3)]})
+    choose.choose_inference(SeededRun("tiny", "b", 5, config), inputs, tmp_path / "choice", torch.device("cpu"))
+    record = json.loads((tmp_path / "choice/choice.json").read_text(encoding="utf-8"))
+    assert (record["n_queries"], record["trainings"], record["inference"]["chosen_on"]) == (7, 3, [])
+    assert record["calibration"]["n_queries"] == 7
+    for name in choose.candidates(config.inference, True):
+        p1 = [
+            next(t["p1"] for t in one["trials"] if t["value"] == name) for one in (record, *(one for _, one in parts))
+        ]
+        assert p1[0] == pytest.approx(np.average(p1[1:], weights=[n for n, _ in parts])), name
+    with pytest.raises(VixmlError, match="belongs to another run") as error:
+        swapped = inputs | {"trained_1": inputs["trained_2"]}
+        choose.choose_inference(SeededRun("tiny", "b", 5, config), swapped, tmp_path / "no", torch.device("cpu"))
+    assert "--trained_1" in error.value.where
+
+
 def test_a_run_may_reuse_the_index_of_another_that_it_names(run, tmp_path):
     found, manifest = predicted(run, tmp_path, name="two", reuse="one")
     expected, _ = predicted(run, tmp_path / "own")

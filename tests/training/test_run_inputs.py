@@ -170,6 +170,17 @@ def test_validation_rows_are_a_share_of_train_and_the_same_for_every_run():
     assert set(rows) <= set(validation_rows(200, 0.3)), "a larger share includes a smaller one"
 
 
+@pytest.mark.parametrize(("n", "share"), [(200, 0.1), (500, 0.2), (1003, 0.25), (7, 1 / 3)])
+def test_splits_follow_each_other_without_a_query_in_common(n, share):
+    splits = [validation_rows(n, share, split) for split in range(round(1 / share))]
+    rows = np.concatenate(splits)
+    assert len({len(split) for split in splits}) == 1 and (n - len(rows) < len(splits[0]) or len(rows) > n)
+    assert len(np.unique(rows)) == min(len(rows), n), (
+        "each query once, and of the last split some again if shares were rounded up"
+    )
+    assert len(validation_rows(n, share, 2**32 - 1)) == len(splits[0]) and not len(validation_rows(0, share, 3))
+
+
 def test_a_vector_that_is_not_finite_stops_the_training_and_leaves_nothing(task, tmp_path):
     def change(folder):
         vectors = np.load(folder / "vectors.npy")

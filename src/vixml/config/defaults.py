@@ -9,8 +9,6 @@ LINEAR_TERMS = 1 << 14  # at most: a system of that size takes 1 GB and half a m
 LINEAR_TEXTS, LINEAR_LABELS = 50_000, 65_536  # of a linear model at most: minutes, and 512 terms for so many labels
 FEWEST_TO_CHOOSE = 500  # held-out queries; with fewer, what is chosen is worse than the preset
 FEWEST_TO_HOLD_OUT = 4_000  # training items; of fewer, 500 are too large a share to train without
-
-
 FEWEST_TO_TRAIN = 3  # training items: propensities follow from log(n) - 1
 
 
@@ -33,7 +31,7 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
         images per item: what there is, up to the paper's three.
         mining: from 50,000 items on, after a third of at least nine epochs; below, in-batch negatives are hard enough.
         validation: a tenth of train, but 520 items at least and 1,000 at most, to choose inference; nothing of fewer than 4,000
-            items, since fewer than 500 choose nothing.
+            items, for which :func:`validation_splits` are trained beside.
         max_len: 1.5 tokens per word of a long text, in [16, 128].
 
     Args:
@@ -64,6 +62,22 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
         "optimizer": {"warmup_steps": max(steps // 10, 1), "warmup_steps_new": max(steps // 50, 1)},
         "training": {"epochs": epochs, "batch_size": batch, "validation": validation},
     }
+
+
+def validation_splits(n_train: int) -> tuple[int, float]:
+    """Return how many more trainings choose the inference of a small catalogue, and the share of train that each holds out.
+
+    About 800 queries in all: between a tenth and a fifth of train in each of two to five trainings. Of fewer than 500 items none,
+    because fewer than 500 queries choose nothing.
+
+    Example:
+        >>> [validation_splits(n) for n in (300, 500, 1_000, 2_400, 3_900, 4_000)]
+        [(0, 0.0), (5, 0.2), (4, 0.2), (2, 0.1667), (2, 0.1026), (0, 0.0)]
+    """
+    if not FEWEST_TO_CHOOSE <= n_train < FEWEST_TO_HOLD_OUT:
+        return 0, 0.0
+    splits = min(max(math.ceil(4_000 / n_train), 2), 5)
+    return splits, round(min(max(800 / (splits * n_train), 0.1), 0.2), 4)
 
 
 def _power_of_two(value: float, least: int, most: int) -> int:

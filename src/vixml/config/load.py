@@ -408,11 +408,44 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
                 raise VixmlError(
                     "a run is defined twice", where=f"{family.path}: runs.{name}", found=f"also in {other.path}"
                 )
-    return {
+    runs = {
         (dataset, name): family.resolve(name, known[dataset])
         for family in families
         for dataset, name in product(family.datasets, family.runs)
     }
+    for (dataset, name), run in runs.items():
+        others = {other: one for (of, other), one in runs.items() if of == dataset}
+        _require_splits(run, others, f"{known[dataset][name].path}: runs.{name}.inference.chosen_on")
+    return runs
+
+
+def _require_splits(run: RunConfig, runs: Mapping[str, RunConfig], where: str) -> None:
+    """Check that the runs whose held-out queries decide for another were trained as it, each without other queries."""
+
+    def settings(one: RunConfig) -> dict[str, Any]:
+        found = one.model_copy(update={"start": None, "reuse": None}).settings("train")
+        return {key: value for key, value in found.pop("training").items() if "validation" not in key} | found
+
+    shares = []
+    for other in run.inference.chosen_on:
+        require(other, runs, where)
+        split = runs[other]
+        if split.reuse is not None or not split.training.validation:
+            raise VixmlError(
+                "inference is chosen on a run that held out no queries", where=where, found=other,
+                expected="a run with a training of its own and training.validation above 0",
+            )  # fmt: skip
+        mine, its = settings(run), settings(split)
+        if differ := sorted(key for key in mine if mine[key] != its[key]):
+            raise VixmlError(
+                "inference is chosen on a run that was trained in another way", where=where,
+                found=f"{other}, with its own {', '.join(differ)}",
+                expected="the same settings but training.validation, training.validation_split and start",
+            )  # fmt: skip
+        shares.append((split.training.validation, split.training.validation_split))
+    if len(set(shares)) < len(shares):
+        what = "inference is chosen on runs that held out the same queries"
+        raise VixmlError(what, where=where, expected="another training.validation_split in each")
 
 
 def preset_files(config_dir: Path | str) -> dict[str, Path]:

@@ -114,6 +114,11 @@ class Inference(Strict):
         "character n-grams, `vixml hash-texts`); text and images share the rest.",
     )
     ridge: Ridge = Ridge()
+    chosen_on: tuple[str, ...] = Field(
+        (),
+        description="`chosen`: runs of this dataset that were trained as this one, each without its own share of the training queries; "
+        "all these queries together decide. Empty: the queries that this run's own training held out.",
+    )
     top_k: Count = Field(100, description="Labels kept per query.")
     index: Literal["exact", "ivf", "hnsw"] = Field(
         "exact",
@@ -422,7 +427,9 @@ class Training(Strict):
         0.0, description="Share of *train* queries held out for diagnostics and tuning; test selects nothing."
     )
     validation_split: Seed = Field(
-        0, description="Which random share of the queries is held out; each number gives another share."
+        0,
+        description="Which share of the queries is held out: train is shuffled once, and each number takes the next share, so that "
+        "those of 0 to `1 / validation - 1` have no query in common.",
     )
     checkpoint_minutes: float = Field(
         10.0,
@@ -502,6 +509,8 @@ class RunConfig(Strict):
                 f"method {self.method!r} has no prototypes: set inference.ridge.prototype_weight to 0, "
                 "and text_weight above 0"
             )
+        if how.chosen_on and how.method != "chosen":
+            raise ValueError("inference.chosen_on is for inference.method 'chosen' only")
         if self.searches_labels and self.inference.labels_as == "z" and not self.has_prototypes:
             raise ValueError(f"method {self.method!r} has no prototypes to search: set inference.labels_as to 'u'")
         if self.training.precision == "fp16" and self.encoder.weights == "bfloat16" and self.encoder.train != "full":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vixml.config.defaults import FEWEST_TO_HOLD_OUT, FEWEST_TO_TRAIN, has_linear, training_defaults
+from vixml.config.defaults import FEWEST_TO_TRAIN, has_linear, training_defaults, validation_splits
 from vixml.config.load import load_world, validate
 from vixml.config.registry import NAME, Dataset
 from vixml.data.guess import guess_catalogue
@@ -135,7 +135,7 @@ ABOUT = {
 }  # fmt: skip
 
 
-def _runs(linear: bool, with_images: bool, held_out: bool) -> Iterator[tuple[str, str]]:
+def _runs(linear: bool, with_images: bool, chosen: bool) -> Iterator[tuple[str, str]]:
     """Yield each run and its label in the table."""
     yield "popularity", "Popularity"
     yield "knn", "Untrained, nearest neighbours"
@@ -144,7 +144,17 @@ def _runs(linear: bool, with_images: bool, held_out: bool) -> Iterator[tuple[str
     yield "text", "Trained on text"
     if with_images:
         yield "vixml", "Trained on text and pictures"
-    yield "tagger", "The same, chosen inference" if held_out else "The same, local ridge votes"
+    yield "tagger", "The same, chosen inference" if chosen else "The same, local ridge votes"
+
+
+def _splits(best: str, n_train: int) -> dict[str, str]:
+    """Return the runs, as text of the file, that are trained as another is, each without a share of the training items."""
+    number, share = validation_splits(n_train)
+    return {
+        f"split{split}": f"  split{split}: {{inherit: {best}, start: null, training: {{validation: {share}, validation_split: {split}}}}}"
+        f"   # {best} without other items: tagger chooses on them\n"
+        for split in range(number)
+    }
 
 
 def render(options: Options, dataset: Dataset, survey: Survey) -> str:
@@ -165,16 +175,12 @@ def render(options: Options, dataset: Dataset, survey: Survey) -> str:
     )  # fmt: skip
     image_size = f"    image_size: {dataset.image_size}   # side in pixels of stored pictures\n" if with_images else ""
     best = "vixml" if with_images else "text"
-    held_out = found["training"]["validation"] > 0
     has_linear_model = has_linear(survey.rows["train"], len(survey.names))
-    labels = dict(_runs(has_linear_model, with_images, held_out))
-    none = f"; none are held out: fewer than {FEWEST_TO_HOLD_OUT:,} are too few to choose inference on a part of them"
-    chosen = (
-        f"how it predicts is chosen on training items that {best} held out"
-        if held_out
-        else "local ridge votes (the preset)"
-    )
-    more = ["image_weight: 0.3"] * with_images + ["ridge: {linear_weight: 0}"] * (not has_linear_model)
+    splits = _splits(best, survey.rows["train"])
+    chooses = bool(splits) or found["training"]["validation"] > 0
+    labels = dict(_runs(has_linear_model, with_images, chooses))
+    more = [f"chosen_on: {quoted(list(splits))}"] * bool(splits) + ["image_weight: 0.3"] * with_images
+    more += ["ridge: {linear_weight: 0}"] * (not has_linear_model)
     inference = f"\n    inference: {{{', '.join(more)}}}" if more else ""
     rows = "".join(f"        - {{label: {quoted(label)}, run: {run}}}\n" for run, label in labels.items())
     linear = "" if "linear" not in labels else (
@@ -231,7 +237,7 @@ base:
   loss: {quoted(found["loss"])}   # null: a step compares its items with all labels
   mining: {quoted(found["mining"])}
   optimizer: {quoted(found["optimizer"])}
-  training: {quoted(found["training"])}   # {steps:,} steps{"" if held_out else none}
+  training: {quoted(found["training"])}   # {steps:,} steps
 
 runs:
   popularity:   # the most frequent labels, for every item
@@ -242,8 +248,8 @@ runs:
     preset: untrained
     inference: {{method: knn, labels_as: u}}
     row: {{label: {quoted(labels["knn"])}}}
-{linear}{trained}\
-  tagger:   # {chosen}
+{linear}{trained}{"".join(splits.values())}\
+  tagger:   # {"how it predicts is chosen on items held out of training" if chooses else "too few items to choose how it predicts: the preset"}
     reuse: {best}
     preset: chosen{inference}
     row: {{label: {quoted(labels["tagger"])}}}

@@ -49,6 +49,7 @@ def choose_inference(run: SeededRun, inputs: Mapping[str, Path], out: Path, devi
     Args:
         run: the run.
         inputs: the folders ``corpus``, ``index``, ``trained`` and, if inference gives them weight, ``embeddings`` and ``lexical``.
+            With ``inference.chosen_on``, ``index_1``, ``trained_1`` and so on, of these runs.
         out: folder to write.
         device: where to search.
 
@@ -65,23 +66,39 @@ def choose_inference(run: SeededRun, inputs: Mapping[str, Path], out: Path, devi
             hint="set it to chosen, or predict without a choice",
         )
     trained_as = run.config.reuse or run.run
-    for name in ("index", "trained"):
-        check_run(inputs[name], run.names | {"run": trained_as}, f"--{name}")
     resolved = {**run.names, "trained_as": trained_as, **run.config.settings("predict")}
     facts: dict[str, Any] = {"device": str(device)}
+    splits = _splits(run, inputs)
     with stage(out, "choose-inference", config=resolved, inputs=inputs, facts=facts) as work:
         corpus = Corpus.load(inputs["corpus"])
-        rows = training_rows(inputs["trained"] / HELD_OUT, corpus.n("train"), TRAIN_AGAIN)
-        search = Searcher(seed=run.seed, device=device)
-        opened = OpenedRun(corpus, inputs, run.config.images, run.seed, rows, search.memory_mb)
-        measured = Measured(opened, search)
-        choice = choose(measured, how, len(rows), run.config.has_prototypes)
+        measured = Measured([_open(run, corpus, folders, device) for folders in splits])
+        choice = choose(measured, how, measured.n, run.config.has_prototypes)
         if choice.n_queries >= FEWEST_QUERIES:
             choice = replace(choice, calibration=measured.calibration(choice.inference))
         if sentence := choice.restriction:
             warn(f"{run}: {sentence}")
-        write_json(work / CHOICE, choice.record())
+        write_json(work / CHOICE, choice.record() | {"trainings": len(splits)})
         facts |= {"n_queries": choice.n_queries, "trials": len(choice.trials)}
+
+
+def _splits(run: SeededRun, inputs: Mapping[str, Path]) -> list[dict[str, Path]]:
+    """Return the folders of each training whose held-out queries decide, as :class:`vixml.retrieval.opened.OpenedRun` reads them."""
+    others, found = run.config.inference.chosen_on, []
+    for number, trained_as in enumerate(others or [run.config.reuse or run.run], 1):
+        folders = dict(inputs)
+        for name in ("index", "trained"):
+            key = f"{name}_{number}" if others else name
+            folders[name] = inputs[key]
+            check_run(inputs[key], run.names | {"run": trained_as}, f"--{key}")
+        found.append(folders)
+    return found
+
+
+def _open(run: SeededRun, corpus: Corpus, folders: Mapping[str, Path], device: torch.device) -> Split:
+    """Open one training and the queries that it held out."""
+    rows = training_rows(folders["trained"] / HELD_OUT, corpus.n("train"), TRAIN_AGAIN)
+    search = Searcher(seed=run.seed, device=device)
+    return Split(OpenedRun(corpus, folders, run.config.images, run.seed, rows, search.memory_mb), search)
 
 
 @dataclass(frozen=True)
@@ -166,6 +183,7 @@ def choose(precision: Precision, preset: Inference, n_queries: int, has_prototyp
 
 def candidates(preset: Inference, has_prototypes: bool) -> dict[str, Inference]:
     """Return the methods to try; the first is the preset."""
+    preset = preset.model_copy(update={"chosen_on": ()})
     ridge = preset.model_copy(update={"method": "local-ridge"})
     balanced = ridge.ridge.model_copy(update={"frequency_power": 0.1, "text_weight": 0.2})
     alone = preset.model_copy(update={"image_weight": 0.0, "lexical_weight": 0.0})
@@ -260,24 +278,47 @@ def _trial(constant: str, value: float | str, found: np.ndarray, best: np.ndarra
 
 
 class Measured:
-    """Precisions of the held-out queries of one run; what several trials have in common is computed once."""
+    """Precisions of all held-out queries: of one training, or of several, each with other queries."""
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self.splits = [split for split in splits if split.opened.n]
+        self.n = sum(split.opened.n for split in self.splits)
+
+    def __call__(self, how: Inference) -> np.ndarray:
+        """Return P@1 and P@5 of each query: (n, 2) float64."""
+        return np.concatenate([split.precision(how) for split in self.splits])
+
+    def calibration(self, how: Inference) -> Calibration:
+        """Return what the scores of this inference are worth."""
+        ranked = [split.ranked(how) for split in self.splits]
+        labels, scores, hits, n_true = (np.concatenate(part) for part in zip(*ranked, strict=True))
+        nearest = [split.nearest(how) for split in self.splits]
+        without = any(found is None for found in nearest)
+        return calibrate(labels, scores, hits, n_true, None if without else np.concatenate(nearest))
+
+
+class Split:
+    """The queries that one training held out; what several trials have in common is computed once."""
 
     def __init__(self, opened: OpenedRun, search: Searcher) -> None:
         self.opened, self.search = opened, _Remembered(search)
         self.truth, self.filter, self.voter_labels = opened.truth, opened.filter, opened.voter_labels
         self.vectors: dict[tuple[float, float], tuple[Any, np.ndarray]] = {}
 
-    def __call__(self, how: Inference) -> np.ndarray:
+    def precision(self, how: Inference) -> np.ndarray:
         """Return P@1 and P@5 of each query: (n, 2) float64."""
         hits = self._hits(self._rank(how, DEPTH)[0])
         return np.stack([hits[:, 0], hits.sum(axis=1) / DEPTH], axis=1, dtype=np.float64)
 
-    def calibration(self, how: Inference) -> Calibration:
-        """Return what the scores of this inference are worth."""
+    def ranked(self, how: Inference) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return labels, scores and hits, each (n, RANKS), and the number of true labels of each query."""
         labels, scores = self._rank(how, RANKS)
+        return labels, scores, self._hits(labels), self.truth.lengths
+
+    def nearest(self, how: Inference) -> np.ndarray | None:
+        """Return the similarity of each query to its nearest voter, (n,) float32; None without voters."""
         queries, voters = self._vectors(how)
-        nearest = self.search(queries.voting, voters, 1)[1][:, 0] if len(voters) else None
-        return calibrate(labels, scores, self._hits(labels), self.truth.lengths, nearest)
+        return self.search(queries.voting, voters, 1)[1][:, 0] if len(voters) else None
 
     def _hits(self, labels: np.ndarray) -> np.ndarray:
         return np.concatenate([chunk.hits for chunk in hits_in_chunks(labels, self.truth, self.filter)])

@@ -88,8 +88,14 @@ class Ranking:
 
         At most: trials share searches.
         """
-        trials = TRIALS if self.job.config.inference.method == "chosen" else 0
-        return 1 + trials * self.job.held_out / self.job.counts.n_test
+        return 1 + TRIALS * self.choosing / self.job.counts.n_test
+
+    @property
+    def choosing(self) -> int:
+        """Return the number of queries that inference is chosen on; all of train at most, where other runs hold them out."""
+        how = self.job.config.inference
+        queries = self.job.counts.n_train if how.chosen_on else self.job.held_out
+        return queries if how.method == "chosen" else 0
 
     @property
     def search_flop(self) -> float:
@@ -138,11 +144,12 @@ class Ranking:
     @property
     def voting_bytes(self) -> float:
         """Return the size of vectors that are made for this search: with images or hashed terms, or without the held-out rows."""
-        chooses = self.job.config.inference.method == "chosen" and self.job.held_out > 0
+        splits = len(self.job.config.inference.chosen_on) or 1
         one = 4.0 * (self.job.shape.hidden + self.appended)
         if self.appended:
-            return one * (self.job.counts.n_train * (SETS if chooses else 1) + self.job.counts.n_test)
-        return one * self.job.counts.n_train if chooses else 0.0
+            sets = SETS * splits if self.choosing else 1
+            return one * (self.job.counts.n_train * sets + self.job.counts.n_test)
+        return one * self.job.counts.n_train * splits if self.choosing else 0.0
 
     @property
     def linear_bytes(self) -> float:

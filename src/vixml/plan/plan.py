@@ -188,7 +188,7 @@ def parts_of_run(
     hardware: Hardware,
     results: Path | None = None,
 ) -> Iterator[tuple[str, Cost]]:
-    """Yield the parts of a run, with the training and index of the run whose model it reuses.
+    """Yield the parts of a run, with training and index of the run whose model it reuses and of those on which it is chosen.
 
     Raises:
         VixmlError: as :meth:`Job.of`; a vision encoder of unknown cost.
@@ -197,8 +197,7 @@ def parts_of_run(
     config = configs[dataset, run]
     job = Job.of(world, dataset, config, results)
     if config.needs_encoder:
-        trained, model, length = config.reuse or run, config.encoder.model, config.encoder.max_len
-        trained_job = Job.of(world, dataset, configs[dataset, trained], results)
+        model, length = config.encoder.model, config.encoder.max_len
         entry = world.text_models[model]
         # Float32, except decoders of the hub, which are published in bfloat16.
         size = 2.0 if entry.kind == "hub" and entry.attention == "causal" else 4.0
@@ -206,8 +205,10 @@ def parts_of_run(
         yield f"tokens/{dataset}/{model}-{length}", Cost(disk_bytes=job.token_bytes)
         if config.needs_embeddings:
             yield from _image_parts(world, dataset, config.images.vision, most_images(dataset, configs), hardware)
-        yield f"train/{dataset}/{trained}/seed{seed}", train_cost(trained_job, hardware)
-        yield f"index/{dataset}/{trained}/seed{seed}", index_cost(trained_job, hardware)
+        for trained in (config.reuse or run, *config.inference.chosen_on):
+            trained_job = Job.of(world, dataset, configs[dataset, trained], results)
+            yield f"train/{dataset}/{trained}/seed{seed}", train_cost(trained_job, hardware)
+            yield f"index/{dataset}/{trained}/seed{seed}", index_cost(trained_job, hardware)
     yield f"predict/{dataset}/{run}/seed{seed}", predict_cost(job, hardware)
 
 

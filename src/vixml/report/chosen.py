@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vixml.config.defaults import FEWEST_TO_HOLD_OUT
+from vixml.config.defaults import FEWEST_TO_CHOOSE
 from vixml.report.charts import Series, line_chart
 from vixml.report.results import Result, Results
 
@@ -31,13 +31,14 @@ def choice_sentence(choice: Mapping[str, Any]) -> str:
     start = next((value for name, value in moved if name == "method"), choice["inference"]["method"])
     moves = [f"{name} {value}" for name, value in moved if name != "method"]
     if not choice["n_queries"]:
-        why = f"training.validation is 0, as `vixml new` sets it below {FEWEST_TO_HOLD_OUT:,} items"
+        why = f"training.validation is 0, as `vixml new` sets it below {FEWEST_TO_CHOOSE:,} items"
         return (
             f"Trained on all training items ({why}): it predicts by {choice['inference']['method']}, as it was preset."
         )
     how = ", ".join([start, *(moves or ["as it was preset"] * (not moved))])
     limit = f" ({choice['restriction']})" if choice["restriction"] else ""
-    return f"Chosen on {choice['n_queries']:,} training items held out: {how}{limit}."
+    several = f" by {n} more trainings, each without others of them" if (n := choice.get("trainings", 1)) > 1 else ""
+    return f"Chosen on {choice['n_queries']:,} training items held out{several}: {how}{limit}."
 
 
 def _chosen(result: Result) -> Chosen:
