@@ -1,9 +1,11 @@
-"""Compare with other software on a corpus: PECOS XR-Linear on the TF-IDF that our linear model reads; scores and processor time.
+"""Compare with other software on a corpus: PECOS XR-Linear and napkinXC's PLT on the TF-IDF that our linear model reads.
 
-PECOS needs versions of numpy and scipy that this project does not have, so it runs in an environment of its own:
+Scores and processor time. The two need versions of numpy and scipy that this project does not have, so they run in an environment
+of their own:
 
-    python3.11 -m venv pecos && pecos/bin/pip install libpecos==1.2.8 "numpy<2" "scipy<1.14" "scikit-learn<1.7"
-    python benchmarks/peers.py --python pecos/bin/python --corpus results/data/picto/corpus
+    python3.11 -m venv peers
+    peers/bin/pip install libpecos==1.2.8 napkinxc==0.7.2 "numpy<2" "scipy<1.14" "scikit-learn<1.7"
+    python benchmarks/peers.py --python peers/bin/python --corpus results/data/picto/corpus
 """
 
 from __future__ import annotations
@@ -27,32 +29,55 @@ from vixml.ragged import Ragged
 from vixml.retrieval.linear import LinearModel, linear
 
 OUT, TOP_K, SHOWN = measure.RESULTS / "peers.json", 100, ("P@1", "P@5", "PSP@1", "R@100")
-PECOS = """
-import sys, time
+# What runs there: `fit` and `predict` of each, with its defaults; the ranking is a matrix of scores.
+COMMON = """
+import sys, tempfile, time
 from pathlib import Path
-from scipy.sparse import load_npz, save_npz
-from pecos.xmc import Indexer, LabelEmbeddingFactory
-from pecos.xmc.xlinear.model import XLinearModel
+from scipy.sparse import csr_matrix, load_npz, save_npz
 folder = Path(sys.argv[1])
 train, test, labels = (load_npz(folder / f"{name}.npz") for name in ("train", "test", "labels"))
+{peer}
 begun = time.process_time()
-clusters = Indexer.gen(LabelEmbeddingFactory.create(labels, train, method="pifa"), indexer_type="hierarchicalkmeans")
-model = XLinearModel.train(train, labels, C=clusters)
+model = fit(train, labels)
 trained = time.process_time()
-found = model.predict(test, only_topk=100, beam_size=50)
+found = predict(model, test)
 print(trained - begun, time.process_time() - trained)
 save_npz(folder / "found.npz", found)
 """
+PECOS = """
+from pecos.xmc import Indexer, LabelEmbeddingFactory
+from pecos.xmc.xlinear.model import XLinearModel
+def fit(train, labels):
+    clusters = Indexer.gen(LabelEmbeddingFactory.create(labels, train, method="pifa"), indexer_type="hierarchicalkmeans")
+    return XLinearModel.train(train, labels, C=clusters)
+def predict(model, test):
+    return model.predict(test, only_topk=100, beam_size=50)
+"""
+NAPKINXC = """
+from napkinxc.models import PLT
+def fit(train, labels):
+    model = PLT(tempfile.mkdtemp(dir=folder), seed=0, threads=1)
+    model.fit(train, [row.indices.tolist() for row in labels])
+    model.load()
+    return model
+def predict(model, test):
+    ranked = model.predict_proba(test, top_k=100)
+    rows, labels, scores = zip(*((row, *one) for row, found in enumerate(ranked) for one in found))
+    return csr_matrix((scores, (rows, labels)), shape=(test.shape[0], max(labels) + 1))
+"""
 
 
-def pecos(python: str, train: csr_matrix, test: csr_matrix, labels: csr_matrix) -> tuple[np.ndarray, float, float]:
-    """Return the ranking of PECOS XR-Linear with its defaults, (n, TOP_K) int32, and seconds of training and prediction."""
+def peer(
+    python: str, code: str, train: csr_matrix, test: csr_matrix, labels: csr_matrix
+) -> tuple[np.ndarray, float, float]:
+    """Return the ranking of other software with its defaults, (n, TOP_K) int32, and seconds of training and prediction."""
     with tempfile.TemporaryDirectory() as folder:
         for name, matrix in (("train", train), ("test", test), ("labels", labels)):
             save_npz(Path(folder, f"{name}.npz"), matrix)
         # Not this project's packages.
         env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        done = subprocess.run([python, "-c", PECOS, folder], check=True, capture_output=True, text=True, env=env)
+        command = [python, "-c", COMMON.replace("{peer}", code), folder]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
         found = load_npz(Path(folder, "found.npz")).tocsr()
     ranked = np.full((found.shape[0], TOP_K), -1, np.int32)
     for row in range(len(ranked)):
@@ -74,7 +99,7 @@ def ours(texts: tuple[list[str], list[str]], labels: Ragged) -> tuple[np.ndarray
 def main() -> None:
     """Compare, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", required=True, help="of an environment with libpecos")
+    parser.add_argument("--python", required=True, help="of an environment with libpecos and napkinxc")
     parser.add_argument("--corpus", type=Path, default=Path("results/data/picto/corpus"))
     given = parser.parse_args()
     corpus = Corpus.load(given.corpus)
@@ -87,7 +112,8 @@ def main() -> None:
     propensity = inverse_propensity(labels.counts(), len(labels), 0.6, 2.6)  # as config/datasets.yaml
     found = []
     for name, (ranked, training, query) in {
-        "PECOS XR-Linear": pecos(given.python, train, test, truth),
+        "PECOS XR-Linear": peer(given.python, PECOS, train, test, truth),
+        "napkinXC PLT": peer(given.python, NAPKINXC, train, test, truth),
         "linear model on TF-IDF": ours(texts, labels),
     }.items():
         scores = evaluate(ranked, corpus.labels("test"), propensity, filter=corpus.filter("test")).metrics
