@@ -37,8 +37,8 @@ def choice_sentence(choice: Mapping[str, Any]) -> str:
         )
     how = ", ".join([start, *(moves or ["as it was preset"] * (not moved))])
     limit = f" ({choice['restriction']})" if choice["restriction"] else ""
-    several = f" by {n} more trainings, each without others of them" if (n := choice.get("trainings", 1)) > 1 else ""
-    return f"Chosen on {choice['n_queries']:,} training items held out{several}: {how}{limit}."
+    of = f"{n} further trainings" if (n := choice.get("trainings", 1)) > 1 else "training"
+    return f"Chosen on {choice['n_queries']:,} items held out of {of}: {how}{limit}."
 
 
 def _chosen(result: Result) -> Chosen:
