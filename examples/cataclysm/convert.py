@@ -1,7 +1,7 @@
 """Turn the data of the game Cataclysm: Dark Days Ahead into tables and images that `vixml build-corpus` reads.
 
 A query is an item that can be crafted, its labels are the components of its recipes, its images are its sprites in up to
-three tile sets. docs/own-data.md walks through it.
+three tile sets. docs/dataset.md walks through it.
 
     python examples/cataclysm/convert.py GAME/usr/share/games/cataclysm-dda results/raw/cataclysm
 

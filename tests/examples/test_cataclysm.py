@@ -1,4 +1,4 @@
-"""The worked example of docs/own-data.md, on a few invented objects in the game's format."""
+"""The worked example of docs/dataset.md, on a few invented objects in the game's format."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ NOTHING = "Nothing to be done"
 
 
 def add_shop(copy: Copy) -> None:
-    """Add a dataset of one's own with its configuration, as docs/own-data.md says."""
+    """Add a dataset of one's own with its configuration, as docs/dataset.md says."""
     shop, raw = copy.root / "shop", copy.root / "results/raw/shop"
     (shop / "runs").mkdir(parents=True)
     raw.mkdir(parents=True)

@@ -240,7 +240,7 @@ def serve(
     / is the page, /docs the API, /healthz and /metrics are for operators;
     /v1/tags tags items, /v1/embeddings has the form of OpenAI's API. Listens on
     this machine only; with --host, set a token. Ctrl-C or SIGTERM stops it
-    after the requests that are being answered. Needs `pip install vixml[serve]`.
+    after the requests that are being answered. docs/serve.md explains more.
 
     Example:
 

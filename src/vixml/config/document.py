@@ -62,7 +62,7 @@ class RegistryFile(Strict):
     include: str | None = Field(
         None,
         description="Another registry file, by its path relative to this one, whose entries are included: for a configuration of "
-        "your own beside the project's (docs/own-data.md).",
+        "your own beside the project's (docs/dataset.md).",
     )
     sources: dict[str, Source] = Field({})
 

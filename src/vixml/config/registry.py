@@ -121,7 +121,7 @@ class TableForm(Strict):
 
 
 class Catalogue(Strict):
-    """A user's own tables: `train` and `test`, or `items` to be split, and perhaps `label` (docs/own-data.md)."""
+    """A user's own tables: `train` and `test`, or `items` to be split, and perhaps `label` (docs/dataset.md)."""
 
     folder: str = Field(
         description="Folder of the tables and images: relative to that of the raw files, or an absolute path."

@@ -492,7 +492,7 @@ class RunConfig(Strict):
     start: Start | None = Field(
         None,
         description="Start from an earlier model instead of the published one: language model, image projection, prototype network, "
-        "and the free vectors of labels with the same text.",
+        "and the free vectors or label vectors of labels with the same text.",
     )
     row: Row = Row()
 

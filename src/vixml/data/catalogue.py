@@ -1,4 +1,4 @@
-"""Build a corpus from a user's own tables (docs/own-data.md): texts, labels by id or by name, images.
+"""Build a corpus from a user's own tables (docs/dataset.md): texts, labels by id or by name, images.
 
 Rules, each counted under ``rules`` of ``counts.json``: those of :mod:`vixml.data.xc_repository`; without a table of labels,
 the labels are the values found in *train* (test must not decide what is a label), and other values of test are left out;

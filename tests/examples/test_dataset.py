@@ -1,4 +1,4 @@
-"""The page on datasets of one's own is followed to the letter: its tables, its entry, its counts."""
+"""docs/dataset.md is followed to the letter: its tables, its entry, its counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vixml.files import read_json
 from vixml.images.store import ImageStore
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/dataset.md").read_text(encoding="utf-8")
 BLOCKS = [(kind, text) for kind, text in re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)]
 
 
