@@ -2,7 +2,7 @@
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus; results/runs/{dataset}/{run}/seed{seed}/index (not for popularity);
 #   results/data/{dataset}/embeddings/{vision} for runs that vote with image embeddings; .../seed{seed}/model for validation.
-#   A run that reuses another's model reads index and model from that run's folder.
+#   A run that reuses another's model reads index and model from that run's folder; a choice those of `inference.chosen_on`.
 # OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/choice; .../{split}/predictions and .../score.
 
 

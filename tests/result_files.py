@@ -40,7 +40,7 @@ PICTO = {
 JITTER = {0: 0.0, 1: 0.6, 2: -0.4}
 
 
-def write_manifest(folder: Path, command: str, config: dict, seconds: float = 1.5, facts: dict | None = None) -> None:
+def write_manifest(folder: Path, command: str, config: dict, seconds: float = 1.5, **changes: dict) -> None:
     """Write what `vixml.provenance.stage` writes, with a fixed time and machine."""
     outputs = describe_outputs(folder)
     write_json(
@@ -53,7 +53,7 @@ def write_manifest(folder: Path, command: str, config: dict, seconds: float = 1.
             "inputs": {"corpus": {"path": "results/data/picto/corpus", "sha256": "1" * 64}},
             "outputs": outputs,
             "outputs_sha256": sha256_json(outputs),
-            "facts": facts or {},
+            "facts": {},
             "versions": {"python": "3.11.7", "vixml": "0.1.0", "numpy": "2.4.6"},
             "source": {"commit": "c0ffee" + "0" * 34, "modified": False},
             "machine": {"processor": "Test Processor", "cores": 2, "threads": 1, "gpu": None},
@@ -62,6 +62,7 @@ def write_manifest(folder: Path, command: str, config: dict, seconds: float = 1.
             "peak_memory_mb": 512.0,
             "environment": {"packages": 1, "sha256": "0" * 64},
             "command": f"vixml {command} --seed {config['seed']}",
+            **changes,
         }),
     )  # fmt: skip
 

@@ -271,6 +271,12 @@ class Job:
             if name in self.stage.only_if and not self.stage.only_if[name](self):
                 continue
             splits = self.run.inference.chosen_on if name in self.stage.per_split else ()
+            if splits and name in self.given:
+                raise VixmlError(
+                    "inference is chosen on several trainings, and one folder is named", where=f"--{name}",
+                    found=self.given[name], expected=f"those of {', '.join(splits)}, which follow from their names",
+                    hint="leave the option out",
+                )  # fmt: skip
             for number, run in enumerate(splits, 1):
                 found[f"{name}_{number}"] = Job(self.project, self.stage.name, self.names | {"run": run}).folder(stage)
             if not splits:

@@ -104,21 +104,16 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], words: Collec
 
 
 def milliseconds(value: float | None) -> str:
-    """Print milliseconds with two digits.
+    """Print milliseconds with about two digits.
 
     Example:
-        >>> milliseconds(0.0312), milliseconds(1.04), milliseconds(260.4), milliseconds(None)
-        ('0.031 ms', '1.0 ms', '260 ms', '–')
+        >>> milliseconds(0.0312), milliseconds(0.55), milliseconds(1.04), milliseconds(260.4), milliseconds(None)
+        ('0.031 ms', '0.55 ms', '1.0 ms', '260 ms', '–')
     """
-    return (
-        "–"
-        if value is None
-        else f"{value:.0f} ms"
-        if value >= 10
-        else f"{value:.2g} ms"
-        if value < 1
-        else f"{value:.1f} ms"
-    )
+    if value is None:
+        return "–"
+    decimals = sum(value < limit for limit in (9.95, 0.995, 0.0995))
+    return f"{value:.{decimals}f} ms"
 
 
 def duration(hours: float | None) -> str:

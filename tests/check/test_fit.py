@@ -24,8 +24,8 @@ BASE = {"training": {"validation": 0.1}}
 def project(config_dir, results):
     """Return a function that gives a project with a run of picto, whose corpus has some counts."""
 
-    def made(run, counts=COUNTS):
-        family = {"dataset": "picto", "base": BASE, "runs": {"mine": run}}
+    def made(run, counts=COUNTS, **others):
+        family = {"dataset": "picto", "base": BASE, "runs": {"mine": run} | others}
         (config_dir / "runs" / "mine.yaml").write_text(yaml.safe_dump(family), encoding="utf-8")
         corpus = place("build-corpus", results, dataset="picto")
         if counts is not None:
@@ -71,6 +71,15 @@ def test_what_the_data_do_not_have(project, run, split, changes, key):
         expect_fit(found, [("picto", "mine", split)])
     at = f"runs.mine.{key}" if key else "runs.mine"
     assert f"mine.yaml: {at} (picto" in caught.value.where and caught.value.hint
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_runs_that_inference_is_chosen_on_fit_their_data(project, share):
+    split = {"inherit": "mine", "training": {"validation": share}}
+    found = project(TEXT | {"inference": {"method": "chosen", "chosen_on": ["split"]}}, COUNTS, split=split)
+    with pytest.raises(VixmlError) as caught:
+        expect_fit(found, [("picto", "mine", "test")])
+    assert "mine.yaml: runs.split.training.validation" in caught.value.where
 
 
 def test_what_fits_and_what_is_not_known_yet(project):

@@ -275,7 +275,7 @@ def test_inference_may_be_chosen_on_several_runs(config_dir):
     }  # fmt: skip
     # The model that predicts is the one trained on all queries.
     assert job.folder("build-index").parts[-3:] == ("a", "seed3", "index")
-    # Beside a model that continues from an earlier one, splits may start anew.
+    # Beside a model that continues from an earlier one, splits start anew.
     start = {"start": {"folder": "shop.model", "sha256": "0" * 64}}
     anew = {name: keys | {"start": None} for name, keys in SPLITS.items()}
     write(config_dir, {"runs": runs | {"a": runs["a"] | start} | anew})
@@ -316,9 +316,19 @@ def test_inference_may_be_chosen_on_several_runs(config_dir):
             "with its own encoder",
         ),
         (
+            {"b": chosen_on("c"), "a": {"modality": "text+image"}} | {"c": SPLITS["s1"] | {"modality": "text"}},
+            CHOSEN_ON,
+            "with its own images, modality",
+        ),
+        (
+            {"b": chosen_on("c")} | {"c": SPLITS["s1"] | {"start": {"folder": "m", "sha256": "0" * 64}}},
+            CHOSEN_ON,
+            "starts from an earlier model",
+        ),
+        (
             {"b": chosen_on("c")} | {"c": {"training": {"epochs": 2, "validation": 0.1}}},
             CHOSEN_ON,
-            "with its own epochs, modality",
+            "with its own epochs, images, modality",
         ),
     ],
 )

@@ -242,7 +242,7 @@ def test_vectors_that_a_prediction_and_a_choice_hold(folders, weight):
     from vixml.evaluation.choose import Measured, Split, choose
     from vixml.retrieval.approximate import Searcher
     from vixml.retrieval.opened import OpenedRun
-    from vixml.retrieval.predict import _rank
+    from vixml.retrieval.predict import _ready
 
     how = {"ridge": {"neighbours": 25}, "image_weight": weight}
     sizes = {"n_train": 12_000, "n_test": 500, "n_labels": 50, "training": {"validation": 0.05}}
@@ -254,7 +254,7 @@ def test_vectors_that_a_prediction_and_a_choice_hold(folders, weight):
 
     predicted = ranking(**sizes, method="local-ridge", **how)
     asked = predicted.job.config.inference
-    found = peak(lambda: _rank(opened(None), asked, search))
+    found = peak(lambda: _ready(opened(None), asked, search)())
     others = 4e6  # tables of bounded size
     assert predicted.voting_bytes <= found < predicted.host_bytes - inference.TABLES + 3 * others
 

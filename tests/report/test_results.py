@@ -85,17 +85,33 @@ def test_seeds_are_ordered_and_summarised(results):
     assert found.of("picto", None) == () and metric_over_seeds((), "P@1") is None
 
 
+def test_hours_are_those_of_every_training_that_a_choice_rests_on(results):
+    for run, minutes in (("a", 3.0), ("s0", 2.0), ("s1", 2.5)):
+        write_result(results, "picto", run, 0, METRICS, minutes=minutes)
+    score = write_result(results, "picto", "tagger", 0, METRICS, trained_as="a")
+
+    def hours(held_out_by):
+        write_json(score / "scores.json", read_json(score / "scores.json") | {"choice": {"held_out_by": held_out_by}})
+        update_manifest(score)
+        return load([score]).all()[0].hours
+
+    assert hours(["a"]) == pytest.approx(0.05) and hours(["s0", "s1"]) == pytest.approx(0.125)
+    assert hours(["s0", "gone"]) is None
+
+
 def test_a_query_takes_what_its_index_and_its_ranking_took(results):
     """Of a run that reuses a model, encoding is that run's; without a measurement of both there is no time."""
     trained = write_result(results, "picto", "a", 0, METRICS, minutes=1).parents[1]
     score = write_result(results, "picto", "b", 0, METRICS, trained_as="a")
     popular = write_result(results, "picto", "popularity", 0, METRICS)
 
-    def taken(folder, stage, value):
+    def taken(folder, stage, value, **inputs):
         folder.mkdir(exist_ok=True)
-        write_manifest(folder, stage, {"seed": 0}, facts={"milliseconds_per_query": value} if value else {})
+        facts = {"milliseconds_per_query": value} if value else {}
+        write_manifest(folder, stage, {"seed": 0}, facts=facts, inputs=inputs)
 
-    taken(score.parent / "predictions", "predict", 0.25)
+    taken(score.parent / "predictions", "predict", 0.25, index={"path": "index", "sha256": "1" * 64})
+    assert load([score]).all()[0].query_ms is None, "the index is not here"
     taken(trained / "index", "build-index", None)
     assert load([score]).all()[0].query_ms is None
     taken(trained / "index", "build-index", 0.5)

@@ -226,7 +226,9 @@ def test_the_choice_of_several_trainings_weighs_each_held_out_query_once(run, tm
     monkeypatch.setattr(choose, "FEWEST_TO_CHOOSE", 1)
     monkeypatch.setattr(choose, "FEWEST_QUERIES", 1)
     inputs, parts, rng = {"corpus": run[0] / "corpus"}, [], np.random.default_rng(3)
-    for number, rows in enumerate((HELD, np.array([0, 9, 11]), np.zeros(0, dtype=np.int64)), 1):
+    # The second holds out two queries of the first again, the third none: each query counts once.
+    own = np.array([0, 9, 11])
+    for number, rows in enumerate((HELD, np.sort([*own, *HELD[:2]]), np.zeros(0, dtype=np.int64)), 1):
         names, folder = ONE | {"run": f"split{number}"}, tmp_path / str(number)
         with stage(folder / "index", "build-index", config=names, inputs={}) as work:
             for name in ("train", "test", "label_u", "label_z"):
@@ -236,14 +238,24 @@ def test_the_choice_of_several_trainings_weighs_each_held_out_query_once(run, tm
             save_array(work / "validation_rows.npy", rows)
         inputs |= {f"index_{number}": folder / "index", f"trained_{number}": folder / "model"}
         if len(rows):
+            if number == 2:  # alone, it is to be asked about its own
+                with stage(folder / "own", "train", config=names, inputs={}) as work:
+                    save_array(work / "validation_rows.npy", own)
             alone = SeededRun("tiny", names["run"], 5, RunConfig(inference={"method": "chosen"}))
-            folders = {"corpus": inputs["corpus"], "index": folder / "index", "trained": folder / "model"}
+            trained = folder / ("own" if number == 2 else "model")
+            folders = {"corpus": inputs["corpus"], "index": folder / "index", "trained": trained}
             choose.choose_inference(alone, folders, folder / "choice", torch.device("cpu"))
-            parts.append((len(rows), json.loads((folder / "choice/choice.json").read_text(encoding="utf-8"))))
+            parts.append(
+                (
+                    len(np.load(trained / "validation_rows.npy")),
+                    json.loads((folder / "choice/choice.json").read_text(encoding="utf-8")),
+                )
+            )
     config = RunConfig(reuse="all", inference={"method": "chosen", "chosen_on": [f"split{n}" for n in (1, 2, 3)]})
     choose.choose_inference(SeededRun("tiny", "b", 5, config), inputs, tmp_path / "choice", torch.device("cpu"))
     record = json.loads((tmp_path / "choice/choice.json").read_text(encoding="utf-8"))
-    assert (record["n_queries"], record["trainings"], record["inference"]["chosen_on"]) == (7, 3, [])
+    assert (record["n_queries"], record["inference"]["chosen_on"], record["caution"]) == (7, [], "")
+    assert record["held_out_by"] == ["split1", "split2", "split3"]
     assert record["calibration"]["n_queries"] == 7
     for name in choose.candidates(config.inference, True):
         p1 = [
@@ -253,7 +265,7 @@ def test_the_choice_of_several_trainings_weighs_each_held_out_query_once(run, tm
     with pytest.raises(VixmlError, match="belongs to another run") as error:
         swapped = inputs | {"trained_1": inputs["trained_2"]}
         choose.choose_inference(SeededRun("tiny", "b", 5, config), swapped, tmp_path / "no", torch.device("cpu"))
-    assert "--trained_1" in error.value.where
+    assert "trained_1" in error.value.where
 
 
 def test_a_run_may_reuse_the_index_of_another_that_it_names(run, tmp_path):
@@ -322,6 +334,7 @@ def test_missing_inputs_and_those_of_other_runs_are_named(run, tmp_path):
     assert "labels_as" in error.value.hint
     with stage(tmp_path / "index", "build-index", config=ONE, inputs={}) as work:
         save_array(work / "test.npy", np.zeros((N_TEST + 1, DIM), dtype=np.float32))
+        save_array(work / "label_z.npy", np.zeros((N_LABELS, DIM), dtype=np.float32))
     with pytest.raises(VixmlError, match="index does not belong"):
         attempt(label_search, index=tmp_path / "index")
     for rows, what in ((np.array([N_TRAIN]), "do not fit"), (np.array([], dtype=np.int64), "held out no queries")):

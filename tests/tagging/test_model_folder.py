@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers import update_manifest
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,7 @@ from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file, write_json
 from vixml.images.store import ImageStore
+from vixml.provenance import stage
 from vixml.stages import place
 from vixml.tagging.model_folder import HEADER
 from vixml.tagging.pack import pack
@@ -194,6 +196,28 @@ def another_head(folder: Path) -> None:
 def a_way_out(folder: Path) -> None:
     header = read_json(folder / HEADER)
     write_json(folder / HEADER, header | {"files": header["files"] | {"../other": {"sha256": "", "bytes": 0}}})
+
+
+def test_a_choice_of_other_settings_or_other_trainings_is_not_packed(packed, shop, tmp_path):
+    packed("chosen")
+    results = Path(shutil.copytree(shop.project.results, tmp_path / "results"))
+    config = Path(shutil.copytree(shop.project.config_dir, tmp_path / "config"))
+    runs = config / "runs/shop.yaml"
+    written = yaml.safe_load(runs.read_text(encoding="utf-8"))
+    written["runs"]["chosen"]["inference"]["image_weight"] = 0.5
+    runs.write_text(yaml.safe_dump(written), encoding="utf-8")
+    with pytest.raises(VixmlError, match="chosen with other settings"):
+        pack(Project(config, results), "shop", "chosen", 0, tmp_path / "m")
+    # Made anew from other texts.
+    lexical = place("hash-texts", results, dataset="shop")
+    with stage(tmp_path / "anew", "hash-texts", config={}, inputs={}) as work:
+        for file in lexical.glob("*.npy"):
+            np.save(work / file.name, -np.load(file))
+    shutil.rmtree(lexical)
+    (tmp_path / "anew").rename(lexical)
+    with pytest.raises(VixmlError, match="other folders than there are now") as caught:
+        pack(Project(shop.project.config_dir, results), "shop", "chosen", 0, tmp_path / "m")
+    assert "lexical" in caught.value.where and not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize(("damage", "what"), [

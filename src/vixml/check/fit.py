@@ -46,7 +46,7 @@ def expect_fit(project: Project, scored: Iterable[Scored], published: bool = Tru
     Raises:
         VixmlError: the first run that cannot; its file and key are named.
     """
-    for dataset, name, split in scored:
+    for dataset, name, split in _with_splits(project, scored):
         run, entry = project.run(dataset, name), project.dataset(dataset)
         file = family_file(project.config_dir, dataset, name)
         imported = published and run.images.vision in entry.published_vectors
@@ -60,6 +60,13 @@ def expect_fit(project: Project, scored: Iterable[Scored], published: bool = Tru
         config = read_json(model / "config.json") if (model / MANIFEST).exists() else None
         if run.needs_encoder and isinstance(config, dict):
             require_fit(run, project.world, f"{file}: runs.{name}", config)
+
+
+def _with_splits(project: Project, scored: Iterable[Scored]) -> Iterator[Scored]:
+    """Yield what is scored, each after the runs on whose held-out queries its inference is chosen."""
+    for dataset, name, split in scored:
+        yield from ((dataset, other, "validation") for other in project.run(dataset, name).inference.chosen_on)
+        yield dataset, name, split
 
 
 def counts_of(project: Project, dataset: str) -> dict[str, Any]:
@@ -95,9 +102,9 @@ def _misfits(
         )  # fmt: skip
     if split == "validation" and (share == 0 or (n_train is not None and round(share * n_train) == 0)):
         yield (
-            "a run is scored on held-out queries and holds none out", "training.validation", share,
+            "held-out queries of a run are read, and it holds none out", "training.validation", share,
             "a share that leaves one query or more" + (f" of {n_train}" if n_train is not None else ""),
-            "raise it, or score the test split",
+            "raise it, or read the test split",
         )  # fmt: skip
     if n_train is None:
         return

@@ -545,12 +545,14 @@ def measure_latency(
 def choose_inference(
     job: Job, dataset: Dataset, run: Run, seed: Seed = 0, threads: Threads = 1, device: Device = "auto"
 ) -> None:
-    """Choose how a run with `inference.method: chosen` predicts, on queries that its training held out.
+    """Choose how a run with `inference.method: chosen` predicts, on queries held out of training.
 
-    Tries label search by prototypes and by text vectors, retrieval-augmented
-    inference, nearest neighbours and local ridge votes, and the constants of the
-    latter one by one. The run's own stay unless the gain in P@1 + P@5 exceeds one
-    standard error, and with fewer than 500 held-out queries. Test is not read.
+    They are those of the run's own training, or of the trainings that
+    `inference.chosen_on` names. Tries label search by prototypes and by text
+    vectors, retrieval-augmented inference, nearest neighbours and local ridge votes,
+    and the constants of the latter one by one. The run's own stay unless the gain in
+    P@1 + P@5 exceeds one standard error, and with fewer than 500 held-out queries.
+    Test is not read.
     Writes choice.json: what was chosen, and every trial with its gain.
 
     Example:

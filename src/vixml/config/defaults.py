@@ -9,6 +9,7 @@ LINEAR_TERMS = 1 << 14  # at most: a system of that size takes 1 GB and half a m
 LINEAR_TEXTS, LINEAR_LABELS = 50_000, 65_536  # of a linear model at most: minutes, and 512 terms for so many labels
 FEWEST_TO_CHOOSE = 500  # held-out queries; with fewer, what is chosen is worse than the preset
 FEWEST_TO_HOLD_OUT = 4_000  # training items; of fewer, 500 are too large a share to train without
+SPLIT_QUERIES, LARGEST_SPLIT = 800, 0.2  # held out by several trainings in all, and the share of one
 FEWEST_TO_TRAIN = 3  # training items: propensities follow from log(n) - 1
 
 
@@ -31,7 +32,7 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
         images per item: what there is, up to the paper's three.
         mining: from 50,000 items on, after a third of at least nine epochs; below, in-batch negatives are hard enough.
         validation: a tenth of train, but 520 items at least and 1,000 at most, to choose inference; nothing of fewer than 4,000
-            items, for which :func:`validation_splits` are trained beside.
+            items, whose inference is chosen on further trainings (:func:`validation_splits`).
         max_len: 1.5 tokens per word of a long text, in [16, 128].
 
     Args:
@@ -76,8 +77,8 @@ def validation_splits(n_train: int) -> tuple[int, float]:
     """
     if not FEWEST_TO_CHOOSE <= n_train < FEWEST_TO_HOLD_OUT:
         return 0, 0.0
-    splits = min(max(math.ceil(4_000 / n_train), 2), 5)
-    return splits, round(min(max(800 / (splits * n_train), 0.1), 0.2), 4)
+    splits = min(max(math.ceil(SPLIT_QUERIES / (LARGEST_SPLIT * n_train)), 2), 5)
+    return splits, round(min(max(SPLIT_QUERIES / (splits * n_train), 0.1), LARGEST_SPLIT), 4)
 
 
 def _power_of_two(value: float, least: int, most: int) -> int:

@@ -414,8 +414,9 @@ def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
         for dataset, name in product(family.datasets, family.runs)
     }
     for (dataset, name), run in runs.items():
-        others = {other: one for (of, other), one in runs.items() if of == dataset}
-        _require_splits(run, others, f"{known[dataset][name].path}: runs.{name}.inference.chosen_on")
+        if run.inference.chosen_on:
+            others = {other: one for (of, other), one in runs.items() if of == dataset}
+            _require_splits(run, others, f"{known[dataset][name].path}: runs.{name}.inference.chosen_on")
     return runs
 
 
@@ -435,8 +436,13 @@ def _require_splits(run: RunConfig, runs: Mapping[str, RunConfig], where: str) -
                 "inference is chosen on a run that held out no queries", where=where, found=other,
                 expected="a run with a training of its own and training.validation above 0",
             )  # fmt: skip
+        if split.start is not None:
+            raise VixmlError(
+                "inference is chosen on a run that starts from an earlier model", where=where, found=other,
+                expected="start: null, because the earlier model may have been trained on the queries that are held out",
+            )  # fmt: skip
         mine, its = settings(run), settings(split)
-        if differ := sorted(key for key in mine if mine[key] != its[key]):
+        if differ := sorted(key for key in mine | its if mine.get(key) != its.get(key)):
             raise VixmlError(
                 "inference is chosen on a run that was trained in another way", where=where,
                 found=f"{other}, with its own {', '.join(differ)}",

@@ -39,6 +39,10 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "ridge.neighbours": (25, 50, 100, 200),
 }
 DEPTH = 5  # P@1 and P@5 decide
+STARTED = (
+    "the earlier model may have been trained on the held-out items, which then look easier than new ones: their labels by label "
+    "search, and the probabilities learned from them"
+)
 
 Precision = Callable[[Inference], np.ndarray]
 
@@ -65,40 +69,38 @@ def choose_inference(run: SeededRun, inputs: Mapping[str, Path], out: Path, devi
             expected="chosen",
             hint="set it to chosen, or predict without a choice",
         )
-    trained_as = run.config.reuse or run.run
-    resolved = {**run.names, "trained_as": trained_as, **run.config.settings("predict")}
+    resolved = {**run.names, "trained_as": run.config.reuse or run.run, **run.config.settings("predict")}
     facts: dict[str, Any] = {"device": str(device)}
-    splits = _splits(run, inputs)
     with stage(out, "choose-inference", config=resolved, inputs=inputs, facts=facts) as work:
-        corpus = Corpus.load(inputs["corpus"])
-        measured = Measured([_open(run, corpus, folders, device) for folders in splits])
+        splits = _open(run, inputs, device)
+        measured = Measured(list(splits.values()))
         choice = choose(measured, how, measured.n, run.config.has_prototypes)
         if choice.n_queries >= FEWEST_QUERIES:
             choice = replace(choice, calibration=measured.calibration(choice.inference))
-        if sentence := choice.restriction:
+        caution = STARTED if run.config.start is not None and choice.n_queries and not how.chosen_on else ""
+        for sentence in filter(None, (choice.restriction, caution)):
             warn(f"{run}: {sentence}")
-        write_json(work / CHOICE, choice.record() | {"trainings": len(splits)})
+        write_json(work / CHOICE, choice.record() | {"held_out_by": list(splits), "caution": caution})
         facts |= {"n_queries": choice.n_queries, "trials": len(choice.trials)}
 
 
-def _splits(run: SeededRun, inputs: Mapping[str, Path]) -> list[dict[str, Path]]:
-    """Return the folders of each training whose held-out queries decide, as :class:`vixml.retrieval.opened.OpenedRun` reads them."""
-    others, found = run.config.inference.chosen_on, []
+def _open(run: SeededRun, inputs: Mapping[str, Path], device: torch.device) -> dict[str, Split]:
+    """Open each training whose held-out queries decide, by its run; a query counts once, for the first that held it out."""
+    corpus, others = Corpus.load(inputs["corpus"]), run.config.inference.chosen_on
+    splits: dict[str, Split] = {}
+    counted = np.zeros(0, np.int64)
     for number, trained_as in enumerate(others or [run.config.reuse or run.run], 1):
         folders = dict(inputs)
         for name in ("index", "trained"):
             key = f"{name}_{number}" if others else name
             folders[name] = inputs[key]
-            check_run(inputs[key], run.names | {"run": trained_as}, f"--{key}")
-        found.append(folders)
-    return found
-
-
-def _open(run: SeededRun, corpus: Corpus, folders: Mapping[str, Path], device: torch.device) -> Split:
-    """Open one training and the queries that it held out."""
-    rows = training_rows(folders["trained"] / HELD_OUT, corpus.n("train"), TRAIN_AGAIN)
-    search = Searcher(seed=run.seed, device=device)
-    return Split(OpenedRun(corpus, folders, run.config.images, run.seed, rows, search.memory_mb), search)
+            check_run(inputs[key], run.names | {"run": trained_as}, key)
+        rows = np.setdiff1d(training_rows(folders["trained"] / HELD_OUT, corpus.n("train"), TRAIN_AGAIN), counted)
+        counted = np.union1d(counted, rows)
+        search = Searcher(seed=run.seed, device=device)
+        opened = OpenedRun(corpus, folders, run.config.images, run.seed, rows, search.memory_mb)
+        splits[trained_as] = Split(opened, search)
+    return splits
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vixml.config.defaults import FEWEST_TO_CHOOSE
 from vixml.report.charts import Series, line_chart
 from vixml.report.results import Result, Results
 
@@ -31,14 +30,12 @@ def choice_sentence(choice: Mapping[str, Any]) -> str:
     start = next((value for name, value in moved if name == "method"), choice["inference"]["method"])
     moves = [f"{name} {value}" for name, value in moved if name != "method"]
     if not choice["n_queries"]:
-        why = f"training.validation is 0, as `vixml new` sets it below {FEWEST_TO_CHOOSE:,} items"
-        return (
-            f"Trained on all training items ({why}): it predicts by {choice['inference']['method']}, as it was preset."
-        )
+        return f"It predicts by {choice['inference']['method']}: {choice['restriction']}."
     how = ", ".join([start, *(moves or ["as it was preset"] * (not moved))])
-    limit = f" ({choice['restriction']})" if choice["restriction"] else ""
-    of = f"{n} further trainings" if (n := choice.get("trainings", 1)) > 1 else "training"
-    return f"Chosen on {choice['n_queries']:,} items held out of {of}: {how}{limit}."
+    limits = "; ".join(filter(None, (choice["restriction"], choice.get("caution"))))
+    n = len(choice.get("held_out_by", ()))
+    of = f"{n} further trainings" if n > 1 else "training"
+    return f"Chosen on {choice['n_queries']:,} items held out of {of}: {how}{f' ({limits})' if limits else ''}."
 
 
 def _chosen(result: Result) -> Chosen:

@@ -36,7 +36,9 @@ def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int,
     rows = []
     for run in runs:
         result, label = found[run], project.run(dataset, run).row.label or run
-        hours = None if run in BASELINES or project.run(dataset, run).reuse else result.hours
+        hours = None if run in BASELINES else result.hours
+        if (reused := project.run(dataset, run).reuse) and hours is not None:
+            hours = hours - (found[reused].hours or 0.0) or None  # what came on top
         cells = [_with_error(result, metric) for metric in ("P@1", "P@5")]
         cells += [f"{result.metrics[metric]:.1f}" for metric in ("PSP@1", "R@10")]
         rows.append([label, *cells, duration(hours), milliseconds(result.query_ms)])

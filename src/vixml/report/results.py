@@ -197,7 +197,8 @@ class Result:
     Attributes:
         metrics: name -> percent.
         trained_as: the run whose trained model was used: itself, or the one that it reuses.
-        hours: measured training time of that model without set-up; None without training.
+        hours: measured training time without set-up, of that model and of other trainings that inference was chosen on; None
+            without training.
         query_ms: measured milliseconds that a test query takes in bulk, from tokens and image embeddings to ranked labels; None
             where it was not measured.
         training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
@@ -344,20 +345,34 @@ def read_one(folder: Path | str) -> Result:
         folder=folder,
         scores=scores,
     )
-    result = replace(result, query_ms=_query_ms(result))
+    training, hours = _training(result)
+    others = [run for run in scores.get("choice", {}).get("held_out_by", ()) if run != result.trained_as]
+    spent = [hours, *(_training(replace(result, trained_as=run))[1] for run in others)]
+    total = None if None in spent else sum(spent)
+    return replace(result, training=training, hours=total, query_ms=_query_ms(result))
+
+
+def _training(result: Result) -> tuple[dict[str, Any], float | None]:
+    """Return the ``training.json`` of a result's model, and the hours that it took; nothing where nothing was trained."""
     path = result.place("train") / "training.json"
     if not holds(path.parent, path.name):
-        return result
+        return {}, None
     verify_file(path)
     training = read_versioned(path, STALE)
-    return replace(result, training=training, hours=_hours(training, path))
+    return training, _hours(training, path)
 
 
 def _query_ms(result: Result) -> float | None:
     """Return what encoding and ranking a query took, or ranking alone where nothing is encoded."""
-    folders = [folder for folder in map(result.place, ("build-index", "predict")) if (folder / MANIFEST).exists()]
-    taken = [read_manifest(folder).get("facts", {}).get("milliseconds_per_query") for folder in folders]
-    return sum(taken) if taken and None not in taken else None
+    found = [_manifest(result.place("predict"))]
+    if "index" in found[0].get("inputs", {}):
+        found.append(_manifest(result.place("build-index")))
+    taken = [made.get("facts", {}).get("milliseconds_per_query") for made in found]
+    return None if None in taken else sum(taken)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return read_manifest(folder) if (folder / MANIFEST).exists() else {}
 
 
 def _root(score: Path) -> Path:

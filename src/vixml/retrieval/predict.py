@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from vixml.provenance import stage
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.linear import linear
 from vixml.retrieval.opened import OpenedRun, held_out_rows
-from vixml.retrieval.ranking import adds_linear, rank_labels
+from vixml.retrieval.ranking import rank_labels
 from vixml.retrieval.vote import popularity
 
 Split = Literal["test", "validation"]
@@ -82,10 +82,9 @@ def predict(
             shutil.copyfile(inputs["choice"] / CHOICE, work / CHOICE)
         search = Searcher(how.index, how.index_recall, run.seed, device, memory_mb)
         opened = OpenedRun(corpus, inputs, run.config.images, run.seed, rows, search.memory_mb)
-        if adds_linear(how) or how.method == "linear":
-            _ = opened.linear  # fitted before queries are timed
+        rank = _ready(opened, how, search)
         begun = time.perf_counter()
-        labels, scores = _rank(opened, how, search)
+        labels, scores = rank()
         if search.facts:
             facts["indexes"] = search.facts
         else:
@@ -126,12 +125,14 @@ def chosen(choice: Path, asked: Inference) -> Inference:
     return Inference.model_validate(read_json(choice / CHOICE)["inference"] | kept)
 
 
-def _rank(opened: OpenedRun, how: Inference, search: Searcher) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and scores of the queries."""
+def _ready(opened: OpenedRun, how: Inference, search: Searcher) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+    """Return a function that ranks labels of the queries: labels and scores; what is read and fitted once is ready before."""
     votes, filter = opened.voter_labels, opened.filter
     if how.method == "popularity":
-        return popularity(votes, opened.n, how.top_k, filter=filter)
+        return lambda: popularity(votes, opened.n, how.top_k, filter=filter)
     if how.method == "linear":
-        return linear(opened.features, opened.linear.coefficients, how.top_k, filter=filter)
+        coefficients = opened.linear.coefficients
+        return lambda: linear(opened.features, coefficients, how.top_k, filter=filter)
+    searched = opened.searched(how)
     voters = None if how.method == "label-search" else opened.voters(how)
-    return rank_labels(opened.queries(how), opened.searched(how), voters, votes, how, filter=filter, search=search)
+    return lambda: rank_labels(opened.queries(how), searched, voters, votes, how, filter=filter, search=search)

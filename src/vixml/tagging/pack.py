@@ -117,6 +117,24 @@ def _check_up_to_date(job: Job) -> None:
     same = trained | {"reuse": None} == job.run.settings("train") | {"reuse": None}
     if not same:
         raise VixmlError("a run was trained with other settings than it has now", where=index, hint=RUN_AGAIN)
+    if job.run.inference.method == "chosen":
+        _check_choice(Job(job.project, "choose-inference", job.names))
+
+
+def _check_choice(job: Job) -> None:
+    """Check that inference was chosen as the run says, on the trainings as they are."""
+    made = read_manifest(job.out)
+    if made["config"].get("inference") != job.obeys()["inference"]:
+        what = "the inference of a run was chosen with other settings than it has now"
+        raise VixmlError(what, where=job.out, hint=RUN_AGAIN)
+    for name, folder in job.reads().items():
+        known, what = (
+            made["inputs"].get(name, {}).get("sha256"),
+            "inference was chosen on other folders than there are now",
+        )
+        expect_equal(
+            describe_input(folder)["sha256"], known, what, where=f"{job.out}: {name}, {folder}", hint=RUN_AGAIN
+        )
 
 
 def _resolved(job: Job) -> RunConfig:

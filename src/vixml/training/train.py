@@ -233,11 +233,6 @@ def open_training(
     if config.start is not None:
         earlier, texts = Earlier.open(config.start), opened.corpus.texts("label")
         earlier.restore(model)
-        if len(held_out):
-            warn(
-                f"{run}: if the earlier model was trained on queries that are held out now, label search looks better on them than on "
-                "new ones. To be sure, train without it: `start: null`"
-            )
     with enough_memory(lambda: f"train {run}: the model does not fit", lambda: fewer_items(config, 0)):
         model.to(device)
     return Training(config, model, data, held_out, precision, run.seed, group, earlier, texts)
@@ -246,7 +241,7 @@ def open_training(
 def validation_rows(n_train: int, share: float, split: int = 0) -> np.ndarray:
     """Return the held-out rows of train: (n,) int64, ascending; the same for all runs of a dataset with that split.
 
-    Splits of one share follow each other in one random order, from its end on at its beginning.
+    Splits of one share follow each other in one random order, which begins again where it ends.
     """
     order, held_out = np.random.default_rng(VALIDATION_SEED).permutation(n_train), round(share * n_train)
     return np.sort(np.roll(order, -split * held_out)[:held_out]).astype(np.int64)
