@@ -9,7 +9,6 @@ import pytest
 
 from vixml.config.published import PAPER, load_published, load_training_runs
 from vixml.errors import VixmlError
-from vixml.plan.cost import count, load_train_sizes, predict
 
 REPO_CONFIG = Path(__file__).resolve().parents[2] / "config"
 
@@ -65,14 +64,3 @@ def test_missing_file(config_dir):
     (config_dir / "reported" / "training_runs.csv").unlink()
     with pytest.raises(VixmlError, match="is missing"):
         load_published(config_dir)
-
-
-def test_predicted_cost_scales_with_epochs_and_parameters():
-    runs, sizes = load_training_runs(REPO_CONFIG), load_train_sizes(REPO_CONFIG)
-    text, image = predict(runs["run01"], "17.4M", sizes), predict(runs["run07"], "17.4M", sizes)
-    # Half the epochs, three tokens more for the images.
-    assert image.flop == pytest.approx(text.flop / 2 * 35 / 32)
-    assert text.flop == pytest.approx(6 * 17.4e6 * 32 * 2 * 294_805 * 300)
-    assert text.hours == pytest.approx(text.flop / 1e14 / 3600)
-    with pytest.raises(VixmlError):
-        count("many")

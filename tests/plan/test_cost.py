@@ -26,7 +26,7 @@ from vixml.plan.cost import (
     index_cost,
     needs,
     predict_cost,
-    predict_run,
+    predicted,
     run_cost,
     train_cost,
 )
@@ -388,12 +388,17 @@ def test_every_run_can_be_counted():
         assert math.isfinite(cost.hours) and cost.hours >= 0 and cost.disk_bytes > 0
 
 
+def test_what_is_no_number_of_parameters_is_refused():
+    with pytest.raises(VixmlError, match="not a number of parameters"):
+        count("many")
+
+
 def test_the_cell_of_a_run_that_was_not_run():
-    whole = predict_run(WORLD, SMALL, RUNS[SMALL, "text-minilm-l3"], GPU)
-    assert str(whole).startswith("predicted: at most ") and str(whole).endswith(" at 127 TFLOP/s")
-    assert whole.hours == cost_of(SMALL, "text-minilm-l3").hours
-    search = predict_run(WORLD, SMALL, RUNS[SMALL, "text-distilbert--augmented"], GPU)
-    assert "at most" not in str(search) and str(search).endswith("; beside the model of text-distilbert")
+    whole = predicted(WORLD, SMALL, RUNS[SMALL, "text-minilm-l3"], GPU)
+    cost = cost_of(SMALL, "text-minilm-l3")
+    assert whole == f"predicted: at most {cost.flop:.1e} FLOP, {cost.hours:.1f} h at 127 TFLOP/s"
+    search = predicted(WORLD, SMALL, RUNS[SMALL, "text-distilbert--augmented"], GPU)
+    assert "at most" not in search and search.endswith("; beside the model of text-distilbert")
 
 
 # -- requests to a batch system ---------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from vixml.config.published import TrainingRun, read_csv
 from vixml.config.registry import Counts, World
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
@@ -487,36 +486,18 @@ def run_cost(job: Job, hardware: Hardware) -> Cost:
 
 # -- cells of tables that were not run --------------------------------------------------------------------------------
 
-SUSTAINED = 1e14  # operations per second of a modern accelerator, for published runs that no run of ours repeats
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """A predicted training cost, as printed in a cell.
-
-    Attributes:
-        flop: floating point operations.
-        hours: at ``speed``.
-        speed: as printed.
-        bound: whether every text was counted at full length, so that the operations are an upper bound.
-        note: what the cost excludes.
-
-    Example:
-        >>> print(Prediction(3e18, 8.333))
-        predicted: at most 3.0e+18 FLOP, 8.3 h at 100 TFLOP/s
-    """
-
-    flop: float
-    hours: float
-    speed: str = "100 TFLOP/s"
-    bound: bool = True
-    note: str = ""
-
-    def __str__(self) -> str:
-        value, unit = (self.hours, "h") if self.hours >= 0.1 else (self.hours * 3600, "s")
-        time = f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-        note = f"; {self.note}" if self.note else ""
-        return f"predicted: {'at most ' if self.bound else ''}{self.flop:.1e} FLOP, {time} at {self.speed}{note}"
+def predicted(world: World, dataset: str, config: RunConfig, hardware: Hardware) -> str:
+    """Return what one of our runs would cost, as printed in a cell: what :func:`run_cost` counts, at which speed."""
+    job = Job.of(world, dataset, config)
+    cost = run_cost(job, hardware)
+    value, unit = (cost.hours, "h") if cost.hours >= 0.1 else (cost.hours * 3600, "s")
+    time = f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    if config.reuse is not None:
+        bound, speed, note = "", hardware.float32, f"; beside the model of {config.reuse}"
+    else:  # texts counted at full length make the operations an upper bound
+        bound, speed, note = "at most " if job.bound else "", job.speed(hardware), ""
+    return f"predicted: {bound}{cost.flop:.1e} FLOP, {time} at {speed / 1e12:.3g} TFLOP/s{note}"
 
 
 def count(printed: str) -> float:
@@ -530,38 +511,6 @@ def count(printed: str) -> float:
     if match is None:
         raise VixmlError("not a number of parameters", found=printed, expected="such as 17.4M or 3.09B")
     return float(match[1]) * {"M": 1e6, "B": 1e9}[match[2]]
-
-
-def load_train_sizes(config_dir: Path | str) -> dict[str, int]:
-    """Return the number of training queries of each of the paper's datasets (Table 8)."""
-    path = Path(config_dir) / "reported" / "datasets.csv"
-    return {row["dataset"]: int(row["n_train"]) for _, row in read_csv(path)}
-
-
-def predict(run: TrainingRun, params: str, sizes: dict[str, int]) -> Prediction:
-    """Predict the cost of a published run that no run of ours repeats, from what the paper prints about it.
-
-    ``6 x parameters x tokens`` operations per sequence (with LoRA, recomputing activations costs what the missing weight
-    gradients save), two sequences (a query and its label) per training query and epoch, each counted at full length:
-    ``max_len`` text tokens and one token per image.
-
-    Example:
-        >>> run = TrainingRun("run01", "D", "text", "MiniLM-L3", 0, 300, 32, ("T1",))
-        >>> f"{predict(run, '17.4M', {'D': 294_805}).flop:.1e}"
-        '5.9e+17'
-    """
-    flop = 6 * count(params) * (run.max_len + run.n_images) * 2 * sizes[run.dataset] * run.epochs
-    return Prediction(flop, flop / SUSTAINED / 3600)
-
-
-def predict_run(world: World, dataset: str, config: RunConfig, hardware: Hardware) -> Prediction:
-    """Predict the cost of one of our runs: training, index and search as :func:`run_cost` counts them."""
-    job = Job.of(world, dataset, config)
-    cost = run_cost(job, hardware)
-    if config.reuse is not None:
-        speed = f"{hardware.float32 / 1e12:.3g} TFLOP/s"
-        return Prediction(cost.flop, cost.hours, speed, False, f"beside the model of {config.reuse}")
-    return Prediction(cost.flop, cost.hours, f"{job.speed(hardware) / 1e12:.3g} TFLOP/s", job.bound)
 
 
 # -- memory and time that a job requests from a batch system -----------------------------------------------------------

@@ -33,7 +33,7 @@ from vixml.config.tables import Row as PublishedRow
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE
-from vixml.plan.cost import Cost, Missing, load_train_sizes, predict, predict_run
+from vixml.plan.cost import Cost, Missing, predicted
 from vixml.plan.plan import RunKey, parts_of_run
 from vixml.report.results import (
     STATES,
@@ -232,7 +232,6 @@ class Sources:
 
     published: list[PublishedValue]
     runs: dict[str, TrainingRun]
-    sizes: dict[str, int]
     registry: Registry
     results: Results
     config_dir: Path
@@ -244,9 +243,9 @@ class Sources:
         """Read the published numbers, where the folder has any, and the registry."""
         registry, measured = Registry.load(config_dir), measured or Measured()
         if not has_published(config_dir):
-            return cls([], {}, {}, registry, results, Path(config_dir), measured)
+            return cls([], {}, registry, results, Path(config_dir), measured)
         published, runs = load_published(config_dir), load_training_runs(config_dir)
-        return cls(published, runs, load_train_sizes(config_dir), registry, results, Path(config_dir), measured)
+        return cls(published, runs, registry, results, Path(config_dir), measured)
 
     def reported(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a CSV file of ``config/reported``."""
@@ -344,7 +343,8 @@ def _score_row(
     """Return a row with a cell per metric: each beside its published value, where the paper has the row."""
     results, registry = sources.results.of(dataset, row.run, row.seed), sources.registry
     stand_in = registry.stand_in(dataset, row.run) if row.run else None
-    blocked, cost = registry.blocked(dataset, row.run), _cost(row, dataset, next(iter(wanted.values())), sources)
+    blocked = registry.blocked(dataset, row.run)
+    cost = _cost(dataset, row.run, sources) if any(wanted.values()) else ""  # of published rows
     cells = []
     for metric, value in wanted.items():
         ours = metric_over_seeds(results, metric)
@@ -363,18 +363,15 @@ def _score_row(
     return Row(row.label, tuple(cells), run=row.run, seed=row.seed, seeds=seeds, hours=hours, **about)
 
 
-def _cost(row: PublishedRow | MeasuredRow, dataset: str, value: PublishedValue | None, sources: Sources) -> str:
-    """Return the predicted cost of a published row: of our run if there is one, else of the paper's as its table describes it."""
-    if value is None:
-        return ""
-    world, key = sources.registry.world, (dataset, row.run)
+def _cost(dataset: str, run: str | None, sources: Sources) -> str:
+    """Return the predicted cost of our run of a published row; empty where there is none, or sizes are not known."""
+    world, key = sources.registry.world, (dataset, run)
     entry, config = world.datasets.get(dataset), sources.registry.runs.get(key)
-    if entry is not None and entry.expect is not None and config is not None and config.needs_encoder:
-        if key not in sources.costs:
-            sources.costs[key] = str(predict_run(world, dataset, config, HARDWARE["gpu"]))
-        return sources.costs[key]
-    run = sources.runs.get(value.run) if value.run else None
-    return str(predict(run, value.row["params"], sources.sizes)) if run else ""
+    if entry is None or entry.expect is None or config is None or not config.needs_encoder:
+        return ""
+    if key not in sources.costs:
+        sources.costs[key] = predicted(world, dataset, config, HARDWARE["gpu"])
+    return sources.costs[key]
 
 
 # -- values without variance --------------------------------------------------------------------------------------------
