@@ -9,12 +9,6 @@ from typing import Annotated, Any
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for function in (new, fit):
-        app.command()(function)
-
-
 def _option(text: str, panel: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
@@ -153,3 +147,6 @@ def _file_of(name: str) -> Path:
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
+
+
+COMMANDS = (new, fit)

@@ -12,12 +12,6 @@ ConfigDir = Annotated[Path, typer.Option(help="Folder of datasets.yaml, models.y
 RESULTS, CONFIG_DIR = Path("results"), Path("config")
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    for function in (check, preflight, check_remote, doctor, document_config):
-        app.command()(function)
-
-
 def check(
     results: Results = RESULTS,
     dataset: Annotated[str | None, typer.Option(help="Look at this dataset only.")] = None,
@@ -132,3 +126,6 @@ def document_config(
 
     changed = document(root, check=check)
     print("\n".join(map(str, changed)) if changed else "nothing to change")
+
+
+COMMANDS = (check, preflight, check_remote, doctor, document_config)

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 Model = Annotated[Path, typer.Option(help="Model folder, of `vixml pack`.", show_default=False)]
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    for function in (pack, tag, export, serve):
-        app.command()(function)
-
-
 def pack(
     dataset: Dataset,
     run: Annotated[
@@ -271,3 +265,6 @@ def serve(
         server.ready = f"{address_of(listener)} serves {size}; Ctrl-C stops it"
         server.run(sockets=[listener])
     print("stopped")
+
+
+COMMANDS = (pack, tag, export, serve)

@@ -26,12 +26,6 @@ Out = Annotated[Path, typer.Option(help="Folder to write; it is complete when it
 CONFIG_DIR = Path("config")
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    for function in (make_tables, make_figures, make_report, make_tuning, summary, plan, reproduction):
-        app.command()(function)
-
-
 def make_tables(
     out: Out,
     score: Scores = None,
@@ -275,3 +269,6 @@ def plan(
     from vixml.report.plan_page import plan as run
 
     run(config, budget=budget, device=device, sustained=sustained, json_out=json, write=write, check=check)
+
+
+COMMANDS = (make_tables, make_figures, make_report, make_tuning, summary, plan, reproduction)

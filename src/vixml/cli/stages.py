@@ -49,13 +49,7 @@ Raw = Annotated[Path | None, _folder("Folder of downloaded files (`vixml downloa
 Results = Annotated[Path, _folder("Folder of all results.", envvar="VIXML_RESULTS")]
 ConfigDir = Annotated[Path, _folder("Folder of datasets.yaml, models.yaml and runs/.", envvar="VIXML_CONFIG_DIR")]
 RESULTS, CONFIG_DIR = Path("results"), Path("config")
-COMMANDS: list[Callable[..., None]] = []
-
-
-def register(app: typer.Typer) -> None:
-    """Add the stages to the command line, in the order in which data passes through them."""
-    for function in COMMANDS:
-        app.command()(function)
+COMMANDS: list[Callable[..., None]] = []  # in the order in which data passes through them
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
