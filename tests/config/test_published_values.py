@@ -9,6 +9,7 @@ import pytest
 
 from vixml.config.published import PAPER, load_published, load_training_runs
 from vixml.errors import VixmlError
+from vixml.plan.cost import predicted_from_print
 
 REPO_CONFIG = Path(__file__).resolve().parents[2] / "config"
 
@@ -64,3 +65,10 @@ def test_missing_file(config_dir):
     (config_dir / "reported" / "training_runs.csv").unlink()
     with pytest.raises(VixmlError, match="is missing"):
         load_published(config_dir)
+
+
+def test_predicted_cost_scales_with_epochs_and_parameters():
+    run = load_training_runs(REPO_CONFIG)["run07"]
+    flop = 6 * 17.4e6 * 35 * 2 * 294_805 * run.epochs  # 32 tokens of text, 3 images
+    wanted = f"predicted: at most {flop:.1e} FLOP, {flop / 1e14 / 3600:.1f} h at 100 TFLOP/s"
+    assert predicted_from_print(run, "17.4M", 294_805) == wanted

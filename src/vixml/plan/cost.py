@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from vixml.config.published import TrainingRun
 from vixml.config.registry import Counts, World
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
@@ -487,17 +488,38 @@ def run_cost(job: Job, hardware: Hardware) -> Cost:
 # -- cells of tables that were not run --------------------------------------------------------------------------------
 
 
+SUSTAINED = 1e14  # operations per second of a modern accelerator, for published runs that no run of ours repeats
+
+
 def predicted(world: World, dataset: str, config: RunConfig, hardware: Hardware) -> str:
     """Return what one of our runs would cost, as printed in a cell: what :func:`run_cost` counts, at which speed."""
     job = Job.of(world, dataset, config)
     cost = run_cost(job, hardware)
-    value, unit = (cost.hours, "h") if cost.hours >= 0.1 else (cost.hours * 3600, "s")
-    time = f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
     if config.reuse is not None:
-        bound, speed, note = "", hardware.float32, f"; beside the model of {config.reuse}"
-    else:  # texts counted at full length make the operations an upper bound
-        bound, speed, note = "at most " if job.bound else "", job.speed(hardware), ""
-    return f"predicted: {bound}{cost.flop:.1e} FLOP, {time} at {speed / 1e12:.3g} TFLOP/s{note}"
+        return f"{_predicted(cost.flop, cost.hours, hardware.float32)}; beside the model of {config.reuse}"
+    return _predicted(cost.flop, cost.hours, job.speed(hardware), job.bound)
+
+
+def predicted_from_print(run: TrainingRun, params: str, n_train: int) -> str:
+    """Return what a published run would cost that no run of ours repeats, from what the paper prints about it.
+
+    ``6 x parameters x tokens`` operations per sequence (with LoRA, recomputing activations costs what the missing weight
+    gradients save), two sequences (a query and its label) per training query and epoch, each counted at full length:
+    ``max_len`` text tokens and one token per image.
+
+    Example:
+        >>> predicted_from_print(TrainingRun("run01", "D", "text", "MiniLM-L3", 0, 300, 32, ("T1",)), "17.4M", 294_805)
+        'predicted: at most 5.9e+17 FLOP, 1.6 h at 100 TFLOP/s'
+    """
+    flop = 6 * count(params) * (run.max_len + run.n_images) * 2 * n_train * run.epochs
+    return _predicted(flop, flop / SUSTAINED / 3600, SUSTAINED, bound=True)
+
+
+def _predicted(flop: float, hours: float, speed: float, bound: bool = False) -> str:
+    """Print a cost; ``bound``: texts were counted at full length, so that the operations are an upper bound."""
+    value, unit = (hours, "h") if hours >= 0.1 else (hours * 3600, "s")
+    time = f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"predicted: {'at most ' if bound else ''}{flop:.1e} FLOP, {time} at {speed / 1e12:.3g} TFLOP/s"
 
 
 def count(printed: str) -> float:

@@ -1,6 +1,6 @@
 """Results read from score folders, their summary over seeds, and the verdict on a number beside a published one.
 
-Nothing is computed from data here: one :class:`Result` per score folder, read and checked. :class:`Registry` knows
+Nothing is computed from data here: one :class:`Result` per score folder, read and checked. :class:`Registry` says
 whether a run can be repeated here, and whether its data and weights are the paper's.
 """
 
@@ -16,9 +16,8 @@ from typing import Any, Literal, get_args
 
 from scipy.special import stdtrit
 
-from vixml.config.load import load_runs, load_world, registry_files
-from vixml.config.registry import World
-from vixml.config.run import RunConfig
+from vixml.config.load import registry_files
+from vixml.config.project import Project
 from vixml.config.tables import spec_path
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json
@@ -411,17 +410,8 @@ def hours_over_seeds(results: Sequence[Result]) -> Aggregate | None:
 # -- the registry: whether a run can be repeated, and whether it is a stand-in ---------------------------------
 
 
-@dataclass(frozen=True)
-class Registry:
-    """The registry of datasets and models, and every run's config."""
-
-    world: World
-    runs: dict[tuple[str, str], RunConfig]
-
-    @classmethod
-    def load(cls, config_dir: Path | str) -> Registry:
-        """Read ``datasets.yaml``, ``models.yaml`` and ``runs/``."""
-        return cls(load_world(config_dir), load_runs(config_dir))
+class Registry(Project):
+    """A configuration that says of its runs and datasets whether they can repeat the paper's, or only stand in for them."""
 
     def blocked(self, dataset: str, run: str | None) -> str | None:
         """Return what is missing to run a published row here, or None."""

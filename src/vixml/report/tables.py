@@ -33,7 +33,7 @@ from vixml.config.tables import Row as PublishedRow
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE
-from vixml.plan.cost import Cost, Missing, predicted
+from vixml.plan.cost import Cost, Missing, predicted, predicted_from_print
 from vixml.plan.plan import RunKey, parts_of_run
 from vixml.report.results import (
     STATES,
@@ -234,22 +234,19 @@ class Sources:
     runs: dict[str, TrainingRun]
     registry: Registry
     results: Results
-    config_dir: Path
-    measured: Measured = field(default_factory=Measured)
+    measured: Measured
     costs: dict[tuple[str, str], str] = field(default_factory=dict)  # predicted, filled as they are asked for
 
     @classmethod
     def load(cls, config_dir: Path | str, results: Results, measured: Measured | None = None) -> Sources:
         """Read the published numbers, where the folder has any, and the registry."""
-        registry, measured = Registry.load(config_dir), measured or Measured()
-        if not has_published(config_dir):
-            return cls([], {}, registry, results, Path(config_dir), measured)
-        published, runs = load_published(config_dir), load_training_runs(config_dir)
-        return cls(published, runs, registry, results, Path(config_dir), measured)
+        published = load_published(config_dir) if has_published(config_dir) else []
+        runs = load_training_runs(config_dir) if published else {}
+        return cls(published, runs, Registry(config_dir), results, measured or Measured())
 
     def reported(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a CSV file of ``config/reported``."""
-        return [row for _, row in read_csv(self.config_dir / "reported" / f"{name}.csv")]
+        return [row for _, row in read_csv(self.registry.config_dir / "reported" / f"{name}.csv")]
 
     def facts(self, latency: bool) -> list[dict[str, str]]:
         """Return the latencies that the paper states, or its other sentences with a number."""
@@ -343,8 +340,7 @@ def _score_row(
     """Return a row with a cell per metric: each beside its published value, where the paper has the row."""
     results, registry = sources.results.of(dataset, row.run, row.seed), sources.registry
     stand_in = registry.stand_in(dataset, row.run) if row.run else None
-    blocked = registry.blocked(dataset, row.run)
-    cost = _cost(dataset, row.run, sources) if any(wanted.values()) else ""  # of published rows
+    blocked, cost = registry.blocked(dataset, row.run), _cost(row, dataset, next(iter(wanted.values())), sources)
     cells = []
     for metric, value in wanted.items():
         ours = metric_over_seeds(results, metric)
@@ -363,15 +359,20 @@ def _score_row(
     return Row(row.label, tuple(cells), run=row.run, seed=row.seed, seeds=seeds, hours=hours, **about)
 
 
-def _cost(dataset: str, run: str | None, sources: Sources) -> str:
-    """Return the predicted cost of our run of a published row; empty where there is none, or sizes are not known."""
-    world, key = sources.registry.world, (dataset, run)
-    entry, config = world.datasets.get(dataset), sources.registry.runs.get(key)
-    if entry is None or entry.expect is None or config is None or not config.needs_encoder:
+def _cost(row: PublishedRow | MeasuredRow, dataset: str, value: PublishedValue | None, sources: Sources) -> str:
+    """Return the predicted cost of a published row: of our run if there is one, else of the paper's as its table describes it."""
+    if value is None:
         return ""
-    if key not in sources.costs:
-        sources.costs[key] = predicted(world, dataset, config, HARDWARE["gpu"])
-    return sources.costs[key]
+    world, key = sources.registry.world, (dataset, row.run)
+    entry, config = world.datasets.get(dataset), sources.registry.runs.get(key)
+    if entry is not None and entry.expect is not None and config is not None and config.needs_encoder:
+        if key not in sources.costs:
+            sources.costs[key] = predicted(world, dataset, config, HARDWARE["gpu"])
+        return sources.costs[key]
+    if (run := sources.runs.get(value.run or "")) is None:
+        return ""
+    sizes = {line["dataset"]: int(line["n_train"]) for line in sources.reported("datasets")}
+    return predicted_from_print(run, value.row["params"], sizes[run.dataset])
 
 
 # -- values without variance --------------------------------------------------------------------------------------------
@@ -594,7 +595,7 @@ def _claims(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
     asked = {(row.topic, row.item): row for row in spec.claims}
     if published.keys() != asked.keys():
         odd = sorted(published.keys() ^ asked.keys())[0]
-        holder = "the table" if odd in asked else sources.config_dir / "reported" / "other_facts.csv"
+        holder = "the table" if odd in asked else sources.registry.config_dir / "reported" / "other_facts.csv"
         raise VixmlError(
             "the table of claims and other_facts.csv have different sentences",
             where=f"config/tables/{spec.id}.yaml: claims",
@@ -658,7 +659,9 @@ def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> Mi
     registry = sources.registry
     # A configuration that makes every table trains these seeds.
     seeds: dict[tuple[str, str], set[int]] = {}
-    for dataset, run, seed in (one for spec in load_any_tables(sources.config_dir) for one in _runs(spec, sources)):
+    for dataset, run, seed in (
+        one for spec in load_any_tables(sources.registry.config_dir) for one in _runs(spec, sources)
+    ):
         if seed is not None:
             seeds.setdefault((dataset, run), set()).add(seed)
 
