@@ -16,11 +16,13 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ValidationError
 
 from vixml import __version__
@@ -252,31 +254,33 @@ def torch_build() -> str:
     return f"{about}; CUDA: CANNOT BE USED beside {trouble.gpu}: {trouble.why}\nwhat now: {trouble.fix}"
 
 
+def installed() -> Iterator[tuple[Requirement, str | None]]:
+    """Yield each package that vixml requires on this machine, and the version that is there; None: it is missing."""
+    project = REPOSITORY / "pyproject.toml"  # of a checkout, which may be newer than what was installed from it
+    if project.is_file():
+        texts = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        texts = importlib.metadata.requires("vixml") or []
+    for required in map(Requirement, texts):
+        if required.marker is None or required.marker.evaluate({"extra": ""}):
+            try:
+                yield required, importlib.metadata.version(required.name)
+            except importlib.metadata.PackageNotFoundError:
+                yield required, None
+
+
 def packages() -> str:
     """Return the packages that vixml requires, and mark those that differ from requirements.lock."""
     locks = [folder / "requirements.lock" for folder in (Path.cwd(), REPOSITORY)]
     lock = next((path.read_text(encoding="utf-8") for path in locks if path.is_file()), "")
-    pins = {_normal(name): pin for name, pin in re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE)}
-    project = REPOSITORY / "pyproject.toml"
-    if project.is_file():
-        required = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
-    else:
-        required = importlib.metadata.requires("vixml") or []
+    pins = {canonicalize_name(name): pin for name, pin in re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE)}
     found = []
-    for name in (re.match(r"[\w.-]+", line)[0] for line in required if "extra ==" not in line):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} MISSING")
-            continue
+    for required, version in installed():
         # The part after a plus sign is torch's build, which depends on the machine.
-        pin = pins.get(_normal(name), version)
-        found.append(f"{name} {version}" + (f" (LOCK {pin})" if pin not in (version, version.split("+")[0]) else ""))
+        pin = pins.get(canonicalize_name(required.name), version)
+        differs = version is not None and pin not in (version, version.split("+")[0])
+        found.append(f"{required.name} {version or 'MISSING'}" + (f" (LOCK {pin})" if differs else ""))
     return ", ".join(found) + ("" if pins else "\nrequirements.lock was not found: nothing to compare with")
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def snakemake() -> str:
