@@ -105,16 +105,12 @@ def form_given(
 
 def fit(
     name: Annotated[str, typer.Argument(help="Name given to `vixml new`, or the file that it wrote.")],
-    out: Annotated[Path | None, typer.Option(help="Model folder to write; NAME.model.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Model folder to write; NAME.model.")] = None,
     start: Annotated[
         Path | None,
-        typer.Option(
-            "--from", help="Earlier model folder to start from, when items or labels were added.", show_default=False
-        ),
+        typer.Option("--from", help="Earlier model folder to start from, when items or labels were added."),
     ] = None,
-    cores: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Processor cores; all.", show_default=False)
-    ] = None,
+    cores: Annotated[int | None, typer.Option(min=1, max=4096, help="Processor cores; all.")] = None,
 ) -> None:
     """Train on a catalogue, choose how to predict, and pack the result as one folder that tags new items.
 

@@ -19,7 +19,7 @@ from vixml.stages import find
 if TYPE_CHECKING:
     from vixml.config.project import Project
 
-Model = Annotated[Path, typer.Option(help="Model folder, of `vixml pack`.", show_default=False)]
+Model = Annotated[Path, typer.Option(help="Model folder, of `vixml pack`.")]
 
 
 def pack(
@@ -27,9 +27,7 @@ def pack(
     run: Annotated[
         str | None, typer.Argument(help="Run of that dataset; may be left out if one alone is finished.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write; DATASET.model by default.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; DATASET.model by default.")] = None,
     seed: Seed = 0,
     neighbours: Annotated[
         bool,
@@ -81,10 +79,10 @@ def _finished_run(project: Project, dataset: str, seed: int) -> str:
 def tag(
     table: Annotated[
         list[Path],
-        typer.Argument(help="The table, or its parts; every kind that `vixml new` reads.", show_default=False),
+        typer.Argument(help="The table, or its parts; every kind that `vixml new` reads."),
     ],
     model: Model,
-    out: Annotated[Path, typer.Option(help="File to write: .csv, .jsonl or .parquet.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="File to write: .csv, .jsonl or .parquet.")],
     k: Annotated[int, typer.Option(min=1, max=1_000_000, help="Tags of an item.")] = 10,
     id: Annotated[str | None, typer.Option(help="Column of the ids; by default that of the training table.")] = None,
     text: Annotated[
@@ -111,19 +109,13 @@ def tag(
     ] = "text",
     precision: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Write only tags of which this share is true, by items held out of training.",
-            show_default=False,
-        ),
+        typer.Option(min=0, max=1, help="Write only tags of which this share is true, by items held out of training."),
     ] = None,
     unlike: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            show_default=False,
             help="Put aside items unlike all training items; this share of ordinary items may be taken for such, e.g. 0.01.",
         ),
     ] = None,
@@ -168,13 +160,13 @@ def tag(
 def export(
     to: Annotated[
         Literal["sentence-transformers", "onnx", "faiss", "parquet", "hub"],
-        typer.Option(help="For which program.", show_default=False),
+        typer.Option(help="For which program."),
     ],
     model: Model,
-    out: Annotated[str, typer.Option(help="Folder to write; for hub, the repository OWNER/NAME.", show_default=False)],
+    out: Annotated[str, typer.Option(help="Folder to write; for hub, the repository OWNER/NAME.")],
     items: Annotated[
         bool | None,
-        typer.Option(help="faiss, parquet, hub: the training items, too. They are training data.", show_default=False),
+        typer.Option(help="faiss, parquet, hub: the training items, too. They are training data."),
     ] = None,
     form: Annotated[
         Literal["model", "sentence-transformers"], typer.Option("--as", help="hub: what is pushed.")
@@ -213,7 +205,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar="VIXML_TOKEN", help="Requests must bring it (Authorization: Bearer).", show_default=False),
+        typer.Option(envvar="VIXML_TOKEN", help="Requests must bring it (Authorization: Bearer)."),
     ] = None,
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Fetch images from web addresses, public ones only.")

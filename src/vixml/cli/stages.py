@@ -26,10 +26,10 @@ def _folder(text: str, **more: Any) -> typer.models.OptionInfo:
     return typer.Option(help=text, rich_help_panel="Folders (they follow from the names)", **more)
 
 
-Dataset = Annotated[str, typer.Argument(help="Entry of datasets.yaml.", show_default=False)]
-Run = Annotated[str, typer.Argument(help="Run of that dataset, from config/runs/.", show_default=False)]
-TextModel = Annotated[str, typer.Argument(help="Language model, an entry of models.yaml.", show_default=False)]
-Vision = Annotated[str, typer.Argument(help="Vision encoder, an entry of models.yaml.", show_default=False)]
+Dataset = Annotated[str, typer.Argument(help="Entry of datasets.yaml.")]
+Run = Annotated[str, typer.Argument(help="Run of that dataset, from config/runs/.")]
+TextModel = Annotated[str, typer.Argument(help="Language model, an entry of models.yaml.")]
+Vision = Annotated[str, typer.Argument(help="Vision encoder, an entry of models.yaml.")]
 Seed = Annotated[
     int,
     typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers; same seed, same bytes (on one processor)."),
@@ -45,7 +45,7 @@ Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or 
 Runs = Annotated[
     str, typer.Option(envvar="VIXML_RUNS", help="Runs (DATASET:RUN:SPLIT ...) that must fit what is read.")
 ]
-Raw = Annotated[Path | None, _folder("Folder of downloaded files (`vixml download`).", show_default=False)]
+Raw = Annotated[Path | None, _folder("Folder of downloaded files (`vixml download`).")]
 Results = Annotated[Path, _folder("Folder of all results.", envvar="VIXML_RESULTS")]
 ConfigDir = Annotated[Path, _folder("Folder of datasets.yaml, models.yaml and runs/.", envvar="VIXML_CONFIG_DIR")]
 RESULTS, CONFIG_DIR = Path("results"), Path("config")
@@ -92,12 +92,12 @@ def _folder_options(stage: Stage) -> dict[str, tuple[Any, Path | None]]:
         makers = " or ".join(f"`vixml {other}`" for other, path in PLACES.items() if path == PLACES[writer])
         text = f"{makers} wrote it" + ("; not always read." if name in stage.only_if else ".")
         # `model` names the entry of models.yaml.
-        option = Annotated[Path | None, _folder(text, show_default=False)]
+        option = Annotated[Path | None, _folder(text)]
         found["model_dir" if name == "model" else name] = option, None
     if stage.sources:
         found["raw"] = Raw, None
     text = "The folder to write; it is complete when it holds manifest.json."
-    found["out"] = Annotated[Path | None, _folder(text, show_default=False)], None
+    found["out"] = Annotated[Path | None, _folder(text)], None
     return found | {"results": (Results, RESULTS), "config_dir": (ConfigDir, CONFIG_DIR)}
 
 
@@ -136,9 +136,7 @@ def _encoding(job: Job) -> tuple[RunInputs, dict[str, Path]]:
 
 
 def download(
-    source: Annotated[
-        str, typer.Argument(help="Entry of `sources` in datasets.yaml or models.yaml.", show_default=False)
-    ],
+    source: Annotated[str, typer.Argument(help="Entry of `sources` in datasets.yaml or models.yaml.")],
     raw: Raw = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Fetch again what differs from the registry; files placed by hand stay.")
