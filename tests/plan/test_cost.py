@@ -12,7 +12,7 @@ from vixml.config.load import load_runs, load_world
 from vixml.config.registry import Counts
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
-from vixml.plan.assumptions import ARCHITECTURES, CONTEXT, HARDWARE, TEXTS, VISION, WATCHED
+from vixml.plan.assumptions import ARCHITECTURES, CONTEXT, HARDWARE, TEXTS, UNKNOWN, VISION, WATCHED
 from vixml.plan.cost import (
     DEFAULT_NEEDS,
     LEAST_MB,
@@ -118,16 +118,16 @@ def test_an_unknown_architecture_is_refused():
 
 
 def test_the_tokens_of_an_item():
-    query, label = items_of(SMALL, WORLD.datasets[SMALL], RUNS[SMALL, "vixml-qwen2.5-3b"], causal=True)
+    query, label = items_of(UNKNOWN, WORLD.datasets[SMALL], RUNS[SMALL, "vixml-qwen2.5-3b"], causal=True)
     # "This product text" is the prefix of a batch; "and its image" and the end token are in each sequence.
     assert query.text == 32 and query.images == pytest.approx(3 * 0.7945) and label.images == pytest.approx(3 * 0.9572)
     assert query.computed == pytest.approx(32 + 3 + 1 + query.images)
     assert query.attended == pytest.approx(query.computed + 3)
     # Counted lengths, two special tokens in an encoder, never more than max_len.
-    picto = items_of("picto", WORLD.datasets["picto"], RUNS["picto", "text-minilm-l3"], causal=False)
+    picto = items_of(TEXTS["picto"], WORLD.datasets["picto"], RUNS["picto", "text-minilm-l3"], causal=False)
     assert picto[0].computed == pytest.approx(TEXTS["picto"].query_tokens + 2) and picto[1].computed < 5
     short = RunConfig.model_validate({"encoder": {"max_len": 3}, "modality": "text"})
-    assert items_of("picto", WORLD.datasets["picto"], short, causal=False)[0].computed == 3
+    assert items_of(TEXTS["picto"], WORLD.datasets["picto"], short, causal=False)[0].computed == 3
 
 
 # -- operations -------------------------------------------------------------------------------------------------------

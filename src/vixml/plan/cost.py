@@ -125,8 +125,8 @@ class Job:
                 hint="give n_train, n_test and n_labels: after build-corpus, counts.json in its folder has them",
             )
         causal = model.attention == "causal"
-        query, label = items_of(dataset, entry, config, causal, results)
         texts = texts_of(dataset, config, causal, results)
+        query, label = items_of(texts, entry, config, causal)
         shape = shape_of(config.encoder.model, model, config.encoder.layers)
         each = texts.labels_per_query or float(entry.facts.get("avg_labels_per_query", 1.0))
         bound = texts.query_tokens is None
