@@ -14,7 +14,7 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import ARCHITECTURES, CONTEXT, HARDWARE, TEXTS, UNKNOWN, VISION, WATCHED
 from vixml.plan.cost import (
-    DEFAULT_NEEDS,
+    HEAVY,
     LEAST_MB,
     LEAST_MINUTES,
     RESERVE,
@@ -428,6 +428,6 @@ def test_without_a_gpu_main_memory_includes_device_memory():
 def test_a_dataset_without_sizes_has_a_default_request():
     entry = WORLD.datasets["picto"].model_copy(update={"expect": None})
     world = WORLD.model_copy(update={"datasets": {"mine": entry}})
-    assert needs(world, "mine", RunConfig(), "train", gpu=True) == DEFAULT_NEEDS["train"]
+    assert needs(world, "mine", RunConfig(), "train", gpu=True) == HEAVY["train"][1]
     with pytest.raises(VixmlError, match="without counts"):
         Job.of(world, "mine", RunConfig())

@@ -434,7 +434,6 @@ CHECKS: dict[str, dict[str, tuple[Check, ...]]] = {
     "predictions": {"predict": (same_identity, rankings)},
     "scores": {"score": (same_identity, same_scores)},
 }
-STAGES = tuple(CHECKS)
 DATA = ("build-corpus", "tokenize", "render-images", "embed-images")  # stages of a dataset
 RUNS = ("train", "build-index", "predict", "score")  # and of a run
 
@@ -532,7 +531,7 @@ def open_results(
 
 def inspect(results: Results) -> Iterator[StageReport]:
     """Yield the report of each stage, in order; the one that fails is the last."""
-    for stage in STAGES:
+    for stage in CHECKS:
         report = inspect_stage(results, stage)
         yield report
         if report.failed:
@@ -587,6 +586,6 @@ def last_line(reports: Sequence[StageReport]) -> str:
     failed = next((report.stage for report in reports if report.failed), None)
     if failed is None:
         return "every stage that is there is in order"
-    later = STAGES[STAGES.index(failed) + 1 :]
+    later = list(CHECKS)[list(CHECKS).index(failed) + 1 :]
     rest = f"; not looked at: {', '.join(later)}" if later else ""
     return f"the stage {failed} failed{rest}. Run snakemake again; if it finds nothing to do, delete the folder first"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vixml.config.published import TrainingRun
 from vixml.config.registry import Counts, World
@@ -537,10 +537,6 @@ def count(printed: str) -> float:
 
 # -- memory and time that a job requests from a batch system -----------------------------------------------------------
 
-Stage = Literal["train", "index", "predict"]
-COSTS: dict[Stage, Callable[[Job, Hardware], Cost]] = {
-    "train": train_cost, "index": index_cost, "predict": predict_cost,
-}  # fmt: skip
 # Generous, because a job killed at its limit costs more than a request that is too large.
 MEMORY_MARGIN, TIME_MARGIN = 1.5, 2.0
 LEAST_MB, LEAST_MINUTES = 4000, 60
@@ -559,22 +555,22 @@ class Needs:
     minutes: int
 
 
-# Requests where nothing can be counted, for example of a dataset whose entry gives no sizes.
-DEFAULT_NEEDS: dict[Stage, Needs] = {
-    "train": Needs(16000, 2880),
-    "index": Needs(16000, 480),
-    "predict": Needs(16000, 240),
+# Stage -> its cost, and its request where nothing can be counted, for example of a dataset whose entry gives no sizes.
+HEAVY: dict[str, tuple[Callable[[Job, Hardware], Cost], Needs]] = {
+    "train": (train_cost, Needs(16000, 2880)),
+    "index": (index_cost, Needs(16000, 480)),
+    "predict": (predict_cost, Needs(16000, 240)),
 }
 
 
-def needs(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: bool, attempt: int = 1) -> Needs:
+def needs(world: World, dataset: str, config: RunConfig, stage: str, *, gpu: bool, attempt: int = 1) -> Needs:
     """Return the request of one stage of a run: 1.5 times the predicted memory and twice the predicted time.
 
     Args:
         world: the registry.
         dataset: an entry of it.
         config: the run.
-        stage: one of its stages.
+        stage: a key of :data:`HEAVY`.
         gpu: whether it runs on a GPU.
         attempt: 1, 2, ... of a job that a batch system killed; multiplies the request.
 
@@ -585,13 +581,13 @@ def needs(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: b
         Needs(mem_mb=7000, minutes=60)
     """
     cost = stage_cost(world, dataset, config, stage, gpu=gpu)
-    return request(cost, DEFAULT_NEEDS[stage], gpu=gpu, attempt=attempt)
+    return request(cost, HEAVY[stage][1], gpu=gpu, attempt=attempt)
 
 
-def stage_cost(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: bool) -> Cost | None:
+def stage_cost(world: World, dataset: str, config: RunConfig, stage: str, *, gpu: bool) -> Cost | None:
     """Return the cost of one stage of a run; None if it cannot be counted."""
     try:
-        return COSTS[stage](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
+        return HEAVY[stage][0](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
     except VixmlError:
         return None
 
