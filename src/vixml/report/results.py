@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from scipy.special import stdtrit
 
+from vixml import stages
 from vixml.config.load import registry_files
 from vixml.config.project import Project
 from vixml.config.tables import spec_path
@@ -253,8 +254,8 @@ class Results:
 
 def find(results_dir: Path | str, split: str = "test") -> list[Path]:
     """Return every finished score folder below ``results_dir``, sorted."""
-    pattern = place("score", "", dataset="*", run="*", seed="*", split=split) / MANIFEST
-    return sorted(path.parent for path in Path(results_dir).glob(pattern.as_posix()))
+    found = stages.find("score", results_dir)
+    return [path for path, names in found if names["split"] == split and (path / MANIFEST).exists()]
 
 
 def load(folders: Iterable[Path | str], split: str = "test") -> Results:
