@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from vixml import __version__
 from vixml.config.load import load_workflow, read_yaml
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, reading
 from vixml.provenance import MANIFEST, existing, git_state, machine
 from vixml.stages import find, place
 from vixml.text import size
@@ -414,35 +414,29 @@ def require_remote(root: Path, name: str | None = None, *, filled: bool = False)
 
     where = ".dvc/config, .dvc/config.local"
     add = "dvc remote add --default shared PLACE (a folder, s3://..., gs://..., ssh://...; docs/dvc.md)"
-    try:
-        with Repo(str(root)) as repo:
-            known = sorted(repo.config["remote"])
-            chosen = name or repo.config["core"].get("remote")
-            if chosen not in known:
-                raise VixmlError(
-                    f"DVC knows no remote {chosen!r}" if chosen else "DVC has no default remote",
-                    where=where,
-                    found=f"remotes: {', '.join(known) or 'none'}",
-                    hint=f"name one of them, or add one: {add}" if known else add,
-                )
-            remote = repo.cloud.get_remote(chosen)
-            new = remote.fs.protocol == "local" and not filled
-            folder = str(Path(remote.path).parent) if new else remote.path
-            if not remote.fs.exists(folder):
-                raise VixmlError(
-                    f"the DVC remote {chosen!r} is not there",
-                    where=where,
-                    found=f"nothing at {folder}",
-                    hint=f"mount or create it, or correct its address: dvc remote modify {chosen} url PLACE",
-                )
-            return remote.fs.unstrip_protocol(remote.path)
-    except VixmlError:
-        raise
-    except Exception as error:  # each kind of store has errors of its own
-        raise VixmlError(
-            f"the DVC remote {name or 'that is the default'} cannot be reached",
-            where=where,
-            found=f"{type(error).__name__}: {error}".splitlines()[0],
-            hint="s3:// needs `pip install dvc-s3`, gs:// dvc-gs, ssh:// dvc-ssh; otherwise check its address (dvc remote list) "
-            "and credentials (docs/dvc.md)",
-        ) from None
+    unreachable = f"the DVC remote {name or 'that is the default'} cannot be reached"
+    hint = (
+        "s3:// needs `pip install dvc-s3`, gs:// dvc-gs, ssh:// dvc-ssh; otherwise check its address (dvc remote list) "
+        "and credentials (docs/dvc.md)"
+    )
+    with reading(unreachable, where, hint=hint), Repo(str(root)) as repo:  # each kind of store has errors of its own
+        known = sorted(repo.config["remote"])
+        chosen = name or repo.config["core"].get("remote")
+        if chosen not in known:
+            raise VixmlError(
+                f"DVC knows no remote {chosen!r}" if chosen else "DVC has no default remote",
+                where=where,
+                found=f"remotes: {', '.join(known) or 'none'}",
+                hint=f"name one of them, or add one: {add}" if known else add,
+            )
+        remote = repo.cloud.get_remote(chosen)
+        new = remote.fs.protocol == "local" and not filled
+        folder = str(Path(remote.path).parent) if new else remote.path
+        if not remote.fs.exists(folder):
+            raise VixmlError(
+                f"the DVC remote {chosen!r} is not there",
+                where=where,
+                found=f"nothing at {folder}",
+                hint=f"mount or create it, or correct its address: dvc remote modify {chosen} url PLACE",
+            )
+        return remote.fs.unstrip_protocol(remote.path)
