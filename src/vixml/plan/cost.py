@@ -68,14 +68,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """Cost of rows without a result: by table, and of all tables together, where shared parts count once."""
-
-    by_table: dict[str, Cost]
-    total: Cost
-
-
-@dataclass(frozen=True)
 class Job:
     """One run of one dataset, and the sizes that its cost follows from.
 

@@ -19,9 +19,8 @@ from vixml.config.published import PublishedValue, select_one
 from vixml.config.tables import Comparison, TableSpec, load_any_tables, load_comparisons, load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import write_json, write_text
-from vixml.plan.cost import Missing
 from vixml.report.results import NOT_RUN, STATES, Aggregate, Results, difference, find, load, mean_sd, read_versioned
-from vixml.report.tables import Row, Section, Sources, Table, build_tables, missing_cost
+from vixml.report.tables import Missing, Row, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import duration, markdown, one_line, plain, size
 
 # -- the main numbers ----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from vixml.config.tables import Row as PublishedRow
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE
-from vixml.plan.cost import Cost, Missing, predicted, predicted_from_print
+from vixml.plan.cost import Cost, predicted, predicted_from_print
 from vixml.plan.plan import RunKey, parts_of_run
 from vixml.report.results import (
     STATES,
@@ -647,6 +647,14 @@ FACTS = {
 
 
 # -- predicted cost of the rows that nobody ran -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Cost of rows without a result: by table, and of all tables together, where shared parts count once."""
+
+    by_table: dict[str, Cost]
+    total: Cost
 
 
 def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> Missing:

@@ -11,10 +11,9 @@ import pandas as pd
 
 from vixml.config.tables import load_any_tables
 from vixml.files import write_json, write_text
-from vixml.plan.cost import Missing
 from vixml.provenance import stage
 from vixml.report.results import MEANING, STATES, Aggregate, Results, load, mean_sd, stage_inputs
-from vixml.report.tables import Cell, Measured, Section, Sources, Table, build_tables, missing_cost
+from vixml.report.tables import Cell, Measured, Missing, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import csv_cell, duration, markdown, one_line, plain
 
 
