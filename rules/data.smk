@@ -1,9 +1,10 @@
-# Published files to token ids: fetch_source, build_corpus, tokenize_corpus, hash_texts.
+# Published files to corpora, model folders and token ids: fetch_source, build_corpus, prepare_model, tokenize_corpus, hash_texts.
 #
 # REQUIRED INPUTS: config/datasets.yaml and config/models.yaml (what to fetch, with its SHA-256); a network for
-#   fetch_source only, and only for files missing from results/raw; for your own dataset, its tables.
-# OUTPUTS: results/raw/{filename}; results/data/{dataset}/corpus; results/data/{dataset}/tokens/{model}-{max_len};
-#   results/data/{dataset}/lexical.
+#   fetch_source only, and only for files missing from results/raw; for your own dataset, its tables; for hub models a network,
+#   or their files placed by hand in results/raw/hub/{checkpoint, with -- for /}.
+# OUTPUTS: results/raw/{filename}; results/data/{dataset}/corpus; results/models/{model}, a folder that AutoModel and
+#   AutoTokenizer can read; results/data/{dataset}/tokens/{model}-{max_len}; results/data/{dataset}/lexical.
 
 
 rule fetch_source:
@@ -45,6 +46,23 @@ rule build_corpus:
         "Build the corpus of {wildcards.dataset}"
     shell:
         "vixml build-corpus {wildcards.dataset} 2>&1 | logged {log:q}"
+
+
+rule prepare_model:
+    """Make a language model's folder from published files, and check every tensor."""
+    input:
+        unpack(reads("prepare-model")),
+    output:
+        made_by("prepare-model"),
+    resources:
+        mem_mb=4000,
+        runtime=240,  # downloads a checkpoint of 15 GB
+    params:
+        **obeys("prepare-model"),
+    message:
+        "Prepare the language model {wildcards.model}"
+    shell:
+        "vixml prepare-model {wildcards.model} 2>&1 | logged {log:q}"
 
 
 rule tokenize_corpus:

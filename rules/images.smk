@@ -86,9 +86,7 @@ rule embed_images:
     priority: 10000
     threads: THREADS.images
     resources:
-        **ON_DEVICE,
-        mem_mb=lambda wildcards, attempt: for_images(wildcards, attempt).mem_mb,
-        runtime=lambda wildcards, attempt: for_images(wildcards, attempt).minutes,
+        **heavy("images"),
     params:
         **obeys("embed-images"),
     message:

@@ -1,7 +1,7 @@
 # Resources of a job: priority, GPU, memory and time.
 #
 # REQUIRED INPUTS: constants and functions of rules/common.smk (WORLD, DEVICE, WITH_GPU, run_of).
-# OUTPUTS: none; functions for the rules that train, encode and search.
+# OUTPUTS: none; functions for the rules that train, encode, search and pool images.
 import math
 
 from vixml.plan.cost import needs, stage_cost
@@ -13,14 +13,14 @@ if "gpu" not in workflow.global_resources:
 
 # Of a job that writes pages.
 LIGHT = {"mem_mb": 2000, "runtime": 10}
-# Of a job that computes on a GPU, if there is one.
-ON_DEVICE = {"gpu": int(WITH_GPU), "device": DEVICE}
 
 
 def heavy(stage, processes=1):
-    """Return the resources of a job that trains, encodes or searches; memory and time grow with each attempt."""
+    """Return the resources of a job that trains, encodes, searches or pools images; memory and time grow with each attempt."""
 
     def of(wildcards, attempt):
+        if stage == "images":
+            return image_needs(WORLD, PROJECT.runs, wildcards.dataset, wildcards.vision, gpu=WITH_GPU, attempt=attempt)
         return needs(WORLD, wildcards.dataset, run_of(wildcards), stage, gpu=WITH_GPU, attempt=attempt)
 
     return {
@@ -38,11 +38,6 @@ def longest_first(wildcards):
     # Nothing is predicted of a dataset without counts: then by epochs, and half as much again for images.
     seconds = 60 * run.training.epochs * (1.5 if run.uses_images else 1) if cost is None else 3600 * cost.hours
     return min(9999, round(400 * math.log2(1 + seconds)))
-
-
-def for_images(wildcards, attempt):
-    """Return the memory and time that pooling a dataset's images asks for."""
-    return image_needs(WORLD, PROJECT.runs, wildcards.dataset, wildcards.vision, gpu=WITH_GPU, attempt=attempt)
 
 
 def all_cores(wildcards):

@@ -1,10 +1,11 @@
-# Training: train_model.
+# Training, the vectors of a trained run, and the latency of a query: train_model, build_index, measure_latency.
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus and tokens; results/models/{model}; for runs with images
 #   results/data/{dataset}/embeddings/{vision}.
 # OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/model. A run of 0 epochs has one too: its "trained" model is the
 #   published checkpoint. A run that reuses another's model has none of its own.
 #   results/runs/{dataset}/{run}/seed{seed}/checkpoint exists while a training is unfinished.
+#   .../seed{seed}/index; .../seed{seed}/latency, for the runs of `latencies`.
 
 PROCESSES = WORKFLOW.processes_per_training
 
@@ -29,4 +30,44 @@ rule train_model:
         """
         vixml train {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} --processes {resources.processes} \
             --threads {resources.own_threads} --device {resources.device} 2>&1 | logged {log:q}
+        """
+
+
+rule build_index:
+    """Encode every query and label of a run into unit vectors."""
+    input:
+        unpack(reads("build-index")),
+    output:
+        made_by("build-index"),
+    threads: THREADS.train
+    resources:
+        **heavy("index"),
+    params:
+        **obeys("build-index"),
+    message:
+        "Encode queries and labels of {wildcards.dataset} with {wildcards.run}, seed {wildcards.seed}"
+    shell:
+        """
+        vixml build-index {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} \
+            --threads {threads} --device {resources.device} 2>&1 | logged {log:q}
+        """
+
+
+rule measure_latency:
+    """Measure the latency of a query of a trained run, with nothing else running."""
+    input:
+        unpack(reads("measure-latency")),
+    output:
+        made_by("measure-latency"),
+    threads: all_cores
+    resources:
+        **heavy("index") | {"runtime": 60},
+    params:
+        **obeys("measure-latency"),
+    message:
+        "Time a query of {wildcards.dataset} with {wildcards.run}"
+    shell:
+        """
+        vixml measure-latency {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} \
+            --threads 1 --device {resources.device} 2>&1 | logged {log:q}
         """

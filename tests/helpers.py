@@ -8,11 +8,10 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import typer
 from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 
-from vixml.cli import stages
+from vixml.cli import app
 from vixml.config.registry import Source
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_json, write_json
@@ -53,8 +52,6 @@ def run_stage(*arguments: object) -> str:
     Raises:
         VixmlError: as the stage does.
     """
-    app = typer.Typer(pretty_exceptions_enable=False)
-    stages.register(app)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if isinstance(result.exception, VixmlError):
         raise result.exception

@@ -83,7 +83,7 @@ def describe_outputs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def expect_nothing_else(folder: Path | str) -> None:
-    """Check that a finished folder has only the files that its manifest names, before a library looks into it.
+    """Check that a finished folder has only the files that its manifest names, for example before a library looks into it.
 
     transformers opens whichever weights, adapters and settings it finds in a folder. A folder without a manifest is no stage's.
 
@@ -97,7 +97,7 @@ def expect_nothing_else(folder: Path | str) -> None:
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         if path.relative_to(folder).as_posix() not in known:
             hint = "move it away, or delete the folder and run snakemake again"
-            raise VixmlError("a model folder holds a file that its stage did not write", where=path, hint=hint)
+            raise VixmlError("a folder holds a file that its stage did not write", where=path, hint=hint)
 
 
 def not_whole(folder: Path | str) -> list[str]:

@@ -16,7 +16,7 @@ from helpers import update_manifest
 from result_files import copy_config
 from safetensors.numpy import load_file, save_file
 
-from vixml.check.check import STAGES, Absent, attempt, inspect, last_line, line, open_results
+from vixml.check.check import CHECKS, Absent, attempt, inspect, last_line, line, open_results
 from vixml.cli import main
 from vixml.config.load import read_yaml
 from vixml.errors import VixmlError
@@ -225,7 +225,7 @@ def look(tree: Path, **options) -> list:
 
 def test_results_in_order_pass_every_stage(pristine):
     reports = look(pristine)
-    assert [report.stage for report in reports] == list(STAGES)
+    assert [report.stage for report in reports] == list(CHECKS)
     assert not [str(failure) for report in reports for failure in report.failed]
     assert {r.stage: r.n_folders for r in reports} == {
         "data": 1, "tokens": 1, "images": 2, "model": 2, "index": 1, "predictions": 4, "scores": 4,
@@ -319,7 +319,7 @@ def test_the_command_prints_one_line_per_stage_and_returns_a_status(tree, capsys
     options = ["--results", str(tree / "results"), "--config-dir", str(tree / "config")]
     assert main(["check", *options]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert [text.split()[0] for text in shown[:-1]] == list(STAGES)
+    assert [text.split()[0] for text in shown[:-1]] == list(CHECKS)
     before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
     value(f"{INDEX}/label_z.npy", (19, 0), 2.0)(tree / "results")
     assert main(["check", *options, "--run", "searching"]) == 1

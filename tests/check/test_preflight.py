@@ -15,8 +15,9 @@ import pytest
 from hub_server import serve_hub, turn_away
 
 from vixml import cli
+from vixml.check import doctor
 from vixml.check import preflight as checks
-from vixml.check.preflight import Line, before, clock, hub_models, memory_line, packages, shared_memory, unfinished
+from vixml.check.preflight import Line, before, clock, hub_models, memory, packages, shared_memory, unfinished
 from vixml.config.project import Project
 from vixml.plan.plan import read_workflow
 
@@ -84,6 +85,9 @@ def test_no_answer_of_any_host_stops_the_papers_runs(project, monkeypatch, capsy
 def test_one_line_for_each_package_that_does_not_fit(project, monkeypatch):
     assert states(packages([])) == {"packages": ("ok", False)}
     monkeypatch.setattr(
+        doctor, "REPOSITORY", project.results
+    )  # no checkout: the installed package says what it requires
+    monkeypatch.setattr(
         importlib.metadata, "requires", lambda _: ["numpy>=99", "no-such-thing", 'ruff; extra == "dev"']
     )
     (line,) = packages([])
@@ -97,9 +101,10 @@ def test_one_line_for_each_package_that_does_not_fit(project, monkeypatch):
 
 def test_memory_names_what_does_not_fit():
     needs = {"train/a": 5e9, "train/b": 70e9, "index/b": 90e9}
-    assert memory_line("GPU memory", needs, 100e9)[1] == "ok"
-    _, state, found, hint = memory_line("GPU memory", needs, 60e9)
-    assert state == "fails" and found.index("index/b") < found.index("train/b") and "train/a" not in found and hint
+    assert memory("GPU memory", needs, 100e9).state == "ok"
+    line = memory("GPU memory", needs, 60e9)
+    assert line.state == "fails" and line.stops and line.hint
+    assert line.found.index("index/b") < line.found.index("train/b") and "train/a" not in line.found
 
 
 @pytest.mark.parametrize(("free", "state"), [(1e6, "fails"), (1e15, "ok")])

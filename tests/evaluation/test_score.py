@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from vixml.cli import stages as verbs
+from vixml.cli import app
 from vixml.config.registry import Dataset
 from vixml.data.corpus import CorpusData, Items
 from vixml.errors import VixmlError
@@ -175,8 +174,6 @@ def test_data_that_would_be_scored_wrongly_are_refused(tmp_path):
 
 
 def test_both_commands_have_help_and_score_takes_options(tmp_path):
-    app = typer.Typer()
-    verbs.register(app)
     for verb in ("predict", "score"):
         shown = CliRunner().invoke(app, [verb, "--help"])
         assert shown.exit_code == 0 and f"vixml {verb}" in shown.output

@@ -12,9 +12,9 @@ from vixml.config.load import load_runs, load_world
 from vixml.config.registry import Counts
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
-from vixml.plan.assumptions import ARCHITECTURES, CONTEXT, HARDWARE, TEXTS, VISION, WATCHED
+from vixml.plan.assumptions import ARCHITECTURES, CONTEXT, HARDWARE, TEXTS, UNKNOWN, VISION, WATCHED
 from vixml.plan.cost import (
-    DEFAULT_NEEDS,
+    HEAVY,
     LEAST_MB,
     LEAST_MINUTES,
     RESERVE,
@@ -26,7 +26,7 @@ from vixml.plan.cost import (
     index_cost,
     needs,
     predict_cost,
-    predict_run,
+    predicted,
     run_cost,
     train_cost,
 )
@@ -118,16 +118,16 @@ def test_an_unknown_architecture_is_refused():
 
 
 def test_the_tokens_of_an_item():
-    query, label = items_of(SMALL, WORLD.datasets[SMALL], RUNS[SMALL, "vixml-qwen2.5-3b"], causal=True)
+    query, label = items_of(UNKNOWN, WORLD.datasets[SMALL], RUNS[SMALL, "vixml-qwen2.5-3b"], causal=True)
     # "This product text" is the prefix of a batch; "and its image" and the end token are in each sequence.
     assert query.text == 32 and query.images == pytest.approx(3 * 0.7945) and label.images == pytest.approx(3 * 0.9572)
     assert query.computed == pytest.approx(32 + 3 + 1 + query.images)
     assert query.attended == pytest.approx(query.computed + 3)
     # Counted lengths, two special tokens in an encoder, never more than max_len.
-    picto = items_of("picto", WORLD.datasets["picto"], RUNS["picto", "text-minilm-l3"], causal=False)
+    picto = items_of(TEXTS["picto"], WORLD.datasets["picto"], RUNS["picto", "text-minilm-l3"], causal=False)
     assert picto[0].computed == pytest.approx(TEXTS["picto"].query_tokens + 2) and picto[1].computed < 5
     short = RunConfig.model_validate({"encoder": {"max_len": 3}, "modality": "text"})
-    assert items_of("picto", WORLD.datasets["picto"], short, causal=False)[0].computed == 3
+    assert items_of(TEXTS["picto"], WORLD.datasets["picto"], short, causal=False)[0].computed == 3
 
 
 # -- operations -------------------------------------------------------------------------------------------------------
@@ -388,12 +388,17 @@ def test_every_run_can_be_counted():
         assert math.isfinite(cost.hours) and cost.hours >= 0 and cost.disk_bytes > 0
 
 
+def test_what_is_no_number_of_parameters_is_refused():
+    with pytest.raises(VixmlError, match="not a number of parameters"):
+        count("many")
+
+
 def test_the_cell_of_a_run_that_was_not_run():
-    whole = predict_run(WORLD, SMALL, RUNS[SMALL, "text-minilm-l3"], GPU)
-    assert str(whole).startswith("predicted: at most ") and str(whole).endswith(" at 127 TFLOP/s")
-    assert whole.hours == cost_of(SMALL, "text-minilm-l3").hours
-    search = predict_run(WORLD, SMALL, RUNS[SMALL, "text-distilbert--augmented"], GPU)
-    assert "at most" not in str(search) and str(search).endswith("; beside the model of text-distilbert")
+    whole = predicted(WORLD, SMALL, RUNS[SMALL, "text-minilm-l3"], GPU)
+    cost = cost_of(SMALL, "text-minilm-l3")
+    assert whole == f"predicted: at most {cost.flop:.1e} FLOP, {cost.hours:.1f} h at 127 TFLOP/s"
+    search = predicted(WORLD, SMALL, RUNS[SMALL, "text-distilbert--augmented"], GPU)
+    assert "at most" not in search and search.endswith("; beside the model of text-distilbert")
 
 
 # -- requests to a batch system ---------------------------------------------------------------------------------------
@@ -423,6 +428,6 @@ def test_without_a_gpu_main_memory_includes_device_memory():
 def test_a_dataset_without_sizes_has_a_default_request():
     entry = WORLD.datasets["picto"].model_copy(update={"expect": None})
     world = WORLD.model_copy(update={"datasets": {"mine": entry}})
-    assert needs(world, "mine", RunConfig(), "train", gpu=True) == DEFAULT_NEEDS["train"]
+    assert needs(world, "mine", RunConfig(), "train", gpu=True) == HEAVY["train"][1]
     with pytest.raises(VixmlError, match="without counts"):
         Job.of(world, "mine", RunConfig())

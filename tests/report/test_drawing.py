@@ -21,7 +21,7 @@ from vixml.report.figures import make_figures
 from vixml.report.results import Registry
 
 FIGURES = REPO / "config/figures"
-REGISTRY = Registry.load(REPO / "config")
+REGISTRY = Registry(REPO / "config")
 DATASET = read_yaml(FIGURES / "figure1.yaml")["dataset"]
 PARTS = list(csv.DictReader((FIGURES / "figure1.csv").read_text(encoding="utf-8").splitlines()))
 

@@ -146,10 +146,10 @@ def test_parts_are_means_over_seeds_in_the_order_asked_for(results):
         add_parts(folder, parts(2.0 * int(folder.parts[-3].removeprefix("seed")), without=40.0))
     (found,) = breakdowns(load(folders), ["c", "absent", "a"])
     assert [run.run for run in found.runs] == ["c", "a", "b"] and found.compared == ("c", "a")
-    first = found.runs[0].by_frequency["P@1"]
+    first = found.runs[0].values["by_frequency", "P@1"]
     assert [value.mean for value in first] == [group + 2.0 for group in range(10)] and first[0].n == 2
     assert [group["frequency"] for group in found.groups][:2] == ["1", "2"]
-    assert [value.mean for value in found.runs[0].by_query_image] == [50.0, 40.0]
+    assert [value.mean for value in found.runs[0].values["by_query_image", "P@1"]] == [50.0, 40.0]
     assert len(found.charts) == 5 and "c: 1 2.0" in found.charts[0]
 
 
@@ -157,7 +157,7 @@ def test_without_queries_there_is_no_precision(results):
     folder = write_result(results, "picto", "a", 0, METRICS)
     add_parts(folder, parts())
     (found,) = breakdowns(load([folder]), ["a"])
-    assert found.runs[0].by_query_image[1] is None and found.n_queries == (30, 0)
+    assert found.runs[0].values["by_query_image", "P@1"][1] is None and found.n_queries == (30, 0)
     assert len(found.charts) == 4
 
 

@@ -43,8 +43,8 @@ def test_predictions_of_another_corpus(results):
     score = write_result(results, "picto", "text-minilm-l3", 0, METRICS)
     corpus, images = write_corpus(results)
     write_predictions(score)
-    save_array(score.parent / "predictions" / "labels.npy", np.full((30, 5), 99, dtype=np.int32))
-    with pytest.raises(VixmlError, match="do not belong"):
+    save_array(score.parent / "predictions" / "labels.npy", np.full((30, 8), 99, dtype=np.int32))
+    with pytest.raises(VixmlError, match="a predicted label does not exist"):
         gallery(corpus, images, COMPARE, load([score]))
 
 

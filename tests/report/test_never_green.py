@@ -73,7 +73,7 @@ def test_picto_with_the_papers_own_values_confirms_nothing_in_any_table(values):
 
 def altered(part: str) -> Registry:
     """Return the registry with every dataset, language model or vision encoder a stand-in."""
-    registry = sources().registry
+    registry = Registry(CONFIG)
     world = registry.world
     if part == "datasets":
         parts = {name: entry.model_copy(update={"stand_in": True}) for name, entry in world.datasets.items()}
@@ -81,7 +81,8 @@ def altered(part: str) -> Registry:
         parts = {name: entry.model_copy(update={"exact": False}) for name, entry in world.text_models.items()}
     else:
         parts = {name: entry.model_copy(update={"stand_in": True}) for name, entry in world.vision_models.items()}
-    return Registry(world.model_copy(update={part: parts}), registry.runs)
+    registry.world = world.model_copy(update={part: parts})
+    return registry
 
 
 def judged(registry: Registry) -> list[tuple[str, str, bool, set[str]]]:

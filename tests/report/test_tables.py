@@ -109,7 +109,7 @@ def test_a_users_own_data_stand_in_for_nothing_and_confirm_nothing(config_dir, r
 
 def test_a_vision_encoder_that_stands_in_marks_only_runs_with_images(config_dir, results):
     register_real(config_dir, vision_stand_in=True)
-    registry = Registry.load(config_dir)
+    registry = Registry(config_dir)
     assert registry.stand_in("LF-AmazonTitles-131K", "text-minilm-l3") is None
     assert "EfficientNet" in registry.stand_in("LF-AmazonTitles-131K", "vixml-minilm-l3")
     table = build("table3", config_dir, write_real(results, "vixml-minilm-l3"))

@@ -16,16 +16,18 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ValidationError
 
 from vixml import __version__
 from vixml.config.load import load_workflow, read_yaml
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, reading
 from vixml.provenance import MANIFEST, existing, git_state, machine
 from vixml.stages import find, place
 from vixml.text import size
@@ -252,31 +254,33 @@ def torch_build() -> str:
     return f"{about}; CUDA: CANNOT BE USED beside {trouble.gpu}: {trouble.why}\nwhat now: {trouble.fix}"
 
 
+def installed() -> Iterator[tuple[Requirement, str | None]]:
+    """Yield each package that vixml requires on this machine, and the version that is there; None: it is missing."""
+    project = REPOSITORY / "pyproject.toml"  # of a checkout, which may be newer than what was installed from it
+    if project.is_file():
+        texts = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        texts = importlib.metadata.requires("vixml") or []
+    for required in map(Requirement, texts):
+        if required.marker is None or required.marker.evaluate({"extra": ""}):
+            try:
+                yield required, importlib.metadata.version(required.name)
+            except importlib.metadata.PackageNotFoundError:
+                yield required, None
+
+
 def packages() -> str:
     """Return the packages that vixml requires, and mark those that differ from requirements.lock."""
     locks = [folder / "requirements.lock" for folder in (Path.cwd(), REPOSITORY)]
     lock = next((path.read_text(encoding="utf-8") for path in locks if path.is_file()), "")
-    pins = {_normal(name): pin for name, pin in re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE)}
-    project = REPOSITORY / "pyproject.toml"
-    if project.is_file():
-        required = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
-    else:
-        required = importlib.metadata.requires("vixml") or []
+    pins = {canonicalize_name(name): pin for name, pin in re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE)}
     found = []
-    for name in (re.match(r"[\w.-]+", line)[0] for line in required if "extra ==" not in line):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} MISSING")
-            continue
+    for required, version in installed():
         # The part after a plus sign is torch's build, which depends on the machine.
-        pin = pins.get(_normal(name), version)
-        found.append(f"{name} {version}" + (f" (LOCK {pin})" if pin not in (version, version.split("+")[0]) else ""))
+        pin = pins.get(canonicalize_name(required.name), version)
+        differs = version is not None and pin not in (version, version.split("+")[0])
+        found.append(f"{required.name} {version or 'MISSING'}" + (f" (LOCK {pin})" if differs else ""))
     return ", ".join(found) + ("" if pins else "\nrequirements.lock was not found: nothing to compare with")
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def snakemake() -> str:
@@ -410,35 +414,29 @@ def require_remote(root: Path, name: str | None = None, *, filled: bool = False)
 
     where = ".dvc/config, .dvc/config.local"
     add = "dvc remote add --default shared PLACE (a folder, s3://..., gs://..., ssh://...; docs/dvc.md)"
-    try:
-        with Repo(str(root)) as repo:
-            known = sorted(repo.config["remote"])
-            chosen = name or repo.config["core"].get("remote")
-            if chosen not in known:
-                raise VixmlError(
-                    f"DVC knows no remote {chosen!r}" if chosen else "DVC has no default remote",
-                    where=where,
-                    found=f"remotes: {', '.join(known) or 'none'}",
-                    hint=f"name one of them, or add one: {add}" if known else add,
-                )
-            remote = repo.cloud.get_remote(chosen)
-            new = remote.fs.protocol == "local" and not filled
-            folder = str(Path(remote.path).parent) if new else remote.path
-            if not remote.fs.exists(folder):
-                raise VixmlError(
-                    f"the DVC remote {chosen!r} is not there",
-                    where=where,
-                    found=f"nothing at {folder}",
-                    hint=f"mount or create it, or correct its address: dvc remote modify {chosen} url PLACE",
-                )
-            return remote.fs.unstrip_protocol(remote.path)
-    except VixmlError:
-        raise
-    except Exception as error:  # each kind of store has errors of its own
-        raise VixmlError(
-            f"the DVC remote {name or 'that is the default'} cannot be reached",
-            where=where,
-            found=f"{type(error).__name__}: {error}".splitlines()[0],
-            hint="s3:// needs `pip install dvc-s3`, gs:// dvc-gs, ssh:// dvc-ssh; otherwise check its address (dvc remote list) "
-            "and credentials (docs/dvc.md)",
-        ) from None
+    unreachable = f"the DVC remote {name or 'that is the default'} cannot be reached"
+    hint = (
+        "s3:// needs `pip install dvc-s3`, gs:// dvc-gs, ssh:// dvc-ssh; otherwise check its address (dvc remote list) "
+        "and credentials (docs/dvc.md)"
+    )
+    with reading(unreachable, where, hint=hint), Repo(str(root)) as repo:  # each kind of store has errors of its own
+        known = sorted(repo.config["remote"])
+        chosen = name or repo.config["core"].get("remote")
+        if chosen not in known:
+            raise VixmlError(
+                f"DVC knows no remote {chosen!r}" if chosen else "DVC has no default remote",
+                where=where,
+                found=f"remotes: {', '.join(known) or 'none'}",
+                hint=f"name one of them, or add one: {add}" if known else add,
+            )
+        remote = repo.cloud.get_remote(chosen)
+        new = remote.fs.protocol == "local" and not filled
+        folder = str(Path(remote.path).parent) if new else remote.path
+        if not remote.fs.exists(folder):
+            raise VixmlError(
+                f"the DVC remote {chosen!r} is not there",
+                where=where,
+                found=f"nothing at {folder}",
+                hint=f"mount or create it, or correct its address: dvc remote modify {chosen} url PLACE",
+            )
+        return remote.fs.unstrip_protocol(remote.path)

@@ -22,7 +22,7 @@ from typing import Literal
 
 import psutil
 
-from vixml.check.doctor import memory_limit, require_slurm
+from vixml.check.doctor import installed, memory_limit, require_slurm
 from vixml.config.load import read_yaml
 from vixml.config.project import Project
 from vixml.config.registry import Source
@@ -112,19 +112,11 @@ def unfinished(project: Project, workflow: WorkflowConfig) -> list[Job]:
 
 def packages(runs: Iterable[RunConfig]) -> Iterator[Line]:
     """Compare installed packages with what vixml requires, and with what the kernels of the runs require."""
-    from packaging.requirements import Requirement
-
     wrong = []
-    for text in importlib.metadata.requires("vixml") or []:
-        required = Requirement(text)
-        if required.marker is not None and not required.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = importlib.metadata.version(required.name)
-        except importlib.metadata.PackageNotFoundError:
+    for required, version in installed():
+        if version is None:
             wrong.append(f"{required.name} is missing")
-            continue
-        if not required.specifier.contains(version, prereleases=True):
+        elif not required.specifier.contains(version, prereleases=True):
             wrong.append(f"{required.name} {version} (needs {required.specifier})")
     if wrong:
         hint = "make install, or pip install with requirements.lock"
@@ -174,19 +166,18 @@ def accelerator(plan: Plan, jobs: list[Job], *, wanted: bool) -> Iterator[Line]:
         yield Line("GPU in use", "fails", "; ".join(f"{i}: {size(n)} in use" for i, n in used.items()), hint)
     room = float(min(total for _, _, total in cards))
     needs = {name: plan.parts[name].gpu_memory_bytes for name in parts_of(plan, jobs)}
-    yield Line(*memory_line("GPU memory", needs, room), stops=any(need > room for need in needs.values()))
+    yield memory("GPU memory", needs, room)
 
 
-def memory_line(name: str, needs: dict[str, float], room: float) -> tuple[str, State, str, str]:
-    """Return the fields of a line that compares needs with what there is."""
+def memory(name: str, needs: dict[str, float], room: float) -> Line:
+    """Compare the needs of a plan's parts with the memory that there is."""
     large = sorted(((need, part) for part, need in needs.items() if need > room), reverse=True)
     if not large:
-        most = max(needs.values(), default=0.0)
-        return name, "ok", f"{size(room)}; at most {size(most)} are needed at once", ""
+        return Line(name, "ok", f"{size(room)}; at most {size(max(needs.values(), default=0.0))} are needed at once")
     shown = ", ".join(f"{part} {size(need)}" for need, part in large[:3])
     more = f" and {len(large) - 3} more" if len(large) > 3 else ""
     hint = "leave these runs out of `targets`, make `training.items_at_once` smaller, or take a larger machine"
-    return name, "fails", f"{size(room)} are there, and predicted are: {shown}{more}", hint
+    return Line(name, "fails", f"{size(room)} are there, and predicted are: {shown}{more}", hint, stops=True)
 
 
 def parts_of(plan: Plan, jobs: list[Job]) -> list[str]:
@@ -200,7 +191,7 @@ def host_memory(plan: Plan, jobs: list[Job]) -> Iterator[Line]:
     limit = memory_limit()
     room = float(min(psutil.virtual_memory().total, math.inf if limit is None else limit))
     needs = {name: plan.parts[name].host_memory_bytes for name in parts_of(plan, jobs)}
-    yield Line(*memory_line("main memory", needs, room), stops=any(need > room for need in needs.values()))
+    yield memory("main memory", needs, room)
 
 
 def disk(plan: Plan, results: Path) -> Iterator[Line]:

@@ -45,7 +45,8 @@ def _options(
 
 
 for _module in (catalogue, stages, models, report, check):
-    _module.register(app)
+    for _function in _module.COMMANDS:
+        app.command()(_function)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

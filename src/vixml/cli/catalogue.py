@@ -6,17 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for function in (new, fit):
-        app.command()(function)
+from typer import Argument, Option
 
 
 def _option(text: str, panel: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
+    return Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
 COLUMNS, FORM, FILES = "Columns (they are guessed)", "How the table is written (it is guessed)", "Files"
@@ -29,15 +23,15 @@ NoHeader = Annotated[bool, _option("The first row is data.", FORM, "--no-header"
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the catalogue: letters, digits, dots, hyphens.")],
-    files: Annotated[list[Path], typer.Argument(help="The table, or its parts; patterns are allowed.")],
+    name: Annotated[str, Argument(help="Name of the catalogue: letters, digits, dots, hyphens.")],
+    files: Annotated[list[Path], Argument(help="The table, or its parts; patterns are allowed.")],
     pictures: Annotated[Path | None, _option("Folder of pictures.", FILES)] = None,
     test: Annotated[list[Path] | None, _option("Table of test items; otherwise a share is drawn.", FILES)] = None,
     out: Annotated[Path | None, _option("File to write; NAME.yaml.", FILES)] = None,
     force: Annotated[bool, _option("Overwrite it.", FILES, "--force")] = False,
     config_dir: Annotated[Path, _option("The project's configuration, with its models.", FILES)] = Path("config"),
     test_fraction: Annotated[
-        float | None, typer.Option(min=0.001, max=0.9, help="Share of items for test.", rich_help_panel=FILES)
+        float | None, Option(min=0.001, max=0.9, help="Share of items for test.", rich_help_panel=FILES)
     ] = None,
     id: Annotated[str | None, _option("Column of ids.", COLUMNS)] = None,
     text: Annotated[str | None, _option("Columns of text, e.g. 'title + description'.", COLUMNS)] = None,
@@ -110,17 +104,12 @@ def form_given(
 
 
 def fit(
-    name: Annotated[str, typer.Argument(help="Name given to `vixml new`, or the file that it wrote.")],
-    out: Annotated[Path | None, typer.Option(help="Model folder to write; NAME.model.", show_default=False)] = None,
+    name: Annotated[str, Argument(help="Name given to `vixml new`, or the file that it wrote.")],
+    out: Annotated[Path | None, Option(help="Model folder to write; NAME.model.")] = None,
     start: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", help="Earlier model folder to start from, when items or labels were added.", show_default=False
-        ),
+        Path | None, Option("--from", help="Earlier model folder to start from, when items or labels were added.")
     ] = None,
-    cores: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Processor cores; all.", show_default=False)
-    ] = None,
+    cores: Annotated[int | None, Option(min=1, max=4096, help="Processor cores; all.")] = None,
 ) -> None:
     """Train on a catalogue, choose how to predict, and pack the result as one folder that tags new items.
 
@@ -153,3 +142,6 @@ def _file_of(name: str) -> Path:
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
+
+
+COMMANDS = (new, fit)

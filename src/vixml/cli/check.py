@@ -6,25 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
-Results = Annotated[Path, typer.Option(help="Folder of all results.")]
-ConfigDir = Annotated[Path, typer.Option(help="Folder of datasets.yaml, models.yaml and runs/.")]
+Results = Annotated[Path, Option(help="Folder of all results.")]
+ConfigDir = Annotated[Path, Option(help="Folder of datasets.yaml, models.yaml and runs/.")]
 RESULTS, CONFIG_DIR = Path("results"), Path("config")
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    for function in (check, preflight, check_remote, doctor, document_config):
-        app.command()(function)
 
 
 def check(
     results: Results = RESULTS,
-    dataset: Annotated[str | None, typer.Option(help="Look at this dataset only.")] = None,
-    run: Annotated[str | None, typer.Option(help="Look at this run only, and at what it is made from.")] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Take files above 4 MB by their size, not their hash.")
-    ] = False,
+    dataset: Annotated[str | None, Option(help="Look at this dataset only.")] = None,
+    run: Annotated[str | None, Option(help="Look at this run only, and at what it is made from.")] = None,
+    quick: Annotated[bool, Option("--quick", help="Take files above 4 MB by their size, not their hash.")] = False,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     r"""Check finished results in stages: data, tokens, images, model, index, predictions, scores.
@@ -52,10 +45,10 @@ def check(
 
 def preflight(
     config: Annotated[
-        Path | None, typer.Option(help="Configuration, as for `snakemake --configfile`; without it config/config.yaml.")
+        Path | None, Option(help="Configuration, as for `snakemake --configfile`; without it config/config.yaml.")
     ] = None,
     profile: Annotated[
-        Path | None, typer.Option(help="Profile, as for `snakemake --profile`: device, and SLURM's partition.")
+        Path | None, Option(help="Profile, as for `snakemake --profile`: device, and SLURM's partition.")
     ] = None,
 ) -> None:
     r"""Check what a configuration needs of this machine before it runs: packages, GPU, memory, disk, models, network.
@@ -76,11 +69,11 @@ def preflight(
 
 
 def check_remote(
-    remote: Annotated[str | None, typer.Option(help="Name of the remote; the default one without it.")] = None,
+    remote: Annotated[str | None, Option(help="Name of the remote; the default one without it.")] = None,
     filled: Annotated[
-        bool, typer.Option("--filled", help="Its folder must be there already, as for a pull; a push makes it.")
+        bool, Option("--filled", help="Its folder must be there already, as for a pull; a push makes it.")
     ] = False,
-    repository: Annotated[Path, typer.Option(help="Folder of the repository.")] = Path("."),
+    repository: Annotated[Path, Option(help="Folder of the repository.")] = Path("."),
 ) -> None:
     r"""Check that DVC's remote is there, before anything is pushed to it or pulled.
 
@@ -116,8 +109,8 @@ def doctor(
 
 
 def document_config(
-    root: Annotated[Path, typer.Option(help="The repository.")] = Path("."),
-    check: Annotated[bool, typer.Option(help="Change nothing; fail if a file is out of date.")] = False,
+    root: Annotated[Path, Option(help="The repository.")] = Path("."),
+    check: Annotated[bool, Option(help="Change nothing; fail if a file is out of date.")] = False,
 ) -> None:
     """Write docs/config.md and config/schemas/ from the config models.
 
@@ -132,3 +125,6 @@ def document_config(
 
     changed = document(root, check=check)
     print("\n".join(map(str, changed)) if changed else "nothing to change")
+
+
+COMMANDS = (check, preflight, check_remote, doctor, document_config)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from vixml.cli.catalogue import Delimiter, Encoding, NoHeader, Quote, Records, Sheet, char, form_given
 from vixml.cli.stages import CONFIG_DIR, RESULTS, ConfigDir, Dataset, Device, Results, Seed, Threads
@@ -19,30 +19,19 @@ from vixml.stages import find
 if TYPE_CHECKING:
     from vixml.config.project import Project
 
-Model = Annotated[Path, typer.Option(help="Model folder, of `vixml pack`.", show_default=False)]
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    for function in (pack, tag, export, serve):
-        app.command()(function)
+Model = Annotated[Path, Option(help="Model folder, of `vixml pack`.")]
 
 
 def pack(
     dataset: Dataset,
-    run: Annotated[
-        str | None, typer.Argument(help="Run of that dataset; may be left out if one alone is finished.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write; DATASET.model by default.", show_default=False)
-    ] = None,
+    run: Annotated[str | None, Argument(help="Run of that dataset; may be left out if one alone is finished.")] = None,
+    out: Annotated[Path | None, Option(help="Folder to write; DATASET.model by default.")] = None,
     seed: Seed = 0,
     neighbours: Annotated[
-        bool,
-        typer.Option(help="Include the training items, which name the voters behind a tag. They are training data."),
+        bool, Option(help="Include the training items, which name the voters behind a tag. They are training data.")
     ] = True,
     thumbnails: Annotated[
-        bool, typer.Option(help="Include small images of the training items, about 2 KB each, if the run reads images.")
+        bool, Option(help="Include small images of the training items, about 2 KB each, if the run reads images.")
     ] = True,
     results: Results = RESULTS,
     config_dir: ConfigDir = CONFIG_DIR,
@@ -87,24 +76,23 @@ def _finished_run(project: Project, dataset: str, seed: int) -> str:
 def tag(
     table: Annotated[
         list[Path],
-        typer.Argument(help="The table, or its parts; every kind that `vixml new` reads.", show_default=False),
+        Argument(help="The table, or its parts; every kind that `vixml new` reads."),
     ],
     model: Model,
-    out: Annotated[Path, typer.Option(help="File to write: .csv, .jsonl or .parquet.", show_default=False)],
-    k: Annotated[int, typer.Option(min=1, max=1_000_000, help="Tags of an item.")] = 10,
-    id: Annotated[str | None, typer.Option(help="Column of the ids; by default that of the training table.")] = None,
+    out: Annotated[Path, Option(help="File to write: .csv, .jsonl or .parquet.")],
+    k: Annotated[int, Option(min=1, max=1_000_000, help="Tags of an item.")] = 10,
+    id: Annotated[str | None, Option(help="Column of the ids; by default that of the training table.")] = None,
     text: Annotated[
-        str | None, typer.Option(help="Columns of the text, joined by +; by default those of the training table.")
+        str | None, Option(help="Columns of the text, joined by +; by default those of the training table.")
     ] = None,
     pictures: Annotated[
-        str | None, typer.Option(help="Column of picture paths; by default that of the training table, or `pictures`.")
+        str | None, Option(help="Column of picture paths; by default that of the training table, or `pictures`.")
     ] = None,
     pictures_in: Annotated[
-        Path | None, typer.Option(help="Folder that paths are relative to; by default that of the table.")
+        Path | None, Option(help="Folder that paths are relative to; by default that of the table.")
     ] = None,
     separator: Annotated[
-        str | None,
-        typer.Option(help="Separator of several paths in a cell; by default as in the training table, or `;`."),
+        str | None, Option(help="Separator of several paths in a cell; by default as in the training table, or `;`.")
     ] = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
@@ -112,28 +100,20 @@ def tag(
     sheet: Sheet = None,
     records: Records = None,
     no_header: NoHeader = False,
-    labels_by: Annotated[
-        Literal["text", "id"], typer.Option(help="Name labels by their text or by their id.")
-    ] = "text",
+    labels_by: Annotated[Literal["text", "id"], Option(help="Name labels by their text or by their id.")] = "text",
     precision: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Write only tags of which this share is true, by items held out of training.",
-            show_default=False,
-        ),
+        Option(min=0, max=1, help="Write only tags of which this share is true, by items held out of training."),
     ] = None,
     unlike: Annotated[
         float | None,
-        typer.Option(
+        Option(
             min=0,
             max=1,
-            show_default=False,
             help="Put aside items unlike all training items; this share of ordinary items may be taken for such, e.g. 0.01.",
         ),
     ] = None,
-    probability: Annotated[bool, typer.Option("--probability", help="Write a column `probability`.")] = False,
+    probability: Annotated[bool, Option("--probability", help="Write a column `probability`.")] = False,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
@@ -174,18 +154,15 @@ def tag(
 def export(
     to: Annotated[
         Literal["sentence-transformers", "onnx", "faiss", "parquet", "hub"],
-        typer.Option(help="For which program.", show_default=False),
+        Option(help="For which program."),
     ],
     model: Model,
-    out: Annotated[str, typer.Option(help="Folder to write; for hub, the repository OWNER/NAME.", show_default=False)],
+    out: Annotated[str, Option(help="Folder to write; for hub, the repository OWNER/NAME.")],
     items: Annotated[
-        bool | None,
-        typer.Option(help="faiss, parquet, hub: the training items, too. They are training data.", show_default=False),
+        bool | None, Option(help="faiss, parquet, hub: the training items, too. They are training data.")
     ] = None,
-    form: Annotated[
-        Literal["model", "sentence-transformers"], typer.Option("--as", help="hub: what is pushed.")
-    ] = "model",
-    public: Annotated[bool, typer.Option("--public", help="hub: everybody may read the repository.")] = False,
+    form: Annotated[Literal["model", "sentence-transformers"], Option("--as", help="hub: what is pushed.")] = "model",
+    public: Annotated[bool, Option("--public", help="hub: everybody may read the repository.")] = False,
 ) -> None:
     """Write a model for other programs: verified, whole or not at all.
 
@@ -215,23 +192,22 @@ def export(
 
 def serve(
     model: Model,
-    host: Annotated[str, typer.Option(help="Address to listen on. Others than loopback need a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    host: Annotated[str, Option(help="Address to listen on. Others than loopback need a token.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0: any free one.")] = 8000,
     token: Annotated[
-        str | None,
-        typer.Option(envvar="VIXML_TOKEN", help="Requests must bring it (Authorization: Bearer).", show_default=False),
+        str | None, Option(envvar="VIXML_TOKEN", help="Requests must bring it (Authorization: Bearer).")
     ] = None,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch images from web addresses, public ones only.")
+        bool, Option("--allow-urls", help="Fetch images from web addresses, public ones only.")
     ] = False,
-    max_body: Annotated[int, typer.Option(min=1, max=1024, help="MB of a request.")] = 16,
-    max_items: Annotated[int, typer.Option(min=1, max=4096, help="Items of a request, and images of a request.")] = 64,
-    timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds of a request.")] = 30,
+    max_body: Annotated[int, Option(min=1, max=1024, help="MB of a request.")] = 16,
+    max_items: Annotated[int, Option(min=1, max=4096, help="Items of a request, and images of a request.")] = 64,
+    timeout: Annotated[float, Option(min=1, max=3600, help="Seconds of a request.")] = 30,
     queue: Annotated[
-        int, typer.Option(min=2, max=1_000_000, help="Items and images that wait; beyond, requests get 429.")
+        int, Option(min=2, max=1_000_000, help="Items and images that wait; beyond, requests get 429.")
     ] = 512,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Processor threads of the model; half the cores by default.")
+        int | None, Option(min=1, max=4096, help="Processor threads of the model; half the cores by default.")
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -271,3 +247,6 @@ def serve(
         server.ready = f"{address_of(listener)} serves {size}; Ctrl-C stops it"
         server.run(sockets=[listener])
     print("stopped")
+
+
+COMMANDS = (pack, tag, export, serve)

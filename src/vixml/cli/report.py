@@ -5,38 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Option
 
 Scores = Annotated[
     list[Path] | None,
-    typer.Option(
+    Option(
         help="A score folder to read, results/runs/DATASET/RUN/seedN/test/score; may be given again. Rows of other runs say "
         "'not run'."
     ),
 ]
 ConfigDir = Annotated[
-    Path, typer.Option(help="Folder of tables/, figures/, reported/, runs/, datasets.yaml and models.yaml.")
+    Path, Option(help="Folder of tables/, figures/, reported/, runs/, datasets.yaml and models.yaml.")
 ]
 Corpora = Annotated[
     list[Path] | None,
-    typer.Option(help="A corpus to count for the table of datasets, results/data/DATASET/corpus; may be given again."),
+    Option(help="A corpus to count for the table of datasets, results/data/DATASET/corpus; may be given again."),
 ]
-Latencies = Annotated[list[Path] | None, typer.Option(help="A folder of `vixml measure-latency`; may be given again.")]
-Out = Annotated[Path, typer.Option(help="Folder to write; it is complete when it holds manifest.json.")]
+Latencies = Annotated[list[Path] | None, Option(help="A folder of `vixml measure-latency`; may be given again.")]
+Out = Annotated[Path, Option(help="Folder to write; it is complete when it holds manifest.json.")]
 CONFIG_DIR = Path("config")
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    for function in (make_tables, make_figures, make_report, make_tuning, summary, plan, reproduction):
-        app.command()(function)
 
 
 def make_tables(
     out: Out,
     score: Scores = None,
     tables: Annotated[
-        list[str] | None, typer.Option(help="A table, by its file in config/tables; may be given again.")
+        list[str] | None, Option(help="A table, by its file in config/tables; may be given again.")
     ] = None,
     measured_corpus: Corpora = None,
     latency: Latencies = None,
@@ -67,7 +61,7 @@ def make_figures(
     out: Out,
     score: Scores = None,
     figures: Annotated[
-        list[str] | None, typer.Option(help="A figure, by its file in config/figures; may be given again.")
+        list[str] | None, Option(help="A figure, by its file in config/figures; may be given again.")
     ] = None,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
@@ -91,21 +85,21 @@ def make_figures(
 def make_report(
     out: Out,
     score: Scores = None,
-    tables: Annotated[list[str] | None, typer.Option(help="A table to show; may be given again.")] = None,
-    figures_dir: Annotated[Path | None, typer.Option(help="Folder of `vixml make-figures`.")] = None,
-    corpus: Annotated[Path | None, typer.Option(help="Corpus of the gallery's queries.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Image store of the gallery's images.")] = None,
+    tables: Annotated[list[str] | None, Option(help="A table to show; may be given again.")] = None,
+    figures_dir: Annotated[Path | None, Option(help="Folder of `vixml make-figures`.")] = None,
+    corpus: Annotated[Path | None, Option(help="Corpus of the gallery's queries.")] = None,
+    images: Annotated[Path | None, Option(help="Image store of the gallery's images.")] = None,
     compare: Annotated[
-        list[str] | None, typer.Option(help="A run whose labels the gallery shows; may be given again.")
+        list[str] | None, Option(help="A run whose labels the gallery shows; may be given again.")
     ] = None,
     side_by_side: Annotated[
-        list[str] | None, typer.Option(help="A run to draw in the breakdowns; may be given again.")
+        list[str] | None, Option(help="A run to draw in the breakdowns; may be given again.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the workflow's configuration.")] = "demo",
-    description: Annotated[str, typer.Option(help="One sentence on it.")] = "",
-    command: Annotated[str, typer.Option(help="What a reader types to make it all again.")] = "make demo",
+    name: Annotated[str, Option(help="Name of the workflow's configuration.")] = "demo",
+    description: Annotated[str, Option(help="One sentence on it.")] = "",
+    command: Annotated[str, Option(help="What a reader types to make it all again.")] = "make demo",
     configfile: Annotated[
-        str, typer.Option(help="File of the workflow's configuration, for commands; empty for the default one.")
+        str, Option(help="File of the workflow's configuration, for commands; empty for the default one.")
     ] = "",
     measured_corpus: Corpora = None,
     latency: Latencies = None,
@@ -141,9 +135,7 @@ def make_report(
 def make_tuning(
     score: Annotated[
         list[Path],
-        typer.Option(
-            help="A score folder to read, results/runs/DATASET/RUN/seedN/validation/score; may be given again."
-        ),
+        Option(help="A score folder to read, results/runs/DATASET/RUN/seedN/validation/score; may be given again."),
     ],
     out: Out,
 ) -> None:
@@ -165,29 +157,25 @@ def make_tuning(
 
 
 def summary(
-    results: Annotated[
-        Path, typer.Option(help="Folder of results: every finished test score below it is read.")
-    ] = Path("results"),
+    results: Annotated[Path, Option(help="Folder of results: every finished test score below it is read.")] = Path(
+        "results"
+    ),
     score: Scores = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Read the numbers from this file (--write-reference) and not from results.")
+        Path | None, Option(help="Read the numbers from this file (--write-reference) and not from results.")
     ] = None,
-    tables: Annotated[list[str] | None, typer.Option(help="Tables whose measured rows are shown.")] = None,
+    tables: Annotated[list[str] | None, Option(help="Tables whose measured rows are shown.")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="Show only the rows of this file in config/summaries, e.g. methods.")
+        str | None, Option(help="Show only the rows of this file in config/summaries, e.g. methods.")
     ] = None,
-    write_reference: Annotated[
-        Path | None, typer.Option(help="Keep the numbers in this file, with their origin.")
-    ] = None,
+    write_reference: Annotated[Path | None, Option(help="Keep the numbers in this file, with their origin.")] = None,
     readme: Annotated[
-        Path | None, typer.Option(help="Write the table into this page, between the markers PLACE:begin and PLACE:end.")
+        Path | None, Option(help="Write the table into this page, between the markers PLACE:begin and PLACE:end.")
     ] = None,
-    place: Annotated[str, typer.Option(help="Which markers of --readme.")] = "results",
-    check: Annotated[bool, typer.Option(help="Change nothing; fail if --readme is out of date.")] = False,
+    place: Annotated[str, Option(help="Which markers of --readme.")] = "results",
+    check: Annotated[bool, Option(help="Change nothing; fail if --readme is out of date.")] = False,
     config_dir: ConfigDir = CONFIG_DIR,
-    pages: Annotated[
-        Path | None, typer.Option(help="Folder of tables, figures and report; else that of results.")
-    ] = None,
+    pages: Annotated[Path | None, Option(help="Folder of tables, figures and report; else that of results.")] = None,
 ) -> None:
     r"""Print the main numbers and where tables, figures and report lie; or put them into a page.
 
@@ -213,8 +201,8 @@ def summary(
 
 
 def reproduction(
-    write: Annotated[Path, typer.Option(help="The page.")] = Path("docs/reproduction.md"),
-    check: Annotated[bool, typer.Option(help="Change nothing; fail if the page is out of date.")] = False,
+    write: Annotated[Path, Option(help="The page.")] = Path("docs/reproduction.md"),
+    check: Annotated[bool, Option(help="Change nothing; fail if the page is out of date.")] = False,
     config_dir: ConfigDir = CONFIG_DIR,
 ) -> None:
     """Write the tables of docs/reproduction.md: what of the paper is here, what PICTO shows, what the rest would take.
@@ -235,28 +223,25 @@ def reproduction(
 
 def plan(
     config: Annotated[
-        Path | None,
-        typer.Option(help="An overlay, as Snakemake's --configfile; without it, config/config.yaml alone."),
+        Path | None, Option(help="An overlay, as Snakemake's --configfile; without it, config/config.yaml alone.")
     ] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Say which tables fit into so much time, e.g. 24h, 90min or 2d.")
-    ] = None,
+    budget: Annotated[str | None, Option(help="Say which tables fit into so much time, e.g. 24h, 90min or 2d.")] = None,
     device: Annotated[
-        Literal["gpu", "cpu"], typer.Option(help="Hours of one H100, or of one core of the processor measured.")
+        Literal["gpu", "cpu"], Option(help="Hours of one H100, or of one core of the processor measured.")
     ] = "gpu",
     sustained: Annotated[
         float | None,
-        typer.Option(
+        Option(
             min=1e-6,
             max=1e6,
             help="TFLOP/s that training and encoding sustain on your machine, instead of what is assumed.",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, part by part.")] = False,
+    json: Annotated[bool, Option("--json", help="Print everything as JSON, part by part.")] = False,
     write: Annotated[
-        Path | None, typer.Option(help="Put the figures into this page, between its markers, as in docs/cost.md.")
+        Path | None, Option(help="Put the figures into this page, between its markers, as in docs/cost.md.")
     ] = None,
-    check: Annotated[bool, typer.Option(help="Change nothing; fail if the page of --write is out of date.")] = False,
+    check: Annotated[bool, Option(help="Change nothing; fail if the page of --write is out of date.")] = False,
 ) -> None:
     """Print what a configuration will cost before anything runs: hours, disk, memory, by dataset and by table.
 
@@ -275,3 +260,6 @@ def plan(
     from vixml.report.plan_page import plan as run
 
     run(config, budget=budget, device=device, sustained=sustained, json_out=json, write=write, check=check)
+
+
+COMMANDS = (make_tables, make_figures, make_report, make_tuning, summary, plan, reproduction)

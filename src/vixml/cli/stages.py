@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from vixml.errors import VixmlError
 from vixml.runtime import choose_device
@@ -23,39 +24,31 @@ if TYPE_CHECKING:
 
 
 def _folder(text: str, **more: Any) -> typer.models.OptionInfo:
-    return typer.Option(help=text, rich_help_panel="Folders (they follow from the names)", **more)
+    return Option(help=text, rich_help_panel="Folders (they follow from the names)", **more)
 
 
-Dataset = Annotated[str, typer.Argument(help="Entry of datasets.yaml.", show_default=False)]
-Run = Annotated[str, typer.Argument(help="Run of that dataset, from config/runs/.", show_default=False)]
-TextModel = Annotated[str, typer.Argument(help="Language model, an entry of models.yaml.", show_default=False)]
-Vision = Annotated[str, typer.Argument(help="Vision encoder, an entry of models.yaml.", show_default=False)]
+Dataset = Annotated[str, Argument(help="Entry of datasets.yaml.")]
+Run = Annotated[str, Argument(help="Run of that dataset, from config/runs/.")]
+TextModel = Annotated[str, Argument(help="Language model, an entry of models.yaml.")]
+Vision = Annotated[str, Argument(help="Vision encoder, an entry of models.yaml.")]
 Seed = Annotated[
     int,
-    typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers; same seed, same bytes (on one processor)."),
+    Option(min=0, max=2**32 - 1, help="Seed of all random numbers; same seed, same bytes (on one processor)."),
 ]
 Split = Annotated[
     Literal["test", "validation"],
-    typer.Option(help="test, or validation: training queries that the run held out, for tuning."),
+    Option(help="test, or validation: training queries that the run held out, for tuning."),
 ]
 Threads = Annotated[
-    int, typer.Option(min=1, max=4096, help="Processor threads. On small models two jobs of 1 beat one of 2.")
+    int, Option(min=1, max=4096, help="Processor threads. On small models two jobs of 1 beat one of 2.")
 ]
-Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
-Runs = Annotated[
-    str, typer.Option(envvar="VIXML_RUNS", help="Runs (DATASET:RUN:SPLIT ...) that must fit what is read.")
-]
-Raw = Annotated[Path | None, _folder("Folder of downloaded files (`vixml download`).", show_default=False)]
+Device = Annotated[str, Option(help="auto (a GPU if there is one), cpu or cuda.")]
+Runs = Annotated[str, Option(envvar="VIXML_RUNS", help="Runs (DATASET:RUN:SPLIT ...) that must fit what is read.")]
+Raw = Annotated[Path | None, _folder("Folder of downloaded files (`vixml download`).")]
 Results = Annotated[Path, _folder("Folder of all results.", envvar="VIXML_RESULTS")]
 ConfigDir = Annotated[Path, _folder("Folder of datasets.yaml, models.yaml and runs/.", envvar="VIXML_CONFIG_DIR")]
 RESULTS, CONFIG_DIR = Path("results"), Path("config")
-COMMANDS: list[Callable[..., None]] = []
-
-
-def register(app: typer.Typer) -> None:
-    """Add the stages to the command line, in the order in which data passes through them."""
-    for function in COMMANDS:
-        app.command()(function)
+COMMANDS: list[Callable[..., None]] = []  # in the order in which data passes through them
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -98,12 +91,12 @@ def _folder_options(stage: Stage) -> dict[str, tuple[Any, Path | None]]:
         makers = " or ".join(f"`vixml {other}`" for other, path in PLACES.items() if path == PLACES[writer])
         text = f"{makers} wrote it" + ("; not always read." if name in stage.only_if else ".")
         # `model` names the entry of models.yaml.
-        option = Annotated[Path | None, _folder(text, show_default=False)]
+        option = Annotated[Path | None, _folder(text)]
         found["model_dir" if name == "model" else name] = option, None
     if stage.sources:
         found["raw"] = Raw, None
     text = "The folder to write; it is complete when it holds manifest.json."
-    found["out"] = Annotated[Path | None, _folder(text, show_default=False)], None
+    found["out"] = Annotated[Path | None, _folder(text)], None
     return found | {"results": (Results, RESULTS), "config_dir": (ConfigDir, CONFIG_DIR)}
 
 
@@ -142,12 +135,10 @@ def _encoding(job: Job) -> tuple[RunInputs, dict[str, Path]]:
 
 
 def download(
-    source: Annotated[
-        str, typer.Argument(help="Entry of `sources` in datasets.yaml or models.yaml.", show_default=False)
-    ],
+    source: Annotated[str, Argument(help="Entry of `sources` in datasets.yaml or models.yaml.")],
     raw: Raw = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Fetch again what differs from the registry; files placed by hand stay.")
+        bool, Option("--replace", help="Fetch again what differs from the registry; files placed by hand stay.")
     ] = False,
     results: Results = RESULTS,
     config_dir: ConfigDir = CONFIG_DIR,
@@ -222,7 +213,7 @@ def tokenize(
     job: Job,
     dataset: Dataset,
     model: TextModel,
-    max_len: Annotated[int, typer.Option(min=1, max=2**17, help="Tokens kept of each text, special tokens included.")],
+    max_len: Annotated[int, Option(min=1, max=2**17, help="Tokens kept of each text, special tokens included.")],
     runs: Runs = "",
 ) -> None:
     """Turn every text of a corpus into token ids, once, without padding.
@@ -267,7 +258,7 @@ def hash_texts(job: Job, dataset: Dataset) -> None:
 def render_images(
     job: Job,
     dataset: Dataset,
-    threads: Annotated[int, typer.Option(min=1, max=4096, help="Drawings made at once.")] = 1,
+    threads: Annotated[int, Option(min=1, max=4096, help="Drawings made at once.")] = 1,
 ) -> None:
     """Draw or prepare the images of a corpus into one image store.
 
@@ -297,7 +288,7 @@ def render_images(
 def fetch_images(
     job: Job,
     dataset: Dataset,
-    threads: Annotated[int, typer.Option(min=1, max=4096, help="Processes that decode and prepare images.")] = 1,
+    threads: Annotated[int, Option(min=1, max=4096, help="Processes that decode and prepare images.")] = 1,
 ) -> None:
     """Fetch the images of a corpus from the web into one image store.
 
@@ -345,11 +336,11 @@ def embed_images(
     dataset: Dataset,
     vision: Vision,
     threads: Annotated[
-        int, typer.Option(min=1, max=4096, help="Batches pooled at once; the vectors do not depend on it.")
+        int, Option(min=1, max=4096, help="Batches pooled at once; the vectors do not depend on it.")
     ] = 1,
     device: Device = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or fp16; auto: as VIXML_PRECISION says, else what the hardware has.")
+        str, Option(help="auto, fp32, bf16 or fp16; auto: as VIXML_PRECISION says, else what the hardware has.")
     ] = "auto",
 ) -> None:
     """Pool every image of a store into one vector with a frozen vision encoder.
@@ -380,7 +371,7 @@ def embed_images(
 def import_vectors(
     job: Job,
     dataset: Dataset,
-    vision: Annotated[str, typer.Argument(help="Vision encoder that made the vectors, an entry of models.yaml.")],
+    vision: Annotated[str, Argument(help="Vision encoder that made the vectors, an entry of models.yaml.")],
     runs: Runs = "",
 ) -> None:
     """Turn image vectors that somebody published into what `vixml embed-images` writes.
@@ -425,11 +416,9 @@ def import_vectors(
 def export_dataset(
     job: Job,
     dataset: Dataset,
-    vision: Annotated[
-        list[str] | None, typer.Option(help="Export the vectors of this encoder; may be given again.")
-    ] = None,
+    vision: Annotated[list[str] | None, Option(help="Export the vectors of this encoder; may be given again.")] = None,
     without_images: Annotated[
-        bool, typer.Option("--without-images", help="Export where the images come from, not the images.")
+        bool, Option("--without-images", help="Export where the images come from, not the images.")
     ] = False,
 ) -> None:
     """Write a dataset with its images as a folder that others can load.
@@ -460,12 +449,11 @@ def train(
     threads: Threads = 1,
     device: Device = "auto",
     processes: Annotated[
-        int,
-        typer.Option(min=1, max=4096, help="Processes that train together, each on a GPU of its own if there are any."),
+        int, Option(min=1, max=4096, help="Processes that train together, each on a GPU of its own if there are any.")
     ] = 1,
     accept_checkpoint: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--accept-checkpoint",
             help="Resume a checkpoint of the same run that other code wrote; the result records it.",
             envvar="VIXML_ACCEPT_CHECKPOINT",
@@ -521,7 +509,7 @@ def measure_latency(
     dataset: Dataset,
     run: Run,
     seed: Seed = 0,
-    batch_size: Annotated[int, typer.Option(min=1, max=1_000_000, help="Queries of a batch.")] = 256,
+    batch_size: Annotated[int, Option(min=1, max=1_000_000, help="Queries of a batch.")] = 256,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
@@ -576,7 +564,7 @@ def predict(
     device: Device = "auto",
     memory_mb: Annotated[
         int,
-        typer.Option(
+        Option(
             min=16,
             max=2**24,
             help="Bound for temporary tables in MiB (a GPU takes 8192 of its own); the result does not depend on it.",
@@ -610,8 +598,8 @@ def score(
     run: Run,
     seed: Seed = 0,
     split: Split = "test",
-    ks: Annotated[str, typer.Option(help="k of P, nDCG, PSP and PSnDCG.")] = "1,3,5",
-    deep_ks: Annotated[str, typer.Option(help="k of R, hit, MAP and MRR.")] = "1,3,5,10,50,100",
+    ks: Annotated[str, Option(help="k of P, nDCG, PSP and PSnDCG.")] = "1,3,5",
+    deep_ks: Annotated[str, Option(help="k of R, hit, MAP and MRR.")] = "1,3,5,10,50,100",
 ) -> None:
     """Score predictions: P, nDCG, PSP, PSnDCG, R, hit, MAP and MRR at k, in percent.
 

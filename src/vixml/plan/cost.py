@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from vixml.config.published import TrainingRun, read_csv
+from vixml.config.published import TrainingRun
 from vixml.config.registry import Counts, World
 from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
@@ -68,14 +68,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """Cost of rows without a result: by table, and of all tables together, where shared parts count once."""
-
-    by_table: dict[str, Cost]
-    total: Cost
-
-
-@dataclass(frozen=True)
 class Job:
     """One run of one dataset, and the sizes that its cost follows from.
 
@@ -125,8 +117,8 @@ class Job:
                 hint="give n_train, n_test and n_labels: after build-corpus, counts.json in its folder has them",
             )
         causal = model.attention == "causal"
-        query, label = items_of(dataset, entry, config, causal, results)
         texts = texts_of(dataset, config, causal, results)
+        query, label = items_of(texts, entry, config, causal)
         shape = shape_of(config.encoder.model, model, config.encoder.layers)
         each = texts.labels_per_query or float(entry.facts.get("avg_labels_per_query", 1.0))
         bound = texts.query_tokens is None
@@ -487,36 +479,39 @@ def run_cost(job: Job, hardware: Hardware) -> Cost:
 
 # -- cells of tables that were not run --------------------------------------------------------------------------------
 
+
 SUSTAINED = 1e14  # operations per second of a modern accelerator, for published runs that no run of ours repeats
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A predicted training cost, as printed in a cell.
+def predicted(world: World, dataset: str, config: RunConfig, hardware: Hardware) -> str:
+    """Return what one of our runs would cost, as printed in a cell: what :func:`run_cost` counts, at which speed."""
+    job = Job.of(world, dataset, config)
+    cost = run_cost(job, hardware)
+    if config.reuse is not None:
+        return f"{_predicted(cost.flop, cost.hours, hardware.float32)}; beside the model of {config.reuse}"
+    return _predicted(cost.flop, cost.hours, job.speed(hardware), job.bound)
 
-    Attributes:
-        flop: floating point operations.
-        hours: at ``speed``.
-        speed: as printed.
-        bound: whether every text was counted at full length, so that the operations are an upper bound.
-        note: what the cost excludes.
+
+def predicted_from_print(run: TrainingRun, params: str, n_train: int) -> str:
+    """Return what a published run would cost that no run of ours repeats, from what the paper prints about it.
+
+    ``6 x parameters x tokens`` operations per sequence (with LoRA, recomputing activations costs what the missing weight
+    gradients save), two sequences (a query and its label) per training query and epoch, each counted at full length:
+    ``max_len`` text tokens and one token per image.
 
     Example:
-        >>> print(Prediction(3e18, 8.333))
-        predicted: at most 3.0e+18 FLOP, 8.3 h at 100 TFLOP/s
+        >>> predicted_from_print(TrainingRun("run01", "D", "text", "MiniLM-L3", 0, 300, 32, ("T1",)), "17.4M", 294_805)
+        'predicted: at most 5.9e+17 FLOP, 1.6 h at 100 TFLOP/s'
     """
+    flop = 6 * count(params) * (run.max_len + run.n_images) * 2 * n_train * run.epochs
+    return _predicted(flop, flop / SUSTAINED / 3600, SUSTAINED, bound=True)
 
-    flop: float
-    hours: float
-    speed: str = "100 TFLOP/s"
-    bound: bool = True
-    note: str = ""
 
-    def __str__(self) -> str:
-        value, unit = (self.hours, "h") if self.hours >= 0.1 else (self.hours * 3600, "s")
-        time = f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-        note = f"; {self.note}" if self.note else ""
-        return f"predicted: {'at most ' if self.bound else ''}{self.flop:.1e} FLOP, {time} at {self.speed}{note}"
+def _predicted(flop: float, hours: float, speed: float, bound: bool = False) -> str:
+    """Print a cost; ``bound``: texts were counted at full length, so that the operations are an upper bound."""
+    value, unit = (hours, "h") if hours >= 0.1 else (hours * 3600, "s")
+    time = f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"predicted: {'at most ' if bound else ''}{flop:.1e} FLOP, {time} at {speed / 1e12:.3g} TFLOP/s"
 
 
 def count(printed: str) -> float:
@@ -532,44 +527,8 @@ def count(printed: str) -> float:
     return float(match[1]) * {"M": 1e6, "B": 1e9}[match[2]]
 
 
-def load_train_sizes(config_dir: Path | str) -> dict[str, int]:
-    """Return the number of training queries of each of the paper's datasets (Table 8)."""
-    path = Path(config_dir) / "reported" / "datasets.csv"
-    return {row["dataset"]: int(row["n_train"]) for _, row in read_csv(path)}
-
-
-def predict(run: TrainingRun, params: str, sizes: dict[str, int]) -> Prediction:
-    """Predict the cost of a published run that no run of ours repeats, from what the paper prints about it.
-
-    ``6 x parameters x tokens`` operations per sequence (with LoRA, recomputing activations costs what the missing weight
-    gradients save), two sequences (a query and its label) per training query and epoch, each counted at full length:
-    ``max_len`` text tokens and one token per image.
-
-    Example:
-        >>> run = TrainingRun("run01", "D", "text", "MiniLM-L3", 0, 300, 32, ("T1",))
-        >>> f"{predict(run, '17.4M', {'D': 294_805}).flop:.1e}"
-        '5.9e+17'
-    """
-    flop = 6 * count(params) * (run.max_len + run.n_images) * 2 * sizes[run.dataset] * run.epochs
-    return Prediction(flop, flop / SUSTAINED / 3600)
-
-
-def predict_run(world: World, dataset: str, config: RunConfig, hardware: Hardware) -> Prediction:
-    """Predict the cost of one of our runs: training, index and search as :func:`run_cost` counts them."""
-    job = Job.of(world, dataset, config)
-    cost = run_cost(job, hardware)
-    if config.reuse is not None:
-        speed = f"{hardware.float32 / 1e12:.3g} TFLOP/s"
-        return Prediction(cost.flop, cost.hours, speed, False, f"beside the model of {config.reuse}")
-    return Prediction(cost.flop, cost.hours, f"{job.speed(hardware) / 1e12:.3g} TFLOP/s", job.bound)
-
-
 # -- memory and time that a job requests from a batch system -----------------------------------------------------------
 
-Stage = Literal["train", "index", "predict"]
-COSTS: dict[Stage, Callable[[Job, Hardware], Cost]] = {
-    "train": train_cost, "index": index_cost, "predict": predict_cost,
-}  # fmt: skip
 # Generous, because a job killed at its limit costs more than a request that is too large.
 MEMORY_MARGIN, TIME_MARGIN = 1.5, 2.0
 LEAST_MB, LEAST_MINUTES = 4000, 60
@@ -588,22 +547,22 @@ class Needs:
     minutes: int
 
 
-# Requests where nothing can be counted, for example of a dataset whose entry gives no sizes.
-DEFAULT_NEEDS: dict[Stage, Needs] = {
-    "train": Needs(16000, 2880),
-    "index": Needs(16000, 480),
-    "predict": Needs(16000, 240),
+# Stage -> its cost, and its request where nothing can be counted, for example of a dataset whose entry gives no sizes.
+HEAVY: dict[str, tuple[Callable[[Job, Hardware], Cost], Needs]] = {
+    "train": (train_cost, Needs(16000, 2880)),
+    "index": (index_cost, Needs(16000, 480)),
+    "predict": (predict_cost, Needs(16000, 240)),
 }
 
 
-def needs(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: bool, attempt: int = 1) -> Needs:
+def needs(world: World, dataset: str, config: RunConfig, stage: str, *, gpu: bool, attempt: int = 1) -> Needs:
     """Return the request of one stage of a run: 1.5 times the predicted memory and twice the predicted time.
 
     Args:
         world: the registry.
         dataset: an entry of it.
         config: the run.
-        stage: one of its stages.
+        stage: a key of :data:`HEAVY`.
         gpu: whether it runs on a GPU.
         attempt: 1, 2, ... of a job that a batch system killed; multiplies the request.
 
@@ -614,13 +573,13 @@ def needs(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: b
         Needs(mem_mb=7000, minutes=60)
     """
     cost = stage_cost(world, dataset, config, stage, gpu=gpu)
-    return request(cost, DEFAULT_NEEDS[stage], gpu=gpu, attempt=attempt)
+    return request(cost, HEAVY[stage][1], gpu=gpu, attempt=attempt)
 
 
-def stage_cost(world: World, dataset: str, config: RunConfig, stage: Stage, *, gpu: bool) -> Cost | None:
+def stage_cost(world: World, dataset: str, config: RunConfig, stage: str, *, gpu: bool) -> Cost | None:
     """Return the cost of one stage of a run; None if it cannot be counted."""
     try:
-        return COSTS[stage](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
+        return HEAVY[stage][0](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
     except VixmlError:
         return None
 

@@ -146,19 +146,14 @@ class Item:
     more: float = 0.0
 
 
-def items_of(
-    name: str, entry: Dataset, config: RunConfig, causal: bool, results: Path | None = None
-) -> tuple[Item, Item]:
+def items_of(texts: Texts, entry: Dataset, config: RunConfig, causal: bool) -> tuple[Item, Item]:
     """Return the average query and label of a run."""
-    texts, encoder = texts_of(name, config, causal, results), config.encoder
-    # A mined batch is whole groups, whose texts may be alike: so many of its lengths are independent.
-    mining, n = config.mining, entry.expect.n_train if entry.expect else 0
-    groups = (
-        max((n / mining.n_groups(n, epoch) for epoch in range(config.training.epochs)), default=1.0)
-        if mining and n
-        else 1.0
-    )
-    independent = max(1.0, config.training.batch_size / groups)
+    encoder, mining, n = config.encoder, config.mining, entry.expect.n_train if entry.expect else 0
+    independent = float(config.training.batch_size)
+    if mining and n:
+        # A mined batch is whole groups, whose texts may be alike: so many of its lengths are independent.
+        groups = max((n / mining.n_groups(n, epoch) for epoch in range(config.training.epochs)), default=1.0)
+        independent = max(1.0, independent / groups)
 
     def item(tokens: float | None, spread: float, images: float | None, share: str, template: str) -> Item:
         text = float(encoder.max_len) if tokens is None else min(encoder.max_len, tokens + (0 if causal else 2))
@@ -169,17 +164,9 @@ def items_of(
         more = min(encoder.max_len - text, 3 * spread / math.sqrt(independent))
         return Item(text, computed, computed + prefix, n_images, more)
 
-    labels = encoder.label_template or encoder.template
-    return (
-        item(
-            texts.query_tokens,
-            texts.query_spread,
-            texts.query_images,
-            "pct_train_queries_with_images",
-            encoder.template,
-        ),
-        item(texts.label_tokens, texts.label_spread, texts.label_images, "pct_labels_with_images", labels),
-    )
+    query = (texts.query_tokens, texts.query_spread, texts.query_images, "pct_train_queries_with_images")
+    label = (texts.label_tokens, texts.label_spread, texts.label_images, "pct_labels_with_images")
+    return item(*query, encoder.template), item(*label, encoder.label_template or encoder.template)
 
 
 def texts_of(name: str, config: RunConfig, causal: bool, results: Path | None) -> Texts:

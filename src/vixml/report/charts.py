@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -160,8 +160,12 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 # -- parts of the scores: by frequency of labels, by whether an item has an image ---------------------------------------
 
 SIDES = ("with", "without")
-CONTRIBUTIONS = ("P@1", "P@5")
-Values = tuple[Aggregate | None, ...]  # of each group; None where it has no queries
+# Part of a breakdown in scores.json -> its metrics, the title of their charts, and of the groups below the bars.
+PARTS = {
+    "by_frequency": (("P@1", "P@5"), "{} from each group of labels, rarest first", "group of labels, rarest first"),
+    "by_label_image": (("P@1", "P@5"), "{} from labels with and without an image", "labels"),
+    "by_query_image": (("P@1",), "{} of queries with and without an image", "queries"),
+}
 
 
 @dataclass(frozen=True)
@@ -169,21 +173,25 @@ class RunParts:
     """One run's parts over its seeds, in percent.
 
     Attributes:
-        by_frequency: metric -> contribution of each group, rarest labels first; they add up to the metric.
-        by_label_image: metric -> contribution of labels with and without an image; they add up to the metric.
-        by_query_image: P@1 of the queries with and without an image.
+        values: (part, metric) -> of each group; None where it has no queries. Groups of labels, rarest first, and labels with
+            and without an image contribute to the metric, and add up to it; of queries it is the metric itself.
     """
 
     run: str
     seeds: tuple[int, ...]
-    by_frequency: dict[str, Values]
-    by_label_image: dict[str, Values]
-    by_query_image: Values
+    values: dict[tuple[str, str], tuple[Aggregate | None, ...]]
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One dataset's runs; ``groups`` of labels of like frequency, and ``charts`` of the runs compared, as SVG text."""
+    """One dataset's runs.
+
+    Attributes:
+        groups: of labels of like frequency.
+        n_queries: with and without an image.
+        charts: of the runs ``compared``, as SVG text.
+        without: runs whose scores have no parts.
+    """
 
     dataset: str
     groups: tuple[dict[str, Any], ...]
@@ -209,22 +217,21 @@ def _breakdown(dataset: str, results: Results, compare: Sequence[str]) -> Breakd
     # The runs compared in the order asked for, then the others.
     names = [run for name, run in sorted(results.by_run) if name == dataset]
     names = [run for run in compare if run in names] + [run for run in names if run not in compare]
-    read = {run: [_read(result) for result in results.of(dataset, run)] for run in names}
-    whole = {run: found for run, found in read.items() if None not in found}
+    whole = [run for run in names if all("breakdown" in result.scores for result in results.of(dataset, run))]
     if not whole:
         return None
-    first, parts = results.of(dataset, next(iter(whole)))[0], next(iter(whole.values()))[0]
-    for run, found in whole.items():
-        for result, one in zip(results.of(dataset, run), found, strict=True):
-            if _groups(one) != _groups(parts):
-                raise VixmlError(
-                    "two results of one dataset are broken down over different groups of labels",
-                    where=result.folder / "scores.json",
-                    expected=f"the groups of {first.folder / 'scores.json'}",
-                    hint="one of them belongs to an older corpus; snakemake runs it again",
-                )
-    runs = tuple(_parts(run, results.of(dataset, run), found) for run, found in whole.items())
-    drawn = [one for one in runs if one.run in compare]
+    found = [result for run in whole for result in results.of(dataset, run)]
+    first, groups = found[0], _groups(found[0])
+    for result in found:
+        if _groups(result) != groups:
+            raise VixmlError(
+                "two results of one dataset are broken down over different groups of labels",
+                where=result.folder / "scores.json",
+                expected=f"the groups of {first.folder / 'scores.json'}",
+                hint="one of them belongs to an older corpus; snakemake runs it again",
+            )
+    runs = tuple(_parts(run, results.of(dataset, run)) for run in whole)
+    drawn, parts = [one for one in runs if one.run in compare], first.scores["breakdown"]
     return Breakdown(
         dataset,
         tuple(group | {"frequency": _frequency(group["train_count"])} for group in parts["by_frequency"]),
@@ -236,32 +243,25 @@ def _breakdown(dataset: str, results: Results, compare: Sequence[str]) -> Breakd
     )
 
 
-def _read(result: Result) -> dict[str, Any] | None:
-    parts = result.scores.get("breakdown")
-    if parts is not None and (missing := {"by_frequency", "by_label_image", "by_query_image"} - set(parts)):
-        found = f"no {', '.join(sorted(missing))}"
-        where = f"{result.folder / 'scores.json'}: breakdown"
+def _groups(result: Result) -> list[tuple[Any, ...]]:
+    """Return what tells the groups of labels of a breakdown, which must have every part."""
+    parts = result.scores["breakdown"]
+    if missing := sorted(PARTS.keys() - parts.keys()):
+        where, found = f"{result.folder / 'scores.json'}: breakdown", f"no {', '.join(missing)}"
         raise VixmlError("a breakdown lacks a part", where=where, found=found, hint="score the run again")
-    return parts
-
-
-def _groups(parts: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [(group["train_count"], group["n_labels"]) for group in parts["by_frequency"]]
 
 
-def _parts(run: str, results: Sequence[Result], found: Sequence[dict[str, Any]]) -> RunParts:
-    def over_seeds(part: str, keys: Iterable[Any], value: Callable[[dict[str, Any]], float | None]) -> Values:
-        # Seeds share their queries, so either all have a value or none.
-        seeds = [[value(parts[part][key]) for parts in found] for key in keys]
-        return tuple(None if None in values else aggregate(values) for values in seeds)
-
-    def contributions(part: str, keys: Iterable[Any]) -> dict[str, Values]:
-        return {m: over_seeds(part, keys, lambda of, m=m: of["contribution"][m]) for m in CONTRIBUTIONS}
-
-    seeds = tuple(result.seed for result in results)
-    by_frequency = contributions("by_frequency", range(len(found[0]["by_frequency"])))
-    by_query = over_seeds("by_query_image", SIDES, lambda of: of["P@1"])
-    return RunParts(run, seeds, by_frequency, contributions("by_label_image", SIDES), by_query)
+def _parts(run: str, results: Sequence[Result]) -> RunParts:
+    values = {}
+    for part, (metrics, _, _) in PARTS.items():
+        found = [result.scores["breakdown"][part] for result in results]
+        groups = SIDES if isinstance(found[0], dict) else range(len(found[0]))
+        for metric in metrics:
+            # Seeds share their queries, so either all have a value or none.
+            over_seeds = ([of[group].get("contribution", of[group])[metric] for of in found] for group in groups)
+            values[part, metric] = tuple(None if None in seeds else aggregate(seeds) for seeds in over_seeds)
+    return RunParts(run, tuple(result.seed for result in results), values)
 
 
 def _frequency(count: Sequence[int] | None) -> str:
@@ -275,17 +275,13 @@ def _frequency(count: Sequence[int] | None) -> str:
 
 
 def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
-    tenths = [str(number) for number in range(1, len(runs[0].by_frequency["P@1"]) + 1)]
-    sides, rarest = ["with an image", "without"], "group of labels, rarest first"
-    for metric in CONTRIBUTIONS:
-        bars = [Bars(one.run, one.by_frequency[metric]) for one in runs]
-        yield bar_chart(tenths, bars, f"{metric} from each group of labels, rarest first", rarest)
-    for metric in CONTRIBUTIONS:
-        bars = [Bars(one.run, one.by_label_image[metric]) for one in runs]
-        yield bar_chart(sides, bars, f"{metric} from labels with and without an image", "labels")
-    bars = [Bars(one.run, one.by_query_image) for one in runs]
-    if all(None not in one.values for one in bars):  # a side without queries has no precision
-        yield bar_chart(sides, bars, "P@1 of queries with and without an image", "queries")
+    for part, (metrics, title, x_label) in PARTS.items():
+        for metric in metrics:
+            bars = [Bars(one.run, one.values[part, metric]) for one in runs]
+            n = len(bars[0].values)
+            groups = ["with an image", "without"] if part != "by_frequency" else [str(1 + group) for group in range(n)]
+            if all(None not in one.values for one in bars):  # a side without queries has no precision
+                yield bar_chart(groups, bars, title.format(metric), x_label)
 
 
 # -- training curves --------------------------------------------------------------------------------------------------

@@ -72,8 +72,6 @@ def snakemake(folders: Iterable[Path], configfile: str = "") -> str:
 
 # -- our runs -------------------------------------------------------------------------------------------------------------
 
-STAGES = (*TRAINED, "predict", "score")
-
 
 class RunEvidence:
     """One run, shown once however many cells rest on it; model and index may be those of a run that it reuses.
@@ -138,7 +136,7 @@ def evidence(results: Results, commands: Commands, shown: Sequence[str] = ()) ->
 
 def _manifests(result: Result) -> dict[str, dict[str, Any]]:
     """Return the manifests of the finished stages that led to a score, by stage."""
-    folders = {stage: result.place(stage) for stage in STAGES}
+    folders = {stage: result.place(stage) for stage in (*TRAINED, "predict", "score")}
     return {stage: read_manifest(folder) for stage, folder in folders.items() if (folder / MANIFEST).exists()}
 
 

@@ -19,9 +19,8 @@ from vixml.config.published import PublishedValue, select_one
 from vixml.config.tables import Comparison, TableSpec, load_any_tables, load_comparisons, load_summary, load_tables
 from vixml.errors import VixmlError
 from vixml.files import write_json, write_text
-from vixml.plan.cost import Missing
 from vixml.report.results import NOT_RUN, STATES, Aggregate, Results, difference, find, load, mean_sd, read_versioned
-from vixml.report.tables import Row, Section, Sources, Table, build_tables, missing_cost
+from vixml.report.tables import Missing, Row, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import duration, markdown, milliseconds, one_line, plain, size
 
 # -- the main numbers ----------------------------------------------------------------------------------------------------
@@ -347,7 +346,7 @@ def pages(
 
 
 def _parts(sources: Sources) -> str:
-    specs = load_any_tables(sources.config_dir)
+    specs = load_any_tables(sources.registry.config_dir)
     tables = {spec.paper_table: table for spec, table in zip(specs, build_tables(specs, sources), strict=True)}
     missing = missing_cost(specs, sources)
     rows = []
@@ -380,7 +379,7 @@ def _shape(references: Sequence[Path], sources: Sources) -> str:
         for row in load_reference(path)["rows"]:
             if row["n"] and (row["run"] not in found):
                 found[row["run"]] = row
-    compared = load_comparisons(sources.config_dir)
+    compared = load_comparisons(sources.registry.config_dir)
     rows = [[one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in compared]
     paper, picto = ["the paper says", "where", "paper: difference"], ["PICTO: the first", "the second"]
     return markdown([*paper, *picto, "difference (95 %)", "on PICTO"], rows, words=(1, 6))

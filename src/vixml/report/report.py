@@ -23,7 +23,8 @@ from vixml.config.tables import FigureSpec, load_any_tables, load_figures
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.evaluation.metrics import hits_in_chunks
-from vixml.files import load_array, write_text
+from vixml.evaluation.predictions import load_predictions
+from vixml.files import write_text
 from vixml.images.store import ImageStore
 from vixml.manifest import MANIFEST, holds
 from vixml.provenance import stage
@@ -161,16 +162,7 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
 
 def _top(result: Result, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
     """Return a run's best labels, (n_test, at most 5) ids, -1 for none, and which of them are true."""
-    path = result.place("predict") / "labels.npy"
-    labels = load_array(path)
-    if labels.ndim != 2 or len(labels) != corpus.n("test") or (labels.size and labels.max() >= corpus.n_labels):
-        raise VixmlError(
-            "predictions do not belong to the gallery's corpus",
-            where=path,
-            found=f"shape {labels.shape}, highest label {labels.max() if labels.size else 'none'}",
-            expected=f"{corpus.n('test')} rows, labels below {corpus.n_labels}",
-            hint="predict again; snakemake does so by itself",
-        )
+    labels = load_predictions(result.place("predict"), corpus.n("test"), corpus.n_labels).labels
     # As in scoring, filtered labels are left out.
     chunks = list(hits_in_chunks(labels, corpus.labels("test"), corpus.filter("test")))
     labels, hits = ([getattr(chunk, of)[:, :N_LABELS] for chunk in chunks] for of in ("labels", "hits"))
@@ -260,8 +252,6 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
     shown = None
     if options.corpus is not None and options.images is not None:
         shown = gallery(options.corpus, options.images, options.compare, results)
-    # Only scores count as confirmed: a setting that equals the paper's reproduces nothing.
-    scores_states = states_summary(scored)["states"]
     commands = Commands.load(config_dir, options.configfile)
     compared = any(table.compared for table in built)
     stand_ins = {sources.registry.title(row["dataset"]) for row in found["rows"] if row["verdict"] == "stand-in"}
@@ -278,7 +268,8 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "tables": built,
         "states": states_summary(built, missing_cost(specs, sources)),
         "n_published": sum(len(table.cells(True)) for table in scored),
-        "n_green": sum(scores_states[state] for state in GREEN),
+        # Only scores count as confirmed: a setting that equals the paper's reproduces nothing.
+        "n_green": sum(table.states(kind)[state] for table in scored for kind in (True, False) for state in GREEN),
         "state_names": STATES,
         "meaning": MEANING,
         "metrics": main["metrics"],

@@ -1,6 +1,6 @@
 """Results read from score folders, their summary over seeds, and the verdict on a number beside a published one.
 
-Nothing is computed from data here: one :class:`Result` per score folder, read and checked. :class:`Registry` knows
+Nothing is computed from data here: one :class:`Result` per score folder, read and checked. :class:`Registry` says
 whether a run can be repeated here, and whether its data and weights are the paper's.
 """
 
@@ -16,9 +16,9 @@ from typing import Any, Literal, get_args
 
 from scipy.special import stdtrit
 
-from vixml.config.load import load_runs, load_world, registry_files
-from vixml.config.registry import World
-from vixml.config.run import RunConfig
+from vixml import stages
+from vixml.config.load import registry_files
+from vixml.config.project import Project
 from vixml.config.tables import spec_path
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json
@@ -258,8 +258,8 @@ class Results:
 
 def find(results_dir: Path | str, split: str = "test") -> list[Path]:
     """Return every finished score folder below ``results_dir``, sorted."""
-    pattern = place("score", "", dataset="*", run="*", seed="*", split=split) / MANIFEST
-    return sorted(path.parent for path in Path(results_dir).glob(pattern.as_posix()))
+    found = stages.find("score", results_dir)
+    return [path for path, names in found if names["split"] == split and (path / MANIFEST).exists()]
 
 
 def load(folders: Iterable[Path | str], split: str = "test") -> Results:
@@ -437,17 +437,8 @@ def over_seeds(results: Sequence[Result], value: Literal["hours", "query_ms"]) -
 # -- the registry: whether a run can be repeated, and whether it is a stand-in ---------------------------------
 
 
-@dataclass(frozen=True)
-class Registry:
-    """The registry of datasets and models, and every run's config."""
-
-    world: World
-    runs: dict[tuple[str, str], RunConfig]
-
-    @classmethod
-    def load(cls, config_dir: Path | str) -> Registry:
-        """Read ``datasets.yaml``, ``models.yaml`` and ``runs/``."""
-        return cls(load_world(config_dir), load_runs(config_dir))
+class Registry(Project):
+    """A configuration that says of its runs and datasets whether they can repeat the paper's, or only stand in for them."""
 
     def blocked(self, dataset: str, run: str | None) -> str | None:
         """Return what is missing to run a published row here, or None."""

@@ -33,7 +33,7 @@ from vixml.config.tables import Row as PublishedRow
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE
-from vixml.plan.cost import Cost, Missing, load_train_sizes, predict, predict_run
+from vixml.plan.cost import Cost, predicted, predicted_from_print
 from vixml.plan.plan import RunKey, parts_of_run
 from vixml.report.results import (
     STATES,
@@ -234,25 +234,21 @@ class Sources:
 
     published: list[PublishedValue]
     runs: dict[str, TrainingRun]
-    sizes: dict[str, int]
     registry: Registry
     results: Results
-    config_dir: Path
-    measured: Measured = field(default_factory=Measured)
+    measured: Measured
     costs: dict[tuple[str, str], str] = field(default_factory=dict)  # predicted, filled as they are asked for
 
     @classmethod
     def load(cls, config_dir: Path | str, results: Results, measured: Measured | None = None) -> Sources:
         """Read the published numbers, where the folder has any, and the registry."""
-        registry, measured = Registry.load(config_dir), measured or Measured()
-        if not has_published(config_dir):
-            return cls([], {}, {}, registry, results, Path(config_dir), measured)
-        published, runs = load_published(config_dir), load_training_runs(config_dir)
-        return cls(published, runs, load_train_sizes(config_dir), registry, results, Path(config_dir), measured)
+        published = load_published(config_dir) if has_published(config_dir) else []
+        runs = load_training_runs(config_dir) if published else {}
+        return cls(published, runs, Registry(config_dir), results, measured or Measured())
 
     def reported(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a CSV file of ``config/reported``."""
-        return [row for _, row in read_csv(self.config_dir / "reported" / f"{name}.csv")]
+        return [row for _, row in read_csv(self.registry.config_dir / "reported" / f"{name}.csv")]
 
     def facts(self, latency: bool) -> list[dict[str, str]]:
         """Return the latencies that the paper states, or its other sentences with a number."""
@@ -373,10 +369,12 @@ def _cost(row: PublishedRow | MeasuredRow, dataset: str, value: PublishedValue |
     entry, config = world.datasets.get(dataset), sources.registry.runs.get(key)
     if entry is not None and entry.expect is not None and config is not None and config.needs_encoder:
         if key not in sources.costs:
-            sources.costs[key] = str(predict_run(world, dataset, config, HARDWARE["gpu"]))
+            sources.costs[key] = predicted(world, dataset, config, HARDWARE["gpu"])
         return sources.costs[key]
-    run = sources.runs.get(value.run) if value.run else None
-    return str(predict(run, value.row["params"], sources.sizes)) if run else ""
+    if (run := sources.runs.get(value.run or "")) is None:
+        return ""
+    sizes = {line["dataset"]: int(line["n_train"]) for line in sources.reported("datasets")}
+    return predicted_from_print(run, value.row["params"], sizes[run.dataset])
 
 
 # -- values without variance --------------------------------------------------------------------------------------------
@@ -599,7 +597,7 @@ def _claims(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
     asked = {(row.topic, row.item): row for row in spec.claims}
     if published.keys() != asked.keys():
         odd = sorted(published.keys() ^ asked.keys())[0]
-        holder = "the table" if odd in asked else sources.config_dir / "reported" / "other_facts.csv"
+        holder = "the table" if odd in asked else sources.registry.config_dir / "reported" / "other_facts.csv"
         raise VixmlError(
             "the table of claims and other_facts.csv have different sentences",
             where=f"config/tables/{spec.id}.yaml: claims",
@@ -653,6 +651,14 @@ FACTS = {
 # -- predicted cost of the rows that nobody ran -------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Missing:
+    """Cost of rows without a result: by table, and of all tables together, where shared parts count once."""
+
+    by_table: dict[str, Cost]
+    total: Cost
+
+
 def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> Missing:
     """Predict the cost of the published rows without a result, as `vixml plan` predicts a table.
 
@@ -663,7 +669,9 @@ def missing_cost(specs: Sequence[TableSpec | FactsSpec], sources: Sources) -> Mi
     registry = sources.registry
     # A configuration that makes every table trains these seeds.
     seeds: dict[tuple[str, str], set[int]] = {}
-    for dataset, run, seed in (one for spec in load_any_tables(sources.config_dir) for one in _runs(spec, sources)):
+    for dataset, run, seed in (
+        one for spec in load_any_tables(sources.registry.config_dir) for one in _runs(spec, sources)
+    ):
         if seed is not None:
             seeds.setdefault((dataset, run), set()).add(seed)
 

@@ -23,8 +23,9 @@ from vixml.text import csv_cell, markdown
 
 SPLIT = "validation"
 METRICS = ("P@1", "P@5", "PSP@1", "R@100")
-# P@1 on the held-out queries after the last epoch, as training.json has it -> by which vectors.
-DIAGNOSTICS = {"P@1/u": "u", "P@1/z": "z", "P@1/centroid": "centroid", "P@1/knn": "kNN"}
+# P@1 on the held-out queries after the last epoch, as training.json has it -> by which vectors, as the page says.
+DIAGNOSTICS = {"P@1/u": "by u", "P@1/z": "by z", "P@1/centroid": "by centroid", "P@1/knn": "by kNN"}
+COLUMNS = {metric: metric for metric in METRICS} | DIAGNOSTICS | {"minutes": "minutes"}
 IDENTITY = ("dataset", "run", "seed")
 
 # Runs that differ in which queries are held out, and are called so, share a row.
@@ -45,9 +46,8 @@ class TunedRun:
     Attributes:
         config: as resolved when its model was trained; of a run that reuses one, that run's.
         cells: which queries were held out (``training.validation_split``) and seed of each of ``results``.
-        metrics: name -> percent over seeds.
-        diagnostics: key of :data:`DIAGNOSTICS` -> percent over seeds; None for a run without training.
-        minutes: of training over seeds; None for a run without training.
+        numbers: of each of ``results``: its metrics and, if it was trained, its diagnostics and minutes of training.
+        summary: each of :data:`COLUMNS` over seeds; None where nothing was trained.
 
     Raises:
         VixmlError: seeds or splits trained with unlike settings, or a training without diagnostics.
@@ -66,21 +66,13 @@ class TunedRun:
         self.dataset, self.run, self.results, self.config = dataset, run, results, configs[0]
         splits = [config.training.validation_split for config in configs]
         self.cells = [(split, result.seed) for split, result in zip(splits, results, strict=True)]
-        self.metrics = {metric: metric_over_seeds(results, metric) for metric in METRICS}
-        self.diagnostics: dict[str, Aggregate | None] = dict.fromkeys(DIAGNOSTICS)
-        self.minutes = None
-        hours = [result.hours for result in results]
-        if None not in hours:
-            self.diagnostics = {key: aggregate([_diagnostic(one, key) for one in results]) for key in DIAGNOSTICS}
-            self.minutes = aggregate([60 * hour for hour in hours])
-
-    def by_cell(self) -> dict[tuple[int, int], dict[str, float]]:
-        """Return {(split, seed): {name of a metric or diagnostic: percent}}."""
-        return {
-            cell: {metric: result.metrics[metric] for metric in METRICS}
-            | ({key: _diagnostic(result, key) for key in DIAGNOSTICS} if self.minutes is not None else {})
-            for cell, result in zip(self.cells, self.results, strict=True)
-        }
+        self.summary: dict[str, Aggregate | None] = dict.fromkeys(COLUMNS)
+        self.summary |= {metric: metric_over_seeds(results, metric) for metric in METRICS}
+        self.numbers = [{metric: result.metrics[metric] for metric in METRICS} for result in results]
+        if all(result.hours is not None for result in results):
+            for result, numbers in zip(results, self.numbers, strict=True):
+                numbers |= {key: _diagnostic(result, key) for key in DIAGNOSTICS} | {"minutes": 60 * result.hours}
+            self.summary = {name: aggregate([numbers[name] for numbers in self.numbers]) for name in COLUMNS}
 
     @property
     def order(self) -> tuple[str, str, float, float, str]:
@@ -173,8 +165,8 @@ def paired(runs: Sequence[TunedRun]) -> list[tuple[str, str, dict[str, Aggregate
         cells = [cell for cell in first.cells if cell in second.cells]
         if (first.dataset, first.config.modality) != (second.dataset, second.config.modality) or len(cells) < MIN_SEEDS:
             continue
-        one, other = first.by_cell(), second.by_cell()
-        names = [name for name in one[cells[0]] if name in other[cells[0]]]
+        one, other = (dict(zip(run.cells, run.numbers, strict=True)) for run in (first, second))
+        names = [name for name in one[cells[0]] if name in other[cells[0]] and name != "minutes"]
         gaps = {name: aggregate([other[cell][name] - one[cell][name] for cell in cells]) for name in names}
         found.append((first.run, second.run, gaps))
     return found
@@ -190,23 +182,18 @@ def to_markdown(runs: Sequence[TunedRun]) -> str:
         "warm-up": _warmup,
         "epochs": lambda run: str(run.config.training.epochs),
     }
-    shown = {name: f"by {DIAGNOSTICS[name]}" if name in DIAGNOSTICS else name for name in (*METRICS, *DIAGNOSTICS)}
-    rows = [
-        [
-            *(text(run) for text in settings.values()),
-            *(mean_sd(value, none="–") for value in (*run.metrics.values(), *run.diagnostics.values())),
-            mean_sd(run.minutes, 1, none="–"),
-        ]
-        for run in runs
-    ]
-    out = [f"# {first_line(runs)}", "", NOTE, "", markdown([*settings, *shown.values(), "minutes"], rows, words={1})]
+    rows = []
+    for run in runs:
+        numbers = [mean_sd(run.summary[name], 1 if name == "minutes" else 2, none="–") for name in COLUMNS]
+        rows.append([*(text(run) for text in settings.values()), *numbers])
+    out = [f"# {first_line(runs)}", "", NOTE, "", markdown([*settings, *COLUMNS.values()], rows, words={1})]
     if pairs := paired(runs):
         names = list(dict.fromkeys(name for _, _, gaps in pairs for name in gaps))
         rows = [
             [second, first, str(next(iter(gaps.values())).n), *(_gap(gaps.get(name)) for name in names)]
             for first, second, gaps in pairs
         ]
-        heads = ["second run", "less first run", "pairs", *(shown[name] for name in names)]
+        heads = ["second run", "less first run", "pairs", *(COLUMNS[name] for name in names)]
         out += ["## Differences", "", DIFFERENCES, "", markdown(heads, rows, words={1})]
     return "\n".join(out)
 
@@ -230,7 +217,7 @@ def to_csv(runs: Sequence[TunedRun]) -> str:
         row |= {name: getattr(optimizer, name) for name in ("lr", "lr_new", "warmup_steps", "warmup_steps_new")}
         splits, seeds = (" ".join(str(cell[i]) for cell in run.cells) for i in (0, 1))
         row |= {"epochs": run.config.training.epochs, "splits": splits, "seeds": seeds, "n": len(run.results)}
-        for name, value in {**run.metrics, **run.diagnostics, "minutes": run.minutes}.items():
+        for name, value in run.summary.items():
             mean, sd = (None, None) if value is None else (value.mean, value.sd)
             row |= {name: None if mean is None else f"{mean:.4f}", f"{name} sd": None if sd is None else f"{sd:.4f}"}
         rows.append(row)

@@ -11,10 +11,9 @@ import pandas as pd
 
 from vixml.config.tables import load_any_tables
 from vixml.files import write_json, write_text
-from vixml.plan.cost import Missing
 from vixml.provenance import stage
 from vixml.report.results import MEANING, STATES, Aggregate, Results, load, mean_sd, stage_inputs
-from vixml.report.tables import Cell, Measured, Section, Sources, Table, build_tables, missing_cost
+from vixml.report.tables import Cell, Measured, Missing, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import csv_cell, duration, markdown, milliseconds, one_line, plain
 
 
@@ -211,12 +210,11 @@ def _latex_section(table: Table, section: Section) -> list[str]:
 # -- all tables together ----------------------------------------------------------------------------------------------
 
 
-def states_summary(tables: Sequence[Table], missing: Missing | None = None) -> dict[str, Any]:
+def states_summary(tables: Sequence[Table], missing: Missing) -> dict[str, Any]:
     """Return the content of ``summary.json``: how many cells are in which state, per table and in all.
 
-    With ``missing``, also the predicted GPU hours of rows without a result, per table and in all (shared parts count once).
+    Beside them the predicted GPU hours of rows without a result, per table and in all (shared parts count once).
     """
-    total = {state: sum(t.states(True)[state] + t.states(False)[state] for t in tables) for state in STATES}
     return {
         "schema_version": 1,
         "tables": {
@@ -226,12 +224,13 @@ def states_summary(tables: Sequence[Table], missing: Missing | None = None) -> d
                 "published": table.states(True),
                 "measured_cells": len(table.cells(False)),
                 "measured": table.states(False),
+                "gpu_hours_not_run": round(missing.by_table[table.spec.id].hours, 3),
             }
-            | ({} if missing is None else {"gpu_hours_not_run": round(missing.by_table[table.spec.id].hours, 3)})
             for table in tables
         },
-        "states": total,
-    } | ({} if missing is None else {"gpu_hours_not_run": round(missing.total.hours, 3)})
+        "states": {state: sum(t.states(True)[state] + t.states(False)[state] for t in tables) for state in STATES},
+        "gpu_hours_not_run": round(missing.total.hours, 3),
+    }
 
 
 def metrics(results: Results, tables: Sequence[Table]) -> dict[str, Any]:
