@@ -42,7 +42,7 @@ model = fit(train, labels)
 trained = time.process_time()
 found = predict(model, test)
 print(trained - begun, time.process_time() - trained)
-save_npz(folder / "found.npz", found)
+save_npz(folder / "found.npz", as_matrix(found, test.shape[0]))
 """
 PECOS = """
 from pecos.xmc import Indexer, LabelEmbeddingFactory
@@ -52,6 +52,7 @@ def fit(train, labels):
     return XLinearModel.train(train, labels, C=clusters)
 def predict(model, test):
     return model.predict(test, only_topk=100, beam_size=50)
+as_matrix = lambda found, n: found
 """
 NAPKINXC = """
 from napkinxc.models import PLT
@@ -61,9 +62,10 @@ def fit(train, labels):
     model.load()
     return model
 def predict(model, test):
-    ranked = model.predict_proba(test, top_k=100)
-    rows, labels, scores = zip(*((row, *one) for row, found in enumerate(ranked) for one in found))
-    return csr_matrix((scores, (rows, labels)), shape=(test.shape[0], max(labels) + 1))
+    return model.predict_proba(test, top_k=100)
+def as_matrix(found, n):
+    rows, labels, scores = zip(*((row, *one) for row, ranked in enumerate(found) for one in ranked))
+    return csr_matrix((scores, (rows, labels)), shape=(n, max(labels) + 1))
 """
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from checked_tree import COUNTS, change_array, write_tree
 from helpers import update_manifest
@@ -19,10 +20,13 @@ from safetensors.numpy import load_file, save_file
 from vixml.check.check import CHECKS, Absent, attempt, inspect, last_line, line, open_results
 from vixml.cli import main
 from vixml.config.load import read_yaml
+from vixml.config.run import RunConfig, SeededRun
 from vixml.errors import VixmlError
+from vixml.evaluation.choose import choose_inference
 from vixml.files import read_json, sha256_json, write_json
 from vixml.manifest import with_digest
-from vixml.provenance import MANIFEST
+from vixml.provenance import MANIFEST, stage
+from vixml.retrieval.predict import predict
 
 # -- corruptions, each with the stage and the message that must report it ---------------------------------------------
 
@@ -281,6 +285,31 @@ def test_a_run_is_checked_with_the_run_whose_model_it_uses(tree):
     reports = {r.stage: r for r in look(tree, dataset="picto", run="searching--augmented")}
     assert (reports["index"].n_folders, reports["scores"].n_folders) == (1, 2)
     assert "retrieval-augmented: rankings whole (2 times)" in line(reports["predictions"])
+
+
+def test_a_choice_is_checked_with_the_trainings_that_it_rests_on(tree):
+    runs, corpus = tree / "results/runs/picto", tree / "results" / DATA / "corpus"
+    for name, made in (("model", "train"), ("index", "build-index")):
+        other = {"dataset": "picto", "run": "other", "seed": 0}
+        with stage(runs / "other/seed0" / name, made, config=other, inputs={"corpus": corpus}) as work:
+            for file in (runs / "searching/seed0" / name).iterdir():
+                if file.name == "training.json":
+                    write_json(work / file.name, read_json(file) | other)
+                elif file.name != MANIFEST:
+                    shutil.copy(file, work)
+    how = {"method": "chosen", "chosen_on": ["other"], "top_k": 10}
+    run = SeededRun("picto", "chosen", 0, RunConfig(reuse="searching", inference=how))
+    inputs = {"corpus": corpus, "index_1": runs / "other/seed0/index", "trained_1": runs / "other/seed0/model"}
+    choice, predicted = runs / "chosen/seed0/choice", runs / "chosen/seed0/test/predictions"
+    choose_inference(run, inputs, choice, torch.device("cpu"))
+    predict(run, "test", {"corpus": corpus, "index": runs / "searching/seed0/index", "choice": choice}, predicted)
+    reports = {r.stage: r for r in look(tree, dataset="picto", run="chosen")}
+    assert {name: reports[name].n_folders for name in ("model", "index", "predictions")} == {
+        "model": 3, "index": 2, "predictions": 2,
+    }  # fmt: skip
+    assert not reports["predictions"].failed
+    write_json(choice / "choice.json", read_json(choice / "choice.json") | {"n_queries": 1})
+    assert "choice.json" in str(look(tree)[-1].failed[0]) and look(tree)[-1].stage == "predictions"
 
 
 def test_inputs_of_moved_results_are_found(tree, monkeypatch):

@@ -273,6 +273,8 @@ def test_inference_may_be_chosen_on_several_runs(config_dir):
         "index_1": "runs/picto/s1/seed3/index", "trained_1": "runs/picto/s1/seed3/model",
         "index_2": "runs/picto/s2/seed3/index", "trained_2": "runs/picto/s2/seed3/model",
     }  # fmt: skip
+    given = Job(job.project, "choose-inference", job.names, {"index": config_dir})
+    assert refused(given.reads).where == "--index", "which of the two would it be?"
     # The model that predicts is the one trained on all queries.
     assert job.folder("build-index").parts[-3:] == ("a", "seed3", "index")
     # Beside a model that continues from an earlier one, splits start anew.

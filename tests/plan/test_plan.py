@@ -102,14 +102,14 @@ def test_rows_of_ours_on_the_papers_data():
     """Trained beside the paper's own models, each on one H100, in no table of the paper; votes train nothing."""
     plan, paper = planned("paper-best.yaml"), planned("paper.yaml")
     ours = {key for key in plan.runs if key not in paper.runs}
-    assert len(ours) == 80 and {dataset for dataset, *_ in ours} == {group.name for group in paper.targets}
+    assert len(ours) == 120 and {dataset for dataset, *_ in ours} == {group.name for group in paper.targets}
     assert [group.name for group in plan.tables] == ["Beyond the paper"] and set(plan.tables[0].runs) == set(plan.runs)
     assert not ours & {key for group in paper.tables for key in group.runs}
-    assert plan.trainings(ours) == 16 + 16, "ours, and the paper's whose models are searched again"
+    assert plan.trainings(ours) == 24 + 24, "ours, and the paper's whose models are searched again"
     assert not plan.too_large() and not plan.uncounted
     configs = load_runs(REPO / "config")
     trained = [key for key in ours if configs[key[:2]].reuse is None]
-    assert len(trained) == 16
+    assert len(trained) == 24
     for dataset, run, _ in trained:
         own, theirs = (
             sum((cost for part, cost in plan.parts.items() if part.split("/")[1:3] == [dataset, name]), Cost())

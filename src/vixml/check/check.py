@@ -420,11 +420,11 @@ CHECKS: dict[str, dict[str, tuple[Check, ...]]] = {
     "images": {"prepare-vision": (), "render-images": (stored_images,), "embed-images": (image_norms,)},
     "model": {"prepare-model": (), "train": (same_identity, training_record, finite_weights)},
     "index": {"build-index": (same_identity, unit_rows)},
-    "predictions": {"predict": (same_identity, rankings)},
+    "predictions": {"choose-inference": (same_identity,), "predict": (same_identity, rankings)},
     "scores": {"score": (same_identity, same_scores)},
 }
 DATA = ("build-corpus", "tokenize", "render-images", "embed-images")  # stages of a dataset
-RUNS = ("train", "build-index", "predict", "score")  # and of a run
+RUNS = ("train", "build-index", "choose-inference", "predict", "score")  # and of a run
 
 
 @dataclass(frozen=True)
@@ -475,17 +475,18 @@ class Results:
             return [folder for folder in found if folder.names["dataset"] in self.datasets]
         if stage in RUNS:
             found = [folder for folder in found if folder.run in self.runs]
-        if stage in ("predict", "score"):
+        if stage in ("choose-inference", "predict", "score"):
             found = [folder for folder in found if self.run in (None, folder.run[1])]
         return found
 
     @cached_property
     def runs(self) -> set[tuple[str, str]]:
-        """Return dataset and run of everything to look at, with the runs whose models the predictions were made with."""
+        """Return dataset and run of everything to look at, with the runs whose models predictions and their choice rest on."""
         every = {folder.run for folder in self.on_disk(*RUNS)}
         chosen = {(d, r) for d, r in every if self.dataset in (None, d) and self.run in (None, r)}
         made = [f for f in self.on_disk("predict") if f.run in chosen and attempt(f.whole_manifest) == ""]
-        return chosen | {(f.run[0], f.config.get("trained_as", f.run[1])) for f in made}
+        splits = {(f.run[0], run) for f in made for run in f.config.get("inference", {}).get("chosen_on", ())}
+        return chosen | splits | {(f.run[0], f.config.get("trained_as", f.run[1])) for f in made}
 
     @cached_property
     def datasets(self) -> set[str]:

@@ -91,6 +91,11 @@ class Ranking:
         return 1 + TRIALS * self.choosing / self.job.counts.n_test
 
     @property
+    def splits(self) -> int:
+        """Return the number of trainings whose held-out queries inference may be chosen on."""
+        return len(self.job.config.inference.chosen_on) or 1
+
+    @property
     def choosing(self) -> int:
         """Return the number of queries that inference is chosen on; all of train at most, where other runs hold them out."""
         how = self.job.config.inference
@@ -119,10 +124,10 @@ class Ranking:
         """Return the operations of a linear model: its system solved for all labels, and the texts scored."""
         if not self.system:
             return 0.0
-        counts = self.job.counts
-        texts = self.repeated * counts.n_test + (counts.n_train if self.system == counts.n_train else 0)
+        counts, models = self.job.counts, 1 + (self.splits if self.choosing else 0)
+        texts = self.repeated * counts.n_test + (models * counts.n_train if self.system == counts.n_train else 0)
         solved = self.system**3 / 3 + 2.0 * self.system**2 * counts.n_labels
-        return solved + 2.0 * texts * TERMS_OF_A_TEXT * counts.n_labels
+        return models * solved + 2.0 * texts * TERMS_OF_A_TEXT * counts.n_labels
 
     # -- bytes ----------------------------------------------------------------------------------------------------
 
@@ -144,12 +149,11 @@ class Ranking:
     @property
     def voting_bytes(self) -> float:
         """Return the size of vectors that are made for this search: with images or hashed terms, or without the held-out rows."""
-        splits = len(self.job.config.inference.chosen_on) or 1
         one = 4.0 * (self.job.shape.hidden + self.appended)
         if self.appended:
-            sets = SETS * splits if self.choosing else 1
+            sets = SETS * self.splits if self.choosing else 1
             return one * (self.job.counts.n_train * sets + self.job.counts.n_test)
-        return one * self.job.counts.n_train * splits if self.choosing else 0.0
+        return one * self.job.counts.n_train * self.splits if self.choosing else 0.0
 
     @property
     def linear_bytes(self) -> float:
@@ -163,7 +167,8 @@ class Ranking:
         panel = 4 * size**2 + 20 * size * min(size, PANEL)
         solved = 8 * size**2 + (8 if size == texts else 12) * size * n_labels
         found = 4 * size**2 + 4 * (size + self.terms) * n_labels
-        return float(TERM * TERMS_OF_A_TEXT * texts + max(panel, solved, found))
+        others = 4 * (self.splits - 1) * self.terms * n_labels  # a choice keeps the models of all its trainings
+        return float(TERM * TERMS_OF_A_TEXT * texts + max(panel, solved, found) + others)
 
     def device_bytes(self, memory: float) -> float:
         """Return the memory of a GPU with ``memory`` bytes free: vectors that fit into half of it, tables, kernel matrices.

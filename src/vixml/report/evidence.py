@@ -136,7 +136,7 @@ def evidence(results: Results, commands: Commands, shown: Sequence[str] = ()) ->
 
 def _manifests(result: Result) -> dict[str, dict[str, Any]]:
     """Return the manifests of the finished stages that led to a score, by stage."""
-    folders = {stage: result.place(stage) for stage in (*TRAINED, "predict", "score")}
+    folders = {stage: result.place(stage) for stage in (*TRAINED, "choose-inference", "predict", "score")}
     return {stage: read_manifest(folder) for stage, folder in folders.items() if (folder / MANIFEST).exists()}
 
 
