@@ -63,7 +63,7 @@ def test_rows_of_ours_on_the_papers_data_train_what_the_plan_prices(tmp_path):
     parts = [part.split("/") for part in found.parts if part.startswith("train/")]
     shown = done.stdout + done.stderr
     assert trained(shown) == {(dataset, run, int(seed.removeprefix("seed"))) for _, dataset, run, seed in parts}
-    assert len(trained(shown)) == 32 and len(re.findall("Choose the inference of", shown)) == 16
+    assert len(trained(shown)) == 48 and len(re.findall("Choose the inference of", shown)) == 24
 
 
 def test_sizes_of_data_sets_need_their_corpora_and_no_model(tmp_path):
