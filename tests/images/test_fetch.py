@@ -28,9 +28,10 @@ from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
 from vixml.images.decode import prepare
-from vixml.images.fetch import Fetched, Journal, Preparers, _gather, _write, fetch_images
+from vixml.images.fetch import Fetched, Journal, _gather, _write, fetch_images
 from vixml.images.http import Backend, Getter, Refused, is_public, retry_after
 from vixml.images.store import ImageStore
+from vixml.images.workers import Attempt, Workers
 from vixml.provenance import read_manifest
 
 # -- fetching ---------------------------------------------------------------------------------------------------------
@@ -415,11 +416,15 @@ def test_an_image_is_prepared_as_in_the_paper(server, tmp_path):
 # -- preparing in other processes -------------------------------------------------------------------------------------
 
 
+async def prepared(workers: Workers, data: bytes) -> Attempt:
+    return await asyncio.get_running_loop().run_in_executor(workers.threads, workers.attempt, data)
+
+
 def test_each_caller_gets_its_image():
     async def go() -> list:
-        with Preparers(1, 24) as preparers:
+        with Workers(1, 24) as workers:
             files = [image_file(number) if number % 5 else b"no image" for number in range(100)]
-            return await asyncio.gather(*map(preparers.prepared, files))
+            return await asyncio.gather(*(prepared(workers, file) for file in files))
 
     found = asyncio.run(go())
     for number, (png, reason) in enumerate(found):
@@ -431,9 +436,9 @@ def test_each_caller_gets_its_image():
 
 def test_a_cancelled_caller_does_not_affect_others():
     async def go() -> list:
-        with Preparers(1, 24) as preparers:
-            gone = asyncio.create_task(preparers.prepared(image_file(0)))
-            stays = asyncio.create_task(preparers.prepared(image_file(1)))
+        with Workers(1, 24) as workers:
+            gone = asyncio.create_task(prepared(workers, image_file(0)))
+            stays = asyncio.create_task(prepared(workers, image_file(1)))
             await asyncio.sleep(0)
             gone.cancel()
             return await asyncio.gather(gone, stays, return_exceptions=True)
@@ -442,16 +447,18 @@ def test_a_cancelled_caller_does_not_affect_others():
     assert isinstance(gone, asyncio.CancelledError) and stays == (prepare(image_file(1), 24), None)
 
 
-def test_a_process_that_is_killed_is_an_error_for_all_callers():
+def test_a_process_that_is_killed_is_an_error_for_its_caller():
     async def go() -> list:
-        with Preparers(1, 24) as preparers:
-            await preparers.prepared(image_file(0))
-            for worker in preparers.workers._all:
+        with Workers(1, 24) as workers:
+            await prepared(workers, image_file(0))
+            for worker in workers._all:
                 os.kill(worker.process.pid, signal.SIGKILL)
-            return await asyncio.gather(*map(preparers.prepared, [image_file(1)] * 3), return_exceptions=True)
+            files = [image_file(1), image_file(2)]
+            return await asyncio.gather(*(prepared(workers, file) for file in files), return_exceptions=True)
 
-    found = asyncio.run(go())
-    assert all(isinstance(one, VixmlError) and "what was fetched is kept" in one.hint for one in found)
+    killed, next_one = asyncio.run(go())
+    assert isinstance(killed, VixmlError) and "what was fetched is kept" in killed.hint
+    assert next_one == (prepare(image_file(2), 24), None)
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import time
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
@@ -29,7 +29,7 @@ from vixml.files import atomic_path, disk_full, link, read_json, sha256_file, wr
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter, Schedule
 from vixml.images.store import FORMAT, kept_folder, shard_name, shard_range, write_shard
-from vixml.images.workers import PORTION, PORTION_BYTES, Attempt, Workers
+from vixml.images.workers import Workers
 from vixml.manifest import holds
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
@@ -86,9 +86,9 @@ def fetch_images(
         with bar("fetching images", len(urls)) as advance:
 
             async def fetch() -> None:
-                with Preparers(threads, size) as preparers:
+                with Workers(threads, size) as workers:
                     async with Getter(settings) as getter:
-                        fetcher = Fetcher(urls, kept, getter, preparers, advance)
+                        fetcher = Fetcher(urls, kept, getter, workers, advance)
                         for shard in range(n_shards):
                             await fetcher.shard(shard, shard_range(shard, len(urls), n_shards))
 
@@ -112,8 +112,8 @@ def fetch_images(
 class Fetcher:
     """Fetches and prepares the images of one shard after the other."""
 
-    def __init__(self, urls: list[str], kept: Path, getter: Getter, preparers: Preparers, advance: Quiet) -> None:
-        self.urls, self.kept, self.getter, self.preparers, self.advance = urls, kept, getter, preparers, advance
+    def __init__(self, urls: list[str], kept: Path, getter: Getter, workers: Workers, advance: Quiet) -> None:
+        self.urls, self.kept, self.getter, self.workers, self.advance = urls, kept, getter, workers, advance
         self._started, self._fetched, self._missing = time.monotonic(), 0, 0
 
     async def shard(self, shard: int, ids: range) -> None:
@@ -153,7 +153,8 @@ class Fetcher:
                 continue  # it is asked for again when its time has come
             png, error = None, answer.error
             if answer.data is not None:
-                png, error = await self.preparers.prepared(answer.data)
+                loop = asyncio.get_running_loop()
+                png, error = await loop.run_in_executor(self.workers.threads, self.workers.attempt, answer.data)
             journal.add(
                 Fetched(
                     image=image,
@@ -231,68 +232,6 @@ def _gather(kept: Path, work: Path, n_shards: int) -> tuple[list[int], Counter[s
                     missing.append(image)
                     reasons[error.split(":")[0]] += 1
     return missing, reasons, requests
-
-
-# -- preparing in other processes -------------------------------------------------------------------------------------
-
-
-class Preparers:
-    """Processes that prepare images; the result does not depend on how many. Use it as a context, inside an event loop."""
-
-    def __init__(self, processes: int, size: int) -> None:
-        # One more portion than processes, so that no process waits for the next.
-        self._portions = processes + 1
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: deque[tuple[bytes, asyncio.Future[Attempt]]] = deque()
-        self.workers = Workers(processes, size)
-
-    def __enter__(self) -> Preparers:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.workers.__exit__(kind, error, trace)
-
-    async def prepared(self, data: bytes) -> Attempt:
-        """Return an image as :func:`vixml.images.decode.draw_or_prepare` makes it, or None and the reason.
-
-        Raises:
-            VixmlError: a process was killed.
-        """
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((data, future))
-        if len(self._tasks) < self._portions:
-            task = asyncio.create_task(self._work())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return await future
-
-    async def _work(self) -> None:
-        """Prepare portions until no image waits; every caller gets its image or the error."""
-        while self._waiting:
-            files: list[bytes] = []
-            futures: list[asyncio.Future[Attempt]] = []
-            while self._waiting and len(files) < PORTION // 2 and sum(map(len, files)) < PORTION_BYTES:
-                data, future = self._waiting.popleft()
-                files.append(data)
-                futures.append(future)
-            made: list[Attempt] = []
-            failure: BaseException = RuntimeError("images were not prepared")
-            try:
-                made = await asyncio.get_running_loop().run_in_executor(
-                    self.workers.threads, self.workers.attempt, files
-                )
-            except BaseException as error:
-                failure = error
-                if not isinstance(error, Exception):
-                    raise
-            finally:
-                for number, future in enumerate(futures):
-                    if future.done():  # a caller that was cancelled no longer waits
-                        continue
-                    if number < len(made):
-                        future.set_result(made[number])
-                    else:
-                        future.set_exception(failure)
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from vixml.data.catalogue import SOURCE
 from vixml.data.corpus import URLS, Corpus, table_writer
 from vixml.errors import VixmlError
 from vixml.images.store import write_store
-from vixml.images.workers import Attempt, File, Workers, portions
+from vixml.images.workers import Attempt, File, Workers
 from vixml.manifest import holds
 from vixml.progress import track
 from vixml.provenance import describe_input, stage
@@ -96,8 +96,7 @@ def render_images(
 def draw_all(files: Iterable[File], size: int, processes: int) -> Iterator[Attempt]:
     """Yield ``(png, None)`` or ``(None, reason)`` for each file, in order.
 
-    Only a few portions wait at any time, so memory does not grow with the number of images.
+    Only a few files wait at any time, so memory does not grow with the number of images.
     """
     with Workers(processes, size) as workers:
-        for made in map_in_order(workers.threads, workers.attempt, portions(files), 2 * max(1, processes)):
-            yield from made
+        yield from map_in_order(workers.threads, workers.attempt, files, 2 * max(1, processes))

@@ -27,7 +27,6 @@ from vixml.data.xc_repository import TextRules
 from vixml.errors import VixmlError
 from vixml.images.decode import Undrawable, draw_or_prepare
 from vixml.images.embeddings import ImageEmbeddings
-from vixml.images.workers import portions
 from vixml.models.encode import encode_items, expect_direction
 from vixml.models.inputs import prompts
 from vixml.models.packing import MULTIPLE, Sequences
@@ -580,7 +579,16 @@ class _Search:
 
 def in_chunks(items: Iterable[T], pictures: Callable[[T], int]) -> Iterator[list[T]]:
     """Yield items that are in memory together: few where they have pictures."""
-    return portions(items, pictures, ITEMS_AT_ONCE, PICTURES_AT_ONCE)
+    chunk: list[T] = []
+    n_pictures = 0
+    for item in items:
+        chunk.append(item)
+        n_pictures += pictures(item)
+        if len(chunk) == ITEMS_AT_ONCE or n_pictures >= PICTURES_AT_ONCE:
+            yield chunk
+            chunk, n_pictures = [], 0
+    if chunk:
+        yield chunk
 
 
 def _file(path: Path) -> bytes:
