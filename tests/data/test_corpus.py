@@ -7,10 +7,11 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from corpus_data import CorpusData, Items
 from helpers import rows_of
 
 from vixml.config.registry import Counts
-from vixml.data.corpus import Corpus, CorpusData, Items, verify_counts
+from vixml.data.corpus import Corpus, verify_counts
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 

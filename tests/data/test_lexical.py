@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from corpus_data import CorpusData, Items
 from helpers import run_stage
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from vixml.data.corpus import CorpusData, Items
 from vixml.data.lexical import DIM, folded, inverse_frequencies, lexical_vectors, tf_idf
 from vixml.errors import VixmlError
 from vixml.files import load_array
