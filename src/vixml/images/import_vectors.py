@@ -23,7 +23,7 @@ import numpy as np
 
 from vixml.config.registry import VisionModel
 from vixml.data.corpus import SPLITS, Corpus
-from vixml.errors import VixmlError, expect_equal
+from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import write_json
 from vixml.images.embeddings import FORMAT, share_with_images
 from vixml.progress import Quiet, bar
@@ -243,21 +243,14 @@ def read_header(path: Path, hint: str) -> tuple[tuple[int, ...], bool, np.dtype,
     Raises:
         VixmlError: missing, or a header of an unknown version.
     """
-    try:
-        with open(path, "rb") as stream:
-            version = np.lib.format.read_magic(stream)
-            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            if version not in readers:
-                raise ValueError(f"format version {version[0]}.{version[1]}")
-            return (*readers[version](stream), stream.tell())
-    except FileNotFoundError as error:
-        raise VixmlError("an array is missing", where=path, hint=hint) from error
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header raises errors of Python's tokenizer, too
-        raise VixmlError(
-            "not a .npy file", where=path, found=str(error).splitlines()[0][:200], expected="a NumPy array", hint=hint
-        ) from error
+    if not path.exists():
+        raise VixmlError("an array is missing", where=path, hint=hint)
+    with reading("not a .npy file", path, expected="a NumPy array", hint=hint), open(path, "rb") as stream:
+        version = np.lib.format.read_magic(stream)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"format version {version[0]}.{version[1]}")
+        return (*readers[version](stream), stream.tell())
 
 
 # -- the maps -------------------------------------------------------------------------------------------------------

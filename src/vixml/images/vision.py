@@ -518,12 +518,8 @@ def read_checkpoint(path: Path | str, member: str) -> dict[str, torch.Tensor]:
         VixmlError: not a zip, no such member, or not a file of plain tensors.
     """
     data = Archive(path).read(member)
-    try:
+    with reading("not a file of tensors", f"{path}: {member}"):
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise VixmlError(
-            "not a file of tensors", where=f"{path}: {member}", found=str(error).splitlines()[0][:200]
-        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise VixmlError("not a state dict", where=f"{path}: {member}", found=type(state).__name__)
     return state
