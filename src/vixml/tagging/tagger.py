@@ -28,7 +28,7 @@ from vixml.errors import VixmlError
 from vixml.images.decode import Undrawable, draw_or_prepare
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.encode import encode_items, expect_direction
-from vixml.models.inputs import prompts
+from vixml.models.inputs import most_of_text, prompts
 from vixml.models.packing import MULTIPLE, Sequences
 from vixml.progress import warn
 from vixml.ragged import Ragged
@@ -117,6 +117,9 @@ class Tagger:
             no items were held out to tell.
         n_known: number of labels that were trained.
         offset: added to the similarity of added labels; set it at any time (:meth:`add_labels`).
+        prompts: split -> how a sequence is laid out.
+        most: tokens of a text that are read.
+        bare: whether a text has no special tokens around it (a decoder's).
 
     Example:
         >>> tagger = Tagger.load("shop.model")  # doctest: +SKIP
@@ -128,15 +131,13 @@ class Tagger:
         run, tokens = folder.run, folder.header["tokens"]
         self.folder, self.device, self._run = folder, device, run
         self.precision = choose_precision(run.training.precision if precision == "auto" else precision, device)
-        self._bare = tokens["special"] == "bare"
-        self._prompts = prompts(run, folder.folder / LANGUAGE, tokens)
-        self._tokenizer = load_tokenizer(folder.folder / LANGUAGE, run.encoder.max_len, bare=self._bare)
-        self._most = run.encoder.max_len
-        if run.encoder.first_token == "each-piece":
-            self._most -= len(tokens["bos_ids"])
+        self.bare = tokens["special"] == "bare"
+        self.prompts = prompts(run, folder.folder / LANGUAGE, tokens)
+        self._tokenizer = load_tokenizer(folder.folder / LANGUAGE, run.encoder.max_len, bare=self.bare)
+        self.most = most_of_text(run, tokens)
         # A decoder without words around the text has nothing else to read.
-        self._needs_token = self._bare and not self._prompts["train"].words
-        self._model = folder.model(self._prompts["train"], device).to(device)
+        self._needs_token = self.bare and not self.prompts["train"].words
+        self._model = folder.model(self.prompts["train"], device).to(device)
         self._vision = folder.vision(device, precision)
         self._fields = folder.dataset.text_fields
         names = folder.items(LABELS)
@@ -196,11 +197,6 @@ class Tagger:
         if self._vision is None:
             raise VixmlError("this model reads text only", where=self.folder.folder)
         return self.folder.dataset.image_size or self._vision.image_size
-
-    @property
-    def has_thumbnails(self) -> bool:
-        """Return whether the folder has thumbnails of its training items."""
-        return self._thumbnails is not None
 
     def thumbnail(self, row: int) -> bytes | None:
         """Return the JPEG thumbnail of a training item (``Voter.row``); None if it has none."""
@@ -343,7 +339,7 @@ class Tagger:
 
     def n_tokens(self, text: str) -> int:
         """Return the number of tokens of a text that the encoder reads."""
-        return min(self._most, len(self._tokenizer.encode(text, add_special_tokens=not self._bare).ids))
+        return min(self.most, len(self._tokenizer.encode(text, add_special_tokens=not self.bare).ids))
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 
@@ -368,13 +364,13 @@ class Tagger:
             vectors = ImageEmbeddings(self._pool(pixels), np.zeros(0, np.int64), self._vision.name, self.folder.folder)
             offsets = np.concatenate([[0], np.cumsum([len(item.pixels) for item in items], dtype=np.int64)])
             lists = Ragged(np.arange(len(pixels), dtype=np.int32), offsets, len(pixels))
-        encodings = self._tokenizer.encode_batch_fast([item.text for item in items], add_special_tokens=not self._bare)
+        encodings = self._tokenizer.encode_batch_fast([item.text for item in items], add_special_tokens=not self.bare)
         rows = [encoding.ids for encoding in encodings]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
         tokens = Ragged(np.fromiter(chain.from_iterable(rows), np.int32, offsets[-1]), offsets, 1 << 31)
-        tokens = tokens.first(self._most)
+        tokens = tokens.first(self.most)
         images, gather = (lists, partial(vectors.gather, dtype=np.float16)) if self._run.uses_images else (None, None)
-        sequences = Sequences(tokens, images, self._prompts[split], gather)
+        sequences = Sequences(tokens, images, self.prompts[split], gather)
         filled = FILLED if len(items) <= FEW else MULTIPLE
         u = encode_items(self._model, sequences, self.precision, self._run.training.items_at_once, multiple=filled)
         expect_direction(u, "items to tag")
