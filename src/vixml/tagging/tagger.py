@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vixml.data.lexical import folded, tf_idf
+from vixml.data.texts import TextRules
 from vixml.data.tokens import load_tokenizer
-from vixml.data.xc_repository import TextRules
 from vixml.errors import VixmlError
 from vixml.images.decode import Undrawable, draw_or_prepare
 from vixml.images.embeddings import ImageEmbeddings
