@@ -26,9 +26,10 @@ from vixml.config.registry import Fetch
 from vixml.data.corpus import URLS, Corpus
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, disk_full, link, read_json, sha256_file, write_json
+from vixml.identity import kept_folder
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter, Schedule
-from vixml.images.store import FORMAT, kept_folder, shard_name, shard_range, write_shard
+from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
 from vixml.images.workers import Workers
 from vixml.manifest import holds
 from vixml.progress import Quiet, bar

@@ -15,7 +15,7 @@ from vixml.errors import VixmlError
 from vixml.images.store import write_store
 from vixml.images.workers import Attempt, File, Workers
 from vixml.manifest import holds
-from vixml.progress import track
+from vixml.progress import bar
 from vixml.provenance import describe_input, stage
 from vixml.runtime import map_in_order
 
@@ -71,14 +71,17 @@ def render_images(
 
         def items() -> Iterator[tuple[int, str, bytes | None]]:
             svgs = ((local or reader).read(reference) for reference in references)
-            drawn = track(draw_all(svgs, size, threads), total=len(keys), text="drawing images")
-            for image, (key, (png, reason)) in enumerate(zip(keys, drawn, strict=True)):
+            for image, (key, (png, reason)) in enumerate(zip(keys, draw_all(svgs, size, threads), strict=True)):
+                advance(1)
                 if reason is not None:
                     reasons[reason.split(":")[0]] += 1
                     list_missing(image, references[image], reason)
                 yield image, key, png
 
-        with table_writer(work / MISSING, MISSING_SCHEMA) as list_missing:
+        with (
+            table_writer(work / MISSING, MISSING_SCHEMA) as list_missing,
+            bar("drawing images", len(keys)) as advance,
+        ):
             header = write_store(work, items(), len(keys), n_shards)
         if local is not None:
             # Local files have no declared hash; this one identifies what was read.

@@ -28,7 +28,7 @@ from vixml.config.registry import fields_of
 from vixml.data.table_files import expand
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, sha256_json, write_json
-from vixml.images.store import kept_folder
+from vixml.identity import kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
 from vixml.tagging.rows import Columns, Row, digest_of, form_of, items_of
