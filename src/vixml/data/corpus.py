@@ -212,29 +212,53 @@ def _n_rows(path: Path, columns: Sequence[str]) -> int:
     with reading_parquet(path):
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
-    for name in columns:
-        index = schema.get_field_index(name)
-        kind = schema.field(index).type if index >= 0 else None
-        if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise VixmlError(
-                "a table lacks a column" if kind is None else "a column has the wrong type",
-                where=f"{path}: {name}",
-                found="columns " + ", ".join(schema.names) if kind is None else str(kind),
-                expected=f"a string column {name!r}",
-                hint=_REBUILD,
-            )
+    _expect_strings(schema, path, columns, _REBUILD)
     return metadata.num_rows
 
 
 def _column(path: Path, name: str) -> list[str]:
-    with reading_parquet(path):
-        column = pq.read_table(path, columns=[name]).column(name)
+    return read_strings(path, [name]).column(name).to_pylist()
+
+
+def read_strings(path: Path, columns: Sequence[str], hint: str = _REBUILD) -> pa.Table:
+    """Read columns of a Parquet table.
+
+    Raises:
+        VixmlError: unreadable, a column that is missing or not of strings, a value that is missing.
+    """
+    with reading_parquet(path, hint), pq.ParquetFile(path) as file:
+        _expect_strings(file.schema_arrow, path, columns, hint)
+        table = file.read(columns=list(columns))  # pq.read_table imports pandas
+    for name in columns:
+        expect_no_null(table[name], f"{path}: {name}", hint)
+    return table
+
+
+def expect_no_null(column: pa.Array | pa.ChunkedArray, where: str, hint: str = _REBUILD, first: int = 0) -> None:
+    """Check that a column has a value in every row; the first row's number is ``first``.
+
+    Raises:
+        VixmlError: one has none (the row is named).
+    """
     if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise VixmlError(
-            "a value is missing", where=f"{path}: {name}, row {row}", found="null", expected="a string", hint=_REBUILD
-        )
-    return column.to_pylist()
+        row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        what = "a value is missing"
+        raise VixmlError(what, where=f"{where}, row {row}", found="null", expected="a string", hint=hint)
+
+
+def _expect_strings(schema: pa.Schema, path: Path, columns: Sequence[str], hint: str) -> None:
+    for name in columns:
+        index = schema.get_field_index(name)
+        found = schema.field(index).type if index >= 0 else None
+        kind = found.value_type if found is not None and pa.types.is_dictionary(found) else found
+        if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise VixmlError(
+                "a table lacks a column" if kind is None else "a column has the wrong type",
+                where=f"{path}: {name}",
+                found="columns " + ", ".join(schema.names) if kind is None else str(found),
+                expected=f"a string column {name!r}",
+                hint=hint,
+            )
 
 
 @contextmanager

@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vixml.config.registry import Dataset
 from vixml.data.archive import Archive, Member
-from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, reading_parquet
+from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, read_strings
 from vixml.data.texts import TextRules
 from vixml.errors import VixmlError, expect_equal, expect_index
 from vixml.progress import bar
@@ -211,35 +210,15 @@ class ImageTable:
 
     def __init__(self, path: Path | str) -> None:
         self.path, self.repeated = Path(path), 0
-        with reading_parquet(self.path, "fetch it again"), pq.ParquetFile(self.path) as file:
-            names = file.schema_arrow.names
-            if missing := [name for name in COLUMNS if name not in names]:
-                raise VixmlError(
-                    "a table of image addresses lacks a column",
-                    where=self.path,
-                    found="columns " + ", ".join(names),
-                    expected="columns id and url, one row per address",
-                    hint=f"name the column {missing[0]!r}",
-                )
-            table = file.read(columns=list(COLUMNS))
-        self._ids, self._urls = (self._strings(table, name) for name in COLUMNS)
+        table = read_strings(
+            self.path, COLUMNS, "a table of image addresses has columns id and url, one row per address"
+        )
+        self._ids, self._urls = (table[name].cast(pa.large_string()) for name in COLUMNS)
         hashes = np.concatenate(
             [np.zeros(0, np.uint64), *(_hash(chunk.to_pandas().to_numpy()) for chunk in self._ids.chunks)]
         )
         self._order = np.argsort(hashes, kind="stable")  # stable: an item's addresses keep their order
         self._hashes = hashes[self._order]
-
-    def _strings(self, table: pa.Table, name: str) -> pa.ChunkedArray:
-        column = table[name]
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)) or column.null_count:
-            raise VixmlError(
-                "a table of image addresses holds something else",
-                where=f"{self.path}: {name}",
-                found=f"{column.type}, {column.null_count} empty",
-                expected="a string in each row",
-            )
-        return column.cast(pa.large_string())
 
     def of(self, item: str) -> list[str]:
         """Return an item's addresses, the best first, each once."""

@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 
 from vixml.config.registry import Dataset, VisionModel
 from vixml.config.run import RunConfig
-from vixml.data.corpus import reading_parquet
+from vixml.data.corpus import read_strings
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, sha256_file
 from vixml.images.vision import Lite0, VisionEncoder, efficientnet_lite0, open_hub_vision
@@ -119,9 +118,7 @@ class ModelFolder:
 
     def items(self, part: str) -> pa.Table:
         """Return the columns ``id`` and ``text`` of the labels or of the neighbours."""
-        path = self.path(f"{part}/items.parquet")
-        with reading_parquet(path, COPY_AGAIN):
-            return pq.ParquetFile(path).read(columns=["id", "text"])  # read_table imports pandas
+        return read_strings(self.path(f"{part}/items.parquet"), ["id", "text"], COPY_AGAIN)
 
     def model(self, prompt: Prompt, device: torch.device, lean: bool = True) -> Siamese:
         """Return the trained networks for inference, on the CPU; ``device`` is where they will compute.
