@@ -148,7 +148,7 @@ def test_an_item_has_an_image_once(folder):
     Ragged.from_rows([[1, 0], [0], [1, 0, 1]], 2).save(folder / "train_images")
     with pytest.raises(VixmlError, match="has an image twice") as caught:
         Corpus.load(folder)
-    assert "train_images, row 2" in caught.value.where and caught.value.found == "image 1"
+    assert "train_images, row 2" in caught.value.where and caught.value.found == 1
 
 
 def test_an_unknown_split(folder):

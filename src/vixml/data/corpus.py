@@ -42,14 +42,7 @@ class Corpus:
         tables = {split: ("id", "text") for split in SPLITS} | {"images": ("key", "source")}
         corpus = cls(folder, {name: _n_rows(folder / f"{name}.parquet", columns) for name, columns in tables.items()})
         for split in SPLITS:
-            images = corpus.images(split)
-            pairs = images.row_ids() * max(images.n_cols, 1)
-            pairs += images.values
-            pairs.sort()
-            if len(repeated := pairs[1:][pairs[1:] == pairs[:-1]]):
-                row, image = divmod(int(repeated[0]), images.n_cols)
-                where = f"{folder / f'{split}_images'}, row {row}"
-                raise VixmlError("an item has an image twice", where=where, found=f"image {image}", hint=_REBUILD)
+            corpus.images(split).check_once(folder / f"{split}_images", "an item has an image twice", _REBUILD)
         for split in QUERY_SPLITS:
             corpus.labels(split)
             if corpus.filter(split) is None and filter_required:

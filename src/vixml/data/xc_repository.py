@@ -31,7 +31,7 @@ from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, read_strings
 from vixml.data.texts import TextRules
 from vixml.errors import VixmlError, expect_equal, expect_index
 from vixml.progress import bar
-from vixml.ragged import Ragged
+from vixml.ragged import Ragged, offsets_of
 
 SHORT = {"train": "trn", "test": "tst", "label": "lbl"}
 STEP = 5000
@@ -355,9 +355,7 @@ def read_pairs(file: File, n_rows: int, n_cols: int) -> Ragged:
         in_range(where, "column", column, n_cols)
         found.append(row * n_cols + column)
     rows, columns = np.divmod(np.unique(np.frombuffer(found, dtype=np.int64)), max(n_cols, 1))
-    offsets = np.zeros(n_rows + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=n_rows), out=offsets[1:])
-    return Ragged(columns.astype(np.int32), offsets, n_cols)
+    return Ragged(columns.astype(np.int32), offsets_of(np.bincount(rows, minlength=n_rows)), n_cols)
 
 
 def read_jsonl(file: File) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -210,7 +210,7 @@ class RowFile:
             VixmlError: missing, not ``.npy``, another dtype, not a matrix in C order, shorter or longer than its header says.
         """
         path = Path(path)
-        shape, fortran, found, offset = read_header(path, hint)
+        shape, fortran, found, offset = npy_header(path, hint)
         kind = f"{found}, {len(shape)} dimensions, {'columns' if fortran else 'rows'} first"
         what = "not a matrix of the expected kind"
         expect_equal(kind, f"{dtype}, 2 dimensions, rows first", what, where=path, hint=hint)
@@ -237,7 +237,7 @@ class RowFile:
                 yield first, block
 
 
-def read_header(path: Path, hint: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+def npy_header(path: Path, hint: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Return shape, whether columns come first, dtype and length of the header of a ``.npy`` file.
 
     Raises:
@@ -267,7 +267,7 @@ def read_row_lists(path: Path | str, n_items: int, n_rows: int) -> tuple[Ragged,
         VixmlError: missing or truncated, the wrong number of items, a row that does not exist, or a pickle of anything else.
     """
     path = Path(path)
-    shape, _, dtype, offset = read_header(path, HINT_PICKLED_ROWS)
+    shape, _, dtype, offset = npy_header(path, HINT_PICKLED_ROWS)
     if dtype != np.dtype(object) or shape != (n_items,):
         raise VixmlError(
             "a map does not fit the corpus" if dtype == np.dtype(object) else "not a map from items to rows",

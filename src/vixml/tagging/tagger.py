@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml.data.lexical import folded, tf_idf
+from vixml.data.lexical import fold, tf_idf
 from vixml.data.texts import TextRules
 from vixml.data.tokens import load_tokenizer
 from vixml.errors import VixmlError
@@ -31,7 +31,7 @@ from vixml.models.encode import encode_items, expect_direction
 from vixml.models.inputs import most_of_text, prompts
 from vixml.models.packing import MULTIPLE, Sequences
 from vixml.progress import warn
-from vixml.ragged import Ragged
+from vixml.ragged import Ragged, offsets_of
 from vixml.retrieval.ranking import LINEAR, Queries, rank_labels, searched_labels
 from vixml.retrieval.search import SPARE, UNIT, decide, on_device, search
 from vixml.retrieval.vote import with_images, with_lexical
@@ -353,7 +353,7 @@ class Tagger:
             return Queries(text, voting)
         terms = tf_idf([item.text for item in items], self._term_weights)
         if how.lexical_weight > 0:
-            voting = with_lexical(voting, folded(terms), how.lexical_weight)
+            voting = with_lexical(voting, fold(terms), how.lexical_weight)
         return Queries(text, voting, None if self._linear is None else self._linear.features(terms))
 
     def _encode(self, items: Sequence[Read], split: str, unit: bool = True) -> tuple[np.ndarray, Any, Any]:
@@ -362,11 +362,11 @@ class Tagger:
         if self._vision is not None:
             pixels = list(chain.from_iterable(item.pixels for item in items))
             vectors = ImageEmbeddings(self._pool(pixels), np.zeros(0, np.int64), self._vision.name, self.folder.folder)
-            offsets = np.concatenate([[0], np.cumsum([len(item.pixels) for item in items], dtype=np.int64)])
+            offsets = offsets_of([len(item.pixels) for item in items])
             lists = Ragged(np.arange(len(pixels), dtype=np.int32), offsets, len(pixels))
         encodings = self._tokenizer.encode_batch_fast([item.text for item in items], add_special_tokens=not self.bare)
         rows = [encoding.ids for encoding in encodings]
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
+        offsets = offsets_of([len(row) for row in rows])
         tokens = Ragged(np.fromiter(chain.from_iterable(rows), np.int32, offsets[-1]), offsets, 1 << 31)
         tokens = tokens.first(self.most)
         images, gather = (lists, partial(vectors.gather, dtype=np.float16)) if self._run.uses_images else (None, None)
