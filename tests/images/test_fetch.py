@@ -222,20 +222,20 @@ def test_one_bad_address_never_stops_the_rest(server, tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_loses_no_image(server, tmp_path, monkeypatch):
-    """Writing happens in a callback of the event loop, whose errors are only logged."""
     corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"late/{i}")] for i in range(60)])
-    end, seen = Journal._end_transaction, []
+    commit, seen = Journal.commit, []
 
     def full(journal):
         seen.append(1)
         if len(seen) == 9:  # a moment is enough
+            journal._base.rollback()
             journal._base.execute("PRAGMA max_page_count = 1")
-            journal._base.execute("ROLLBACK")
-            raise sqlite3.OperationalError("database or disk is full")
-        end(journal)
+            with journal._using():
+                raise sqlite3.OperationalError("database or disk is full")
+        commit(journal)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Journal, "_end_transaction", full)
+        patched.setattr(Journal, "commit", full)
         with pytest.raises(VixmlError, match="no space left on the disk"):
             fetch(corpus, tmp_path / "images")
     assert not (tmp_path / "images").exists()
@@ -469,20 +469,17 @@ def row(image: int, **over) -> Fetched:
     return Fetched(image, **values | over)
 
 
-def test_rows_that_arrive_together_are_written_together(tmp_path):
-    later = []
-    with Journal(tmp_path / "a.sqlite", later.append) as journal:
+def test_rows_are_written_together(tmp_path):
+    with Journal(tmp_path / "a.sqlite") as journal:
         rows = [row(2), row(0, error="HTTP 503", png=None, may_pass=True), row(1)]
         for one in rows:
             journal.add(one)
-        assert len(later) == 1, "one transaction for all"
         assert list(journal) == sorted(rows, key=lambda one: one.image) and journal.may_pass() == {0: 1}
         with Journal(tmp_path / "a.sqlite") as other:
             assert not other.settled(), "not written yet"
-            later.pop()()
+            journal.commit()
             assert other.settled() == {0, 1, 2}
         journal.add(row(3))
-    later.pop()()  # a moment that comes after the end
     with Journal(tmp_path / "a.sqlite") as journal:
         assert journal.settled() == {0, 1, 2, 3}, "what was not written yet is, at the end"
         journal.forget([2, 3])
@@ -520,10 +517,9 @@ JOURNAL_CHILD = """
 import os, sys
 from pathlib import Path
 from vixml.images.fetch import Fetched, Journal
-later = []
-journal = Journal(Path(sys.argv[1]), later.append)
+journal = Journal(Path(sys.argv[1]))
 rows = [Fetched(image, "u", 200, 3, "s", 1, None, b"png") for image in range(3)]
-journal.add(rows[0]); journal.add(rows[1]); later.pop()()
+journal.add(rows[0]); journal.add(rows[1]); journal.commit()
 journal.add(rows[2])
 os._exit(9)
 """

@@ -13,8 +13,8 @@ import sqlite3
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -123,7 +123,7 @@ class Fetcher:
             self.advance.skip(len(ids))
             return
         path = self.kept / f"journal-{shard:05d}.sqlite"
-        with Journal(path, asyncio.get_running_loop().call_soon) as journal:
+        with Journal(path) as journal:
             tried = journal.settled()
             self.advance.skip(len(tried))
             await self._fetch([image for image in ids if image not in tried], {}, journal)
@@ -169,7 +169,8 @@ class Fetcher:
                     may_pass=answer.may_pass,
                 )
             )
-            await asyncio.sleep(0)  # the journal is written before the next request is sent
+            await asyncio.sleep(0)  # others may add rows
+            journal.commit()
             self._fetched += 1
             self._missing += png is None
             if image not in before:
@@ -269,22 +270,16 @@ COLUMNS = [field.name for field in fields(Fetched)]
 
 
 class Journal:
-    """Keep :class:`Fetched` rows by image id. Use it as a context.
-
-    Args:
-        path: the file; created if needed.
-        soon: calls a function a moment later, as an event loop's ``call_soon`` does, so that rows that arrive together are
-            written together, in a tenth of the time. None writes each row separately.
+    """Keep :class:`Fetched` rows by image id in a file, which is created if needed. Use it as a context.
 
     Raises:
         VixmlError: by any method: the disk is full, or the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
-        self.path, self._soon, self._open = path, soon, True
-        self._failure: VixmlError | None = None
+    def __init__(self, path: Path) -> None:
+        self.path = path
         with self._using():
-            self._base = sqlite3.connect(path, isolation_level=None)  # transactions are ours
+            self._base = sqlite3.connect(path)
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=NORMAL")
             columns = ", ".join([*COLUMNS[1:], "checksum"])
@@ -292,51 +287,39 @@ class Journal:
 
     @contextmanager
     def _using(self) -> Iterator[None]:
-        """Raise what failed since the last use, and turn what SQLite raises into one clear error."""
-        if self._failure is not None:
-            raise self._failure
+        """Turn what SQLite raises into one clear error."""
         try:
             yield
         except sqlite3.Error as error:
-            full = "full" in str(error)
-            self._failure = disk_full(self.path) if full else VixmlError(
+            if "full" in str(error):
+                raise disk_full(self.path) from error
+            raise VixmlError(
                 "the journal of fetched images cannot be read or written",
                 where=self.path,
                 found=str(error),
                 hint="run the same command again when no other one writes there; if it is damaged, delete its folder: "
                 "its images are then fetched again",
-            )  # fmt: skip
-            raise self._failure from error
+            ) from error
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if error is None or self._failure is None:
-                with self._using():
-                    self._end_transaction()
+            with nullcontext() if error is None else suppress(VixmlError):  # the first error says more
+                self.commit()
         finally:
-            self._open = False
             self._base.close()
 
     def add(self, row: Fetched) -> None:
-        """Store a row."""
+        """Add a row; :meth:`commit` writes it."""
+        values = [*astuple(row), _checksum(row)]
         with self._using():
-            if self._soon is not None and not self._base.in_transaction:
-                self._base.execute("BEGIN")
-                self._soon(self._commit)
-            values = [*astuple(row), _checksum(row)]
             self._base.execute(f"INSERT OR REPLACE INTO fetched VALUES ({', '.join('?' * len(values))})", values)
 
-    def _commit(self) -> None:
-        """Write the rows so far. An event loop only logs what this raises, so the next use of the journal raises it again."""
-        if self._open:
-            with suppress(VixmlError), self._using():
-                self._end_transaction()
-
-    def _end_transaction(self) -> None:
-        if self._base.in_transaction:
+    def commit(self) -> None:
+        """Write the rows that were added since the last time: together, in a tenth of the time."""
+        with self._using():
             self._base.commit()
 
     def settled(self) -> set[int]:
