@@ -7,11 +7,9 @@ checkpoint is cut out byte by byte, in the published precision. The :class:`Layo
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,7 +21,7 @@ from safetensors import safe_open
 from vixml.data.download import hub_error
 from vixml.data.network_config import expect_sizes, read_settings
 from vixml.errors import VixmlError, expect_equal, reading
-from vixml.files import atomic_path, write_json
+from vixml.files import atomic_path, link, write_json
 
 
 @dataclass(frozen=True)
@@ -150,11 +148,8 @@ class Checkpoint:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _hand_over(self, file: str, work: Path) -> None:
-        if not self.placed:  # a person's file must not change with the result
-            with suppress(OSError):  # another disk, or one without links
-                os.link(self.folder / file, work / file)
-                return
-        shutil.copyfile(self.folder / file, work / file)
+        hand_over = shutil.copyfile if self.placed else link  # a person's file must not change with the result
+        hand_over(self.folder / file, work / file)
 
 
 def placed_folder(raw_dir: Path, checkpoint: str) -> Path:

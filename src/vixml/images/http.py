@@ -142,10 +142,6 @@ class Backend(httpcore2.AsyncNetworkBackend):
                 continue  # for example an IPv6 address where there is no IPv6
         return Stream(await self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options))
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await self._inner.sleep(seconds)
-
 
 async def _public_addresses(host: str, port: int) -> list[str]:
     """Look up a name and return its public addresses, at most three; refuse a name that has none."""

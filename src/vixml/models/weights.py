@@ -33,9 +33,8 @@ PREFIX = "model.0.auto_model."  # of the network's parameters in sentence-transf
 UNFIT = "the weights do not fit the architecture"
 CANNOT_READ = "a weights file cannot be read"
 SOURCE_HINT = "check 'kind' and 'weights_member' in config/models.yaml"
-Weights = tuple[
-    dict[str, Any], dict[str, np.ndarray]
-]  # a network's configuration, its tensors under transformers' names
+# A network's configuration, and its tensors under transformers' names.
+Weights = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir: Path, out: Path) -> None:
