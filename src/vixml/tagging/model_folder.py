@@ -131,10 +131,8 @@ class ModelFolder:
         run = self.run if device.type == "cuda" else plain_kernels(self.run)
         image_dim = self.header["image_dim"] if run.uses_images else None
         model = Siamese(run, self.folder / LANGUAGE, self.header["n_labels"], image_dim, prompt, device, lean)
-        tensors, expected = load_file(self.path(HEAD)), head_state(model)
-        shapes = ({name: tuple(tensor.shape) for name, tensor in some.items()} for some in (tensors, expected))
-        what = "the weights of a model folder do not fit its run"
-        expect_shapes(*shapes, what, where=self.folder / HEAD, hint=COPY_AGAIN)
+        tensors, what = load_file(self.path(HEAD)), "the weights of a model folder do not fit its run"
+        expect_shapes(tensors, head_state(model), what, where=self.folder / HEAD, hint=COPY_AGAIN)
         model.load_state_dict(tensors, strict=False)
         return model.eval()
 
