@@ -115,7 +115,7 @@ def label_drawings(labels: Sequence[str], icons: Iterable[Pictogram]) -> list[li
 
 
 @dataclass(frozen=True)
-class Row:
+class CorpusItem:
     """A query or a label of the corpus: its name, a query's label ids in ascending order, its drawings."""
 
     name: str
@@ -125,7 +125,7 @@ class Row:
 
 def assemble(
     queries: Sequence[Query], label_icons: Iterable[Pictogram], split_seed: int, test_fraction: float
-) -> dict[str, list[Row]]:
+) -> dict[str, list[CorpusItem]]:
     """Return the items of each split: labels frequent enough in train, and the queries that have one of them."""
     test_names = held_out([query.name for query in queries], split_seed, test_fraction)
     parts: dict[str, list[Query]] = {"train": [], "test": []}
@@ -136,14 +136,14 @@ def assemble(
     labels = sorted(label for label, count in frequency.items() if count >= MIN_LABEL_FREQUENCY)
     index = {label: number for number, label in enumerate(labels)}
     shown = label_drawings(labels, label_icons)
-    splits = {"label": [Row(label, (), drawings) for label, drawings in zip(labels, shown, strict=True)]}
+    splits = {"label": [CorpusItem(label, (), drawings) for label, drawings in zip(labels, shown, strict=True)]}
     for split, part in parts.items():
-        items = (Row(q.name, sorted(index[tag] for tag in q.tags if tag in index), q.drawings) for q in part)
+        items = (CorpusItem(q.name, sorted(index[tag] for tag in q.tags if tag in index), q.drawings) for q in part)
         splits[split] = [item for item in items if item.labels]
     return splits
 
 
-def _overlap(splits: Mapping[str, Sequence[Row]]) -> float:
+def _overlap(splits: Mapping[str, Sequence[CorpusItem]]) -> float:
     """Return the share of pairs whose label's words are all in the query: what plain word matching could find."""
     words = [set(label.name.split()) for label in splits["label"]]
     hits = [
