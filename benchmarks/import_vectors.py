@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 from origin import record
 
-from vixml.data.corpus import SPLITS, CorpusData, Items
+from vixml.data.corpus import QUERY_SPLITS, SPLITS, CorpusWriter
 from vixml.provenance import stage
-from vixml.ragged import Ragged
 
 DIM, PER_ITEM = 1152, 3
 STAGE = """
@@ -43,16 +42,13 @@ print(json.dumps({"seconds": round(time.perf_counter() - started, 2), "before_mi
 
 def write(place: Path, n_items: dict[str, int]) -> None:
     """Write a corpus, and for each split a matrix and a map."""
-    nothing = {split: Ragged.from_rows([[]] * n, 0) for split, n in n_items.items()}
-    data = CorpusData(
-        items={split: Items.of([str(i) for i in range(n)]) for split, n in n_items.items()},
-        labels={split: Ragged.from_rows([[0]] * n_items[split], n_items["label"]) for split in ("train", "test")},
-        image_keys=[],
-        image_sources=[],
-        images=nothing,
-    )
     with stage(place / "corpus", "build-corpus", config={}, inputs={}) as work:
-        data.write(work)
+        writer = CorpusWriter(work)
+        for split in ("label", *QUERY_SPLITS):
+            with writer.split(split) as add:
+                for item in range(n_items[split]):
+                    add(str(item), str(item), [0] * (split in QUERY_SPLITS))
+        writer.finish(facts={})
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((2048, DIM)).astype(np.float32)
     for split, n in n_items.items():

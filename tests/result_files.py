@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from corpus_data import CorpusData, Items
 from PIL import Image
 
 from vixml.config.load import read_yaml
-from vixml.data.corpus import CorpusData, Items
 from vixml.files import save_array, sha256_json, write_json, write_text
 from vixml.images.store import write_store
 from vixml.manifest import describe_outputs, with_digest

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from corpus_data import CorpusData, Items
 from result_files import png
 from transformers import BertConfig, BertModel
 
-from vixml.data.corpus import URL, URLS, Corpus, CorpusData, Items, table_writer
+from vixml.data.corpus import URL, URLS, Corpus, table_writer
 from vixml.errors import VixmlError
 from vixml.evaluation.predictions import load_predictions
 from vixml.files import save_array

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from vixml.errors import VixmlError, expect_equal, machine_error
+from vixml.errors import MACHINE, VixmlError, expect_equal, machine_error
 
 
 @contextmanager
@@ -162,14 +162,8 @@ def link(source: Path, target: Path) -> None:
 
 def disk_full(path: Path | str, found: str | None = None, expected: str | None = None) -> VixmlError:
     """Return the error for a full disk; nothing already written is lost."""
-    return VixmlError(
-        "no space left on the disk",
-        where=path,
-        found=found,
-        expected=expected,
-        hint="free some space and run the same command again; finished stages are kept, training resumes from its "
-        "last checkpoint",
-    )
+    what = "no space left on the disk"
+    return VixmlError(what, where=path, found=found, expected=expected, hint=MACHINE[what][1])
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -30,22 +30,29 @@ def folder() -> Path:
     return Path(tempfile.gettempdir()) / "vixml-gpus"
 
 
+def nvidia_smi(fields: str) -> tuple[list[str], str | None]:
+    """Return what the driver's tool prints about each card, a line per card, and why it prints nothing, or None."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return [], "no nvidia-smi on PATH"
+    command = [tool, f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [], f"nvidia-smi failed: {str(error)[:300]}"
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if done.returncode:
+        return [], f"nvidia-smi failed: {lines[0] if lines else f'status {done.returncode}'}"
+    return lines, None
+
+
 def visible_gpus() -> list[tuple[str, str]]:
     """Return the cards that this process may use: (name for ``CUDA_VISIBLE_DEVICES``, name that no other card has).
 
     Empty where ``nvidia-smi`` lists none: then there is nothing to choose.
     """
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    try:
-        done = subprocess.run(
-            [tool, "--query-gpu=index,uuid", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    cards = [tuple(part.strip() for part in line.split(",")) for line in done.stdout.splitlines() if "," in line]
-    cards = [] if done.returncode else [(index, uuid) for index, uuid, *_ in cards if index.isdecimal()]
+    described = [[part.strip() for part in line.split(",")] for line in nvidia_smi("index,uuid")[0] if "," in line]
+    cards = [(index, uuid) for index, uuid, *_ in described if index.isdecimal()]
     chosen = os.environ.get(VISIBLE)
     if chosen is None:
         return cards

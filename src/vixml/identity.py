@@ -5,10 +5,14 @@ An identity is a nested dictionary of JSON values. ``config`` holds settings, ``
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+from vixml.files import read_json, sha256_json, write_json, write_text
+from vixml.progress import warn
 
 _ABSENT = "absent"
 
@@ -40,6 +44,30 @@ def put_aside(path: Path, digest: str) -> Path:
     names = (path.with_stem(f"{path.stem}-{digest}{f'-{n}' if n > 1 else ''}") for n in count(1))
     kept = next(name for name in names if not name.exists())
     return path.rename(kept)
+
+
+def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
+    """Return ``<out>-<ending>``, made if needed; unfinished work of other inputs, settings or code is put aside first.
+
+    A warning names what changed and where that work is: it may have taken days. ``identity`` is everything that determines the
+    result (JSON values).
+    """
+    kept = out.with_name(f"{out.name}-{ending}")
+    stamp, name = kept / "identity", sha256_json(identity)
+    described = kept / "identity.json"
+    if kept.exists() and not stamp.exists():  # nothing is in it yet
+        shutil.rmtree(kept)
+    elif kept.exists() and (found := stamp.read_text()) != name:
+        changed = compare(read_json(described), identity)[1] if described.exists() else "the version of vixml"
+        aside = put_aside(kept, found[:8])
+        warn(
+            f"unfinished work in {kept} is not resumed, since it would lead to another result. Changed: {changed}. It is "
+            f"kept as {aside}: delete it, or undo the change and move it back."
+        )
+    kept.mkdir(parents=True, exist_ok=True)
+    write_json(described, identity)
+    write_text(stamp, name)
+    return kept
 
 
 def _differences(before: Any, now: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:

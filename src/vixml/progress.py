@@ -9,23 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from vixml.text import shown
 
-T = TypeVar("T")
 LINE_SECONDS = 10.0
 NOTE_SECONDS = 0.5
-
-
-def track(items: Iterable[T], *, total: int, text: str) -> Iterator[T]:
-    """Yield ``items``, showing how many were taken."""
-    with bar(text, total) as advance:
-        for item in items:
-            yield item
-            advance(1)
 
 
 def warn(sentence: str) -> None:

@@ -79,8 +79,7 @@ class Ragged:
         for extreme in (rows.min(), rows.max()) if len(rows) else ():
             expect_index(int(extreme), len(self), "no such row", where="rows to take from a Ragged")
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
+        offsets = offsets_of(lengths)
         # Position of each value in the source: its row's start plus its place in the row.
         position = np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
         return Ragged(_int32(self.values[position], self.n_cols), offsets, self.n_cols, self.header)
@@ -94,8 +93,7 @@ class Ragged:
         keep = np.asarray(keep)
         found, expected = f"{keep.shape} {keep.dtype}", f"({len(self.values)},) bool"
         expect_equal(found, expected, "not a truth value for each value", where="values to keep of a Ragged")
-        offsets = np.zeros(len(self) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(self.row_ids()[keep], minlength=len(self)), out=offsets[1:])
+        offsets = offsets_of(np.bincount(self.row_ids()[keep], minlength=len(self)))
         return Ragged(_int32(self.values[keep], self.n_cols), offsets, self.n_cols, self.header)
 
     def first(self, most: int) -> Ragged:
@@ -118,9 +116,7 @@ class Ragged:
     def transpose(self) -> Ragged:
         """Return the lists the other way round: for each value the rows that hold it, in ascending order."""
         order = np.argsort(self.values, kind="stable")
-        offsets = np.zeros(self.n_cols + 1, dtype=np.int64)
-        np.cumsum(self.counts(), out=offsets[1:])
-        return Ragged(self.row_ids()[order].astype(np.int32), offsets, len(self))
+        return Ragged(self.row_ids()[order].astype(np.int32), offsets_of(self.counts()), len(self))
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[int]], n_cols: int, **header: Any) -> Ragged:
@@ -132,8 +128,7 @@ class Ragged:
         if not isinstance(rows, Iterable):
             raise VixmlError("no rows", where="rows of a Ragged", found=type(rows).__name__, expected="a list of lists")
         arrays = [_whole_numbers(row, f"row {number}") for number, row in enumerate(rows)]
-        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
-        np.cumsum([len(array) for array in arrays], out=offsets[1:])
+        offsets = offsets_of([len(array) for array in arrays])
         values = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int64)
         result = cls(values, offsets, n_cols, header)
         result.check("<memory>")  # before numbers above int32 are cut
@@ -155,8 +150,8 @@ class Ragged:
             hint = "the file belongs to another label set or vocabulary, or is damaged: rebuild it"
             expect_index(int(values[bad[0]]), self.n_cols, "an id is out of range", where=where, hint=hint)
 
-    def check_once(self, where: object) -> None:
-        """Verify that no row has a value twice.
+    def check_once(self, where: object, what: str = "an id occurs twice in a row", hint: str | None = None) -> None:
+        """Verify that no row has a value twice; ``what`` and ``hint`` are those of the error.
 
         Raises:
             VixmlError: one has (the row is named).
@@ -167,9 +162,7 @@ class Ragged:
             twice = np.flatnonzero(keys[1:] == keys[:-1])
             if len(twice):
                 row, value = divmod(int(keys[twice[0]]), self.n_cols)
-                raise VixmlError(
-                    "an id occurs twice in a row", where=f"{where}, row {row}", found=value, expected="once"
-                )
+                raise VixmlError(what, where=f"{where}, row {row}", found=value, expected="once", hint=hint)
 
     def save(self, folder: Path | str) -> None:
         """Write the folder ``values.npy``, ``offsets.npy``, ``header.json`` (the header last)."""
@@ -209,6 +202,13 @@ class Ragged:
         )
         result.check(folder)
         return result
+
+
+def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return where rows of these lengths start, and where the last one ends: (n + 1,) int64."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
 
 
 def expect_ragged(given: object, where: Path | str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from vixml.errors import VixmlError
-from vixml.gpus import LEASED, lease
+from vixml.gpus import LEASED, lease, nvidia_smi
 from vixml.progress import warn
 from vixml.text import size
 
@@ -257,29 +256,20 @@ def gpu_trouble() -> GpuTrouble | None:
 
 def gpu_hardware() -> str | None:
     """Return the NVIDIA GPUs of this machine, by driver or by bus, whether or not PyTorch can use them; None: there is none."""
-    failure = None
-    if tool := shutil.which("nvidia-smi"):
-        query = ["--query-gpu=name,driver_version", "--format=csv,noheader"]
-        try:
-            done = subprocess.run([tool, *query], capture_output=True, text=True, timeout=30)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            failure = f"nvidia-smi failed: {_first_line(error)}"
-        else:
-            lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-            if not done.returncode:
-                # Equal cards are named once.
-                cards = [f"{n} x {card}" if n > 1 else card for card, n in Counter(lines).items()]
-                return "; ".join(cards).replace(", ", ", driver ") or None
-            failure = f"nvidia-smi failed: {lines[0] if lines else f'status {done.returncode}'}"
+    lines, failure = nvidia_smi("name,driver_version")
+    if failure is None:
+        # Equal cards are named once.
+        cards = [f"{n} x {card}" if n > 1 else card for card, n in Counter(lines).items()]
+        return "; ".join(cards).replace(", ", ", driver ") or None
     if any((SYSTEM / "dev").glob("nvidia[0-9]*")) or any((SYSTEM / "proc/driver/nvidia/gpus").glob("*")):
-        return f"an NVIDIA GPU ({failure or 'no nvidia-smi on PATH'})"
+        return f"an NVIDIA GPU ({failure})"
     for card in (SYSTEM / "sys/bus/pci/devices").glob("*"):
         try:
             vendor, kind = (card / "vendor").read_text().strip(), (card / "class").read_text().strip()
         except OSError:
             continue
         if vendor == "0x10de" and kind.startswith("0x03"):  # a display controller by NVIDIA
-            return f"an NVIDIA GPU without a driver ({failure or 'no nvidia-smi on PATH'})"
+            return f"an NVIDIA GPU without a driver ({failure})"
     return None
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from corpus_data import CorpusData, Items
 from safetensors.numpy import save_file
 
 from vixml.config.load import load_world
 from vixml.config.run import RunConfig, SeededRun
-from vixml.data.corpus import SPLITS, CorpusData, Items
+from vixml.data.corpus import SPLITS
 from vixml.evaluation.score import score
 from vixml.files import save_array, write_json
 from vixml.images.embeddings import FORMAT

@@ -7,10 +7,11 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from corpus_data import CorpusData, Items
 from helpers import rows_of
 
 from vixml.config.registry import Counts
-from vixml.data.corpus import Corpus, CorpusData, Items, verify_counts
+from vixml.data.corpus import Corpus, verify_counts
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
 
@@ -147,7 +148,7 @@ def test_an_item_has_an_image_once(folder):
     Ragged.from_rows([[1, 0], [0], [1, 0, 1]], 2).save(folder / "train_images")
     with pytest.raises(VixmlError, match="has an image twice") as caught:
         Corpus.load(folder)
-    assert "train_images, row 2" in caught.value.where and caught.value.found == "image 1"
+    assert "train_images, row 2" in caught.value.where and caught.value.found == 1
 
 
 def test_an_unknown_split(folder):

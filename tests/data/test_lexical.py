@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from corpus_data import CorpusData, Items
 from helpers import run_stage
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from vixml.data.corpus import CorpusData, Items
-from vixml.data.lexical import DIM, folded, inverse_frequencies, lexical_vectors, tf_idf
+from vixml.data.lexical import DIM, fold, inverse_frequencies, lexical_vectors, tf_idf
 from vixml.errors import VixmlError
 from vixml.files import load_array
 from vixml.provenance import stage
@@ -55,7 +55,7 @@ def test_a_vector_does_not_depend_on_the_texts_beside_it(monkeypatch):
     alone = np.concatenate([lexical_vectors([text], weights) for text in TEXTS])
     monkeypatch.setattr("vixml.data.lexical.AT_ONCE", 3)
     assert np.array_equal(lexical_vectors(TEXTS, weights), alone)
-    assert folded(tf_idf([], weights)).shape == (0, DIM)
+    assert fold(tf_idf([], weights)).shape == (0, DIM)
     assert np.array_equal(inverse_frequencies(TEXTS), weights)
     with pytest.raises(VixmlError, match="do not fit"):
         lexical_vectors(TEXTS, weights[:, :9])

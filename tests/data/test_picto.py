@@ -127,18 +127,17 @@ TAGS = st.dictionaries(
 @given(TAGS, st.integers(0, 5))
 def test_an_assembled_corpus_is_consistent(tags, seed):
     queries = [Query(n, tuple(sorted(t)), (Drawing(f"p/{n}", f"s:{n}"),)) for n, t in sorted(tags.items())]
-    data = assemble(queries, [Pictogram("tabler", "u", [], [Drawing("tabler/u", "t:u")])], seed, 0.3)
-    labels = data.items["label"].ids
+    splits = assemble(queries, [Pictogram("tabler", "u", [], [Drawing("tabler/u", "t:u")])], seed, 0.3)
+    labels = [label.name for label in splits["label"]]
     held = held_out([q.name for q in queries], seed, 0.3)
     train_tags = [t for q in queries if q.name not in held for t in q.tags]
     assert labels == sorted(t for t in set(train_tags) if train_tags.count(t) >= 2)
+    assert [[d.key for d in label.drawings] for label in splits["label"]] == [["tabler/u"] * (t == "u") for t in labels]
     for split in ("train", "test"):
-        assert set(data.items[split].ids) <= (held if split == "test" else set(tags) - held)
-        for row, name in enumerate(data.items[split].ids):
-            assert [labels[i] for i in data.labels[split].row(row)] == sorted(tags[name] & set(labels)) != []
-            assert [data.image_keys[i] for i in data.images[split].row(row)] == [f"p/{name}"]
-    used = {int(i) for matrix in data.images.values() for i in matrix.values}
-    assert used == set(range(len(data.image_keys)))
+        assert {query.name for query in splits[split]} <= (held if split == "test" else set(tags) - held)
+        for query in splits[split]:
+            assert [labels[i] for i in query.labels] == sorted(tags[query.name] & set(labels)) != []
+            assert [drawing.key for drawing in query.drawings] == [f"p/{query.name}"]
 
 
 def test_the_stage_writes_the_same_bytes_again(picto, tmp_path):

@@ -202,8 +202,8 @@ def test_image_urls_may_be_in_a_table(tmp_path):
     [
         ({"asin": ["A"], "url": ["u"]}, "lacks a column"),
         ({"id": ["A"]}, "lacks a column"),
-        ({"id": [1], "url": ["u"]}, "holds something else"),
-        ({"id": ["A", None], "url": ["u", "v"]}, "holds something else"),
+        ({"id": [1], "url": ["u"]}, "wrong type"),
+        ({"id": ["A", None], "url": ["u", "v"]}, "a value is missing"),
         ({"id": ["nobody"], "url": ["u"]}, "no record has an image"),
         ({"id": pa.array([], pa.string()), "url": pa.array([], pa.string())}, "no record has an image"),
     ],

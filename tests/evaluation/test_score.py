@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus_data import CorpusData, Items
 from typer.testing import CliRunner
 
 from vixml.cli import app
 from vixml.config.registry import Dataset
-from vixml.data.corpus import CorpusData, Items
 from vixml.errors import VixmlError
 from vixml.evaluation.score import break_down, frequency_deciles, score
 from vixml.files import save_array, write_text

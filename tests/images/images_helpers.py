@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from corpus_data import CorpusData, Items
 from helpers import register, write_zip
 from PIL import Image
 
 from vixml.config.registry import Source
-from vixml.data.corpus import QUERY_SPLITS, SPLITS, CorpusData, CorpusWriter, Items
+from vixml.data.corpus import QUERY_SPLITS, SPLITS, CorpusWriter
 from vixml.images.vision import Lite0
 from vixml.provenance import stage
 from vixml.ragged import Ragged

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vixml.errors import VixmlError
 from vixml.files import load_array, save_array, write_json
 from vixml.images import embeddings as embeddings_module
-from vixml.images.embeddings import FORMAT, PAGE, PAGES_A_REQUEST, ImageEmbeddings, open_scattered, requests, take_rows
+from vixml.images.embeddings import FORMAT, ImageEmbeddings, open_scattered, take_rows
 from vixml.ragged import Ragged
 
 # -- lists and vectors ------------------------------------------------------------------------------------------------
@@ -135,17 +135,6 @@ def test_open_checks_the_matrix_against_its_header(tmp_path):
 N_ROWS, DIM = 20_000, 1152
 
 
-@pytest.mark.parametrize("width", [2, 2304, PAGE, 3 * PAGE + 1, 40 * PAGE])
-@pytest.mark.parametrize("header", [0, 128, PAGE])
-@pytest.mark.parametrize("ids", [[], [0], [5, 5], [3, 0, 1, 2], range(200), range(0, 400, 7)])
-def test_requests_cover_every_page_of_the_rows_exactly_once(ids, header, width):
-    naive = {byte // PAGE for i in ids for byte in (*range(header + i * width, header + (i + 1) * width, PAGE),
-                                                    header + (i + 1) * width - 1)}  # fmt: skip
-    found = list(zip(*requests(np.array(list(ids), dtype=np.int32), header, width), strict=True))
-    assert [page for start, stop in found for page in range(start, stop)] == sorted(naive)
-    assert all(0 < stop - start <= PAGES_A_REQUEST for start, stop in found)
-
-
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory) -> Path:
     """A file of 46 MB."""
@@ -190,8 +179,8 @@ def test_all_rows_are_requested_before_the_first_is_read(matrix, refuse, monkeyp
     monkeypatch.setattr(embeddings_module, "load_array", lambda path: rows)
     ids = np.arange(N_ROWS - 1, 0, -397)
     assert np.array_equal(take_rows(open_scattered(matrix), ids), np.load(matrix)[ids])
-    pages = list(zip(*requests(ids, 128, 2 * DIM), strict=True))
-    wanted = [(mmap.MADV_WILLNEED, PAGE * a, min(PAGE * b, len(mapped)) - PAGE * a) for a, b in pages]
+    starts = [128 + 2 * DIM * i for i in sorted(ids.tolist())]
+    wanted = [(mmap.MADV_WILLNEED, at - at % mmap.PAGESIZE, at % mmap.PAGESIZE + 2 * DIM) for at in starts]
     assert mapped.seen == [(mmap.MADV_RANDOM,), *(wanted[:1] if refuse else wanted)]
 
 
@@ -217,7 +206,7 @@ def test_only_requested_pages_are_read(matrix):
     ids = np.arange(50, N_ROWS, 397)
     plain, _ = read_from_disk(matrix, lambda path: load_array(path)[ids])
     _, one_by_one = read_from_disk(matrix, lambda path: open_scattered(path)[ids])
-    if plain < 10 * len(ids) * PAGE or one_by_one < len(ids):
+    if plain < 10 * len(ids) * mmap.PAGESIZE or one_by_one < len(ids):
         pytest.skip("this file system holds files in memory, counts nothing, or does not read ahead")
     ours, waited = read_from_disk(matrix, lambda path: take_rows(open_scattered(path), ids))
     assert ours < plain / 4, "nothing is read ahead"

@@ -13,13 +13,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from corpus_data import CorpusData, Items
 from helpers import rows_of
 from images_helpers import png
 from PIL import Image
 
 from vixml import cli
 from vixml.config.registry import World
-from vixml.data.corpus import SPLITS, Corpus, CorpusData, Items
+from vixml.data.corpus import SPLITS, Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json, save_array, write_json
 from vixml.images import export

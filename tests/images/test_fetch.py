@@ -28,9 +28,10 @@ from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
 from vixml.images.decode import prepare
-from vixml.images.fetch import Fetched, Journal, Preparers, _gather, _write, fetch_images
+from vixml.images.fetch import Fetched, Journal, _gather, _write, fetch_images
 from vixml.images.http import Backend, Getter, Refused, is_public, retry_after
 from vixml.images.store import ImageStore
+from vixml.images.workers import Attempt, Workers
 from vixml.provenance import read_manifest
 
 # -- fetching ---------------------------------------------------------------------------------------------------------
@@ -221,20 +222,20 @@ def test_one_bad_address_never_stops_the_rest(server, tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_loses_no_image(server, tmp_path, monkeypatch):
-    """Writing happens in a callback of the event loop, whose errors are only logged."""
     corpus = write_url_corpus(tmp_path / "corpus", [[server.url(f"late/{i}")] for i in range(60)])
-    end, seen = Journal._end_transaction, []
+    commit, seen = Journal.commit, []
 
     def full(journal):
         seen.append(1)
         if len(seen) == 9:  # a moment is enough
+            journal._base.rollback()
             journal._base.execute("PRAGMA max_page_count = 1")
-            journal._base.execute("ROLLBACK")
-            raise sqlite3.OperationalError("database or disk is full")
-        end(journal)
+            with journal._using():
+                raise sqlite3.OperationalError("database or disk is full")
+        commit(journal)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Journal, "_end_transaction", full)
+        patched.setattr(Journal, "commit", full)
         with pytest.raises(VixmlError, match="no space left on the disk"):
             fetch(corpus, tmp_path / "images")
     assert not (tmp_path / "images").exists()
@@ -415,11 +416,15 @@ def test_an_image_is_prepared_as_in_the_paper(server, tmp_path):
 # -- preparing in other processes -------------------------------------------------------------------------------------
 
 
+async def prepared(workers: Workers, data: bytes) -> Attempt:
+    return await asyncio.get_running_loop().run_in_executor(workers.threads, workers.attempt, data)
+
+
 def test_each_caller_gets_its_image():
     async def go() -> list:
-        with Preparers(1, 24) as preparers:
+        with Workers(1, 24) as workers:
             files = [image_file(number) if number % 5 else b"no image" for number in range(100)]
-            return await asyncio.gather(*map(preparers.prepared, files))
+            return await asyncio.gather(*(prepared(workers, file) for file in files))
 
     found = asyncio.run(go())
     for number, (png, reason) in enumerate(found):
@@ -431,9 +436,9 @@ def test_each_caller_gets_its_image():
 
 def test_a_cancelled_caller_does_not_affect_others():
     async def go() -> list:
-        with Preparers(1, 24) as preparers:
-            gone = asyncio.create_task(preparers.prepared(image_file(0)))
-            stays = asyncio.create_task(preparers.prepared(image_file(1)))
+        with Workers(1, 24) as workers:
+            gone = asyncio.create_task(prepared(workers, image_file(0)))
+            stays = asyncio.create_task(prepared(workers, image_file(1)))
             await asyncio.sleep(0)
             gone.cancel()
             return await asyncio.gather(gone, stays, return_exceptions=True)
@@ -442,16 +447,18 @@ def test_a_cancelled_caller_does_not_affect_others():
     assert isinstance(gone, asyncio.CancelledError) and stays == (prepare(image_file(1), 24), None)
 
 
-def test_a_process_that_is_killed_is_an_error_for_all_callers():
+def test_a_process_that_is_killed_is_an_error_for_its_caller():
     async def go() -> list:
-        with Preparers(1, 24) as preparers:
-            await preparers.prepared(image_file(0))
-            for worker in preparers.workers._all:
+        with Workers(1, 24) as workers:
+            await prepared(workers, image_file(0))
+            for worker in workers._all:
                 os.kill(worker.process.pid, signal.SIGKILL)
-            return await asyncio.gather(*map(preparers.prepared, [image_file(1)] * 3), return_exceptions=True)
+            files = [image_file(1), image_file(2)]
+            return await asyncio.gather(*(prepared(workers, file) for file in files), return_exceptions=True)
 
-    found = asyncio.run(go())
-    assert all(isinstance(one, VixmlError) and "what was fetched is kept" in one.hint for one in found)
+    killed, next_one = asyncio.run(go())
+    assert isinstance(killed, VixmlError) and "what was fetched is kept" in killed.hint
+    assert next_one == (prepare(image_file(2), 24), None)
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------
@@ -462,20 +469,17 @@ def row(image: int, **over) -> Fetched:
     return Fetched(image, **values | over)
 
 
-def test_rows_that_arrive_together_are_written_together(tmp_path):
-    later = []
-    with Journal(tmp_path / "a.sqlite", later.append) as journal:
+def test_rows_are_written_together(tmp_path):
+    with Journal(tmp_path / "a.sqlite") as journal:
         rows = [row(2), row(0, error="HTTP 503", png=None, may_pass=True), row(1)]
         for one in rows:
             journal.add(one)
-        assert len(later) == 1, "one transaction for all"
         assert list(journal) == sorted(rows, key=lambda one: one.image) and journal.may_pass() == {0: 1}
         with Journal(tmp_path / "a.sqlite") as other:
             assert not other.settled(), "not written yet"
-            later.pop()()
+            journal.commit()
             assert other.settled() == {0, 1, 2}
         journal.add(row(3))
-    later.pop()()  # a moment that comes after the end
     with Journal(tmp_path / "a.sqlite") as journal:
         assert journal.settled() == {0, 1, 2, 3}, "what was not written yet is, at the end"
         journal.forget([2, 3])
@@ -513,10 +517,9 @@ JOURNAL_CHILD = """
 import os, sys
 from pathlib import Path
 from vixml.images.fetch import Fetched, Journal
-later = []
-journal = Journal(Path(sys.argv[1]), later.append)
+journal = Journal(Path(sys.argv[1]))
 rows = [Fetched(image, "u", 200, 3, "s", 1, None, b"png") for image in range(3)]
-journal.add(rows[0]); journal.add(rows[1]); later.pop()()
+journal.add(rows[0]); journal.add(rows[1]); journal.commit()
 journal.add(rows[2])
 os._exit(9)
 """

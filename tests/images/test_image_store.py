@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pyarrow.parquet as pq
 import pytest
 
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
 from vixml.images import store as store_module
-from vixml.images.store import ImageStore, kept_folder, shard_name, write_store
+from vixml.images.store import ImageStore, shard_name, write_store
 
 ITEMS = [(i, f"key-{i}", None if i in (0, 5, 9) else f"png {i}".encode()) for i in range(10)]
 
@@ -99,19 +97,3 @@ def test_damaged_shards_are_named(tmp_path):
     (tmp_path / "store.json").write_text('{"format": "other"}', encoding="utf-8")
     with pytest.raises(VixmlError, match="not an image store of this version"):
         ImageStore.open(tmp_path)
-
-
-def test_unfinished_work_is_resumed_or_put_aside_never_deleted(tmp_path, capsys):
-    identity = {"config": {"size": 1}, "code": {"vixml.one": "1"}}
-    kept = kept_folder(tmp_path / "out", "fetching", identity)
-    (kept / "days of work").touch()
-    assert kept_folder(tmp_path / "out", "fetching", identity) == kept and (kept / "days of work").exists()
-    for n, changed in enumerate([{"config": {"size": 2}}, {"code": {"vixml.one": "2"}}], start=1):
-        assert not capsys.readouterr().err
-        assert kept_folder(tmp_path / "out", "fetching", identity | changed) == kept
-        assert not (kept / "days of work").exists() and len(list(tmp_path.rglob("days of work"))) == n
-        said = capsys.readouterr().err
-        assert ("config.size: 1, now 2" if n == 1 else "code of vixml.one") in said and "out-fetching-" in said
-        shutil.rmtree(kept)
-        kept_folder(tmp_path / "out", "fetching", identity)
-        (kept / "days of work").touch()

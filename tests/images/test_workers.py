@@ -14,7 +14,7 @@ from misbehaving import misbehave, stop
 from vixml.errors import VixmlError
 from vixml.images import workers
 from vixml.images.decode import prepare
-from vixml.images.workers import PORTION, PORTION_BYTES, Workers, portions
+from vixml.images.workers import Workers
 
 TURBULENCE = '<filter id="f"><feTurbulence numOctaves="2000000000" baseFrequency=".1"/></filter>'
 SLOW = svg(TURBULENCE + '<rect width="24" height="24" filter="url(#f)"/>')
@@ -23,22 +23,22 @@ SLOW = svg(TURBULENCE + '<rect width="24" height="24" filter="url(#f)"/>')
 def test_a_file_that_exceeds_a_limit_is_missing_and_the_others_are_not():
     ok = image_file(1)
     with Workers(1, 24, misbehave, memory=256 << 20) as workers:
-        found = workers.attempt([ok, b"crash", ok, b"memory", b"crash", ok])
+        found = [workers.attempt(file) for file in (ok, b"crash", ok, b"memory", b"crash", ok)]
         assert [reason for _, reason in found] == [
             None, "crashes its decoder: SIGSEGV", None, "takes too much memory: more than 256 MB",
             "crashes its decoder: SIGSEGV", None,
         ]  # fmt: skip
         assert found[0][0] == found[2][0] == found[5][0] == prepare(ok, 24)
         with pytest.raises(RuntimeError, match="KeyError"):  # a defect of ours is no fault of a file
-            workers.attempt([ok, b"bug"])
+            workers.attempt(b"bug")
         with pytest.raises(VixmlError, match="died") as caught:
-            workers.attempt([ok, b"exit"])
+            workers.attempt(b"exit")
     assert caught.value.found == "exit status 3"
 
 
 def test_a_drawing_without_end_is_missing():
     with Workers(1, 24, seconds=1.5) as workers:
-        found = workers.attempt([image_file(1), SLOW, image_file(2), "no such file"])
+        found = [workers.attempt(file) for file in (image_file(1), SLOW, image_file(2), "no such file")]
     assert [reason for _, reason in found] == [
         None, "takes too long: more than 1.5 s of processor time", None, "no such file",
     ]  # fmt: skip
@@ -47,7 +47,7 @@ def test_a_drawing_without_end_is_missing():
 def test_leaving_ends_a_drawing_without_end():
     started = time.monotonic()
     with Workers(1, 24, seconds=3600) as workers:
-        job = workers.threads.submit(workers.attempt, [SLOW])
+        job = workers.threads.submit(workers.attempt, SLOW)
         while not workers._all or not next(iter(workers._all)).process.is_alive():
             time.sleep(0.01)
         process = next(iter(workers._all)).process
@@ -57,19 +57,13 @@ def test_leaving_ends_a_drawing_without_end():
 def test_a_process_that_does_nothing_is_stuck(monkeypatch):
     monkeypatch.setattr("vixml.images.workers.PATIENCE", 0.5)
     with Workers(1, 24, stop, seconds=1.0) as workers:
-        found = workers.attempt([b"", b"stop"])
+        found = [workers.attempt(b""), workers.attempt(b"stop")]
     assert found == [(b"", None), (None, "takes too long: more than 0 s")]
-
-
-def test_portions_are_limited_in_number_and_in_bytes():
-    sizes = [len(portion) for portion in portions([b"x"] * (PORTION + 3))]
-    assert sizes == [PORTION, 3] and not list(portions([]))
-    assert [len(portion) for portion in portions([bytes(PORTION_BYTES)] * 3)] == [1, 1, 1]
 
 
 def test_the_limits_are_those_of_the_process_only():
     with Workers(1, 24) as some:
-        some.attempt([image_file(1)])
+        some.attempt(image_file(1))
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 

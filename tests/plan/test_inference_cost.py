@@ -207,7 +207,8 @@ def test_label_vectors_start_from_three_vectors_of_each():
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Return the folders of 12,000 training queries with images, as their stages would leave them."""
-    from vixml.data.corpus import CorpusData, Items
+    from corpus_data import CorpusData, Items
+
     from vixml.files import save_array, write_json
     from vixml.images.embeddings import FORMAT
     from vixml.provenance import stage

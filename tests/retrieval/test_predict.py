@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from corpus_data import CorpusData, Items
 
 from vixml.config.run import Inference, RunConfig, SeededRun
-from vixml.data.corpus import CorpusData, Items
 from vixml.errors import VixmlError
 from vixml.evaluation import choose
 from vixml.files import save_array, write_json

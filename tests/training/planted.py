@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from corpus_data import CorpusData, Items
 from tiny_models import VOCABULARY
 
 from vixml.config.registry import Propensity
 from vixml.config.run import RunConfig, SeededRun
-from vixml.data.corpus import CorpusData, Items
 from vixml.files import save_array, write_json
 from vixml.images.embeddings import FORMAT
 from vixml.models.inputs import RunInputs, open_inputs

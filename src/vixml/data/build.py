@@ -44,7 +44,7 @@ def build_corpus(
     with stage(out, "build-corpus", config=config, inputs=inputs, facts=facts) as work:
         reader = SourceReader(raw_dir, used)
         if dataset.builder == "picto":
-            facts |= build_picto(reader, *split_settings(dataset)).write(work)
+            facts |= build_picto(reader, *split_settings(dataset), work)
         elif dataset.builder == "xc-repository":
             table = ImageTable(inputs[dataset.image_table]) if dataset.image_table is not None else None
             facts |= build_from_archive(reader.archive(dataset.sources[0]), dataset, work, table)

@@ -1,6 +1,6 @@
 """Build a corpus from a user's own tables (docs/dataset.md): texts, labels by id or by name, images.
 
-Rules, each counted under ``rules`` of ``counts.json``: those of :mod:`vixml.data.xc_repository`; without a table of labels,
+Rules, each counted under ``rules`` of ``counts.json``: those of :mod:`vixml.data.texts`; without a table of labels,
 the labels are the values found in *train* (test must not decide what is a label), and other values of test are left out;
 a label that an item names twice counts once; queries without a label are kept (`unlabelled: skip` leaves them out); an entry
 of a list that is null is left out, and so is an image that is no text. Names of labels are repaired as texts are, in the table of labels and in queries alike.
@@ -26,7 +26,7 @@ from vixml.config.registry import Catalogue, Dataset, fields_of
 from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, split_settings
 from vixml.data.label_names import expect_single_names, folded, parse_list, set_flags
 from vixml.data.table_files import GUIDE, Row, kind_of, named_tables, plain, read_parts, read_rows, tables_in
-from vixml.data.xc_repository import TextRules, named, nearest, repaired, without_html
+from vixml.data.texts import TextRules, named, nearest, repaired, without_html
 from vixml.errors import VixmlError
 
 # Prefix of a local image's path in images.parquet.

@@ -6,7 +6,6 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,53 +22,6 @@ from vixml.ragged import Ragged, RaggedWriter
 SPLITS = ("train", "test", "label")
 QUERY_SPLITS = ("train", "test")
 _REBUILD = "build the corpus again: vixml build-corpus"
-
-
-@dataclass(frozen=True)
-class Items:
-    """The rows of one split: ids (unique) and texts, in step."""
-
-    ids: list[str]
-    texts: list[str]
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> Items:
-        """Return items whose text is their id."""
-        return cls(list(texts), list(texts))
-
-
-@dataclass
-class CorpusData:
-    """A whole corpus in memory, ready to be written.
-
-    Attributes:
-        items: split -> items, for train, test and label.
-        labels: split -> (n_split rows over labels), for train and test, ascending in each row.
-        image_keys, image_sources: row = image id.
-        images: split -> (n_split rows over images), in order of preference.
-        filters: split -> (n_split rows over labels), pairs never scored; empty where the dataset has none.
-        facts: further entries of counts.json.
-    """
-
-    items: dict[str, Items]
-    labels: dict[str, Ragged]
-    image_keys: list[str]
-    image_sources: list[str]
-    images: dict[str, Ragged]
-    filters: dict[str, Ragged] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def write(self, folder: Path | str) -> dict[str, Any]:
-        """Write the folder of docs/formats.md and return its counts; the same corpus gives the same bytes."""
-        writer = CorpusWriter(folder, self.image_keys)
-        for split in ("label", *QUERY_SPLITS):
-            with writer.split(split) as add:
-                for row, (item, text) in enumerate(zip(self.items[split].ids, self.items[split].texts, strict=True)):
-                    labels = self.labels[split].row(row).tolist() if split in self.labels else ()
-                    add(item, text, labels)
-            self.images[split].save(writer.folder / f"{split}_images")
-        sources = dict(zip(self.image_keys, self.image_sources, strict=True))
-        return writer.finish(source=sources.__getitem__, filters=self.filters, facts=self.facts)
 
 
 class Corpus:
@@ -90,14 +42,7 @@ class Corpus:
         tables = {split: ("id", "text") for split in SPLITS} | {"images": ("key", "source")}
         corpus = cls(folder, {name: _n_rows(folder / f"{name}.parquet", columns) for name, columns in tables.items()})
         for split in SPLITS:
-            images = corpus.images(split)
-            pairs = images.row_ids() * max(images.n_cols, 1)
-            pairs += images.values
-            pairs.sort()
-            if len(repeated := pairs[1:][pairs[1:] == pairs[:-1]]):
-                row, image = divmod(int(repeated[0]), images.n_cols)
-                where = f"{folder / f'{split}_images'}, row {row}"
-                raise VixmlError("an item has an image twice", where=where, found=f"image {image}", hint=_REBUILD)
+            corpus.images(split).check_once(folder / f"{split}_images", "an item has an image twice", _REBUILD)
         for split in QUERY_SPLITS:
             corpus.labels(split)
             if corpus.filter(split) is None and filter_required:
@@ -260,29 +205,53 @@ def _n_rows(path: Path, columns: Sequence[str]) -> int:
     with reading_parquet(path):
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
-    for name in columns:
-        index = schema.get_field_index(name)
-        kind = schema.field(index).type if index >= 0 else None
-        if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise VixmlError(
-                "a table lacks a column" if kind is None else "a column has the wrong type",
-                where=f"{path}: {name}",
-                found="columns " + ", ".join(schema.names) if kind is None else str(kind),
-                expected=f"a string column {name!r}",
-                hint=_REBUILD,
-            )
+    _expect_strings(schema, path, columns, _REBUILD)
     return metadata.num_rows
 
 
 def _column(path: Path, name: str) -> list[str]:
-    with reading_parquet(path):
-        column = pq.read_table(path, columns=[name]).column(name)
+    return read_strings(path, [name]).column(name).to_pylist()
+
+
+def read_strings(path: Path, columns: Sequence[str], hint: str = _REBUILD) -> pa.Table:
+    """Read columns of a Parquet table.
+
+    Raises:
+        VixmlError: unreadable, a column that is missing or not of strings, a value that is missing.
+    """
+    with reading_parquet(path, hint), pq.ParquetFile(path) as file:
+        _expect_strings(file.schema_arrow, path, columns, hint)
+        table = file.read(columns=list(columns))  # pq.read_table imports pandas
+    for name in columns:
+        expect_no_null(table[name], f"{path}: {name}", hint)
+    return table
+
+
+def expect_no_null(column: pa.Array | pa.ChunkedArray, where: str, hint: str = _REBUILD, first: int = 0) -> None:
+    """Check that a column has a value in every row; the first row's number is ``first``.
+
+    Raises:
+        VixmlError: one has none (the row is named).
+    """
     if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise VixmlError(
-            "a value is missing", where=f"{path}: {name}, row {row}", found="null", expected="a string", hint=_REBUILD
-        )
-    return column.to_pylist()
+        row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        what = "a value is missing"
+        raise VixmlError(what, where=f"{where}, row {row}", found="null", expected="a string", hint=hint)
+
+
+def _expect_strings(schema: pa.Schema, path: Path, columns: Sequence[str], hint: str) -> None:
+    for name in columns:
+        index = schema.get_field_index(name)
+        found = schema.field(index).type if index >= 0 else None
+        kind = found.value_type if found is not None and pa.types.is_dictionary(found) else found
+        if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise VixmlError(
+                "a table lacks a column" if kind is None else "a column has the wrong type",
+                where=f"{path}: {name}",
+                found="columns " + ", ".join(schema.names) if kind is None else str(found),
+                expected=f"a string column {name!r}",
+                hint=hint,
+            )
 
 
 @contextmanager

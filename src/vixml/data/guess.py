@@ -16,7 +16,7 @@ from vixml.data.catalogue import IMAGE, images_by_id
 from vixml.data.guess_form import URL, Report, separator_name, undecided
 from vixml.data.label_names import NUMBER, flag, guess_separator, parse_list
 from vixml.data.table_files import read_parts
-from vixml.data.xc_repository import TAG
+from vixml.data.texts import TAG
 from vixml.errors import VixmlError
 
 SAMPLED = 3000

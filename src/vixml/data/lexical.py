@@ -92,11 +92,11 @@ def lexical_vectors(texts: Sequence[str], weights: np.ndarray) -> np.ndarray:
     out = np.zeros((len(texts), DIM), np.float16)
     for start in range(0, len(texts), AT_ONCE):
         some = slice(start, start + AT_ONCE)
-        out[some] = folded(tf_idf(texts[some], weights))
+        out[some] = fold(tf_idf(texts[some], weights))
     return out
 
 
-def folded(vectors: csr_matrix) -> np.ndarray:
+def fold(vectors: csr_matrix) -> np.ndarray:
     """Return the lexical vectors of texts with these TF-IDF vectors (:func:`tf_idf`): (n, DIM) float16."""
     from sklearn.preprocessing import normalize
 

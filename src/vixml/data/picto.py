@@ -16,14 +16,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations, zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vixml.data.archive import NESTED, Archive, SourceReader
-from vixml.data.corpus import CorpusData, Items
+from vixml.data.corpus import CorpusWriter
 from vixml.errors import VixmlError
-from vixml.ragged import Ragged
 
 IMAGES_PER_ITEM = 3
 MIN_LABEL_FREQUENCY = 2
@@ -38,16 +38,25 @@ class Query:
     drawings: tuple[Drawing, ...]
 
 
-def build_picto(reader: SourceReader, split_seed: int, test_fraction: float) -> CorpusData:
-    """Build the corpus from the packs' wheels.
-
-    Returns:
-        The corpus; every order in it follows from the sources and the seed alone.
+def build_picto(reader: SourceReader, split_seed: int, test_fraction: float, out: Path) -> dict[str, Any]:
+    """Write the corpus of the packs' wheels, in an order that follows from them and the seed; return its ``counts.json``.
 
     Raises:
         VixmlError: a pack is missing, damaged or laid out differently.
     """
-    return assemble(merge(read_packs(reader)), read_label_packs(reader), split_seed, test_fraction)
+    queries = merge(read_packs(reader))
+    splits = assemble(queries, read_label_packs(reader), split_seed, test_fraction)
+    drawings = {drawing.key: drawing for items in splits.values() for item in items for drawing in item.drawings}
+    writer = CorpusWriter(out, sorted(drawings))
+    for split, items in splits.items():
+        with writer.split(split) as add:
+            for item in items:
+                add(item.name, item.name, item.labels, [drawing.key for drawing in item.drawings])
+    facts = {
+        "queries_without_label": len(queries) - len(splits["train"]) - len(splits["test"]),
+        "pairs_with_label_words_in_query": round(_overlap(splits), 4),
+    }
+    return writer.finish(source=lambda key: drawings[key].source, facts=facts)
 
 
 def merge(pictograms: Iterable[Pictogram]) -> list[Query]:
@@ -105,10 +114,19 @@ def label_drawings(labels: Sequence[str], icons: Iterable[Pictogram]) -> list[li
     ]
 
 
+@dataclass(frozen=True)
+class CorpusItem:
+    """A query or a label of the corpus: its name, a query's label ids in ascending order, its drawings."""
+
+    name: str
+    labels: Sequence[int]
+    drawings: Sequence[Drawing]
+
+
 def assemble(
     queries: Sequence[Query], label_icons: Iterable[Pictogram], split_seed: int, test_fraction: float
-) -> CorpusData:
-    """Split the queries, keep the labels frequent enough in train, drop queries left without one, number the images."""
+) -> dict[str, list[CorpusItem]]:
+    """Return the items of each split: labels frequent enough in train, and the queries that have one of them."""
     test_names = held_out([query.name for query in queries], split_seed, test_fraction)
     parts: dict[str, list[Query]] = {"train": [], "test": []}
     for query in queries:
@@ -117,39 +135,22 @@ def assemble(
     frequency = Counter(label for query in parts["train"] for label in query.tags)
     labels = sorted(label for label, count in frequency.items() if count >= MIN_LABEL_FREQUENCY)
     index = {label: number for number, label in enumerate(labels)}
-    kept = {split: [q for q in part if any(label in index for label in q.tags)] for split, part in parts.items()}
-
-    drawings: dict[str, list[Sequence[Drawing]]] = {split: [q.drawings for q in part] for split, part in kept.items()}
-    drawings["label"] = label_drawings(labels, label_icons)
-    drawing_of = {drawing.key: drawing for rows in drawings.values() for row in rows for drawing in row}
-    keys = sorted(drawing_of)
-    image = {key: number for number, key in enumerate(keys)}
-
-    items = {split: Items.of([query.name for query in part]) for split, part in kept.items()} | {
-        "label": Items.of(labels)
-    }
-    pairs = {
-        split: Ragged.from_rows([sorted(index[tag] for tag in q.tags if tag in index) for q in part], len(labels))
-        for split, part in kept.items()
-    }
-    images = {
-        split: Ragged.from_rows([[image[drawing.key] for drawing in row] for row in rows], len(keys))
-        for split, rows in drawings.items()
-    }
-    facts = {
-        "queries_without_label": len(queries) - sum(map(len, kept.values())),
-        "pairs_with_label_words_in_query": round(_overlap(items, pairs), 4),
-    }
-    return CorpusData(items, pairs, keys, [drawing_of[key].source for key in keys], images, facts=facts)
+    shown = label_drawings(labels, label_icons)
+    splits = {"label": [CorpusItem(label, (), drawings) for label, drawings in zip(labels, shown, strict=True)]}
+    for split, part in parts.items():
+        items = (CorpusItem(q.name, sorted(index[tag] for tag in q.tags if tag in index), q.drawings) for q in part)
+        splits[split] = [item for item in items if item.labels]
+    return splits
 
 
-def _overlap(items: Mapping[str, Items], pairs: Mapping[str, Ragged]) -> float:
+def _overlap(splits: Mapping[str, Sequence[CorpusItem]]) -> float:
     """Return the share of pairs whose label's words are all in the query: what plain word matching could find."""
-    words = {split: [set(text.split()) for text in part.texts] for split, part in items.items()}
+    words = [set(label.name.split()) for label in splits["label"]]
     hits = [
-        words["label"][label] <= words[split][row]
-        for split, matrix in pairs.items()
-        for row, label in zip(matrix.row_ids(), matrix.values, strict=True)
+        words[label] <= set(item.name.split())
+        for split in ("train", "test")
+        for item in splits[split]
+        for label in item.labels
     ]
     return float(np.mean(hits)) if hits else 0.0
 

@@ -18,7 +18,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from vixml.config.registry import TableForm
 from vixml.data.corpus import reading_parquet
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, reading
 from vixml.text import cell_text
 
 GUIDE = "docs/own-data.md describes the tables"
@@ -45,7 +45,8 @@ KINDS = {
     ".parquet": "parquet", ".pq": "parquet", ".xlsx": "excel", ".xlsm": "excel",
 }  # fmt: skip
 ENDINGS = tuple(kind + packed for packed in ("", *PACKED) for kind in KINDS)
-_DAMAGED = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, EOFError, OSError, pa.ArrowException, NotImplementedError)
+# zipfile raises RuntimeError, of which NotImplementedError is one, for a password and an unknown compression.
+_DAMAGED = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, EOFError, OSError, pa.ArrowException, RuntimeError)
 
 
 def read_parts(paths: Sequence[Path], form: TableForm) -> Iterator[Record]:
@@ -107,25 +108,31 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         VixmlError: missing, damaged, or it unpacks to implausibly much.
     """
-    with ExitStack() as stack:
-        try:
-            name = path.name.lower()
-            if name.endswith(".zip"):
-                stream = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(_member(path)))
-            elif name.endswith(".zst"):
-                stream = stack.enter_context(pa.input_stream(str(path), compression="zstd"))
-            else:
-                opens = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(Path(name).suffix, open)
-                stream = stack.enter_context(opens(path, "rb"))
-            packed = name.endswith(PACKED)
-            yield stack.enter_context(io.BufferedReader(_Unpacked(stream, path), CHUNK)) if packed else stream
-        except FileNotFoundError as error:
-            raise VixmlError("a table is missing", where=path, hint=GUIDE) from error
-        except (*_DAMAGED, RuntimeError) as error:  # zipfile raises RuntimeError for a password
-            raise VixmlError(
-                "a table cannot be read", where=path, found=str(error)[:200] or type(error).__name__,
-                hint="is the file whole, and readable without a password?",
-            ) from error  # fmt: skip
+    with _readable(path), ExitStack() as stack:
+        name = path.name.lower()
+        if name.endswith(".zip"):
+            stream = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(_member(path)))
+        elif name.endswith(".zst"):
+            stream = stack.enter_context(pa.input_stream(str(path), compression="zstd"))
+        else:
+            opens = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(Path(name).suffix, open)
+            stream = stack.enter_context(opens(path, "rb"))
+        packed = name.endswith(PACKED)
+        yield stack.enter_context(io.BufferedReader(_Unpacked(stream, path), CHUNK)) if packed else stream
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the readers of compressed files raise into one clear error."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise VixmlError("a table is missing", where=path, hint=GUIDE) from error
+    except _DAMAGED as error:
+        raise VixmlError(
+            "a table cannot be read", where=path, found=str(error)[:200] or type(error).__name__,
+            hint="is the file whole, and readable without a password?",
+        ) from error  # fmt: skip
 
 
 class _Unpacked(io.RawIOBase):
@@ -156,13 +163,8 @@ def _bomb(path: Path, found: str) -> VixmlError:
 
 def _member(path: Path) -> str:
     """Return the one table in a zip file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
-    except FileNotFoundError as error:
-        raise VixmlError("a table is missing", where=path, hint=GUIDE) from error
-    except _DAMAGED as error:
-        raise VixmlError("a table cannot be read", where=path, found=str(error)[:200]) from error
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
     if len(names) != 1:
         raise VixmlError(
             "a zip file must hold one table", where=path, found=", ".join(names[:5]) or "no file",
@@ -419,7 +421,8 @@ def _workbook(path: Path) -> Iterator[Any]:
 
     with open_bytes(path) as stream:
         data = io.BytesIO(stream.read())
-        try:
+        hint = "open it in a spreadsheet program and save it again as .xlsx, or as CSV"
+        with reading("not a readable Excel file", path, hint=hint):
             with zipfile.ZipFile(data) as archive:
                 total = sum(member.file_size for member in archive.infolist())
                 if total > max(UNPACKED_LIMIT, RATIO_LIMIT * len(data.getbuffer())):
@@ -430,17 +433,8 @@ def _workbook(path: Path) -> Iterator[Any]:
                             if b"<!DOCTYPE" in part.read(4096).upper():
                                 raise VixmlError("an Excel file declares a document type", where=f"{path}: {member}")
             book = openpyxl.load_workbook(data, read_only=True, data_only=True)
-        except VixmlError:
-            raise
-        except Exception as error:  # openpyxl raises many kinds on damaged files
-            raise VixmlError(
-                "not a readable Excel file", where=path, found=str(error)[:200] or type(error).__name__,
-                hint="open it in a spreadsheet program and save it again as .xlsx, or as CSV",
-            ) from error  # fmt: skip
-        try:
+        with closing(book):
             yield book
-        finally:
-            book.close()
 
 
 def _read_excel(path: Path, form: TableForm) -> Iterator[Row]:

@@ -8,32 +8,30 @@ labels as sparse matrices. Rows are never dropped or moved: labels and filters p
 
 from __future__ import annotations
 
-import difflib
 import gzip
-import html
 import json
 import math
-import re
 import zipfile
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vixml.config.registry import Dataset
 from vixml.data.archive import Archive, Member
-from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, reading_parquet
+from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, read_strings
+from vixml.data.texts import TextRules
 from vixml.errors import VixmlError, expect_equal, expect_index
 from vixml.progress import bar
-from vixml.ragged import Ragged
+from vixml.ragged import Ragged, offsets_of
 
 SHORT = {"train": "trn", "test": "tst", "label": "lbl"}
 STEP = 5000
@@ -192,154 +190,6 @@ class _Records:
         return file, n_rows, rows
 
 
-# -- records to items -------------------------------------------------------------------------------------------------
-
-_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
-_BROKEN = re.compile(r"[\ud800-\udfff]")
-_HIDDEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
-_INLINE = re.compile(r"</?(?:a|b|i|u|em|strong|span|font|small|sub|sup|mark|wbr)\b[^<>]*>", re.IGNORECASE)
-TAG = re.compile(r"</?[a-z][a-z0-9:-]*(?:\s[^<>]*)?/?>|<![a-z][^<>]*>", re.IGNORECASE)
-
-
-def without_html(text: str) -> str:
-    """Return a text without tags, comments and scripts, its entities resolved.
-
-    Example:
-        >>> without_html("<p>Nuts &amp; <b>bo</b>lts<br>M8 &lt; M10</p>")
-        'Nuts & bolts M8 < M10'
-    """
-    if "<" not in text and "&" not in text:
-        return text
-    text = TAG.sub(" ", _INLINE.sub("", _HIDDEN.sub(" ", text)))
-    text = html.unescape(text)
-    if TAG.search(text):  # tags that were written as entities
-        text = html.unescape(TAG.sub(" ", _INLINE.sub("", _HIDDEN.sub(" ", text))))
-    return " ".join(text.split())
-
-
-def repaired(value: str) -> str:
-    """Return a text on one line, without half a surrogate pair, which cannot be stored, and without blanks around it."""
-    if not value.isprintable():  # printable texts, nearly all, need no search
-        value = _BROKEN.sub("\ufffd", _BREAKS.sub(" ", value.strip()))
-    return value.strip()
-
-
-class TextRules:
-    """Form the texts and ids of one split's records; :attr:`counts` says how often each rule was needed.
-
-    ``html``: remove tags and entities.
-
-    Example:
-        >>> rules = TextRules(["title", "content"])
-        >>> rules.text({"title": " Fish\\n hooks ", "content": None}, "trn:1"), dict(rules.counts)
-        ('Fish hooks', {'texts_with_line_breaks': 1, 'without_content': 1})
-    """
-
-    def __init__(self, fields: Sequence[str], *, html: bool = False) -> None:
-        self.fields, self.html = tuple(fields), html
-        self.counts: Counter[str] = Counter()
-        self._ids: set[str] = set()
-        self._absent = set(self.fields)
-        self._columns: tuple[str, ...] = ()
-        self._rows = 0
-
-    def text(self, record: Mapping[str, Any], where: str) -> str:
-        """Return a record's text.
-
-        Raises:
-            VixmlError: a field that is neither text nor null.
-        """
-        parts = []
-        self._absent -= record.keys()
-        if not self._columns:
-            self._columns = tuple(map(str, record))
-        for field in self.fields:
-            value = record.get(field)
-            if value is None:
-                self.counts[f"without_{field}"] += 1
-                continue
-            if not isinstance(value, str):
-                raise VixmlError(
-                    "a field of a record is not text",
-                    where=f"{where}: {field}",
-                    found=f"{type(value).__name__} {str(value)[:80]!r}",
-                    expected="a string, or null",
-                )
-            parts.append(self._clean(without_html(value) if self.html else value))
-        text = " ".join(filter(None, parts))
-        if not text:
-            self.counts["texts_empty"] += 1
-        return text
-
-    def identify(self, value: object, where: str) -> str:
-        """Return a record's id, made unique within the split; call it once per row, in order.
-
-        Raises:
-            VixmlError: an id that is neither text nor a whole number.
-        """
-        row, self._rows = self._rows, self._rows + 1
-        if value is None or (isinstance(value, str) and not value.strip()):
-            self.counts["ids_missing"] += 1
-            value = f"#{row}"
-        elif type(value) is int:
-            value = str(value)
-        elif not isinstance(value, str):
-            raise VixmlError("an id is neither text nor a whole number", where=where, found=repr(value)[:80])
-        name = repaired(value)
-        if name != value.strip():
-            self.counts["ids_repaired"] += 1
-        if name in self._ids:
-            self.counts["ids_repeated"] += 1
-            while name in self._ids:
-                name += f"#{row}"
-        self._ids.add(name)
-        return name
-
-    def check_fields(self, where: object) -> None:
-        """Refuse a split of which no record has one of the fields: the registry names another format.
-
-        Raises:
-            VixmlError: such a field.
-        """
-        for field in sorted(self._absent):
-            raise VixmlError(
-                "no record has a field that makes the text",
-                where=where,
-                found=f"{self._rows} records without {field!r}; {named(self._columns)}",
-                expected=" + ".join(self.fields),
-                hint=nearest(field, self._columns) or "correct `text` of the dataset in config/datasets.yaml",
-            )
-
-    def _clean(self, value: str) -> str:
-        if not value.isprintable():
-            if _BREAKS.search(value.strip()):
-                self.counts["texts_with_line_breaks"] += 1
-            if _BROKEN.search(value):
-                self.counts["texts_with_broken_characters"] += 1
-        return repaired(value)
-
-
-def named(columns: Iterable[str]) -> str:
-    """Return the names of a table's columns for an error, those that hold odd characters in quotes."""
-    shown = [name if name.isprintable() and name == name.strip() else repr(name) for name in map(str, columns)]
-    return f"columns {', '.join(shown) or 'none'}"[:500]
-
-
-def nearest(wanted: str, columns: Sequence[str]) -> str | None:
-    """Return advice where a column is missing: another spelling, another delimiter, a byte order mark; None if nothing is near."""
-    first = columns[0] if columns else ""
-    for mark, encoding in (("\ufeff", "utf-16 or utf-8"), ("ï»¿", "utf-8"), ("ÿþ", "utf-16"), ("þÿ", "utf-16")):
-        if first.startswith(mark):
-            return f"the header begins with a byte order mark, {mark!r}: set catalogue.form.encoding: {encoding}"
-    if len(columns) == 1:
-        for delimiter in (";", "\t", ",", "|"):
-            if delimiter in first:
-                return f"the header has one cell, divided by {delimiter!r}: set catalogue.form.delimiter: {json.dumps(delimiter)}"
-    spellings = {" ".join(name.casefold().replace("_", " ").split()): name for name in reversed(columns)}
-    near = difflib.get_close_matches(" ".join(wanted.casefold().replace("_", " ").split()), spellings, n=1)
-    return f"did you mean the column {spellings[near[0]]!r}? Correct the name in config/datasets.yaml" if near else None
-
-
 # -- addresses of images ----------------------------------------------------------------------------------------------
 
 COLUMNS = ("id", "url")
@@ -360,35 +210,15 @@ class ImageTable:
 
     def __init__(self, path: Path | str) -> None:
         self.path, self.repeated = Path(path), 0
-        with reading_parquet(self.path, "fetch it again"), pq.ParquetFile(self.path) as file:
-            names = file.schema_arrow.names
-            if missing := [name for name in COLUMNS if name not in names]:
-                raise VixmlError(
-                    "a table of image addresses lacks a column",
-                    where=self.path,
-                    found="columns " + ", ".join(names),
-                    expected="columns id and url, one row per address",
-                    hint=f"name the column {missing[0]!r}",
-                )
-            table = file.read(columns=list(COLUMNS))
-        self._ids, self._urls = (self._strings(table, name) for name in COLUMNS)
+        table = read_strings(
+            self.path, COLUMNS, "a table of image addresses has columns id and url, one row per address"
+        )
+        self._ids, self._urls = (table[name].cast(pa.large_string()) for name in COLUMNS)
         hashes = np.concatenate(
             [np.zeros(0, np.uint64), *(_hash(chunk.to_pandas().to_numpy()) for chunk in self._ids.chunks)]
         )
         self._order = np.argsort(hashes, kind="stable")  # stable: an item's addresses keep their order
         self._hashes = hashes[self._order]
-
-    def _strings(self, table: pa.Table, name: str) -> pa.ChunkedArray:
-        column = table[name]
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)) or column.null_count:
-            raise VixmlError(
-                "a table of image addresses holds something else",
-                where=f"{self.path}: {name}",
-                found=f"{column.type}, {column.null_count} empty",
-                expected="a string in each row",
-            )
-        return column.cast(pa.large_string())
 
     def of(self, item: str) -> list[str]:
         """Return an item's addresses, the best first, each once."""
@@ -403,8 +233,6 @@ class ImageTable:
 
 def _hash(ids: np.ndarray) -> np.ndarray:
     """Return (n,) uint64 hashes of strings, the same in every process."""
-    import pandas as pd  # takes half a second, which tagging, for TextRules alone, does not wait
-
     return pd.util.hash_array(ids, categorize=False)
 
 
@@ -527,9 +355,7 @@ def read_pairs(file: File, n_rows: int, n_cols: int) -> Ragged:
         in_range(where, "column", column, n_cols)
         found.append(row * n_cols + column)
     rows, columns = np.divmod(np.unique(np.frombuffer(found, dtype=np.int64)), max(n_cols, 1))
-    offsets = np.zeros(n_rows + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=n_rows), out=offsets[1:])
-    return Ragged(columns.astype(np.int32), offsets, n_cols)
+    return Ragged(columns.astype(np.int32), offsets_of(np.bincount(rows, minlength=n_rows)), n_cols)
 
 
 def read_jsonl(file: File) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -72,7 +72,7 @@ def prepare(data: bytes, size: int) -> bytes:
                 opened.load()
                 turn, to_srgb = _turn(opened), _to_srgb(opened.info.get("icc_profile"), opened.mode)
                 keep_ink = opened.mode == "CMYK" and to_srgb is not None
-                image = opened.copy() if keep_ink else _on_white(_eight_bits(opened, stored))
+                image = opened.copy() if keep_ink else on_white(_eight_bits(opened, stored))
     except UnidentifiedImageError as error:  # its message holds an address in memory, which varies
         raise Undrawable("not an image that can be read: of no known format") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
@@ -81,7 +81,7 @@ def prepare(data: bytes, size: int) -> bytes:
     # After shrinking, where both are cheap.
     if to_srgb is not None:
         image = to_srgb(image)
-    return centred(image.transpose(turn) if turn is not None else image, size)
+    return _as_png(centred(image.transpose(turn) if turn is not None else image, size))
 
 
 def _turn(opened: Image.Image) -> Image.Transpose | None:
@@ -154,7 +154,7 @@ def _eight_bits(opened: Image.Image, stored: str) -> Image.Image:
     return opened
 
 
-def _on_white(opened: Image.Image) -> Image.Image:
+def on_white(opened: Image.Image) -> Image.Image:
     """Return an opened image as RGB, white where it is transparent."""
     if not opened.has_transparency_data:
         return opened.convert("RGB")
@@ -210,7 +210,7 @@ def draw(svg: bytes, size: int) -> bytes:
             raise
         raise Undrawable(f"the renderer gave up: {error}") from error
     with Image.open(io.BytesIO(png)) as drawn:
-        return centred(drawn.convert("RGB"), size)
+        return _as_png(centred(drawn.convert("RGB"), size))
 
 
 def checked(svg: bytes) -> str:
@@ -278,12 +278,16 @@ class _Reader:
             raise Undrawable("refers to something outside itself")
 
 
-def centred(image: Image.Image, size: int) -> bytes:
-    """Return an RGB image centred on a white square, as PNG."""
-    if image.size != (size, size):
-        canvas = Image.new("RGB", (size, size), "white")
-        canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
-        image = canvas
+def centred(image: Image.Image, size: int) -> Image.Image:
+    """Return an RGB image centred on a white square."""
+    if image.size == (size, size):
+        return image
+    canvas = Image.new("RGB", (size, size), "white")
+    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return canvas
+
+
+def _as_png(image: Image.Image) -> bytes:
     written = io.BytesIO()
     image.save(written, "PNG", icc_profile=None)  # the pixels are sRGB, whatever the file said of its own
     return written.getvalue()

@@ -176,9 +176,6 @@ def _first_not_finite(vectors: np.ndarray) -> int | None:
 
 # -- scattered rows ---------------------------------------------------------------------------------------------------
 
-PAGE = mmap.PAGESIZE
-# Linux reads at most a device's read-ahead for one request, 128 KB by default.
-PAGES_A_REQUEST = max(1, (128 << 10) // PAGE)
 # Not every system accepts advice on a memory map; without it the rows are the same, read one after the other.
 CAN_ADVISE = hasattr(mmap, "MADV_RANDOM") and hasattr(mmap, "MADV_WILLNEED")
 
@@ -207,35 +204,14 @@ def take_rows(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         (k, ...) of the same dtype.
     """
     if CAN_ADVISE and isinstance(rows.base, mmap.mmap) and rows.nbytes:
-        start, stop = requests(ids, len(rows.base) - rows.nbytes, rows.nbytes // len(rows))
-        sizes = np.minimum(stop * PAGE, len(rows.base)) - start * PAGE
+        width = rows.nbytes // len(rows)
+        starts = len(rows.base) - rows.nbytes + np.unique(ids).astype(np.int64) * width
+        pages = starts // mmap.PAGESIZE * mmap.PAGESIZE
         madvise = rows.base.madvise  # called thousands of times per batch
         with suppress(OSError):
-            for first, size in zip((start * PAGE).tolist(), sizes.tolist(), strict=True):
-                madvise(mmap.MADV_WILLNEED, first, size)
+            for page, size in zip(pages.tolist(), (starts + width - pages).tolist(), strict=True):
+                madvise(mmap.MADV_WILLNEED, page, size)
     return np.asarray(rows[ids])
-
-
-def requests(ids: np.ndarray, header: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pages to request: each page of a row once, neighbours together, no request too long.
-
-    Rows ``ids`` (k,) of ``width`` bytes follow a ``header``; the result is (n,) int64 twice: each request's first page, and the
-    one after its last.
-
-    Example:
-        >>> start, stop = requests(np.array([9, 0, 1]), header=128, width=PAGE)
-        >>> start.tolist(), stop.tolist()
-        ([0, 9], [3, 11])
-    """
-    offsets = header + np.unique(ids).astype(np.int64) * width
-    first, stop = offsets // PAGE, (offsets + width - 1) // PAGE + 1
-    apart = np.ones(len(first), dtype=bool)
-    apart[1:] = first[1:] > stop[:-1]
-    start, stop = first[apart], stop[np.roll(apart, -1)]  # where one stretch begins, the previous one has ended
-    pieces = -(-(stop - start) // PAGES_A_REQUEST)
-    place = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = np.repeat(start, pieces) + PAGES_A_REQUEST * place
-    return start, np.minimum(start + PAGES_A_REQUEST, np.repeat(stop, pieces))
 
 
 # -- coverage ---------------------------------------------------------------------------------------------------------

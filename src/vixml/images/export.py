@@ -20,7 +20,7 @@ from jinja2 import Environment, StrictUndefined
 
 from vixml import __version__
 from vixml.config.registry import Source, World
-from vixml.data.corpus import QUERY_SPLITS, SPLITS, Corpus, reading_parquet
+from vixml.data.corpus import QUERY_SPLITS, SPLITS, Corpus, expect_no_null, reading_parquet
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, write_text
 from vixml.images.embeddings import MIXED, ImageEmbeddings, coverage, share_with_images
@@ -321,16 +321,12 @@ def strings(path: Path, columns: Sequence[str], size: int) -> Iterator[tuple[int
         VixmlError: unreadable, or a value that is missing.
     """
     first = 0
-    with reading_parquet(path, REBUILD), pq.ParquetFile(path) as file:
+    with reading_parquet(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=size, columns=list(columns)):
-            for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                if column.null_count:
-                    raise VixmlError("a value is missing", where=f"{path}: {name}", found="null", hint=REBUILD)
+            for name in columns:
+                expect_no_null(batch[name], f"{path}: {name}", first=first)
             yield first, batch.select(columns).cast(pa.schema([(name, pa.string()) for name in columns]))
             first += batch.num_rows
-
-
-REBUILD = "build the corpus again: vixml build-corpus"
 
 
 def id_lists(ragged: Ragged, first: int, n: int) -> pa.ListArray:

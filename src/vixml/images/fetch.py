@@ -12,9 +12,9 @@ import shutil
 import sqlite3
 import time
 import zlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +26,11 @@ from vixml.config.registry import Fetch
 from vixml.data.corpus import URLS, Corpus
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, disk_full, link, read_json, sha256_file, write_json
+from vixml.identity import kept_folder
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter, Schedule
-from vixml.images.store import FORMAT, kept_folder, shard_name, shard_range, write_shard
-from vixml.images.workers import PORTION, PORTION_BYTES, Attempt, Workers
+from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
+from vixml.images.workers import Workers
 from vixml.manifest import holds
 from vixml.progress import Quiet, bar
 from vixml.provenance import describe_input, stage
@@ -86,9 +87,9 @@ def fetch_images(
         with bar("fetching images", len(urls)) as advance:
 
             async def fetch() -> None:
-                with Preparers(threads, size) as preparers:
+                with Workers(threads, size) as workers:
                     async with Getter(settings) as getter:
-                        fetcher = Fetcher(urls, kept, getter, preparers, advance)
+                        fetcher = Fetcher(urls, kept, getter, workers, advance)
                         for shard in range(n_shards):
                             await fetcher.shard(shard, shard_range(shard, len(urls), n_shards))
 
@@ -112,8 +113,8 @@ def fetch_images(
 class Fetcher:
     """Fetches and prepares the images of one shard after the other."""
 
-    def __init__(self, urls: list[str], kept: Path, getter: Getter, preparers: Preparers, advance: Quiet) -> None:
-        self.urls, self.kept, self.getter, self.preparers, self.advance = urls, kept, getter, preparers, advance
+    def __init__(self, urls: list[str], kept: Path, getter: Getter, workers: Workers, advance: Quiet) -> None:
+        self.urls, self.kept, self.getter, self.workers, self.advance = urls, kept, getter, workers, advance
         self._started, self._fetched, self._missing = time.monotonic(), 0, 0
 
     async def shard(self, shard: int, ids: range) -> None:
@@ -122,7 +123,7 @@ class Fetcher:
             self.advance.skip(len(ids))
             return
         path = self.kept / f"journal-{shard:05d}.sqlite"
-        with Journal(path, asyncio.get_running_loop().call_soon) as journal:
+        with Journal(path) as journal:
             tried = journal.settled()
             self.advance.skip(len(tried))
             await self._fetch([image for image in ids if image not in tried], {}, journal)
@@ -153,7 +154,8 @@ class Fetcher:
                 continue  # it is asked for again when its time has come
             png, error = None, answer.error
             if answer.data is not None:
-                png, error = await self.preparers.prepared(answer.data)
+                loop = asyncio.get_running_loop()
+                png, error = await loop.run_in_executor(self.workers.threads, self.workers.attempt, answer.data)
             journal.add(
                 Fetched(
                     image=image,
@@ -167,7 +169,8 @@ class Fetcher:
                     may_pass=answer.may_pass,
                 )
             )
-            await asyncio.sleep(0)  # the journal is written before the next request is sent
+            await asyncio.sleep(0)  # others may add rows
+            journal.commit()
             self._fetched += 1
             self._missing += png is None
             if image not in before:
@@ -233,68 +236,6 @@ def _gather(kept: Path, work: Path, n_shards: int) -> tuple[list[int], Counter[s
     return missing, reasons, requests
 
 
-# -- preparing in other processes -------------------------------------------------------------------------------------
-
-
-class Preparers:
-    """Processes that prepare images; the result does not depend on how many. Use it as a context, inside an event loop."""
-
-    def __init__(self, processes: int, size: int) -> None:
-        # One more portion than processes, so that no process waits for the next.
-        self._portions = processes + 1
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: deque[tuple[bytes, asyncio.Future[Attempt]]] = deque()
-        self.workers = Workers(processes, size)
-
-    def __enter__(self) -> Preparers:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.workers.__exit__(kind, error, trace)
-
-    async def prepared(self, data: bytes) -> Attempt:
-        """Return an image as :func:`vixml.images.decode.draw_or_prepare` makes it, or None and the reason.
-
-        Raises:
-            VixmlError: a process was killed.
-        """
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((data, future))
-        if len(self._tasks) < self._portions:
-            task = asyncio.create_task(self._work())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return await future
-
-    async def _work(self) -> None:
-        """Prepare portions until no image waits; every caller gets its image or the error."""
-        while self._waiting:
-            files: list[bytes] = []
-            futures: list[asyncio.Future[Attempt]] = []
-            while self._waiting and len(files) < PORTION // 2 and sum(map(len, files)) < PORTION_BYTES:
-                data, future = self._waiting.popleft()
-                files.append(data)
-                futures.append(future)
-            made: list[Attempt] = []
-            failure: BaseException = RuntimeError("images were not prepared")
-            try:
-                made = await asyncio.get_running_loop().run_in_executor(
-                    self.workers.threads, self.workers.attempt, files
-                )
-            except BaseException as error:
-                failure = error
-                if not isinstance(error, Exception):
-                    raise
-            finally:
-                for number, future in enumerate(futures):
-                    if future.done():  # a caller that was cancelled no longer waits
-                        continue
-                    if number < len(made):
-                        future.set_result(made[number])
-                    else:
-                        future.set_exception(failure)
-
-
 # -- the journal ------------------------------------------------------------------------------------------------------
 
 
@@ -329,22 +270,16 @@ COLUMNS = [field.name for field in fields(Fetched)]
 
 
 class Journal:
-    """Keep :class:`Fetched` rows by image id. Use it as a context.
-
-    Args:
-        path: the file; created if needed.
-        soon: calls a function a moment later, as an event loop's ``call_soon`` does, so that rows that arrive together are
-            written together, in a tenth of the time. None writes each row separately.
+    """Keep :class:`Fetched` rows by image id in a file, which is created if needed. Use it as a context.
 
     Raises:
         VixmlError: by any method: the disk is full, or the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
-        self.path, self._soon, self._open = path, soon, True
-        self._failure: VixmlError | None = None
+    def __init__(self, path: Path) -> None:
+        self.path = path
         with self._using():
-            self._base = sqlite3.connect(path, isolation_level=None)  # transactions are ours
+            self._base = sqlite3.connect(path)
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=NORMAL")
             columns = ", ".join([*COLUMNS[1:], "checksum"])
@@ -352,51 +287,39 @@ class Journal:
 
     @contextmanager
     def _using(self) -> Iterator[None]:
-        """Raise what failed since the last use, and turn what SQLite raises into one clear error."""
-        if self._failure is not None:
-            raise self._failure
+        """Turn what SQLite raises into one clear error."""
         try:
             yield
         except sqlite3.Error as error:
-            full = "full" in str(error)
-            self._failure = disk_full(self.path) if full else VixmlError(
+            if "full" in str(error):
+                raise disk_full(self.path) from error
+            raise VixmlError(
                 "the journal of fetched images cannot be read or written",
                 where=self.path,
                 found=str(error),
                 hint="run the same command again when no other one writes there; if it is damaged, delete its folder: "
                 "its images are then fetched again",
-            )  # fmt: skip
-            raise self._failure from error
+            ) from error
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if error is None or self._failure is None:
-                with self._using():
-                    self._end_transaction()
+            with nullcontext() if error is None else suppress(VixmlError):  # the first error says more
+                self.commit()
         finally:
-            self._open = False
             self._base.close()
 
     def add(self, row: Fetched) -> None:
-        """Store a row."""
+        """Add a row; :meth:`commit` writes it."""
+        values = [*astuple(row), _checksum(row)]
         with self._using():
-            if self._soon is not None and not self._base.in_transaction:
-                self._base.execute("BEGIN")
-                self._soon(self._commit)
-            values = [*astuple(row), _checksum(row)]
             self._base.execute(f"INSERT OR REPLACE INTO fetched VALUES ({', '.join('?' * len(values))})", values)
 
-    def _commit(self) -> None:
-        """Write the rows so far. An event loop only logs what this raises, so the next use of the journal raises it again."""
-        if self._open:
-            with suppress(VixmlError), self._using():
-                self._end_transaction()
-
-    def _end_transaction(self) -> None:
-        if self._base.in_transaction:
+    def commit(self) -> None:
+        """Write the rows that were added since the last time: together, in a tenth of the time."""
+        with self._using():
             self._base.commit()
 
     def settled(self) -> set[int]:

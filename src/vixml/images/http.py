@@ -38,19 +38,13 @@ LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
 class Refused(Exception):
-    """A permanent failure of a URL; the message has one of a few beginnings."""
+    """Why a URL gives no file; the message has one of a few beginnings. The rest is as in :class:`Answer`."""
 
-    def __init__(self, reason: str, status: int | None = None) -> None:
+    def __init__(
+        self, reason: str, status: int | None = None, may_pass: bool = False, wait: float | None = None
+    ) -> None:
         super().__init__(reason)
-        self.status = status
-
-
-class TryAgain(Refused):
-    """A temporary failure; ``wait`` is the delay in seconds that the server asked for, or None."""
-
-    def __init__(self, reason: str, status: int | None = None, wait: float | None = None) -> None:
-        super().__init__(reason, status)
-        self.wait = wait
+        self.status, self.may_pass, self.wait = status, may_pass, wait
 
 
 @dataclass(frozen=True)
@@ -148,10 +142,6 @@ class Backend(httpcore2.AsyncNetworkBackend):
                 continue  # for example an IPv6 address where there is no IPv6
         return Stream(await self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options))
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await self._inner.sleep(seconds)
-
 
 async def _public_addresses(host: str, port: int) -> list[str]:
     """Look up a name and return its public addresses, at most three; refuse a name that has none."""
@@ -236,8 +226,7 @@ class Getter:
                         address = found
                     raise Refused("too many redirects")
         except Refused as error:
-            passing = isinstance(error, TryAgain)
-            return Answer(None, error.status, attempts, str(error), passing, error.wait if passing else None)
+            return Answer(None, error.status, attempts, str(error), error.may_pass, error.wait)
         except (TimeoutError, httpcore2.TimeoutException):
             return Answer(None, None, attempts, "time-out", True)
         except Exception as error:
@@ -262,12 +251,10 @@ class Getter:
                     raise Refused(f"a redirect to something that is {error}", status) from error
             if status != 200:
                 await _drain(answer)
-                if status in RETRIED:
-                    wait = retry_after(headers.get("retry-after"))
-                    long = wait is not None and wait > MAX_WAIT
-                    reason = f"HTTP {status}" + f": asks to wait longer than {MAX_WAIT:.0f} s" * long
-                    raise TryAgain(reason, status, wait)
-                raise Refused(f"HTTP {status}", status)
+                wait = retry_after(headers.get("retry-after")) if status in RETRIED else None
+                long = wait is not None and wait > MAX_WAIT
+                reason = f"HTTP {status}" + f": asks to wait longer than {MAX_WAIT:.0f} s" * long
+                raise Refused(reason, status, status in RETRIED, wait)
             kind = headers.get("content-type", IMAGE_TYPES[0]).lower()
             if not kind.startswith(IMAGE_TYPES):
                 raise Refused(f"not an image: {kind[:60]}", status)

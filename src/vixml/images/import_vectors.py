@@ -23,7 +23,7 @@ import numpy as np
 
 from vixml.config.registry import VisionModel
 from vixml.data.corpus import SPLITS, Corpus
-from vixml.errors import VixmlError, expect_equal
+from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import write_json
 from vixml.images.embeddings import FORMAT, share_with_images
 from vixml.progress import Quiet, bar
@@ -210,7 +210,7 @@ class RowFile:
             VixmlError: missing, not ``.npy``, another dtype, not a matrix in C order, shorter or longer than its header says.
         """
         path = Path(path)
-        shape, fortran, found, offset = read_header(path, hint)
+        shape, fortran, found, offset = npy_header(path, hint)
         kind = f"{found}, {len(shape)} dimensions, {'columns' if fortran else 'rows'} first"
         what = "not a matrix of the expected kind"
         expect_equal(kind, f"{dtype}, 2 dimensions, rows first", what, where=path, hint=hint)
@@ -237,27 +237,20 @@ class RowFile:
                 yield first, block
 
 
-def read_header(path: Path, hint: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+def npy_header(path: Path, hint: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Return shape, whether columns come first, dtype and length of the header of a ``.npy`` file.
 
     Raises:
         VixmlError: missing, or a header of an unknown version.
     """
-    try:
-        with open(path, "rb") as stream:
-            version = np.lib.format.read_magic(stream)
-            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            if version not in readers:
-                raise ValueError(f"format version {version[0]}.{version[1]}")
-            return (*readers[version](stream), stream.tell())
-    except FileNotFoundError as error:
-        raise VixmlError("an array is missing", where=path, hint=hint) from error
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header raises errors of Python's tokenizer, too
-        raise VixmlError(
-            "not a .npy file", where=path, found=str(error).splitlines()[0][:200], expected="a NumPy array", hint=hint
-        ) from error
+    if not path.exists():
+        raise VixmlError("an array is missing", where=path, hint=hint)
+    with reading("not a .npy file", path, expected="a NumPy array", hint=hint), open(path, "rb") as stream:
+        version = np.lib.format.read_magic(stream)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"format version {version[0]}.{version[1]}")
+        return (*readers[version](stream), stream.tell())
 
 
 # -- the maps -------------------------------------------------------------------------------------------------------
@@ -274,7 +267,7 @@ def read_row_lists(path: Path | str, n_items: int, n_rows: int) -> tuple[Ragged,
         VixmlError: missing or truncated, the wrong number of items, a row that does not exist, or a pickle of anything else.
     """
     path = Path(path)
-    shape, _, dtype, offset = read_header(path, HINT_PICKLED_ROWS)
+    shape, _, dtype, offset = npy_header(path, HINT_PICKLED_ROWS)
     if dtype != np.dtype(object) or shape != (n_items,):
         raise VixmlError(
             "a map does not fit the corpus" if dtype == np.dtype(object) else "not a map from items to rows",

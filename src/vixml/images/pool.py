@@ -18,8 +18,9 @@ import torch
 from vixml.digest import stage_modules
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import link, read_json, write_json
+from vixml.identity import kept_folder
 from vixml.images.embeddings import FORMAT
-from vixml.images.store import ImageStore, kept_folder
+from vixml.images.store import ImageStore
 from vixml.images.vision import VisionEncoder, VisionSource
 from vixml.manifest import Reading
 from vixml.memory import enough_memory

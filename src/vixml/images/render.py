@@ -13,9 +13,9 @@ from vixml.data.catalogue import SOURCE
 from vixml.data.corpus import URLS, Corpus, table_writer
 from vixml.errors import VixmlError
 from vixml.images.store import write_store
-from vixml.images.workers import Attempt, File, Workers, portions
+from vixml.images.workers import Attempt, File, Workers
 from vixml.manifest import holds
-from vixml.progress import track
+from vixml.progress import bar
 from vixml.provenance import describe_input, stage
 from vixml.runtime import map_in_order
 
@@ -71,14 +71,17 @@ def render_images(
 
         def items() -> Iterator[tuple[int, str, bytes | None]]:
             svgs = ((local or reader).read(reference) for reference in references)
-            drawn = track(draw_all(svgs, size, threads), total=len(keys), text="drawing images")
-            for image, (key, (png, reason)) in enumerate(zip(keys, drawn, strict=True)):
+            for image, (key, (png, reason)) in enumerate(zip(keys, draw_all(svgs, size, threads), strict=True)):
+                advance(1)
                 if reason is not None:
                     reasons[reason.split(":")[0]] += 1
                     list_missing(image, references[image], reason)
                 yield image, key, png
 
-        with table_writer(work / MISSING, MISSING_SCHEMA) as list_missing:
+        with (
+            table_writer(work / MISSING, MISSING_SCHEMA) as list_missing,
+            bar("drawing images", len(keys)) as advance,
+        ):
             header = write_store(work, items(), len(keys), n_shards)
         if local is not None:
             # Local files have no declared hash; this one identifies what was read.
@@ -96,8 +99,7 @@ def render_images(
 def draw_all(files: Iterable[File], size: int, processes: int) -> Iterator[Attempt]:
     """Yield ``(png, None)`` or ``(None, reason)`` for each file, in order.
 
-    Only a few portions wait at any time, so memory does not grow with the number of images.
+    Only a few files wait at any time, so memory does not grow with the number of images.
     """
     with Workers(processes, size) as workers:
-        for made in map_in_order(workers.threads, workers.attempt, portions(files), 2 * max(1, processes)):
-            yield from made
+        yield from map_in_order(workers.threads, workers.attempt, files, 2 * max(1, processes))

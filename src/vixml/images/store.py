@@ -6,22 +6,18 @@ unavailable image is *missing*: it has no row, and its id is listed in ``store.j
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vixml.data.corpus import table_writer
 from vixml.errors import VixmlError, expect_equal, expect_index
-from vixml.files import read_header, read_json, sha256_json, write_json, write_text
-from vixml.identity import compare, put_aside
+from vixml.files import read_header, write_json
 from vixml.manifest import verify_file
-from vixml.progress import warn
 
 FORMAT = "vixml-images-1"
 SCHEMA = pa.schema([("image", pa.int32()), ("key", pa.string()), ("png", pa.binary())])
@@ -217,30 +213,3 @@ class ImageStore:
             file.close()
             raise VixmlError("a shard with other columns", where=path, found=found, expected=expected, hint=REBUILD)
         return file
-
-
-# -- the folder of an unfinished run ----------------------------------------------------------------------------------
-
-
-def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
-    """Return ``<out>-<ending>``, made if needed; unfinished work of other inputs, settings or code is put aside first.
-
-    A warning names what changed and where that work is: it may have taken days. ``identity`` is everything that determines the
-    result (JSON values).
-    """
-    kept = out.with_name(f"{out.name}-{ending}")
-    stamp, name = kept / "identity", sha256_json(identity)
-    described = kept / "identity.json"
-    if kept.exists() and not stamp.exists():  # nothing is in it yet
-        shutil.rmtree(kept)
-    elif kept.exists() and (found := stamp.read_text()) != name:
-        changed = compare(read_json(described), identity)[1] if described.exists() else "the version of vixml"
-        aside = put_aside(kept, found[:8])
-        warn(
-            f"unfinished work in {kept} is not resumed, since it would lead to another result. Changed: {changed}. It is "
-            f"kept as {aside}: delete it, or undo the change and move it back."
-        )
-    kept.mkdir(parents=True, exist_ok=True)
-    write_json(described, identity)
-    write_text(stamp, name)
-    return kept

@@ -29,14 +29,12 @@ from vixml.data.hub_checkpoint import Checkpoint, Layout, placed_files, unknown_
 from vixml.data.network_config import expect_no_more_layers, expect_sizes, read_settings
 from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import write_json
+from vixml.images.decode import MAX_PIXELS, centred, on_white
 from vixml.manifest import expect_nothing_else
 from vixml.provenance import stage
 from vixml.runtime import choose_precision, dtype_of, find_device, send
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
-
-# A decoded photo is a few MB; a "decompression bomb" of 100 kB can be gigabytes.
-MAX_PIXELS = 64_000_000
 
 
 def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
@@ -45,7 +43,7 @@ def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Res
     An image of another size is shrunk or enlarged (by ``resample``) to fit and centred on white; its aspect ratio is kept.
 
     Raises:
-        ValueError: more than 64 million pixels.
+        ValueError: more than :data:`vixml.images.decode.MAX_PIXELS`.
         OSError: not an image (``PIL.UnidentifiedImageError``), or cut short.
     """
     try:
@@ -56,16 +54,11 @@ def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Res
     with opened:
         if opened.width * opened.height > MAX_PIXELS:
             raise ValueError(f"{opened.width} x {opened.height} pixels")
-        image = opened.convert("RGBA") if "transparency" in opened.info or opened.mode in ("RGBA", "LA") else opened
-        if image.mode == "RGBA":
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB")
+        image = on_white(opened)
     if image.size != (size, size):
         scale = size / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)
-        canvas = Image.new("RGB", (size, size), "white")
-        canvas.paste(image.resize((width, height), resample), ((size - width) // 2, (size - height) // 2))
-        image = canvas
+        image = centred(image.resize((width, height), resample), size)
     return np.asarray(image)
 
 
@@ -518,12 +511,8 @@ def read_checkpoint(path: Path | str, member: str) -> dict[str, torch.Tensor]:
         VixmlError: not a zip, no such member, or not a file of plain tensors.
     """
     data = Archive(path).read(member)
-    try:
+    with reading("not a file of tensors", f"{path}: {member}"):
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise VixmlError(
-            "not a file of tensors", where=f"{path}: {member}", found=str(error).splitlines()[0][:200]
-        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise VixmlError("not a state dict", where=f"{path}: {member}", found=type(state).__name__)
     return state

@@ -10,7 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -46,16 +46,15 @@ def without_pooler(config: PretrainedConfig) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
 
 
-def expect_shapes(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], what: str, *, where: Path, hint: str
-) -> None:
-    """Check that two sets of tensors, name -> shape, are equal.
+def expect_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], what: str, *, where: Path, hint: str) -> None:
+    """Check that two sets of tensors, name -> tensor or its shape, have the same names and shapes.
 
     Raises:
         VixmlError: they differ; the first name that does is in ``where``.
     """
     for name in sorted(found.keys() | expected.keys()):
-        one, other = (shapes.get(name, "no such tensor") for shapes in (found, expected))
+        pair = (tensors.get(name, "no such tensor") for tensors in (found, expected))
+        one, other = (tuple(tensor.shape) if hasattr(tensor, "shape") else tensor for tensor in pair)
         if one != other:
             raise VixmlError(what, where=f"{where}: {name}", found=one, expected=other, hint=hint)
 

@@ -65,8 +65,8 @@ def open_inputs(inputs: RunInputs, config: RunConfig, seed: int) -> RunData:
     corpus = Corpus.load(inputs.corpus)
     tokens = _open_tokens(inputs, corpus, config)
     layouts = prompts(config, inputs.model_dir, tokens["train"].header)
-    if config.encoder.first_token == "each-piece":  # the text's first token counts among `max_len`
-        most = config.encoder.max_len - len(tokens["train"].header.get("bos_ids", ()))
+    most = most_of_text(config, tokens["train"].header)
+    if most < config.encoder.max_len:
         tokens = {split: lists.first(most) for split, lists in tokens.items()}
     images, gather, image_dim = dict.fromkeys(SPLITS), None, None
     if config.uses_images:
@@ -155,6 +155,12 @@ def _image_lists(
             hint=hint,
         )
     return {split: embeddings.lists(rows, settings.per_item, settings.control, seed) for split, rows in lists.items()}
+
+
+def most_of_text(config: RunConfig, header: Mapping[str, Any]) -> int:
+    """Return how many tokens of a text are read; the first token of each piece counts among ``encoder.max_len``."""
+    each_piece = config.encoder.first_token == "each-piece"
+    return config.encoder.max_len - len(header.get("bos_ids", ())) * each_piece
 
 
 def prompts(config: RunConfig, model_dir: Path, header: Mapping[str, Any]) -> dict[str, Prompt]:

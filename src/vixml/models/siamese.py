@@ -403,8 +403,7 @@ def load_model(folder: Path, model: Siamese) -> None:
     with reading("the trained weights cannot be read", path, expected="a whole safetensors file", hint=hint):
         tensors = load_file(path)
     state = model.learned_state()
-    found, expected = ({name: tuple(t.shape) for name, t in some.items()} for some in (tensors, state))
-    expect_shapes(found, expected, "the trained weights belong to another model", where=path, hint=hint)
+    expect_shapes(tensors, state, "the trained weights belong to another model", where=path, hint=hint)
     row_of = "backbone.row_of"
     if row_of in state and not torch.equal(state[row_of].cpu(), tensors[row_of]):
         raise VixmlError(

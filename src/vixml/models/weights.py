@@ -33,9 +33,8 @@ PREFIX = "model.0.auto_model."  # of the network's parameters in sentence-transf
 UNFIT = "the weights do not fit the architecture"
 CANNOT_READ = "a weights file cannot be read"
 SOURCE_HINT = "check 'kind' and 'weights_member' in config/models.yaml"
-Weights = tuple[
-    dict[str, Any], dict[str, np.ndarray]
-]  # a network's configuration, its tensors under transformers' names
+# A network's configuration, and its tensors under transformers' names.
+Weights = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], raw_dir: Path, out: Path) -> None:
@@ -181,10 +180,8 @@ def _save(work: Path, config: dict[str, Any], tensors: dict[str, np.ndarray], wh
         settings, model = _network(config)
     unused = ("pooler.", "embeddings.position_ids")  # in many exports; a mean-pooled encoder reads neither
     tensors = {name: array for name, array in tensors.items() if not name.startswith(unused)}
-    found = {name: array.shape for name, array in tensors.items()}
-    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     hint = "check 'architecture' and 'weights_member' in config/models.yaml"
-    expect_shapes(found, expected, UNFIT, where=where, hint=hint)
+    expect_shapes(tensors, dict(model.named_parameters()), UNFIT, where=where, hint=hint)
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             found = "NaN or infinity"
@@ -263,7 +260,7 @@ def _check_shapes(config: dict[str, Any], names: Mapping[str, str], checkpoint: 
         raise unknown_architecture(checkpoint.folder / LAYOUT.config, config, error) from error
     # In a model with a head, the network's tensors have a prefix.
     published = {new.removeprefix(f"{model.base_model_prefix}."): old for old, new in names.items()}
-    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    expected = dict(model.named_parameters())
     found = {name: checkpoint.shapes[published[name]] for name in expected.keys() & published.keys()}
     hint = "config.json and the weights are of two checkpoints, or of a form that is not supported"
     expect_shapes(found, expected, UNFIT, where=checkpoint.folder, hint=hint)

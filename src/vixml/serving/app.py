@@ -92,7 +92,7 @@ def make_app(
             if tagger.reads_images:
                 workers = stack.enter_context(Workers(processes, tagger.image_size, seconds=limits.image_seconds))
                 for _ in range(processes):  # the first image need not wait for a process to start
-                    workers.threads.submit(workers.attempt, ["no image"])
+                    workers.threads.submit(workers.attempt, "no image")
                 if allow_urls:
                     settings = {"timeout_seconds": limits.seconds / 4, "max_bytes": limits.body}
                     fetch = Fetch(**settings, user_agent=f"vixml/{__version__}")

@@ -210,7 +210,7 @@ class Intake:
 
     def _decode(self, data: bytes) -> np.ndarray | str:
         """Return pixels, or why there are none; in a thread that waits for a process."""
-        ((png, reason),) = self._workers.attempt([data])
+        png, reason = self._workers.attempt(data)
         return reason if png is None else self._tagger.pixels(png)
 
     async def _bytes(self, where: str, image: str) -> bytes:

@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 
 from vixml.config.registry import Dataset, VisionModel
 from vixml.config.run import RunConfig
-from vixml.data.corpus import reading_parquet
+from vixml.data.corpus import read_strings
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, sha256_file
 from vixml.images.vision import Lite0, VisionEncoder, efficientnet_lite0, open_hub_vision
@@ -119,9 +118,7 @@ class ModelFolder:
 
     def items(self, part: str) -> pa.Table:
         """Return the columns ``id`` and ``text`` of the labels or of the neighbours."""
-        path = self.path(f"{part}/items.parquet")
-        with reading_parquet(path, COPY_AGAIN):
-            return pq.ParquetFile(path).read(columns=["id", "text"])  # read_table imports pandas
+        return read_strings(self.path(f"{part}/items.parquet"), ["id", "text"], COPY_AGAIN)
 
     def model(self, prompt: Prompt, device: torch.device, lean: bool = True) -> Siamese:
         """Return the trained networks for inference, on the CPU; ``device`` is where they will compute.
@@ -134,10 +131,8 @@ class ModelFolder:
         run = self.run if device.type == "cuda" else plain_kernels(self.run)
         image_dim = self.header["image_dim"] if run.uses_images else None
         model = Siamese(run, self.folder / LANGUAGE, self.header["n_labels"], image_dim, prompt, device, lean)
-        tensors, expected = load_file(self.path(HEAD)), head_state(model)
-        shapes = ({name: tuple(tensor.shape) for name, tensor in some.items()} for some in (tensors, expected))
-        what = "the weights of a model folder do not fit its run"
-        expect_shapes(*shapes, what, where=self.folder / HEAD, hint=COPY_AGAIN)
+        tensors, what = load_file(self.path(HEAD)), "the weights of a model folder do not fit its run"
+        expect_shapes(tensors, head_state(model), what, where=self.folder / HEAD, hint=COPY_AGAIN)
         model.load_state_dict(tensors, strict=False)
         return model.eval()
 

@@ -28,7 +28,7 @@ from vixml.config.registry import fields_of
 from vixml.data.table_files import expand
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, sha256_json, write_json
-from vixml.images.store import kept_folder
+from vixml.identity import kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
 from vixml.tagging.rows import Columns, Row, digest_of, form_of, items_of
@@ -125,8 +125,9 @@ def tag_table(
                 advance.skip(len(chunk))
             else:
                 read = list(map_in_order(pool, work, chunk, 64) if tagger.reads_images else map(work, chunk))
-                found = _tag_chunk(tagger, chunk, read, wanted, limits)
-                write_json(done, _write_chunk(kept / f"{number:08d}{out.suffix}", found, wanted.schema))
+                tags, aside, found = _tag_chunk(tagger, chunk, read, wanted, limits)
+                _write_chunk(kept / f"{number:08d}{out.suffix}", tags, aside, wanted.schema)
+                write_json(done, found)
                 advance(len(chunk))
             found = read_json(done)
             counts = {key: value + found[key] for key, value in counts.items()}
@@ -142,16 +143,8 @@ def aside_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.aside.csv")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Scores and similarities from which on a tag, or an item, counts; -inf: all do."""
-
-    score: float = -math.inf
-    similarity: float = -math.inf
-
-
-def _limits(tagger: Tagger, wanted: Wanted) -> Limits:
-    """Return the limits that are asked for, and print what they mean.
+def _limits(tagger: Tagger, wanted: Wanted) -> tuple[float, float]:
+    """Return the score and the similarity from which on a tag and an item count, -inf: all do; print what they mean.
 
     Raises:
         VixmlError: the model was trained without held-out items, or is not that good on them.
@@ -164,75 +157,70 @@ def _limits(tagger: Tagger, wanted: Wanted) -> Limits:
             found="no calibration.json: too few items were held out of its training, or inference was not chosen on them",
             hint="leave out --precision, --unlike and --probability; or fit a catalogue with 4,000 training items or more",
         )
-    limits, said = Limits(), []
+    score = similarity = -math.inf
+    said = []
     if wanted.precision is not None:
         one = fitted.threshold(wanted.precision)
-        limits = replace(limits, score=one.score)
+        score = one.score
         said.append(
             f"tags with a score of {one.score:.4g} or more: on held-out items {one.precision:.0%} of them were true, they held "
             f"{one.recall:.0%} of the true labels, and {one.items:.0%} of the items kept one (--precision)"
         )
     if wanted.unlike is not None:
         alarm = fitted.alarm(wanted.unlike)
-        limits = replace(limits, similarity=alarm.similarity)
+        similarity = alarm.similarity
         said.append(
             f"items whose nearest training item has a similarity below {alarm.similarity:.3f} are put aside, which happened to "
             f"{alarm.share:.1%} of the held-out items (--unlike)"
         )
     for sentence in said:
         print(sentence, file=sys.stderr)
-    return limits
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tags of some rows, the rows that are put aside, and counts."""
-
-    tags: list[tuple[Any, ...]]
-    aside: list[tuple[str, str, str, str]]
-    counts: dict[str, int]
+    return score, similarity
 
 
 def _tag_chunk(
-    tagger: Tagger, chunk: Sequence[Row], read: Sequence[Read | VixmlError], wanted: Wanted, limits: Limits
-) -> Chunk:
-    """Tag some rows."""
-    good = [(row, one) for row, one in zip(chunk, read, strict=True) if isinstance(one, Read)]
-    aside = []
+    tagger: Tagger,
+    chunk: Sequence[Row],
+    read: Sequence[Read | VixmlError],
+    wanted: Wanted,
+    limits: tuple[float, float],
+) -> tuple[list[tuple[Any, ...]], list[tuple[str, ...]], dict[str, int]]:
+    """Return the tags of some rows, the rows that are put aside (:data:`ASIDE`), and counts."""
+    least_score, least_similarity = limits
+    good, tags, aside, n_unlike, n_empty = [], [], [], 0, 0
     for (where, item, _), one in zip(chunk, read, strict=True):
-        faults = [_reason(one)] if not isinstance(one, Read) else one.faults
-        aside += [(where, item, reason, "yes" if isinstance(one, Read) else "no") for reason in faults]
+        if isinstance(one, Read):
+            good.append((where, item, one))
+            aside += [(where, item, reason, "yes") for reason in one.faults]
+        else:
+            aside.append((where, item, one.what if one.found is None else f"{one.what}: {one.found}", "no"))
     names = tagger.labels if wanted.name_by == "text" else tagger.ids
-    tags, n_unlike, n_empty = [], 0, 0
     if good:
-        queries = tagger.queries([one for _, one in good])
+        queries = tagger.queries([one for _, _, one in good])
         ids, scores = tagger.rank(queries, wanted.k)
         near = tagger.similarity(queries).tolist() if wanted.unlike is not None else [math.inf] * len(good)
         more = tagger.calibration(scores).tolist() if wanted.probability else None
-        for row, ((where, item, _), _) in enumerate(good):
-            if near[row] < limits.similarity:
+        for row, (where, item, _) in enumerate(good):
+            if near[row] < least_similarity:
                 n_unlike += 1
-                aside.append(
-                    (where, item, f"unlike all training items: similarity {near[row]:.3f} to the nearest", "no")
-                )
+                reason = f"unlike all training items: similarity {near[row]:.3f} to the nearest"
+                aside.append((where, item, reason, "no"))
                 continue
             before = len(tags)
             for rank, (label, score) in enumerate(zip(ids[row].tolist(), scores[row].tolist(), strict=True), start=1):
-                if label >= 0 and score >= limits.score:
+                if label >= 0 and score >= least_score:
                     tags.append((item, rank, names[label], score, *(more[row][rank - 1 : rank] if more else ())))
             n_empty += len(tags) == before
-    faulty = sum(isinstance(one, Read) and bool(one.faults) for one in read)
-    counts = {"items": len(chunk), "tagged": len(good) - n_unlike, "faulty_pictures": faulty, "no_tag": n_empty}
-    return Chunk(tags, aside, counts | {"aside": len(chunk) - len(good) + n_unlike})
+    counts = {"items": len(chunk), "tagged": len(good) - n_unlike, "aside": len(chunk) - len(good) + n_unlike}
+    return tags, aside, counts | {"faulty_pictures": sum(bool(one.faults) for _, _, one in good), "no_tag": n_empty}
 
 
-def _write_chunk(path: Path, found: Chunk, schema: pa.Schema) -> dict[str, int]:
-    """Write the tags of some rows, and those that are put aside; return their counts."""
+def _write_chunk(path: Path, tags: Sequence[Sequence[Any]], aside: Sequence[Sequence[Any]], schema: pa.Schema) -> None:
+    """Write the tags of some rows, and those that are put aside."""
     with atomic_path(path) as temporary:
-        _WRITERS[path.suffix](temporary, found.tags, schema)
+        _WRITERS[path.suffix](temporary, tags, schema)
     with atomic_path(path.with_suffix(".aside")) as temporary:
-        _write_csv(temporary, found.aside)
-    return found.counts
+        _write_csv(temporary, aside)
 
 
 def _read(tagger: Tagger, fields: Sequence[str] | None, row: Row) -> Read | VixmlError:
@@ -247,10 +235,6 @@ def _read(tagger: Tagger, fields: Sequence[str] | None, row: Row) -> Read | Vixm
 
 def _n_pictures(row: Row) -> int:
     return 0 if isinstance(row[2], VixmlError) else len(row[2].get(PICTURES, ()))
-
-
-def _reason(error: VixmlError) -> str:
-    return error.what if error.found is None else f"{error.what}: {error.found}"
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[Any]], schema: pa.Schema | None = None) -> None:

@@ -21,18 +21,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml.data.lexical import folded, tf_idf
+from vixml.data.lexical import fold, tf_idf
+from vixml.data.texts import TextRules
 from vixml.data.tokens import load_tokenizer
-from vixml.data.xc_repository import TextRules
 from vixml.errors import VixmlError
 from vixml.images.decode import Undrawable, draw_or_prepare
 from vixml.images.embeddings import ImageEmbeddings
-from vixml.images.workers import portions
 from vixml.models.encode import encode_items, expect_direction
-from vixml.models.inputs import prompts
+from vixml.models.inputs import most_of_text, prompts
 from vixml.models.packing import MULTIPLE, Sequences
 from vixml.progress import warn
-from vixml.ragged import Ragged
+from vixml.ragged import Ragged, offsets_of
 from vixml.retrieval.ranking import LINEAR, Queries, rank_labels, searched_labels
 from vixml.retrieval.search import SPARE, UNIT, decide, on_device, search
 from vixml.retrieval.vote import with_images, with_lexical
@@ -118,6 +117,9 @@ class Tagger:
             no items were held out to tell.
         n_known: number of labels that were trained.
         offset: added to the similarity of added labels; set it at any time (:meth:`add_labels`).
+        prompts: split -> how a sequence is laid out.
+        most: tokens of a text that are read.
+        bare: whether a text has no special tokens around it (a decoder's).
 
     Example:
         >>> tagger = Tagger.load("shop.model")  # doctest: +SKIP
@@ -129,15 +131,13 @@ class Tagger:
         run, tokens = folder.run, folder.header["tokens"]
         self.folder, self.device, self._run = folder, device, run
         self.precision = choose_precision(run.training.precision if precision == "auto" else precision, device)
-        self._bare = tokens["special"] == "bare"
-        self._prompts = prompts(run, folder.folder / LANGUAGE, tokens)
-        self._tokenizer = load_tokenizer(folder.folder / LANGUAGE, run.encoder.max_len, bare=self._bare)
-        self._most = run.encoder.max_len
-        if run.encoder.first_token == "each-piece":
-            self._most -= len(tokens["bos_ids"])
+        self.bare = tokens["special"] == "bare"
+        self.prompts = prompts(run, folder.folder / LANGUAGE, tokens)
+        self._tokenizer = load_tokenizer(folder.folder / LANGUAGE, run.encoder.max_len, bare=self.bare)
+        self.most = most_of_text(run, tokens)
         # A decoder without words around the text has nothing else to read.
-        self._needs_token = self._bare and not self._prompts["train"].words
-        self._model = folder.model(self._prompts["train"], device).to(device)
+        self._needs_token = self.bare and not self.prompts["train"].words
+        self._model = folder.model(self.prompts["train"], device).to(device)
         self._vision = folder.vision(device, precision)
         self._fields = folder.dataset.text_fields
         names = folder.items(LABELS)
@@ -197,11 +197,6 @@ class Tagger:
         if self._vision is None:
             raise VixmlError("this model reads text only", where=self.folder.folder)
         return self.folder.dataset.image_size or self._vision.image_size
-
-    @property
-    def has_thumbnails(self) -> bool:
-        """Return whether the folder has thumbnails of its training items."""
-        return self._thumbnails is not None
 
     def thumbnail(self, row: int) -> bytes | None:
         """Return the JPEG thumbnail of a training item (``Voter.row``); None if it has none."""
@@ -344,7 +339,7 @@ class Tagger:
 
     def n_tokens(self, text: str) -> int:
         """Return the number of tokens of a text that the encoder reads."""
-        return min(self._most, len(self._tokenizer.encode(text, add_special_tokens=not self._bare).ids))
+        return min(self.most, len(self._tokenizer.encode(text, add_special_tokens=not self.bare).ids))
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 
@@ -358,7 +353,7 @@ class Tagger:
             return Queries(text, voting)
         terms = tf_idf([item.text for item in items], self._term_weights)
         if how.lexical_weight > 0:
-            voting = with_lexical(voting, folded(terms), how.lexical_weight)
+            voting = with_lexical(voting, fold(terms), how.lexical_weight)
         return Queries(text, voting, None if self._linear is None else self._linear.features(terms))
 
     def _encode(self, items: Sequence[Read], split: str, unit: bool = True) -> tuple[np.ndarray, Any, Any]:
@@ -367,15 +362,15 @@ class Tagger:
         if self._vision is not None:
             pixels = list(chain.from_iterable(item.pixels for item in items))
             vectors = ImageEmbeddings(self._pool(pixels), np.zeros(0, np.int64), self._vision.name, self.folder.folder)
-            offsets = np.concatenate([[0], np.cumsum([len(item.pixels) for item in items], dtype=np.int64)])
+            offsets = offsets_of([len(item.pixels) for item in items])
             lists = Ragged(np.arange(len(pixels), dtype=np.int32), offsets, len(pixels))
-        encodings = self._tokenizer.encode_batch_fast([item.text for item in items], add_special_tokens=not self._bare)
+        encodings = self._tokenizer.encode_batch_fast([item.text for item in items], add_special_tokens=not self.bare)
         rows = [encoding.ids for encoding in encodings]
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
+        offsets = offsets_of([len(row) for row in rows])
         tokens = Ragged(np.fromiter(chain.from_iterable(rows), np.int32, offsets[-1]), offsets, 1 << 31)
-        tokens = tokens.first(self._most)
+        tokens = tokens.first(self.most)
         images, gather = (lists, partial(vectors.gather, dtype=np.float16)) if self._run.uses_images else (None, None)
-        sequences = Sequences(tokens, images, self._prompts[split], gather)
+        sequences = Sequences(tokens, images, self.prompts[split], gather)
         filled = FILLED if len(items) <= FEW else MULTIPLE
         u = encode_items(self._model, sequences, self.precision, self._run.training.items_at_once, multiple=filled)
         expect_direction(u, "items to tag")
@@ -580,7 +575,16 @@ class _Search:
 
 def in_chunks(items: Iterable[T], pictures: Callable[[T], int]) -> Iterator[list[T]]:
     """Yield items that are in memory together: few where they have pictures."""
-    return portions(items, pictures, ITEMS_AT_ONCE, PICTURES_AT_ONCE)
+    chunk: list[T] = []
+    n_pictures = 0
+    for item in items:
+        chunk.append(item)
+        n_pictures += pictures(item)
+        if len(chunk) == ITEMS_AT_ONCE or n_pictures >= PICTURES_AT_ONCE:
+            yield chunk
+            chunk, n_pictures = [], 0
+    if chunk:
+        yield chunk
 
 
 def _file(path: Path) -> bytes:

@@ -16,7 +16,7 @@ from PIL import Image
 from vixml.errors import VixmlError
 from vixml.files import save_array
 from vixml.images.store import ImageStore
-from vixml.ragged import Ragged
+from vixml.ragged import Ragged, offsets_of
 from vixml.tagging.model_folder import COPY_AGAIN, NEIGHBOURS, ModelFolder
 
 FILES, OFFSETS = f"{NEIGHBOURS}/thumbnails.npy", f"{NEIGHBOURS}/thumbnail_offsets.npy"
@@ -68,7 +68,7 @@ def write_thumbnails(work: Path, store: ImageStore, images: Ragged) -> None:
         return
     found = dict(_small(store, np.unique(first.values)))
     files = [b"".join(found[image] for image in first.row(row).tolist()) for row in range(len(first))]
-    offsets = np.cumsum([0, *map(len, files)], dtype=np.int64)
+    offsets = offsets_of([len(file) for file in files])
     save_array(work / FILES, np.frombuffer(b"".join(files), np.uint8))
     save_array(work / OFFSETS, offsets)
 

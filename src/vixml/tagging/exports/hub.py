@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, sha256_file, write_json, write_text
@@ -90,7 +89,7 @@ def _prepare(model: Path, folder: Path, form: str, items: bool | None) -> list[s
 
 def _upload(folder: Path, repository: str, public: bool) -> str:
     """Commit the folder's files, and delete others; return the address of the commit."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     api = HfApi()
@@ -111,16 +110,15 @@ def _upload(folder: Path, repository: str, public: bool) -> str:
             expected="nothing, or an earlier push",
             hint="name another repository",
         )
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    stale = sorted(present - files.keys() - {".gitattributes"})
-    operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files.items()]
-    operations += [CommitOperationDelete(name) for name in stale]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a Parquet file in a repository of a model
-        commit = api.create_commit(repository, operations, commit_message="vixml export")
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder, delete_patterns="*", commit_message="vixml export"
+        )
     tree = api.list_repo_tree(repository, recursive=True, revision=commit.oid)
     pushed = {entry.path: entry.size for entry in tree if hasattr(entry, "size") and entry.path != ".gitattributes"}
-    expected = {name: path.stat().st_size for name, path in files.items()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    expected = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     expect_equal(pushed, expected, "the repository does not hold what was pushed", where=repository, hint="push again")
     return commit.commit_url
 

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from vixml.data.tokens import load_tokenizer
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
-from vixml.models.inputs import prompts
 from vixml.models.prompt import IMAGES, TEXT, Prompt
 from vixml.models.siamese import Siamese
 from vixml.tagging.model_folder import LABELS, LANGUAGE, NEIGHBOURS, ModelFolder
@@ -28,7 +27,7 @@ from vixml.tagging.tagger import Tagger, Unreadable
 
 TOLERANCE = 1e-5
 SAMPLE = 48  # texts that an export is verified with
-# The rules for texts (vixml.data.xc_repository): a line break and the space around it is one space.
+# The rules for texts (vixml.data.texts): a line break and the space around it is one space.
 BREAKS = r"\s*[\n\r\x0b\x0c\x1c-\x1e\x{85}\x{2028}\x{2029}]\s*"
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -71,14 +70,10 @@ class TextEncoder(nn.Module):
     @classmethod
     def of(cls, tagger: Tagger) -> TextEncoder:
         """Return the text encoder of a model, opened in fp32 on the CPU."""
-        folder, run, tokens = tagger.folder, tagger.folder.run, tagger.folder.header["tokens"]
-        language, bare = folder.folder / LANGUAGE, tokens["special"] == "bare"
-        prompt = prompts(run, language, tokens)["train"]
+        folder, prompt = tagger.folder, tagger.prompts["train"]
         model = folder.model(prompt, tagger.device, lean=False)
-        most = run.encoder.max_len
-        if run.encoder.first_token == "each-piece":
-            most -= len(tokens["bos_ids"])
-        return cls(model, run.encoder.pooling, prompt, ([], []) if bare else _around(load_tokenizer(language)), most)
+        around = ([], []) if tagger.bare else _around(load_tokenizer(folder.folder / LANGUAGE))
+        return cls(model, folder.run.encoder.pooling, prompt, around, tagger.most)
 
     @property
     def longest(self) -> int:
