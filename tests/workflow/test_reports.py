@@ -39,7 +39,12 @@ def test_snakemake_writes_its_report_without_a_network(finished, tmp_path):
     run(finished, "snakemake", "--report", str(tmp_path / "report.html"))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     # Captions, rendered; the configuration's name is filled in.
-    for words in ("in separate columns", "against measured hours of training", "Each number links to its run", ">tiny<"):
+    for words in (
+        "in separate columns",
+        "against measured hours of training",
+        "Each number links to its run",
+        ">tiny<",
+    ):
         assert words in page
     assert not re.search(r"""<(?:script|link|img)[^>]+(?:src|href)=["']https?:""", page), (
         "nothing is loaded from elsewhere"
