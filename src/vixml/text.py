@@ -107,11 +107,13 @@ def milliseconds(value: float | None) -> str:
     """Print milliseconds with about two digits.
 
     Example:
-        >>> milliseconds(0.0312), milliseconds(0.55), milliseconds(1.04), milliseconds(260.4), milliseconds(None)
-        ('0.031 ms', '0.55 ms', '1.0 ms', '260 ms', '–')
+        >>> milliseconds(0.0003), milliseconds(0.0312), milliseconds(1.04), milliseconds(260.4), milliseconds(None)
+        ('< 0.001 ms', '0.031 ms', '1.0 ms', '260 ms', '–')
     """
     if value is None:
         return "–"
+    if value < 0.0005:
+        return "< 0.001 ms"
     decimals = sum(value < limit for limit in (9.95, 0.995, 0.0995))
     return f"{value:.{decimals}f} ms"
 
