@@ -178,6 +178,14 @@ def unknown_setting(folder: Path) -> None:
     resigned(folder, "config.json")
 
 
+def a_config_of(value):
+    def change(folder: Path) -> None:
+        write_json(folder / "language/config.json", value)
+        resigned(folder, "language/config.json")
+
+    return change
+
+
 def code_of_its_own(folder: Path) -> None:
     name = "language/config.json"
     write_json(folder / name, read_json(folder / name) | {"auto_map": {"AutoModel": "evil.Evil"}})
@@ -224,8 +232,11 @@ def test_a_choice_of_other_settings_or_other_trainings_is_not_packed(packed, sho
 @pytest.mark.parametrize(("damage", "what"), [
     (cut, "cut short"), (altered, "altered"), (lost, "missing"), (header_only, "missing"), (no_header, "not a model folder"),
     (half_a_header, "not a JSON file"), (edited(format="vixml-model-2"), "newer version"), (edited(format="gguf"), "not the header"),
-    (edited(files={}), "not packed"), (bare_header, "lacks entries"), (unknown_setting, "does not know"), (code_of_its_own, "code of its own"),
-    (foreign_file, "not packed"), (another_head, "do not fit"), (a_way_out, "outside itself"),
+    (edited(files={}), "not packed"), (bare_header, "does not know"), (unknown_setting, "does not know"), (code_of_its_own, "code of its own"),
+    (edited(vision="eyes"), "does not know"), (edited(n_labels="many"), "does not know"), (edited(tokens=7), "does not know"),
+    (edited(files=["head.safetensors"]), "does not know"), (edited(files={"head.safetensors": 1}), "does not know"),
+    (edited(dim=True), "does not know"), (edited(magic=1), "does not know"), (a_config_of(7), "no architecture"),
+    (a_config_of([]), "no architecture"), (foreign_file, "not packed"), (another_head, "do not fit"), (a_way_out, "outside itself"),
 ])  # fmt: skip
 def test_a_folder_that_is_not_whole_is_one_clear_error(packed, tmp_path, damage, what):
     folder = Path(shutil.copytree(packed("text"), tmp_path / "m"))

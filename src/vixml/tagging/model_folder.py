@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load_file
 
 from vixml.config.registry import Dataset, VisionModel
-from vixml.config.run import RunConfig
+from vixml.config.run import RunConfig, Strict
 from vixml.data.corpus import read_strings
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, sha256_file
@@ -34,10 +34,48 @@ HEADER, FORMAT, VERSION = "model.json", "vixml-model", 1
 LANGUAGE, HEAD, VISION, LITE0 = "language", "head.safetensors", "vision", "vision/lite0.safetensors"
 LABELS, NEIGHBOURS, LEXICAL, CALIBRATION = "labels", "neighbours", "lexical.npy", "calibration.json"
 LINEAR_TERMS, LINEAR_COEFFICIENTS = "linear/terms.npy", "linear/coefficients.npy"
-KEYS = {"precision", "n_labels", "dim", "tokens", "image_dim", "vision", "files"}
 TRAINING_ONLY = ("centroid", "has_centroid", "vectors", "has_vector")  # prototypes are packed as vectors
 COPY_AGAIN = "copy the folder again, or write it again with `vixml pack`"
 Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class File(Strict):
+    """Size and hash of a file of the folder."""
+
+    sha256: str
+    bytes: int
+
+
+class Tokens(Strict):
+    """What the tokenizer adds to a text (:mod:`vixml.data.tokens`)."""
+
+    special: str | None
+    bos_ids: list[int] | None
+    eos_id: int | None
+
+
+class Vision(Strict):
+    """The vision encoder, as the registry has it."""
+
+    name: str
+    precision: str
+    entry: VisionModel
+
+
+class Header(Strict):
+    """What ``model.json`` holds; names of files lead to no other folder."""
+
+    format: str
+    dataset: str
+    run: str
+    seed: int
+    precision: Literal["fp32", "bf16", "fp16"]
+    n_labels: int = Field(ge=1)
+    dim: int = Field(ge=1)
+    tokens: Tokens
+    image_dim: int | None
+    vision: Vision | None
+    files: dict[str, File]
 
 
 @dataclass(frozen=True)
@@ -76,7 +114,11 @@ class ModelFolder:
             raise VixmlError(what, where=foreign[0], hint=hint)
         opened = cls(folder, header, _read(folder, "config", RunConfig), _read(folder, "dataset", Dataset))
         config = opened.path(f"{LANGUAGE}/config.json")
-        if "auto_map" in read_json(config):
+        architecture = read_json(config)
+        if not isinstance(architecture, dict):
+            what = "a model folder has no architecture of its language model"
+            raise VixmlError(what, where=config, found=type(architecture).__name__, hint=COPY_AGAIN)
+        if "auto_map" in architecture:
             raise VixmlError(
                 "a model folder asks for code of its own",
                 where=f"{config}: auto_map",
@@ -157,9 +199,7 @@ def _check_header(header: Any, where: Path) -> None:
     newer = name == FORMAT and number.isdecimal() and int(number) > VERSION
     what = "a model folder of a newer version of vixml" if newer else "not the header of a model folder"
     expect_equal(found, f"{FORMAT}-{VERSION}", what, where=where, hint="update vixml" if newer else COPY_AGAIN)
-    if absent := KEYS - header.keys():
-        expected = ", ".join(sorted(absent))
-        raise VixmlError("the header of a model folder lacks entries", where=where, expected=expected, hint=COPY_AGAIN)
+    _validated(Header, header, where)
 
 
 def _verify(folder: Path, name: str, entry: dict[str, Any]) -> None:
@@ -173,9 +213,12 @@ def _verify(folder: Path, name: str, entry: dict[str, Any]) -> None:
 
 
 def _read(folder: Path, part: str, kind: type[Settings]) -> Settings:
-    path = folder / f"{part}.json"
+    return _validated(kind, read_json(folder / f"{part}.json"), folder / f"{part}.json")
+
+
+def _validated(kind: type[Settings], value: Any, path: Path) -> Settings:
     try:
-        return kind.model_validate(read_json(path))
+        return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         raise VixmlError(
