@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+from vixml.cli.fitting import _write_start
 from vixml.config.run import SeededRun, Start
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
@@ -96,3 +99,19 @@ def test_what_cannot_be_continued_is_refused(shop, packed, tmp_path):
     (folder / "head.safetensors").write_bytes(content)
     with pytest.raises(VixmlError, match="was altered"):
         opened(shop, "text", good)
+
+
+def test_only_a_whole_model_folder_is_written_into_a_catalogue_s_file(packed, tmp_path):
+    file = tmp_path / "shop.yaml"
+    file.write_text("base:\n  start: null   # an earlier model\n", encoding="utf-8")
+    folder = Path(shutil.copytree(packed("text"), tmp_path / "m"))
+    _write_start(file, folder)
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))["base"]["start"]
+    assert written == {"folder": str(folder), "sha256": sha256_file(folder / "model.json")}
+    before = file.read_bytes()
+    (folder / "head.safetensors").write_bytes(b"cut")
+    with pytest.raises(VixmlError, match="cut short or altered"):
+        _write_start(file, folder)
+    with pytest.raises(VixmlError, match="not a model folder"):
+        _write_start(file, tmp_path / "none")
+    assert file.read_bytes() == before

@@ -61,9 +61,9 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
 
 def _write_start(file: Path, folder: Path) -> None:
     """Write the earlier model into a catalogue's file, in place of the line `start`."""
-    header = folder / "model.json"
-    if not header.is_file():
-        raise VixmlError("no model folder to start from", where=folder, expected="a folder that `vixml pack` wrote")
+    from vixml.tagging.model_folder import HEADER, ModelFolder
+
+    header = ModelFolder.open(folder).folder / HEADER  # whole and unaltered
     named = f"{{folder: {quoted(str(folder))}, sha256: {quoted(sha256_file(header))}}}"
     text, n = re.subn(r"(?m)^  start:.*$", lambda _: f"  start: {named}", file.read_text(encoding="utf-8"), count=1)
     if not n:
