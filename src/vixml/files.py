@@ -154,7 +154,7 @@ def link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
+        if error.errno in (errno.EEXIST, errno.ENOSPC, errno.EDQUOT):
             raise
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)

@@ -21,6 +21,7 @@ from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_file, write_json
 from vixml.images.store import ImageStore
+from vixml.manifest import with_digest
 from vixml.provenance import stage
 from vixml.stages import place
 from vixml.tagging.model_folder import HEADER
@@ -133,7 +134,7 @@ def resigned(folder: Path, name: str) -> None:
     """Write a changed file's size and hash into the header, as someone who forges a folder would."""
     header, path = read_json(folder / HEADER), folder / name
     header["files"][name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-    write_json(folder / HEADER, header)
+    write_json(folder / HEADER, with_digest(header))
 
 
 def cut(folder: Path) -> None:
@@ -164,9 +165,13 @@ def half_a_header(folder: Path) -> None:
 
 def edited(**changes):
     def change(folder: Path) -> None:
-        write_json(folder / HEADER, read_json(folder / HEADER) | changes)
+        write_json(folder / HEADER, with_digest(read_json(folder / HEADER) | changes))
 
     return change
+
+
+def another_seed(folder: Path) -> None:
+    write_json(folder / HEADER, read_json(folder / HEADER) | {"seed": 7})
 
 
 def bare_header(folder: Path) -> None:
@@ -204,7 +209,9 @@ def another_head(folder: Path) -> None:
 
 def a_way_out(folder: Path) -> None:
     header = read_json(folder / HEADER)
-    write_json(folder / HEADER, header | {"files": header["files"] | {"../other": {"sha256": "", "bytes": 0}}})
+    write_json(
+        folder / HEADER, with_digest(header | {"files": header["files"] | {"../other": {"sha256": "", "bytes": 0}}})
+    )
 
 
 def test_a_choice_of_other_settings_or_other_trainings_is_not_packed(packed, shop, tmp_path):
@@ -232,7 +239,7 @@ def test_a_choice_of_other_settings_or_other_trainings_is_not_packed(packed, sho
 @pytest.mark.parametrize(("damage", "what"), [
     (cut, "cut short"), (altered, "altered"), (lost, "missing"), (header_only, "missing"), (no_header, "not a model folder"),
     (half_a_header, "not a JSON file"), (edited(format="vixml-model-2"), "newer version"), (edited(format="gguf"), "not the header"),
-    (edited(files={}), "not packed"), (bare_header, "does not know"), (unknown_setting, "does not know"), (code_of_its_own, "code of its own"),
+    (edited(files={}), "not packed"), (another_seed, "header of a model folder was altered"), (bare_header, "does not know"), (unknown_setting, "does not know"), (code_of_its_own, "code of its own"),
     (edited(vision="eyes"), "does not know"), (edited(n_labels="many"), "does not know"), (edited(tokens=7), "does not know"),
     (edited(files=["head.safetensors"]), "does not know"), (edited(files={"head.safetensors": 1}), "does not know"),
     (edited(dim=True), "does not know"), (edited(magic=1), "does not know"), (a_config_of(7), "no architecture"),

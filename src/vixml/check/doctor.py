@@ -17,7 +17,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from vixml import __version__
 from vixml.config.load import load_workflow, read_yaml
-from vixml.errors import VixmlError, reading
+from vixml.errors import VixmlError
 from vixml.provenance import MANIFEST, existing, git_state, machine
 from vixml.stages import find, place
 from vixml.text import size
@@ -402,6 +402,18 @@ def require_array(rule: str, jobs: int, limit: int, at_once: int) -> None:
         )
 
 
+@contextmanager
+def _each_error_as(what: str, where: str, hint: str) -> Iterator[None]:
+    """Turn every error of a store, each kind of which has its own, into one: one of the machine, too, is about the remote."""
+    try:
+        yield
+    except VixmlError:
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise VixmlError(what, where=where, found=found, hint=hint) from None
+
+
 def require_remote(root: Path, name: str | None = None, *, filled: bool = False) -> str:
     """Check that DVC has a remote (None: the default one), and that it can be reached; return its address.
 
@@ -419,7 +431,7 @@ def require_remote(root: Path, name: str | None = None, *, filled: bool = False)
         "s3:// needs `pip install dvc-s3`, gs:// dvc-gs, ssh:// dvc-ssh; otherwise check its address (dvc remote list) "
         "and credentials (docs/dvc.md)"
     )
-    with reading(unreachable, where, hint=hint), Repo(str(root)) as repo:  # each kind of store has errors of its own
+    with _each_error_as(unreachable, where, hint), Repo(str(root)) as repo:
         known = sorted(repo.config["remote"])
         chosen = name or repo.config["core"].get("remote")
         if chosen not in known:

@@ -257,7 +257,8 @@ AT_ONCE = 1 << 22  # numbers that are looked at together
 
 def _expect_finite(path: Path, names: Iterable[str]) -> None:
     """Refuse tensors of a safetensors file that hold NaN or infinity; they are memory-mapped and read a part at a time."""
-    with safe_open(path, framework="pt") as file:
+    whole = reading("a weights file cannot be read", path, hint="delete it and fetch it again")
+    with whole, safe_open(path, framework="pt") as file:
         for name in names:
             tensor = file.get_tensor(name)
             if not tensor.is_floating_point() or tensor.itemsize < 2 or not tensor.numel():

@@ -210,9 +210,7 @@ class ImageTable:
 
     def __init__(self, path: Path | str) -> None:
         self.path, self.repeated = Path(path), 0
-        table = read_strings(
-            self.path, COLUMNS, "a table of image addresses has columns id and url, one row per address"
-        )
+        table = read_strings(self.path, COLUMNS, "fetch it again: it has columns id and url, one row per address")
         self._ids, self._urls = (table[name].cast(pa.large_string()) for name in COLUMNS)
         hashes = np.concatenate(
             [np.zeros(0, np.uint64), *(_hash(chunk.to_pandas().to_numpy()) for chunk in self._ids.chunks)]

@@ -278,6 +278,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._failure: VixmlError | None = None
         with self._using():
             self._base = sqlite3.connect(path)
             self._base.execute("PRAGMA journal_mode=WAL")
@@ -287,19 +288,25 @@ class Journal:
 
     @contextmanager
     def _using(self) -> Iterator[None]:
-        """Turn what SQLite raises into one clear error."""
+        """Turn what SQLite raises into one clear error; after the first, nobody waits for a locked file again."""
+        if self._failure is not None:
+            raise self._failure
         try:
             yield
         except sqlite3.Error as error:
-            if "full" in str(error):
-                raise disk_full(self.path) from error
-            raise VixmlError(
-                "the journal of fetched images cannot be read or written",
-                where=self.path,
-                found=str(error),
-                hint="run the same command again when no other one writes there; if it is damaged, delete its folder: "
-                "its images are then fetched again",
-            ) from error
+            self._failure = self._translated(error)
+            raise self._failure from error
+
+    def _translated(self, error: sqlite3.Error) -> VixmlError:
+        if "full" in str(error):
+            return disk_full(self.path)
+        return VixmlError(
+            "the journal of fetched images cannot be read or written",
+            where=self.path,
+            found=str(error),
+            hint="run the same command again when no other one writes there; if it is damaged, delete its folder: "
+            "its images are then fetched again",
+        )
 
     def __enter__(self) -> Journal:
         return self

@@ -250,7 +250,10 @@ def npy_header(path: Path, hint: str) -> tuple[tuple[int, ...], bool, np.dtype, 
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in readers:
             raise ValueError(f"format version {version[0]}.{version[1]}")
-        return (*readers[version](stream), stream.tell())
+        try:
+            return (*readers[version](stream), stream.tell())
+        except MemoryError as error:  # of Python's parser: a header is at most 64 KB
+            raise ValueError("a header that cannot be parsed") from error
 
 
 # -- the maps -------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from vixml.data.corpus import read_strings
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, sha256_file
 from vixml.images.vision import Lite0, VisionEncoder, efficientnet_lite0, open_hub_vision
+from vixml.manifest import ITSELF, with_digest
 from vixml.models.backbone import expect_shapes
 from vixml.models.prompt import Prompt
 from vixml.models.siamese import Siamese
@@ -76,6 +77,7 @@ class Header(Strict):
     image_dim: int | None
     vision: Vision | None
     files: dict[str, File]
+    manifest_sha256: str | None = None  # of all the rest; folders of earlier versions have none
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,9 @@ def _check_header(header: Any, where: Path) -> None:
     what = "a model folder of a newer version of vixml" if newer else "not the header of a model folder"
     expect_equal(found, f"{FORMAT}-{VERSION}", what, where=where, hint="update vixml" if newer else COPY_AGAIN)
     _validated(Header, header, where)
+    if known := header.get(ITSELF):
+        found = with_digest(header)[ITSELF]
+        expect_equal(found, known, "the header of a model folder was altered", where=where, hint=COPY_AGAIN)
 
 
 def _verify(folder: Path, name: str, entry: dict[str, Any]) -> None:

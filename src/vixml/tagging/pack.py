@@ -19,7 +19,7 @@ from vixml.files import atomic_path, read_json, save_array, write_json, write_te
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.images.store import ImageStore
 from vixml.images.vision import Lite0, VisionSource
-from vixml.manifest import holds
+from vixml.manifest import holds, with_digest
 from vixml.models.backbone import Backbone
 from vixml.models.inputs import RunInputs
 from vixml.provenance import describe_input, describe_outputs, read_manifest
@@ -198,7 +198,7 @@ def _write(work: Path, job: Job, config: RunConfig, neighbours: bool, thumbnails
     if store is not None:
         write_thumbnails(work, store, embeddings.images_of(corpus, "train"))
     write_text(work / "README.md", card(job, config, corpus, neighbours, thumbnails=store is not None))
-    write_json(work / layout.HEADER, header | {"files": describe_outputs(work)})
+    write_json(work / layout.HEADER, with_digest(header | {"files": describe_outputs(work)}))
 
 
 def _write_networks(work: Path, opened: Trained, config: RunConfig, model_dir: Path) -> None:

@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, sha256_file, write_json, write_text
+from vixml.manifest import with_digest
 from vixml.tagging.card import without_items
 from vixml.tagging.exports.export import MARKER, export
 from vixml.tagging.exports.text_encoder import exact_tagger, sample_texts
@@ -79,7 +81,7 @@ def _prepare(model: Path, folder: Path, form: str, items: bool | None) -> list[s
         card = folder / "README.md"
         write_text(card, without_items(card.read_text(encoding="utf-8")))
         header["files"]["README.md"] = {"sha256": sha256_file(card), "bytes": card.stat().st_size}
-    write_json(folder / HEADER, header)
+    write_json(folder / HEADER, with_digest(header))
     mine, copied = exact_tagger(opened), exact_tagger(ModelFolder.open(folder))
     texts = sample_texts(mine)
     tags = [[[tag.id for tag in found] for found in tagger.tag(texts, voters=0)] for tagger in (mine, copied)]
@@ -89,7 +91,7 @@ def _prepare(model: Path, folder: Path, form: str, items: bool | None) -> list[s
 
 def _upload(folder: Path, repository: str, public: bool) -> str:
     """Commit the folder's files, and delete others; return the address of the commit."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     api = HfApi()
@@ -110,15 +112,16 @@ def _upload(folder: Path, repository: str, public: bool) -> str:
             expected="nothing, or an earlier push",
             hint="name another repository",
         )
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    # Not `upload_folder`, which may commit in parts: then an earlier push is gone before this one is there.
+    operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files.items()]
+    operations += [CommitOperationDelete(name) for name in sorted(present - files.keys() - {".gitattributes"})]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a Parquet file in a repository of a model
-        commit = api.upload_folder(
-            repo_id=repository, folder_path=folder, delete_patterns="*", commit_message="vixml export"
-        )
+        commit = api.create_commit(repository, operations, commit_message="vixml export")
     tree = api.list_repo_tree(repository, recursive=True, revision=commit.oid)
     pushed = {entry.path: entry.size for entry in tree if hasattr(entry, "size") and entry.path != ".gitattributes"}
-    files = (path for path in folder.rglob("*") if path.is_file())
-    expected = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    expected = {name: path.stat().st_size for name, path in files.items()}
     expect_equal(pushed, expected, "the repository does not hold what was pushed", where=repository, hint="push again")
     return commit.commit_url
 
