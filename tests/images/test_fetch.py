@@ -486,6 +486,20 @@ def test_rows_are_written_together(tmp_path):
         assert journal.settled() == {0, 1}
 
 
+def test_a_journal_that_failed_fails_at_once(tmp_path):
+    """Each of hundreds of waiting requests would wait for a locked file, one after the other."""
+    with Journal(tmp_path / "a.sqlite") as journal, sqlite3.connect(tmp_path / "a.sqlite") as other:
+        journal._base.execute("PRAGMA busy_timeout = 1")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(VixmlError, match="cannot be read or written") as first:
+            journal.add(row(0))
+        other.rollback()
+        with pytest.raises(VixmlError) as second:
+            journal.add(row(1))
+        assert second.value is first.value
+        journal._failure = None  # it may be closed
+
+
 def test_a_damaged_row_of_the_journal_is_refused(tmp_path):
     with Journal(tmp_path / "a.sqlite") as journal:
         journal.add(row(0, png=b"a picture" * 100))
