@@ -37,8 +37,8 @@ def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int,
     for run in runs:
         result, label = found[run], project.run(dataset, run).row.label or run
         hours = None if run in BASELINES else result.hours
-        if (reused := project.run(dataset, run).reuse) and hours is not None:
-            hours = hours - (found[reused].hours or 0.0) or None  # what came on top
+        if hours is not None and (reused := found.get(project.run(dataset, run).reuse)) is not None:
+            hours = hours - (reused.hours or 0.0) or None  # what came on top of a row of the table
         cells = [_with_error(result, metric) for metric in ("P@1", "P@5")]
         cells += [f"{result.metrics[metric]:.1f}" for metric in ("PSP@1", "R@10")]
         rows.append([label, *cells, duration(hours), milliseconds(result.query_ms)])
