@@ -1,9 +1,10 @@
-# Vectors to numbers: choose_inference, predict_labels, score_run.
+# Vectors to numbers: choose_inference, install_peers, predict_labels, score_run.
 #
 # REQUIRED INPUTS: results/data/{dataset}/corpus; results/runs/{dataset}/{run}/seed{seed}/index (not for popularity);
-#   results/data/{dataset}/embeddings/{vision} for runs that vote with image embeddings; .../seed{seed}/model for validation.
+#   results/data/{dataset}/embeddings/{vision} for runs that vote with image embeddings; .../seed{seed}/model for validation;
+#   a network for install_peers only.
 #   A run that reuses another's model reads index and model from that run's folder; a choice those of `inference.chosen_on`.
-# OUTPUTS: results/runs/{dataset}/{run}/seed{seed}/choice; .../{split}/predictions and .../score.
+# OUTPUTS: results/peers; results/runs/{dataset}/{run}/seed{seed}/choice; .../{split}/predictions and .../score.
 
 
 rule choose_inference:
@@ -24,6 +25,22 @@ rule choose_inference:
         vixml choose-inference {wildcards.dataset} {wildcards.run} --seed {wildcards.seed} --threads {threads} \
             --device {resources.device} 2>&1 | logged {log:q}
         """
+
+
+rule install_peers:
+    """Install other software, with which runs are compared, into a folder of its own."""
+    output:
+        made_by("install-peers"),
+    retries: 1
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        **obeys("install-peers"),
+    message:
+        "Install PECOS and napkinXC"
+    shell:
+        "vixml install-peers 2>&1 | logged {log:q}"
 
 
 rule predict_labels:

@@ -130,6 +130,7 @@ STAGES = {stage.name: stage for stage in (
         reads=_ENCODES | {"trained": "train", "index": "build-index"},
         only_if=_WITH_IMAGES,
     ),
+    Stage("install-peers", "vixml.retrieval.peers", "peers"),
     # The model names the queries that were held out.
     Stage(
         "choose-inference", "vixml.evaluation.choose", _RUN + "/choice",
@@ -139,8 +140,9 @@ STAGES = {stage.name: stage for stage in (
     ),
     Stage(
         "predict", "vixml.retrieval.predict", _RUN + "/{split}/predictions",
-        reads=_VOTES | {"trained": "train", "choice": "choose-inference"},
+        reads=_VOTES | {"trained": "train", "choice": "choose-inference", "peers": "install-peers"},
         only_if=_IF_THEY_VOTE | {
+            "peers": lambda job: job.run.is_peer,
             "trained": lambda job: job.names.get("split") == "validation",
             "choice": lambda job: job.run.inference.method == "chosen",
         },

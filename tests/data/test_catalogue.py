@@ -241,7 +241,7 @@ def test_a_misspelt_column_of_images_is_an_error(build):
 def test_other_faults_of_a_folder(tmp_path):
     with pytest.raises(VixmlError, match="folder of a catalogue is missing") as caught:
         build_corpus("shop", dataset(), {}, tmp_path, tmp_path / "corpus")
-    assert "docs/own-data.md" in caught.value.hint
+    assert "docs/dataset.md" in caught.value.hint
     for kind in ("jsonl", "csv"):
         write(tmp_path / "shop", "train", TRAIN, kind)
     with pytest.raises(VixmlError, match="two formats"):

@@ -44,5 +44,4 @@ def test_known_times_are_met_within_a_stated_factor():
     latencies = [ratio for (what, _), ratio in ratios.items() if what.startswith(("a ", "an "))]
     assert len(latencies) == 5 and all(0.75 < ratio < 1.1 for ratio in latencies)
     ours = [ratio for (_, where), ratio in ratios.items() if where.startswith("here")]
-    # The trainings of the reference shared the machine with other work; the speed is that of an idle one.
-    assert ours and all(0.35 < ratio < 1.6 for ratio in ours)
+    assert ours and all(0.5 < ratio < 1.6 for ratio in ours)

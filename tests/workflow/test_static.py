@@ -144,6 +144,8 @@ def test_every_package_that_is_imported_is_declared():
     declared = {re.match(r"[\w.-]+", text)[0].lower().replace("_", "-") for text in texts}
     of = packages_distributions()
     for path in (ROOT / "src").rglob("*.py"):
+        if path.name == "peer_program.py":  # it imports what `install-peers` installs
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []

@@ -554,6 +554,22 @@ def choose_inference(
 
 
 @command
+def install_peers(job: Job) -> None:
+    """Install PECOS and napkinXC, to compare with, into a folder of their own.
+
+    Runs with `inference: {method: pecos}` or `napkinxc` need it. Both need versions
+    of numpy and scipy that this project does not have. Fetched with pip.
+
+    Example:
+
+        vixml install-peers
+    """
+    from vixml.retrieval.peers import install_peers as go
+
+    go(job.out)
+
+
+@command
 def predict(
     job: Job,
     dataset: Dataset,

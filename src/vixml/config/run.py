@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from vixml.config.template import has_field, parse_template
 
+PEERS = ("pecos", "napkinxc")  # methods of inference that are other software, fitted to texts
+
 # --- What every model of a configuration file is built on.
 
 
@@ -79,16 +81,25 @@ class Ridge(Strict):
 class Inference(Strict):
     """How a trained (or untrained) encoder ranks labels."""
 
-    method: Literal["label-search", "retrieval-augmented", "local-ridge", "knn", "popularity", "linear", "chosen"] = (
-        Field(
-            "label-search",
-            description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: retrieve both labels and "
-            "training queries, which vote for their labels (paper section 4.5). `local-ridge`: kernel ridge "
-            "regression on the neighbouring training queries, plus label search (docs/deviations.md D33). `knn`: only neighbouring training "
-            "queries vote. `popularity`: the most frequent training labels, for every query. `linear`: a linear model on TF-IDF, a "
-            "baseline. `chosen`: `local-ridge` with the constants given here, unless another method or other constants predict "
-            "queries held out of *train* better (`vixml choose-inference`).",
-        )
+    method: Literal[
+        "label-search",
+        "retrieval-augmented",
+        "local-ridge",
+        "knn",
+        "popularity",
+        "linear",
+        "pecos",
+        "napkinxc",
+        "chosen",
+    ] = Field(
+        "label-search",
+        description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: retrieve both labels and "
+        "training queries, which vote for their labels (paper section 4.5). `local-ridge`: kernel ridge "
+        "regression on the neighbouring training queries, plus label search (docs/deviations.md D33). `knn`: only neighbouring training "
+        "queries vote. `popularity`: the most frequent training labels, for every query. `linear`: a linear model on TF-IDF, a "
+        "baseline. `pecos`, `napkinxc`: other software on the same TF-IDF, PECOS XR-Linear and napkinXC's PLT "
+        "(`vixml install-peers`). `chosen`: `local-ridge` with the constants given here, unless another method or other constants predict "
+        "queries held out of *train* better (`vixml choose-inference`).",
     )
     labels_as: Literal["z", "u"] = Field("z", description="Label vectors: prototypes `z`, or plain text vectors `u`.")
     label_weight: float = Field(
@@ -581,7 +592,12 @@ class RunConfig(Strict):
     @property
     def needs_encoder(self) -> bool:
         """Return whether inference needs encoded vectors at all."""
-        return self.inference.method not in ("popularity", "linear")
+        return self.inference.method not in ("popularity", "linear") and not self.is_peer
+
+    @property
+    def is_peer(self) -> bool:
+        """Return whether inference is other software, fitted to texts."""
+        return self.inference.method in PEERS
 
     @property
     def needs_embeddings(self) -> bool:

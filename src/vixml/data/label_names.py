@@ -150,7 +150,7 @@ def expect_single_names(
     Raises:
         VixmlError: most names are lists, numbers of a multi-hot vector, or several names in one cell.
     """
-    total, hint = uses.total(), "`vixml new` writes the entry for such a table; docs/own-data.md"
+    total, hint = uses.total(), "`vixml new` writes the entry for such a table; docs/dataset.md"
     if uses and all(flag(name) is not None for name in uses) and (several_columns or most > 2):
         raise VixmlError(
             "the labels are 0 and 1: a vector or columns with one place per label",

@@ -31,7 +31,7 @@ from vixml.data.corpus import reading_parquet
 from vixml.errors import VixmlError, reading
 from vixml.text import cell_text
 
-GUIDE = "docs/own-data.md describes the tables"
+GUIDE = "docs/dataset.md describes the tables"
 # The longest cell and the longest line or JSON record, in characters; the most columns.
 CELL_LIMIT, LINE_LIMIT, COLUMN_LIMIT = 1 << 24, 1 << 26, 10_000
 # A file that unpacks to more than this and to so many times its size is refused.

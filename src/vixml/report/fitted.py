@@ -36,7 +36,7 @@ def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int,
     rows = []
     for run in runs:
         result, label = found[run], project.run(dataset, run).row.label or run
-        hours = None if run in BASELINES else result.hours
+        hours = result.hours
         if hours is not None and (reused := found.get(project.run(dataset, run).reuse)) is not None:
             hours = hours - (reused.hours or 0.0) or None  # what came on top of a row of the table
         cells = [_with_error(result, metric) for metric in ("P@1", "P@5")]

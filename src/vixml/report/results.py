@@ -197,8 +197,8 @@ class Result:
     Attributes:
         metrics: name -> percent.
         trained_as: the run whose trained model was used: itself, or the one that it reuses.
-        hours: measured training time without set-up, of that model and of other trainings that inference was chosen on; None
-            without training.
+        hours: measured training time without set-up, of that model and of other trainings that inference was chosen on, or of
+            a model that prediction fitted; None without training.
         query_ms: measured milliseconds that a test query takes in bulk, from tokens and image embeddings to ranked labels; None
             where it was not measured.
         training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
@@ -346,10 +346,13 @@ def read_one(folder: Path | str) -> Result:
         scores=scores,
     )
     training, hours = _training(result)
+    predicted = _manifest(result.place("predict"))
+    if (seconds := predicted.get("facts", {}).get("training_seconds")) is not None:
+        hours = seconds / 3600
     others = [run for run in scores.get("choice", {}).get("held_out_by", ()) if run != result.trained_as]
     spent = [hours, *(_training(replace(result, trained_as=run))[1] for run in others)]
     total = None if None in spent else sum(spent)
-    return replace(result, training=training, hours=total, query_ms=_query_ms(result))
+    return replace(result, training=training, hours=total, query_ms=_query_ms(result, predicted))
 
 
 def _training(result: Result) -> tuple[dict[str, Any], float | None]:
@@ -362,9 +365,9 @@ def _training(result: Result) -> tuple[dict[str, Any], float | None]:
     return training, _hours(training, path)
 
 
-def _query_ms(result: Result) -> float | None:
+def _query_ms(result: Result, predicted: dict[str, Any]) -> float | None:
     """Return what encoding and ranking a query took, or ranking alone where nothing is encoded."""
-    found = [_manifest(result.place("predict"))]
+    found = [predicted]
     if "index" in found[0].get("inputs", {}):
         found.append(_manifest(result.place("build-index")))
     taken = [made.get("facts", {}).get("milliseconds_per_query") for made in found]

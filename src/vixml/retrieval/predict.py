@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vixml.config.run import Inference, RunConfig, SeededRun
+from vixml.config.run import PEERS, Inference, RunConfig, SeededRun
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import read_json, save_array
@@ -21,11 +21,13 @@ from vixml.provenance import stage
 from vixml.retrieval.approximate import Searcher
 from vixml.retrieval.linear import linear
 from vixml.retrieval.opened import OpenedRun, held_out_rows
+from vixml.retrieval.peers import rank_by_peer
 from vixml.retrieval.ranking import rank_labels
 from vixml.retrieval.vote import popularity
 
 Split = Literal["test", "validation"]
 CHOICE = "choice.json"
+FITTED_HERE = ("linear", *PEERS)  # methods that train nothing before
 
 
 def predict(
@@ -42,13 +44,13 @@ def predict(
     all training queries vote. Pairs of the corpus's filter are never predicted, so that ``top_k`` others remain.
 
     Args:
-        run: the run; its seed also draws the images of a control.
+        run: the run; its seed also draws the images of a control, and is that of other software.
         split: the queries.
         inputs: folders; those that the run does not need may be missing or None. ``corpus``: results/data/{dataset}/corpus.
             ``index``: the run's index, or that of the run whose model it reuses; not for popularity. ``embeddings``:
             results/data/{dataset}/embeddings/{vision}, with ``inference.image_weight``. ``lexical``:
             results/data/{dataset}/lexical, with ``inference.lexical_weight``. ``choice``: the run's choice, for method
-            ``chosen``. ``trained``: the model folder beside that index, whose ``validation_rows.npy`` names the held-out
+            ``chosen``. ``peers``: results/peers, for other software. ``trained``: the model folder beside that index, whose ``validation_rows.npy`` names the held-out
             queries, for split ``validation``.
         out: folder to write.
         device: where to search.
@@ -82,13 +84,13 @@ def predict(
             shutil.copyfile(inputs["choice"] / CHOICE, work / CHOICE)
         search = Searcher(how.index, how.index_recall, run.seed, device, memory_mb)
         opened = OpenedRun(corpus, inputs, run.config.images, run.seed, rows, search.memory_mb)
-        rank = _ready(opened, how, search)
-        begun = time.perf_counter()
-        labels, scores = rank()
+        labels, scores, seconds = _ranked(opened, how, search)
         if search.facts:
             facts["indexes"] = search.facts
         else:
-            facts["milliseconds_per_query"] = 1000 * (time.perf_counter() - begun) / max(len(labels), 1)
+            facts["milliseconds_per_query"] = 1000 * seconds["prediction"] / max(len(labels), 1)
+        if how.method in FITTED_HERE:
+            facts["training_seconds"] = seconds["training"]
         facts |= {"n_queries": len(labels), "n_empty": int((labels < 0).all(axis=1).sum())}
         save_array(work / "labels.npy", labels)
         save_array(work / "scores.npy", scores)
@@ -105,6 +107,7 @@ def _needed(inputs: Mapping[str, Path | None], config: RunConfig, split: Split) 
         "embeddings": encodes and how.image_weight > 0,
         "lexical": encodes and how.lexical_weight > 0,
         "choice": how.method == "chosen",
+        "peers": config.is_peer,
         "trained": split == "validation",
     }
     for name in needed:
@@ -123,6 +126,19 @@ def chosen(choice: Path, asked: Inference) -> Inference:
     """Return the inference that ``vixml choose-inference`` chose for a run; how many labels and how they are searched stay."""
     kept = asked.model_dump(include={"top_k", "index", "index_recall"})
     return Inference.model_validate(read_json(choice / CHOICE)["inference"] | kept)
+
+
+def _ranked(opened: OpenedRun, how: Inference, search: Searcher) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """Return labels, scores, and the seconds of ``training`` (or of what is read and fitted once) and ``prediction``."""
+    if how.method in PEERS:
+        train = opened.texts("train", opened.voter_rows), opened.voter_labels
+        texts = opened.texts(opened.split, opened.rows)
+        return rank_by_peer(how.method, opened.inputs["peers"], train, texts, how.top_k, opened.seed, opened.filter)
+    begun = time.perf_counter()
+    rank = _ready(opened, how, search)
+    ready = time.perf_counter()
+    found = rank()
+    return *found, {"training": ready - begun, "prediction": time.perf_counter() - ready}
 
 
 def _ready(opened: OpenedRun, how: Inference, search: Searcher) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
