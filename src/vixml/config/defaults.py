@@ -22,10 +22,10 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
     """Return keys of a run that depend on the size of the data.
 
     Rules:
-        batch: about 2 sqrt(items), as a power of two in [16, 2048], so that both the negatives of a batch and the number of
-            steps grow with the data.
-        epochs: so many that 400 steps (300 items and fewer) to 1,500 (100,000 and more) result, in proportion to the logarithm
-            of the number of items; at least one.
+        steps: 400 (300 items and fewer) to 1,500 (100,000 and more), in proportion to the logarithm of the number of items.
+        batch: so large that these steps are about ten epochs, because more of them made small catalogues worse
+            (docs/results.md); but 2 sqrt(items) at most; as a power of two in [8, 2048].
+        epochs: so many that these steps result; at least one.
         warm-up: a tenth of the steps for the language model, a fiftieth for the new parts.
         sampled labels: 65,536 of more than twice as many, so that a batch's scores fit into memory.
         free vectors (PRIME): about one per two labels, as a power of two up to the paper's 65,536.
@@ -43,15 +43,16 @@ def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: i
 
     Example:
         >>> [training_defaults(n, n // 3)["training"] for n in (300, 12_800)]  # doctest: +NORMALIZE_WHITESPACE
-        [{'epochs': 40, 'batch_size': 32, 'validation': 0.0}, {'epochs': 24, 'batch_size': 256, 'validation': 0.0781}]
+        [{'epochs': 11, 'batch_size': 8, 'validation': 0.0}, {'epochs': 12, 'batch_size': 128, 'validation': 0.0781}]
     """
     held_out = min(max(n_train / 10, FEWEST_TO_CHOOSE + 20), 1000) if n_train >= FEWEST_TO_HOLD_OUT else 0
     validation = round(held_out / n_train, 4)
     seen = max(n_train - int(validation * n_train), 2)
-    batch = min(_power_of_two(2 * math.sqrt(seen), 16, 2048), max(2, seen))
     share = min(max((math.log10(n_train) - math.log10(300)) / (5 - math.log10(300)), 0.0), 1.0)
+    wanted = 400 + 1100 * share
+    batch = min(_power_of_two(min(10 * seen / wanted, 2 * math.sqrt(seen)), 8, 2048), max(2, seen))
     per_epoch = math.ceil(seen / batch)
-    epochs = max(1, min(math.ceil((400 + 1100 * share) / per_epoch), 1500 // per_epoch))
+    epochs = max(1, min(math.ceil(wanted / per_epoch), 1500 // per_epoch))
     steps = epochs * per_epoch
     mined = n_train >= 50_000 and epochs >= 9
     return {
