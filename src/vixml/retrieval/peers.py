@@ -53,7 +53,7 @@ def install_peers(out: Path) -> None:
                 where=out,
                 found=(done.stderr.strip().splitlines() or ["pip failed without a message"])[-1],
                 expected=f"wheels for Python {sys.version_info.major}.{sys.version_info.minor}",
-                hint="check the network (pip's settings apply); both have wheels for Python 3.11 on Linux. Or take their runs out of "
+                hint="check the network (pip's settings apply); both have wheels for Python 3.11 and 3.12 on Linux. Or take their runs out of "
                 "the configuration",
             )
 
