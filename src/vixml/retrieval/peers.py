@@ -6,7 +6,6 @@ their own, and each ranks labels in a process that sees this folder alone (``pee
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, load_npz, save_npz
 
+from vixml.data.download import pip_cause
 from vixml.data.lexical import inverse_frequencies, tf_idf
 from vixml.errors import VixmlError
 from vixml.files import read_json
@@ -51,7 +51,7 @@ def install_peers(out: Path) -> None:
             raise VixmlError(
                 "cannot install PECOS and napkinXC",
                 where=out,
-                found=(done.stderr.strip().splitlines() or ["pip failed without a message"])[-1],
+                found=pip_cause(done.stderr),
                 expected=f"wheels for Python {sys.version_info.major}.{sys.version_info.minor}",
                 hint="check the network (pip's settings apply); both have wheels for Python 3.11 and 3.12 on Linux. Or take their runs out of "
                 "the configuration",
@@ -97,10 +97,10 @@ def rank_by_peer(
     with tempfile.TemporaryDirectory() as folder:
         for name, matrix in matrices.items():
             save_npz(Path(folder, f"{name}.npz"), matrix.astype(np.float32), compressed=False)
-        # Neither this project's packages nor its environment's settings.
+        # Without this project's packages.
         arguments = [str(packages.resolve()), peer, folder, str(seed), str(min(top_k + more, labels.n_cols))]
         command = [sys.executable, "-I", "-S", str(PROGRAM), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | {"LC_ALL": "C"})
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         if done.returncode:
             raise VixmlError(
                 f"{peer} failed",
