@@ -41,10 +41,11 @@ rule paper_tables:
 
 
 rule data:
-    """Build every corpus and its tokens."""
+    """Build every corpus and its tokens, and install the software to compare with."""
     input:
         made("build-corpus", DATASETS),
         made("tokenize", ENCODED),
+        made("install-peers", [names for names in SCORED if run_of(names).is_peer]),
 
 
 rule images:

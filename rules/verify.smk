@@ -89,7 +89,8 @@ def limiting_options():
 def show_results(wanted):
     """Print where the results are that this call made or found up to date."""
     own = "" if CONFIG_DIR == "config" else f" --config-dir {shlex.quote(CONFIG_DIR)}"
-    own += "".join(f" --tables {shlex.quote(name)}" for name in WORKFLOW.tables) if own else ""
+    if own or WORKFLOW.tables != type(WORKFLOW).model_fields["tables"].default:
+        own += "".join(f" --tables {shlex.quote(name)}" for name in WORKFLOW.tables)
     pages = f" --pages {shlex.quote(PAGES)}" if PAGES != RESULTS else ""
     for files, line in (
         ({TUNING}, f"\nTuning:   {Path(TUNING).parent}/tuning.md"),

@@ -7,6 +7,7 @@ stage. Nothing heavy is imported, because ``vixml --help`` reads this module.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,10 @@ STAGES = {stage.name: stage for stage in (
         reads=_ENCODES | {"trained": "train", "index": "build-index"},
         only_if=_WITH_IMAGES,
     ),
-    Stage("install-peers", "vixml.retrieval.peers", "peers"),
+    Stage(
+        "install-peers", "vixml.retrieval.peers", "peers",
+        obeys=lambda job: {"python": list(sys.version_info[:2])},  # wheels are of one
+    ),
     # The model names the queries that were held out.
     Stage(
         "choose-inference", "vixml.evaluation.choose", _RUN + "/choice",

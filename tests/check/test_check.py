@@ -27,6 +27,7 @@ from vixml.files import read_json, sha256_json, write_json
 from vixml.manifest import with_digest
 from vixml.provenance import MANIFEST, stage
 from vixml.retrieval.predict import predict
+from vixml.stages import PLACES
 
 # -- corruptions, each with the stage and the message that must report it ---------------------------------------------
 
@@ -225,6 +226,30 @@ def tree(pristine, tmp_path) -> Path:
 
 def look(tree: Path, **options) -> list:
     return list(inspect(open_results(tree / "results", tree / "config", **options)))
+
+
+def test_every_stage_that_leaves_a_folder_is_checked():
+    assert {PLACES[stage] for stages in CHECKS.values() for stage in stages} == set(PLACES.values())
+
+
+@pytest.mark.parametrize(
+    ("shown", "name", "folder"),
+    [
+        ("tokens", "hash-texts", f"{DATA}/lexical"),
+        ("images", "export-dataset", "exported/picto"),
+        ("index", "measure-latency", f"{SEED}/latency"),
+        ("predictions", "install-peers", "peers"),
+    ],
+)
+def test_an_altered_file_of_any_stage_is_found(tree, shown, name, folder):
+    identity = {"dataset": "picto", "run": "searching", "seed": 0}
+    with stage(
+        tree / "results" / folder, name, config=identity, inputs={"corpus": tree / "results/data/picto/corpus"}
+    ) as work:
+        (work / "file").write_bytes(b"as it was")
+    assert last_line(look(tree)) == "every stage that is there is in order"
+    (tree / "results" / folder / "file").write_bytes(b"as it is!")
+    assert last_line(look(tree)).startswith(f"the stage {shown} failed")
 
 
 def test_results_in_order_pass_every_stage(pristine):

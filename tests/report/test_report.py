@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import update_manifest
 from report_page import TABLES, Page
+from result_files import METRICS, write_result
 
 from vixml.errors import VixmlError
-from vixml.files import read_json
+from vixml.files import read_json, write_json
 from vixml.report.report import ReportOptions, make_report
 
 TEMPLATES = Path(make_report.__code__.co_filename).parent / "templates"
@@ -89,6 +91,22 @@ def test_rows_that_were_run_come_first_and_the_others_are_folded(page, text):
     assert len(folded) == 8 and all("not run, " in summary for summary, _ in folded)
     assert not any(re.search(r"\d ± |\(3\)", body) for _, body in folded)
     assert "49.97 ± 0.50" in tables and tables.index("49.97 ± 0.50") < tables.index("<details")
+
+
+def test_one_seed_has_an_interval_over_queries(everything, tmp_path):
+    results = tmp_path / "results"
+    scores = [
+        write_result(results, "picto", "text-minilm-l3", 0, METRICS),
+        write_result(results, "picto", "popularity", 0, METRICS),
+    ]
+    path = scores[0] / "scores.json"
+    write_json(path, read_json(path) | {"standard_errors": {"P@1": 1.0}})
+    update_manifest(path.parent)
+    make_report(scores, everything.config, TABLES, ReportOptions(), tmp_path / "r")
+    text = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+    main = text[text.index('<section id="numbers"') : text.index('<section id="tables"')]
+    # 50 ± 2.045, the t quantile of 30 queries; the other score has no errors.
+    assert main.count("48.0 to 52.0 *") == 1 and main.count("* of one seed") == 1 and main.count("<td>–</td>") >= 1
 
 
 def test_a_report_of_nothing(everything, tmp_path):

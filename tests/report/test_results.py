@@ -31,12 +31,13 @@ def test_fixture_manifests_have_the_keys_of_real_ones(tmp_path, results):
     assert read_json(tmp_path / "real/manifest.json").keys() == read_json(fake / "manifest.json").keys()
 
 
-def test_find_lists_finished_test_scores_only(results):
+def test_find_lists_finished_test_scores_of_named_runs_only(results):
     done = write_result(results, "picto", "popularity", 0, METRICS)
     write_result(results, "picto", "popularity", 1, METRICS, split="validation")
     unfinished = write_result(results, "picto", "popularity", 2, METRICS)
     (unfinished / "manifest.json").unlink()
-    assert find(results) == [done]
+    write_result(results, "picto", "of-another-configuration", 0, METRICS)
+    assert find(results, {("picto", "popularity"), ("picto", "not-run")}) == [done]
 
 
 def test_untrained_runs_have_no_hours(results):

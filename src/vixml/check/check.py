@@ -416,15 +416,21 @@ Check = Callable[[Artifact], str | None]
 # The stages of the report -> those of the workflow -> the checks of their files, beside those of the manifest.
 CHECKS: dict[str, dict[str, tuple[Check, ...]]] = {
     "data": {"build-corpus": (corpus_counts,)},
-    "tokens": {"tokenize": (token_rows,)},
-    "images": {"prepare-vision": (), "render-images": (stored_images,), "embed-images": (image_norms,)},
+    "tokens": {"tokenize": (token_rows,), "hash-texts": ()},
+    "images": {
+        "prepare-vision": (),
+        "render-images": (stored_images,),
+        "embed-images": (image_norms,),
+        "export-dataset": (),
+    },
     "model": {"prepare-model": (), "train": (same_identity, training_record, finite_weights)},
-    "index": {"build-index": (same_identity, unit_rows)},
-    "predictions": {"choose-inference": (same_identity,), "predict": (same_identity, rankings)},
+    "index": {"build-index": (same_identity, unit_rows), "measure-latency": (same_identity,)},
+    "predictions": {"install-peers": (), "choose-inference": (same_identity,), "predict": (same_identity, rankings)},
     "scores": {"score": (same_identity, same_scores)},
 }
-DATA = ("build-corpus", "tokenize", "render-images", "embed-images")  # stages of a dataset
-RUNS = ("train", "build-index", "choose-inference", "predict", "score")  # and of a run
+# Stages of a dataset, and of a run.
+DATA = ("build-corpus", "tokenize", "hash-texts", "render-images", "embed-images", "export-dataset")
+RUNS = ("train", "build-index", "measure-latency", "choose-inference", "predict", "score")
 
 
 @dataclass(frozen=True)

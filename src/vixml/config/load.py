@@ -627,10 +627,12 @@ def load_workflow(
     for index, name in enumerate(config.latencies):
         known = {run for dataset, run in runs if config.targets and dataset == config.targets[0].dataset}
         require(name, known, at("latencies"))
-        if not runs[config.targets[0].dataset, name].needs_encoder:
+        run = runs[config.targets[0].dataset, name]
+        if run.reuse or not run.needs_encoder:
             raise VixmlError(
-                "popularity encodes nothing, so it has no latency", where=at(f"latencies.{index}"), found=name,
-                hint="name runs with an encoder",
+                "latencies are of trained models, and this run has none", where=at(f"latencies.{index}"),
+                found=f"{name}, which {f'reuses that of {run.reuse}' if run.reuse else 'encodes nothing'}",
+                hint=f"name {run.reuse or 'runs with an encoder'}",
             )  # fmt: skip
     return config
 

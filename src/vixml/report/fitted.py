@@ -52,9 +52,8 @@ def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int,
 
 
 def _with_error(result: Result, metric: str) -> str:
-    error = (result.scores.get("standard_errors") or {}).get(metric)
-    value, quantile = result.metrics[metric], t_quantile(max(result.n_queries - 1, 1))
-    return f"{value:.1f}" if error is None else f"{value:.1f} ± {quantile * error:.1f}"
+    value, half = result.metrics[metric], result.half_interval(metric)
+    return f"{value:.1f}" if half is None else f"{value:.1f} ± {half:.1f}"
 
 
 def _against_baseline(project: Project, found: dict[str, Result], tagger: str) -> str:

@@ -16,7 +16,15 @@ from typing import Any
 
 from vixml.config.load import read_yaml
 from vixml.config.published import PublishedValue, select_one
-from vixml.config.tables import Comparison, TableSpec, load_any_tables, load_comparisons, load_summary, load_tables
+from vixml.config.tables import (
+    Comparison,
+    TableSpec,
+    load_any_tables,
+    load_comparisons,
+    load_summary,
+    load_tables,
+    named_runs,
+)
 from vixml.errors import VixmlError
 from vixml.files import write_json, write_text
 from vixml.report.results import NOT_RUN, STATES, Aggregate, Results, difference, find, load, mean_sd, read_versioned
@@ -267,10 +275,12 @@ def summary(options: SummaryOptions) -> None:
         if layout:
             found = select_rows(found, layout)
     else:
-        results = load(options.scores or find(options.results))
+        specs = [layout] if layout else load_tables(config_dir, options.tables)
+        # Results of other runs may be of an older corpus.
+        named = {(dataset, run) for spec in specs for dataset, run, _ in named_runs(spec.model_dump())}
+        results = load(options.scores or find(options.results, named))
         if not results:
             raise VixmlError("no finished scores", where=options.results, hint="run the workflow first: make demo")
-        specs = [layout] if layout else load_tables(config_dir, options.tables)
         sources = Sources.load(config_dir, results)
         built = build_tables(specs, sources)
         found = summarise(built, results)

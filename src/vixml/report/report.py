@@ -256,6 +256,13 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
     compared = any(table.compared for table in built)
     stand_ins = {sources.registry.title(row["dataset"]) for row in found["rows"] if row["verdict"] == "stand-in"}
 
+    def interval_of(row: dict[str, Any], metric: str) -> str:
+        """Print the 95 % interval over seeds, or of a single one that over queries."""
+        one = results.of(row["dataset"], row["run"], row["seeds"][0])[0]
+        half = one.half_interval(metric) if row["n"] == 1 else None
+        mean = one.metrics.get(metric)
+        return interval(row, metric) if half is None else f"{mean - half:.1f} to {mean + half:.1f} *"
+
     def command_for(section: Section, row: Row) -> str | None:
         """Return the command that runs a published row, or None where no run repeats it."""
         blocked = sources.registry.blocked(section.dataset, row.run)
@@ -275,6 +282,8 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "metrics": main["metrics"],
         "blocks": [(block, list(rows)) for block, rows in groupby(ran, key=lambda row: row["block"])],
         "n_left": len(main["rows"]) - len(ran),
+        "interval": interval_of,
+        "of_one_seed": any(row["n"] == 1 for row in ran),
         "origin": origin_sentence(found),
         "stand_ins": sorted(stand_ins),
         "figures": _figures(options.figures, config_dir),
@@ -333,5 +342,5 @@ def page(values: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {f.__name__: f for f in (command, device, duration, in_blocks, mean_sd, milliseconds, text)}
-    environment.globals |= {f.__name__: f for f in (interval, number, row_key, run_key)}
+    environment.globals |= {f.__name__: f for f in (number, row_key, run_key)}
     return environment.get_template("report.html.j2").render(values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -231,6 +231,11 @@ class Result:
         """Return whether the model is another run's."""
         return self.trained_as != self.run
 
+    def half_interval(self, metric: str) -> float | None:
+        """Return half the 95 % interval over queries of a metric; None where its error was not computed."""
+        error = (self.scores.get("standard_errors") or {}).get(metric)
+        return None if error is None else t_quantile(max(self.n_queries - 1, 1)) * error
+
     def place(self, stage: str) -> Path:
         """Return the folder of a stage behind this score; model and index may be those of the run that it reuses."""
         run = self.trained_as if stage in TRAINED else self.run
@@ -256,10 +261,10 @@ class Results:
         return tuple(r for r in found if seed is None or r.seed == seed)
 
 
-def find(results_dir: Path | str, split: str = "test") -> list[Path]:
-    """Return every finished score folder below ``results_dir``, sorted."""
-    found = stages.find("score", results_dir)
-    return [path for path, names in found if names["split"] == split and (path / MANIFEST).exists()]
+def find(results_dir: Path | str, runs: Collection[tuple[str, str]], split: str = "test") -> list[Path]:
+    """Return the finished score folders of ``runs``, by dataset and name, below ``results_dir``, sorted."""
+    found = [(path, names) for path, names in stages.find("score", results_dir) if names["split"] == split]
+    return [path for path, names in found if (names["dataset"], names["run"]) in runs and (path / MANIFEST).exists()]
 
 
 def load(folders: Iterable[Path | str], split: str = "test") -> Results:

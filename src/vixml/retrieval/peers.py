@@ -97,9 +97,9 @@ def rank_by_peer(
     with tempfile.TemporaryDirectory() as folder:
         for name, matrix in matrices.items():
             save_npz(Path(folder, f"{name}.npz"), matrix.astype(np.float32), compressed=False)
-        # Without this project's packages.
+        # Without this project's packages, and without writing into theirs.
         arguments = [str(packages.resolve()), peer, folder, str(seed), str(min(top_k + more, labels.n_cols))]
-        command = [sys.executable, "-I", "-S", str(PROGRAM), *arguments]
+        command = [sys.executable, "-B", "-I", "-S", str(PROGRAM), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         if done.returncode:
             raise VixmlError(
