@@ -29,13 +29,13 @@ def choice_sentence(choice: Mapping[str, Any]) -> str:
     moved = [(one["constant"].removeprefix("ridge."), one["value"]) for one in choice["trials"] if one["moved"]]
     start = next((value for name, value in moved if name == "method"), choice["inference"]["method"])
     moves = [f"{name} {value}" for name, value in moved if name != "method"]
-    if not choice["n_queries"]:
+    if choice["restriction"]:
         return f"It predicts by {choice['inference']['method']}: {choice['restriction']}."
     how = ", ".join([start, *(moves or ["as it was preset"] * (not moved))])
-    limits = "; ".join(filter(None, (choice["restriction"], choice.get("caution"))))
     n = len(choice.get("held_out_by", ()))
     of = f"{n} further trainings" if n > 1 else "training"
-    return f"Chosen on {choice['n_queries']:,} items held out of {of}: {how}{f' ({limits})' if limits else ''}."
+    caution = f" ({choice['caution']})" if choice.get("caution") else ""
+    return f"Chosen on {choice['n_queries']:,} items held out of {of}: {how}{caution}."
 
 
 def _chosen(result: Result) -> Chosen:
