@@ -368,3 +368,31 @@ def test_a_catalogue_too_large_for_a_linear_model_has_none(new, tmp_path, monkey
     new(table, "--out", tmp_path / "shop.yaml")
     text = (tmp_path / "shop.yaml").read_text(encoding="utf-8")
     assert "linear:" not in text and "linear_weight: 0" in text
+
+
+def items(n=40, start=0, **columns):
+    """Return items with an id, a title and labels, and further columns, each of a function of the number."""
+    plain = {"id": lambda i: f"k{i}", "title": lambda i: f"thing number {i}", "tags": lambda i: f"t{i % 4}"} | columns
+    return [{name: value(i) for name, value in plain.items()} for i in range(start, start + n)]
+
+
+def test_tags_of_stack_overflow_are_a_list_and_no_html(new, tmp_path):
+    names = ["java", "c#", ".net", "html"]
+    rows = items(Body=lambda i: f"<p>How to {i}</p>", tags=lambda i: f"<{names[i % 4]}><{names[(i + 1) % 4]}>")
+    write_csv(tmp_path / "t.csv", rows, sep=",")
+    printed = new("t.csv", "--text", "Body")
+    assert re.search(r"separator +lists ", printed) and "labels: 4, 2.00 per item" in printed
+    assert re.search(r"HTML +removed  \(40 of 120 ", printed) and "which are removed" not in printed
+    build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
+    assert Corpus.load("corpus").texts("label") == sorted(names)
+
+
+def test_html_that_is_removed_from_labels_is_said(new, tmp_path):
+    write_csv(tmp_path / "t.csv", items(tags=lambda i: ["Map<String>", "List<int>", "x", "&lt;java&gt;"][i % 4]))
+    printed = new("t.csv")
+    assert "20 of 40 sampled labels have tags, which are removed: 'Map<String>' becomes 'Map' (--keep-html)" in printed
+    assert "10 labels are nothing but HTML tags, which are removed: left out (--keep-html)" in printed
+    build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
+    rules = read_json("corpus/counts.json")["rules"]
+    assert sum(rules[split].get("labels_of_tags_only", 0) for split in ("train", "test")) == 10
+    assert "which are removed" not in new("t.csv", "--keep-html")

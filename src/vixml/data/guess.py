@@ -14,9 +14,9 @@ from typing import Any
 from vixml.config.registry import Catalogue, TableForm
 from vixml.data.catalogue import IMAGE, images_by_id
 from vixml.data.guess_form import URL, Report, separator_name, undecided
-from vixml.data.label_names import NUMBER, flag, guess_separator, parse_list
-from vixml.data.table_files import read_parts
-from vixml.data.texts import TAG
+from vixml.data.label_names import NUMBER, SEPARATORS, flag, guess_separator, parse_list
+from vixml.data.table_files import plain, read_parts
+from vixml.data.texts import TAG, without_html
 from vixml.errors import VixmlError
 
 SAMPLED = 3000
@@ -190,13 +190,19 @@ def guess_catalogue(
         sign = given.get("decimal") or ("," if len(comma) > len(point) else ".")
         shown = (comma if sign == "," else point) or comma or point
         report.guess("decimal sign", sign, f"e.g. {shown[0]}; columns of numbers are not used", "--text, --labels")
-    values = [value for c in [*text, *labels] for value in c.texts]
+    found = [value for c in labels for value in c.texts]
+    if entry["lists"]:  # `<java><c#>` is a list, and no HTML
+        found = [str(name) for value in found for name in parse_list(value) or [value]]
+    values = [value for c in text for value in c.texts] + found
     has_html = sum(bool(TAG.search(v) or _ENTITY.search(v)) for v in values)
     strip = given["strip_html"] if given.get("strip_html") is not None else has_html > 0
     if unused := [c.name for c in sample.free]:
         report.guess("not used", ", ".join(unused)[:80], f"{len(unused)} of {len(columns)} columns", "--text, --labels")
     why = f"{has_html} of {len(values)} sampled values have tags or entities"
     report.guess("HTML", "removed" if strip else "kept", why, "--keep-html" if strip else "--strip-html")
+    if tagged := [value for value in found if strip and TAG.search(value)]:
+        share = f"{len(tagged)} of {len(found)} sampled labels have tags, which are removed"
+        report.warn(f"{share}: {tagged[0][:60]!r} becomes {without_html(tagged[0])[:60]!r} (--keep-html)")
     used = [str(record.get(c.name)) for c in [*text, *labels] for record in sample.records]
     empty = sorted({value for value in used if value.strip().lower() in EMPTY and value != "None"})
     if empty:

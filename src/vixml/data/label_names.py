@@ -18,7 +18,9 @@ SEPARATORS = ("||", "|", ";", "\n", "\t", ",", " > ", " / ", "/")
 NUMBER = re.compile(r"[-+]?[€$£]?\s?\d{1,3}(?:[.,'\s]?\d{3})*(?:[.,]\d+)?\s?[€$£%]?$|[-+]?\d+(?:[.,]\d+)?$")
 TRUE, FALSE = {"1", "true", "yes", "y", "x", "t"}, {"0", "false", "no", "n", "f", ""}
 _QUOTED = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
-_CALL = re.compile(r"^(?:array|frozenset|set|list|tuple|Index|Series)\((.*?)(?:, *dtype=[^()]*)?\)$", re.DOTALL)
+_CALL = re.compile(r"(?:array|frozenset|set|list|tuple|Index|Series)\((.*)\)", re.DOTALL)
+# Stack Exchange: <c#><.net>; a closing tag or an address is no name.
+_ANGLED = re.compile(r"(?:<[^<>\s/]+>)+")
 _VECTOR = re.compile(r"[01](?:\.0*)?(?:[ ,;|\t]+[01](?:\.0*)?){2,}")
 _NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # joiners are left: they change how a word reads
 # What a name is looked at for: beyond this, a share of them says as much.
@@ -31,17 +33,23 @@ def folded(name: str) -> str:
 
 
 def parse_list(cell: str) -> list[Any] | None:
-    """Return the list that a cell holds in the notation of JSON, Python, numpy or PostgreSQL, or None.
+    """Return the list that a cell holds in the notation of JSON, Python, numpy, PostgreSQL or Stack Exchange, or None.
 
     Example:
         >>> parse_list('["a", "b"]'), parse_list("{'a', 'b'}"), parse_list("['a' 'b c']"), parse_list('{a,"b, c"}')
         (['a', 'b'], ['a', 'b'], ['a', 'b c'], ['a', 'b, c'])
-        >>> parse_list("[sic] a"), parse_list("(new)"), parse_list('{"a": 1}')
-        (None, None, None)
+        >>> parse_list("<c#><.net>"), parse_list("array(['a'], dtype=object)")
+        (['c#', '.net'], ['a'])
+        >>> parse_list("[sic] a"), parse_list("(new)"), parse_list('{"a": 1}'), parse_list("<b>a</b>")
+        (None, None, None, None)
     """
     cell = cell.strip()
-    if call := _CALL.match(cell):
-        cell = call[1].strip()
+    if _ANGLED.fullmatch(cell):
+        return cell[1:-1].split("><")
+    if call := _CALL.fullmatch(cell):
+        values, dtype, name = call[1].rpartition("dtype=")  # a pattern would look at the rest again for each comma
+        is_typed = dtype and values.rstrip().endswith(",") and not set(name) & set("()")
+        cell = (values.rstrip()[:-1] if is_typed else call[1]).strip()
     if cell[:1] + cell[-1:] not in ("[]", "()", "{}"):
         return None
     if cell[0] == "[" and _parts(cell[1:-1]):  # Python joins such texts into one

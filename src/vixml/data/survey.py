@@ -158,6 +158,8 @@ class Survey:
         copies = sum(n - 1 for n in self._texts["train"].values())
         if copies > 0.05 * self.rows["train"]:
             warn(f"{copies} items of train repeat the text of another one")
+        if lost := sum(rules[split].get("labels_of_tags_only", 0) for split in ("train", "test")):
+            warn(f"{lost} labels are nothing but HTML tags, which are removed: left out (--keep-html)")
         if names and sum(bool(_NUMBER.match(name)) for name in names) >= 0.5 * len(names):
             warn(f"labels are numbers, e.g. {names[0]}: is {entry.labels!r} the column of labels? (--labels)")
         if max(map(len, names)) > 200:
