@@ -396,3 +396,8 @@ def test_html_that_is_removed_from_labels_is_said(new, tmp_path):
     rules = read_json("corpus/counts.json")["rules"]
     assert sum(rules[split].get("labels_of_tags_only", 0) for split in ("train", "test")) == 10
     assert "which are removed" not in new("t.csv", "--keep-html")
+
+
+def test_the_warning_about_a_separator_shows_a_cell_that_has_it(new, tmp_path):
+    write_csv(tmp_path / "t.csv", items(tags=lambda i: ["a longer name without one", "a > b", "a > c"][i % 3]))
+    assert "each level of a path like 'a > b' is a label" in new("t.csv")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vixml.data.label_names import parse_list
+from vixml.data.label_names import guess_separator, parse_list
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,19 @@ def test_notations_of_lists(cell, found):
 def test_a_long_cell_is_looked_at_once():
     for cell in ("list(" + ", dtype=a" * 300_000, "<a" * 300_000, "<" + "a" * 600_000):
         assert parse_list(cell) is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator"),
+    [
+        (["Books", "Clothing, Shoes & Jewelry", "Home, Garden & Tools", "Toys"] * 50, ""),
+        (["Toys"] * 500 + ["Sports, Outdoors"] * 2, ""),
+        (["Smith, John", "Lee, Kim", "Brown, Ann", "Lee, Bo"] * 50, ""),
+        (["Ann Lee"] * 9 + ["Debian Qt/KDE Maintainers"] * 20, ""),
+        (["a", "a, b", "b, c", "c"], ","),
+        (["Home > Kitchen > Pans", "Home > Bath", "Toys"] * 20, " > "),
+        (["Home > Kitchen", "Toys > Lego"] * 20, " > "),
+    ],
+)
+def test_a_name_that_many_items_have_is_not_cut(cells, separator):
+    assert guess_separator(cells)[0] == separator

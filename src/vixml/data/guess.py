@@ -293,9 +293,11 @@ def _guess_separator(entry: dict[str, Any], labels: list[Column], sample: Sample
         if values:
             report.guess("separator", "lists" if entry["lists"] else "none", "cells hold lists", "--separator")
     else:
-        entry["separator"], reason, doubtful = guess_separator([html.unescape(cell) for cell in cells])
+        cells = [html.unescape(cell) for cell in cells]
+        entry["separator"], reason, doubtful = guess_separator(cells)
         report.guess("separator", separator_name(entry["separator"]), reason, "--separator")
-        longest = max(cells, key=len)
+        marks = [entry["separator"]] if entry["separator"] else SEPARATORS
+        longest = max((cell for cell in cells if any(mark in cell for mark in marks)), key=len, default="")
         if "/" in entry["separator"] or ">" in entry["separator"]:
             report.warn(f"each level of a path like {longest[:60]!r} is a label: --separator none keeps whole paths")
         if doubtful:

@@ -80,13 +80,16 @@ def _parts(inner: str) -> list[str] | None:
 def guess_separator(cells: Sequence[str]) -> tuple[str, str, bool]:
     """Return the separator of values in cells (``""``: one value each), the reason, and whether it is doubtful.
 
-    A separator cuts cells into values that other cells have, too; one that cuts prose gives values seen once.
+    A separator cuts cells into values that other cells have, too; one that cuts prose gives values seen once. Equal cells
+    count once: a name that many items have says nothing about its parts.
 
     Example:
         >>> guess_separator(["a|b", "b|c, d", "c, d|a"])[0], guess_separator(["Smith, J", "Lee, K"])[0]
         ('|', '')
+        >>> guess_separator(["Toys", "Sports, Outdoors", "Sports, Outdoors"])[0], guess_separator(["a > b", "c"])[0]
+        ('', ' > ')
     """
-    found = []
+    found, different = [], set(cells)
     for separator in SEPARATORS:
         # A comma inside a number is a decimal sign.
         several = [
@@ -94,11 +97,11 @@ def guess_separator(cells: Sequence[str]) -> tuple[str, str, bool]:
         ]
         if not several:
             continue
-        uses = Counter(part.strip() for cell in cells for part in set(cell.split(separator)))
-        parts = [part.strip() for cell in several for part in cell.split(separator) if part.strip()]
+        uses = Counter(part for cell in different for part in {part.strip() for part in cell.split(separator)})
+        parts = [part.strip() for cell in set(several) for part in cell.split(separator) if part.strip()]
         again = sum(uses[part] > 1 for part in parts) / max(len(parts), 1)
         found.append((again, len(several), separator))
-        sure = separator in ("||", "|", ";", "\n", "\t") and len(several) >= 0.05 * len(cells)
+        sure = separator in ("||", "|", ";", "\n", "\t", " > ") and len(several) >= 0.05 * len(cells)
         if sure or again >= 0.6:
             words = f"{len(several)} of {len(cells)} cells have it, and {again:.0%} of the parts occur in other cells"
             return separator, words, again < 0.2
