@@ -401,3 +401,18 @@ def test_html_that_is_removed_from_labels_is_said(new, tmp_path):
 def test_the_warning_about_a_separator_shows_a_cell_that_has_it(new, tmp_path):
     write_csv(tmp_path / "t.csv", items(tags=lambda i: ["a longer name without one", "a > b", "a > c"][i % 3]))
     assert "each level of a path like 'a > b' is a label" in new("t.csv")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_the_word_none_is_an_empty_value(new, tmp_path, kind):
+    rows = items(text=lambda i: "None" if i % 3 else f"good {i}", tags=lambda i: ["a", "b", "None", "c"][i % 4])
+    if kind == "csv":
+        write_csv(tmp_path / "t.csv", rows)
+    else:  # a value that is missing is no word
+        rows = [row | {"text": None} for row in rows]
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    printed = new(f"t.{kind}", "--text", "title + text")
+    assert re.search(r"empty values +None ", printed) and "labels: 3," in printed and "10 more are left out" in printed
+    assert " None\n" not in printed
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(row | {"tags": "a", "text": None}) for row in rows))
+    assert "empty values" not in new("m.jsonl", "--text", "title + text")

@@ -203,8 +203,10 @@ def guess_catalogue(
     if tagged := [value for value in found if strip and TAG.search(value)]:
         share = f"{len(tagged)} of {len(found)} sampled labels have tags, which are removed"
         report.warn(f"{share}: {tagged[0][:60]!r} becomes {without_html(tagged[0])[:60]!r} (--keep-html)")
-    used = [str(record.get(c.name)) for c in [*text, *labels] for record in sample.records]
-    empty = sorted({value for value in used if value.strip().lower() in EMPTY and value != "None"})
+    used = [
+        str(cell) for c in [*text, *labels] for record in sample.records if (cell := record.get(c.name)) is not None
+    ]
+    empty = sorted({value for value in used if value.strip().lower() in EMPTY})
     if empty:
         report.guess("empty values", ", ".join(empty), "they mean nothing", "catalogue.empty in the file")
     entry |= {"strip_html": strip, "empty": empty, "fold_case": bool(given.get("fold_case"))}
