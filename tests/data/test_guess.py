@@ -416,3 +416,13 @@ def test_the_word_none_is_an_empty_value(new, tmp_path, kind):
     assert " None\n" not in printed
     (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(row | {"tags": "a", "text": None}) for row in rows))
     assert "empty values" not in new("m.jsonl", "--text", "title + text")
+
+
+@pytest.mark.parametrize("name", ["2024", "1.5", "007", "1e3", "0x1F", "2024-01-01", "no", "null", "y"])
+def test_a_name_may_look_like_another_value(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "t.csv", items())
+    assert main(["new", name, "t.csv", "--config-dir", str(ROOT / "config")]) == 0
+    assert load_world(f"{name}.yaml").datasets[name].title == name and (name, "tagger") in load_runs(f"{name}.yaml")
+    workflow = load_workflow(merge(read_yaml(ROOT / "config/config.yaml"), read_yaml(f"{name}.yaml")), f"{name}.yaml")
+    assert workflow.name == name and workflow.targets[0].dataset == name and list(workflow.tables) == [name]

@@ -159,6 +159,7 @@ def _splits(best: str, n_train: int) -> dict[str, str]:
 
 def render(options: Options, dataset: Dataset, survey: Survey) -> str:
     """Return the file's text."""
+    name = quoted(options.name)  # 2024 and 1e3 are names, too
     found = training_defaults(**facts_of(survey))
     entry = dataset.catalogue
     assert entry is not None
@@ -201,25 +202,25 @@ def render(options: Options, dataset: Dataset, survey: Survey) -> str:
 #
 # {survey.rows["train"]:,} training items, {survey.rows["test"]:,} test items, {len(survey.names):,} labels.
 
-name: {options.name}
+name: {name}
 description: {quoted(f"The catalogue {options.name}.")}
 config_dir: {quoted(str(options.out))}   # this file has all parts of a folder of configuration
 include: {quoted(include)}   # the project's models
 
 targets:
-  - dataset: {options.name}
+  - dataset: {name}
     seeds: [0]   # three or more give intervals
     split: test
     runs: {quoted(list(labels))}
-tables: [{options.name}]
+tables: [{name}]
 figures: []
 compare: [text, tagger]   # in the report
 side_by_side: {quoted([run for run in labels if run in ("text", "vixml", "tagger")])}
 
 # -- the data: change a guess here, then run again
 datasets:
-  {options.name}:
-    title: {options.name}
+  {name}:
+    title: {name}
     builder: catalogue
     text: {quoted(dataset.text)}   # columns, joined by a space
 {split}{image_size}    expect: {quoted(expect)}   # a build with other counts stops: change or remove it with the data
@@ -227,7 +228,7 @@ datasets:
 {catalogue}
 
 # -- how runs are trained; the numbers follow from the size of the data (src/vixml/config/defaults.py)
-dataset: {options.name}
+dataset: {name}
 base:
   preset: catalogue   # config/presets/catalogue.yaml has the rest
   start: null   # an earlier model to start from: `vixml fit {options.name} --from MODEL`
@@ -255,11 +256,11 @@ runs:
     row: {{label: {quoted(labels["tagger"])}}}
 
 table:
-  id: {options.name}
-  title: {options.name}
+  id: {name}
+  title: {name}
   metrics: ["P@1", "P@3", "P@5", "PSP@1", "R@10", "R@100"]
   measured:
-    - dataset: {options.name}
+    - dataset: {name}
       title: {quoted(f"{options.name}, measured here")}
       rows:
 {rows}"""
