@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -426,3 +427,45 @@ def test_a_name_may_look_like_another_value(tmp_path, monkeypatch, name):
     assert load_world(f"{name}.yaml").datasets[name].title == name and (name, "tagger") in load_runs(f"{name}.yaml")
     workflow = load_workflow(merge(read_yaml(ROOT / "config/config.yaml"), read_yaml(f"{name}.yaml")), f"{name}.yaml")
     assert workflow.name == name and workflow.targets[0].dataset == name and list(workflow.tables) == [name]
+
+
+def test_train_and_test_have_one_encoding(new, tmp_path):
+    rows, test = items(title=lambda i: f"vélo café {i}"), items(9, 50, title=lambda i: f"vélo {i}")
+    write_csv(tmp_path / "train.csv", rows, "cp1252")
+    write_csv(tmp_path / "test.csv", test, "utf-8")
+    error = new("train.csv", "--test", "test.csv", status=2)
+    assert "different encodings" in error and "train.csv: cp1252, test.csv: utf-8" in error
+    assert "different encodings" in new("train.csv", "test.csv", status=2)  # parts
+    # ASCII is any of them, in the train table as well.
+    for other, accents in (("test.csv", "train.csv"), ("train.csv", "test.csv")):
+        write_csv(tmp_path / other, items(20, 70 if other == "test.csv" else 0), "ascii")
+        write_csv(tmp_path / accents, rows, "cp1252")
+        new("train.csv", "--test", "test.csv")
+        assert load_world("shop.yaml").datasets["shop"].catalogue.form.encoding == "cp1252"
+
+
+def write_escaped(path, rows):
+    """Write CSV in which a backslash stands before a quote inside a cell, and before another backslash."""
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, quoting=csv.QUOTE_ALL, doublequote=False, escapechar="\\")
+        writer.writerows([list(rows[0]), *(row.values() for row in rows)])
+
+
+@pytest.mark.parametrize("order", [("a.csv", "b.csv"), ("b.csv", "a.csv")])
+def test_a_table_without_quotes_in_its_cells_is_written_like_the_other(new, tmp_path, order):
+    write_escaped(tmp_path / "a.csv", items(title=lambda i: f'a 5" disk {i}'))
+    write_escaped(tmp_path / "b.csv", items(20, 50, title=lambda i: f"in C:\\dir {i}"))
+    new(order[0], "--test", order[1])
+    assert load_world("shop.yaml").datasets["shop"].catalogue.form.escape == "\\"
+    for title in ('a "new" disk', "in C:\\dir"):  # quotes are doubled, a backslash is one: really another form
+        write_csv(tmp_path / "b.csv", items(20, 50, title=lambda i, title=title: f"{title} {i}"), "utf-8", ",")
+        assert "another escape" in new(order[0], "--test", order[1], status=2)
+
+
+def test_the_first_sheet_may_have_another_name_in_each_file(new, tmp_path):
+    for n, name in enumerate(("train", "test", "more")):
+        pd.DataFrame(items(20, 30 * n)).to_excel(tmp_path / f"{name}.xlsx", sheet_name=name, index=False)
+    printed = new("train.xlsx", "more.xlsx", "--test", "test.xlsx")
+    assert "items: 60 (40 train, 20 test)" in printed and "train, more, test  (the first of each; --sheet)" in printed
+    new("train.xlsx")
+    assert load_world("shop.yaml").datasets["shop"].catalogue.form.sheet == "train"

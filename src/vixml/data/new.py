@@ -13,7 +13,7 @@ from vixml.config.defaults import FEWEST_TO_TRAIN, has_linear, training_defaults
 from vixml.config.load import load_world, validate
 from vixml.config.registry import NAME, Dataset
 from vixml.data.guess import guess_catalogue
-from vixml.data.guess_form import Report, guess_form
+from vixml.data.guess_form import Report, common_form
 from vixml.data.survey import Survey, facts_of
 from vixml.data.table_files import expand
 from vixml.errors import VixmlError
@@ -49,14 +49,7 @@ def new_catalogue(options: Options) -> str:
     test = [path for pattern in options.test for path in expand(pattern)]
     paths = {"train": files, "test": test} if test else {"items": files}
     report = Report()
-    form = guess_form(files, options.form, report)
-    if test and (other := guess_form(test, options.form, Report())) != form:
-        differ = [key for key, value in form.model_dump().items() if value != getattr(other, key)]
-        if differ != ["encoding"] or "utf-8" not in (form.encoding, other.encoding):
-            raise VixmlError(
-                "train and test are written differently", where=test[0], found=f"another {', '.join(differ)}",
-                expected=f"as {files[0]}", hint="export both in one form, or one table without --test",
-            )  # fmt: skip
+    form = common_form(files, test, options.form, report)
     entry, text = guess_catalogue(paths, form, options.columns, options.pictures, report)
     tables = {name: [str(path.resolve()) for path in parts] for name, parts in paths.items()}
     tables = {name: parts[0] if len(parts) == 1 else parts for name, parts in tables.items()}
