@@ -8,6 +8,7 @@ import os
 import random
 import re
 import subprocess
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -469,3 +470,39 @@ def test_the_first_sheet_may_have_another_name_in_each_file(new, tmp_path):
     assert "items: 60 (40 train, 20 test)" in printed and "train, more, test  (the first of each; --sheet)" in printed
     new("train.xlsx")
     assert load_world("shop.yaml").datasets["shop"].catalogue.form.sheet == "train"
+
+
+@pytest.mark.parametrize("value", [lambda i: i + 0.5, lambda i: date(2020, 1, 1) + timedelta(i)])
+@pytest.mark.parametrize("name", ["price", "id"])
+def test_ids_are_texts_or_whole_numbers(new, tmp_path, value, name):
+    rows = [{name: value(i)} | {key: row[key] for key in ("title", "tags")} for i, row in enumerate(items())]
+    pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
+    for options in ((), ("--id", "#row")):
+        assert re.search(r"id +number of the row", new("t.parquet", *options))
+        assert load_world("shop.yaml").datasets["shop"].catalogue.id == "#row"
+    assert "--id '#row'" in new("t.parquet", "--id", "nr", status=2)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "json"])
+def test_blanks_around_names_of_columns_do_not_count(new, tmp_path, kind):
+    rows = [{f"{name} ": value for name, value in row.items()} for row in items()]
+    if kind == "parquet":
+        pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
+    else:
+        lines = list(map(json.dumps, rows))
+        (tmp_path / f"t.{kind}").write_text("\n".join(lines) if kind == "jsonl" else f"[{', '.join(lines)}]")
+    for options in ((), ("--text", "title ", "--id", "id ", "--labels", "tags ")):
+        printed = " ".join(new(f"t.{kind}", *options).split())
+        assert "text title (" in printed and "labels tags (" in printed and "id id (unique" in printed
+
+
+def test_a_column_with_a_plus_in_its_name_is_an_error_not_left_out(new, tmp_path):
+    flags = {name: lambda i, n=n: int(i % (n + 2) == 0) for n, name in enumerate(["Python", "Java", "C++", "Go"])}
+    rows = [{key: row[key] for key in row if key != "tags"} for row in items(**flags)]
+    write_csv(tmp_path / "t.csv", rows)
+    for options in ((), ("--labels", "Python + C++")):
+        error = new("t.csv", *options, status=2)
+        assert "a `+`, which joins columns" in error and "C++" in error
+    assert "labels: 3," in new("t.csv", "--labels", "Python + Java + Go")
+    write_csv(tmp_path / "t.csv", items(**{"Q+A": lambda i: f"a question {i}"}))
+    assert "a `+`, which joins columns" in new("t.csv", "--text", "Q+A", status=2)

@@ -33,7 +33,7 @@ def new(
     test_fraction: Annotated[
         float | None, Option(min=0.001, max=0.9, help="Share of items for test.", rich_help_panel=FILES)
     ] = None,
-    id: Annotated[str | None, _option("Column of ids.", COLUMNS)] = None,
+    id: Annotated[str | None, _option("Column of ids; '#row' numbers the rows.", COLUMNS)] = None,
     text: Annotated[str | None, _option("Columns of text, e.g. 'title + description'.", COLUMNS)] = None,
     labels: Annotated[str | None, _option("Column of labels, or several joined by +.", COLUMNS)] = None,
     labels_are: Annotated[

@@ -32,6 +32,7 @@ NAMES = {
 }  # fmt: skip
 PREFIX = "(?:[a-z]{1,2}:)|(?:product|item|article|produkt|artikel|short|long|main)[ _-]?"
 TITLES = "title|titel|titre|name|nom|subject|betreff|headline|question|bezeichnung"
+ROW = "#row"  # in place of a column of ids: the number of the row
 EMPTY = ("null", "none", "nan", "n/a", "#n/a", "na", "-", "\\n")
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|nbsp|apos|[a-z]{2}uml|#\d+|#x[0-9a-f]+);", re.IGNORECASE)
 
@@ -127,10 +128,16 @@ class Sample:
         if (value := self.given.get(role)) is None or (value == "none" and role == "images"):
             return None if value is None else []
         by_name = {column.name: column for column in self.columns}
+        if role == "id" and value == ROW and ROW not in by_name:
+            return []
         names = [value] if value in by_name else [name.strip() for name in value.split("+")]
+        joined = [name for name in by_name if "+" in name and name in value]
+        if joined and (not by_name.keys() >= set(names) or (names == joined and role == "text")):
+            raise _has_plus(self.path, joined)
         for name in names:
             if name not in by_name:
-                raise VixmlError(f"no column {name!r}", where=self.path, found=self.names, hint=f"--{role}")
+                hint = f"--{role}" + f", or --id '{ROW}' for the number of the row" * (role == "id")
+                raise VixmlError(f"no column {name!r}", where=self.path, found=self.names, hint=hint)
         return self.take([by_name[name] for name in names])
 
 
@@ -174,7 +181,7 @@ def guess_catalogue(
         report.guess("labels are", "columns", "they hold 0 and 1 only", "--labels-are values")
     else:
         report.guess("labels", entry["labels"], f"e.g. {_example(labels[0])}", "--labels")
-    entry["id"] = ids[0].name if ids else "#row"
+    entry["id"] = ids[0].name if ids else ROW
     zeros = next((v for v in (ids[0].texts if ids else []) if re.fullmatch(r"0\d+", v)), None)
     kept = f"; leading zeros are kept, e.g. {zeros}" if zeros else ""
     why = f"unique{kept}" if ids else "no column of ids that differ"
@@ -241,7 +248,7 @@ def _guess_ids(sample: Sample) -> list[Column]:
     unique = [
         c for c in sample.free
         if c.filled >= 0.9 and c.distinct >= 0.9 and max(map(len, c.texts)) <= 64
-        and not any(isinstance(v, list | dict) for v in c.cells)
+        and all(isinstance(plain(v), str) or type(plain(v)) is int for v in c.cells)  # what a build takes
     ]  # fmt: skip
     if called := [c for c in unique if c.called("id")]:
         return sorted(called, key=lambda c: c.name.strip().lower() != "id")[:1]
@@ -262,14 +269,24 @@ def _guess_labels(sample: Sample) -> list[Column]:
         names = [c.name for c in called]
         option = f"--labels NAME, or --labels '{' + '.join(names)}'"
         raise undecided("several columns may hold the labels", sample.path, ", ".join(names), option)
-    flags = [c for c in usable if "+" not in c.name and all(flag(value) is not None for value in c.texts)]
+    flags = [c for c in usable if all(flag(value) is not None for value in c.texts)]
     prefixed = [c for c in flags if re.match(rf"(?:{NAMES['labels']}|is|has)[ _.:-]", c.name.strip(), re.IGNORECASE)]
     for group in (prefixed, flags):
         if len(group) > 2 and _is_multi_hot(group):
+            if joined := [c.name for c in group if "+" in c.name]:
+                raise _has_plus(sample.path, joined)
             return group
     likely = [c.name for c in usable if c.recurs and c.distinct > 0.01 and c.share(NUMBER.match) < 0.5]
     hint = "--labels NAME" + (f"; values recur in {', '.join(likely)}" if likely else "")
     raise undecided("no column is known to hold the labels", sample.path, sample.names, hint)
+
+
+def _has_plus(path: Path, names: Sequence[str]) -> VixmlError:
+    """Return the error for columns that cannot be named beside others."""
+    return VixmlError(
+        "the name of a column has a `+`, which joins columns", where=path, found=", ".join(names)[:200],
+        hint="rename it in the table, or name the columns to use without it: --labels, --text, --images",
+    )  # fmt: skip
 
 
 def _guess_texts(sample: Sample) -> list[Column]:
