@@ -246,6 +246,8 @@ def test_pictures_named_by_id(new, tmp_path):
     assert "items with a picture: 2 (10.0%)" in new("t.csv", "--pictures", "p")
     build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
     assert sorted(Corpus.load("corpus").image_keys()) == ["a1.jpg", "a1_2.png", "a2/1.jpg", "a2/2.jpg"]
+    write_csv(tmp_path / "t.csv", [{"id": i, "title": f"t {i}", "tags": "a|b"} for i in ["a1", "a1_2", *range(10, 20)]])
+    assert "1 pictures are named by two ids and belong to both, e.g. a1_2.png" in new("t.csv", "--pictures", "p")
     assert "no file in the folder is named by an id" in new(
         "t.csv", "--pictures", ".", "--id", "title", "--text", "title", status=2
     )
@@ -506,3 +508,11 @@ def test_a_column_with_a_plus_in_its_name_is_an_error_not_left_out(new, tmp_path
     assert "labels: 3," in new("t.csv", "--labels", "Python + Java + Go")
     write_csv(tmp_path / "t.csv", items(**{"Q+A": lambda i: f"a question {i}"}))
     assert "a `+`, which joins columns" in new("t.csv", "--text", "Q+A", status=2)
+
+
+def test_a_test_table_without_pictures_is_a_warning(new, tmp_path):
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "a.jpg")
+    write_csv(tmp_path / "train.csv", items(image=lambda i: "a.jpg"))
+    write_csv(tmp_path / "test.csv", items(9, 50, picture=lambda i: "a.jpg"))
+    printed = new("train.csv", "--test", "test.csv")
+    assert "no item of test has a picture, but 40 of train have (--images, --pictures)" in printed

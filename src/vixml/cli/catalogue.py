@@ -50,7 +50,6 @@ def new(
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     quote: Quote = None,
-    decimal: Annotated[str | None, _option("Decimal sign.", FORM)] = None,
     sheet: Sheet = None,
     records: Records = None,
     no_header: NoHeader = False,
@@ -70,7 +69,7 @@ def new(
     from vixml.data.new import Options, new_catalogue
 
     columns = {
-        "id": id, "text": text, "labels": labels, "images": images, "separator": char(separator), "decimal": decimal,
+        "id": id, "text": text, "labels": labels, "images": images, "separator": char(separator),
         "image_separator": char(image_separator), "labels_are": labels_are, "fold_case": fold_case, "strip_html": strip_html,
         "unlabelled": "keep" if keep_unlabelled else "skip",
     }  # fmt: skip

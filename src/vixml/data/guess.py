@@ -194,8 +194,8 @@ def guess_catalogue(
         [v for c in numbers for v in c.texts if re.search(rf"\d{sign}\d{{1,2}}\b(?!\d)", v)] for sign in (",", r"\.")
     )
     if comma or point:
-        sign = given.get("decimal") or ("," if len(comma) > len(point) else ".")
-        shown = (comma if sign == "," else point) or comma or point
+        sign = "," if len(comma) > len(point) else "."
+        shown = comma if sign == "," else point
         report.guess("decimal sign", sign, f"e.g. {shown[0]}; columns of numbers are not used", "--text, --labels")
     found = [value for c in labels for value in c.texts]
     if entry["lists"]:  # `<java><c#>` is a list, and no HTML
@@ -334,8 +334,8 @@ def _find_pictures(
         report.guess("pictures", "none", "no column of paths or URLs", "--images, --pictures")
         return
     if not images:
-        known = images_by_id(pictures)
-        hits = sum(str(value) in known for value in (ids[0].cells if ids else []))
+        known, values = images_by_id(pictures), {str(value) for value in (ids[0].cells if ids else [])}
+        hits = len(values & known.keys())
         if not hits:
             raise undecided(
                 "no column names pictures, and no file in the folder is named by an id", sample.path,
@@ -344,6 +344,9 @@ def _find_pictures(
         named = ids[0].name
         entry |= {"images": named, "images_are": "ids", "folder": str(pictures.resolve())}
         report.guess("pictures", f"files in {pictures}, named by {named}", f"{hits} sampled ids have one", "--images")
+        owners = Counter(path for value in values for path in known.get(value, ()))
+        if shared := sorted(path for path, n in owners.items() if n > 1):
+            report.warn(f"{len(shared)} pictures are named by two ids and belong to both, e.g. {shared[0]} (--images)")
         return
     cells = [str(cell) for c in images for cell in c.cells if not isinstance(cell, list)]
     separator, reason = sample.given.get("image_separator"), "given"

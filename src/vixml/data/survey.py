@@ -184,6 +184,10 @@ class Survey:
             )
         if missing := sum(not there for there in self.images.values()):
             warn(f"{missing} of {len(self.images)} pictures are not in the folder (--pictures)")
+        pictured = {split: sum(n > 0 for n in found) for split, found in self.images_per_item.items()}
+        if any(pictured.values()) and not all(pictured.values()):
+            lacking, other = sorted(pictured, key=pictured.__getitem__)
+            warn(f"no item of {lacking} has a picture, but {pictured[other]} of {other} have (--images, --pictures)")
         if others := sum(rules[split].get("images_of_another_kind", 0) for split in ("train", "test")):
             warn(f"{others} pictures are neither inside the folder nor of the kind `{entry.images_are}`: left out")
 
