@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
 import re
 import subprocess
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +246,8 @@ def test_pictures_named_by_id(new, tmp_path):
     assert "items with a picture: 2 (10.0%)" in new("t.csv", "--pictures", "p")
     build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
     assert sorted(Corpus.load("corpus").image_keys()) == ["a1.jpg", "a1_2.png", "a2/1.jpg", "a2/2.jpg"]
+    write_csv(tmp_path / "t.csv", [{"id": i, "title": f"t {i}", "tags": "a|b"} for i in ["a1", "a1_2", *range(10, 20)]])
+    assert "1 pictures are named by two ids and belong to both, e.g. a1_2.png" in new("t.csv", "--pictures", "p")
     assert "no file in the folder is named by an id" in new(
         "t.csv", "--pictures", ".", "--id", "title", "--text", "title", status=2
     )
@@ -368,3 +372,147 @@ def test_a_catalogue_too_large_for_a_linear_model_has_none(new, tmp_path, monkey
     new(table, "--out", tmp_path / "shop.yaml")
     text = (tmp_path / "shop.yaml").read_text(encoding="utf-8")
     assert "linear:" not in text and "linear_weight: 0" in text
+
+
+def items(n=40, start=0, **columns):
+    """Return items with an id, a title and labels, and further columns, each of a function of the number."""
+    plain = {"id": lambda i: f"k{i}", "title": lambda i: f"thing number {i}", "tags": lambda i: f"t{i % 4}"} | columns
+    return [{name: value(i) for name, value in plain.items()} for i in range(start, start + n)]
+
+
+def test_tags_of_stack_overflow_are_a_list_and_no_html(new, tmp_path):
+    names = ["java", "c#", ".net", "html"]
+    rows = items(Body=lambda i: f"<p>How to {i}</p>", tags=lambda i: f"<{names[i % 4]}><{names[(i + 1) % 4]}>")
+    write_csv(tmp_path / "t.csv", rows, sep=",")
+    printed = new("t.csv", "--text", "Body")
+    assert re.search(r"separator +lists ", printed) and "labels: 4, 2.00 per item" in printed
+    assert re.search(r"HTML +removed  \(40 of 120 ", printed) and "which are removed" not in printed
+    build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
+    assert Corpus.load("corpus").texts("label") == sorted(names)
+
+
+def test_html_that_is_removed_from_labels_is_said(new, tmp_path):
+    write_csv(tmp_path / "t.csv", items(tags=lambda i: ["Map<String>", "List<int>", "x", "&lt;java&gt;"][i % 4]))
+    printed = new("t.csv")
+    assert "20 of 40 sampled labels have tags, which are removed: 'Map<String>' becomes 'Map' (--keep-html)" in printed
+    assert "10 labels are nothing but HTML tags, which are removed: left out (--keep-html)" in printed
+    build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
+    rules = read_json("corpus/counts.json")["rules"]
+    assert sum(rules[split].get("labels_of_tags_only", 0) for split in ("train", "test")) == 10
+    assert "which are removed" not in new("t.csv", "--keep-html")
+
+
+def test_the_warning_about_a_separator_shows_a_cell_that_has_it(new, tmp_path):
+    write_csv(tmp_path / "t.csv", items(tags=lambda i: ["a longer name without one", "a > b", "a > c"][i % 3]))
+    assert "each level of a path like 'a > b' is a label" in new("t.csv")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_the_word_none_is_an_empty_value(new, tmp_path, kind):
+    rows = items(text=lambda i: "None" if i % 3 else f"good {i}", tags=lambda i: ["a", "b", "None", "c"][i % 4])
+    if kind == "csv":
+        write_csv(tmp_path / "t.csv", rows)
+    else:  # a value that is missing is no word
+        rows = [row | {"text": None} for row in rows]
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    printed = new(f"t.{kind}", "--text", "title + text")
+    assert re.search(r"empty values +None ", printed) and "labels: 3," in printed and "10 more are left out" in printed
+    assert " None\n" not in printed
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(row | {"tags": "a", "text": None}) for row in rows))
+    assert "empty values" not in new("m.jsonl", "--text", "title + text")
+
+
+@pytest.mark.parametrize("name", ["2024", "1.5", "007", "1e3", "0x1F", "2024-01-01", "no", "null", "y"])
+def test_a_name_may_look_like_another_value(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "t.csv", items())
+    assert main(["new", name, "t.csv", "--config-dir", str(ROOT / "config")]) == 0
+    assert load_world(f"{name}.yaml").datasets[name].title == name and (name, "tagger") in load_runs(f"{name}.yaml")
+    workflow = load_workflow(merge(read_yaml(ROOT / "config/config.yaml"), read_yaml(f"{name}.yaml")), f"{name}.yaml")
+    assert workflow.name == name and workflow.targets[0].dataset == name and list(workflow.tables) == [name]
+
+
+def test_train_and_test_have_one_encoding(new, tmp_path):
+    rows, test = items(title=lambda i: f"vélo café {i}"), items(9, 50, title=lambda i: f"vélo {i}")
+    write_csv(tmp_path / "train.csv", rows, "cp1252")
+    write_csv(tmp_path / "test.csv", test, "utf-8")
+    error = new("train.csv", "--test", "test.csv", status=2)
+    assert "different encodings" in error and "train.csv: cp1252, test.csv: utf-8" in error
+    assert "different encodings" in new("train.csv", "test.csv", status=2)  # parts
+    # ASCII is any of them, in the train table as well.
+    for other, accents in (("test.csv", "train.csv"), ("train.csv", "test.csv")):
+        write_csv(tmp_path / other, items(20, 70 if other == "test.csv" else 0), "ascii")
+        write_csv(tmp_path / accents, rows, "cp1252")
+        new("train.csv", "--test", "test.csv")
+        assert load_world("shop.yaml").datasets["shop"].catalogue.form.encoding == "cp1252"
+
+
+def write_escaped(path, rows):
+    """Write CSV in which a backslash stands before a quote inside a cell, and before another backslash."""
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, quoting=csv.QUOTE_ALL, doublequote=False, escapechar="\\")
+        writer.writerows([list(rows[0]), *(row.values() for row in rows)])
+
+
+@pytest.mark.parametrize("order", [("a.csv", "b.csv"), ("b.csv", "a.csv")])
+def test_a_table_without_quotes_in_its_cells_is_written_like_the_other(new, tmp_path, order):
+    write_escaped(tmp_path / "a.csv", items(title=lambda i: f'a 5" disk {i}'))
+    write_escaped(tmp_path / "b.csv", items(20, 50, title=lambda i: f"in C:\\dir {i}"))
+    new(order[0], "--test", order[1])
+    assert load_world("shop.yaml").datasets["shop"].catalogue.form.escape == "\\"
+    for title in ('a "new" disk', "in C:\\dir"):  # quotes are doubled, a backslash is one: really another form
+        write_csv(tmp_path / "b.csv", items(20, 50, title=lambda i, title=title: f"{title} {i}"), "utf-8", ",")
+        assert "another escape" in new(order[0], "--test", order[1], status=2)
+
+
+def test_the_first_sheet_may_have_another_name_in_each_file(new, tmp_path):
+    for n, name in enumerate(("train", "test", "more")):
+        pd.DataFrame(items(20, 30 * n)).to_excel(tmp_path / f"{name}.xlsx", sheet_name=name, index=False)
+    printed = new("train.xlsx", "more.xlsx", "--test", "test.xlsx")
+    assert "items: 60 (40 train, 20 test)" in printed and "train, more, test  (the first of each; --sheet)" in printed
+    new("train.xlsx")
+    assert load_world("shop.yaml").datasets["shop"].catalogue.form.sheet == "train"
+
+
+@pytest.mark.parametrize("value", [lambda i: i + 0.5, lambda i: date(2020, 1, 1) + timedelta(i)])
+@pytest.mark.parametrize("name", ["price", "id"])
+def test_ids_are_texts_or_whole_numbers(new, tmp_path, value, name):
+    rows = [{name: value(i)} | {key: row[key] for key in ("title", "tags")} for i, row in enumerate(items())]
+    pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
+    for options in ((), ("--id", "#row")):
+        assert re.search(r"id +number of the row", new("t.parquet", *options))
+        assert load_world("shop.yaml").datasets["shop"].catalogue.id == "#row"
+    assert "--id '#row'" in new("t.parquet", "--id", "nr", status=2)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "json"])
+def test_blanks_around_names_of_columns_do_not_count(new, tmp_path, kind):
+    rows = [{f"{name} ": value for name, value in row.items()} for row in items()]
+    if kind == "parquet":
+        pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
+    else:
+        lines = list(map(json.dumps, rows))
+        (tmp_path / f"t.{kind}").write_text("\n".join(lines) if kind == "jsonl" else f"[{', '.join(lines)}]")
+    for options in ((), ("--text", "title ", "--id", "id ", "--labels", "tags ")):
+        printed = " ".join(new(f"t.{kind}", *options).split())
+        assert "text title (" in printed and "labels tags (" in printed and "id id (unique" in printed
+
+
+def test_a_column_with_a_plus_in_its_name_is_an_error_not_left_out(new, tmp_path):
+    flags = {name: lambda i, n=n: int(i % (n + 2) == 0) for n, name in enumerate(["Python", "Java", "C++", "Go"])}
+    rows = [{key: row[key] for key in row if key != "tags"} for row in items(**flags)]
+    write_csv(tmp_path / "t.csv", rows)
+    for options in ((), ("--labels", "Python + C++")):
+        error = new("t.csv", *options, status=2)
+        assert "a `+`, which joins columns" in error and "C++" in error
+    assert "labels: 3," in new("t.csv", "--labels", "Python + Java + Go")
+    write_csv(tmp_path / "t.csv", items(**{"Q+A": lambda i: f"a question {i}"}))
+    assert "a `+`, which joins columns" in new("t.csv", "--text", "Q+A", status=2)
+
+
+def test_a_test_table_without_pictures_is_a_warning(new, tmp_path):
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "a.jpg")
+    write_csv(tmp_path / "train.csv", items(image=lambda i: "a.jpg"))
+    write_csv(tmp_path / "test.csv", items(9, 50, picture=lambda i: "a.jpg"))
+    printed = new("train.csv", "--test", "test.csv")
+    assert "no item of test has a picture, but 40 of train have (--images, --pictures)" in printed

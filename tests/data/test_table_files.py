@@ -91,6 +91,18 @@ def test_a_row_that_is_broken_by_itself_is_its_error(tmp_path):
             records(tmp_path / name)
 
 
+def test_names_of_columns_are_without_blanks_and_different(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{" id": 1, "title ": "a"}\n{"id": 2, "id ": 3}\n')
+    (good, bad) = (record for _, record in table_files.read_rows([tmp_path / "t.jsonl"], TableForm()))
+    assert good == {"id": 1, "title": "a"} and "names a column twice" in str(bad)
+    pq.write_table(pa.table({" id": [1], "title ": ["a"]}), tmp_path / "t.parquet")
+    assert records(tmp_path / "t.parquet") == [good]
+    for names in (["id", "id "], ["id", "id"]):
+        pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=names), tmp_path / "t.parquet")
+        with pytest.raises(VixmlError, match="names a column twice"):
+            records(tmp_path / "t.parquet")
+
+
 def test_excel_keeps_the_zeros_of_its_format(tmp_path):
     rows = [[], ["id", "title", "tags"], [7, 'Rod, "long"', "a|b"], [8.0, "Zwei\nZeilen ü", None]]
     (tmp_path / "t.xlsx").write_bytes(excel(rows, A3="000"))

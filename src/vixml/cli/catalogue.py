@@ -33,7 +33,7 @@ def new(
     test_fraction: Annotated[
         float | None, Option(min=0.001, max=0.9, help="Share of items for test.", rich_help_panel=FILES)
     ] = None,
-    id: Annotated[str | None, _option("Column of ids.", COLUMNS)] = None,
+    id: Annotated[str | None, _option("Column of ids; '#row' numbers the rows.", COLUMNS)] = None,
     text: Annotated[str | None, _option("Columns of text, e.g. 'title + description'.", COLUMNS)] = None,
     labels: Annotated[str | None, _option("Column of labels, or several joined by +.", COLUMNS)] = None,
     labels_are: Annotated[
@@ -50,7 +50,6 @@ def new(
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     quote: Quote = None,
-    decimal: Annotated[str | None, _option("Decimal sign.", FORM)] = None,
     sheet: Sheet = None,
     records: Records = None,
     no_header: NoHeader = False,
@@ -70,7 +69,7 @@ def new(
     from vixml.data.new import Options, new_catalogue
 
     columns = {
-        "id": id, "text": text, "labels": labels, "images": images, "separator": char(separator), "decimal": decimal,
+        "id": id, "text": text, "labels": labels, "images": images, "separator": char(separator),
         "image_separator": char(image_separator), "labels_are": labels_are, "fold_case": fold_case, "strip_html": strip_html,
         "unlabelled": "keep" if keep_unlabelled else "skip",
     }  # fmt: skip

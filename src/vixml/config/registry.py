@@ -181,6 +181,11 @@ class Catalogue(Strict):
         "keep", description="Items without any label: kept, or left out of train and test and counted (`skip`)."
     )
 
+    @field_validator("id", "labels", "images")
+    @classmethod
+    def _as_read(cls, value: str | None) -> str | None:
+        return value and value.strip()  # as names of columns are read
+
     @model_serializer(mode="wrap")
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         kept, later = handler(self), list(type(self).model_fields)[8:]

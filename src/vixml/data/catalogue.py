@@ -317,7 +317,10 @@ class _Build:
             )
         if self.entry.labels_are == "columns":
             return self._clean(set_flags(record, columns, where))
-        return self._clean(table.values(record, self.entry.labels, where))
+        names = table.values(record, self.entry.labels, where)
+        clean = self._clean(names)
+        table.left_out["labels_of_tags_only"] += len(names) - len(clean)
+        return clean
 
     def _clean(self, names: list[str]) -> list[str]:
         """Return names of labels as texts are: on one line, storable, without HTML if the registry says so."""

@@ -14,9 +14,9 @@ from typing import Any
 from vixml.config.registry import Catalogue, TableForm
 from vixml.data.catalogue import IMAGE, images_by_id
 from vixml.data.guess_form import URL, Report, separator_name, undecided
-from vixml.data.label_names import NUMBER, flag, guess_separator, parse_list
-from vixml.data.table_files import read_parts
-from vixml.data.texts import TAG
+from vixml.data.label_names import NUMBER, SEPARATORS, flag, guess_separator, parse_list
+from vixml.data.table_files import plain, read_parts
+from vixml.data.texts import TAG, without_html
 from vixml.errors import VixmlError
 
 SAMPLED = 3000
@@ -32,6 +32,7 @@ NAMES = {
 }  # fmt: skip
 PREFIX = "(?:[a-z]{1,2}:)|(?:product|item|article|produkt|artikel|short|long|main)[ _-]?"
 TITLES = "title|titel|titre|name|nom|subject|betreff|headline|question|bezeichnung"
+ROW = "#row"  # in place of a column of ids: the number of the row
 EMPTY = ("null", "none", "nan", "n/a", "#n/a", "na", "-", "\\n")
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|nbsp|apos|[a-z]{2}uml|#\d+|#x[0-9a-f]+);", re.IGNORECASE)
 
@@ -127,10 +128,16 @@ class Sample:
         if (value := self.given.get(role)) is None or (value == "none" and role == "images"):
             return None if value is None else []
         by_name = {column.name: column for column in self.columns}
+        if role == "id" and value == ROW and ROW not in by_name:
+            return []
         names = [value] if value in by_name else [name.strip() for name in value.split("+")]
+        joined = [name for name in by_name if "+" in name and name in value]
+        if joined and (not by_name.keys() >= set(names) or (names == joined and role == "text")):
+            raise _has_plus(self.path, joined)
         for name in names:
             if name not in by_name:
-                raise VixmlError(f"no column {name!r}", where=self.path, found=self.names, hint=f"--{role}")
+                hint = f"--{role}" + f", or --id '{ROW}' for the number of the row" * (role == "id")
+                raise VixmlError(f"no column {name!r}", where=self.path, found=self.names, hint=hint)
         return self.take([by_name[name] for name in names])
 
 
@@ -174,7 +181,7 @@ def guess_catalogue(
         report.guess("labels are", "columns", "they hold 0 and 1 only", "--labels-are values")
     else:
         report.guess("labels", entry["labels"], f"e.g. {_example(labels[0])}", "--labels")
-    entry["id"] = ids[0].name if ids else "#row"
+    entry["id"] = ids[0].name if ids else ROW
     zeros = next((v for v in (ids[0].texts if ids else []) if re.fullmatch(r"0\d+", v)), None)
     kept = f"; leading zeros are kept, e.g. {zeros}" if zeros else ""
     why = f"unique{kept}" if ids else "no column of ids that differ"
@@ -187,18 +194,26 @@ def guess_catalogue(
         [v for c in numbers for v in c.texts if re.search(rf"\d{sign}\d{{1,2}}\b(?!\d)", v)] for sign in (",", r"\.")
     )
     if comma or point:
-        sign = given.get("decimal") or ("," if len(comma) > len(point) else ".")
-        shown = (comma if sign == "," else point) or comma or point
+        sign = "," if len(comma) > len(point) else "."
+        shown = comma if sign == "," else point
         report.guess("decimal sign", sign, f"e.g. {shown[0]}; columns of numbers are not used", "--text, --labels")
-    values = [value for c in [*text, *labels] for value in c.texts]
+    found = [value for c in labels for value in c.texts]
+    if entry["lists"]:  # `<java><c#>` is a list, and no HTML
+        found = [str(name) for value in found for name in parse_list(value) or [value]]
+    values = [value for c in text for value in c.texts] + found
     has_html = sum(bool(TAG.search(v) or _ENTITY.search(v)) for v in values)
     strip = given["strip_html"] if given.get("strip_html") is not None else has_html > 0
     if unused := [c.name for c in sample.free]:
         report.guess("not used", ", ".join(unused)[:80], f"{len(unused)} of {len(columns)} columns", "--text, --labels")
     why = f"{has_html} of {len(values)} sampled values have tags or entities"
     report.guess("HTML", "removed" if strip else "kept", why, "--keep-html" if strip else "--strip-html")
-    used = [str(record.get(c.name)) for c in [*text, *labels] for record in sample.records]
-    empty = sorted({value for value in used if value.strip().lower() in EMPTY and value != "None"})
+    if tagged := [value for value in found if strip and TAG.search(value)]:
+        share = f"{len(tagged)} of {len(found)} sampled labels have tags, which are removed"
+        report.warn(f"{share}: {tagged[0][:60]!r} becomes {without_html(tagged[0])[:60]!r} (--keep-html)")
+    used = [
+        str(cell) for c in [*text, *labels] for record in sample.records if (cell := record.get(c.name)) is not None
+    ]
+    empty = sorted({value for value in used if value.strip().lower() in EMPTY})
     if empty:
         report.guess("empty values", ", ".join(empty), "they mean nothing", "catalogue.empty in the file")
     entry |= {"strip_html": strip, "empty": empty, "fold_case": bool(given.get("fold_case"))}
@@ -233,7 +248,7 @@ def _guess_ids(sample: Sample) -> list[Column]:
     unique = [
         c for c in sample.free
         if c.filled >= 0.9 and c.distinct >= 0.9 and max(map(len, c.texts)) <= 64
-        and not any(isinstance(v, list | dict) for v in c.cells)
+        and all(isinstance(plain(v), str) or type(plain(v)) is int for v in c.cells)  # what a build takes
     ]  # fmt: skip
     if called := [c for c in unique if c.called("id")]:
         return sorted(called, key=lambda c: c.name.strip().lower() != "id")[:1]
@@ -254,14 +269,24 @@ def _guess_labels(sample: Sample) -> list[Column]:
         names = [c.name for c in called]
         option = f"--labels NAME, or --labels '{' + '.join(names)}'"
         raise undecided("several columns may hold the labels", sample.path, ", ".join(names), option)
-    flags = [c for c in usable if "+" not in c.name and all(flag(value) is not None for value in c.texts)]
+    flags = [c for c in usable if all(flag(value) is not None for value in c.texts)]
     prefixed = [c for c in flags if re.match(rf"(?:{NAMES['labels']}|is|has)[ _.:-]", c.name.strip(), re.IGNORECASE)]
     for group in (prefixed, flags):
         if len(group) > 2 and _is_multi_hot(group):
+            if joined := [c.name for c in group if "+" in c.name]:
+                raise _has_plus(sample.path, joined)
             return group
     likely = [c.name for c in usable if c.recurs and c.distinct > 0.01 and c.share(NUMBER.match) < 0.5]
     hint = "--labels NAME" + (f"; values recur in {', '.join(likely)}" if likely else "")
     raise undecided("no column is known to hold the labels", sample.path, sample.names, hint)
+
+
+def _has_plus(path: Path, names: Sequence[str]) -> VixmlError:
+    """Return the error for columns that cannot be named beside others."""
+    return VixmlError(
+        "the name of a column has a `+`, which joins columns", where=path, found=", ".join(names)[:200],
+        hint="rename it in the table, or name the columns to use without it: --labels, --text, --images",
+    )  # fmt: skip
 
 
 def _guess_texts(sample: Sample) -> list[Column]:
@@ -287,9 +312,11 @@ def _guess_separator(entry: dict[str, Any], labels: list[Column], sample: Sample
         if values:
             report.guess("separator", "lists" if entry["lists"] else "none", "cells hold lists", "--separator")
     else:
-        entry["separator"], reason, doubtful = guess_separator([html.unescape(cell) for cell in cells])
+        cells = [html.unescape(cell) for cell in cells]
+        entry["separator"], reason, doubtful = guess_separator(cells)
         report.guess("separator", separator_name(entry["separator"]), reason, "--separator")
-        longest = max(cells, key=len)
+        marks = [entry["separator"]] if entry["separator"] else SEPARATORS
+        longest = max((cell for cell in cells if any(mark in cell for mark in marks)), key=len, default="")
         if "/" in entry["separator"] or ">" in entry["separator"]:
             report.warn(f"each level of a path like {longest[:60]!r} is a label: --separator none keeps whole paths")
         if doubtful:
@@ -307,8 +334,8 @@ def _find_pictures(
         report.guess("pictures", "none", "no column of paths or URLs", "--images, --pictures")
         return
     if not images:
-        known = images_by_id(pictures)
-        hits = sum(str(value) in known for value in (ids[0].cells if ids else []))
+        known, values = images_by_id(pictures), {str(value) for value in (ids[0].cells if ids else [])}
+        hits = len(values & known.keys())
         if not hits:
             raise undecided(
                 "no column names pictures, and no file in the folder is named by an id", sample.path,
@@ -317,6 +344,9 @@ def _find_pictures(
         named = ids[0].name
         entry |= {"images": named, "images_are": "ids", "folder": str(pictures.resolve())}
         report.guess("pictures", f"files in {pictures}, named by {named}", f"{hits} sampled ids have one", "--images")
+        owners = Counter(path for value in values for path in known.get(value, ()))
+        if shared := sorted(path for path, n in owners.items() if n > 1):
+            report.warn(f"{len(shared)} pictures are named by two ids and belong to both, e.g. {shared[0]} (--images)")
         return
     cells = [str(cell) for c in images for cell in c.cells if not isinstance(cell, list)]
     separator, reason = sample.given.get("image_separator"), "given"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vixml.data.table_files import csv_rows, kind_of, open_bytes, read_rows, she
 from vixml.errors import VixmlError
 
 SAMPLE_BYTES = 1 << 18
+TEXT_KINDS = ("csv", "lines", "json")  # those with an encoding
 UTF8 = ("utf-8", "utf8", "utf-8-sig")
 WHY_ENCODING = {
     "ascii": "ASCII only", "utf-8": "all bytes are valid UTF-8",
@@ -55,8 +56,16 @@ def undecided(what: str, path: object, found: object, option: str) -> VixmlError
     return VixmlError(what, where=path, found=found, hint=f"say so: {option}")
 
 
-def guess_form(paths: Sequence[Path], given: Mapping[str, Any], report: Report) -> TableForm:
-    """Guess how files of one table are written: the first decides, but for the encoding; ``given`` are keys that the user set.
+def guess_form(
+    paths: Sequence[Path], given: Mapping[str, Any], report: Report, beside: Sequence[Path] = ()
+) -> TableForm:
+    """Guess how files of one table are written: the first decides, but for the encoding and the sheet.
+
+    Args:
+        paths: its files.
+        given: keys that the user set.
+        report: gets the guesses.
+        beside: files of another table, of which encoding and sheet must be the same.
 
     Raises:
         VixmlError: empty, of different kinds, or what cannot be told.
@@ -70,20 +79,29 @@ def guess_form(paths: Sequence[Path], given: Mapping[str, Any], report: Report) 
             if not stream.read(1):
                 raise VixmlError("a table is empty", where=one, hint="is the export finished?")
     kind = kinds.pop()
-    if kind in ("csv", "lines", "json") and "encoding" not in found:
-        encodings = {guess_encoding(one) for one in paths}
-        encodings -= {"ascii"} if len(encodings) > 1 else set()
+    if kind in TEXT_KINDS and "encoding" not in found:
+        texts = [*paths, *(one for one in beside if kind_of(one) in TEXT_KINDS)]
+        encodings = {guess_encoding(one): one for one in texts[::-1]}
         if len(encodings) > 1:
-            raise undecided("the files have different encodings", path, ", ".join(sorted(encodings)), "--encoding NAME")
-        found["encoding"] = {"ascii": "utf-8"}.get(encoding := encodings.pop(), encoding)
+            encodings.pop("ascii", None)
+        if len(encodings) > 1:
+            raise VixmlError(
+                "the files have different encodings", where=path,
+                found=", ".join(f"{one.name}: {encoding}" for encoding, one in sorted(encodings.items())),
+                expected="one encoding", hint="save them in one; or --encoding NAME, if one of these is guessed wrong",
+            )  # fmt: skip
+        found["encoding"] = {"ascii": "utf-8"}.get(encoding := next(iter(encodings)), encoding)
         report.guess("encoding", found["encoding"], WHY_ENCODING.get(encoding, "by its first bytes"), "--encoding")
     if kind == "csv":
         _guess_csv(path, found, given, report)
     elif kind == "excel" and "sheet" not in found:
-        found["sheet"], *others = sheets_of(path)
-        report.guess("sheet", found["sheet"], "the first", "--sheet")
-        if others:
-            report.warn(f"{path.name} has other sheets, which are not read: {', '.join(others)} (--sheet)")
+        sheets = {one: sheets_of(one) for one in [*paths, *beside] if kind_of(one) == "excel"}
+        names = list(dict.fromkeys(first for first, *_ in sheets.values()))
+        found["sheet"] = names[0] if len(names) == 1 else None  # the first of each
+        report.guess("sheet", ", ".join(names)[:200], "the first" + " of each" * (len(names) > 1), "--sheet")
+        for one, (_, *others) in sheets.items():
+            if others:
+                report.warn(f"{one.name} has other sheets, which are not read: {', '.join(others)} (--sheet)")
     elif kind == "json" and "records" not in found:
         text = _sample(path, TableForm(**found).encoding).lstrip()
         nested = re.search(r'"([^"\\]+)"\s*:\s*\[\s*\{', text)
@@ -92,6 +110,49 @@ def guess_form(paths: Sequence[Path], given: Mapping[str, Any], report: Report) 
             found["records"] = nested[1]
             report.guess("records", nested[1], "the first array of objects", "--records")
     return TableForm(**found)
+
+
+def common_form(files: Sequence[Path], test: Sequence[Path], given: Mapping[str, Any], report: Report) -> TableForm:
+    """Guess how the tables of training and test items are written, which is one form.
+
+    Args:
+        files: of the training table.
+        test: of the test table, or none.
+        given: keys that the user set.
+        report: gets the guesses.
+
+    Raises:
+        VixmlError: as :func:`guess_form`, or two forms.
+    """
+    form = guess_form(files, given, report, test)
+    if not test:
+        return form
+    alike = {"encoding": form.encoding} if kind_of(files[0]) in TEXT_KINDS else {"sheet": form.sheet}
+    other = guess_form(test, alike | dict(given), Report())
+    differ = [key for key, value in form.model_dump().items() if value != getattr(other, key)]
+    if differ == ["escape"] and None in (form.escape, other.escape):
+        # A table without a quote inside a cell does not show how one would be written.
+        paths, plain, escaped = (files, form, other) if form.escape is None else (test, other, form)
+        if _reads_alike(paths, plain, escaped):
+            report.guess("escape", escaped.escape, "one table has it before quotes, the other has no quotes", "--quote")
+            return escaped
+    if differ:
+        raise VixmlError(
+            "train and test are written differently", where=test[0], found=f"another {', '.join(differ)}",
+            expected=f"as {files[0]}", hint="export both in one form, or one table without --test",
+        )  # fmt: skip
+    return form
+
+
+def _reads_alike(paths: Sequence[Path], plain: TableForm, escaped: TableForm) -> bool:
+    """Return whether a CSV table gives the same rows in a form with an escape character, which escapes itself, too."""
+    mark, nothing = str(escaped.escape), ("", None)
+    with suppress(VixmlError):
+        for (_, one), (_, other) in zip_longest(read_rows(paths, plain), read_rows(paths, escaped), fillvalue=nothing):
+            if not isinstance(one, dict) or {name: cell.replace(mark * 2, mark) for name, cell in one.items()} != other:
+                return False
+        return True
+    return False
 
 
 def form_like(
@@ -161,7 +222,7 @@ def _fits(paths: Sequence[Path], form: TableForm, columns: set[str], few: bool =
 def _encoded(paths: Sequence[Path], encoding: str) -> tuple[int, int, int]:
     """Return how many lines of a sample with other characters than ASCII are in an encoding, how many are not, and all lines."""
     good = bad = n = 0
-    for path in paths if kind_of(paths[0]) in ("csv", "lines", "json") else ():
+    for path in paths if kind_of(paths[0]) in TEXT_KINDS else ():
         with open_bytes(path) as stream:
             lines = stream.read(SAMPLE_BYTES).splitlines(keepends=True)
         wide = encoding.lower().startswith(("utf-16", "utf16", "utf-32", "utf32"))

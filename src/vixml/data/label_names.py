@@ -18,7 +18,9 @@ SEPARATORS = ("||", "|", ";", "\n", "\t", ",", " > ", " / ", "/")
 NUMBER = re.compile(r"[-+]?[€$£]?\s?\d{1,3}(?:[.,'\s]?\d{3})*(?:[.,]\d+)?\s?[€$£%]?$|[-+]?\d+(?:[.,]\d+)?$")
 TRUE, FALSE = {"1", "true", "yes", "y", "x", "t"}, {"0", "false", "no", "n", "f", ""}
 _QUOTED = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
-_CALL = re.compile(r"^(?:array|frozenset|set|list|tuple|Index|Series)\((.*?)(?:, *dtype=[^()]*)?\)$", re.DOTALL)
+_CALL = re.compile(r"(?:array|frozenset|set|list|tuple|Index|Series)\((.*)\)", re.DOTALL)
+# Stack Exchange: <c#><.net>; a closing tag or an address is no name.
+_ANGLED = re.compile(r"(?:<[^<>\s/]+>)+")
 _VECTOR = re.compile(r"[01](?:\.0*)?(?:[ ,;|\t]+[01](?:\.0*)?){2,}")
 _NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # joiners are left: they change how a word reads
 # What a name is looked at for: beyond this, a share of them says as much.
@@ -31,17 +33,23 @@ def folded(name: str) -> str:
 
 
 def parse_list(cell: str) -> list[Any] | None:
-    """Return the list that a cell holds in the notation of JSON, Python, numpy or PostgreSQL, or None.
+    """Return the list that a cell holds in the notation of JSON, Python, numpy, PostgreSQL or Stack Exchange, or None.
 
     Example:
         >>> parse_list('["a", "b"]'), parse_list("{'a', 'b'}"), parse_list("['a' 'b c']"), parse_list('{a,"b, c"}')
         (['a', 'b'], ['a', 'b'], ['a', 'b c'], ['a', 'b, c'])
-        >>> parse_list("[sic] a"), parse_list("(new)"), parse_list('{"a": 1}')
-        (None, None, None)
+        >>> parse_list("<c#><.net>"), parse_list("array(['a'], dtype=object)")
+        (['c#', '.net'], ['a'])
+        >>> parse_list("[sic] a"), parse_list("(new)"), parse_list('{"a": 1}'), parse_list("<b>a</b>")
+        (None, None, None, None)
     """
     cell = cell.strip()
-    if call := _CALL.match(cell):
-        cell = call[1].strip()
+    if _ANGLED.fullmatch(cell):
+        return cell[1:-1].split("><")
+    if call := _CALL.fullmatch(cell):
+        values, dtype, name = call[1].rpartition("dtype=")  # a pattern would look at the rest again for each comma
+        is_typed = dtype and values.rstrip().endswith(",") and not set(name) & set("()")
+        cell = (values.rstrip()[:-1] if is_typed else call[1]).strip()
     if cell[:1] + cell[-1:] not in ("[]", "()", "{}"):
         return None
     if cell[0] == "[" and _parts(cell[1:-1]):  # Python joins such texts into one
@@ -72,13 +80,16 @@ def _parts(inner: str) -> list[str] | None:
 def guess_separator(cells: Sequence[str]) -> tuple[str, str, bool]:
     """Return the separator of values in cells (``""``: one value each), the reason, and whether it is doubtful.
 
-    A separator cuts cells into values that other cells have, too; one that cuts prose gives values seen once.
+    A separator cuts cells into values that other cells have, too; one that cuts prose gives values seen once. Equal cells
+    count once: a name that many items have says nothing about its parts.
 
     Example:
         >>> guess_separator(["a|b", "b|c, d", "c, d|a"])[0], guess_separator(["Smith, J", "Lee, K"])[0]
         ('|', '')
+        >>> guess_separator(["Toys", "Sports, Outdoors", "Sports, Outdoors"])[0], guess_separator(["a > b", "c"])[0]
+        ('', ' > ')
     """
-    found = []
+    found, different = [], set(cells)
     for separator in SEPARATORS:
         # A comma inside a number is a decimal sign.
         several = [
@@ -86,11 +97,11 @@ def guess_separator(cells: Sequence[str]) -> tuple[str, str, bool]:
         ]
         if not several:
             continue
-        uses = Counter(part.strip() for cell in cells for part in set(cell.split(separator)))
-        parts = [part.strip() for cell in several for part in cell.split(separator) if part.strip()]
+        uses = Counter(part for cell in different for part in {part.strip() for part in cell.split(separator)})
+        parts = [part.strip() for cell in set(several) for part in cell.split(separator) if part.strip()]
         again = sum(uses[part] > 1 for part in parts) / max(len(parts), 1)
         found.append((again, len(several), separator))
-        sure = separator in ("||", "|", ";", "\n", "\t") and len(several) >= 0.05 * len(cells)
+        sure = separator in ("||", "|", ";", "\n", "\t", " > ") and len(several) >= 0.05 * len(cells)
         if sure or again >= 0.6:
             words = f"{len(several)} of {len(cells)} cells have it, and {again:.0%} of the parts occur in other cells"
             return separator, words, again < 0.2

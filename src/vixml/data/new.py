@@ -13,7 +13,7 @@ from vixml.config.defaults import FEWEST_TO_TRAIN, has_linear, training_defaults
 from vixml.config.load import load_world, validate
 from vixml.config.registry import NAME, Dataset
 from vixml.data.guess import guess_catalogue
-from vixml.data.guess_form import Report, guess_form
+from vixml.data.guess_form import Report, common_form
 from vixml.data.survey import Survey, facts_of
 from vixml.data.table_files import expand
 from vixml.errors import VixmlError
@@ -49,14 +49,7 @@ def new_catalogue(options: Options) -> str:
     test = [path for pattern in options.test for path in expand(pattern)]
     paths = {"train": files, "test": test} if test else {"items": files}
     report = Report()
-    form = guess_form(files, options.form, report)
-    if test and (other := guess_form(test, options.form, Report())) != form:
-        differ = [key for key, value in form.model_dump().items() if value != getattr(other, key)]
-        if differ != ["encoding"] or "utf-8" not in (form.encoding, other.encoding):
-            raise VixmlError(
-                "train and test are written differently", where=test[0], found=f"another {', '.join(differ)}",
-                expected=f"as {files[0]}", hint="export both in one form, or one table without --test",
-            )  # fmt: skip
+    form = common_form(files, test, options.form, report)
     entry, text = guess_catalogue(paths, form, options.columns, options.pictures, report)
     tables = {name: [str(path.resolve()) for path in parts] for name, parts in paths.items()}
     tables = {name: parts[0] if len(parts) == 1 else parts for name, parts in tables.items()}
@@ -159,6 +152,7 @@ def _splits(best: str, n_train: int) -> dict[str, str]:
 
 def render(options: Options, dataset: Dataset, survey: Survey) -> str:
     """Return the file's text."""
+    name = quoted(options.name)  # 2024 and 1e3 are names, too
     found = training_defaults(**facts_of(survey))
     entry = dataset.catalogue
     assert entry is not None
@@ -201,25 +195,25 @@ def render(options: Options, dataset: Dataset, survey: Survey) -> str:
 #
 # {survey.rows["train"]:,} training items, {survey.rows["test"]:,} test items, {len(survey.names):,} labels.
 
-name: {options.name}
+name: {name}
 description: {quoted(f"The catalogue {options.name}.")}
 config_dir: {quoted(str(options.out))}   # this file has all parts of a folder of configuration
 include: {quoted(include)}   # the project's models
 
 targets:
-  - dataset: {options.name}
+  - dataset: {name}
     seeds: [0]   # three or more give intervals
     split: test
     runs: {quoted(list(labels))}
-tables: [{options.name}]
+tables: [{name}]
 figures: []
 compare: [text, tagger]   # in the report
 side_by_side: {quoted([run for run in labels if run in ("text", "vixml", "tagger")])}
 
 # -- the data: change a guess here, then run again
 datasets:
-  {options.name}:
-    title: {options.name}
+  {name}:
+    title: {name}
     builder: catalogue
     text: {quoted(dataset.text)}   # columns, joined by a space
 {split}{image_size}    expect: {quoted(expect)}   # a build with other counts stops: change or remove it with the data
@@ -227,7 +221,7 @@ datasets:
 {catalogue}
 
 # -- how runs are trained; the numbers follow from the size of the data (src/vixml/config/defaults.py)
-dataset: {options.name}
+dataset: {name}
 base:
   preset: catalogue   # config/presets/catalogue.yaml has the rest
   start: null   # an earlier model to start from: `vixml fit {options.name} --from MODEL`
@@ -255,11 +249,11 @@ runs:
     row: {{label: {quoted(labels["tagger"])}}}
 
 table:
-  id: {options.name}
-  title: {options.name}
+  id: {name}
+  title: {name}
   metrics: ["P@1", "P@3", "P@5", "PSP@1", "R@10", "R@100"]
   measured:
-    - dataset: {options.name}
+    - dataset: {name}
       title: {quoted(f"{options.name}, measured here")}
       rows:
 {rows}"""

@@ -158,6 +158,8 @@ class Survey:
         copies = sum(n - 1 for n in self._texts["train"].values())
         if copies > 0.05 * self.rows["train"]:
             warn(f"{copies} items of train repeat the text of another one")
+        if lost := sum(rules[split].get("labels_of_tags_only", 0) for split in ("train", "test")):
+            warn(f"{lost} labels are nothing but HTML tags, which are removed: left out (--keep-html)")
         if names and sum(bool(_NUMBER.match(name)) for name in names) >= 0.5 * len(names):
             warn(f"labels are numbers, e.g. {names[0]}: is {entry.labels!r} the column of labels? (--labels)")
         if max(map(len, names)) > 200:
@@ -182,6 +184,10 @@ class Survey:
             )
         if missing := sum(not there for there in self.images.values()):
             warn(f"{missing} of {len(self.images)} pictures are not in the folder (--pictures)")
+        pictured = {split: sum(n > 0 for n in found) for split, found in self.images_per_item.items()}
+        if any(pictured.values()) and not all(pictured.values()):
+            lacking, other = sorted(pictured, key=pictured.__getitem__)
+            warn(f"no item of {lacking} has a picture, but {pictured[other]} of {other} have (--images, --pictures)")
         if others := sum(rules[split].get("images_of_another_kind", 0) for split in ("train", "test")):
             warn(f"{others} pictures are neither inside the folder nor of the kind `{entry.images_are}`: left out")
 

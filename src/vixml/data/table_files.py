@@ -226,7 +226,7 @@ def _header(names: Sequence[object], where: str) -> list[str]:
     if not named or len(set(named)) < len(named):
         twice = sorted({name for name in named if named.count(name) > 1})
         raise VixmlError(
-            "a CSV file needs a header with one name per column" if not twice else "a header names a column twice",
+            "a table needs a header with one name per column" if not twice else "a header names a column twice",
             where=where, found=", ".join(twice or header)[:200] or "nothing", hint=GUIDE,
         )  # fmt: skip
     return header
@@ -377,7 +377,15 @@ class _Buffer:
 
 
 def _object(value: Any, where: str) -> dict[str, Any] | VixmlError:
-    return value if isinstance(value, dict) else _malformed(where, repr(value), "a JSON object")
+    """Return a record, its names without blanks around them as in a CSV file; what is none is its error."""
+    if not isinstance(value, dict):
+        return _malformed(where, repr(value), "a JSON object")
+    if all(name == name.strip() for name in value):
+        return value
+    try:
+        return dict(zip(_header(list(value), where), value.values(), strict=True))
+    except VixmlError as error:
+        return error
 
 
 def _malformed(where: str, found: str, expected: str) -> VixmlError:
@@ -392,8 +400,7 @@ def _read_parquet(path: Path, form: TableForm) -> Iterator[Row]:
         if path.name.lower().endswith(PACKED):
             source = io.BytesIO(stack.enter_context(open_bytes(path)).read())
         schema = pq.read_schema(source)
-        if len(schema) > COLUMN_LIMIT:
-            raise VixmlError("a table has too many columns", where=path, found=len(schema), expected=COLUMN_LIMIT)
+        header = _header(schema.names, str(path))
         # As dictionaries, a long value that many rows repeat takes memory once, and its length shows before it is copied.
         texts = [field.name for field in schema if pa.types.is_string(field.type)]
         file = stack.enter_context(pq.ParquetFile(source, read_dictionary=texts))
@@ -403,7 +410,7 @@ def _read_parquet(path: Path, form: TableForm) -> Iterator[Row]:
                     longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
                     if longest > 4 * CELL_LIMIT:
                         raise VixmlError("a cell is too long", where=f"{path}: {name}", found=f"{longest} bytes")
-            for record in batch.to_pylist():
+            for record in batch.rename_columns(header).to_pylist():
                 yield f"{path}, row {row}", record
                 row += 1
 
