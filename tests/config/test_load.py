@@ -360,6 +360,14 @@ def test_a_family_that_makes_no_sense_is_refused(config_dir, family, where, says
     assert error.where.endswith(where) and says in str(error)
 
 
+def test_an_untrained_baseline_does_not_start_from_an_earlier_model(config_dir):
+    start = {"folder": "shop.model", "sha256": "0" * 64}
+    runs = {"knn": {"preset": "untrained", "inference": {"method": "knn"}}, "trained": None}
+    write(config_dir, {"base": {"start": start}, "runs": runs}, "continued")
+    assert resolved(config_dir, "trained").start.folder == "shop.model"
+    assert resolved(config_dir, "knn").start is None, "a baseline with the published weights"
+
+
 def test_an_unknown_run_names_the_nearest(config_dir):
     write(config_dir, {"runs": {"text-minilm-l3": None}})
     assert "'text-minilm-l3'" in refused(resolved, config_dir, "text-minilm").hint

@@ -16,6 +16,7 @@ from vixml.stages import place
 from vixml.text import duration, markdown, milliseconds
 
 BASELINES = ("popularity", "knn", "linear")
+STARTED = " The earlier model that this training started from may have been trained on some of them, which scores it too high."
 
 
 def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int, tagger: str) -> str:
@@ -45,7 +46,8 @@ def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int,
     n = found[tagger].n_queries
     lines = [markdown(["on the test items", "P@1", "P@5", "PSP@1", "R@10", "training", "query"], rows).rstrip()]
     lines += [
-        f"Percent on {n:,} test items; ± half the 95 % interval over items.",
+        f"Percent on {n:,} test items; ± half the 95 % interval over items."
+        + STARTED * (project.run(dataset, tagger).start is not None),
         _against_baseline(project, found, tagger),
     ]
     return "\n".join([*lines, choice_sentence(found[tagger].scores["choice"])])

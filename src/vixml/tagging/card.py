@@ -20,6 +20,7 @@ INFERENCE = {
 INCLUDED = "Training items are included: ids, texts, labels and vectors. Whoever gets the folder can read them."
 THUMBNAILS = " Small images of them are, too."
 LEFT_OUT = "Training items are left out."
+CONTINUED = ", which this training did not see (but the model that it started from may have been trained on some)"
 
 
 def card(job: Job, config: RunConfig, corpus: Corpus, neighbours: bool, thumbnails: bool = False) -> str:
@@ -84,4 +85,8 @@ def _scores(job: Job) -> list[str]:
     found = read_json(folder / "scores.json")
     names = [name for name in SHOWN if name in found["metrics"]]
     table = markdown(names, [[f"{found['metrics'][name]:.1f}" for name in names]])
-    return [f"Percent, on {found['n_queries']:,} test items that no training saw:", "", table]
+    return [
+        f"Percent, on {found['n_queries']:,} test items{CONTINUED if job.run.start else ' that no training saw'}:",
+        "",
+        table,
+    ]

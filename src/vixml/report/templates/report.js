@@ -2,15 +2,15 @@
 (() => {
   "use strict";
   const MISSING = new Set(["", "–", "not run", "not-run"]);
-  const UNITS = { s: 1, min: 60, h: 3600, K: 1e3, M: 1e6, B: 1e9, T: 1e12 };
-  const NUMBER = /^([+−-]?\d[\d,]*(?:\.\d+)?)\s*(s|min|h|K|M|B|T|%)?(?:\s*(?:[±(]|to ).*)?$/;
+  const UNITS = { ms: 1e-3, s: 1, min: 60, h: 3600, K: 1e3, M: 1e6, B: 1e9, T: 1e12 };
+  const NUMBER = /^(?:< )?([+−-]?\d[\d,]*(?:\.\d+)?(?:e[+−-]?\d+)?)\s*(ms|s|min|h|K|M|B|T|%)?(?:\s*(?:[±(]|to ).*)?$/;
   const said = document.getElementById("said");
 
   const textOf = (cell) => (cell ? cell.textContent.trim() : "");
 
   function numberOf(text) {
     const found = NUMBER.exec(text);
-    return found ? Number(found[1].replaceAll(",", "").replace("−", "-")) * (UNITS[found[2]] ?? 1) : NaN;
+    return found ? Number(found[1].replaceAll(",", "").replaceAll("−", "-")) * (UNITS[found[2]] ?? 1) : NaN;
   }
 
   // The column of each heading, with headings that span rows and columns taken into account.
