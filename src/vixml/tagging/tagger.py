@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vixml.config.registry import fields_of
+from vixml.data.lexical import DIM as LEXICAL_DIM
 from vixml.data.lexical import fold, tf_idf
 from vixml.data.texts import TextRules
 from vixml.data.tokens import load_tokenizer
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.images.decode import Undrawable, draw_or_prepare
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.encode import encode_items, expect_direction
@@ -37,7 +38,7 @@ from vixml.retrieval.ranking import LINEAR, Queries, rank_labels, searched_label
 from vixml.retrieval.search import SPARE, UNIT, decide, no_labels, on_device, search
 from vixml.retrieval.vote import with_images, with_lexical
 from vixml.runtime import choose_precision, find_device
-from vixml.tagging.model_folder import LABELS, LANGUAGE, LEXICAL, NEIGHBOURS, ModelFolder
+from vixml.tagging.model_folder import COPY_AGAIN, HEADER, LABELS, LANGUAGE, NEIGHBOURS, ModelFolder
 from vixml.tagging.thumbnails import Thumbnails
 
 T = TypeVar("T")
@@ -141,21 +142,21 @@ class Tagger:
         self._model = folder.model(self.prompts["train"], device).to(device)
         self._vision = folder.vision(device, precision)
         self._fields = folder.dataset.text_fields
-        names = folder.items(LABELS)
+        n, dim = folder.header["n_labels"], folder.header["dim"]
+        self._expect_sizes()
+        names = folder.items(LABELS, n)
         self.ids = names["id"].to_pylist()
         self.labels = [text or key for text, key in zip(names["text"].to_pylist(), self.ids, strict=True)]
         self.n_known, self._offset = len(self.labels), 0.0
-        self._known = {name: folder.array(f"{LABELS}/{name}.npy") for name in searched_labels(run.inference)}
+        self._known = {name: folder.vectors(f"{LABELS}/{name}.npy", n, dim) for name in searched_labels(run.inference)}
         self._added = {name: vectors[:0] for name, vectors in self._known.items()}
         self._linear = folder.linear()
         lexical = run.inference.lexical_weight > 0 or self._linear is not None
-        self._term_weights = folder.array(LEXICAL) if lexical else None
+        self._term_weights = folder.term_weights() if lexical else None
         self._voters = self._voter_labels = self._voter_items = None
         self._thumbnails, self.calibration = Thumbnails.open(folder), folder.calibration()
-        if f"{NEIGHBOURS}/vectors.npy" in folder:
-            self._voters = on_device(folder.array(f"{NEIGHBOURS}/vectors.npy"), device)
-            self._voter_labels = Ragged.load(folder.folder / NEIGHBOURS / "labels")
-            self._voter_items = folder.items(NEIGHBOURS)
+        if self.votes or f"{NEIGHBOURS}/vectors.npy" in folder:
+            self._open_voters()
         self._prepare()
 
     @classmethod
@@ -172,11 +173,31 @@ class Tagger:
                 two precisions differ in the third digit.
 
         Raises:
-            VixmlError: no model folder, a damaged one, or one of a newer version.
+            VixmlError: no model folder, a damaged one, one whose parts do not fit each other, or one of a newer version.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         return cls(ModelFolder.open(folder), find_device(device), precision)
+
+    def _expect_sizes(self) -> None:
+        """Check that the networks give vectors of the sizes that the header says."""
+        header, what = self.folder.header, "a network of a model folder does not fit its header"
+        needed = self._run.needs_embeddings
+        sizes = (self._model.backbone.dim, None if self._vision is None else self._vision.dim)
+        expected = (header["dim"], header["image_dim"] if needed else None)
+        expect_equal(sizes, expected, what, where=self.folder.folder / HEADER, hint=COPY_AGAIN)
+
+    def _open_voters(self) -> None:
+        """Open the training items: one vector, list of labels, id and text each."""
+        folder, how, labels = self.folder, self._run.inference, self.folder.folder / NEIGHBOURS / "labels"
+        self._voter_labels = Ragged.load(labels)
+        what, n_labels = "labels of the training items are not those of the model", folder.header["n_labels"]
+        expect_equal(self._voter_labels.n_cols, n_labels, what, where=labels, hint=COPY_AGAIN)
+        n, width = len(self._voter_labels), folder.header["dim"]
+        width += self._vision.dim if how.image_weight > 0 else 0
+        width += LEXICAL_DIM if how.lexical_weight > 0 else 0  # as in queries()
+        self._voters = on_device(folder.vectors(f"{NEIGHBOURS}/vectors.npy", n, width), self.device)
+        self._voter_items = folder.items(NEIGHBOURS, n)
 
     @property
     def votes(self) -> bool:
@@ -497,7 +518,8 @@ class Tagger:
         if "z" in self._known and self._model.prototypes is None:  # all-labels: a label without training items
             found["z"] = found["u"]
         elif "z" in self._known:
-            nearest = search(found["u"], self.folder.array(f"{LABELS}/u.npy"), 1)[0][:, 0]
+            known = self.folder.vectors(f"{LABELS}/u.npy", self.n_known, found["u"].shape[1])
+            nearest = search(found["u"], known, 1)[0][:, 0]
             model, device = self._model, self.device
             cluster = model.cluster[torch.from_numpy(nearest).long().to(device)]
             more = (unit.to(device),) if model.has_centroids else ()  # D7: without training items, the text vector
