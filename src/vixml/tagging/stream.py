@@ -129,6 +129,7 @@ def tag_table(
                 done = tagged.with_suffix(".json")
                 chunks.append(tagged)
                 if all(path.exists() for path in (done, tagged, _aside_part(tagged))):
+                    found = read_json(done)
                     advance.skip(len(chunk))
                 else:
                     read = list(map_in_order(pool, work, chunk, 64) if tagger.reads_images else map(work, chunk))
@@ -136,7 +137,6 @@ def tag_table(
                     _write_chunk(tagged, tags, aside, wanted.schema)
                     write_json(done, found)
                     advance(len(chunk))
-                found = read_json(done)
                 counts = {key: value + found[key] for key, value in counts.items()}
         if not counts["tagged"]:
             raise _nothing_tagged(paths[0], kept, counts)
