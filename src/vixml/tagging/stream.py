@@ -163,8 +163,12 @@ def _alone(out: Path) -> Iterator[None]:
                 raise VixmlError("another process writes these tags", where=out, hint=hint) from None
             except OSError:  # no locks here: _join notices a loss
                 pass
-            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
-                continue  # the former holder removed it at this moment
+            try:
+                held = os.path.samestat(path.stat(), os.fstat(lock.fileno()))
+            except FileNotFoundError:
+                held = False
+            if not held:  # the former holder removed it at this moment
+                continue
             try:
                 yield
             finally:
