@@ -21,7 +21,7 @@ from vixml.config.defaults import FEWEST_TO_CHOOSE, training_defaults, validatio
 from vixml.config.load import load_runs, load_workflow, load_world, merge, read_yaml
 from vixml.data.build import build_corpus
 from vixml.data.corpus import Corpus
-from vixml.data.guess_form import Report, guess_form
+from vixml.data.guess_form import Report, guess_encoding, guess_form
 from vixml.errors import VixmlError
 from vixml.files import read_json
 from vixml.training.train import validation_rows
@@ -306,6 +306,11 @@ def test_splits_hold_out_enough_to_choose(n):
     held = np.concatenate([validation_rows(n, share, split) for split in range(splits)])
     assert 2 <= splits <= 5 and len(np.unique(held)) >= FEWEST_TO_CHOOSE and len(held) - len(np.unique(held)) <= 2
     assert validation_splits(499) == validation_splits(4000) == (0, 0.0)
+
+
+def test_the_encoding_of_a_table_with_long_words_in_ascii_is_guessed_in_linear_time(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"id,photo\nr\xe9sum\xe9," + b"x" * (1 << 19) + b"\nna\xefve,x\n")
+    assert guess_encoding(tmp_path / "t.csv") == "cp1252"
 
 
 def test_an_unknown_encoding_is_refused(new, tmp_path):

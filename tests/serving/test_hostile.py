@@ -126,6 +126,20 @@ def test_malformed_forms_are_refused(served):
     assert served.form(("text", "a"), ("images", b"no image")).error["code"] == "invalid_image"
 
 
+@pytest.mark.parametrize("charset", ["undefined", "idna", "punycode", "unicode_escape", "rot13", "utf-7", '"', "\xff"])
+def test_a_form_in_another_encoding_is_refused(served, charset):
+    body = b'--edge\r\nContent-Disposition: form-data; name="text"\r\n\r\nxn--a-\\ud800\r\n--edge--\r\n'
+    kind = "multipart/form-data; boundary=edge; charset="
+    answer = served.ask("POST", "/v1/tags", body, {"content-type": kind + charset})
+    assert (answer.status, answer.error["code"]) == (415, "unsupported_charset")
+    assert served.ask("POST", "/v1/tags", body, {"content-type": f'{kind}"UTF-8"'}).status == 200
+
+
+def test_a_long_run_of_blanks_is_cleaned_in_linear_time(taggers):
+    with running(taggers("images")) as served:
+        assert served.post("/v1/tags", {"items": [f"a{chr(0xA0) * 32_000}b"] * 8, "k": 1}).status == 200
+
+
 def test_a_large_body_is_refused_before_or_while_it_is_read(served):
     large = b" " * (SMALL.body + 1)
     assert served.post("/v1/tags", large).error["code"] == "body_too_large"

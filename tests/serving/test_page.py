@@ -9,6 +9,8 @@ from chromium import started
 from playwright.sync_api import expect
 from served_model import running
 
+from vixml.serving.limits import Limits
+
 VIEWPORT = {"width": 1100, "height": 800}
 DROP = """
 ([data, type]) => {
@@ -119,6 +121,25 @@ def test_an_image_alone_and_one_that_cannot_be_read(served, visit, shop):
     page.evaluate(DROP, [base64.b64encode(b"text").decode(), "text/plain"])
     expect(page.get_by_role("alert")).to_have_text("That is no image file.")
     assert page.url == f"{served.url}/"
+
+
+def test_an_image_that_is_too_large_is_refused_and_nothing_is_asked(taggers, visit, shop):
+    large, small = bytes(8000), (shop.folder / "plum-9.png").read_bytes()
+    with running(taggers("images"), Limits(body=10_000)) as served:
+        page = visit(served)
+        expect(page.locator("#about")).to_contain_text("Shop: ")
+        page.evaluate(DROP, [base64.b64encode(large).decode(), "image/png"])
+        expect(page.get_by_role("alert")).to_contain_text("too large")
+        page.evaluate(DROP, [base64.b64encode(small).decode(), "image/png"])
+        expect(page.locator("#results h2")).to_have_text(["With the image"])
+        expect(page.get_by_role("alert")).to_be_hidden()
+        page.locator("#image").set_input_files({"name": "large.png", "mimeType": "image/png", "buffer": large})
+        expect(page.get_by_role("alert")).to_contain_text("too large")
+        assert page.locator("#image").input_value() == "" and page.locator("#preview").is_visible()
+        page.evaluate(DROP, [base64.b64encode(large).decode(), "image/png"])
+        page.wait_for_timeout(100)
+        expect(page.get_by_role("alert")).to_contain_text("too large")
+        assert served.metric("vixml_items_total") == 1
 
 
 def test_an_added_label_is_ranked_on_this_page_only(served, visit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from vixml.cli import fitting
 from vixml.cli.fitting import _write_start
 from vixml.config.run import SeededRun, Start
 from vixml.errors import VixmlError
@@ -115,3 +117,26 @@ def test_only_a_whole_model_folder_is_written_into_a_catalogue_s_file(packed, tm
     with pytest.raises(VixmlError, match="not a model folder"):
         _write_start(file, tmp_path / "none")
     assert file.read_bytes() == before
+
+
+def test_the_model_to_start_from_is_not_overwritten(packed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(packed("text"), "shop.model")
+    Path("linked.model").symlink_to("shop.model")
+    Path("Snakefile").touch()
+    file = Path("shop.yaml")
+    file.write_text("base:\n  start: null\n", encoding="utf-8")
+    for start, out in (("shop.model", None), (tmp_path / "shop.model", None), ("linked.model", "shop.model")):
+        with pytest.raises(VixmlError, match="would be overwritten") as caught:
+            fitting.fit(file, out and Path(out), Path(start))
+        assert "--out next.model" in caught.value.hint and "null" in file.read_text(encoding="utf-8")
+    # Nor by a later call without --from: the file names it.
+    target = SimpleNamespace(runs=[fitting.TAGGER], split="test", dataset="shop", seeds=[0])
+    workflow = SimpleNamespace(targets=[target], config_dir=tmp_path, results=tmp_path)
+    monkeypatch.setattr(fitting, "read_yaml", lambda path: {})
+    monkeypatch.setattr(fitting, "load_workflow", lambda *given: workflow)
+    monkeypatch.setattr(
+        fitting, "Job", lambda *given: SimpleNamespace(run=SimpleNamespace(start=start_of(Path("shop.model"))))
+    )
+    with pytest.raises(VixmlError, match="would be overwritten"):
+        fitting.fit(file)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -250,6 +251,72 @@ def test_a_folder_that_is_not_whole_is_one_clear_error(packed, tmp_path, damage,
     damage(folder)
     with pytest.raises(VixmlError, match=what):
         Tagger.load(folder)
+
+
+def array(name, change):
+    """Return what alters an array of a folder and signs it again."""
+
+    def damage(folder: Path) -> None:
+        changed = change(np.load(folder / name))
+        (folder / name).unlink()
+        np.save(folder / name, changed)
+        resigned(folder, name)
+
+    return damage
+
+
+def fewer_rows(name):
+    def damage(folder: Path) -> None:
+        table = pq.read_table(folder / name)
+        pq.write_table(table.slice(0, 4), folder / name)
+        resigned(folder, name)
+
+    return damage
+
+
+def no_array(folder: Path) -> None:
+    (folder / "labels/z.npy").write_bytes(b"no array")
+    resigned(folder, "labels/z.npy")
+
+
+def more_labels_than_there_are(folder: Path) -> None:
+    name = "neighbours/labels/header.json"
+    write_json(folder / name, read_json(folder / name) | {"n_cols": 99})
+    resigned(folder, name)
+
+
+def no_voters(folder: Path) -> None:
+    header = read_json(folder / HEADER)
+    header["files"] = {name: one for name, one in header["files"].items() if name != "neighbours/vectors.npy"}
+    write_json(folder / HEADER, with_digest(header))
+
+
+def with_a_gap(vectors: np.ndarray) -> np.ndarray:
+    vectors[-1, -1] = np.nan
+    return vectors
+
+
+Z, VOTERS = "labels/z.npy", "neighbours/vectors.npy"
+
+
+@pytest.mark.parametrize(("run", "damage", "what"), [
+    ("text", array(Z, lambda z: z.astype(float)), "float64"), ("text", array(Z, lambda z: z[:, :7]), "(9, 7)"),
+    ("text", array(Z, lambda z: z[:, 0]), "(9,)"), ("text", array(Z, lambda z: z[:4]), "(4, 32)"), ("text", no_array, "whole .npy"),
+    ("text", array(Z, with_a_gap), "not finite"), ("frozen", array("labels/u.npy", lambda u: u[:4]), "(4, 32)"),
+    ("text", fewer_rows("labels/items.parquet"), "4 rows"), ("text", fewer_rows("neighbours/items.parquet"), "4 rows"),
+    ("text", array(VOTERS, lambda rows: rows[:7]), "(7, 32)"), ("text", array(VOTERS, with_a_gap), "not finite"),
+    ("knn", array(VOTERS, lambda rows: rows[:, :32]), "32)"), ("chosen", array(VOTERS, lambda rows: rows[:, :32]), "32)"),
+    ("text", more_labels_than_there_are, "99"), ("knn", no_voters, "lacks a file"),
+    ("chosen", array("lexical.npy", lambda rows: rows[:, :9]), "(2, 9)"), ("chosen", array("linear/terms.npy", lambda t: t - 1 - t[0]), "terms"),
+    ("chosen", array("linear/coefficients.npy", lambda rows: rows[:, :4]), "4)"),
+    ("text", edited(dim=31), "31"), ("images", edited(image_dim=31), ""), ("images", edited(vision=None, image_dim=None), ""),
+])  # fmt: skip
+def test_parts_that_do_not_fit_each_other_are_refused_on_opening(packed, tmp_path, run, damage, what):
+    folder = Path(shutil.copytree(packed(run), tmp_path / "m"))
+    damage(folder)
+    with pytest.raises(VixmlError) as caught:
+        Tagger.load(folder)
+    assert what in str(caught.value)
 
 
 def test_the_card_tells_scores_use_data_and_licences(packed):

@@ -128,6 +128,77 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(tagger, tmp_path, mon
     assert not list(tmp_path.glob("*-tagging"))
 
 
+def test_a_chunk_that_lacks_a_file_is_tagged_again(tagger, tmp_path, monkeypatch):
+    table, out = write(tmp_path / "new.csv", [{"id": n, "text": NAMES[n % 7]} for n in range(9)]), tmp_path / "tags.csv"
+    monkeypatch.setattr(tagger_module, "ITEMS_AT_ONCE", 4)
+    tag_table(tagger, table, tmp_path / "whole.csv")
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for lost in ("00000001.csv", "00000000.aside", "00000002.json"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(stream, "_join", fail)
+            tag_table(tagger, table, out)
+        (tmp_path / "tags.csv-tagging" / lost).unlink()
+        assert tag_table(tagger, table, out)["tagged"] == 9
+        assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_what_a_kill_leaves_of_finished_work_is_not_resumed(tagger, tmp_path, monkeypatch):
+    table, out = write(tmp_path / "new.csv", [{"id": n, "text": NAMES[n % 7]} for n in range(9)]), tmp_path / "tags.csv"
+    monkeypatch.setattr(tagger_module, "ITEMS_AT_ONCE", 4)
+
+    def killed(folder: Path, **_: object) -> None:
+        (folder / "00000001.csv").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stream.shutil, "rmtree", killed)
+        tag_table(tagger, table, out)
+    before = out.read_bytes()
+    assert tag_table(tagger, table, out)["tagged"] == 9 and out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv", "tags.csv"]
+
+
+def test_two_processes_do_not_write_the_same_tags(tagger, tmp_path, monkeypatch):
+    table, out = write(tmp_path / "new.csv", [{"id": n, "text": NAMES[n % 7]} for n in range(9)]), tmp_path / "tags.csv"
+    monkeypatch.setattr(tagger_module, "ITEMS_AT_ONCE", 4)
+    tag_chunk = stream._tag_chunk
+
+    def meanwhile(*given: object) -> object:
+        with monkeypatch.context() as patch, pytest.raises(VixmlError, match="another process writes these tags"):
+            patch.setattr(stream, "_tag_chunk", tag_chunk)
+            tag_table(tagger, table, out)
+        return tag_chunk(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "_tag_chunk", meanwhile)
+        assert tag_table(tagger, table, out)["tagged"] == 9
+    assert len({row[0] for row in tags_in(out)}) == 9
+
+    # On a disk without locks, the first one removes the chunks of the second.
+    def removed(*given: object) -> object:
+        if (tmp_path / "tags.csv-tagging/00000001.json").exists():
+            stream.shutil.rmtree(tmp_path / "tags.csv-tagging")
+        return tag_chunk(*given)
+
+    before = out.read_bytes()
+    monkeypatch.setattr(stream, "_tag_chunk", removed)
+    with pytest.raises(VixmlError, match="removed meanwhile"):
+        tag_table(tagger, table, out)
+    assert out.read_bytes() == before
+    monkeypatch.setattr(stream, "_tag_chunk", tag_chunk)
+    assert tag_table(tagger, table, out)["tagged"] == 9 and out.read_bytes() == before
+
+
+def test_the_tags_replace_neither_the_table_nor_rows_that_were_put_aside_and_are_the_table(tagger, tmp_path):
+    table = write(tmp_path / "tags.csv.aside.csv", [{"id": 1, "text": "box"}])
+    with pytest.raises(VixmlError, match="replace the table"):
+        tag_table(tagger, table, tmp_path / "tags.csv")
+    assert table.exists()
+
+
 def test_other_options_or_labels_start_over(tagger, tmp_path, monkeypatch):
     table, out = write(tmp_path / "new.csv", [{"id": 1, "text": "box"}]), tmp_path / "tags.csv"
 

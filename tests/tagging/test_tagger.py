@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from vixml import Tagger
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
+from vixml.retrieval.ranking import rank_labels
 from vixml.stages import place
 
 
@@ -63,6 +65,35 @@ def test_tags_of_the_test_split_are_the_pipelines_predictions(shop, packed, run)
         assert [tag.label for tag in alone] == [tag.label for tag in tags[:4]]
 
 
+def test_fewer_or_more_tags_begin_with_the_pipelines_predictions(packed, monkeypatch):
+    # Searches that disagree: which labels are compared depends on how many each of them proposes.
+    tagger, random = Tagger.load(packed("chosen")), np.random.default_rng(2)
+    shapes = {name: vectors.shape for name, vectors in tagger._searched.items()}
+    z, coefficients = (random.normal(size=shapes[name]).astype(np.float32) for name in ("z", "linear"))
+    searched = {"z": z / np.linalg.norm(z, axis=1, keepdims=True), "linear": coefficients}
+    monkeypatch.setattr(tagger, "_searched", searched)
+    how = tagger._run.inference
+    weights = {"neighbours": 1, "prototype_weight": 1.0, "linear_weight": 1.0}
+    how = how.model_copy(update={"top_k": 5, "ridge": how.ridge.model_copy(update=weights)})
+    monkeypatch.setattr(tagger, "_run", tagger._run.model_copy(update={"inference": how}))
+    texts = [f"{shape} {hue}" for shape in ("box", "toy", "gem") for hue in ("plum", "river")]
+    queries = tagger.queries([tagger.read(text) for text in texts])
+    given = (queries, searched, tagger._voters, tagger._voter_labels)
+    expected, scores = rank_labels(*given, how, search=tagger._search)
+    alone = [rank_labels(*given, how.model_copy(update={"top_k": k}), search=tagger._search)[0] for k in range(1, 9)]
+    differ = [k for k, one in enumerate(alone, start=1) if (one[:, :5] != expected[:, :k]).any()]
+    assert min(differ) < 5 < max(differ)
+    for k in range(1, 9):
+        found, values = tagger.rank(queries, k)
+        assert found.shape == values.shape == (6, k)
+        np.testing.assert_array_equal(found[:, :5], expected[:, :k])
+        np.testing.assert_array_equal(values[:, :5], scores[:, :k])
+    assert all(len(set(row)) == 8 and -1 not in row for row in found.tolist())
+    assert [[tag.id for tag in tags] for tags in tagger.tags(queries, 8)] == [
+        [tagger.ids[one] for one in row] for row in found
+    ]
+
+
 def test_a_word_that_the_corpus_lacks_has_its_pretrained_vector(shop, packed):
     tagger = Tagger.load(packed("text"))
     table = tagger._model.backbone.network.get_input_embeddings().weight
@@ -89,6 +120,18 @@ def test_voters_are_the_nearest_training_items_with_the_label(shop, packed):
         assert [voter.similarity for voter in tag.voters] == pytest.approx([similar[row] for row in voted], abs=1e-6)
 
 
+@pytest.mark.parametrize("run", ["chosen", "knn", "images--augmented"])
+def test_no_voter_is_named_that_did_not_vote(packed, run):
+    tagger = Tagger.load(packed(run))
+    how = tagger._run.inference
+    most = {"chosen": how.ridge.neighbours, "knn": how.neighbours, "images--augmented": how.retrieved_labels}[run]
+    assert most < tagger.folder.items("neighbours").num_rows
+    (tags,) = tagger.tag(["box river"], k=20, voters=50)
+    queries = tagger.queries([tagger.read("box river")])
+    nearest = tagger._search(queries.voting, tagger._voters, most)[0][0].tolist()
+    assert {voter.row for tag in tags for voter in tag.voters} == set(nearest)
+
+
 def test_a_picture_may_be_a_path_bytes_or_an_image_and_counts(shop, packed):
     tagger, path = Tagger.load(packed("images")), shop.folder / "plum-40.png"
     forms = [path, str(path), path.read_bytes(), Image.open(path), Image.open(path).convert("CMYK").convert("RGB")]
@@ -97,6 +140,27 @@ def test_a_picture_may_be_a_path_bytes_or_an_image_and_counts(shop, packed):
     assert np.abs(vectors[0] - tagger.encode(["box"])[0]).max() > 1e-3
     only = tagger.encode([{"pictures": [path, path, "no such file, and not looked at"]}])
     assert np.isfinite(only).all()
+
+
+@pytest.mark.parametrize(("changes", "item", "n"), [
+    ({"images": "main + extra"}, {"main": "plum-40.png", "extra": ["coal-20.png"]}, 2),
+    ({"images": "main + extra"}, {"main": None, "extra": "coal-20.png"}, 1),
+    ({"images": "main + extra"}, {"main": "gone.png", "pictures": "coal-20.png"}, 1),
+    ({"images": "photos"}, {"photos": "gone.png", "pictures": ["plum-40.png", "coal-20.png"]}, 2),
+    ({"images": "pictures + extra"}, {"pictures": "plum-40.png", "extra": "coal-20.png"}, 2),
+    ({"images": "sku", "images_are": "ids"}, {"sku": "A-17", "pictures": "plum-40.png"}, 1),
+    ({"images": "sku", "images_are": "ids"}, {"sku": "A-17"}, 0),
+])  # fmt: skip
+def test_pictures_are_under_their_own_name_or_in_the_columns_of_the_training_table(
+    packed, shop, monkeypatch, changes, item, n
+):
+    tagger = Tagger.load(packed("images"))
+    dataset = tagger.folder.dataset
+    dataset = dataset.model_copy(update={"catalogue": dataset.catalogue.model_copy(update=changes)})
+    monkeypatch.setattr(tagger, "folder", replace(tagger.folder, dataset=dataset))
+    monkeypatch.chdir(shop.folder)
+    read = tagger.read({"text": "box", **item})
+    assert (len(read.pixels), read.faults) == (n, ())
 
 
 @pytest.mark.parametrize(("run", "item", "found"), [

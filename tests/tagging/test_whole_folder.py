@@ -88,3 +88,28 @@ def test_a_folder_of_another_kind_that_appears_meanwhile_is_kept(tmp_path):
         write_text(work / "marker", "new")
         write_text(tmp_path / "out/mine.txt", "x")
     assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["mine.txt"]
+
+
+def test_what_a_link_leads_to_is_replaced_or_made_and_the_link_stays(tmp_path):
+    write(tmp_path / "disk/big", "old")
+    link, dangling = tmp_path / "out", tmp_path / "new"
+    link.symlink_to("disk/big")
+    dangling.symlink_to(tmp_path / "disk/later/small")
+    for out, target in ((link, "big"), (dangling, "later/small")):
+        for text in ("one", "two", "three"):
+            write(out, text)
+            assert out.is_symlink() and (tmp_path / "disk" / target / "marker").read_text() == text
+    assert sorted(os.listdir(tmp_path)) == ["disk", "new", "out"] and sorted(os.listdir(tmp_path / "disk")) == [
+        "big",
+        "later",
+    ]
+
+
+def test_a_link_that_an_earlier_version_moved_is_removed_and_one_that_leads_to_itself_refused(tmp_path):
+    write(tmp_path / "out", "old")
+    (tmp_path / ".out-former").symlink_to(tmp_path / "elsewhere")
+    write(tmp_path / "out", "new")
+    assert (tmp_path / "out/marker").read_text() == "new" and os.listdir(tmp_path) == ["out"]
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(VixmlError, match="is no demo"):
+        write(tmp_path / "loop", "new")

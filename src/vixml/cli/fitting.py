@@ -26,7 +26,8 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
     """Run a catalogue's workflow, write its model folder, and return the table of its scores with what to do next.
 
     Raises:
-        VixmlError: a file that names no tagger, or a workflow that failed: its own message came before.
+        VixmlError: a file that names no tagger, an earlier model that would be overwritten, or a workflow that failed: its own
+            message came before.
     """
     if not Path("Snakefile").is_file():
         raise VixmlError(
@@ -35,7 +36,9 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
             found="no Snakefile",
             hint=f"go to the project's folder; {file} may be a path",
         )
+    out = out or Path(f"{file.stem}.model")
     if start is not None:
+        _keep(start, out)
         _write_start(file, start)
     workflow = load_workflow(merge(read_yaml("config/config.yaml"), read_yaml(file)), file)
     target = next((one for one in workflow.targets if TAGGER in one.runs and one.split == "test"), None)
@@ -48,15 +51,24 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
         )
     project, seed = Project(workflow.config_dir, workflow.results), target.seeds[0]
     job = Job(project, "predict", {"dataset": target.dataset, "run": TAGGER, "seed": seed, "split": "test"})
+    if job.run.start is not None:  # of an earlier call
+        _keep(Path(job.run.start.folder), out)
     from vixml.report.fitted import fitted_table
     from vixml.tagging.pack import folders_of, pack
 
     # Tables that are up to date need none of these, and packing does.
     _run(file, cores, [folder / MANIFEST for folder in folders_of(job).values()])
-    folder = pack(project, target.dataset, TAGGER, seed, out or Path(f"{file.stem}.model"))
+    folder = pack(project, target.dataset, TAGGER, seed, out)
     table = fitted_table(project, target.dataset, target.runs, seed, TAGGER)
     shown = shlex.quote(os.path.relpath(folder))
     return f"\n{table}\n\n{shown} tags new items:\n  vixml tag new.csv --model {shown} --out tags.csv"
+
+
+def _keep(start: Path, out: Path) -> None:
+    """Check that the model to start from stays: the catalogue's file names it by its hash, and it may be wanted again."""
+    if os.path.realpath(start) == os.path.realpath(out):
+        hint = f"name another folder: --out {'next' if out.stem != 'next' else 'newer'}.model"
+        raise VixmlError("the model to start from would be overwritten", where=out, hint=hint)
 
 
 def _write_start(file: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vixml.config.registry import Source
+from vixml.data.texts import without_html
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import disk_full, move, read_json, sha256_file, sweep, work_folder, write_json
 from vixml.progress import bar
@@ -149,11 +150,11 @@ def _refuse_page(path: Path, name: str, source: Source) -> None:
         head = stream.read(1 << 16)
     if not re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head)", head, re.IGNORECASE):
         return
-    text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", head.decode("utf-8", "replace"), flags=re.DOTALL)
+    text = without_html(head.decode("utf-8", "replace"))
     raise VixmlError(
         "a web page is in place of an archive",
         where=path,
-        found=repr(re.sub(r"\s+", " ", text).strip()[:200]),
+        found=repr(text[:200]),
         expected=source.name,
         hint="delete it; where the page speaks of too many users, the site's quota for this file is spent for a day: then "
         + (by_hand(source, path) if source.google_drive else f"fetch it again: vixml download {name}"),

@@ -261,7 +261,7 @@ def _guess_labels(sample: Sample) -> list[Column]:
     called = [c for c in usable if c.called("labels")] or [c for c in usable if c.called("labels", ".*") and c.recurs]
     # `label` is also what a title is called.
     called = [c for c in called if c.recurs] or called
-    stems = {re.sub(r"[ _-]?\d+$", "", c.name.strip().lower()) for c in called}
+    stems = {re.sub(r"[ _-]?(?<!\d)\d+$", "", c.name.strip().lower()) for c in called}
     exact = [c for c in called if re.fullmatch(r"labels?", c.name.strip(), re.IGNORECASE)]
     if exact or len(stems) == 1:
         return exact[:1] or called

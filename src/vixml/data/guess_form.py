@@ -31,6 +31,8 @@ FORM_OPTIONS = "--encoding, --delimiter, --quote, --sheet, --records, --no-heade
 _NOT_WESTERN = re.compile(
     r"\w[^\w\s’'´`.–—-]\w|\ufffd|[^\W\d_a-zA-Zàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿœßªº\u00c0-\u00d6\u00d8-\u00dd]"
 )
+# From the start of a word only: a long one in ASCII (an image in base64) would be searched from each of its bytes.
+_HIGH_WORD = re.compile(rb"(?<![^\s,;|])[^\s,;|]*[\x80-\xff][^\s,;|]*")
 URL = re.compile(r"https?://\S+$", re.IGNORECASE)
 
 
@@ -274,7 +276,7 @@ def guess_encoding(path: Path) -> str:
                 except UnicodeDecodeError:
                     valid = False
             if not chunk.isascii() and len(high) < 1 << 16:
-                high += b"\n".join(re.findall(rb"[^\s,;|]*[\x80-\xff][^\s,;|]*", chunk)[:2000]) + b"\n"
+                high += b"\n".join(_HIGH_WORD.findall(chunk)[:2000]) + b"\n"
             chunk = stream.read(1 << 20)
     if ascii_only:
         return "ascii"

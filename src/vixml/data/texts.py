@@ -12,9 +12,15 @@ from typing import Any
 
 from vixml.errors import VixmlError
 
-_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+# From the start of a run of blanks only: else each blank of a long run would begin a search of its own.
+_BREAKS = re.compile(r"(?<!\s)\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 _BROKEN = re.compile(r"[\ud800-\udfff]")
-_HIDDEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_OPENING = re.compile(r"<(?:(script)|(style))\b|<!--", re.IGNORECASE)
+# By the group of the opening.
+_CLOSING = {
+    group: re.compile(end, re.IGNORECASE) for group, end in ((1, r"</script\s*>"), (2, r"</style\s*>"), (None, "-->"))
+}
+_LONG_NUMBER = re.compile(r"&#[0-9]{100,};?")  # of a character that does not exist; Python refuses to read it
 _INLINE = re.compile(r"</?(?:a|b|i|u|em|strong|span|font|small|sub|sup|mark|wbr)\b[^<>]*>", re.IGNORECASE)
 TAG = re.compile(r"</?[a-z][a-z0-9:-]*(?:\s[^<>]*)?/?>|<![a-z][^<>]*>", re.IGNORECASE)
 
@@ -28,11 +34,30 @@ def without_html(text: str) -> str:
     """
     if "<" not in text and "&" not in text:
         return text
-    text = TAG.sub(" ", _INLINE.sub("", _HIDDEN.sub(" ", text)))
-    text = html.unescape(text)
+    text = _without_markup(text)
     if TAG.search(text):  # tags that were written as entities
-        text = html.unescape(TAG.sub(" ", _INLINE.sub("", _HIDDEN.sub(" ", text))))
+        text = _without_markup(text)
     return " ".join(text.split())
+
+
+def _without_markup(text: str) -> str:
+    text = TAG.sub(" ", _INLINE.sub("", _without_hidden(text)))
+    return html.unescape(_LONG_NUMBER.sub("\ufffd", text))
+
+
+def _without_hidden(text: str) -> str:
+    """Replace scripts, styles and comments by a space each; what is not closed stays, and is looked for once."""
+    parts, at, unclosed = [], 0, set()
+    for opening in _OPENING.finditer(text):
+        kind = opening.lastindex
+        if opening.start() < at or kind in unclosed:
+            continue
+        if closing := _CLOSING[kind].search(text, opening.end()):
+            parts += [text[at : opening.start()], " "]
+            at = closing.end()
+        else:
+            unclosed.add(kind)
+    return "".join([*parts, text[at:]])
 
 
 def repaired(value: str) -> str:

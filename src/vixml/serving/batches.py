@@ -206,4 +206,5 @@ class Batches:
         ids, scores = tagger.rank(queries, RANKED)
         for item, place in zip(*np.nonzero(ids >= tagger.n_known), strict=True):
             added[item][int(ids[item, place]) - tagger.n_known] = (int(place) + 1, float(scores[item, place]))
-        return Found(queries.text, tagger.tags(queries, asked.k, asked.voters), added, tagger.ids[tagger.n_known :])
+        tags = tagger.described(queries, ids[:, : asked.k], scores[:, : asked.k], asked.voters)
+        return Found(queries.text, tags, added, tagger.ids[tagger.n_known :])

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,6 +25,8 @@ from vixml.serving.schemas import Item, Schema, TagForm, TagRequest
 from vixml.tagging.tagger import TEXT, Read, Tagger
 
 FORM = "multipart/form-data"
+# Of a form's texts. Among Python's other codecs are some that fail in their own ways, or take the square of a text's length.
+CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
 MOST_VALUES = 1 << 18  # commas of a body: a value takes up to 50 times its bytes in memory
 Body = TypeVar("Body", bound=Schema)
 _DATA_URL = re.compile(r"data:image/[\w.+-]{1,40};base64,")
@@ -77,8 +80,12 @@ async def read_form(request: Request, limits: Limits) -> tuple[TagRequest, list[
     """Return a form as a request for one item, and the files of its images.
 
     Raises:
-        Refusal: no form, unknown fields, or values that do not fit.
+        Refusal: no form, one in another encoding, unknown fields, or values that do not fit.
     """
+    charset = parse_options_header(request.headers.get("content-type", ""))[1].get(b"charset", CHARSETS[0])
+    if charset.lower() not in CHARSETS:
+        message = f"the charset of the form is {charset[:40].decode('latin-1')!r}; expected utf-8, or none"
+        raise Refusal(415, "unsupported_charset", message)
     try:
         form = await request.form(max_files=limits.images, max_fields=limits.labels + 8, max_part_size=4 * limits.text)
     except Refusal:
@@ -159,6 +166,7 @@ class Intake:
         pixels = iter(await self._images(wanted))
         reads, notes = [], []
         for number, item in enumerate(items):
+            await asyncio.sleep(0)  # others are answered between two items
             given = len(item.images) + (len(files) if number == 0 else 0)
             own = [next(pixels) for _ in range(min(given, self._most))]
             where = f"items[{number}]"

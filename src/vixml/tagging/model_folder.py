@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from vixml.config.registry import Dataset, VisionModel
 from vixml.config.run import RunConfig, Strict
 from vixml.data.corpus import read_strings
+from vixml.data.lexical import BUCKETS, NGRAMS
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, sha256_file
 from vixml.images.vision import Lite0, VisionEncoder, efficientnet_lite0, open_hub_vision
@@ -29,6 +30,7 @@ from vixml.models.siamese import Siamese
 from vixml.retrieval.calibration import Calibration
 from vixml.retrieval.linear import LinearModel
 from vixml.retrieval.ranking import adds_linear
+from vixml.retrieval.search import check_rows
 from vixml.runtime import choose_precision, dtype_of
 
 HEADER, FORMAT, VERSION = "model.json", "vixml-model", 1
@@ -143,8 +145,39 @@ class ModelFolder:
         return self.folder / name
 
     def array(self, name: str) -> np.ndarray:
-        """Return an array, memory-mapped; writing to it changes no file."""
-        return np.load(self.path(name), mmap_mode="c", allow_pickle=False)  # torch shares writable arrays only
+        """Return an array, memory-mapped; writing to it changes no file.
+
+        Raises:
+            VixmlError: no such file, or no array.
+        """
+        path = self.path(name)
+        try:
+            return np.load(path, mmap_mode="c", allow_pickle=False)  # torch shares writable arrays only
+        except OSError:
+            raise
+        except Exception as error:  # a damaged header raises errors of Python's tokenizer, too
+            found = str(error)[:200]
+            raise VixmlError("not a whole .npy file", where=path, found=found, hint=COPY_AGAIN) from error
+
+    def vectors(self, name: str, n: int, width: int | None = None) -> np.ndarray:
+        """Return vectors as :meth:`array`: (n, width) float32, every value finite, whose check takes 7 % of the time of the hash.
+
+        Args:
+            name: of the file.
+            n: rows expected.
+            width: columns expected; None: ``dim`` of the header, or more.
+
+        Raises:
+            VixmlError: another shape or type, NaN or infinity.
+        """
+        found, dim = self.array(name), self.header["dim"]
+        if width is None and found.ndim == 2:
+            width = max(dim, found.shape[1])
+        expected = f"shape {(n, dim if width is None else width)}, float32"
+        what, where = "vectors of a model folder do not fit the rest of it", self.folder / name
+        expect_equal(f"shape {found.shape}, {found.dtype}", expected, what, where=where, hint=COPY_AGAIN)
+        check_rows(f"rows of {name}", found)
+        return found
 
     def calibration(self) -> Calibration | None:
         """Return what the model's scores are worth; None if nothing was held out to tell."""
@@ -154,15 +187,30 @@ class ModelFolder:
         """Return the linear model that adds to votes, its coefficients memory-mapped; None where inference has none."""
         if not adds_linear(self.run.inference):
             return None
-        model = LinearModel(*(self.array(name) for name in (LEXICAL, LINEAR_TERMS, LINEAR_COEFFICIENTS)))
-        shape, expected = model.coefficients.shape, (len(model.terms), self.header["n_labels"])
-        what = "coefficients of a linear model do not fit"
-        expect_equal(shape, expected, what, where=self.folder / LINEAR_COEFFICIENTS, hint=COPY_AGAIN)
-        return model
+        terms = self.array(LINEAR_TERMS)
+        n_terms, what = len(NGRAMS) * BUCKETS, "terms of a linear model do not fit"
+        if terms.ndim != 1 or terms.dtype != np.int32 or (terms < 0).any() or (terms >= n_terms).any():
+            found, expected = f"shape {terms.shape}, {terms.dtype}", f"a list of int32 from 0 to {n_terms - 1}"
+            raise VixmlError(what, where=self.folder / LINEAR_TERMS, found=found, expected=expected, hint=COPY_AGAIN)
+        coefficients = self.vectors(LINEAR_COEFFICIENTS, len(terms), self.header["n_labels"])
+        return LinearModel(self.term_weights(), terms, coefficients)
 
-    def items(self, part: str) -> pa.Table:
-        """Return the columns ``id`` and ``text`` of the labels or of the neighbours."""
-        return read_strings(self.path(f"{part}/items.parquet"), ["id", "text"], COPY_AGAIN)
+    def term_weights(self) -> np.ndarray:
+        """Return the weight of each hashed term (:func:`vixml.data.lexical.inverse_frequencies`)."""
+        return self.vectors(LEXICAL, len(NGRAMS), BUCKETS)
+
+    def items(self, part: str, n: int | None = None) -> pa.Table:
+        """Return the columns ``id`` and ``text`` of the labels or of the neighbours.
+
+        Raises:
+            VixmlError: no such table, or not one of ``n`` rows.
+        """
+        path = self.path(f"{part}/items.parquet")
+        found = read_strings(path, ["id", "text"], COPY_AGAIN)
+        if n is not None:
+            what = "a table of a model folder does not fit the rest of it"
+            expect_equal(f"{len(found)} rows", f"{n} rows", what, where=path, hint=COPY_AGAIN)
+        return found
 
     def model(self, prompt: Prompt, device: torch.device, lean: bool = True) -> Siamese:
         """Return the trained networks for inference, on the CPU; ``device`` is where they will compute.

@@ -7,13 +7,16 @@ chunk at most; what a chunk holds depends on the table alone, so the same table 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import math
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -91,14 +94,14 @@ def tag_table(
         and with a precision ``no_tag`` (items of which no tag has it).
 
     Raises:
-        VixmlError: a table that cannot be read or lacks the columns, another ending, no item that can be tagged, or a model
-            that does not know what its scores are worth.
+        VixmlError: a table that cannot be read or lacks the columns, another ending, no item that can be tagged, a model
+            that does not know what its scores are worth, or another process that writes ``out``.
     """
     out, columns, wanted = Path(out), columns or Columns(), replace(wanted or Wanted(), k=k)
     named = [table] if isinstance(table, (str, Path)) else table
     paths = [path for pattern in named for path in expand(Path(pattern))]
-    if out.resolve() in {path.resolve() for path in paths}:
-        raise VixmlError("the tags would replace the table", where=out, hint="name another file with --out")
+    if written := {out.resolve(), aside_of(out).resolve()} & {path.resolve() for path in paths}:
+        raise VixmlError("the tags would replace the table", where=written.pop(), hint="name another file with --out")
     if out.suffix not in ENDINGS or wanted.name_by not in ("text", "id") or wanted.k < 1:
         found = f"{out.name}, labels by {wanted.name_by}, k {wanted.k}"
         expected = f"a name that ends in {', '.join(ENDINGS)}; text or id; 1 or more"
@@ -113,29 +116,70 @@ def tag_table(
     options = {**vars(wanted), "at_once": [ITEMS_AT_ONCE, PICTURES_AT_ONCE], "ending": out.suffix, "columns": told}
     identity = {"table": digest, "model": sha256_json(tagger.folder.header), "labels": sha256_json(tagger.ids)}
     identity |= {"options": options, "precision": tagger.precision, "offset": tagger.offset, "version": __version__}
-    kept = kept_folder(out, "tagging", identity)
-    counts = dict.fromkeys(("items", "tagged", "aside", "faulty_pictures"), 0)
-    counts |= {"no_tag": 0} if wanted.precision is not None else {}
-    work = partial(_read, tagger, fields_of(columns.text) if columns.text else None)
-    with bar(f"tagging {paths[0].name}", lines) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        rows = items_of(paths, form, tagger, columns)
-        for number, chunk in enumerate(in_chunks(rows, _n_pictures)):
-            done = kept / f"{number:08d}.json"
-            if done.exists():
-                advance.skip(len(chunk))
-            else:
-                read = list(map_in_order(pool, work, chunk, 64) if tagger.reads_images else map(work, chunk))
-                tags, aside, found = _tag_chunk(tagger, chunk, read, wanted, limits)
-                _write_chunk(kept / f"{number:08d}{out.suffix}", tags, aside, wanted.schema)
-                write_json(done, found)
-                advance(len(chunk))
-            found = read_json(done)
-            counts = {key: value + found[key] for key, value in counts.items()}
-    if not counts["tagged"]:
-        raise _nothing_tagged(paths[0], kept, counts)
-    _join(kept, out, wanted.schema)
-    shutil.rmtree(kept, ignore_errors=True)  # the tags are there; what stays is of no harm
-    return counts
+    with _alone(out):
+        kept = kept_folder(out, "tagging", identity)
+        chunks: list[Path] = []
+        counts = dict.fromkeys(("items", "tagged", "aside", "faulty_pictures"), 0)
+        counts |= {"no_tag": 0} if wanted.precision is not None else {}
+        work = partial(_read, tagger, fields_of(columns.text) if columns.text else None)
+        with bar(f"tagging {paths[0].name}", lines) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            rows = items_of(paths, form, tagger, columns)
+            for number, chunk in enumerate(in_chunks(rows, _n_pictures)):
+                tagged = kept / f"{number:08d}{out.suffix}"
+                done = tagged.with_suffix(".json")
+                chunks.append(tagged)
+                if all(path.exists() for path in (done, tagged, _aside_part(tagged))):
+                    found = read_json(done)
+                    advance.skip(len(chunk))
+                else:
+                    read = list(map_in_order(pool, work, chunk, 64) if tagger.reads_images else map(work, chunk))
+                    tags, aside, found = _tag_chunk(tagger, chunk, read, wanted, limits)
+                    _write_chunk(tagged, tags, aside, wanted.schema)
+                    write_json(done, found)
+                    advance(len(chunk))
+                counts = {key: value + found[key] for key, value in counts.items()}
+        if not counts["tagged"]:
+            raise _nothing_tagged(paths[0], kept, counts)
+        _join(chunks, out, wanted.schema)
+        _remove(kept)  # the tags are there
+        return counts
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold a lock on a file of tags: two processes would remove each other's chunks.
+
+    Raises:
+        VixmlError: another process holds it.
+    """
+    path = out.with_name(f".{out.name}-tagging.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                hint = "wait until it ends, or name another file with --out"
+                raise VixmlError("another process writes these tags", where=out, hint=hint) from None
+            except OSError:  # no locks here: _join notices a loss
+                pass
+            try:
+                held = os.path.samestat(path.stat(), os.fstat(lock.fileno()))
+            except FileNotFoundError:
+                held = False
+            if not held:  # the former holder removed it at this moment
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _remove(kept: Path) -> None:
+    """Remove the chunks, and before them what says whose they are: a kill in between leaves nothing that is resumed."""
+    (kept / "identity").unlink(missing_ok=True)
+    shutil.rmtree(kept, ignore_errors=True)  # what stays is of no harm
 
 
 def aside_of(out: Path) -> Path:
@@ -219,8 +263,12 @@ def _write_chunk(path: Path, tags: Sequence[Sequence[Any]], aside: Sequence[Sequ
     """Write the tags of some rows, and those that are put aside."""
     with atomic_path(path) as temporary:
         _WRITERS[path.suffix](temporary, tags, schema)
-    with atomic_path(path.with_suffix(".aside")) as temporary:
+    with atomic_path(_aside_part(path)) as temporary:
         _write_csv(temporary, aside)
+
+
+def _aside_part(chunk: Path) -> Path:
+    return chunk.with_suffix(".aside")
 
 
 def _read(tagger: Tagger, fields: Sequence[str] | None, row: Row) -> Read | VixmlError:
@@ -266,9 +314,16 @@ def _write_parquet(path: Path, rows: Sequence[Sequence[Any]], schema: pa.Schema)
 _WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
 
 
-def _join(kept: Path, out: Path, schema: pa.Schema) -> None:
-    """Write the rows that were put aside as one file, if there are any, then all chunks: with the tags, all is there."""
-    parts = sorted(kept.glob("*.aside"))
+def _join(chunks: Sequence[Path], out: Path, schema: pa.Schema) -> None:
+    """Write the rows that were put aside as one file, if there are any, then all chunks: with the tags, all is there.
+
+    Raises:
+        VixmlError: a chunk is no longer there.
+    """
+    parts = [_aside_part(chunk) for chunk in chunks]
+    if lost := [path for path in (*chunks, *parts) if not path.exists()]:
+        hint = "run the same command again; one process at a time may write a file of tags"
+        raise VixmlError("a part of the tags was removed meanwhile", where=lost[0], hint=hint)
     if any(part.stat().st_size for part in parts):
         with atomic_path(aside_of(out)) as temporary:
             _concatenate(parts, temporary, ASIDE)
@@ -277,10 +332,10 @@ def _join(kept: Path, out: Path, schema: pa.Schema) -> None:
     with atomic_path(out) as temporary:
         if out.suffix == ".parquet":
             with pq.ParquetWriter(temporary, schema) as writer:
-                for part in sorted(kept.glob("*.parquet")):
-                    writer.write_table(pq.ParquetFile(part).read())
+                for chunk in chunks:
+                    writer.write_table(pq.ParquetFile(chunk).read())
         else:
-            _concatenate(sorted(kept.glob(f"*{out.suffix}")), temporary, schema.names if out.suffix == ".csv" else ())
+            _concatenate(chunks, temporary, schema.names if out.suffix == ".csv" else ())
 
 
 def _concatenate(parts: Sequence[Path], path: Path, header: Sequence[str]) -> None:
@@ -298,7 +353,7 @@ def _nothing_tagged(table: Path, kept: Path, counts: Mapping[str, int]) -> Vixml
         if part.stat().st_size
     ]
     found = f"{counts['items']} rows" + (f"; the first: {reasons[0]}" if reasons else "")
-    shutil.rmtree(kept)
+    _remove(kept)
     return VixmlError(
         "no row of the table can be tagged", where=table, found=found, hint="name the columns: --text, --pictures"
     )

@@ -21,10 +21,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vixml.config.registry import fields_of
+from vixml.data.lexical import DIM as LEXICAL_DIM
 from vixml.data.lexical import fold, tf_idf
 from vixml.data.texts import TextRules
 from vixml.data.tokens import load_tokenizer
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.images.decode import Undrawable, draw_or_prepare
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.encode import encode_items, expect_direction
@@ -33,10 +35,10 @@ from vixml.models.packing import MULTIPLE, Sequences
 from vixml.progress import warn
 from vixml.ragged import Ragged, offsets_of
 from vixml.retrieval.ranking import LINEAR, Queries, rank_labels, searched_labels
-from vixml.retrieval.search import SPARE, UNIT, decide, on_device, search
+from vixml.retrieval.search import SPARE, UNIT, decide, no_labels, on_device, search
 from vixml.retrieval.vote import with_images, with_lexical
 from vixml.runtime import choose_precision, find_device
-from vixml.tagging.model_folder import LABELS, LANGUAGE, LEXICAL, NEIGHBOURS, ModelFolder
+from vixml.tagging.model_folder import COPY_AGAIN, HEADER, LABELS, LANGUAGE, NEIGHBOURS, ModelFolder
 from vixml.tagging.thumbnails import Thumbnails
 
 T = TypeVar("T")
@@ -140,21 +142,21 @@ class Tagger:
         self._model = folder.model(self.prompts["train"], device).to(device)
         self._vision = folder.vision(device, precision)
         self._fields = folder.dataset.text_fields
-        names = folder.items(LABELS)
+        n, dim = folder.header["n_labels"], folder.header["dim"]
+        self._expect_sizes()
+        names = folder.items(LABELS, n)
         self.ids = names["id"].to_pylist()
         self.labels = [text or key for text, key in zip(names["text"].to_pylist(), self.ids, strict=True)]
         self.n_known, self._offset = len(self.labels), 0.0
-        self._known = {name: folder.array(f"{LABELS}/{name}.npy") for name in searched_labels(run.inference)}
+        self._known = {name: folder.vectors(f"{LABELS}/{name}.npy", n, dim) for name in searched_labels(run.inference)}
         self._added = {name: vectors[:0] for name, vectors in self._known.items()}
         self._linear = folder.linear()
         lexical = run.inference.lexical_weight > 0 or self._linear is not None
-        self._term_weights = folder.array(LEXICAL) if lexical else None
+        self._term_weights = folder.term_weights() if lexical else None
         self._voters = self._voter_labels = self._voter_items = None
         self._thumbnails, self.calibration = Thumbnails.open(folder), folder.calibration()
-        if f"{NEIGHBOURS}/vectors.npy" in folder:
-            self._voters = on_device(folder.array(f"{NEIGHBOURS}/vectors.npy"), device)
-            self._voter_labels = Ragged.load(folder.folder / NEIGHBOURS / "labels")
-            self._voter_items = folder.items(NEIGHBOURS)
+        if self.votes or f"{NEIGHBOURS}/vectors.npy" in folder:
+            self._open_voters()
         self._prepare()
 
     @classmethod
@@ -171,11 +173,31 @@ class Tagger:
                 two precisions differ in the third digit.
 
         Raises:
-            VixmlError: no model folder, a damaged one, or one of a newer version.
+            VixmlError: no model folder, a damaged one, one whose parts do not fit each other, or one of a newer version.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         return cls(ModelFolder.open(folder), find_device(device), precision)
+
+    def _expect_sizes(self) -> None:
+        """Check that the networks give vectors of the sizes that the header says."""
+        header, what = self.folder.header, "a network of a model folder does not fit its header"
+        needed = self._run.needs_embeddings
+        sizes = (self._model.backbone.dim, None if self._vision is None else self._vision.dim)
+        expected = (header["dim"], header["image_dim"] if needed else None)
+        expect_equal(sizes, expected, what, where=self.folder.folder / HEADER, hint=COPY_AGAIN)
+
+    def _open_voters(self) -> None:
+        """Open the training items: one vector, list of labels, id and text each."""
+        folder, how, labels = self.folder, self._run.inference, self.folder.folder / NEIGHBOURS / "labels"
+        self._voter_labels = Ragged.load(labels)
+        what, n_labels = "labels of the training items are not those of the model", folder.header["n_labels"]
+        expect_equal(self._voter_labels.n_cols, n_labels, what, where=labels, hint=COPY_AGAIN)
+        n, width = len(self._voter_labels), folder.header["dim"]
+        width += self._vision.dim if how.image_weight > 0 else 0
+        width += LEXICAL_DIM if how.lexical_weight > 0 else 0  # as in queries()
+        self._voters = on_device(folder.vectors(f"{NEIGHBOURS}/vectors.npy", n, width), self.device)
+        self._voter_items = folder.items(NEIGHBOURS, n)
 
     @property
     def votes(self) -> bool:
@@ -209,8 +231,9 @@ class Tagger:
 
         Args:
             items: texts, or mappings with the columns of the training table: its text fields or ``text``, and, under
-                ``pictures`` or the table's own column, a picture or a list of them (a path, bytes or a PIL image), best
-                first. More than the run's ``images.per_item`` are not looked at.
+                ``pictures``, else under each of the table's own columns of them (not of ids that name pictures), a picture
+                or a list of them (a path, bytes or a PIL image), best first. More than the run's ``images.per_item`` are
+                not looked at.
             k: labels of an item; fewer where the training items that vote have fewer.
             voters: training items named with a tag at most; 0 is quicker.
 
@@ -221,7 +244,10 @@ class Tagger:
 
     def tags(self, queries: Queries, k: int, voters: int = 3) -> list[list[Tag]]:
         """Return the k best labels of each query (:meth:`queries`); otherwise as :meth:`tag`."""
-        ids, scores = self.rank(queries, k)
+        return self.described(queries, *self.rank(queries, k), voters)
+
+    def described(self, queries: Queries, ids: np.ndarray, scores: np.ndarray, voters: int = 3) -> list[list[Tag]]:
+        """Return what :meth:`rank` found as tags, with voters as in :meth:`tag`."""
         named = self._name_voters(queries, ids, voters)
         chances = [[None] * ids.shape[1]] * len(ids) if self.calibration is None else self.calibration(scores).tolist()
         return [
@@ -305,13 +331,17 @@ class Tagger:
             raise Unreadable("not an item", where=where, found=type(item).__name__, expected=expected)
         fields = fields or (self._fields if set(self._fields) & item.keys() else (TEXT,))
         catalogue = self.folder.dataset.catalogue
-        column = catalogue.images if catalogue is not None and catalogue.images in item else PICTURES
-        if not {*fields, column} & item.keys():
+        columns = [PICTURES]
+        # Where images are found by an id, a column names none.
+        if catalogue is not None and catalogue.images and catalogue.images_are != "ids":
+            own = [catalogue.images] if catalogue.images in item else fields_of(catalogue.images)
+            columns = [PICTURES] if PICTURES in item and PICTURES not in own else own
+        if not {*fields, *columns, PICTURES} & item.keys():
             found, expected = ", ".join(map(str, item)) or "nothing", " + ".join(self._fields)
             expected += f", or {TEXT}, {PICTURES}"
             raise Unreadable("an item lacks the columns of text", where=where, found=found, expected=expected)
-        pictures = item.get(column)
-        pictures = [] if pictures is None else pictures if isinstance(pictures, (list, tuple)) else [pictures]
+        cells = [cell for column in columns if (cell := item.get(column)) is not None]
+        pictures = [one for cell in cells for one in (cell if isinstance(cell, (list, tuple)) else [cell])]
         if pictures and not self.reads_images:
             _warn_once(f"{self.folder.folder}: this model reads text only; pictures are not looked at")
             pictures = []
@@ -390,6 +420,9 @@ class Tagger:
     def rank(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best labels of each query.
 
+        Local ridge votes compare the labels of the neighbours and the ``inference.top_k`` best of each search. So the first
+        ``top_k`` labels, whatever k, are the pipeline's; a larger k adds the best of those that a larger search finds.
+
         Returns:
             ``(labels, scores)``: (n, k) int32 rows of :attr:`labels`, best first, -1 where there are no more; float32.
 
@@ -398,9 +431,16 @@ class Tagger:
         """
         if k < 1:
             raise VixmlError("an item needs one tag or more", where="k", found=k, expected="1 or more")
-        how = self._run.inference.model_copy(update={"top_k": k})
-        asked = replace(queries, text=self._extended(queries.text, 1.0))
-        return rank_labels(asked, self._searched, self._voters, self._voter_labels, how, search=self._search)
+        asked, how = replace(queries, text=self._extended(queries.text, 1.0)), self._run.inference
+
+        def best(top_k: int) -> tuple[np.ndarray, np.ndarray]:
+            some = how.model_copy(update={"top_k": top_k})
+            return rank_labels(asked, self._searched, self._voters, self._voter_labels, some, search=self._search)
+
+        if how.method != "local-ridge":  # what is compared does not depend on k
+            return best(k)
+        ids, scores = best(how.top_k)
+        return (ids[:, :k], scores[:, :k]) if k <= how.top_k else _followed(ids, scores, *best(k))
 
     def add_labels(self, labels: Iterable[Item], offset: float | None = None) -> None:
         """Add labels without training; they compete with the known ones from now on.
@@ -478,7 +518,8 @@ class Tagger:
         if "z" in self._known and self._model.prototypes is None:  # all-labels: a label without training items
             found["z"] = found["u"]
         elif "z" in self._known:
-            nearest = search(found["u"], self.folder.array(f"{LABELS}/u.npy"), 1)[0][:, 0]
+            known = self.folder.vectors(f"{LABELS}/u.npy", self.n_known, found["u"].shape[1])
+            nearest = search(found["u"], known, 1)[0][:, 0]
             model, device = self._model, self.device
             cluster = model.cluster[torch.from_numpy(nearest).long().to(device)]
             more = (unit.to(device),) if model.has_centroids else ()  # D7: without training items, the text vector
@@ -515,7 +556,9 @@ class Tagger:
         if most < 1 or self._voters is None or not len(queries):
             return {}
         how = self._run.inference
-        count = how.retrieved_queries if how.method == "retrieval-augmented" else how.neighbours
+        retrieved = how.retrieved_labels if how.search == "joint" else how.retrieved_queries
+        counts = {"retrieval-augmented": retrieved, "local-ridge": how.ridge.neighbours}
+        count = counts.get(how.method, how.neighbours)  # those that voted; where none did, a few
         nearest, scores = self._search(queries.voting, self._voters, count)
         found: dict[tuple[int, int], tuple[Voter, ...]] = {}
         for row, (voters, similarities) in enumerate(zip(nearest.tolist(), scores.tolist(), strict=True)):
@@ -571,6 +614,19 @@ class _Search:
                 return longest
         self.checked.append((labels, float(np.einsum("ij,ij->i", labels, labels).max()) ** 0.5))
         return self.checked[-1][1]
+
+
+def _followed(
+    ids: np.ndarray, scores: np.ndarray, more: np.ndarray, more_scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of each row, and behind them those that only a longer ranking has, as long as that one."""
+    out, out_scores = no_labels(*more.shape)
+    for row, first in enumerate(ids >= 0):
+        new = (more[row] >= 0) & ~np.isin(more[row], ids[row])
+        for to, known, others in ((out, ids, more), (out_scores, scores, more_scores)):
+            joined = np.concatenate([known[row, first], others[row, new]])[: more.shape[1]]
+            to[row, : len(joined)] = joined
+    return out, out_scores
 
 
 def in_chunks(items: Iterable[T], pictures: Callable[[T], int]) -> Iterator[list[T]]:

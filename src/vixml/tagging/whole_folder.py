@@ -17,14 +17,17 @@ from vixml.files import sync_folder, sync_tree, work_folder
 def whole_folder(out: Path, marker: str, what: str) -> Iterator[Path]:
     """Yield an empty folder beside ``out``; at the end it takes the place of ``out``, after an error it is removed.
 
-    An existing ``out`` is replaced only if it holds the file ``marker``; ``what`` is the kind of such a folder, in messages.
+    An existing ``out`` is replaced only if it holds the file ``marker``; ``what`` is the kind of such a folder, in messages. Of a
+    symbolic link, what it leads to is replaced, or made.
 
     Raises:
         VixmlError: ``out`` exists and is something else.
     """
-    out = out.absolute()
+    out = Path(os.path.realpath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     former = out.with_name(f".{out.name}-former")
+    if former.is_symlink():  # of an earlier version, which moved the link
+        former.unlink()
     if former.exists() and not out.exists():
         os.rename(former, out)  # a kill between the two renames below
     _expect_kind(out, marker, what)
@@ -53,6 +56,6 @@ def whole_folder(out: Path, marker: str, what: str) -> Iterator[Path]:
 
 def _expect_kind(out: Path, marker: str, what: str) -> None:
     """Check that a folder that will be replaced is of this kind."""
-    if out.exists() and not (out / marker).is_file():
+    if out.is_symlink() or (out.exists() and not (out / marker).is_file()):  # a link that leads to itself
         hint = "name another folder, or remove this one"
         raise VixmlError(f"the folder to write exists and is no {what}", where=out, hint=hint)

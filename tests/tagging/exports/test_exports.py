@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import faiss
@@ -17,11 +18,12 @@ import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, normalizers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from vixml import Tagger, cli
 from vixml.data.corpus import Corpus
+from vixml.data.texts import repaired
 from vixml.errors import VixmlError
 from vixml.files import read_json
 from vixml.models.encode import encode_items
@@ -61,6 +63,14 @@ def by_onnx(folder: Path, texts: list[str]) -> np.ndarray:
     given = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
     return session.run(None, {name: np.array(value) for name, value in given.items()})[0]
+
+
+def test_line_breaks_are_cleaned_as_by_our_rules_and_in_linear_time():
+    clean = normalizers.Sequence([normalizers.Replace(Regex(text_encoder.BREAKS), " "), normalizers.Strip()])
+    for text in map("".join, product("a \t\n\x1c\x85\u00a0", repeat=5)):
+        assert clean.normalize_str(text) == repaired(text)
+    long = f"a{chr(0xA0) * (1 << 18)}b"
+    assert clean.normalize_str(long) == long
 
 
 @pytest.mark.parametrize("run", ["text", "decoder", "adapters"])

@@ -50,10 +50,12 @@ async function open() {
 
 /* -- the image -- */
 
+/* Take an image in place of the last one, or none; return whether it was taken. */
 function use(file) {
   if (file && model && file.size > model.max_body * 0.7) {
+    byId("image").value = ""; /* it would name this file; the last image stays, as the preview shows */
     fail(`The image is too large: ${(file.size / 2 ** 20).toFixed(1)} MB`);
-    return;
+    return false;
   }
   fail("");
   image = file || null;
@@ -63,6 +65,7 @@ function use(file) {
   if (image) preview.src = URL.createObjectURL(image);
   else byId("image").value = "";
   say(image ? `Image chosen: ${image.name || "pasted"}` : "Image removed");
+  return true;
 }
 
 function base64(file) {
@@ -232,12 +235,15 @@ for (const event of ["dragover", "drop"]) {
     byId("drop").classList.toggle("over", event === "dragover" && model?.reads_images === true);
     if (event !== "drop" || !model?.reads_images) return;
     const file = picked(given.dataTransfer);
-    if (file) { use(file); ask(); } else fail("That is no image file.");
+    if (!file) fail("That is no image file.");
+    else if (use(file)) ask();
   });
 }
 document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) byId("drop").classList.remove("over"); });
 document.addEventListener("paste", (event) => {
   const file = model?.reads_images && picked(event.clipboardData);
-  if (file) { event.preventDefault(); use(file); ask(); }
+  if (!file) return;
+  event.preventDefault();
+  if (use(file)) ask();
 });
 ready = open();

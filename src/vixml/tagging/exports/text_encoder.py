@@ -28,7 +28,7 @@ from vixml.tagging.tagger import Tagger, Unreadable
 TOLERANCE = 1e-5
 SAMPLE = 48  # texts that an export is verified with
 # The rules for texts (vixml.data.texts): a line break and the space around it is one space.
-BREAKS = r"\s*[\n\r\x0b\x0c\x1c-\x1e\x{85}\x{2028}\x{2029}]\s*"
+BREAKS = r"(?<![\s\x1c-\x1f])[\s\x1c-\x1f]*[\n\r\x0b\x0c\x1c-\x1e\x{85}\x{2028}\x{2029}][\s\x1c-\x1f]*"
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 

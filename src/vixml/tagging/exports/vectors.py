@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vixml.errors import VixmlError, expect_equal
+from vixml.errors import VixmlError
 from vixml.retrieval.ranking import searched_labels
 from vixml.retrieval.search import search
 from vixml.tagging.exports.text_encoder import TOLERANCE, sample_texts
@@ -55,10 +55,10 @@ class Vectors:
 
     @classmethod
     def _read(cls, folder: ModelFolder, kind: str, part: str, name: str) -> Vectors:
-        table, rows = folder.items(part), folder.array(f"{part}/{name}.npy")
+        table = folder.items(part)
+        rows = folder.vectors(f"{part}/{name}.npy", len(table))
         ids = table["id"].to_pylist()
         names = [text or key for text, key in zip(table["text"].to_pylist(), ids, strict=True)]
-        expect_equal(len(rows), len(ids), "vectors and names do not belong together", where=folder.folder / part)
         return cls(kind, ids, names, rows, folder.header["dim"])
 
     def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
