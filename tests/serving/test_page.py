@@ -109,6 +109,39 @@ def test_a_dropped_image_is_shown_side_by_side(served, visit, shop):
     assert page.locator("#preview").is_hidden()
 
 
+PASTE = """
+([data, text]) => {
+  const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0)), transfer = new DataTransfer();
+  if (text) transfer.setData("text/plain", text);
+  transfer.items.add(new File([bytes], "", { type: "image/png" }));
+  const event = new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true });
+  return document.body.dispatchEvent(event);
+}"""
+
+
+def test_a_text_that_is_pasted_with_a_picture_of_it_is_a_text(served, visit, shop):
+    data = base64.b64encode((shop.folder / "plum-40.png").read_bytes()).decode()
+    page = visit(served)
+    show(page, "box")
+    assert page.evaluate(PASTE, [data, "Fishing rod"]) and page.locator("#preview").is_hidden()
+    assert page.evaluate("""() => document.body.dispatchEvent(new DragEvent("drop",
+        { dataTransfer: new DataTransfer(), bubbles: true, cancelable: true }))"""), "a text that is dragged"
+    assert page.locator("#error").is_hidden()
+    assert not page.evaluate(PASTE, [data, ""]) and page.locator("#preview").is_visible()
+    expect(page.locator("#results h2")).to_have_text(["With the image", "Text alone"])
+
+
+def test_labels_of_a_text_are_called_so_if_an_image_is_chosen_meanwhile(served, visit, shop):
+    page = visit(served)
+    page.route(
+        "**/v1/tags",
+        lambda route: (page.get_by_label("Image").set_input_files(shop.folder / "plum-40.png"), route.continue_()),
+    )
+    show(page, "box")
+    expect(page.locator("#results h2")).to_have_text(["Labels"])
+    assert page.locator("#preview").is_visible()
+
+
 def test_an_image_alone_and_one_that_cannot_be_read(served, visit, shop):
     data = (shop.folder / "plum-40.png").read_bytes()
     page = visit(served)

@@ -39,6 +39,14 @@ def test_a_tag_has_the_probability_of_its_score(tagger):
     assert 0 < tags[-1].probability <= tags[0].probability < 1
 
 
+def test_an_added_label_has_no_probability(packed):
+    tagger = Tagger.load(packed("chosen"))
+    tagger.add_labels(["box ember"])
+    (tags,) = tagger.tag(["box ember"], k=10)
+    assert {tag.label: tag.probability is None for tag in tags}["box ember"]
+    assert sum(tag.probability is None for tag in tags) == 1
+
+
 def test_a_wanted_precision_leaves_out_tags_and_unlike_items_are_put_aside(
     tagger, table, tmp_path, monkeypatch, capsys
 ):
@@ -95,5 +103,8 @@ def test_the_report_shows_the_choice_and_what_probabilities_are_worth(shop, pack
     found = scores["reliability"]
     assert scores["choice"]["inference"]["method"] == "local-ridge" and 0 <= found["error"] <= 1
     (one,) = chosen_runs(load([folder]))
-    assert "Chosen on" in one.sentences[0] and "expected calibration error" in one.sentences[1]
+    assert (
+        "4 held-out queries are too few to choose" in one.sentences[0]
+        and "expected calibration error" in one.sentences[1]
+    )
     assert "predicted probability (%)" in one.charts[-1]

@@ -226,7 +226,7 @@ def _register_api(app: FastAPI) -> None:
         found = served(request).tagger.thumbnail(int(row)) if known else None
         if found is None:
             raise Refusal(404, "not_found", "no training item of this model has an image of this number")
-        return Response(found, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+        return Response(found, media_type="image/jpeg", headers={"Cache-Control": "private, no-cache"})
 
     made = app.openapi
 

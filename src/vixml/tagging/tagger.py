@@ -79,7 +79,7 @@ class Tag:
         voters: the nearest training items that have the label, nearest first. Where the model searches labels only
             (:attr:`Tagger.votes` is False) they explain a tag and did not decide it.
         probability: that the label is true, for items like those of train; None where nothing was held out to tell
-            (:attr:`Tagger.calibration`).
+            (:attr:`Tagger.calibration`), and for added labels.
     """
 
     label: str
@@ -252,7 +252,13 @@ class Tagger:
         chances = [[None] * ids.shape[1]] * len(ids) if self.calibration is None else self.calibration(scores).tolist()
         return [
             [
-                Tag(self.labels[label], self.ids[label], score, named.get((row, label), ()), chance)
+                Tag(
+                    self.labels[label],
+                    self.ids[label],
+                    score,
+                    named.get((row, label), ()),
+                    chance if label < self.n_known else None,
+                )
                 for label, score, chance in zip(ids[row].tolist(), scores[row].tolist(), chances[row], strict=True)
                 if label >= 0
             ]

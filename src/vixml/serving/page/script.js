@@ -88,6 +88,7 @@ async function ask() {
   }
   running?.abort();
   const mine = running = new AbortController();
+  const titles = image ? ["With the image", "Text alone"] : ["Labels"]; /* of what is sent; another image may be chosen meanwhile */
   fail("");
   say("Looking for labels …");
   try {
@@ -99,7 +100,6 @@ async function ask() {
     const found = (await (await call("/v1/tags", options)).json()).items;
     if (running !== mine) return;
     asked = true;
-    const titles = image ? ["With the image", "Text alone"] : ["Labels"];
     byId("results").replaceChildren(...found.map((item, number) => column(titles[number], item, number)));
     say(found.map((item, number) => spoken(titles[number], item)).join(" "));
     await pictures();
@@ -221,7 +221,7 @@ function on(id, event, action) {
 on("ask", "submit", () => ready.then(() => model && ask()));
 on("add", "submit", () => addLabel());
 on("access", "submit", () => { token = byId("token").value.trim(); byId("token").value = ""; ready = open(); });
-on("remove", "click", () => { use(null); byId("image").focus(); if (asked && byId("text").value.trim()) ask(); });
+on("remove", "click", () => { use(null); byId("image").focus(); if ((asked || running) && byId("text").value.trim()) ask(); });
 byId("image").addEventListener("change", (event) => { if (event.target.files[0]) use(event.target.files[0]); });
 byId("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); byId("ask").requestSubmit(); }
@@ -231,6 +231,7 @@ byId("offset").addEventListener("change", () => { if (asked) ask(); });
 const picked = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
 for (const event of ["dragover", "drop"]) {
   document.addEventListener(event, (given) => {
+    if (!given.dataTransfer?.types.includes("Files")) return; /* a text that is moved into a field */
     given.preventDefault(); /* a file beside the field must not replace the page */
     byId("drop").classList.toggle("over", event === "dragover" && model?.reads_images === true);
     if (event !== "drop" || !model?.reads_images) return;
@@ -241,7 +242,8 @@ for (const event of ["dragover", "drop"]) {
 }
 document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) byId("drop").classList.remove("over"); });
 document.addEventListener("paste", (event) => {
-  const file = model?.reads_images && picked(event.clipboardData);
+  /* Spreadsheets and word processors put a picture of a copied text beside it. */
+  const file = model?.reads_images && !event.clipboardData?.getData("text/plain") && picked(event.clipboardData);
   if (!file) return;
   event.preventDefault();
   if (use(file)) ask();
