@@ -231,7 +231,7 @@ def open_training(
     model = build_model(config, opened, run.seed, device)
     earlier, texts = None, ()
     if config.start is not None:
-        earlier, texts = Earlier.open(config.start), opened.corpus.texts("label")
+        earlier, texts = Earlier.open(config.start, config.encoder), opened.corpus.texts("label")
         earlier.restore(model)
     with enough_memory(lambda: f"train {run}: the model does not fit", lambda: fewer_items(config, 0)):
         model.to(device)
