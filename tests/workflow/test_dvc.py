@@ -59,7 +59,9 @@ def test_the_stage_of_the_results_writes_into_no_output_of_the_stage_of_the_data
         command = ["snakemake", "-n", *targets, "--configfile", "config/best.yaml", "--config", f"results={tmp_path}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
-        return set(re.findall(rf"Missing output files: {tmp_path}/((?:data|models)/[^\s;]+)", done.stdout + done.stderr))
+        return set(
+            re.findall(rf"Missing output files: {tmp_path}/((?:data|models)/[^\s;]+)", done.stdout + done.stderr)
+        )
 
     data = missing("data", "images")
     assert "data/picto/lexical/manifest.json" in data and missing("paper_tables") <= data
