@@ -639,7 +639,7 @@ def refit_labels(training: Training, state: State, view: TrainingView) -> None:
         queries, label_u = state.query_u[torch.from_numpy(data.rows)], state.label_u
     else:
         queries, label_u = encode_shared(training, data.queries, data.rows), encode_shared(training, data.labels)
-    queries = F.normalize(queries, dim=1)
+    F.normalize(queries, dim=1, out=queries)  # in place: at full size, as large as what is stored
     start_vectors(training, queries, None, label_u)
     if training.group.rank == 0:
         refit(model.vectors, queries, data.used_truth, config, training.seed, view.refit)
@@ -679,7 +679,8 @@ def refresh_centroids(training: Training, state: State, encode_again: bool = Fal
     model, data, rows = training.model, training.data, training.data.rows
     vectors, source = state.stored.read(), rows
     if encode_again and not training.stored_only:
-        vectors, source = F.normalize(encode_shared(training, data.queries, rows), dim=1), None
+        vectors, source = encode_shared(training, data.queries, rows), None
+        F.normalize(vectors, dim=1, out=vectors)  # in place: at full size, as large as what is stored
     if training.group.rank == 0:
         _, has = label_means(vectors, data.used_truth, source, out=model.centroid)
         model.has_centroid.copy_(has)
