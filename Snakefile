@@ -41,10 +41,11 @@ rule paper_tables:
 
 
 rule data:
-    """Build every corpus and its tokens, and install the software to compare with."""
+    """Build every corpus, its tokens and lexical vectors, and install the software to compare with."""
     input:
         made("build-corpus", DATASETS),
         made("tokenize", ENCODED),
+        made("hash-texts", [names for names in ENCODED if run_of(names).inference.lexical_weight > 0]),
         made("install-peers", [names for names in SCORED if run_of(names).is_peer]),
 
 

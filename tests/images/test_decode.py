@@ -134,6 +134,22 @@ def test_other_formats_are_missing(kind):
     assert kind not in FORMATS
 
 
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (png(8, 3, [1]), "AssertionError"),  # a palette is missing
+        (
+            png(8, 2, [*RED]).replace(chunk(b"IEND", b""), chunk(b"iCCP", b"") + chunk(b"IEND", b"")),
+            "index out of range",
+        ),
+    ],
+    ids=["no palette", "an empty profile behind the pixels"],
+)
+def test_a_malformed_png_is_missing_with_a_reason(broken, reason):
+    with pytest.raises(Undrawable, match=f"not an image that can be read: .*{reason}"):
+        prepare(broken, SIZE)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(10))
 def test_the_orientation_is_obeyed(orientation, kind):

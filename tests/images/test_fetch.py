@@ -284,6 +284,28 @@ def test_images_fetched_for_another_corpus_are_not_reused(server, tmp_path):
     assert store.read(0) == prepare(image_file(2), SIZE)
 
 
+@pytest.mark.parametrize("changed", ["max_bytes", "code"])
+def test_unfinished_work_of_other_settings_or_code_is_not_resumed(server, tmp_path, monkeypatch, capsys, changed):
+    monkeypatch.delenv("VIXML_PROGRESS", raising=False)
+    corpus, out = (
+        write_url_corpus(tmp_path / "corpus", [[server.url("ok/1")], [server.url("ok/2")]]),
+        tmp_path / "images",
+    )
+    few = {"max_bytes": len(image_file(1)) - 1} if changed == "max_bytes" else {}
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("vixml.images.fetch._gather", killed)
+        fetch(corpus, out, **few)
+    if changed == "code":
+        monkeypatch.setattr("vixml.images.fetch.module_hashes", lambda entry: {"vixml.images.decode": "another"})
+    store, log = fetch(corpus, out, concurrency=3)
+    assert not store.missing and [row["error"] for row in log] == [None, None]
+    assert changed in capsys.readouterr().err and set(server.asked.values()) == {2}
+
+
 BAD_ADDRESSES = [
     "http://host:99999/a.jpg", "http://host:0/a.jpg", "http://host:port/a.jpg", "http://host:-1/", "//host/a.png", "a b c",
     "data:image/png;base64,AAAA", "http:///a.png", "http://[::1/a.png", "http://[1.2.3]/", "http://xn--a/\x00", "https://",

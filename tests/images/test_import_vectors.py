@@ -464,9 +464,13 @@ def array_of(item: bytes) -> bytes:
         (b"]2aa", None),  # a list that holds itself: DUP is not among the instructions
         (b"]\x94h\x00a", "a list of list"),
         (b"]\x8a\x09" + b"\xff" * 8 + b"\x7fa", None),
+        (
+            name("numpy.core.multiarray", "scalar") + name("numpy", "dtype") + b"\x8c\x02i1\x85R"
+            + name("_codecs", "encode") + b"\x8c\x03\xe2\x82\xac\x8c\x06latin1\x86R\x86R", "latin-1",
+        ),
     ],
-    ids=["deep", "true in a list", "true", "a bare number", "text", "dup", "itself", "huge"],
-)
+    ids=["deep", "true in a list", "true", "a bare number", "text", "dup", "itself", "huge", "text beyond bytes"],
+)  # fmt: skip
 def test_an_item_must_be_a_list_of_rows(tmp_path, item, said):
     error = refused_map(write_pickle(tmp_path / "map.npy", array_of(item)))
     assert said is None or said in error.found
@@ -475,6 +479,12 @@ def test_an_item_must_be_a_list_of_rows(tmp_path, item, said):
 def test_a_map_too_large_for_its_items_is_refused_map(tmp_path):
     path = write_pickle(tmp_path / "map.npy", b"\x80\x04" + b"]" * 200_000 + b".")
     assert "at most" in refused_map(path).expected
+
+
+def test_one_list_for_every_item_does_not_fill_memory(tmp_path):
+    n, one = 200_000, list(range(100_000))  # 20 billion rows, of a file of a megabyte
+    write_map(tmp_path / "map.npy", [one] * n)
+    assert "rows in" in refused_map(tmp_path / "map.npy", n).found
 
 
 def test_reading_many_lists_is_fast(tmp_path):

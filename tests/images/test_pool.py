@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -76,7 +79,13 @@ def test_a_wrong_shape_is_an_error():
 
 
 def test_a_damaged_image_is_named(encoder):
-    for data in (b"not an image", png(1)[:200], b""):
+    no_palette = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (
+            (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 3, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(2))), (b"IEND", b"")
+        )
+    )  # fmt: skip
+    for data in (b"not an image", png(1)[:200], b"", no_palette):
         with pytest.raises(VixmlError, match="cannot be decoded") as caught:
             list(pool([*IMAGES[:2], (2, "bad", data)], encoder, 2, 2))
         assert "image 2 (bad)" in str(caught.value)

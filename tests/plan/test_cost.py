@@ -294,6 +294,15 @@ def test_main_memory_by_hand():
         RESERVE + WORKERS * WORKER + many.token_bytes + 16 * 20 + one * (800 * 2 + 1000)
     )
     assert job.host_bytes == pytest.approx(read + 4 * TINY.parameters), "the language model is larger"
+    # The end of an epoch: with 80 queries held out, the stored vectors of the others and the labels' u, unit u, z and centroids.
+    held = replace(many, config=job_of(training=TRAINING | {"validation": 0.1}).config)
+    others = many.host_bytes - one * (800 * 2 + 1000)
+    assert held.host_bytes == pytest.approx(others + one * (800 + 720 + 2 * 80 + 5 * 1000))
+    dexa = replace(held, config=held.config.model_copy(update={"method": "DEXA"}))
+    assert dexa.host_bytes == pytest.approx(others + one * (800 + 720 + 2 * 80 + 3 * 1000))
+    # Before a refit: the queries' vectors once more, and u, unit u and centroids of the labels.
+    refit = replace(many, config=job_of(training=TRAINING | {"refit_epochs": 5}).config)
+    assert refit.host_bytes == pytest.approx(others + one * (800 + 800 + 3 * 1000))
     index = RESERVE + many.token_bytes + one * (2 + 3 * 1000)
     assert many.index_host_bytes == pytest.approx(index)
     assert train_cost(many, GPU).host_memory_bytes == many.host_bytes

@@ -26,12 +26,13 @@ def start_of(folder) -> Start:
     return Start(folder=str(folder), sha256=sha256_file(folder / "model.json"))
 
 
-def opened(shop, run: str, start: Start):
-    """Return the training of a run of the shop that starts from a folder."""
+def opened(shop, run: str, start: Start, **encoder):
+    """Return the training of a run of the shop that starts from a folder; ``encoder`` changes settings of the run."""
     job = Job(shop.project, "train", {"dataset": "shop", "run": run, "seed": 3})
     reads = job.finished()
     inputs = RunInputs(reads["corpus"], reads["tokens"], reads.get("embeddings"), reads["model"])
-    config = job.run.model_copy(update={"start": start})
+    changed = job.run.encoder.model_copy(update=encoder)
+    config = job.run.model_copy(update={"start": start, "encoder": changed})
     seeded = SeededRun("shop", run, 3, config)
     return open_training(seeded, job.dataset.propensity, inputs, torch.device("cpu"))
 
@@ -42,7 +43,7 @@ def test_the_networks_are_those_of_the_folder(shop, packed, run):
     training = opened(shop, run, start_of(folder))
     model, head = training.model, load_file(folder / "head.safetensors")
     state = model.learned_state()
-    for name in head.keys() - {"cluster", "prototypes.free.weight"}:
+    for name in head.keys() - {"cluster", "prototypes.free.weight", "centre"}:
         assert torch.equal(state[name], head[name]), name
     if run == "adapters":
         return
@@ -101,6 +102,39 @@ def test_what_cannot_be_continued_is_refused(shop, packed, tmp_path):
     (folder / "head.safetensors").write_bytes(content)
     with pytest.raises(VixmlError, match="was altered"):
         opened(shop, "text", good)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "encoder"),
+    [
+        ("text", "frozen", {}),
+        ("adapters", "adapters", {"train": "frozen"}),
+        ("adapters", "adapters", {"train": "full"}),
+        ("frozen", "text", {"train": "lora"}),
+        ("adapters", "adapters", {"layers": 1}),
+        ("frozen", "frozen", {"model": "tiny-llama", "layers": 2}),
+    ],
+)
+def test_what_the_language_model_learned_is_never_dropped_in_silence(shop, packed, before, now, encoder):
+    with pytest.raises(VixmlError, match="another language model, or one that was trained in another way") as caught:
+        opened(shop, now, start_of(packed(before)), **encoder)
+    assert "train: " in caught.value.found and caught.value.expected != caught.value.found
+
+
+def test_a_frozen_model_is_a_start_for_all_weights(shop, packed):
+    folder = packed("frozen")
+    network = opened(shop, "text", start_of(folder)).model.backbone.network
+    language = load_file(folder / "language/model.safetensors")
+    assert all(torch.equal(tensor, language[name]) for name, tensor in network.state_dict().items() if "layer" in name)
+
+
+def test_the_mean_vector_is_that_of_the_items_there_are_now(shop, packed):
+    training = opened(shop, "adapters", start_of(packed("adapters")))
+    model = training.model
+    assert not model.centre.any()
+    initialise(training, new_state(training))
+    # Centred with the mean of the raw vectors, they are centred; with the earlier one subtracted first, the mean is about zero.
+    assert model.centre.norm() > 0.1
 
 
 def test_only_a_whole_model_folder_is_written_into_a_catalogue_s_file(packed, tmp_path):

@@ -102,3 +102,22 @@ def test_a_frozen_encoder_needs_no_second_pass(task, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "encode_shared", lambda *a, f=train.encode_shared: calls.append(1) or f(*a))
     planted.train(planted.make_training(task, config), tmp_path)
     assert len(calls) == 2, "queries and labels, at the start"
+
+
+def test_vectors_that_are_encoded_again_are_held_once(task, tmp_path, monkeypatch):
+    config = planted.make_config(
+        modality="text", prototype={"last_centroids": "encoded"}, training={"epochs": 1, "refit_epochs": 1}
+    )
+    found = []
+
+    def encode_shared(*given, encode=train.encode_shared):
+        found.append(encode(*given))
+        return found[-1]
+
+    monkeypatch.setattr(train, "encode_shared", encode_shared)
+    training = planted.make_training(task, config, rows=40)
+    planted.train(training, tmp_path)
+    of_all = [vectors for vectors in found if len(vectors) == len(training.data.rows)]
+    assert len(of_all) == 2, "for the last centroids and for the refit"
+    for vectors in of_all:
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))

@@ -16,11 +16,13 @@ import warm
 
 from vixml.cli import _refuse, main
 from vixml.config.registry import Propensity
+from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.memory import enough_memory, kind_of_memory
 from vixml.models.encode import fewer_items, token_budget_slices
 from vixml.models.siamese import Siamese
 from vixml.training import train as stage_module
+from vixml.training.all_labels import fewer_labels
 from vixml.training.checkpoint import NAME
 from vixml.training.train import run_identity
 from vixml.training.vectors import EncodedBatch
@@ -99,6 +101,43 @@ def test_one_error_names_the_next_smaller_value_and_that_resumes(
     assert ("from its checkpoint" in capsys.readouterr().err) == kept
     record = json.loads((tmp_path / "model" / "training.json").read_text())
     assert record["epochs"] == 2 and record["kernels"] == "plain" and not (tmp_path / "checkpoint").exists()
+
+
+def softmax_settings(method="all-labels", **training):
+    changes = settings(**training).model_dump(exclude={"method", "mining"}) | {"method": method, "mining": None}
+    return RunConfig.model_validate(changes)
+
+
+@pytest.mark.parametrize(
+    ("config", "failing", "position", "hints"),
+    [
+        (softmax_settings(), (stage_module, "label_loss", 2), "epoch 1, step 3", ["items_at_once", "sampled_labels"]),
+        (softmax_settings(), (Siamese, "encode", 0), "epoch 1, encoding", ["items_at_once"]),
+        (softmax_settings("DEXA", refit_epochs=2), (stage_module, "refit", 0), "fitting label", ["sampled_labels"]),
+        (softmax_settings("DEXA"), (stage_module.diagnostics, "evaluate", 0), "epoch 1, after", ["items_at_once"]),
+    ],
+    ids=["softmax", "first encoding", "refit", "diagnostics"],
+)
+def test_a_softmax_over_all_labels_names_the_labels(task, tmp_path, monkeypatch, config, failing, position, hints):
+    fail_at_call(monkeypatch, *failing)
+    with pytest.raises(VixmlError, match="out of GPU memory") as caught:
+        run(task, tmp_path, config)
+    assert position in caught.value.where, caught.value.where
+    keys = ("items_at_once", "sampled_labels")
+    assert [
+        key for key in keys if f"set `training.{key}" in caught.value.hint or f"set `loss.{key}" in caught.value.hint
+    ] == hints
+
+
+@pytest.mark.parametrize(
+    ("sampled", "n_labels", "expected"),
+    [(None, 1_300_000, 650_000), (None, 5_000_000, 1_000_000), (400_000, 1_300_000, 200_000), (9, 4, 2), (1, 4, 1)],
+)
+def test_the_next_smaller_number_of_labels(sampled, n_labels, expected):
+    config = softmax_settings()
+    config = config.model_copy(update={"loss": config.loss.model_copy(update={"sampled_labels": sampled})})
+    assert f"`loss.sampled_labels: {expected}`" in fewer_labels(config, n_labels)
+    RunConfig.model_validate(config.model_dump() | {"loss": config.loss.model_dump() | {"sampled_labels": expected}})
 
 
 def test_settings_that_change_no_result_keep_the_identity(task):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 from entry_points import commit, finished_rules
 from tiny_world import Copy
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,19 @@ def test_every_out_is_kept_when_a_stage_runs_again(recorded):
     lock = (recorded.root / "dvc.lock").read_text(encoding="utf-8")
     for never in ("results/raw", "results/logs", "results/benchmarks", "checkpoint"):
         assert never not in lock
+
+
+def test_the_stage_of_the_results_writes_into_no_output_of_the_stage_of_the_data(tmp_path):
+    def missing(*targets: str) -> set[str]:
+        command = ["snakemake", "-n", *targets, "--configfile", "config/best.yaml", "--config", f"results={tmp_path}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return set(
+            re.findall(rf"Missing output files: {tmp_path}/((?:data|models)/[^\s;]+)", done.stdout + done.stderr)
+        )
+
+    data = missing("data", "images")
+    assert "data/picto/lexical/manifest.json" in data and missing("paper_tables") <= data
 
 
 def test_a_change_is_made_once_compared_and_shared(recorded, tmp_path):

@@ -73,14 +73,16 @@ def prepare(data: bytes, size: int) -> bytes:
                 turn, to_srgb = _turn(opened), _to_srgb(opened.info.get("icc_profile"), opened.mode)
                 keep_ink = opened.mode == "CMYK" and to_srgb is not None
                 image = opened.copy() if keep_ink else on_white(_eight_bits(opened, stored))
+                image.thumbnail((size, size), Image.Resampling.LANCZOS)
+                # After shrinking, where both are cheap.
+                if to_srgb is not None:
+                    image = to_srgb(image)
+    except (Undrawable, MemoryError):
+        raise
     except UnidentifiedImageError as error:  # its message holds an address in memory, which varies
         raise Undrawable("not an image that can be read: of no known format") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise Undrawable(f"not an image that can be read: {error}") from error
-    image.thumbnail((size, size), Image.Resampling.LANCZOS)
-    # After shrinking, where both are cheap.
-    if to_srgb is not None:
-        image = to_srgb(image)
+    except Exception as error:  # whatever a parser of foreign data raises: AssertionError and IndexError were seen
+        raise Undrawable(f"not an image that can be read: {str(error) or type(error).__name__}") from error
     return _as_png(centred(image.transpose(turn) if turn is not None else image, size))
 
 

@@ -18,12 +18,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vixml.config.registry import Fetch
 from vixml.data.corpus import URLS, Corpus
+from vixml.digest import module_hashes
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, disk_full, link, read_json, sha256_file, write_json
 from vixml.identity import kept_folder
@@ -82,8 +84,7 @@ def fetch_images(
     config = {"image_size": size, "shards": n_shards, "fetch": settings.model_dump()}
     facts: dict[str, object] = {}
     with stage(out, "fetch-images", config=config, inputs={"corpus": corpus_dir}, facts=facts) as work:
-        identity = {"corpus": describe_input(corpus_dir)["sha256"], "size": size, "shards": n_shards}
-        kept = kept_folder(out, "fetching", identity)
+        kept = kept_folder(out, "fetching", _identity(describe_input(corpus_dir)["sha256"], config))
         with bar("fetching images", len(urls)) as advance:
 
             async def fetch() -> None:
@@ -108,6 +109,16 @@ def fetch_images(
         facts["n_requests"] = requests
         facts["pct_with_images"] = coverage(corpus, missing)
     shutil.rmtree(kept)
+
+
+def _identity(corpus: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides whether and how an image is kept: a run that resumes must share it.
+
+    Not how often and how fast servers are asked, and not the code that asks: what was fetched may have taken days.
+    """
+    decisive = {"max_bytes", "redirects", "allow_private"}
+    settings = config | {"fetch": {key: value for key, value in config["fetch"].items() if key in decisive}}
+    return {"corpus": corpus, "config": settings, "code": module_hashes("vixml.images.workers")}
 
 
 class Fetcher:

@@ -285,13 +285,17 @@ def read_row_lists(path: Path | str, n_items: int, n_rows: int) -> tuple[Ragged,
     with open(path, "rb") as stream:
         stream.seek(offset)
         content = stream.read()
-    return _lists(_objects(content, path, n_items), path, n_rows)
+    return _lists(_objects(content, path, n_items), path, n_rows, most=len(content))
 
 
-def _lists(items: Sequence[Any], path: Path, n_rows: int) -> tuple[Ragged, dict[str, int]]:
-    values, offsets, repeated, without = array("q"), array("q", [0]), 0, 0
+def _lists(items: Sequence[Any], path: Path, n_rows: int, most: int) -> tuple[Ragged, dict[str, int]]:
+    """Return what :func:`read_row_lists` does; a pickle of ``most`` bytes writes a row in a byte at least."""
+    values, offsets, repeated, without, total = array("q"), array("q", [0]), 0, 0, 0
     for item, found in enumerate(items):
         rows = _integers(found, path, item)
+        total += len(rows)
+        if total > most:  # one list may be the list of every item, at two bytes for each
+            raise _refused(path, f"more than {most:,} rows in {most:,} bytes", "lists that are written out")
         kept = rows if len(rows) < 2 else list(dict.fromkeys(rows))
         repeated += len(rows) - len(kept)
         without += not kept
@@ -320,7 +324,7 @@ def _integers(found: Any, path: Path, item: int) -> Sequence[int]:
             found = found.integer() if found.name == "scalar" else found.array()
         if isinstance(found, list | tuple) and _Record in map(type, found):
             found = [value.integer() if isinstance(value, _Record) else value for value in found]
-    except (pickle.UnpicklingError, TypeError) as error:
+    except (pickle.UnpicklingError, TypeError, ValueError) as error:
         raise _refused(path, f"item {item}: {error}", "integers, one per row") from error
     if found is None or (type(found) is int and found == -1):
         return ()

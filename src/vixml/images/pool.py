@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vixml.digest import stage_modules
-from vixml.errors import VixmlError, expect_equal
+from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import link, read_json, write_json
 from vixml.identity import kept_folder
 from vixml.images.embeddings import FORMAT
@@ -175,15 +175,9 @@ def _pool_batch(
     """Return the ids and the vectors of one batch, as :func:`pool` yields them."""
     pixels = []
     for image, key, png in batch:
-        try:
+        place = f"{where}, image {image} ({key})"
+        with reading("an image cannot be decoded", place, hint="run the stage that writes the store again"):
             pixels.append(encoder.preprocess(png))
-        except (OSError, ValueError, SyntaxError) as error:  # PIL raises any of these for a damaged PNG
-            raise VixmlError(
-                "an image cannot be decoded",
-                where=f"{where}, image {image} ({key})",
-                found=str(error),
-                hint="run the stage that writes the store again",
-            ) from error
     vectors = encoder.encode(torch.from_numpy(np.stack(pixels))).to(torch.float16).cpu().numpy()
     what = "a vision encoder returned vectors of the wrong shape"
     expect_equal(vectors.shape, (len(batch), encoder.dim), what, where=encoder.name)

@@ -71,11 +71,13 @@ class Workers:
         worker = self._take()
         made = worker.run(file, PATIENCE * self._seconds)
         with self._lock:
-            if made is not None:
+            if made is None:
+                self._all.discard(worker)
+            else:
                 self._idle.append(worker)
-                return made
-            self._all.discard(worker)
-        return None, self._reason(worker)
+        if isinstance(made, str):  # the process lives: it caught the error
+            raise RuntimeError(f"a process that prepares images failed:\n{made}")
+        return (None, self._reason(worker)) if made is None else made
 
     def _take(self) -> _Worker:
         with self._lock:
@@ -116,8 +118,8 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def run(self, file: File, patience: float) -> Attempt | None:
-        """Return the outcome of a file, or None if the process has ended."""
+    def run(self, file: File, patience: float) -> Attempt | str | None:
+        """Return the outcome of a file, the traceback of an error in our code, or None if the process has ended."""
         try:
             if not self._ready:
                 self._connection.recv()
@@ -127,12 +129,9 @@ class _Worker:
                 self.stuck = True
                 self.process.kill()
                 return None
-            made = self._connection.recv()
+            return self._connection.recv()
         except (EOFError, OSError):
             return None
-        if isinstance(made, str):
-            raise RuntimeError(f"a process that prepares images failed:\n{made}")
-        return made
 
     def end(self) -> int:
         """Wait for the end; return the exit status, or raise an error if it never started."""

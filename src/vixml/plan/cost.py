@@ -382,18 +382,27 @@ class Job:
 
     @property
     def host_bytes(self) -> float:
-        """Return the peak of a training in main memory, largest at its start or while a checkpoint is written.
+        """Return the peak of a training in main memory, largest at its start or at the end of an epoch.
 
-        Stored query vectors are held throughout. Beside them: the vectors of all queries and labels before the first
-        epoch; or three of each label, from which its own starts; or a copy of the centroids (the largest tensor of a checkpoint) and, with held-out queries, of the stored
-        vectors of the others. Or the language model while it is loaded.
+        Stored query vectors are held throughout. Beside them, the largest of: the vectors of all queries and labels before the
+        first epoch; three of each label, from which its own starts; what an epoch ends with. That is a copy of the centroids (the
+        largest tensor of a checkpoint); or, with held-out queries, the stored vectors of the others, and the labels' vectors: raw,
+        of length one, prototypes, centroids twice; or, before a refit, the vectors of its queries and three of each label. Or the
+        language model while it is loaded.
         """
         d, n, m = 4.0 * self.shape.hidden, self.counts.n_train, self.counts.n_labels
         kept = d * (n if not self.stored_only else 2 * n + m)
         start = kept + (d * (n + m) if not self.stored_only else 0.0)
+        three = d * (2 * m if self.stored_only else 3 * m)
         if self.config.method == "all-labels":
-            start = max(start, kept + d * (2 * m if self.stored_only else 3 * m))
-        epoch = kept + max(self.label_bytes, d * self.trained_queries if self.held_out else 0.0)
+            start = max(start, kept + three)
+        ends = [self.label_bytes]
+        if self.held_out:
+            tables = 2 + self.config.has_prototypes + 2 * (self.config.method == "PRIME")
+            ends.append(d * (self.trained_queries + 2 * self.held_out + tables * m))
+        if self.config.training.refit_epochs:
+            ends.append(d * self.trained_queries + three)
+        epoch = kept + max(ends)
         read = self.token_bytes + 16 * self.pairs + WORKERS * WORKER
         return RESERVE + read + max(4.0 * self.shape.parameters, start, epoch)
 

@@ -28,6 +28,7 @@ from vixml.models.packing import pinned
 from vixml.ragged import Ragged
 from vixml.runtime import REFIT, SAMPLE, generator
 
+MOST_SAMPLED = 1_000_000  # the bound of `loss.sampled_labels`
 NO_NEGATIVE = -1e4  # a score far below all others; finite, so that a row without negatives has a gradient of zero
 
 
@@ -49,6 +50,15 @@ class Candidates:
         """Return the candidates in pinned memory."""
         arrays = (self.labels, self.pairs, self.log_weight)
         return Candidates(*(None if array is None else pinned(array) for array in arrays))
+
+
+def fewer_labels(config: RunConfig, n_labels: int) -> str:
+    """Return advice for a softmax that ran out of memory: an imperative clause with a key and its next smaller value."""
+    sampled = config.loss.sampled_labels
+    now = n_labels if sampled is None else min(sampled, n_labels)
+    drawn = min(max(1, now // 2), MOST_SAMPLED)
+    shown = f"now {'all ' if sampled is None else ''}{now} labels; another training, from its beginning"
+    return f"set `loss.sampled_labels: {drawn}` in the run's file ({shown})"
 
 
 def draw_candidates(truth: Ragged, trained: np.ndarray, sampled: int | None, rng: np.random.Generator) -> Candidates:

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vixml.config.run import Start
+from vixml.config.run import Encoder, Start
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import read_json, sha256_file
 from vixml.models.siamese import Siamese
 
-HEADER, LANGUAGE, HEAD = "model.json", "language/model.safetensors", "head.safetensors"
+HEADER, CONFIG, LANGUAGE, HEAD = "model.json", "config.json", "language/model.safetensors", "head.safetensors"
 LABELS, VECTORS = "labels/items.parquet", "labels/z.npy"
 FREE, CLUSTER, NETWORK = "prototypes.free.weight", "cluster", "backbone.network."
 AGAIN = "name another model folder: `vixml fit NAME --from MODEL`"
@@ -42,11 +42,16 @@ class Earlier:
     vectors: np.ndarray | None = None
 
     @classmethod
-    def open(cls, start: Start) -> Earlier:
+    def open(cls, start: Start, encoder: Encoder) -> Earlier:
         """Read the folder, whose files are verified.
 
+        Args:
+            start: where it is.
+            encoder: of the run that starts from it.
+
         Raises:
-            VixmlError: it is missing, damaged, or another one than that which the run names.
+            VixmlError: it is missing, damaged, another one than that which the run names, or what its language model learned has
+                no place in the run's.
         """
         folder = Path(start.folder)
         header = folder / HEADER
@@ -57,9 +62,10 @@ class Earlier:
         what = "the model folder to start from is another one now"
         expect_equal(sha256_file(header), start.sha256, what, where=header, hint=AGAIN)
         files = read_json(header)["files"]
-        for name in {LANGUAGE, HEAD, LABELS, VECTORS} & files.keys():
+        for name in {CONFIG, LANGUAGE, HEAD, LABELS, VECTORS} & files.keys():
             what = "a file of the model folder to start from was altered"
             expect_equal(sha256_file(folder / name), files[name]["sha256"], what, where=folder / name, hint=AGAIN)
+        _expect_same_encoder(folder / CONFIG, encoder)
         names = pq.ParquetFile(folder / LABELS).read(columns=["id", "text"]).to_pydict()
         texts = [text or key for key, text in zip(names["id"], names["text"], strict=True)]
         language = load_file(folder / LANGUAGE) if LANGUAGE in files else {}
@@ -77,7 +83,8 @@ class Earlier:
         table = network.get_input_embeddings().weight
         for name, tensor in model.learned_state().items():
             key = name.removeprefix(NETWORK)
-            if name == FREE or name in ("backbone.row_of", CLUSTER) or name.startswith(("centroid", "has_centroid")):
+            # Computed anew from the items there are now.
+            if name in (FREE, "backbone.row_of", CLUSTER) or name.startswith(("centroid", "has_centroid", "centre")):
                 continue
             found = (
                 self.language.get(key) if name.startswith(NETWORK) and name not in self.head else self.head.get(name)
@@ -122,3 +129,22 @@ class Earlier:
         has = counts > 0
         free[has.to(free.device)] = (total[has] / counts[has, None]).to(free.device)
         return len(known)
+
+
+def _expect_same_encoder(path: Path, now: Encoder) -> None:
+    """Check that all that the earlier language model learned is a part of the new one: whole weights, or adapters."""
+    before = read_json(path)["encoder"]
+    same = all(before[key] == getattr(now, key) for key in ("model", "layers"))
+    # A frozen one learned nothing: it is the published model, as good a start for all weights.
+    if same and (before["train"] == now.train or (before["train"], now.train) == ("frozen", "full")):
+        return
+    told = [
+        ", ".join(f"{key}: {one[key]}" for key in ("model", "layers", "train")) for one in (before, now.model_dump())
+    ]
+    raise VixmlError(
+        "the model folder to start from holds another language model, or one that was trained in another way",
+        where=f"{path}: encoder",
+        found=told[0],
+        expected=told[1],
+        hint=f"set these keys of the run's `encoder` to those of the folder, or {AGAIN}",
+    )

@@ -44,7 +44,7 @@ from vixml.progress import Quiet, bar, warn
 from vixml.provenance import describe_input, machine, stage
 from vixml.runtime import CLUSTER, DROPOUT, INIT, autocast, batch_workers, choose_precision, derived_seed, send
 from vixml.training import diagnostics
-from vixml.training.all_labels import decoupled_softmax, label_loss, refit
+from vixml.training.all_labels import decoupled_softmax, fewer_labels, label_loss, refit
 from vixml.training.batches import Batch, EpochBatches, TrainingSet, iterate
 from vixml.training.checkpoint import Checkpoint
 from vixml.training.clustering import balanced_groups, group_means
@@ -89,10 +89,7 @@ def train(
         state = new_state(training)
         n_queries = len(training.data.rows) * (config.training.epochs + config.training.refit_epochs)
         shown = bar(str(run), n_queries) if first else nullcontext(Quiet())
-        enough = enough_memory(
-            lambda: f"train {run}, {position(training, state)}",
-            lambda: fewer_items(config, model.encoding, model.training),
-        )
+        enough = enough_memory(lambda: f"train {run}, {position(training, state)}", lambda: smaller(training, state))
         with shown as advance, lost_processes(group), enough:
             fit(training, state, checkpoint, TrainingView(advance, str(run), config.training.epochs))
             leave()
@@ -231,7 +228,7 @@ def open_training(
     model = build_model(config, opened, run.seed, device)
     earlier, texts = None, ()
     if config.start is not None:
-        earlier, texts = Earlier.open(config.start), opened.corpus.texts("label")
+        earlier, texts = Earlier.open(config.start, config.encoder), opened.corpus.texts("label")
         earlier.restore(model)
     with enough_memory(lambda: f"train {run}: the model does not fit", lambda: fewer_items(config, 0)):
         model.to(device)
@@ -265,6 +262,7 @@ class State:
         sums: of each loss term over the epoch's queries.
         seconds: of training, without diagnostics and saving.
         history: the reports of finished epochs.
+        refitting: whether label vectors are being fitted to the final encoder; for errors, and not saved.
         accepted: checkpoints of other code from which the run was resumed: position, old and new digest.
     """
 
@@ -280,6 +278,7 @@ class State:
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     accepted: list[dict[str, Any]] = field(default_factory=list)
+    refitting: bool = False
 
 
 SAVED_AS_THEY_ARE = ("query_u", "label_u", "epoch", "step_in_epoch", "seconds", "history", "accepted")
@@ -459,9 +458,26 @@ def start_or_resume(training: Training, state: State, checkpoint: Checkpoint, vi
 
 def position(training: Training, state: State) -> str:
     """Return a training's position, for an error."""
+    if state.refitting:
+        return "fitting label vectors (training.refit_epochs)"
     if not training.model.training:
         return f"epoch {state.epoch + 1}, encoding queries and labels"
+    if state.step_in_epoch == training.steps_per_epoch:
+        return f"epoch {state.epoch + 1}, after its last step"
     return f"epoch {state.epoch + 1}, step {state.step_in_epoch + 1} of {training.steps_per_epoch}"
+
+
+def smaller(training: Training, state: State) -> str:
+    """Return advice for a training that ran out of memory, as an imperative clause: fewer items or labels at a time."""
+    config, model = training.config, training.model
+    labels = fewer_labels(config, len(training.data.trained_labels))
+    if state.refitting:
+        return labels
+    items = fewer_items(config, model.encoding, model.training)
+    if config.method != "all-labels" or not model.training:
+        return items
+    # Whether a step's encoder or its softmax filled the memory is not known; on stored vectors there is no encoder.
+    return labels if training.stored_only else f"{items}, or {labels}"
 
 
 def epoch_batches(training: Training, state: State) -> EpochBatches:
@@ -639,11 +655,13 @@ def refit_labels(training: Training, state: State, view: TrainingView) -> None:
         queries, label_u = state.query_u[torch.from_numpy(data.rows)], state.label_u
     else:
         queries, label_u = encode_shared(training, data.queries, data.rows), encode_shared(training, data.labels)
-    queries = F.normalize(queries, dim=1)
+    F.normalize(queries, dim=1, out=queries)  # in place: at full size, as large as what is stored
+    state.refitting = True
     start_vectors(training, queries, None, label_u)
     if training.group.rank == 0:
         refit(model.vectors, queries, data.used_truth, config, training.seed, view.refit)
     training.group.broadcast(model.vectors)
+    state.refitting = False
 
 
 def update_groups(training: Training, state: State, view: TrainingView) -> None:
@@ -679,7 +697,8 @@ def refresh_centroids(training: Training, state: State, encode_again: bool = Fal
     model, data, rows = training.model, training.data, training.data.rows
     vectors, source = state.stored.read(), rows
     if encode_again and not training.stored_only:
-        vectors, source = F.normalize(encode_shared(training, data.queries, rows), dim=1), None
+        vectors, source = encode_shared(training, data.queries, rows), None
+        F.normalize(vectors, dim=1, out=vectors)  # in place: at full size, as large as what is stored
     if training.group.rank == 0:
         _, has = label_means(vectors, data.used_truth, source, out=model.centroid)
         model.has_centroid.copy_(has)
