@@ -52,6 +52,19 @@ def test_not_a_zip(tmp_path, content):
     assert "a.whl" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("at", "value"), [(6, 197), (24, 0)]
+)  # of the central entry: a later version; a name of no length
+def test_an_archive_of_another_kind_is_one_error(tmp_path, at, value):
+    path = write_zip(tmp_path / "a.whl", {"x": b"abc"})
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + at + (4 if at == 24 else 0)] = value
+    path.write_bytes(data)
+    with pytest.raises(VixmlError, match=r"not a readable zip|cannot be read"):
+        Archive(path).read("x")
+
+
 def test_a_cut_zip_and_a_missing_one(tmp_path):
     path = write_zip(tmp_path / "a.whl", {"x": b"abc" * 1000})
     path.write_bytes(path.read_bytes()[:-30])

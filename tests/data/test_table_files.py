@@ -103,6 +103,20 @@ def test_names_of_columns_are_without_blanks_and_different(tmp_path):
             records(tmp_path / "t.parquet")
 
 
+def test_a_row_of_excel_that_the_library_cannot_read_is_one_error(tmp_path):
+    book = io.BytesIO(excel([["id", "title"], ["1", "Rod"]]))
+    with zipfile.ZipFile(book) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    text, beyond = b't="inlineStr"><is><t>Rod</t></is>', b't="s"><v>99</v>'  # of a list of no strings
+    assert text in members["xl/worksheets/sheet1.xml"]
+    members["xl/worksheets/sheet1.xml"] = members["xl/worksheets/sheet1.xml"].replace(text, beyond)
+    with zipfile.ZipFile(tmp_path / "t.xlsx", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    with pytest.raises(VixmlError, match="a row of an Excel file cannot be read"):
+        records(tmp_path / "t.xlsx")
+
+
 def test_excel_keeps_the_zeros_of_its_format(tmp_path):
     rows = [[], ["id", "title", "tags"], [7, 'Rod, "long"', "a|b"], [8.0, "Zwei\nZeilen ü", None]]
     (tmp_path / "t.xlsx").write_bytes(excel(rows, A3="000"))

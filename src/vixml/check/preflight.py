@@ -176,7 +176,8 @@ def memory(name: str, needs: dict[str, float], room: float) -> Line:
         return Line(name, "ok", f"{size(room)}; at most {size(max(needs.values(), default=0.0))} are needed at once")
     shown = ", ".join(f"{part} {size(need)}" for need, part in large[:3])
     more = f" and {len(large) - 3} more" if len(large) > 3 else ""
-    hint = "leave these runs out of `targets`, make `training.items_at_once` smaller, or take a larger machine"
+    smaller = "make `training.items_at_once` smaller, " * (name == "GPU memory")  # of a step on a device
+    hint = f"leave these runs out of `targets`, {smaller}or take a larger machine"
     return Line(name, "fails", f"{size(room)} are there, and predicted are: {shown}{more}", hint, stops=True)
 
 

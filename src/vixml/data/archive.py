@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,11 @@ from vixml.config.registry import Source
 from vixml.errors import VixmlError
 
 MEMBER_LIMIT = 64 << 20
+# What zipfile raises on damaged or unknown archives and members: IndexError of a member without a name, NotImplementedError of
+# a later version of the format.
+DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError, IndexError,
+)  # fmt: skip
 NESTED = "!"
 
 
@@ -38,16 +44,16 @@ class Archive:
         stream: Path | IO[bytes] = io.BytesIO(file) if isinstance(file, bytes) else Path(file)
         try:
             self._zip = zipfile.ZipFile(stream)
+            self._members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
         except FileNotFoundError as error:
             raise VixmlError("an archive is missing", where=self.name, hint="fetch it: vixml download NAME") from error
-        except (zipfile.BadZipFile, ValueError, OSError) as error:
+        except DAMAGED as error:
             raise VixmlError(
                 "not a readable zip archive",
                 where=self.name,
                 found=str(error),
                 hint="delete it and fetch it again: vixml download NAME",
             ) from error
-        self._members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
 
     def __contains__(self, member: str) -> bool:
         return member in self._members
@@ -110,7 +116,7 @@ class Archive:
     def _reading(self, member: str) -> Iterator[None]:
         try:
             yield
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
+        except DAMAGED as error:
             raise VixmlError(
                 "a member of the archive cannot be read",
                 where=f"{self.name}: {member}",

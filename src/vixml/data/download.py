@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vixml.config.registry import Source
+from vixml.data.archive import DAMAGED
 from vixml.data.texts import without_html
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import disk_full, move, read_json, sha256_file, sweep, work_folder, write_json
@@ -168,7 +169,7 @@ def _check_archive(path: Path, source: Source) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
+    except DAMAGED as error:
         raise VixmlError(
             "a raw file is not a whole zip archive",
             where=path,

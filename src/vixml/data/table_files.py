@@ -46,6 +46,7 @@ KINDS = {
 }  # fmt: skip
 ENDINGS = tuple(kind + packed for packed in ("", *PACKED) for kind in KINDS)
 # zipfile raises RuntimeError, of which NotImplementedError is one, for a password and an unknown compression.
+SAVE_AGAIN = "open it in a spreadsheet program and save it again as .xlsx, or as CSV"
 _DAMAGED = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, EOFError, OSError, pa.ArrowException, RuntimeError)
 
 
@@ -418,7 +419,7 @@ def _read_parquet(path: Path, form: TableForm) -> Iterator[Row]:
 def sheets_of(path: Path) -> list[str]:
     """Return the names of the sheets of an Excel file."""
     with _workbook(path) as book:
-        return list(book.sheetnames)
+        return [sheet.title for sheet in book.worksheets]
 
 
 @contextmanager
@@ -428,8 +429,7 @@ def _workbook(path: Path) -> Iterator[Any]:
 
     with open_bytes(path) as stream:
         data = io.BytesIO(stream.read())
-        hint = "open it in a spreadsheet program and save it again as .xlsx, or as CSV"
-        with reading("not a readable Excel file", path, hint=hint):
+        with reading("not a readable Excel file", path, hint=SAVE_AGAIN):
             with zipfile.ZipFile(data) as archive:
                 total = sum(member.file_size for member in archive.infolist())
                 if total > max(UNPACKED_LIMIT, RATIO_LIMIT * len(data.getbuffer())):
@@ -447,14 +447,12 @@ def _workbook(path: Path) -> Iterator[Any]:
 def _read_excel(path: Path, form: TableForm) -> Iterator[Row]:
     """Yield (file and row, record) of a sheet: the named one, or the first. Whole numbers keep the zeros of their format."""
     with _workbook(path) as book:
-        name = form.sheet or book.sheetnames[0]
-        if name not in book.sheetnames:
-            raise VixmlError("no such sheet", where=path, found=name, hint="one of: " + ", ".join(book.sheetnames))
-        sheet = book[name]
-        sheet.reset_dimensions()
+        sheets = {sheet.title: sheet for sheet in book.worksheets}  # not those of charts
+        name = form.sheet or next(iter(sheets), "")
+        if name not in sheets:
+            raise VixmlError("no such sheet", where=path, found=name or "none", hint="one of: " + ", ".join(sheets))
         header: list[str] | None = None
-        for number, row in enumerate(sheet.iter_rows(), start=1):
-            values = [_excel(cell) for cell in row]
+        for number, values in enumerate(_excel_rows(sheets[name], path), start=1):
             if all(value in (None, "") for value in values):
                 continue
             if header is None:
@@ -468,6 +466,21 @@ def _read_excel(path: Path, form: TableForm) -> Iterator[Row]:
             yield where, {key: value for key, value in zip(header, values, strict=False) if key}
         if header is None:
             _header([], f"{path}, {name}")
+
+
+def _excel_rows(sheet: Any, path: Path) -> Iterator[list[Any]]:
+    """Yield the cells of each row, as text or None."""
+    rows: Iterator[Any] | None = None
+    while True:
+        with reading("a row of an Excel file cannot be read", path, hint=SAVE_AGAIN):
+            if rows is None:
+                sheet.reset_dimensions()
+                rows = iter(sheet.iter_rows())
+            row = next(rows, None)
+            values = None if row is None else [_excel(cell) for cell in row]
+        if values is None:
+            return
+        yield values
 
 
 def _excel(cell: Any) -> Any:

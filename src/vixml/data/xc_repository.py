@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import math
 import zipfile
 import zlib
@@ -272,9 +273,9 @@ def read_lines(file: File) -> Iterator[tuple[int, str]]:
             expected="UTF-8 text",
             hint="convert it, e.g. iconv -f latin1 -t utf-8, and record the new sha256",
         ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile) as error:
-        archive = isinstance(error, zipfile.BadZipFile)
-        what = "a file inside an archive is damaged" if archive else "not a whole gzip file"
+    except (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, lzma.LZMAError, NotImplementedError) as error:
+        gzipped = isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error))
+        what = "not a whole gzip file" if gzipped else "a file inside an archive is damaged"
         raise VixmlError(what, where=f"{file}:{number + 1}", found=str(error), hint=_HINT) from error
 
 

@@ -48,7 +48,7 @@ STRIP = 256
 
 
 def prepare(data: bytes, size: int) -> bytes:
-    """Return an image as PNG of ``size`` x ``size`` pixels, in sRGB, upright, on white.
+    """Return an image as PNG of ``size`` x ``size`` pixels, in sRGB, upright, on white (docs/deviations.md D35).
 
     A smaller image is not enlarged but gets a wider margin. Of several frames, the first counts.
 

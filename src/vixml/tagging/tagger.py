@@ -358,7 +358,12 @@ class Tagger:
         """Return a picture as the vision encoder reads it: (size, size, 3) uint8."""
         if isinstance(picture, Image.Image):
             written, as_it_is = io.BytesIO(), picture.mode in ("RGB", "RGBA", "L", "LA", "P")
-            (picture if as_it_is else picture.convert("RGB")).save(written, "PNG")
+            try:
+                (picture if as_it_is else picture.convert("RGB")).save(written, "PNG")
+            except MemoryError:
+                raise
+            except Exception as error:  # whatever a parser of foreign data raises: an open file is read only now
+                raise Undrawable(f"not an image that can be read: {str(error) or type(error).__name__}") from error
             picture = written.getvalue()
         elif isinstance(picture, (str, Path)):
             if "://" in str(picture):
