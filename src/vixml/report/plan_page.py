@@ -254,7 +254,7 @@ def known(config_dir: Path | str, reference: Path) -> list[tuple[str, str, str, 
             dataset, run = _run_of(line)
             published = float(value.split()[-1])
             predicted = train_cost(job(dataset, run), gpu).hours
-            where = "paper, end of Figure 2's axis" if topic == "Figure 2" else "paper"
+            where = "paper: at most, the end of Figure 2's axis" if topic == "Figure 2" else "paper"
             found.append((f"{run}, {dataset}", where, published, predicted, "h"))
         elif topic == "latency per query":
             dataset, run = _run_of(line)
