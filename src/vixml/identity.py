@@ -70,6 +70,12 @@ def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
     return kept
 
 
+def discard(kept: Path) -> None:
+    """Remove such a folder, and before its content what says whose it is: a kill in between leaves nothing that is resumed."""
+    (kept / "identity").unlink(missing_ok=True)
+    shutil.rmtree(kept, ignore_errors=True)  # what stays is of no harm
+
+
 def _differences(before: Any, now: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     """Yield the keys and both values of each entry in which two nested dictionaries differ."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):

@@ -8,7 +8,6 @@ affects the result.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 import time
 import zlib
@@ -28,7 +27,7 @@ from vixml.data.corpus import URLS, Corpus
 from vixml.digest import module_hashes
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, disk_full, link, read_json, sha256_file, write_json
-from vixml.identity import kept_folder
+from vixml.identity import discard, kept_folder
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter, Schedule
 from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
@@ -108,7 +107,7 @@ def fetch_images(
         facts |= {"n_images": len(urls), "n_missing": len(missing), "missing_reasons": dict(reasons)}
         facts["n_requests"] = requests
         facts["pct_with_images"] = coverage(corpus, missing)
-    shutil.rmtree(kept)
+    discard(kept)
 
 
 def _identity(corpus: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ import torch
 from vixml.digest import stage_modules
 from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import link, read_json, write_json
-from vixml.identity import kept_folder
+from vixml.identity import discard, kept_folder
 from vixml.images.embeddings import FORMAT
 from vixml.images.store import ImageStore
 from vixml.images.vision import VisionEncoder, VisionSource
@@ -93,7 +92,7 @@ def embed_images(
             },
         )
         facts |= {"n_images": len(store), "n_missing": len(store.missing)}
-    shutil.rmtree(kept)
+    discard(kept)
 
 
 def smaller_batches(vision: str, batch_size: int) -> str:

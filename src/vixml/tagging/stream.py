@@ -31,7 +31,7 @@ from vixml.config.registry import fields_of
 from vixml.data.table_files import expand
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, sha256_json, write_json
-from vixml.identity import kept_folder
+from vixml.identity import discard, kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
 from vixml.tagging.rows import Columns, Row, digest_of, form_of, items_of
@@ -141,7 +141,7 @@ def tag_table(
         if not counts["tagged"]:
             raise _nothing_tagged(paths[0], kept, counts)
         _join(chunks, out, wanted.schema)
-        _remove(kept)  # the tags are there
+        discard(kept)  # the tags are there
         return counts
 
 
@@ -174,12 +174,6 @@ def _alone(out: Path) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
             return
-
-
-def _remove(kept: Path) -> None:
-    """Remove the chunks, and before them what says whose they are: a kill in between leaves nothing that is resumed."""
-    (kept / "identity").unlink(missing_ok=True)
-    shutil.rmtree(kept, ignore_errors=True)  # what stays is of no harm
 
 
 def aside_of(out: Path) -> Path:
@@ -353,7 +347,7 @@ def _nothing_tagged(table: Path, kept: Path, counts: Mapping[str, int]) -> Vixml
         if part.stat().st_size
     ]
     found = f"{counts['items']} rows" + (f"; the first: {reasons[0]}" if reasons else "")
-    _remove(kept)
+    discard(kept)
     return VixmlError(
         "no row of the table can be tagged", where=table, found=found, hint="name the columns: --text, --pictures"
     )
