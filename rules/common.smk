@@ -29,6 +29,7 @@ from snakemake.shell import shell
 
 from vixml.config.load import load_workflow, preset_files, read_yaml, registry_files
 from vixml.config.project import Project
+from vixml.config.registry import FILENAME
 from vixml.config.registry import NAME as NAME_OF_ENTRY
 from vixml.config.tables import load_any_tables, load_figures
 from vixml.data.catalogue import tables_of
@@ -79,7 +80,7 @@ wildcard_constraints:
     model=ID,
     max_len=r"\d+",
     vision=ID,
-    filename=r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.(whl|zip|parquet|npy)",
+    filename=FILENAME,
 
 
 # Paths. A stage's folder is complete exactly when it contains its manifest, so rules name manifests.

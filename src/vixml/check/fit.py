@@ -46,6 +46,8 @@ def expect_fit(project: Project, scored: Iterable[Scored], published: bool = Tru
     Raises:
         VixmlError: the first run that cannot; its file and key are named.
     """
+    scored = list(scored)
+    _expect_one_share(project, scored)
     for dataset, name, split in _with_splits(project, scored):
         run, entry = project.run(dataset, name), project.dataset(dataset)
         file = family_file(project.config_dir, dataset, name)
@@ -60,6 +62,22 @@ def expect_fit(project: Project, scored: Iterable[Scored], published: bool = Tru
         config = read_json(model / "config.json") if (model / MANIFEST).exists() else None
         if run.needs_encoder and isinstance(config, dict):
             require_fit(run, project.world, f"{file}: runs.{name}", config)
+
+
+def _expect_one_share(project: Project, scored: Iterable[Scored]) -> None:
+    """Check that runs that are compared on held-out queries hold out the same number of them."""
+    first: dict[str, tuple[str, float]] = {}
+    for dataset, name, split in scored:
+        share = project.run(dataset, name).training.validation
+        other, wanted = first.setdefault(dataset, (name, share)) if split == "validation" else (name, share)
+        if share != wanted:
+            raise VixmlError(
+                "runs that are compared on held-out queries hold out different shares",
+                where=f"{family_file(project.config_dir, dataset, name)}: runs.{name}.training.validation",
+                found=share,
+                expected=f"{wanted}, as {other}",
+                hint="give them one share, or score one of them on test",
+            )
 
 
 def _with_splits(project: Project, scored: Iterable[Scored]) -> Iterator[Scored]:

@@ -65,6 +65,10 @@ class _StrictLoader(_Loader):
             raise _malformed(f"a {type(value).__name__}, not text, a number, true, false or null: quote it", node)
         if isinstance(value, float) and not math.isfinite(value):
             raise _malformed(f"{node.value} is not a finite number", node)
+        if type(value) is int and not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", node.value):
+            raise _malformed(
+                f"{node.value} is no decimal number (YAML reads it as {value}): write that, or quote it", node
+            )
         if isinstance(value, int) and abs(value) >= 2**63:
             raise _malformed("an integer of more than 63 bits", node)
         if isinstance(value, str) and "\0" in value:
@@ -624,15 +628,20 @@ def load_workflow(
             require(name, {run for dataset, run in runs if dataset == target.dataset}, at(f"targets.{index}.runs"))
             run = runs[target.dataset, name]
             require_fit(run, world, f"{family_file(folder, target.dataset, name)}: runs.{name}")
+    first = config.targets[0].dataset if config.targets else None
     for index, name in enumerate(config.latencies):
-        known = {run for dataset, run in runs if config.targets and dataset == config.targets[0].dataset}
-        require(name, known, at("latencies"))
-        run = runs[config.targets[0].dataset, name]
+        require(name, {run for dataset, run in runs if dataset == first}, at("latencies"))
+        run = runs[first, name]
         if run.reuse or not run.needs_encoder:
             raise VixmlError(
                 "latencies are of trained models, and this run has none", where=at(f"latencies.{index}"),
                 found=f"{name}, which {f'reuses that of {run.reuse}' if run.reuse else 'encodes nothing'}",
                 hint=f"name {run.reuse or 'runs with an encoder'}",
+            )  # fmt: skip
+        if name not in {run for target in config.targets if target.dataset == first for run in target.runs}:
+            raise VixmlError(
+                "latencies are of runs that are scored, and this one is not", where=at(f"latencies.{index}"),
+                found=name, expected=f"a run under `targets` of {first}", hint="it would be trained for its latency alone: add it there",
             )  # fmt: skip
     return config
 

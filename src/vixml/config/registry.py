@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -19,6 +19,10 @@ from vixml.config.run import Count, Few, Fraction, Pixels, Seed, Strict, Width
 
 Rows = Annotated[int, Field(ge=0, le=10**10)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# Of a raw file: one part of a path, which rules find by its pattern.
+FILENAME = r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*\.(whl|zip|parquet|npy)"
+# What pip takes for a distribution and its version; in a name, `NAME @ ADDRESS` would make it run what lies there.
+DISTRIBUTION, VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]*"), re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_\-]*")
 
 
 class Source(Strict):
@@ -33,7 +37,9 @@ class Source(Strict):
     )
     name: str = Field(description="Distribution name, or the publisher's name of the file.")
     version: str = Field(description="Exact version; `-` if there is none.")
-    filename: str = Field(description="File name as published, or its name in the raw folder.")
+    filename: Annotated[str, StringConstraints(pattern=f"^{FILENAME}$")] = Field(
+        description="File name as published, or its name in the raw folder; `.whl`, `.zip`, `.parquet` or `.npy`."
+    )
     google_drive: str | None = Field(
         None, description="The publisher's file id on Google Drive; required for `google-drive`, a hint for `place`."
     )
@@ -55,6 +61,9 @@ class Source(Strict):
                     raise ValueError(f"{key} is missing: a source of kind 'wheel' declares it")
             if self.google_drive is not None:
                 raise ValueError("google_drive is for sources of the kinds 'google-drive' and 'place' only")
+            for key, pattern in (("name", DISTRIBUTION), ("version", VERSION)):
+                if not pattern.fullmatch(getattr(self, key)):
+                    raise ValueError(f"{key} is not that of a distribution: {getattr(self, key)!r:.80}")
         if (self.kind == "hub") != (self.hub_path is not None):
             raise ValueError("hub_path belongs to a source of kind 'hub', and such a source needs it")
         if self.kind == "google-drive" and self.google_drive is None:
@@ -196,6 +205,9 @@ class Catalogue(Strict):
 class Fetch(Strict):
     """How images are fetched from the web."""
 
+    # Whether an image is kept; the others say how often and how fast servers are asked.
+    decisive: ClassVar = ("max_bytes", "redirects", "allow_private")
+
     concurrency: Few = Field(64, description="Maximum number of open requests.")
     per_host: Few = Field(16, description="Maximum number of open requests to one host.")
     attempts: int = Field(
@@ -325,10 +337,11 @@ class Dataset(Strict):
             left_out = dict.fromkeys(others, True) | {"catalogue": {"folder", "tables"}}
             found = self.model_dump(mode="json", exclude=left_out)
             return found | ({"averages": self.averages} if self.averages else {})
+        # Only where they were changed: images that were fetched before these two counted are not fetched again.
+        changed = {key for key in Fetch.decisive if getattr(self.fetch, key) != Fetch.model_fields[key].default}
         kept = {
             "render-images": {"image_size", "shards"},
-            # Retries and time-outs do not change the images.
-            "fetch-images": {"image_size": True, "shards": True, "fetch": {"max_bytes"}},
+            "fetch-images": {"image_size": True, "shards": True, "fetch": {"max_bytes"} | changed},
             "export-dataset": {"title", "sources", "stand_in", "facts", "text"},
             "train": {"propensity"},
             "score": {"propensity", "filter_required"},

@@ -115,8 +115,7 @@ def _identity(corpus: str, config: dict[str, Any]) -> dict[str, Any]:
 
     Not how often and how fast servers are asked, and not the code that asks: what was fetched may have taken days.
     """
-    decisive = {"max_bytes", "redirects", "allow_private"}
-    settings = config | {"fetch": {key: value for key, value in config["fetch"].items() if key in decisive}}
+    settings = config | {"fetch": {key: value for key, value in config["fetch"].items() if key in Fetch.decisive}}
     return {"corpus": corpus, "config": settings, "code": module_hashes("vixml.images.workers")}
 
 
