@@ -25,8 +25,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import strip_wildcard_constraints
+from snakemake.settings.types import ExecMode
 from snakemake.shell import shell
 
+from vixml.check.profile import replaced_config
 from vixml.config.load import load_workflow, preset_files, read_yaml, registry_files
 from vixml.config.project import Project
 from vixml.config.registry import NAME as NAME_OF_ENTRY
@@ -100,6 +102,18 @@ TUNING = f"{PAGES}/tuning/manifest.json"
 DEVICE = "cuda" if WORKFLOW.device == "auto" and "gpu" in workflow.global_resources else WORKFLOW.device
 # Whether jobs will have a GPU. This process may run on a node without one; then the configuration says cuda.
 WITH_GPU = DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None)
+
+# Whoever adds one key on the command line loses the others of the profile, and would notice only by slow jobs.
+if workflow.exec_mode == ExecMode.DEFAULT and workflow.config_settings.config_args:
+    with one_message():
+        REPLACED = replaced_config(sys.argv[1:])
+    if REPLACED.get("device") == DEVICE:
+        del REPLACED["device"]
+    if REPLACED:
+        warn(
+            f"--config on the command line replaces the `config` of the profile, so that its {', '.join(REPLACED)} do not "
+            "count. What now: write the new values into `config` of the profile instead"
+        )
 
 # A clone, a copy or a touch changes the time of a raw file, which means nothing: its declared hash decides.
 declare(RAW_DIR, {source.filename: source.sha256 for source in WORLD.sources.values()})

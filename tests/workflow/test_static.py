@@ -181,6 +181,7 @@ def test_no_file_contains_a_path_of_one_machine():
         (["--profile", "profiles/gpu"], "cuda"),
         (["--profile", "profiles/gpu", "--config", "only_shown=True"], "cuda"),
         (["--profile", "profiles/gpu", "--config", "device=cpu"], "cpu"),
+        (["--profile", "profiles/slurm", "--config", "only_shown=True"], "cuda"),
     ],
 )
 def test_the_gpu_profile_requires_a_gpu(options, device):
@@ -188,3 +189,4 @@ def test_the_gpu_profile_requires_a_gpu(options, device):
     done = run("snakemake", *options, "--cores", "1", "-n", "-p", "--forceall", "paper_tables")
     assert done.returncode == 0, done.stderr
     assert set(re.findall(r"--device (\w+)", done.stdout + done.stderr)) == {device}
+    assert ("so that its threads do not count" in done.stderr) == ("profiles/slurm" in options)
