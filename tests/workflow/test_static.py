@@ -121,6 +121,26 @@ def test_a_misspelt_run_is_refused_with_the_nearest_name(tmp_path):
     assert "did you mean 'text-minilm-l3'?" in done.stdout + done.stderr
 
 
+def test_the_downloads_are_all_that_needs_a_network(tmp_path):
+    targets = {"LF-AmazonTitles-131K": "vixml-distilbert", "MM-AmazonTitles-300K": "vixml-distilbert", "picto": "pecos"}
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        yaml.safe_dump(
+            {"results": str(tmp_path / "results"), "targets": [{"dataset": d, "runs": [r]} for d, r in targets.items()]}
+        )
+    )
+    fetched = {}
+    for target in ("paper_tables", "downloads"):
+        done = run("snakemake", "-n", target, "--configfile", str(overlay))
+        assert done.returncode == 0, done.stdout + done.stderr
+        jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
+        rules = ("fetch_source", "prepare_model", "prepare_vision", "fetch_images", "install_peers")
+        fetched[target] = {rule: jobs[rule] for rule in rules}
+    assert fetched["downloads"] == fetched["paper_tables"]
+    # A corpus only where its images are fetched; nothing is computed.
+    assert jobs.keys() == fetched["downloads"].keys() | {"build_corpus", "downloads", "total"} and jobs["build_corpus"] == "1"
+
+
 @pytest.mark.parametrize("profile", ["default", "gpu", "slurm"])
 def test_every_entry_of_a_profile_is_explained(profile):
     text = (ROOT / "profiles" / profile / "config.yaml").read_text(encoding="utf-8")
