@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import typer.main
 import yaml
+from tiny_world import clone
 
 from vixml.cli import app
 from vixml.plan.plan import read_workflow
@@ -138,7 +139,27 @@ def test_the_downloads_are_all_that_needs_a_network(tmp_path):
         fetched[target] = {rule: jobs[rule] for rule in rules}
     assert fetched["downloads"] == fetched["paper_tables"]
     # A corpus only where its images are fetched; nothing is computed.
-    assert jobs.keys() == fetched["downloads"].keys() | {"build_corpus", "downloads", "total"} and jobs["build_corpus"] == "1"
+    assert (
+        jobs.keys() == fetched["downloads"].keys() | {"build_corpus", "downloads", "total"}
+        and jobs["build_corpus"] == "1"
+    )
+
+
+def test_a_checkout_runs_its_own_code(tmp_path, monkeypatch):
+    """Also where the environment holds that of another one."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    here = clone(ROOT, tmp_path / "copy")
+    with open(here / "Snakefile", "a") as stream:
+        stream.write("\nrule where:\n    output:\n        'where',\n    shell:\n")
+        stream.write("        \"python -c 'import vixml; print(vixml.__file__)' > {output}\"\n")
+    done = run("snakemake", "--cores", "1", "where", cwd=here)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (here / "where").read_text().strip() == str(here / "src/vixml/__init__.py")
+    with open(here / "src/vixml/text.py", "a") as stream:
+        stream.write("EDITED = True\n")
+    done = run("snakemake", "-n", cwd=here)
+    assert done.returncode != 0 and "the code of another checkout" in done.stdout + done.stderr
+    assert "rm -rf .venv && make install" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("profile", ["default", "gpu", "slurm"])
