@@ -145,6 +145,16 @@ def test_the_downloads_are_all_that_needs_a_network(tmp_path):
     )
 
 
+def test_a_failure_names_the_folders_of_the_logs():
+    text = (ROOT / "rules/display.smk").read_text(encoding="utf-8")
+    for results, pages, named in (("/disk/r", "/disk/r", "/disk/r/logs"), ("r", "p", "r/logs and p/logs")):
+        names = {"RESULTS": results, "PAGES": pages}
+        for statement in ast.parse(text).body:
+            if isinstance(statement, ast.Assign) and statement.targets[0].id in ("LOGS", "WHEN_IT_FAILS"):
+                exec(ast.unparse(statement), names)
+        assert f"below {named}.\n" in names["WHEN_IT_FAILS"]
+
+
 def test_a_checkout_runs_its_own_code(tmp_path, monkeypatch):
     """Also where the environment holds that of another one."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
