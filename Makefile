@@ -5,9 +5,14 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .PHONY: help install demo test test-bf16 slow torture check bench bench-table lock record push pull adopt clean
 
-# The versions in requirements.lock were tested with Python 3.11; `make PYTHON=/path/to/python` selects another.
-PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV := .venv
+# As pyproject.toml says.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+# That of .venv, else the first that fits: a name on PATH may be an empty shim. The versions in requirements.lock were tested with
+# Python 3.11; `make PYTHON=/path/to/python` selects another.
+PYTHON ?= $(shell for python in $(VENV)/bin/python python3.11 python3.12 python3.13 python3; do \
+  if $$python -c '$(FITS)'; then echo $$python; exit; fi; done 2>/dev/null; echo python3)
+version = $$($(1) -c 'import sys; print(sys.version)' 2>/dev/null)
 # Every job is a process of its own, so Python always caches its bytecode.
 export PYTHONDONTWRITEBYTECODE :=
 ACTIVATE := source $(VENV)/bin/activate
@@ -27,13 +32,28 @@ help:  ## list the targets
 
 install: $(STAMP)  ## create .venv with the versions of requirements.lock (about a minute, once)
 
-$(STAMP):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "error: Python 3.11 or newer is needed"; \
-	  echo "  found:    $(PYTHON): $$($(PYTHON) --version 2>&1 || true)"; \
-	  echo "  what now: install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+# Create a virtual environment. In one of another version, `venv` alone would keep that version.
+define venv
+@$(PYTHON) -c '$(FITS)' 2>/dev/null || { \
+  echo "error: Python 3.11 to 3.13 is needed"; \
+  echo "  found:    $(PYTHON): $$($(PYTHON) --version 2>&1 || true)"; \
+  echo "  what now: install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+@[ "$(call version,$(1)/bin/python)" = "$(call version,$(PYTHON))" ] && clear= || clear=--clear; \
+  $(PYTHON) -m venv $$clear $(1)
+endef
+
+.PHONY: python-as-given
+python-as-given:
+	@[ "$(origin PYTHON)" = file ] || [ ! -e $(VENV)/bin/python ] || \
+	  [ "$(call version,$(VENV)/bin/python)" = "$(call version,$(PYTHON))" ] || { \
+	  echo "error: $(VENV) has another Python than the one given"; \
+	  echo "  found:    $(call version,$(VENV)/bin/python)"; \
+	  echo "  expected: $(PYTHON): $(call version,$(PYTHON))"; \
+	  echo "  what now: rm -rf $(VENV), then the same command again; or leave PYTHON out"; exit 1; }
+
+$(STAMP): | python-as-given
 	@echo "Installing into $(VENV), once ..."
-	@$(PYTHON) -m venv $(VENV)
+	$(call venv,$(VENV))
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-*
@@ -127,11 +147,11 @@ ROOMS := tests/models tests/config/test_paper_models.py tests/training tests/ret
 
 .PHONY: test-lowest test-highest
 test-lowest:  ## run the library tests with the lowest versions that pyproject.toml allows (a CUDA build of torch, 3 GB)
-	@$(PYTHON) -m venv .venv-lowest
+	$(call venv,.venv-lowest)
 	@.venv-lowest/bin/python -m pip install -qq --disable-pip-version-check -r envs/lowest.txt "setuptools>=77"
 	@PYTHONPATH=src OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile $(ROOMS)
 
 test-highest:  ## run the library tests with the newest versions; `make PYTHON=python3.13 test-highest` selects another Python
-	@$(PYTHON) -m venv .venv-highest
+	$(call venv,.venv-highest)
 	@.venv-highest/bin/python -m pip install -qq --disable-pip-version-check --upgrade ".[dev,gpu]"
 	@PYTHONPATH=src OMP_NUM_THREADS=1 .venv-highest/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --dist loadfile $(ROOMS)

@@ -40,13 +40,18 @@ rule paper_tables:
         made("score", SCORED),
 
 
+rule downloads:
+    """Fetch everything that comes from a network: files, models, images from the web, other software."""
+    input:
+        downloads(),
+
+
 rule data:
-    """Build every corpus, its tokens and lexical vectors, and install the software to compare with."""
+    """Build every corpus, its tokens and lexical vectors."""
     input:
         made("build-corpus", DATASETS),
         made("tokenize", ENCODED),
         made("hash-texts", [names for names in ENCODED if run_of(names).inference.lexical_weight > 0]),
-        made("install-peers", [names for names in SCORED if run_of(names).is_peer]),
 
 
 rule images:
@@ -77,6 +82,7 @@ rule all:
     """Make all of the above."""
     input:
         rules.paper_tables.input,
+        rules.downloads.input,
         rules.data.input,
         rules.images.input,
         rules.train.input,

@@ -25,8 +25,30 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import strip_wildcard_constraints
+from snakemake.settings.types import ExecMode
 from snakemake.shell import shell
 
+import vixml
+
+
+def code_in(folder):
+    """Return the code below a folder: path -> content."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.py")}
+
+
+# The environment of a copied checkout holds the code of the first one. As long as that is the same, nothing is wrong.
+SOURCE = Path(workflow.basedir, "src").resolve()
+IMPORTED, OWN = Path(vixml.__file__).resolve().parent, SOURCE / "vixml"
+if IMPORTED != OWN and code_in(IMPORTED) != code_in(OWN):
+    raise WorkflowError(
+        "this environment holds the code of another checkout, which differs from the code here\n"
+        f"  where:    {IMPORTED}\n"
+        f"  expected: {OWN}\n"
+        "  what now: rm -rf .venv && make install, then source .venv/bin/activate; in an environment of your own:\n"
+        "            pip install --no-deps -e ."
+    )
+
+from vixml.check.profile import replaced_config
 from vixml.config.load import load_workflow, preset_files, read_yaml, registry_files
 from vixml.config.project import Project
 from vixml.config.registry import FILENAME
@@ -102,15 +124,30 @@ DEVICE = "cuda" if WORKFLOW.device == "auto" and "gpu" in workflow.global_resour
 # Whether jobs will have a GPU. This process may run on a node without one; then the configuration says cuda.
 WITH_GPU = DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None)
 
+# Whoever adds one key on the command line loses the others of the profile, and would notice only by slow jobs.
+if workflow.exec_mode == ExecMode.DEFAULT and workflow.config_settings.config_args:
+    with one_message():
+        REPLACED = replaced_config(sys.argv[1:])
+    if REPLACED.get("device") == DEVICE:
+        del REPLACED["device"]
+    if REPLACED:
+        warn(
+            f"--config on the command line replaces the `config` of the profile, so that its {', '.join(REPLACED)} do not "
+            "count. What now: write the new values into `config` of the profile instead"
+        )
+
 # A clone, a copy or a touch changes the time of a raw file, which means nothing: its declared hash decides.
 declare(RAW_DIR, {source.filename: source.sha256 for source in WORLD.sources.values()})
 
-os.environ.update(VIXML_CONFIG_DIR=CONFIG_DIR, VIXML_RESULTS=RESULTS)
+os.environ.update(VIXML_CONFIG_DIR=CONFIG_DIR, VIXML_RESULTS=RESULTS, VIXML_SOURCE=str(SOURCE))
 
+# Jobs run the code that their `params` describe, also in an environment of conda that two checkouts share (--conda-prefix); from the
+# environment of those, Snakemake removes PYTHONPATH.
 # `logged FILE`: into a log, and to the terminal unless rules/display.smk shows the jobs there. For inputs of which there may be
 # several: `add --score FILE ...` adds `--score FOLDER ...` to the words of `folders`.
 shell.prefix(
     "set -euo pipefail; "
+    'export PYTHONPATH="$VIXML_SOURCE${{PYTHONPATH:+:$PYTHONPATH}}"; '
     'logged() {{ if [ -n "${{VIXML_DISPLAY:-}}" ]; then cat > "$1"; else tee "$1"; fi; }}; '
     'folders=(); add() {{ local made; for made in "${{@:2}}"; do folders+=("$1" "${{made%/*}}"); done; }}; '
 )

@@ -1,16 +1,17 @@
 # Display of a call: a few lines on a terminal, and what to do after a failure or an interruption.
 #
-# REQUIRED INPUTS: constants of rules/common.smk; the events that Snakemake logs.
+# REQUIRED INPUTS: constants of rules/common.smk (RESULTS, PAGES); the events that Snakemake logs.
 # OUTPUTS: none; context managers around Snakemake's own `execute` (rules/verify.smk), a function for the Snakefile's onerror.
 from snakemake.logging import logger
 from snakemake.settings.types import ExecMode
 
 from vixml import display
 
-WHEN_IT_FAILS = """
-Stopped. The message above says what went wrong; each job's log is below results/logs. Finished results are kept: run the same
-command again to resume. Training resumes from its last checkpoint.
-If the message says that the folder is locked although nothing is running: snakemake --unlock
+LOGS = " and ".join(dict.fromkeys([f"{RESULTS}/logs", f"{PAGES}/logs"]))  # the second has those of tables and pages
+WHEN_IT_FAILS = f"""
+Stopped. The message above says what went wrong; each job's log is below {LOGS}.
+Finished results are kept: run the same command again to resume. Training resumes from its last checkpoint.
+If the message says that the folder is locked, make sure that no run uses it, also on another machine; then: snakemake --unlock
 On a cluster: docs/hpc.md explains SLURM's messages.
 """
 WHEN_INTERRUPTED = """

@@ -56,6 +56,22 @@ COMMAND = "snakemake --cores all paper_tables" + (f" --configfile {shlex.quote(C
 COMMAND = "make demo" if WORKFLOW.name == "demo" else COMMAND
 
 
+def downloads():
+    """Return what the configuration needs from a network, each once; other jobs need none."""
+    files = [file for names in DATASETS for file in reads("build-corpus")(names)["raw"]]
+    files += made("prepare-model", ENCODED) + made(
+        "install-peers", [names for names in SCORED if run_of(names).is_peer]
+    )
+    for names in WITH_IMAGES:
+        dataset, vision = names["dataset"], run_of(names).images.vision
+        imported = is_published(dataset, vision)
+        read = reads("import-vectors" if imported else "embed-images")({"dataset": dataset, "vision": vision})
+        files += [*read["raw"], *([read["model"]] if "model" in read else [])]
+        # Images that are drawn need no network; those from the web are read as they are fetched.
+        files += [read["images"]] if not imported and WORLD.datasets[dataset].fetches else []
+    return list(dict.fromkeys(files))
+
+
 def held_out(stage):
     """Return a function of what a stage makes for the runs scored on held-out queries; no such run is an error."""
 

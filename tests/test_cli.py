@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import typer.main
@@ -232,12 +231,50 @@ def test_a_termination_cleans_up(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_that_goes_away_is_no_error():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vixml", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+@pytest.mark.parametrize(
+    "work",
+    [
+        "print('a line', flush=True)",
+        "print('a line')",
+        "from rich.console import Console; Console().print('a line')",
+        "print('a line'); raise typer.Exit(0)",
+    ],
+)
+def test_a_reader_that_goes_away_is_no_error(work):
+    status, shown = with_closed_pipe(work, close=1)
+    assert (status, shown) == (0, "")
+
+
+def test_output_that_does_not_fit_on_its_disk_is_one_message():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vixml", "--version"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2 and "no space left" in done.stderr and "Exception" not in done.stderr
+
+
+def test_any_other_closed_pipe_is_an_error():
+    status, shown = with_closed_pipe("print('a line'); os.write(other, b'to a process that has ended')", close=0)
+    assert status == 1 and "BrokenPipeError" in shown
+
+
+def with_closed_pipe(work: str, close: int) -> tuple[int, str]:
+    """Run a command whose work is a line of code; return its status and errors.
+
+    ``close``: 1: nobody reads its output; 0: somebody does. Nobody ever reads the pipe ``other``.
+    """
+    code = (
+        "import os, sys, typer; from vixml import cli\n"
+        "end, other = os.pipe(); os.close(end)\n"
+        "cli.app = typer.Typer(pretty_exceptions_enable=False)\n"
+        f"@cli.app.command()\ndef work(): {work}\n"
+        "input(); sys.exit(cli.main([]))\n"
     )
-    process.stdout.close()
-    time.sleep(0.1)
-    shown = process.stderr.read().decode()
-    process.wait(timeout=600)
-    assert "Traceback" not in shown
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
+    if close:
+        process.stdout.close()
+    process.stdin.write("\n")
+    process.stdin.close()
+    shown = process.stderr.read()
+    return process.wait(timeout=600), shown

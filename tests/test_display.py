@@ -54,6 +54,19 @@ def test_jobs_begin_progress_and_end(display, tmp_path):
     assert "1 of 4 jobs" in head and "Train a run" in only and printed(display) == ""
 
 
+def test_a_job_may_end_while_the_lines_are_drawn(display):
+    class Weights(dict):
+        """Numbers, of which reading one takes until another job has ended."""
+
+        def get(self, number, default=None):
+            display.emit(event(event="job_finished", job_id=number + 1))
+            return super().get(number, default)
+
+    display.emit(event(event="job_finished", job_id=1))
+    display.weights = Weights(display.weights)
+    assert "of 4 jobs" in drawn(display)[0]
+
+
 def test_the_time_left_follows_from_what_jobs_take(display, tmp_path):
     display.started -= 100
     begin(display, 1, "Fetch a file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,29 @@ serve(Path({str(tmp_path / "warm")!r}), {os.getpid()}, (), {named!r}, lambda: No
 
 def test_a_program_has_the_status_of_its_command(programs):
     assert subprocess.run([programs / "seven"]).returncode == 7
+
+
+def test_an_interpreter_whose_path_no_first_line_can_contain(programs, tmp_path, monkeypatch):
+    python = tmp_path / "it's my folder" / ("long" * 60) / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    shutil.rmtree(programs)
+    warm.write_programs(programs.parent, {"seven": ""})
+    assert subprocess.run([programs / "seven"]).returncode == 7
+
+
+def test_a_client_that_ends_in_the_middle_of_its_message_ends_its_command():
+    source = """
+import socket
+from vixml.cli.warm import _work
+client, server = socket.socketpair()
+socket.send_fds(client, [(9).to_bytes(8, "big")], [0, 1, 2])
+client.sendall(b"[")
+client.close()
+_work(server, {})
+"""
+    assert subprocess.run([sys.executable, "-c", source], timeout=600).returncode == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -86,7 +86,8 @@ class Display(logging.Handler):
             if steps := STEPS.search(progress):
                 under_way += self.weights.get(number, 1.0) * int(steps[1]) / max(1, int(steps[2]))
             jobs.add_row(f"  {what}", progress or duration((time.monotonic() - since) / 3600))
-        share = (sum(self.weights.get(number, 1.0) for number in self.done) + under_way) / max(
+        # Copies: rich draws in a thread of its own, and jobs end meanwhile.
+        share = (sum(self.weights.get(number, 1.0) for number in self.done.copy()) + under_way) / max(
             sum(self.weights.values()), 1e-9
         )
         spent = time.monotonic() - self.started

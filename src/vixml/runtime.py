@@ -178,8 +178,8 @@ def find_device(wanted: str) -> torch.device:
             "no GPU can be used, but one is required",
             where="device: cuda (profiles/gpu and profiles/slurm ask for it)",
             found=f"{trouble.gpu or 'no NVIDIA GPU in this machine'}; {trouble.why}",
-            hint=f"{trouble.fix}; `--config device=cpu` (of one command: `--device cpu`) computes on the processor; "
-            "what is finished is kept",
+            hint=f"{trouble.fix}; `device=cpu` in `config` of the profile (of one command: `--device cpu`) computes on "
+            "the processor; what is finished is kept",
         )
     if trouble.gpu is not None:
         warn(

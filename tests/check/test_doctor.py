@@ -121,6 +121,8 @@ def test_gpus_are_those_that_the_driver_lists(monkeypatch, path):
     assert lines()["gpu"] == "2 x Card X, 81559 MiB, 570.1"
     program(path, "nvidia-smi", "echo 'driver not loaded' >&2; exit 9")
     assert lines()["gpu"] == "nvidia-smi failed: driver not loaded"
+    program(path, "nvidia-smi", "exit 9")
+    assert lines()["gpu"] == "nvidia-smi failed: status 9, and no message"
 
 
 @pytest.mark.parametrize(
@@ -213,11 +215,19 @@ def test_no_secret_and_no_home_folder_is_printed(monkeypatch, folder):
 def test_a_lock_without_a_process_is_explained(folder, lock):
     assert locked(folder)
     shown = explain_lock(folder)
-    assert "locked by a run that was killed; nothing runs here any more" in shown
+    assert "locked by a run that was killed, or that runs on another machine; nothing of it runs on this one" in shown
+    assert "started on another machine, look there first" in shown
     assert "what now: snakemake --unlock" in shown
     assert lines()["lock"].startswith("This folder is locked by a run that was killed")
     lock.unlink()
     assert explain_lock(folder) == ""
+
+
+def test_a_lock_of_another_user_may_be_in_use(folder, lock, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda owner=os.getuid(): owner + 1)
+    shown = explain_lock(folder)
+    assert "of another user" in shown and "killed" not in shown
+    assert shown.endswith("ask them (ls -l .snakemake/locks says whom); only if that run has ended: snakemake --unlock")
 
 
 def test_a_lock_in_use_names_its_process(folder, lock):
@@ -242,7 +252,9 @@ def test_jobs_that_outlive_their_snakemake_are_named(folder, lock):
 def test_jobs_in_the_queue_are_those_of_this_folder(folder, lock, path):
     program(path, "squeue", f"printf '7 {folder}\\n8_1 {folder}\\n9 {folder}/elsewhere\\n'")
     assert queued(folder) == ["7", "8_1"]
-    assert "what now: scancel 7 8_1\n" in explain_lock(folder)
+    shown = explain_lock(folder)
+    assert "what now: scancel 7 8_1\n" in shown
+    assert "started on another machine, look there first" in shown, "it may wait for these jobs"
 
 
 # -- what entry points need: one message that says what is missing and what to do ------------------------------------------
@@ -266,6 +278,10 @@ def test_slurm_is_required(path):
     with pytest.raises(VixmlError, match="does not answer") as caught:
         require_slurm(["main"])
     assert "Unable to contact" in caught.value.found
+    program(path, "sinfo", "exit 3")
+    with pytest.raises(VixmlError, match="does not answer") as caught:
+        require_slurm(["main"])
+    assert caught.value.found == "status 3, and no message"
 
 
 def test_a_partition_must_be_one_that_slurm_lists(path):
@@ -277,7 +293,7 @@ def test_a_partition_must_be_one_that_slurm_lists(path):
     with pytest.raises(VixmlError, match="no partition 'main'") as caught:
         require_slurm(["gpu,main"])
     assert caught.value.found == "sinfo lists: gpu, long"
-    assert "slurm_partition=gpu" in caught.value.hint
+    assert "slurm_partition: gpu" in caught.value.hint and "would replace all of the profile's" in caught.value.hint
 
 
 def test_an_array_that_would_never_fill_is_refused():

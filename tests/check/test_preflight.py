@@ -157,6 +157,17 @@ def test_a_failed_check_ends_the_command(project, monkeypatch, capsys):
     assert "what now: make room" in shown and "a check before the first job failed" in shown
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_device_and_partition_of_a_profile(project, monkeypatch, tmp_path, listed):
+    forms = ("config: {device: cuda}", "default-resources: [slurm_partition=big, mem_mb=4000]")
+    (tmp_path / "config.yaml").write_text(forms[listed] + "\n" + "executor: slurm\n" * listed, encoding="utf-8")
+    seen = {}
+    monkeypatch.setattr(checks, "require_slurm", lambda partitions: seen.update(partitions=partitions))
+    monkeypatch.setattr(checks, "preflight", lambda *_, **options: seen.update(options) or iter(()))
+    list(before(paper(project), tmp_path))
+    assert seen == ({"partitions": ["big"], "gpu": False, "here": False} if listed else {"gpu": True, "here": True})
+
+
 def test_finished_trainings_need_nothing(project):
     workflow = paper(project)
     jobs = unfinished(project, workflow)

@@ -37,7 +37,7 @@ def made(conda, tmp_path_factory) -> tuple[Copy, str]:
     for run, epochs in SHORT.items():
         copy.edit("config/runs/picto.yaml", f"\n  {run}:\n", f"\n  {run}:\n    training: {{epochs: {epochs}}}\n")
     commit(copy, "four trainings cut short")
-    # Without the tests' PYTHONPATH: jobs must find the package where the post-deploy script put it. In the precision that a
+    # Without the tests' PYTHONPATH: jobs must find the package by themselves. In the precision that a
     # reader gets: what this processor multiplies fast.
     done = subprocess.run(
         CONDA,

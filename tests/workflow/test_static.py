@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import typer.main
 import yaml
+from tiny_world import clone
 
 from vixml.cli import app
 from vixml.plan.plan import read_workflow
@@ -121,6 +122,56 @@ def test_a_misspelt_run_is_refused_with_the_nearest_name(tmp_path):
     assert "did you mean 'text-minilm-l3'?" in done.stdout + done.stderr
 
 
+def test_the_downloads_are_all_that_needs_a_network(tmp_path):
+    targets = {"LF-AmazonTitles-131K": "vixml-distilbert", "MM-AmazonTitles-300K": "vixml-distilbert", "picto": "pecos"}
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        yaml.safe_dump(
+            {"results": str(tmp_path / "results"), "targets": [{"dataset": d, "runs": [r]} for d, r in targets.items()]}
+        )
+    )
+    fetched = {}
+    for target in ("paper_tables", "downloads"):
+        done = run("snakemake", "-n", target, "--configfile", str(overlay))
+        assert done.returncode == 0, done.stdout + done.stderr
+        jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
+        rules = ("fetch_source", "prepare_model", "prepare_vision", "fetch_images", "install_peers")
+        fetched[target] = {rule: jobs[rule] for rule in rules}
+    assert fetched["downloads"] == fetched["paper_tables"]
+    # A corpus only where its images are fetched; nothing is computed.
+    assert (
+        jobs.keys() == fetched["downloads"].keys() | {"build_corpus", "downloads", "total"}
+        and jobs["build_corpus"] == "1"
+    )
+
+
+def test_a_failure_names_the_folders_of_the_logs():
+    text = (ROOT / "rules/display.smk").read_text(encoding="utf-8")
+    for results, pages, named in (("/disk/r", "/disk/r", "/disk/r/logs"), ("r", "p", "r/logs and p/logs")):
+        names = {"RESULTS": results, "PAGES": pages}
+        for statement in ast.parse(text).body:
+            if isinstance(statement, ast.Assign) and statement.targets[0].id in ("LOGS", "WHEN_IT_FAILS"):
+                exec(ast.unparse(statement), names)
+        assert f"below {named}.\n" in names["WHEN_IT_FAILS"]
+
+
+def test_a_checkout_runs_its_own_code(tmp_path, monkeypatch):
+    """Also where the environment holds that of another one."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    here = clone(ROOT, tmp_path / "copy")
+    with open(here / "Snakefile", "a") as stream:
+        stream.write("\nrule where:\n    output:\n        'where',\n    shell:\n")
+        stream.write("        \"python -c 'import vixml; print(vixml.__file__)' > {output}\"\n")
+    done = run("snakemake", "--cores", "1", "where", cwd=here)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (here / "where").read_text().strip() == str(here / "src/vixml/__init__.py")
+    with open(here / "src/vixml/text.py", "a") as stream:
+        stream.write("EDITED = True\n")
+    done = run("snakemake", "-n", cwd=here)
+    assert done.returncode != 0 and "the code of another checkout" in done.stdout + done.stderr
+    assert "rm -rf .venv && make install" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("profile", ["default", "gpu", "slurm"])
 def test_every_entry_of_a_profile_is_explained(profile):
     text = (ROOT / "profiles" / profile / "config.yaml").read_text(encoding="utf-8")
@@ -181,6 +232,7 @@ def test_no_file_contains_a_path_of_one_machine():
         (["--profile", "profiles/gpu"], "cuda"),
         (["--profile", "profiles/gpu", "--config", "only_shown=True"], "cuda"),
         (["--profile", "profiles/gpu", "--config", "device=cpu"], "cpu"),
+        (["--profile", "profiles/slurm", "--config", "only_shown=True"], "cuda"),
     ],
 )
 def test_the_gpu_profile_requires_a_gpu(options, device):
@@ -188,3 +240,4 @@ def test_the_gpu_profile_requires_a_gpu(options, device):
     done = run("snakemake", *options, "--cores", "1", "-n", "-p", "--forceall", "paper_tables")
     assert done.returncode == 0, done.stderr
     assert set(re.findall(r"--device (\w+)", done.stdout + done.stderr)) == {device}
+    assert ("so that its threads do not count" in done.stderr) == ("profiles/slurm" in options)

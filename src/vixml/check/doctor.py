@@ -51,6 +51,15 @@ def locked(folder: Path) -> bool:
     return any((folder / ".snakemake" / "locks").glob("*.lock"))
 
 
+def someone_elses(folder: Path) -> bool:
+    """Return whether a lock of Snakemake in ``folder`` belongs to another user."""
+    for lock in (folder / ".snakemake" / "locks").glob("*.lock"):
+        with suppress(FileNotFoundError):  # its run has ended meanwhile
+            if lock.stat().st_uid != os.getuid():
+                return True
+    return False
+
+
 def processes(folder: Path, program: str) -> list[int]:
     """Return the processes of a program that were started in ``folder``, except this one and its parents.
 
@@ -89,17 +98,26 @@ def explain_lock(folder: Path) -> str:
             f"Snakemake already runs in this folder, process {holders}.\n"
             f"  what now: wait until it has finished, or stop it and its jobs: kill -INT {holders}"
         )
+    if someone_elses(folder):  # their processes cannot be seen
+        return (
+            "This folder is locked by a run of another user; whether it still runs cannot be seen from here.\n"
+            "  what now: ask them (ls -l .snakemake/locks says whom); only if that run has ended: snakemake --unlock"
+        )
     commands = ["snakemake --unlock", "then the same command again; a training resumes from its checkpoint"]
-    state = "nothing runs here any more."
+    state = "nothing of it runs on this one."
     # A job of SLURM may run on this very machine: it is ended through SLURM.
     if jobs := queued(folder):
         commands.insert(0, f"scancel {' '.join(jobs)}")
     elif jobs := processes(folder, "vixml"):
         commands.insert(0, f"kill {' '.join(map(str, jobs))}")
     if jobs:
-        state = "jobs that it started still run. Wait until they have ended, or end them:\nthey write the same files as a new run."
+        state = "jobs that it started still run.\nWait until they have ended, or end them: they write the same files as a new run."
     now = "\n            ".join(commands)
-    return f"This folder is locked by a run that was killed; {state} What it finished is kept.\n  what now: {now}"
+    return (
+        f"This folder is locked by a run that was killed, or that runs on another machine; {state}\n"
+        "If it was started on another machine, look there first: it may still run. What it finished is kept.\n"
+        f"  what now: {now}"
+    )
 
 
 class _Process(BaseModel, extra="forbid", strict=True):
@@ -130,7 +148,7 @@ def mend_rwlock(folder: Path) -> str:
     if running := " ".join(map(str, processes(folder, "dvc"))):
         return f"{path} is damaged, and `dvc` runs here (process {running}).\n  what now: when it has ended, rm {path}"
     path.unlink()
-    return f"Removed {path}, DVC's list of running commands: a kill had cut it, and no command runs."
+    return f"Removed {path}, DVC's list of running commands: a kill had cut it, and no `dvc` of yours runs on this machine."
 
 
 def require_tracked(results: Path, pages: Path | None) -> None:
@@ -233,9 +251,15 @@ def gpu() -> str:
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     if done.returncode:
-        return f"nvidia-smi failed: {(done.stdout + done.stderr).strip().splitlines()[0]}"
+        return f"nvidia-smi failed: {_complaint(done)}"
     cards = Counter(line.strip() for line in done.stdout.splitlines() if line.strip())
     return "\n".join(f"{n} x {card}" for card, n in cards.items()) or "none"
+
+
+def _complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the first line that a failed program printed, or its status if there is none."""
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return lines[0] if lines else f"status {done.returncode}, and no message"
 
 
 def torch_build() -> str:
@@ -368,7 +392,7 @@ def require_slurm(partitions: Iterable[str]) -> None:
     if done.returncode:
         raise VixmlError(
             "SLURM does not answer",
-            found=(done.stderr or done.stdout).strip().splitlines()[0],
+            found=_complaint(done),
             hint="try `sinfo`; when it lists partitions again, give the same command again",
         )
     offered = sorted(set(done.stdout.split()))
@@ -379,7 +403,8 @@ def require_slurm(partitions: Iterable[str]) -> None:
             f"SLURM has no partition {unknown[0]!r}",
             where="profiles/slurm/config.yaml: slurm_partition",
             found=f"sinfo lists: {', '.join(offered[:SEVERAL])}{more}",
-            hint=f"name one of them there, or on the command line: --default-resources slurm_partition={offered[0]}"
+            hint=f"name one of them there, such as slurm_partition: {offered[0]} (--default-resources on the command line would "
+            "replace all of the profile's, also the account)"
             if offered
             else "ask your administrators for a partition",
         )

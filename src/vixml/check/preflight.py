@@ -23,7 +23,7 @@ from typing import Literal
 import psutil
 
 from vixml.check.doctor import installed, memory_limit, require_slurm
-from vixml.config.load import read_yaml
+from vixml.check.profile import pairs, profile_settings
 from vixml.config.project import Project
 from vixml.config.registry import Source
 from vixml.config.run import RunConfig
@@ -89,13 +89,12 @@ def preflight(
 def before(workflow: WorkflowConfig, profile: Path | None) -> Iterator[Line]:
     """Yield the checks of a configuration and a profile of Snakemake."""
     project = Project(workflow.config_dir, workflow.results)
-    settings = read_yaml(profile / "config.yaml" if profile.is_dir() else profile) if profile is not None else {}
+    settings = profile_settings(profile) if profile is not None else {}
     on_cluster = settings.get("executor") == "slurm"
-    given = dict(part.split("=", 1) for part in settings.get("config", []) if "=" in part)
-    device = given.get("device", workflow.device)
+    device = pairs(settings.get("config", ())).get("device", workflow.device)
     if on_cluster:
-        partition = settings.get("default-resources", {}).get("slurm_partition")
-        yield slurm([str(partition)] if partition else [])
+        partition = pairs(settings.get("default-resources", ())).get("slurm_partition")
+        yield slurm([partition] if partition else [])
     gpu = not on_cluster and (device == "cuda" or (device == "auto" and gpu_hardware() is not None))
     yield from preflight(project, workflow, unfinished(project, workflow), gpu=gpu, here=not on_cluster)
 
@@ -202,7 +201,7 @@ def disk(plan: Plan, results: Path) -> Iterator[Line]:
     there = sum(path.stat().st_size for path in results.rglob("*") if path.is_file() and not path.is_symlink())
     need = max(0.0, plan.total.disk_bytes + plan.total.scratch_bytes - there)
     if need > free:
-        hint = f"make room on the disk of {place}, or name another folder: --config results=FOLDER"
+        hint = f"make room on the disk of {place}, or name another folder: `results: FOLDER` in the configuration"
         yield Line("disk", "fails", f"{size(free)} free, {size(need)} predicted", hint, stops=True)
     else:
         yield Line("disk", "ok", f"{size(free)} free, {size(need)} predicted")

@@ -7,10 +7,13 @@ inside the commands, so that ``vixml --help`` is instant.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 import typer
 
@@ -53,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
     Bad input (:class:`VixmlError`, a full disk) is printed as one block without a stack trace and gives status 2; an
-    interrupt gives 130. Any other error is a defect and keeps its stack trace.
+    interrupt gives 130. A reader that has seen enough of the output (``vixml summary | head``) is no error. Any other error is a
+    defect and keeps its stack trace.
 
     Args:
         arguments: without the program's name; by default, those of the process.
@@ -63,18 +67,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure") and (stream.encoding or "").lower() not in ("utf-8", "utf8"):
             stream.reconfigure(errors="backslashreplace")  # a terminal or log that is not UTF-8 still shows the rest
+    status = 0
+    with _duplicate(sys.stdout) as output:
+        try:
+            status = _call(arguments)
+            if output is not None:
+                sys.stdout.flush()
+        except OSError as error:
+            if (said := machine_error(error, "the output")) is not None:
+                status = _refuse(said)
+            elif output is None or not isinstance(error, BrokenPipeError) or not _reader_has_gone(output):
+                raise
+            if output is not None:  # what is left to write would be an error at the exit of Python
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def _call(arguments: Sequence[str] | None) -> int:
+    """Run one command; return the exit status."""
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="vixml")
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # typer and rich answer so to any closed pipe, in silence
+            raise stop.__context__ from None
         if stop.code == 130:  # typer's answer to an interrupt
             print(INTERRUPTED, file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except VixmlError as error:
         return _refuse(error)
-    except BrokenPipeError:
-        # The reader of the output has closed it (`vixml summary | head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (MemoryError, RuntimeError) as error:
         # A stage that can be made smaller raises its own error (vixml.memory). torch is loaded already if the error is its.
         from vixml.memory import kind_of_memory, out_of_memory
@@ -90,6 +110,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(INTERRUPTED, file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _duplicate(stream: TextIO | None) -> Iterator[int | None]:
+    """Yield another descriptor of a stream, for rich redirects a closed one; None if the stream is no file."""
+    try:
+        descriptor = os.dup(stream.fileno())
+    except (AttributeError, OSError, ValueError):
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _reader_has_gone(descriptor: int) -> bool:
+    """Return whether nobody will read what is written to a descriptor."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are always told
+    return bool(poll.poll(0))
 
 
 def _refuse(error: VixmlError) -> int:

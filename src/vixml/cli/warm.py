@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -28,8 +29,11 @@ LIBRARIES = (
     "jinja2", "pydantic", "typer", "rich.progress", "yaml",
 )  # fmt: skip
 PROGRAMS = {"vixml": "vixml.cli:main"}
+# The kernel splits the first line at blanks and limits its length, so it names the shell; to Python, the next two are one string.
 CLIENT = """\
-#!{python} -IS
+#!/bin/sh
+'''exec' {python} -IS "$0" "$@"
+' '''
 import array, json, os, signal, socket, sys
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 server = socket.socket(socket.AF_UNIX)
@@ -75,7 +79,7 @@ def write_programs(folder: Path, programs: Mapping[str, str]) -> None:
     (folder / "bin").mkdir(parents=True)
     for name in programs:
         program = folder / "bin" / name
-        program.write_text(CLIENT.format(python=sys.executable, folder=str(folder)), encoding="utf-8")
+        program.write_text(CLIENT.format(python=shlex.quote(sys.executable), folder=str(folder)), encoding="utf-8")
         program.chmod(0o755)
 
 
@@ -132,7 +136,10 @@ def _work(client: socket.socket, programs: Mapping[str, str]) -> None:
     head, descriptors, _, _ = socket.recv_fds(client, 8, 3)
     length, message = int.from_bytes(head, "big"), b""
     while len(message) < length:
-        message += client.recv(length - len(message))
+        part = client.recv(length - len(message))
+        if not part:  # the client ended in the middle
+            os._exit(1)
+        message += part
     arguments, place, environment, mask = json.loads(message)
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
