@@ -220,6 +220,16 @@ def test_a_run_may_reuse_a_trained_model_with_its_own_inference_and_row(config_d
     assert a.inference.top_k == 20 and resolved(config_dir, "c").reuse is None
 
 
+def test_null_says_what_leaving_a_key_out_says(config_dir):
+    (config_dir / "presets/empty.yaml").write_text("preset: null\ntraining: {epochs: 5}\n", encoding="utf-8")
+    none = {"preset": None, "inherit": None, "reuse": None}
+    runs = {"a": none | {"training": {"epochs": 3}}, "b": none | {"inherit": "a"}, "c": none | {"reuse": "a"}}
+    (config_dir / "presets/outer.yaml").write_text("preset: empty\n", encoding="utf-8")
+    write(config_dir, {"base": none, "runs": runs | {"d": {"preset": "outer"}}})
+    assert [resolved(config_dir, run).training.epochs for run in "abcd"] == [3, 3, 3, 5]
+    assert resolved(config_dir, "c").reuse == "a"
+
+
 def test_runs_of_several_datasets_and_of_another_file(config_dir):
     """What is inherited from another file comes first, with that file's base; then the base, then the run's own keys."""
     write(
