@@ -98,6 +98,20 @@ def test_numbers_with_exponents_are_numbers(tmp_path, text, value):
     assert read_yaml(tmp_path / "a.yaml") == {"a": value}
 
 
+@pytest.mark.parametrize("text", ["010", "1:30", "0x10", "0b1", "+0_1"])
+def test_numbers_that_are_not_decimal_are_refused(tmp_path, text):
+    """YAML 1.1 reads 010 as 8 and 1:30 as 90."""
+    (tmp_path / "a.yaml").write_text(f"b: 1\na: {text}\n", encoding="utf-8")
+    error = refused(read_yaml, tmp_path / "a.yaml")
+    assert error.where.endswith("a.yaml:2") and f"{text} is no decimal number" in str(error)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1_000", 1000), ("-3", -3), ("+7", 7), ("0", 0), ("'010'", "010")])
+def test_decimal_numbers_are_read(tmp_path, text, value):
+    (tmp_path / "a.yaml").write_text(f"a: {text}\n", encoding="utf-8")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": value}
+
+
 @pytest.mark.parametrize(
     ("model", "data", "key", "near"),
     [
@@ -407,6 +421,18 @@ def test_names_in_a_workflow_must_exist(config_dir, over, where, near):
     assert load_workflow(data | {"compare": ["a", "b"]}).compare == ["a", "b"]
     error = refused(load_workflow, data | over)
     assert error.where.endswith(where) and near in error.hint and error.what.startswith("unknown key")
+
+
+def test_latencies_are_of_runs_under_targets_of_the_first_dataset(config_dir):
+    write(config_dir, {"dataset": "shop", "runs": {"a": None}}, "other")
+    data = yaml.safe_load((config_dir / "datasets.yaml").read_text(encoding="utf-8"))
+    data["datasets"]["shop"] = {"title": "Shop", "builder": "catalogue", "catalogue": {"folder": "shop"}}
+    (config_dir / "datasets.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    first, second = {"dataset": "picto", "runs": ["b"]}, {"dataset": "shop", "runs": ["a"]}
+    workflow = {"config_dir": str(config_dir), "targets": [first, second], "latencies": ["b"]}
+    assert load_workflow(workflow).latencies == ["b"]
+    error = refused(load_workflow, workflow | {"latencies": ["b", "a"]})
+    assert error.where.endswith("latencies.1") and error.found == "a" and "not" in error.what
 
 
 # -- the registry ---------------------------------------------------------------------------------------------------------
