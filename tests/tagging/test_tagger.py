@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -63,6 +64,16 @@ def test_tags_of_the_test_split_are_the_pipelines_predictions(shop, packed, run)
     for row, tags in zip(rows[:5], found, strict=False):
         (alone,) = tagger.tag([row], k=4, voters=0)
         assert [tag.label for tag in alone] == [tag.label for tag in tags[:4]]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_frozen_weights_are_as_wide_as_what_is_computed_with_them(packed, precision, dtype):
+    tagger = Tagger.load(packed("adapters"), precision=precision)
+    network = tagger._model.backbone.network.get_base_model()
+    assert tagger.precision == precision and network.layers[0].input_layernorm.weight.dtype == dtype
+    with pytest.raises(VixmlError, match="frozen weights in bfloat16"):
+        Tagger.load(packed("adapters"), precision="fp16")
+    assert Tagger.load(packed("text"), precision="fp16").precision == "fp16"
 
 
 def test_fewer_or_more_tags_begin_with_the_pipelines_predictions(packed, monkeypatch):

@@ -112,7 +112,7 @@ class Tagger:
     """A packed model that tags new items; made by :meth:`load`. Search is exact, whatever ``inference.index`` of the run.
 
     Attributes:
-        folder: the opened model folder.
+        folder: the opened model folder, its run at the precision that is computed in.
         labels: text of each label, or its id if it has none; added ones come last.
         ids: likewise their ids.
         calibration: what scores are worth: probabilities, thresholds, and the limit for items unlike all others; None if
@@ -130,9 +130,11 @@ class Tagger:
     """
 
     def __init__(self, folder: ModelFolder, device: torch.device, precision: str) -> None:
+        wanted = folder.run.training.precision if precision == "auto" else precision
+        self.precision = choose_precision(wanted, device, folder.run.encoder.frozen_weights)
+        folder = replace(folder, run=folder.run.at_precision(self.precision))
         run, tokens = folder.run, folder.header["tokens"]
         self.folder, self.device, self._run = folder, device, run
-        self.precision = choose_precision(run.training.precision if precision == "auto" else precision, device)
         self.bare = tokens["special"] == "bare"
         self.prompts = prompts(run, folder.folder / LANGUAGE, tokens)
         self._tokenizer = load_tokenizer(folder.folder / LANGUAGE, run.encoder.max_len, bare=self.bare)
@@ -170,7 +172,7 @@ class Tagger:
             device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
             threads: processor threads of this process; None leaves torch's number.
             precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; auto is what this machine multiplies natively. Scores of
-                two precisions differ in the third digit.
+                two precisions differ in the third digit. Frozen weights in bfloat16 cannot be computed with in fp16.
 
         Raises:
             VixmlError: no model folder, a damaged one, one whose parts do not fit each other, or one of a newer version.
