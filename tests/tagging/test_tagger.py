@@ -143,12 +143,20 @@ def test_no_voter_is_named_that_did_not_vote(packed, run):
     assert {voter.row for tag in tags for voter in tag.voters} == set(nearest)
 
 
-def test_a_picture_may_be_a_path_bytes_or_an_image_and_counts(shop, packed):
+def test_a_picture_may_be_a_path_bytes_or_an_image_and_counts(shop, packed, tmp_path):
     tagger, path = Tagger.load(packed("images")), shop.folder / "plum-40.png"
     forms = [path, str(path), path.read_bytes(), Image.open(path), Image.open(path).convert("CMYK").convert("RGB")]
     vectors = tagger.encode([{"text": "box", "pictures": form} for form in forms])
     assert (vectors == vectors[0]).all()
     assert np.abs(vectors[0] - tagger.encode(["box"])[0]).max() > 1e-3
+    # Turned by EXIF data, of 16 bits, and read twice.
+    exif, grey = Image.Exif(), Image.fromarray(np.arange(0, 64000, 80, dtype=np.uint16).reshape(20, 40))
+    exif[0x0112] = 6
+    for image, options in ((Image.open(path), {"exif": exif}), (grey, {})):
+        image.save(tmp_path / "odd.png", **options)
+        opened = Image.open(tmp_path / "odd.png")
+        pixels = [tagger.read({"pictures": form}).pixels[0] for form in (tmp_path / "odd.png", opened, opened)]
+        assert (pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all() and pixels[0].min() < pixels[0].max()
     only = tagger.encode([{"pictures": [path, path, "no such file, and not looked at"]}])
     assert np.isfinite(only).all()
 

@@ -7,7 +7,6 @@ depends on the model alone (label vectors, their checks) is prepared once.
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +26,7 @@ from vixml.data.lexical import fold, tf_idf
 from vixml.data.texts import TextRules
 from vixml.data.tokens import load_tokenizer
 from vixml.errors import VixmlError, expect_equal
-from vixml.images.decode import Undrawable, draw_or_prepare
+from vixml.images.decode import Undrawable, draw_or_prepare, prepare
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.encode import encode_items, expect_direction
 from vixml.models.inputs import most_of_text, prompts
@@ -359,15 +358,8 @@ class Tagger:
     def _pixels(self, picture: Picture) -> np.ndarray:
         """Return a picture as the vision encoder reads it: (size, size, 3) uint8."""
         if isinstance(picture, Image.Image):
-            written, as_it_is = io.BytesIO(), picture.mode in ("RGB", "RGBA", "L", "LA", "P")
-            try:
-                (picture if as_it_is else picture.convert("RGB")).save(written, "PNG")
-            except MemoryError:
-                raise
-            except Exception as error:  # whatever a parser of foreign data raises: an open file is read only now
-                raise Undrawable(f"not an image that can be read: {str(error) or type(error).__name__}") from error
-            picture = written.getvalue()
-        elif isinstance(picture, (str, Path)):
+            return self.pixels(prepare(picture, self.image_size))
+        if isinstance(picture, (str, Path)):
             if "://" in str(picture):
                 raise Undrawable(f"an address, which is not fetched: {picture}")
             picture = _file(Path(picture))
