@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,21 @@ def test_embeddings_have_the_form_of_openai(served, image):
     item = {"text": "toy", "images": [base64.b64encode(image).decode()]}
     found = served.post("/v1/embeddings", {"input": [item]}).json["data"][0]["embedding"]
     np.testing.assert_allclose(found, served.tagger.encode([{"text": "toy", "pictures": image}])[0], atol=1e-6)
+
+
+def test_usage_counts_the_tokens_that_are_read(served, monkeypatch):
+    def usage(*items) -> int:
+        return served.post("/v1/embeddings", {"input": items}).json["usage"]["prompt_tokens"]
+
+    one, two = usage("box"), usage("box river")
+    assert two == one + 1 and usage("box", "box river") == one + two
+    assert usage({"fields": {"name": "box", "more": "river"}}) == two
+    assert usage("box " * 100) == served.tagger.most
+    dataset = served.tagger.folder.dataset
+    catalogue = dataset.catalogue.model_copy(update={"strip_html": True})
+    folder = replace(served.tagger.folder, dataset=dataset.model_copy(update={"catalogue": catalogue}))
+    monkeypatch.setattr(served.tagger, "folder", folder)
+    assert usage("<b>box</b> river") == two
 
 
 def test_a_model_that_reads_text_says_that_it_does_not_look_at_images(taggers):

@@ -210,7 +210,7 @@ def _register_api(app: FastAPI) -> None:
         as_text = wanted.encoding_format == "base64"
         values = [base64.b64encode(row.tobytes()).decode() if as_text else row.tolist() for row in rows]
         data = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(values)]
-        tokens = sum(state.tagger.n_tokens(item.text) for item in wanted.input)
+        tokens = sum(found.tokens)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "model": state.model, "data": data, "usage": usage})
 

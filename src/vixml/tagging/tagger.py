@@ -372,9 +372,10 @@ class Tagger:
         """Return a prepared image (PNG, :attr:`image_size`) as the vision encoder reads it: (size, size, 3) uint8."""
         return self._vision.preprocess(prepared)
 
-    def n_tokens(self, text: str) -> int:
-        """Return the number of tokens of a text that the encoder reads."""
-        return min(self.most, len(self._tokenizer.encode(text, add_special_tokens=not self.bare).ids))
+    def n_tokens(self, items: Sequence[Read]) -> list[int]:
+        """Return the number of tokens of each item's text that the encoder reads."""
+        found = self._tokenizer.encode_batch_fast([item.text for item in items], add_special_tokens=not self.bare)
+        return [min(self.most, len(encoding.ids)) for encoding in found]
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 
