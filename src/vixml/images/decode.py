@@ -44,13 +44,8 @@ TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 ORIENTATION = 0x0112
-SIXTEEN_BITS = (
-    "I;16",
-    "I;16L",
-    "I;16B",
-    "I;16N",
-    "I",
-)  # modes of grey images; files of the formats above have the first
+# Modes of grey images; files of the formats above have the first.
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # Rows composited at a time, so that a large transparent image is held twice, not five times.
 STRIP = 256
 
@@ -74,11 +69,8 @@ def prepare(data: bytes | Image.Image, size: int) -> bytes:
         with warnings.catch_warnings():
             # The library warns of decompression bombs at a higher limit than ours below, and of damaged metadata.
             warnings.simplefilter("ignore")
-            with (
-                Image.open(io.BytesIO(data), formats=FORMATS)
-                if isinstance(data, bytes)
-                else nullcontext(data) as opened
-            ):
+            is_open = isinstance(data, Image.Image)
+            with nullcontext(data) if is_open else Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 if opened.mode == "F":
                     raise Undrawable("not an image that can be read: floats of an unknown range; convert it to RGB")
                 if opened.width * opened.height > MAX_PIXELS:
@@ -128,9 +120,8 @@ def _to_srgb(profile: bytes | None, mode: str) -> Callable[[Image.Image], Image.
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space.strip()
-        allowed = (
-            ("CMYK",) if mode == "CMYK" else ("RGB", "GRAY") if mode in ("1", "L", "LA", *SIXTEEN_BITS) else ("RGB",)
-        )
+        grey = mode in ("1", "L", "LA", *SIXTEEN_BITS)
+        allowed = ("CMYK",) if mode == "CMYK" else ("RGB", "GRAY") if grey else ("RGB",)
         if space not in allowed:
             return None
         srgb = ImageCms.createProfile("sRGB")
