@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +230,7 @@ def close_gap(network: nn.Module, longest: int, gap: tuple[int, int] | None) -> 
 
 def exact_tagger(folder: ModelFolder) -> Tagger:
     """Return the model's tagger in full precision on the CPU, with which exports are compared."""
-    return Tagger(replace(folder, run=folder.run.at_precision("fp32")), torch.device("cpu"), "fp32")
+    return Tagger(folder, torch.device("cpu"), "fp32")
 
 
 def sample_texts(tagger: Tagger) -> list[str]:
