@@ -20,6 +20,7 @@ from vixml.cli import main
 from vixml.config.defaults import FEWEST_TO_CHOOSE, training_defaults, validation_splits
 from vixml.config.load import load_runs, load_workflow, load_world, merge, read_yaml
 from vixml.data.build import build_corpus
+from vixml.data.catalogue import images_by_id
 from vixml.data.corpus import Corpus
 from vixml.data.guess_form import Report, guess_encoding, guess_form
 from vixml.errors import VixmlError
@@ -251,6 +252,27 @@ def test_pictures_named_by_id(new, tmp_path):
     assert "no file in the folder is named by an id" in new(
         "t.csv", "--pictures", ".", "--id", "title", "--text", "title", status=2
     )
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        # A position in an item's folder is no id; also one that a single folder has (2/3.jpg).
+        ("1/1 1/2 2/1 2/2 2/3 3/1", {"1": "1/1 1/2", "2": "2/1 2/2 2/3", "3": "3/1"}),
+        ("A-7/1 A-8/1 1", {"A-7": "A-7/1", "A-8": "A-8/1", "1": "1"}),
+        # Folders that are not of items: by year, by view, all in one.
+        ("2023/1001 2024/1002 2024/1002_2", {"1001": "2023/1001", "1002": "2024/1002 2024/1002_2"}),
+        ("front/7 back/7 front/8", {"7": "back/7 front/7", "8": "front/8"}),
+        ("2024/1 2024/2", {"1": "2024/1", "2": "2024/2"}),
+    ],
+)
+def test_a_number_in_a_folder_of_an_item_is_a_position(tmp_path, files, found):
+    for name in files.split():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jpg").write_bytes(b"")
+    by_id = images_by_id(tmp_path)
+    assert {key: " ".join(by_id.get(key, [])).replace(".jpg", "") for key in found} == found
+    assert "3" not in by_id or "3" in found
 
 
 def test_a_file_is_not_overwritten(new, tmp_path, capsys):

@@ -466,19 +466,38 @@ class _Build:
 
 
 IMAGE = re.compile(r"\.(png|jpe?g|webp|gif|bmp|svg)$", re.IGNORECASE)
+_SHORT = re.compile(r"\d{1,3}")
+
+
+def images_in(folder: Path) -> list[tuple[str, str]]:
+    """Return the image files below a folder: the folder in which one is, relative to it, and its name."""
+    walked = ((os.path.relpath(parent, folder), names) for parent, _, names in os.walk(folder))
+    return [(inner, name) for inner, names in walked for name in names if IMAGE.search(name)]
 
 
 def images_by_id(folder: Path) -> dict[str, list[str]]:
-    """Return the images in a folder by what names them: the file ``ID.jpg``, ``ID_2.jpg``, ``ID-2.jpg``, or the folder ``ID``."""
+    """Return the images in a folder by what names them: the file ``ID.jpg``, ``ID_2.jpg``, ``ID-2.jpg``, or the folder ``ID``.
+
+    A number in an item's folder (``ID/1.jpg``) is a position and no id. Items' folders cannot be told from others
+    (``2024/1001.jpg``) by one file: numbers of up to three digits are positions in all folders whose names have a digit if
+    two of these have the same.
+    """
+    files = images_in(folder)
+
+    def may_be_position(inner: str, key: str) -> bool:
+        return re.search(r"\d", PurePosixPath(inner).name) is not None and _SHORT.fullmatch(key) is not None
+
+    stems = Counter(key for inner, name in files if may_be_position(inner, key := IMAGE.sub("", name)))
+    with_positions = max(stems.values(), default=0) > 1
     found: dict[str, list[tuple[int, str]]] = {}
-    for parent, _, names in os.walk(folder):
-        inner = os.path.relpath(parent, folder)
-        for name in (name for name in names if IMAGE.search(name)):
-            stem, path = IMAGE.sub("", name), PurePosixPath(inner, name).as_posix()
-            numbered = re.fullmatch(r"(.+)[_-](\d{1,3})", stem)
-            keys = {stem: 0} | ({numbered[1]: int(numbered[2])} if numbered else {})
-            if inner != ".":
-                keys[PurePosixPath(inner).name] = int(stem) if stem.isdecimal() else 0
-            for key, order in keys.items():
-                found.setdefault(key, []).append((order, path))
+    for inner, name in files:
+        stem, path = IMAGE.sub("", name), PurePosixPath(inner, name).as_posix()
+        numbered = re.fullmatch(r"(.+)[_-](\d{1,3})", stem)
+        keys = {stem: 0} | ({numbered[1]: int(numbered[2])} if numbered else {})
+        if with_positions:
+            keys = {key: order for key, order in keys.items() if not may_be_position(inner, key)}
+        if inner != ".":
+            keys[PurePosixPath(inner).name] = int(stem) if stem.isdecimal() else 0
+        for key, order in keys.items():
+            found.setdefault(key, []).append((order, path))
     return {key: [path for _, path in sorted(images)] for key, images in found.items()}
