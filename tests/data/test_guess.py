@@ -275,6 +275,23 @@ def test_a_number_in_a_folder_of_an_item_is_a_position(tmp_path, files, found):
     assert "3" not in by_id or "3" in found
 
 
+def test_names_of_pictures_that_are_not_utf_8(new, tmp_path):
+    rows = [{"id": f"a{i}", "title": f"t {i}", "tags": f"t{i % 3}|s"} for i in range(20)]
+    write_csv(tmp_path / "t.csv", rows)
+    for folder in (b"p", b"p/a1", b"\xfc"):
+        os.mkdir(os.fsencode(tmp_path) + b"/" + folder)
+    for name in (b"p/a1/\xfc.jpg", b"p/a2.jpg", b"\xfc/a3.jpg"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    # Such a picture is missing, because a corpus cannot name it.
+    printed = new("t.csv", "--pictures", "p")
+    assert "1 of 2 pictures are not in the folder" in printed and "items with a picture: 1 (5.0%)" in printed
+    build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
+    assert sorted(Corpus.load("corpus").image_keys()) == ["a1/?.jpg", "a2.jpg"]
+    before = Path("shop.yaml").read_bytes()
+    assert "not UTF-8" in new("t.csv", "--pictures", os.fsdecode(b"\xfc"), status=2)
+    assert Path("shop.yaml").read_bytes() == before
+
+
 def test_a_file_is_not_overwritten(new, tmp_path, capsys):
     write_csv(tmp_path / "t.csv", [{"id": i, "title": f"a {i}", "tags": "x|y"} for i in range(20)])
     new("t.csv")

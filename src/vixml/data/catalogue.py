@@ -413,7 +413,7 @@ class _Build:
             return []
         self.images_found = self.images_found or column in record or any(c in record for c in fields_of(column))
         if self.entry.images_are == "ids":
-            return self.by_id.get(str(plain(record.get(column))), [])
+            return [_storable(path) for path in self.by_id.get(str(plain(record.get(column))), [])]
         images, cell = [], f"{where}: {column}"
         for name in table.values(record, column, where):
             is_url = _URL.match(name) is not None
@@ -438,7 +438,7 @@ class _Build:
         else:
             self.no_address = self.no_address or (where, name)
             found["images_without_web_address"] += 1
-        return name.encode(errors="replace").decode()  # half of a surrogate pair cannot be stored
+        return _storable(name)
 
     def _path(self, name: str, is_url: bool, where: str) -> str:
         if is_url:
@@ -450,10 +450,10 @@ class _Build:
             raise VixmlError(
                 "an image is neither inside the catalogue's folder nor on the web",
                 where=where,
-                found=repr(name),
+                found=repr(name)[:300],
                 expected="a path inside the folder, written with /, or an address with http:// or https://",
             )
-        return path.as_posix().encode(errors="replace").decode()
+        return _storable(path.as_posix())
 
     def _other_kind(self, where: str, found: str) -> VixmlError:
         return VixmlError(
@@ -463,6 +463,11 @@ class _Build:
             expected=self.entry.images_are,
             hint="correct catalogue.images_are in config/datasets.yaml, or this row",
         )
+
+
+def _storable(name: str) -> str:
+    """Return a name without halves of surrogate pairs: those of JSON, and bytes of a file's name that are not UTF-8."""
+    return name.encode(errors="replace").decode()
 
 
 IMAGE = re.compile(r"\.(png|jpe?g|webp|gif|bmp|svg)$", re.IGNORECASE)

@@ -104,6 +104,9 @@ def quoted(value: Any) -> str:
     Example:
         >>> quoted(["a b", "true", "|", 3, None, {"k": False}])
         '[a b, "true", "|", 3, null, {k: false}]'
+
+    Raises:
+        VixmlError: half of a surrogate pair, as in a path that is not UTF-8.
     """
     if isinstance(value, dict):
         return "{" + ", ".join(f"{quoted(key)}: {quoted(part)}" for key, part in value.items()) + "}"
@@ -113,6 +116,9 @@ def quoted(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if not isinstance(value, str):
         return str(value)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        what, hint = "a name that is not UTF-8 cannot be written into a file", "rename the folder, file or column"
+        raise VixmlError(what, where=repr(value)[:300], hint=hint)
     words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
     if _PLAIN.fullmatch(value) and not value[0].isdigit() and value.lower() not in words:
         return value
