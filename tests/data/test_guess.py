@@ -292,6 +292,17 @@ def test_names_of_pictures_that_are_not_utf_8(new, tmp_path):
     assert Path("shop.yaml").read_bytes() == before
 
 
+def test_a_picture_in_its_cell_is_a_missing_file(new, tmp_path):
+    data = "data:image/png;base64," + "A" * 5000
+    rows = [{"id": i, "title": f"t {i}", "tags": f"t{i % 3}|s", "image": f"{i}.jpg" if i else data} for i in range(20)]
+    (tmp_path / "1.jpg").touch()
+    printed = new(write_csv(tmp_path / "t.csv", rows), "--image-separator", "none")
+    assert "19 of 20 pictures are not in the folder" in printed and "AAAA" * 100 not in printed
+    rows = [row | {"image": data} for row in rows]
+    refused = new(write_csv(tmp_path / "t.csv", rows), "--images", "image", "--image-separator", "none", status=2)
+    assert "no picture of the table is in the folder" in refused and len(refused) < 1000
+
+
 def test_a_file_is_not_overwritten(new, tmp_path, capsys):
     write_csv(tmp_path / "t.csv", [{"id": i, "title": f"a {i}", "tags": "x|y"} for i in range(20)])
     new("t.csv")
