@@ -112,6 +112,40 @@ def test_the_file_plans_in_snakemake(new, tmp_path, programs, monkeypatch):
     assert done.returncode == 0 and "build_corpus" in done.stdout, done.stdout + done.stderr
 
 
+def test_a_copied_or_renamed_file_does_not_take_its_parts_from_another(new, tmp_path):
+    new(write_csv(tmp_path / "export.csv", [{key: row[key] for key in row if key != "Bild"} for row in shop()]))
+    text = Path("shop.yaml").read_text(encoding="utf-8")
+    base = read_yaml(ROOT / "config/config.yaml")
+
+    def workflow(*files):
+        given = base
+        for file in files:
+            given = merge(given, read_yaml(file))
+        return load_workflow(given, "the configuration", [*reversed(files), ROOT / "config/config.yaml"])
+
+    overlay = Path("more.yaml")
+    overlay.write_text("threads: {train: 1}\n", encoding="utf-8")
+    assert workflow("shop.yaml", overlay).threads.train == 1
+    Path("shop2.yaml").write_text(text, encoding="utf-8")
+    assert workflow("shop2.yaml").config_dir == "shop.yaml", "the same parts"
+    Path("shop2.yaml").write_text(text.replace("batch_size: ", "batch_size: 1"), encoding="utf-8")
+    message = "config_dir names another file than the one with these parts"
+    with pytest.raises(VixmlError, match=message) as caught:
+        workflow("shop2.yaml")
+    assert str(caught.value.where).startswith("shop2.yaml:") and caught.value.found.startswith("shop.yaml")
+    for config_dir in ("none.yaml", str(ROOT / "config")):
+        Path("shop2.yaml").write_text(
+            text.replace("config_dir: shop.yaml", f"config_dir: {config_dir}"), encoding="utf-8"
+        )
+        with pytest.raises(VixmlError, match=message):
+            load_workflow(merge(base, read_yaml("shop2.yaml")), Path("shop2.yaml"))
+    Path("shop2.yaml").write_text(text.replace("config_dir: shop.yaml", "config_dir: shop2.yaml"), encoding="utf-8")
+    assert workflow("shop2.yaml").config_dir == "shop2.yaml"
+    overlay.write_text(f"config_dir: {ROOT / 'config'}\ntable: [table1]\n", encoding="utf-8")
+    with pytest.raises(VixmlError, match="unknown key 'table'"):
+        workflow(overlay)
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
     [
@@ -308,8 +342,13 @@ def test_a_file_is_not_overwritten(new, tmp_path, capsys):
     new("t.csv")
     assert main(["new", "shop", "t.csv", "--config-dir", str(ROOT / "config")]) == 2
     assert "--force overwrites it" in capsys.readouterr().err
-    for name in ("picto", "a b"):
+    for name in ("picto", "a b", "demo", "paper", "picto-methods"):  # two configurations of one name share their pages
         assert main(["new", name, "t.csv", "--config-dir", str(ROOT / "config")]) == 2
+    Path("config").mkdir()
+    for name in ("datasets.yaml", "models.yaml"):
+        Path("config", name).symlink_to(ROOT / "config" / name)
+    for more in ([], ["--force"]):  # written beside them, it is no other configuration
+        assert main(["new", "shop", "t.csv", "--out", "config/shop.yaml", *more]) == 0
 
 
 @pytest.mark.parametrize("n", [20, 300, 3000, 12_800, 100_000, 2_000_000])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vixml.config.defaults import FEWEST_TO_TRAIN, has_linear, training_defaults, validation_splits
-from vixml.config.load import load_world, validate
+from vixml.config.load import load_world, read_yaml, validate
 from vixml.config.registry import NAME, Dataset
 from vixml.data.guess import guess_catalogue
 from vixml.data.guess_form import Report, common_form
@@ -80,6 +80,10 @@ def _check_name(options: Options, models: Path) -> None:
     if options.name in load_world(options.config_dir).datasets or options.name == "demo":
         what = "a dataset of the project has this name"
         raise VixmlError(what, where=options.config_dir, found=options.name, hint="take another")
+    for path in sorted(options.config_dir.glob("*.yaml")):
+        if path.resolve() != options.out.resolve() and read_yaml(path).get("name") == options.name:
+            what = "a configuration of the project has this name, so both would write the same pages"
+            raise VixmlError(what, where=path, found=options.name, hint="take another")
     if options.out.exists() and not options.force:
         raise VixmlError("the file exists", where=options.out, hint="--force overwrites it; or give another name")
 
