@@ -470,6 +470,25 @@ def _storable(name: str) -> str:
     return name.encode(errors="replace").decode()
 
 
+def digest_of_images(entry: Catalogue, raw_dir: Path | str, names: Sequence[str]) -> str:
+    """Return a digest of local images as the disk tells them: name, size and time of change, or that there is no such file."""
+    folder, digest = os.fspath(folder_of(entry, raw_dir)), hashlib.sha256()
+    for name in names:
+        try:
+            about = os.stat(os.path.join(folder, name))
+            found = f"{about.st_size} {about.st_mtime_ns}"
+        except (OSError, ValueError):  # no such file, or no name of a file
+            found = "-"
+        digest.update(f"{name}\0{found}\n".encode())
+    return digest.hexdigest()
+
+
+def digest_of_names(entry: Catalogue, raw_dir: Path | str) -> str:
+    """Return a digest of the names of all images in a folder, by which items find theirs (``images_are: ids``)."""
+    names = sorted(PurePosixPath(*file).as_posix() for file in images_in(folder_of(entry, raw_dir)))
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
+
+
 IMAGE = re.compile(r"\.(png|jpe?g|webp|gif|bmp|svg)$", re.IGNORECASE)
 _SHORT = re.compile(r"\d{1,3}")
 
