@@ -141,6 +141,9 @@ def test_a_copied_or_renamed_file_does_not_take_its_parts_from_another(new, tmp_
             load_workflow(merge(base, read_yaml("shop2.yaml")), Path("shop2.yaml"))
     Path("shop2.yaml").write_text(text.replace("config_dir: shop.yaml", "config_dir: shop2.yaml"), encoding="utf-8")
     assert workflow("shop2.yaml").config_dir == "shop2.yaml"
+    overlay.write_text("base: {encoder: {max_len: 8}}\n", encoding="utf-8")  # it would be left out
+    with pytest.raises(VixmlError, match=message):
+        workflow("shop.yaml", overlay)
     overlay.write_text(f"config_dir: {ROOT / 'config'}\ntable: [table1]\n", encoding="utf-8")
     with pytest.raises(VixmlError, match="unknown key 'table'"):
         workflow(overlay)

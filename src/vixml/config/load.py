@@ -659,11 +659,12 @@ def _require_own_parts(config_dir: Path, files: Sequence[object]) -> None:
     for path in [path for path in map(Path, map(str, files)) if path.is_file()]:
         parts = parts_of(path)
         # One such key beside a folder is a misspelt key of the workflow.
-        if len(parts) > 1 and (not config_dir.is_file() or parts_of(config_dir) != parts):
+        if parts and (parts_of(config_dir) != parts if config_dir.is_file() else len(parts) > 1):
             raise VixmlError(
                 "config_dir names another file than the one with these parts", where=f"{path}: config_dir",
                 found=f"{config_dir}, and {', '.join(sorted(parts))} in {path}", expected="this file itself",
-                hint=f"write `config_dir: {path}`; give a copy its own name, dataset and table, too",
+                hint=f"write `config_dir: {path}`, and give a copy its own name, dataset and table; or write the parts of an overlay "
+                f"into {config_dir}",
             )  # fmt: skip
 
 
