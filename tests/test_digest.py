@@ -128,6 +128,29 @@ def test_the_command_of_a_stage_imports_its_module(stage):
     assert module in imports, f"no command calls {module}"
 
 
+@pytest.mark.parametrize(
+    ("stage", "path", "old", "new"),
+    [
+        ("predict", "retrieval/peer_program.py", "beam_size=50", "beam_size=10"),
+        ("predict", "config/limits.py", "LINEAR_TERMS = 1 << 14", "LINEAR_TERMS = 1 << 10"),
+        ("choose-inference", "config/limits.py", "FEWEST_TO_CHOOSE = 500", "FEWEST_TO_CHOOSE = 400"),
+        ("train", "training/mining.py", "return 1 << (groups - 1).bit_length()", "return 1 << groups.bit_length()"),
+        ("train", "models/siamese.py", 'if precision != "fp32"', 'if precision == "bf16"'),
+        ("build-index", "models/siamese.py", 'if precision != "fp32"', 'if precision == "bf16"'),
+        ("build-corpus", "config/fields.py", 'text.split("+")', 'text.split(",")'),
+    ],
+)
+def test_what_decides_a_result_and_is_no_setting_counts(tmp_path, stage, path, old, new):
+    root, entry = tmp_path / "vixml", STAGES[stage].module
+    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns("__pycache__"))
+    before = module_hashes(entry, root)
+    text = (root / path).read_text(encoding="utf-8")
+    assert old in text
+    (root / path).write_text(text.replace(old, new), encoding="utf-8")
+    _parsed.cache_clear()
+    assert digest_of(module_hashes(entry, root)) != digest_of(before)
+
+
 def test_training_does_not_depend_on_what_comes_after_it():
     reached = modules_of(STAGES["train"].module)
     assert "vixml.config.template" in reached, "how a template is read reaches every vector"

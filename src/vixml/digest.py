@@ -37,8 +37,15 @@ LEFT_OUT = (
     "vixml.digest",
     "vixml.torchvision_fix",
 )
-# But for these: how a template is read decides every sequence; layouts and published values, every table.
-KEPT = ("vixml.config.template", "vixml.config.tables", "vixml.config.published")
+# But for these: how a template is read decides every sequence, how fields are named every text; limits, what is fitted and chosen;
+# layouts and published values, every table.
+KEPT = (
+    "vixml.config.template",
+    "vixml.config.fields",
+    "vixml.config.limits",
+    "vixml.config.tables",
+    "vixml.config.published",
+)
 
 
 def stage_digest(stage: str) -> str:

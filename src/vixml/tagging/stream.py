@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 
 from vixml import __version__
-from vixml.config.registry import fields_of
+from vixml.config.fields import fields_of
 from vixml.data.table_files import expand
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, sha256_json, write_json

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml.config.registry import fields_of
+from vixml.config.fields import fields_of
 from vixml.data.lexical import DIM as LEXICAL_DIM
 from vixml.data.lexical import fold, tf_idf
 from vixml.data.texts import TextRules
