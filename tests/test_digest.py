@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from vixml.digest import KEPT, LEFT_OUT, ROOT, _parsed, digest_of, module_hashes, modules_of, stage_digest
+from vixml import digest as digest_module
+from vixml.digest import KEPT, LEFT_OUT, ROOT, _parsed, data_files, digest_of, module_hashes, modules_of, stage_digest
 from vixml.errors import VixmlError
 from vixml.stages import STAGES
 
@@ -102,6 +104,50 @@ def test_data_files_of_a_package_count(package):
     before = digest(package)
     template.write_text("b", encoding="utf-8")
     assert digest(package) != before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".page.html.swp",
+        "page.html~",
+        ".#page.html",
+        "#page.html#",
+        "page.html.orig",
+        ".DS_Store",
+        "4913",
+        "__pycache__/entry.cpython-311.pyc.139872233",
+    ],
+)
+def test_what_editors_and_python_leave_does_not_count(package, name):
+    (package / "pages").mkdir()
+    (package / "pages" / "__init__.py").touch()
+    (package / "entry.py").write_text("import vixml.pages\n", encoding="utf-8")
+    before = digest(package)
+    left = package / "pages" / name
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
+    assert digest(package) == before
+
+
+def test_a_data_file_that_vanishes_meanwhile_is_no_error(package, monkeypatch):
+    (package / "pages").mkdir()
+    (package / "pages" / "__init__.py").touch()
+    (package / "entry.py").write_text("import vixml.pages\n", encoding="utf-8")
+    before = digest(package)
+    monkeypatch.setattr(digest_module, "data_files", lambda folder: [folder / "page.html"])
+    assert digest(package) == before
+
+
+def test_every_data_file_that_is_shipped_counts():
+    patterns = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    shipped = {path for pattern in patterns["vixml"] for path in ROOT.glob(pattern) if not is_left_over(path)}
+    assert set(data_files(ROOT)) == shipped
+
+
+def is_left_over(path: Path) -> bool:
+    """Return whether somebody edits a file at the moment, or has."""
+    return path.name.startswith((".", "#")) or path.name.endswith(("~", ".orig", ".rej", ".swp"))
 
 
 def test_a_broken_module_is_named(package):
