@@ -96,7 +96,8 @@ def sweep(out: Path) -> None:
         pid = left.name.removeprefix(prefix).split("-", 1)[0]
         own = left.name.startswith(prefix) and pid.isdecimal()
         if (not psutil.pid_exists(int(pid))) if own else _abandoned(left):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
 
 def _abandoned(left: Path) -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,14 +52,17 @@ def status_of(child: int) -> int:
 
 
 def wait_for(path: Path) -> str:
+    until = time.monotonic() + 600
     while not (path.exists() and path.read_text()):
+        assert time.monotonic() < until, path
         time.sleep(0.01)
     return path.read_text().strip()
 
 
 def wait_for_end(process: int) -> None:
-    while Path(f"/proc/{process}").exists() and " Z " not in Path(f"/proc/{process}/stat").read_text():
-        time.sleep(0.01)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while " Z " not in Path(f"/proc/{process}/stat").read_text():
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137)])
