@@ -37,7 +37,7 @@ def code_in(folder):
 
 
 # The environment of a copied checkout holds the code of the first one. As long as that is the same, nothing is wrong.
-SOURCE = Path(workflow.basedir, "src").resolve()
+SOURCE = Path(workflow.current_basedir.get_path_or_uri(secret_free=False), "../src").resolve()
 IMPORTED, OWN = Path(vixml.__file__).resolve().parent, SOURCE / "vixml"
 if IMPORTED != OWN and code_in(IMPORTED) != code_in(OWN):
     raise WorkflowError(

@@ -5,22 +5,11 @@
 from snakemake.settings.types import ExecMode
 
 from vixml.check import fit
-from vixml.config.tables import named_runs
+from vixml.config.targets import scored_runs, shown_facts, timed_runs
 
 # Lists of jobs, each by its names; `made(stage, jobs)` turns them into files. First what is scored.
 DATASETS = [{"dataset": target.dataset} for target in WORKFLOW.targets]
-SCORED = [
-    {"dataset": target.dataset, "run": run, "seed": seed, "split": target.split}
-    for target in WORKFLOW.targets
-    for run in target.runs
-    for seed in target.seeds
-]
-# `only_shown`: of these, what the tables show.
-ONLY = WORKFLOW.only_shown
-FACTS = {getattr(spec, "facts", "") for spec in TABLE_SPECS.values()}
-if ONLY:
-    SHOWN = {row[:2] for spec in TABLE_SPECS.values() for row in named_runs(spec.model_dump())}
-    SCORED = [names for names in SCORED if (names["dataset"], names["run"]) in SHOWN]
+SCORED = scored_runs(WORKFLOW)
 
 # What does not fit its data is an error now, not after hours. In a first call, `vixml tokenize` knows more: see vixml.check.fit.
 os.environ.update(VIXML_RUNS=fit.named(SCORED))
@@ -36,14 +25,8 @@ WITH_IMAGES = [names for names in ENCODED if run_of(names).needs_embeddings]
 # The report shows queries of the first dataset whose images runs read.
 GALLERY = [names for names in WITH_IMAGES if not is_published(names["dataset"], run_of(names).images.vision)][:1]
 # Sizes and latencies that the tables and the report print; latencies are those of the first dataset, with its first seed.
-COUNTED = DATASETS if not ONLY or "datasets" in FACTS else []
-SEED_OF = {(names["dataset"], names["run"]): names["seed"] for names in reversed(SCORED)}
-TIMED = [
-    names | {"run": run, "seed": SEED_OF.get((names["dataset"], run), 0)}
-    for names in DATASETS[:1]
-    for run in WORKFLOW.latencies
-    if not ONLY or "latencies" in FACTS
-]
+COUNTED = DATASETS if not WORKFLOW.only_shown or "datasets" in shown_facts(WORKFLOW) else []
+TIMED = timed_runs(WORKFLOW)
 # With a folder of pages (`pages`), all of them, without content if need be: DVC tracks each, and none of another configuration stays.
 PAGE_FILES = [TABLES, REPORT] if WORKFLOW.tables or WORKFLOW.pages else []
 PAGE_FILES += [FIGURES] if WORKFLOW.figures or WORKFLOW.pages else []

@@ -115,6 +115,9 @@ class PushedHub(Hub):
     token, commits = "hf_secret", 0
 
     def do_GET(self):
+        name, resolves, rest = self.path[1:].partition("/resolve/")
+        if resolves:
+            return self.answer(PushedHub.repositories[name]["files"][rest.partition("/")[2]])
         found = re.fullmatch(r"/api/models/([^/]+/[^/?]+)(/tree/[^?]*)?(\?.*)?", self.path)
         repository = PushedHub.repositories.get(found[1]) if found else None
         if repository is None:

@@ -112,6 +112,11 @@ def test_frozen_weights_in_bfloat16_are_not_computed_with_in_fp16(monkeypatch):
     with pytest.raises(VixmlError, match="frozen weights in bfloat16") as raised:
         choose_precision("auto", GPU, "bfloat16")
     assert VARIABLE in str(raised.value)
+    with pytest.raises(VixmlError, match="frozen weights in bfloat16") as raised:
+        choose_precision("fp16", CPU, "bfloat16")
+    assert VARIABLE not in str(raised.value)
+    assert RunConfig(encoder={"train": "full", "weights": "bfloat16"}).encoder.frozen_weights == "float32"
+    assert RunConfig(encoder={"train": "lora", "weights": "bfloat16"}).encoder.frozen_weights == "bfloat16"
 
 
 def test_autocast_contexts():

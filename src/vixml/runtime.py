@@ -72,21 +72,23 @@ def choose_precision(wanted: str, device: torch.device | str, weights: str = "fl
     Args:
         wanted: one of the three, or ``auto``.
         device: where it will be computed.
-        weights: dtype of frozen weights, ``encoder.weights`` of a run.
+        weights: dtype of frozen weights (:attr:`vixml.config.run.Encoder.frozen_weights`).
 
     Raises:
         VixmlError: an unknown precision, or fp16 for frozen weights in bfloat16.
     """
-    if wanted != "auto":
-        return _known(wanted, "precision", None, "auto, ")
-    override = precision_override()
+    override = None if wanted == "auto" else _known(wanted, "precision", None, "auto, ")
+    where, hint = "precision", "take bf16, or auto"
+    if override is None:
+        override = precision_override()
+        where, hint = f"environment variable {VARIABLE}", f"unset {VARIABLE} for this run, or set it to bf16"
     if override == "fp16" and weights == "bfloat16":
         raise VixmlError(
             "frozen weights in bfloat16 cannot be computed with in fp16",
-            where=f"environment variable {VARIABLE}",
+            where=where,
             found=override,
             expected="bf16 or fp32 for this run, whose encoder.weights is bfloat16",
-            hint=f"unset {VARIABLE} for this run, or set it to bf16",
+            hint=hint,
         )
     if override is not None:
         return override

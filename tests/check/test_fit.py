@@ -82,6 +82,18 @@ def test_runs_that_inference_is_chosen_on_fit_their_data(project, share):
     assert "mine.yaml: runs.split.training.validation" in caught.value.where
 
 
+def test_runs_that_are_compared_on_held_out_queries_hold_out_one_share(project):
+    other = {"inherit": "mine", "training": {"validation": 0.2}}
+    found = project(TEXT, COUNTS, other=other, same={"inherit": "mine"})
+    one, two, same = (("picto", run, "validation") for run in ("mine", "other", "same"))
+    expect_fit(found, [one, same])
+    expect_fit(found, [one, ("picto", "other", "test")])
+    with pytest.raises(VixmlError) as caught:
+        expect_fit(found, [one, same, two])
+    assert "mine.yaml: runs.other.training.validation" in caught.value.where
+    assert (caught.value.found, caught.value.expected) == (0.2, "0.1, as mine")
+
+
 def test_what_fits_and_what_is_not_known_yet(project):
     expect_fit(project({"images": {"per_item": 9}}, None), [("picto", "mine", "test")])
     expect_fit(project({"images": {"per_item": 2}}), [("picto", "mine", "validation")])

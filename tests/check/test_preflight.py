@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections import namedtuple
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,11 +17,28 @@ from hub_server import serve_hub, turn_away
 from vixml import cli
 from vixml.check import doctor
 from vixml.check import preflight as checks
-from vixml.check.preflight import Line, before, clock, hub_models, memory, packages, shared_memory, unfinished
+from vixml.check.preflight import (
+    Line,
+    before,
+    clock,
+    hub_models,
+    memory,
+    packages,
+    preflight,
+    readers,
+    shared_memory,
+    to_write,
+    unfinished,
+    unmade,
+)
 from vixml.config.project import Project
-from vixml.plan.plan import read_workflow
+from vixml.config.targets import asked_runs
+from vixml.config.workflow import Target, WorkflowConfig
+from vixml.plan.plan import Plan, make_plan, read_workflow
+from vixml.stages import Job
 
 REPO = Path(__file__).resolve().parents[2]
+LF = "LF-AmazonTitles-131K"  # its image embeddings are published
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -32,8 +49,11 @@ def project(tmp_path, monkeypatch) -> Project:
     return Project("config", tmp_path / "results")
 
 
+paper_yaml = cache(lambda: read_workflow(REPO / "config/paper.yaml"))
+
+
 def paper(project: Project):
-    return read_workflow(REPO / "config/paper.yaml").model_copy(update={"results": str(project.results)})
+    return paper_yaml().model_copy(update={"results": str(project.results)})
 
 
 class Silent(SimpleHTTPRequestHandler):
@@ -111,9 +131,127 @@ def test_memory_names_what_does_not_fit():
 def test_disk_is_compared_with_what_is_still_to_be_written(project, monkeypatch, free, state):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1e15, 0, free))
     turn_away(monkeypatch)
-    plan = checks.make_plan(paper(project), checks.HARDWARE["gpu"])
-    line = next(iter(checks.disk(plan, project.results)))
+    plan = make_plan(paper(project), checks.HARDWARE["gpu"])
+    line = next(iter(checks.disk(project, plan, True)))
     assert (line.state, line.stops) == (state, state == "fails")
+
+
+def planned(project: Project, workflow: WorkflowConfig) -> Plan:
+    """Return the plan that the checks of a configuration are made with."""
+    runs = readers(project, unfinished(project, workflow), asked_runs(workflow))
+    return make_plan(workflow, checks.HARDWARE["gpu"], project.results, runs)
+
+
+def test_the_disk_of_one_table_is_not_that_of_the_whole_configuration(project, monkeypatch):
+    """Table 4 needs 190 GB, and the configuration 1.1 TB."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1e15, 0, 200e9))
+    monkeypatch.setattr(checks, "unmade", lambda *_: [])
+    table = paper(project).model_copy(update={"only_shown": True, "tables": ["table4"]})
+    assert states(before(table, None))["disk"] == ("ok", False)
+    # As Snakemake calls it: the same configuration, and the trainings and predictions behind what was asked for.
+    jobs, asked = unfinished(project, table), asked_runs(table)
+    assert states(preflight(project, paper(project), jobs, asked, gpu=False))["disk"] == ("ok", False)
+
+
+def write(path: Path, n: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(n)
+
+
+def test_only_files_of_these_runs_count_as_written(project):
+    table = paper(project).model_copy(update={"only_shown": True, "tables": ["table4"]})
+    plan = planned(project, table)
+    needed, parts, results = to_write(project, plan, True), plan.parts, project.results
+    assert needed == plan.total.disk_bytes + plan.total.scratch_bytes
+    write(results / "runs/LF-Amazon-131K/text-bert/seed0/model/weights", 10**12)
+    write(results / "data/MM-AmazonTitles-300K/embeddings/other/vectors", 10**12)
+    assert to_write(project, plan, True) == needed, "files of other runs leave these no room"
+    # What is resumed counts, but no more than its own part needs.
+    images = results / "data/MM-AmazonTitles-300K/images-fetching/shards"
+    write(images, 10**9)
+    assert to_write(project, plan, True) == pytest.approx(needed - 10**9)
+    write(images, 10**13)
+    needed -= parts["images/MM-AmazonTitles-300K"].disk_bytes
+    assert to_write(project, plan, True) == pytest.approx(needed)
+    # A finished part needs nothing, however much was predicted.
+    write(results / "models/distilbert/manifest.json", 1)
+    assert to_write(project, plan, True) == pytest.approx(needed - parts["model/distilbert"].disk_bytes)
+
+
+def test_published_files_that_were_fetched_count_as_written(project):
+    table = paper(project).model_copy(
+        update={"targets": [Target(dataset=LF, runs=["vixml-distilbert"])], "latencies": []}
+    )
+    plan = planned(project, table)
+    needed = to_write(project, plan, True)
+    vectors = project.dataset(LF).published_vectors["siglip2"].train.vectors
+    write(project.results / "raw" / project.world.sources[vectors].filename, 10**6)
+    assert to_write(project, plan, True) == pytest.approx(needed - 10**6) and to_write(project, plan, False) == needed
+
+
+def test_memory_of_runs_that_only_reuse_a_model(project):
+    """Neither the training nor the search is one of a run that the configuration names."""
+    dataset, run = "LF-AmazonTitles-1.3M", "text-distilbert--precise"
+    alone = {"targets": [Target(dataset=dataset, runs=[run])], "latencies": []}
+    workflow = paper(project).model_copy(update=alone)
+    [job] = unfinished(project, workflow)
+    assert job.names["run"] == "text-distilbert"
+    parts = planned(project, workflow).parts
+    assert f"predict/{dataset}/{run}/seed0" in parts and f"train/{dataset}/text-distilbert/seed0" in parts
+    assert f"predict/{dataset}/text-distilbert/seed0" not in parts, "it is not asked for"
+    assert parts[f"train/{dataset}/text-distilbert/seed0"].gpu_memory_bytes > 30e9
+
+
+def test_runs_that_no_target_names_are_planned_by_themselves(project, monkeypatch):
+    """`snakemake FILE` may ask for any seed, and inference may be chosen on runs that are not scored."""
+    jobs = [Job(project, "train", {"dataset": LF, "run": "text-distilbert", "seed": "7"})]
+    assert readers(project, jobs, [(LF, "text-distilbert", 0)]) == [(LF, "text-distilbert", 7)]
+    run = project.run(LF, "text-distilbert")
+    inference = run.inference.model_copy(update={"chosen_on": ["vixml-distilbert", "text-bert"]})
+    monkeypatch.setitem(project.runs, (LF, "text-distilbert"), run.model_copy(update={"inference": inference}))
+    alone = {"targets": [Target(dataset=LF, runs=["text-distilbert"])], "latencies": []}
+    jobs = unfinished(project, paper(project).model_copy(update=alone))
+    assert [job.names["run"] for job in jobs] == ["text-distilbert", "vixml-distilbert", "text-bert"]
+    for some in (jobs, jobs[1:2]):
+        assert readers(project, some, [(LF, "text-distilbert", 0)]) == [(LF, "text-distilbert", 0)]
+
+
+def stages(project: Project, run: str, published: bool) -> dict[str, list[str]]:
+    return {job.stage.name: job.sources() for job in unmade(project, [(LF, run, 0)], published)}
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_what_is_fetched_for_image_embeddings(project, published):
+    """Published ones need no vision model, and pooled ones none of the published files."""
+    assert set(stages(project, "text-distilbert", published)) == {"build-corpus", "prepare-model"}
+    found = stages(project, "vixml-distilbert", published)
+    assert ("import-vectors" in found, "prepare-vision" in found, "embed-images" in found) == (
+        published, not published, not published,
+    )  # fmt: skip
+    named = set(project.dataset(LF).published_vectors["siglip2"].sources)
+    assert named & {name for names in found.values() for name in names} == (named if published else set())
+
+
+def test_images_that_only_inference_reads_are_fetched(project, monkeypatch):
+    run = project.run(LF, "text-distilbert")
+    weighted = run.model_copy(update={"inference": run.inference.model_copy(update={"image_weight": 0.5})})
+    monkeypatch.setitem(project.runs, (LF, "text-distilbert"), weighted)
+    assert weighted.needs_embeddings and not weighted.uses_images
+    assert "import-vectors" in stages(project, "text-distilbert", True)
+
+
+def test_a_machine_without_a_network_on_which_all_is_fetched(project, monkeypatch):
+    turn_away(monkeypatch)
+    workflow = paper(project).model_copy(
+        update={"targets": [Target(dataset=LF, runs=["vixml-distilbert"])], "latencies": []}
+    )
+    runs = asked_runs(workflow)
+    for job in unmade(project, runs, True):
+        write(job.out / "manifest.json", 1)
+    assert unmade(project, runs, True) == [] and [job.stage.name for job in unmade(project, runs, False)] == []
+    found = states(before(workflow, None))
+    assert found["hub"] == found["network"] == ("not checked", False)
 
 
 def test_little_shared_memory_is_said(monkeypatch, tmp_path):
@@ -124,22 +262,29 @@ def test_little_shared_memory_is_said(monkeypatch, tmp_path):
     assert next(iter(shared_memory(wanted=False))).state == "not checked"
 
 
+def llama_run(project: Project) -> tuple[str, str, int]:
+    """Return a run with a model whose terms are to be accepted, and without images."""
+    jobs = [job for job in unfinished(project, paper(project)) if job.run.encoder.model == "llama-3.2-3b"]
+    names = next(job.names for job in jobs if not job.run.uses_images)
+    return names["dataset"], names["run"], names["seed"]
+
+
 @pytest.mark.parametrize(
     ("status", "state", "advice"), [(200, "ok", ""), (403, "fails", "accept the terms"), (401, "fails", "HF_TOKEN")]
 )
 def test_models_of_the_hub(project, monkeypatch, tmp_path, status, state, advice):
     (tmp_path / "hub").mkdir()
-    llama = [job.run for job in unfinished(project, paper(project)) if job.run.encoder.model == "llama-3.2-3b"]
+    llama = unmade(project, [llama_run(project)], True)
     with serve_hub(monkeypatch, "meta-llama/Llama-3.2-3B-Instruct", tmp_path / "hub") as hub:
         hub.status = status
-        (line,) = hub_models(project, [run for run in llama if not run.uses_images][:1])
+        (line,) = hub_models(project, llama)
     assert line.state == state and advice in line.hint and "llama-3.2-3b" in line.found
 
 
 def test_a_model_that_is_placed_by_hand_is_not_asked_for(project):
     (project.results / "raw/hub/meta-llama--Llama-3.2-3B-Instruct").mkdir(parents=True)
-    llama = [job.run for job in unfinished(project, paper(project)) if job.run.encoder.model == "llama-3.2-3b"]
-    (line,) = hub_models(project, [run for run in llama if not run.uses_images][:1])
+    llama = unmade(project, [llama_run(project)], True)
+    (line,) = hub_models(project, llama)
     assert line.state == "not checked"
 
 

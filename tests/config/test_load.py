@@ -98,6 +98,20 @@ def test_numbers_with_exponents_are_numbers(tmp_path, text, value):
     assert read_yaml(tmp_path / "a.yaml") == {"a": value}
 
 
+@pytest.mark.parametrize("text", ["010", "1:30", "0x10", "0b1", "+0_1"])
+def test_numbers_that_are_not_decimal_are_refused(tmp_path, text):
+    """YAML 1.1 reads 010 as 8 and 1:30 as 90."""
+    (tmp_path / "a.yaml").write_text(f"b: 1\na: {text}\n", encoding="utf-8")
+    error = refused(read_yaml, tmp_path / "a.yaml")
+    assert error.where.endswith("a.yaml:2") and f"{text} is no decimal number" in str(error)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1_000", 1000), ("-3", -3), ("+7", 7), ("0", 0), ("'010'", "010")])
+def test_decimal_numbers_are_read(tmp_path, text, value):
+    (tmp_path / "a.yaml").write_text(f"a: {text}\n", encoding="utf-8")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": value}
+
+
 @pytest.mark.parametrize(
     ("model", "data", "key", "near"),
     [
@@ -218,6 +232,16 @@ def test_a_run_may_reuse_a_trained_model_with_its_own_inference_and_row(config_d
     left_out = {"reuse", "inference", "row"}
     assert a.reuse is None and a.model_dump(exclude=left_out) == b.model_dump(exclude=left_out)
     assert a.inference.top_k == 20 and resolved(config_dir, "c").reuse is None
+
+
+def test_null_says_what_leaving_a_key_out_says(config_dir):
+    (config_dir / "presets/empty.yaml").write_text("preset: null\ntraining: {epochs: 5}\n", encoding="utf-8")
+    none = {"preset": None, "inherit": None, "reuse": None}
+    runs = {"a": none | {"training": {"epochs": 3}}, "b": none | {"inherit": "a"}, "c": none | {"reuse": "a"}}
+    (config_dir / "presets/outer.yaml").write_text("preset: empty\n", encoding="utf-8")
+    write(config_dir, {"base": none, "runs": runs | {"d": {"preset": "outer"}}})
+    assert [resolved(config_dir, run).training.epochs for run in "abcd"] == [3, 3, 3, 5]
+    assert resolved(config_dir, "c").reuse == "a"
 
 
 def test_runs_of_several_datasets_and_of_another_file(config_dir):
@@ -397,6 +421,18 @@ def test_names_in_a_workflow_must_exist(config_dir, over, where, near):
     assert load_workflow(data | {"compare": ["a", "b"]}).compare == ["a", "b"]
     error = refused(load_workflow, data | over)
     assert error.where.endswith(where) and near in error.hint and error.what.startswith("unknown key")
+
+
+def test_latencies_are_of_runs_under_targets_of_the_first_dataset(config_dir):
+    write(config_dir, {"dataset": "shop", "runs": {"a": None}}, "other")
+    data = yaml.safe_load((config_dir / "datasets.yaml").read_text(encoding="utf-8"))
+    data["datasets"]["shop"] = {"title": "Shop", "builder": "catalogue", "catalogue": {"folder": "shop"}}
+    (config_dir / "datasets.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    first, second = {"dataset": "picto", "runs": ["b"]}, {"dataset": "shop", "runs": ["a"]}
+    workflow = {"config_dir": str(config_dir), "targets": [first, second], "latencies": ["b"]}
+    assert load_workflow(workflow).latencies == ["b"]
+    error = refused(load_workflow, workflow | {"latencies": ["b", "a"]})
+    assert error.where.endswith("latencies.1") and error.found == "a" and "not" in error.what
 
 
 # -- the registry ---------------------------------------------------------------------------------------------------------

@@ -103,7 +103,6 @@ def test_a_byte_order_mark_is_none_of_the_text(tmp_path):
         ("runs:\n  a:\n    training: {batch_size: 1}", "5: runs.a.training.batch_size"),
         ("runs:\n  a:\n    optimizer: {eps: 1e-300}", "5: runs.a.optimizer.eps"),
         (f"runs:\n  a:\n    mining: {{double_at: {[1] * 2000}}}", "5: runs.a.mining.double_at"),
-        ("runs: {a: {preset: }}", "3: runs.a.preset"),
         ("runs: {a: {preset: 5}}", "3: runs.a.preset"),
         ("runs: {a: {inherit: [a]}}", "3: runs.a.inherit"),
         ("runs: {a: {encoder: {model: no}}}", "3: runs.a.encoder.model"),

@@ -124,7 +124,26 @@ TABLE = {
 def test_every_kind_of_image_has_the_right_colours(name):
     data, colour = TABLE[name]
     found = pixels(prepare(data, SIZE))
+    assert prepare(Image.open(io.BytesIO(data)), SIZE) == prepare(data, SIZE)
     assert np.abs(found.astype(int) - colour).max() <= 2, found[0, 0]
+
+
+SHOWN = Image.new("RGB", (SIZE, SIZE), RED)
+
+
+@pytest.mark.parametrize(("image", "colour"), [
+    (Image.new("I", (SIZE, SIZE), 175 * 257), GREY), (Image.new("I;16B", (SIZE, SIZE), 175 * 257), GREY), (SHOWN.convert("HSV"), RED),
+    (SHOWN.quantize().convert("PA"), RED), (SHOWN.convert("RGBA").convert("RGBa"), RED), (SHOWN.convert("YCbCr"), RED),
+], ids=lambda value: getattr(value, "mode", ""))  # fmt: skip
+def test_an_open_image_of_a_mode_that_no_file_has_is_read_as_what_it_shows(image, colour):
+    mode = image.mode
+    assert np.abs(pixels(prepare(image, SIZE)).astype(int) - colour).max() <= 2
+    assert image.mode == mode and image.size == (SIZE, SIZE)
+
+
+def test_an_open_image_of_floats_is_refused():
+    with pytest.raises(Undrawable, match="floats of an unknown range"):
+        prepare(Image.new("F", (SIZE, SIZE), 0.5), SIZE)
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "ICO", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "ICNS", "DDS"])
@@ -219,8 +238,9 @@ def from_adobe(colour: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize("colour", [(100, 150, 60), (200, 180, 170), (255, 255, 255), (40, 40, 40)])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_a_wide_colour_space_becomes_srgb(colour, kind):
-    image = Image.new("RGB", (SIZE, SIZE), colour)
-    found = pixels(prepare(written(image, kind, icc_profile=profile(ADOBE), quality=99), SIZE))
+    file = written(Image.new("RGB", (SIZE, SIZE), colour), kind, icc_profile=profile(ADOBE), quality=99)
+    found = pixels(prepare(file, SIZE))
+    assert prepare(Image.open(io.BytesIO(file)), SIZE) == prepare(file, SIZE)
     assert np.abs(found - from_adobe(colour)).max() <= 4, (found[0, 0], from_adobe(colour))
 
 

@@ -76,6 +76,16 @@ def test_a_budget_is_a_time(text):
         hours(text)
 
 
+def test_only_what_the_tables_show_is_planned():
+    whole = read_workflow(REPO / "config/paper.yaml", REPO / "config/config.yaml")
+    whole = whole.model_copy(update={"config_dir": str(REPO / "config")})
+    table = make_plan(whole.model_copy(update={"only_shown": True, "tables": ["table4"]}), HARDWARE["gpu"])
+    [group] = [group for group in make_plan(whole, HARDWARE["gpu"]).tables if group.name == "Table 4"]
+    assert set(table.runs) == set(group.runs) and [group.name for group in table.targets] == ["MM-AmazonTitles-300K"]
+    facts = make_plan(whole.model_copy(update={"only_shown": True, "tables": ["table8"]}), HARDWARE["gpu"])
+    assert not facts.runs and facts.total == Cost() and costs(facts, "dataset", facts.targets)[1][0][1] == "0"
+
+
 def test_the_papers_plan():
     plan = planned("paper.yaml")
     assert plan.trainings(plan.runs) == 72, "the paper's 71 trainings, and the official script's rate"

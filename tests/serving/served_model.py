@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -50,7 +51,14 @@ class Running:
         answer = connection.getresponse()
         found = Answer(answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read())
         connection.close()
+        self.expect_listed(method, path, found.status)
         return found
+
+    def expect_listed(self, method: str, path: str, status: int) -> None:
+        """Check that /openapi.json lists a status that a path has answered with."""
+        for known, methods in self.server.config.app._app.openapi()["paths"].items():
+            if re.fullmatch(re.sub(r"{\w+}", "[^/]+", known), path) and method.lower() in methods:
+                assert str(status) in methods[method.lower()]["responses"], (method, path, status)
 
     def get(self, path: str, **headers: str) -> Answer:
         return self.ask("GET", path, headers=headers)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from served_model import running
 
+from vixml.serving import app
 from vixml.serving.limits import Limits
 from vixml.serving.schemas import EmbeddingResponse, ModelList, TagResponse
 
@@ -84,6 +88,10 @@ def test_a_voters_thumbnail_is_served(served):
             served.get(f"/v1/neighbours/{wrong.encode('utf-8').hex() if not wrong.isascii() else wrong}/image").status
             == 404
         )
+    counted = served.get("/metrics").body.decode()
+    template = "/v1/neighbours/{row}/image"
+    assert f'{{path="{template}",status="200"}} {len(paths)}' in counted
+    assert f'{{path="{template}",status="404"}} 6' in counted
 
 
 def test_added_labels_are_ranked_in_their_request_only(served):
@@ -120,6 +128,21 @@ def test_embeddings_have_the_form_of_openai(served, image):
     item = {"text": "toy", "images": [base64.b64encode(image).decode()]}
     found = served.post("/v1/embeddings", {"input": [item]}).json["data"][0]["embedding"]
     np.testing.assert_allclose(found, served.tagger.encode([{"text": "toy", "pictures": image}])[0], atol=1e-6)
+
+
+def test_usage_counts_the_tokens_that_are_read(served, monkeypatch):
+    def usage(*items) -> int:
+        return served.post("/v1/embeddings", {"input": items}).json["usage"]["prompt_tokens"]
+
+    one, two = usage("box"), usage("box river")
+    assert two == one + 1 and usage("box", "box river") == one + two
+    assert usage({"fields": {"name": "box", "more": "river"}}) == two
+    assert usage("box " * 100) == served.tagger.most
+    dataset = served.tagger.folder.dataset
+    catalogue = dataset.catalogue.model_copy(update={"strip_html": True})
+    folder = replace(served.tagger.folder, dataset=dataset.model_copy(update={"catalogue": catalogue}))
+    monkeypatch.setattr(served.tagger, "folder", folder)
+    assert usage("<b>box</b> river") == two
 
 
 def test_a_model_that_reads_text_says_that_it_does_not_look_at_images(taggers):
@@ -162,6 +185,21 @@ def test_the_api_describes_every_path_and_body(served):
     walk(api)
     assert named and set(named) <= set(schemas)
     assert api["paths"]["/v1/tags"]["post"]["responses"]["429"]["description"]
+    raised = {
+        path.name: set(re.findall(r"(?:Refusal|cls)\((\d{3}),", path.read_text(encoding="utf-8")))
+        for path in Path(app.__file__).parent.glob("*.py")
+    }
+    listed = {
+        (path, method): {status for status in about["responses"] if status >= "400"}
+        for path, methods in api["paths"].items()
+        for method, about in methods.items()
+    }
+    assert set().union(*listed.values()) == set().union(*raised.values())
+    for (path, _), statuses in listed.items():
+        assert statuses >= raised["guard.py"] - ({"401"} if path in app.OPEN_PATHS else set()), path
+    assert listed["/healthz", "get"] == listed["/metrics", "get"] - {"401"}
+    assert listed["/v1/neighbours/{row}/image", "get"] == listed["/metrics", "get"] | {"404"}
+    assert listed["/v1/embeddings", "post"] == listed["/v1/tags", "post"] | {"404"}
     for path in ("/", "/docs"):
         page = served.get(path)
         assert page.status == 200 and b"http://" not in page.body and b"https://" not in page.body

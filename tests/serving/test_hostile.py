@@ -276,11 +276,21 @@ def test_a_token_is_asked_for(taggers):
 
 
 def test_without_a_token_only_local_names_are_answered(served):
-    for host in ("shop.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "[::1].x", ""):
+    for host in (
+        "shop.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example:80",
+        "128.0.0.1",
+        "127.1",
+        "[::1].x",
+        "",
+    ):
         assert served.get("/v1/models", host=host).status in (400, 421), host
     assert (
         served.get("/v1/models", host="localhost:80").status == served.get("/v1/models", host="[::1]:80").status == 200
     )
+    for host in ("127.0.1.1:8000", "127.0.0.2", "LocalHost"):  # Debian's name of a machine leads to the first
+        assert served.get("/v1/models", host=host).status == 200, host
     Access(None, False, frozenset()).check("/", {"host": "shop.example"})
     with pytest.raises(Refusal):
         Access(None, True, frozenset()).check("/", {"host": "shop.example"})

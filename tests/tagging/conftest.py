@@ -52,7 +52,7 @@ RUNS = {
     "frozen": {"encoder": {"train": "frozen"}, "method": "NGAME", "inference": {"labels_as": "u"}},
     "knn": {"method": "none", "training": {"epochs": 0}, "inference": {"method": "knn", "neighbours": 5, "image_weight": 0.5}},
     "chosen": {"reuse": "images", "inference": CHOSEN},
-    "adapters": {"encoder": DECODER | {"train": "lora", "lora": {"r": 4}, "template": "{text}{eos}"}},
+    "adapters": {"encoder": DECODER | {"train": "lora", "lora": {"r": 4}, "template": "{text}{eos}", "weights": "bfloat16"}},
     "all-labels": {"method": "all-labels", "loss": {"text_weight": 0.5}},
     "refit": {"training": SHARED["training"] | {"refit_epochs": 2}},
     "popular": {"method": "none", "training": {"epochs": 0}, "inference": {"method": "popularity"}},

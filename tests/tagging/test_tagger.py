@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -63,6 +64,16 @@ def test_tags_of_the_test_split_are_the_pipelines_predictions(shop, packed, run)
     for row, tags in zip(rows[:5], found, strict=False):
         (alone,) = tagger.tag([row], k=4, voters=0)
         assert [tag.label for tag in alone] == [tag.label for tag in tags[:4]]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_frozen_weights_are_as_wide_as_what_is_computed_with_them(packed, precision, dtype):
+    tagger = Tagger.load(packed("adapters"), precision=precision)
+    network = tagger._model.backbone.network.get_base_model()
+    assert tagger.precision == precision and network.layers[0].input_layernorm.weight.dtype == dtype
+    with pytest.raises(VixmlError, match="frozen weights in bfloat16"):
+        Tagger.load(packed("adapters"), precision="fp16")
+    assert Tagger.load(packed("text"), precision="fp16").precision == "fp16"
 
 
 def test_fewer_or_more_tags_begin_with_the_pipelines_predictions(packed, monkeypatch):
@@ -132,12 +143,20 @@ def test_no_voter_is_named_that_did_not_vote(packed, run):
     assert {voter.row for tag in tags for voter in tag.voters} == set(nearest)
 
 
-def test_a_picture_may_be_a_path_bytes_or_an_image_and_counts(shop, packed):
+def test_a_picture_may_be_a_path_bytes_or_an_image_and_counts(shop, packed, tmp_path):
     tagger, path = Tagger.load(packed("images")), shop.folder / "plum-40.png"
     forms = [path, str(path), path.read_bytes(), Image.open(path), Image.open(path).convert("CMYK").convert("RGB")]
     vectors = tagger.encode([{"text": "box", "pictures": form} for form in forms])
     assert (vectors == vectors[0]).all()
     assert np.abs(vectors[0] - tagger.encode(["box"])[0]).max() > 1e-3
+    # Turned by EXIF data, of 16 bits, and read twice.
+    exif, grey = Image.Exif(), Image.fromarray(np.arange(0, 64000, 80, dtype=np.uint16).reshape(20, 40))
+    exif[0x0112] = 6
+    for image, options in ((Image.open(path), {"exif": exif}), (grey, {})):
+        image.save(tmp_path / "odd.png", **options)
+        opened = Image.open(tmp_path / "odd.png")
+        pixels = [tagger.read({"pictures": form}).pixels[0] for form in (tmp_path / "odd.png", opened, opened)]
+        assert (pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all() and pixels[0].min() < pixels[0].max()
     only = tagger.encode([{"pictures": [path, path, "no such file, and not looked at"]}])
     assert np.isfinite(only).all()
 

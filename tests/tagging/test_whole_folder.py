@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from itertools import count
 
@@ -12,9 +13,13 @@ from vixml.files import write_text
 from vixml.tagging.whole_folder import whole_folder
 
 
+def marker(text):
+    return json.dumps({"format": "vixml-demo-1", "text": text})
+
+
 def write(out, text):
     with whole_folder(out, "marker", "demo") as work:
-        write_text(work / "marker", text)
+        write_text(work / "marker", marker(text))
         write_text(work / "deep" / "a.txt", text)
 
 
@@ -40,7 +45,8 @@ def test_killed_at_any_step_the_next_call_knows_the_former_folder_and_leaves_not
         killed = killed_before(step, lambda: write(out, "new"))
         with pytest.raises(KeyError), whole_folder(out, "marker", "demo"):  # a call that fails
             raise KeyError
-        assert (out / "marker").read_text() == (out / "deep/a.txt").read_text() in ("old", "new")
+        assert (out / "marker").read_text() == marker((out / "deep/a.txt").read_text())
+        assert (out / "deep/a.txt").read_text() in ("old", "new")
         write(out, "new")
         assert os.listdir(tmp_path) == ["out"] and (out / "deep/a.txt").read_text() == "new"
         if not killed:
@@ -60,7 +66,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_former_one(tmp_path, mon
     monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(PermissionError):
         write(tmp_path / "out", "new")
-    assert (tmp_path / "out/marker").read_text() == "old" and os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out/marker").read_text() == marker("old") and os.listdir(tmp_path) == ["out"]
 
 
 def test_a_folder_of_another_kind_is_kept(tmp_path):
@@ -70,17 +76,28 @@ def test_a_folder_of_another_kind_is_kept(tmp_path):
     assert os.listdir(tmp_path / "out") == ["mine.txt"]
 
 
+@pytest.mark.parametrize("found", [
+    '{"learner": {}, "version": [3, 0, 0]}', '{"format": "layers-model"}', '{"format": 7}', "[1]", '"vixml-"', "no JSON", "[" * 100_000, "",
+])  # fmt: skip
+def test_a_folder_with_another_programs_file_of_the_same_name_is_kept(tmp_path, found):
+    write_text(tmp_path / "out/marker", found)
+    write_text(tmp_path / "out/mine.txt", "x")
+    with pytest.raises(VixmlError, match="is no demo"):
+        write(tmp_path / "out", "new")
+    assert sorted(os.listdir(tmp_path / "out")) == ["marker", "mine.txt"]
+
+
 def test_a_folder_that_another_process_writes_at_the_same_moment_is_replaced(tmp_path, monkeypatch):
     rename, others = os.rename, iter(["other", "another"])
 
     def late(source, target):
         if os.path.basename(source) == "new" and (text := next(others, None)):
-            write_text(tmp_path / "out/marker", text)
+            write_text(tmp_path / "out/marker", marker(text))
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", late)
     write(tmp_path / "out", "new")
-    assert (tmp_path / "out/marker").read_text() == "new" and os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out/marker").read_text() == marker("new") and os.listdir(tmp_path) == ["out"]
 
 
 def test_a_folder_of_another_kind_that_appears_meanwhile_is_kept(tmp_path):
@@ -98,7 +115,7 @@ def test_what_a_link_leads_to_is_replaced_or_made_and_the_link_stays(tmp_path):
     for out, target in ((link, "big"), (dangling, "later/small")):
         for text in ("one", "two", "three"):
             write(out, text)
-            assert out.is_symlink() and (tmp_path / "disk" / target / "marker").read_text() == text
+            assert out.is_symlink() and (tmp_path / "disk" / target / "marker").read_text() == marker(text)
     assert sorted(os.listdir(tmp_path)) == ["disk", "new", "out"] and sorted(os.listdir(tmp_path / "disk")) == [
         "big",
         "later",
@@ -109,7 +126,7 @@ def test_a_link_that_an_earlier_version_moved_is_removed_and_one_that_leads_to_i
     write(tmp_path / "out", "old")
     (tmp_path / ".out-former").symlink_to(tmp_path / "elsewhere")
     write(tmp_path / "out", "new")
-    assert (tmp_path / "out/marker").read_text() == "new" and os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out/marker").read_text() == marker("new") and os.listdir(tmp_path) == ["out"]
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(VixmlError, match="is no demo"):
         write(tmp_path / "loop", "new")

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -27,12 +27,14 @@ from vixml.check.profile import pairs, profile_settings
 from vixml.config.project import Project
 from vixml.config.registry import Source
 from vixml.config.run import RunConfig
+from vixml.config.targets import asked_runs
 from vixml.config.workflow import WorkflowConfig
-from vixml.data.download import by_hand, hub_error
+from vixml.data.download import by_hand, hub_error, partial_folder
 from vixml.data.hub_checkpoint import placed_folder
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import CONTEXT, HARDWARE
-from vixml.plan.plan import Plan, make_plan
+from vixml.plan.cost import Cost
+from vixml.plan.plan import Plan, RunKey, make_plan
 from vixml.provenance import MANIFEST, existing
 from vixml.runtime import SCARCE, SHARED, gpu_hardware
 from vixml.stages import Job, raw_dir
@@ -42,6 +44,16 @@ State = Literal["ok", "fails", "not checked"]
 SKEW = 300.0  # seconds that a clock may be wrong
 SECONDS = 10.0  # to wait for a host
 DRIVE = "https://drive.google.com"
+# A kind of part of a plan -> the stage whose folder it fills.
+FILLS = {
+    "model": "prepare-model",
+    "tokens": "tokenize",
+    "images": "render-images",
+    "embeddings": "embed-images",
+    "train": "train",
+    "index": "build-index",
+    "predict": "predict",
+}
 
 
 @dataclass(frozen=True)
@@ -60,30 +72,41 @@ class Line:
 
 
 def preflight(
-    project: Project, workflow: WorkflowConfig, jobs: Iterable[Job], *, gpu: bool, here: bool = True
+    project: Project,
+    workflow: WorkflowConfig,
+    jobs: Iterable[Job],
+    asked: Iterable[RunKey],
+    *,
+    gpu: bool,
+    here: bool = True,
 ) -> Iterator[Line]:
     """Yield the outcome of every check, as it is known.
 
-    ``jobs``, of stage ``train``, are not finished yet: what they and the stages behind them need is checked. ``gpu``: heavy
-    stages compute on a GPU of this machine; ``here``: jobs run on this machine, not on nodes of a cluster.
+    Args:
+        project: the configuration and the folder of results.
+        workflow: what is to be run.
+        jobs: of stage ``train``, not finished yet: what they and the stages behind them need is checked.
+        asked: runs that are predicted; those that read none of these trainings are left out.
+        gpu: heavy stages compute on a GPU of this machine.
+        here: jobs run on this machine, not on nodes of a cluster.
     """
-    jobs = list(jobs)
+    runs = readers(project, jobs, asked)
     try:
-        plan = make_plan(workflow, HARDWARE["gpu"], project.results)
+        plan = make_plan(workflow, HARDWARE["gpu"], project.results, runs)
     except VixmlError as error:  # a dataset whose entry gives no sizes, a model of unknown shape
         yield Line("memory, disk", "not checked", f"{error.what} ({error.where})", error.hint or "")
         plan = Plan(workflow.name, HARDWARE["gpu"], {}, {}, (), (), ())
-    runs = {(job.names["dataset"], job.names["run"]): job.run for job in jobs}
-    yield from packages(runs.values())
+    yield from packages({key[:2]: project.run(*key[:2]) for key in runs}.values())
     if here:
-        yield from accelerator(plan, jobs, wanted=gpu)
-        yield from host_memory(plan, jobs)
+        yield from accelerator(plan, wanted=gpu)
+        yield from host_memory(plan)
         yield from shared_memory(wanted=gpu)
     else:
         yield Line("nodes", "not checked", "GPU, driver and memory of a cluster's nodes cannot be seen from here")
-    yield from disk(plan, project.results)
-    yield from hub_models(project, runs.values())
-    yield from hosts(project, jobs)
+    yield from disk(project, plan, workflow.published_vectors)
+    fetching = unmade(project, runs, workflow.published_vectors)
+    yield from hub_models(project, fetching)
+    yield from hosts(project, fetching)
 
 
 def before(workflow: WorkflowConfig, profile: Path | None) -> Iterator[Line]:
@@ -96,17 +119,30 @@ def before(workflow: WorkflowConfig, profile: Path | None) -> Iterator[Line]:
         partition = pairs(settings.get("default-resources", ())).get("slurm_partition")
         yield slurm([partition] if partition else [])
     gpu = not on_cluster and (device == "cuda" or (device == "auto" and gpu_hardware() is not None))
-    yield from preflight(project, workflow, unfinished(project, workflow), gpu=gpu, here=not on_cluster)
+    jobs, asked = unfinished(project, workflow), asked_runs(workflow)
+    yield from preflight(project, workflow, jobs, asked, gpu=gpu, here=not on_cluster)
 
 
 def unfinished(project: Project, workflow: WorkflowConfig) -> list[Job]:
     """Return the trainings of a configuration that are not finished."""
-    keys = {
-        (target.dataset, project.trained_as(target.dataset, run), seed): None
-        for target in workflow.targets for run in target.runs for seed in target.seeds
-    }  # fmt: skip
+    keys = dict.fromkeys(
+        (dataset, model, seed)
+        for dataset, run, seed in asked_runs(workflow)
+        for model in project.models_of(dataset, run)
+    )
     jobs = [Job(project, "train", {"dataset": d, "run": run, "seed": seed}) for d, run, seed in keys]
-    return [job for job in jobs if job.run.needs_encoder and not (job.out / MANIFEST).exists()]
+    return [job for job in jobs if not (job.out / MANIFEST).exists()]
+
+
+def readers(project: Project, jobs: Iterable[Job], asked: Iterable[RunKey]) -> list[RunKey]:
+    """Return those of some runs that read one of these trainings, and the trainings that none of them reads."""
+    trained = {(job.names["dataset"], job.names["run"], int(job.names["seed"])) for job in jobs}
+    read = {
+        (dataset, run, seed): {(dataset, model, seed) for model in project.models_of(dataset, run)}
+        for dataset, run, seed in asked
+    }
+    found = [key for key, models in read.items() if models & trained]
+    return [*found, *sorted(trained.difference(*(read[key] for key in found)))]
 
 
 def packages(runs: Iterable[RunConfig]) -> Iterator[Line]:
@@ -141,7 +177,7 @@ print(json.dumps({"trouble": trouble and [trouble.gpu, trouble.why, trouble.fix]
 """
 
 
-def accelerator(plan: Plan, jobs: list[Job], *, wanted: bool) -> Iterator[Line]:
+def accelerator(plan: Plan, *, wanted: bool) -> Iterator[Line]:
     """Check driver against build, and the cards' memory against the need of each run."""
     if not wanted:
         yield Line("GPU", "not checked", "none is found or asked for: heavy stages compute on the processor")
@@ -164,7 +200,7 @@ def accelerator(plan: Plan, jobs: list[Job], *, wanted: bool) -> Iterator[Line]:
         hint = "nvidia-smi shows by whom; free it, or hide the card with CUDA_VISIBLE_DEVICES"
         yield Line("GPU in use", "fails", "; ".join(f"{i}: {size(n)} in use" for i, n in used.items()), hint)
     room = float(min(total for _, _, total in cards))
-    needs = {name: plan.parts[name].gpu_memory_bytes for name in parts_of(plan, jobs)}
+    needs = {name: cost.gpu_memory_bytes for name, cost in plan.parts.items()}
     yield memory("GPU memory", needs, room)
 
 
@@ -180,26 +216,57 @@ def memory(name: str, needs: dict[str, float], room: float) -> Line:
     return Line(name, "fails", f"{size(room)} are there, and predicted are: {shown}{more}", hint, stops=True)
 
 
-def parts_of(plan: Plan, jobs: list[Job]) -> list[str]:
-    """Return the parts of a plan that some trainings need."""
-    wanted = {(job.names["dataset"], job.names["run"], int(job.names["seed"])) for job in jobs}
-    return plan.parts_of(key for key in plan.runs if key in wanted)
-
-
-def host_memory(plan: Plan, jobs: list[Job]) -> Iterator[Line]:
+def host_memory(plan: Plan) -> Iterator[Line]:
     """Compare main memory, or a container's limit, with the need of the largest job."""
     limit = memory_limit()
     room = float(min(psutil.virtual_memory().total, math.inf if limit is None else limit))
-    needs = {name: plan.parts[name].host_memory_bytes for name in parts_of(plan, jobs)}
+    needs = {name: cost.host_memory_bytes for name, cost in plan.parts.items()}
     yield memory("main memory", needs, room)
 
 
-def disk(plan: Plan, results: Path) -> Iterator[Line]:
+def to_write(project: Project, plan: Plan, published: bool) -> float:
+    """Return the bytes that a plan's runs have still to write: of each unfinished part, what its files leave of it."""
+    left = {}
+    for key, parts in plan.runs.items():
+        for part in set(parts) - set(left):
+            stay, passing = paths_of(project, key, part, published)
+            if (stay[0] / MANIFEST).exists():
+                continue
+            cost, made, unfinished = plan.parts[part], bytes_in(stay), bytes_in(passing)
+            disk, scratch = max(0.0, cost.disk_bytes - made), max(0.0, cost.scratch_bytes - unfinished)
+            left[part] = replace(cost, disk_bytes=disk, scratch_bytes=scratch)
+    total = sum(left.values(), Cost())
+    return total.disk_bytes + total.scratch_bytes
+
+
+def paths_of(project: Project, key: RunKey, part: str, published: bool) -> tuple[list[Path], list[Path]]:
+    """Return the folders and files of a part of a run's plan: what stays, its folder first, and a checkpoint."""
+    (dataset, run, seed), (kind, *rest) = key, part.split("/")
+    run = rest[1] if kind in ("train", "index") else run  # another's, if the run reuses a model or is chosen on some
+    jobs = [
+        Job(project, "score", {"dataset": dataset, "run": run, "seed": seed, "split": split})
+        for split in ("test", "validation")
+    ]
+    stay = list(dict.fromkeys(job.folder(FILLS[kind]) for job in jobs))
+    if kind in ("images", "embeddings"):  # `images-fetching`, which is resumed
+        stay += stay[0].parent.glob(f"{stay[0].name}-*")
+    vectors = project.dataset(dataset).published_vectors.get(rest[-1]) if published and kind == "embeddings" else None
+    if vectors is not None:
+        files = [raw_dir(project.results) / project.world.sources[name].filename for name in vectors.sources]
+        stay += [*files, *map(partial_folder, files)]
+    return stay, [stay[0].with_name("checkpoint")] * (kind == "train")
+
+
+def bytes_in(paths: Iterable[Path]) -> int:
+    """Return the size of some files and of the files below some folders, as far as they are there."""
+    files = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
+    return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
+
+
+def disk(project: Project, plan: Plan, published: bool) -> Iterator[Line]:
     """Compare free space with what is still to be written."""
-    place = existing(results)
-    free = shutil.disk_usage(place).free
-    there = sum(path.stat().st_size for path in results.rglob("*") if path.is_file() and not path.is_symlink())
-    need = max(0.0, plan.total.disk_bytes + plan.total.scratch_bytes - there)
+    place = existing(project.results)
+    free, need = shutil.disk_usage(place).free, to_write(project, plan, published)
     if need > free:
         hint = f"make room on the disk of {place}, or name another folder: `results: FOLDER` in the configuration"
         yield Line("disk", "fails", f"{size(free)} free, {size(need)} predicted", hint, stops=True)
@@ -223,20 +290,36 @@ def shared_memory(*, wanted: bool) -> Iterator[Line]:
         yield Line("/dev/shm", "ok", f"{size(free)} free")
 
 
-def hub_models(project: Project, runs: Iterable[RunConfig]) -> Iterator[Line]:
-    """Ask the hub whether this account may read each model that is still to be fetched: terms, token, name."""
+def unmade(project: Project, runs: Iterable[RunKey], published: bool) -> list[Job]:
+    """Return the jobs that read raw files or models of the hub for some runs and are not finished, each once.
+
+    ``published``: image embeddings are imported where there are any, so that neither images nor a vision model are read.
+    """
+    found: dict[Path, Job] = {}
+    for dataset, name, _ in runs:
+        run, entry = project.run(dataset, name), project.dataset(dataset)
+        names = {"dataset": dataset, "model": run.encoder.model, "vision": run.images.vision}
+        stages = ["build-corpus", "prepare-model"]
+        if run.needs_embeddings and not (Job(project, "embed-images", names).out / MANIFEST).exists():
+            imported = published and run.images.vision in entry.published_vectors
+            images = "fetch-images" if entry.fetches else "render-images"
+            stages += ["import-vectors"] if imported else [images, "prepare-vision", "embed-images"]
+        jobs = [Job(project, stage, names) for stage in stages]
+        found |= {job.out: job for job in jobs if not (job.out / MANIFEST).exists()}
+    return list(found.values())
+
+
+def hub_models(project: Project, jobs: Iterable[Job]) -> Iterator[Line]:
+    """Ask the hub whether this account may read each model that some jobs are to fetch: terms, token, name."""
     from huggingface_hub import HfApi, constants
 
-    runs, world = list(runs), project.world
-    used = [("prepare-model", name, world.text_models[name]) for name in sorted({run.encoder.model for run in runs})]
-    seen = sorted({run.images.vision for run in runs if run.uses_images})
-    used += [("prepare-vision", name, world.vision_models[name]) for name in seen]
+    used = [(job.names["model"], job.model) for job in jobs if job.stage.name == "prepare-model"]
+    used += [(job.names["vision"], job.vision) for job in jobs if job.stage.name == "prepare-vision"]
     readable: list[str] = []
     refused: dict[tuple[str, str], list[str]] = {}  # (found, what to do) -> models
-    for stage, name, entry in used:
+    for name, entry in sorted(used, key=lambda one: one[0]):
         by_name = placed_folder(raw_dir(project.results), entry.checkpoint)
-        made = Job(project, stage, {"model": name, "vision": name}).out / MANIFEST
-        if not entry.kind.startswith("hub") or made.exists() or by_name.exists():
+        if not entry.kind.startswith("hub") or by_name.exists():
             continue
         try:
             HfApi().auth_check(entry.checkpoint)
@@ -260,10 +343,11 @@ def hub_models(project: Project, runs: Iterable[RunConfig]) -> Iterator[Line]:
         yield Line("hub", "not checked", "no model is to be fetched from it")
 
 
-def hosts(project: Project, jobs: list[Job]) -> Iterator[Line]:
-    """Ask each kind of host that raw files are still to come from, and compare the clocks."""
+def hosts(project: Project, jobs: Iterable[Job]) -> Iterator[Line]:
+    """Ask each kind of host that some jobs' raw files are still to come from, and compare the clocks."""
     missing: dict[str, list[Source]] = {}
-    for source in sources_of(project, jobs):
+    names = dict.fromkeys(name for job in jobs for name in job.sources())
+    for source in (project.world.sources[name] for name in names):
         if not (raw_dir(project.results) / source.filename).exists():
             missing.setdefault(source.kind, []).append(source)
     for kind, sources in sorted(missing.items()):
@@ -285,20 +369,6 @@ def hosts(project: Project, jobs: list[Job]) -> Iterator[Line]:
             yield clock(date)
     if not missing:
         yield Line("network", "not checked", "no raw file is to be fetched")
-
-
-def sources_of(project: Project, jobs: list[Job]) -> list[Source]:
-    """Return the raw files behind some trainings, each once."""
-    found: dict[str, Source] = {}
-    for job in jobs:
-        names = {"dataset": job.names["dataset"], "model": job.run.encoder.model, "vision": job.run.images.vision}
-        stages = ["build-corpus", "prepare-model"]
-        if job.run.uses_images:
-            published = names["vision"] in project.dataset(names["dataset"]).published_vectors
-            stages += ["import-vectors"] if published else ["prepare-vision", "embed-images"]
-        for stage in stages:
-            found |= {name: project.world.sources[name] for name in Job(project, stage, names).sources()}
-    return list(found.values())
 
 
 def _answers(address: str) -> datetime | None:

@@ -470,12 +470,14 @@ def with_preset(presets: dict[str, Path], keys: dict[str, Any], where: str, inne
     Raises:
         VixmlError: no such preset, or presets more than two deep.
     """
+    # A null says what leaving the key out says.
+    keys = {key: value for key, value in keys.items() if value is not None or key not in ("preset", "inherit", "reuse")}
     if "preset" not in keys:
         return keys
     require(keys["preset"], presets, f"{where}.preset")
     path = presets[keys["preset"]]
     preset = read_yaml(path)
-    if inner and "preset" in preset:
+    if inner and preset.get("preset") is not None:
         raise VixmlError(
             "a preset names a preset that names none", where=f"{path}: preset", found=preset["preset"],
             hint=f"write its keys into {path}",

@@ -62,9 +62,10 @@ class Project:
             )
         return config
 
-    def trained_as(self, dataset: str, run: str) -> str:
-        """Return the run whose model a run uses: its own name, or the one that it reuses."""
-        return self.run(dataset, run).reuse or run
+    def models_of(self, dataset: str, run: str) -> tuple[str, ...]:
+        """Return the runs whose trained models a run reads, also to choose its inference; none for a baseline without an encoder."""
+        config = self.run(dataset, run)
+        return (config.reuse or run, *config.inference.chosen_on) if config.needs_encoder else ()
 
     def dataset(self, name: str) -> Dataset:
         """Return a dataset's entry of datasets.yaml."""

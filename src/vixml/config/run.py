@@ -217,6 +217,11 @@ class Encoder(Strict):
         "records which were used.",
     )
 
+    @property
+    def frozen_weights(self) -> str:
+        """Return the type of frozen weights; ``float32`` where there are none."""
+        return "float32" if self.train == "full" else self.weights
+
     @field_validator("template", "label_template")
     @classmethod
     def _template(cls, value: str | None) -> str | None:
@@ -513,7 +518,7 @@ class RunConfig(Strict):
             raise ValueError("inference.chosen_on is for inference.method 'chosen' only")
         if self.searches_labels and self.inference.labels_as == "z" and not self.has_prototypes:
             raise ValueError(f"method {self.method!r} has no prototypes to search: set inference.labels_as to 'u'")
-        if self.training.precision == "fp16" and self.encoder.weights == "bfloat16" and self.encoder.train != "full":
+        if self.training.precision == "fp16" and self.encoder.frozen_weights == "bfloat16":
             raise ValueError(
                 "frozen weights in bfloat16 cannot be computed with in fp16: set training.precision to bf16"
             )

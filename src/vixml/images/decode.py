@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import lru_cache
 from xml.parsers import expat
 
@@ -43,14 +44,17 @@ TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 ORIENTATION = 0x0112
+# Modes of grey images; files of the formats above have the first.
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # Rows composited at a time, so that a large transparent image is held twice, not five times.
 STRIP = 256
 
 
-def prepare(data: bytes, size: int) -> bytes:
+def prepare(data: bytes | Image.Image, size: int) -> bytes:
     """Return an image as PNG of ``size`` x ``size`` pixels, in sRGB, upright, on white (docs/deviations.md D35).
 
-    A smaller image is not enlarged but gets a wider margin. Of several frames, the first counts.
+    A smaller image is not enlarged but gets a wider margin. Of several frames, the first counts. An image that is open already
+    gives what its file gives; its profile and EXIF data count, and integers are samples of 16 bits.
 
     Raises:
         Undrawable: not an image, cut short, or of too many pixels; the reason has a few fixed beginnings.
@@ -65,7 +69,10 @@ def prepare(data: bytes, size: int) -> bytes:
         with warnings.catch_warnings():
             # The library warns of decompression bombs at a higher limit than ours below, and of damaged metadata.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            is_open = isinstance(data, Image.Image)
+            with nullcontext(data) if is_open else Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                if opened.mode == "F":
+                    raise Undrawable("not an image that can be read: floats of an unknown range; convert it to RGB")
                 if opened.width * opened.height > MAX_PIXELS:
                     raise Undrawable(f"too large: {opened.width} x {opened.height} pixels")
                 stored = str(opened.tile[0].args) if opened.format == "PNG" and opened.tile else opened.mode
@@ -113,7 +120,8 @@ def _to_srgb(profile: bytes | None, mode: str) -> Callable[[Image.Image], Image.
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space.strip()
-        allowed = ("CMYK",) if mode == "CMYK" else ("RGB", "GRAY") if mode in ("1", "L", "LA", "I;16") else ("RGB",)
+        grey = mode in ("1", "L", "LA", *SIXTEEN_BITS)
+        allowed = ("CMYK",) if mode == "CMYK" else ("RGB", "GRAY") if grey else ("RGB",)
         if space not in allowed:
             return None
         srgb = ImageCms.createProfile("sRGB")
@@ -141,10 +149,10 @@ def _eight_bits(opened: Image.Image, stored: str) -> Image.Image:
     ``stored``: how a PNG stores a pixel, e.g. ``L;4``.
     """
     key = opened.info.get("transparency")
-    if opened.mode == "I;16":
+    if opened.mode in SIXTEEN_BITS:
         import numpy as np  # rarely needed
 
-        samples = np.asarray(opened)
+        samples = np.asarray(opened).clip(0, 0xFFFF)
         image = Image.fromarray((samples >> 8).astype(np.uint8))
         if key is not None:
             image.putalpha(Image.fromarray(np.where(samples == key, 0, 255).astype(np.uint8)))

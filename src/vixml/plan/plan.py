@@ -16,6 +16,7 @@ from vixml.config.load import load_runs, load_workflow, load_world, merge, read_
 from vixml.config.registry import World
 from vixml.config.run import RunConfig
 from vixml.config.tables import TableSpec, load_tables, named_runs
+from vixml.config.targets import asked_runs
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE, TEXTS, UNKNOWN, VISION, Hardware, Kind
@@ -150,13 +151,16 @@ def choose_hardware(device: Kind, sustained: float | None = None) -> Hardware:
     return replace(hardware, compute=((1, sustained),), source=f"given: {sustained / 1e12:.4g} TFLOP/s sustained")
 
 
-def make_plan(workflow: WorkflowConfig, hardware: Hardware, results: Path | None = None) -> Plan:
+def make_plan(
+    workflow: WorkflowConfig, hardware: Hardware, results: Path | None = None, runs: Iterable[RunKey] | None = None
+) -> Plan:
     """Return the plan of a configuration.
 
     Args:
         workflow: the configuration.
         hardware: the machine.
         results: the folder of results, whose tokens give the lengths of texts; None: they are not looked for.
+        runs: the runs to plan; None: those that the configuration asks for.
 
     Raises:
         VixmlError: a dataset, language model or vision encoder whose cost cannot be counted.
@@ -165,10 +169,10 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware, results: Path | None
     if not workflow.published_vectors:
         pooled = {n: entry.model_copy(update={"published_vectors": {}}) for n, entry in world.datasets.items()}
         world = world.model_copy(update={"datasets": pooled})  # every image is fetched and pooled
-    keys = list(dict.fromkeys((t.dataset, run, seed) for t in workflow.targets for run in t.runs for seed in t.seeds))
+    keys = asked_runs(workflow) if runs is None else list(runs)
     needed = {key: dict(parts_of_run(world, configs, key, hardware, results)) for key in keys}
     parts = {name: cost for found in needed.values() for name, cost in found.items()}
-    runs = {key: tuple(found) for key, found in needed.items()}
+    parts_of = {key: tuple(found) for key, found in needed.items()}
     by_dataset = {dataset: tuple(key for key in keys if key[0] == dataset) for dataset, _, _ in keys}
     targets = tuple(Group(dataset, group, len(group)) for dataset, group in by_dataset.items())
     tables = [_table(spec, keys, configs) for spec in load_tables(workflow.config_dir, workflow.tables)]
@@ -178,7 +182,7 @@ def make_plan(workflow: WorkflowConfig, hardware: Hardware, results: Path | None
     bounds = tuple(dict.fromkeys(dataset for (dataset, _), job in jobs.items() if job.bound))
     trained = {key: job for key, job in jobs.items() if job.config.reuse is None and job.config.training.epochs}
     formula = tuple(f"{dataset}/{run}" for (dataset, run), job in trained.items() if job.counted is None)
-    return Plan(workflow.name, hardware, parts, runs, targets, tuple(tables), bounds, formula)
+    return Plan(workflow.name, hardware, parts, parts_of, targets, tuple(tables), bounds, formula)
 
 
 def parts_of_run(

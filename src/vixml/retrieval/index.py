@@ -42,7 +42,7 @@ class Trained:
     @classmethod
     def open(cls, run: SeededRun, inputs: RunInputs, folder: Path, device: torch.device) -> Trained:
         """Open the inputs and the model folder of a run, for computing on a device."""
-        precision = choose_precision(run.config.training.precision, device, run.config.encoder.weights)
+        precision = choose_precision(run.config.training.precision, device, run.config.encoder.frozen_weights)
         config = at_precision(run.config, precision)
         data = open_inputs(inputs, config, run.seed)
         model = build_model(config, data, run.seed, device)

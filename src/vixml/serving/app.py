@@ -37,10 +37,13 @@ PAGES = (
 )
 OPEN_PATHS = {"/healthz", "/openapi.json", *(path for path, _, _ in PAGES)}
 _REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": schemas.ErrorOut, "description": about} for status, about in {
-    400: "Not readable.", 401: "No token, or another one.", 408: "The body took too long.", 413: "Too large, or too many.",
-    415: "Another type of body.", 422: "Readable, and not what this path expects.", 429: "Too many requests wait.",
+    400: "Not readable.", 401: "No token, or another one.", 404: "Not there.", 408: "The body took too long.",
+    413: "Too large, or too many.", 415: "A body of another type or charset, or compressed.", 421: "Another name of this server.",
+    422: "Readable, and not what this path expects.", 429: "Too many requests wait.", 500: "A fault of the server.",
     503: "No answer in time, or the server is too busy.",
 }.items()}  # fmt: skip
+_EVERYWHERE = (401, 408, 413, 415, 421, 500, 503)  # of the guard, before or around any path
+_OF_ITEMS = (400, 422, 429)
 
 
 @dataclass
@@ -109,12 +112,16 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses={401: _REFUSED[401]},
+        responses=_refused(*_EVERYWHERE),
     )
     _register_errors(app)
     _register_api(app)
     _register_pages(app)
     return app
+
+
+def _refused(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: _REFUSED[status] for status in statuses}
 
 
 def _register_errors(app: FastAPI) -> None:
@@ -146,7 +153,12 @@ def _register_api(app: FastAPI) -> None:
             content[{"json": "application/json", "form": FORM}[kind]] = {"schema": schema}
         return {"requestBody": {"required": True, "content": content}}
 
-    @app.get("/healthz", response_model=schemas.Health, tags=["server"])
+    @app.get(
+        "/healthz",
+        response_model=schemas.Health,
+        responses={503: {"model": schemas.Health | schemas.ErrorOut, "description": "It cannot."}},
+        tags=["server"],
+    )
     async def healthz(request: Request) -> Response:
         """Return whether the server can tag; 503 if its model's thread has ended."""
         alive = served(request).batches.alive
@@ -165,7 +177,7 @@ def _register_api(app: FastAPI) -> None:
 
     @app.post(
         "/v1/tags",
-        responses=_REFUSED | {200: {"model": schemas.TagResponse}},
+        responses=_refused(*_OF_ITEMS) | {200: {"model": schemas.TagResponse}},
         openapi_extra=body(json=schemas.TagRequest, form=schemas.TagForm),
         tags=["model"],
     )
@@ -185,7 +197,7 @@ def _register_api(app: FastAPI) -> None:
 
     @app.post(
         "/v1/embeddings",
-        responses=_REFUSED | {200: {"model": schemas.EmbeddingResponse}},
+        responses=_refused(404, *_OF_ITEMS) | {200: {"model": schemas.EmbeddingResponse}},
         openapi_extra=body(json=schemas.EmbeddingRequest),
         tags=["model"],
     )
@@ -210,14 +222,14 @@ def _register_api(app: FastAPI) -> None:
         as_text = wanted.encoding_format == "base64"
         values = [base64.b64encode(row.tobytes()).decode() if as_text else row.tolist() for row in rows]
         data = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(values)]
-        tokens = sum(state.tagger.n_tokens(item.text) for item in wanted.input)
+        tokens = sum(found.tokens)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "model": state.model, "data": data, "usage": usage})
 
     @app.get(
         "/v1/neighbours/{row}/image",
         response_class=Response,
-        responses={200: {"content": {"image/jpeg": {}}}},
+        responses=_refused(404) | {200: {"content": {"image/jpeg": {}}}},
         tags=["model"],
     )
     async def thumbnail(request: Request, row: str) -> Response:
@@ -233,6 +245,14 @@ def _register_api(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = made()
         document["components"]["schemas"] = parts | document["components"]["schemas"]
+        for path, methods in document["paths"].items():
+            for about in methods.values():
+                if path in OPEN_PATHS:
+                    about["responses"].pop("401", None)
+                if "requestBody" not in about:  # what FastAPI adds for a parameter of the path: any is read, or 404
+                    about["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
         return document
 
     app.openapi = openapi

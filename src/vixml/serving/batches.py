@@ -50,12 +50,14 @@ class Found:
         tags: of each item, best first.
         added: of each item, row of an added label (from 0) -> its rank (from 1) and score, if it is among the first RANKED.
         names: ids of the added labels.
+        tokens: of each item, how many were read; counted where vectors only are asked for.
     """
 
     vectors: np.ndarray
     tags: list[list[Tag]]
     added: list[dict[int, tuple[int, float]]]
     names: Sequence[str] = ()
+    tokens: Sequence[int] = ()
 
 
 @dataclass
@@ -191,7 +193,8 @@ class Batches:
             first = 0
             for job, some in jobs:
                 own = slice(first, first := first + len(some))
-                job.future.set_result(Found(found.vectors[own], found.tags[own], found.added[own], found.names))
+                tokens = () if asked.k else self._tagger.n_tokens(job.reads)
+                job.future.set_result(Found(found.vectors[own], found.tags[own], found.added[own], found.names, tokens))
 
     def _rank(self, queries: Queries, asked: Asked) -> Found:
         added: list[dict[int, tuple[int, float]]] = [{} for _ in range(len(queries))]

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,7 +24,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-LOCAL_NAME = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
+# Any address on which `vixml.serving.server.is_loopback` lets a server go without a token.
+LOCAL_NAME = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 SECURITY = [
     (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
      b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
@@ -71,10 +72,12 @@ class Access:
 class Guard:
     """Wrap the application: every request is checked, limited and counted, and no error of one ends the server.
 
-    ``paths`` are those of the API, for the counters; others count as one.
+    ``paths`` are those of the API, each with its expression, for the counters; others count as one.
     """
 
-    def __init__(self, app: App, limits: Limits, access: Access, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(
+        self, app: App, limits: Limits, access: Access, metrics: Metrics, paths: Mapping[str, re.Pattern[str]]
+    ) -> None:
         self._app, self._limits, self._access, self._metrics, self._paths = app, limits, access, metrics, paths
         self._buffered = 0
 
@@ -98,7 +101,7 @@ class Guard:
             await request.refuse(Refusal(500, "internal_error", "a fault of the server; its log has the reason"))
         finally:
             self._buffered -= request.counted
-            path = scope["path"] if scope["path"] in self._paths else "other"
+            path = next((path for path, one in self._paths.items() if one.match(scope["path"])), "other")
             self._metrics.requests[path, request.status or 499] += 1
             self._metrics.seconds.add(time.perf_counter() - begun)
 

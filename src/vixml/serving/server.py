@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from starlette.routing import Route
 
 from vixml.errors import VixmlError
 from vixml.progress import warn
@@ -110,7 +111,7 @@ def make_server(
     metrics, processes = Metrics(), max(1, min(4, os.cpu_count() or 1))
     count: Callable[[], int] = lambda: len(server.server_state.connections)  # noqa: E731
     app = make_app(tagger, limits, metrics, allow_urls=allow_urls, connections=count, processes=processes)
-    paths = frozenset(getattr(route, "path", "") for route in app.routes)
+    paths = {route.path: route.path_regex for route in app.routes if isinstance(route, Route)}
     guard = Guard(app, limits, Access(token, local, frozenset(OPEN_PATHS)), metrics, paths)
     server = Server(
         uvicorn.Config(

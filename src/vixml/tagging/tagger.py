@@ -7,7 +7,6 @@ depends on the model alone (label vectors, their checks) is prepared once.
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,11 +26,12 @@ from vixml.data.lexical import fold, tf_idf
 from vixml.data.texts import TextRules
 from vixml.data.tokens import load_tokenizer
 from vixml.errors import VixmlError, expect_equal
-from vixml.images.decode import Undrawable, draw_or_prepare
+from vixml.images.decode import Undrawable, draw_or_prepare, prepare
 from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.encode import encode_items, expect_direction
 from vixml.models.inputs import most_of_text, prompts
 from vixml.models.packing import MULTIPLE, Sequences
+from vixml.models.siamese import at_precision
 from vixml.progress import warn
 from vixml.ragged import Ragged, offsets_of
 from vixml.retrieval.ranking import LINEAR, Queries, rank_labels, searched_labels
@@ -112,7 +112,7 @@ class Tagger:
     """A packed model that tags new items; made by :meth:`load`. Search is exact, whatever ``inference.index`` of the run.
 
     Attributes:
-        folder: the opened model folder.
+        folder: the opened model folder, its run at the precision that is computed in.
         labels: text of each label, or its id if it has none; added ones come last.
         ids: likewise their ids.
         calibration: what scores are worth: probabilities, thresholds, and the limit for items unlike all others; None if
@@ -130,9 +130,11 @@ class Tagger:
     """
 
     def __init__(self, folder: ModelFolder, device: torch.device, precision: str) -> None:
+        wanted = folder.run.training.precision if precision == "auto" else precision
+        self.precision = choose_precision(wanted, device, folder.run.encoder.frozen_weights)
+        folder = replace(folder, run=at_precision(folder.run, self.precision))
         run, tokens = folder.run, folder.header["tokens"]
         self.folder, self.device, self._run = folder, device, run
-        self.precision = choose_precision(run.training.precision if precision == "auto" else precision, device)
         self.bare = tokens["special"] == "bare"
         self.prompts = prompts(run, folder.folder / LANGUAGE, tokens)
         self._tokenizer = load_tokenizer(folder.folder / LANGUAGE, run.encoder.max_len, bare=self.bare)
@@ -170,7 +172,7 @@ class Tagger:
             device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
             threads: processor threads of this process; None leaves torch's number.
             precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; auto is what this machine multiplies natively. Scores of
-                two precisions differ in the third digit.
+                two precisions differ in the third digit. Frozen weights in bfloat16 cannot be computed with in fp16.
 
         Raises:
             VixmlError: no model folder, a damaged one, one whose parts do not fit each other, or one of a newer version.
@@ -357,15 +359,8 @@ class Tagger:
     def _pixels(self, picture: Picture) -> np.ndarray:
         """Return a picture as the vision encoder reads it: (size, size, 3) uint8."""
         if isinstance(picture, Image.Image):
-            written, as_it_is = io.BytesIO(), picture.mode in ("RGB", "RGBA", "L", "LA", "P")
-            try:
-                (picture if as_it_is else picture.convert("RGB")).save(written, "PNG")
-            except MemoryError:
-                raise
-            except Exception as error:  # whatever a parser of foreign data raises: an open file is read only now
-                raise Undrawable(f"not an image that can be read: {str(error) or type(error).__name__}") from error
-            picture = written.getvalue()
-        elif isinstance(picture, (str, Path)):
+            return self.pixels(prepare(picture, self.image_size))
+        if isinstance(picture, (str, Path)):
             if "://" in str(picture):
                 raise Undrawable(f"an address, which is not fetched: {picture}")
             picture = _file(Path(picture))
@@ -378,9 +373,10 @@ class Tagger:
         """Return a prepared image (PNG, :attr:`image_size`) as the vision encoder reads it: (size, size, 3) uint8."""
         return self._vision.preprocess(prepared)
 
-    def n_tokens(self, text: str) -> int:
-        """Return the number of tokens of a text that the encoder reads."""
-        return min(self.most, len(self._tokenizer.encode(text, add_special_tokens=not self.bare).ids))
+    def n_tokens(self, items: Sequence[Read]) -> list[int]:
+        """Return the number of tokens of each item's text that the encoder reads."""
+        found = self._tokenizer.encode_batch_fast([item.text for item in items], add_special_tokens=not self.bare)
+        return [min(self.most, len(encoding.ids)) for encoding in found]
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 

@@ -10,15 +10,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vixml.errors import VixmlError
-from vixml.files import sync_folder, sync_tree, work_folder
+from vixml.files import read_json, sync_folder, sync_tree, work_folder
 
 
 @contextmanager
 def whole_folder(out: Path, marker: str, what: str) -> Iterator[Path]:
     """Yield an empty folder beside ``out``; at the end it takes the place of ``out``, after an error it is removed.
 
-    An existing ``out`` is replaced only if it holds the file ``marker``; ``what`` is the kind of such a folder, in messages. Of a
-    symbolic link, what it leads to is replaced, or made.
+    An existing ``out`` is replaced only if it holds a ``marker`` of ours (:func:`is_ours`); ``what`` is the kind of such a folder,
+    in messages. Of a symbolic link, what it leads to is replaced, or made.
 
     Raises:
         VixmlError: ``out`` exists and is something else.
@@ -56,6 +56,17 @@ def whole_folder(out: Path, marker: str, what: str) -> Iterator[Path]:
 
 def _expect_kind(out: Path, marker: str, what: str) -> None:
     """Check that a folder that will be replaced is of this kind."""
-    if out.is_symlink() or (out.exists() and not (out / marker).is_file()):  # a link that leads to itself
+    if out.is_symlink() or (out.exists() and not is_ours(out / marker)):  # a link that leads to itself
         hint = "name another folder, or remove this one"
         raise VixmlError(f"the folder to write exists and is no {what}", where=out, hint=hint)
+
+
+def is_ours(marker: Path) -> bool:
+    """Return whether this project wrote a marker: other programs have a file ``model.json``, too (XGBoost, TensorFlow.js)."""
+    if not marker.is_file():
+        return False
+    try:
+        content = read_json(marker)
+    except VixmlError:
+        return False
+    return isinstance(content, dict) and str(content.get("format", "")).startswith("vixml-")

@@ -208,7 +208,7 @@ def open_training(
     run: SeededRun, propensity: Propensity, inputs: RunInputs, device: torch.device, group: ProcessGroup = SINGLE
 ) -> Training:
     """Open a run's inputs and build its model on ``device``; arguments and errors are those of :func:`train`."""
-    precision = choose_precision(run.config.training.precision, device, run.config.encoder.weights)
+    precision = choose_precision(run.config.training.precision, device, run.config.encoder.frozen_weights)
     config = at_precision(run.config, precision)
     opened = open_inputs(inputs, config, run.seed)
     truth = opened.corpus.labels("train")

@@ -13,6 +13,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import onnxruntime
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny_models
@@ -203,7 +204,7 @@ def test_positions_left_for_images_are_in_the_table_or_refused(packed, tmp_path,
 @pytest.mark.parametrize("to", ["sentence-transformers", "onnx"])
 def test_an_export_that_gives_other_vectors_is_not_written(packed, exported, tmp_path, monkeypatch, to):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / MARKER).write_text("an earlier one")
+    (tmp_path / "out" / MARKER).write_text('{"format": "vixml-export-1"}')
     if to == "onnx":
         graph = exported(to, "decoder") / "model.onnx"
         monkeypatch.setattr(torch.onnx, "export", lambda model, given, path, **_: shutil.copyfile(graph, path))
@@ -234,6 +235,20 @@ def test_parquet_has_the_labels_and_if_asked_the_items(packed, shop, tmp_path):
         assert (np.stack(table["vector"].to_numpy()) == np.load(folder / kind)).all()
     export(folder, "parquet", tmp_path / "labels.parquet")
     assert pq.read_table(tmp_path / "labels.parquet").equals(pq.read_table(tmp_path / "out/labels.parquet"))
+
+
+def test_a_table_that_is_no_export_is_kept(packed, tmp_path):
+    table, text, out = tmp_path / "shop.parquet", tmp_path / "text.parquet", tmp_path / "labels.parquet"
+    pq.write_table(pa.table({"id": ["B1"], "name": ["box"]}), table)
+    text.write_text("id,name,vector\n")
+    for path in (table, text):
+        before = path.read_bytes()
+        with pytest.raises(VixmlError, match="no export of vixml"):
+            export(packed("text"), "parquet", path)
+        assert path.read_bytes() == before
+    for _ in range(2):
+        export(packed("text"), "parquet", out)
+    assert pq.read_schema(out).names == ["id", "name", "vector"]
 
 
 def test_items_whose_pictures_vote_have_the_vectors_of_their_texts(packed, shop, tmp_path):

@@ -77,7 +77,9 @@ def test_training_items_need_a_word(packed, server, run, form, items, what):
 def test_a_public_or_foreign_repository_is_left_as_it_is(packed, server):
     server.repositories["me/public"] = {"private": False, "files": {}}
     server.repositories["me/other"] = {"private": True, "files": {"thesis.pdf": b"x"}}
-    for name, what in (("me/public", "is public"), ("me/other", "something else")):
+    tfjs = {"model.json": b'{"format": "layers-model"}', "weights.bin": b"x"}  # TensorFlow.js
+    server.repositories["me/tfjs"] = {"private": True, "files": tfjs}
+    for name, what in (("me/public", "is public"), ("me/other", "something else"), ("me/tfjs", "something else")):
         before = {**server.repositories[name]["files"]}
         with pytest.raises(VixmlError, match=what):
             push(packed("text"), name, items=False)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, sha256_json, write_json, write_text
 from vixml.progress import warn
 from vixml.tagging.exports import onnx, sentence_transformers
 from vixml.tagging.exports.card import card, losses
 from vixml.tagging.exports.text_encoder import exact_tagger
-from vixml.tagging.exports.vectors import Vectors, write_faiss, write_parquet
+from vixml.tagging.exports.vectors import COLUMNS, Vectors, write_faiss, write_parquet
 from vixml.tagging.model_folder import ModelFolder
 from vixml.tagging.whole_folder import whole_folder
 
@@ -47,6 +50,7 @@ def export(model: Path | str, to: str, out: Path | str, items: bool = False) -> 
     if one_file:
         if items:
             raise VixmlError("labels and items are two tables", where=out, hint="name a folder with --out")
+        _expect_table(out)
         with atomic_path(out) as path:
             lines = [write_parquet(Vectors.of_labels(folder), path).replace(path.name, out.name)]
     else:
@@ -69,6 +73,20 @@ def _write(folder: ModelFolder, to: str, work: Path, items: bool) -> list[str]:
         return [write_parquet(part, work / f"{part.kind}.parquet") for part in parts]
     tagger = exact_tagger(folder)
     return [write_faiss(part, work, tagger) for part in parts]
+
+
+def _expect_table(out: Path) -> None:
+    """Check that a file that will be replaced is a table of an export, not that of the training items."""
+    if not out.exists():
+        return
+    try:
+        columns = pq.read_schema(out).names
+    except (pa.ArrowException, OSError):
+        columns = None
+    if columns != COLUMNS:
+        found = "no Parquet file that can be read" if columns is None else f"columns {', '.join(columns)}"[:200]
+        what, hint = "the file to write exists and is no export of vixml", "name another file, or remove this one"
+        raise VixmlError(what, where=out, found=found, expected=f"columns {', '.join(COLUMNS)}", hint=hint)
 
 
 def _check_packages(to: str) -> None:

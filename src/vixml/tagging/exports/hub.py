@@ -17,6 +17,7 @@ from vixml.tagging.card import without_items
 from vixml.tagging.exports.export import MARKER, export
 from vixml.tagging.exports.text_encoder import exact_tagger, sample_texts
 from vixml.tagging.model_folder import HEADER, NEIGHBOURS, ModelFolder
+from vixml.tagging.whole_folder import is_ours
 
 HUBS_OWN = {".gitattributes", "README.md"}  # what a new repository may have
 
@@ -104,7 +105,11 @@ def _upload(folder: Path, repository: str, public: bool) -> str:
         hint = "--public pushes there; or name another, or make it private"
         raise VixmlError("the repository is public", where=repository, hint=hint)
     present = set(api.list_repo_files(repository))
-    if present - HUBS_OWN and not present & {HEADER, MARKER}:
+    markers = (
+        api.hf_hub_download(repository, name, local_dir=folder.with_name("present"))
+        for name in sorted(present & {HEADER, MARKER})
+    )
+    if present - HUBS_OWN and not any(is_ours(Path(marker)) for marker in markers):
         raise VixmlError(
             "the repository holds something else",
             where=repository,

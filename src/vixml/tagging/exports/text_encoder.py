@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from vixml.data.tokens import load_tokenizer
 from vixml.errors import VixmlError
 from vixml.files import read_json, write_json
 from vixml.models.prompt import IMAGES, TEXT, Prompt
-from vixml.models.siamese import Siamese, at_precision
+from vixml.models.siamese import Siamese
 from vixml.tagging.model_folder import LABELS, LANGUAGE, NEIGHBOURS, ModelFolder
 from vixml.tagging.tagger import Tagger, Unreadable
 
@@ -231,7 +230,7 @@ def close_gap(network: nn.Module, longest: int, gap: tuple[int, int] | None) -> 
 
 def exact_tagger(folder: ModelFolder) -> Tagger:
     """Return the model's tagger in full precision on the CPU, with which exports are compared."""
-    return Tagger(replace(folder, run=at_precision(folder.run, "fp32")), torch.device("cpu"), "fp32")
+    return Tagger(folder, torch.device("cpu"), "fp32")
 
 
 def sample_texts(tagger: Tagger) -> list[str]:

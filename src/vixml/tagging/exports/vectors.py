@@ -19,6 +19,7 @@ from vixml.tagging.tagger import Tagger
 
 ROWS = 1 << 15  # in memory together
 NEAREST = 10
+COLUMNS = ["id", "name", "vector"]  # of a Parquet file
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def write_parquet(vectors: Vectors, path: Path) -> str:
         VixmlError: what is read is not what was written, or no vector of unit length.
     """
     kind = pa.list_(pa.float32(), vectors.dim)
-    schema = pa.schema([("id", pa.string()), ("name", pa.string()), ("vector", kind)])
+    schema = pa.schema(list(zip(COLUMNS, (pa.string(), pa.string(), kind), strict=True)))
     with pq.ParquetWriter(path, schema) as writer:
         for part, found in vectors.chunks():
             lists = pa.FixedSizeListArray.from_arrays(found.ravel(), type=kind)
