@@ -54,7 +54,8 @@ from vixml.config.project import Project
 from vixml.config.registry import FILENAME
 from vixml.config.registry import NAME as NAME_OF_ENTRY
 from vixml.config.tables import load_any_tables, load_figures
-from vixml.data.catalogue import tables_of
+from vixml.data.catalogue import digest_of_images, digest_of_names, tables_of
+from vixml.data.corpus import Corpus
 from vixml.data.download import declare
 from vixml.digest import stage_digest
 from vixml.errors import VixmlError, machine_error
@@ -213,9 +214,27 @@ def tables_of_dataset(wildcards):
 
 
 def settings_of_corpus(wildcards):
-    """Return what `obeys` does; of tables with a time in the future also time and size, by which a change of them shows."""
+    """Return what `obeys` does, and what else shows a change of the files that a user's own dataset is made from.
+
+    That is time and size of tables with a time in the future, and the names of images that are named by ids.
+    """
     settings = json.loads(obeys("build-corpus")["settings"](wildcards))
+    entry = WORLD.datasets[wildcards.dataset].catalogue
+    if entry is not None and entry.images and entry.images_are == "ids":
+        settings["names_of_images"] = digest_of_names(entry, RAW_DIR)
     return json.dumps(settings | tables_to_come(wildcards.dataset), sort_keys=True)
+
+
+def settings_of_images(wildcards):
+    """Return what `obeys` does; of a user's own images also names, sizes and times, by which a change of them shows."""
+    # Snakemake asks again once the corpus is there: before it starts this job.
+    settings = json.loads(obeys("render-images")["settings"](wildcards))
+    entry = WORLD.datasets[wildcards.dataset].catalogue
+    corpus = place("build-corpus", RESULTS, dataset=wildcards.dataset)
+    if entry is not None and (corpus / MANIFEST).exists():
+        with contextlib.suppress(VixmlError, OSError):  # a damaged corpus is an error of the job
+            settings["images"] = digest_of_images(entry, RAW_DIR, Corpus(corpus, {}).image_keys())
+    return json.dumps(settings, sort_keys=True)
 
 
 @functools.cache

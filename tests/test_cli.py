@@ -202,6 +202,7 @@ def test_errors_of_the_machine_are_said_in_words(tmp_path, failing, capsys, numb
     assert failing(error) == 2
     shown = capsys.readouterr().err
     assert all(words in shown for words in ("results/x", "found:", "what now:")) and "Traceback" not in shown
+    assert failing(OSError(number, os.strerror(number), "x" * 5000)) == 2 and len(capsys.readouterr().err) < 1000
     with pytest.raises(VixmlError) as caught, stage(tmp_path / "a", "demo", config={}, inputs={}):
         raise OSError(number, os.strerror(number))
     assert caught.value.where == tmp_path / "a" and not list(tmp_path.iterdir())

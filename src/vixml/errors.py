@@ -170,7 +170,7 @@ def machine_error(error: BaseException, where: object) -> VixmlError | None:
         # Libraries in Rust (safetensors, tokenizers) tell the number in their text.
         told = None if isinstance(error, VixmlError) else re.search(r"\(os error (\d+)\)", str(error))
         return machine_error(OSError(int(told[1]), os.strerror(int(told[1]))), where) if told else None
-    names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    names = " -> ".join(f"{name!s:.300}" for name in (error.filename, error.filename2) if name is not None)
     if error.errno == errno.EEXIST and isinstance(error.filename, str | os.PathLike):
         link = Path(error.filename)
         if link.is_symlink() and not os.path.exists(link):

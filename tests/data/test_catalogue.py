@@ -148,6 +148,10 @@ def test_local_images_reach_the_store(build, tmp_path):
     (folder / "boat.png").symlink_to("/etc/hostname")
     with pytest.raises(VixmlError, match="outside the folder"):
         render(tmp_path / "x")
+    (tmp_path / "shop" / "p").rename(tmp_path / "elsewhere")
+    with pytest.raises(VixmlError, match="no image could be drawn") as caught:
+        render(tmp_path / "x")
+    assert "catalogue.folder" in caught.value.hint
 
 
 def test_urls_are_listed_for_fetching(build, tmp_path):

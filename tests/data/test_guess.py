@@ -21,6 +21,7 @@ from vixml.config.defaults import training_defaults, validation_splits
 from vixml.config.limits import FEWEST_TO_CHOOSE
 from vixml.config.load import load_runs, load_workflow, load_world, merge, read_yaml
 from vixml.data.build import build_corpus
+from vixml.data.catalogue import images_by_id
 from vixml.data.corpus import Corpus
 from vixml.data.guess_form import Report, guess_encoding, guess_form
 from vixml.errors import VixmlError
@@ -110,6 +111,43 @@ def test_the_file_plans_in_snakemake(new, tmp_path, programs, monkeypatch):
     command += [tmp_path / "shop.yaml", "--config", f"results={tmp_path}/results", "--", "all", "data"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0 and "build_corpus" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_copied_or_renamed_file_does_not_take_its_parts_from_another(new, tmp_path):
+    new(write_csv(tmp_path / "export.csv", [{key: row[key] for key in row if key != "Bild"} for row in shop()]))
+    text = Path("shop.yaml").read_text(encoding="utf-8")
+    base = read_yaml(ROOT / "config/config.yaml")
+
+    def workflow(*files):
+        given = base
+        for file in files:
+            given = merge(given, read_yaml(file))
+        return load_workflow(given, "the configuration", [*reversed(files), ROOT / "config/config.yaml"])
+
+    overlay = Path("more.yaml")
+    overlay.write_text("threads: {train: 1}\n", encoding="utf-8")
+    assert workflow("shop.yaml", overlay).threads.train == 1
+    Path("shop2.yaml").write_text(text, encoding="utf-8")
+    assert workflow("shop2.yaml").config_dir == "shop.yaml", "the same parts"
+    Path("shop2.yaml").write_text(text.replace("batch_size: ", "batch_size: 1"), encoding="utf-8")
+    message = "config_dir names another file than the one with these parts"
+    with pytest.raises(VixmlError, match=message) as caught:
+        workflow("shop2.yaml")
+    assert str(caught.value.where).startswith("shop2.yaml:") and caught.value.found.startswith("shop.yaml")
+    for config_dir in ("none.yaml", str(ROOT / "config")):
+        Path("shop2.yaml").write_text(
+            text.replace("config_dir: shop.yaml", f"config_dir: {config_dir}"), encoding="utf-8"
+        )
+        with pytest.raises(VixmlError, match=message):
+            load_workflow(merge(base, read_yaml("shop2.yaml")), Path("shop2.yaml"))
+    Path("shop2.yaml").write_text(text.replace("config_dir: shop.yaml", "config_dir: shop2.yaml"), encoding="utf-8")
+    assert workflow("shop2.yaml").config_dir == "shop2.yaml"
+    overlay.write_text("base: {encoder: {max_len: 8}}\n", encoding="utf-8")  # it would be left out
+    with pytest.raises(VixmlError, match=message):
+        workflow("shop.yaml", overlay)
+    overlay.write_text(f"config_dir: {ROOT / 'config'}\ntable: [table1]\n", encoding="utf-8")
+    with pytest.raises(VixmlError, match="unknown key 'table'"):
+        workflow(overlay)
 
 
 @pytest.mark.parametrize(
@@ -254,13 +292,67 @@ def test_pictures_named_by_id(new, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        # A position in an item's folder is no id; also one that a single folder has (2/3.jpg).
+        ("1/1 1/2 2/1 2/2 2/3 3/1", {"1": "1/1 1/2", "2": "2/1 2/2 2/3", "3": "3/1"}),
+        ("A-7/1 A-8/1 1", {"A-7": "A-7/1", "A-8": "A-8/1", "1": "1"}),
+        # Folders that are not of items: by year, by view, all in one.
+        ("2023/1001 2024/1002 2024/1002_2", {"1001": "2023/1001", "1002": "2024/1002 2024/1002_2"}),
+        ("front/7 back/7 front/8", {"7": "back/7 front/7", "8": "front/8"}),
+        ("2024/1 2024/2", {"1": "2024/1", "2": "2024/2"}),
+    ],
+)
+def test_a_number_in_a_folder_of_an_item_is_a_position(tmp_path, files, found):
+    for name in files.split():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jpg").write_bytes(b"")
+    by_id = images_by_id(tmp_path)
+    assert {key: " ".join(by_id.get(key, [])).replace(".jpg", "") for key in found} == found
+    assert "3" not in by_id or "3" in found
+
+
+def test_names_of_pictures_that_are_not_utf_8(new, tmp_path):
+    rows = [{"id": f"a{i}", "title": f"t {i}", "tags": f"t{i % 3}|s"} for i in range(20)]
+    write_csv(tmp_path / "t.csv", rows)
+    for folder in (b"p", b"p/a1", b"\xfc"):
+        os.mkdir(os.fsencode(tmp_path) + b"/" + folder)
+    for name in (b"p/a1/\xfc.jpg", b"p/a2.jpg", b"\xfc/a3.jpg"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    # Such a picture is missing, because a corpus cannot name it.
+    printed = new("t.csv", "--pictures", "p")
+    assert "1 of 2 pictures are not in the folder" in printed and "items with a picture: 1 (5.0%)" in printed
+    build_corpus("shop", load_world("shop.yaml").datasets["shop"], {}, "raw", "corpus")
+    assert sorted(Corpus.load("corpus").image_keys()) == ["a1/?.jpg", "a2.jpg"]
+    before = Path("shop.yaml").read_bytes()
+    assert "not UTF-8" in new("t.csv", "--pictures", os.fsdecode(b"\xfc"), status=2)
+    assert Path("shop.yaml").read_bytes() == before
+
+
+def test_a_picture_in_its_cell_is_a_missing_file(new, tmp_path):
+    data = "data:image/png;base64," + "A" * 5000
+    rows = [{"id": i, "title": f"t {i}", "tags": f"t{i % 3}|s", "image": f"{i}.jpg" if i else data} for i in range(20)]
+    (tmp_path / "1.jpg").touch()
+    printed = new(write_csv(tmp_path / "t.csv", rows), "--image-separator", "none")
+    assert "19 of 20 pictures are not in the folder" in printed and "AAAA" * 100 not in printed
+    rows = [row | {"image": data} for row in rows]
+    refused = new(write_csv(tmp_path / "t.csv", rows), "--images", "image", "--image-separator", "none", status=2)
+    assert "no picture of the table is in the folder" in refused and len(refused) < 1000
+
+
 def test_a_file_is_not_overwritten(new, tmp_path, capsys):
     write_csv(tmp_path / "t.csv", [{"id": i, "title": f"a {i}", "tags": "x|y"} for i in range(20)])
     new("t.csv")
     assert main(["new", "shop", "t.csv", "--config-dir", str(ROOT / "config")]) == 2
     assert "--force overwrites it" in capsys.readouterr().err
-    for name in ("picto", "a b"):
+    for name in ("picto", "a b", "demo", "paper", "picto-methods"):  # two configurations of one name share their pages
         assert main(["new", name, "t.csv", "--config-dir", str(ROOT / "config")]) == 2
+    Path("config").mkdir()
+    for name in ("datasets.yaml", "models.yaml"):
+        Path("config", name).symlink_to(ROOT / "config" / name)
+    for more in ([], ["--force"]):  # written beside them, it is no other configuration
+        assert main(["new", "shop", "t.csv", "--out", "config/shop.yaml", *more]) == 0
 
 
 @pytest.mark.parametrize("n", [20, 300, 3000, 12_800, 100_000, 2_000_000])

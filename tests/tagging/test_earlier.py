@@ -14,11 +14,14 @@ from safetensors.torch import load_file
 
 from vixml.cli import fitting
 from vixml.cli.fitting import _write_start
+from vixml.config.project import Project
 from vixml.config.run import SeededRun, Start
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
+from vixml.manifest import MANIFEST
 from vixml.models.inputs import RunInputs
 from vixml.stages import Job
+from vixml.tagging.pack import pack
 from vixml.training.train import initialise, new_state, open_training
 
 
@@ -174,3 +177,23 @@ def test_the_model_to_start_from_is_not_overwritten(packed, tmp_path, monkeypatc
     )
     with pytest.raises(VixmlError, match="would be overwritten"):
         fitting.fit(file)
+
+
+@pytest.mark.parametrize("run", ["chosen", "late"])
+def test_what_packing_reads_is_made_again_where_it_was_deleted(shop, packed, tmp_path, run):
+    packed(run)
+    job = Job(shop.project, "predict", {"dataset": "shop", "run": run, "seed": 0, "split": "test"})
+    needed = fitting._needed(job, [run], False)
+    for path in needed:
+        target = tmp_path / path.relative_to(shop.project.results)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == MANIFEST:
+            shutil.copytree(path.parent, target.parent, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(path, target)
+    pack(Project(shop.project.config_dir, tmp_path), "shop", run, 0, tmp_path / "again")
+    for name in ("model.json", "README.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (packed(run) / name).read_bytes()
+    # The printed table reads the predictions of baselines.
+    baseline = Job(shop.project, "predict", {"dataset": "shop", "run": "knn", "seed": 0, "split": "test"})
+    assert baseline.out / MANIFEST in fitting._needed(job, ["knn", run], False)

@@ -54,14 +54,43 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
     if job.run.start is not None:  # of an earlier call
         _keep(Path(job.run.start.folder), out)
     from vixml.report.fitted import fitted_table
-    from vixml.tagging.pack import folders_of, pack
+    from vixml.tagging.pack import pack
 
-    # Tables that are up to date need none of these, and packing does.
-    _run(file, cores, [folder / MANIFEST for folder in folders_of(job).values()])
+    _run(file, cores, _needed(job, target.runs, workflow.published_vectors))
     folder = pack(project, target.dataset, TAGGER, seed, out)
     table = fitted_table(project, target.dataset, target.runs, seed, TAGGER)
     shown = shlex.quote(os.path.relpath(folder))
     return f"\n{table}\n\n{shown} tags new items:\n  vixml tag new.csv --model {shown} --out tags.csv"
+
+
+def _needed(job: Job, runs: Sequence[str], published_vectors: bool) -> list[Path]:
+    """Return the files that packing and the printed table read: those that were deleted are made again.
+
+    Tables that are up to date need none of them, so Snakemake would not make them.
+
+    Args:
+        job: prediction of the run to pack.
+        runs: those of the table.
+        published_vectors: whether published image embeddings are imported.
+    """
+    from vixml.report.fitted import BASELINES
+    from vixml.tagging.pack import folders_of
+
+    folders = [*folders_of(job).values(), *job.reads().values(), job.folder("build-index")]
+    if job.run.inference.method == "chosen":
+        folders += Job(job.project, "choose-inference", job.names).reads().values()
+    folders += [
+        Job(job.project, "predict", job.names | {"run": run}).out for run in runs if run in (*BASELINES, TAGGER)
+    ]
+    raw: list[Path] = []
+    if job.run.needs_embeddings:
+        name = job.run.images.vision
+        if not (published_vectors and name in job.dataset.published_vectors):
+            folders.append(job.folder("fetch-images" if job.dataset.fetches else "render-images"))
+        sources = job.project.vision_model(name).sources
+        raw = [job.raw / job.project.world.sources[source].filename for source in sources]
+        folders += [] if sources else [job.folder("prepare-vision")]
+    return list(dict.fromkeys([*(folder / MANIFEST for folder in folders), *raw]))
 
 
 def _keep(start: Path, out: Path) -> None:

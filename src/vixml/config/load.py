@@ -604,9 +604,13 @@ def load_workflow(
         files: the files that it was merged from, the last to decide first; an error names the one that has its key.
 
     Raises:
-        VixmlError: a key or value that is not accepted, or a name that no file or entry has (with the nearest one).
+        VixmlError: a key or value that is not accepted, a name that no file or entry has (with the nearest one), or parts of a
+            whole configuration that are not those of ``config_dir``.
     """
-    if Path(str(data.get("config_dir", "config"))).is_file():
+    config_dir = Path(str(data.get("config_dir", "config")))
+    if not data.keys().isdisjoint(SECTIONS):
+        _require_own_parts(config_dir, (where, *files))
+    if config_dir.is_file():
         data = {key: value for key, value in data.items() if key not in SECTIONS}
     config = validate(WorkflowConfig, data, where, files)
 
@@ -646,6 +650,24 @@ def load_workflow(
                 found=name, expected=f"a run under `targets` of {first}", hint="it would be trained for its latency alone: add it there",
             )  # fmt: skip
     return config
+
+
+def _require_own_parts(config_dir: Path, files: Sequence[object]) -> None:
+    """Check that a file with the parts of a whole configuration is the one that is read for them, or has the same ones."""
+
+    def parts_of(path: Path) -> dict[str, Any]:
+        return {key: value for key, value in read_yaml(path).items() if key in SECTIONS}
+
+    for path in [path for path in map(Path, map(str, files)) if path.is_file()]:
+        parts = parts_of(path)
+        # One such key beside a folder is a misspelt key of the workflow.
+        if parts and (parts_of(config_dir) != parts if config_dir.is_file() else len(parts) > 1):
+            raise VixmlError(
+                "config_dir names another file than the one with these parts", where=f"{path}: config_dir",
+                found=f"{config_dir}, and {', '.join(sorted(parts))} in {path}", expected="this file itself",
+                hint=f"write `config_dir: {path}`, and give a copy its own name, dataset and table; or write the parts of an overlay "
+                f"into {config_dir}",
+            )  # fmt: skip
 
 
 def family_file(config_dir: Path, dataset: str, run: str) -> Path:

@@ -414,7 +414,7 @@ class _Build:
             return []
         self.images_found = self.images_found or column in record or any(c in record for c in fields_of(column))
         if self.entry.images_are == "ids":
-            return self.by_id.get(str(plain(record.get(column))), [])
+            return [_storable(path) for path in self.by_id.get(str(plain(record.get(column))), [])]
         images, cell = [], f"{where}: {column}"
         for name in table.values(record, column, where):
             is_url = _URL.match(name) is not None
@@ -439,7 +439,7 @@ class _Build:
         else:
             self.no_address = self.no_address or (where, name)
             found["images_without_web_address"] += 1
-        return name.encode(errors="replace").decode()  # half of a surrogate pair cannot be stored
+        return _storable(name)
 
     def _path(self, name: str, is_url: bool, where: str) -> str:
         if is_url:
@@ -451,10 +451,10 @@ class _Build:
             raise VixmlError(
                 "an image is neither inside the catalogue's folder nor on the web",
                 where=where,
-                found=repr(name),
+                found=repr(name)[:300],
                 expected="a path inside the folder, written with /, or an address with http:// or https://",
             )
-        return path.as_posix().encode(errors="replace").decode()
+        return _storable(path.as_posix())
 
     def _other_kind(self, where: str, found: str) -> VixmlError:
         return VixmlError(
@@ -466,20 +466,63 @@ class _Build:
         )
 
 
+def _storable(name: str) -> str:
+    """Return a name without halves of surrogate pairs: those of JSON, and bytes of a file's name that are not UTF-8."""
+    return name.encode(errors="replace").decode()
+
+
+def digest_of_images(entry: Catalogue, raw_dir: Path | str, names: Sequence[str]) -> str:
+    """Return a digest of local images as the disk tells them: name, size and time of change, or that there is no such file."""
+    folder, digest = os.fspath(folder_of(entry, raw_dir)), hashlib.sha256()
+    for name in names:
+        try:
+            about = os.stat(os.path.join(folder, name))
+            found = f"{about.st_size} {about.st_mtime_ns}"
+        except (OSError, ValueError):  # no such file, or no name of a file
+            found = "-"
+        digest.update(f"{name}\0{found}\n".encode())
+    return digest.hexdigest()
+
+
+def digest_of_names(entry: Catalogue, raw_dir: Path | str) -> str:
+    """Return a digest of the names of all images in a folder, by which items find theirs (``images_are: ids``)."""
+    names = sorted(PurePosixPath(*file).as_posix() for file in images_in(folder_of(entry, raw_dir)))
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
+
+
 IMAGE = re.compile(r"\.(png|jpe?g|webp|gif|bmp|svg)$", re.IGNORECASE)
+_SHORT = re.compile(r"\d{1,3}")
+
+
+def images_in(folder: Path) -> list[tuple[str, str]]:
+    """Return the image files below a folder: the folder in which one is, relative to it, and its name."""
+    walked = ((os.path.relpath(parent, folder), names) for parent, _, names in os.walk(folder))
+    return [(inner, name) for inner, names in walked for name in names if IMAGE.search(name)]
 
 
 def images_by_id(folder: Path) -> dict[str, list[str]]:
-    """Return the images in a folder by what names them: the file ``ID.jpg``, ``ID_2.jpg``, ``ID-2.jpg``, or the folder ``ID``."""
+    """Return the images in a folder by what names them: the file ``ID.jpg``, ``ID_2.jpg``, ``ID-2.jpg``, or the folder ``ID``.
+
+    A number in an item's folder (``ID/1.jpg``) is a position and no id. Items' folders cannot be told from others
+    (``2024/1001.jpg``) by one file: numbers of up to three digits are positions in all folders whose names have a digit if
+    two of these have the same.
+    """
+    files = images_in(folder)
+
+    def may_be_position(inner: str, key: str) -> bool:
+        return re.search(r"\d", PurePosixPath(inner).name) is not None and _SHORT.fullmatch(key) is not None
+
+    stems = Counter(key for inner, name in files if may_be_position(inner, key := IMAGE.sub("", name)))
+    with_positions = max(stems.values(), default=0) > 1
     found: dict[str, list[tuple[int, str]]] = {}
-    for parent, _, names in os.walk(folder):
-        inner = os.path.relpath(parent, folder)
-        for name in (name for name in names if IMAGE.search(name)):
-            stem, path = IMAGE.sub("", name), PurePosixPath(inner, name).as_posix()
-            numbered = re.fullmatch(r"(.+)[_-](\d{1,3})", stem)
-            keys = {stem: 0} | ({numbered[1]: int(numbered[2])} if numbered else {})
-            if inner != ".":
-                keys[PurePosixPath(inner).name] = int(stem) if stem.isdecimal() else 0
-            for key, order in keys.items():
-                found.setdefault(key, []).append((order, path))
+    for inner, name in files:
+        stem, path = IMAGE.sub("", name), PurePosixPath(inner, name).as_posix()
+        numbered = re.fullmatch(r"(.+)[_-](\d{1,3})", stem)
+        keys = {stem: 0} | ({numbered[1]: int(numbered[2])} if numbered else {})
+        if with_positions:
+            keys = {key: order for key, order in keys.items() if not may_be_position(inner, key)}
+        if inner != ".":
+            keys[PurePosixPath(inner).name] = int(stem) if stem.isdecimal() else 0
+        for key, order in keys.items():
+            found.setdefault(key, []).append((order, path))
     return {key: [path for _, path in sorted(images)] for key, images in found.items()}

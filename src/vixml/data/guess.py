@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import random
 import re
 from collections import Counter
@@ -366,13 +367,13 @@ def _find_pictures(
         entry["images_are"], where = "urls", "to be fetched"
     else:
         folder = pictures or sample.path.parent
-        whole = sum((folder / path).is_file() for path in paths)
-        by_name = sum((folder / re.split(r"[/\\]", path)[-1]).is_file() for path in paths)
+        whole = sum(os.path.isfile(folder / path) for path in paths)
+        by_name = sum(os.path.isfile(folder / re.split(r"[/\\]", path)[-1]) for path in paths)
         entry |= {"images_are": "names" if by_name > whole else "paths", "folder": str(folder.resolve())}
         where = f"{max(whole, by_name)} of {len(paths)} sampled files are in {folder}"
         if not max(whole, by_name):
             option = "--pictures FOLDER, or --images none"
-            raise undecided("no picture of the table is in the folder", folder, f"e.g. {paths[0]}", option)
+            raise undecided("no picture of the table is in the folder", folder, f"e.g. {paths[0][:200]}", option)
     report.guess("pictures", f"{entry['images']} ({entry['images_are']})", where, "--images, --pictures")
     report.guess("separator of pictures", separator_name(separator), reason, "--image-separator")
     if others := min(urls, len(paths)):

@@ -11,7 +11,7 @@ from typing import Any
 
 from vixml.config.defaults import FEWEST_TO_TRAIN, training_defaults, validation_splits
 from vixml.config.limits import has_linear
-from vixml.config.load import load_world, validate
+from vixml.config.load import load_world, read_yaml, validate
 from vixml.config.registry import NAME, Dataset
 from vixml.data.guess import guess_catalogue
 from vixml.data.guess_form import Report, common_form
@@ -81,6 +81,10 @@ def _check_name(options: Options, models: Path) -> None:
     if options.name in load_world(options.config_dir).datasets or options.name == "demo":
         what = "a dataset of the project has this name"
         raise VixmlError(what, where=options.config_dir, found=options.name, hint="take another")
+    for path in sorted(options.config_dir.glob("*.yaml")):
+        if path.resolve() != options.out.resolve() and read_yaml(path).get("name") == options.name:
+            what = "a configuration of the project has this name, so both would write the same pages"
+            raise VixmlError(what, where=path, found=options.name, hint="take another")
     if options.out.exists() and not options.force:
         raise VixmlError("the file exists", where=options.out, hint="--force overwrites it; or give another name")
 
@@ -105,6 +109,9 @@ def quoted(value: Any) -> str:
     Example:
         >>> quoted(["a b", "true", "|", 3, None, {"k": False}])
         '[a b, "true", "|", 3, null, {k: false}]'
+
+    Raises:
+        VixmlError: half of a surrogate pair, as in a path that is not UTF-8.
     """
     if isinstance(value, dict):
         return "{" + ", ".join(f"{quoted(key)}: {quoted(part)}" for key, part in value.items()) + "}"
@@ -114,6 +121,9 @@ def quoted(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if not isinstance(value, str):
         return str(value)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        what, hint = "a name that is not UTF-8 cannot be written into a file", "rename the folder, file or column"
+        raise VixmlError(what, where=repr(value)[:300], hint=hint)
     words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
     if _PLAIN.fullmatch(value) and not value[0].isdigit() and value.lower() not in words:
         return value

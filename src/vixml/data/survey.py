@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +46,9 @@ class Survey:
         entry = dataset.catalogue
         assert entry is not None
         folder = folder_of(entry, raw_dir)
-        self._present = (lambda name: True) if entry.images_are == "urls" else (lambda name: (folder / name).is_file())
+        # `os.path`, because Path.is_file raises an error for a name that is too long, as a picture in the cell itself is.
+        urls = entry.images_are == "urls"
+        self._present = (lambda name: True) if urls else (lambda name: os.path.isfile(folder / name))
         self.rules = write_items(dataset, required_tables(dataset, raw_dir), self, raw_dir)
 
     @contextmanager

@@ -92,7 +92,9 @@ def render_images(
                 "no image could be drawn",
                 where=corpus_dir / "images.parquet",
                 found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-                hint="is resvg_py installed correctly? try `python -c 'import resvg_py'`",
+                hint=f"are the pictures in {catalogue}? correct catalogue.folder (`vixml new --pictures FOLDER`)"
+                if local is not None and "no such file" in reasons
+                else "is resvg_py installed correctly? try `python -c 'import resvg_py'`",
             )
 
 

@@ -63,15 +63,16 @@ def _against_baseline(project: Project, found: dict[str, Result], tagger: str) -
     best = max((run for run in found if run in BASELINES), key=lambda run: found[run].metrics["P@1"], default=None)
     if best is None:
         return ""
-    corpus = Corpus.load(place("build-corpus", project.results, dataset=found[tagger].dataset))
+    dataset = found[tagger].dataset
+    corpus = Corpus.load(place("build-corpus", project.results, dataset=dataset))
     first = [_first_hits(corpus, found[run]) for run in (tagger, best)]
     gains = 100 * (first[0] - first[1])
     gain, half = float(gains.mean()), 100.0
     if len(gains) > 1:
         half = t_quantile(len(gains) - 1) * float(gains.std(ddof=1)) / len(gains) ** 0.5
-    label = project.run(found[best].dataset, best).row.label
+    label, own = (project.run(dataset, run).row.label or run for run in (best, tagger))
     word = "ahead of" if gain > half else "behind" if gain < -half else "not told apart from"
-    return f"{project.run(found[tagger].dataset, tagger).row.label}: {word} the best baseline, {label} ({gain:+.1f} ± {half:.1f} points of P@1)."
+    return f"{own}: {word} the best baseline, {label} ({gain:+.1f} ± {half:.1f} points of P@1)."
 
 
 def _first_hits(corpus: Corpus, result: Result) -> np.ndarray:
