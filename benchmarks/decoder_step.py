@@ -40,6 +40,7 @@ from training_step import Ready
 from vixml.config.load import load_world
 from vixml.config.project import Project
 from vixml.config.run import RunConfig
+from vixml.models.siamese import at_precision
 from vixml.plan.assumptions import ARCHITECTURES
 from vixml.plan.cost import Job
 from vixml.runtime import DTYPES, choose_device, choose_precision, dtype_of
@@ -73,7 +74,7 @@ def settings_of(chosen: argparse.Namespace, device: torch.device) -> RunConfig:
     given = run.model_dump(exclude={"row"})
     for key, value in changes.items():
         given[key] = value and {**given[key], **value}
-    return RunConfig.model_validate(given).at_precision(precision)
+    return at_precision(RunConfig.model_validate(given), precision)
 
 
 def make_ready(chosen: argparse.Namespace, device: torch.device, tiny: bool = False) -> tuple[Ready, Job]:

@@ -24,6 +24,7 @@ from vixml.config.registry import World
 from vixml.config.run import RunConfig
 from vixml.models.backbone import without_pooler
 from vixml.models.packing import MULTIPLE, Sequences
+from vixml.models.siamese import at_precision
 from vixml.plan.assumptions import HARDWARE
 from vixml.plan.cost import Job, train_cost
 from vixml.runtime import autocast, choose_precision, dtype_of
@@ -174,7 +175,7 @@ def settled(kit: Kit, dataset: str, name: str, **training: Any) -> tuple[World, 
     given |= {"mining": None}
     if kit.tiny:
         given["prototype"]["free_vectors"] = 64
-    config = RunConfig.model_validate(given).at_precision(precision)
+    config = at_precision(RunConfig.model_validate(given), precision)
     architecture = {"model_type": "bert"} | world.text_models[config.encoder.model].architecture
     if kit.tiny:
         architecture = made_up.narrow(architecture)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from vixml.digest import KEPT, LEFT_OUT, ROOT, _parsed, digest_of, module_hashes, modules_of, stage_digest
+from vixml import digest as digest_module
+from vixml.digest import KEPT, LEFT_OUT, ROOT, _parsed, data_files, digest_of, module_hashes, modules_of, stage_digest
 from vixml.errors import VixmlError
 from vixml.stages import STAGES
 
@@ -104,6 +106,50 @@ def test_data_files_of_a_package_count(package):
     assert digest(package) != before
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".page.html.swp",
+        "page.html~",
+        ".#page.html",
+        "#page.html#",
+        "page.html.orig",
+        ".DS_Store",
+        "4913",
+        "__pycache__/entry.cpython-311.pyc.139872233",
+    ],
+)
+def test_what_editors_and_python_leave_does_not_count(package, name):
+    (package / "pages").mkdir()
+    (package / "pages" / "__init__.py").touch()
+    (package / "entry.py").write_text("import vixml.pages\n", encoding="utf-8")
+    before = digest(package)
+    left = package / "pages" / name
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
+    assert digest(package) == before
+
+
+def test_a_data_file_that_vanishes_meanwhile_is_no_error(package, monkeypatch):
+    (package / "pages").mkdir()
+    (package / "pages" / "__init__.py").touch()
+    (package / "entry.py").write_text("import vixml.pages\n", encoding="utf-8")
+    before = digest(package)
+    monkeypatch.setattr(digest_module, "data_files", lambda folder: [folder / "page.html"])
+    assert digest(package) == before
+
+
+def test_every_data_file_that_is_shipped_counts():
+    patterns = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    shipped = {path for pattern in patterns["vixml"] for path in ROOT.glob(pattern) if not is_left_over(path)}
+    assert set(data_files(ROOT)) == shipped
+
+
+def is_left_over(path: Path) -> bool:
+    """Return whether somebody edits a file at the moment, or has."""
+    return path.name.startswith((".", "#")) or path.name.endswith(("~", ".orig", ".rej", ".swp"))
+
+
 def test_a_broken_module_is_named(package):
     (package / "helper.py").write_text("def number(:\n", encoding="utf-8")
     with pytest.raises(VixmlError) as caught:
@@ -126,6 +172,29 @@ def test_the_command_of_a_stage_imports_its_module(stage):
         r"from (vixml\.[a-z_.]+) import", "".join(p.read_text(encoding="utf-8") for p in (ROOT / "cli").glob("*.py"))
     )
     assert module in imports, f"no command calls {module}"
+
+
+@pytest.mark.parametrize(
+    ("stage", "path", "old", "new"),
+    [
+        ("predict", "retrieval/peer_program.py", "beam_size=50", "beam_size=10"),
+        ("predict", "config/limits.py", "LINEAR_TERMS = 1 << 14", "LINEAR_TERMS = 1 << 10"),
+        ("choose-inference", "config/limits.py", "FEWEST_TO_CHOOSE = 500", "FEWEST_TO_CHOOSE = 400"),
+        ("train", "training/mining.py", "return 1 << (groups - 1).bit_length()", "return 1 << groups.bit_length()"),
+        ("train", "models/siamese.py", 'if precision != "fp32"', 'if precision == "bf16"'),
+        ("build-index", "models/siamese.py", 'if precision != "fp32"', 'if precision == "bf16"'),
+        ("build-corpus", "config/fields.py", 'text.split("+")', 'text.split(",")'),
+    ],
+)
+def test_what_decides_a_result_and_is_no_setting_counts(tmp_path, stage, path, old, new):
+    root, entry = tmp_path / "vixml", STAGES[stage].module
+    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns("__pycache__"))
+    before = module_hashes(entry, root)
+    text = (root / path).read_text(encoding="utf-8")
+    assert old in text
+    (root / path).write_text(text.replace(old, new), encoding="utf-8")
+    _parsed.cache_clear()
+    assert digest_of(module_hashes(entry, root)) != digest_of(before)
 
 
 def test_training_does_not_depend_on_what_comes_after_it():

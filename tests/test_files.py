@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,27 @@ def test_what_a_killed_process_left_goes_with_the_next_writing_and_no_other(tmp_
         files.write_text(path, "whole")
         assert running.exists(), "of a process that runs"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_what_another_machine_or_container_left_goes_with_age(tmp_path, monkeypatch):
+    """A process of theirs may run, whatever our process of its number does."""
+    path, now = tmp_path / "a.txt", time.time()
+    (ended := subprocess.Popen(["true"])).wait()
+    left = {}
+    for what, (name, value) in {"host": ("platform.node", "other"), "container": ("_pid_namespace", 1)}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(f"vixml.files.{name}", lambda value=value: value)
+            left[what] = tmp_path / f"{files._prefix(path)}{ended.pid}-"
+    for start in left.values():
+        for days in (0.5, 2, 40):
+            file, folder = Path(f"{start}file{days}"), Path(f"{start}folder{days}")
+            file.touch()
+            folder.mkdir()
+            for one in (file, folder):
+                os.utime(one, (now - days * files.DAY,) * 2)
+    files.write_text(path, "whole")
+    kept = {Path(f"{start}{name}") for start in left.values() for name in ("file0.5", "folder0.5", "folder2")}
+    assert set(tmp_path.iterdir()) == kept | {path}
 
 
 def test_a_full_disk_is_explained_and_keeps_the_old_file(tmp_path, monkeypatch):

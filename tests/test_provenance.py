@@ -119,20 +119,25 @@ OLD = {
     "filter/deep/x.txt": "old",
     "kind": "a file",
     "form/x.txt": "a folder",
+    "same/deep/x.txt": "old",
+    "same/y.txt": "old",
 }
 NEW = {"a.txt": "new", "b.txt": "new", "kind/x.txt": "a folder", "form": "a file"}
+NEW |= {"same/deep/x.txt": "new", "same/deep/z.txt": "new"}
 
 
 def test_a_folder_holds_what_was_published_last_and_what_a_user_put_there(tmp_path):
     publish(tmp_path / "one", OLD)
     write_text(tmp_path / "one" / "notes.txt", "mine")
-    write_text(tmp_path / "one" / "filter" / "notes.txt", "mine")
+    own = ("notes.txt", "filter/notes.txt", "same/notes.txt", "same/deep/notes.txt", "same/own/notes.txt")
+    for name in own:
+        write_text(tmp_path / "one" / name, "mine")
     publish(tmp_path / "one", NEW)
-    assert contents(tmp_path / "one") == NEW | {"notes.txt": "mine", "filter/notes.txt": "mine"}
+    assert contents(tmp_path / "one") == NEW | dict.fromkeys(own, "mine")
     assert (
         holds(tmp_path / "one", "a.txt") and holds(tmp_path / "one", "kind") and holds(tmp_path / "one", "kind/x.txt")
     )
-    assert not any(holds(tmp_path / "one", name) for name in ("notes.txt", "filter", "filter/deep/x.txt", "kin"))
+    assert not any(holds(tmp_path / "one", name) for name in (*own, "filter", "filter/deep/x.txt", "kin"))
 
 
 def test_snakemake_removes_the_manifest_before_a_job_and_nothing_is_left_over(tmp_path):
@@ -263,13 +268,6 @@ def test_two_processes_that_publish_one_folder_leave_one_of_both_results(tmp_pat
             list(both.map(lambda files: publish(tmp_path / "one", files), results))
         verify(tmp_path / "one")
         assert contents(tmp_path / "one") in results
-
-
-def test_publishing_again_replaces_folders(tmp_path):
-    make(tmp_path / "one", "old")
-    (tmp_path / "one" / "deep" / "left_over.txt").write_text("x", encoding="utf-8")
-    make(tmp_path / "one", "new")
-    assert [p.name for p in (tmp_path / "one" / "deep").iterdir()] == ["a.txt"]
 
 
 def test_a_full_disk_is_explained(tmp_path):

@@ -37,8 +37,17 @@ LEFT_OUT = (
     "vixml.digest",
     "vixml.torchvision_fix",
 )
-# But for these: how a template is read decides every sequence; layouts and published values, every table.
-KEPT = ("vixml.config.template", "vixml.config.tables", "vixml.config.published")
+# But for these: how a template is read decides every sequence, how fields are named every text; limits, what is fitted and chosen;
+# layouts and published values, every table.
+KEPT = (
+    "vixml.config.template",
+    "vixml.config.fields",
+    "vixml.config.limits",
+    "vixml.config.tables",
+    "vixml.config.published",
+)
+
+DATA = (".csv", ".css", ".html", ".j2", ".js")  # endings of the data files of packages
 
 
 def stage_digest(stage: str) -> str:
@@ -118,8 +127,9 @@ def _parsed(name: str, root: Path) -> tuple[str, tuple[str, ...]]:
     if path.name != "__init__.py":
         return tree, tuple(imported)
     digest = hashlib.sha256(tree.encode())
-    for file in _data_files(path.parent):
-        digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    for file in data_files(path.parent):
+        with suppress(FileNotFoundError):  # an editor replaces it at this moment
+            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     return digest.hexdigest(), tuple(imported)
 
 
@@ -153,8 +163,9 @@ def _cache_file(name: str, path: Path, source: bytes) -> Path:
     return Path(base) / "vixml" / "digests" / f"{key.hexdigest()}.json"
 
 
-def _data_files(package: Path) -> list[Path]:
-    return sorted(p for p in package.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"})
+def data_files(package: Path) -> list[Path]:
+    """Return the files in a package that its code reads, sorted: not what editors, systems and Python leave there."""
+    return sorted(p for p in package.rglob("*") if p.suffix in DATA and p.name[0] != "." and p.is_file())
 
 
 def _imports(tree: ast.AST, name: str, is_package: bool) -> Iterator[str]:

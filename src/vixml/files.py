@@ -15,9 +15,12 @@ import os
 import platform
 import secrets
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,11 @@ import numpy as np
 import psutil
 
 from vixml.errors import MACHINE, VixmlError, expect_equal, machine_error
+
+DAY = 86_400.0
+# Seconds without a change after which a temporary file, and a work folder, are nobody's: a file is being written all the time, while
+# a training writes to its work folder at the end.
+ABANDONED = (DAY, 30 * DAY)
 
 
 @contextmanager
@@ -73,20 +81,44 @@ def work_folder(out: Path) -> Iterator[Path]:
 
 
 def sweep(out: Path) -> None:
-    """Remove the temporary files and work folders of ``out`` whose processes on this machine ended before they could."""
+    """Remove the temporary files and work folders of ``out`` whose processes ended before they could.
+
+    Of another machine or container, nothing tells whether a process runs: there age decides (:data:`ABANDONED`).
+    """
     prefix = _prefix(out)
     try:
         beside = list(out.parent.iterdir())
-    except PermissionError:  # a folder that may be written but not listed
+    except (PermissionError, FileNotFoundError):  # a folder that may be written but not listed; or none
         return
     for left in beside:
+        if not left.name.startswith(f".tmp-{out.name}-"):
+            continue
         pid = left.name.removeprefix(prefix).split("-", 1)[0]
-        if left.name.startswith(prefix) and pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        own = left.name.startswith(prefix) and pid.isdecimal()
+        if (not psutil.pid_exists(int(pid))) if own else _abandoned(left):
+            with suppress(OSError):  # another user's
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+
+
+def _abandoned(left: Path) -> bool:
+    try:
+        found = left.lstat()
+    except FileNotFoundError:  # renamed or removed by its process
+        return False
+    return time.time() - found.st_mtime > ABANDONED[stat.S_ISDIR(found.st_mode)]
 
 
 def _prefix(out: Path) -> str:
-    return f".tmp-{out.name}-{platform.node()}-"
+    return f".tmp-{out.name}-{platform.node()}-{_pid_namespace()}-"
+
+
+@cache
+def _pid_namespace() -> int:
+    """Return what distinguishes the process ids of a container from those of another one with the same host name."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # only Linux has them
+        return 0
 
 
 def sync_folder(folder: Path | str) -> None:

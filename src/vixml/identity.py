@@ -5,12 +5,16 @@ An identity is a nested dictionary of JSON values. ``config`` holds settings, ``
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from vixml.errors import VixmlError
 from vixml.files import read_json, sha256_json, write_json, write_text
 from vixml.progress import warn
 
@@ -46,11 +50,54 @@ def put_aside(path: Path, digest: str) -> Path:
     return path.rename(kept)
 
 
+@contextmanager
+def alone(
+    out: Path,
+    ending: str,
+    what: str = "another process writes this folder",
+    hint: str = "wait until it ends, then run the same command again",
+) -> Iterator[None]:
+    """Hold a lock on the unfinished work of ``out``, ``<out>-<ending>``: two processes would write over each other's files.
+
+    On a file system without locks there is none.
+
+    Args:
+        out: what is being made.
+        ending: of :func:`kept_folder`.
+        what: error if another process holds the lock.
+        hint: what its user may do.
+
+    Raises:
+        VixmlError: another process holds it.
+    """
+    path = out.with_name(f".{out.name}-{ending}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise VixmlError(what, where=out, hint=hint) from None
+            except OSError:  # no locks here
+                pass
+            try:
+                held = os.path.samestat(path.stat(), os.fstat(lock.fileno()))
+            except FileNotFoundError:
+                held = False
+            if not held:  # the former holder removed it at this moment
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
 def kept_folder(out: Path, ending: str, identity: dict[str, Any]) -> Path:
     """Return ``<out>-<ending>``, made if needed; unfinished work of other inputs, settings or code is put aside first.
 
-    A warning names what changed and where that work is: it may have taken days. ``identity`` is everything that determines the
-    result (JSON values).
+    Hold :func:`alone` until it is discarded. A warning names what changed and where that work is: it may have taken days.
+    ``identity`` is everything that determines the result (JSON values).
     """
     kept = out.with_name(f"{out.name}-{ending}")
     stamp, name = kept / "identity", sha256_json(identity)

@@ -166,20 +166,29 @@ def _publish(work: Path, out: Path) -> None:
         for name in sorted(former - names):
             _remove(out, name)
         for entry in sorted(work.iterdir()):
-            if entry.name == MANIFEST:
-                continue
-            target = out / entry.name
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            elif entry.is_dir():
-                target.unlink(missing_ok=True)
-            move(entry, target)
+            if entry.name != MANIFEST:
+                _put(entry, out / entry.name)
         sync_folder(out)
         move(work / MANIFEST, out / MANIFEST)
         sync_folder(out)
         sync_folder(out.parent)
         if former - names:
             write_json(record, {"outputs": sorted(names)})
+
+
+def _put(entry: Path, target: Path) -> None:
+    """Move a file or folder into its place; of a folder that is there already, other files stay."""
+    is_folder = target.is_dir() and not target.is_symlink()
+    if is_folder and entry.is_dir():
+        for inner in sorted(entry.iterdir()):
+            _put(inner, target / inner.name)
+        sync_folder(target)
+        return
+    if is_folder:
+        shutil.rmtree(target)
+    elif entry.is_dir():
+        target.unlink(missing_ok=True)
+    move(entry, target)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from helpers import files_in, register, write_zip
 from hub_server import COMMIT, serve_hub, turn_away
 from pydantic import ValidationError
 
+from vixml import files
 from vixml.config.registry import Source
 from vixml.data import download
 from vixml.data.download import fetch_source, verify_file
@@ -76,7 +76,7 @@ def test_what_a_killed_call_left_beside_a_good_file_is_removed(raw, wheel, pip):
     (raw / path.name).write_bytes(path.read_bytes())
     ended = subprocess.Popen(["true"])
     ended.wait()
-    (raw / f".tmp-{path.name}-{platform.node()}-{ended.pid}-x").mkdir()
+    (raw / f"{files._prefix(path)}{ended.pid}-x").mkdir()
     fetch_source("pack", source, raw)
     assert files_in(raw) == [path.name, f"{path.name}.json"]
 

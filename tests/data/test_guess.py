@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from vixml.cli import main
-from vixml.config.defaults import FEWEST_TO_CHOOSE, training_defaults, validation_splits
+from vixml.config.defaults import training_defaults, validation_splits
+from vixml.config.limits import FEWEST_TO_CHOOSE
 from vixml.config.load import load_runs, load_workflow, load_world, merge, read_yaml
 from vixml.data.build import build_corpus
 from vixml.data.catalogue import images_by_id
@@ -465,7 +466,7 @@ def test_a_catalogue_too_large_for_a_linear_model_has_none(new, tmp_path, monkey
     table = write_csv(tmp_path / "t.csv", rows)
     new(table, "--out", tmp_path / "shop.yaml")
     assert "linear:" in (tmp_path / "shop.yaml").read_text(encoding="utf-8")
-    monkeypatch.setattr("vixml.config.defaults.LINEAR_LABELS", 2)
+    monkeypatch.setattr("vixml.config.limits.LINEAR_LABELS", 2)
     new(table, "--out", tmp_path / "shop.yaml")
     text = (tmp_path / "shop.yaml").read_text(encoding="utf-8")
     assert "linear:" not in text and "linear_weight: 0" in text

@@ -27,6 +27,7 @@ from vixml.config.registry import Fetch
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
 from vixml.files import sha256_file
+from vixml.identity import alone
 from vixml.images.decode import prepare
 from vixml.images.fetch import Fetched, Journal, _gather, _write, fetch_images
 from vixml.images.http import Backend, Getter, Refused, is_public, retry_after
@@ -167,6 +168,14 @@ def test_a_network_that_is_down_loses_nothing(server, tmp_path):
     with pytest.raises(VixmlError, match="unavailable at the moment"):
         fetch(corpus, tmp_path / "images", n_shards=1, attempts=1)
     assert server.asked["/down/3"] == 4 and server.asked["/ok/1"] == 1, "tried again; what was there is kept"
+
+
+def test_two_processes_do_not_fetch_into_the_same_folder(server, tmp_path):
+    corpus = write_url_corpus(tmp_path / "corpus", [[server.url("ok/0")]])
+    with alone(tmp_path / "store", "fetching"), pytest.raises(VixmlError, match="another process writes this folder"):
+        fetch(corpus, tmp_path / "store")
+    assert not server.asked
+    assert fetch(corpus, tmp_path / "store")[0].read(0)
 
 
 def get(*urls: str, **changes) -> list:

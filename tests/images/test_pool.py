@@ -211,6 +211,33 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, encoder, monkeypatch):
     assert run(Counting(encoder), "other", "bf16") == 11, "what other settings left is not taken"
 
 
+def test_two_processes_do_not_pool_into_the_same_folder(tmp_path, encoder, monkeypatch):
+    """The second one would empty the file of vectors that the first one writes."""
+    source, store = (
+        VisionSource(load_world("config"), "efficientnet-lite0", raw_with_wheel(tmp_path)),
+        make_store(tmp_path / "images"),
+    )
+    monkeypatch.setattr(VisionSource, "open", lambda *_: encoder)
+    pool_all, out = pool_module._pool_all, tmp_path / "embeddings"
+
+    def meanwhile(*given: object) -> None:
+        with monkeypatch.context() as patch, pytest.raises(VixmlError, match="another process writes this folder"):
+            patch.setattr(pool_module, "_pool_all", pool_all)
+            embed_images(store, source, out, device="cpu", precision="fp32")
+        pool_all(*given)
+
+    monkeypatch.setattr(pool_module, "_pool_all", meanwhile)
+    embed_images(store, source, out, device="cpu", precision="fp32")
+    assert ImageEmbeddings.open(out).vectors[1:7].any(axis=1).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".embeddings-files",
+        ".images-files",
+        "embeddings",
+        "images",
+        "raw",
+    ]
+
+
 def test_images_from_a_position_are_the_remaining_images(tmp_path):
     store = ImageStore.open(make_store(tmp_path / "images"))
     everything = list(store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vixml.config import defaults
+from vixml.config import limits
 from vixml.data.lexical import inverse_frequencies, tf_idf
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged
@@ -76,6 +76,6 @@ def test_many_texts_that_share_words_are_summed_precisely():
 
 @pytest.mark.parametrize("limit", ["LINEAR_TEXTS", "LINEAR_LABELS"])
 def test_its_limits_are_errors(monkeypatch, limit):
-    monkeypatch.setattr(defaults, limit, 3)
+    monkeypatch.setattr(limits, limit, 3)
     with pytest.raises(VixmlError, match="too large for a linear model"):
         LinearModel.fit(TRAIN, LABELS)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from vixml.config.run import Mining
 from vixml.models.encode import encode_items
 from vixml.training import train
+from vixml.training.mining import n_groups
 from vixml.training.vectors import StoredVectors, label_means
 
 SCHEDULE = {"start": 2, "update": 3, "size": 4, "double_at": [4, 7]}
@@ -73,8 +74,8 @@ def test_our_curriculum(task, monkeypatch):
     [(294_805, 16, 32_768), (2_248_619, 16, 262_144), (64, 16, 4), (65, 16, 8), (5, 16, 1), (1, 1, 1)],
 )
 def test_groups_are_rounded_up_to_a_power_of_two(queries, size, groups):
-    assert Mining(size=size, groups="power-of-two").n_groups(queries, 0) == groups
-    assert Mining(size=size).n_groups(queries, 0) == math.ceil(queries / size)
+    assert n_groups(Mining(size=size, groups="power-of-two"), queries, 0) == groups
+    assert n_groups(Mining(size=size), queries, 0) == math.ceil(queries / size)
 
 
 @pytest.mark.parametrize("changes", [{}, {"encoder": {"train": "frozen"}}, {"modality": "text"}])

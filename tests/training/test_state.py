@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from vixml.digest import digest_of
 from vixml.errors import VixmlError
+from vixml.files import atomic_path
 from vixml.training import checkpoint as module
 from vixml.training.checkpoint import NAME, Checkpoint
 
@@ -160,5 +162,18 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_a_half_written_checkpoint_of_a_killed_process_is_deleted(tmp_path):
     written(tmp_path)
-    (tmp_path / f".tmp-{NAME}-0123").write_bytes(b"half")
+    if (child := os.fork()) == 0:
+        with atomic_path(tmp_path / NAME) as temporary:
+            temporary.write_bytes(b"half")
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert Checkpoint(tmp_path, IDENTITY, 1).load() and [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_checkpoint_that_another_process_is_writing_is_left_to_it(tmp_path):
+    written(tmp_path)
+    with atomic_path(tmp_path / NAME) as temporary:
+        temporary.write_bytes((tmp_path / NAME).read_bytes())
+        assert Checkpoint(tmp_path, IDENTITY, 1).load()
     assert Checkpoint(tmp_path, IDENTITY, 1).load() and [path.name for path in tmp_path.iterdir()] == [NAME]

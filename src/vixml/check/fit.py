@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vixml.config.defaults import FEWEST_TO_TRAIN, LINEAR_LABELS, LINEAR_TEXTS, has_linear
+from vixml.config.defaults import FEWEST_TO_TRAIN
+from vixml.config.limits import LINEAR_LABELS, LINEAR_TEXTS, has_linear
 from vixml.config.load import family_file, require, require_fit
 from vixml.config.project import Project
 from vixml.config.tables import FactsSpec, TableSpec, named_runs

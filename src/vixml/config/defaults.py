@@ -5,17 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-LINEAR_TERMS = 1 << 14  # at most: a system of that size takes 1 GB and half a minute
-LINEAR_TEXTS, LINEAR_LABELS = 50_000, 65_536  # of a linear model at most: minutes, and 512 terms for so many labels
-FEWEST_TO_CHOOSE = 500  # held-out queries; with fewer, what is chosen is worse than the preset
+from vixml.config.limits import FEWEST_TO_CHOOSE
+
 FEWEST_TO_HOLD_OUT = 4_000  # training items; of fewer, 500 are too large a share to train without
 SPLIT_QUERIES, LARGEST_SPLIT = 800, 0.2  # held out by several trainings in all, and the share of one
 FEWEST_TO_TRAIN = 3  # training items: propensities follow from log(n) - 1
-
-
-def has_linear(n_train: int, n_labels: int) -> bool:
-    """Return whether a linear model on TF-IDF is fitted to so many training texts and labels."""
-    return n_train <= LINEAR_TEXTS and n_labels <= LINEAR_LABELS
 
 
 def training_defaults(n_train: int, n_labels: int, max_images: int = 0, words: int = 20) -> dict[str, Any]:

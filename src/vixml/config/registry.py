@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from vixml.config.fields import fields_of
 from vixml.config.run import Count, Few, Fraction, Pixels, Seed, Strict, Width
 
 Rows = Annotated[int, Field(ge=0, le=10**10)]
@@ -84,11 +85,6 @@ SIZES = dict.fromkeys(["num_hidden_layers", "num_attention_heads", "num_key_valu
 )
 # Statistics of train in Table 8 that a corpus is checked against.
 AVERAGES = ("avg_labels_per_query", "avg_queries_per_label")
-
-
-def fields_of(text: str) -> tuple[str, ...]:
-    """Return the names in ``title + content``, in order."""
-    return tuple(part.strip() for part in text.split("+"))
 
 
 class Counts(Strict):

@@ -5,7 +5,6 @@ These classes are the one source of defaults, validation, the JSON schemas in ``
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -373,16 +372,6 @@ class Mining(Strict):
         description="Queries / `size`, rounded up (`exact`), or the next power of two (docs/deviations.md D25).",
     )
 
-    def n_groups(self, n_queries: int, epoch: int) -> int:
-        """Return the number of groups of a clustering at ``epoch``.
-
-        Example:
-            >>> Mining().n_groups(294_805, 10), Mining(groups="power-of-two").n_groups(294_805, 10)
-            (18426, 32768)
-        """
-        groups = math.ceil(n_queries / (self.size * 2 ** sum(epoch >= at for at in self.double_at)))
-        return 1 << (groups - 1).bit_length() if self.groups == "power-of-two" else groups
-
 
 class Optimizer(Strict):
     """AdamW with linear decay."""
@@ -567,12 +556,6 @@ class RunConfig(Strict):
         left_out = {"row": True, "inference": True, **CARRIED_OUT}
         left_out["start"] = {"folder"} if self.start else True  # where it lies is no setting
         return self.model_dump(mode="json", exclude=left_out | ({} if self.uses_images else {"images": True}))
-
-    def at_precision(self, precision: str) -> RunConfig:
-        """Return this configuration with frozen weights as wide as what is computed with them."""
-        if precision != "fp32" or self.encoder.weights == "float32":
-            return self
-        return self.model_copy(update={"encoder": self.encoder.model_copy(update={"weights": "float32"})})
 
     @property
     def uses_images(self) -> bool:

@@ -22,7 +22,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vixml.config.registry import Catalogue, Dataset, fields_of
+from vixml.config.fields import fields_of
+from vixml.config.registry import Catalogue, Dataset
 from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, split_settings
 from vixml.data.label_names import expect_single_names, folded, parse_list, set_flags
 from vixml.data.table_files import GUIDE, Row, kind_of, named_tables, plain, read_parts, read_rows, tables_in

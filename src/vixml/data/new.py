@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vixml.config.defaults import FEWEST_TO_TRAIN, has_linear, training_defaults, validation_splits
+from vixml.config.defaults import FEWEST_TO_TRAIN, training_defaults, validation_splits
+from vixml.config.limits import has_linear
 from vixml.config.load import load_world, read_yaml, validate
 from vixml.config.registry import NAME, Dataset
 from vixml.data.guess import guess_catalogue

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from vixml.config.fields import fields_of
 from vixml.config.registry import Dataset
 from vixml.data.archive import Archive, Member
 from vixml.data.corpus import QUERY_SPLITS, CorpusWriter, read_strings
@@ -106,7 +107,7 @@ class _Records:
         self, archive: Archive, member: Member, split: str, dataset: Dataset, table: ImageTable | None, n_labels: int
     ) -> None:
         self.archive, self.member, self.split, self.n_labels = archive, member, split, n_labels
-        self.texts = TextRules(dataset.text_fields)
+        self.texts = TextRules(fields_of(dataset.text))
         self.found: Counter[str] = Counter()
         self.image_field, self.table = dataset.image_urls, table
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vixml.config.defaults import FEWEST_TO_CHOOSE
+from vixml.config.limits import FEWEST_TO_CHOOSE
 from vixml.config.run import Inference, SeededRun
 from vixml.data.corpus import Corpus, training_rows
 from vixml.errors import VixmlError

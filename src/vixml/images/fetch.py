@@ -27,7 +27,7 @@ from vixml.data.corpus import URLS, Corpus
 from vixml.digest import module_hashes
 from vixml.errors import VixmlError, expect_equal
 from vixml.files import atomic_path, disk_full, link, read_json, sha256_file, write_json
-from vixml.identity import discard, kept_folder
+from vixml.identity import alone, discard, kept_folder
 from vixml.images.embeddings import coverage
 from vixml.images.http import Getter, Schedule
 from vixml.images.store import FORMAT, shard_name, shard_range, write_shard
@@ -68,7 +68,7 @@ def fetch_images(
         threads: processes that decode and prepare; the result does not depend on it.
 
     Raises:
-        VixmlError: the corpus names no URLs, or no image could be fetched.
+        VixmlError: the corpus names no URLs, no image could be fetched, or another process writes ``out``.
     """
     corpus_dir, out = Path(corpus_dir), Path(out)
     describe_input(corpus_dir)  # verified before it is read for the addresses
@@ -82,32 +82,33 @@ def fetch_images(
     urls = corpus.image_keys()
     config = {"image_size": size, "shards": n_shards, "fetch": settings.model_dump()}
     facts: dict[str, object] = {}
-    with stage(out, "fetch-images", config=config, inputs={"corpus": corpus_dir}, facts=facts) as work:
-        kept = kept_folder(out, "fetching", _identity(describe_input(corpus_dir)["sha256"], config))
-        with bar("fetching images", len(urls)) as advance:
+    with alone(out, "fetching"):
+        with stage(out, "fetch-images", config=config, inputs={"corpus": corpus_dir}, facts=facts) as work:
+            kept = kept_folder(out, "fetching", _identity(describe_input(corpus_dir)["sha256"], config))
+            with bar("fetching images", len(urls)) as advance:
 
-            async def fetch() -> None:
-                with Workers(threads, size) as workers:
-                    async with Getter(settings) as getter:
-                        fetcher = Fetcher(urls, kept, getter, workers, advance)
-                        for shard in range(n_shards):
-                            await fetcher.shard(shard, shard_range(shard, len(urls), n_shards))
+                async def fetch() -> None:
+                    with Workers(threads, size) as workers:
+                        async with Getter(settings) as getter:
+                            fetcher = Fetcher(urls, kept, getter, workers, advance)
+                            for shard in range(n_shards):
+                                await fetcher.shard(shard, shard_range(shard, len(urls), n_shards))
 
-            asyncio.run(fetch())
-        missing, reasons, requests = _gather(kept, work, n_shards)
-        if urls and len(missing) == len(urls):
-            raise VixmlError(
-                "no image could be fetched",
-                where=corpus_dir / URLS,
-                found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-                hint=f"check the network; {kept} records the attempts: delete it to try again",
-            )
-        header = {"format": FORMAT, "n_images": len(urls), "n_shards": n_shards, "missing": missing}
-        write_json(work / "store.json", header)
-        facts |= {"n_images": len(urls), "n_missing": len(missing), "missing_reasons": dict(reasons)}
-        facts["n_requests"] = requests
-        facts["pct_with_images"] = coverage(corpus, missing)
-    discard(kept)
+                asyncio.run(fetch())
+            missing, reasons, requests = _gather(kept, work, n_shards)
+            if urls and len(missing) == len(urls):
+                raise VixmlError(
+                    "no image could be fetched",
+                    where=corpus_dir / URLS,
+                    found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
+                    hint=f"check the network; {kept} records the attempts: delete it to try again",
+                )
+            header = {"format": FORMAT, "n_images": len(urls), "n_shards": n_shards, "missing": missing}
+            write_json(work / "store.json", header)
+            facts |= {"n_images": len(urls), "n_missing": len(missing), "missing_reasons": dict(reasons)}
+            facts["n_requests"] = requests
+            facts["pct_with_images"] = coverage(corpus, missing)
+        discard(kept)
 
 
 def _identity(corpus: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from vixml.digest import stage_modules
 from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import link, read_json, write_json
-from vixml.identity import discard, kept_folder
+from vixml.identity import alone, discard, kept_folder
 from vixml.images.embeddings import FORMAT
 from vixml.images.store import ImageStore
 from vixml.images.vision import VisionEncoder, VisionSource
@@ -47,7 +47,8 @@ def embed_images(
     depend on where it stopped, so the result has the same bytes.
 
     Raises:
-        VixmlError: unreadable image, or a vector that is zero or has NaN or infinity (the image is named).
+        VixmlError: unreadable image, or a vector that is zero or has NaN or infinity (the image is named); another process
+            that writes ``out``.
     """
     device, out = find_device(device).type, Path(out)
     precision = choose_precision(precision, device)
@@ -72,27 +73,28 @@ def embed_images(
         )
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
     recorded = stage(out, "embed-images", config=config, inputs=inputs, facts=facts, as_read=["images"])
-    with recorded as work, one_thread_each(), room:
-        # A run with another batch size may continue.
-        described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
-        identity = {"config": described, "inputs": hashes, "device": device, "code": stage_modules("embed-images")}
-        kept = kept_folder(out, "pooling", identity | {"versions": versions()})
-        _pool_all(store, encoder, entry.batch_size, threads, kept)
-        # Linked, not moved: a run killed before it is published does not lose the vectors.
-        link(kept / "vectors.npy", work / "vectors.npy")
-        write_json(
-            work / "embeddings.json",
-            {
-                "format": FORMAT,
-                "n_images": len(store),
-                "dim": encoder.dim,
-                "vision": vision,
-                "precision": precision,
-                "missing": sorted(store.missing),
-            },
-        )
-        facts |= {"n_images": len(store), "n_missing": len(store.missing)}
-    discard(kept)
+    with alone(out, "pooling"):
+        with recorded as work, one_thread_each(), room:
+            # A run with another batch size may continue.
+            described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
+            identity = {"config": described, "inputs": hashes, "device": device, "code": stage_modules("embed-images")}
+            kept = kept_folder(out, "pooling", identity | {"versions": versions()})
+            _pool_all(store, encoder, entry.batch_size, threads, kept)
+            # Linked, not moved: a run killed before it is published does not lose the vectors.
+            link(kept / "vectors.npy", work / "vectors.npy")
+            write_json(
+                work / "embeddings.json",
+                {
+                    "format": FORMAT,
+                    "n_images": len(store),
+                    "dim": encoder.dim,
+                    "vision": vision,
+                    "precision": precision,
+                    "missing": sorted(store.missing),
+                },
+            )
+            facts |= {"n_images": len(store), "n_missing": len(store.missing)}
+        discard(kept)
 
 
 def smaller_batches(vision: str, batch_size: int) -> str:

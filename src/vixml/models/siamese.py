@@ -350,6 +350,13 @@ def _check(config: RunConfig, backbone: Backbone, prompt: Prompt, image_dim: int
 # --- A run's model: built from its seed, written and read as one safetensors file.
 
 
+def at_precision(config: RunConfig, precision: str) -> RunConfig:
+    """Return a configuration with frozen weights as wide as what is computed with them."""
+    if precision != "fp32" or config.encoder.weights == "float32":
+        return config
+    return config.model_copy(update={"encoder": config.encoder.model_copy(update={"weights": "float32"})})
+
+
 def build_model(config: RunConfig, data: RunData, seed: int, device: torch.device | None = None) -> Siamese:
     """Return the run's model, on the CPU; parts without pretrained weights are drawn from the seed.
 

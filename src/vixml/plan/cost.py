@@ -18,6 +18,7 @@ from vixml.plan.assumptions import CONTEXT, HARDWARE, VOTES, WATCHED, Hardware
 from vixml.plan.inference import Ranking
 from vixml.plan.shapes import Item, Shape, architecture_of, clustering_flop, items_of, layer_weights, shape_of, texts_of
 from vixml.plan.step_memory import Count, key_of, load_counts
+from vixml.training.mining import n_groups
 
 SCORE_TABLES = 8  # tables of queries x labels that losses and their gradients hold at once
 SOFTMAX_TABLES = 4  # tables of queries x labels of a softmax over label vectors, counted at 1.3 million labels
@@ -281,7 +282,7 @@ class Job:
         if mining is not None:
             last = training.epochs - (mining.cluster == "end")  # nothing is clustered after the last epoch
             for epoch in range(mining.start, last, mining.update):
-                found += clustering_flop(self.trained_queries, mining.n_groups(self.trained_queries, epoch), d)
+                found += clustering_flop(self.trained_queries, n_groups(mining, self.trained_queries, epoch), d)
         return found
 
     # -- bytes ----------------------------------------------------------------------------------------------------
@@ -349,7 +350,7 @@ class Job:
         d, resident = self.shape.hidden, self.model_device_bytes
         found = [resident + 8.0 * d * (self.counts.n_labels + self.free_vectors / 2)] if self.free_vectors else [0.0]
         if self.config.mining is not None and self.config.mining.start < self.config.training.epochs:
-            groups = self.config.mining.n_groups(self.trained_queries, self.config.mining.start)
+            groups = n_groups(self.config.mining, self.trained_queries, self.config.mining.start)
             found.append(resident + 12.0 * self.trainable + 8.0 * d * (self.trained_queries + groups / 2))
         return max(found)
 

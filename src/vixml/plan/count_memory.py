@@ -37,7 +37,7 @@ from vixml.config.load import load_runs, load_world
 from vixml.models import attention
 from vixml.models.packing import Sequences
 from vixml.models.prompt import make_prompt
-from vixml.models.siamese import Siamese
+from vixml.models.siamese import Siamese, at_precision
 from vixml.plan.cost import Job
 from vixml.plan.shapes import Item
 from vixml.plan.step_memory import TABLE, Count, key_of, load_counts, save_counts
@@ -119,7 +119,7 @@ def count_step(job: Job, text: float) -> tuple[int, int]:
     data = _made_up(job, text)
     precision = "fp32" if job.config.training.precision == "fp32" else "bf16"  # fp16 takes as much
     encoder = job.config.encoder.model_copy(update={"kernels": "plain"})
-    config = job.config.model_copy(update={"encoder": encoder}).at_precision(precision)
+    config = at_precision(job.config.model_copy(update={"encoder": encoder}), precision)
     batch: Batch = EpochBatches(data, config, 0, 0, with_text=not job.stored_only)[0]
     n_labels, dim = job.counts.n_labels, job.image_dim if config.uses_images else None
     if batch.candidates is not None:  # every label has a query somewhere

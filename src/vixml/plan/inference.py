@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from vixml.config.defaults import LINEAR_TERMS
+from vixml.config.limits import LINEAR_TERMS
 from vixml.data.lexical import DIM
 
 if TYPE_CHECKING:

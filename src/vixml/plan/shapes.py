@@ -17,6 +17,7 @@ from vixml.errors import VixmlError
 from vixml.files import load_array
 from vixml.manifest import verify_file
 from vixml.plan.assumptions import ARCHITECTURES, TEXTS, UNKNOWN, Texts
+from vixml.training.mining import n_groups
 
 GATED = {"llama", "qwen2", "qwen3", "gemma3_text"}
 PLAIN = {"bert", "distilbert"}
@@ -152,7 +153,7 @@ def items_of(texts: Texts, entry: Dataset, config: RunConfig, causal: bool) -> t
     independent = float(config.training.batch_size)
     if mining and n:
         # A mined batch is whole groups, whose texts may be alike: so many of its lengths are independent.
-        groups = max((n / mining.n_groups(n, epoch) for epoch in range(config.training.epochs)), default=1.0)
+        groups = max((n / n_groups(mining, n, epoch) for epoch in range(config.training.epochs)), default=1.0)
         independent = max(1.0, independent / groups)
 
     def item(tokens: float | None, spread: float, images: float | None, share: str, template: str) -> Item:

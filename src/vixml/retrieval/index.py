@@ -17,7 +17,7 @@ from vixml.manifest import check_run
 from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items, expect_direction, fewer_items
 from vixml.models.inputs import RunData, RunInputs, open_inputs
-from vixml.models.siamese import Siamese, build_model, load_model
+from vixml.models.siamese import Siamese, at_precision, build_model, load_model
 from vixml.progress import bar
 from vixml.provenance import stage
 from vixml.runtime import choose_precision
@@ -43,7 +43,7 @@ class Trained:
     def open(cls, run: SeededRun, inputs: RunInputs, folder: Path, device: torch.device) -> Trained:
         """Open the inputs and the model folder of a run, for computing on a device."""
         precision = choose_precision(run.config.training.precision, device, run.config.encoder.frozen_weights)
-        config = run.config.at_precision(precision)
+        config = at_precision(run.config, precision)
         data = open_inputs(inputs, config, run.seed)
         model = build_model(config, data, run.seed, device)
         load_model(folder, model)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vixml.config.defaults import LINEAR_LABELS, LINEAR_TERMS, LINEAR_TEXTS, has_linear
+from vixml.config.limits import LINEAR_LABELS, LINEAR_TERMS, LINEAR_TEXTS, has_linear
 from vixml.data.lexical import AT_ONCE, BUCKETS, NGRAMS, inverse_frequencies, tf_idf
 from vixml.errors import VixmlError
 from vixml.ragged import Ragged

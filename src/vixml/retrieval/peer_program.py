@@ -1,4 +1,4 @@
-"""Fit other software to TF-IDF and rank labels. Not imported: :mod:`vixml.retrieval.peers` runs this file, with that software's packages.
+"""Fit other software to TF-IDF and rank labels: :mod:`vixml.retrieval.peers` runs this file, with that software's packages and none of ours.
 
     python -I -S peer_program.py PACKAGES PEER FOLDER SEED TOP_K
 

@@ -21,6 +21,7 @@ from vixml.errors import VixmlError
 from vixml.files import read_json
 from vixml.provenance import stage
 from vixml.ragged import Ragged
+from vixml.retrieval import peer_program  # run by its path; imported so that digests cover it
 from vixml.retrieval.search import no_labels
 
 # Of what libpecos asks for, only what XR-Linear imports.
@@ -34,7 +35,7 @@ PACKAGES = (
     "joblib==1.6.0",
     "threadpoolctl==3.8.0",
 )
-PROGRAM = Path(__file__).with_name("peer_program.py")
+PROGRAM = Path(peer_program.__file__)
 
 
 def install_peers(out: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from vixml.config.registry import Catalogue, TableForm, fields_of
+from vixml.config.fields import fields_of
+from vixml.config.registry import Catalogue, TableForm
 from vixml.data.catalogue import Table, images_by_id
 from vixml.data.corpus import reading_parquet
 from vixml.data.guess_form import Report, form_like

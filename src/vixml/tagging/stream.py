@@ -7,16 +7,13 @@ chunk at most; what a chunk holds depends on the table alone, so the same table 
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import math
-import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,11 +24,11 @@ import pyarrow.parquet as pq
 import torch
 
 from vixml import __version__
-from vixml.config.registry import fields_of
+from vixml.config.fields import fields_of
 from vixml.data.table_files import expand
 from vixml.errors import VixmlError
 from vixml.files import atomic_path, read_json, sha256_json, write_json
-from vixml.identity import discard, kept_folder
+from vixml.identity import alone, discard, kept_folder
 from vixml.progress import bar, warn
 from vixml.runtime import map_in_order
 from vixml.tagging.rows import Columns, Row, digest_of, form_of, items_of
@@ -116,7 +113,9 @@ def tag_table(
     options = {**vars(wanted), "at_once": [ITEMS_AT_ONCE, PICTURES_AT_ONCE], "ending": out.suffix, "columns": told}
     identity = {"table": digest, "model": sha256_json(tagger.folder.header), "labels": sha256_json(tagger.ids)}
     identity |= {"options": options, "precision": tagger.precision, "offset": tagger.offset, "version": __version__}
-    with _alone(out):
+    # Another one would remove these chunks. On a disk without locks, _join notices a loss.
+    hint = "wait until it ends, or name another file with --out"
+    with alone(out, "tagging", "another process writes these tags", hint):
         kept = kept_folder(out, "tagging", identity)
         chunks: list[Path] = []
         counts = dict.fromkeys(("items", "tagged", "aside", "faulty_pictures"), 0)
@@ -143,37 +142,6 @@ def tag_table(
         _join(chunks, out, wanted.schema)
         discard(kept)  # the tags are there
         return counts
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold a lock on a file of tags: two processes would remove each other's chunks.
-
-    Raises:
-        VixmlError: another process holds it.
-    """
-    path = out.with_name(f".{out.name}-tagging.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with open(path, "ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                hint = "wait until it ends, or name another file with --out"
-                raise VixmlError("another process writes these tags", where=out, hint=hint) from None
-            except OSError:  # no locks here: _join notices a loss
-                pass
-            try:
-                held = os.path.samestat(path.stat(), os.fstat(lock.fileno()))
-            except FileNotFoundError:
-                held = False
-            if not held:  # the former holder removed it at this moment
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
 
 
 def aside_of(out: Path) -> Path:

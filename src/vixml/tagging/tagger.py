@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vixml.config.registry import fields_of
+from vixml.config.fields import fields_of
 from vixml.data.lexical import DIM as LEXICAL_DIM
 from vixml.data.lexical import fold, tf_idf
 from vixml.data.texts import TextRules
@@ -31,6 +31,7 @@ from vixml.images.embeddings import ImageEmbeddings
 from vixml.models.encode import encode_items, expect_direction
 from vixml.models.inputs import most_of_text, prompts
 from vixml.models.packing import MULTIPLE, Sequences
+from vixml.models.siamese import at_precision
 from vixml.progress import warn
 from vixml.ragged import Ragged, offsets_of
 from vixml.retrieval.ranking import LINEAR, Queries, rank_labels, searched_labels
@@ -131,7 +132,7 @@ class Tagger:
     def __init__(self, folder: ModelFolder, device: torch.device, precision: str) -> None:
         wanted = folder.run.training.precision if precision == "auto" else precision
         self.precision = choose_precision(wanted, device, folder.run.encoder.frozen_weights)
-        folder = replace(folder, run=folder.run.at_precision(self.precision))
+        folder = replace(folder, run=at_precision(folder.run, self.precision))
         run, tokens = folder.run, folder.header["tokens"]
         self.folder, self.device, self._run = folder, device, run
         self.bare = tokens["special"] == "bare"

@@ -17,7 +17,7 @@ import torch
 
 from vixml.digest import digest_of
 from vixml.errors import VixmlError
-from vixml.files import atomic_path, sha256_json
+from vixml.files import atomic_path, sha256_json, sweep
 from vixml.identity import compare, put_aside
 from vixml.text import duration
 
@@ -78,8 +78,7 @@ class Checkpoint:
             VixmlError: the file is damaged; or only the code has changed since more than :data:`LONG` seconds of training,
                 and the user has not decided.
         """
-        for half in self.path.parent.glob(f".tmp-{NAME}-*"):  # written by a process that was killed
-            half.unlink(missing_ok=True)
+        sweep(self.path)
         if not self.path.exists():
             return None
         try:

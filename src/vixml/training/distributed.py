@@ -9,10 +9,13 @@ gradient is that of one process with the same batch.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
+import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -170,17 +173,42 @@ def lost_processes(group: ProcessGroup) -> Iterator[None]:
 
 
 def start_processes(n: int, device: str) -> None:
-    """Replace this process by ``n`` that run the same command together, each on a GPU of its own if there are any.
+    """Run this command in ``n`` processes, each on a GPU of its own if there are any, and end with their exit status.
 
     Does nothing in a process that was started so, by this function or by another ``torchrun`` (several nodes, docs/hpc.md).
+
+    Raises:
+        SystemExit: they have ended.
     """
     if n == 1 or "WORLD_SIZE" in os.environ:
         return
     if device != "cpu" and torch.version.cuda:
-        lease(n)  # of the new processes too: they replace this one
+        lease(n)  # for the others too, which take part only after they have imported torch
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
     sys.stdout.flush()
-    os.execv(sys.executable, [*launcher, "-m", "vixml", *sys.argv[1:]])
+    # This process stays: whoever waits for it, or interrupts it, means them all.
+    started = subprocess.Popen([*launcher, "-m", "vixml", *sys.argv[1:]], preexec_fn=_ends_with(os.getpid()))
+    try:
+        status = started.wait()
+    except BaseException:  # interrupted or terminated; the launcher ends its processes, also if it gets a signal twice
+        started.terminate()
+        started.wait()
+        raise
+    raise SystemExit(status if status >= 0 else 128 - status)
+
+
+def _ends_with(parent: int) -> Callable[[], None] | None:
+    """Return what a new process calls so that it is terminated when its parent is killed; None where that cannot be had."""
+    if sys.platform != "linux":
+        return None
+    prctl, set_signal = ctypes.CDLL(None).prctl, 1  # PR_SET_PDEATHSIG
+
+    def call() -> None:
+        prctl(set_signal, signal.SIGTERM)
+        if os.getppid() != parent:  # it was killed before
+            os._exit(1)
+
+    return call
 
 
 def join(device: torch.device) -> ProcessGroup:

@@ -39,7 +39,7 @@ from vixml.memory import enough_memory
 from vixml.models.encode import all_prototypes, encode_items, fewer_items
 from vixml.models.inputs import RunInputs, open_inputs
 from vixml.models.packing import Sequences
-from vixml.models.siamese import Siamese, build_model, save_model
+from vixml.models.siamese import Siamese, at_precision, build_model, save_model
 from vixml.progress import Quiet, bar, warn
 from vixml.provenance import describe_input, machine, stage
 from vixml.runtime import CLUSTER, DROPOUT, INIT, autocast, batch_workers, choose_precision, derived_seed, send
@@ -51,6 +51,7 @@ from vixml.training.clustering import balanced_groups, group_means
 from vixml.training.distributed import SINGLE, ProcessGroup, join, leave, lost_processes
 from vixml.training.earlier import Earlier
 from vixml.training.losses import Positives, total_loss
+from vixml.training.mining import n_groups
 from vixml.training.vectors import EncodedBatch, StoredVectors, label_means, shared_zeros
 
 SCHEMA_VERSION = 1
@@ -208,7 +209,7 @@ def open_training(
 ) -> Training:
     """Open a run's inputs and build its model on ``device``; arguments and errors are those of :func:`train`."""
     precision = choose_precision(run.config.training.precision, device, run.config.encoder.frozen_weights)
-    config = run.config.at_precision(precision)
+    config = at_precision(run.config, precision)
     opened = open_inputs(inputs, config, run.seed)
     truth = opened.corpus.labels("train")
     held_out = validation_rows(len(truth), config.training.validation, config.training.validation_split)
@@ -673,16 +674,16 @@ def update_groups(training: Training, state: State, view: TrainingView) -> None:
         state.groups = None
     elif state.groups is None or (at - mining.start) % mining.update == 0:
         rows = training.data.rows
-        seed, n_groups = derived_seed(training.seed, CLUSTER, epoch + 1), mining.n_groups(len(rows), at)
+        seed, groups_wanted = derived_seed(training.seed, CLUSTER, epoch + 1), n_groups(mining, len(rows), at)
         groups = np.empty(len(rows), dtype=np.int64)
         if training.group.rank == 0:
             try:
-                groups = balanced_groups(state.stored.take(rows, training.device), n_groups, seed)
+                groups = balanced_groups(state.stored.take(rows, training.device), groups_wanted, seed)
             except torch.OutOfMemoryError:  # no batch is in memory here, so no setting would help
                 view.warn(
                     "the GPU's memory is too small to group all queries: the processor does it, which takes longer"
                 )
-                groups = balanced_groups(state.stored.take(rows), n_groups, seed)
+                groups = balanced_groups(state.stored.take(rows), groups_wanted, seed)
         state.groups = training.group.first(groups)
 
 
