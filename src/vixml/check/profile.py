@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, reading
 
 
 def profile_settings(profile: Path | str) -> dict[str, Any]:
@@ -29,15 +29,11 @@ def profile_settings(profile: Path | str) -> dict[str, Any]:
             expected="a folder with a config.yaml, or that file",
             hint="the profiles of this project are in the folder profiles",
         )
-    try:
-        with open(found[1], encoding="utf-8") as stream:
-            return dict(ProfileConfigFileParser().parse(stream))
-    except OSError:
-        raise
-    except Exception as error:  # whatever its parsers of YAML and templates raise
-        raise VixmlError(
-            "a profile of Snakemake cannot be read", where=found[1], found=str(error)[:300], hint="correct the file"
-        ) from None
+    with (
+        reading("a profile of Snakemake cannot be read", found[1], hint="correct the file"),
+        open(found[1], encoding="utf-8") as stream,
+    ):
+        return dict(ProfileConfigFileParser().parse(stream))
 
 
 def pairs(words: str | Sequence[str]) -> dict[str, str]:

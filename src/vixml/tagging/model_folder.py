@@ -20,7 +20,7 @@ from vixml.config.registry import Dataset, VisionModel
 from vixml.config.run import RunConfig, Strict
 from vixml.data.corpus import read_strings
 from vixml.data.lexical import BUCKETS, NGRAMS
-from vixml.errors import VixmlError, expect_equal
+from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import read_json, sha256_file
 from vixml.images.vision import Lite0, VisionEncoder, efficientnet_lite0, open_hub_vision
 from vixml.manifest import ITSELF, with_digest
@@ -151,13 +151,8 @@ class ModelFolder:
             VixmlError: no such file, or no array.
         """
         path = self.path(name)
-        try:
+        with reading("not a whole .npy file", path, hint=COPY_AGAIN):
             return np.load(path, mmap_mode="c", allow_pickle=False)  # torch shares writable arrays only
-        except OSError:
-            raise
-        except Exception as error:  # a damaged header raises errors of Python's tokenizer, too
-            found = str(error)[:200]
-            raise VixmlError("not a whole .npy file", where=path, found=found, hint=COPY_AGAIN) from error
 
     def vectors(self, name: str, n: int, width: int | None = None) -> np.ndarray:
         """Return vectors as :meth:`array`: (n, width) float32, every value finite, whose check takes 7 % of the time of the hash.
