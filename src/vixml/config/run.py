@@ -395,8 +395,8 @@ class Optimizer(Strict):
     )
     warmup_steps_new: Natural | None = Field(
         None,
-        description="Steps of linear warm-up for the new parts; `null`: `warmup_steps`. Fewer put them ahead of the "
-        "language model, because an untrained prototype network pulls all queries to one point "
+        description="Steps of linear warm-up for the new parts; `null`: `warmup_steps`. With fewer steps, they learn before the "
+        "language model does; otherwise, an untrained prototype network may pull all queries to one point "
         "(docs/deviations.md D4).",
     )
     clip_norm: Positive | None = Field(None, description="Clip the gradient's global norm; `null` does not clip.")
@@ -434,7 +434,7 @@ class Training(Strict):
     validation_split: Seed = Field(
         0,
         description="Which share of the queries is held out: train is shuffled once, and each number takes the next share, so that "
-        "those of 0 to `1 / validation - 1` have no query in common.",
+        "shares 0 to `1 / validation - 1` have no query in common.",
     )
     checkpoint_minutes: float = Field(
         10.0,
