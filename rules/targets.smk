@@ -49,7 +49,7 @@ def downloads():
         imported = is_published(dataset, vision)
         read = reads("import-vectors" if imported else "embed-images")({"dataset": dataset, "vision": vision})
         files += [*read["raw"], *([read["model"]] if "model" in read else [])]
-        # Drawn images need no network; images from the web are included, because fetch-images reads the network.
+        # Drawn images need no network; images from the web are included, because fetch-images needs a network.
         files += [read["images"]] if not imported and WORLD.datasets[dataset].fetches else []
     return list(dict.fromkeys(files))
 
