@@ -22,10 +22,10 @@ def check(
 ) -> None:
     r"""Check finished results in stages: data, tokens, images, model, index, predictions, scores.
 
-    Prints one line per stage: counts and hashes, then tokens, image coverage and norms,
-    then recall against exact search, then recomputed scores. Stops at the first stage
-    that fails, because later stages are made from it. Changes nothing. The exit
-    status is 1 if a stage failed.
+    Prints one line per stage: counts and hashes, then tokens, image coverage
+    and norms, then recall against exact search, then recomputed scores. Stops
+    at the first stage that fails, because later stages are made from it.
+    Changes nothing. The exit status is 1 if a stage failed.
 
     Example:
 
@@ -96,8 +96,8 @@ def doctor(
 ) -> None:
     r"""Print one block about this machine, the installation and the results, to paste into a bug report.
 
-    The block contains no secrets, and the home folder is written as ~. The command
-    never fails: if something cannot be found out, the block says why.
+    The block contains no secrets, and the home folder is written as ~. The
+    command never fails: if something cannot be found out, the block says why.
 
     Example:
 

@@ -40,10 +40,10 @@ def pack(
     """Write a trained run as one folder that tags new items anywhere.
 
     The folder contains everything that tagging needs: the whole vocabulary, the
-    language model, the image projection, labels and their vectors, training items
-    (with thumbnails), vision weights, a model card (README.md) and the hash of
-    every file. It can be moved, and loading it runs no code. The run must have its
-    index (`vixml build-index`).
+    language model, the image projection, labels and their vectors, training
+    items (with thumbnails), vision weights, a model card (README.md) and the
+    hash of every file. It can be moved, and loading it runs no code. The run
+    must have its index (`vixml build-index`).
 
     Example:
 

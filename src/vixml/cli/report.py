@@ -180,9 +180,9 @@ def summary(
 ) -> None:
     r"""Print the main numbers, and where tables, figures and report are; or write the numbers into a page.
 
-    Also counts the tables' published cells by verdict, and predicts what the cells
-    that were not run would take. Numbers from a reference file have no published
-    cells.
+    Also counts the tables' published cells by verdict, and predicts what the
+    cells that were not run would take. Numbers from a reference file have no
+    published cells.
 
     Example:
 
@@ -249,8 +249,8 @@ def plan(
     """Predict what a configuration will cost, before anything runs: hours, disk and memory, by dataset and by table.
 
     Operations and bytes are counted from the configuration and the networks'
-    sizes, and hours follow from a stated speed (docs/cost.md). What runs share is
-    counted once. Nothing is fetched or started.
+    sizes, and hours follow from a stated speed (docs/cost.md). What runs share
+    is counted once. Nothing is fetched or started.
 
     Example:
 

