@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,6 +85,19 @@ def test_the_page_shows_the_trials_of_training():
     gained = label_vectors.gains(pairs[0], base, "precise").mean(axis=1)
     found = [pairs[0]["found"]["precise"][name] - base["found"]["precise"][name] for name in ("P@1", "P@5")]
     np.testing.assert_allclose(gained, [*found, sum(found)])
+
+
+def test_gains_of_a_linear_weight_are_paired_by_query():
+    import linear_weight
+
+    hits = np.random.default_rng(0).random((len(linear_weight.WEIGHTS), 5, 2))
+    order = {weights: number for number, weights in enumerate(linear_weight.WEIGHTS)}
+    found = linear_weight.gains(lambda how: hits[order[how.lexical_weight, how.ridge.linear_weight]], 0.3)
+    for (p1, p5, gain, error), of in zip(found, hits, strict=True):
+        differences = [100 * (sum(one) - sum(base)) for one, base in zip(of, hits[0], strict=True)]
+        assert (p1, p5) == pytest.approx((100 * np.mean(of[:, 0]), 100 * np.mean(of[:, 1])))
+        assert gain == pytest.approx(statistics.mean(differences))
+        assert error == pytest.approx(statistics.stdev(differences) / 5**0.5)
 
 
 @pytest.mark.parametrize("folds", [False, True])
