@@ -21,6 +21,7 @@ from vixml.config.run import RunConfig
 from vixml.models.packing import Sequences
 from vixml.plan.assumptions import ARCHITECTURES
 from vixml.ragged import Ragged
+from vixml.training.all_labels import Candidates
 from vixml.training.batches import EpochBatches, TrainingSet
 from vixml.training.train import train_step
 
@@ -98,6 +99,27 @@ def test_gains_of_a_linear_weight_are_paired_by_query():
         assert (p1, p5) == pytest.approx((100 * np.mean(of[:, 0]), 100 * np.mean(of[:, 1])))
         assert gain == pytest.approx(statistics.mean(differences))
         assert error == pytest.approx(statistics.stdev(differences) / 5**0.5)
+
+
+def test_a_binary_loss_equals_a_double_loop():
+    import training_trials
+
+    rng = np.random.default_rng(0)
+    queries, vectors = (rng.standard_normal((n, 3)).astype(np.float32) for n in (2, 5))
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    labels, pairs = np.array([0, 2, 4]), np.array([[0, 0], [1, 1], [1, 2]])
+    batch = SimpleNamespace(candidates=Candidates(labels, pairs))
+    training = SimpleNamespace(
+        model=SimpleNamespace(vectors=torch.from_numpy(vectors)), config=RunConfig(method="all-labels")
+    )
+    expected = 0.0
+    for row, query in enumerate(queries):
+        for column, label in enumerate(labels):
+            score = query @ vectors[label] / np.linalg.norm(vectors[label]) / 0.1 + np.log(3 / 3)
+            true = [row, column] in pairs.tolist()
+            expected += np.log1p(np.exp(-score if true else score)) / 3
+    found, _ = training_trials.binary_loss(training, batch, torch.from_numpy(queries), None)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("folds", [False, True])
