@@ -52,7 +52,7 @@ class Strict(BaseModel):
 class Ridge(Strict):
     """Local ridge votes, ours: `votes / frequency^frequency_power + prototype_weight <q, z> + text_weight <q, u> + linear_weight linear(q)`."""
 
-    neighbours: Count = Field(100, description="Number of training queries that each query's regression is fitted to.")
+    neighbours: Few = Field(100, description="Number of training queries that each query's regression is fitted to.")
     bandwidth: float = Field(0.2, ge=1e-3, le=10_000, description="`h` of the kernel `exp((cosine - 1) / h)`.")
     regulariser: float = Field(
         0.2,
