@@ -454,8 +454,8 @@ class Tagger:
 
         A new label's vector is that of its text (and pictures) through the prototype network, with the free vector of the
         nearest known label, or the text vector alone where the model searches by text vectors or has no prototype network. It has a price. Measured on
-        a catalogue with 53 new labels: R@10 of 46 on items that have them, at a cost of 3 points on the known labels. An
-        ``offset`` trades one for the other: below 0 it favours the known labels. Choose it on held-out labels: train a run
+        a catalogue with 53 new labels: R@10 of 46 on items that have them, at a cost of 3 points on the known labels. A new label gets no
+        votes, so label search finds new labels far more often than local ridge votes do (docs/deviations.md D34). An ``offset`` trades one for the other: below 0 it favours the known labels. Choose it on held-out labels: train a run
         without some labels, pack it, add them, set :attr:`offset` to a few values between -0.2 and 0.2, and keep the one
         whose tags of held-out items are best.
 
