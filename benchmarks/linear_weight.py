@@ -1,7 +1,7 @@
 """Compare weights of the linear model and of the lexical vector on queries held out of train, for trained runs of PICTO.
 
     snakemake --cores all train --configfile config/best.yaml
-    python benchmarks/linear_weight.py text-minilm-l3--all-labels vixml-minilm-l3--all-labels
+    python benchmarks/linear_weight.py text-minilm-l3--vixml-new vixml-minilm-l3--vixml-new
 
 Local ridge votes with 50 neighbours and prototypes; test is not read. The gain is that in P@1 + P@5 over votes without both, paired by
 query, with its standard error: the mean over the seeds of a run.
