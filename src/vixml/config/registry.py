@@ -288,7 +288,7 @@ class Dataset(Strict):
     test_fraction: Fraction | None = Field(
         None, description="Share of queries held out for test, for a dataset that is split here."
     )
-    image_size: Pixels | None = Field(None, description="Side in pixels of rendered pictograms and stored images.")
+    image_size: Pixels | None = Field(None, description="Side in pixels of rendered drawings and stored images.")
     shards: Few = Field(1, description="Number of files in the image store.")
     expect: Counts | None = Field(None, description="Counts that the corpus must have.")
     facts: dict[str, Any] = Field(
