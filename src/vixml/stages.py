@@ -223,9 +223,7 @@ class Job:
     @property
     def seeded_run(self) -> SeededRun:
         """Return the run with its seed."""
-        from vixml.config.run import SeededRun
-
-        return SeededRun(self.names["dataset"], self.names["run"], self.names["seed"], self.run)
+        return self.project.seeded_run(self.names["dataset"], self.names["run"], self.names["seed"])
 
     @property
     def dataset(self) -> Dataset:
