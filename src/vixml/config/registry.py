@@ -98,7 +98,7 @@ class Counts(Strict):
 
 
 class TableForm(Strict):
-    """How a table is written. Compression and kind (CSV, JSON, Parquet, Excel) follow from the file's name."""
+    """Form of a table's files. Compression and kind (CSV, JSON, Parquet, Excel) follow from the file's name."""
 
     encoding: str = Field("utf-8", description="Encoding of CSV and JSON files, e.g. `cp1252`, `utf-16`.")
     delimiter: str = Field(",", min_length=1, max_length=1, description="Character between the cells of a CSV file.")
@@ -200,7 +200,7 @@ class Catalogue(Strict):
 
 
 class Fetch(Strict):
-    """How images are fetched from the web."""
+    """Limits and pace of fetching images from the web."""
 
     # Whether an image is kept; the others say how often and how fast servers are asked.
     decisive: ClassVar = ("max_bytes", "redirects", "allow_private")

@@ -64,7 +64,7 @@ def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Res
 
 @dataclass(frozen=True)
 class Processing:
-    """How an image becomes numbers: resized by ``resample``, then ``(pixels * scale - mean) / std`` for each colour."""
+    """Conversion of an image to numbers: resized by ``resample``, then ``(pixels * scale - mean) / std`` for each colour."""
 
     size: int
     resample: Image.Resampling
