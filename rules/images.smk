@@ -130,7 +130,7 @@ rule export_dataset:
         runtime=720,
         vision=lambda wildcards: " ".join(f"--vision {name}" for name in vision_encoders(wildcards)),
     params:
-        **obeys("export-dataset"),
+        **obeys("export-dataset") | {"settings": settings_of_export},
     message:
         "Export {wildcards.dataset} as a folder for others"
     shell:

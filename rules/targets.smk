@@ -75,6 +75,11 @@ def vision_encoders(wildcards):
     return list(dict.fromkeys(run_of(names).images.vision for names in with_images(wildcards)))
 
 
+def settings_of_export(wildcards):
+    """Return what `obeys` does, for the vision encoders whose vectors are exported."""
+    return obeys("export-dataset")["settings"](dict(wildcards.items()) | {"vision": vision_encoders(wildcards)})
+
+
 def marked(kind, ending, headings, caption=None):
     """Return the files of `tables` or `figures`, marked for `snakemake --report`."""
     found = []

@@ -206,7 +206,7 @@ def keep_memory_whole() -> None:
 
 @dataclass(frozen=True)
 class GpuTrouble:
-    """Why PyTorch cannot compute on a GPU, and what to do, an imperative clause.
+    """Reason why PyTorch cannot compute on a GPU, and the remedy, an imperative clause.
 
     ``gpu`` and its driver, as far as they are known, are None if there is none, or if the environment hides all of them.
     """

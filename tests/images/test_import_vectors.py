@@ -90,7 +90,9 @@ def test_each_item_gets_its_vectors_in_order(place):
             own = own if isinstance(own, list) else []
             expected = place.matrices[split][own].astype(np.float16)
             assert np.array_equal(embeddings.gather(lists.row(item), np.float16), expected)
-    facts = read_manifest(place.out)["facts"]
+    manifest = read_manifest(place.out)
+    assert manifest["config"] == {"vision": "eyes", "model": EYES.settings("import-vectors")}
+    facts = manifest["facts"]
     assert facts["pct_with_images"] == {"train": 50.0, "test": 100.0, "label": 66.67}
     assert facts["train"]["items_without"] == 2 and facts["n_missing"] == 0
 

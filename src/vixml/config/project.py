@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from vixml.config.load import load_runs, load_world, require, unknown_key
 from vixml.config.registry import Dataset, TextModel, VisionModel, World
-from vixml.config.run import RunConfig
+from vixml.config.run import RunConfig, SeededRun
 from vixml.errors import VixmlError
 
 T = TypeVar("T")
@@ -45,6 +45,10 @@ class Project:
             known = sorted(r for d, r in self.runs if d == dataset) or sorted({d for d, _ in self.runs})
             raise unknown_key(run, known, f"{self.config_dir}/runs: dataset {dataset}")
         return self.runs[dataset, run]
+
+    def seeded_run(self, dataset: str, run: str, seed: int) -> SeededRun:
+        """Return a run with one of its seeds; errors are those of :meth:`run`."""
+        return SeededRun(dataset, run, seed, self.run(dataset, run))
 
     def own_run(self, dataset: str, run: str) -> RunConfig:
         """Return a run that has a trained model of its own.

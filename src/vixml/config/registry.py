@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -97,7 +98,7 @@ class Counts(Strict):
 
 
 class TableForm(Strict):
-    """How a table is written. Compression and kind (CSV, JSON, Parquet, Excel) follow from the file's name."""
+    """Form of a table's files. Compression and kind (CSV, JSON, Parquet, Excel) follow from the file's name."""
 
     encoding: str = Field("utf-8", description="Encoding of CSV and JSON files, e.g. `cp1252`, `utf-16`.")
     delimiter: str = Field(",", min_length=1, max_length=1, description="Character between the cells of a CSV file.")
@@ -199,7 +200,7 @@ class Catalogue(Strict):
 
 
 class Fetch(Strict):
-    """How images are fetched from the web."""
+    """Limits and pace of fetching images from the web."""
 
     # Whether an image is kept; the others say how often and how fast servers are asked.
     decisive: ClassVar = ("max_bytes", "redirects", "allow_private")
@@ -287,7 +288,7 @@ class Dataset(Strict):
     test_fraction: Fraction | None = Field(
         None, description="Share of queries held out for test, for a dataset that is split here."
     )
-    image_size: Pixels | None = Field(None, description="Side in pixels of rendered pictograms and stored images.")
+    image_size: Pixels | None = Field(None, description="Side in pixels of rendered drawings and stored images.")
     shards: Few = Field(1, description="Number of files in the image store.")
     expect: Counts | None = Field(None, description="Counts that the corpus must have.")
     facts: dict[str, Any] = Field(
@@ -338,7 +339,7 @@ class Dataset(Strict):
         kept = {
             "render-images": {"image_size", "shards"},
             "fetch-images": {"image_size": True, "shards": True, "fetch": {"max_bytes"} | changed},
-            "export-dataset": {"title", "sources", "stand_in", "facts", "text"},
+            "export-dataset": {"title", "stand_in", "facts", "text"},
             "train": {"propensity"},
             "score": {"propensity", "filter_required"},
         }
@@ -460,6 +461,22 @@ class World(Strict):
     datasets: dict[str, Dataset]
     text_models: dict[str, TextModel]
     vision_models: dict[str, VisionModel]
+
+    def export_settings(self, dataset: str, encoders: Collection[str]) -> dict[str, Any]:
+        """Return the settings that `export-dataset` obeys, as JSON values: what the card prints of the registry.
+
+        Args:
+            dataset: an entry of `datasets`.
+            encoders: the vision encoders whose vectors are exported.
+        """
+        entry, models = self.datasets[dataset], [name for name in encoders if name in self.vision_models]
+        imported = [entry.published_vectors[name] for name in encoders if name in entry.published_vectors]
+        names = [*entry.sources, *(name for vectors in imported for name in vectors.sources)]
+        printed, of_model = {"name", "version", "licence", "used_for"}, {"checkpoint", "licence"}
+        return entry.settings("export-dataset") | {
+            "sources": {name: self.sources[name].model_dump(mode="json", include=printed) for name in names},
+            "vision": {name: self.vision_models[name].model_dump(mode="json", include=of_model) for name in models},
+        }
 
 
 # Of a dataset, run or model; also a wildcard of the workflow.

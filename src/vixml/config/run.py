@@ -78,7 +78,7 @@ class Ridge(Strict):
 
 
 class Inference(Strict):
-    """How a trained (or untrained) encoder ranks labels."""
+    """Method of ranking labels, and its constants."""
 
     method: Literal[
         "label-search",
@@ -465,7 +465,7 @@ class Start(Strict):
 
 
 class Row(Strict):
-    """How tables show a run."""
+    """Row of a run in tables."""
 
     label: str = Field("", description="The row's name, e.g. `MiniLM-L3`.")
     note: str = Field("", description="One sentence that a reader needs to know.")

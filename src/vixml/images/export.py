@@ -62,10 +62,7 @@ def export_dataset(
     inputs: dict[str, Path | str] = {"corpus": corpus_dir}
     inputs |= {} if images_dir is None else {"images": images_dir}
     inputs |= {f"embeddings_{encoder}": embeddings.folder for encoder, embeddings in parts.embeddings.items()}
-    entry = world.datasets[dataset_id]
-    config = {"id": dataset_id}
-    config |= entry.model_dump(mode="json", include={"title", "sources", "stand_in", "facts", "published_vectors"})
-    config |= {"licences": {name: world.sources[name].licence for name in entry.sources}}
+    config = {"id": dataset_id, **world.export_settings(dataset_id, parts.embeddings)}
     facts: dict[str, Any] = {}
     with stage(out, "export-dataset", config=config, inputs=inputs, facts=facts, as_read=["images"]) as work:
         tables = _tables(parts)

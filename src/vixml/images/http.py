@@ -38,7 +38,7 @@ LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
 class Refused(Exception):
-    """Why a URL gives no file; the message has one of a few beginnings. The rest is as in :class:`Answer`."""
+    """Refusal of a URL that gives no file; the message has one of a few beginnings. The rest is as in :class:`Answer`."""
 
     def __init__(
         self, reason: str, status: int | None = None, may_pass: bool = False, wait: float | None = None

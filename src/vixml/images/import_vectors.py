@@ -78,7 +78,7 @@ def import_vectors(
             from the corpus.
     """
     corpus = Corpus.load(corpus_dir)
-    config = {"vision": vision, "model": entry.model_dump(mode="json")}
+    config = {"vision": vision, "model": entry.settings("import-vectors")}
     inputs: dict[str, Path | str] = {"corpus": corpus_dir}
     inputs |= {f"{split}_vectors": files[split].vectors for split in SPLITS}
     inputs |= {f"{split}_map": files[split].rows for split in SPLITS}

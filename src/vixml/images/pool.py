@@ -53,7 +53,7 @@ def embed_images(
     device, out = find_device(device).type, Path(out)
     precision = choose_precision(precision, device)
     vision, entry = source.name, source.entry
-    config = {"vision": vision, "model": entry.model_dump(mode="json"), "precision": precision}
+    config = {"vision": vision, "model": entry.settings("embed-images"), "precision": precision}
     inputs: dict[str, Path | str] = {"images": store_dir}
     if entry.weights is not None:
         inputs["weights"] = source.weights
@@ -75,9 +75,7 @@ def embed_images(
     recorded = stage(out, "embed-images", config=config, inputs=inputs, facts=facts, as_read=["images"])
     with alone(out, "pooling"):
         with recorded as work, one_thread_each(), room:
-            # A run with another batch size may continue.
-            described = config | {"model": entry.model_dump(mode="json", exclude={"batch_size"})}
-            identity = {"config": described, "inputs": hashes, "device": device, "code": stage_modules("embed-images")}
+            identity = {"config": config, "inputs": hashes, "device": device, "code": stage_modules("embed-images")}
             kept = kept_folder(out, "pooling", identity | {"versions": versions()})
             _pool_all(store, encoder, entry.batch_size, threads, kept)
             # Linked, not moved: a run killed before it is published does not lose the vectors.

@@ -64,7 +64,7 @@ def decode_square(data: bytes, size: int, resample: Image.Resampling = Image.Res
 
 @dataclass(frozen=True)
 class Processing:
-    """How an image becomes numbers: resized by ``resample``, then ``(pixels * scale - mean) / std`` for each colour."""
+    """Conversion of an image to numbers: resized by ``resample``, then ``(pixels * scale - mean) / std`` for each colour."""
 
     size: int
     resample: Image.Resampling
@@ -556,9 +556,8 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
     layout = LAYOUTS[entry.kind]
     facts: dict[str, Any] = {}
     inputs = placed_files(raw_dir, entry.checkpoint, layout)
-    with stage(
-        out, "prepare-vision", config={"vision": name, **entry.model_dump()}, inputs=inputs, facts=facts
-    ) as work:
+    settings = {"vision": name, **entry.settings("prepare-vision")}
+    with stage(out, "prepare-vision", config=settings, inputs=inputs, facts=facts) as work:
         checkpoint = Checkpoint.open(entry.checkpoint, entry.revision, raw_dir, layout)
         facts |= checkpoint.facts
         config, names = _image_part(checkpoint)

@@ -13,7 +13,7 @@ TEXT, IMAGES = "text", "images"
 
 @dataclass(frozen=True)
 class Prompt:
-    """How a sequence is laid out.
+    """Layout of a sequence.
 
     Attributes:
         pieces: in order, ``"text"``, ``"images"`` or the ids of words.

@@ -47,7 +47,8 @@ def prepare_model(name: str, entry: TextModel, sources: Mapping[str, Source], ra
     facts: dict[str, Any] = {}
     from_hub = entry.kind == "hub"
     inputs = placed_files(raw_dir, entry.checkpoint, LAYOUT) if from_hub else _wheels(name, entry, sources, raw_dir)
-    with stage(out, "prepare-model", config={"model": name, **entry.model_dump()}, inputs=inputs, facts=facts) as work:
+    config = {"model": name, **entry.settings("prepare-model")}
+    with stage(out, "prepare-model", config=config, inputs=inputs, facts=facts) as work:
         if from_hub:
             prepare_hub(entry, raw_dir, work, facts)
             _check_tokenizer(work, entry)

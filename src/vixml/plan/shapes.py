@@ -17,12 +17,10 @@ from vixml.errors import VixmlError
 from vixml.files import load_array
 from vixml.manifest import verify_file
 from vixml.plan.assumptions import ARCHITECTURES, TEXTS, UNKNOWN, Texts
-from vixml.training.mining import n_groups
+from vixml.training.mining import ITERATIONS, LARGE, MORE, n_groups
 
 GATED = {"llama", "qwen2", "qwen3", "gemma3_text"}
 PLAIN = {"bert", "distilbert"}
-LLOYD = 6  # iterations per level, as in vixml.training.clustering
-LARGE, LLOYD_LARGE = 4600, 24  # and for groups of this size or more
 # DistilBERT's keys -> those of the others.
 ALIASES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "hidden_dim": "intermediate_size"}  # fmt: skip
 
@@ -218,4 +216,4 @@ def clustering_flop(n: int, groups: int, dim: int) -> float:
         return 0.0
     levels = math.ceil(math.log2(groups))
     large = min(levels, math.ceil(math.log2(n / LARGE))) if n > LARGE else 0
-    return 4.0 * n * dim * (LLOYD * (levels - large) + LLOYD_LARGE * large)
+    return 4.0 * n * dim * (ITERATIONS * (levels - large) + MORE * large)

@@ -81,7 +81,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Which runs answered (with the seed, None if it was not run), how they compare on all queries, and the parts."""
+    """Runs that answered (with the seed, None if it was not run), their comparison on all queries, and the parts."""
 
     dataset: str
     runs: tuple[tuple[str, int | None], ...]

@@ -56,7 +56,7 @@ class Alarm(Strict):
 
 
 class Calibration(Strict):
-    """What scores are worth.
+    """Probabilities and thresholds of scores.
 
     Attributes:
         n_queries: held-out queries that it was fitted on.

@@ -1,4 +1,4 @@
-"""What inference reads of a run: vectors of queries, labels and voters, of test or of the queries held out of train."""
+"""Inputs of inference from one run: vectors of queries, labels and voters, of test or of the queries held out of train."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def local_ridge(
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search of a term found.
+    """Result of a term's search.
 
     Attributes:
         term: the term.
@@ -189,7 +189,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What a linear model gives some queries.
+    """Scores of a linear model for some queries.
 
     Attributes:
         weight: its factor.

@@ -30,7 +30,7 @@ class Histogram:
 
 
 class Metrics:
-    """What a server has done.
+    """Counts of requests, items and images, and their times.
 
     Attributes:
         requests: (path, status) -> answers; paths are those of the API, so their number is bounded.

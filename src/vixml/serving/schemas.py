@@ -106,7 +106,7 @@ class TagOut(Schema):
 
 
 class AddedOut(Schema):
-    """Where a label of the request ended up."""
+    """Rank of a label of the request."""
 
     label: str
     rank: int | None = Field(description=f"From 1; null if it is not among the first {RANKED}.")
@@ -200,7 +200,7 @@ class ModelList(Schema):
 
 
 class ErrorDetail(Schema):
-    """Why a request was refused."""
+    """Reason for refusing a request."""
 
     message: str
     type: str
@@ -215,6 +215,6 @@ class ErrorOut(Schema):
 
 
 class Health(Schema):
-    """Whether the server can tag."""
+    """State of the server: can it tag?"""
 
     status: Literal["ok", "failed"]

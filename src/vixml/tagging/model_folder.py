@@ -50,7 +50,7 @@ class File(Strict):
 
 
 class Tokens(Strict):
-    """What the tokenizer adds to a text (:mod:`vixml.data.tokens`)."""
+    """Tokens that the tokenizer adds to a text (:mod:`vixml.data.tokens`)."""
 
     special: str | None
     bos_ids: list[int] | None
@@ -66,7 +66,7 @@ class Vision(Strict):
 
 
 class Header(Strict):
-    """What ``model.json`` holds; names of files lead to no other folder."""
+    """Content of ``model.json``; names of files lead to no other folder."""
 
     format: str
     dataset: str

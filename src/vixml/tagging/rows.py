@@ -29,7 +29,7 @@ Row = tuple[str, str, dict[str, Any] | VixmlError]  # where, id, and the item or
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a table has what is tagged, and how it is written; None: as in the training table.
+    """Columns of a table that are tagged, and its form; None: as in the training table.
 
     Attributes:
         id: column of the ids; a row without one is ``#`` and its number.

@@ -42,7 +42,7 @@ ASIDE = ("row", "id", "reason", "tagged")
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which tags are written, and how.
+    """Tags to write, and their form.
 
     Attributes:
         k: of :func:`tag_table`.

@@ -24,11 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vixml.runtime import one_thread_each, share_out
+from vixml.training.mining import ITERATIONS, LARGE, MORE, SETTLED
 
-ITERATIONS = 6  # Lloyd steps per level; the objective of a small group hardly changes after four
-# A large group settles later: it may take more steps, until fewer than one point in a thousand changes sides. PICTO's 4,524
-# training queries are fewer, so that its groups stay those of its published results.
-LARGE, MORE, SETTLED = 4600, 24, 1000
 # Values in a block of gathered vectors. On a processor it stays in the cache beside its centres.
 BLOCK = {"cpu": 1 << 16, "cuda": 1 << 26}
 WIDE = 256  # groups from this size on are ranked one by one, so that their centre need not be copied for each point
