@@ -127,9 +127,9 @@ def test_a_run_is_in_the_page_once_however_many_cells_open_it(page, text):
 
 def test_every_cell_opens(page):
     inside = [attrs for tag, attrs in page.found if tag == "button" and attrs.get("class") == "open"]
-    printed = {attrs["popovertarget"] for attrs in inside if attrs["popovertarget"].startswith("printed-")}
+    published = {attrs["popovertarget"] for attrs in inside if attrs["popovertarget"].startswith("published-")}
     # Rows of Tables 1 and 3: 21 lines each (datasets x backbones that the paper filled).
-    assert len(printed) == 42
+    assert len(published) == 42
 
 
 def test_the_page_of_a_finished_workflow_stays_small(text):

@@ -177,7 +177,7 @@ DESCRIBED = {
 
 def row_key(table: Table, section: Section, row: Row) -> str:
     """Return the anchor of a published row: its table, section and place."""
-    return f"printed-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
+    return f"published-{table.spec.id}-{table.sections.index(section) + 1}-{section.rows.index(row) + 1}"
 
 
 def training_of(value: PublishedValue, runs: dict[str, TrainingRun]) -> str:
