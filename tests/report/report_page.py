@@ -105,6 +105,18 @@ def add_parts(score: Path, breakdown: dict[str, Any]) -> None:
     update_manifest(score)
 
 
+def without_images(breakdown: dict[str, Any]) -> dict[str, Any]:
+    """Return a breakdown as `vixml score` writes it where no item has an image."""
+    labels, queries = breakdown["by_label_image"]["without"], breakdown["by_query_image"]["with"]
+    return breakdown | {
+        "by_label_image": {
+            "with": {"n_labels": 0, "n_true_pairs": 0, "contribution": {"P@1": 0.0, "P@5": 0.0}},
+            "without": labels,
+        },
+        "by_query_image": {"with": {"n_queries": 0, "P@1": None}, "without": queries},
+    }
+
+
 def make_everything(root: Path) -> dict[str, Any]:
     """Make a report of all that it can show; return score folders, config, options and its folder by name."""
     results, config = root / "results", root / "config"

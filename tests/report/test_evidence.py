@@ -7,7 +7,7 @@ import re
 import shlex
 
 import pytest
-from report_page import add_parts, parts
+from report_page import add_parts, parts, without_images
 from result_files import METRICS, REPO, register_real, write_manifest, write_real, write_result
 
 from vixml.errors import VixmlError
@@ -159,6 +159,26 @@ def test_without_queries_there_is_no_precision(results):
     (found,) = breakdowns(load([folder]), ["a"])
     assert found.runs[0].values["by_query_image", "P@1"][1] is None and found.n_queries == (30, 0)
     assert len(found.charts) == 4
+
+
+def test_data_without_images_are_not_split_by_image(results, config_dir):
+    folder = write_result(results, "picto", "a", 0, METRICS)
+    add_parts(folder, without_images(parts()))
+    (found,) = breakdowns(load([folder]), ["a"])
+    assert [part for part, _ in found.runs[0].values] == ["by_frequency", "by_frequency"] and len(found.charts) == 2
+    make_report([folder], config_dir, ["table1"], ReportOptions(side_by_side=("a",)), results / "report")
+    page = (results / "report/report.html").read_text(encoding="utf-8")
+    assert "group of labels, rarest first" in page and not re.search("an image[^A-Z]*<", page)
+
+
+def test_a_side_without_labels_has_no_value(results):
+    folder = write_result(results, "picto", "a", 0, METRICS)
+    split = parts(without=40.0)
+    nothing = {"n_labels": 0, "n_true_pairs": 0, "contribution": {"P@1": 0.0, "P@5": 0.0}}
+    add_parts(folder, split | {"by_label_image": split["by_label_image"] | {"without": nothing}})
+    (found,) = breakdowns(load([folder]), ["a"])
+    with_image, without = found.runs[0].values["by_label_image", "P@1"]
+    assert with_image.mean == 20.0 and without is None and len(found.charts) == 3
 
 
 def test_scores_without_a_breakdown_are_named(results):

@@ -173,8 +173,9 @@ class RunParts:
     """One run's parts over its seeds, in percent.
 
     Attributes:
-        values: (part, metric) -> of each group; None where it has no queries. Groups of labels, rarest first, and labels with
-            and without an image contribute to the metric, and add up to it; of queries it is the metric itself.
+        values: (part, metric) -> of each group; None where it has no queries or labels. Groups of labels, rarest first, and
+            labels with and without an image contribute to the metric, and add up to it; of queries it is the metric itself.
+            Data without images have no parts by image.
     """
 
     run: str
@@ -258,10 +259,19 @@ def _parts(run: str, results: Sequence[Result]) -> RunParts:
         found = [result.scores["breakdown"][part] for result in results]
         groups = SIDES if isinstance(found[0], dict) else range(len(found[0]))
         for metric in metrics:
-            # Seeds share their queries, so either all have a value or none.
-            over_seeds = ([of[group].get("contribution", of[group])[metric] for of in found] for group in groups)
-            values[part, metric] = tuple(None if None in seeds else aggregate(seeds) for seeds in over_seeds)
+            # Seeds share their queries and labels, so either all have a value or none.
+            over_seeds = ([_value(of[group], metric) for of in found] for group in groups)
+            means = tuple(None if None in seeds else aggregate(seeds) for seeds in over_seeds)
+            if groups is not SIDES or means[0] is not None:
+                values[part, metric] = means
     return RunParts(run, tuple(result.seed for result in results), values)
+
+
+def _value(group: dict[str, Any], metric: str) -> float | None:
+    """Return what a group contributes to a metric, or a side's own value; None of a side without labels or queries."""
+    if group.get("n_labels") == 0 and "train_count" not in group:
+        return None
+    return group.get("contribution", group)[metric]
 
 
 def _frequency(count: Sequence[int] | None) -> str:
@@ -277,10 +287,13 @@ def _frequency(count: Sequence[int] | None) -> str:
 def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
     for part, (metrics, title, x_label) in PARTS.items():
         for metric in metrics:
-            bars = [Bars(one.run, one.values[part, metric]) for one in runs]
-            n = len(bars[0].values)
-            groups = ["with an image", "without"] if part != "by_frequency" else [str(1 + group) for group in range(n)]
-            if all(None not in one.values for one in bars):  # a side without queries has no precision
+            found = ((one.run, one.values.get((part, metric), (None,))) for one in runs)
+            bars = [Bars(run, values) for run, values in found if None not in values]  # an empty side has no value
+            if bars:
+                n = len(bars[0].values)
+                groups = (
+                    ["with an image", "without"] if part != "by_frequency" else [str(1 + group) for group in range(n)]
+                )
                 yield bar_chart(groups, bars, title.format(metric), x_label)
 
 
