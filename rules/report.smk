@@ -6,8 +6,8 @@
 # OUTPUTS: results/tables; results/figures; results/report and its copy results/report.html; results/tuning. For a configuration
 #   whose name differs from that of config/config.yaml: the same below results/pages/{name}.
 
-# The report prints these, but they are not settings: moving a configuration to another folder does not rewrite the report.
-os.environ.update(VIXML_CONFIGFILE=CONFIGFILE, VIXML_COMMAND=COMMAND)
+# The report prints this, but it is no setting: moving a configuration to another folder does not rewrite the report.
+os.environ.update(VIXML_CONFIGFILE=CONFIGFILE)
 
 LAYOUT_OF_TABLES = layout(*(f"tables/{name}.yaml" for name in WORKFLOW.tables))
 LAYOUT_OF_FIGURES = layout(*(f"figures/{name}.*" for name in WORKFLOW.figures))
@@ -110,7 +110,6 @@ rule make_report:
         add --latency {input.latencies:q}
         vixml make-report "${{folders[@]}}" {params.tables} \
             {params.compare} {params.side_by_side} --name={params.name:q} --description={params.description:q} \
-            --command="$VIXML_COMMAND" \
             --configfile="$VIXML_CONFIGFILE" --out "$(dirname {output.manifest:q})" --config-dir "$VIXML_CONFIG_DIR" 2>&1 | logged {log:q}
         cp "$(dirname {output.manifest:q})"/report.html {output.page:q}
         """

@@ -31,11 +31,9 @@ TIMED = timed_runs(WORKFLOW)
 PAGE_FILES = [TABLES, REPORT] if WORKFLOW.tables or WORKFLOW.pages else []
 PAGE_FILES += [FIGURES] if WORKFLOW.figures or WORKFLOW.pages else []
 
-# The command that reproduces the results. Snakemake reads every word after --configfile as another file, so the target comes first.
+# For the report's commands.
 CONFIGFILE = CONFIG_DIR if Path(CONFIG_DIR).is_file() else f"{CONFIG_DIR}/{WORKFLOW.name}.yaml"
 CONFIGFILE = CONFIGFILE if Path(CONFIGFILE).exists() else ""
-COMMAND = "snakemake --cores all paper_tables" + (f" --configfile {shlex.quote(CONFIGFILE)}" if CONFIGFILE else "")
-COMMAND = "make demo" if WORKFLOW.name == "demo" else COMMAND
 
 
 def downloads():

@@ -96,7 +96,6 @@ def make_report(
     side_by_side: Annotated[list[str] | None, Option(help="A run to show in the breakdowns; may be repeated.")] = None,
     name: Annotated[str, Option(help="Name of the workflow's configuration.")] = "demo",
     description: Annotated[str, Option(help="One sentence about the configuration.")] = "",
-    command: Annotated[str, Option(help="The command that reproduces everything in the report.")] = "make demo",
     configfile: Annotated[
         str, Option(help="File of the workflow's configuration, for commands; empty for the default one.")
     ] = "",
@@ -124,7 +123,7 @@ def make_report(
 
     chosen = {"compare": compare, "side_by_side": side_by_side}
     options = ReportOptions(
-        name, description, command, figures_dir, corpus, images, configfile=configfile,
+        name, description, figures_dir, corpus, images, configfile=configfile,
         measured=Measured.of(measured_corpus or (), latency or ()),
         **{key: tuple(runs) for key, runs in chosen.items() if runs},
     )  # fmt: skip

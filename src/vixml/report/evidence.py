@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,9 @@ class Commands:
 
 
 def snakemake(folders: Iterable[Path], configfile: str = "") -> str:
-    r"""Return the command that makes these folders of one run: those of several seeds are one word, which the shell expands.
+    r"""Return the command that makes these folders of one run, or everything if there are none.
+
+    Folders of several seeds are one word, which the shell expands.
 
     Targets come first: every word after ``--configfile`` is taken for another file.
 
@@ -61,13 +64,17 @@ def snakemake(folders: Iterable[Path], configfile: str = "") -> str:
         snakemake --cores all a/seed{0,1}/s/manifest.json --configfile config/picto.yaml
         >>> print(snakemake([Path("a/seed0/s")]))
         snakemake --cores all a/seed0/s/manifest.json
+        >>> print(snakemake([], "my shop.yaml"))
+        snakemake --cores all --configfile 'my shop.yaml'
     """
     seeds: dict[str, list[str]] = {}
     for folder in folders:
         before, seed, after = re.fullmatch(r"(.*/seed)(\d+)(/.*)", folder.as_posix()).groups()
         seeds.setdefault(f"{before}%s{after}/{MANIFEST}", []).append(seed)
     words = [target % (found[0] if len(found) == 1 else f"{{{','.join(found)}}}") for target, found in seeds.items()]
-    return " ".join(["snakemake --cores all", *words, *(["--configfile", configfile] if configfile else [])])
+    return " ".join(
+        ["snakemake --cores all", *words, *(["--configfile", shlex.quote(configfile)] if configfile else [])]
+    )
 
 
 # -- our runs -------------------------------------------------------------------------------------------------------------

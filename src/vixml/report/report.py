@@ -30,7 +30,18 @@ from vixml.manifest import MANIFEST, holds
 from vixml.provenance import stage
 from vixml.report.charts import breakdowns, curves
 from vixml.report.chosen import chosen_runs
-from vixml.report.evidence import DESCRIBED, PAPER, Commands, command, device, evidence, row_key, run_key, training_of
+from vixml.report.evidence import (
+    DESCRIBED,
+    PAPER,
+    Commands,
+    command,
+    device,
+    evidence,
+    row_key,
+    run_key,
+    snakemake,
+    training_of,
+)
 from vixml.report.pages import interval, number, origin_sentence, summarise
 from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, mean_sd, stage_inputs
 from vixml.report.tables import Measured, Row, Section, Sources, build_tables, missing_cost
@@ -191,7 +202,6 @@ class ReportOptions:
 
     name: str = "demo"
     description: str = ""
-    command: str = "make demo"
     figures: Path | None = None
     corpus: Path | None = None
     images: Path | None = None
@@ -220,7 +230,7 @@ def make_report(
     results = load(scores)
     inputs = stage_inputs(results, config_dir, "table", tables) | _folders(results, config_dir, options)
     inputs |= options.measured.named()
-    config = {name: getattr(options, name) for name in ("name", "description", "command", "configfile")}
+    config = {name: getattr(options, name) for name in ("name", "description", "configfile")}
     config |= {"compare": list(options.compare), "side_by_side": list(options.side_by_side), "tables": list(tables)}
     with stage(out, "make-report", config=config, inputs=inputs, as_read=["images"]) as work:
         write_text(work / "report.html", page(context(results, config_dir, tables, options)))
@@ -254,6 +264,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         shown = gallery(options.corpus, options.images, options.compare, results)
     commands = Commands.load(config_dir, options.configfile)
     compared = any(table.compared for table in built)
+    demo = options.name == "demo" and not options.configfile
     stand_ins = {sources.registry.title(row["dataset"]) for row in found["rows"] if row["verdict"] == "stand-in"}
 
     def interval_of(row: dict[str, Any], metric: str) -> str:
@@ -295,6 +306,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "described": DESCRIBED,
         "training_of": lambda value: training_of(value, sources.runs),
         "command_for": command_for,
+        "again": "make demo" if demo else snakemake([], options.configfile),
     }
 
 
