@@ -27,7 +27,18 @@ from vixml.config.tables import (
 )
 from vixml.errors import VixmlError
 from vixml.files import write_json, write_text
-from vixml.report.results import NOT_RUN, STATES, Aggregate, Results, difference, find, load, mean_sd, read_versioned
+from vixml.report.results import (
+    MIN_SEEDS,
+    NOT_RUN,
+    STATES,
+    Aggregate,
+    Results,
+    difference,
+    find,
+    load,
+    mean_sd,
+    read_versioned,
+)
 from vixml.report.tables import Missing, Row, Section, Sources, Table, build_tables, missing_cost
 from vixml.text import duration, markdown, milliseconds, one_line, plain, size
 
@@ -153,16 +164,20 @@ def readme_table(summary: dict[str, Any]) -> str:
             about = [interval(row, metrics[0]), duration(row["hours"])]
             about += [milliseconds(row.get("query_ms"))] * timed + [str(row["n"])]
             cells.append([plain(row["label"]), *(number(row, metric) for metric in metrics), *about])
-        heads = [plain(block), *metrics, f"95 % of {metrics[0]}", "training", *["query"] * timed, "seeds"]
+        heads = [plain(block), *metrics, f"95 % of {metrics[0]} over seeds", "training", *["query"] * timed, "seeds"]
         out.append(markdown(heads, cells))
-    return "\n".join([*out, origin_sentence(summary)]) + "\n"
+    return "\n".join([*out, origin_sentence(summary, intervals=True)]) + "\n"
 
 
-def origin_sentence(summary: dict[str, Any]) -> str:
-    """Return one paragraph on the meaning and the origin of the numbers."""
+def origin_sentence(summary: dict[str, Any], *, intervals: bool = False) -> str:
+    """Return one paragraph on the meaning and the origin of the numbers, with ``intervals`` also of those over seeds."""
     where = summary["origin"]
     queries = ", ".join(f"{n:,} test queries of {dataset}" for dataset, n in sorted(where["n_queries"].items()))
-    sentences = [f"Percent on {queries or 'nothing yet'}; mean ± sample standard deviation over seeds."]
+    seeds = max((row["n"] for row in summary["rows"]), default=0)
+    over = "; mean ± sample standard deviation over seeds" if seeds > 1 else ""
+    sentences = [f"Percent on {queries or 'nothing yet'}{over}."]
+    if intervals and seeds >= MIN_SEEDS:
+        sentences.append("The 95 % intervals are over seeds; the draw of test queries is not in them.")
     if any(row["verdict"] == "stand-in" for row in summary["rows"]):
         sentences.append("Stand-in data: none of these numbers confirms or refutes a number in the paper.")
     if where["commits"]:
@@ -392,7 +407,7 @@ def _shape(references: Sequence[Path], sources: Sources) -> str:
     compared = load_comparisons(sources.registry.config_dir)
     rows = [[one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in compared]
     paper, picto = ["the paper says", "where", "paper: difference"], ["PICTO: the first", "the second"]
-    return markdown([*paper, *picto, "difference (95 %)", "on PICTO"], rows, words=(1, 6))
+    return markdown([*paper, *picto, "difference (95 % over seeds)", "on PICTO"], rows, words=(1, 6))
 
 
 def _discrepancies(sources: Sources) -> str:

@@ -295,7 +295,7 @@ def context(results: Results, config_dir: Path, tables: Sequence[str], options: 
         "n_left": len(main["rows"]) - len(ran),
         "interval": interval_of,
         "of_one_seed": any(row["n"] == 1 for row in ran),
-        "origin": origin_sentence(found),
+        "origin": origin_sentence(found, intervals=True),
         "stand_ins": sorted(stand_ins),
         "figures": _figures(options.figures, config_dir),
         "curves": _curves(results),
