@@ -78,12 +78,12 @@ def settings_of_export(wildcards):
     return obeys("export-dataset")["settings"](dict(wildcards.items()) | {"vision": vision_encoders(wildcards)})
 
 
-def marked(kind, ending, headings, caption=None):
-    """Return the files of `tables` or `figures`, marked for `snakemake --report`."""
+def marked(kind, ending, headings, captions=None):
+    """Return the files of `tables` or `figures`, marked for `snakemake --report`; by default, a caption has the file's name."""
     found = []
     for name, heading in headings.items():
         # Only one label: with two, Snakemake's page shows switches, even for pairs that do not exist.
         marks = {"category": kind.capitalize(), "labels": {kind.removesuffix("s"): heading}}
-        rst = f"../docs/captions/{caption or name}.rst"
+        rst = f"../docs/captions/{captions[name] if captions else name}.rst"
         found.append(report(f"{PAGES}/{kind}/{name}.{ending}", caption=rst, **marks))
     return found

@@ -105,12 +105,6 @@ def parts(shift: float = 0.0, without: float | None = None) -> dict[str, Any]:
     }
 
 
-def add_parts(score: Path, breakdown: dict[str, Any]) -> None:
-    """Put a breakdown into a score that has none."""
-    write_json(score / "scores.json", read_json(score / "scores.json") | {"breakdown": breakdown})
-    update_manifest(score)
-
-
 def without_images(breakdown: dict[str, Any]) -> dict[str, Any]:
     """Return a breakdown as `vixml score` writes it where no item has an image."""
     labels, queries = breakdown["by_label_image"]["without"], breakdown["by_query_image"]["with"]
@@ -121,6 +115,12 @@ def without_images(breakdown: dict[str, Any]) -> dict[str, Any]:
         },
         "by_query_image": {"with": {"n_queries": 0, "P@1": None}, "without": queries},
     }
+
+
+def add_parts(score: Path, breakdown: dict[str, Any]) -> None:
+    """Put a breakdown into a score that has none."""
+    write_json(score / "scores.json", read_json(score / "scores.json") | {"breakdown": breakdown})
+    update_manifest(score)
 
 
 def make_everything(root: Path) -> dict[str, Any]:

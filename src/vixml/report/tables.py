@@ -168,14 +168,17 @@ class Section:
 class Table:
     """One table, ready to print.
 
-    ``columns`` are the headings of its cells, for scores the metrics. ``compared``: whether there are published values; a
-    user's own data has none.
+    ``columns`` are the headings of its cells, for scores the metrics.
     """
 
     spec: TableSpec | FactsSpec
     columns: tuple[str, ...]
     sections: tuple[Section, ...]
-    compared: bool
+
+    @property
+    def compared(self) -> bool:
+        """Return whether it has published values; without them there are no verdicts to print."""
+        return any(section.published for section in self.sections)
 
     @property
     def scored(self) -> bool:
@@ -271,7 +274,7 @@ def _build(spec: TableSpec | FactsSpec, sources: Sources) -> Table:
     else:
         columns, build = FACTS[spec.facts]
         sections = build(spec, sources)
-    return Table(spec, columns, tuple(section for section in sections if section.rows), bool(sources.published))
+    return Table(spec, columns, tuple(section for section in sections if section.rows))
 
 
 # -- scores -------------------------------------------------------------------------------------------------------------
@@ -341,21 +344,23 @@ def _score_row(
 ) -> Row:
     """Return a row with a cell per metric: each beside its published value, where the paper has the row."""
     results, registry = sources.results.of(dataset, row.run, row.seed), sources.registry
-    stand_in = registry.stand_in(dataset, row.run) if row.run else None
+    own = registry.own_data(dataset)
+    stand_in = registry.stand_in(dataset, row.run) if row.run and not own else None
     blocked, cost = registry.blocked(dataset, row.run), _cost(row, dataset, next(iter(wanted.values())), sources)
     cells = []
     for metric, value in wanted.items():
         ours = metric_over_seeds(results, metric)
         if value is not None:
             quoted = "the paper quotes this number from others" if value.quoted else None
-            differ = registry.own_data(dataset) or quoted
-            how = {"stand_in": stand_in, "blocked": blocked, "not_comparable": differ, "cost": cost}
+            how = {"stand_in": stand_in, "blocked": blocked, "not_comparable": own or quoted, "cost": cost}
             cells.append(Cell(metric, value.printed, ours, judge(ours, value.value, value.decimals, **how), value))
         elif ours is not None and not sources.published:
             # Nothing was published at all, so there is nothing to stand in for.
             cells.append(Cell(metric, "", ours, Verdict("not-comparable")))
         else:
-            cells.append(Cell(metric, "", ours, judge(ours, None, stand_in=stand_in, blocked=blocked)))
+            cells.append(
+                Cell(metric, "", ours, judge(ours, None, stand_in=stand_in, blocked=blocked, not_comparable=own))
+            )
     seeds = tuple(result.seed for result in results)
     about |= {name: over_seeds(results, name) for name in ("hours", "query_ms")}
     return Row(row.label, tuple(cells), run=row.run, seed=row.seed, seeds=seeds, **about)
