@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vixml.data.corpus import training_rows
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.evaluation.metrics import check_ranking, refuse_wrong
 from vixml.files import load_array
 from vixml.manifest import holds
@@ -56,14 +56,8 @@ def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predi
             expected=f"({expected}, K) int32, one row per query",
             hint=REPAIR,
         )
-    if scores.shape != labels.shape or scores.dtype != np.float32:
-        raise VixmlError(
-            "scores do not fit the predicted labels",
-            where=folder / "scores.npy",
-            found=f"shape {scores.shape}, {scores.dtype}",
-            expected=f"{labels.shape} float32",
-            hint=REPAIR,
-        )
+    found, fitting = f"shape {scores.shape}, {scores.dtype}", f"shape {labels.shape}, float32"
+    expect_equal(found, fitting, "scores do not fit the predicted labels", where=folder / "scores.npy", hint=REPAIR)
     for start in range(0, len(labels), CHUNK):
         some = scores[start : start + CHUNK]
         check_ranking(np.asarray(labels[start : start + CHUNK]), n_labels, start, folder / "labels.npy", REPAIR)

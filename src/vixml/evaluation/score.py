@@ -12,7 +12,7 @@ import numpy as np
 from vixml.config.registry import Dataset
 from vixml.data.corpus import Corpus
 from vixml.data.propensity import inverse_propensity
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, expect_equal
 from vixml.evaluation.metrics import DEEP_KS, KS, evaluate, hits_in_chunks
 from vixml.evaluation.predictions import Predictions, load_predictions
 from vixml.files import read_json, write_json
@@ -127,15 +127,11 @@ def _check_origin(predictions_dir: Path, expected: Mapping[str, Any]) -> dict[st
             expected=", ".join(f"{key} {value}" for key, value in expected.items()),
             hint="pass the predictions of the run, seed and split that is scored",
         )
-    has_rows = holds(predictions_dir, "rows.npy")
-    if has_rows != (expected["split"] == "validation"):
-        raise VixmlError(
-            f"not the predictions of the {expected['split']} split",
-            where=Path(predictions_dir) / "rows.npy",
-            found="present" if has_rows else "missing",
-            expected="rows of train that were held out, for split validation and no other",
-            hint="predict again for this split",
-        )
+    # Rows of train that were held out, for split validation and no other.
+    present, said = holds(predictions_dir, "rows.npy"), {True: "present", False: "missing"}
+    what, where = f"not the predictions of the {expected['split']} split", Path(predictions_dir) / "rows.npy"
+    wanted = said[expected["split"] == "validation"]
+    expect_equal(said[present], wanted, what, where=where, hint="predict again for this split")
     return config
 
 

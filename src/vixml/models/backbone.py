@@ -94,12 +94,8 @@ class Backbone(nn.Module):
         encoder = encoder or Encoder()
         expect_nothing_else(model_dir)
         if not any(holds(model_dir, name) for name in WEIGHTS):
-            raise VixmlError(
-                "a model folder has no weights",
-                where=model_dir,
-                expected="model.safetensors",
-                hint="run vixml prepare-model; snakemake does so by itself",
-            )
+            hint = "run vixml prepare-model; snakemake does so by itself"
+            raise VixmlError("a model folder has no weights", where=model_dir, expected=WEIGHTS[0], hint=hint)
         expect_sizes(read_settings(Path(model_dir) / "config.json"), Path(model_dir) / "config.json")
         with reading("a language model cannot be opened", model_dir, hint="make it again: vixml prepare-model"):
             network = _open_lean(Path(model_dir), encoder) if lean else None
@@ -192,10 +188,10 @@ def _open(model_dir: Path | str, encoder: Encoder) -> nn.Module:
     attention.register()
     logging.disable_progress_bar()  # a stage shows its progress
     config = _settings(AutoConfig.from_pretrained(model_dir), encoder, model_dir)
-    dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # or it warns of the layers that are left out
-    how = {"attn_implementation": PACKED, "dtype": dtype, "output_loading_info": True, **without_pooler(config)}
+    how = {"attn_implementation": PACKED, "dtype": getattr(torch, encoder.frozen_weights), "output_loading_info": True}
+    how |= without_pooler(config)
     network, report = AutoModel.from_pretrained(model_dir, config=config, **how)
     logging.set_verbosity(level)
     # transformers draws missing tensors at random and only warns.
@@ -207,15 +203,10 @@ def _open(model_dir: Path | str, encoder: Encoder) -> nn.Module:
 def _open_lean(model_dir: Path, encoder: Encoder) -> nn.Module | None:
     """Open a plain BERT without transformers; None: it is something else."""
     config, weights = read_settings(model_dir / "config.json"), model_dir / WEIGHTS[0]
-    layers = config.get("num_hidden_layers")
-    if (
-        not is_plain_bert(config)
-        or encoder.train == "lora"
-        or (encoder.layers or layers) != layers
-        or not holds(model_dir, weights.name)
-    ):
+    layers, dtype = config.get("num_hidden_layers"), getattr(torch, encoder.frozen_weights)
+    whole = encoder.train != "lora" and (encoder.layers or layers) == layers and holds(model_dir, weights.name)
+    if not whole or not is_plain_bert(config):
         return None
-    dtype = torch.float32 if encoder.train == "full" else getattr(torch, encoder.weights)
     try:
         return open_bert(config, {name: tensor.to(dtype) for name, tensor in load_file(weights).items()})
     except RuntimeError:  # other names of tensors, which transformers may know
@@ -230,25 +221,18 @@ def _settings(config: PretrainedConfig, encoder: Encoder, where: Path | str) -> 
                 setattr(config, key, encoder.dropout)
     if encoder.layers is not None:
         if encoder.layers > config.num_hidden_layers:
-            raise VixmlError(
-                "encoder.layers exceeds the language model's layers",
-                where=f"encoder.layers, {where}",
-                found=encoder.layers,
-                expected=f"at most {config.num_hidden_layers}, or null for all",
-            )
+            what, most = "encoder.layers exceeds the language model's layers", config.num_hidden_layers
+            expected = f"at most {most}, or null for all"
+            raise VixmlError(what, where=f"encoder.layers, {where}", found=encoder.layers, expected=expected)
         config.num_hidden_layers = encoder.layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[: encoder.layers]
     if hasattr(config, "use_cache"):
         config.use_cache = False  # no text is generated
-    if getattr(config, "attn_logit_softcapping", None):
-        raise VixmlError(
-            "this language model caps its attention scores, which PyTorch's attention kernels do not support",
-            where=f"{where}/config.json: attn_logit_softcapping",
-            found=config.attn_logit_softcapping,
-            expected="null",
-            hint="take another model",
-        )
+    if found := getattr(config, "attn_logit_softcapping", None):
+        what = "this language model caps its attention scores, which PyTorch's attention kernels do not support"
+        key = f"{where}/config.json: attn_logit_softcapping"
+        raise VixmlError(what, where=key, found=found, expected="null", hint="take another model")
     return config
 
 

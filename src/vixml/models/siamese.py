@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vixml.config.run import LateFusion as LateFusionConfig
 from vixml.config.run import Prototype as PrototypeConfig
 from vixml.config.run import RunConfig
-from vixml.errors import VixmlError, reading
+from vixml.errors import VixmlError, expect_equal, expect_index, reading
 from vixml.files import atomic_path
 from vixml.models.backbone import Backbone, expect_shapes
 from vixml.models.inputs import RunData
@@ -50,10 +50,7 @@ class AuxiliaryVectors(nn.Module):
 class PrototypeNetwork(nn.Module):
     """One post-norm transformer layer over the three tokens ``[u_r, v_cluster(r), c_r]``, mean-pooled, normalised.
 
-    Args:
-        dim: length of the vectors.
-        free_vectors: number of learnable vectors, shared by the labels of a cluster.
-        config: heads, width and dropout of the layer, and whether ``u`` is normalised first (docs/deviations.md D17).
+    ``u`` may be normalised first (docs/deviations.md D17); ``free_vectors`` are shared by the labels of a cluster.
     """
 
     def __init__(self, dim: int, free_vectors: int, config: PrototypeConfig) -> None:
@@ -135,11 +132,8 @@ class Siamese(nn.Module):
     """Encoder, image projection, fusion and prototypes of one run.
 
     Args:
-        config: the run.
         model_dir: weights and configuration of the language model.
-        n_labels: number of labels.
         image_dim: length of an image vector, or None for text only.
-        prompt: how sequences are laid out.
         device: where it will compute, which decides on its kernels; it is built on the CPU.
         lean: for inference only; see :class:`vixml.models.backbone.Backbone`.
 
@@ -221,10 +215,7 @@ class Siamese(nn.Module):
         return self
 
     def encode(self, packed: Packed) -> Tensor:
-        """Encode packed sequences.
-
-        Args:
-            packed: ``n`` sequences, with ``image_vectors`` if there are images.
+        """Encode ``n`` packed sequences.
 
         Returns:
             (n, dim) float32 in the caller's order, *not* normalised; with ``encoder.centre``, call
@@ -336,15 +327,10 @@ def _check(config: RunConfig, backbone: Backbone, prompt: Prompt, image_dim: int
             expected=f"at most {backbone.max_positions}",
             hint="lower encoder.max_len",
         )
-    if prompt.causal != backbone.causal:
-        kinds = {True: "causal", False: "bidirectional"}
-        raise VixmlError(
-            "the tokens were made for another kind of language model",
-            where="attention, in config/models.yaml",
-            found=kinds[prompt.causal],
-            expected=f"{kinds[backbone.causal]}, as the network's layers are",
-            hint="correct the model's entry; snakemake then makes its tokens again",
-        )
+    found, expected = ("causal" if part.causal else "bidirectional" for part in (prompt, backbone))
+    what, where = "the tokens were made for another kind of language model", "attention, in config/models.yaml"
+    hint = "correct the model's entry; snakemake then makes its tokens again"
+    expect_equal(found, expected, what, where=where, hint=hint)
 
 
 # --- A run's model: built from its seed, written and read as one safetensors file.
@@ -370,14 +356,10 @@ def build_model(config: RunConfig, data: RunData, seed: int, device: torch.devic
     prompt = data.sequences["train"].prompt
     model = Siamese(config, data.model_dir, data.corpus.n("label"), data.image_dim, prompt, device)
     tokens, rows = data.vocabulary(), model.backbone.network.get_input_embeddings().num_embeddings
-    if len(tokens) and tokens[-1] >= rows:
-        raise VixmlError(
-            "a text has a token for which the language model has no embedding",
-            where=data.model_dir,
-            found=f"token {tokens[-1]}",
-            expected=f"0 to {rows - 1}",
-            hint="tokenizer and weights are of two checkpoints: check config/models.yaml",
-        )
+    if len(tokens):
+        what = "a text has a token for which the language model has no embedding"
+        hint = "tokenizer and weights are of two checkpoints: check config/models.yaml"
+        expect_index(int(tokens[-1]), rows, what, where=data.model_dir, hint=hint)
     if config.encoder.train == "full":
         model.backbone.keep_tokens(tokens)
     return model

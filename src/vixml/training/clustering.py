@@ -178,10 +178,7 @@ def _scores(vectors: Tensor, rows: Tensor, sizes: Tensor, apart: Tensor, pool: E
         rows: (m,) int64 ascending, those of a group side by side.
         sizes: (g,) int64, number of rows of each group.
         apart: (g, dim) float32.
-        pool: threads to share the work on a processor.
-
-    Returns:
-        (m,) float32.
+        pool: as in :func:`_bisect`.
     """
     step = max(1, BLOCK[vectors.device.type] // max(1, vectors.shape[1]))
     scores = torch.empty(len(rows), device=vectors.device)
@@ -249,7 +246,6 @@ def ordered_sums(vectors: Tensor, rows: Tensor, counts: Tensor, pool: Executor |
         vectors: (n, dim) float32.
         rows: (m,) int64 of ``vectors``, those of a run side by side.
         counts: (g,) int64, the length of each run; they add up to ``m``.
-        pool: threads to share the work on a processor.
 
     Returns:
         (g, dim) float32; zero for an empty run.
