@@ -81,13 +81,11 @@ def packed_attention(
     Args:
         module: the attention layer, with ``is_causal``.
         query: (1, heads, n_tokens, head_dim); key and value may have fewer heads (grouped queries).
-        key: (1, kv_heads, n_tokens, head_dim).
-        value: (1, kv_heads, n_tokens, head_dim).
+        key, value: (1, kv_heads, n_tokens, head_dim).
         attention_mask: ignored: there is no padding to mask.
         blocks: ``(first position, sequences, length)`` of each group of equally long sequences.
         prefix: positions at the head of the stream that every sequence attends to (causal only).
         rows: the same sequences from :func:`rows_of`; used in causal attention.
-        dropout: probability of dropping an attention weight.
         scaling: factor on the scores; None means ``head_dim ** -0.5``.
 
     Returns:
@@ -153,11 +151,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropo
 
     Args:
         q: (n, heads, length, head_dim).
-        k: (n, kv_heads, positions, head_dim), ``positions >= length``; the queries are at the last ``length`` positions.
-        v: likewise.
+        k, v: (n, kv_heads, positions, head_dim), ``positions >= length``; the queries are at the last ``length`` positions.
         causal: whether a query sees only its position and those before.
         scale: factor on the scores.
-        dropout: probability of dropping a weight.
 
     Returns:
         (n, heads, length, head_dim).

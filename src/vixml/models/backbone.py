@@ -72,9 +72,7 @@ class Backbone(nn.Module):
         lean: for inference only: open a BERT without transformers (:mod:`vixml.models.bert`), with the same vectors.
 
     Attributes:
-        dim: length of a vector.
         causal: whether tokens see only the tokens before them (a decoder).
-        max_positions: longest sequence.
         row_of: (vocabulary,) int64, the row of each token's embedding; None: the row is the token's id.
         left_out: number of parameters that :meth:`keep_tokens` dropped.
         kernels: the kernels in use, ``liger`` or ``plain``, whatever ``encoder.kernels`` asks for.
@@ -151,8 +149,7 @@ class Backbone(nn.Module):
         Args:
             stream: (n_tokens, dim), word embeddings and projected images.
             position_ids: (n_tokens,) int64.
-            blocks: as in :func:`vixml.models.attention.packed_attention`.
-            prefix: likewise.
+            blocks, prefix: as in :func:`vixml.models.attention.packed_attention`.
 
         Returns:
             (n, dim) float32 in the stream's order, not normalised: the mean over all tokens of each sequence, or its last

@@ -72,8 +72,6 @@ def encode_items(
 
     Args:
         model: its mode is restored afterwards.
-        items: ``n`` items.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
         at_once: most items that go through the encoder together (``training.items_at_once``).
         advance: progress bar, counting items.
         multiple: streams are filled up to a multiple of this length (:func:`vixml.models.packing.pack`).

@@ -157,7 +157,6 @@ class Sequences:
     Attributes:
         tokens: (n rows) text tokens.
         images: (n rows) rows of the image embeddings, or None for text only.
-        prompt: how a sequence is laid out.
         gather: reads image vectors: rows of the image embeddings -> (n_images, image_dim) float16; needed with images.
     """
 

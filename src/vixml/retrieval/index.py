@@ -29,8 +29,6 @@ class Trained:
 
     Attributes:
         config: as computed with at this precision.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        data: the opened inputs.
         model: on the CPU.
     """
 

@@ -33,12 +33,9 @@ class OpenedRun:
     """The queries of one split, and what their labels are predicted from.
 
     Attributes:
-        corpus: of the dataset.
         inputs: the folders ``index``, ``embeddings`` and ``lexical``, as far as inference needs them.
-        images: settings of the run.
         seed: of the run; it draws the images of a control.
         rows: (n,) int64 rows of train: the queries are these, and the others vote; None: the test queries.
-        memory_mb: bound for temporary tables.
     """
 
     corpus: Corpus

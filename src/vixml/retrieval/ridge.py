@@ -149,9 +149,7 @@ class _Found:
     """What the search of a term found.
 
     Attributes:
-        term: the term.
         vectors: its label vectors, on a GPU if they fit.
-        search: how they were searched.
         labels: (n, top_k) int32, -1 for none.
         products: (n, top_k) float32, best first.
     """
@@ -266,7 +264,6 @@ def ridge_weights(
         cosines: (n, k) float32, inner products with the query.
         voters: (v, d) float32, of length 1 at most, or a tensor on ``device``.
         how: ``bandwidth`` and ``regulariser``.
-        device: where to compute.
         first: number of the first query, for an error.
 
     Returns:

@@ -172,14 +172,7 @@ def rank(totals: Votes, n_rows: int, top_k: int) -> tuple[np.ndarray, np.ndarray
 def kth_largest(rows: np.ndarray, values: np.ndarray, n_rows: int, k: int) -> np.ndarray:
     """Return the k-th largest value of each row, -inf where it has fewer: selecting is quicker than sorting.
 
-    Args:
-        rows: (n,) int64, ascending.
-        values: (n,) of any floating type.
-        n_rows: number of rows.
-        k: 1 or more.
-
-    Returns:
-        (n_rows,) of the values' type.
+    ``rows``, (n,) int64, ascend; ``values``, (n,), are of any floating type, and so is the result, (n_rows,).
 
     Example:
         >>> kth_largest(np.array([0, 0, 0, 2]), np.array([3.0, 5.0, 4.0, 1.0]), 3, 2).tolist()

@@ -168,7 +168,6 @@ class Tagger:
         """Open a model folder; every file is verified, and none runs code.
 
         Args:
-            folder: of ``vixml pack``.
             device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
             threads: processor threads of this process; None leaves torch's number.
             precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; auto is what this machine multiplies natively. Scores of

@@ -143,9 +143,7 @@ def total_loss(
         queries: (n, dim) float32 unit rows.
         texts: (m, dim) float32 unit rows, text vectors ``u`` of the batch's labels.
         prototypes: (m, dim) float32 unit rows ``z``, or None for NGAME.
-        positives: true and drawn pairs.
         config: margins, temperature, weights, and the form of the terms.
-        method: the base method, which has one loss or another.
 
     Returns:
         The total (a scalar) and the method's terms by name: ``q_u``, ``q_z``, ``u_q``, ``reg`` (unweighted).

@@ -158,12 +158,8 @@ class Training:
     """One run, ready to train: everything that stays the same, except the values of the model's tensors.
 
     Attributes:
-        config: the run.
         model: on the device that trains it.
-        data: the training set.
         held_out: (n_val,) int64 rows of train, for diagnostics.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        seed: of the run.
         group: the processes that train it together.
         earlier: the model to start from.
         label_texts: text of each label, for matching those of ``earlier``.
@@ -252,13 +248,11 @@ class State:
     Random numbers are not part of it: those of a step follow from the seed and the step's position.
 
     Attributes:
-        optimizer: AdamW.
         scaler: of gradients, enabled in ``fp16``.
         stored: (n_train, dim) unit query vectors as last seen; empty except in rank 0.
         query_u: (n_train, dim) float32 query vectors of a frozen encoder, not normalised, or None.
         label_u: (n_labels, dim) float32 text vectors of a frozen encoder, not normalised, or None.
         groups: (n,) int64 group of each training query in a mined epoch, or None.
-        epoch: from 0.
         step_in_epoch: steps done in this epoch.
         sums: of each loss term over the epoch's queries.
         seconds: of training, without diagnostics and saving.

@@ -27,7 +27,6 @@ def export(model: Path | str, to: str, out: Path | str, items: bool = False) -> 
     """Write an export; ``out`` appears whole and verified, or not at all.
 
     Args:
-        model: a model folder.
         to: ``sentence-transformers``, ``onnx``, ``faiss`` or ``parquet``.
         out: folder to write; it may replace another export. For ``parquet`` without items also a file, ``*.parquet``.
         items: with ``faiss`` and ``parquet``, the training items, too.

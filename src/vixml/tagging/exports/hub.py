@@ -30,12 +30,10 @@ def push(
     The token is that of ``hf auth login`` or of the variable ``HF_TOKEN``; it is in no message.
 
     Args:
-        model: a model folder.
         repository: OWNER/NAME; made if there is none. It may hold an earlier push, and nothing else.
         form: ``model`` or ``sentence-transformers``.
         items: whether the training items of a model folder are pushed, too. None refuses a folder that holds them:
             whoever may read the repository can read them.
-        public: whether everybody may read it.
 
     Returns:
         Lines about what was pushed.

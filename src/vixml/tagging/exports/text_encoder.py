@@ -36,8 +36,6 @@ class TextEncoder(nn.Module):
 
     Args:
         model: the trained networks, on the CPU; its language model is changed.
-        pooling: ``encoder.pooling`` of the run.
-        prompt: of items.
         around: special ids before and after each text.
         most: tokens of a text that are kept, those of ``around`` included.
 
@@ -48,7 +46,6 @@ class TextEncoder(nn.Module):
         late: the layer that fuses images (docs/deviations.md D20); it changes a text alone, too. None: there is none.
         gap: ``(position, width)`` of a gap in the positions, which the network does not count by itself; None: no gap.
         before, after: ids around the tokens of each text, the prompt's words among them.
-        dim: length of a vector.
     """
 
     def __init__(
