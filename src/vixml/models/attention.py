@@ -184,12 +184,3 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropo
 def is_causal(module: nn.Module) -> bool:
     """Return whether an attention layer is causal."""
     return bool(getattr(module, "is_causal", False))
-
-
-def register() -> None:
-    """Make transformers know :func:`packed_attention` under the name :data:`PACKED`."""
-    from transformers import AttentionInterface  # takes seconds
-
-    # Without a mask function: with one, transformers checks in every forward pass of a decoder whether the position ids are
-    # those of packed sequences, and waits for the GPU's answer.
-    AttentionInterface.register(PACKED, packed_attention)

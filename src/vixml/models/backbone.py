@@ -21,8 +21,7 @@ from vixml.config.run import Encoder
 from vixml.data.network_config import expect_sizes, read_settings
 from vixml.errors import VixmlError, reading
 from vixml.manifest import expect_nothing_else, holds
-from vixml.models import attention
-from vixml.models.attention import FILLED_UP, PACKED, is_causal, rows_of
+from vixml.models.attention import FILLED_UP, PACKED, is_causal, packed_attention, rows_of
 from vixml.models.bert import is_plain_bert, open_bert
 from vixml.progress import warn
 
@@ -179,10 +178,12 @@ class Backbone(nn.Module):
 
 def _open(model_dir: Path | str, encoder: Encoder) -> nn.Module:
     """Open a network with transformers."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AttentionInterface, AutoConfig, AutoModel
     from transformers.utils import logging
 
-    attention.register()
+    # Without a mask function: with one, transformers checks in every forward pass of a decoder whether the position ids are
+    # those of packed sequences, and waits for the GPU's answer.
+    AttentionInterface.register(PACKED, packed_attention)
     logging.disable_progress_bar()  # a stage shows its progress
     config = _settings(AutoConfig.from_pretrained(model_dir), encoder, model_dir)
     level = logging.get_verbosity()

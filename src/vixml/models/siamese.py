@@ -292,18 +292,16 @@ class Siamese(nn.Module):
         """
         if not self.has_prototypes:
             raise ValueError("this run has no prototypes")
-        z = self._of_method(u, labels)
+        if self.has_centroids:
+            centroid = torch.where(self.has_centroid[labels, None], self.centroid[labels], F.normalize(u, dim=-1))
+            z = self.prototypes(u, self.cluster[labels], centroid)
+        elif self.prototypes is not None:
+            z = self.prototypes(u, self.cluster[labels])
+        else:
+            z = F.normalize(u.float(), dim=-1)
         if self.vectors is None:
             return z
         return torch.where(self.has_vector[labels, None], F.normalize(self.vectors[labels], dim=1), z)
-
-    def _of_method(self, u: Tensor, labels: Tensor) -> Tensor:
-        if self.prototypes is None:
-            return F.normalize(u.float(), dim=-1)
-        if not self.has_centroids:
-            return self.prototypes(u, self.cluster[labels])
-        centroid = torch.where(self.has_centroid[labels, None], self.centroid[labels], F.normalize(u, dim=-1))
-        return self.prototypes(u, self.cluster[labels], centroid)
 
     def learned_state(self) -> dict[str, Tensor]:
         """Return every tensor that the language model's folder does not hold; with adapters, few of the model's."""

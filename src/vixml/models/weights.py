@@ -211,14 +211,9 @@ TEXT_PART = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?!lm_head\.)(
 def prepare_hub(entry: TextModel, raw_dir: Path, work: Path, facts: dict[str, Any]) -> None:
     """Write a hub checkpoint's config, weights and tokenizer into ``work``.
 
-    A folder placed by hand takes precedence over the hub. The next call resumes an interrupted download.
-
-    Args:
-        entry: names the checkpoint and, where it is pinned, the revision.
-        raw_dir: folder of fetched files (results/raw).
-        work: the folder to fill.
-        facts: receives `origin` (`hub` or `placed by hand`), `revision` (the commit; null where a folder was placed) and
-            `unused_tensors` (in the files but not in the network, for example the head over the vocabulary).
+    A folder placed by hand takes precedence over the hub. The next call resumes an interrupted download. ``facts`` receives
+    `origin` (`hub` or `placed by hand`), `revision` (the commit; null where a folder was placed) and `unused_tensors` (in the
+    files but not in the network, for example the head over the vocabulary).
 
     Raises:
         VixmlError: the hub cannot be reached or refuses, or the files are no checkpoint of a known architecture.

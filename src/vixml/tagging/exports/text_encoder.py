@@ -6,13 +6,14 @@ vocabulary is whole, adapters are merged, and positions are those that the netwo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Regex, normalizers
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,41 +117,28 @@ class TextEncoder(nn.Module):
 
         ``source`` is the language model's folder; ``ready``: the file itself cuts long texts and pads a batch.
         """
-        content = read_json(source / "tokenizer.json")
-        settings = read_json(source / "tokenizer_config.json")
-        words = {name: ids for name, ids in (("before", self.before), ("after", self.after)) if ids}
-        names = {number: token for token, number in load_tokenizer(source).get_vocab().items()}
-        special = {
-            name: {"id": name, "ids": ids, "tokens": [names.get(number, f"#{number}") for number in ids]}
-            for name, ids in words.items()
-        }
-
-        def single(sequence: str) -> list[dict[str, Any]]:
-            text = [{"Sequence": {"id": sequence, "type_id": 0}}]
-            front, back = ([{"SpecialToken": {"id": n, "type_id": 0}}] * (n in words) for n in ("before", "after"))
-            return front + text + back
-
-        layout = {"type": "TemplateProcessing", "single": single("A"), "pair": single("A") + single("B")}
-        clean = [
-            {"type": "Replace", "pattern": {"Regex": BREAKS}, "content": " "},
-            {"type": "Strip", "strip_left": True, "strip_right": True},
+        tokenizer, settings = load_tokenizer(source), read_json(source / "tokenizer_config.json")
+        names = {number: token for token, number in tokenizer.get_vocab().items()}
+        special = [
+            {"id": name, "ids": ids, "tokens": [names.get(number, f"#{number}") for number in ids]}
+            for name, ids in (("before", self.before), ("after", self.after))
+            if ids
         ]
-        own = [content["normalizer"]] if content.get("normalizer") else []
-        content |= {
-            "post_processor": layout | {"special_tokens": special},
-            "normalizer": {"type": "Sequence", "normalizers": clean + own},
-        }
+        front, back = ["before:0"] * bool(self.before), ["after:0"] * bool(self.after)
+        one, other = ([*front, f"${text}:0", *back] for text in "AB")
+        tokenizer.post_processor = TemplateProcessing(single=one, pair=one + other, special_tokens=special)
+        own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        cleaned = [normalizers.Replace(Regex(BREAKS), " "), normalizers.Strip(), *own]
+        tokenizer.normalizer = normalizers.Sequence(cleaned)
         # A special token that the tokenizer does not look for would be looked for in texts from then on.
-        known = [token["content"] for token in content.get("added_tokens", [])]
+        known = [token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items())]
         told = {key: _token(settings.get(key)) for key in NAMED} if isinstance(settings, dict) else {}
         kept = {key: token for key, token in told.items() if token in known}
         blank = kept.get("pad_token") or kept.get("eos_token") or (known[0] if known else names[min(names)])
-        number = next(number for number, token in names.items() if token == blank)
-        cut = {"direction": "Right", "max_length": self.longest, "strategy": "LongestFirst", "stride": 0}
-        padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": number}
-        padding |= {"pad_type_id": 0, "pad_token": blank}
-        content |= {"truncation": cut if ready else None, "padding": padding if ready else None}
-        (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        if ready:
+            tokenizer.enable_truncation(self.longest)
+            tokenizer.enable_padding(pad_id=tokenizer.token_to_id(blank), pad_token=blank)
+        tokenizer.save(str(folder / "tokenizer.json"))
         kept |= {
             "pad_token": blank,
             "tokenizer_class": "PreTrainedTokenizerFast",  # the file as it is, not a class that builds its own
