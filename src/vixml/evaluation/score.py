@@ -150,16 +150,13 @@ BROKEN_DOWN = (1, 5)  # k of the P@k that are broken down
 
 
 def frequency_deciles(train_counts: np.ndarray) -> np.ndarray:
-    """Sort labels into ten groups, rarest first, that each hold about a tenth of the training *pairs*.
+    """Sort labels into ten groups, (n_labels,) int64, rarest 0, that each hold about a tenth of the training *pairs*.
 
     Groups have equal volume, not equal numbers of labels: half of all labels may have a few per cent of the pairs. Labels
     of one frequency stay together, so a group may be empty where one frequency has more than a tenth of all pairs.
 
     Args:
         train_counts: (n_labels,) number of training queries with each label.
-
-    Returns:
-        (n_labels,) int64 group, 0 for the rarest.
 
     Example:
         >>> frequency_deciles(np.array([1, 18, 1, 0])).tolist()

@@ -144,7 +144,7 @@ def _attend_rows(
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropout: float = 0.0) -> Tensor:
-    """Attend densely.
+    """Attend densely: (n, heads, length, head_dim).
 
     With PyTorch's fused kernel, except on a processor with gradients: there its forward and backward passes take 1.5 to 8.5
     times as long as plain matrix products on short sequences (benchmarks/attention.py).
@@ -154,9 +154,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, dropo
         k, v: (n, kv_heads, positions, head_dim), ``positions >= length``; the queries are at the last ``length`` positions.
         causal: whether a query sees only its position and those before.
         scale: factor on the scores.
-
-    Returns:
-        (n, heads, length, head_dim).
     """
     (n, heads, length, dim), kv_heads, positions = q.shape, k.shape[1], k.shape[2]
     mask = None

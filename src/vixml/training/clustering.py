@@ -240,15 +240,12 @@ def _unit_means(vectors: Tensor, rows: Tensor, part: Tensor, pool: Executor | No
 
 
 def ordered_sums(vectors: Tensor, rows: Tensor, counts: Tensor, pool: Executor | None = None) -> Tensor:
-    """Add up runs of vectors, in an order that depends on the rows only.
+    """Add up runs of vectors, in an order that depends on the rows only: (g, dim) float32; zero for an empty run.
 
     Args:
         vectors: (n, dim) float32.
         rows: (m,) int64 of ``vectors``, those of a run side by side.
         counts: (g,) int64, the length of each run; they add up to ``m``.
-
-    Returns:
-        (g, dim) float32; zero for an empty run.
     """
     ends = counts.cumsum(0)
     if not len(counts) or int(counts.max()) <= PIECE:

@@ -58,16 +58,13 @@ class Triplets:
 
 
 def mine(scores: Tensor, is_positive: Tensor, drawn: Tensor, k: int) -> Triplets:
-    """Pick each row's drawn positive and its ``k`` highest-scoring non-positives.
+    """Pick each row's drawn positive and its ``k`` highest-scoring non-positives; gradients flow through the scores.
 
     Args:
         scores: (n, m) float32.
         is_positive: (n, m) bool, every pair of the batch that is in the ground truth.
         drawn: (n,) int64, one positive column per row.
         k: negatives per row; a row with fewer non-positives has fewer (docs/deviations.md D29).
-
-    Returns:
-        The triplets; gradients flow through the scores.
     """
     k = min(k, scores.shape[1])
     with torch.no_grad():

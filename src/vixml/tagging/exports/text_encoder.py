@@ -78,14 +78,11 @@ class TextEncoder(nn.Module):
         return len(self.before) + self.most + len(self.after)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Encode padded sequences.
+        """Encode padded sequences: (n, dim) float32 unit rows.
 
         Args:
             input_ids: (n, length) int64, padded behind the last token.
             attention_mask: (n, length) int64, 1 for tokens, 0 for padding.
-
-        Returns:
-            (n, dim) float32 unit rows.
         """
         length = input_ids.shape[1]
         positions = torch.arange(length, device=input_ids.device)
