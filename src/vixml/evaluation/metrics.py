@@ -189,7 +189,11 @@ def _among(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
     n_long, n_any = (int((lengths >= least).sum()) for least in (LONG, 1))
     rows = by_length[:n_long]
     if n_long:
-        found[rows] = _look_up(labels[rows], pairs.take(rows))
+        own, keys = labels[rows], _sorted_keys(pairs.take(rows))
+        wanted = np.arange(n_long, dtype=np.int64)[:, None] * pairs.n_cols + own
+        position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        # -1 would otherwise be the last label of the row before.
+        found[rows] = (keys[position] == wanted) & (own >= 0)
     # One label of every row at a time: comparing it with a row of predictions takes a few instructions.
     step = max(1, TOGETHER // labels.shape[1])
     for start in range(n_long, n_any, step):
@@ -201,14 +205,6 @@ def _among(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
             hits[:n] |= own[:n] == pairs.values[first[:n] + position][:, None]
         found[rows] = hits
     return found
-
-
-def _look_up(labels: np.ndarray, pairs: Ragged) -> np.ndarray:
-    keys = _sorted_keys(pairs)
-    wanted = np.arange(len(labels), dtype=np.int64)[:, None] * pairs.n_cols + labels
-    position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    # -1 would otherwise be the last label of the row before.
-    return (keys[position] == wanted) & (labels >= 0)
 
 
 def _table(predictions: np.ndarray) -> np.ndarray:

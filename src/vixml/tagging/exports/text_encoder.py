@@ -60,7 +60,8 @@ class TextEncoder(nn.Module):
         self.last, self.centre = pooling == "last", model.centre if model.centred else None
         self.causal, self.dim = model.backbone.causal, model.backbone.dim
         at = prompt.pieces.index(TEXT)
-        self.before, self.after = _words(prompt.pieces[:at]) + around[0], around[1] + _words(prompt.pieces[at + 1 :])
+        words = [list(Prompt(pieces).words) for pieces in (prompt.pieces[:at], prompt.pieces[at + 1 :])]
+        self.before, self.after = words[0] + around[0], around[1] + words[1]
         self.most = most - len(around[0]) - len(around[1])
         self.gap = close_gap(self.network, self.longest, _gap(prompt))
 
@@ -153,11 +154,6 @@ def _token(value: Any) -> str | None:
     return value.get("content") if isinstance(value, dict) else value
 
 
-def _words(pieces: Sequence[str | tuple[int, ...]]) -> list[int]:
-    """Return the ids of the words in some pieces; images are absent."""
-    return [number for piece in pieces if not isinstance(piece, str) for number in piece]
-
-
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the special ids that a tokenizer puts before and after a text."""
     probe = tokenizer.encode("a", add_special_tokens=True)
@@ -170,7 +166,7 @@ def _gap(prompt: Prompt) -> tuple[int, int] | None:
     order = [piece for piece in prompt.pieces if isinstance(piece, str)]
     if prompt.late or not prompt.image_positions or IMAGES not in order or order[0] == TEXT:
         return None
-    return len(_words(prompt.pieces[: prompt.pieces.index(IMAGES)])), prompt.image_positions
+    return len(Prompt(prompt.pieces[: prompt.pieces.index(IMAGES)]).words), prompt.image_positions
 
 
 def _alone(layer: nn.TransformerEncoderLayer, text: Tensor) -> Tensor:
