@@ -63,7 +63,9 @@ def load_predictions(folder: Path | str, n_queries: int, n_labels: int) -> Predi
         check_ranking(np.asarray(labels[start : start + CHUNK]), n_labels, start, folder / "labels.npy", REPAIR)
         rising = np.zeros(some.shape, dtype=bool)
         rising[:, 1:] = some[:, 1:] > some[:, :-1]
-        wrong = ((some, np.isnan(some), "a score is not a number", "finite scores"),
-                 (some, rising, "scores rise along a row", "best first"))  # fmt: skip
-        refuse_wrong(wrong, start, folder / "scores.npy", REPAIR)
+        checks = (
+            (some, np.isnan(some), "a score is not a number", "finite scores"),
+            (some, rising, "scores rise along a row", "best first"),
+        )
+        refuse_wrong(checks, start, folder / "scores.npy", REPAIR)
     return Predictions(labels, scores, rows)

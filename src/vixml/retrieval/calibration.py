@@ -189,7 +189,10 @@ def isotonic(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def thresholds(scores: np.ndarray, hits: np.ndarray, n_true: int) -> list[Threshold]:
-    """Return, for each precision that is reached, the lowest score from which on labels have it; as in :func:`reliability`."""
+    """Return, for each precision that is reached, the lowest score from which on labels have it.
+
+    Arguments are as in :func:`reliability`.
+    """
     order = np.argsort(-scores, axis=None, kind="stable")
     order = order[: int(np.isfinite(scores).sum())]
     ranked, correct = scores.reshape(-1)[order], np.cumsum(hits.reshape(-1)[order])

@@ -168,7 +168,7 @@ def _largest(scores: Tensor, valid: Tensor, rank: Tensor, count: Tensor) -> Tens
 
 
 def _scores(vectors: Tensor, rows: Tensor, sizes: Tensor, apart: Tensor, pool: Executor | None) -> Tensor:
-    """Return each row's product with its group's difference of centres.
+    """Return each row's product with its group's difference of centres: (m,) float32.
 
     A unit vector x is nearer to a than to b exactly when x . (a - b) is larger (up to a constant of the group). Not by a
     matrix product, whose rounding depends on the number of rows and of threads.
