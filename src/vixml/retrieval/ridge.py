@@ -146,19 +146,13 @@ def local_ridge(
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search of a term found.
-
-    Attributes:
-        vectors: its label vectors, on a GPU if they fit.
-        labels: (n, top_k) int32, -1 for none.
-        products: (n, top_k) float32, best first.
-    """
+    """What the search of a term found."""
 
     term: LabelTerm
-    vectors: np.ndarray | Tensor
+    vectors: np.ndarray | Tensor  # its label vectors, on a GPU if they fit
     search: Searcher
-    labels: np.ndarray
-    products: np.ndarray
+    labels: np.ndarray  # (n, top_k) int32, -1 for none
+    products: np.ndarray  # (n, top_k) float32, best first
 
     def part(self, rows: slice) -> _Found:
         """Return what was found for some queries."""
@@ -184,17 +178,11 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What a linear model gives some queries.
-
-    Attributes:
-        weight: its factor.
-        scores: (n, m) float32, -inf for pairs of the filter.
-        least: (n,) float32, the ``top_k``-th score of each query, or 0 if that is less.
-    """
+    """What a linear model gives some queries."""
 
     weight: float
-    scores: np.ndarray
-    least: np.ndarray
+    scores: np.ndarray  # (n, m) float32, -inf for pairs of the filter
+    least: np.ndarray  # (n,) float32, the `top_k`-th score of each query, or 0 if that is less
 
     @classmethod
     def of(cls, term: LinearTerm, rows: slice, banned: Ragged | None, top_k: int) -> _Scored:

@@ -37,20 +37,13 @@ PIECE = 1024  # rows that are added up one after the other; then the sums of pie
 
 @dataclass(frozen=True)
 class Level:
-    """The groups of a level that are bisected; known before any vector is read.
+    """The ``g`` groups of a level that are bisected, (g,) int64 each; known before any vector is read."""
 
-    Attributes:
-        starts: (g,) int64 ascending, where each group starts.
-        sizes: (g,) int64, its number of points.
-        left: (g,) int64, how many of them go left.
-        first, second: (g,) int64, the points that are its first centres, two different ones.
-    """
-
-    starts: np.ndarray
-    sizes: np.ndarray
-    left: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
+    starts: np.ndarray  # where each group starts, ascending
+    sizes: np.ndarray  # its number of points
+    left: np.ndarray  # how many of them go left
+    first: np.ndarray  # the point that is its first centre
+    second: np.ndarray  # and another one, its second
 
 
 def balanced_groups(vectors: Tensor, n_groups: int, seed: int, overwrite: bool | None = None) -> np.ndarray:
