@@ -243,8 +243,8 @@ def test_a_choice_of_other_settings_or_other_trainings_is_not_packed(packed, sho
     (edited(files={}), "not packed"), (another_seed, "header of a model folder was altered"), (bare_header, "does not know"), (unknown_setting, "does not know"), (code_of_its_own, "code of its own"),
     (edited(vision="eyes"), "does not know"), (edited(n_labels="many"), "does not know"), (edited(tokens=7), "does not know"),
     (edited(files=["head.safetensors"]), "does not know"), (edited(files={"head.safetensors": 1}), "does not know"),
-    (edited(dim=True), "does not know"), (edited(magic=1), "does not know"), (a_config_of(7), "no architecture"),
-    (a_config_of([]), "no architecture"), (foreign_file, "not packed"), (another_head, "do not fit"), (a_way_out, "outside itself"),
+    (edited(dim=True), "does not know"), (edited(magic=1), "does not know"), (a_config_of(7), "not a JSON object"),
+    (a_config_of([]), "not a JSON object"), (foreign_file, "not packed"), (another_head, "do not fit"), (a_way_out, "outside itself"),
 ])  # fmt: skip
 def test_a_folder_that_is_not_whole_is_one_clear_error(packed, tmp_path, damage, what):
     folder = Path(shutil.copytree(packed("text"), tmp_path / "m"))

@@ -13,7 +13,7 @@ import torch
 from vixml.config.limits import FEWEST_TO_CHOOSE
 from vixml.config.run import Inference, SeededRun
 from vixml.data.corpus import Corpus, training_rows
-from vixml.errors import VixmlError
+from vixml.errors import expect_equal
 from vixml.evaluation.metrics import hits_in_chunks
 from vixml.files import write_json
 from vixml.manifest import check_run
@@ -50,25 +50,15 @@ Precision = Callable[[Inference], np.ndarray]
 def choose_inference(run: SeededRun, inputs: Mapping[str, Path], out: Path, device: torch.device) -> None:
     """Write ``choice.json`` for a run with ``inference.method: chosen`` (docs/formats.md).
 
-    Args:
-        run: the run.
-        inputs: the folders ``corpus``, ``index``, ``trained`` and, if inference gives them weight, ``embeddings`` and ``lexical``.
-            With ``inference.chosen_on``, ``index_1``, ``trained_1`` and so on, of these runs.
-        out: folder to write.
-        device: where to search.
+    ``inputs`` are the folders ``corpus``, ``index``, ``trained`` and, if inference gives them weight, ``embeddings`` and
+    ``lexical``. With ``inference.chosen_on``, ``index_1``, ``trained_1`` and so on, of these runs.
 
     Raises:
         VixmlError: another method, or an input of another run or corpus.
     """
-    how = run.config.inference
-    if how.method != "chosen":
-        raise VixmlError(
-            "this run's inference is given, not chosen",
-            where=f"run {run.run}: inference.method",
-            found=how.method,
-            expected="chosen",
-            hint="set it to chosen, or predict without a choice",
-        )
+    how, hint = run.config.inference, "set it to chosen, or predict without a choice"
+    what, where = "this run's inference is given, not chosen", f"run {run.run}: inference.method"
+    expect_equal(how.method, "chosen", what, where=where, hint=hint)
     resolved = {**run.names, "trained_as": run.config.reuse or run.run, **run.config.settings("predict")}
     facts: dict[str, Any] = {"device": str(device)}
     with stage(out, "choose-inference", config=resolved, inputs=inputs, facts=facts) as work:
@@ -191,18 +181,17 @@ def candidates(preset: Inference, has_prototypes: bool) -> dict[str, Inference]:
     alone = preset.model_copy(update={"image_weight": 0.0, "lexical_weight": 0.0})
     best_labels = "z" if has_prototypes else "u"
     augmented = {"method": "retrieval-augmented", "label_weight": 0.5, "labels_as": best_labels}
-    found = {
+    linear = with_value(ridge, "ridge.linear_weight", 3.0)
+    by_z = alone.model_copy(update={"method": "label-search", "labels_as": "z"})
+    return {
         "local ridge": ridge,
         "local ridge, balanced": ridge.model_copy(update={"ridge": balanced}),
-        "local ridge, mostly linear": with_value(ridge, "ridge.linear_weight", 3.0),
-        "label search by z": alone.model_copy(update={"method": "label-search", "labels_as": "z"}),
+        **({"local ridge, mostly linear": linear} if preset.ridge.linear_weight else {}),
+        **({"label search by z": by_z} if has_prototypes else {}),
         "label search by u": alone.model_copy(update={"method": "label-search", "labels_as": "u"}),
         "retrieval-augmented": alone.model_copy(update=augmented),
         "nearest neighbours": preset.model_copy(update={"method": "knn"}),
     }
-    absent = {"label search by z"} if not has_prototypes else set()
-    absent |= {"local ridge, mostly linear"} if not preset.ridge.linear_weight else set()
-    return {name: how for name, how in found.items() if name not in absent}
 
 
 def ladders(preset: Inference, has_prototypes: bool) -> dict[str, tuple[float, ...]]:

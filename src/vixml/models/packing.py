@@ -69,7 +69,7 @@ MULTIPLE = 128
 
 
 def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = None, multiple: int = 1) -> Packed:
-    """Pack ``n`` sequences.
+    """Pack ``n`` sequences into one stream; those of equal length keep the caller's order.
 
     Args:
         tokens: text tokens of each sequence.
@@ -77,9 +77,6 @@ def pack(tokens: Ragged, images: Ragged | None = None, prompt: Prompt | None = N
         prompt: how a sequence is laid out; None puts images before text, without words.
         multiple: the stream is filled up to a multiple of this length, with sequences of one position that ``restore``
             leaves out.
-
-    Returns:
-        The stream. Sequences of equal length keep the caller's order.
 
     Raises:
         ValueError: a sequence with nothing in it, or two lists of different length.
@@ -157,7 +154,6 @@ class Sequences:
     Attributes:
         tokens: (n rows) text tokens.
         images: (n rows) rows of the image embeddings, or None for text only.
-        prompt: how a sequence is laid out.
         gather: reads image vectors: rows of the image embeddings -> (n_images, image_dim) float16; needed with images.
     """
 

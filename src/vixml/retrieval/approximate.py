@@ -125,7 +125,6 @@ class Searcher:
         kind: ``exact``, ``ivf`` or ``hnsw`` (``inference.index``).
         recall: share of the exact k best that an index must find, on the mean of a sample of the queries.
         seed: of an index's centres and sample.
-        device: where to search.
         memory_mb: bound for temporary tables; a GPU takes :data:`GPU_MB` of its memory if it has as much. The result does not
             depend on it.
         facts: one entry per index that was built: kind, size, build time and curve.

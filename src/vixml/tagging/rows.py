@@ -68,17 +68,16 @@ def items_of(paths: Sequence[Path], form: TableForm, tagger: Tagger, columns: Co
         VixmlError: the table cannot be read, or lacks the columns.
     """
     entry = tagger.folder.dataset.catalogue or Catalogue(folder=".")
-    given = {"id": columns.id, "images": columns.pictures, "image_separator": columns.separator}
-    given |= {"images_are": columns.pictures and "paths"}
+    given = {"id": columns.id, "image_separator": columns.separator, "images_are": columns.pictures and "paths"}
+    given["images"] = columns.pictures or entry.images or PICTURES
     entry = entry.model_copy(update={"form": form} | {key: value for key, value in given.items() if value})
-    entry = entry if entry.images else entry.model_copy(update={"images": PICTURES})
     table, folder = Table(paths, entry, faults=True), columns.folder or paths[0].parent
     by_id = images_by_id(folder) if entry.images_are == "ids" and tagger.reads_images else None
     fields = fields_of(columns.text) if columns.text else tagger.folder.dataset.text_fields
     texts = (*fields, *(() if columns.text else (TEXT,)))
     shown = (entry.images, *fields_of(entry.images))
-    shown_given = fields_of(columns.pictures or "")
-    wanted = {name for name in (columns.id, *fields_of(columns.text or ""), *shown_given) if name}
+    named = (columns.id, *fields_of(columns.text or ""), *fields_of(columns.pictures or ""))
+    wanted = {name for name in named if name}
     fixed, record = kind_of(paths[0]) not in ("lines", "json"), None  # JSON records may differ in their keys
 
     def lacking(names: set[str]) -> VixmlError:

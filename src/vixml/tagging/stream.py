@@ -76,15 +76,12 @@ def tag_table(
     """Write the tags of every item of a table, and beside it the rows that were put aside.
 
     Args:
-        tagger: the model.
         table: a file of any kind that ``vixml new`` reads (:mod:`vixml.data.table_files`), a pattern, or a list of these:
             parts of one table.
         out: ``.csv``, ``.jsonl`` or ``.parquet`` with ``id``, ``rank`` (from 1), ``label`` and ``score``, one row per tag. Rows
             that cannot be tagged are in ``<out>.aside.csv`` with their reason; items that were tagged without a picture that
             cannot be read are there, too.
         k: tags of an item at most.
-        columns: of the table.
-        wanted: which tags, and how.
 
     Returns:
         Counts: ``items``, ``tagged``, ``aside`` (not tagged), ``faulty_pictures`` (items tagged without a picture),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -168,7 +168,6 @@ class Tagger:
         """Open a model folder; every file is verified, and none runs code.
 
         Args:
-            folder: of ``vixml pack``.
             device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
             threads: processor threads of this process; None leaves torch's number.
             precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; auto is what this machine multiplies natively. Scores of
@@ -286,9 +285,8 @@ class Tagger:
     def _chunks(self, items: Iterable[Item]) -> Iterator[list[Read]]:
         """Yield items as the encoder reads them, some at a time; a picture that cannot be read is an error."""
         if isinstance(items, (str, Mapping)):
-            raise VixmlError(
-                "one item in place of a list of items", where="items", found=repr(items)[:80], hint="[item]"
-            )
+            what = "one item in place of a list of items"
+            raise VixmlError(what, where="items", found=repr(items)[:80], hint="[item]")
         yield from in_chunks(map(self._whole, count(), items), lambda read: len(read.pixels))
 
     def _whole(self, number: int, item: Item) -> Read:
@@ -660,10 +658,4 @@ def _file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-_warned: set[str] = set()
-
-
-def _warn_once(sentence: str) -> None:
-    if sentence not in _warned:
-        _warned.add(sentence)
-        warn(sentence)
+_warn_once = cache(warn)

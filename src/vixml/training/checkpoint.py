@@ -34,7 +34,6 @@ class Checkpoint:
     end of an epoch, where resuming repeats least work, and inside an epoch if ``minutes`` have passed as well.
 
     Args:
-        folder: its folder.
         identity: what decides what is learned, by name: JSON values. ``config`` are the run's settings, ``code`` the hash
             of each module.
         minutes: least time between checkpoints inside an epoch.
@@ -52,10 +51,7 @@ class Checkpoint:
         return waited * SHARE >= self.cost and (epoch_ended or waited > 60 * self.minutes)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the running state atomically.
-
-        Args:
-            state: tensors, numbers, strings, lists and dictionaries of them.
+        """Write the running state (tensors, numbers, strings, lists and dictionaries of them) atomically.
 
         Raises:
             VixmlError: the disk is full; the last checkpoint is kept.

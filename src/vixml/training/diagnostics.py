@@ -128,14 +128,9 @@ def collapse_warning(report: dict[str, Any], config: RunConfig) -> str | None:
 
 
 def require_finite(loss: float, vectors: Tensor, epoch: int) -> None:
-    """Stop a diverged run.
+    """Stop a diverged run, by the epoch's mean loss and the query vectors, (n, dim) float32, as stored during it.
 
     The loss alone does not show it: a comparison with NaN is false, so no negative violates and the loss is zero.
-
-    Args:
-        loss: the epoch's mean.
-        vectors: (n, dim) float32 query vectors as stored during the epoch.
-        epoch: from 0.
 
     Raises:
         VixmlError: NaN or infinity in either.
@@ -151,12 +146,9 @@ def require_finite(loss: float, vectors: Tensor, epoch: int) -> None:
 
 
 def prototype_inputs(model: Siamese, u: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the mean norms of the three tokens that enter the prototype network.
+    """Return the mean norms of the three tokens that enter PRIME's prototype network.
 
-    Args:
-        model: a model of PRIME.
-        u: (n, dim) float32 text vectors of ``labels``, not normalised.
-        labels: (n,) int64, on the model's device.
+    ``u`` are the text vectors of ``labels``, (n, dim) float32, not normalised; ``labels``, (n,) int64, are on the model's device.
     """
     free = model.prototypes.free.weight.detach()[model.cluster[labels]]
     known = model.centroid[labels[model.has_centroid[labels]]]
@@ -178,7 +170,6 @@ def evaluate(
     """Return the epoch's diagnostics.
 
     Args:
-        model: the Siamese model.
         labels: (n,) int64, those of :func:`watched`.
         label_u: (n, dim) float32, their text vectors, not normalised.
         label_z: (n, dim) float32 unit rows, their prototypes, or None.
