@@ -66,12 +66,8 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
 def _needed(job: Job, runs: Sequence[str], published_vectors: bool) -> list[Path]:
     """Return the files that packing and the printed table read: those that were deleted are made again.
 
-    Tables that are up to date need none of them, so Snakemake would not make them.
-
-    Args:
-        job: prediction of the run to pack.
-        runs: those of the table.
-        published_vectors: whether published image embeddings are imported.
+    Tables that are up to date need none of them, so Snakemake would not make them. ``job``: prediction of the run to pack;
+    ``runs``: those of the table; ``published_vectors``: whether published image embeddings are imported.
     """
     from vixml.report.fitted import BASELINES
     from vixml.tagging.pack import folders_of

@@ -96,21 +96,13 @@ class WorkflowFile(WorkflowConfig):
 
 
 class Section(NamedTuple):
-    """One kind of YAML file.
+    """One kind of YAML file."""
 
-    Attributes:
-        name: of the schema file, without ``.schema.json``; two kinds may share one.
-        model: of the whole file.
-        title: heading in docs/config.md.
-        about: a paragraph below it.
-        keys: the model whose keys are listed in docs/config.md; None: ``model``.
-    """
-
-    name: str
-    model: Any
-    title: str
-    about: str
-    keys: type[Strict] | None = None
+    name: str  # of the schema file, without ``.schema.json``; two kinds may share one
+    model: Any  # of the whole file
+    title: str  # heading in docs/config.md
+    about: str  # a paragraph below it
+    keys: type[Strict] | None = None  # the model whose keys are listed in docs/config.md; None: ``model``
 
 
 SECTIONS = (

@@ -192,8 +192,7 @@ def validate(model: type[M], data: Any, where: object, also: Sequence[object] = 
     A misspelt required key is both missing and unknown: the unknown one says more.
 
     Args:
-        model: its model.
-        data: what was read.
+        model, data: the model, and what was read.
         where: where it was read: a file, or ``file: key``.
         also: other places where a part of it may have been read.
 
@@ -345,10 +344,7 @@ def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 @with_line
 def load_world(config_dir: Path | str) -> World:
-    """Read ``datasets.yaml`` and ``models.yaml``, with what they include, and check that every reference resolves.
-
-    Args:
-        config_dir: a folder of configuration, or one file with all its parts.
+    """Read ``datasets.yaml`` and ``models.yaml``, or one file with all parts, and check that every reference resolves.
 
     Raises:
         VixmlError: an unreadable file, an unknown key, two entries of one name, or a name that no entry has.
@@ -495,13 +491,7 @@ def datasets_of(family: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class _Family:
-    """One file of runs, with presets filled in.
-
-    Args:
-        path: the file.
-        presets: the files of the presets that it may name.
-        whole: whether the file is a whole configuration.
-    """
+    """One file of runs, with ``presets`` filled in; ``whole``: the file is a whole configuration."""
 
     def __init__(self, path: Path, presets: dict[str, Path], *, whole: bool = False) -> None:
         family = read_yaml(path)
@@ -530,9 +520,7 @@ class _Family:
     def resolve(self, name: str, known: Mapping[str, _Family]) -> RunConfig:
         """Return a run's configuration: that of the run that it reuses; or what it inherits, ``base`` and its own keys.
 
-        Args:
-            name: a run of this file.
-            known: the file of each run of the dataset.
+        ``known``: the file of each run of the dataset.
         """
         keys, where = dict(self.runs[name]), f"runs.{name}.inherit"
         if keys.get("reuse") is not None:
@@ -598,10 +586,7 @@ def load_workflow(
 ) -> WorkflowConfig:
     """Validate the merged workflow configuration and every name in it.
 
-    Args:
-        data: the configuration.
-        where: what to name in an error.
-        files: the files that it was merged from, the last to decide first; an error names the one that has its key.
+    An error names ``where``, or the one of ``files`` that has its key: what ``data`` was merged from, the last to decide first.
 
     Raises:
         VixmlError: a key or value that is not accepted, a name that no file or entry has (with the nearest one), or parts of a
@@ -681,11 +666,7 @@ def family_file(config_dir: Path, dataset: str, run: str) -> Path:
 def require_fit(run: RunConfig, world: World, where: object, architecture: dict[str, Any] | None = None) -> None:
     """Check a run against the models that it names.
 
-    Args:
-        run: the run.
-        world: the registry.
-        where: of the run.
-        architecture: content of the prepared language model's ``config.json``; None takes what the registry says of it.
+    ``architecture``: content of the prepared language model's ``config.json``; None takes what the registry says of it.
 
     Raises:
         VixmlError: an unknown model, heads that do not divide its vectors, more layers than it has, or longer sequences.

@@ -15,12 +15,7 @@ T = TypeVar("T")
 
 
 class Project:
-    """A folder of configuration and a folder of results.
-
-    Args:
-        config_dir: folder of datasets.yaml, models.yaml and runs/.
-        results: folder of all results.
-    """
+    """A folder of configuration (datasets.yaml, models.yaml, runs/) and a folder of all results."""
 
     def __init__(self, config_dir: Path | str = "config", results: Path | str = "results") -> None:
         self.config_dir, self.results = Path(config_dir), Path(results)

@@ -54,27 +54,17 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class PublishedValue:
-    """One published cell.
+    """One published cell."""
 
-    Attributes:
-        source: who published it, e.g. ``arXiv:2511.13189v1``.
-        table: e.g. ``Table 1``.
-        dataset: as printed.
-        row: the columns of ``reported_results.csv`` that describe the table's row (method, backbone, params, ...).
-        metric: with its cut-off, e.g. ``P@1``.
-        printed: the value as printed, e.g. ``"70.30"``.
-        run: the paper's training run behind it (an entry of ``training_runs.csv``), if any.
-        note: what had to be inferred.
-    """
-
-    source: str
-    table: str
-    dataset: str
+    source: str  # who published it, e.g. ``arXiv:2511.13189v1``
+    table: str  # e.g. ``Table 1``
+    dataset: str  # as printed
+    # The columns of ``reported_results.csv`` that describe the table's row (method, backbone, params, ...)
     row: dict[str, str]
-    metric: str
-    printed: str
-    run: str | None
-    note: str
+    metric: str  # with its cut-off, e.g. ``P@1``
+    printed: str  # the value as printed, e.g. ``"70.30"``
+    run: str | None  # the paper's training run behind it (an entry of ``training_runs.csv``), if any
+    note: str  # what had to be inferred
 
     @property
     def value(self) -> float:

@@ -545,8 +545,7 @@ class RunConfig(Strict):
     def settings(self, stage: str) -> dict[str, Any]:
         """Return the settings of this run that a stage obeys, as JSON values; a change of any other reruns nothing.
 
-        Args:
-            stage: ``train`` or ``predict``; what encoding obeys is part of the training.
+        The stage is ``train`` or ``predict``; what encoding obeys is part of the training.
         """
         if stage == "predict":
             # All else about the run shows in the hashes of what a prediction reads.
@@ -595,14 +594,7 @@ class RunConfig(Strict):
 
 @dataclass(frozen=True)
 class SeededRun:
-    """One run of a dataset with one seed.
-
-    Attributes:
-        dataset: id in datasets.yaml.
-        run: id of the run.
-        seed: of everything random.
-        config: the resolved run.
-    """
+    """One resolved run of a dataset with one seed of everything random."""
 
     dataset: str
     run: str

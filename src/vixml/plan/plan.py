@@ -29,38 +29,23 @@ BASE = Path("config/config.yaml")
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one dataset or one table.
-
-    Attributes:
-        name: as printed.
-        runs: the planned ones.
-        named: number in all; a table may name runs that this configuration leaves out.
-    """
+    """Runs of one dataset or one table."""
 
     name: str
-    runs: tuple[RunKey, ...]
-    named: int
+    runs: tuple[RunKey, ...]  # the planned ones
+    named: int  # number in all; a table may name runs that this configuration leaves out
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A table, in the order in which a budget buys them.
-
-    Attributes:
-        table: its name.
-        alone: its hours.
-        adds: its hours in addition to the tables before it.
-        hours: of all tables up to this one.
-        fits: whether these are within the budget.
-        fits_alone: whether this table by itself is.
-    """
+    """A table, in the order in which a budget buys them."""
 
     table: str
-    alone: float
-    adds: float
-    hours: float
-    fits: bool
-    fits_alone: bool
+    alone: float  # its hours
+    adds: float  # its hours in addition to the tables before it
+    hours: float  # of all tables up to this one
+    fits: bool  # whether these are within the budget
+    fits_alone: bool  # whether this table by itself is
 
 
 @dataclass(frozen=True)
@@ -157,8 +142,6 @@ def make_plan(
     """Return the plan of a configuration.
 
     Args:
-        workflow: the configuration.
-        hardware: the machine.
         results: the folder of results, whose tokens give the lengths of texts; None: they are not looked for.
         runs: the runs to plan; None: those that the configuration asks for.
 

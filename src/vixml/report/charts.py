@@ -170,36 +170,26 @@ PARTS = {
 
 @dataclass(frozen=True)
 class RunParts:
-    """One run's parts over its seeds, in percent.
-
-    Attributes:
-        values: (part, metric) -> of each group; None where it has no queries. Groups of labels, rarest first, and labels with
-            and without an image contribute to the metric, and add up to it; of queries it is the metric itself.
-    """
+    """One run's parts over its seeds, in percent."""
 
     run: str
     seeds: tuple[int, ...]
+    # (part, metric) -> of each group; None where it has no queries. Groups of labels, rarest first, and labels with
+    # and without an image contribute to the metric, and add up to it; of queries it is the metric itself
     values: dict[tuple[str, str], tuple[Aggregate | None, ...]]
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One dataset's runs.
-
-    Attributes:
-        groups: of labels of like frequency.
-        n_queries: with and without an image.
-        charts: of the runs ``compared``, as SVG text.
-        without: runs whose scores have no parts.
-    """
+    """One dataset's runs."""
 
     dataset: str
-    groups: tuple[dict[str, Any], ...]
-    n_queries: tuple[int, int]
-    charts: tuple[str, ...]
+    groups: tuple[dict[str, Any], ...]  # of labels of like frequency
+    n_queries: tuple[int, int]  # with and without an image
+    charts: tuple[str, ...]  # of the runs ``compared``, as SVG text
     compared: tuple[str, ...]
     runs: tuple[RunParts, ...]
-    without: tuple[str, ...]
+    without: tuple[str, ...]  # runs whose scores have no parts
 
 
 def breakdowns(results: Results, compare: Sequence[str]) -> list[Breakdown]:

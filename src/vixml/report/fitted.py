@@ -22,12 +22,7 @@ STARTED = " The earlier model that this training started from may have been trai
 def fitted_table(project: Project, dataset: str, runs: Sequence[str], seed: int, tagger: str) -> str:
     """Return the table as Markdown, a sentence on the best baseline, and one on how inference was chosen.
 
-    Args:
-        project: configuration and results.
-        dataset: of the runs.
-        runs: in the order of the table.
-        seed: of the runs.
-        tagger: the run that tags new items.
+    ``runs`` are in the order of the table; ``tagger`` is the one that tags new items.
 
     Raises:
         VixmlError: a run without a score.

@@ -192,33 +192,24 @@ TRAINED = ("train", "build-index")  # stages whose folders a run that reuses a m
 
 @dataclass(frozen=True)
 class Result:
-    """The score of one run with one seed on one split.
-
-    Attributes:
-        metrics: name -> percent.
-        trained_as: the run whose trained model was used: itself, or the one that it reuses.
-        hours: measured training time without set-up, of that model and of other trainings that inference was chosen on, or of
-            a model that prediction fitted; None without training.
-        query_ms: measured milliseconds that a test query takes in bulk, from tokens and image embeddings to ranked labels; None
-            where it was not measured.
-        training: the rest of its ``training.json`` (device, precision, steps, ...), or empty.
-        manifest: of the score folder: commit, versions, machine, time.
-        folder: of the score.
-        scores: the whole of its ``scores.json``.
-    """
+    """The score of one run with one seed on one split."""
 
     dataset: str
     run: str
     seed: int
     split: str
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # name -> percent
     n_queries: int
-    trained_as: str
+    trained_as: str  # the run whose trained model was used: itself, or the one that it reuses
+    # Measured training time without set-up, of that model and of other trainings that inference was chosen on, or of a
+    # model that prediction fitted; None without training
     hours: float | None
-    training: dict[str, Any]
-    manifest: dict[str, Any]
-    folder: Path
-    scores: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any]  # the rest of its ``training.json`` (device, precision, steps, ...), or empty
+    manifest: dict[str, Any]  # of the score folder: commit, versions, machine, time
+    folder: Path  # of the score
+    scores: dict[str, Any] = field(default_factory=dict)  # the whole of its ``scores.json``
+    # Measured milliseconds that a test query takes in bulk, from tokens and image embeddings to ranked labels; None
+    # where it was not measured
     query_ms: float | None = None
 
     @property

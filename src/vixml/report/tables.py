@@ -55,52 +55,30 @@ SEEDS_OF_SD = 5  # the paper's
 
 @dataclass(frozen=True)
 class Cell:
-    """One column of one row: the published value, ours, and the verdict.
+    """One column of one row: the published value, ours, and the verdict."""
 
-    Attributes:
-        column: its heading; of a score, the metric.
-        published: as printed; empty where nothing was published.
-        ours: a score over seeds, or a text; None where there is nothing of ours.
-        verdict: of the two.
-        entry: of a published score, that of reported_results.csv.
-    """
-
-    column: str
-    published: str
-    ours: Aggregate | str | None
-    verdict: Verdict
-    entry: PublishedValue | None = None
+    column: str  # its heading; of a score, the metric
+    published: str  # as printed; empty where nothing was published
+    ours: Aggregate | str | None  # a score over seeds, or a text; None where there is nothing of ours
+    verdict: Verdict  # of the two
+    entry: PublishedValue | None = None  # of a published score, that of reported_results.csv
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a section; all but the first three attributes belong to scores.
+    """One row of a section; all but the first three attributes belong to scores."""
 
-    Attributes:
-        label: its heading.
-        cells: in the order of the table's columns; some may be missing.
-        note: a remark.
-        block: the heading of its group of rows.
-        params: size of the language model, as printed.
-        run: our run, or None where no run repeats the row.
-        paper_run: the paper's training run.
-        seed: the one seed that it shows, or None for all.
-        seeds: of the results.
-        hours: of training, over seeds.
-        query_ms: milliseconds per query, over seeds.
-    """
-
-    label: str
-    cells: tuple[Cell, ...]
-    note: str = ""
-    block: str = ""
-    params: str = ""
-    run: str | None = None
-    paper_run: str | None = None
-    seed: int | None = None
-    seeds: tuple[int, ...] = ()
-    hours: Aggregate | None = None
-    query_ms: Aggregate | None = None
+    label: str  # its heading
+    cells: tuple[Cell, ...]  # in the order of the table's columns; some may be missing
+    note: str = ""  # a remark
+    block: str = ""  # the heading of its group of rows
+    params: str = ""  # size of the language model, as printed
+    run: str | None = None  # our run, or None where no run repeats the row
+    paper_run: str | None = None  # the paper's training run
+    seed: int | None = None  # the one seed that it shows, or None for all
+    seeds: tuple[int, ...] = ()  # of the results
+    hours: Aggregate | None = None  # of training, over seeds
+    query_ms: Aggregate | None = None  # milliseconds per query, over seeds
 
     @property
     def verdict(self) -> str:
