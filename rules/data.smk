@@ -34,14 +34,14 @@ rule build_corpus:
     """Turn a dataset's files into texts, label matrices and image lists."""
     input:
         unpack(reads("build-corpus")),
-        tables=tables_of_dataset,
+        tables=lambda wildcards: own_tables(wildcards.dataset)[0],
     output:
         made_by("build-corpus"),
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        **obeys("build-corpus") | {"settings": settings_of_corpus},
+        **obeys("build-corpus", state_of_tables),
     message:
         "Build the corpus of {wildcards.dataset}"
     shell:

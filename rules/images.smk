@@ -53,7 +53,7 @@ rule render_images:
         mem_mb=4000,
         runtime=240,
     params:
-        **obeys("render-images") | {"settings": settings_of_images},
+        **obeys("render-images", state_of_images),
     message:
         "Draw the images of {wildcards.dataset}"
     shell:

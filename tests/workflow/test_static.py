@@ -98,7 +98,7 @@ def test_a_rule_has_every_directive_and_calls_one_command_with_its_options(text)
     shell = text.split("shell:")[1]
     [command] = re.findall(r"\bvixml ([a-z-]+)", shell)
     # A download is named by its hash; no edit of code asks for it again.
-    assert command in STAGES and (f'**obeys("{command}")' in text or command == "download")
+    assert command in STAGES and (f'**obeys("{command}"' in text or command == "download")
     assert "2>&1 | logged {log:q}" in shell
     known = {option for parameter in typer.main.get_command(app).commands[command].params for option in parameter.opts}
     assert set(re.findall(r"--[a-z-]+", shell)) | set(re.findall(r'f"(--[a-z-]+) ', text)) <= known
