@@ -152,11 +152,7 @@ def mend_rwlock(folder: Path) -> str:
 
 
 def require_tracked(results: Path, pages: Path | None) -> None:
-    """Check that a configuration writes where DVC looks (dvc.yaml): ``results``, and its pages in the same folder.
-
-    Raises:
-        VixmlError: it writes somewhere else.
-    """
+    """Raise VixmlError unless a configuration writes where DVC looks (dvc.yaml): ``results``, and its pages in the same folder."""
     for key, folder in (("results", results), ("pages", pages)):
         if folder is not None and folder.resolve() != Path("results").resolve():
             raise VixmlError(
@@ -359,11 +355,7 @@ def checkpoints(results: Path) -> str:
 
 
 def require_conda() -> None:
-    """Check that Snakemake will find a conda client.
-
-    Raises:
-        VixmlError: there is none.
-    """
+    """Raise VixmlError unless Snakemake will find a conda client."""
     if shutil.which("conda") is None:
         raise VixmlError(
             "--use-conda needs a conda client, and there is none",
@@ -374,12 +366,9 @@ def require_conda() -> None:
 
 
 def require_slurm(partitions: Iterable[str]) -> None:
-    """Check that SLURM answers, and has every partition that jobs will be sent to.
+    """Raise VixmlError unless there is a SLURM, it answers, and it has every partition that jobs will be sent to.
 
     ``partitions``: one may be several names, joined by commas, as ``sbatch`` takes them.
-
-    Raises:
-        VixmlError: no SLURM, no answer, or no such partition.
     """
     absent = [program for program in ("sinfo", "sbatch", "squeue") if shutil.which(program) is None]
     if absent:
@@ -411,12 +400,9 @@ def require_slurm(partitions: Iterable[str]) -> None:
 
 
 def require_array(rule: str, jobs: int, limit: int, at_once: int) -> None:
-    """Check that a rule's job arrays can be filled: the executor holds jobs back until an array is full.
+    """Raise VixmlError unless a rule's job arrays can be filled: the executor holds jobs back until an array is full.
 
     ``jobs`` are to be run; an array has at most ``limit`` (``--slurm-array-limit``), and ``at_once`` may run together.
-
-    Raises:
-        VixmlError: an array is larger than the number of jobs that may run together.
     """
     if min(jobs, limit) > at_once:
         raise VixmlError(
@@ -440,12 +426,9 @@ def _each_error_as(what: str, where: str, hint: str) -> Iterator[None]:
 
 
 def require_remote(root: Path, name: str | None = None, *, filled: bool = False) -> str:
-    """Check that DVC has a remote (None: the default one), and that it can be reached; return its address.
+    """Return the address of DVC's remote (None: the default one); raise VixmlError unless there is one that can be reached.
 
     ``filled``: its folder must exist, as for a pull; a push creates it, but not the folder above it.
-
-    Raises:
-        VixmlError: no remote, or one that cannot be reached.
     """
     from dvc.repo import Repo
 

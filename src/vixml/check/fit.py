@@ -42,10 +42,9 @@ def parse(runs: str) -> list[Scored]:
 
 
 def expect_fit(project: Project, scored: Iterable[Scored], published: bool = True) -> None:
-    """Check that runs can be trained and scored on their data; ``published``: image embeddings may be imported.
+    """Raise VixmlError, with file and key, for the first run that cannot be trained and scored on its data.
 
-    Raises:
-        VixmlError: the first run that cannot; its file and key are named.
+    ``published``: image embeddings may be imported.
     """
     scored = list(scored)
     _expect_one_share(project, scored)

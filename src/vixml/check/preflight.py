@@ -415,11 +415,7 @@ def slurm(partitions: Iterable[str]) -> Line:
 
 
 def refuse(lines: Iterable[Line]) -> None:
-    """Print each line as it comes, and stop if a job cannot work.
-
-    Raises:
-        VixmlError: a failed check that makes a job impossible.
-    """
+    """Print each line as it comes, and raise VixmlError after the last if a job cannot work."""
     failed = []
     for line in lines:
         print(line, file=sys.stderr, flush=True)

@@ -238,11 +238,7 @@ def _value(field: dict[str, Any]) -> str:
 
 
 def document(root: Path | str, *, check: bool = False) -> list[Path]:
-    """Write every generated file below ``root``, or with ``check`` only compare; return those that differed.
-
-    Raises:
-        VixmlError: ``check`` is set and a file is missing or out of date.
-    """
+    """Write every generated file below ``root`` and return those that differed; with ``check``, raise VixmlError if some do."""
     stale = []
     for name, text in render().items():
         path = Path(root) / name

@@ -233,11 +233,7 @@ def unknown_key(key: str, known: list[str], where: object) -> VixmlError:
 
 
 def require(key: Any, known: Iterable[str], where: object) -> None:
-    """Check that a key is one of those known.
-
-    Raises:
-        VixmlError: it is not (with the nearest spelling).
-    """
+    """Raise VixmlError, with the nearest spelling, unless a key is one of those known."""
     if not isinstance(key, str) or key not in known:
         raise unknown_key(str(key), sorted(known), where)
 
@@ -257,11 +253,7 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
 
 
 def expect_name(kind: str, name: str, where: object) -> None:
-    """Check a name that becomes a part of paths, commands and wildcards.
-
-    Raises:
-        VixmlError: it holds other characters, or more of them than a file name can.
-    """
+    """Raise VixmlError unless a name has only the characters, and no more of them, that paths and wildcards can have."""
     if not NAME.fullmatch(name):
         raise VixmlError(
             f"a {kind}'s name may hold letters, digits, dots, hyphens and underscores, at most 100",

@@ -31,22 +31,14 @@ class Project:
         return load_runs(self.config_dir)
 
     def run(self, dataset: str, run: str) -> RunConfig:
-        """Return a run's resolved configuration.
-
-        Raises:
-            VixmlError: no such run (with the nearest name).
-        """
+        """Return a run's resolved configuration; an unknown run is an error with the nearest name."""
         if (dataset, run) not in self.runs:
             known = sorted(r for d, r in self.runs if d == dataset) or sorted({d for d, _ in self.runs})
             raise unknown_key(run, known, f"{self.config_dir}/runs: dataset {dataset}")
         return self.runs[dataset, run]
 
     def own_run(self, dataset: str, run: str) -> RunConfig:
-        """Return a run that has a trained model of its own.
-
-        Raises:
-            VixmlError: no such run, or one that reuses the model of another.
-        """
+        """Return a run that has a trained model of its own; one that reuses the model of another is an error."""
         config = self.run(dataset, run)
         if config.reuse is not None:
             raise VixmlError(

@@ -89,11 +89,7 @@ class PublishedValue:
 
 
 def select_one(values: Iterable[PublishedValue], columns: Mapping[str, str], where: object) -> PublishedValue:
-    """Return the one published value with these columns, of the paper unless they name another ``source``.
-
-    Raises:
-        VixmlError: none, or more than one.
-    """
+    """Return the one published value with these columns, of the paper by default; none or several are a VixmlError."""
     columns = {"source": PAPER, **columns}
     found = [value for value in values if value.selected_by(columns)]
     if len(found) != 1:

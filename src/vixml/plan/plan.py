@@ -103,10 +103,7 @@ class Plan:
 
 
 def hours(text: str) -> float:
-    """Read a budget.
-
-    Raises:
-        VixmlError: not a time.
+    """Read a budget; VixmlError if it is no time.
 
     Example:
         >>> hours("24h"), hours("90 min"), hours("2d"), hours("7.5")

@@ -174,11 +174,7 @@ def origin_sentence(summary: dict[str, Any]) -> str:
 
 
 def fill(text: str, content: str, where: object, place: str = PLACE) -> str:
-    """Return ``text`` with ``content`` between the markers of ``place``.
-
-    Raises:
-        VixmlError: a marker that is missing, or occurs more than once.
-    """
+    """Return ``text`` with ``content`` between the markers of ``place``; VixmlError unless each is there once."""
     begin, end = (f"<!-- {place}:{side} -->" for side in ("begin", "end"))
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise VixmlError(
@@ -347,10 +343,11 @@ def pages(
 ) -> dict[str, str]:
     """Return the page's generated parts by their place."""
     sources = Sources.load(config_dir, Results())
+    discrepancies = [[row["where"], row["what"], row["action"]] for row in sources.reported("discrepancies")]
     return {
         "parts": _parts(sources),
         "shape": _shape(references, sources),
-        "discrepancies": _discrepancies(sources),
+        "discrepancies": markdown(["where", "what the sources say", "what is done here"], discrepancies, words=(1, 2)),
         "deviations": _deviations(deviations),
     }
 
@@ -393,11 +390,6 @@ def _shape(references: Sequence[Path], sources: Sources) -> str:
     rows = [[one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in compared]
     paper, picto = ["the paper says", "where", "paper: difference"], ["PICTO: the first", "the second"]
     return markdown([*paper, *picto, "difference (95 %)", "on PICTO"], rows, words=(1, 6))
-
-
-def _discrepancies(sources: Sources) -> str:
-    rows = [[row["where"], row["what"], row["action"]] for row in sources.reported("discrepancies")]
-    return markdown(["where", "what the sources say", "what is done here"], rows, words=(1, 2))
 
 
 def _deviations(page: Path) -> str:

@@ -358,13 +358,25 @@ def _training(result: Result) -> tuple[dict[str, Any], float | None]:
         return {}, None
     verify_file(path)
     training = read_versioned(path, STALE)
-    return training, _hours(training, path)
+    # A run of 0 epochs has a model folder too, but nothing was trained and no time is to be plotted.
+    if not training.get("steps"):
+        return training, None
+    seconds = training.get("seconds")
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds <= 0:
+        raise VixmlError(
+            "a training has no valid time",
+            where=f"{path}: seconds",
+            found=seconds,
+            expected="seconds of training, above 0",
+            hint="train the run again",
+        )
+    return training, float(seconds) / 3600
 
 
 def _query_ms(result: Result, predicted: dict[str, Any]) -> float | None:
     """Return what encoding and ranking a query took, or ranking alone where nothing is encoded."""
     found = [predicted]
-    if "index" in found[0].get("inputs", {}):
+    if "index" in predicted.get("inputs", {}):
         found.append(_manifest(result.place("build-index")))
     taken = [made.get("facts", {}).get("milliseconds_per_query") for made in found]
     return None if None in taken else sum(taken)
@@ -390,22 +402,6 @@ def read_versioned(path: Path | str, hint: str) -> dict[str, Any]:
     found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
     expect_equal(found, SCHEMA_VERSION, "a result of another schema version", where=path, hint=hint)
     return value
-
-
-def _hours(training: dict[str, Any], path: Path) -> float | None:
-    # A run of 0 epochs has a model folder too, but nothing was trained and no time is to be plotted.
-    if not training.get("steps"):
-        return None
-    seconds = training.get("seconds")
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds <= 0:
-        raise VixmlError(
-            "a training has no valid time",
-            where=f"{path}: seconds",
-            found=seconds,
-            expected="seconds of training, above 0",
-            hint="train the run again",
-        )
-    return float(seconds) / 3600
 
 
 def metric_over_seeds(results: Sequence[Result], metric: str) -> Aggregate | None:

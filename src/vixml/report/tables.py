@@ -186,11 +186,7 @@ class Measured:
 
     @classmethod
     def of(cls, corpora: Sequence[Path], latencies: Sequence[Path]) -> Measured:
-        """Name each corpus by its dataset, the name of its parent folder.
-
-        Raises:
-            VixmlError: two corpora of one dataset.
-        """
+        """Name each corpus by its dataset, the name of its parent folder; two of one dataset are an error."""
         found: dict[str, Path] = {}
         for folder in map(Path, corpora):
             dataset = folder.absolute().parent.name

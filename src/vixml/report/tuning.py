@@ -89,7 +89,11 @@ def make_tuning(scores: Sequence[Path], out: Path) -> None:
     """
     runs = read_runs(scores)
     config = {"split": SPLIT, "metrics": list(METRICS), "diagnostics": list(DIAGNOSTICS)}
-    with stage(out, "make-tuning", config=config, inputs=_inputs(runs)) as work:
+    inputs: dict[str, Path] = {}
+    for result in (result for run in runs for result in run.results):
+        key = f"{result.dataset}/{result.run}/seed{result.seed}"
+        inputs |= {f"score/{key}": result.folder, f"model/{key}": result.place("train")}
+    with stage(out, "make-tuning", config=config, inputs=inputs) as work:
         write_text(work / "tuning.csv", to_csv(runs))
         write_text(work / "tuning.md", to_markdown(runs))
 
@@ -135,20 +139,8 @@ def _diagnostic(result: Result, key: str) -> float:
     return float(last[key])
 
 
-def _inputs(runs: Sequence[TunedRun]) -> dict[str, Path]:
-    named: dict[str, Path] = {}
-    for result in (result for run in runs for result in run.results):
-        key = f"{result.dataset}/{result.run}/seed{result.seed}"
-        named |= {f"score/{key}": result.folder, f"model/{key}": result.place("train")}
-    return named
-
-
 def first_line(runs: Sequence[TunedRun]) -> str:
-    """Return a heading that names the scored queries.
-
-    Example:
-        ``Scores on 679 held-out train queries of picto; test was not read``
-    """
+    """Return a heading such as ``Scores on 679 held-out train queries of picto; test was not read``."""
     sizes = {run.dataset: run.results[0].n_queries for run in runs}
     queries = ", ".join(f"{n:,} held-out train queries of {dataset}" for dataset, n in sorted(sizes.items()))
     splits = len({split for run in runs for split, _ in run.cells})
