@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -33,7 +33,6 @@ from vixml.data.download import by_hand, hub_error, partial_folder
 from vixml.data.hub_checkpoint import placed_folder
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import CONTEXT, HARDWARE
-from vixml.plan.cost import Cost
 from vixml.plan.plan import Plan, RunKey, make_plan
 from vixml.provenance import MANIFEST, existing
 from vixml.runtime import SCARCE, SHARED, gpu_hardware
@@ -46,14 +45,9 @@ SECONDS = 10.0  # to wait for a host
 DRIVE = "https://drive.google.com"
 # A kind of part of a plan -> the stage whose folder it fills.
 FILLS = {
-    "model": "prepare-model",
-    "tokens": "tokenize",
-    "images": "render-images",
-    "embeddings": "embed-images",
-    "train": "train",
-    "index": "build-index",
-    "predict": "predict",
-}
+    "model": "prepare-model", "tokens": "tokenize", "images": "render-images", "embeddings": "embed-images",
+    "train": "train", "index": "build-index", "predict": "predict",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -226,17 +220,13 @@ def host_memory(plan: Plan) -> Iterator[Line]:
 
 def to_write(project: Project, plan: Plan, published: bool) -> float:
     """Return the bytes that a plan's runs have still to write: of each unfinished part, what its files leave of it."""
-    left = {}
-    for key, parts in plan.runs.items():
-        for part in set(parts) - set(left):
-            stay, passing = paths_of(project, key, part, published)
-            if (stay[0] / MANIFEST).exists():
-                continue
-            cost, made, unfinished = plan.parts[part], bytes_in(stay), bytes_in(passing)
-            disk, scratch = max(0.0, cost.disk_bytes - made), max(0.0, cost.scratch_bytes - unfinished)
-            left[part] = replace(cost, disk_bytes=disk, scratch_bytes=scratch)
-    total = sum(left.values(), Cost())
-    return total.disk_bytes + total.scratch_bytes
+    stays, passes = 0.0, 0.0  # one checkpoint at a time
+    for part, key in {part: key for key, parts in plan.runs.items() for part in parts}.items():
+        stay, passing = paths_of(project, key, part, published)
+        if not (stay[0] / MANIFEST).exists():
+            stays += max(0.0, plan.parts[part].disk_bytes - bytes_in(stay))
+            passes = max(passes, plan.parts[part].scratch_bytes - bytes_in(passing))
+    return stays + passes
 
 
 def paths_of(project: Project, key: RunKey, part: str, published: bool) -> tuple[list[Path], list[Path]]:

@@ -90,10 +90,7 @@ def check_remote(
     print(f"the remote is there: {require_remote(repository, remote, filled=filled)}")
 
 
-def doctor(
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
-) -> None:
+def doctor(results: Results = RESULTS, config_dir: ConfigDir = CONFIG_DIR) -> None:
     r"""Print one block on this machine, installation and results, to paste into a report of a problem.
 
     It holds no secrets, and the home folder is written ~. It never fails: what

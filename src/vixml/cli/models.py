@@ -74,10 +74,7 @@ def _finished_run(project: Project, dataset: str, seed: int) -> str:
 
 
 def tag(
-    table: Annotated[
-        list[Path],
-        Argument(help="The table, or its parts; every kind that `vixml new` reads."),
-    ],
+    table: Annotated[list[Path], Argument(help="The table, or its parts; every kind that `vixml new` reads.")],
     model: Model,
     out: Annotated[Path, Option(help="File to write: .csv, .jsonl or .parquet.")],
     k: Annotated[int, Option(min=1, max=1_000_000, help="Tags of an item.")] = 10,
@@ -153,8 +150,7 @@ def tag(
 
 def export(
     to: Annotated[
-        Literal["sentence-transformers", "onnx", "faiss", "parquet", "hub"],
-        Option(help="For which program."),
+        Literal["sentence-transformers", "onnx", "faiss", "parquet", "hub"], Option(help="For which program.")
     ],
     model: Model,
     out: Annotated[str, Option(help="Folder to write; for hub, the repository OWNER/NAME.")],

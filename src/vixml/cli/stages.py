@@ -32,8 +32,7 @@ Run = Annotated[str, Argument(help="Run of that dataset, from config/runs/.")]
 TextModel = Annotated[str, Argument(help="Language model, an entry of models.yaml.")]
 Vision = Annotated[str, Argument(help="Vision encoder, an entry of models.yaml.")]
 Seed = Annotated[
-    int,
-    Option(min=0, max=2**32 - 1, help="Seed of all random numbers; same seed, same bytes (on one processor)."),
+    int, Option(min=0, max=2**32 - 1, help="Seed of all random numbers; same seed, same bytes (on one processor).")
 ]
 Split = Annotated[
     Literal["test", "validation"],
@@ -256,9 +255,7 @@ def hash_texts(job: Job, dataset: Dataset) -> None:
 
 @command
 def render_images(
-    job: Job,
-    dataset: Dataset,
-    threads: Annotated[int, Option(min=1, max=4096, help="Drawings made at once.")] = 1,
+    job: Job, dataset: Dataset, threads: Annotated[int, Option(min=1, max=4096, help="Drawings made at once.")] = 1
 ) -> None:
     """Draw or prepare the images of a corpus into one image store.
 

@@ -18,6 +18,7 @@ from vixml.config.tables import Comparisons, DrawingSpec, FactsSpec, FigureSpec,
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 from vixml.files import write_text
+from vixml.text import markdown
 
 COMMAND = "vixml document-config"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -166,17 +167,14 @@ def render() -> dict[str, str]:
     for name, model, title, about, keys in SECTIONS:
         schema = TypeAdapter(model).json_schema()
         files[f"config/schemas/{name}.schema.json"] = json.dumps({"$schema": DIALECT} | schema, indent=2) + "\n"
-        page += ["", f"## {title}", "", about, "", "| key | value | default | meaning |", "|---|---|---|---|"]
         listed = keys.model_json_schema() if keys else schema
         rows = _rows(listed, listed.get("$defs", {}), "")
         # Sources are explained once, although both files of the registry have them.
-        page += [_row(*row) for row in rows if not (name == "models" and row[0].startswith("sources"))]
+        cells = [(f"`{key}`", *row) for key, *row in rows if not (name == "models" and key.startswith("sources"))]
+        table = markdown(["key", "value", "default", "meaning"], cells, words=(1, 2, 3))
+        page += ["", f"## {title}", "", about, "", table.rstrip()]
     files["docs/config.md"] = "\n".join(page) + "\n"
     return files
-
-
-def _row(key: str, value: str, default: str, meaning: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{key}`", value, default, meaning)) + " |"
 
 
 def _rows(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:

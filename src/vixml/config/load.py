@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import difflib
-import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from types import UnionType
-from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -23,8 +23,6 @@ from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 
 M = TypeVar("M", bound=BaseModel)
-P, R = ParamSpec("P"), TypeVar("R")
-
 
 # libyaml, which PyYAML's wheels bring, reads the registry in a fifth of the time: every command waits for that.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -172,18 +170,14 @@ def located(where: object) -> tuple[str, bool]:
     return f"{match[1]}:{line}: {match[2]}", not rest
 
 
-def with_line(load: Callable[P, R]) -> Callable[P, R]:
-    """Add to each error of a function that loads configuration the line of the key that the error names."""
-
-    @functools.wraps(load)
-    def loaded(*arguments: P.args, **options: P.kwargs) -> R:
-        try:
-            return load(*arguments, **options)
-        except VixmlError as error:
-            error.where = located(error.where)[0] if error.where is not None else None
-            raise
-
-    return loaded
+@contextmanager
+def with_line() -> Iterator[None]:
+    """Add to an error of configuration the line of the key that it names."""
+    try:
+        yield
+    except VixmlError as error:
+        error.where = located(error.where)[0] if error.where is not None else None
+        raise
 
 
 def validate(model: type[M], data: Any, where: object, also: Sequence[object] = ()) -> M:
@@ -297,7 +291,7 @@ def configuration_files(config_dir: Path | str, *patterns: str) -> list[Path]:
 # --- The registry: datasets.yaml, models.yaml and the files that they include.
 
 
-@with_line
+@with_line()
 def registry_files(config_dir: Path | str) -> list[Path]:
     """Return ``datasets.yaml``, ``models.yaml`` and the files that they include.
 
@@ -334,7 +328,7 @@ def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield included, part
 
 
-@with_line
+@with_line()
 def load_world(config_dir: Path | str) -> World:
     """Read ``datasets.yaml`` and ``models.yaml``, or one file with all parts, and check that every reference resolves.
 
@@ -377,7 +371,7 @@ def load_world(config_dir: Path | str) -> World:
 # --- The families of runs.
 
 
-@with_line
+@with_line()
 def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     """Read every family in ``runs/``: ``{(dataset, run): RunConfig}``.
 
@@ -572,7 +566,7 @@ class _Family:
 # --- The workflow, which names runs, tables and figures.
 
 
-@with_line
+@with_line()
 def load_workflow(
     data: dict[str, Any], where: object = "config/config.yaml", files: Sequence[object] = ()
 ) -> WorkflowConfig:

@@ -16,26 +16,10 @@ from vixml.errors import VixmlError
 PAPER = "arXiv:2511.13189v1"
 
 # The columns that together say which cell of which table a row of reported_results.csv is.
-IDENTITY = tuple(
-    [
-        "source",
-        "paper_table",
-        "dataset",
-        "method",
-        "backbone",
-        "params",
-        "modality",
-        "base_method",
-        "vision_encoder",
-        "n_images",
-        "inference",
-        "trained_by_paper",
-        "uses_inference_enh_E",
-        "uses_metadata_M",
-        "metric",
-        "k",
-    ]
-)
+IDENTITY = (
+    "source", "paper_table", "dataset", "method", "backbone", "params", "modality", "base_method", "vision_encoder",
+    "n_images", "inference", "trained_by_paper", "uses_inference_enh_E", "uses_metadata_M", "metric", "k",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

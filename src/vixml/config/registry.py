@@ -151,8 +151,7 @@ class Catalogue(Strict):
         "the column of ids.",
     )
     separator: str = Field(
-        ";",
-        description="Separator of several labels or images in one cell of a CSV file; empty: one value per cell.",
+        ";", description="Separator of several labels or images in one cell of a CSV file; empty: one value per cell."
     )
     # Keys that came later; a manifest and a rule's params have them only where they are set, so that no corpus is remade.
     tables: dict[Literal["train", "test", "items", "label"], str | list[str]] | None = Field(

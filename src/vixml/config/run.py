@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from vixml.config.template import has_field, parse_template
 
+RankedBy = Literal[
+    "label-search", "retrieval-augmented", "local-ridge", "knn", "popularity", "linear", "pecos", "napkinxc", "chosen"
+]
 PEERS = ("pecos", "napkinxc")  # methods of inference that are other software, fitted to texts
 
 # --- What every model of a configuration file is built on.
@@ -80,17 +83,7 @@ class Ridge(Strict):
 class Inference(Strict):
     """How a trained (or untrained) encoder ranks labels."""
 
-    method: Literal[
-        "label-search",
-        "retrieval-augmented",
-        "local-ridge",
-        "knn",
-        "popularity",
-        "linear",
-        "pecos",
-        "napkinxc",
-        "chosen",
-    ] = Field(
+    method: RankedBy = Field(
         "label-search",
         description="`label-search`: maximum inner product over label vectors. `retrieval-augmented`: retrieve both labels and "
         "training queries, which vote for their labels (paper section 4.5). `local-ridge`: kernel ridge "

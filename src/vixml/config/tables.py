@@ -260,7 +260,7 @@ def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:
     return Path(config_dir) / kind / f"{name}.yaml"
 
 
-@with_line
+@with_line()
 def _load(config_dir: Path | str, kind: str, name: str, model_of: Callable[[dict[str, Any]], type[S]]) -> S:
     path = spec_path(config_dir, kind, name)
     if not path.exists():

@@ -16,16 +16,8 @@ if TYPE_CHECKING:
 TABLE = Path(__file__).with_suffix(".csv")
 # Settings of an encoder that change no shape of a step, or only the number of its tokens.
 NO_SHAPE = {
-    "model",
-    "max_len",
-    "template",
-    "label_template",
-    "first_token",
-    "text_position",
-    "pooling",
-    "kernels",
-    "lora",
-}
+    "model", "max_len", "template", "label_template", "first_token", "text_position", "pooling", "kernels", "lora",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

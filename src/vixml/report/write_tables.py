@@ -18,11 +18,7 @@ from vixml.text import csv_cell, duration, markdown, milliseconds, one_line, pla
 
 
 def make_tables(
-    scores: Sequence[Path],
-    config_dir: Path,
-    tables: Sequence[str],
-    out: Path,
-    measured: Measured | None = None,
+    scores: Sequence[Path], config_dir: Path, tables: Sequence[str], out: Path, measured: Measured | None = None
 ) -> None:
     """Write ``{table}.csv``, ``{table}.md`` and ``{table}.tex`` for each table, ``summary.json`` and ``metrics.json``."""
     measured = measured or Measured()
