@@ -196,13 +196,10 @@ def reads(stage):
     return per_job(stage, files)
 
 
-def obeys(stage, more=lambda job: {}):
-    """Return the params of a stage's rule: the settings that a job obeys, if there are any, and the digest of its code.
-
-    `more` returns what else of a job's raw files counts as a setting.
-    """
+def obeys(stage):
+    """Return the params of a stage's rule: the settings that a job obeys, if there are any, and the digest of its code."""
     # Both are computed only when Snakemake considers a job of the rule.
-    params = {"code": lambda wildcards: stage_digest(stage)}
+    params, more = {"code": lambda wildcards: stage_digest(stage)}, STATE_OF_FILES.get(stage, lambda job: {})
     if STAGES[stage].obeys is not Stage.obeys:
         params["settings"] = per_job(stage, lambda job: json.dumps(job.obeys() | more(job), sort_keys=True))
     return params
@@ -239,6 +236,10 @@ def state_of_images(job):
         with contextlib.suppress(VixmlError, OSError):  # a damaged corpus is an error of the job
             return {"images": digest_of_images(entry, RAW_DIR, Corpus(corpus, {}).image_keys())}
     return {}
+
+
+# Stages that read a user's own files, which are no inputs of their rules -> what shows a change of these.
+STATE_OF_FILES = {"build-corpus": state_of_tables, "render-images": state_of_images}
 
 
 def is_published(dataset, vision):

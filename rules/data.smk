@@ -22,7 +22,6 @@ rule fetch_source:
         runtime=720,
         source=lambda wildcards: SOURCE_OF[wildcards.filename],
     params:
-        # No digest of the code here: the hash decides what a file must be, so an edit never downloads again.
         sha256=lambda wildcards: WORLD.sources[SOURCE_OF[wildcards.filename]].sha256,
     message:
         "Fetch {wildcards.filename}"
@@ -40,8 +39,6 @@ rule build_corpus:
     resources:
         mem_mb=4000,
         runtime=60,
-    params:
-        **obeys("build-corpus", state_of_tables),
     message:
         "Build the corpus of {wildcards.dataset}"
     shell:
@@ -57,8 +54,6 @@ rule prepare_model:
     resources:
         mem_mb=4000,
         runtime=240,  # downloads a checkpoint of 15 GB
-    params:
-        **obeys("prepare-model"),
     message:
         "Prepare the language model {wildcards.model}"
     shell:
@@ -75,8 +70,6 @@ rule tokenize_corpus:
     resources:
         mem_mb=4000,
         runtime=120,
-    params:
-        **obeys("tokenize"),
     message:
         "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens per text"
     shell:
@@ -92,8 +85,6 @@ rule hash_texts:
     resources:
         mem_mb=4000,
         runtime=120,
-    params:
-        **obeys("hash-texts"),
     message:
         "Hash the texts of {wildcards.dataset}"
     shell:

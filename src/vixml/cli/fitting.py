@@ -81,11 +81,10 @@ def _needed(job: Job, runs: Sequence[str], published_vectors: bool) -> list[Path
     raw: list[Path] = []
     if job.run.needs_embeddings:
         name = job.run.images.vision
-        if not (published_vectors and name in job.dataset.published_vectors):
-            folders.append(job.folder("fetch-images" if job.dataset.fetches else "render-images"))
-        sources = job.project.vision_model(name).sources
-        raw = [job.raw / job.project.world.sources[source].filename for source in sources]
-        folders += [] if sources else [job.folder("prepare-vision")]
+        imported = published_vectors and name in job.dataset.published_vectors
+        embed = Job(job.project, "embed-images", job.names | {"vision": name})
+        folders += [folder for of, folder in embed.reads().items() if not (of == "images" and imported)]
+        raw = [job.raw / job.project.world.sources[source].filename for source in embed.sources()]
     return list(dict.fromkeys([*(folder / MANIFEST for folder in folders), *raw]))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -522,43 +521,35 @@ class Needs:
     minutes: int  # wall time
 
 
-# Stage -> its cost, and its request where nothing can be counted, for example of a dataset whose entry gives no sizes.
-HEAVY: dict[str, tuple[Callable[[Job, Hardware], Cost], Needs]] = {
-    "train": (train_cost, Needs(16000, 2880)),
-    "index": (index_cost, Needs(16000, 480)),
-    "predict": (predict_cost, Needs(16000, 240)),
-}
-
-
-def needs(world: World, dataset: str, config: RunConfig, stage: str, *, gpu: bool, attempt: int = 1) -> Needs:
-    """Return the request of one stage of a run: 1.5 times the predicted memory and twice the predicted time.
-
-    ``attempt`` (1, 2, ... of a job that a batch system killed) multiplies it.
-
-    Example:
-        >>> from vixml.config.load import load_runs, load_world
-        >>> world, runs = load_world("config"), load_runs("config")
-        >>> needs(world, "picto", runs["picto", "text-minilm-l3"], "train", gpu=False)
-        Needs(mem_mb=7000, minutes=60)
-    """
-    cost = stage_cost(world, dataset, config, stage, gpu=gpu)
-    return request(cost, HEAVY[stage][1], gpu=gpu, attempt=attempt)
+COSTS = {"train": train_cost, "index": index_cost, "predict": predict_cost}
+# Of a stage whose cost cannot be counted, for example on a dataset whose entry gives no sizes.
+DEFAULTS = {
+    "train": Needs(16000, 2880), "index": Needs(16000, 480), "predict": Needs(16000, 240), "images": Needs(8000, 720),
+}  # fmt: skip
 
 
 def stage_cost(world: World, dataset: str, config: RunConfig, stage: str, *, gpu: bool) -> Cost | None:
     """Return the cost of one stage of a run; None if it cannot be counted."""
     try:
-        return HEAVY[stage][0](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
+        return COSTS[stage](Job.of(world, dataset, config), HARDWARE["gpu" if gpu else "cpu"])
     except VixmlError:
         return None
 
 
-def request(cost: Cost | None, default: Needs, *, gpu: bool, attempt: int = 1) -> Needs:
-    """Return what a job asks a batch system for: the predicted cost with a margin, or ``default`` where there is none."""
+def request(cost: Cost | None, stage: str, *, gpu: bool, attempt: int = 1) -> Needs:
+    """Return what a job asks a batch system for: 1.5 times the predicted memory and twice the time, or its stage's default.
+
+    ``attempt`` (1, 2, ... of a job that a batch system killed) multiplies it.
+
+    Example:
+        >>> request(Cost(hours=10.0, host_memory_bytes=8e9, gpu_memory_bytes=2e9), "train", gpu=False)
+        Needs(mem_mb=15000, minutes=1200)
+    """
+    asked = DEFAULTS[stage]
     if cost is not None:
         memory = cost.host_memory_bytes + (0.0 if gpu else cost.gpu_memory_bytes)
-        default = Needs(
+        asked = Needs(
             max(LEAST_MB, math.ceil(MEMORY_MARGIN * memory / 1e9) * 1000),
             max(LEAST_MINUTES, math.ceil(TIME_MARGIN * 60 * cost.hours)),
         )
-    return Needs(default.mem_mb * attempt, default.minutes * attempt)
+    return Needs(asked.mem_mb * attempt, asked.minutes * attempt)

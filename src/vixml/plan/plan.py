@@ -20,7 +20,7 @@ from vixml.config.targets import asked_runs
 from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import HARDWARE, TEXTS, UNKNOWN, VISION, Hardware, Kind
-from vixml.plan.cost import RESERVE, Cost, Job, Needs, index_cost, predict_cost, request, train_cost
+from vixml.plan.cost import RESERVE, Cost, Job, index_cost, predict_cost, train_cost
 from vixml.plan.shapes import shape_of
 
 RunKey = tuple[str, str, int]  # dataset, run, seed
@@ -215,17 +215,15 @@ def _image_parts(world: World, dataset: str, vision: str, most: int, hardware: H
     yield name, Cost(flop_encode=flop, hours=hours, disk_bytes=disk, gpu_memory_bytes=memory, host_memory_bytes=memory)
 
 
-def image_needs(
-    world: World, configs: dict[tuple[str, str], RunConfig], dataset: str, vision: str, *, gpu: bool, attempt: int = 1
-) -> Needs:
-    """Return what pooling a dataset's images asks a batch system for; twelve hours where it cannot be predicted."""
-    cost = None
-    if world.datasets[dataset].expect is not None and vision in VISION:
-        parts = dict(
-            _image_parts(world, dataset, vision, most_images(dataset, configs), HARDWARE["gpu" if gpu else "cpu"])
-        )
-        cost = parts[f"embeddings/{dataset}/{vision}"]
-    return request(cost, Needs(8000, 720), gpu=gpu, attempt=attempt)
+def image_cost(
+    world: World, configs: dict[tuple[str, str], RunConfig], dataset: str, vision: str, *, gpu: bool
+) -> Cost | None:
+    """Return the cost of pooling a dataset's images; None if it cannot be counted."""
+    if world.datasets[dataset].expect is None or vision not in VISION:
+        return None
+    hardware = HARDWARE["gpu" if gpu else "cpu"]
+    parts = dict(_image_parts(world, dataset, vision, most_images(dataset, configs), hardware))
+    return parts[f"embeddings/{dataset}/{vision}"]
 
 
 def n_images(world: World, dataset: str, most: int) -> float:
