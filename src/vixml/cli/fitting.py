@@ -30,12 +30,8 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
             message came before.
     """
     if not Path("Snakefile").is_file():
-        raise VixmlError(
-            "the workflow is not here",
-            where=Path.cwd(),
-            found="no Snakefile",
-            hint=f"go to the project's folder; {file} may be a path",
-        )
+        hint = f"go to the project's folder; {file} may be a path"
+        raise VixmlError("the workflow is not here", where=Path.cwd(), found="no Snakefile", hint=hint)
     out = out or Path(f"{file.stem}.model")
     if start is not None:
         _keep(start, out)

@@ -81,17 +81,10 @@ class ModelsFile(RegistryFile):
     vision_models: dict[str, VisionModel] = Field({})
 
 
-class WorkflowFile(WorkflowConfig):
+class WorkflowFile(Family, ModelsFile, DatasetsFile, WorkflowConfig):
     """A workflow; a file that is a whole configuration (`config_dir` names itself) has the parts of the other files, too."""
 
-    include: str | None = Field(None, description="As in the registry: here, the project's models.yaml.")
-    sources: dict[str, Source] = Field({}, description="As in datasets.yaml.")
-    datasets: dict[str, Dataset] = Field({}, description="As in datasets.yaml.")
-    text_models: dict[str, TextModel] = Field({}, description="As in models.yaml.")
-    vision_models: dict[str, VisionModel] = Field({}, description="As in models.yaml.")
     dataset: str | list[str] | None = Field(None, description="As in a file of runs/.")
-    about: str = Field("", description="As in a file of runs/.")
-    base: Base | None = Field(None, description="As in a file of runs/.")
     runs: dict[str, Run | None] = Field({}, description="As in a file of runs/.")
     table: TableSpec | None = Field(None, description="As a file of tables/; its `id` is the name in `tables`.")
 

@@ -99,12 +99,9 @@ def read_csv(path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
         reader = csv.DictReader(stream)
         for row in reader:
             if None in row or None in row.values():
-                raise VixmlError(
-                    "a line does not have the header's number of fields",
-                    where=f"{path}:{reader.line_num}",
-                    expected=f"{len(reader.fieldnames or [])} fields",
-                    hint="quote a field that holds a comma",
-                )
+                what, hint = "a line does not have the header's number of fields", "quote a field that holds a comma"
+                n = len(reader.fieldnames or [])
+                raise VixmlError(what, where=f"{path}:{reader.line_num}", expected=f"{n} fields", hint=hint)
             yield reader.line_num, row
 
 

@@ -203,12 +203,8 @@ def _image_parts(world: World, dataset: str, vision: str, most: int, hardware: H
         yield name, Cost(disk_bytes=(4.0 + 2.0) * n * dim)  # float32 as fetched, float16 as kept
         return
     if vision not in VISION:
-        raise VixmlError(
-            "the cost of a vision encoder is not known",
-            where="VISION in src/vixml/plan/assumptions.py",
-            found=vision,
-            expected=", ".join(VISION),
-        )
+        what, where = "the cost of a vision encoder is not known", "VISION in src/vixml/plan/assumptions.py"
+        raise VixmlError(what, where=where, found=vision, expected=", ".join(VISION))
     yield f"images/{dataset}", Cost(disk_bytes=n * TEXTS.get(dataset, UNKNOWN).image_bytes)
     flop, memory = n * VISION[vision].flop, RESERVE + 4 * VISION[vision].parameters
     hours, disk = flop / hardware.speed(VISION[vision].width) / 3600, 2.0 * n * dim

@@ -16,7 +16,7 @@ from typing import Any
 
 from vixml.errors import VixmlError, reading
 from vixml.manifest import holds
-from vixml.report.results import Aggregate, Result, Results, aggregate
+from vixml.report.results import OLDER, Aggregate, Result, Results, aggregate
 
 # -- drawing ----------------------------------------------------------------------------------------------------------
 
@@ -214,12 +214,9 @@ def _breakdown(dataset: str, results: Results, compare: Sequence[str]) -> Breakd
     first, groups = found[0], _groups(found[0])
     for result in found:
         if _groups(result) != groups:
-            raise VixmlError(
-                "two results of one dataset are broken down over different groups of labels",
-                where=result.folder / "scores.json",
-                expected=f"the groups of {first.folder / 'scores.json'}",
-                hint="one of them belongs to an older corpus; snakemake runs it again",
-            )
+            what = "two results of one dataset are broken down over different groups of labels"
+            file, expected = result.folder / "scores.json", f"the groups of {first.folder / 'scores.json'}"
+            raise VixmlError(what, where=file, expected=expected, hint=OLDER)
     runs = tuple(_parts(run, results.of(dataset, run)) for run in whole)
     drawn, parts = [one for one in runs if one.run in compare], first.scores["breakdown"]
     return Breakdown(

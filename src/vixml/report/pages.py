@@ -133,12 +133,9 @@ def select_rows(summary: dict[str, Any], layout: TableSpec) -> dict[str, Any]:
     for block in layout.measured:
         for one in block.rows:
             if (block.dataset, one.run) not in found:
-                raise VixmlError(
-                    "a layout names a run that the reference file lacks",
-                    where=f"config/summaries/{layout.id}.yaml",
-                    found=f"{one.run} on {block.dataset}",
-                    expected=sorted(run for dataset, run in found if dataset == block.dataset),
-                )
+                what, where = "a layout names a run that the reference file lacks", f"config/summaries/{layout.id}.yaml"
+                known = sorted(run for dataset, run in found if dataset == block.dataset)
+                raise VixmlError(what, where=where, found=f"{one.run} on {block.dataset}", expected=known)
             rows.append({**found[block.dataset, one.run], "block": block.title, "label": one.label, "note": one.note})
     return {**summary, "metrics": list(layout.metrics), "rows": rows}
 
@@ -177,12 +174,8 @@ def fill(text: str, content: str, where: object, place: str = PLACE) -> str:
     """Return ``text`` with ``content`` between the markers of ``place``; VixmlError unless each is there once."""
     begin, end = (f"<!-- {place}:{side} -->" for side in ("begin", "end"))
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise VixmlError(
-            "no place for the results table",
-            where=where,
-            expected=f"one line {begin} and below it one line {end}",
-            hint="add both lines where the table belongs",
-        )
+        what, expected = "no place for the results table", f"one line {begin} and below it one line {end}"
+        raise VixmlError(what, where=where, expected=expected, hint="add both lines where the table belongs")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
 

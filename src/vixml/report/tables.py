@@ -211,7 +211,6 @@ class Sources:
     registry: Registry
     results: Results
     measured: Measured
-    costs: dict[tuple[str, str], str] = field(default_factory=dict)  # predicted, filled as they are asked for
 
     @classmethod
     def load(cls, config_dir: Path | str, results: Results, measured: Measured | None = None) -> Sources:
@@ -342,9 +341,7 @@ def _cost(row: PublishedRow | MeasuredRow, dataset: str, value: PublishedValue |
     world, key = sources.registry.world, (dataset, row.run)
     entry, config = world.datasets.get(dataset), sources.registry.runs.get(key)
     if entry is not None and entry.expect is not None and config is not None and config.needs_encoder:
-        if key not in sources.costs:
-            sources.costs[key] = predicted(world, dataset, config, HARDWARE["gpu"])
-        return sources.costs[key]
+        return predicted(world, dataset, config, HARDWARE["gpu"])
     if (run := sources.runs.get(value.run or "")) is None:
         return ""
     sizes = {line["dataset"]: int(line["n_train"]) for line in sources.reported("datasets")}
@@ -545,13 +542,12 @@ def _timed_runs(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Any]
         timed = read_versioned(path, "measure it again")
         for step, times in timed["milliseconds"].items():
             if not 0 < times["low"] <= times["median"] <= times["high"] < math.inf:
-                raise VixmlError(
+                what, where, expected = (
                     "a latency is no time",
-                    where=f"{path}: milliseconds.{step}",
-                    found=times,
-                    expected="0 < low <= median <= high",
-                    hint="measure it again",
+                    f"{path}: milliseconds.{step}",
+                    "0 < low <= median <= high",
                 )
+                raise VixmlError(what, where=where, found=times, expected=expected, hint="measure it again")
         key = (timed["dataset"], timed["run"])
         add_once(paths, key, path, "two latencies of one run", "name each run's once")
         found[key] = timed
@@ -572,12 +568,9 @@ def _claims(spec: FactsSpec, sources: Sources) -> Iterator[Section]:
     if published.keys() != asked.keys():
         odd = sorted(published.keys() ^ asked.keys())[0]
         holder = "the table" if odd in asked else sources.registry.config_dir / "reported" / "other_facts.csv"
-        raise VixmlError(
-            "the table of claims and other_facts.csv have different sentences",
-            where=f"config/tables/{spec.id}.yaml: claims",
-            found=f"{odd} in {holder} only",
-            hint="give each sentence one row",
-        )
+        what, hint = "the table of claims and other_facts.csv have different sentences", "give each sentence one row"
+        where = f"config/tables/{spec.id}.yaml: claims"
+        raise VixmlError(what, where=where, found=f"{odd} in {holder} only", hint=hint)
     rows = []
     for (topic, item), row in published.items():
         cell = Cell("value", f"{row['value']} {row['unit']}".strip(), *_answer(asked[topic, item], sources))
