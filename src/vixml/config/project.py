@@ -49,10 +49,11 @@ class Project:
             )
         return config
 
-    def models_of(self, dataset: str, run: str) -> tuple[str, ...]:
-        """Return the runs whose trained models a run reads, also to choose its inference; none for a baseline without an encoder."""
+    def trainings_of(self, dataset: str, run: str, seed: int) -> list[tuple[str, str, int]]:
+        """Return the trainings whose models a run reads, also to choose its inference; none for a baseline without an encoder."""
         config = self.run(dataset, run)
-        return (config.reuse or run, *config.inference.chosen_on) if config.needs_encoder else ()
+        models = (config.reuse or run, *config.inference.chosen_on) if config.needs_encoder else ()
+        return [(dataset, model, seed) for model in models]
 
     def dataset(self, name: str) -> Dataset:
         """Return a dataset's entry of datasets.yaml."""
