@@ -39,12 +39,9 @@ def fit(file: Path, out: Path | None = None, start: Path | None = None, cores: i
     workflow = load_workflow(merge(read_yaml("config/config.yaml"), read_yaml(file)), file)
     target = next((one for one in workflow.targets if TAGGER in one.runs and one.split == "test"), None)
     if target is None:
-        raise VixmlError(
-            "no run to tag new items with",
-            where=f"{file}: targets",
-            expected=f"a run {TAGGER!r}",
-            hint="`vixml new` writes one; or train with snakemake and name a run to `vixml pack`",
-        )
+        what, where, expected = "no run to tag new items with", f"{file}: targets", f"a run {TAGGER!r}"
+        hint = "`vixml new` writes one; or train with snakemake and name a run to `vixml pack`"
+        raise VixmlError(what, where=where, expected=expected, hint=hint)
     project, seed = Project(workflow.config_dir, workflow.results), target.seeds[0]
     job = Job(project, "predict", {"dataset": target.dataset, "run": TAGGER, "seed": seed, "split": "test"})
     if job.run.start is not None:  # of an earlier call

@@ -41,12 +41,9 @@ class Project:
         """Return a run that has a trained model of its own; one that reuses the model of another is an error."""
         config = self.run(dataset, run)
         if config.reuse is not None:
-            raise VixmlError(
-                "this run has no model of its own",
-                where=f"run {run}",
-                found=f"it reuses that of {config.reuse}",
-                hint=f"name {config.reuse}; `vixml predict {dataset} {run}` reads what it leaves",
-            )
+            what, found = "this run has no model of its own", f"it reuses that of {config.reuse}"
+            hint = f"name {config.reuse}; `vixml predict {dataset} {run}` reads what it leaves"
+            raise VixmlError(what, where=f"run {run}", found=found, hint=hint)
         return config
 
     def trainings_of(self, dataset: str, run: str, seed: int) -> list[tuple[str, str, int]]:

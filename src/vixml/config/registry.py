@@ -208,17 +208,11 @@ class Fetch(Strict):
     attempts: int = Field(
         5, ge=1, le=100, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx)."
     )
-    backoff_seconds: float = Field(
-        1.0,
-        ge=0,
-        le=86_400,
-        description="Wait before the second attempt, then doubled; a longer Retry-After takes precedence.",
+    backoff_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        1.0, description="Wait before the second attempt, then doubled; a longer Retry-After takes precedence."
     )
-    timeout_seconds: float = Field(
-        20.0,
-        ge=0.01,
-        le=86_400,
-        description="Time-out for connecting and for each read; four times that for the whole request.",
+    timeout_seconds: Annotated[float, Field(ge=0.01, le=86_400)] = Field(
+        20.0, description="Time-out for connecting and for each read; four times that for the whole request."
     )
     redirects: int = Field(5, ge=0, le=100, description="Maximum number of redirects.")
     max_bytes: int = Field(20_000_000, gt=0, le=10**9, description="Larger files are refused.")
@@ -386,11 +380,8 @@ class TextModel(Strict):
     architecture: dict[str, Any] = Field({}, description="Configuration of the network, if the source has none.")
     hidden_size: Width = Field(description="Size of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
-    n_parameters: int | None = Field(
-        None,
-        ge=1,
-        le=10**13,
-        description="Parameter count of the architecture, with pooler and untied output matrix if it has them.",
+    n_parameters: Annotated[int, Field(ge=1, le=10**13)] | None = Field(
+        None, description="Parameter count of the architecture, with pooler and untied output matrix if it has them."
     )
     licence: str = Field(description="Licence of the weights.")
     exact: bool = Field(

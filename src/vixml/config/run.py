@@ -57,11 +57,8 @@ class Ridge(Strict):
 
     neighbours: Count = Field(100, description="Number of training queries that each query's regression is fitted to.")
     bandwidth: float = Field(0.2, ge=1e-3, le=10_000, description="`h` of the kernel `exp((cosine - 1) / h)`.")
-    regulariser: float = Field(
-        0.2,
-        ge=1e-6,
-        le=10_000,
-        description="Added to the kernel matrix's diagonal: the larger, the closer to a kernel-weighted vote.",
+    regulariser: Annotated[float, Field(ge=1e-6, le=10_000)] = Field(
+        0.2, description="Added to the kernel matrix's diagonal: the larger, the closer to a kernel-weighted vote."
     )
     frequency_power: float = Field(
         0.0,
@@ -128,11 +125,8 @@ class Inference(Strict):
         description="How vectors are searched. `exact`: all of them. `ivf`, `hnsw`: a faiss index that visits only a part and "
         "may miss some, for millions of labels. Scores are exact inner products in any case.",
     )
-    index_recall: float = Field(
-        0.99,
-        gt=0,
-        le=1,
-        description="`ivf`, `hnsw`: share of the exact top results to find, on a sample of the queries.",
+    index_recall: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="`ivf`, `hnsw`: share of the exact top results to find, on a sample of the queries."
     )
 
 
@@ -157,11 +151,8 @@ class Encoder(Strict):
     layers: Few | None = Field(
         None, description="Number of first layers to keep, and the final norm; `null`: all (docs/deviations.md D15)."
     )
-    max_len: int = Field(
-        32,
-        ge=3,
-        le=2**17,
-        description="Text tokens to keep, with an encoder's special tokens, without images and prompt.",
+    max_len: Annotated[int, Field(ge=3, le=2**17)] = Field(
+        32, description="Text tokens to keep, with an encoder's special tokens, without images and prompt."
     )
     template: str = Field(
         "{images}{text}",

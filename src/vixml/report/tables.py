@@ -213,11 +213,11 @@ class Sources:
     measured: Measured
 
     @classmethod
-    def load(cls, config_dir: Path | str, results: Results, measured: Measured | None = None) -> Sources:
+    def load(cls, config_dir: Path | str, results: Results, measured: Measured = Measured()) -> Sources:
         """Read the published numbers, where the folder has any, and the registry."""
         published = load_published(config_dir) if has_published(config_dir) else []
         runs = load_training_runs(config_dir) if published else {}
-        return cls(published, runs, Registry(config_dir), results, measured or Measured())
+        return cls(published, runs, Registry(config_dir), results, measured)
 
     def reported(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a CSV file of ``config/reported``."""
@@ -287,21 +287,15 @@ def _place(spec: TableSpec, published: Sequence[PublishedValue]) -> list[Placed]
                     )
                 taken.add(id(value))
             if not values:
-                raise VixmlError(
-                    f"a row selects no published cell of {spec.paper_table}",
-                    where=f"{where}: row {row.label!r}",
-                    found=row.published,
-                    hint="compare with reported/reported_results.csv of this configuration's folder",
-                )
+                what = f"a row selects no published cell of {spec.paper_table}"
+                hint = "compare with reported/reported_results.csv of this configuration's folder"
+                raise VixmlError(what, where=f"{where}: row {row.label!r}", found=row.published, hint=hint)
             placed.append((block.title, row, values))
     for one in published:
         if id(one) not in taken or one.dataset not in spec.datasets or one.metric not in spec.metrics:
-            raise VixmlError(
-                "a published cell has no place in the table",
-                where=where,
-                found=f"{one.dataset} {one.metric} {one.printed}: {one.row['method']}, {one.row['backbone']}",
-                hint="add its row, dataset or metric",
-            )
+            what, hint = "a published cell has no place in the table", "add its row, dataset or metric"
+            found = f"{one.dataset} {one.metric} {one.printed}: {one.row['method']}, {one.row['backbone']}"
+            raise VixmlError(what, where=where, found=found, hint=hint)
     return placed
 
 

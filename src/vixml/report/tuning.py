@@ -117,25 +117,18 @@ def _trained_config(result: Result) -> RunConfig:
     config = dict(read_manifest(path.parent)["config"])
     found = [config.pop(key, None) for key in IDENTITY]
     if found != [result.dataset, result.trained_as, result.seed]:
-        raise VixmlError(
-            "a model folder holds another run",
-            where=path,
-            found=" ".join(map(str, found)),
-            expected=f"{result.dataset} {result.trained_as} {result.seed}",
-            hint="result folders are not to be moved or renamed; train the run again",
-        )
+        found, expected = " ".join(map(str, found)), f"{result.dataset} {result.trained_as} {result.seed}"
+        hint = "result folders are not to be moved or renamed; train the run again"
+        raise VixmlError("a model folder holds another run", where=path, found=found, expected=expected, hint=hint)
     return validate(RunConfig, config | {"row": {}}, path)
 
 
 def _diagnostic(result: Result, key: str) -> float:
     last = result.training.get("last_epoch") or {}
     if not isinstance(last.get(key), int | float):
-        raise VixmlError(
-            f"a training did not measure {key} on held-out queries",
-            where=f"{result.place('train') / 'training.json'}: last_epoch",
-            found=", ".join(last) or "nothing",
-            hint="train the run again, with training.validation above 0",
-        )
+        what, where = f"a training did not measure {key} on held-out queries", result.place("train") / "training.json"
+        hint = "train the run again, with training.validation above 0"
+        raise VixmlError(what, where=f"{where}: last_epoch", found=", ".join(last) or "nothing", hint=hint)
     return float(last[key])
 
 
