@@ -105,11 +105,6 @@ def read_csv(path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
             yield reader.line_num, row
 
 
-def has_published(config_dir: Path | str) -> bool:
-    """Return whether a configuration's folder has published numbers: your own dataset needs none."""
-    return (Path(config_dir) / "reported").exists()
-
-
 def load_training_runs(config_dir: Path | str) -> dict[str, TrainingRun]:
     """Return the paper's training runs by id.
 

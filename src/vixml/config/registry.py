@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    StringConstraints,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, field_validator, model_serializer, model_validator
 
 from vixml.config.fields import fields_of
 from vixml.config.run import Count, Few, Fraction, Pixels, Seed, Strict, Width
@@ -191,7 +185,7 @@ class Catalogue(Strict):
         return value and value.strip()  # as names of columns are read
 
     @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_later_keys(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         kept, later = handler(self), list(type(self).model_fields)[8:]
         unset = {key for key in later if getattr(self, key) == type(self).model_fields[key].default}
         return {key: value for key, value in kept.items() if key not in unset}

@@ -19,15 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vixml.config.published import (
-    PublishedValue,
-    TrainingRun,
-    has_published,
-    load_published,
-    load_training_runs,
-    read_csv,
-    select_one,
-)
+from vixml.config.published import PublishedValue, TrainingRun, load_published, load_training_runs, read_csv, select_one
 from vixml.config.tables import ClaimRow, FactsSpec, MeasuredRow, TableSpec, load_any_tables, named_runs
 from vixml.config.tables import Row as PublishedRow
 from vixml.data.corpus import Corpus
@@ -215,7 +207,7 @@ class Sources:
     @classmethod
     def load(cls, config_dir: Path | str, results: Results, measured: Measured = Measured()) -> Sources:
         """Read the published numbers, where the folder has any, and the registry."""
-        published = load_published(config_dir) if has_published(config_dir) else []
+        published = load_published(config_dir) if (Path(config_dir) / "reported").exists() else []
         runs = load_training_runs(config_dir) if published else {}
         return cls(published, runs, Registry(config_dir), results, measured)
 
