@@ -147,12 +147,9 @@ def _misfits(
 
 
 def expect_known_rows(project: Project, specs: Mapping[str, TableSpec | FactsSpec], where: Path) -> None:
-    """Check the metrics that tables name, and the runs that a configuration of one file names in its own table.
+    """Raise VixmlError, with the nearest name, for an unknown metric in a table, or run in the table of a one-file configuration.
 
     A row of a run that does not exist reads "not run", as it should in the paper's tables, which a user's runs need not fill.
-
-    Raises:
-        VixmlError: an unknown run or a metric that is never computed, with the nearest name.
     """
     known = {run for _, run in project.runs}
     for name, spec in specs.items():

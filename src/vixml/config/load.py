@@ -183,12 +183,8 @@ def with_line() -> Iterator[None]:
 def validate(model: type[M], data: Any, where: object, also: Sequence[object] = ()) -> M:
     """Validate ``data``; the first problem becomes one clear error, an unknown key before any other.
 
-    A misspelt required key is both missing and unknown: the unknown one says more.
-
-    Args:
-        model, data: the model, and what was read.
-        where: where it was read: a file, or ``file: key``.
-        also: other places where a part of it may have been read.
+    A misspelt required key is both missing and unknown: the unknown one says more. ``where`` and ``also`` are the places where
+    the data or a part of them were read: a file, or ``file: key``.
 
     Raises:
         VixmlError: an unknown key (with the nearest spelling), a wrong type or value.

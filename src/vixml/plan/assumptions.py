@@ -109,9 +109,8 @@ class Vision:
     width: int
 
 
-_SIGLIP2 = Vision(
-    6.7e11, 1.14e9, 1152
-)  # 27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters
+# 27 layers of width 1152 and 4304 over 729 patches; all of Table 9's parameters.
+_SIGLIP2 = Vision(6.7e11, 1.14e9, 1152)
 VISION = {
     "efficientnet-lite0": Vision(2.0e8, 4.7e6, 320),  # 0.39 G multiply-adds at 224 pixels, a quarter of them at 112
     "siglip2": _SIGLIP2,

@@ -136,11 +136,9 @@ def choose_hardware(device: Kind, sustained: float | None = None) -> Hardware:
 def make_plan(
     workflow: WorkflowConfig, hardware: Hardware, results: Path | None = None, runs: Iterable[RunKey] | None = None
 ) -> Plan:
-    """Return the plan of a configuration.
+    """Return the plan of a configuration, or of some ``runs`` of it.
 
-    Args:
-        results: the folder of results, whose tokens give the lengths of texts; None: they are not looked for.
-        runs: the runs to plan; None: those that the configuration asks for.
+    ``results``: the folder of results, whose tokens give the lengths of texts; None: they are not looked for.
 
     Raises:
         VixmlError: a dataset, language model or vision encoder whose cost cannot be counted.

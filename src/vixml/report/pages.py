@@ -123,11 +123,7 @@ def interval(row: dict[str, Any], metric: str) -> str:
 
 
 def select_rows(summary: dict[str, Any], layout: TableSpec) -> dict[str, Any]:
-    """Return a reference file's content with the rows that a layout of ``config/summaries`` names, under its labels.
-
-    Raises:
-        VixmlError: a run that the reference file lacks.
-    """
+    """Return a reference file's content with the rows that a layout of ``config/summaries`` names; one that it lacks is an error."""
     found = {(row["dataset"], row["run"]): row for row in summary["rows"]}
     rows = []
     for block in layout.measured:
@@ -181,11 +177,7 @@ def fill(text: str, content: str, where: object, place: str = PLACE) -> str:
 
 
 def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
-    """Put each content between the markers of its place in a page; with ``check``, only compare.
-
-    Raises:
-        VixmlError: a marker is missing; with ``check``, a page that is out of date.
-    """
+    """Put each content between the markers of its place in a page; with ``check``, raise VixmlError if this would change it."""
     text = wanted = page.read_text(encoding="utf-8")
     for place, content in contents.items():
         wanted = fill(wanted, content, page, place)
