@@ -137,7 +137,7 @@ def tag(
     from vixml.tagging.tagger import Tagger
 
     choose_device(device, threads)
-    form = form_given(encoding, delimiter, quote, sheet, records, no_header)
+    form = form_given(no_header, encoding=encoding, delimiter=delimiter, quote=quote, sheet=sheet, records=records)
     columns = Columns(id, text, pictures, char(separator), pictures_in, form)
     wanted = Wanted(name_by=labels_by, precision=precision, unlike=unlike, probability=probability)
     counts = tag_table(Tagger.load(model, device), table, out, k, columns, wanted)

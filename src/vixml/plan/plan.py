@@ -24,6 +24,7 @@ from vixml.plan.cost import RESERVE, Cost, Job, index_cost, predict_cost, train_
 from vixml.plan.shapes import shape_of
 
 RunKey = tuple[str, str, int]  # dataset, run, seed
+Runs = dict[tuple[str, str], RunConfig]  # by dataset and run
 BASE = Path("config/config.yaml")
 
 
@@ -164,11 +165,7 @@ def make_plan(
 
 
 def parts_of_run(
-    world: World,
-    configs: dict[tuple[str, str], RunConfig],
-    key: RunKey,
-    hardware: Hardware,
-    results: Path | None = None,
+    world: World, configs: Runs, key: RunKey, hardware: Hardware, results: Path | None = None
 ) -> Iterator[tuple[str, Cost]]:
     """Yield the parts of a run, with training and index of the run whose model it reuses and of those on which it is chosen.
 
@@ -209,9 +206,7 @@ def _image_parts(world: World, dataset: str, vision: str, most: int, hardware: H
     yield name, Cost(flop_encode=flop, hours=hours, disk_bytes=disk, gpu_memory_bytes=memory, host_memory_bytes=memory)
 
 
-def image_cost(
-    world: World, configs: dict[tuple[str, str], RunConfig], dataset: str, vision: str, *, gpu: bool
-) -> Cost | None:
+def image_cost(world: World, configs: Runs, dataset: str, vision: str, *, gpu: bool) -> Cost | None:
     """Return the cost of pooling a dataset's images; None if it cannot be counted."""
     if world.datasets[dataset].expect is None or vision not in VISION:
         return None
@@ -234,14 +229,14 @@ def n_images(world: World, dataset: str, most: int) -> float:
     return sum(n * (images or most * (entry.facts.get(share, 100.0) / 100)) for n, images, share in sides)
 
 
-def most_images(dataset: str, configs: dict[tuple[str, str], RunConfig]) -> int:
+def most_images(dataset: str, configs: Runs) -> int:
     """Return the largest ``images.per_item`` of all configured runs of a dataset, whichever are planned: they share images."""
     return max(
         (c.images.per_item for (name, _), c in configs.items() if name == dataset and c.needs_embeddings), default=0
     )
 
 
-def _table(spec: TableSpec, keys: Sequence[RunKey], configs: dict[tuple[str, str], RunConfig]) -> Group:
+def _table(spec: TableSpec, keys: Sequence[RunKey], configs: Runs) -> Group:
     """Return a table's planned runs; a row without a seed takes all seeds, as the table averages them."""
     found: dict[RunKey, None] = {}
     n_absent = 0
