@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vixml.errors import VixmlError, reading
+from vixml.errors import VixmlError
 from vixml.manifest import holds
 from vixml.report.results import OLDER, Aggregate, Result, Results, aggregate
 
@@ -278,8 +278,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Read a log: one JSON object per line, one line per epoch; an error names the line that is none."""
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        with reading("a line of a training log is not JSON", f"{path}:{number}"):
+        try:
             lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            problem = "a line of a training log is not JSON"
+            raise VixmlError(problem, where=f"{path}:{number}", found=line[:80]) from error
         if not isinstance(lines[-1], dict):
             raise VixmlError("a line of a training log is not an object", where=f"{path}:{number}", found=line[:80])
     return lines
