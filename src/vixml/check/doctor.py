@@ -153,7 +153,7 @@ def mend_rwlock(folder: Path) -> str:
 
 
 def require_tracked(results: Path, pages: Path | None) -> None:
-    """Raise VixmlError unless a configuration writes where DVC looks (dvc.yaml): ``results``, and its pages in the same folder."""
+    """Raise VixmlError unless a configuration writes where DVC looks (dvc.yaml): ``results``, for its pages, too."""
     for key, folder in (("results", results), ("pages", pages)):
         if folder is not None and folder.resolve() != Path("results").resolve():
             what = "DVC tracks the folder `results`, and this configuration writes somewhere else"
@@ -418,7 +418,7 @@ def _each_error_as(what: str, where: str, hint: str) -> Iterator[None]:
 
 
 def require_remote(root: Path, name: str | None = None, *, filled: bool = False) -> str:
-    """Return the address of DVC's remote (None: the default one); raise VixmlError unless there is one that can be reached.
+    """Return the address of DVC's remote (None: the default one); VixmlError unless there is one that can be reached.
 
     ``filled``: its folder must exist, as for a pull; a push creates it, but not the folder above it.
     """

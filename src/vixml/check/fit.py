@@ -147,7 +147,7 @@ def _misfits(
 
 
 def expect_known_rows(project: Project, specs: Mapping[str, TableSpec | FactsSpec], where: Path) -> None:
-    """Raise VixmlError, with the nearest name, for an unknown metric in a table, or run in the table of a one-file configuration.
+    """Raise VixmlError, with the nearest name, for an unknown metric, or an unknown run in a one-file configuration's table.
 
     A row of a run that does not exist reads "not run", as it should in the paper's tables, which a user's runs need not fill.
     """

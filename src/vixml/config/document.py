@@ -229,7 +229,7 @@ def _value(field: dict[str, Any]) -> str:
 
 
 def document(root: Path | str, *, check: bool = False) -> list[Path]:
-    """Write every generated file below ``root`` and return those that differed; with ``check``, raise VixmlError if some do."""
+    """Write every generated file below ``root`` and return those that differed; with ``check``, these are a VixmlError."""
     stale = []
     for name, text in render().items():
         path = Path(root) / name

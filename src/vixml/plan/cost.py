@@ -73,7 +73,7 @@ class Job:
 
     @classmethod
     def of(cls, world: World, dataset: str, config: RunConfig, results: Path | None = None) -> Job:
-        """Look up the sizes of a run; ``results``: the folder whose tokens are counted if they are there, None: not looked for.
+        """Look up the sizes of a run; ``results``: the folder whose tokens are counted if they are there.
 
         Raises:
             VixmlError: a dataset without counts, or a language model of an unknown architecture.

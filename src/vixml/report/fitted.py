@@ -71,7 +71,8 @@ def _against_baseline(project: Project, found: dict[str, Result], tagger: str) -
 
 
 def best_labels(corpus: Corpus, result: Result, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a run's best labels, (n_test, at most k) ids, -1 for none, and which are true; without filtered pairs, as in scoring."""
+    """Return a run's best labels, (n_test, at most k) ids, -1 for none, and which of them are true."""
+    # As in scoring, filtered labels are left out.
     labels = load_predictions(result.place("predict"), corpus.n("test"), corpus.n_labels).labels
     chunks = list(hits_in_chunks(labels, corpus.labels("test"), corpus.filter("test")))
     labels, hits = ([getattr(chunk, of)[:, :k] for chunk in chunks] for of in ("labels", "hits"))

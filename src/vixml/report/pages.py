@@ -123,7 +123,7 @@ def interval(row: dict[str, Any], metric: str) -> str:
 
 
 def select_rows(summary: dict[str, Any], layout: TableSpec) -> dict[str, Any]:
-    """Return a reference file's content with the rows that a layout of ``config/summaries`` names; one that it lacks is an error."""
+    """Return a reference file's content with the rows that a layout of ``config/summaries`` names; it must have them all."""
     found = {(row["dataset"], row["run"]): row for row in summary["rows"]}
     rows = []
     for block in layout.measured:
@@ -177,7 +177,7 @@ def fill(text: str, content: str, where: object, place: str = PLACE) -> str:
 
 
 def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
-    """Put each content between the markers of its place in a page; with ``check``, raise VixmlError if this would change it."""
+    """Put each content between the markers of its place in a page; with ``check``, a change is a VixmlError."""
     text = wanted = page.read_text(encoding="utf-8")
     for place, content in contents.items():
         wanted = fill(wanted, content, page, place)

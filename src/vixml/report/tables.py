@@ -528,11 +528,8 @@ def _timed_runs(folders: Sequence[Path]) -> dict[tuple[str, str], dict[str, Any]
         timed = read_versioned(path, "measure it again")
         for step, times in timed["milliseconds"].items():
             if not 0 < times["low"] <= times["median"] <= times["high"] < math.inf:
-                what, where, expected = (
-                    "a latency is no time",
-                    f"{path}: milliseconds.{step}",
-                    "0 < low <= median <= high",
-                )
+                what, where = "a latency is no time", f"{path}: milliseconds.{step}"
+                expected = "0 < low <= median <= high"
                 raise VixmlError(what, where=where, found=times, expected=expected, hint="measure it again")
         key = (timed["dataset"], timed["run"])
         add_once(paths, key, path, "two latencies of one run", "name each run's once")
