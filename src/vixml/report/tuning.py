@@ -43,11 +43,7 @@ DIFFERENCES = "Points, pair by pair of the same held-out queries and seed; in br
 class TunedRun:
     """One run of the grid, or one on several splits (``NAME-split0``, ``NAME-split1``, ...).
 
-    Attributes:
-        config: as resolved when its model was trained; of a run that reuses one, that run's.
-        cells: which queries were held out (``training.validation_split``) and seed of each of ``results``.
-        numbers: of each of ``results``: its metrics and, if it was trained, its diagnostics and minutes of training.
-        summary: each of :data:`COLUMNS` over seeds; None where nothing was trained.
+    Its ``config`` is as resolved when its model was trained; of a run that reuses one, that run's.
 
     Raises:
         VixmlError: seeds or splits trained with unlike settings, or a training without diagnostics.
@@ -66,6 +62,7 @@ class TunedRun:
         self.dataset, self.run, self.results, self.config = dataset, run, results, configs[0]
         splits = [config.training.validation_split for config in configs]
         self.cells = [(split, result.seed) for split, result in zip(splits, results, strict=True)]
+        # Each of :data:`COLUMNS` over seeds, None where nothing was trained; and the numbers of each result.
         self.summary: dict[str, Aggregate | None] = dict.fromkeys(COLUMNS)
         self.summary |= {metric: metric_over_seeds(results, metric) for metric in METRICS}
         self.numbers = [{metric: result.metrics[metric] for metric in METRICS} for result in results]
