@@ -199,60 +199,48 @@ def reads(stage):
 def obeys(stage):
     """Return the params of a stage's rule: the settings that a job obeys, if there are any, and the digest of its code."""
     # Both are computed only when Snakemake considers a job of the rule.
-    params = {"code": lambda wildcards: stage_digest(stage)}
+    params, more = {"code": lambda wildcards: stage_digest(stage)}, MORE_SETTINGS.get(stage, lambda job: {})
     if STAGES[stage].obeys is not Stage.obeys:
-        params["settings"] = per_job(stage, lambda job: json.dumps(job.obeys(), sort_keys=True))
+        params["settings"] = per_job(stage, lambda job: json.dumps(job.obeys() | more(job), sort_keys=True))
     return params
 
 
-def tables_of_dataset(wildcards):
-    """Return the tables of a user's own dataset that exist; build-corpus reports missing ones.
+@functools.cache
+def own_tables(dataset):
+    """Return the tables of a user's own dataset that are inputs, and time and size of those with a time in the future.
 
     Snakemake refuses inputs that are newer than their outputs, so tables with a time in the future are not inputs.
+    build-corpus reports a missing table.
     """
-    return [path for path in _tables(wildcards.dataset) if path not in tables_to_come(wildcards.dataset)]
-
-
-def settings_of_corpus(wildcards):
-    """Return the settings that `obeys` returns, and what else shows a change to the files of a user's own dataset.
-
-    These are the time and size of tables with a time in the future, and the names of images that are named by ids.
-    """
-    settings = json.loads(obeys("build-corpus")["settings"](wildcards))
-    entry = WORLD.datasets[wildcards.dataset].catalogue
-    if entry is not None and entry.images and entry.images_are == "ids":
-        settings["names_of_images"] = digest_of_names(entry, RAW_DIR)
-    return json.dumps(settings | tables_to_come(wildcards.dataset), sort_keys=True)
-
-
-def settings_of_images(wildcards):
-    """Return the settings that `obeys` returns and, to detect changes, names, sizes and times of a user's own images."""
-    # Snakemake calls this again once the corpus exists, before it starts this job.
-    settings = json.loads(obeys("render-images")["settings"](wildcards))
-    entry = WORLD.datasets[wildcards.dataset].catalogue
-    corpus = place("build-corpus", RESULTS, dataset=wildcards.dataset)
-    if entry is not None and (corpus / MANIFEST).exists():
-        with contextlib.suppress(VixmlError, OSError):  # the job reports a damaged corpus
-            settings["images"] = digest_of_images(entry, RAW_DIR, Corpus(corpus, {}).image_keys())
-    return json.dumps(settings, sort_keys=True)
-
-
-@functools.cache
-def _tables(dataset):
-    entry = WORLD.datasets[dataset].catalogue
-    try:
-        return [str(path) for paths in tables_of(entry, RAW_DIR).values() for path in paths] if entry else []
-    except VixmlError:
-        return []
-
-
-@functools.cache
-def tables_to_come(dataset):
-    found = {path: os.stat(path) for path in _tables(dataset)}
-    found = {path: [about.st_mtime, about.st_size] for path, about in found.items() if about.st_mtime > time.time()}
-    for path, (when, _) in found.items():
+    entry, found = WORLD.datasets[dataset].catalogue, []
+    with contextlib.suppress(VixmlError):
+        found = [str(path) for paths in tables_of(entry, RAW_DIR).values() for path in paths] if entry else []
+    times = {path: [about.st_mtime, about.st_size] for path, about in zip(found, map(os.stat, found))}
+    to_come = {path: state for path, state in times.items() if state[0] > time.time()}
+    for path, (when, _) in to_come.items():
         warn(f"{path} has a time in the future, {time.ctime(when)}: is a clock wrong? Changes show by time and size")
-    return found
+    return [path for path in found if path not in to_come], to_come
+
+
+def state_of_tables(job):
+    """Return what shows a change of tables that are no inputs, and of the names of images that are named by ids."""
+    entry, state = job.dataset.catalogue, own_tables(job.names["dataset"])[1]
+    if entry is not None and entry.images and entry.images_are == "ids":
+        return state | {"names_of_images": digest_of_names(entry, RAW_DIR)}
+    return state
+
+
+def state_of_images(job):
+    """Return a digest of a user's own images, by names, sizes and times; Snakemake asks again once the corpus is there."""
+    entry, corpus = job.dataset.catalogue, job.folder("build-corpus")
+    if entry is not None and (corpus / MANIFEST).exists():
+        with contextlib.suppress(VixmlError, OSError):  # a damaged corpus is an error of the job
+            return {"images": digest_of_images(entry, RAW_DIR, Corpus(corpus, {}).image_keys())}
+    return {}
+
+
+# Settings of a stage beyond those that its job obeys: what shows a change of a user's own files, which are not inputs of its rule.
+MORE_SETTINGS = {"build-corpus": state_of_tables, "render-images": state_of_images}
 
 
 def is_published(dataset, vision):

@@ -22,7 +22,6 @@ rule fetch_source:
         runtime=720,
         source=lambda wildcards: SOURCE_OF[wildcards.filename],
     params:
-        # No digest of the code: the hash defines the file, so an edit of the code never downloads it again.
         sha256=lambda wildcards: WORLD.sources[SOURCE_OF[wildcards.filename]].sha256,
     message:
         "Fetch {wildcards.filename}"
@@ -34,14 +33,12 @@ rule build_corpus:
     """Turn a dataset's files into texts, label matrices and image lists."""
     input:
         unpack(reads("build-corpus")),
-        tables=tables_of_dataset,
+        tables=lambda wildcards: own_tables(wildcards.dataset)[0],
     output:
         made_by("build-corpus"),
     resources:
         mem_mb=4000,
         runtime=60,
-    params:
-        **obeys("build-corpus") | {"settings": settings_of_corpus},
     message:
         "Build the corpus of {wildcards.dataset}"
     shell:
@@ -57,8 +54,6 @@ rule prepare_model:
     resources:
         mem_mb=4000,
         runtime=240,  # downloads a checkpoint of 15 GB
-    params:
-        **obeys("prepare-model"),
     message:
         "Prepare the language model {wildcards.model}"
     shell:
@@ -75,8 +70,6 @@ rule tokenize_corpus:
     resources:
         mem_mb=4000,
         runtime=120,
-    params:
-        **obeys("tokenize"),
     message:
         "Tokenize {wildcards.dataset} for {wildcards.model}, {wildcards.max_len} tokens per text"
     shell:
@@ -92,8 +85,6 @@ rule hash_texts:
     resources:
         mem_mb=4000,
         runtime=120,
-    params:
-        **obeys("hash-texts"),
     message:
         "Hash the texts of {wildcards.dataset}"
     shell:

@@ -17,8 +17,6 @@ rule choose_inference:
     threads: THREADS.search
     resources:
         **heavy("predict"),
-    params:
-        **obeys("choose-inference"),
     message:
         "Choose the inference of {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
@@ -36,8 +34,6 @@ rule install_peers:
     resources:
         mem_mb=1000,
         runtime=60,
-    params:
-        **obeys("install-peers"),
     message:
         "Install PECOS and napkinXC"
     shell:
@@ -53,8 +49,6 @@ rule predict_labels:
     threads: THREADS.search
     resources:
         **heavy("predict"),
-    params:
-        **obeys("predict"),
     message:
         "Predict labels of {wildcards.dataset}, {wildcards.split}, with {wildcards.run}, seed {wildcards.seed}"
     shell:
@@ -74,8 +68,6 @@ rule score_run:
     resources:
         mem_mb=4000,
         runtime=60,
-    params:
-        **obeys("score"),
     message:
         "Score {wildcards.run} on {wildcards.dataset}, {wildcards.split}, seed {wildcards.seed}"
     shell:

@@ -30,8 +30,6 @@ rule fetch_images:
     resources:
         mem_mb=8000,
         runtime=7 * 24 * 60,
-    params:
-        **obeys("fetch-images"),
     message:
         "Fetch the images of {wildcards.dataset}"
     shell:
@@ -52,8 +50,6 @@ rule render_images:
     resources:
         mem_mb=4000,
         runtime=240,
-    params:
-        **obeys("render-images") | {"settings": settings_of_images},
     message:
         "Draw the images of {wildcards.dataset}"
     shell:
@@ -67,8 +63,6 @@ rule prepare_vision:
     resources:
         mem_mb=8000,
         runtime=240,  # downloads a checkpoint of 4.5 GB
-    params:
-        **obeys("prepare-vision"),
     message:
         "Prepare the vision model {wildcards.vision}"
     shell:
@@ -87,8 +81,6 @@ rule embed_images:
     threads: THREADS.images
     resources:
         **heavy("images"),
-    params:
-        **obeys("embed-images"),
     message:
         "Embed the images of {wildcards.dataset} with {wildcards.vision}"
     shell:
@@ -110,8 +102,6 @@ rule import_vectors:
     resources:
         mem_mb=4000,
         runtime=240,
-    params:
-        **obeys("import-vectors"),
     message:
         "Import published vectors of {wildcards.vision} for {wildcards.dataset}"
     shell:
@@ -122,15 +112,13 @@ rule export_dataset:
     """Write a dataset with its images and vectors as a folder that others can load."""
     input:
         unpack(reads("export-dataset")),
-        embeddings=lambda wildcards: made("embed-images", with_images(wildcards)),
+        embeddings=lambda wildcards: made("embed-images", with_images(wildcards.dataset)),
     output:
         made_by("export-dataset"),
     resources:
         mem_mb=4000,
         runtime=720,
-        vision=lambda wildcards: " ".join(f"--vision {name}" for name in vision_encoders(wildcards)),
-    params:
-        **obeys("export-dataset") | {"settings": settings_of_export},
+        vision=lambda wildcards: " ".join(f"--vision {name}" for name in vision_encoders(wildcards.dataset)),
     message:
         "Export {wildcards.dataset} as a folder for others"
     shell:

@@ -34,7 +34,6 @@ rule make_tables:
     resources:
         **LIGHT,
     params:
-        **obeys("make-tables"),
         layout=content(LAYOUT_OF_TABLES),
         tables=options("--tables", WORKFLOW.tables),
     message:
@@ -61,7 +60,6 @@ rule make_figures:
     resources:
         **LIGHT,
     params:
-        **obeys("make-figures"),
         layout=content(LAYOUT_OF_FIGURES),
         figures=options("--figures", WORKFLOW.figures),
     message:
@@ -96,7 +94,6 @@ rule make_report:
     resources:
         **LIGHT,
     params:
-        **obeys("make-report"),
         layout=content(LAYOUT_OF_REPORT),
         tables=options("--tables", WORKFLOW.tables),
         compare=options("--compare", WORKFLOW.compare),
@@ -137,8 +134,6 @@ rule make_tuning:
     localrule: True
     resources:
         **LIGHT,
-    params:
-        **obeys("make-tuning"),
     message:
         "Write the table of tuning"
     shell:

@@ -4,8 +4,8 @@
 # OUTPUTS: none; functions for the rules that train, encode, search and pool images.
 import math
 
-from vixml.plan.cost import needs, stage_cost
-from vixml.plan.plan import image_needs
+from vixml.plan.cost import request, stage_cost
+from vixml.plan.plan import image_cost
 
 # One job at a time uses this machine's GPU, unless a profile or `--resources gpu=N` sets another number.
 if "gpu" not in workflow.global_resources:
@@ -20,8 +20,10 @@ def heavy(stage, processes=1):
 
     def of(wildcards, attempt):
         if stage == "images":
-            return image_needs(WORLD, PROJECT.runs, wildcards.dataset, wildcards.vision, gpu=WITH_GPU, attempt=attempt)
-        return needs(WORLD, wildcards.dataset, run_of(wildcards), stage, gpu=WITH_GPU, attempt=attempt)
+            cost = image_cost(WORLD, PROJECT.runs, wildcards.dataset, wildcards.vision, gpu=WITH_GPU)
+        else:
+            cost = stage_cost(WORLD, wildcards.dataset, run_of(wildcards), stage, gpu=WITH_GPU)
+        return request(cost, stage, gpu=WITH_GPU, attempt=attempt)
 
     return {
         "mem_mb": lambda wildcards, attempt: processes * of(wildcards, attempt).mem_mb,

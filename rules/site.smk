@@ -46,16 +46,16 @@ def check_site():
 def check_machine(here):
     """Before hours of work, refuse what this machine, its network or an account could not do (`vixml preflight`)."""
     needed = {"train_model": [], "predict_labels": []}
+    # Of what was asked for, not of the whole configuration.
     for job in workflow.dag.needrun_jobs():
-        needed.get(job.rule.name, []).append(job.wildcards_dict)
+        if job.rule.name in needed:
+            names = job.wildcards
+            needed[job.rule.name].append((names.dataset, names.run, int(names.seed)))
     if WITH_GPU and needed["train_model"]:
         from vixml.check.preflight import preflight, refuse
 
-        # For the requested jobs, not for the whole configuration.
-        trainings = [Job(PROJECT, "train", names) for names in needed["train_model"]]
-        asked = [(names["dataset"], names["run"], int(names["seed"])) for names in needed["predict_labels"]]
         with one_message():
-            refuse(preflight(PROJECT, WORKFLOW, trainings, asked, gpu=here, here=here))
+            refuse(preflight(PROJECT, WORKFLOW, needed["train_model"], needed["predict_labels"], gpu=here, here=here))
 
 
 def at_once(job):

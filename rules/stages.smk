@@ -1,4 +1,4 @@
-# Log, benchmark and environment of every stage, and the message of every target. Included after all rules.
+# Log, benchmark, environment and settings of every stage, and the message of every target. Included after all rules.
 #
 # REQUIRED INPUTS: the rules of the files before this one.
 # OUTPUTS: results/logs/{rule}/{names of the job}.log; results/benchmarks/{rule}/{names of the job}.tsv; for pages, the same in the
@@ -14,3 +14,6 @@ for one in workflow.rules:
         one.set_log(record.replace("{kind}", "logs") + ".log")
         one.benchmark = record.replace("{kind}", "benchmarks") + ".tsv"
         one.conda_env = "../envs/gpu.yaml" if WITH_GPU else "../envs/cpu.yaml"
+        # The hash of a raw file decides what it must be, so an edit of code never downloads it again.
+        if (stage := re.search(r"\bvixml ([\w-]+)", one.shellcmd)[1]) != "download":
+            one.set_params(**obeys(stage))

@@ -63,19 +63,22 @@ def held_out(stage):
     return files
 
 
-def with_images(wildcards):
+def with_images(dataset):
     """Return the runs of a dataset that read its image embeddings."""
-    return [names for names in WITH_IMAGES if names["dataset"] == wildcards.dataset]
+    return [names for names in WITH_IMAGES if names["dataset"] == dataset]
 
 
-def vision_encoders(wildcards):
+def vision_encoders(dataset):
     """Return the vision encoders of these embeddings."""
-    return list(dict.fromkeys(run_of(names).images.vision for names in with_images(wildcards)))
+    return list(dict.fromkeys(run_of(names).images.vision for names in with_images(dataset)))
 
 
-def settings_of_export(wildcards):
-    """Return what `obeys` does, for the vision encoders whose vectors are exported."""
-    return obeys("export-dataset")["settings"](dict(wildcards.items()) | {"vision": vision_encoders(wildcards)})
+def exported_encoders(job):
+    """Return the settings of the vision encoders whose vectors are exported."""
+    return WORLD.export_settings(job.names["dataset"], vision_encoders(job.names["dataset"]))
+
+
+MORE_SETTINGS["export-dataset"] = exported_encoders
 
 
 def marked(kind, ending, headings, captions=None):

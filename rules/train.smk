@@ -22,8 +22,6 @@ rule train_model:
         **heavy("train", PROCESSES),
         processes=PROCESSES,
         own_threads=lambda wildcards, threads: -(-threads // PROCESSES),
-    params:
-        **obeys("train"),
     message:
         "Train {wildcards.run} on {wildcards.dataset}, seed {wildcards.seed}"
     shell:
@@ -42,8 +40,6 @@ rule build_index:
     threads: THREADS.train
     resources:
         **heavy("index"),
-    params:
-        **obeys("build-index"),
     message:
         "Encode queries and labels of {wildcards.dataset} with {wildcards.run}, seed {wildcards.seed}"
     shell:
@@ -62,8 +58,6 @@ rule measure_latency:
     threads: all_cores
     resources:
         **heavy("index") | {"runtime": 60},
-    params:
-        **obeys("measure-latency"),
     message:
         "Time a query of {wildcards.dataset} with {wildcards.run}"
     shell:

@@ -14,7 +14,7 @@ from vixml.config.run import RunConfig
 from vixml.errors import VixmlError
 from vixml.plan.assumptions import ARCHITECTURES, CONTEXT, HARDWARE, TEXTS, UNKNOWN, VISION, WATCHED
 from vixml.plan.cost import (
-    HEAVY,
+    DEFAULTS,
     LEAST_MB,
     LEAST_MINUTES,
     RESERVE,
@@ -24,10 +24,11 @@ from vixml.plan.cost import (
     Job,
     count,
     index_cost,
-    needs,
     predict_cost,
     predicted,
+    request,
     run_cost,
+    stage_cost,
     train_cost,
 )
 from vixml.plan.plan import n_images, parts_of_run
@@ -406,6 +407,10 @@ def test_the_cell_of_a_run_that_was_not_run():
 # -- requests to a batch system ---------------------------------------------------------------------------------------
 
 
+def needs(world, dataset, run, stage, *, gpu, attempt=1):
+    return request(stage_cost(world, dataset, run, stage, gpu=gpu), stage, gpu=gpu, attempt=attempt)
+
+
 @pytest.mark.parametrize("key", sorted(key for key, run in RUNS.items() if run.needs_encoder and run.reuse is None))
 def test_every_run_requests_more_than_predicted(key):
     cost = train_cost(Job.of(WORLD, key[0], RUNS[key]), GPU)
@@ -430,6 +435,6 @@ def test_without_a_gpu_main_memory_includes_device_memory():
 def test_a_dataset_without_sizes_has_a_default_request():
     entry = WORLD.datasets["picto"].model_copy(update={"expect": None})
     world = WORLD.model_copy(update={"datasets": {"mine": entry}})
-    assert needs(world, "mine", RunConfig(), "train", gpu=True) == HEAVY["train"][1]
+    assert needs(world, "mine", RunConfig(), "train", gpu=True) == DEFAULTS["train"]
     with pytest.raises(VixmlError, match="without counts"):
         Job.of(world, "mine", RunConfig())

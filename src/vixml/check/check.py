@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from vixml.config.load import load_world, unknown_key
+from vixml.config.load import load_world
+from vixml.config.load import require as require_known
 from vixml.config.registry import World
 from vixml.data.corpus import SPLITS, Corpus, verify_counts
 from vixml.data.download import verify_file
@@ -512,11 +513,10 @@ def open_results(
         VixmlError: a dataset or run without any result, or nothing finished at all: a check of nothing cannot fail.
     """
     everything = Results(folder, load_world(config_dir), quick=quick)
-    if dataset is not None and dataset not in everything.datasets:
-        raise unknown_key(dataset, sorted(everything.datasets), f"--dataset: {folder}")
-    runs = sorted({r for d, r in everything.runs if dataset in (None, d)})
-    if run is not None and run not in runs:
-        raise unknown_key(run, runs, f"--run: {folder}/runs")
+    if dataset is not None:
+        require_known(dataset, everything.datasets, f"--dataset: {folder}")
+    if run is not None:
+        require_known(run, {r for d, r in everything.runs if dataset in (None, d)}, f"--run: {folder}/runs")
     chosen = Results(folder, everything.world, dataset, run, quick)
     stages = [stage for checks in CHECKS.values() for stage in checks]
     if not any(artifact.finished for stage in stages for artifact in chosen.artifacts(stage)):

@@ -42,10 +42,9 @@ def parse(runs: str) -> list[Scored]:
 
 
 def expect_fit(project: Project, scored: Iterable[Scored], published: bool = True) -> None:
-    """Check that runs can be trained and scored on their data; ``published``: image embeddings may be imported.
+    """Raise VixmlError, with file and key, for the first run that cannot be trained and scored on its data.
 
-    Raises:
-        VixmlError: the first run that cannot; its file and key are named.
+    ``published``: image embeddings may be imported.
     """
     scored = list(scored)
     _expect_one_share(project, scored)
@@ -148,12 +147,9 @@ def _misfits(
 
 
 def expect_known_rows(project: Project, specs: Mapping[str, TableSpec | FactsSpec], where: Path) -> None:
-    """Check the metrics that tables name, and the runs that a configuration of one file names in its own table.
+    """Raise VixmlError, with the nearest name, for an unknown metric, or an unknown run in a one-file configuration's table.
 
     A row of a run that does not exist reads "not run", as it should in the paper's tables, which a user's runs need not fill.
-
-    Raises:
-        VixmlError: an unknown run or a metric that is never computed, with the nearest name.
     """
     known = {run for _, run in project.runs}
     for name, spec in specs.items():

@@ -57,10 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Bad input (:class:`VixmlError`, a full disk) is printed as one block without a stack trace and gives status 2; an
     interrupt gives 130. A reader that has seen enough of the output (``vixml summary | head``) is no error. Any other error is a
-    defect and keeps its stack trace.
-
-    Args:
-        arguments: without the program's name; by default, those of the process.
+    defect and keeps its stack trace. ``arguments`` are without the program's name; by default, those of the process.
     """
     # As an exception, a termination lets the stage remove its unfinished folder.
     signal.signal(signal.SIGTERM, _terminated)

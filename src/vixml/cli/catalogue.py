@@ -77,7 +77,7 @@ def new(
         "image_separator": char(image_separator), "labels_are": labels_are, "fold_case": fold_case, "strip_html": strip_html,
         "unlabelled": "keep" if keep_unlabelled else "skip",
     }  # fmt: skip
-    form = form_given(encoding, delimiter, quote, sheet, records, no_header)
+    form = form_given(no_header, encoding=encoding, delimiter=delimiter, quote=quote, sheet=sheet, records=records)
     options = Options(name, files, out or Path(f"{name}.yaml"), tuple(test or ()), pictures, form, _given(columns))
     print(new_catalogue(replace(options, config_dir=config_dir, test_fraction=test_fraction, force=force)))
 
@@ -87,22 +87,9 @@ def char(value: str | None) -> str | None:
     return None if value is None else {"none": "", "tab": "\t", "\\t": "\t", "\\n": "\n"}.get(value, value)
 
 
-def form_given(
-    encoding: str | None,
-    delimiter: str | None,
-    quote: str | None,
-    sheet: str | None,
-    records: str | None,
-    no_header: bool,
-) -> dict[str, Any]:
+def form_given(no_header: bool, **form: str | None) -> dict[str, Any]:
     """Return the keys of a table's form that options give."""
-    form = {
-        "encoding": encoding,
-        "delimiter": char(delimiter),
-        "quote": char(quote),
-        "sheet": sheet,
-        "records": records,
-    }
+    form |= {name: char(form[name]) for name in ("delimiter", "quote")}
     return _given(form) | ({"header": False} if no_header else {})
 
 

@@ -90,10 +90,7 @@ def check_remote(
     print(f"the remote is there: {require_remote(repository, remote, filled=filled)}")
 
 
-def doctor(
-    results: Results = RESULTS,
-    config_dir: ConfigDir = CONFIG_DIR,
-) -> None:
+def doctor(results: Results = RESULTS, config_dir: ConfigDir = CONFIG_DIR) -> None:
     r"""Print one block about this machine, the installation and the results, to paste into a bug report.
 
     The block contains no secrets, and the home folder is written as ~. The

@@ -76,10 +76,7 @@ def _finished_run(project: Project, dataset: str, seed: int) -> str:
 
 
 def tag(
-    table: Annotated[
-        list[Path],
-        Argument(help="The table, or its parts, in any format that `vixml new` reads."),
-    ],
+    table: Annotated[list[Path], Argument(help="The table, or its parts, in any format that `vixml new` reads.")],
     model: Model,
     out: Annotated[Path, Option(help="File to write: .csv, .jsonl or .parquet.")],
     k: Annotated[int, Option(min=1, max=1_000_000, help="Number of tags per item.")] = 10,
@@ -144,7 +141,7 @@ def tag(
     from vixml.tagging.tagger import Tagger
 
     choose_device(device, threads)
-    form = form_given(encoding, delimiter, quote, sheet, records, no_header)
+    form = form_given(no_header, encoding=encoding, delimiter=delimiter, quote=quote, sheet=sheet, records=records)
     columns = Columns(id, text, pictures, char(separator), pictures_in, form)
     wanted = Wanted(name_by=labels_by, precision=precision, unlike=unlike, probability=probability)
     counts = tag_table(Tagger.load(model, device), table, out, k, columns, wanted)
@@ -157,8 +154,7 @@ def tag(
 
 def export(
     to: Annotated[
-        Literal["sentence-transformers", "onnx", "faiss", "parquet", "hub"],
-        Option(help="Format of the export."),
+        Literal["sentence-transformers", "onnx", "faiss", "parquet", "hub"], Option(help="Format of the export.")
     ],
     model: Model,
     out: Annotated[str, Option(help="Folder or file to write; for hub, the repository OWNER/NAME.")],

@@ -166,13 +166,12 @@ def download(
 
         vixml download fontawesomefree
     """
-    from vixml.config.load import unknown_key
+    from vixml.config.load import require
     from vixml.config.project import Project
     from vixml.data.download import fetch_source
 
     world = Project(config_dir, results).world
-    if source not in world.sources:
-        raise unknown_key(source, sorted(world.sources), f"{config_dir}: sources")
+    require(source, world.sources, f"{config_dir}: sources")
     print(fetch_source(source, world.sources[source], raw or raw_dir(results), replace=replace))
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import difflib
-import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from types import UnionType
-from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -23,8 +23,6 @@ from vixml.config.workflow import WorkflowConfig
 from vixml.errors import VixmlError
 
 M = TypeVar("M", bound=BaseModel)
-P, R = ParamSpec("P"), TypeVar("R")
-
 
 # libyaml, which PyYAML's wheels bring, reads the registry in a fifth of the time: every command waits for that.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -172,30 +170,21 @@ def located(where: object) -> tuple[str, bool]:
     return f"{match[1]}:{line}: {match[2]}", not rest
 
 
-def with_line(load: Callable[P, R]) -> Callable[P, R]:
-    """Add to each error of a function that loads configuration the line of the key that the error names."""
-
-    @functools.wraps(load)
-    def loaded(*arguments: P.args, **options: P.kwargs) -> R:
-        try:
-            return load(*arguments, **options)
-        except VixmlError as error:
-            error.where = located(error.where)[0] if error.where is not None else None
-            raise
-
-    return loaded
+@contextmanager
+def with_line() -> Iterator[None]:
+    """Add to an error of configuration the line of the key that it names."""
+    try:
+        yield
+    except VixmlError as error:
+        error.where = located(error.where)[0] if error.where is not None else None
+        raise
 
 
 def validate(model: type[M], data: Any, where: object, also: Sequence[object] = ()) -> M:
     """Validate ``data``; the first problem becomes one clear error, an unknown key before any other.
 
-    A misspelt required key is both missing and unknown: the unknown one says more.
-
-    Args:
-        model: its model.
-        data: what was read.
-        where: where it was read: a file, or ``file: key``.
-        also: other places where a part of it may have been read.
+    A misspelt required key is both missing and unknown: the unknown one says more. ``where`` and ``also`` are the places where
+    the data or a part of them were read: a file, or ``file: key``.
 
     Raises:
         VixmlError: an unknown key (with the nearest spelling), a wrong type or value.
@@ -234,11 +223,7 @@ def unknown_key(key: str, known: list[str], where: object) -> VixmlError:
 
 
 def require(key: Any, known: Iterable[str], where: object) -> None:
-    """Check that a key is one of those known.
-
-    Raises:
-        VixmlError: it is not (with the nearest spelling).
-    """
+    """Raise VixmlError, with the nearest spelling, unless a key is one of those known."""
     if not isinstance(key, str) or key not in known:
         raise unknown_key(str(key), sorted(known), where)
 
@@ -258,11 +243,7 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
 
 
 def expect_name(kind: str, name: str, where: object) -> None:
-    """Check a name that becomes a part of paths, commands and wildcards.
-
-    Raises:
-        VixmlError: it holds other characters, or more of them than a file name can.
-    """
+    """Raise VixmlError unless a name has only the characters, and no more of them, that paths and wildcards can have."""
     if not NAME.fullmatch(name):
         raise VixmlError(
             f"a {kind}'s name may hold letters, digits, dots, hyphens and underscores, at most 100",
@@ -306,7 +287,7 @@ def configuration_files(config_dir: Path | str, *patterns: str) -> list[Path]:
 # --- The registry: datasets.yaml, models.yaml and the files that they include.
 
 
-@with_line
+@with_line()
 def registry_files(config_dir: Path | str) -> list[Path]:
     """Return ``datasets.yaml``, ``models.yaml`` and the files that they include.
 
@@ -343,12 +324,9 @@ def _registry_parts(config_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield included, part
 
 
-@with_line
+@with_line()
 def load_world(config_dir: Path | str) -> World:
-    """Read ``datasets.yaml`` and ``models.yaml``, with what they include, and check that every reference resolves.
-
-    Args:
-        config_dir: a folder of configuration, or one file with all its parts.
+    """Read ``datasets.yaml`` and ``models.yaml``, or one file with all parts, and check that every reference resolves.
 
     Raises:
         VixmlError: an unreadable file, an unknown key, two entries of one name, or a name that no entry has.
@@ -389,7 +367,7 @@ def load_world(config_dir: Path | str) -> World:
 # --- The families of runs.
 
 
-@with_line
+@with_line()
 def load_runs(config_dir: Path | str) -> dict[tuple[str, str], RunConfig]:
     """Read every family in ``runs/``: ``{(dataset, run): RunConfig}``.
 
@@ -495,13 +473,7 @@ def datasets_of(family: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class _Family:
-    """One file of runs, with presets filled in.
-
-    Args:
-        path: the file.
-        presets: the files of the presets that it may name.
-        whole: whether the file is a whole configuration.
-    """
+    """One file of runs, with ``presets`` filled in; ``whole``: the file is a whole configuration."""
 
     def __init__(self, path: Path, presets: dict[str, Path], *, whole: bool = False) -> None:
         family = read_yaml(path)
@@ -530,9 +502,7 @@ class _Family:
     def resolve(self, name: str, known: Mapping[str, _Family]) -> RunConfig:
         """Return a run's configuration: that of the run that it reuses; or what it inherits, ``base`` and its own keys.
 
-        Args:
-            name: a run of this file.
-            known: the file of each run of the dataset.
+        ``known``: the file of each run of the dataset.
         """
         keys, where = dict(self.runs[name]), f"runs.{name}.inherit"
         if keys.get("reuse") is not None:
@@ -592,16 +562,13 @@ class _Family:
 # --- The workflow, which names runs, tables and figures.
 
 
-@with_line
+@with_line()
 def load_workflow(
     data: dict[str, Any], where: object = "config/config.yaml", files: Sequence[object] = ()
 ) -> WorkflowConfig:
     """Validate the merged workflow configuration and every name in it.
 
-    Args:
-        data: the configuration.
-        where: what to name in an error.
-        files: the files that it was merged from, the last to decide first; an error names the one that has its key.
+    An error names ``where``, or the one of ``files`` that has its key: what ``data`` was merged from, the last to decide first.
 
     Raises:
         VixmlError: a key or value that is not accepted, a name that no file or entry has (with the nearest one), or parts of a
@@ -681,11 +648,7 @@ def family_file(config_dir: Path, dataset: str, run: str) -> Path:
 def require_fit(run: RunConfig, world: World, where: object, architecture: dict[str, Any] | None = None) -> None:
     """Check a run against the models that it names.
 
-    Args:
-        run: the run.
-        world: the registry.
-        where: of the run.
-        architecture: content of the prepared language model's ``config.json``; None takes what the registry says of it.
+    ``architecture``: content of the prepared language model's ``config.json``; None takes what the registry says of it.
 
     Raises:
         VixmlError: an unknown model, heads that do not divide its vectors, more layers than it has, or longer sequences.

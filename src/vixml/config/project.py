@@ -15,12 +15,7 @@ T = TypeVar("T")
 
 
 class Project:
-    """A folder of configuration and a folder of results.
-
-    Args:
-        config_dir: folder of datasets.yaml, models.yaml and runs/.
-        results: folder of all results.
-    """
+    """A folder of configuration (datasets.yaml, models.yaml, runs/) and a folder of all results."""
 
     def __init__(self, config_dir: Path | str = "config", results: Path | str = "results") -> None:
         self.config_dir, self.results = Path(config_dir), Path(results)
@@ -36,11 +31,7 @@ class Project:
         return load_runs(self.config_dir)
 
     def run(self, dataset: str, run: str) -> RunConfig:
-        """Return a run's resolved configuration.
-
-        Raises:
-            VixmlError: no such run (with the nearest name).
-        """
+        """Return a run's resolved configuration; an unknown run is an error with the nearest name."""
         if (dataset, run) not in self.runs:
             known = sorted(r for d, r in self.runs if d == dataset) or sorted({d for d, _ in self.runs})
             raise unknown_key(run, known, f"{self.config_dir}/runs: dataset {dataset}")
@@ -51,25 +42,19 @@ class Project:
         return SeededRun(dataset, run, seed, self.run(dataset, run))
 
     def own_run(self, dataset: str, run: str) -> RunConfig:
-        """Return a run that has a trained model of its own.
-
-        Raises:
-            VixmlError: no such run, or one that reuses the model of another.
-        """
+        """Return a run that has a trained model of its own; one that reuses the model of another is an error."""
         config = self.run(dataset, run)
         if config.reuse is not None:
-            raise VixmlError(
-                "this run has no model of its own",
-                where=f"run {run}",
-                found=f"it reuses that of {config.reuse}",
-                hint=f"name {config.reuse}; `vixml predict {dataset} {run}` reads what it leaves",
-            )
+            what, found = "this run has no model of its own", f"it reuses that of {config.reuse}"
+            hint = f"name {config.reuse}; `vixml predict {dataset} {run}` reads what it leaves"
+            raise VixmlError(what, where=f"run {run}", found=found, hint=hint)
         return config
 
-    def models_of(self, dataset: str, run: str) -> tuple[str, ...]:
-        """Return the runs whose trained models a run reads, also to choose its inference; none for a baseline without an encoder."""
+    def trainings_of(self, dataset: str, run: str, seed: int) -> list[tuple[str, str, int]]:
+        """Return the trainings whose models a run reads, also to choose its inference; none for a baseline without an encoder."""
         config = self.run(dataset, run)
-        return (config.reuse or run, *config.inference.chosen_on) if config.needs_encoder else ()
+        models = (config.reuse or run, *config.inference.chosen_on) if config.needs_encoder else ()
+        return [(dataset, model, seed) for model in models]
 
     def dataset(self, name: str) -> Dataset:
         """Return a dataset's entry of datasets.yaml."""

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    StringConstraints,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, field_validator, model_serializer, model_validator
 
 from vixml.config.fields import fields_of
 from vixml.config.run import Count, Few, Fraction, Pixels, Seed, Strict, Width
@@ -152,8 +145,7 @@ class Catalogue(Strict):
         "the column of ids.",
     )
     separator: str = Field(
-        ";",
-        description="Separator of several labels or images in one cell of a CSV file; empty: one value per cell.",
+        ";", description="Separator of several labels or images in one cell of a CSV file; empty: one value per cell."
     )
     # Keys that came later; a manifest and a rule's params have them only where they are set, so that no corpus is remade.
     tables: dict[Literal["train", "test", "items", "label"], str | list[str]] | None = Field(
@@ -193,7 +185,7 @@ class Catalogue(Strict):
         return value and value.strip()  # as names of columns are read
 
     @model_serializer(mode="wrap")
-    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_later_keys(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         kept, later = handler(self), list(type(self).model_fields)[8:]
         unset = {key for key in later if getattr(self, key) == type(self).model_fields[key].default}
         return {key: value for key, value in kept.items() if key not in unset}
@@ -210,17 +202,11 @@ class Fetch(Strict):
     attempts: int = Field(
         5, ge=1, le=100, description="Attempts per image, for temporary failures only (time-out, HTTP 429, 5xx)."
     )
-    backoff_seconds: float = Field(
-        1.0,
-        ge=0,
-        le=86_400,
-        description="Wait before the second attempt, then doubled; a longer Retry-After takes precedence.",
+    backoff_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        1.0, description="Wait before the second attempt, then doubled; a longer Retry-After takes precedence."
     )
-    timeout_seconds: float = Field(
-        20.0,
-        ge=0.01,
-        le=86_400,
-        description="Time-out for connecting and for each read; four times that for the whole request.",
+    timeout_seconds: Annotated[float, Field(ge=0.01, le=86_400)] = Field(
+        20.0, description="Time-out for connecting and for each read; four times that for the whole request."
     )
     redirects: int = Field(5, ge=0, le=100, description="Maximum number of redirects.")
     max_bytes: int = Field(20_000_000, gt=0, le=10**9, description="Larger files are refused.")
@@ -388,11 +374,8 @@ class TextModel(Strict):
     architecture: dict[str, Any] = Field({}, description="Configuration of the network, if the source has none.")
     hidden_size: Width = Field(description="Size of its vectors.")
     parameters: str = Field(description="As printed in Table 9.")
-    n_parameters: int | None = Field(
-        None,
-        ge=1,
-        le=10**13,
-        description="Parameter count of the architecture, with pooler and untied output matrix if it has them.",
+    n_parameters: Annotated[int, Field(ge=1, le=10**13)] | None = Field(
+        None, description="Parameter count of the architecture, with pooler and untied output matrix if it has them."
     )
     licence: str = Field(description="Licence of the weights.")
     exact: bool = Field(

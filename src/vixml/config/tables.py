@@ -262,17 +262,13 @@ def spec_path(config_dir: Path | str, kind: str, name: str) -> Path:
     return Path(config_dir) / kind / f"{name}.yaml"
 
 
-@with_line
+@with_line()
 def _load(config_dir: Path | str, kind: str, name: str, model_of: Callable[[dict[str, Any]], type[S]]) -> S:
     path = spec_path(config_dir, kind, name)
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise VixmlError(
-            f"no such {kind.rstrip('s')}",
-            where=path,
-            found=name,
-            hint="one of: " + ", ".join(known) if known else "check --config-dir",
-        )
+        hint = "one of: " + ", ".join(known) if known else "check --config-dir"
+        raise VixmlError(f"no such {kind.rstrip('s')}", where=path, found=name, hint=hint)
     data: Any = read_yaml(path)
     if path == Path(config_dir):
         data = (data.get("table") or {}) if kind == "tables" else {}

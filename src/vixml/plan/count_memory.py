@@ -107,14 +107,9 @@ def _as_on_a_gpu() -> Iterator[None]:
 
 
 def count_step(job: Job, text: float) -> tuple[int, int]:
-    """Count one step of a run in a batch of its size, whose texts all have one length.
+    """Count one step of a run in a batch of its size, whose texts all have ``text`` tokens, special ones included.
 
-    Args:
-        job: the run and its sizes.
-        text: tokens of each text, special ones included.
-
-    Returns:
-        Positions of the batch's streams, and the peak of live bytes: model, centroids, AdamW's moments and all else.
+    Returns positions of the batch's streams, and the peak of live bytes: model, centroids, AdamW's moments and all else.
     """
     data = _made_up(job, text)
     precision = "fp32" if job.config.training.precision == "fp32" else "bf16"  # fp16 takes as much

@@ -25,11 +25,7 @@ SETS = 4  # of vectors with images or hashed terms that a choice holds: two weig
 
 @dataclass(frozen=True)
 class Ranking:
-    """Cost of ranking labels for all test queries, as ``inference`` of a run says.
-
-    Attributes:
-        job: the run and its sizes.
-    """
+    """Cost of ranking labels for all test queries, as ``inference`` of a run says."""
 
     job: Job
 

@@ -29,28 +29,19 @@ ALIASES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "nu
 class Shape:
     """Sizes of a language model. A test compares its operations with those that torch counts.
 
-    Attributes:
-        layers: layers that a run keeps.
-        hidden: width of a token.
-        heads, kv_heads: attention heads, and those of keys and values.
-        head_dim: width of a head.
-        intermediate: width of the feed-forward part.
-        gated: whether that part has a gate beside the up projection.
-        embeddings: parameters of word, position and type embeddings.
-
     Example:
         >>> Shape(1, 4, 2, 1, 2, 8, True, 40).linear  # q and o 16 each, k and v 8 each, gate, up and down 32 each
         144
     """
 
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    gated: bool
-    embeddings: int
+    layers: int  # layers that a run keeps
+    hidden: int  # width of a token
+    heads: int  # attention heads
+    kv_heads: int  # those of keys and values
+    head_dim: int  # width of a head
+    intermediate: int  # width of the feed-forward part
+    gated: bool  # whether that part has a gate beside the up projection
+    embeddings: int  # parameters of word, position and type embeddings
 
     @property
     def projections(self) -> list[tuple[int, int]]:
@@ -128,21 +119,13 @@ def shape_of(name: str, model: TextModel, layers: int | None = None) -> Shape:
 
 @dataclass(frozen=True)
 class Item:
-    """Mean sizes of a query or label.
+    """Mean sizes of a query or label."""
 
-    Attributes:
-        text: tokens of its text.
-        computed: positions of its sequence that are computed for it alone.
-        attended: positions in its attention: those, and the prefix, which a decoder computes once per batch.
-        images: its images.
-        more: tokens that its text may have in addition, on average over the longest batch.
-    """
-
-    text: float
-    computed: float
-    attended: float
-    images: float
-    more: float = 0.0
+    text: float  # tokens of its text
+    computed: float  # positions of its sequence that are computed for it alone
+    attended: float  # positions in its attention: those, and the prefix, which a decoder computes once per batch
+    images: float  # its images
+    more: float = 0.0  # tokens that its text may have in addition, on average over the longest batch
 
 
 def items_of(texts: Texts, entry: Dataset, config: RunConfig, causal: bool) -> tuple[Item, Item]:

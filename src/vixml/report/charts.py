@@ -16,7 +16,7 @@ from typing import Any
 
 from vixml.errors import VixmlError
 from vixml.manifest import holds
-from vixml.report.results import Aggregate, Result, Results, aggregate
+from vixml.report.results import OLDER, Aggregate, Result, Results, aggregate
 
 # -- drawing ----------------------------------------------------------------------------------------------------------
 
@@ -170,37 +170,27 @@ PARTS = {
 
 @dataclass(frozen=True)
 class RunParts:
-    """One run's parts over its seeds, in percent.
-
-    Attributes:
-        values: (part, metric) -> of each group; None where it has no queries or labels. Groups of labels, rarest first, and
-            labels with and without an image contribute to the metric, and add up to it; of queries it is the metric itself.
-            Data without images have no parts by image.
-    """
+    """One run's parts over its seeds, in percent."""
 
     run: str
     seeds: tuple[int, ...]
+    # (part, metric) -> of each group; None where it has no queries or labels. Groups of labels, rarest first, and labels with
+    # and without an image contribute to the metric, and add up to it; of queries it is the metric itself. Data without images
+    # have no parts by image.
     values: dict[tuple[str, str], tuple[Aggregate | None, ...]]
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One dataset's runs.
-
-    Attributes:
-        groups: of labels of like frequency.
-        n_queries: with and without an image.
-        charts: of the runs ``compared``, as SVG text.
-        without: runs whose scores have no parts.
-    """
+    """One dataset's runs."""
 
     dataset: str
-    groups: tuple[dict[str, Any], ...]
-    n_queries: tuple[int, int]
-    charts: tuple[str, ...]
+    groups: tuple[dict[str, Any], ...]  # of labels of like frequency
+    n_queries: tuple[int, int]  # with and without an image
+    charts: tuple[str, ...]  # of the runs ``compared``, as SVG text
     compared: tuple[str, ...]
     runs: tuple[RunParts, ...]
-    without: tuple[str, ...]
+    without: tuple[str, ...]  # runs whose scores have no parts
 
 
 def breakdowns(results: Results, compare: Sequence[str]) -> list[Breakdown]:
@@ -225,12 +215,9 @@ def _breakdown(dataset: str, results: Results, compare: Sequence[str]) -> Breakd
     first, groups = found[0], _groups(found[0])
     for result in found:
         if _groups(result) != groups:
-            raise VixmlError(
-                "two results of one dataset are broken down over different groups of labels",
-                where=result.folder / "scores.json",
-                expected=f"the groups of {first.folder / 'scores.json'}",
-                hint="one of them belongs to an older corpus; snakemake runs it again",
-            )
+            what = "two results of one dataset are broken down over different groups of labels"
+            file, expected = result.folder / "scores.json", f"the groups of {first.folder / 'scores.json'}"
+            raise VixmlError(what, where=file, expected=expected, hint=OLDER)
     runs = tuple(_parts(run, results.of(dataset, run)) for run in whole)
     drawn, parts = [one for one in runs if one.run in compare], first.scores["breakdown"]
     return Breakdown(
@@ -301,11 +288,7 @@ def _charts(runs: Sequence[RunParts]) -> Iterator[str]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read a log: one JSON object per line, one line per epoch.
-
-    Raises:
-        VixmlError: a line that is not a JSON object (the line is named).
-    """
+    """Read a log: one JSON object per line, one line per epoch; an error names the line that is none."""
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

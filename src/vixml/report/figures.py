@@ -36,26 +36,18 @@ Kind = Literal["published", "line", "measured", "untrained"]
 
 @dataclass(frozen=True)
 class Point:
-    """One mark of the figure.
+    """One mark of the figure."""
 
-    Attributes:
-        kind: `published` value of the paper, published level `line`, `measured` run, `untrained` run (a level line).
-        value: the metric in percent; the mean over seeds.
-        sd: sample standard deviation over seeds, or None.
-        hours: measured training hours, mean over seeds; None where nobody tabulated or spent any.
-        seeds: (seed, hours, value) of each seed.
-    """
-
-    kind: Kind
+    kind: Kind  # `published` value of the paper, published level `line`, `measured` run, `untrained` run (a level line)
     dataset: str
     label: str
     run: str
     modality: str
     architecture: str
-    value: float
-    sd: float | None = None
-    hours: float | None = None
-    seeds: tuple[tuple[int, float | None, float], ...] = ()
+    value: float  # the metric in percent; the mean over seeds
+    sd: float | None = None  # sample standard deviation over seeds, or None
+    hours: float | None = None  # measured training hours, mean over seeds; None where nobody tabulated or spent any
+    seeds: tuple[tuple[int, float | None, float], ...] = ()  # (seed, hours, value) of each seed
 
 
 def points(spec: FigureSpec, published: Sequence[PublishedValue], results: Results) -> list[Point]:

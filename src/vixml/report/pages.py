@@ -134,22 +134,15 @@ def interval(row: dict[str, Any], metric: str) -> str:
 
 
 def select_rows(summary: dict[str, Any], layout: TableSpec) -> dict[str, Any]:
-    """Return a reference file's content with the rows that a layout of ``config/summaries`` names, under its labels.
-
-    Raises:
-        VixmlError: a run that the reference file lacks.
-    """
+    """Return a reference file's content with the rows that a layout of ``config/summaries`` names; it must have them all."""
     found = {(row["dataset"], row["run"]): row for row in summary["rows"]}
     rows = []
     for block in layout.measured:
         for one in block.rows:
             if (block.dataset, one.run) not in found:
-                raise VixmlError(
-                    "a layout names a run that the reference file lacks",
-                    where=f"config/summaries/{layout.id}.yaml",
-                    found=f"{one.run} on {block.dataset}",
-                    expected=sorted(run for dataset, run in found if dataset == block.dataset),
-                )
+                what, where = "a layout names a run that the reference file lacks", f"config/summaries/{layout.id}.yaml"
+                known = sorted(run for dataset, run in found if dataset == block.dataset)
+                raise VixmlError(what, where=where, found=f"{one.run} on {block.dataset}", expected=known)
             rows.append({**found[block.dataset, one.run], "block": block.title, "label": one.label, "note": one.note})
     return {**summary, "metrics": list(layout.metrics), "rows": rows}
 
@@ -189,29 +182,17 @@ def origin_sentence(summary: dict[str, Any], *, intervals: bool = False) -> str:
 
 
 def fill(text: str, content: str, where: object, place: str = PLACE) -> str:
-    """Return ``text`` with ``content`` between the markers of ``place``.
-
-    Raises:
-        VixmlError: a marker that is missing, or occurs more than once.
-    """
+    """Return ``text`` with ``content`` between the markers of ``place``; VixmlError unless each is there once."""
     begin, end = (f"<!-- {place}:{side} -->" for side in ("begin", "end"))
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise VixmlError(
-            "no place for the results table",
-            where=where,
-            expected=f"one line {begin} and below it one line {end}",
-            hint="add both lines where the table belongs",
-        )
+        what, expected = "no place for the results table", f"one line {begin} and below it one line {end}"
+        raise VixmlError(what, where=where, expected=expected, hint="add both lines where the table belongs")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
 
 
 def update_page(page: Path, contents: Mapping[str, str], what: str, check: bool) -> None:
-    """Put each content between the markers of its place in a page; with ``check``, only compare.
-
-    Raises:
-        VixmlError: a marker is missing; with ``check``, a page that is out of date.
-    """
+    """Put each content between the markers of its place in a page; with ``check``, a change is a VixmlError."""
     text = wanted = page.read_text(encoding="utf-8")
     for place, content in contents.items():
         wanted = fill(wanted, content, page, place)
@@ -362,10 +343,11 @@ def pages(
 ) -> dict[str, str]:
     """Return the page's generated parts by their place."""
     sources = Sources.load(config_dir, Results())
+    discrepancies = [[row["where"], row["what"], row["action"]] for row in sources.reported("discrepancies")]
     return {
         "parts": _parts(sources),
         "shape": _shape(references, sources),
-        "discrepancies": _discrepancies(sources),
+        "discrepancies": markdown(["where", "what the sources say", "what is done here"], discrepancies, words=(1, 2)),
         "deviations": _deviations(deviations),
     }
 
@@ -408,11 +390,6 @@ def _shape(references: Sequence[Path], sources: Sources) -> str:
     rows = [[one.says, *in_the_paper(one, sources.published), *on_picto(one, found)] for one in compared]
     paper, picto = ["the paper says", "where", "paper: difference"], ["PICTO: the first", "the second"]
     return markdown([*paper, *picto, "difference (95 % over seeds)", "on PICTO"], rows, words=(1, 6))
-
-
-def _discrepancies(sources: Sources) -> str:
-    rows = [[row["where"], row["what"], row["action"]] for row in sources.reported("discrepancies")]
-    return markdown(["where", "what the sources say", "what is done here"], rows, words=(1, 2))
 
 
 def _deviations(page: Path) -> str:

@@ -301,10 +301,6 @@ def rehearsed(rehearsal: Path) -> list[list[str]]:
 
 def _run_of(fact: dict[str, str]) -> tuple[str, str]:
     if not fact["run"]:
-        raise VixmlError(
-            "a published time without a run",
-            where="config/reported/other_facts.csv",
-            found=fact["item"],
-            hint="name our run in its columns `dataset` and `run`",
-        )
+        what, hint = "a published time without a run", "name our run in its columns `dataset` and `run`"
+        raise VixmlError(what, where="config/reported/other_facts.csv", found=fact["item"], hint=hint)
     return fact["dataset"], fact["run"]

@@ -22,8 +22,6 @@ from PIL import Image
 from vixml.config.tables import FigureSpec, load_any_tables, load_figures
 from vixml.data.corpus import Corpus
 from vixml.errors import VixmlError
-from vixml.evaluation.metrics import hits_in_chunks
-from vixml.evaluation.predictions import load_predictions
 from vixml.files import write_text
 from vixml.images.store import ImageStore
 from vixml.manifest import MANIFEST, holds
@@ -42,6 +40,7 @@ from vixml.report.evidence import (
     snakemake,
     training_of,
 )
+from vixml.report.fitted import best_labels
 from vixml.report.pages import interval, number, origin_sentence, summarise
 from vixml.report.results import GREEN, MEANING, STATES, Result, Results, load, mean_sd, stage_inputs
 from vixml.report.tables import Measured, Row, Section, Sources, build_tables, missing_cost
@@ -129,7 +128,7 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
     corpus, store = Corpus.load(corpus_dir), ImageStore.open(images_dir)
     dataset = Path(corpus_dir).absolute().parent.name
     found = {run: next(iter(results.of(dataset, run)), None) for run in compare}
-    tops = {run: _top(result, corpus) for run, result in found.items() if result is not None}
+    tops = {run: best_labels(corpus, result, N_LABELS) for run, result in found.items() if result is not None}
     texts, names = corpus.texts("test"), corpus.texts("label")
     truth, images = corpus.labels("test"), corpus.images("test")
 
@@ -169,15 +168,6 @@ def gallery(corpus_dir: Path, images_dir: Path, compare: Sequence[str], results:
             parts.append(Part(key, title, rule, True, tuple(map(query, rows.tolist()))))
     runs = tuple((run, None if result is None else result.seed) for run, result in found.items())
     return Gallery(dataset, runs, balance, tuple(parts))
-
-
-def _top(result: Result, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
-    """Return a run's best labels, (n_test, at most 5) ids, -1 for none, and which of them are true."""
-    labels = load_predictions(result.place("predict"), corpus.n("test"), corpus.n_labels).labels
-    # As in scoring, filtered labels are left out.
-    chunks = list(hits_in_chunks(labels, corpus.labels("test"), corpus.filter("test")))
-    labels, hits = ([getattr(chunk, of)[:, :N_LABELS] for chunk in chunks] for of in ("labels", "hits"))
-    return np.concatenate(labels), np.concatenate(hits)
 
 
 def _data_uri(png: bytes) -> str:
