@@ -31,28 +31,15 @@ class VixmlError(Exception):
     """
 
     def __init__(
-        self,
-        what: str,
-        *,
-        where: object = None,
-        found: object = None,
-        expected: object = None,
-        hint: str | None = None,
+        self, what: str, *, where: object = None, found: object = None, expected: object = None, hint: str | None = None
     ) -> None:
         self.what, self.where, self.found, self.expected, self.hint = what, where, found, expected, hint
         super().__init__(what)
 
     def __str__(self) -> str:
-        lines = [self.what]
-        for name, value in (
-            ("where", self.where),
-            ("found", self.found),
-            ("expected", self.expected),
-            ("what now", self.hint),
-        ):
-            if value is not None:
-                lines.append(f"  {name + ':':<9} {value}")
-        return shown("\n".join(lines))
+        parts = {"where": self.where, "found": self.found, "expected": self.expected, "what now": self.hint}
+        lines = [f"  {name + ':':<9} {value}" for name, value in parts.items() if value is not None]
+        return shown("\n".join([self.what, *lines]))
 
 
 def expect_equal(found: object, expected: object, what: str, *, where: object, hint: str | None = None) -> None:

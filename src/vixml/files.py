@@ -238,31 +238,17 @@ def read_json(path: Path | str, *, finite: bool = False) -> Any:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{error.object[error.start]:02x} at {error.start}"
-        raise VixmlError(
-            "not a JSON file in UTF-8", where=path, found=found, hint="delete it and run snakemake again"
-        ) from error
-    except FileNotFoundError as error:
-        raise VixmlError(
-            "a file that this stage reads is missing",
-            where=path,
-            hint="run the stage that writes it: snakemake builds it by itself",
-        ) from error
-    try:
         return parse_json(text) if finite else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise VixmlError(
-            "not a JSON file",
-            where=f"{path}:{error.lineno}",
-            found=error.msg,
-            hint="delete it and run snakemake again; it is generated",
-        ) from error
-    except (ValueError, RecursionError) as error:  # a number of 10,000 digits, 10,000 brackets
-        found = f"{type(error).__name__}: {error}"[:200]
-        raise VixmlError(
-            "not a JSON file", where=path, found=found, hint="delete it and run snakemake again"
-        ) from error
+    except FileNotFoundError as error:
+        what, hint = (
+            "a file that this stage reads is missing",
+            "run the stage that writes it: snakemake builds it by itself",
+        )
+        raise VixmlError(what, where=path, hint=hint) from error
+    except (ValueError, RecursionError) as error:  # another encoding, a number of 10,000 digits, 10,000 brackets
+        where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else path
+        found, hint = f"{type(error).__name__}: {error}"[:200], "delete it and run snakemake again; it is generated"
+        raise VixmlError("not a JSON file in UTF-8", where=where, found=found, hint=hint) from error
 
 
 def read_header(path: Path | str, form: str, kind: str) -> dict[str, Any]:
@@ -298,7 +284,7 @@ def load_array(path: Path | str, *, mmap: bool = True) -> np.ndarray:
     path = Path(path)
     try:
         # An empty file cannot be mapped, so empty arrays are read instead.
-        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except FileNotFoundError as error:
         raise VixmlError("an array is missing", where=path, hint="run the stage that writes it") from error
     except OSError:
@@ -313,7 +299,6 @@ def load_array(path: Path | str, *, mmap: bool = True) -> np.ndarray:
             expected="a NumPy array of numbers",
             hint="delete its folder and run snakemake again",
         ) from error
-    return array
 
 
 def sha256_file(path: Path | str) -> str:

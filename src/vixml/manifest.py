@@ -114,8 +114,7 @@ def verify(folder: Path | str, names: Iterable[str] | None = None) -> dict[str, 
     Raises:
         VixmlError: no manifest, an altered one, or a file that is missing or altered.
     """
-    reading = Reading()
-    return reading.folder(Path(folder), names)
+    return Reading().folder(Path(folder), names)
 
 
 def verify_file(path: Path | str) -> None:

@@ -166,11 +166,8 @@ def find_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     keep_memory_whole()
     # Before CUDA starts. Processes that someone else's torchrun started take the card of their number.
-    if (
-        torch.version.cuda
-        and not torch.cuda.is_initialized()
-        and (LEASED in os.environ or "LOCAL_RANK" not in os.environ)
-    ):
+    ours = LEASED in os.environ or "LOCAL_RANK" not in os.environ
+    if ours and torch.version.cuda and not torch.cuda.is_initialized():
         lease()
     trouble = gpu_trouble()
     if trouble is None:

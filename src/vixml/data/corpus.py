@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vixml.config.registry import Counts, Dataset
-from vixml.errors import VixmlError, expect_equal
+from vixml.errors import VixmlError, expect_equal, reading
 from vixml.files import atomic_path, load_array, write_json
 from vixml.manifest import holds
 from vixml.ragged import Ragged, RaggedWriter
@@ -254,18 +254,9 @@ def _expect_strings(schema: pa.Schema, path: Path, columns: Sequence[str], hint:
             )
 
 
-@contextmanager
-def reading_parquet(path: Path, hint: str = _REBUILD) -> Iterator[None]:
-    """Turn what pyarrow raises on a damaged file into one clear error.
-
-    Raises:
-        VixmlError: not a readable Parquet file.
-    """
-    try:
-        yield
-    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-        found = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise VixmlError("not a readable parquet file", where=path, found=found, hint=hint) from error
+def reading_parquet(path: Path, hint: str = _REBUILD) -> AbstractContextManager[None]:
+    """Turn whatever pyarrow raises on a damaged file into one clear error (:func:`vixml.errors.reading`)."""
+    return reading("not a readable parquet file", path, hint=hint)
 
 
 # -- writing row by row -----------------------------------------------------------------------------------------------

@@ -72,8 +72,8 @@ def merge(pictograms: Iterable[Pictogram]) -> list[Query]:
     return queries
 
 
-def choose_drawings(icons: Sequence[Pictogram], limit: int = IMAGES_PER_ITEM) -> tuple[Drawing, ...]:
-    """Return up to ``limit`` drawings of one pictogram, the most informative and the most different first.
+def choose_drawings(icons: Sequence[Pictogram]) -> tuple[Drawing, ...]:
+    """Return up to :data:`IMAGES_PER_ITEM` drawings of one pictogram, the most informative and the most different first.
 
     One drawing of every pack comes before a second of any, since packs differ more than the styles of one pack do. The
     order of packs is colour (OpenMoji), filled (Font Awesome), outline (Phosphor, Lucide): colour and surface tell a network
@@ -82,7 +82,7 @@ def choose_drawings(icons: Sequence[Pictogram], limit: int = IMAGES_PER_ITEM) ->
     ranked = sorted(icons, key=lambda icon: QUERY_PACKS.index(icon.pack))
     rounds = zip_longest(*(icon.drawings for icon in ranked))
     # Two emoji names may share one drawing.
-    return tuple({drawing.key: drawing for drawing in chain(*rounds) if drawing is not None}.values())[:limit]
+    return tuple({drawing.key: drawing for drawing in chain(*rounds) if drawing is not None}.values())[:IMAGES_PER_ITEM]
 
 
 def held_out(names: Sequence[str], seed: int, fraction: float) -> set[str]:

@@ -51,18 +51,12 @@ _DAMAGED = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, EOFError, OSError, p
 
 
 def read_parts(paths: Sequence[Path], form: TableForm) -> Iterator[Record]:
-    """Yield (where, record) of a table in one or several files, one after the other."""
-    for path in paths:
-        yield from read_table(path, form)
-
-
-def read_table(path: Path, form: TableForm | None = None) -> Iterator[Record]:
-    """Yield (file and line or row, record) of one file.
+    """Yield (file and line or row, record) of a table in one or several files, one after the other.
 
     Raises:
         VixmlError: an unknown ending, a damaged or malformed file (file and line are named), a limit exceeded.
     """
-    for where, record in read_rows([path], form or TableForm()):
+    for where, record in read_rows(paths, form):
         if isinstance(record, VixmlError):
             raise record
         yield where, record
@@ -72,7 +66,7 @@ def read_rows(paths: Sequence[Path], form: TableForm) -> Iterator[Row]:
     """Yield (where, record) of a table in one or several files; a row that is broken by itself is its error.
 
     Raises:
-        VixmlError: as :func:`read_table`, where the rows behind cannot be read either.
+        VixmlError: as :func:`read_parts`, where the rows behind cannot be read either.
     """
     for path in paths:
         yield from READERS[kind_of(path)](path, form)

@@ -304,19 +304,15 @@ class Journal:
         try:
             yield
         except sqlite3.Error as error:
-            self._failure = self._translated(error)
+            other = VixmlError(
+                "the journal of fetched images cannot be read or written",
+                where=self.path,
+                found=str(error),
+                hint="run the same command again when no other one writes there; if it is damaged, delete its folder: "
+                "its images are then fetched again",
+            )
+            self._failure = disk_full(self.path) if "full" in str(error) else other
             raise self._failure from error
-
-    def _translated(self, error: sqlite3.Error) -> VixmlError:
-        if "full" in str(error):
-            return disk_full(self.path)
-        return VixmlError(
-            "the journal of fetched images cannot be read or written",
-            where=self.path,
-            found=str(error),
-            hint="run the same command again when no other one writes there; if it is damaged, delete its folder: "
-            "its images are then fetched again",
-        )
 
     def __enter__(self) -> Journal:
         return self

@@ -33,6 +33,7 @@ from vixml.ragged import Ragged
 BLOCK_BYTES = 16 << 20
 HINT = "the file is damaged or belongs to another dataset or vision encoder: fetch it again, or place the published one by hand"
 HINT_PICKLED_ROWS = "fetch it again from its publisher; do not open it with numpy.load: a pickle can run any code"
+REFUSED = "a pickle that is not read"
 # A list of three numbers takes about 25 bytes, as an array of its own about 80.
 BYTES_PER_ITEM = 256
 SPARE_BYTES = 1 << 16
@@ -354,7 +355,9 @@ def _shown(found: Any) -> str:
 
 def _objects(content: bytes, path: Path, n_items: int) -> list[Any]:
     """Return the objects of a pickled one-dimensional array."""
-    try:
+    expected = "a pickled array of lists of integers, and nothing else"
+    # A bad pickle may raise almost anything: any instruction can follow any other.
+    with reading(REFUSED, path, expected=expected, hint=HINT_PICKLED_ROWS):
         _inspect(content)
         found = _Restricted(io.BytesIO(content)).load()
         if not isinstance(found, _Record):
@@ -363,22 +366,10 @@ def _objects(content: bytes, path: Path, n_items: int) -> list[Any]:
         if len(objects) != n_items:
             raise pickle.UnpicklingError(f"{len(objects)} objects in place of {n_items}")
         return objects
-    # A bad pickle may raise almost anything: any instruction can follow any other.
-    except (
-        pickle.UnpicklingError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        EOFError,
-        OverflowError,
-    ) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise _refused(path, lines[0][:200], "a pickled array of lists of integers, and nothing else") from error
 
 
 def _refused(path: Path, found: str, expected: str) -> VixmlError:
-    return VixmlError("a pickle that is not read", where=path, found=found, expected=expected, hint=HINT_PICKLED_ROWS)
+    return VixmlError(REFUSED, where=path, found=found, expected=expected, hint=HINT_PICKLED_ROWS)
 
 
 def _inspect(content: bytes) -> None:

@@ -514,10 +514,8 @@ def read_checkpoint(path: Path | str, member: str) -> dict[str, torch.Tensor]:
     with reading("not a file of tensors", f"{path}: {member}"):
         try:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (
-            MemoryError,
-            RuntimeError,
-        ) as error:  # the bytes are in memory: a size that cannot be had is the file's fault
+        except (MemoryError, RuntimeError) as error:
+            # The bytes are in memory: a size that cannot be had is the file's fault.
             raise ValueError(str(error)) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise VixmlError("not a state dict", where=f"{path}: {member}", found=type(state).__name__)
