@@ -43,15 +43,10 @@ class VixmlError(Exception):
 
 
 def expect_equal(found: object, expected: object, what: str, *, where: object, hint: str | None = None) -> None:
-    """Check that two values are equal.
-
-    Args:
-        found: a value, or a text such as ``"3 images"``.
-        expected: its expected value.
-        what, where, hint: of the error, as in :class:`VixmlError`.
+    """Check that two values, or texts such as ``"3 images"``, are equal.
 
     Raises:
-        VixmlError: they differ.
+        VixmlError: they differ; the arguments are as in :class:`VixmlError`.
     """
     if found != expected:
         raise VixmlError(what, where=where, found=found, expected=expected, hint=hint)
@@ -74,11 +69,8 @@ def reading(what: str, where: object, *, expected: object = None, hint: str | No
     For libraries that raise errors of many kinds; one in Rust (tokenizers, safetensors) may panic, which is no ``Exception``.
     Running out of memory and errors of the machine pass through: they say nothing about the file.
 
-    Args:
-        what, where, expected, hint: of the error, as in :class:`VixmlError`.
-
     Raises:
-        VixmlError: the block raised an error.
+        VixmlError: the block raised an error; the arguments are as in :class:`VixmlError`.
     """
     try:
         yield

@@ -252,12 +252,7 @@ def read_json(path: Path | str, *, finite: bool = False) -> Any:
 
 
 def read_header(path: Path | str, form: str, kind: str) -> dict[str, Any]:
-    """Read the JSON header of a folder and check its ``format``.
-
-    Args:
-        path: the header's file.
-        form: the format that this version reads.
-        kind: what the folder holds, for the error, e.g. ``"an image store"``.
+    """Read the JSON header of a folder and check that its ``format`` is ``form``; ``kind``: e.g. ``"an image store"``.
 
     Raises:
         VixmlError: missing, not JSON, or of another format.

@@ -159,9 +159,7 @@ def expect_one_origin(described: Mapping[str, Mapping[str, Any]]) -> None:
     """Check that the inputs of a stage that were made from one another are of one making.
 
     After a corpus was built again, its old tokens are whole, and vouched for, but row i of them is another item.
-
-    Args:
-        described: input -> path and digest, of :meth:`Reading.describe`.
+    ``described`` has what :meth:`Reading.describe` returns of each input.
 
     Raises:
         VixmlError: an input was made, perhaps through others, from a former state of another input.

@@ -66,13 +66,8 @@ def precision_override() -> str | None:
 def choose_precision(wanted: str, device: torch.device | str, weights: str = "float32") -> str:
     """Return ``fp32``, ``bf16`` or ``fp16``; ``auto`` is resolved by ``VIXML_PRECISION``, else by the device.
 
-    On a GPU that is fp16 (the paper's encoders), or bf16 beside frozen weights in it (its decoders); on processors built for
-    bf16 that; else fp32 (D10).
-
-    Args:
-        wanted: one of the three, or ``auto``.
-        device: where it will be computed.
-        weights: dtype of frozen weights (:attr:`vixml.config.run.Encoder.frozen_weights`).
+    On a GPU that is fp16 (the paper's encoders), or bf16 beside frozen ``weights`` of dtype bfloat16 (its decoders); on
+    processors built for bf16 that; else fp32 (D10).
 
     Raises:
         VixmlError: an unknown precision, or fp16 for frozen weights in bfloat16.

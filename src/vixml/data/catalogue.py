@@ -124,8 +124,6 @@ class Table:
     """The records of a table, or those of its rows that fall into a split.
 
     Attributes:
-        paths: its files.
-        entry: how they are read.
         rows: which rows belong to it; None: all.
         faults: whether a row that is broken by itself is its error, and does not stop the others.
         left_out: what was left out of cells since the table was last opened, by reason.

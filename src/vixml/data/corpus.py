@@ -295,12 +295,8 @@ def table_writer(path: Path, schema: pa.Schema, group: int = GROUP, **options: A
 class CorpusWriter:
     """Write the folder of docs/formats.md, one split after the other, with :meth:`split`, then :meth:`finish`.
 
-    Args:
-        folder: the work folder of the stage.
-        image_keys: keys of images to number first, in order; others follow in the order in which items name them.
-
     Attributes:
-        images: key -> image id.
+        images: key -> image id; first those of ``image_keys``, then the others in the order in which items name them.
         rows: split -> number of items, for the splits written so far.
     """
 

@@ -63,11 +63,7 @@ def guess_form(
 ) -> TableForm:
     """Guess how files of one table are written: the first decides, but for the encoding and the sheet.
 
-    Args:
-        paths: its files.
-        given: keys that the user set.
-        report: gets the guesses.
-        beside: files of another table, of which encoding and sheet must be the same.
+    ``given`` has the keys that the user set. Files ``beside``, of another table, must have the same encoding and sheet.
 
     Raises:
         VixmlError: empty, of different kinds, or what cannot be told.
@@ -115,13 +111,7 @@ def guess_form(
 
 
 def common_form(files: Sequence[Path], test: Sequence[Path], given: Mapping[str, Any], report: Report) -> TableForm:
-    """Guess how the tables of training and test items are written, which is one form.
-
-    Args:
-        files: of the training table.
-        test: of the test table, or none.
-        given: keys that the user set.
-        report: gets the guesses.
+    """Guess how the files of training items, and those of test items if any, are written, which is one form.
 
     Raises:
         VixmlError: as :func:`guess_form`, or two forms.
@@ -165,11 +155,8 @@ def form_like(
     A few rows of another encoding do not decide: who reads the table puts them aside.
 
     Args:
-        paths: its files.
         given: keys of :class:`TableForm` that the user set; then all others are guessed.
-        earlier: form of the earlier table.
         columns: names of which one is looked for; a form with which none is found does not fit.
-        report: gets the guesses.
 
     Raises:
         VixmlError: as :func:`guess_form`, if the usual form does not fit either.

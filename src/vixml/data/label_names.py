@@ -153,7 +153,6 @@ def expect_single_names(
         most: labels of the item that has the most.
         several_columns: whether labels come from several columns.
         whole: whether the registry says that a cell is one label (``separator: ""``).
-        where: what to name.
 
     Returns:
         Counts for ``counts.json``: names that look like lists, names that look like several, names alike but for case and spaces.

@@ -175,12 +175,7 @@ _BROKEN_TERMS = frozenset({"uer"})
 
 @dataclass
 class Drawing:
-    """One drawing of a pictogram.
-
-    Attributes:
-        key: ``pack/style/name``, unique.
-        source: reference ``source:member`` that :class:`vixml.data.archive.SourceReader` reads.
-    """
+    """One drawing: a unique key ``pack/style/name``, and a reference for :class:`vixml.data.archive.SourceReader`."""
 
     key: str
     source: str

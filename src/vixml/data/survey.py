@@ -27,7 +27,6 @@ class Survey:
 
     Attributes:
         rows: split -> items (or labels).
-        names: the labels.
         uses: per label, items of train.
         examples: (id, text, labels, images) of the first items of train.
         rules: how often each rule of the build was needed, by split.

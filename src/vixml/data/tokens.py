@@ -36,7 +36,6 @@ def tokenize_corpus(
     """Tokenize the three splits of a corpus.
 
     Args:
-        corpus_dir: folder of `build-corpus`.
         model_dir: folder of `prepare-model`; only its tokenizer files are read.
         max_len: tokens kept of each text, special tokens included (a decoder's texts have none).
         out: folder to write: ``{split}/`` (Ragged over the vocabulary; the header names the tokenizer).

@@ -94,8 +94,6 @@ class ImageEmbeddings:
 
         Args:
             item_images: (n_items) lists of image ids, in order of preference (:meth:`images_of`).
-            per_item: how many at most.
-            control: ``none`` gives every item its images.
             seed: of the control's draw; the same images are drawn whatever the items.
 
         Raises:

@@ -162,11 +162,8 @@ class Table:
 
     Attributes:
         config: configuration, the second argument of ``load_dataset``.
-        split: its split.
         prefix: path of its files below the exported folder, without their numbers.
-        columns: its columns.
         batches: arrays of rows, one array per column; of any length.
-        n_rows: number of rows.
         per_file: rows per file; the last may have fewer.
         n_bytes: size of the rows written so far in memory, as ``datasets`` counts it.
     """

@@ -56,15 +56,12 @@ def fetch_images(
 ) -> None:
     """Fetch, check and prepare the images of a corpus and write an image store.
 
-    Each URL is one image, however many items name it; a killed run asks again only for those in flight. An unavailable image (gone, refused, not an image, too
-    large) is missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
+    Each URL is one image, however many items name it. Beside ``out``, ``<out>-fetching`` holds the results of a killed
+    run, which asks again only for those in flight. An unavailable image (gone, refused, not an image, too large) is
+    missing, with its reason in ``fetched.parquet``; missing ones are counted by reason in the manifest.
 
     Args:
-        corpus_dir: a corpus with ``image_urls.parquet``.
-        out: folder to write. Beside it, ``<out>-fetching`` holds the results of a killed run.
         size: side in pixels of the prepared images (METHOD: 384).
-        n_shards: files of the store.
-        settings: connections, retries, limits.
         threads: processes that decode and prepare; the result does not depend on it.
 
     Raises:
@@ -254,14 +251,10 @@ class Fetched:
     """The outcome of one image.
 
     Attributes:
-        image: its id.
-        url: its address.
         status: the last HTTP status, or None.
-        bytes: length of the file as received, or None.
-        sha256: hash of the file as received, or None.
+        bytes, sha256: length and hash of the file as received, or None.
         attempts: requests made.
-        error: why there is no image, or None.
-        png: the image, prepared, or None.
+        png: the image, prepared, or None; ``error`` says why there is none.
         may_pass: whether the failure is temporary: then the image is tried once more before the shard is written.
     """
 

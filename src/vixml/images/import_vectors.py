@@ -49,12 +49,7 @@ INTEGERS = frozenset(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8))
 
 @dataclass(frozen=True)
 class Published:
-    """The two files of one split.
-
-    Attributes:
-        vectors: (n_images, dim) float32, ``.npy``.
-        rows: for each item a list of rows of ``vectors``, or -1; ``.npy``, pickled.
-    """
+    """The files of a split: vectors (n_images, dim) float32, and for each item a list of their rows, or -1, pickled."""
 
     vectors: Path
     rows: Path

