@@ -144,15 +144,9 @@ def check_run(folder: Path, expected: Mapping[str, object], option: str) -> None
         VixmlError: it belongs to another.
     """
     config = read_manifest(folder)["config"]
-    found = {key: config.get(key) for key in expected}
-    if found != expected:
-        raise VixmlError(
-            "this folder belongs to another run",
-            where=f"{option} {folder}",
-            found=" ".join(f"{key} {value}" for key, value in found.items()),
-            expected=" ".join(f"{key} {value}" for key, value in expected.items()),
-            hint="a run with `reuse` reads the index and the model of the run that it names; every other run its own",
-        )
+    found, wanted = (" ".join(f"{key} {of.get(key)}" for key in expected) for of in (config, expected))
+    hint = "a run with `reuse` reads the index and the model of the run that it names; every other run its own"
+    expect_equal(found, wanted, "this folder belongs to another run", where=f"{option} {folder}", hint=hint)
 
 
 def expect_one_origin(described: Mapping[str, Mapping[str, Any]]) -> None:

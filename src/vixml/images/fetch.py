@@ -47,12 +47,7 @@ ATTEMPTS = pa.field("attempts", pa.int32())
 
 
 def fetch_images(
-    corpus_dir: Path | str,
-    out: Path | str,
-    size: int,
-    n_shards: int,
-    settings: Fetch,
-    threads: int = 1,
+    corpus_dir: Path | str, out: Path | str, size: int, n_shards: int, settings: Fetch, threads: int = 1
 ) -> None:
     """Fetch, check and prepare the images of a corpus and write an image store.
 

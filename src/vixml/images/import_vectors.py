@@ -267,14 +267,9 @@ def read_row_lists(path: Path | str, n_items: int, n_rows: int) -> tuple[Ragged,
     """
     path = Path(path)
     shape, _, dtype, offset = npy_header(path, HINT_PICKLED_ROWS)
-    if dtype != np.dtype(object) or shape != (n_items,):
-        raise VixmlError(
-            "a map does not fit the corpus" if dtype == np.dtype(object) else "not a map from items to rows",
-            where=path,
-            found=f"{dtype}, shape {shape}",
-            expected=f"an array of objects, one for each of {n_items:,} items",
-            hint="map and corpus must be of one dataset and split",
-        )
+    what = "a map does not fit the corpus" if dtype == np.dtype(object) else "not a map from items to rows"
+    hint = "map and corpus must be of one dataset and split"
+    expect_equal(f"{dtype}, shape {shape}", f"object, shape {(n_items,)}", what, where=path, hint=hint)
     allowed = offset + SPARE_BYTES + BYTES_PER_ITEM * n_items
     if path.stat().st_size > allowed:
         raise _refused(path, f"{path.stat().st_size:,} bytes", f"at most {allowed:,} for {n_items:,} items")

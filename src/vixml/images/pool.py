@@ -82,17 +82,8 @@ def embed_images(
             _pool_all(store, encoder, entry.batch_size, threads, kept)
             # Linked, not moved: a run killed before it is published does not lose the vectors.
             link(kept / "vectors.npy", work / "vectors.npy")
-            write_json(
-                work / "embeddings.json",
-                {
-                    "format": FORMAT,
-                    "n_images": len(store),
-                    "dim": encoder.dim,
-                    "vision": vision,
-                    "precision": precision,
-                    "missing": sorted(store.missing),
-                },
-            )
+            header = {"format": FORMAT, "n_images": len(store), "dim": encoder.dim, "vision": vision}
+            write_json(work / "embeddings.json", header | {"precision": precision, "missing": sorted(store.missing)})
             facts |= {"n_images": len(store), "n_missing": len(store.missing)}
         discard(kept)
 

@@ -228,14 +228,8 @@ def _transformers_network(folder: Path, device: str, dtype: torch.dtype) -> tupl
         raise _unfit(folder, str(error).strip().splitlines()[-1]) from error
     except Exception as error:  # each architecture checks its own settings
         raise unknown_architecture(path, settings, error) from error
-    if network.main_input_name != "pixel_values":
-        raise VixmlError(
-            "not a vision model",
-            where=path,
-            found=type(network).__name__,
-            expected="a network that reads images",
-            hint="correct `checkpoint` in config/models.yaml",
-        )
+    what, hint = f"not a vision model but {type(network).__name__}", "correct `checkpoint` in config/models.yaml"
+    expect_equal(network.main_input_name, "pixel_values", what, where=path, hint=hint)
     if report["missing_keys"]:
         raise _unfit(folder, "no " + ", ".join(sorted(report["missing_keys"])[:3]))
     unused = [name.removeprefix(f"{network.base_model_prefix}.") for name in report["unexpected_keys"]]
