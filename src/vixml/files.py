@@ -287,13 +287,8 @@ def load_array(path: Path | str, *, mmap: bool = True) -> np.ndarray:
     except Exception as error:  # a damaged header raises errors of Python's tokenizer, and of memory for absurd shapes
         if mmap and "empty" in str(error):
             return load_array(path, mmap=False)
-        raise VixmlError(
-            "not a whole .npy file",
-            where=path,
-            found=str(error),
-            expected="a NumPy array of numbers",
-            hint="delete its folder and run snakemake again",
-        ) from error
+        what, hint = "not a whole .npy file", "delete its folder and run snakemake again"
+        raise VixmlError(what, where=path, found=str(error), expected="a NumPy array of numbers", hint=hint) from error
 
 
 def sha256_file(path: Path | str) -> str:

@@ -199,12 +199,8 @@ class Reading:
         path = Path(path)
         if path.is_dir():
             if not (path / MANIFEST).exists():
-                raise VixmlError(
-                    "an input folder is not complete",
-                    where=path,
-                    found=f"no {MANIFEST}",
-                    hint="run the stage that makes it; snakemake does so by itself",
-                )
+                hint = "run the stage that makes it; snakemake does so by itself"
+                raise VixmlError("an input folder is not complete", where=path, found=f"no {MANIFEST}", hint=hint)
             manifest = self.folder(path, () if named_only else None)
             return {"path": path.as_posix(), "sha256": manifest["outputs_sha256"]}
         if not path.exists():

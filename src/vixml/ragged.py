@@ -219,13 +219,9 @@ def expect_ragged(given: object, where: Path | str) -> None:
 
 
 def _no_offsets(lists: Ragged, where: object) -> VixmlError:
-    return VixmlError(
-        "offsets do not describe the values",
-        where=where,
-        found=f"{len(lists.offsets)} offsets for {len(lists.values)} values",
-        expected="ascending, from 0 to the number of values",
-        hint="rebuild the file; it was altered or cut short",
-    )
+    what, found = "offsets do not describe the values", f"{len(lists.offsets)} offsets for {len(lists.values)} values"
+    hint = "rebuild the file; it was altered or cut short"
+    return VixmlError(what, where=where, found=found, expected="ascending, from 0 to the number of values", hint=hint)
 
 
 def _int32(values: np.ndarray, n_cols: int) -> np.ndarray:

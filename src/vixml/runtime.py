@@ -78,13 +78,9 @@ def choose_precision(wanted: str, device: torch.device | str, weights: str = "fl
         override = precision_override()
         where, hint = f"environment variable {VARIABLE}", f"unset {VARIABLE} for this run, or set it to bf16"
     if override == "fp16" and weights == "bfloat16":
-        raise VixmlError(
-            "frozen weights in bfloat16 cannot be computed with in fp16",
-            where=where,
-            found=override,
-            expected="bf16 or fp32 for this run, whose encoder.weights is bfloat16",
-            hint=hint,
-        )
+        what = "frozen weights in bfloat16 cannot be computed with in fp16"
+        expected = "bf16 or fp32 for this run, whose encoder.weights is bfloat16"
+        raise VixmlError(what, where=where, found=override, expected=expected, hint=hint)
     if override is not None:
         return override
     if _is_gpu(device):

@@ -90,13 +90,9 @@ class Archive:
                 )
         found = sorted(name for name in self._members if PurePosixPath(name).name == filename)
         if len(found) > 1:
-            raise VixmlError(
-                "an archive holds a file twice",
-                where=self.name,
-                found=", ".join(found),
-                expected=f"one {filename}",
-                hint="the archive is not the one that config/ describes: fetch it again",
-            )
+            what = "an archive holds a file twice"
+            hint = "the archive is not the one that config/ describes: fetch it again"
+            raise VixmlError(what, where=self.name, found=", ".join(found), expected=f"one {filename}", hint=hint)
         return Member(self, found[0]) if found else None
 
     def _reading(self, member: str) -> AbstractContextManager[None]:
@@ -206,12 +202,8 @@ class LocalFiles:
         try:
             resolved = path.resolve()
             if not resolved.is_relative_to(self.folder.resolve()):
-                raise VixmlError(
-                    "an image is outside the folder of its catalogue",
-                    where=path,
-                    found=str(resolved),
-                    hint="copy the file into the folder: a link that leads out is not followed",
-                )
+                found, hint = str(resolved), "copy the file into the folder: a link that leads out is not followed"
+                raise VixmlError("an image is outside the folder of its catalogue", where=path, found=found, hint=hint)
             if not path.is_file():
                 return "no such file"
             if path.stat().st_size > limit:
@@ -226,10 +218,6 @@ class LocalFiles:
 
 
 def _too_large(where: str, found: str, limit: int) -> VixmlError:
-    return VixmlError(
-        "a member of the archive is larger than allowed",
-        where=where,
-        found=found,
-        expected=f"at most {limit} bytes",
-        hint="the archive is not the one that config/ describes, or is malicious: delete it",
-    )
+    what = "a member of the archive is larger than allowed"
+    hint = "the archive is not the one that config/ describes, or is malicious: delete it"
+    return VixmlError(what, where=where, found=found, expected=f"at most {limit} bytes", hint=hint)

@@ -282,12 +282,8 @@ class _Build:
             names.update(found)
             most = max(most, len(found))
         if not names:
-            raise VixmlError(
-                "no query of train has a label",
-                where=train.path,
-                expected=f"labels in the column {self.entry.labels!r} (catalogue.labels)",
-                hint=GUIDE,
-            )
+            expected = f"labels in the column {self.entry.labels!r} (catalogue.labels)"
+            raise VixmlError("no query of train has a label", where=train.path, expected=expected, hint=GUIDE)
         if self.entry.labels_are == "values":
             several, whole = len(fields_of(self.entry.labels)) > 1, not self.entry.separator
             doubts = expect_single_names(names, most, several, whole, f"{train.path}: {self.entry.labels}")
@@ -307,13 +303,9 @@ class _Build:
         """Return the names of a query's labels."""
         columns = [self.entry.labels] if self.entry.labels in record else fields_of(self.entry.labels)
         if missing := [name for name in columns if name not in record]:
-            raise VixmlError(
-                "a query has no column of labels",
-                where=where,
-                found=named(record),
-                expected=f"a column {missing[0]!r} (catalogue.labels)",
-                hint=nearest(missing[0], list(record)) or "a query without a label has an empty list",
-            )
+            what, expected = "a query has no column of labels", f"a column {missing[0]!r} (catalogue.labels)"
+            hint = nearest(missing[0], list(record)) or "a query without a label has an empty list"
+            raise VixmlError(what, where=where, found=named(record), expected=expected, hint=hint)
         if self.entry.labels_are == "columns":
             return self._clean(set_flags(record, columns, where))
         names = table.values(record, self.entry.labels, where)
@@ -361,13 +353,9 @@ class _Build:
             )  # fmt: skip
         default = type(entry).model_fields["id"].default
         if entry.id not in columns and entry.id != default and not entry.id.startswith("#"):
-            raise VixmlError(
-                "no record has the column of ids",
-                where=table.path,
-                found=named(columns),
-                expected=f"a column {entry.id!r} (catalogue.id)",
-                hint=nearest(entry.id, list(columns)) or "id: '#row' numbers the rows",
-            )
+            what, expected = "no record has the column of ids", f"a column {entry.id!r} (catalogue.id)"
+            hint = nearest(entry.id, list(columns)) or "id: '#row' numbers the rows"
+            raise VixmlError(what, where=table.path, found=named(columns), expected=expected, hint=hint)
         if found["without_labels"] + found["unlabelled_left_out"] == n_rows:
             unknown = found["labels_not_in_train"]
             raise VixmlError(
@@ -378,13 +366,9 @@ class _Build:
                 hint="without one, nothing can be learned or scored: are the tables of one catalogue, and is the separator right?",
             )
         if table.left_out["images_not_text"] and not self.n_entries:
-            raise VixmlError(
-                "the images of a table are neither texts nor lists of texts",
-                where=f"{table.path}: {entry.images}",
-                found=f"{table.left_out['images_not_text']} entries of other kinds",
-                expected="paths or addresses",
-                hint=GUIDE,
-            )
+            what, where = "the images of a table are neither texts nor lists of texts", f"{table.path}: {entry.images}"
+            found = f"{table.left_out['images_not_text']} entries of other kinds"
+            raise VixmlError(what, where=where, found=found, expected="paths or addresses", hint=GUIDE)
 
     def _labels(self, names: list[str], where: str, found: Counter[str]) -> list[int]:
         """Return a query's label ids, ascending; if a table lists all labels, another name is an error."""
@@ -455,13 +439,9 @@ class _Build:
         return _storable(path.as_posix())
 
     def _other_kind(self, where: str, found: str) -> VixmlError:
-        return VixmlError(
-            "an image is named in another way than the registry says",
-            where=where,
-            found=found,
-            expected=self.entry.images_are,
-            hint="correct catalogue.images_are in config/datasets.yaml, or this row",
-        )
+        what = "an image is named in another way than the registry says"
+        hint = "correct catalogue.images_are in config/datasets.yaml, or this row"
+        return VixmlError(what, where=where, found=found, expected=self.entry.images_are, hint=hint)
 
 
 def _storable(name: str) -> str:

@@ -124,13 +124,9 @@ def training_rows(path: Path, n_train: int, hint: str) -> np.ndarray:
     """
     rows = load_array(path, mmap=False)
     if rows.ndim != 1 or rows.dtype != np.int64 or (len(rows) and (rows.min() < 0 or rows.max() >= n_train)):
-        raise VixmlError(
-            "held-out rows do not fit the corpus",
-            where=path,
-            found=f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}",
-            expected=f"(n,) int64 from 0 to {n_train - 1}",
-            hint=hint,
-        )
+        what = "held-out rows do not fit the corpus"
+        found = f"shape {rows.shape}, {rows.dtype}, largest {rows.max(initial=-1)}"
+        raise VixmlError(what, where=path, found=found, expected=f"(n,) int64 from 0 to {n_train - 1}", hint=hint)
     return rows
 
 
@@ -245,13 +241,9 @@ def _expect_strings(schema: pa.Schema, path: Path, columns: Sequence[str], hint:
         found = schema.field(index).type if index >= 0 else None
         kind = found.value_type if found is not None and pa.types.is_dictionary(found) else found
         if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise VixmlError(
-                "a table lacks a column" if kind is None else "a column has the wrong type",
-                where=f"{path}: {name}",
-                found="columns " + ", ".join(schema.names) if kind is None else str(found),
-                expected=f"a string column {name!r}",
-                hint=hint,
-            )
+            what = "a table lacks a column" if kind is None else "a column has the wrong type"
+            where, found = f"{path}: {name}", "columns " + ", ".join(schema.names) if kind is None else str(found)
+            raise VixmlError(what, where=where, found=found, expected=f"a string column {name!r}", hint=hint)
 
 
 def reading_parquet(path: Path, hint: str = _REBUILD) -> AbstractContextManager[None]:

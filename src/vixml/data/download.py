@@ -257,12 +257,8 @@ def hub_error(
     elif "RepositoryNotFoundError" in names or status == 404:
         hint = absent
     message = str(error).strip().splitlines() or ["no message"]
-    return VixmlError(
-        what,
-        where=f"revision {revision or 'newest'}",
-        found=f"{type(error).__name__}: {message[0]}",
-        hint=f"{hint}; {alternative} and run the same command again",
-    )
+    where, found = f"revision {revision or 'newest'}", f"{type(error).__name__}: {message[0]}"
+    return VixmlError(what, where=where, found=found, hint=f"{hint}; {alternative} and run the same command again")
 
 
 # -- from Google Drive ------------------------------------------------------------------------------------------------

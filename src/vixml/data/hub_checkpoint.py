@@ -209,13 +209,9 @@ def _verified_files(folder: Path, layout: Layout) -> tuple[list[str], list[str]]
     for name in (layout.config, *weights, *layout.required):
         if not (folder / name).is_file():
             others = sorted(path.name for path in folder.glob("*") if path.is_file())
-            raise VixmlError(
-                "a checkpoint lacks a file",
-                where=folder / name,
-                found=", ".join(others) or "an empty folder",
-                expected=str(layout),
-                hint=layout.hint if name in layout.required else pickles,
-            )
+            what = "a checkpoint lacks a file"
+            found, hint = ", ".join(others) or "an empty folder", layout.hint if name in layout.required else pickles
+            raise VixmlError(what, where=folder / name, found=found, expected=str(layout), hint=hint)
     return weights, [name for name in (*layout.required, *layout.optional) if (folder / name).is_file()]
 
 

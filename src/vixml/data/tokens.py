@@ -168,11 +168,6 @@ def eos_id(model_dir: Path | str, tokenizer: Tokenizer, eos: str | None = None) 
             return None
     number = tokenizer.token_to_id(eos)
     if number is None:
-        raise VixmlError(
-            "the end token is not in the vocabulary",
-            where=where,
-            found=json.dumps(eos),
-            expected=f"a token of {path.with_name('tokenizer.json')}",
-            hint=hint,
-        )
+        what, expected = "the end token is not in the vocabulary", f"a token of {path.with_name('tokenizer.json')}"
+        raise VixmlError(what, where=where, found=json.dumps(eos), expected=expected, hint=hint)
     return number

@@ -143,12 +143,8 @@ class ImageEmbeddings:
             )
         gathered = take_rows(self.vectors, ids)
         if (row := _first_not_finite(gathered)) is not None:
-            raise VixmlError(
-                "an image vector is not finite",
-                where=f"{self.folder / 'vectors.npy'}, row {int(ids[row])}",
-                found="NaN or infinity",
-                hint=REBUILD,
-            )
+            where = f"{self.folder / 'vectors.npy'}, row {int(ids[row])}"
+            raise VixmlError("an image vector is not finite", where=where, found="NaN or infinity", hint=REBUILD)
         return gathered.astype(dtype, copy=False)
 
     def _is_missing(self, ids: np.ndarray) -> np.ndarray:

@@ -108,12 +108,8 @@ def _open_embeddings(folders: Sequence[Path | str], corpus: Corpus) -> dict[str,
     for folder in folders:
         embeddings = ImageEmbeddings.open(folder)
         if embeddings.vision in opened:
-            raise VixmlError(
-                "image embeddings of one vision encoder were given twice",
-                where=folder,
-                found=embeddings.vision,
-                hint="give one of them",
-            )
+            what = "image embeddings of one vision encoder were given twice"
+            raise VixmlError(what, where=folder, found=embeddings.vision, hint="give one of them")
         for split in SPLITS:
             n, what = embeddings.images_of(corpus, split).n_cols, "the image embeddings belong to another corpus"
             expect_equal(f"{len(embeddings)} rows", f"{n} rows", what, where=folder, hint=MIXED)

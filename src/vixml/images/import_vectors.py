@@ -167,13 +167,9 @@ def _convert(matrix: RowFile, stream: BinaryIO, advance: Quiet) -> np.ndarray:
         stream.write(memoryview(half).cast("B") if half.size else b"")
         advance(len(block))
     if row >= 0:
-        raise VixmlError(
-            "published vectors that float16 cannot hold",
-            where=f"{matrix.path}, row {row}",
-            found=", ".join(f"{count:,} numbers {name}" for name, count in bad.items() if count),
-            expected="finite numbers up to 65504",
-            hint=HINT,
-        )
+        what, where = "published vectors that float16 cannot hold", f"{matrix.path}, row {row}"
+        found = ", ".join(f"{count:,} numbers {name}" for name, count in bad.items() if count)
+        raise VixmlError(what, where=where, found=found, expected="finite numbers up to 65504", hint=HINT)
     zero = np.concatenate(zeros)
     if faint >= 0 or (len(zero) == len(matrix) and len(matrix)):
         raise VixmlError(
@@ -321,13 +317,9 @@ def _integers(found: Any, path: Path, item: int) -> Sequence[int]:
         return ()
     # type() and not isinstance: True is an int in Python, but not a row.
     if not isinstance(found, list | tuple) or not set(map(type, found)) <= {int}:
-        raise VixmlError(
-            "a map holds something other than a list of rows",
-            where=f"{path}, item {item}",
-            found=_shown(found),
-            expected="a list of integers, or -1 for an item without images",
-            hint=HINT_PICKLED_ROWS,
-        )
+        what = "a map holds something other than a list of rows"
+        where, expected = f"{path}, item {item}", "a list of integers, or -1 for an item without images"
+        raise VixmlError(what, where=where, found=_shown(found), expected=expected, hint=HINT_PICKLED_ROWS)
     if any(not -(2**63) <= row < 2**63 for row in found):
         raise VixmlError("a map holds a number that is not a row", where=f"{path}, item {item}", hint=HINT_PICKLED_ROWS)
     return found

