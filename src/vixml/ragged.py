@@ -188,13 +188,10 @@ class Ragged:
         except VixmlError as error:
             error.where, error.hint = folder, hint
             raise
-        expect_equal(
-            f"{len(result.offsets) - 1} rows, {len(result.values)} values",
-            f"{header.get('n_rows')!r} rows, {header.get('n_values')!r} values",
-            "a ragged array does not have the size its header states",
-            where=folder,
-            hint=hint,
-        )
+        found = f"{len(result)} rows, {len(result.values)} values"
+        expected = f"{header.get('n_rows')!r} rows, {header.get('n_values')!r} values"
+        what = "a ragged array does not have the size its header states"
+        expect_equal(found, expected, what, where=folder, hint=hint)
         result.check(folder)
         return result
 

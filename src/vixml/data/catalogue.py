@@ -89,9 +89,7 @@ def folder_of(entry: Catalogue, raw_dir: Path | str) -> Path:
 def tables_of(entry: Catalogue, raw_dir: Path | str) -> dict[str, list[Path]]:
     """Return the files of a catalogue's tables, by name."""
     folder = folder_of(entry, raw_dir)
-    if entry.tables is not None:
-        return named_tables(entry.tables, folder)
-    return {name: [path] for name, path in tables_in(folder).items()}
+    return tables_in(folder) if entry.tables is None else named_tables(entry.tables, folder)
 
 
 def required_tables(dataset: Dataset, raw_dir: Path | str) -> dict[str, list[Path]]:

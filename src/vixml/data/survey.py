@@ -98,7 +98,7 @@ class Survey:
         """Return the counts as lines to print."""
         per_item, images = (found["train"] + found["test"] for found in (self.per_item, self.images_per_item))
         without, left_out = per_item.count(0), self.left_out
-        lines = [
+        return [
             f"items: {self.n_items:,} ({self.rows['train']:,} train, {self.rows['test']:,} test)",
             f"labels: {len(self.names):,}, {sum(per_item) / self.n_items:.2f} per item (at most {max(per_item)})",
             f"items without a label: {without:,} ({without / self.n_items:.1%})"
@@ -106,7 +106,6 @@ class Survey:
             f"items with a picture: {sum(n > 0 for n in images):,} ({sum(n > 0 for n in images) / self.n_items:.1%})",
             f"labels seen once in train: {int((self.uses == 1).sum()):,} ({(self.uses == 1).mean():.1%})",
         ]
-        return lines
 
     def shown(self) -> list[str]:
         """Return three items as they are understood."""

@@ -497,23 +497,20 @@ READERS: dict[str, Callable[[Path, TableForm], Iterator[Row]]] = {
 TABLES = ("train", "test", "items", "label")
 
 
-def tables_in(folder: Path | str) -> dict[str, Path]:
-    """Return the tables in a folder, by name.
+def tables_in(folder: Path) -> dict[str, list[Path]]:
+    """Return the one file of each table in a folder, by name.
 
     Raises:
         VixmlError: one table in two formats.
     """
-    found: dict[str, Path] = {}
-    for name in TABLES:
-        paths = [path for ending in ENDINGS if (path := Path(folder) / f"{name}{ending}").is_file()]
+    found = {name: [path for end in ENDINGS if (path := folder / f"{name}{end}").is_file()] for name in TABLES}
+    for name, paths in found.items():
         if len(paths) > 1:
             raise VixmlError(
                 "a table exists in two formats", where=folder, found=", ".join(path.name for path in paths),
                 expected=f"one file of the name {name}", hint="move the other one away",
             )  # fmt: skip
-        if paths:
-            found[name] = paths[0]
-    return found
+    return {name: paths for name, paths in found.items() if paths}
 
 
 def named_tables(tables: Mapping[str, str | Sequence[str]], folder: Path) -> dict[str, list[Path]]:
@@ -522,12 +519,8 @@ def named_tables(tables: Mapping[str, str | Sequence[str]], folder: Path) -> dic
     Raises:
         VixmlError: a path or pattern without a file.
     """
-    found = {}
-    for name, patterns in tables.items():
-        found[name] = []
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            found[name] += expand(Path(folder, pattern))
-    return found
+    patterns = {name: [given] if isinstance(given, str) else given for name, given in tables.items()}
+    return {name: [path for one in some for path in expand(folder / one)] for name, some in patterns.items()}
 
 
 def expand(path: Path) -> list[Path]:

@@ -100,13 +100,8 @@ class ImageEmbeddings:
             VixmlError: the lists refer to another number of images than there are embeddings.
         """
         what = "item-to-image lists and image embeddings do not belong together"
-        expect_equal(
-            f"lists over {item_images.n_cols} images",
-            f"lists over {len(self)} images",
-            what,
-            where=self.folder,
-            hint=MIXED,
-        )
+        found, expected = f"lists over {item_images.n_cols} images", f"lists over {len(self)} images"
+        expect_equal(found, expected, what, where=self.folder, hint=MIXED)
         kept = item_images.select(~self._is_missing(item_images.values)).first(per_item)
         if control == "constant" and len(kept.values):
             present = np.flatnonzero(~self._is_missing(np.arange(len(self))))

@@ -377,10 +377,6 @@ class _Restricted(pickle.Unpickler):
             raise pickle.UnpicklingError(f"the name {module}.{name}")
         return _Record(name)
 
-    def persistent_load(self, pid: Any) -> Any:
-        """Refuse references to objects outside the file."""
-        raise pickle.UnpicklingError("a reference to something outside the file")
-
 
 class _Record:
     """A name, the arguments of its call and its state; nothing is run.
