@@ -258,14 +258,11 @@ class _Build:
                 if entry.labels_by == "id":
                     name = self._clean(table.values(record, entry.id, where, whole=True))
                 if len(name) != 1 or name[0] in self.label_rows:
-                    raise VixmlError(
-                        f"a label needs a unique {entry.labels_by}",
-                        where=where,
-                        found=f"no {entry.labels_by}"
-                        if len(name) != 1
-                        else f"{name[0]!r}, as in row {self.label_rows[name[0]]}",
-                        expected=f"one {entry.labels_by} per label, each different (catalogue.labels_by)",
-                    )
+                    what, found = f"a label needs a unique {entry.labels_by}", f"no {entry.labels_by}"
+                    if len(name) == 1:
+                        found = f"{name[0]!r}, as in row {self.label_rows[name[0]]}"
+                    expected = f"one {entry.labels_by} per label, each different (catalogue.labels_by)"
+                    raise VixmlError(what, where=where, found=found, expected=expected)
                 self.label_rows[name[0]] = row
                 add(item, text, images=self._images(table, record, where, texts.counts))
         if not self.label_rows:

@@ -464,17 +464,10 @@ def _read_excel(path: Path, form: TableForm) -> Iterator[Row]:
 
 def _excel_rows(sheet: Any, path: Path) -> Iterator[list[Any]]:
     """Yield the cells of each row, as text or None."""
-    rows: Iterator[Any] | None = None
-    while True:
-        with reading("a row of an Excel file cannot be read", path, hint=SAVE_AGAIN):
-            if rows is None:
-                sheet.reset_dimensions()
-                rows = iter(sheet.iter_rows())
-            row = next(rows, None)
-            values = None if row is None else [_excel(cell) for cell in row]
-        if values is None:
-            return
-        yield values
+    with reading("a row of an Excel file cannot be read", path, hint=SAVE_AGAIN):
+        sheet.reset_dimensions()
+        for row in sheet.iter_rows():
+            yield [_excel(cell) for cell in row]
 
 
 def _excel(cell: Any) -> Any:

@@ -8,6 +8,7 @@ affects the result.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sqlite3
 import time
 import zlib
@@ -164,7 +165,7 @@ class Fetcher:
                     url=self.urls[image],
                     status=answer.status,
                     bytes=None if answer.data is None else len(answer.data),
-                    sha256=answer.sha256,
+                    sha256=None if answer.data is None else hashlib.sha256(answer.data).hexdigest(),
                     attempts=before.get(image, 0) + attempts,
                     error=error,
                     png=png,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import errno
-import hashlib
 import ipaddress
 import random
 import re
@@ -61,16 +60,6 @@ class Answer:
     error: str | None
     may_pass: bool = False
     wait: float | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Return whether the server wants fewer requests, or does not answer at all."""
-        return self.may_pass and self.status in (None, 429)
-
-    @property
-    def sha256(self) -> str | None:
-        """Return the hash of the file."""
-        return None if self.data is None else hashlib.sha256(self.data).hexdigest()
 
 
 def web_address(url: str, base: httpx2.URL | None = None) -> httpx2.URL:
@@ -356,7 +345,8 @@ class Schedule:
         """Record an answer; return the requests made if it settles the image, or None if it is asked for again later."""
         host, tried = self._host_of[image], self._tried[image]
         host.open -= 1
-        host.limit = max(1, host.limit // 2) if answer.busy else min(self._settings.per_host, host.limit + 1)
+        busy = answer.may_pass and answer.status in (None, 429)  # it wants fewer requests, or does not answer at all
+        host.limit = max(1, host.limit // 2) if busy else min(self._settings.per_host, host.limit + 1)
         grown = self._settings.backoff_seconds * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
         wait = max(grown, answer.wait or 0.0)
         again = answer.may_pass and tried < self._settings.attempts and (answer.wait or 0.0) <= MAX_WAIT

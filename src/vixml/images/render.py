@@ -80,14 +80,11 @@ def render_images(
             facts["sha256_of_images"] = local.digest.hexdigest()
         facts |= {"n_images": len(keys), "n_missing": len(header["missing"]), "missing_reasons": dict(reasons)}
         if keys and len(header["missing"]) == len(keys):
-            raise VixmlError(
-                "no image could be drawn",
-                where=corpus_dir / "images.parquet",
-                found="; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)),
-                hint=f"are the pictures in {catalogue}? correct catalogue.folder (`vixml new --pictures FOLDER`)"
-                if local is not None and "no such file" in reasons
-                else "is resvg_py installed correctly? try `python -c 'import resvg_py'`",
-            )
+            found = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+            hint = "is resvg_py installed correctly? try `python -c 'import resvg_py'`"
+            if local is not None and "no such file" in reasons:
+                hint = f"are the pictures in {catalogue}? correct catalogue.folder (`vixml new --pictures FOLDER`)"
+            raise VixmlError("no image could be drawn", where=corpus_dir / "images.parquet", found=found, hint=hint)
 
 
 def draw_all(files: Iterable[File], size: int, processes: int) -> Iterator[Attempt]:
