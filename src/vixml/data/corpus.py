@@ -300,15 +300,10 @@ class CorpusWriter:
 
     @contextmanager
     def split(self, split: str) -> Iterator[Callable[..., None]]:
-        """Yield ``add(id, text, labels=(), images=())``; the split is written when the context ends.
+        """Yield ``add(id, text, labels=(), images=())``; the split is written when the context ends, that of labels first.
 
         Labels (of a query) are ascending ids; images are keys in order of preference, of which a repeated one counts once.
-
-        Raises:
-            VixmlError: queries before the labels, whose number they need.
         """
-        if split != "label" and "label" not in self.rows:
-            raise VixmlError("queries were written before the labels", where=self.folder, hint="write label first")
         n_rows = 0
         with ExitStack() as stack:
             append = stack.enter_context(table_writer(self.folder / f"{split}.parquet", ITEM))

@@ -64,13 +64,6 @@ def embed_images(
     # Of a store of hundreds of gigabytes, each shard is hashed just before it is read.
     hashes = {name: Reading().describe(path, named_only=name == "images")["sha256"] for name, path in inputs.items()}
     encoder, store = source.open(device, precision), ImageStore.open(store_dir)
-    if len(store) and len(store.missing) == len(store):
-        raise VixmlError(
-            "no image is there",
-            where=store_dir,
-            found=f"all {len(store)} are missing; missing.parquet there lists each with its reason",
-            hint="correct the addresses or paths, or train on text alone (modality: text)",
-        )
     room = enough_memory(lambda: f"embed-images {vision}", lambda: smaller_batches(vision, entry.batch_size))
     recorded = stage(out, "embed-images", config=config, inputs=inputs, facts=facts, as_read=["images"])
     with alone(out, "pooling"):

