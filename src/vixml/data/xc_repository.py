@@ -283,20 +283,14 @@ def read_sparse(file: File) -> tuple[int, int, Iterator[list[int]]]:
 
 
 def _sparse_rows(file: File, lines: Iterator[tuple[int, str]], n_rows: int, n_cols: int) -> Iterator[list[int]]:
-    row, where, found = 0, f"{file}:2", None
-    for number, line in lines:
-        where = f"{file}:{number}"
-        if row < n_rows:
-            row += 1
-            yield _sparse_row(where, line, n_cols)
+    row, what = 0, "the file does not have the rows its header states"
+    for row, (number, line) in enumerate(lines, start=1):
+        if row <= n_rows:
+            yield _sparse_row(f"{file}:{number}", line, n_cols)
         elif line.strip():
-            found = "more rows"
-            break
+            expect_equal("more rows", f"{n_rows} rows", what, where=f"{file}:{number}", hint=_HINT)
     if row < n_rows:
-        where, found = f"{file}:{row + 2}", f"{row} rows, then the end of the file"
-    if found is not None:
-        what = "the file does not have the rows its header states"
-        raise VixmlError(what, where=where, found=found, expected=f"{n_rows} rows", hint=_HINT)
+        expect_equal(f"{row} rows", f"{n_rows} rows", what, where=f"{file}:{row + 2}", hint=_HINT)
 
 
 def _sparse_row(where: str, line: str, n_cols: int) -> list[int]:

@@ -207,11 +207,9 @@ def _tables(parts: Parts) -> list[Table]:
         Column("id", STRING, "the publisher's id"),
         Column("text", STRING, "as the models read it"),
         Column("images", IDS, "rows of `images`, the best first"),
-        *(
-            Column(f"rows_{encoder}", IDS, f"rows of `vectors-{encoder}`, where its rows are not images")
-            for encoder in parts.listed
-        ),
     ]
+    for name in parts.listed:
+        items.append(Column(f"rows_{name}", IDS, f"rows of `vectors-{name}`, where its rows are not images"))
     queries = [*items[:2], Column("labels", IDS, "rows of `labels`, ascending: the right answers"), *items[2:]]
     if any(corpus.filter(split) is not None for split in QUERY_SPLITS):
         queries.append(Column("not_scored", IDS, "rows of `labels` that are taken out before scoring"))

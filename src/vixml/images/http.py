@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -114,22 +115,13 @@ class Backend(httpcore2.AsyncNetworkBackend):
     def __init__(self, allow_private: bool) -> None:
         self._inner, self._allow_private = httpcore2.AnyIOBackend(), allow_private
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
+    async def connect_tcp(self, host: str, port: int, *others: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
         """Connect."""
         addresses = [host] if self._allow_private else await _public_addresses(host, port)
         for address in addresses[:-1]:
-            try:
-                return Stream(await self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
-            except httpcore2.ConnectError:
-                continue  # for example an IPv6 address where there is no IPv6
-        return Stream(await self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options))
+            with suppress(httpcore2.ConnectError):  # for example of an IPv6 address where there is no IPv6
+                return Stream(await self._inner.connect_tcp(address, port, *others, **options))
+        return Stream(await self._inner.connect_tcp(addresses[-1], port, *others, **options))
 
 
 async def _public_addresses(host: str, port: int) -> list[str]:
