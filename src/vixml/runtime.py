@@ -369,11 +369,9 @@ def batch_workers(wanted: int | None, device: torch.device) -> int:
     if free >= SCARCE:
         return min(4, max(1, torch.get_num_threads() - 1)) if wanted is None else wanted
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of one training share it
-        effect = (
-            "no processes assemble batches, and the GPU waits for them"
-            if wanted is None
-            else f"the {wanted} processes that assemble batches (`training.workers`) may end with a bus error"
-        )
+        effect = "no processes assemble batches, and the GPU waits for them"
+        if wanted is not None:
+            effect = f"the {wanted} processes that assemble batches (`training.workers`) may end with a bus error"
         warn(
             f"{SHARED} has {size(free)} free, less than {size(SCARCE)}: {effect}. What now: give the container more "
             "(docker run --shm-size=16g); `training.workers: 0` silences this line."

@@ -154,8 +154,7 @@ def eos_id(model_dir: Path | str, tokenizer: Tokenizer, eos: str | None = None) 
     path = Path(model_dir) / "tokenizer_config.json"
     where, hint = "config/models.yaml: eos", "correct it, or leave it out to take the tokenizer's end token"
     if eos is None:
-        with reading("not a JSON file", path, hint="write it again: vixml prepare-model"):
-            settings = read_json(path)
+        settings = read_json(path)
         for key in ("eos_token", "sep_token"):
             token = settings.get(key) if isinstance(settings, dict) else None
             # Older files write a token as an object.
