@@ -14,11 +14,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -33,18 +32,7 @@ from vixml.errors import VixmlError
 # Prefix of a local image's path in images.parquet.
 SOURCE = "catalogue"
 _URL = re.compile(r"https?://", re.IGNORECASE)
-
-
 Tables = Mapping[str, Sequence[Path]]
-
-
-class Writer(Protocol):
-    """A receiver of items: :class:`CorpusWriter`, or one that only counts."""
-
-    rows: dict[str, int]
-
-    def split(self, split: str) -> AbstractContextManager[Any]:
-        """Yield ``add(id, text, labels=(), images=())``."""
 
 
 def build_catalogue(dataset: Dataset, tables: Tables, out: Path | str, raw_dir: Path | str = ".") -> dict[str, Any]:
@@ -60,8 +48,10 @@ def build_catalogue(dataset: Dataset, tables: Tables, out: Path | str, raw_dir: 
     return writer.finish(source=lambda key: f"{SOURCE}:{key}", urls=urls, facts={"rules": rules})
 
 
-def write_items(dataset: Dataset, tables: Tables, writer: Writer, raw_dir: Path | str) -> dict[str, dict[str, int]]:
-    """Pass labels, train and test to a writer; return how often each rule was needed, by split."""
+def write_items(
+    dataset: Dataset, tables: Tables, writer: CorpusWriter, raw_dir: Path | str
+) -> dict[str, dict[str, int]]:
+    """Pass labels, train and test to a writer, or a survey; return how often each rule was needed, by split."""
     build = _Build(dataset, tables, writer, raw_dir)
     build.write_labels()
     for split in QUERY_SPLITS:
@@ -210,7 +200,7 @@ class _Build:
         columns: of train and test.
     """
 
-    def __init__(self, dataset: Dataset, tables: Tables, writer: Writer, raw_dir: Path | str) -> None:
+    def __init__(self, dataset: Dataset, tables: Tables, writer: CorpusWriter, raw_dir: Path | str) -> None:
         assert dataset.catalogue is not None  # the entry was validated
         self.dataset, self.entry, self.writer = dataset, dataset.catalogue, writer
         self.folder = folder_of(self.entry, raw_dir)
