@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import Any
 
 from vixml.config.load import validate
 from vixml.config.registry import TableForm
-from vixml.data.label_names import NUMBER
+from vixml.data.label_names import NUMBER, is_object
 from vixml.data.table_files import csv_rows, kind_of, open_bytes, read_rows, sheets_of
 from vixml.errors import VixmlError
 
@@ -104,7 +103,7 @@ def guess_form(
         text = _sample(path, TableForm(**found).encoding).lstrip()
         nested = re.search(r'"([^"\\]+)"\s*:\s*\[\s*\{', text)
         first, _, rest = text.partition("\n")
-        if text.startswith("{") and nested and not (rest.strip() and _is_object(first)):
+        if text.startswith("{") and nested and not (rest.strip() and is_object(first)):
             found["records"] = nested[1]
             report.guess("records", nested[1], "the first array of objects", "--records")
     return TableForm(**found)
@@ -225,13 +224,6 @@ def _encoded(paths: Sequence[Path], encoding: str) -> tuple[int, int, int]:
                 found = False
             good, bad = good + found, bad + (not found)
     return good, bad, n
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def _sample(path: Path, encoding: str) -> str:

@@ -194,11 +194,12 @@ def expect_single_names(
 
 
 def _is_like_a_list(name: str) -> bool:
-    if _VECTOR.fullmatch(name) or parse_list(name) is not None:
-        return True
-    if name[:1] + name[-1:] != "{}":
-        return False
+    return bool(_VECTOR.fullmatch(name)) or parse_list(name) is not None or (name[:1] == "{" and is_object(name))
+
+
+def is_object(text: str) -> bool:
+    """Return whether a text is a JSON object."""
     try:
-        return isinstance(json.loads(name), dict)
+        return isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False

@@ -367,7 +367,6 @@ class Schedule:
 
 def host_of(url: str) -> str:
     """Return the host and port of an address, or an empty text for something else."""
-    try:
+    with suppress(ValueError):
         return urlsplit(url).netloc.rpartition("@")[2].lower()
-    except ValueError:
-        return ""
+    return ""

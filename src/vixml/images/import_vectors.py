@@ -81,7 +81,7 @@ def import_vectors(
     matrices = {split: _open(files[split].vectors, vision, entry.dim) for split in SPLITS}
     facts: dict[str, Any] = {"precision": "published"}
     with stage(out, "import-vectors", config=config, inputs=inputs, facts=facts) as work:
-        total, first, longest, with_image = sum(map(len, matrices.values())), 0, 0, {}
+        total, first, longest = sum(map(len, matrices.values())), 0, 0
         for split in SPLITS:
             lists, counts = read_row_lists(files[split].rows, corpus.n(split), len(matrices[split]))
             _check_order(lists, corpus.images(split), files[split].rows, counts)
@@ -97,10 +97,7 @@ def import_vectors(
                 hint="lower it, or pool the images here (published_vectors: false)",
             )
         missing: list[int] = []
-        with (
-            open(work / "vectors.npy", "wb") as stream,
-            bar(f"importing vectors of {vision}", total) as advance,
-        ):
+        with open(work / "vectors.npy", "wb") as stream, bar(f"importing vectors of {vision}", total) as advance:
             # Written as a stream: pages of a memory map would count as this process's memory.
             described = {"descr": "<f2", "fortran_order": False, "shape": (total, entry.dim)}
             np.lib.format.write_array_header_1_0(stream, described)
@@ -110,8 +107,7 @@ def import_vectors(
                 facts[split]["vectors_of_zeros"] = len(zeros)
                 missing += (first + zeros).tolist()
                 first += len(matrices[split])
-        for split in SPLITS:
-            with_image[split] = share_with_images(Ragged.load(work / f"{split}_images"), missing)
+        with_image = {split: share_with_images(Ragged.load(work / f"{split}_images"), missing) for split in SPLITS}
         header = {"format": FORMAT, "n_images": total, "dim": entry.dim, "vision": vision, "precision": "published"}
         write_json(work / "embeddings.json", header | {"lists": "own", "missing": missing})
         facts |= {"n_images": total, "n_missing": len(missing), "pct_with_images": with_image}

@@ -70,10 +70,8 @@ def render_images(
                     list_missing(image, references[image], reason)
                 yield image, key, png
 
-        with (
-            table_writer(work / MISSING, MISSING_SCHEMA) as list_missing,
-            bar("drawing images", len(keys)) as advance,
-        ):
+        missing = table_writer(work / MISSING, MISSING_SCHEMA)
+        with missing as list_missing, bar("drawing images", len(keys)) as advance:
             header = write_store(work, items(), len(keys), n_shards)
         if local is not None:
             # Local files have no declared hash; this one identifies what was read.
