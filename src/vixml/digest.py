@@ -109,10 +109,7 @@ def _file_of(name: str, root: Path) -> Path | None:
     if package != root.name:
         return None
     base = root.joinpath(*rest.split(".")) if rest else root
-    for path in (base / "__init__.py", base.with_suffix(".py")):
-        if path.is_file():
-            return path
-    return None
+    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
 
 
 @cache

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,8 @@ def sweep(out: Path) -> None:
     Of another machine or container, nothing tells whether a process runs: there age decides (:data:`ABANDONED`).
     """
     prefix = _prefix(out)
-    try:
-        beside = list(out.parent.iterdir())
-    except (PermissionError, FileNotFoundError):  # a folder that may be written but not listed; or none
-        return
-    for left in beside:
-        if not left.name.startswith(f".tmp-{out.name}-"):
-            continue
+    # Nothing of a folder that may be written but not listed, or of none.
+    for left in out.parent.glob(f".tmp-{escape(out.name)}-*"):
         pid = left.name.removeprefix(prefix).split("-", 1)[0]
         own = left.name.startswith(prefix) and pid.isdecimal()
         if (not psutil.pid_exists(int(pid))) if own else _abandoned(left):

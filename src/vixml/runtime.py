@@ -235,13 +235,10 @@ def gpu_trouble() -> GpuTrouble | None:
         except Exception as error:
             why = [_first_line(error)]
     found = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}: {'; '.join(why) or 'it sees no GPU'}"
+    fix = f"update the driver (`nvidia-smi` names the newest CUDA that it knows), or {INSTALL}"
     if hidden is not None:
-        return GpuTrouble(
-            cards, f"{found} (CUDA_VISIBLE_DEVICES={hidden!r})", "set CUDA_VISIBLE_DEVICES to a GPU of this machine"
-        )
-    return GpuTrouble(
-        cards, found, f"update the driver (`nvidia-smi` names the newest CUDA that it knows), or {INSTALL}"
-    )
+        found, fix = f"{found} (CUDA_VISIBLE_DEVICES={hidden!r})", "set CUDA_VISIBLE_DEVICES to a GPU of this machine"
+    return GpuTrouble(cards, found, fix)
 
 
 def gpu_hardware() -> str | None:

@@ -209,10 +209,8 @@ class LocalFiles:
             if path.stat().st_size > limit:
                 return f"larger than {limit} bytes"
             return path.read_bytes()
-        except (ValueError, RuntimeError):  # a name with a null character, or links in a circle
-            return "no such file"
-        except OSError as error:
-            if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+        except (ValueError, RuntimeError, OSError) as error:  # a null character, links in a circle, no name of a file
+            if isinstance(error, OSError) and error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
                 raise
             return "no such file"
 

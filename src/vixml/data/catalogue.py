@@ -273,15 +273,13 @@ class _Build:
             several, whole = len(fields_of(self.entry.labels)) > 1, not self.entry.separator
             doubts = expect_single_names(names, most, several, whole, f"{train.path}: {self.entry.labels}")
             self.rules |= {"label": doubts} if doubts else {}
-        spellings = {name: name for name in names}
-        if self.entry.fold_case:
-            # The most frequent spelling; of two, the first in alphabetical order.
-            ordered = sorted(names, key=lambda name: (-names[name], name))
-            spellings = {folded(name): name for name in reversed(ordered)}
-        shown = {name: key for key, name in spellings.items()}
-        self.label_rows = {shown[name]: row for row, name in enumerate(sorted(shown))}
+        fold = folded if self.entry.fold_case else str
+        # The most frequent spelling; of two, the first in alphabetical order.
+        ordered = sorted(names, key=lambda name: (-names[name], name))
+        shown = {name: key for key, name in {fold(name): name for name in reversed(ordered)}.items()}
         with self.writer.split("label") as add:
-            for name in sorted(shown):
+            for row, name in enumerate(sorted(shown)):
+                self.label_rows[shown[name]] = row
                 add(name, name)
 
     def _names(self, table: Table, record: dict[str, Any], where: str) -> list[str]:

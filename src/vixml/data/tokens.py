@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from vixml.data.corpus import SPLITS, Corpus
-from vixml.errors import VixmlError, reading
+from vixml.errors import VixmlError, expect_whole, reading
 from vixml.files import read_json, sha256_file
 from vixml.progress import bar
 from vixml.provenance import describe_input, stage
@@ -112,13 +112,8 @@ def load_tokenizer(model_dir: Path | str, max_len: int | None = None, *, bare: b
     if max_len is None:
         return tokenizer
     special = 0 if bare else tokenizer.num_special_tokens_to_add(is_pair=False)
-    if max_len <= special:
-        raise VixmlError(
-            "max_len leaves no room for text",
-            where="--max-len (encoder.max_len)",
-            found=max_len,
-            expected=f"more than the {special} special tokens that this tokenizer adds",
-        )
+    what = f"max_len leaves no room for text beside the {special} special tokens that this tokenizer adds"
+    expect_whole(max_len, special + 1, what, where="--max-len (encoder.max_len)")
     tokenizer.enable_truncation(max_length=max_len)
     return tokenizer
 

@@ -108,7 +108,8 @@ class _Records:
 
     def __iter__(self) -> Iterator[tuple[str, str, Sequence[int], Sequence[str]]]:
         matrix: Iterator[Sequence[int]] | None = None
-        n_rows = 0
+        n_rows, hint = 0, "the files do not belong together"
+        what = "records and label matrix are of different lengths"
         for number, record in read_jsonl(self.member):
             where = f"{self.member}:{number}"
             labels: Sequence[int] = ()
@@ -117,7 +118,6 @@ class _Records:
                     matrix_file, matrix_rows, matrix = self._matrix(where)
                 labels = self._targets(record, where) if matrix is None else next(matrix, None)
                 if labels is None:
-                    what, hint = "records and label matrix are of different lengths", "the files do not belong together"
                     expected = f"{matrix_rows} records, one per row of {matrix_file}"
                     raise VixmlError(what, where=where, found=f"record {n_rows + 1}", expected=expected, hint=hint)
                 self.found["without_labels"] += not labels
@@ -126,8 +126,7 @@ class _Records:
             n_rows += 1
             yield item, self.texts.text(record, where), labels, images
         if matrix is not None and next(matrix, None) is not None:
-            what = "records and label matrix are of different lengths"
-            expected, hint = f"{n_rows} rows, one per record of {self.member}", "the files do not belong together"
+            expected = f"{n_rows} rows, one per record of {self.member}"
             raise VixmlError(what, where=matrix_file, found=f"{matrix_rows} rows", expected=expected, hint=hint)
         if n_rows == 0:
             raise VixmlError("a split holds no record", where=self.member, found="an empty file")
