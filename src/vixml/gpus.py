@@ -92,12 +92,10 @@ def lease(n: int = 1, say: Callable[[str], object] = lambda line: print(line, fi
     until, told = time.monotonic() + PATIENCE, False
     while True:
         taken = [(name, unique, lock) for name, unique in cards if (lock := _take(unique)) is not None]
-        for _, _, lock in taken[n:]:
+        for _, _, lock in taken[n:] if len(taken) >= n else taken:
             os.close(lock)
         if len(taken) >= n:
             break
-        for _, _, lock in taken:
-            os.close(lock)
         busy = "; ".join(f"GPU {name}: {_holder(unique)}" for name, unique in cards)
         if time.monotonic() > until:
             raise VixmlError(

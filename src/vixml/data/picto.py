@@ -23,7 +23,7 @@ import numpy as np
 
 from vixml.data.archive import NESTED, Archive, SourceReader
 from vixml.data.corpus import CorpusWriter
-from vixml.errors import VixmlError
+from vixml.errors import VixmlError, reading
 
 IMAGES_PER_ITEM = 3
 MIN_LABEL_FREQUENCY = 2
@@ -295,10 +295,8 @@ def _drawings(archive: Archive, source: str, pack: str, name: str, styles: list[
 def _json(archive: Archive, member: str, kind: type = dict) -> tuple[Any, str]:
     """Return the content of a JSON file, and its name for errors."""
     where = f"{archive.name}: {member}"
-    try:
+    with reading("not JSON", where, hint=_HINT):
         value = json.loads(archive.read(member))
-    except ValueError as error:
-        raise VixmlError("not JSON", where=where, found=str(error), hint=_HINT) from error
     if not isinstance(value, kind):
         raise _unexpected(f"{where}: the whole file", value, kind.__name__)
     return value, where

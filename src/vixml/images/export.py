@@ -57,7 +57,10 @@ def export_dataset(
     for path in (corpus_dir, *embeddings_dirs):
         describe_input(path)  # verified before they are read for the other inputs
     corpus = Corpus.load(corpus_dir)
-    store = None if images_dir is None else _open_store(images_dir, corpus)
+    store = None if images_dir is None else ImageStore.open(images_dir)
+    if store is not None:
+        found, expected = f"{len(store)} images", f"{corpus.n_images} images"
+        expect_equal(found, expected, "the image store belongs to another corpus", where=images_dir, hint=MIXED)
     parts = Parts(world, dataset_id, corpus, store, _open_embeddings(embeddings_dirs, corpus))
     inputs: dict[str, Path | str] = {"corpus": corpus_dir}
     inputs |= {} if images_dir is None else {"images": images_dir}
@@ -93,13 +96,6 @@ class Parts:
     def listed(self) -> dict[str, Mapping[str, Ragged]]:
         """Return vision encoder -> split -> rows of each item, for embeddings with item lists."""
         return {name: found.item_lists for name, found in self.embeddings.items() if found.item_lists}
-
-
-def _open_store(folder: Path | str, corpus: Corpus) -> ImageStore:
-    store = ImageStore.open(folder)
-    what = "the image store belongs to another corpus"
-    expect_equal(f"{len(store)} images", f"{corpus.n_images} images", what, where=folder, hint=MIXED)
-    return store
 
 
 def _open_embeddings(folders: Sequence[Path | str], corpus: Corpus) -> dict[str, ImageEmbeddings]:

@@ -178,8 +178,7 @@ class Getter:
             network_backend=Backend(chosen.allow_private),
         )
         await self._pool.__aenter__()
-        limits = ("connect", "read", "write", "pool")
-        self._extensions = {"timeout": dict.fromkeys(limits, chosen.timeout_seconds)}
+        self._extensions = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), chosen.timeout_seconds)}
         # No content coding: a small answer could expand to any size.
         self._headers = {"accept": "image/*", "accept-encoding": "identity", "user-agent": chosen.user_agent}
         return self
