@@ -174,14 +174,10 @@ def verify_counts(found: dict[str, Any], expect: Counts | None, where: object) -
     """
     expected = expect.model_dump(exclude_none=True) if expect is not None else {}
     wrong = [key for key, value in expected.items() if found.get(key) != value]
-    expect_equal(
-        ", ".join(f"{key} = {found.get(key)}" for key in wrong),
-        ", ".join(f"{key} = {expected[key]}" for key in wrong),
-        "the corpus does not have the counts of the registry",
-        where=where,
-        hint="an input or the build changed; if the change is intended, record the new counts in `expect` and run "
-        "every result of this dataset again",
-    )
+    found, expected = (", ".join(f"{key} = {counts.get(key)}" for key in wrong) for counts in (found, expected))
+    what = "the corpus does not have the counts of the registry"
+    hint = "an input or the build changed; if intended, record the new counts in `expect` and run every result again"
+    expect_equal(found, expected, what, where=where, hint=hint)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -300,7 +296,7 @@ class CorpusWriter:
 
     @contextmanager
     def split(self, split: str) -> Iterator[Callable[..., None]]:
-        """Yield ``add(id, text, labels=(), images=())``; the split is written when the context ends, that of labels first.
+        """Yield ``add(id, text, labels=(), images=())``; the split is written when the context ends. Labels come first.
 
         Labels (of a query) are ascending ids; images are keys in order of preference, of which a repeated one counts once.
         """

@@ -245,7 +245,7 @@ def hub_error(
 ) -> Exception:
     """Return what to raise for an error of the hub's library: ours, with advice; or ``error`` where memory or disk is full.
 
-    ``refused`` is the advice where the hub refuses, ``absent`` where it has no such thing; ``alternative`` does without the hub.
+    ``refused`` is the advice where the hub refuses, ``absent`` where it has no such thing, ``alternative`` in either case.
     """
     if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return error
@@ -356,15 +356,6 @@ def _fetch_drive_file(source: Source, output: Path) -> Path:
 
         watch.start()
         # No cookies: the result must not depend on who is signed in, and nothing is written into a home folder.
-        gdown.download(
-            id=source.google_drive,
-            output=str(output),
-            quiet=True,
-            use_cookies=False,
-            resume=True,
-            timeout=TIMEOUT,
-            retries=RETRIES,
-            progress=progress,
-            cancel=cancel,
-        )
+        options = {"quiet": True, "use_cookies": False, "resume": True, "timeout": TIMEOUT, "retries": RETRIES}
+        gdown.download(id=source.google_drive, output=str(output), progress=progress, cancel=cancel, **options)
     return output

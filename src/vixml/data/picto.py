@@ -76,7 +76,7 @@ def merge(pictograms: Iterable[Pictogram]) -> list[Item]:
 
 
 def choose_drawings(icons: Sequence[Pictogram]) -> tuple[Drawing, ...]:
-    """Return up to :data:`IMAGES_PER_ITEM` drawings of one pictogram, the most informative and the most different first.
+    """Return up to :data:`IMAGES_PER_ITEM` drawings of one pictogram, the most informative and most different first.
 
     One drawing of every pack comes before a second of any, since packs differ more than the styles of one pack do. The
     order of packs is colour (OpenMoji), filled (Font Awesome), outline (Phosphor, Lucide): colour and surface tell a network
