@@ -58,14 +58,13 @@ def write_items(
         build.write_queries(split)
     entry = build.entry
     if entry.images is not None and not build.images_found:
-        raise VixmlError(
+        what, expected = (
             "no table has the column of images",
-            where=", ".join(str(path) for paths in tables.values() for path in paths),
-            found=named(build.columns),
-            expected=f"a column {entry.images!r} in one of them (catalogue.images)",
-            hint=nearest(entry.images, list(build.columns))
-            or "correct its name in config/datasets.yaml, or leave it out",
+            f"a column {entry.images!r} in one of them (catalogue.images)",
         )
+        where = ", ".join(str(path) for paths in tables.values() for path in paths)
+        hint = nearest(entry.images, list(build.columns)) or "correct its name in config/datasets.yaml, or leave it out"
+        raise VixmlError(what, where=where, found=named(build.columns), expected=expected, hint=hint)
     if build.no_address is not None and not build.address_found:
         raise build._other_kind(build.no_address[0], f"the path {build.no_address[1]!r}, and no URL in any row")
     return build.rules

@@ -245,7 +245,7 @@ def hub_error(
 ) -> Exception:
     """Return what to raise for an error of the hub's library: ours, with advice; or ``error`` where memory or disk is full.
 
-    ``refused`` is the advice where the hub refuses, ``absent`` where it has no such thing, ``alternative`` in either case.
+    ``refused`` is the advice where the hub refuses, ``absent`` where it has no such thing, ``alternative`` in any case.
     """
     if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return error
