@@ -236,11 +236,8 @@ def read_json(path: Path | str, *, finite: bool = False) -> Any:
         text = Path(path).read_text(encoding="utf-8")
         return parse_json(text) if finite else json.loads(text)
     except FileNotFoundError as error:
-        what, hint = (
-            "a file that this stage reads is missing",
-            "run the stage that writes it: snakemake builds it by itself",
-        )
-        raise VixmlError(what, where=path, hint=hint) from error
+        hint = "run the stage that writes it: snakemake builds it by itself"
+        raise VixmlError("a file that this stage reads is missing", where=path, hint=hint) from error
     except (ValueError, RecursionError) as error:  # another encoding, a number of 10,000 digits, 10,000 brackets
         where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else path
         found, hint = f"{type(error).__name__}: {error}"[:200], "delete it and run snakemake again; it is generated"

@@ -58,10 +58,8 @@ def write_items(
         build.write_queries(split)
     entry = build.entry
     if entry.images is not None and not build.images_found:
-        what, expected = (
-            "no table has the column of images",
-            f"a column {entry.images!r} in one of them (catalogue.images)",
-        )
+        what = "no table has the column of images"
+        expected = f"a column {entry.images!r} in one of them (catalogue.images)"
         where = ", ".join(str(path) for paths in tables.values() for path in paths)
         hint = nearest(entry.images, list(build.columns)) or "correct its name in config/datasets.yaml, or leave it out"
         raise VixmlError(what, where=where, found=named(build.columns), expected=expected, hint=hint)

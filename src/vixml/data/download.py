@@ -160,12 +160,9 @@ def _check_archive(path: Path, source: Source) -> None:
     """Check that a file whose hash nobody published is a whole zip archive, by the list of members at its end."""
     if path.suffix not in {".zip", ".whl"}:
         return
-    what, expected = (
-        f"a raw file of {path.stat().st_size} bytes is not a whole zip archive",
-        f"{source.name} as published",
-    )
+    what = f"a raw file of {path.stat().st_size} bytes is not a whole zip archive"
     hint = "delete it; " + (by_hand(source, path) if source.google_drive else f"place {source.name} again")
-    with reading(what, path, expected=expected, hint=hint), zipfile.ZipFile(path) as archive:
+    with reading(what, path, expected=f"{source.name} as published", hint=hint), zipfile.ZipFile(path) as archive:
         archive.infolist()
 
 
