@@ -97,7 +97,7 @@ def test_a_header_without_its_sizes_is_one_clear_error(tmp_path, odd):
     Ragged.from_rows([[0], [2]], 3).save(tmp_path)
     header = json.loads((tmp_path / "header.json").read_text())
     (tmp_path / "header.json").write_text(json.dumps(header | {"n_cols": odd}))
-    with pytest.raises(VixmlError, match="lacks a size"):
+    with pytest.raises(VixmlError, match="not a number of columns"):
         Ragged.load(tmp_path)
 
 

@@ -58,11 +58,8 @@ class Display(logging.Handler):
         if event == "run_info":
             self.weights = self.jobs()
         elif event == "job_info":
-            self.running[record.jobid] = (
-                record.rule_msg or record.rule_name,
-                next(iter(record.log), ""),
-                time.monotonic(),
-            )
+            what = record.rule_msg or record.rule_name
+            self.running[record.jobid] = (what, next(iter(record.log), ""), time.monotonic())
             self.live.refresh()  # a short job shows, too
         elif event == "job_finished":
             self.running.pop(record.job_id, None)

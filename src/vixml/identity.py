@@ -61,14 +61,8 @@ def alone(
 
     On a file system without locks there is none.
 
-    Args:
-        out: what is being made.
-        ending: of :func:`kept_folder`.
-        what: error if another process holds the lock.
-        hint: what its user may do.
-
     Raises:
-        VixmlError: another process holds it.
+        VixmlError: another process holds it; ``what`` and ``hint`` are those of the error.
     """
     path = out.with_name(f".{out.name}-{ending}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)

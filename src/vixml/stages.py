@@ -204,7 +204,6 @@ class Job:
 
     Args:
         project: the configuration and the folder of results.
-        stage: a key of :data:`STAGES`.
         names: ``dataset``, ``run``, ``seed``, ``split``, ``model``, ``max_len``, ``vision``, as far as the stage has them.
         given: folders to use in place of those that follow from the names: inputs, ``raw`` and ``out``.
     """

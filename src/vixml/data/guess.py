@@ -74,13 +74,9 @@ class Column:
 
 @dataclass
 class Sample:
-    """Rows of a table, and which of its columns have a role.
+    """Rows of a table, drawn at random but always the same ones, and which of its columns have a role.
 
-    Attributes:
-        path: the table's first file.
-        records: rows drawn at random, always the same ones.
-        given: what the user set: keys of :class:`Catalogue`, and `text`.
-        report: gets the guesses.
+    ``path`` is its first file; ``given`` is what the user set, as in :func:`guess_catalogue`.
     """
 
     path: Path
@@ -151,12 +147,8 @@ def guess_catalogue(
 ) -> tuple[Catalogue, str]:
     """Guess the columns of a table; return the entry `catalogue` and the text columns (``title + content``).
 
-    Args:
-        paths: table -> files; `items` or `train` decides.
-        form: how they are written.
-        given: what the user set: keys of :class:`Catalogue`, and `text`.
-        pictures: the folder of pictures, if there is one.
-        report: gets the guesses.
+    Of ``paths`` (table -> files), `items` or `train` decides. ``given`` is what the user set: keys of
+    :class:`Catalogue`, and `text`. ``pictures`` is a folder.
 
     Raises:
         VixmlError: a column that is not there, or a role for which there are several columns or none.

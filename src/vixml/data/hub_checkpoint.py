@@ -26,14 +26,9 @@ from vixml.files import atomic_path, link, write_json
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of a kind of checkpoint's files.
+    """The names of a checkpoint's files: its configuration, its weights if they are one file, and what is beside them.
 
-    Attributes:
-        config: the network's configuration.
-        weights: the weights, where they are one file.
-        required: files that must be beside them.
-        optional: files that are taken where they exist.
-        hint: what to do where a required file is missing.
+    ``hint``: what to do where a required file is missing.
     """
 
     config: str = "config.json"
@@ -62,8 +57,6 @@ class Checkpoint:
     """A checkpoint's files on this disk.
 
     Attributes:
-        folder: of the files.
-        layout: their names.
         placed: whether they were placed by hand; such files are copied, never linked.
         revision: the commit on the hub; None where they were placed by hand.
         headers: weights file -> tensor -> ``dtype``, ``shape`` and ``data_offsets``.
@@ -216,13 +209,9 @@ def _verified_files(folder: Path, layout: Layout) -> tuple[list[str], list[str]]
     for name in (layout.config, *weights, *layout.required):
         if not (folder / name).is_file():
             others = sorted(path.name for path in folder.glob("*") if path.is_file())
-            raise VixmlError(
-                "a checkpoint lacks a file",
-                where=folder / name,
-                found=", ".join(others) or "an empty folder",
-                expected=str(layout),
-                hint=layout.hint if name in layout.required else pickles,
-            )
+            what = "a checkpoint lacks a file"
+            found, hint = ", ".join(others) or "an empty folder", layout.hint if name in layout.required else pickles
+            raise VixmlError(what, where=folder / name, found=found, expected=str(layout), hint=hint)
     return weights, [name for name in (*layout.required, *layout.optional) if (folder / name).is_file()]
 
 

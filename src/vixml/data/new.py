@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,10 +118,8 @@ def quoted(value: Any) -> str:
         return "{" + ", ".join(f"{quoted(key)}: {quoted(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(quoted, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
     if not isinstance(value, str):
-        return str(value)
+        return json.dumps(value)
     if any("\ud800" <= character <= "\udfff" for character in value):
         what, hint = "a name that is not UTF-8 cannot be written into a file", "rename the folder, file or column"
         raise VixmlError(what, where=repr(value)[:300], hint=hint)
