@@ -32,7 +32,7 @@ class Hardware:
 
         Example:
             >>> HARDWARE["gpu"].speed(2048) / H100_PEAK, HARDWARE["cpu"].speed(2048)
-            (0.196, 204000000000.0)
+            (0.196, 190000000000.0)
         """
         widths, speeds = zip(*self.compute, strict=True)
         return float(np.interp(np.log(width), np.log(widths), speeds))
@@ -69,13 +69,13 @@ HARDWARE: dict[Kind, Hardware] = {
     "cpu": Hardware(
         "one processor core",
         "core h",
-        compute=((1, 2.04e11),),
-        float32=8.45e10,
+        compute=((1, 1.90e11),),
+        float32=8.05e10,
         host=HOST,
         clusters=CLUSTERS,
         memory=float("inf"),
         source="measured: `benchmarks/training_step.py` with two threads, per thread, mean of text and images; bf16 for "
-        "training and encoding (204 GFLOP/s), fp32 for the search (85 GFLOP/s)",
+        "training and encoding (190 GFLOP/s), fp32 for the search (80 GFLOP/s)",
     ),
 }
 
